@@ -1,0 +1,39 @@
+"""What every backend is: a way to run a problem, or a sentence why not."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from ttr.backends import token
+from ttr.inputs import Inputs
+from ttr.problem import Problem
+from ttr.state import State
+
+
+class Backend(ABC):
+    """Runs problems whose declared structure it knows. It shares no update code with the oracle.
+
+    Declared:
+        name: how ``backend=`` calls it.
+        composite: made of torch operations alone, so double backward, functorch and torch.compile pass through.
+        adaptive: stops its iterations per block of tokens, so a later token may change an earlier one within tolerance.
+    """
+
+    name: ClassVar[str]
+    composite: ClassVar[bool] = True
+    adaptive: ClassVar[bool] = False
+
+    @abstractmethod
+    def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
+        """Why this backend cannot run the problem (for these inputs), as a sentence; None if it can."""
+
+    @abstractmethod
+    def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+        """The read-outs [B,T,H,V] in the working dtype and the final state."""
+
+    def step(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+        """One token: as ``run`` with T = 1."""
+        return token.advance(problem, x)

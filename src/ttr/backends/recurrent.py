@@ -1,0 +1,44 @@
+"""Token by token: every problem that streams, in the memory of one state per sqrt(T) tokens when gradients are needed."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ttr.backends import token
+from ttr.backends.backend import Backend
+from ttr.inputs import Inputs
+from ttr.problem import Problem
+from ttr.state import State
+
+
+class Recurrent(Backend):
+    name: ClassVar[str] = "recurrent"
+
+    SHORT: ClassVar[int] = 64
+    """Up to this length all states are kept: recomputing them would cost more than they take."""
+
+    def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
+        return None
+
+    def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+        if not x.wants_grad or x.length <= self.SHORT or torch.compiler.is_compiling():
+            return self._tokens(problem, x)
+        size = math.isqrt(x.length - 1) + 1
+        outputs, state = [], x.state
+        for start in range(0, x.length, size):
+            part = x.tokens(start, min(start + size, x.length), state)
+            y, state = checkpoint(self._tokens, problem, part, use_reentrant=False, preserve_rng_state=False)
+            outputs.append(y)
+        return torch.cat(outputs, dim=1), state
+
+    def _tokens(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+        outputs, state = [x.q.new_zeros(x.q.shape[0], 0, x.heads, x.v.shape[-1])], x.state
+        for t in range(x.length):
+            y, state = token.advance(problem, x.tokens(t, t + 1, state))
+            outputs.append(y)
+        return torch.cat(outputs, dim=1), state

@@ -1,0 +1,138 @@
+"""Which backend runs a call, and why the others do not: regress, step, plan, explain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ttr.backends import BACKENDS
+from ttr.backends.backend import Backend
+from ttr.inputs import Inputs, in_functorch, prepare
+from ttr.problem import Parameter, Problem
+from ttr.state import State, empty_state, single
+
+
+def regress(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B T *pairs Hk K"], v: Float[Tensor, "B T *pairs Hv V"], *,
+            params: Mapping[str, Tensor] | None = None, state: State | None = None, return_state: bool = False,
+            cu_seqlens: Int[Tensor, " bounds"] | None = None, backend: str = "auto",
+            **controls: Tensor | float) -> Float[Tensor, "B T H V"] | tuple[Tensor, State]:
+    """Memorise the pairs (k, v) and retrieve with the queries q, causally: y_t sees the pairs of tokens 1..t.
+
+    Args:
+        q, k, v: [B,T,heads,channels]; each head count divides the largest, H (head h uses head h // (H/heads)). A solver
+            with n pairs per token takes k [B,T,n,Hk,K] and v [B,T,n,Hv,V].
+        params: the tensors the problem declares (``ttr.init_params``), by name.
+        state: where to continue; None starts empty. It is never changed.
+        return_state: also return the state after the last token.
+        cu_seqlens: boundaries [0, ..., T] of sequences packed along time (B = 1); the state then has one row each.
+        backend: "auto", or the name of the one that must run.
+        controls: the per-token inputs the problem declares (``problem.controls()``).
+
+    Returns:
+        y [B,T,H,V] in the promoted dtype of q, k, v; with ``return_state`` also the State.
+
+    Raises:
+        ValueError: on wrong shapes, dtypes, names or values, or when a named backend cannot run; the sentence says what to do.
+    """
+    x = prepare(problem, q, k, v, params, state, cu_seqlens, controls)
+    chosen = choose(problem, x, backend)
+    y, state = chosen.run(problem, x) if cu_seqlens is None else _packed(chosen, problem, x, cu_seqlens.tolist())
+    y = y.to(x.out_dtype)
+    return (y, state) if return_state else y
+
+
+def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pairs Hk K"], v: Float[Tensor, "B *pairs Hv V"], state: State, *,
+         params: Mapping[str, Tensor] | None = None, inplace: bool = False, **controls: Tensor | float) -> tuple[Float[Tensor, "B H V"], State]:
+    """One token: as ``regress`` without the time axis. With ``inplace`` the tensors of ``state`` may be overwritten.
+
+    Raises:
+        ValueError: as ``regress``; the state is then unchanged.
+    """
+    def timed(name: str, x: Tensor | float) -> Tensor | float:
+        return x if name == "ridge" or not isinstance(x, Tensor) else x[:, None]
+
+    x = prepare(problem, q[:, None], k[:, None], v[:, None], params, state, None, {name: timed(name, c) for name, c in controls.items()})
+    y, new = choose(problem, x, "auto").step(problem, x)
+    if inplace and not x.wants_grad:
+        new = _overwrite(state, new)
+    return y[:, 0].to(x.out_dtype), new
+
+
+def _overwrite(old: State, new: State) -> State:
+    """Put the new numbers into the old tensors where the shapes allow it."""
+    def put(target: Tensor, source: Tensor) -> Tensor:
+        return target.copy_(source) if target.shape == source.shape and target.dtype == source.dtype else source
+
+    return new.replace(**{name: put(old[name], new[name]) for name in new}, position=put(old.position, new.position))
+
+
+def plan(problem: Problem, q: Tensor, k: Tensor, v: Tensor, **call: object) -> Callable[..., object]:
+    """The choice that ``regress`` makes for such a call, bound: a callable with its signature, less the problem.
+
+    It checks each call but chooses no more, for hot loops with one shape.
+    """
+    backend = call.pop("backend", "auto")
+    settings = {name: call.pop(name) for name in ("params", "state", "cu_seqlens") if name in call}
+    controls = {name: value for name, value in call.items() if name != "return_state"}
+    name = choose(problem, prepare(problem, q, k, v, settings.get("params"), settings.get("state"), settings.get("cu_seqlens"), controls), backend).name
+
+    def run(q: Tensor, k: Tensor, v: Tensor, **call: object) -> object:
+        return regress(problem, q, k, v, **{"backend": name, **call})
+
+    return run
+
+
+def choose(problem: Problem, x: Inputs, backend: str = "auto") -> Backend:
+    """The backend that runs the call: the named one, or the first that does not refuse.
+
+    Raises:
+        ValueError: if the name is unknown, or the named backend refuses, with its reason.
+    """
+    if backend != "auto":
+        named = {b.name: b for b in BACKENDS}.get(backend)
+        if named is None:
+            raise ValueError(f"There is no backend {backend!r}. Use 'auto' or one of {', '.join(b.name for b in BACKENDS)}.")
+        reason = refusal(named, problem, x)
+        if reason:
+            raise ValueError(f"The backend {backend!r} cannot run this: {reason} Use backend='auto'.")
+        return named
+    return next(b for b in BACKENDS if refusal(b, problem, x) is None)
+
+
+def refusal(backend: Backend, problem: Problem, x: Inputs | None = None) -> str | None:
+    """Why a backend does not run a call: its own reason, or what surrounds the call."""
+    if x is not None and not backend.composite and (in_functorch() or torch.compiler.is_compiling()):
+        return "It is not made of plain torch operations, which functorch transforms and torch.compile need."
+    return backend.refuses(problem, x)
+
+
+def _packed(backend: Backend, problem: Problem, x: Inputs, bounds: list[int]) -> tuple[Tensor, State]:
+    """Packed sequences, each from its own row of the state."""
+    parts = [backend.run(problem, x.tokens(*ends, single(x.state, row, problem.weights.window))) for row, ends in enumerate(zip(bounds, bounds[1:]))]
+    if not parts:
+        return x.q.new_zeros(1, 0, x.heads, x.v.shape[-1]), x.state
+    return torch.cat([y for y, _ in parts], dim=1), State.cat([state for _, state in parts])
+
+
+def initial_state(problem: Problem, batch: int, heads: int | tuple[int, int, int], key_size: int, value_size: int, *,
+                  params: Mapping[str, Tensor] | None = None, capacity: int | None = None,
+                  device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> State:
+    """The state before the first token.
+
+    Args:
+        heads: H, or (H, heads of k, heads of v) when they are grouped.
+        capacity: for memories of pairs, a fixed number of slots; None lets the state grow with every call.
+        dtype: float32 unless given; narrower types are widened.
+    """
+    heads = (heads, heads, heads) if isinstance(heads, int) else heads
+    wide = torch.promote_types(dtype or torch.float32, torch.float32)
+    return empty_state(problem, batch, heads, key_size, value_size, capacity, torch.device(device) if device else None, wide)
+
+
+def init_params(problem: Problem, *, heads: int, key_size: int, value_size: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    """Fresh tensors for every parameter the problem declares: "axis.name" -> tensor."""
+    declared: dict[str, Parameter] = problem.parameters(heads, key_size, value_size)
+    return {name: p.init(p.shape, generator) for name, p in declared.items()}

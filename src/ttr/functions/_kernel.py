@@ -1,0 +1,36 @@
+"""The exponential kernel that local functions share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ttr.problem import Function, Parameter, constant, scale_or_default
+
+
+@dataclass(frozen=True)
+class _ExponentialKernel(Function):
+    """Pair i counts exp(scale q.k_i) for the query q. Abstract: a local function gives the degree of its fit.
+
+    ``scale`` None means K**-0.5; with ``learned_scale`` it is where the parameter "function.scale" [H] starts.
+    ``unit_norm`` divides queries and keys by their norms first.
+    """
+
+    scale: float | None = None
+    unit_norm: bool = False
+    learned_scale: bool = False
+
+    def parameters(self, heads: int, key_size: int, value_size: int) -> dict[str, Parameter]:
+        start = scale_or_default(self.scale, key_size)
+        return {"scale": Parameter((heads,), constant(start))} if self.learned_scale else {}
+
+    def query(self, q: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        scale = params["scale"][..., None] if self.learned_scale else scale_or_default(self.scale, q.shape[-1])
+        return scale * self.key(q, params)
+
+    def key(self, k: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        if not self.unit_norm:
+            return k
+        return k / (k * k).sum(-1, keepdim=True).add(1e-12).sqrt()

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ttr.problem import FeatureMap
+
+
+@dataclass(frozen=True)
+class Identity(FeatureMap):
+    """phi(x) = x."""
+
+    keeps_channels: ClassVar[bool] = True
+
+    def __call__(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        return x
+
+    @classmethod
+    def examples(cls) -> tuple[Identity, ...]:
+        return (cls(),)

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ttr.problem import FeatureMap
+
+
+@dataclass(frozen=True)
+class Taylor(FeatureMap):
+    """phi(q).phi(k) = 1 + u + u^2/2 with u = q.k / K^(1/2): exp(u) to second order (Based, arXiv 2402.18668).
+
+    phi(x) = [1, x_i / K^(1/4), x_i x_j / K^(1/2) (i < j), x_i^2 / (2K)^(1/2)], F = 1 + K + K(K+1)/2 entries.
+    """
+
+    def size(self, key_size: int) -> int:
+        return 1 + key_size + key_size * (key_size + 1) // 2
+
+    def __call__(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        size = x.shape[-1]
+        first, second = torch.triu_indices(size, size, offset=1, device=x.device)
+        one = torch.ones_like(x[..., :1])
+        products = x[..., first] * x[..., second]
+        return torch.cat([one, x / size**0.25, products / size**0.5, x * x / (2 * size) ** 0.5], dim=-1)
+
+    @classmethod
+    def examples(cls) -> tuple[Taylor, ...]:
+        return (cls(),)

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ttr.functions._kernel import _ExponentialKernel
+
+
+@dataclass(frozen=True)
+class LocalConstant(_ExponentialKernel):
+    """A constant fitted around the query, pair i counting exp(scale q.k_i): softmax attention (arXiv 1706.03762).
+
+    With ``unit_norm`` the kernel sees unit queries and keys and is the Gaussian of their distance, a proper smoother
+    (arXiv 2010.04245); ``learned_scale`` makes the scale a parameter per head.
+    """
+
+    local_degree: ClassVar[int] = 0
+
+    @classmethod
+    def examples(cls) -> tuple[LocalConstant, ...]:
+        return (cls(), cls(scale=1.7, unit_norm=True, learned_scale=True))

@@ -1,0 +1,243 @@
+"""One call's tensors, checked and brought to one form, for the oracle and for every backend alike."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ttr.problem import CONTROLS, Problem
+from ttr.state import State, empty_state
+
+_check_values: ContextVar[bool | None] = ContextVar("ttr_check_values", default=None)
+
+
+@contextlib.contextmanager
+def checks(*, values: bool) -> Iterator[None]:
+    """Turn the checks of values (NaN, positive log decay) on or off inside the block.
+
+    By default they run in eager calls on the CPU only; shapes, dtypes and names are always checked.
+    """
+    token = _check_values.set(values)
+    try:
+        yield
+    finally:
+        _check_values.reset(token)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A checked call. All floating tensors have the working dtype (float32 or wider); heads are as given for q, k, v.
+
+    With several pairs per token k is [B,T,n,Hk,K] and v [B,T,n,Hv,V]. ``log_decay`` and ``log_importance`` come from the
+    weights, broadcast to [B,T,H], [B,T,H,K] or [B,T,n,H]; -inf in ``log_decay`` is a reset. ``controls`` holds the others,
+    ridge broadcast to [H,F].
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    log_decay: Tensor | None
+    log_importance: Tensor | None
+    controls: Mapping[str, Tensor]
+    params: Mapping[str, Tensor]
+    state: State
+    heads: int
+    out_dtype: torch.dtype
+    wants_grad: bool
+
+    @property
+    def length(self) -> int:
+        return self.q.shape[1]
+
+    def tokens(self, start: int, stop: int, state: State) -> Inputs:
+        """The call restricted to tokens start..stop, from ``state``."""
+
+        def cut(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[:, start:stop]
+
+        controls = {name: x if name == "ridge" else cut(x) for name, x in self.controls.items()}
+        return dataclasses.replace(self, q=cut(self.q), k=cut(self.k), v=cut(self.v), log_decay=cut(self.log_decay),
+                                   log_importance=cut(self.log_importance), controls=controls, state=state)
+
+    def axis_params(self, axis: str) -> dict[str, Tensor]:
+        """The params of one axis ("weights", "function", "solver"), without the prefix."""
+        return {name.split(".", 1)[1]: value for name, value in self.params.items() if name.startswith(axis + ".")}
+
+    def grouped(self, x: Float[Tensor, "*lead h d"]) -> Float[Tensor, "*lead H d"]:
+        """Keys, values or queries with their heads repeated to the full number: head h of H uses h // (H / heads of x)."""
+        return repeat_heads(x, self.heads)
+
+
+def repeat_heads(x: Float[Tensor, "*lead h d"], heads: int) -> Float[Tensor, "*lead H d"]:
+    """Repeat the second-last axis to ``heads`` entries, neighbours sharing one."""
+    return x if x.shape[-2] == heads else x.repeat_interleave(heads // x.shape[-2], dim=-2)
+
+
+def prepare(problem: Problem, q: Tensor, k: Tensor, v: Tensor, params: Mapping[str, Tensor] | None, state: State | None,
+            cu_seqlens: Tensor | None, controls: Mapping[str, Tensor | float], dtype: torch.dtype | None = None) -> Inputs:
+    """Check a call and bring it to the working dtype: ``dtype``, or the promoted dtype of q, k, v, at least float32.
+
+    Raises:
+        ValueError: a sentence that says what to pass instead; nothing has been changed.
+    """
+    _check_problem(problem)
+    heads = _check_layout(problem, q, k, v)
+    batch, time, key_size, value_size = q.shape[0], q.shape[1], q.shape[-1], v.shape[-1]
+    given = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+    working = dtype or (torch.float32 if given in (torch.float16, torch.bfloat16) else given)
+    like = torch.empty((), dtype=working, device=q.device)
+
+    sizes = {"B": batch, "T": time, "H": heads, "K": key_size, "V": value_size, "n": problem.solver.pairs_per_token,
+             "F": problem.function.feature_size(key_size)}
+    controls = {name: _control(name, axes, controls, sizes, like) for name, axes in _named(problem.controls(), controls, "control").items()}
+    declared = problem.parameters(heads, key_size, value_size)
+    params = {name: _param(name, spec.shape, params or {}, like) for name, spec in _named(declared, params or {}, "parameter").items()}
+    rows = _check_packing(cu_seqlens, batch, time)
+    state = _check_state(problem, state, rows, (heads, k.shape[-2], v.shape[-2]), key_size, value_size, like)
+
+    axis = "BTHK" if problem.weights.retention == "channel" else "BTH"
+    log_decay = problem.weights.log_retention(controls, heads, like)
+    if log_decay is not None:
+        log_decay = log_decay.expand(_shape(axis, sizes))
+    inputs = Inputs(q.to(working), k.to(working), v.to(working), log_decay, problem.weights.log_importance(controls), controls,
+                    params, state, heads, torch.promote_types(given, torch.float64) if dtype else given, _wants_grad(q, k, v, params, controls, state))
+    _check_numbers(problem, inputs, controls)
+    return inputs
+
+
+def _wants_grad(*groups: Tensor | Mapping[str, Tensor] | State) -> bool:
+    tensors = [t for g in groups for t in (g.tensors.values() if isinstance(g, State) else g.values() if isinstance(g, Mapping) else (g,))]
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+def _check_problem(problem: Problem) -> None:
+    if not isinstance(problem, Problem):
+        hint = f"Use ttr.catalogue[{problem!r}].problem." if isinstance(problem, str) else "Use ttr.Problem(weights=..., function=..., solver=...)."
+        raise ValueError(f"The first argument must be a Problem, got {type(problem).__name__}. {hint}")
+
+
+def _check_layout(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> int:
+    """Check q, k, v against each other; the number of heads of the memory."""
+    pairs = problem.solver.pairs_per_token
+    pair_axis = "" if pairs == 1 else f"{pairs} (pairs per token), "
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        axes = 4 if name == "q" or pairs == 1 else 5
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise ValueError(f"{name} must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}. Convert it with .float().")
+        if x.ndim != axes:
+            raise ValueError(f"{name} must have {axes} axes (batch, time, {'' if axes == 4 else pair_axis}heads, channels), got shape {tuple(x.shape)}.")
+        if x.shape[:2] != q.shape[:2]:
+            raise ValueError(f"{name} has batch and time {tuple(x.shape[:2])}, but q has {tuple(q.shape[:2])}. Give all three the same.")
+        if axes == 5 and x.shape[2] != pairs:
+            raise ValueError(f"{name} brings {x.shape[2]} pairs per token on axis 2, but the solver learns {pairs}.")
+        if x.device != q.device:
+            raise ValueError(f"{name} is on {x.device} and q on {q.device}. Move them to one device.")
+    if k.shape[-1] != q.shape[-1]:
+        raise ValueError(f"q has {q.shape[-1]} channels and k has {k.shape[-1]}. Queries and keys must have the same size.")
+    heads = max(q.shape[-2], k.shape[-2], v.shape[-2])
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.shape[-2] == 0 or heads % x.shape[-2]:
+            raise ValueError(f"{name} has {x.shape[-2]} heads, which does not divide the largest number, {heads}.")
+    return heads
+
+
+def _named(declared: Mapping[str, object], given: Mapping[str, object], what: str) -> Mapping[str, object]:
+    """The declared mapping, once the given names are exactly those."""
+    unknown, missing = sorted(set(given) - set(declared)), sorted(set(declared) - set(given))
+    if missing or unknown:
+        words = [f"The {what} {name!r} is missing." for name in missing] + [f"There is no {what} {name!r} in this problem." for name in unknown]
+        wants = ", ".join(f"{name} {list(spec) if isinstance(spec, str) else list(spec.shape)}" for name, spec in declared.items())
+        raise ValueError(f"{' '.join(words)} It takes {'exactly: ' + wants if wants else f'no {what}s'}.")
+    return declared
+
+
+def _shape(axes: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(sizes[letter] for letter in axes)
+
+
+def _control(name: str, axes: str, given: Mapping[str, Tensor | float], sizes: Mapping[str, int], like: Tensor) -> Tensor:
+    x = given[name]
+    x = x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=like.dtype, device=like.device)
+    if not x.is_floating_point():
+        raise ValueError(f"The control {name!r} must be floating point, got {x.dtype}.")
+    if x.device != like.device and x.ndim:
+        raise ValueError(f"The control {name!r} is on {x.device} and q on {like.device}. Move them to one device.")
+    allowed = [axes] if axes.startswith("BT") else CONTROLS[name].axes
+    if tuple(x.shape) not in [_shape(a, sizes) for a in allowed]:
+        wanted = " or ".join(f"[{','.join(a)}] = {list(_shape(a, sizes))}" if a else "a number" for a in allowed)
+        raise ValueError(f"The control {name!r} must have shape {wanted}, got {list(x.shape)}.")
+    x = x.to(like)
+    if axes.startswith("BT"):
+        return x
+    return x.reshape(x.shape + (1,) * (len(axes) - x.ndim)).expand(_shape(axes, sizes))
+
+
+def _param(name: str, shape: tuple[int, ...], given: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    x = given[name]
+    if not isinstance(x, Tensor) or tuple(x.shape) != tuple(shape):
+        raise ValueError(f"The parameter {name!r} must be a tensor of shape {list(shape)}, got {list(getattr(x, 'shape', [])) or type(x).__name__}. See ttr.init_params.")
+    return x.to(like)
+
+
+def _check_packing(cu_seqlens: Tensor | None, batch: int, time: int) -> int:
+    """Check the boundaries of packed sequences; the number of states the call has."""
+    if cu_seqlens is None:
+        return batch
+    if cu_seqlens.ndim != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64) or cu_seqlens.numel() < 1:
+        raise ValueError(f"cu_seqlens must be a 1-D int32 or int64 tensor of boundaries [0, ..., T], got {cu_seqlens.dtype} {list(cu_seqlens.shape)}.")
+    if batch != 1:
+        raise ValueError(f"Packed sequences come in a batch of 1, got {batch}. Concatenate them along time.")
+    bounds = cu_seqlens.tolist()
+    if bounds[0] != 0 or bounds[-1] != time or any(b < a for a, b in zip(bounds, bounds[1:])):
+        raise ValueError(f"cu_seqlens must rise from 0 to T = {time}, got {bounds}.")
+    return len(bounds) - 1
+
+
+def _check_state(problem: Problem, state: State | None, rows: int, heads: tuple[int, int, int], key_size: int, value_size: int, like: Tensor) -> State:
+    fresh = empty_state(problem, rows, heads, key_size, value_size, device=like.device, dtype=like.dtype)
+    if state is None:
+        return fresh
+    if not isinstance(state, State):
+        raise ValueError(f"state must be a ttr.State or None, got {type(state).__name__}. Use ttr.initial_state or the state a call returned.")
+    if set(state.tensors) != set(fresh.tensors):
+        raise ValueError(f"This state holds {sorted(state.tensors)}, but the problem keeps {sorted(fresh.tensors)}. Use the state of a call with the same problem.")
+    for name, tensor in fresh.tensors.items():
+        shape, wanted = list(state[name].shape), list(tensor.shape)
+        if problem.memory == "pairs" and problem.weights.window is None and len(shape) > 1:
+            wanted[1] = state["log_weight"].shape[1]
+        if shape != wanted:
+            raise ValueError(f"The state's {name!r} has shape {shape}, but this call needs {wanted}. Batch (packed: number of sequences), heads and sizes must stay the same.")
+    if state.position.shape != (rows,):
+        raise ValueError(f"The state's position has shape {list(state.position.shape)}, but this call needs [{rows}].")
+    return state.to(like.device, like.dtype)
+
+
+def _check_numbers(problem: Problem, inputs: Inputs, controls: Mapping[str, Tensor]) -> None:
+    """NaN, infinities and ranges; skipped where looking at values would stall the device or break a graph."""
+    wanted = _check_values.get()
+    if torch.compiler.is_compiling() or in_functorch():
+        return
+    if wanted is False or (wanted is None and inputs.q.device.type != "cpu"):
+        return
+    for name, x in (("q", inputs.q), ("k", inputs.k), ("v", inputs.v)):
+        if not torch.isfinite(x).all():
+            raise ValueError(f"{name} holds NaN or infinite numbers. Look at what produced it; ttr.checks(values=False) skips this check.")
+    for name, x in controls.items():
+        low, high = CONTROLS[name].at_least, CONTROLS[name].at_most
+        if torch.isnan(x).any():
+            raise ValueError(f"The control {name!r} holds NaN. Look at what produced it; ttr.checks(values=False) skips this check.")
+        if (high is not None and (x > high).any()) or (low is not None and (x < low).any()) or (x == torch.inf).any():
+            raise ValueError(f"The control {name!r} ({CONTROLS[name].meaning}) must be {f'<= {high}' if high is not None else f'>= {low}' if low is not None else 'below infinity'}, "
+                             f"but reaches from {x.min().item():.4g} to {x.max().item():.4g}.")
+
+
+def in_functorch() -> bool:
+    """Whether a functorch transform (vmap, grad, jvp) is running."""
+    return torch._C._functorch.peek_interpreter_stack() is not None

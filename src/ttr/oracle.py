@@ -1,0 +1,142 @@
+"""The definition of every layer, in float64, literal and differentiable. Every fast path is checked against it.
+
+For each token: memorise the pairs seen so far, retrieve with the query. A solver whose weights act on the samples solves
+the weighted problem of pairs 1..t afresh, by the plainest dense method; one whose weights act on the memory folds them in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ttr import memorize, retrieve
+from ttr.inputs import Inputs, prepare
+from ttr.problem import Problem
+from ttr.state import State, append_pairs, pair_index, single
+
+
+def oracle(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B T *pairs Hk K"], v: Float[Tensor, "B T *pairs Hv V"], *,
+           params: Mapping[str, Tensor] | None = None, state: State | None = None, return_state: bool = False,
+           cu_seqlens: Int[Tensor, " bounds"] | None = None, **controls: Tensor | float) -> Float[Tensor, "B T H V"] | tuple[Tensor, State]:
+    """The read-outs of a problem by its definition, in float64.
+
+    Arguments, shapes and errors are those of ``ttr.regress``; the result is float64 and differentiable, time is O(T^2) or worse.
+    """
+    x = prepare(problem, q, k, v, params, state, cu_seqlens, controls, dtype=torch.float64)
+    if cu_seqlens is None:
+        y, state = _sequence(problem, x)
+    else:
+        bounds = cu_seqlens.tolist()
+        parts = [_sequence(problem, x.tokens(*ends, single(x.state, row, problem.weights.window))) for row, ends in enumerate(zip(bounds, bounds[1:]))]
+        y = torch.cat([x.q.new_zeros(1, 0, x.heads, v.shape[-1]), *(rows for rows, _ in parts)], dim=1)
+        state = State.cat([end for _, end in parts]) if parts else x.state
+    return (y, state) if return_state else y
+
+
+def _sequence(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+    if problem.solver.weights_act_on == "memory":
+        y, state = _fold_pairs(problem, x)
+    elif problem.memory == "pairs":
+        y, state = _refit_from_pairs(problem, x)
+    else:
+        y, state = _refit_from_moments(problem, x)
+    empty = x.q.new_zeros(x.q.shape[0], 0, x.heads, x.v.shape[-1])
+    return torch.cat([empty, *(row[:, None] for row in y)], dim=1), state
+
+
+def _forgotten(x: Inputs, t: int, pair: int = -1) -> Tensor:
+    """Log of what is left at token t of a pair written at token ``pair`` (-1: of the incoming state). [B,1,H] or [B,1,H,K]."""
+    if x.log_decay is None:
+        return x.q.new_zeros(x.q.shape[0], 1, x.heads)
+    return x.log_decay[:, pair + 1 : t + 1].sum(1, keepdim=True)
+
+
+def _log_weights(x: Inputs, t: int) -> Tensor:
+    """Log weights at token t of pairs 0..t: what was forgotten since, plus their importance. [B,t+1,H] or [B,t+1,H,K]."""
+    log_weight = torch.cat([_forgotten(x, t, pair) for pair in range(t + 1)], dim=1)
+    if x.log_importance is None:
+        return log_weight
+    importance = x.log_importance[:, : t + 1]
+    return log_weight + (importance if log_weight.ndim == 3 else importance[..., None])
+
+
+def _refit_from_moments(problem: Problem, x: Inputs) -> tuple[list[Tensor], State]:
+    """Global function, no window: the weighted sums over all pairs, and with an exact solver the ridge fit they define."""
+    params = x.axis_params("function")
+    queries = problem.function.query(x.grouped(x.q), params)
+    keys, values = problem.function.key(x.grouped(x.k), params), x.grouped(x.v)
+    targets = {"memory": values, "gram": keys, "normalizer": torch.ones_like(values[..., :1])}
+    y, sums = [], dict(x.state.tensors)
+    for t in range(x.length):
+        weights, kept = (w if w.ndim == 4 else w[..., None] for w in (_log_weights(x, t).exp(), _forgotten(x, t).exp()))
+        for name, start in x.state.tensors.items():
+            past = kept[:, 0, :, :, None] * start.reshape(*start.shape[:3], -1)
+            new = memorize.moments(keys[:, : t + 1], targets[name][:, : t + 1], weights)
+            sums[name] = (past + new).reshape(start.shape)
+        memory = memorize.ridge_fit(sums["gram"], sums["memory"], x.controls["ridge"]) if problem.solver.exact else sums["memory"]
+        y.append(_read(problem, memory, sums.get("normalizer"), queries[:, t]))
+    return y, x.state.replace(**sums, position=x.state.position + x.length)
+
+
+def _refit_from_pairs(problem: Problem, x: Inputs) -> tuple[list[Tensor], State]:
+    """Local function or window: the pairs themselves, each with its weight at the token that reads."""
+    window, params = problem.weights.window, x.axis_params("function")
+    old = x.state["keys"].shape[1]
+    keys = torch.cat([x.state["keys"], x.k], dim=1)
+    values = torch.cat([x.state["values"], x.v], dim=1)
+    index = torch.cat([pair_index(x.state, window), x.state.position[:, None] + torch.arange(x.length)], dim=1)
+    y, log_weight = [], x.state["log_weight"]
+    for t in range(x.length):
+        log_weight = torch.cat([x.state["log_weight"] + _forgotten(x, t), _log_weights(x, t)], dim=1)
+        seen = slice(0, old + t + 1)
+        if window is not None:
+            outside = index[:, seen] <= x.state.position[:, None] + t - window
+            log_weight = log_weight.masked_fill(outside[..., None], -torch.inf)
+        y.append(_read_pairs(problem, x, x.grouped(x.q)[:, t], x.grouped(keys[:, seen]), x.grouped(values[:, seen]), log_weight, params))
+    total = None if x.log_decay is None else x.log_decay.sum(1)
+    return y, append_pairs(x.state, window, x.k, x.v, log_weight[:, old:], total)
+
+
+def _read_pairs(problem: Problem, x: Inputs, q: Tensor, keys: Tensor, values: Tensor, log_weight: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+    """Fit to weighted pairs [B,N,H,.] and read at q [B,H,K]."""
+    function = problem.function
+    query, mapped = function.query(q, params), function.key(keys, params)
+    if function.local_degree is not None:
+        kernel = log_weight + torch.einsum("bhf,bnhf->bnh", query, mapped)
+        features = retrieve.displacement_features(function, keys.transpose(1, 2), q)
+        ridge = x.controls["ridge"] if function.local_degree else q.new_zeros(q.shape[1], 0)
+        return retrieve.read_local(memorize.local_fit(features, values.transpose(1, 2), kernel.transpose(1, 2), ridge))
+    weights = torch.exp(log_weight)[..., None]
+    memory = memorize.moments(mapped, values, weights)
+    if problem.solver.exact:
+        memory = memorize.ridge_fit(memorize.moments(mapped, mapped, weights), memory, x.controls["ridge"])
+    ones = memorize.moments(mapped, torch.ones_like(values[..., :1]), weights)[..., 0] if function.normalized else None
+    return _read(problem, memory, ones, query)
+
+
+def _fold_pairs(problem: Problem, x: Inputs) -> tuple[list[Tensor], State]:
+    """A memory updated pair by pair: retention shrinks it once per token, importance multiplies the pair's step."""
+    params, pairs = x.axis_params("function"), problem.solver.pairs_per_token
+    queries = problem.function.query(x.grouped(x.q), params)
+
+    def per_pair(tensor: Tensor) -> Tensor:
+        return tensor if pairs > 1 else tensor[:, :, None]
+
+    keys, values = per_pair(problem.function.key(x.grouped(x.k), params)), per_pair(x.grouped(x.v))
+    read_keys = per_pair(problem.function.key(x.controls["read_key"], params)) if "read_key" in x.controls else keys
+    steps = per_pair(x.controls["step_size"] * (1.0 if x.log_importance is None else torch.exp(x.log_importance)))
+    memory, y = x.state["memory"], []
+    for t in range(x.length):
+        for j in range(pairs):
+            decay = None if x.log_decay is None or j else torch.exp(x.log_decay[:, t])
+            decay = decay[..., None] if decay is not None and decay.ndim == 2 else decay
+            memory = memorize.fold(problem, memory, keys[:, t, j], read_keys[:, t, j], values[:, t, j], steps[:, t, j], decay)
+        y.append(retrieve.read_linear(memory, queries[:, t]))
+    return y, x.state.replace(memory=memory, position=x.state.position + x.length)
+
+
+def _read(problem: Problem, memory: Tensor, ones: Tensor | None, query: Tensor) -> Tensor:
+    return retrieve.read_linear(memory, query) if ones is None else retrieve.read_ratio(memory, ones, query, problem.function.eps)

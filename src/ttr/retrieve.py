@@ -1,0 +1,34 @@
+"""Retrieve: apply the memory to a query. The definition, used by the oracle alone."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ttr.memorize import predict
+from ttr.problem import Function
+
+
+def displacement_features(function: Function, keys: Float[Tensor, "B H N K"], query: Float[Tensor, "B H K"]) -> Float[Tensor, "B H N P"]:
+    """1 and the monomials of k_i - q up to the function's degree, with the query at the origin."""
+    offset = keys - query[..., None, :]
+    features = [torch.ones_like(offset[..., :1])]
+    if function.local_degree >= 1:
+        features.append(offset)
+    return torch.cat(features, dim=-1)
+
+
+def read_local(fit: Float[Tensor, "B H P V"]) -> Float[Tensor, "B H V"]:
+    """The polynomial's value at the query, where all monomials but the constant vanish."""
+    return fit[..., 0, :]
+
+
+def read_linear(memory: Float[Tensor, "B H F V"], query: Float[Tensor, "B H F"]) -> Float[Tensor, "B H V"]:
+    """y = m(q)."""
+    return predict(memory, query)
+
+
+def read_ratio(memory: Float[Tensor, "B H F V"], ones: Float[Tensor, "B H F"], query: Float[Tensor, "B H F"], eps: float) -> Float[Tensor, "B H V"]:
+    """y = m(q) / (m_1(q) + eps), where m_1 is the same memory of the value 1."""
+    return predict(memory, query) / (predict(ones[..., None], query) + eps)

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from ttr.problem import Solver
+
+
+@dataclass(frozen=True)
+class ImplicitDeltaRule(Solver):
+    """One proximal step per pair: S <- argmin 1/2 ||S - D S_old||^2 + step/2 ||v - S^T k||^2 (Longhorn, 2407.14207).
+
+    The minimiser is the delta rule with the step divided by 1 + step ||k||^2, stable for any step >= 0.
+    """
+
+    weights_act_on: ClassVar[Literal["memory"]] = "memory"
+    gradient_at: ClassVar[Literal["decayed"]] = "decayed"
+    proximal: ClassVar[bool] = True
+
+    def controls(self) -> dict[str, str]:
+        return {"step_size": "BTH"}
+
+    def effective_step(self, step_size: Tensor, key: Tensor) -> Tensor:
+        return step_size / (1 + step_size * key.square().sum(-1))
+
+    def objective(self, predict: Callable[[Tensor, Tensor], Tensor], memory: Tensor, *data: Tensor) -> Tensor:
+        """``data`` = anchor memory, key, read key (= key), value, step [...] of one pair; the update is the minimiser."""
+        anchor, key, _, value, step = data
+        error = (value - predict(memory, key)).square().sum(-1)
+        return 0.5 * (memory - anchor).square().sum() + 0.5 * (step * error).sum()
+
+    @classmethod
+    def examples(cls) -> tuple[ImplicitDeltaRule, ...]:
+        return (cls(),)

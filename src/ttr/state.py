@@ -1,0 +1,187 @@
+"""The memory's state as an object: named tensors with a leading batch axis, and how many tokens they have seen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ttr.problem import Problem
+
+
+@dataclass(frozen=True)
+class State:
+    """What a memory carries from one call to the next; differentiable, and a torch pytree.
+
+    Tensors of a linear memory: "memory" [B,H,F,V]; "normalizer" [B,H,F] with a normalised read-out; of an exact ridge
+    "memory" U = sum gamma k v^T and "gram" [B,H,F,F] = sum gamma k k^T. Of a memory of pairs: "keys" [B,N,Hk,K], "values"
+    [B,N,Hv,V] and "log_weight" [B,N,H], -inf where a slot is empty; pair i lies in slot i, or i mod window. A mixer adds
+    the tails of its convolutions. All are float32 or wider. ``position`` [B] counts the tokens seen. ``capacity`` is the
+    fixed number of slots of a memory of pairs that was made with one; without, it grows with every call.
+    """
+
+    tensors: Mapping[str, Tensor]
+    position: Int[Tensor, " B"]
+    capacity: int | None = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> State:
+        """The state with ``function`` applied to every tensor but the position."""
+        return dataclasses.replace(self, tensors={name: function(tensor) for name, tensor in self.tensors.items()})
+
+    def replace(self, **tensors: Tensor) -> State:
+        """The state with some tensors (or ``position``) replaced or added."""
+        position = tensors.pop("position", self.position)
+        return dataclasses.replace(self, tensors={**self.tensors, **tensors}, position=position)
+
+    def clone(self) -> State:
+        """A copy that shares nothing."""
+        return dataclasses.replace(self.map(Tensor.clone), position=self.position.clone())
+
+    def detach(self) -> State:
+        """The same numbers, cut from the graph."""
+        return self.map(Tensor.detach)
+
+    def to(self, *args: Any, **kwargs: Any) -> State:
+        """As ``Tensor.to``; the position keeps its integer type."""
+        moved = self.map(lambda tensor: tensor.to(*args, **kwargs))
+        device = next((t.device for t in moved.tensors.values()), self.position.device)
+        return dataclasses.replace(moved, position=self.position.to(device))
+
+    def select(self, rows: Tensor | list[int] | slice) -> State:
+        """The state of some rows of the batch, in that order, copied."""
+        rows = torch.as_tensor(rows, device=self.position.device) if isinstance(rows, list) else rows
+        return dataclasses.replace(self.map(lambda tensor: tensor[rows].clone()), position=self.position[rows].clone())
+
+    def reorder(self, beam: Tensor) -> State:
+        """Beam search: row i of the result continues row ``beam[i]``."""
+        return self.select(beam)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """A flat dict of tensors for saving, for example with safetensors."""
+        return {**self.tensors, "position": self.position}
+
+    @staticmethod
+    def from_state_dict(tensors: Mapping[str, Tensor]) -> State:
+        """The state that ``state_dict`` describes.
+
+        Raises:
+            ValueError: if there is no position.
+        """
+        if "position" not in tensors:
+            raise ValueError("This is not a saved state: it has no 'position'. Use State.state_dict() to save one.")
+        return State({name: tensor for name, tensor in tensors.items() if name != "position"}, tensors["position"])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the memory holds, the position left out."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+    @staticmethod
+    def cat(states: list[State]) -> State:
+        """One state with the rows of several; memories of pairs are padded with empty slots to the longest."""
+        slots = max((s["keys"].shape[1] for s in states if "keys" in s.tensors), default=0)
+        padded = [_with_slots(s, slots) if "keys" in s.tensors else s for s in states]
+        tensors = {name: torch.cat([s[name] for s in padded]) for name in padded[0].tensors}
+        return dataclasses.replace(padded[0], tensors=tensors, position=torch.cat([s.position for s in padded]))
+
+
+def _with_slots(state: State, slots: int) -> State:
+    """The state of a memory of pairs grown, or cut where it is empty, to ``slots`` slots."""
+    missing = slots - state["keys"].shape[1]
+
+    def resize(tensor: Tensor, fill: float) -> Tensor:
+        return torch.cat([tensor[:, :slots], tensor.new_full((tensor.shape[0], max(missing, 0), *tensor.shape[2:]), fill)], dim=1)
+
+    return state.replace(keys=resize(state["keys"], 0.0), values=resize(state["values"], 0.0), log_weight=resize(state["log_weight"], -torch.inf))
+
+
+def single(state: State, row: int, window: int | None) -> State:
+    """The state of one packed sequence, without the empty slots that longer ones made necessary."""
+    one = state.select(slice(row, row + 1))
+    if "keys" not in state.tensors or window is not None or state.capacity is not None:
+        return one
+    return _with_slots(one, int(one.position))
+
+
+def pair_index(state: State, window: int | None) -> Int[Tensor, "B N"]:
+    """The number of the pair in every slot, counted from the first token; only slots with a weight hold one."""
+    slots = torch.arange(state["keys"].shape[1], device=state.position.device)
+    if window is None:
+        return slots.expand(state.position.shape[0], -1)
+    newest = state.position[:, None] - 1
+    return newest - (newest - slots) % window
+
+
+def append_pairs(state: State, window: int | None, keys: Tensor, values: Tensor, log_weight: Tensor, log_decay: Tensor | None) -> State:
+    """The state after T more pairs: keys [B,T,Hk,K], values [B,T,Hv,V], their log weights [B,T,H] seen from the last token.
+
+    ``log_decay`` [B,H] is what the T tokens together take off the pairs already there. Raises:
+        ValueError: if a fixed capacity is exceeded (checked in eager calls on the CPU).
+    """
+    time = keys.shape[1]
+    old_weight = state["log_weight"] if log_decay is None else state["log_weight"] + log_decay[:, None]
+    new = {"keys": keys, "values": values, "log_weight": log_weight}
+    old = {"keys": state["keys"], "values": state["values"], "log_weight": old_weight}
+    position = state.position + time
+    if window is None and state.capacity is None:
+        return state.replace(**{name: torch.cat([old[name], new[name]], dim=1) for name in new}, position=position)
+    if window is not None:
+        new = {name: tensor[:, max(time - window, 0):] for name, tensor in new.items()}
+    elif position.device.type == "cpu" and not torch.compiler.is_compiling() and (position > state.capacity).any():
+        raise ValueError(f"This state has room for {state.capacity} pairs and {int(position.max())} are needed. Use initial_state with a larger capacity.")
+    written = new["keys"].shape[1]
+    slots = position[:, None] - written + torch.arange(written, device=position.device)
+    slots = slots if window is None else slots % window
+
+    def put(old_tensor: Tensor, new_tensor: Tensor) -> Tensor:
+        index = slots.reshape(*slots.shape, *(1,) * (old_tensor.ndim - 2)).expand_as(new_tensor)
+        return old_tensor.scatter(1, index, new_tensor)
+
+    return state.replace(**{name: put(old[name], new[name]) for name in new}, position=position)
+
+
+def empty_state(problem: Problem, batch: int, heads: tuple[int, int, int], key_size: int, value_size: int,
+                capacity: int | None = None, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> State:
+    """The state before the first token; ``heads`` = (heads of the memory, of the keys, of the values)."""
+    memory_heads, key_heads, value_heads = heads
+    size = problem.function.feature_size(key_size)
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(batch, *shape, device=device, dtype=dtype)
+
+    if problem.memory == "pairs":
+        slots = problem.weights.window or capacity or 0
+        tensors = {"keys": zeros(slots, key_heads, key_size), "values": zeros(slots, value_heads, value_size),
+                   "log_weight": zeros(slots, memory_heads) - torch.inf}
+    else:
+        tensors = {"memory": zeros(memory_heads, size, value_size)}
+        if problem.memory == "moments":
+            tensors["gram"] = zeros(memory_heads, size, size)
+        if problem.function.normalized:
+            tensors["normalizer"] = zeros(memory_heads, size)
+    return State(tensors, torch.zeros(batch, dtype=torch.int64, device=device), capacity if problem.memory == "pairs" else None)
+
+
+def _flatten(state: State) -> tuple[list[Any], tuple[tuple[str, ...], int | None]]:
+    return [*state.tensors.values(), state.position], (tuple(state.tensors), state.capacity)
+
+
+def _unflatten(leaves: Any, context: tuple[tuple[str, ...], int | None]) -> State:
+    *tensors, position = leaves
+    names, capacity = context
+    return State(dict(zip(names, tensors)), position, capacity)
+
+
+pytree.register_pytree_node(State, _flatten, _unflatten, serialized_type_name="ttr.State")

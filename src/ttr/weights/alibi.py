@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ttr.problem import Weights
+
+
+@dataclass(frozen=True)
+class Alibi(Weights):
+    """Fixed forgetting exp(-m_h) per token (ALiBi, arXiv 2108.12409).
+
+    For H a power of two the slopes m_h are the geometric sequence that starts at 2^(-exponent/H) with that ratio. For
+    other H they are those of the power of two below H, followed by every second one of the sequence for twice as many.
+    """
+
+    exponent: float = 8.0
+
+    retention = "head"
+
+    def slopes(self, heads: int) -> list[float]:
+        """The slope m_h of each head."""
+        whole = 2 ** math.floor(math.log2(heads))
+        slopes = [2.0 ** (-self.exponent * (h + 1) / whole) for h in range(whole)]
+        between = [2.0 ** (-self.exponent * (h + 0.5) / whole) for h in range(whole)]
+        return slopes + between[: heads - whole]
+
+    def log_retention(self, controls: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor:
+        return -torch.tensor(self.slopes(heads), dtype=like.dtype, device=like.device)
+
+    @classmethod
+    def examples(cls) -> tuple[Alibi, ...]:
+        return (cls(exponent=3.0),)

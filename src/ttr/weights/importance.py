@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ttr.problem import Weights
+
+
+@dataclass(frozen=True)
+class Importance(Weights):
+    """Each pair counts exp(log_importance_i), for ever. Combine it with forgetting by ``Product``."""
+
+    importance: ClassVar[bool] = True
+
+    def controls(self) -> dict[str, str]:
+        return {"log_importance": "BTH"}
+
+    def log_importance(self, controls: Mapping[str, Tensor]) -> Tensor:
+        return controls["log_importance"]
+
+    @classmethod
+    def examples(cls) -> tuple[Importance, ...]:
+        return (cls(),)

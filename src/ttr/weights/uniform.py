@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ttr.problem import Weights
+
+
+@dataclass(frozen=True)
+class Uniform(Weights):
+    """Every pair counts alike, for ever: gamma = 1."""
+
+    @classmethod
+    def examples(cls) -> tuple[Uniform, ...]:
+        return (cls(),)

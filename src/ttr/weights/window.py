@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ttr.problem import Weights
+
+
+@dataclass(frozen=True)
+class Window(Weights):
+    """The ``size`` newest pairs count alike, the token's own included, and the others not at all."""
+
+    size: int = 128
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"Window(size={self.size}) remembers nothing. Use a size of at least 1.")
+
+    @property
+    def window(self) -> int:
+        return self.size
+
+    @classmethod
+    def examples(cls) -> tuple[Window, ...]:
+        return (cls(3),)
