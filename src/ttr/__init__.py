@@ -1,10 +1,35 @@
-"""Test-time regression: sequence layers as weighted regressions that are solved in the forward pass."""
+"""Test-time regression: sequence layers as weighted regressions that are solved in the forward pass.
 
+``regress`` runs a problem (weights x function x solver), ``oracle`` defines it in float64, ``verify`` checks the one
+against the other, ``catalogue`` holds the named layers and ``nn.Mixer`` makes a module of any.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from ttr._version import __version__
 from ttr.diagnostics import diagnostics
 from ttr.dispatch import init_params, initial_state, plan, regress, step
+from ttr.explain import explain
 from ttr.inputs import checks
 from ttr.oracle import oracle
 from ttr.problem import Problem
 from ttr.state import State
 
-from ttr._version import __version__
+if TYPE_CHECKING:
+    from ttr import catalogue, models, nn
+    from ttr.laws.verify import verify
+
+__all__ = ["Problem", "State", "__version__", "catalogue", "checks", "diagnostics", "explain", "init_params", "initial_state", "models", "nn", "oracle",
+           "plan", "regress", "step", "verify"]
+
+
+def __getattr__(name: str) -> object:
+    """``catalogue``, ``models``, ``nn`` and ``verify`` load when first asked for."""
+    if name in ("catalogue", "models", "nn"):
+        return importlib.import_module(f"ttr.{name}")
+    if name == "verify":
+        from ttr.laws.verify import verify
+
+        return verify
+    raise AttributeError(f"module 'ttr' has no attribute {name!r}")

@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 _current: ContextVar[Diagnostics | None] = ContextVar("ttr_diagnostics", default=None)
 
 
@@ -31,6 +33,8 @@ def diagnostics() -> Iterator[Diagnostics]:
 
 def record(**facts: Any) -> None:
     """Note facts about a solve, if anyone listens."""
+    if torch.compiler.is_compiling():
+        return
     collected = _current.get()
     if collected is not None:
         collected.records.append(facts)

@@ -17,7 +17,7 @@ from ttr.state import State, empty_state, single
 
 def regress(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B T *pairs Hk K"], v: Float[Tensor, "B T *pairs Hv V"], *,
             params: Mapping[str, Tensor] | None = None, state: State | None = None, return_state: bool = False,
-            cu_seqlens: Int[Tensor, " bounds"] | None = None, backend: str = "auto",
+            cu_seqlens: Int[Tensor, " bounds"] | None = None, backend: str | Backend = "auto",
             **controls: Tensor | float) -> Float[Tensor, "B T H V"] | tuple[Tensor, State]:
     """Memorise the pairs (k, v) and retrieve with the queries q, causally: y_t sees the pairs of tokens 1..t.
 
@@ -28,7 +28,7 @@ def regress(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B 
         state: where to continue; None starts empty. It is never changed.
         return_state: also return the state after the last token.
         cu_seqlens: boundaries [0, ..., T] of sequences packed along time (B = 1); the state then has one row each.
-        backend: "auto", or the name of the one that must run.
+        backend: "auto", or the one that must run (its name, or a ``Backend``).
         controls: the per-token inputs the problem declares (``problem.controls()``).
 
     Returns:
@@ -45,7 +45,8 @@ def regress(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B 
 
 
 def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pairs Hk K"], v: Float[Tensor, "B *pairs Hv V"], state: State, *,
-         params: Mapping[str, Tensor] | None = None, inplace: bool = False, **controls: Tensor | float) -> tuple[Float[Tensor, "B H V"], State]:
+         params: Mapping[str, Tensor] | None = None, inplace: bool = False, backend: str | Backend = "auto",
+         **controls: Tensor | float) -> tuple[Float[Tensor, "B H V"], State]:
     """One token: as ``regress`` without the time axis. With ``inplace`` the tensors of ``state`` may be overwritten.
 
     Raises:
@@ -55,7 +56,7 @@ def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pair
         return x if name == "ridge" or not isinstance(x, Tensor) else x[:, None]
 
     x = prepare(problem, q[:, None], k[:, None], v[:, None], params, state, None, {name: timed(name, c) for name, c in controls.items()})
-    y, new = choose(problem, x, "auto").step(problem, x)
+    y, new = choose(problem, x, backend).step(problem, x)
     if inplace and not x.wants_grad:
         new = _overwrite(state, new)
     return y[:, 0].to(x.out_dtype), new
@@ -85,19 +86,19 @@ def plan(problem: Problem, q: Tensor, k: Tensor, v: Tensor, **call: object) -> C
     return run
 
 
-def choose(problem: Problem, x: Inputs, backend: str = "auto") -> Backend:
+def choose(problem: Problem, x: Inputs, backend: str | Backend = "auto") -> Backend:
     """The backend that runs the call: the named one, or the first that does not refuse.
 
     Raises:
         ValueError: if the name is unknown, or the named backend refuses, with its reason.
     """
     if backend != "auto":
-        named = {b.name: b for b in BACKENDS}.get(backend)
+        named = backend if isinstance(backend, Backend) else {b.name: b for b in BACKENDS}.get(backend)
         if named is None:
             raise ValueError(f"There is no backend {backend!r}. Use 'auto' or one of {', '.join(b.name for b in BACKENDS)}.")
         reason = refusal(named, problem, x)
         if reason:
-            raise ValueError(f"The backend {backend!r} cannot run this: {reason} Use backend='auto'.")
+            raise ValueError(f"The backend {named.name!r} cannot run this: {reason} Use backend='auto'.")
         return named
     return next(b for b in BACKENDS if refusal(b, problem, x) is None)
 

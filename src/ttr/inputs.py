@@ -216,14 +216,16 @@ def _check_state(problem: Problem, state: State | None, rows: int, heads: tuple[
             raise ValueError(f"The state's {name!r} has shape {shape}, but this call needs {wanted}. Batch (packed: number of sequences), heads and sizes must stay the same.")
     if state.position.shape != (rows,):
         raise ValueError(f"The state's position has shape {list(state.position.shape)}, but this call needs [{rows}].")
+    if "gram" in state.tensors:  # only its symmetric part means anything, to the fit and to the gradient
+        state = state.replace(gram=(state["gram"] + state["gram"].mT) / 2)
     return state.to(like.device, like.dtype)
 
 
 def _check_numbers(problem: Problem, inputs: Inputs, controls: Mapping[str, Tensor]) -> None:
     """NaN, infinities and ranges; skipped where looking at values would stall the device or break a graph."""
-    wanted = _check_values.get()
     if torch.compiler.is_compiling() or in_functorch():
         return
+    wanted = _check_values.get()
     if wanted is False or (wanted is None and inputs.q.device.type != "cpu"):
         return
     for name, x in (("q", inputs.q), ("k", inputs.k), ("v", inputs.v)):

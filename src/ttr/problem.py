@@ -66,9 +66,8 @@ def constant(value: float) -> Callable[[tuple[int, ...], torch.Generator | None]
 
 
 # ---------------------------------------------------------------------------------------------------------- components
-@dataclass(frozen=True)
 class Component:
-    """A member of an axis: frozen, hashable, made of numbers, strings and other components.
+    """A member of an axis: a frozen dataclass, hashable, made of numbers, strings and other components.
 
     A new member is one file in its axis folder. It holds the class, ``examples()`` (small instances, which become rows
     of the laws) and ``worked()`` (one case derived by hand in a comment), and nothing else needs an edit.
@@ -135,7 +134,6 @@ def _unpack(value: Any) -> Any:
     return tuple(_unpack(item) for item in value) if isinstance(value, list) else value
 
 
-@dataclass(frozen=True)
 class Weights(Component):
     """How much pair i counts at token t: log gamma_i^(t) = sum_{i<j<=t} log_retention_j + log_importance_i.
 
@@ -161,7 +159,6 @@ class Weights(Component):
         return None
 
 
-@dataclass(frozen=True)
 class FeatureMap(Component):
     """A map phi applied to queries and keys before a linear function."""
 
@@ -178,7 +175,6 @@ class FeatureMap(Component):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
 class Function(Component):
     """What the memory can represent.
 
@@ -210,7 +206,6 @@ class Function(Component):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
 class Solver(Component):
     """How the regression is solved.
 

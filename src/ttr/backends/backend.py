@@ -26,6 +26,10 @@ class Backend(ABC):
     composite: ClassVar[bool] = True
     adaptive: ClassVar[bool] = False
 
+    def small(self) -> Backend:
+        """The same backend with blocks so small that short sequences cross their borders, for the laws."""
+        return self
+
     @abstractmethod
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         """Why this backend cannot run the problem (for these inputs), as a sentence; None if it can."""

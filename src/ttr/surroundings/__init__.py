@@ -1,1 +1,157 @@
+"""What stands around a memory: how q, k, v are made ready (``keys``), where its controls come from (``controls``), and what
+happens to its read-out (``output``).
 
+A surrounding is a pure function of named streams, one tensor per token each, and returns the streams it changes or adds:
+
+    x [B,T,D] the layer's input           position [B,T] number of the token in its sequence, from 0
+    q [B,T,Hq,K]   k [B,T,Hk,K] or [B,T,n,Hk,K]   v [B,T,Hv,V] or [B,T,n,Hv,V]
+    the controls of ``ttr.problem.CONTROLS``, by name                        y [B,T,H,V] the read-out
+
+It is a frozen description without tensors: those that it learns are declared by ``parameters`` and passed to the call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.problem import Component, Parameter
+
+Streams = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of one layer: those of the model, of the memory, and where the layer stands among ``layers``.
+
+    ``query_heads``, ``key_heads`` and ``value_heads`` divide ``heads``, the heads of the memory; ``feature_size`` is that of
+    the memory's function, ``pairs`` the number of pairs per token.
+    """
+
+    d_model: int
+    query_heads: int
+    key_heads: int
+    value_heads: int
+    key_size: int
+    value_size: int
+    feature_size: int
+    pairs: int = 1
+    layer: int = 0
+    layers: int = 1
+
+    @property
+    def heads(self) -> int:
+        """Heads of the memory."""
+        return max(self.query_heads, self.key_heads, self.value_heads)
+
+    @property
+    def per_pair(self) -> tuple[int, ...]:
+        """The axis of the pairs of a token: (n,), or none if there is one."""
+        return () if self.pairs == 1 else (self.pairs,)
+
+    def stream(self, name: str) -> tuple[int, ...]:
+        """The shape of q, k or v behind batch and time."""
+        return {"q": (self.query_heads, self.key_size), "k": (*self.per_pair, self.key_heads, self.key_size),
+                "v": (*self.per_pair, self.value_heads, self.value_size)}[name]
+
+
+class Surrounding(Component):
+    """One thing that stands around a memory.
+
+    Declared structure:
+        reads: the streams it needs, beside x, position, q, k and v.
+        makes: the streams it adds.
+        past: how many earlier tokens of each stream in its field ``streams`` it sees in front of the call's.
+    """
+
+    kind: ClassVar[str] = ""
+    reads: ClassVar[tuple[str, ...]] = ()
+    makes: ClassVar[tuple[str, ...]] = ()
+    past: ClassVar[int] = 0
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        """The tensors it owns in a layer of these sizes."""
+        return {}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        """The streams it changes or adds, from all there are; ``params`` are those that ``parameters`` declares."""
+        raise NotImplementedError
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        """One case derived by hand in a comment."""
+        raise NotImplementedError(f"{cls.__name__} needs worked(): derive one small case by hand in its file")
+
+
+class Keys(Surrounding):
+    """What happens to q, k, v between projection and memory."""
+
+    kind: ClassVar[str] = "keys"
+
+
+class Controls(Surrounding):
+    """Where a control comes from: ``makes[0]``, with the axes ``axes``.
+
+    With ``after_keys`` it sees q, k, v as the memory gets them, else as they leave the projection.
+    """
+
+    kind: ClassVar[str] = "controls"
+    axes: ClassVar[str] = ""
+    after_keys: ClassVar[bool] = False
+
+
+class Output(Surrounding):
+    """What happens to y between memory and output projection."""
+
+    kind: ClassVar[str] = "output"
+
+
+@dataclass(frozen=True)
+class WorkedSurrounding:
+    """A case derived by hand: the surrounding, its tensors, the streams it gets and those it must return."""
+
+    surrounding: Surrounding
+    streams: Streams
+    expected: Streams
+    params: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in float32 or wider, in which gates and norms are computed."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def rms(x: Tensor, eps: float, axes: int = 1) -> Tensor:
+    """x divided by the root of its mean square over the last ``axes`` axes."""
+    x = wide(x)
+    return x * torch.rsqrt(x.square().mean(tuple(range(-axes, 0)), keepdim=True) + eps)
+
+
+def normal(std: float) -> Callable[[tuple[int, ...], torch.Generator | None], Tensor]:
+    """The initialiser of independent normal numbers."""
+    return lambda shape, generator: std * torch.randn(shape, generator=generator)
+
+
+def log_uniform_rates(low: float, high: float) -> Callable[[tuple[int, ...], torch.Generator | None], Tensor]:
+    """The initialiser whose exponential is uniform between ``low`` and ``high``, kept off 0."""
+    return lambda shape, generator: torch.log((low + (high - low) * torch.rand(shape, generator=generator)).clamp(min=1e-2))
+
+
+def time_step_bias(low: float = 1e-3, high: float = 0.1) -> Callable[[tuple[int, ...], torch.Generator | None], Tensor]:
+    """The initialiser whose softplus is log-uniform between ``low`` and ``high`` (Mamba, arXiv 2312.00752)."""
+
+    def init(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        step = torch.exp(math.log(low) + (math.log(high) - math.log(low)) * torch.rand(shape, generator=generator))
+        return step + torch.log(-torch.expm1(-step))
+
+    return init
+
+
+def of_heads(x: Tensor, heads: int) -> Tensor:
+    """[..., h, K] with its heads repeated to ``heads``: head i takes i // (heads / h)."""
+    return x if x.shape[-2] == heads else x.repeat_interleave(heads // x.shape[-2], dim=-2)

@@ -1,0 +1,53 @@
+# make compare   which memory suits your text?     make compare FILES="a.txt b.txt" ARGS="--steps 600"
+# make test      the tests, as CI runs them        make check   everything, slow
+# Both install what they need into .venv on first use: only Python 3.11+ and make are asked for.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+FLA := flash-linear-attention==0.6.0 fla-core==0.6.0
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+export PYTHONDONTWRITEBYTECODE = 1
+
+.PHONY: compare test check lint setup docs clean
+.DEFAULT_GOAL := test
+
+compare: $(VENV)/.run
+	$(BIN)/ttr compare $(FILES) $(ARGS)
+
+test: $(VENV)/.test lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+check: $(VENV)/.test lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal --full $(ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check --quiet src tests
+
+setup: $(VENV)/.test
+
+# An installed torch of the pinned version is used rather than fetched again.
+$(VENV)/.base: constraints.txt
+	@echo "Setting up $(VENV) (once, a few minutes) ..."
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "ttr needs Python 3.11 or newer; choose one with make PYTHON=..."'
+	@if $(PYTHON) -c 'import torch; assert torch.__version__.split("+")[0] == "$(TORCH)"' 2>/dev/null; \
+	then $(PYTHON) -m venv --system-site-packages $(VENV); else $(PYTHON) -m venv $(VENV); fi
+	@$(PIP) torch==$(TORCH)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.base pyproject.toml
+	@$(PIP) --editable '.[hf,cli]'
+	@touch $@
+
+# The originals that the parity tests compare with lie apart: installed beside transformers they change how its models run.
+$(VENV)/.test: $(VENV)/.run
+	@$(PIP) --editable '.[hf,cli,test]'
+	@rm -rf .parity && $(PIP) --no-deps --target .parity $(FLA)
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .parity build dist src/*.egg-info
+
+docs: $(VENV)/.run
+	$(BIN)/python -m ttr.documentation docs

@@ -1,0 +1,61 @@
+"""Chunk by chunk, memories that are decayed sums of pairs: linear attention and its gated forms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.backends.backend import Backend
+from ttr.backends.chunks import check_chunk, chunk_length, cumulative_log_decay, join, scores, shrink, split
+from ttr.backends.lowering import finish, linear_form, widen_state
+from ttr.inputs import Inputs
+from ttr.problem import Problem
+from ttr.state import State
+
+
+@dataclass(frozen=True)
+class ChunkwiseAdditive(Backend):
+    """S_t = D_t S_{t-1} + k_t v_t^T with products of matrices (design_space P1; GLA, arXiv 2312.06635, section 4).
+
+    Let b_i be the cumulative log decay in a chunk and S_0 the memory that enters it. Unrolled,
+
+        y_i = S_0^T (q_i e^{b_i}) + sum_{j<=i} A_ij v_j,     A_ij = sum_d q_id k_jd e^{b_id - b_jd}
+        S_C = e^{b_C} S_0 + sum_j (k_j e^{b_C - b_j}) v_j^T
+
+    so all but the last line, a scan over the chunks, is done for all chunks at once.
+    """
+
+    chunk: int = 32
+
+    name: ClassVar[str] = "chunkwise-additive"
+
+    def __post_init__(self) -> None:
+        check_chunk(self.chunk)
+
+    def small(self) -> ChunkwiseAdditive:
+        return ChunkwiseAdditive(chunk=4)
+
+    def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
+        if problem.memory != "matrix" or not problem.solver.additive:
+            return "It runs memories that are a sum of pairs, each written once and then only decayed, over the whole past."
+        return None
+
+    def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+        form = linear_form(problem, x)
+        size = chunk_length(self.chunk, x.length)
+        written = form.value if form.step is None else form.value * form.step[..., None]
+        query, key, written = (split(tensor, size) for tensor in (form.query, form.key, written))
+        log = cumulative_log_decay(form, size)
+        whole = log[..., -1:, :]
+
+        memory, entering = widen_state(problem, x), []
+        added = shrink(key, whole - log).mT @ written
+        for kept, new in zip(whole.mT.to(key.dtype).exp().unbind(), added.unbind(), strict=True):
+            entering.append(memory)
+            memory = kept * memory + new
+        visible = torch.arange(1, size + 1, device=key.device)
+        y = shrink(query, log) @ torch.stack(entering) + scores(query, key, log, log, visible, size) @ written
+        return finish(problem, x, join(y, x.length), memory)

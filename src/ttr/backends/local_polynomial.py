@@ -1,0 +1,74 @@
+"""The exact local linear fit around every query, in query blocks, in the centred form."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ttr.backends.attention import grouped_product
+from ttr.backends.backend import Backend
+from ttr.backends.implicit_solve import System, solve
+from ttr.backends.position_bias import PairWeights, probabilities
+from ttr.inputs import Inputs
+from ttr.problem import Problem
+from ttr.state import State
+
+
+class LocalPolynomial(Backend):
+    """y_t = sum_i p_i (1 - (k_i - kbar).rho) v_i with p = softmax(logits + log gamma), kbar = sum p k and
+    rho = (Cov_p(k) + diag(ridge))^-1 (kbar - q).
+
+    Eliminating the slope from the normal equations of the weighted fit v = b + A (k - q) leaves b in this form, in which
+    nothing nearly cancels when the query is far from its keys (arXiv 2510.01450 gives the uncentred one). All rows of a block
+    are solved together; memory grows linearly with T.
+    """
+
+    name: ClassVar[str] = "local-polynomial"
+    composite: ClassVar[bool] = False
+
+    def __init__(self, block: int = 64) -> None:
+        self.block = block
+
+    def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
+        if problem.function.local_degree != 1:
+            return f"It fits a line around every query, and {problem.function} is another function."
+        return None
+
+    def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+        pairs, params = PairWeights.of(problem, x), x.axis_params("function")
+        raw_query = x.grouped(x.q)
+        raw_keys, values = (torch.cat([x.state[name], new], dim=1) for name, new in (("keys", x.k), ("values", x.v)))
+        # A parameter has an entry per head, so with one the heads of a group no longer share their keys.
+        raw_keys = x.grouped(raw_keys) if params else raw_keys
+        query, keys = problem.function.query(raw_query, params).transpose(1, 2), problem.function.key(raw_keys, params).transpose(1, 2)
+        raw_query, raw_keys, values = (tensor.transpose(1, 2) for tensor in (raw_query, raw_keys, values))
+        outputs = [query.new_zeros(*query.shape[:2], 0, values.shape[-1])]
+        for start, part, raw_part in zip(range(0, x.length, self.block), query.split(self.block, dim=2), raw_query.split(self.block, dim=2)):
+            arguments = (pairs, start, part, raw_part, keys, raw_keys, values, x.controls["ridge"], [])
+            recompute = x.wants_grad and x.length > self.block
+            y = checkpoint(_block, *arguments, use_reentrant=False, preserve_rng_state=False) if recompute else _block(*arguments)
+            outputs.append(y)
+        return torch.cat(outputs, dim=2).transpose(1, 2), pairs.final_state(x)
+
+
+def _block(pairs: PairWeights, start: int, query: Tensor, raw_query: Tensor, keys: Tensor, raw_keys: Tensor, values: Tensor,
+           ridge: Tensor, known: list[Tensor]) -> Tensor:
+    """The read-outs [B,H,C,V] of C tokens from ``start``; ``known`` keeps the solution for a recomputation."""
+    stop, sharing = start + query.shape[2], query.shape[1] // raw_keys.shape[1]
+    # Only differences of keys and queries matter. Seen from a key of the block, those of keys far from 0 cancel nothing.
+    origin = raw_keys[:, :, pairs.past.shape[-1] + start, None].detach()
+    raw_query = raw_query - origin.repeat_interleave(sharing, dim=1)
+    keys, raw_keys, values = (pairs.seen(x, start, stop) for x in (keys, raw_keys, values))
+    p = probabilities(grouped_product(query, keys.mT) + pairs.block(start, stop), pairs.importance is not None)
+
+    weights, raw_query = (x.reshape(-1, sharing * x.shape[2], x.shape[3]) for x in (p, raw_query))  # heads that share keys are stacked
+    raw_keys = (raw_keys - origin).flatten(0, 1)
+    ridge = ridge.reshape(-1, sharing, 1, ridge.shape[-1]).expand(-1, -1, 1 if sharing == 1 else query.shape[2], -1).flatten(1, 2)
+    mean = weights @ raw_keys
+    system = System(weights, raw_keys, ridge.repeat(query.shape[0], 1, 1), mean)
+    rho = solve(system, mean - raw_query, known)
+    tilted = weights * (1 - (rho @ raw_keys.mT - (rho * mean).sum(-1, keepdim=True)))
+    return grouped_product(tilted.view_as(p), values)

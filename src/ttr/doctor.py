@@ -1,0 +1,75 @@
+"""What this machine offers ttr, and whether what it runs is right here: ``ttr doctor``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from ttr.backends import BACKENDS
+from ttr.dispatch import regress
+from ttr.laws.rows import Sizes, make_case, triples
+from ttr.laws.tolerances import error, tolerance
+from ttr.oracle import oracle
+
+EXTRAS = {"hf": ("transformers", "tokenizers", "datasets", "accelerate", "safetensors"), "cli": ("typer", "rich", "matplotlib"), "gpu": ("triton",)}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the diagnosis; ``mark`` is "ok", "note" or "wrong"."""
+
+    mark: Literal["ok", "note", "wrong"]
+    subject: str
+    words: str
+
+
+def examine() -> Iterator[Finding]:
+    """The findings, one after the other: versions, devices, extras, known traps, and every backend against the oracle."""
+    yield Finding("ok", "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Finding("ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    yield from _extras()
+    yield from _traps()
+    for device in devices():
+        for dtype in (torch.float64, torch.float32) if device != "mps" else (torch.float32,):
+            yield from _backends(device, dtype)
+
+
+def devices() -> list[str]:
+    """The devices torch can use here."""
+    return ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, packages in EXTRAS.items():
+        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+        if missing:
+            yield Finding("note", f"extra [{extra}]", f"not installed: {', '.join(missing)}. pip install 'test-time-regression[{extra}]' brings them.")
+        else:
+            yield Finding("ok", f"extra [{extra}]", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages))
+
+
+def _traps() -> Iterator[Finding]:
+    if importlib.util.find_spec("fla") is not None and not torch.cuda.is_available():
+        yield Finding("note", "flash-linear-attention", "is installed beside a torch without a GPU: ttr does not use it, but transformers' own "
+                      "Gated DeltaNet models call its kernels here and fail. Keep it in another environment if you need them.")
+
+
+def _backends(device: str, dtype: torch.dtype) -> Iterator[Finding]:
+    """Every backend against the oracle on all example problems it runs, at sizes that cross its blocks."""
+    for backend in BACKENDS:
+        errors = {}
+        for problem in triples():
+            if backend.refuses(problem) is None:
+                case = make_case(problem, Sizes(time=7), dtype=dtype, device=device)
+                y = regress(problem, backend=backend.small(), **case.arguments())
+                errors[problem] = error(y.cpu(), oracle(problem, **make_case(problem, Sizes(time=7), dtype=dtype).arguments()))
+        worst = max(errors, key=errors.__getitem__)
+        good = errors[worst] <= tolerance(dtype)
+        words = f"{len(errors)} problems, largest error against the oracle {errors[worst]:.1e} (allowed {tolerance(dtype):.0e})"
+        yield Finding("ok" if good else "wrong", f"{backend.name}, {device}, {str(dtype)[6:]}", words if good else f"{words} in {worst!r}")

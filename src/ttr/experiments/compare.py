@@ -1,0 +1,98 @@
+"""Which memory suits a text: a small byte-level language model per memory, at equal parameters, steps, data and seed."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from ttr._version import __version__
+from ttr.experiments.errors import UserError, for_the_user
+from ttr.experiments.job import Job
+from ttr.experiments.memories import Memory, memories
+from ttr.experiments.picture import draw
+from ttr.experiments.progress import Bar
+from ttr.experiments.report import html, show
+from ttr.experiments.results import conclusion, summarise
+from ttr.experiments.settings import CompareSettings
+from ttr.experiments.storage import make_folder, to_json, write
+from ttr.tasks.text import Text, read_text, standard_library
+
+
+def compare(settings: CompareSettings, console: Console) -> dict[str, Any]:
+    """Train, measure and report; what an earlier call with the same settings finished is not done again.
+
+    Writes into ``settings.out``: settings.json, runs/ (a checkpoint and a result per run), results.json, comparison.png and
+    report.html; prints progress, the table and the conclusion to ``console``.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        UserError: for whatever the user can put right, in one sentence; nothing finished is lost.
+    """
+    with for_the_user():
+        found = memories(settings)
+        text = read_text(settings.files or standard_library())
+        job = Job(settings, found, text)
+    about = claim(settings, text, found)
+    job.check_files()
+    try:
+        with Bar(console, job.total_steps) as bar:
+            measured = [job.measure(memory, bar) for memory in found]
+    except KeyboardInterrupt:
+        raise UserError(f"Stopped. The same command goes on from here: {settings.command()}") from None
+    results = about | {"parameters_of_every_model": {m.name: m.facts[0]["parameters"] for m in measured}}
+    results |= summarise(measured, job.unigram, job.mask, settings.resamples)
+    results = {"conclusion": conclusion(results)} | results
+    publish(settings, results, console)
+    return results
+
+
+def publish(settings: CompareSettings, results: Mapping[str, Any], console: Console) -> None:
+    """Write results.json, comparison.png and report.html where they differ from what is there, and print the table."""
+    png = draw(results)
+    write(settings.out / "results.json", to_json(results))
+    write(settings.out / "comparison.png", png)
+    write(settings.out / "report.html", html(results, png).encode())
+    show(results, console)
+    console.print(f"Report: {settings.out / 'report.html'}   figures: {settings.out / 'results.json'}", highlight=False, soft_wrap=True)
+
+
+def claim(settings: CompareSettings, text: Text, found: Sequence[Memory]) -> dict[str, Any]:
+    """Make the folder and note in settings.json what it is for, or check that it is for this.
+
+    Returns:
+        What settings.json holds: command, settings, definitions, text, versions (those of the first call).
+
+    Raises:
+        UserError: if the folder cannot be written, holds another comparison, or its settings.json is damaged.
+    """
+    make_folder(settings.out / "runs")
+    path = settings.out / "settings.json"
+    about = {"command": settings.command(), "settings": settings.to_dict(),
+             "definitions": {m.name: {"layer": m.layer, "origin": m.origin} for m in found},
+             "text": {"bytes": len(text.content), "sha256": text.sha256, "files": list(text.names)},
+             "versions": {"ttr": __version__, "torch": torch.__version__, "python": platform.python_version()}}
+    if not path.exists():
+        write(path, to_json(about))
+        return about
+    try:
+        before = json.loads(path.read_bytes())
+        differ = [key for key in ("settings", "text") for key in _differences(before[key], about[key])]
+        differ += [f"the definition of {name}" for name in _differences(before["definitions"], about["definitions"]) if not differ]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} is damaged. Restore it, or choose another folder with --out; nothing was overwritten.") from None
+    if differ:
+        raise UserError(f"{settings.out} holds a comparison with other arguments ({', '.join(differ)} changed). "
+                        "Give the same arguments to go on with it, or another folder with --out.")
+    return before
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The names of what is not the same."""
+    return [key for key in now if before.get(key) != now[key]]

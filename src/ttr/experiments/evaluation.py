@@ -1,0 +1,45 @@
+"""What is measured of a trained model: bits of every byte, the size of its memory, how fast it decodes."""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from ttr.experiments.training import next_byte_loss
+
+
+@torch.no_grad()
+def bits_of_every_byte(model: nn.Module, tokens: Int[Tensor, "W L"], batch: int) -> Float[Tensor, "W L-1"]:
+    """Bits the model spends on each byte of the windows, from the window's earlier bytes alone."""
+    model.eval()
+    return torch.cat([next_byte_loss(model, part) for part in tokens.split(batch)])
+
+
+@torch.no_grad()
+def memory_bytes(model: nn.Module, window: Int[Tensor, "1 T"]) -> int:
+    """Bytes that the layers together carry from one token to the next after reading ``window``."""
+    model.eval()
+    return sum(state.nbytes for state in model(input_ids=window, use_cache=True).past_key_values.states())
+
+
+@torch.no_grad()
+def decoding_speed(model: nn.Module, window: Int[Tensor, "1 T"], tokens: int) -> float:
+    """Greedy bytes per second, one sequence, the cache filled with ``window`` first; from the median time of a byte."""
+    model.eval()
+    out = model(input_ids=window, use_cache=True)
+    seconds = []
+    for _ in range(tokens):
+        began = time.perf_counter()
+        out = model(input_ids=out.logits[:, -1:].argmax(-1), past_key_values=out.past_key_values, use_cache=True)
+        seconds.append(time.perf_counter() - began)
+    return 1 / median(seconds)
+
+
+def unigram_bits(train: UInt8[Tensor, " N"], targets: Int[Tensor, "W T"]) -> Float[Tensor, "W T"]:
+    """The floor a model must get under: bits by the bytes' frequencies in the training text (one added to each count)."""
+    counts = torch.bincount(train.long(), minlength=256).double() + 1
+    return -(counts / counts.sum()).log2()[targets].float()

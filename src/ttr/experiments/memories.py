@@ -1,0 +1,119 @@
+"""The memories of a comparison: names of the catalogue and a user's own file, as models of equal size."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+import ttr
+from ttr.architecture import Architecture
+from ttr.experiments.errors import UserError
+from ttr.experiments.settings import CompareSettings
+from ttr.models import TTRConfig, TTRForCausalLM
+from ttr.problem import Problem
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A memory under the name it has in the report, and where it comes from."""
+
+    name: str
+    layer: str | dict[str, Any]
+    origin: str
+
+
+def memories(settings: CompareSettings) -> tuple[Memory, ...]:
+    """The memories that the settings name, those of the user's file last.
+
+    Raises:
+        UserError: if a name is unknown (similar ones are suggested) or given twice, or the file cannot serve.
+    """
+    for name in settings.layers:
+        if name not in ttr.catalogue:
+            close = difflib.get_close_matches(name, ttr.catalogue, n=3, cutoff=0.4)
+            hint = f"Did you mean {' or '.join(close)}?" if close else "`ttr list` shows all names."
+            raise UserError(f"There is no memory called {name!r}. {hint}")
+    named = tuple(Memory(name, name, "catalogue") for name in settings.layers)
+    found = named + (_of_file(settings.memory) if settings.memory else ())
+    twice = {m.name for m in found if [n.name for n in found].count(m.name) > 1}
+    if twice:
+        raise UserError(f"{', '.join(sorted(twice))} is named more than once. Name each memory once.")
+    return found
+
+
+def load_memories(path: Path) -> dict[str, Problem | Architecture]:
+    """Execute a Python file and take its ``memory`` (under the file's name) or its ``memories`` {name: memory}.
+
+    Raises:
+        UserError: if the file is missing, fails, or defines neither.
+    """
+    module = _execute(path)
+    found = getattr(module, "memories", None) or ({path.stem: module.memory} if hasattr(module, "memory") else {})
+    wrong = [name for name, m in found.items() if not isinstance(m, Problem | Architecture)]
+    if not found or wrong:
+        told = f"{', '.join(wrong)} in {path} is neither a Problem nor an Architecture" if wrong else f"{path} defines no memory"
+        raise UserError(f"{told}. Write memory = ttr.Problem(weights=..., function=..., solver=...), or memories = {{name: ttr.Problem(...)}}.")
+    for name in found:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise UserError(f"{name!r} in {path} cannot name a memory. Use letters, digits, '-', '_' and '.'.")
+    return dict(found)
+
+
+def _of_file(path: Path) -> tuple[Memory, ...]:
+    """The memories of a user's file, which the fingerprint of its text belongs to."""
+    loaded = load_memories(path)
+    origin = f"{path} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return tuple(Memory(name, memory.to_dict(), origin) for name, memory in loaded.items())
+
+
+def _execute(path: Path) -> ModuleType:
+    if not path.is_file() or path.suffix != ".py":
+        raise UserError(f"There is no Python file {path}. Give --memory a .py file that defines `memory`.")
+    spec = importlib.util.spec_from_file_location(f"ttr_user_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file raises, it is theirs to read
+        raise UserError(f"{path} could not be run ({type(error).__name__}: {error}). Correct it and try again.") from error
+    return module
+
+
+def build(memory: Memory, settings: CompareSettings, mlp_width: int, seed: int) -> nn.Module:
+    """A fresh model with this memory in every layer; the global generator is left as it was."""
+    heads = settings.width // settings.head_size
+    config = TTRConfig(vocab_size=256, hidden_size=settings.width, num_hidden_layers=settings.depth, num_heads=heads,
+                       key_size=settings.head_size, value_size=settings.head_size, intermediate_size=mlp_width,
+                       layers=[memory.layer] * settings.depth)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return TTRForCausalLM(config)
+
+
+def parameters(model: nn.Module) -> int:
+    """How many numbers are trained; shared ones count once."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def equal_widths(found: Sequence[Memory], settings: CompareSettings) -> dict[str, int]:
+    """The MLP width of every memory with which all models have the parameters of the largest (within 1 %).
+
+    The largest is the one whose memory brings most parameters of its own; it keeps ``mlp_ratio`` times the model's width.
+    Parameters are a straight line in the MLP's width, so two models tell it.
+    """
+    base = round(settings.mlp_ratio * settings.width)
+    at_base = {m.name: parameters(build(m, settings, base, 0)) for m in found}
+    slope = {m.name: parameters(build(m, settings, base + 1, 0)) - at_base[m.name] for m in found}
+    largest = max(at_base.values())
+    return {name: base + round((largest - at_base[name]) / slope[name]) for name in at_base}

@@ -1,0 +1,96 @@
+"""The picture of a comparison: how far each memory is behind the best, what its recall costs in state, how it learned."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+"""Okabe and Ito's palette, told apart by colour-blind readers too; used again from the start when it runs out."""
+
+
+def draw(results: Mapping[str, Any]) -> bytes:
+    """The three panels as a PNG."""
+    rows = results["memories"]
+    colour = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(results["parameters_of_every_model"])}
+    figure = Figure(figsize=(13, 1.9 + max(2.6, 0.42 * len(rows))), layout="constrained", dpi=130)
+    FigureCanvasAgg(figure)
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
+    _distances(left, rows, colour)
+    _state(middle, rows, colour)
+    _learning(right, rows, colour, results["reference"])
+    for axes in (left, middle, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.title.set(fontsize=11, fontweight="bold", horizontalalignment="left", x=0)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def _distances(axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str]) -> None:
+    """How far each memory is behind the best on three sets of bytes, with the paired interval of that distance, the best on top."""
+    styles = (("recall", "o", "recall slice", -0.22), ("all", "D", "all bytes", 0.0), ("other", "s", "off the slice", 0.22))
+    for measure, marker, label, offset in styles:
+        for y, row in enumerate(rows):
+            own, behind = colour[row["name"]], row["behind_best"][measure]
+            axes.plot([behind["low"], behind["high"]], [y + offset] * 2, color=own, linewidth=2, solid_capstyle="butt", zorder=2)
+            axes.plot(behind["value"], y + offset, marker, color=own, markerfacecolor=_face(measure, own), markersize=7, zorder=3)
+        axes.plot([], [], marker, color="#444444", markerfacecolor=_face(measure, "#444444"), label=label, linestyle="none")
+    axes.axvline(0, color="#444444", linewidth=1)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    for label, row in zip(axes.get_yticklabels(), rows, strict=True):
+        label.set(color=colour[row["name"]], fontweight="bold")  # the legend of all three panels
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("bits per byte behind the best, 95 % intervals")
+    axes.set_title("Prediction of unseen text")
+    axes.legend(loc="best", fontsize=8, framealpha=0.9, edgecolor="none")
+
+
+def _face(measure: str, colour: str) -> str:
+    return {"recall": colour, "all": "white", "other": "#d0d0d0"}[measure]
+
+
+def _state(axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str]) -> None:
+    """Distance to the best on the recall slice against the bytes of memory that are carried along."""
+    for row in rows:
+        behind = row["behind_best"]["recall"]
+        axes.plot([row["state_bytes"]] * 2, [behind["low"], behind["high"]], color=colour[row["name"]], linewidth=1.5)
+        axes.plot(row["state_bytes"], behind["value"], "o", color=colour[row["name"]], markersize=8)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: readable(size)))
+    axes.margins(x=0.25)
+    axes.axhline(0, color="#444444", linewidth=1)
+    axes.set_xlabel("state at the context's end")
+    axes.set_ylabel("bits per byte behind the best")
+    axes.set_title("Recall slice: what it costs in state")
+
+
+def _learning(axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str], reference: Mapping[str, Any]) -> None:
+    """Training loss, smoothed over a twentieth of the steps."""
+    for row in rows:
+        loss = row["training_loss"]
+        width = max(1, len(loss) // 20)
+        smooth = [sum(loss[i:i + width]) / width for i in range(len(loss) - width + 1)]
+        axes.plot(range(width, len(loss) + 1), smooth, color=colour[row["name"]], linewidth=1.6)
+    frequencies = reference["bits_per_byte"]["all"]["value"]
+    axes.set_ylim(top=1.1 * frequencies)  # what the first steps cost would hide the rest
+    axes.axhline(frequencies, color="#888888", linestyle=":", linewidth=1.2, label="byte frequencies")
+    axes.set_xlabel("training step")
+    axes.set_ylabel("training loss, bits per byte")
+    axes.set_title("How they learned")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def readable(size: int | float) -> str:
+    """Bytes as 512 B, 16 KiB, 1.5 MiB."""
+    power = min(int(math.log2(max(size, 1)) // 10), 3)
+    return f"{size / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"

@@ -1,0 +1,95 @@
+"""Everything that decides a comparison, as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ttr.experiments.errors import UserError
+
+LAYERS = ("softmax-attention-qknorm", "linear-attention", "gated-deltanet", "mesanet", "local-linear-attention")
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """What to compare, on what, and the recipe; two runs with equal settings give equal results.
+
+    The first group are the command line's options. ``files`` empty means Python's own standard library. ``memory`` is a
+    Python file that defines ``memory`` or ``memories``; it is executed. ``width`` is the model's; ``context`` and ``ngram``
+    count bytes. The recipe was chosen so that the default run takes about five minutes on two CPU cores.
+    """
+
+    files: tuple[Path, ...] = ()
+    layers: tuple[str, ...] = LAYERS
+    memory: Path | None = None
+    out: Path = Path("runs/compare")
+    steps: int = 300
+    width: int = 64
+    context: int = 256
+    batch: int = 8
+    seed: int = 0
+    seeds: int = 1
+    tune_lr: bool = False
+
+    depth: int = 2
+    head_size: int = 32
+    mlp_ratio: float = 2.0
+    learning_rate: float = 4e-3
+    tuning_factors: tuple[float, ...] = (1 / 3, 1.0, 3.0)
+    warmup: float = 0.1
+    final_rate: float = 0.1
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    ngram: int = 4
+    evaluation_windows: int = 256
+    decoded: int = 64
+    checkpoint_every: int = 25
+    resamples: int = 2000
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "width", "context", "batch", "seeds"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}.")
+        if self.seed < 0:
+            raise UserError(f"--seed must not be negative, not {self.seed}.")
+        if self.width % self.head_size:
+            raise UserError(f"--width must be a multiple of {self.head_size}, the size of a head, not {self.width}.")
+        if self.context <= self.ngram:
+            raise UserError(f"--context must be more than {self.ngram}, the length of the n-grams of the recall slice, not {self.context}.")
+        if not self.layers and self.memory is None:
+            raise UserError("There is nothing to compare. Name memories with --layers, or a file that defines one with --memory.")
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates every memory is trained with; the best on the tuning split is reported."""
+        factors = self.tuning_factors if self.tune_lr else (1.0,)
+        return tuple(float(f"{self.learning_rate * factor:.3g}") for factor in factors)
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        return tuple(range(self.seed, self.seed + self.seeds))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, without the folder the results lie in."""
+        return {name: _plain(value) for name, value in dataclasses.asdict(self).items() if name != "out"}
+
+    def command(self) -> str:
+        """The command line that asks for these settings."""
+        default = CompareSettings()
+        words = ["ttr", "compare", *map(str, self.files)]
+        if self.layers != default.layers:
+            words += ["--layers", ",".join(self.layers)]
+        for name in ("memory", "out", "steps", "width", "context", "batch", "seed", "seeds"):
+            if getattr(self, name) != getattr(default, name):
+                words += [f"--{name}", str(getattr(self, name))]
+        return shlex.join(words + ["--tune-lr"] * self.tune_lr)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value

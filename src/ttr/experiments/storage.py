@@ -1,0 +1,90 @@
+"""Files that survive a kill at any moment: written beside their place and renamed into it, checked when they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ttr.experiments.errors import UserError
+
+
+def make_folder(folder: Path) -> None:
+    """The folder, made with its parents if missing.
+
+    Raises:
+        UserError: if it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be written ({error.strerror}). Choose another with --out.") from None
+
+
+def write(path: Path, content: bytes) -> None:
+    """Put ``content`` at ``path`` all at once; a file that holds it already is left alone.
+
+    Raises:
+        UserError: if the file cannot be written; what stood there before still stands.
+    """
+    beside = path.with_name(path.name + ".part")
+    try:
+        if path.exists() and path.read_bytes() == content:
+            return
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}). Make room there and repeat the command; what is finished is kept.") from None
+
+
+def to_json(value: Any) -> bytes:
+    """JSON as a person reads it, the same bytes for the same value; not-a-number is refused."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Named tensors and JSON-ready facts in one safetensors file with a checksum."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(facts, sort_keys=True)
+    write(path, save(tensors, metadata={"facts": text, "sha256": _digest(tensors, text)}))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What ``save_tensors`` wrote.
+
+    Raises:
+        UserError: naming the file, if it is cut short, altered, or something else.
+    """
+    broken = UserError(f"{path} is damaged or was not written by ttr. Delete it to train that memory again; the others are kept.")
+    try:
+        content = path.read_bytes()
+        tensors = load(content)
+        header = json.loads(content[8:8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        facts = json.loads(header["facts"])
+        intact = header["sha256"] == _digest(tensors, header["facts"])
+    except (OSError, SafetensorError, ValueError, KeyError):
+        raise broken from None
+    if not intact:
+        raise broken
+    return tensors, facts
+
+
+def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
+    digest = hashlib.sha256(facts.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()

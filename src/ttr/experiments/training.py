@@ -1,0 +1,127 @@
+"""A training loop of one screen that can be killed at any step and goes on as if it had not been.
+
+Hugging Face's Trainer resumes from pickled optimizer and random states; here all that a step depends on is in one safetensors
+file or follows from the seed, so that a resumed run ends at the same numbers as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor, nn
+
+from ttr.experiments.errors import UserError
+from ttr.experiments.settings import CompareSettings
+from ttr.experiments.storage import load_tensors, save_tensors
+from ttr.tasks.text import windows
+
+
+@dataclass
+class History:
+    """Loss in bits per byte and seconds of every step so far, and the step whose loss or gradient was not finite."""
+
+    loss: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    diverged_at: int | None = None
+
+
+def train(model: nn.Module, content: UInt8[Tensor, " N"], starts: Int[Tensor, "steps batch"], rate: float, settings: CompareSettings,
+          checkpoint: Path, run: Mapping[str, Any], on_step: Callable[[History], None]) -> History:
+    """Train ``model`` in place on the windows that begin at ``starts``, from where ``checkpoint`` left off.
+
+    AdamW with a linear warm-up and a cosine decay. A loss or gradient that is not finite ends the training before it
+    touches the parameters, and the history says so.
+
+    Raises:
+        UserError: if the checkpoint is damaged or belongs to another run.
+    """
+    optimizer = _optimizer(model, settings)
+    history = load(checkpoint, run, model, optimizer) if checkpoint.exists() else History()
+    on_step(history)
+    model.train()
+    for step in range(len(history.loss), len(starts)):
+        if history.diverged_at is not None:
+            break
+        began = time.perf_counter()
+        tokens = windows(content, starts[step], settings.context)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * schedule(step, len(starts), settings)
+        loss = next_byte_loss(model, tokens).mean()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        if math.isfinite(loss.item()) and math.isfinite(norm.item()):
+            optimizer.step()
+            history.loss.append(loss.item())
+            history.seconds.append(time.perf_counter() - began)
+        else:
+            history.diverged_at = step + 1
+        optimizer.zero_grad()
+        on_step(history)
+        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == len(starts) or history.diverged_at is not None:
+            save(checkpoint, run, model, optimizer, history)
+    return history
+
+
+def next_byte_loss(model: nn.Module, tokens: Int[Tensor, "B L"]) -> Tensor:
+    """Bits that each of the last L-1 bytes of every window costs: [B,L-1]."""
+    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
+    nats = nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none")
+    return nats.view(len(tokens), -1) / math.log(2)
+
+
+def schedule(step: int, steps: int, settings: CompareSettings) -> float:
+    """The share of the learning rate at a step: a line up to 1, then half a cosine down to ``final_rate``."""
+    warmup = max(1, round(settings.warmup * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return settings.final_rate + (1 - settings.final_rate) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _optimizer(model: nn.Module, settings: CompareSettings) -> torch.optim.AdamW:
+    """Matrices decay, vectors (norms, biases, decay rates) do not."""
+    parameters = list(model.parameters())
+    groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+              {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
+
+
+def _named(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, shared ones once."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def save(path: Path, run: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> None:
+    """Everything the next step depends on, in one file."""
+    adam = {f"adam.{key}.{name}": value for name, p in model.named_parameters() for key, value in optimizer.state[p].items()}
+    tensors = {f"model.{name}": tensor for name, tensor in _named(model).items()} | adam
+    tensors |= {"loss": torch.tensor(history.loss, dtype=torch.float64), "seconds": torch.tensor(history.seconds, dtype=torch.float64)}
+    save_tensors(path, tensors, {"run": dict(run), "diverged_at": history.diverged_at})
+
+
+def load(path: Path, run: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+    """Put a checkpoint back into ``model`` and ``optimizer``.
+
+    Raises:
+        UserError: naming the file, if it is damaged or holds another run.
+    """
+    tensors, facts = load_tensors(path)
+    own = _named(model)
+    fits = facts.get("run") == run and all(f"model.{name}" in tensors and tensors[f"model.{name}"].shape == t.shape for name, t in own.items())
+    if not fits:
+        raise UserError(f"{path} is the checkpoint of another run. Delete it to train this one from the start; the others are kept.")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[f"model.{name}"])
+    for name, parameter in model.named_parameters():
+        state = {key: tensors[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"adam.{key}.{name}" in tensors}
+        if state:
+            optimizer.state[parameter] = state
+    return History(tensors["loss"].tolist(), tensors["seconds"].tolist(), facts["diverged_at"])

@@ -1,0 +1,94 @@
+"""Law 9: first and second derivatives; law 10: bitwise repeatable; law 11: bad input and no input."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterable
+
+import torch
+
+from ttr.laws.law import Law, Setting, compare_states
+from ttr.laws.rows import Case, Sizes, make_case
+from ttr.problem import Problem
+
+
+def derivatives(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
+    """gradcheck, and gradgradcheck in fast mode, in float64, of everything that goes in."""
+    if setting.dtype != torch.float64:
+        return
+    case = make_case(problem, Sizes(batch=1, time=3, heads=1, key=2, value=2), past=2, device=setting.device).differentiable()
+    names, leaves = list(case.leaves()), list(case.leaves().values())
+
+    def call(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y, state = setting.run(case.with_leaves(dict(zip(names, tensors))), return_state=True)
+        return y, *(tensor for tensor in state.tensors.values() if not torch.isneginf(tensor).any())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first = torch.autograd.gradcheck(call, leaves, fast_mode=True, raise_exception=False, check_undefined_grad=False)
+        second = torch.autograd.gradgradcheck(call, leaves, fast_mode=True, raise_exception=False, check_undefined_grad=False)
+    yield "gradcheck failed", float(not first), 0.0
+    yield "gradgradcheck failed", float(not second), 0.0
+
+
+def repeatable(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
+    """Two runs under deterministic algorithms agree to the last bit, gradients included."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        case = make_case(problem, dtype=setting.dtype, device=setting.device).differentiable()
+        runs = []
+        for _ in range(2):
+            y = setting.run(case)
+            runs.append((y, *torch.autograd.grad(y.square().sum(), list(case.leaves().values()))))
+    finally:
+        torch.use_deterministic_algorithms(before)
+    yield "difference between two runs", float(not all(torch.equal(a, b) for a, b in zip(*runs))), 0.0
+
+
+def bad_input(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
+    """Wrong tensors are refused in a sentence and leave the state as it was; no tokens are valid."""
+    case = make_case(problem, past=2, dtype=setting.dtype, device=setting.device)
+    kept = case.state.clone()
+    for name, wrong in _wrong_calls(case):
+        yield f"not refused: {name}", float(not _refused(wrong, setting)), 0.0
+    yield from compare_states("state after refusals", case.state, kept, setting.dtype)
+    nothing, state = setting.run(case.tokens(slice(0, 0), case.state), return_state=True)
+    yield "shape of no tokens", float(tuple(nothing.shape) != (2, 0, 2, 2)), 0.0
+    yield from compare_states("state after no tokens", state, kept, setting.dtype)
+
+
+def _wrong_calls(case: Case) -> Iterable[tuple[str, Case]]:
+    def change(**fields: object) -> Case:
+        return dataclasses.replace(case, **fields)
+
+    yield "an axis missing", change(q=case.q[0])
+    yield "another length", change(v=case.v[:, 1:])
+    yield "another key size", change(k=case.k[..., :-1])
+    yield "heads that do not divide", change(q=torch.cat([case.q, case.q[:, :, :1]], dim=2))
+    yield "integers", change(q=case.q.long())
+    yield "an unknown control", change(controls={**case.controls, "log_decoy": case.q[..., 0]})
+    yield "an unknown parameter", change(params={**case.params, "function.nothing": case.q})
+    yield "a state of another batch", change(state=case.state.select([0]))
+    yield "not a state", change(state=dict(case.state.tensors))
+    for name, x in case.controls.items():
+        yield f"{name} missing", change(controls={other: c for other, c in case.controls.items() if other != name})
+        yield f"{name} of another shape", change(controls={**case.controls, name: x[..., :1, :1, None].expand(*x.shape[:-1], x.shape[-1], 7)})
+        if case.q.device.type == "cpu":
+            yield f"{name} with NaN", change(controls={**case.controls, name: x * torch.nan})
+    if "log_decay" in case.controls and case.q.device.type == "cpu":
+        yield "a decay that grows", change(controls={**case.controls, "log_decay": case.controls["log_decay"].abs() + 0.1})
+    if case.q.device.type == "cpu":
+        yield "values with NaN", change(v=case.v * torch.nan)
+
+
+def _refused(case: Case, setting: Setting) -> bool:
+    try:
+        setting.run(case)
+    except ValueError as refusal:
+        return str(refusal).rstrip().endswith((".", ".)"))
+    return False
+
+
+LAWS = (Law(9, "derivatives", derivatives), Law(10, "repeatable", repeatable), Law(11, "bad input", bad_input))

@@ -1,0 +1,59 @@
+"""Law 1: a backend equals the oracle, and law 7: also where the past is forgotten almost or altogether."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ttr.laws.law import Law, Setting, compare, compare_states
+from ttr.laws.rows import Case, Sizes, make_case
+from ttr.oracle import oracle
+from ttr.problem import Problem
+
+
+def equality(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
+    """Outputs, final state and all gradients, from the empty memory and from a state."""
+    for name, past in (("", 0), (" from a state", 5)):
+        case = make_case(problem, past=past, dtype=setting.dtype, device=setting.device)
+        yield from _against_oracle(case, setting, name)
+
+
+def full_blocks(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
+    """The same over the borders of blocks of the size that calls really use."""
+    case = make_case(problem, Sizes(batch=1, time=150, heads=1), past=5, dtype=setting.dtype, device=setting.device)
+    yield from _against_oracle(case, setting, " of 150 tokens")
+
+
+def strong_gates(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
+    """The same for log decays 0, -1e-3, -1, -5, -20, -100, -inf mixed at random."""
+    if "log_decay" in problem.controls():
+        case = make_case(problem, Sizes(time=13), strong_gates=True, past=3, dtype=setting.dtype, device=setting.device)
+        yield from _against_oracle(case, setting, " with strong gates")
+
+
+def _against_oracle(case: Case, setting: Setting, suffix: str) -> Iterable[tuple[str, float, float]]:
+    fast, slow = case.differentiable(), case.differentiable()
+    y, state = setting.run(fast, return_state=True)
+    reference, reference_state = oracle(slow.problem, return_state=True, **slow.arguments())
+    yield compare(f"output{suffix}", y, reference, setting.dtype)
+    yield from compare_states(f"state{suffix}", state, reference_state, setting.dtype)
+    for name, gradient, expected in zip(fast.leaves(), _gradients(fast, y, state), _gradients(slow, reference, reference_state)):
+        yield compare(f"gradient of {name}{suffix}", gradient, expected, setting.dtype)
+
+
+def _gradients(case: Case, y: Tensor, state) -> list[Tensor]:
+    """Gradients of a fixed random functional of the outputs and the final state."""
+    generator = torch.Generator().manual_seed(1)
+    total = torch.zeros((), dtype=torch.float64, device=y.device)
+    for tensor in (y, *state.tensors.values()):
+        direction = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
+        weighted = torch.where(torch.isneginf(tensor), 0.0, tensor).double() * direction
+        total = total + weighted.sum()
+    leaves = list(case.leaves().values())
+    gradients = torch.autograd.grad(total, leaves, allow_unused=True)
+    return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, gradients)]
+
+
+LAWS = (Law(1, "equals the oracle", equality), Law(7, "strong gates", strong_gates), Law(1, "equals the oracle over full blocks", full_blocks, slow=True))

@@ -1,0 +1,158 @@
+"""The rows of the laws: every problem that can be made of the components' examples, and inputs for each."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ttr import registry
+from ttr.dispatch import init_params
+from ttr.oracle import oracle
+from ttr.problem import CONTROLS, Problem, Weights, refusal
+from ttr.state import State
+from ttr.weights.importance import Importance
+from ttr.weights.product import Product
+
+
+@functools.cache
+def triples() -> tuple[Problem, ...]:
+    """Every valid triple of the components' examples."""
+    return tuple(Problem(w, f, s) for w, f, s in _product() if refusal(w, f, s) is None)
+
+
+@functools.cache
+def refused_triples() -> tuple[tuple[object, object, object], ...]:
+    """Every triple of the components' examples that is refused."""
+    return tuple((w, f, s) for w, f, s in _product() if refusal(w, f, s) is not None)
+
+
+def _product():
+    axes = [[example for cls in registry.members(kind) for example in cls.examples()] for kind in ("weights", "function", "solver")]
+    return ((w, f, s) for w in axes[0] for f in axes[1] for s in axes[2])
+
+
+def with_weights(problem: Problem, weights: Weights) -> Problem | None:
+    """The problem with other weights; None where they cannot be combined."""
+    if refusal(weights, problem.function, problem.solver) is not None:
+        return None
+    return dataclasses.replace(problem, weights=weights)
+
+
+def with_importance(problem: Problem) -> Problem | None:
+    """The problem with an importance for every pair, if it has none yet."""
+    return problem if problem.weights.importance else with_weights(problem, Product((problem.weights, Importance())))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a case: batch, tokens, heads, key and value size; heads of q, k, v where they are grouped."""
+
+    batch: int = 2
+    time: int = 9
+    heads: int = 2
+    key: int = 3
+    value: int = 2
+    query_heads: int | None = None
+    key_heads: int | None = None
+    value_heads: int | None = None
+
+
+GATES = (0.0, -1e-3, -1.0, -5.0, -20.0, -100.0, -torch.inf)
+"""The log decays of law 7, from none to a reset."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """The tensors of one call. ``call()`` gives them as keyword arguments of regress and oracle."""
+
+    problem: Problem
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    controls: Mapping[str, Tensor]
+    params: Mapping[str, Tensor]
+    state: State | None = None
+
+    def arguments(self) -> dict[str, object]:
+        return {"q": self.q, "k": self.k, "v": self.v, "params": self.params, "state": self.state, **self.controls}
+
+    def tokens(self, time: slice | Tensor, state: State | None = None) -> Case:
+        """The case restricted to some tokens."""
+        controls = {name: x if name == "ridge" else x[:, time] for name, x in self.controls.items()}
+        return dataclasses.replace(self, q=self.q[:, time], k=self.k[:, time], v=self.v[:, time], controls=controls, state=state)
+
+    def leaves(self) -> dict[str, Tensor]:
+        """Every differentiable tensor by name."""
+        named = {"q": self.q, "k": self.k, "v": self.v, **self.controls, **self.params}
+        if self.state is not None:
+            named |= {f"state.{name}": tensor for name, tensor in self.state.tensors.items() if not torch.isneginf(tensor).any()}
+        return named
+
+    def with_leaves(self, leaves: Mapping[str, Tensor]) -> Case:
+        """The case with those tensors in the places ``leaves`` names."""
+        state = self.state
+        if state is not None:
+            state = state.replace(**{name: leaves[f"state.{name}"] for name in state if f"state.{name}" in leaves})
+        return dataclasses.replace(self, q=leaves["q"], k=leaves["k"], v=leaves["v"], state=state,
+                                   controls={name: leaves[name] for name in self.controls}, params={name: leaves[name] for name in self.params})
+
+    def differentiable(self) -> Case:
+        """A copy whose leaves require gradients."""
+        return self.with_leaves({name: x.detach().clone().requires_grad_() for name, x in self.leaves().items()})
+
+
+def make_case(problem: Problem, sizes: Sizes = Sizes(), *, strong_gates: bool = False, past: int = 0,
+              dtype: torch.dtype = torch.float64, device: str = "cpu", seed: int = 0) -> Case:
+    """Random inputs of unit scale for a problem: a pure function of the arguments.
+
+    ``past`` > 0 starts from the state after that many tokens; ``strong_gates`` mixes the decays of law 7.
+    """
+    digest = hashlib.sha256(repr((problem, sizes, strong_gates, past, seed)).encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
+    case = _draw(problem, dataclasses.replace(sizes, time=sizes.time + past), strong_gates, generator, dtype)
+    if past:
+        _, state = oracle(problem, return_state=True, **case.tokens(slice(0, past)).arguments())
+        case = case.tokens(slice(past, None), state.to(dtype=torch.promote_types(dtype, torch.float32)))
+    return _move(case, device)
+
+
+def _draw(problem: Problem, sizes: Sizes, strong_gates: bool, generator: torch.Generator, dtype: torch.dtype) -> Case:
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    pairs = problem.solver.pairs_per_token
+    lead = (sizes.batch, sizes.time)
+    inner = lead if pairs == 1 else (*lead, pairs)
+    letters = {"B": sizes.batch, "T": sizes.time, "n": pairs, "H": sizes.heads, "K": sizes.key, "V": sizes.value,
+               "F": problem.function.feature_size(sizes.key)}
+    controls = {name: draw_control(name, tuple(letters[a] for a in axes), strong_gates, generator) for name, axes in problem.controls().items()}
+    params = init_params(problem, heads=sizes.heads, key_size=sizes.key, value_size=sizes.value, generator=generator)
+    params = {name: x.double() * (1 + 0.1 * normal(*x.shape)) for name, x in params.items()}
+    q = normal(*lead, sizes.query_heads or sizes.heads, sizes.key)
+    k = normal(*inner, sizes.key_heads or sizes.heads, sizes.key) / sizes.key**0.5
+    v = normal(*inner, sizes.value_heads or sizes.heads, sizes.value)
+    return Case(problem, q.to(dtype), k.to(dtype), v.to(dtype), {n: c.to(dtype) for n, c in controls.items()}, {n: p.to(dtype) for n, p in params.items()})
+
+
+def draw_control(name: str, shape: tuple[int, ...], strong_gates: bool, generator: torch.Generator) -> Tensor:
+    """A control inside the range it declares, away from the ends."""
+    control = CONTROLS[name]
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
+    if control.at_most == 0.0:
+        mixed = torch.tensor(GATES, dtype=torch.float64)[torch.randint(len(GATES), shape, generator=generator)]
+        return mixed if strong_gates else -1.5 * uniform
+    return 0.2 + 0.7 * uniform if control.at_least == 0.0 else 2 * uniform - 1
+
+
+def _move(case: Case, device: str) -> Case:
+    if device == "cpu":
+        return case
+    leaves = {name: x.to(device) for name, x in case.leaves().items()}
+    state = None if case.state is None else case.state.to(device)
+    return dataclasses.replace(case, state=state).with_leaves(leaves)

@@ -1,0 +1,89 @@
+"""Law 2: whole = any split = token by token; law 3: causal; law 4: packed = separate calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from ttr.dispatch import step
+from ttr.laws.law import Law, Setting, compare, compare_states
+from ttr.laws.rows import Sizes, make_case
+from ttr.problem import Problem
+from ttr.state import State
+
+SPLITS = ((4,), (1, 2, 7), (3, 3, 8))
+"""Where a sequence of 9 tokens is cut; an empty segment is one of them."""
+
+
+def splits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
+    """Outputs and state of the whole sequence, of segments, and of single tokens through ``step``."""
+    case = make_case(problem, past=2, dtype=setting.dtype, device=setting.device)
+    whole, end = setting.run(case, return_state=True)
+    for cuts in SPLITS:
+        parts, state = [], case.state
+        for start, stop in zip((0, *cuts), (*cuts, case.q.shape[1])):
+            y, state = setting.run(case.tokens(slice(start, stop), state), return_state=True)
+            parts.append(y)
+        yield compare(f"output split at {cuts}", torch.cat(parts, dim=1), whole, setting.dtype)
+        yield from compare_states(f"state split at {cuts}", state, end, setting.dtype)
+    rows, state = [], case.state
+    for t in range(case.q.shape[1]):
+        at = case.tokens(slice(t, t + 1))
+        controls = {name: x if name == "ridge" else x[:, 0] for name, x in at.controls.items()}
+        y, state = step(problem, at.q[:, 0], at.k[:, 0], at.v[:, 0], state, params=case.params, backend=setting.backend, **controls)
+        rows.append(y)
+    yield compare("output of steps", torch.stack(rows, dim=1), whole, setting.dtype)
+    yield from compare_states("state of steps", state, end, setting.dtype)
+
+
+def causal(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
+    """Changing token j leaves y_t, t < j, unchanged to the last bit (adaptive backends: within tolerance, derivative 0)."""
+    case = make_case(problem, dtype=setting.dtype, device=setting.device)
+    other = make_case(problem, dtype=setting.dtype, device=setting.device, seed=1)
+    before = setting.run(case)
+    for j in (1, 5, 8):
+        changed = case.with_leaves({name: _replace_after(x, other.leaves()[name], j, name) for name, x in case.leaves().items()})
+        after = setting.run(changed)
+        if setting.backend.adaptive:
+            yield compare(f"past outputs when token {j} changes", after[:, :j], before[:, :j], setting.dtype)
+        else:
+            yield f"past outputs when token {j} changes", (after[:, :j] - before[:, :j]).abs().max().item(), 0.0
+    source = case.differentiable()
+    y = setting.run(source)
+    gradient = torch.autograd.grad(y[:, :5].sum(), source.v)[0]
+    yield "derivative of the past in the future", gradient[:, 5:].abs().max().item(), 0.0
+
+
+def _replace_after(x: torch.Tensor, other: torch.Tensor, token: int, name: str) -> torch.Tensor:
+    timed = name != "ridge" and "." not in name
+    return torch.cat([x[:, :token], other[:, token:]], dim=1) if timed else x
+
+
+LENGTHS = (3, 0, 5, 1)
+"""Lengths of packed sequences; one is empty."""
+
+
+def packed(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
+    """Packed sequences, each from a state of its own: outputs, states and gradients of separate calls."""
+    bounds = torch.tensor((0, *LENGTHS), device=setting.device).cumsum(0)
+    case = make_case(problem, Sizes(batch=1, time=sum(LENGTHS)), dtype=setting.dtype, device=setting.device).differentiable()
+    starts = make_case(problem, Sizes(batch=len(LENGTHS), time=1), past=4, dtype=setting.dtype, device=setting.device).state
+    y, end = setting.run(case, state=starts, cu_seqlens=bounds, return_state=True)
+    gradients = torch.autograd.grad(y.square().sum(), list(case.leaves().values()), allow_unused=True)
+
+    parts, ends = [], []
+    for row, (start, stop) in enumerate(zip(bounds.tolist(), bounds.tolist()[1:])):
+        part, state = setting.run(case.tokens(slice(start, stop), starts.select([row])), return_state=True)
+        parts.append(part)
+        ends.append(state)
+    separate = torch.cat(parts, dim=1)
+    yield compare("output packed", y, separate, setting.dtype)
+    yield from compare_states("state packed", end, State.cat(ends), setting.dtype)
+    expected = torch.autograd.grad(separate.square().sum(), list(case.leaves().values()), allow_unused=True)
+    for name, gradient, reference in zip(case.leaves(), gradients, expected):
+        if reference is not None:
+            yield compare(f"gradient of {name} packed", gradient, reference, setting.dtype)
+
+
+LAWS = (Law(2, "whole = split = steps", splits), Law(3, "causal", causal), Law(4, "packed = separate", packed))

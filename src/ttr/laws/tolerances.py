@@ -1,0 +1,49 @@
+"""The one table of tolerances. No other tolerance stands anywhere in the project.
+
+Errors are relative to the scale of the reference: max |a - b| / max(max |b|, FLOOR).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FLOAT64 = 1e-9
+"""Backend against oracle in float64: outputs, gradients, states; ridge >= 0.1, unit-scale scores."""
+
+FLOAT32 = 1e-4
+"""The same in float32, against the oracle in float64 at the same inputs."""
+
+HALF = 2e-2
+"""The same for bfloat16 and float16 inputs and outputs; the arithmetic between them is float32."""
+
+PARITY = 1e-9
+"""Oracle against the original implementation, both in float64."""
+
+FLOOR = 0.1
+"""Below this a reference's scale is taken as this: contract inputs have unit scale."""
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """The bound for results of a dtype."""
+    return {torch.float64: FLOAT64, torch.float32: FLOAT32}.get(dtype, HALF)
+
+
+def ill_conditioned(condition: float, dtype: torch.dtype) -> float:
+    """The bound for a row whose system has that condition number: 50 eps cond."""
+    return 50 * torch.finfo(dtype).eps * condition
+
+
+def error(value: Tensor, reference: Tensor) -> float:
+    """max |a - b| relative to the reference's scale; infinite if the shapes differ or a NaN or a wrong infinity is found."""
+    if value.shape != reference.shape:
+        return float("inf")
+    if value.numel() == 0:
+        return 0.0
+    value, reference = value.detach().double(), reference.detach().double()
+    same = (value == reference) | torch.isneginf(value) & torch.isneginf(reference)
+    distance = torch.where(same, 0.0, (value - reference).abs())
+    finite = reference[torch.isfinite(reference)]
+    scale = max(finite.abs().max().item() if finite.numel() else 0.0, FLOOR)
+    worst = distance.max().item() / scale
+    return worst if worst == worst else float("inf")

@@ -1,0 +1,91 @@
+"""The memories' states between two calls, in the form in which transformers carries them through ``generate``."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from ttr.state import State
+
+
+class MemoryLayer:
+    """The state of one layer; None before its first token. The names of the methods are those that ``Cache`` calls."""
+
+    is_compileable = False
+    is_croppable = False
+    supports_early_init = False
+
+    def __init__(self) -> None:
+        self.state: State | None = None
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.state = None
+
+    def batch_select_indices(self, indices: Int[Tensor, " rows"]) -> None:
+        """Keep some rows of the batch, in that order."""
+        if self.state is not None:
+            self.state = self.state.select(indices.to(self.state.position.device))
+
+    def reorder_cache(self, beam_idx: Int[Tensor, " rows"]) -> None:
+        """Row i goes on where row ``beam_idx[i]`` was."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row ``repeats`` times, copies next to each other."""
+        if self.state is not None:
+            self.batch_select_indices(torch.arange(len(self.state.position)).repeat_interleave(repeats))
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refuse to take tokens back.
+
+        Raises:
+            ValueError: if there is any to take back.
+        """
+        if tokens_to_remove:
+            raise ValueError("A memory cannot unlearn its newest tokens. Keep copy.deepcopy(cache) from before they were read, and go on from the copy.")
+
+    def get_max_length(self) -> int:
+        """-1: no limit."""
+        return -1
+
+
+class TTRCache(Cache):
+    """One ``ttr.State`` per layer, which ``TTRForCausalLM`` reads and replaces.
+
+    Every row of the batch counts its own tokens (``state.position``), so rows with padding have seen fewer of them;
+    ``get_seq_length`` counts the columns of the batch, padding included, as transformers does.
+    """
+
+    def __init__(self, layers: int) -> None:
+        super().__init__(layers=[MemoryLayer() for _ in range(layers)])
+        self.columns = 0
+
+    def states(self) -> list[State | None]:
+        """The state of every layer."""
+        return [layer.state for layer in self.layers]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Number of columns read so far."""
+        return self.columns
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Columns that a mask covers, and where it starts."""
+        return self.columns + query_length, 0
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()
+        self.columns = 0
+
+    def update(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refuse keys and values, which only attention layers of transformers bring.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("A TTRCache keeps the states of ttr memories, not keys and values. Give attention layers of transformers a DynamicCache.")

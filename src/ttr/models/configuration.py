@@ -1,0 +1,98 @@
+"""What a decoder is made of: sizes, and the memory of every layer."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, no_type_check
+
+from transformers import PreTrainedConfig
+
+import ttr
+from ttr.architecture import Architecture
+from ttr.mixer import Mixer
+from ttr.problem import Problem
+
+
+@no_type_check  # transformers gives the class an __init__ that takes more than its signature tells
+class TTRConfig(PreTrainedConfig):
+    """A decoder in which every layer has its own memory.
+
+    Args:
+        vocab_size, hidden_size, num_hidden_layers: as in every transformers decoder.
+        num_heads, key_size, value_size, key_heads, value_heads: of the mixers; None for what ``ttr.mixer.Mixer`` takes by default.
+        intermediate_size: hidden size of the gated MLP; None for 8/3 of ``hidden_size``, rounded up to a multiple of 8.
+        layers: the memory of every layer, or one for all of them. Each is a name of ``ttr.catalogue``, an Architecture, a
+            Problem, or the ``to_dict`` of one of these. Kept as a list of names and descriptions, one per layer.
+        norm_eps: of the norms around mixer and MLP.
+        initializer_range: standard deviation of embeddings, MLP and head at the start; a mixer draws its own weights.
+        backend: what computes the memories: "auto", or the name that must run.
+
+    Raises:
+        ValueError: if a memory is unknown or there are not as many as layers; the sentence says what to write.
+    """
+
+    model_type = "ttr"
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 (annotated, it would become a field of the configuration)
+    attribute_map = {"num_attention_heads": "num_heads"}  # noqa: RUF012
+
+    vocab_size: int = 256
+    hidden_size: int = 256
+    num_hidden_layers: int = 4
+    num_heads: int = 4
+    key_size: int | None = None
+    value_size: int | None = None
+    key_heads: int | None = None
+    value_heads: int | None = None
+    intermediate_size: int | None = None
+    layers: Any = "gated-deltanet"
+    norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    backend: str = "auto"
+    use_cache: bool = True
+    tie_word_embeddings: bool = False
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.intermediate_size is None:
+            self.intermediate_size = 8 * -(-self.hidden_size // 3)
+        single = not isinstance(self.layers, list | tuple)
+        self.layers = [_describe(memory) for memory in ([self.layers] * self.num_hidden_layers if single else self.layers)]
+        super().__post_init__(**kwargs)
+        self.memories()
+
+    def memories(self) -> list[Architecture | Problem]:
+        """The memory of every layer, as objects.
+
+        Raises:
+            ValueError: if one is unknown, or there are not as many as layers.
+        """
+        if len(self.layers) != self.num_hidden_layers:
+            raise ValueError(f"layers names {len(self.layers)} memories, but num_hidden_layers is {self.num_hidden_layers}. "
+                             "Name one memory per layer, or a single one for all.")
+        return [_memory(description, layer) for layer, description in enumerate(self.layers)]
+
+    def mixer(self, layer: int) -> Mixer:
+        """A fresh mixer for one layer."""
+        return Mixer(self.hidden_size, self.memories()[layer], heads=self.num_heads, key_size=self.key_size, value_size=self.value_size,
+                     key_heads=self.key_heads, value_heads=self.value_heads, layer=layer, layers=self.num_hidden_layers, backend=self.backend)
+
+
+def _describe(memory: Any) -> Any:
+    """A memory as JSON can hold it."""
+    return memory.to_dict() if isinstance(memory, Architecture | Problem) else memory
+
+
+def _memory(description: Any, layer: int) -> Architecture | Problem:
+    """The memory that a name or a description stands for."""
+    if isinstance(description, Mapping):
+        return (Problem if "weights" in description else Architecture).from_dict(description)
+    if not isinstance(description, str):
+        raise ValueError(f"The memory of layer {layer} is {description!r}. Give a name of ttr.catalogue, an Architecture, a Problem, or the to_dict() of one.")
+    if description not in ttr.catalogue:
+        close = difflib.get_close_matches(description, ttr.catalogue, n=3, cutoff=0.4)
+        hint = f"Did you mean {' or '.join(close)}?" if close else "`ttr list` shows the names."
+        raise ValueError(f"Layer {layer} asks for a memory called {description!r}, which the catalogue does not have. {hint}")
+    return ttr.catalogue[description]

@@ -1,0 +1,189 @@
+"""One decoder for every memory: embeddings, blocks of mixer and gated MLP, head.
+
+Pre-norm residual blocks with RMSNorm and SwiGLU, as in Llama (Touvron et al., arXiv 2302.13971), and no positional embedding:
+a memory that wants positions has them in its surroundings.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel, initialization
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+
+from ttr.models.cache import MemoryLayer, TTRCache
+from ttr.models.configuration import TTRConfig
+from ttr.models.packing import packing_of
+
+
+class TTRMLP(nn.Module):
+    """SwiGLU: W_down (silu(W_gate x) * W_up x)  (Shazeer, arXiv 2002.05202)."""
+
+    def __init__(self, config: TTRConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return self.down_proj(nn.functional.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class TTRBlock(GradientCheckpointingLayer):
+    """x + mixer(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: TTRConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.mixer_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mixer = config.mixer(layer)
+        self.mlp_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp = TTRMLP(config)
+        for tensor in chain(self.mixer.parameters(), self.mixer.buffers()):  # drawn by the mixer, unless they are still to be loaded
+            tensor._is_hf_initialized = not tensor.is_meta
+
+    def forward(self, x: Float[Tensor, "B T D"], past_key_values: Cache | None = None,
+                cu_seqlens: Int[Tensor, " bounds"] | None = None) -> Float[Tensor, "B T D"]:
+        """One block; the layer's state in ``past_key_values`` is read and replaced."""
+        memory = None if past_key_values is None else past_key_values.layers[self.layer]
+        x = x + self._mix(self.mixer_norm(x), memory, cu_seqlens)
+        return x + self.mlp(self.mlp_norm(x))
+
+    def _mix(self, x: Tensor, memory: MemoryLayer | None, cu_seqlens: Tensor | None) -> Tensor:
+        if memory is None:
+            return self.mixer(x, cu_seqlens=cu_seqlens)
+        if memory.state is not None and cu_seqlens is None and x.shape[1] == 1:
+            y, memory.state = self.mixer.step(x[:, 0], memory.state)
+            return y[:, None]
+        y, memory.state = self.mixer(x, memory.state, return_state=True, cu_seqlens=cu_seqlens)
+        return y
+
+
+class TTRPreTrainedModel(PreTrainedModel):
+    """Saving, loading and the first weights."""
+
+    config_class = TTRConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("TTRBlock",)
+    _skip_keys_device_placement = ("past_key_values",)
+    _is_stateful = True  # no assisted generation: a memory cannot take back rejected tokens
+
+
+class TTRModel(TTRPreTrainedModel):
+    """The decoder without its head."""
+
+    def __init__(self, config: TTRConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(TTRBlock(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """The first weights of a module that were not loaded: a part of a mixer takes those of a fresh mixer."""
+        for layer, block in enumerate(self.layers):
+            for name, part in block.mixer.named_modules():
+                if part is module:
+                    fresh = self.config.mixer(layer).get_submodule(name)
+                    for own, drawn in zip(chain(part.parameters(False), part.buffers(False)), chain(fresh.parameters(False), fresh.buffers(False))):
+                        initialization.copy_(own, drawn)
+                    return
+        super()._init_weights(module)
+
+    @can_return_tuple
+    def forward(self, input_ids: Int[Tensor, "B T"] | None = None, attention_mask: Tensor | None = None, position_ids: Tensor | None = None,
+                past_key_values: Cache | None = None, inputs_embeds: Float[Tensor, "B T D"] | None = None, use_cache: bool | None = None,
+                cu_seqlens: Int[Tensor, " bounds"] | None = None, output_hidden_states: bool | None = None, **unused: Any) -> BaseModelOutputWithPast:
+        """The hidden state of every token.
+
+        Args:
+            attention_mask: [B, T], 0 at padding on either side, which is left out of the computation; its hidden states are 0. It may
+                also cover the columns of earlier calls.
+            position_ids: only read, without mask and cache, to find sequences packed along time, each of which starts at 0.
+            past_key_values: where to go on; it is changed. Its states have one row per sequence.
+            use_cache: also return the states; by default as configured, but not in training.
+            cu_seqlens: boundaries [0, ..., T] of sequences packed along time, with B = 1.
+
+        Raises:
+            ValueError: on inputs that do not fit each other; the sentence says what to pass.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give the model either input_ids or inputs_embeds, and not both.")
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        shape = x.shape[0], x.shape[1]
+        cache = self._cache(past_key_values, use_cache)
+        packing = packing_of(shape, attention_mask, cu_seqlens, position_ids if past_key_values is None else None)
+        x = x if packing is None else packing.pack(x)
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        entered = []
+        for block in self.layers:
+            if wanted:
+                entered.append(x)
+            x = block(x, past_key_values=cache, cu_seqlens=None if packing is None else packing.cu_seqlens)
+        if cache is not None:
+            cache.columns += shape[1]
+        hidden_states = tuple(h if packing is None else packing.unpack(h) for h in (*entered, self.norm(x)))
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states[-1], past_key_values=cache, hidden_states=hidden_states if wanted else None)
+
+    def _cache(self, past_key_values: Cache | None, use_cache: bool | None) -> TTRCache | None:
+        """The cache to use; one that is given is always used."""
+        if past_key_values is not None and not isinstance(past_key_values, TTRCache):
+            raise ValueError(f"past_key_values must be a ttr.models.TTRCache, got {type(past_key_values).__name__}. Leave it out to start afresh.")
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        if past_key_values is None and not use_cache:
+            return None
+        if self.training and self.gradient_checkpointing:
+            raise ValueError("Gradient checkpointing runs every layer twice and would write its state twice. "
+                             "Call activation_checkpointing_disable(), or leave out past_key_values and use_cache.")
+        return TTRCache(self.config.num_hidden_layers) if past_key_values is None else past_key_values
+
+
+class TTRForCausalLM(TTRPreTrainedModel, GenerationMixin):
+    """The decoder with a language-model head; trained by Trainer, sampled by ``generate``."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: TTRConfig) -> None:
+        super().__init__(config)
+        self.model = TTRModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        """No: ``generate`` leaves it to the model to make its cache."""
+        return False
+
+    @can_return_tuple
+    def forward(self, input_ids: Int[Tensor, "B T"] | None = None, attention_mask: Tensor | None = None, position_ids: Tensor | None = None,
+                past_key_values: Cache | None = None, inputs_embeds: Float[Tensor, "B T D"] | None = None, labels: Int[Tensor, "B T"] | None = None,
+                use_cache: bool | None = None, cu_seqlens: Int[Tensor, " bounds"] | None = None, output_hidden_states: bool | None = None,
+                logits_to_keep: int | Tensor = 0, **loss_arguments: Any) -> CausalLMOutputWithPast:
+        """Logits [B, T, vocabulary], and the loss where there are labels; see ``TTRModel.forward`` for the other inputs.
+
+        Args:
+            labels: the tokens themselves, -100 where none counts; the shift happens here. A token is predicted only from one of its
+                own sequence, so the first of each is not counted, nor is padding.
+            logits_to_keep: number of last columns that get logits, or their indices; 0 for all.
+        """
+        outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, past_key_values=past_key_values,
+                             inputs_embeds=inputs_embeds, use_cache=use_cache, cu_seqlens=cu_seqlens, output_hidden_states=output_hidden_states,
+                             return_dict=True)
+        columns = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, columns])
+        loss = None
+        if labels is not None:
+            packing = packing_of((labels.shape[0], labels.shape[1]), attention_mask, cu_seqlens, position_ids if past_key_values is None else None)
+            labels = labels if packing is None else packing.labels(labels)
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_arguments)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states)

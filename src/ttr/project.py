@@ -1,0 +1,58 @@
+"""Project: from a layer's input to q, k, v and the controls of its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ttr.architecture import Architecture
+from ttr.surroundings import Sizes, Surrounding
+from ttr.surroundings.sequences import Sequences
+from ttr.surroundings.tensors import Tensors
+
+
+class Project(nn.Module):
+    """x -> q, k, v by linear maps, then the surroundings in front of the memory."""
+
+    def __init__(self, architecture: Architecture, sizes: Sizes) -> None:
+        super().__init__()
+        self.steps: tuple[Surrounding, ...] = architecture.before_memory()
+        self.sizes = sizes
+        for name in ("q", "k", "v"):
+            linear = nn.Linear(sizes.d_model, torch.Size(sizes.stream(name)).numel(), bias=False)
+            nn.init.xavier_uniform_(linear.weight)
+            self.add_module(name, linear)
+        self.learned = nn.ModuleList(Tensors(step.parameters(sizes)) for step in self.steps)
+
+    def tails(self) -> dict[str, tuple[int, ...]]:
+        """What it carries from call to call: name -> shape behind the batch."""
+        return {f"conv.{name}": (step.past, *self.sizes.stream(name)) for step in self.steps if step.past for name in step.streams}
+
+    def forward(self, x: Float[Tensor, "B T d"], sequences: Sequences, tails: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """All streams of ttr.surroundings but y, and the new tails.
+
+        Args:
+            sequences: which sequence every token belongs to.
+            tails: those of ``tails()``, with one row per sequence.
+        """
+        streams = {"x": x, "position": sequences.positions()}
+        for name in ("q", "k", "v"):
+            streams[name] = getattr(self, name)(x).unflatten(-1, self.sizes.stream(name))
+        new_tails = dict(tails)
+        for step, learned in zip(self.steps, self.learned):
+            if step.past:
+                streams |= self._with_past(step, learned, streams, sequences, new_tails)
+            else:
+                streams |= step(learned.tensors(), streams)
+        return streams, new_tails
+
+    def _with_past(self, step: Surrounding, learned: Tensors, streams: Mapping[str, Tensor], sequences: Sequences, tails: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the step makes of its streams with their past in front; ``tails`` gets the new ones."""
+        extended = {name: sequences.extend(streams[name], tails[f"conv.{name}"].to(streams[name].dtype)) for name in step.streams}
+        for name, stream in extended.items():
+            tails[f"conv.{name}"] = sequences.tail(stream, step.past).to(tails[f"conv.{name}"].dtype)
+        made = step(learned.tensors(), {**streams, **extended})
+        return {name: sequences.tokens(stream, step.past) for name, stream in made.items()}

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.problem import Parameter
+from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, normal, wide
+
+
+@dataclass(frozen=True)
+class SigmoidStepSize(Controls):
+    """step_size = sigmoid(W x), one per head and pair (DeltaNet, arXiv 2406.06484).
+
+    ``doubled`` to the range (0, 2) it lets a unit key be reflected: negative eigenvalues of the update (arXiv 2411.12537).
+    """
+
+    doubled: bool = False
+
+    makes: ClassVar[tuple[str, ...]] = ("step_size",)
+    axes: ClassVar[str] = "BTH"
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        return {"weight": Parameter((*sizes.per_pair, sizes.heads, sizes.d_model), normal(0.02))}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        step = torch.sigmoid(wide(torch.einsum("btd,...d->bt...", streams["x"], params["weight"])))
+        return {"step_size": 2 * step if self.doubled else step}
+
+    @classmethod
+    def examples(cls) -> tuple[SigmoidStepSize, ...]:
+        return (cls(), cls(doubled=True))
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # x = (1, 2): W x = (2*1 - 0.5*2, -1*1 + 0.5*2 - ln 3 * 1) = (1, -ln 3); 2 sigmoid(1) = 1.4621171573, 2 sigmoid(-ln 3) = 0.5.
+        weight = torch.tensor([[2.0, -0.5], [-1.0 - 1.0986122886681098, 0.5]], dtype=torch.float64)
+        x = torch.tensor([[[1.0, 2.0]]], dtype=torch.float64)
+        return WorkedSurrounding(cls(doubled=True), {"x": x}, {"step_size": torch.tensor([[[1.4621171572600098, 0.5]]], dtype=torch.float64)}, {"weight": weight})

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.problem import Parameter
+from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, log_uniform_rates, normal, time_step_bias, wide
+
+
+@dataclass(frozen=True)
+class SoftplusDecay(Controls):
+    """log_decay = -exp(rate) dt per head, dt = softplus(W x + bias) (Mamba-2, arXiv 2405.21060; Gated DeltaNet, 2412.06464).
+
+    The exponentials of the rates start uniform between ``slowest`` and ``fastest``, dt log-uniform in [0.001, 0.1] at x = 0.
+    dt is the stream ``time_step`` for others.
+    """
+
+    slowest: float = 0.0
+    fastest: float = 16.0
+
+    makes: ClassVar[tuple[str, ...]] = ("log_decay", "time_step")
+    axes: ClassVar[str] = "BTH"
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        return {"weight": Parameter((sizes.heads, sizes.d_model), normal(0.02)), "bias": Parameter((sizes.heads,), time_step_bias()),
+                "rate": Parameter((sizes.heads,), log_uniform_rates(self.slowest, self.fastest))}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        time_step = torch.nn.functional.softplus(wide(streams["x"] @ params["weight"].mT) + wide(params["bias"]))
+        return {"log_decay": -wide(params["rate"]).exp() * time_step, "time_step": time_step}
+
+    @classmethod
+    def examples(cls) -> tuple[SoftplusDecay, ...]:
+        return (cls(), cls(slowest=1.0))
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # x = 2, W = 0.25, bias -0.5 + ln(e - 1): dt = softplus(ln(e - 1)) = ln(1 + e - 1) = 1; second head W = 0.5, bias -1: dt =
+        # softplus(0) = ln 2. Rates ln 3 and ln 2: log decays -3 and -2 ln 2.
+        log2, log3 = 0.6931471805599453, 1.0986122886681098
+        params = {"weight": torch.tensor([[0.25], [0.5]]), "bias": torch.tensor([0.5413248546129181 - 0.5, -1.0]), "rate": torch.tensor([log3, log2])}
+        expected = {"log_decay": torch.tensor([[[-3.0, -2 * log2]]]), "time_step": torch.tensor([[[1.0, log2]]])}
+        return WorkedSurrounding(cls(), {"x": torch.tensor([[[2.0]]])}, expected, params)

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ttr.problem import Parameter, constant
+from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding, rms
+
+
+@dataclass(frozen=True)
+class HeadRMSNorm(Keys):
+    """x / rms(x) * gain per head, the gain of each stream shared by its heads (Qwen3, arXiv 2505.09388)."""
+
+    streams: tuple[str, ...] = ("q", "k")
+    eps: float = 1e-6
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        return {name: Parameter(sizes.stream(name)[-1:], constant(1.0)) for name in self.streams}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        return {name: (rms(streams[name], self.eps) * params[name]).to(streams[name].dtype) for name in self.streams}
+
+    @classmethod
+    def examples(cls) -> tuple[HeadRMSNorm, ...]:
+        return (cls(), cls(streams=("k",)))
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # Mean square (3^2 + 5^2) / 2 = 17, plus eps 8: root 5.
+        k = torch.tensor([3.0, 5.0]).reshape(1, 1, 1, 2)
+        return WorkedSurrounding(cls(streams=("k",), eps=8.0), {"k": k}, {"k": torch.tensor([6.0, -2.0]).reshape(1, 1, 1, 2)}, {"k": torch.tensor([10.0, -2.0])})

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ttr.problem import Parameter, constant
+from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding, of_heads
+
+
+@dataclass(frozen=True)
+class QueryCorrection(Keys):
+    """q <- q - d k per head, with a learned d that begins at ``start``: Comba's output correction (arXiv 2506.02475).
+
+    The read-out S^T (q - d k) is that of q less d times what the memory says about the newest key.
+    """
+
+    start: float = 1.0
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        return {"strength": Parameter((sizes.query_heads,), constant(self.start))}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        q, k = streams["q"], streams["k"]
+        newest = k if k.ndim == 4 else k[:, :, -1]
+        return {"q": q - params["strength"][:, None] * _matching(newest, q.shape[-2])}
+
+    @classmethod
+    def examples(cls) -> tuple[QueryCorrection, ...]:
+        return (cls(), cls(start=0.02))
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # Two queries share one key: (2, 3) - 0.5 * (4, 6) and (5, 7) - 2 * (4, 6).
+        streams = {"q": torch.tensor([[2.0, 3.0], [5.0, 7.0]]).reshape(1, 1, 2, 2), "k": torch.tensor([4.0, 6.0]).reshape(1, 1, 1, 2)}
+        return WorkedSurrounding(cls(), streams, {"q": torch.tensor([[0.0, 0.0], [-3.0, -5.0]]).reshape(1, 1, 2, 2)}, {"strength": torch.tensor([0.5, 2.0])})

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ttr.problem import Parameter, constant
+from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding
+
+
+@dataclass(frozen=True)
+class ShortConvolution(Keys):
+    """Every channel of a stream becomes sum_{j<width} w_j x_{t-j}, then SiLU: each channel with weights of its own, causal.
+
+    It sees ``width`` - 1 earlier tokens, zeros before the first (H3, arXiv 2212.14052; Mamba, 2312.00752). The weight's
+    first axis runs from the oldest token to the newest.
+    """
+
+    width: int = 4
+    streams: tuple[str, ...] = ("q", "k", "v")
+    silu: bool = True
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        if self.width < 2:
+            raise ValueError(f"ShortConvolution(width={self.width}) mixes no tokens. Use a width of at least 2, or Silu().")
+
+    @property
+    def past(self) -> int:
+        return self.width - 1
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        bound = 1 / math.sqrt(self.width)
+
+        def init(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+            return bound * (2 * torch.rand(shape, generator=generator) - 1)
+
+        weights = {name: Parameter((self.width, *sizes.stream(name)), init) for name in self.streams}
+        return weights | ({f"{name}_bias": Parameter(sizes.stream(name), constant(0.0)) for name in self.streams} if self.bias else {})
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        return {name: self._convolve(streams[name], params[name], params.get(f"{name}_bias")) for name in self.streams}
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """[B,past+T,...] -> [B,T,...] as a sum of shifted products."""
+        length = max(x.shape[1] - self.past, 0)
+        y = sum((weight[j] * x[:, j : j + length] for j in range(1, self.width)), weight[0] * x[:, :length])
+        y = y if bias is None else y + bias
+        return torch.nn.functional.silu(y) if self.silu else y
+
+    @classmethod
+    def examples(cls) -> tuple[ShortConvolution, ...]:
+        return (cls(), cls(width=3, streams=("q", "v"), silu=False, bias=True))
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # Width 3, weights (2, -1, 3) from the oldest to the newest, bias 0.5. Past tokens 4, 5, then 6, 7:
+        # 2*4 - 5 + 3*6 + 0.5 = 21.5 and 2*5 - 6 + 3*7 + 0.5 = 25.5.
+        x = torch.tensor([4.0, 5.0, 6.0, 7.0]).reshape(1, 4, 1, 1)
+        params = {"v": torch.tensor([2.0, -1.0, 3.0]).reshape(3, 1, 1), "v_bias": torch.tensor([[0.5]])}
+        return WorkedSurrounding(cls(width=3, streams=("v",), silu=False, bias=True), {"v": x}, {"v": torch.tensor([21.5, 25.5]).reshape(1, 2, 1, 1)}, params)

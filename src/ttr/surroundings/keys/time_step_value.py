@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.surroundings import Keys, Streams, WorkedSurrounding
+
+
+@dataclass(frozen=True)
+class TimeStepValue(Keys):
+    """v = dt x per head, with the dt that also sets the decay: Euler's rule for a state space (Mamba-2, arXiv 2405.21060).
+
+    The value before, x, is the stream ``input`` for others.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("time_step",)
+    makes: ClassVar[tuple[str, ...]] = ("input",)
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        v, time_step = streams["v"], streams["time_step"]
+        time_step = time_step if v.ndim == 4 else time_step[:, :, None]
+        heads = time_step.shape[-1]
+        value = v if v.shape[-2] == heads else v.repeat_interleave(heads // v.shape[-2], dim=-2)
+        return {"v": (value * time_step[..., None]).to(v.dtype), "input": v}
+
+    @classmethod
+    def examples(cls) -> tuple[TimeStepValue, ...]:
+        return (cls(),)
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # Head by head: 3 * (2, 5) and 0.5 * (7, 4).
+        v = torch.tensor([[2.0, 5.0], [7.0, 4.0]]).reshape(1, 1, 2, 2)
+        expected = {"v": torch.tensor([[6.0, 15.0], [3.5, 2.0]]).reshape(1, 1, 2, 2), "input": v}
+        return WorkedSurrounding(cls(), {"v": v, "time_step": torch.tensor([[[3.0, 0.5]]])}, expected)

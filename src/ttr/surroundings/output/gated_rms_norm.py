@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ttr.problem import Parameter, constant
+from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, normal, rms, wide
+
+
+@dataclass(frozen=True)
+class GatedRMSNorm(Output):
+    """y / rms(y) * gain * g(W x): RMSNorm and output gate in one (RetNet, arXiv 2307.08621; Gated DeltaNet, 2412.06464).
+
+    Args:
+        gate: g, SiLU or sigmoid.
+        over: what the root mean square is taken of: the channels of each head, the gain shared by the heads, or of all.
+        gate_first: the gate multiplies y before the norm (Mamba-2, 2405.21060).
+        low_rank: W goes through ``value_size`` channels and adds a bias (KDA, 2510.26692).
+    """
+
+    gate: Literal["silu", "sigmoid"] = "silu"
+    over: Literal["head", "all"] = "head"
+    gate_first: bool = False
+    low_rank: bool = False
+    eps: float = 1e-5
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        shape = (sizes.heads, sizes.value_size)
+        gain = {"gain": Parameter(shape if self.over == "all" else shape[1:], constant(1.0))}
+        if not self.low_rank:
+            return gain | {"weight": Parameter((*shape, sizes.d_model), normal(0.02))}
+        return gain | {"down": Parameter((sizes.value_size, sizes.d_model), normal(0.02)), "weight": Parameter((*shape, sizes.value_size), normal(0.02)),
+                       "bias": Parameter(shape, constant(0.0))}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        x, y = streams["x"], wide(streams["y"])
+        logits = torch.einsum("btd,hvd->bthv", x @ params["down"].mT if self.low_rank else x, params["weight"])
+        logits = wide(logits) + (params["bias"] if self.low_rank else 0.0)
+        gate = torch.nn.functional.silu(logits) if self.gate == "silu" else torch.sigmoid(logits)
+        axes = params["gain"].ndim
+        y = rms(y * gate, self.eps, axes) * params["gain"] if self.gate_first else rms(y, self.eps, axes) * params["gain"] * gate
+        return {"y": y.to(streams["y"].dtype)}
+
+    @classmethod
+    def examples(cls) -> tuple[GatedRMSNorm, ...]:
+        return (cls(), cls(gate="sigmoid", low_rank=True), cls(over="all", gate_first=True))
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # Mean square (9 + 25) / 2 = 17, plus eps 8: root 5. x = 2 goes down to (3, 1), up to (0.25, ln 3), plus bias (0, ln 3): sigmoids 1/2, 3/4.
+        # y = (3/5 * 10 * 1/2, 5/5 * 4 * 3/4) = (3, 3).
+        params = {"gain": torch.tensor([10.0, 4.0]), "down": torch.tensor([[1.5], [0.5]]), "bias": torch.tensor([[-0.25, 0.0]]),
+                  "weight": torch.tensor([[[0.0, 0.25], [1.0986122886681098 / 3, 0.0]]])}
+        streams = {"x": torch.tensor([[[2.0]]]), "y": torch.tensor([3.0, 5.0]).reshape(1, 1, 1, 2)}
+        return WorkedSurrounding(cls(gate="sigmoid", low_rank=True, eps=8.0), streams, {"y": torch.tensor([3.0, 3.0]).reshape(1, 1, 1, 2)}, params)

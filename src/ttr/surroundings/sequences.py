@@ -1,0 +1,66 @@
+"""Which sequence every token of a call belongs to, and the tokens that came before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """The sequences of a call [B,T]: one per row, or, with ``cu_seqlens`` [0, ..., T], several laid end to end in one row.
+
+    ``start`` [N] counts the tokens that each sequence has seen in earlier calls.
+    """
+
+    time: int
+    start: Int[Tensor, " N"]
+    cu_seqlens: Int[Tensor, " bounds"] | None = None
+
+    @property
+    def row(self) -> Int[Tensor, " T"]:
+        """The sequence of every token of a packed call."""
+        index = torch.arange(len(self.start), device=self.start.device)
+        return index.repeat_interleave(self.cu_seqlens.diff().to(self.start.device), output_size=self.time)
+
+    def positions(self) -> Int[Tensor, "B T"]:
+        """The number of every token in its sequence, from 0."""
+        token = torch.arange(self.time, device=self.start.device)
+        if self.cu_seqlens is None:
+            return self.start[:, None] + token
+        return (token + (self.start - self.cu_seqlens[:-1].to(self.start))[self.row])[None]
+
+    def lengths(self) -> Int[Tensor, " N"]:
+        """Tokens of this call in every sequence."""
+        return torch.full_like(self.start, self.time) if self.cu_seqlens is None else self.cu_seqlens.diff().to(self.start)
+
+    def extend(self, x: Float[Tensor, "B T *stream"], tail: Float[Tensor, "N past *stream"]) -> Float[Tensor, "B extended *stream"]:
+        """x with the last tokens of earlier calls in front of every sequence."""
+        if self.cu_seqlens is None:
+            return torch.cat([tail, x], dim=1)
+        places = torch.cat([self._places(tail.shape[1]), self._tail_places(tail.shape[1])])
+        return torch.cat([x[0], tail.flatten(0, 1)])[torch.argsort(places)][None]
+
+    def tokens(self, x: Float[Tensor, "B extended *stream"], past: int) -> Float[Tensor, "B T *stream"]:
+        """Of what was made from ``past`` + 1 neighbours each in an extended stream, that of the call's tokens."""
+        return x if self.cu_seqlens is None else x[:, self._places(past) - past]
+
+    def tail(self, x: Float[Tensor, "B extended *stream"], past: int) -> Float[Tensor, "N past *stream"]:
+        """The last ``past`` tokens of every sequence of an extended stream."""
+        if self.cu_seqlens is None:
+            return x[:, x.shape[1] - past :]
+        ends = self._tail_places(past).view(-1, past) + self.lengths()[:, None]
+        return x[0, ends]
+
+    def _places(self, past: int) -> Int[Tensor, " T"]:
+        """Where the call's tokens stand in an extended packed stream."""
+        return torch.arange(self.time, device=self.start.device) + past * (self.row + 1)
+
+    def _tail_places(self, past: int) -> Int[Tensor, " tails"]:
+        """Where the tokens of earlier calls stand in an extended packed stream."""
+        rows = torch.arange(len(self.start), device=self.start.device)
+        first = self.cu_seqlens[:-1].to(self.start) + past * rows
+        return (first[:, None] + torch.arange(past, device=self.start.device)).flatten()

@@ -1,0 +1,34 @@
+"""Strict numerics for every test: shapes are checked as types, one thread, warnings are errors (pyproject)."""
+
+import os
+
+from jaxtyping import install_import_hook
+
+if os.environ.get("TTR_TEST_TYPES", "1") == "1":  # torch.compile cannot look through the checks; its tests switch them off
+    install_import_hook("ttr", "beartype.beartype")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Workers share the machine; more threads than cores make everything slower."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="also run what belongs to `make check`")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--full"):
+        skip = pytest.mark.skip(reason="belongs to `make check`")
+        for item in items:
+            if "full" in item.keywords:
+                item.add_marker(skip)

@@ -1,0 +1,71 @@
+"""Faults planted one at a time in a copy of the package. The suite must catch every one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Replace ``old`` by ``new`` once in ``file``; the checks of rows that contain ``words`` must break."""
+
+    file: str
+    old: str
+    new: str
+    words: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.file.removesuffix('.py')}: {' '.join(self.old.split())[:48]} -> {' '.join(self.new.split())[:48]}"
+
+
+FAULTS = (
+    # weights
+    Fault("weights/geometric.py", "torch.where(log_decay < RESET, -torch.inf, log_decay)", "log_decay * 1.01"),
+    Fault("weights/geometric.py", "torch.where(log_decay < RESET, -torch.inf, log_decay)", "log_decay.clamp(min=-5.0)"),
+    Fault("weights/multi_scale.py", "(self.first + h)", "(self.first + h + 1)"),
+    Fault("weights/alibi.py", "(h + 0.5)", "(h + 1)"),
+    Fault("weights/alibi.py", "return -torch.tensor", "return torch.tensor"),
+    Fault("weights/window.py", "return self.size\n", "return self.size + 1\n"),
+    Fault("weights/importance.py", 'return controls["log_importance"]', 'return 2 * controls["log_importance"]'),
+    Fault("weights/product.py", "return min(", "return max("),
+    Fault("weights/product.py", "return sum(logs[1:], logs[0]) if logs else None\n\n    @classmethod", "return logs[0] if logs else None\n\n    @classmethod",
+          ("Importance",)),
+    # functions
+    Fault("functions/linear.py", "scale_or_default(self.scale, q.shape[-1]) * self.features(q, params)", "self.features(q, params)"),
+    Fault("functions/features/elu_plus_one.py", "elu(x) + 1", "elu(x) + 1.01"),
+    Fault("functions/features/taylor.py", "(2 * size) ** 0.5", "size ** 0.5"),
+    Fault("functions/_kernel.py", "if not self.unit_norm:", "if self.unit_norm:"),
+    Fault("functions/_kernel.py", 'params["scale"][..., None] if self.learned_scale', 'scale_or_default(self.scale, q.shape[-1]) if self.learned_scale'),
+    # solvers
+    Fault("solvers/delta_rule.py", "0.5 * (value - predict(memory, key)).square().sum()", "(value - predict(memory, key)).square().sum()"),
+    Fault("solvers/delta_rule.py", "predict(anchor, read_key) - value", "predict(anchor, key) - value"),
+    Fault("solvers/implicit_delta_rule.py", "step_size / (1 + step_size * key.square().sum(-1))", "step_size / (1 + step_size)"),
+    Fault("solvers/implicit_delta_rule.py", "0.5 * (step * error).sum()", "(step * error).sum()"),
+    Fault("solvers/exact_ridge.py", 'exact: ClassVar[Literal["global"]] = "global"', 'additive: ClassVar[bool] = True'),
+    # the definition
+    Fault("memorize.py", "penalty = torch.cat([empty.to(ridge), ridge", "penalty = torch.cat([empty.to(ridge), 2 * ridge"),
+    Fault("memorize.py", "anchor = memory if solver.gradient_at", "anchor = kept if solver.gradient_at"),
+    Fault("memorize.py", "gram + torch.diag_embed(ridge)", "gram + torch.diag_embed(ridge.mean() + 0 * ridge)"),
+    Fault("oracle.py", "x.log_decay[:, pair + 1 : t + 1]", "x.log_decay[:, max(pair, 0) : t + 1]"),
+    Fault("oracle.py", "+ t - window", "+ t - window + 1"),
+    Fault("oracle.py", "None if x.log_decay is None or j else", "None if x.log_decay is None else", ("pairs_per_token=2", "Geometric")),
+    # calls and state
+    Fault("inputs.py", "x.repeat_interleave(heads // x.shape[-2], dim=-2)", "torch.cat([x] * (heads // x.shape[-2]), dim=-2)", ("recurrent", "OneStep")),
+    Fault("inputs.py", "if missing or unknown:", "if missing:", ("recurrent", "OneStep")),
+    Fault("inputs.py", "raise ValueError(f\"The control {name!r} holds NaN.", "print(f\"The control {name!r} holds NaN.", ("recurrent", "Geometric")),
+    Fault("state.py", "return newest - (newest - slots) % window", "return newest - (newest + 1 - slots) % window", ("Window",)),
+    Fault("state.py", "slots = slots if window is None else slots % window", "slots = slots if window is None else (slots + 1) % window", ("Window",)),
+    Fault("state.py", 'state["log_weight"] + log_decay[:, None]', 'state["log_weight"] + 0 * log_decay[:, None]', ("Alibi", "LocalConstant")),
+    Fault("state.py", "position = state.position + time", "position = state.position + 1", ("Window",)),
+    Fault("dispatch.py", "x.tokens(*ends, single(x.state, row, problem.weights.window))", "x.tokens(*ends, single(x.state, 0, problem.weights.window))", ("recurrent", "OneStep")),
+    # backends
+    Fault("backends/lowering.py", "y[..., -1:] + problem.function.eps", "y[..., -1:] - 0.001", ("normalized=True",)),
+    Fault("backends/lowering.py", "finite = log_decay.clamp(min=RESET)", "finite = log_decay.clamp(min=-10.0)", ("Geometric", "OneStep")),
+    Fault("backends/lowering.py", "torch.cat([finite[:, :, None], others], dim=2)", "torch.cat([others, finite[:, :, None]], dim=2)", ("Geometric", "pairs_per_token=2")),
+    Fault("backends/lowering.py", "query(x.grouped(x.q), params), key, value", "query(x.grouped(x.q), params), key.detach(), value", ("recurrent", "OneStep")),
+    Fault("backends/token.py", 'kept if form.gradient_at == "decayed" else memory', "kept", ("recurrent", "'old'")),
+    Fault("backends/token.py", "gram + torch.diag_embed(ridge)", "gram + 1.001 * torch.diag_embed(ridge)", ("recurrent", "ExactRidge")),
+    Fault("backends/token.py", "mean_key - query)", "mean_key)", ("recurrent", "LocalLinear")),
+    Fault("backends/token.py", "torch.where(total == 0, 1.0, total)", "total", ("recurrent", "LocalConstant")),
+    Fault("backends/recurrent.py", "x.tokens(t, t + 1, state)", "x.tokens(t, t + 1, x.state)", ("recurrent", "OneStep")),
+)

@@ -1,0 +1,64 @@
+"""Every law on every problem and every backend: the valid triples of all examples, and the catalogue."""
+
+import pytest
+import torch
+
+import ttr
+from ttr.backends import BACKENDS
+from ttr.laws import LAWS, Setting
+from ttr.laws.rows import refused_triples, triples
+from ttr.problem import Problem
+
+PROBLEMS = {repr(problem): problem for problem in triples()} | {name: ttr.catalogue[name].problem for name in ttr.catalogue}
+FLOAT32_LAWS = (1, 2, 7)
+"""In float32 the laws that measure rounding; the others do not depend on the dtype."""
+
+
+def check(problem: Problem, law, setting: Setting) -> None:
+    broken = [m for m in law(problem, setting) if not m.kept]
+    assert not broken, "\n".join(f"{m.quantity}: {m.error:.2e} > {m.bound:.0e}" for m in broken)
+
+
+def cases(dtype):
+    for name, problem in PROBLEMS.items():
+        for backend in BACKENDS:
+            if backend.refuses(problem) is None:
+                yield pytest.param(problem, backend, id=f"{backend.name}-{name}-{str(dtype)[6:]}")
+
+
+@pytest.mark.parametrize("law", [law for law in LAWS if not law.slow], ids=lambda law: law.name)
+@pytest.mark.parametrize("problem, backend", cases(torch.float64))
+def test_law(problem, backend, law):
+    check(problem, law, Setting(backend.small()))
+
+
+@pytest.mark.parametrize("law", [law for law in LAWS if law.number in FLOAT32_LAWS and not law.slow], ids=lambda law: law.name)
+@pytest.mark.parametrize("problem, backend", cases(torch.float32))
+def test_law_in_float32(problem, backend, law):
+    check(problem, law, Setting(backend.small(), dtype=torch.float32))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("law", [law for law in LAWS if law.slow], ids=lambda law: law.name)
+@pytest.mark.parametrize("problem, backend", cases(torch.float64))
+def test_slow_law(problem, backend, law, dtype):
+    check(problem, law, Setting(backend, dtype=dtype))
+
+
+@pytest.mark.parametrize("triple", refused_triples(), ids=repr)
+def test_refusals_are_sentences_with_a_remedy(triple):
+    with pytest.raises(ValueError, match=r"^[A-Z].*Use .*\.$"):
+        Problem(*triple)
+
+
+def test_every_backend_serves_somebody():
+    for backend in BACKENDS:
+        assert any(backend.refuses(problem) is None for problem in PROBLEMS.values()), backend.name
+
+
+def test_every_refusal_of_a_backend_is_a_sentence():
+    for problem in PROBLEMS.values():
+        for backend in BACKENDS:
+            reason = backend.refuses(problem)
+            assert reason is None or (reason[0].isupper() and reason.endswith(".")), (backend.name, reason)

@@ -1,0 +1,23 @@
+"""Every entry of the catalogue: the oracle equals an original implementation, or an independent derivation where none runs here."""
+
+from __future__ import annotations
+
+import pytest
+
+import ttr
+from ttr.laws.tolerances import PARITY
+
+from . import cases_additive, cases_attention, cases_delta, cases_exact  # noqa: F401  (each registers its cases)
+from .case import CASES, Case, measure
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_oracle_equals_original(case: Case, record_property) -> None:
+    errors = measure(case)
+    record_property("parity", (case.entry, case.original, max(errors.values())))
+    assert max(errors.values()) <= PARITY, errors
+
+
+@pytest.mark.parametrize("entry", ttr.catalogue)
+def test_every_entry_has_a_parity_case(entry: str) -> None:
+    assert entry in {case.entry for case in CASES}, f"Write a case for {entry!r} in tests/parity/cases_*.py: its memory beside an original."

@@ -1,0 +1,147 @@
+"""The tree is the architecture: import arrows, one class per axis file, small entries, no branch on a name, one table of tolerances."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import ttr
+from ttr import registry
+
+PACKAGE = Path(ttr.__file__).parent
+ROOT = Path(__file__).parents[1]
+FILES = sorted(PACKAGE.rglob("*.py"))
+AXES = ("weights", "functions", "functions/features", "solvers", "surroundings/keys", "surroundings/controls", "surroundings/output")
+
+MAY_IMPORT = {
+    "problem": {"registry"},
+    "registry": {"problem"},
+    "state": {"problem"},
+    "inputs": {"problem", "state"},
+    "diagnostics": set(),
+    "memorize": {"problem"},
+    "retrieve": {"memorize", "problem"},
+    "weights": {"problem", "weights"},
+    "functions": {"problem", "functions"},
+    "solvers": {"problem"},
+    "oracle": {"memorize", "retrieve", "inputs", "problem", "state"},
+    "backends": {"backends", "inputs", "problem", "state", "diagnostics"},
+    "dispatch": {"backends", "inputs", "problem", "state"},
+    "explain": {"backends", "dispatch", "inputs", "problem"},
+    "laws": {"laws", "dispatch", "oracle", "backends", "problem", "state", "registry", "weights", "catalogue"},
+    "surroundings": {"problem", "surroundings", "state"},
+    "architecture": {"problem", "surroundings", "state"},
+    "catalogue": {"architecture", "problem", "weights", "functions", "solvers", "surroundings"},
+    "project": {"architecture", "problem", "surroundings", "state"},
+    "output": {"architecture", "problem", "surroundings", "state"},
+    "mixer": {"project", "output", "dispatch", "architecture", "problem", "state", "surroundings", "backends", "inputs"},
+    "nn": {"mixer"},
+}
+"""What each room may import; models, tasks, experiments, doctor and cli stand above and may import what they like."""
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms of ttr that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ttr":
+            found |= {node.module.split(".")[1]} if "." in node.module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("ttr.")}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    allowed = MAY_IMPORT.get(room(path))
+    if allowed is not None:
+        assert imports(path) <= allowed, f"{path.name} must not import {sorted(imports(path) - allowed)}"
+
+
+def test_backends_share_nothing_with_the_definition():
+    reached, todo = set(), ["backends"]
+    while todo:
+        name = todo.pop()
+        reached.add(name)
+        files = [path for path in FILES if room(path) == name]
+        todo += [other for path in files for other in imports(path) if other not in reached]
+    assert not reached & {"oracle", "memorize", "retrieve", "laws"}
+
+
+def test_importing_ttr_needs_torch_and_jaxtyping_alone():
+    allowed = {"torch", "jaxtyping", "ttr", "__future__"}
+    heavy = {"models", "tasks", "experiments", "cli", "doctor"}
+    standard = __import__("sys").stdlib_module_names
+    for path in FILES:
+        if room(path) in heavy:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            assert {n.split(".")[0] for n in names} <= allowed | standard, f"{path} imports {names}"
+
+
+@pytest.mark.parametrize("folder", AXES)
+def test_one_public_class_per_axis_file(folder):
+    for path in (PACKAGE / folder).glob("*.py"):
+        if path.name.startswith("_"):
+            continue
+        classes = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+        assert len(classes) == 1, f"{path} holds {classes}"
+        assert path.stem == re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", classes[0]).lower(), f"{path} should be named after {classes[0]}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_and_functions_are_small(path):
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno - node.lineno < 60, f"{path.name}: {node.name} has {node.end_lineno - node.lineno} lines"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{path.name}:{node.lineno} catches everything"
+
+
+def test_catalogue_entries_are_under_15_lines():
+    tree = ast.parse((PACKAGE / "catalogue.py").read_text())
+    entries = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Architecture"]
+    assert len(entries) == len(ttr.catalogue)
+    for entry in entries:
+        assert entry.end_lineno - entry.lineno + 1 < 15, f"the entry at line {entry.lineno} has {entry.end_lineno - entry.lineno + 1} lines"
+
+
+def test_no_name_decides_anything():
+    """Neither a catalogue name nor the name of a class is compared with anything; classes are not asked for by isinstance."""
+    names = set(ttr.catalogue) | {cls.__name__ for kind in ("weights", "feature", "function", "solver") for cls in registry.members(kind)}
+    for path in FILES:
+        if room(path) in ("catalogue", "experiments"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare):
+                constants = {c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, str)}
+                assert not constants & names, f"{path.name}:{node.lineno} compares with {constants & names}"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "issubclass"):
+                asked = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
+                assert not asked & names, f"{path.name}:{node.lineno} asks for {asked & names}"
+
+
+def test_tolerances_stand_in_one_table():
+    """No test brings a tolerance of its own: no small literal and no keyword atol or rtol."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword):
+                assert node.arg not in ("atol", "rtol", "rel_tol", "abs_tol"), f"{path}:{node.value.lineno} brings its own tolerance"
+            if isinstance(node, ast.Compare):
+                small = [c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, float) and 0 < c.value <= 1e-3]
+                assert not small, f"{path}:{node.lineno} compares with {small}; use ttr.laws.tolerances"
+
+
+def test_unsafe_loading_is_not_used():
+    for path in FILES:
+        text = path.read_text()
+        assert not re.search(r"\bpickle\b|torch\.load\(|trust_remote_code|eval\(", text.replace(".eval()", "")), path

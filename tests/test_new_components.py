@@ -1,0 +1,168 @@
+"""A new weight, a new function and a new solver of existing kinds are one file each, and then pass the suite."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ttr
+
+SCRIPT = Path(__file__).parent / "contract" / "faulty.py"
+
+HALF_LIFE = '''
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ttr.problem import Problem, Weights, Worked
+
+
+@dataclass(frozen=True)
+class HalfLife(Weights):
+    """Fixed forgetting: a pair counts half after ``tokens`` tokens."""
+
+    tokens: float = 8.0
+
+    retention = "head"
+
+    def log_retention(self, controls, heads, like):
+        return torch.full((heads,), -math.log(2) / self.tokens, dtype=like.dtype, device=like.device)
+
+    @classmethod
+    def examples(cls):
+        return (cls(2.0),)
+
+    @classmethod
+    def worked(cls):
+        """Half after 2 tokens keeps r = 2^-1/2 per token; keys 2, 3, 5 in turn, values 7, 11, 13 and their doubles, scale 0.3."""
+        from ttr.functions.linear import Linear
+        from ttr.solvers.one_step import OneStep
+
+        r = 2 ** -0.5
+        sums = [2 * 7, r * 2 * 7 + 3 * 11, r * r * 2 * 7 + r * 3 * 11 + 5 * 13]
+        column = lambda *x: torch.tensor(x, dtype=torch.float64)[None, :, None, None]
+        v = torch.cat([column(7, 11, 13), 2 * column(7, 11, 13)], dim=-1)
+        y = torch.cat([column(*sums), 2 * column(*sums)], dim=-1) * 0.3 * 4
+        return (Worked(Problem(cls(2.0), Linear(scale=0.3), OneStep()), column(4, 4, 4), column(2, 3, 5), v, y),)
+'''
+
+SQUARES = '''
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ttr.problem import FeatureMap, Problem, Worked
+
+
+@dataclass(frozen=True)
+class Squares(FeatureMap):
+    """phi(x) = x^2, entry by entry."""
+
+    keeps_channels: ClassVar[bool] = True
+
+    def __call__(self, x, params):
+        return x * x
+
+    @classmethod
+    def examples(cls):
+        return (cls(),)
+
+    @classmethod
+    def worked(cls):
+        """One channel: scores (scale q^2 k^2) with q = 2, scale 0.5: 8, 18, 50 for keys 2, 3, 5."""
+        from ttr.functions.linear import Linear
+        from ttr.solvers.one_step import OneStep
+        from ttr.weights.uniform import Uniform
+
+        column = lambda *x: torch.tensor(x, dtype=torch.float64)[None, :, None, None]
+        v = torch.cat([column(7, 11, 13), column(3, 5, 9)], dim=-1)
+        sums = torch.cat([column(56, 254, 904), column(24, 114, 564)], dim=-1)
+        return (Worked(Problem(Uniform(), Linear(cls(), scale=0.5), OneStep()), column(2, 2, 2), column(2, 3, 5), v, sums),)
+'''
+
+HALF_STEP = '''
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from ttr.problem import Problem, Solver, Worked
+
+
+@dataclass(frozen=True)
+class CautiousDeltaRule(Solver):
+    """The delta rule with every step multiplied by ``share``."""
+
+    share: float = 0.5
+
+    weights_act_on: ClassVar[Literal["memory"]] = "memory"
+    gradient_at: ClassVar[Literal["decayed"]] = "decayed"
+
+    def controls(self):
+        return {"step_size": "BTH"}
+
+    def effective_step(self, step_size, key):
+        return self.share * step_size
+
+    def objective(self, predict, memory, *data):
+        anchor, key, read_key, value = data
+        return 0.5 * self.share * (value - predict(memory, key)).square().sum()
+
+    @classmethod
+    def examples(cls):
+        return (cls(0.3),)
+
+    @classmethod
+    def worked(cls):
+        """Share 0.5, steps 0.4: S1 = 0.2 * 2 * 3 = 1.2; S2 = 1.2 + 0.2 * 3 * (5 - 3.6) = 2.04; S3 = 2.04 + 0.2 * 2 * (7 - 4.08) = 3.208."""
+        from ttr.functions.linear import Linear
+        from ttr.weights.uniform import Uniform
+
+        column = lambda *x: torch.tensor(x, dtype=torch.float64)[None, :, None, None]
+        v = torch.cat([column(3, 5, 7), 2 * column(3, 5, 7)], dim=-1)
+        y = torch.cat([column(1.2, 2.04, 3.208), 2 * column(1.2, 2.04, 3.208)], dim=-1) * 0.7 * 2
+        return (Worked(Problem(Uniform(), Linear(scale=0.7), cls(0.5)), column(2, 2, 2), column(2, 3, 2), v, y,
+                       {"step_size": torch.full((1, 3, 1), 0.4, dtype=torch.float64)}),)
+'''
+
+NEW = {"weights/half_life.py": (HALF_LIFE, "HalfLife"), "functions/features/squares.py": (SQUARES, ""), "solvers/cautious_delta_rule.py": (HALF_STEP, "CautiousDeltaRule")}
+
+
+def add_file(file: str, text: str, folder: Path) -> Path:
+    shutil.copytree(Path(ttr.__file__).parent, folder / "ttr", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "ttr" / file).write_text(text)
+    return folder
+
+
+def run_suite(folder: Path, word: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, str(SCRIPT), *([word] if word else ["recurrent", "EluPlusOne"])], env=environment, capture_output=True, text=True, timeout=900)
+
+
+@pytest.mark.parametrize("file", NEW)
+def test_one_file_is_enough(file, tmp_path):
+    text, word = NEW[file]
+    result = run_suite(add_file(file, text, tmp_path), word)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "nothing broken" in result.stdout
+
+
+@pytest.mark.parametrize("file, old, new", [("weights/half_life.py", "-math.log(2) / self.tokens", "-math.log(3) / self.tokens"),
+                                            ("functions/features/squares.py", "return x * x", "return x * x.abs()"),
+                                            ("solvers/cautious_delta_rule.py", "return self.share * step_size", "return step_size")])
+def test_a_wrong_file_is_caught(file, old, new, tmp_path):
+    text, word = NEW[file]
+    assert old in text
+    result = run_suite(add_file(file, text.replace(old, new, 1), tmp_path), word)
+    assert result.returncode == 1, result.stdout
