@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
-FLA := flash-linear-attention==0.6.0 fla-core==0.6.0
+FLA := flash-linear-attention==0.6.0 fla-core==0.6.0 einops==0.8.2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export PYTHONDONTWRITEBYTECODE = 1
 

@@ -8,6 +8,7 @@ import pytest
 
 import ttr
 from ttr import registry
+from ttr.laws.tolerances import HALF
 
 PACKAGE = Path(ttr.__file__).parent
 ROOT = Path(__file__).parents[1]
@@ -47,9 +48,10 @@ def room(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """The rooms of ttr that a file imports, wherever in the file."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    """The rooms of ttr that a file imports, wherever in the file but in ``worked()``, whose case needs all three axes."""
+    tree, found = ast.parse(path.read_text()), set()
+    worked = {id(node) for case in ast.walk(tree) if isinstance(case, ast.FunctionDef) and case.name == "worked" for node in ast.walk(case)}
+    for node in (node for node in ast.walk(tree) if id(node) not in worked):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ttr":
             found |= {node.module.split(".")[1]} if "." in node.module else {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
@@ -137,7 +139,7 @@ def test_tolerances_stand_in_one_table():
             if isinstance(node, ast.keyword):
                 assert node.arg not in ("atol", "rtol", "rel_tol", "abs_tol"), f"{path}:{node.value.lineno} brings its own tolerance"
             if isinstance(node, ast.Compare):
-                small = [c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, float) and 0 < c.value <= 1e-3]
+                small = [c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, float) and 0 < c.value < HALF]
                 assert not small, f"{path}:{node.lineno} compares with {small}; use ttr.laws.tolerances"
 
 

@@ -198,7 +198,7 @@ def test_the_memory_minimises_the_objective_the_solver_states(case):
                 features = displacement_features(function, keys[None, None], query[None, None])
                 memory = local_fit(features, values[None, None], weights.log()[None, None], ridge[0][None])[0, 0]
                 assert error(memory[0], oracle(one.problem, **until(one, t + 1))[0, t, 0]) <= FLOAT64
-                keys, weights, ridge = features[0, 0], weights / weights.sum(), [ridge[0][:, None]]
+                keys, weights = features[0, 0], weights / weights.sum()
             is_minimum(lambda s, data=(keys, values, weights, *ridge): solver.objective(predict, s, *data), memory)
 
 

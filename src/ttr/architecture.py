@@ -9,8 +9,22 @@ from typing import Any
 
 from ttr.problem import Component, Problem
 from ttr.surroundings import Controls, Keys, Output, Surrounding
+from ttr.surroundings.controls.channel_softplus_decay import ChannelSoftplusDecay
+from ttr.surroundings.controls.learned_ridge import LearnedRidge
+from ttr.surroundings.controls.log_sigmoid_importance import LogSigmoidImportance
+from ttr.surroundings.controls.scaled_read_key import ScaledReadKey
+from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
+from ttr.surroundings.controls.softplus_decay import SoftplusDecay
+from ttr.surroundings.keys.unit_norm import UnitNorm
+from ttr.surroundings.output.rms_norm import RMSNorm
 
 PARTS = {"keys": Keys, "controls": Controls, "output": Output}
+
+DEFAULTS: Mapping[tuple[str, str], Controls] = {
+    ("log_decay", "BTH"): SoftplusDecay(), ("log_decay", "BTHK"): ChannelSoftplusDecay(), ("log_importance", "BTH"): LogSigmoidImportance(),
+    ("step_size", "BTH"): SigmoidStepSize(), ("read_key", "BTHK"): ScaledReadKey(), ("ridge", "HF"): LearnedRidge(),
+}
+"""Where the controls of a bare problem come from: (name, axes) -> surrounding."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +46,9 @@ class Architecture:
     """
 
     problem: Problem
-    keys: tuple[Keys, ...] = ()
-    controls: tuple[Controls, ...] = ()
-    output: tuple[Output, ...] = ()
+    keys: tuple[Surrounding, ...] = ()
+    controls: tuple[Surrounding, ...] = ()
+    output: tuple[Surrounding, ...] = ()
     source: str = ""
     arxiv: str = ""
     year: int = 0
@@ -48,7 +62,7 @@ class Architecture:
         for part, kind in PARTS.items():
             wrong = [step for step in getattr(self, part) if not isinstance(step, kind)]
             if wrong:
-                raise ValueError(f"{part} must hold surroundings from ttr.surroundings.{part}, got {wrong[0]!r}.")
+                raise ValueError(f"{part} must be a tuple of surroundings from ttr.surroundings.{part}, got {wrong[0]!r}.")
         self._check_controls()
         self._check_streams()
 
@@ -61,52 +75,45 @@ class Architecture:
     def _check_controls(self) -> None:
         needed = {name: axes.replace("n", "") for name, axes in self.problem.controls().items()}
         made = [control.makes[0] for control in self.controls]
-        missing, extra = sorted(set(needed) - set(made)), sorted(set(made) - set(needed))
-        if missing or extra or len(made) != len(needed):
-            what = f"needs {', '.join(missing)}, which nothing in controls makes" if missing else f"has no use for {', '.join(extra)}" if extra else "gets a control twice"
-            raise ValueError(f"The problem {what}. It takes exactly: {', '.join(needed) or 'no controls'}.")
+        if sorted(made) != sorted(needed):
+            makes, takes = (", ".join(sorted(names)) or "nothing" for names in (made, needed))
+            raise ValueError(f"controls make {makes}, but the problem takes exactly: {takes}. "
+                             "Give one surrounding from ttr.surroundings.controls for each.")
         for control in self.controls:
-            if control.axes.startswith("BT") and control.axes != needed[control.makes[0]]:
-                raise ValueError(f"{control!r} makes {control.makes[0]} [{','.join(control.axes)}], but the problem takes [{','.join(needed[control.makes[0]])}]. "
-                                 "Use a surrounding of that shape, or the other weights.")
+            axes = needed[control.makes[0]]
+            if axes.startswith("BT") and control.axes != axes:
+                raise ValueError(f"{control!r} makes {control.makes[0]} [{','.join(control.axes)}], but the problem takes [{','.join(axes)}]. "
+                                 "Use a surrounding that makes these axes, or other weights.")
 
     def _check_streams(self) -> None:
         there, remembered = {"x", "position", "q", "k", "v"}, set()
         for step in (*self.before_memory(), *self.output):
-            missing = set(step.reads) - there
+            missing = sorted(set(step.reads) - there)
             if missing:
-                raise ValueError(f"{step!r} needs the stream {', '.join(sorted(missing))}, which nothing before it makes.")
+                raise ValueError(f"{step!r} needs the stream {', '.join(missing)}, which nothing before it makes.")
             there |= set(step.makes)
-            if step.past:
-                if remembered & set(step.streams):
-                    raise ValueError(f"Two steps remember the past of {', '.join(sorted(remembered & set(step.streams)))}. Use one with a larger width.")
-                remembered |= set(step.streams)
+            names = set(step.streams) if step.past else set()
+            if names & remembered:
+                raise ValueError(f"Two steps remember the past of {', '.join(sorted(names & remembered))}. Use one that sees more tokens.")
+            remembered |= names
 
     @staticmethod
     def of(problem: Problem) -> Architecture:
         """A problem with default surroundings: one parametrisation for each control it needs.
 
-        Where a key meets keys in the update (a solver that is neither additive nor local), unit keys keep it stable and well
+        Where keys meet in the update (a solver that is neither additive nor local), unit keys keep it stable and well
         conditioned; where the read-out is a sum that grows with the sequence (global, not normalised), an RMSNorm follows.
-        """
-        from ttr.surroundings.controls.channel_softplus_decay import ChannelSoftplusDecay
-        from ttr.surroundings.controls.learned_ridge import LearnedRidge
-        from ttr.surroundings.controls.log_sigmoid_importance import LogSigmoidImportance
-        from ttr.surroundings.controls.scaled_read_key import ScaledReadKey
-        from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
-        from ttr.surroundings.controls.softplus_decay import SoftplusDecay
-        from ttr.surroundings.keys.unit_norm import UnitNorm
-        from ttr.surroundings.output.rms_norm import RMSNorm
 
-        defaults = {("log_decay", "BTH"): SoftplusDecay(), ("log_decay", "BTHK"): ChannelSoftplusDecay(), ("log_importance", "BTH"): LogSigmoidImportance(),
-                    ("step_size", "BTH"): SigmoidStepSize(), ("read_key", "BTHK"): ScaledReadKey(), ("ridge", "HF"): LearnedRidge()}
+        Raises:
+            ValueError: if a control has no default surrounding.
+        """
         needed = {(name, axes.replace("n", "")) for name, axes in problem.controls().items()}
-        lacking = sorted(name for name, axes in needed - set(defaults))
+        lacking = sorted(name for name, axes in needed - set(DEFAULTS))
         if lacking:
             raise ValueError(f"There is no default surrounding for {', '.join(lacking)}. Use ttr.architecture.Architecture(problem, controls=(...)).")
         is_global = problem.function.local_degree is None
         return Architecture(problem, keys=(UnitNorm(),) if is_global and not problem.solver.additive else (),
-                            controls=tuple(default for key, default in defaults.items() if key in needed),
+                            controls=tuple(default for key, default in DEFAULTS.items() if key in needed),
                             output=(RMSNorm(),) if is_global and not problem.function.normalized else ())
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,6 +130,7 @@ class Architecture:
         """
         unknown = set(description) - {f.name for f in dataclasses.fields(Architecture)}
         if "problem" not in description or unknown:
-            raise ValueError(f"An architecture needs a problem and has no field {', '.join(sorted(unknown)) or 'else'}. Use what Architecture.to_dict returned.")
+            wrong = f"has no field {', '.join(sorted(unknown))}" if unknown else "needs a problem"
+            raise ValueError(f"An architecture {wrong}. Use what Architecture.to_dict returned.")
         parts = {part: tuple(Component.from_dict(step) for step in description.get(part, ())) for part in PARTS}
         return Architecture(**{**description, "problem": Problem.from_dict(description["problem"])} | parts)

@@ -35,8 +35,9 @@ class Mixer(nn.Module):
         ValueError: on sizes that do not fit, or a name instead of an object; the sentence says what to pass.
     """
 
-    def __init__(self, d_model: int, memory: Architecture | Problem, *, heads: int, key_size: int | None = None, value_size: int | None = None,
-                 key_heads: int | None = None, value_heads: int | None = None, layer: int = 0, layers: int = 1, backend: str | Backend = "auto") -> None:
+    def __init__(self, d_model: int, memory: object, *, heads: int, key_size: int | None = None,
+                 value_size: int | None = None, key_heads: int | None = None, value_heads: int | None = None, layer: int = 0, layers: int = 1,
+                 backend: str | Backend = "auto") -> None:
         super().__init__()
         self.architecture = _architecture(memory)
         self.problem = self.architecture.problem
@@ -111,7 +112,8 @@ class Mixer(nn.Module):
         for name, shape in self.project.tails().items():
             found = list(state[name].shape) if name in state.tensors else "missing"
             if found != [rows, *shape]:
-                raise ValueError(f"The state's {name!r} must have shape {[rows, *shape]}, but is {found}. Use initial_state({rows}) or the state a call of this layer returned.")
+                raise ValueError(f"The state's {name!r} must have shape {[rows, *shape]}, but is {found}. "
+                                 f"Use initial_state({rows}) or the state that a call of this layer returned.")
         if list(state.position.shape) != [rows]:
             raise ValueError(f"The state counts tokens for {len(state.position)} sequences, but this call has {rows}. Use one row per sequence.")
         return state
@@ -122,11 +124,12 @@ def _architecture(memory: object) -> Architecture:
         return memory
     if isinstance(memory, Problem):
         return Architecture.of(memory)
-    hint = f"Use ttr.catalogue[{memory!r}]." if isinstance(memory, str) else "Use an entry of ttr.catalogue, or ttr.Problem(weights=..., function=..., solver=...)."
-    raise ValueError(f"Mixer takes an Architecture or a Problem, got {memory!r}. {hint}")
+    hint = f"ttr.catalogue[{memory!r}]" if isinstance(memory, str) else "an entry of ttr.catalogue, or a ttr.Problem"
+    raise ValueError(f"Mixer takes an Architecture or a Problem, got {memory!r}. Use {hint}.")
 
 
-def _sizes(problem: Problem, d_model: int, heads: tuple[int, int, int], key_size: int | None, value_size: int | None, layer: int, layers: int) -> Sizes:
+def _sizes(problem: Problem, d_model: int, heads: tuple[int, int, int], key_size: int | None, value_size: int | None,
+           layer: int, layers: int) -> Sizes:
     """The sizes of the layer, ``heads`` = those of queries, keys and values."""
     if min(heads) < 1 or any(max(heads) % h for h in heads):
         raise ValueError(f"The heads of queries, keys and values must each divide the largest, got {heads[0]}, {heads[1]} and {heads[2]}.")

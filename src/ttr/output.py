@@ -24,6 +24,6 @@ class Output(nn.Module):
 
     def forward(self, y: Float[Tensor, "B T H V"], streams: Mapping[str, Tensor]) -> Float[Tensor, "B T d"]:
         streams = {**streams, "y": y}
-        for step, learned in zip(self.steps, self.learned):
+        for step, learned in zip(self.steps, self.learned, strict=True):
             streams |= step(learned.tensors(), streams)
         return self.projection(streams["y"].flatten(-2))

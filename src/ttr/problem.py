@@ -95,8 +95,8 @@ class Component:
         raise NotImplementedError(f"{cls.__name__} needs examples(): add small instances of it to its file")
 
     @classmethod
-    def worked(cls) -> Worked:
-        """One case derived by hand in a comment, so that a fault shared by definition and backend is seen."""
+    def worked(cls) -> tuple[Worked, ...]:
+        """Cases derived by hand in a comment, one per mode: they show a fault that definition and backend share."""
         raise NotImplementedError(f"{cls.__name__} needs worked(): derive one small case by hand in its file")
 
     def to_dict(self) -> dict[str, Any]:

@@ -42,14 +42,15 @@ class Project(nn.Module):
         for name in ("q", "k", "v"):
             streams[name] = getattr(self, name)(x).unflatten(-1, self.sizes.stream(name))
         new_tails = dict(tails)
-        for step, learned in zip(self.steps, self.learned):
+        for step, learned in zip(self.steps, self.learned, strict=True):
             if step.past:
                 streams |= self._with_past(step, learned, streams, sequences, new_tails)
             else:
                 streams |= step(learned.tensors(), streams)
         return streams, new_tails
 
-    def _with_past(self, step: Surrounding, learned: Tensors, streams: Mapping[str, Tensor], sequences: Sequences, tails: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _with_past(self, step: Surrounding, learned: Tensors, streams: Mapping[str, Tensor], sequences: Sequences,
+                   tails: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the step makes of its streams with their past in front; ``tails`` gets the new ones."""
         extended = {name: sequences.extend(streams[name], tails[f"conv.{name}"].to(streams[name].dtype)) for name in step.streams}
         for name, stream in extended.items():

@@ -32,6 +32,8 @@ FAULTS = (
           ("Importance",)),
     # functions
     Fault("functions/linear.py", "scale_or_default(self.scale, q.shape[-1]) * self.features(q, params)", "self.features(q, params)"),
+    Fault("functions/linear.py", "scale_or_default(self.scale, q.shape[-1]) * self.features(q, params)",
+          "self.features(scale_or_default(self.scale, q.shape[-1]) * q, params)"),
     Fault("functions/features/elu_plus_one.py", "elu(x) + 1", "elu(x) + 1.01"),
     Fault("functions/features/taylor.py", "(2 * size) ** 0.5", "size ** 0.5"),
     Fault("functions/_kernel.py", "if not self.unit_norm:", "if self.unit_norm:"),
@@ -42,12 +44,18 @@ FAULTS = (
     Fault("solvers/implicit_delta_rule.py", "step_size / (1 + step_size * key.square().sum(-1))", "step_size / (1 + step_size)"),
     Fault("solvers/implicit_delta_rule.py", "0.5 * (step * error).sum()", "(step * error).sum()"),
     Fault("solvers/exact_ridge.py", 'exact: ClassVar[Literal["global"]] = "global"', 'additive: ClassVar[bool] = True'),
+    Fault("solvers/one_step.py", "return 0.5 * memory.square().sum()", "return memory.square().sum()", ("nothing",)),
+    Fault("solvers/exact_ridge.py", "0.5 * (ridge[..., None] * memory.square()).sum()", "(ridge[..., None] * memory.square()).sum()", ("nothing",)),
+    Fault("solvers/exact_local_fit.py", "memory[..., 1:, :]", "memory", ("nothing",)),
     # the definition
     Fault("memorize.py", "penalty = torch.cat([empty.to(ridge), ridge", "penalty = torch.cat([empty.to(ridge), 2 * ridge"),
     Fault("memorize.py", "anchor = memory if solver.gradient_at", "anchor = kept if solver.gradient_at"),
     Fault("memorize.py", "gram + torch.diag_embed(ridge)", "gram + torch.diag_embed(ridge.mean() + 0 * ridge)"),
     Fault("oracle.py", "x.log_decay[:, pair + 1 : t + 1]", "x.log_decay[:, max(pair, 0) : t + 1]"),
+    Fault("memorize.py", "weights = weights / torch.where(empty, 1.0, total)", "weights = weights"),
+    Fault("retrieve.py", "predict(ones[..., None], query) + eps", "predict(ones[..., None], query) - eps"),
     Fault("oracle.py", "+ t - window", "+ t - window + 1"),
+    Fault("oracle.py", "for j in range(pairs):", "for j in reversed(range(pairs)):"),
     Fault("oracle.py", "None if x.log_decay is None or j else", "None if x.log_decay is None else", ("pairs_per_token=2", "Geometric")),
     # calls and state
     Fault("inputs.py", "x.repeat_interleave(heads // x.shape[-2], dim=-2)", "torch.cat([x] * (heads // x.shape[-2]), dim=-2)", ("recurrent", "OneStep")),

@@ -11,7 +11,7 @@ from .originals import fla, transformers
 MAMBA2 = ("pad_tensor_by_size", "reshape_into_chunks", "segment_sum", "mamba2_chunk_scan")
 
 
-@parity("linear-attention", "fla ops/linear_attn/naive.py naive_recurrent_linear_attn")
+@parity("linear-attention", "fla/ops/linear_attn/naive.py naive_recurrent_linear_attn")
 def linear_attention(draw: Draw):
     original = fla("ops/linear_attn/naive.py", "naive_recurrent_linear_attn").naive_recurrent_linear_attn
 
@@ -24,7 +24,7 @@ def linear_attention(draw: Draw):
     return draw.qkv() | {"state": draw.normal(B, H, K, V)}, ours, theirs
 
 
-@parity("linear-attention-normalized", "fla ops/linear_attn/naive.py naive_recurrent_linear_attn(normalize=True) of elu + 1")
+@parity("linear-attention-normalized", "fla/ops/linear_attn/naive.py naive_recurrent_linear_attn(normalize=True) of elu + 1")
 def linear_attention_normalized(draw: Draw):
     original = fla("ops/linear_attn/naive.py", "naive_recurrent_linear_attn").naive_recurrent_linear_attn
 
@@ -38,7 +38,7 @@ def linear_attention_normalized(draw: Draw):
     return draw.qkv() | {"state": draw.normal(B, H, K, V), "normalizer": draw.between(0.5, 2.0, B, H, K)}, ours, theirs
 
 
-@parity("based", "fla ops/based/naive.py naive_parallel_based")
+@parity("based", "fla/ops/based/naive.py naive_parallel_based")
 def based(draw: Draw):
     original = fla("ops/based/naive.py", "naive_parallel_based").naive_parallel_based
 
@@ -51,7 +51,7 @@ def based(draw: Draw):
     return draw.qkv(), ours, theirs
 
 
-@parity("based", "fla modules/feature_map.py TaylorFeatureMap, then ops/linear_attn/naive.py (normalize=True, scale=1)")
+@parity("based", "fla/modules/feature_map.py TaylorFeatureMap, then fla/ops/linear_attn/naive.py (normalize=True, scale=1)")
 def based_features(draw: Draw):
     taylor = fla("modules/feature_map.py", "_triu_indices", "flatten_diag_outer_product_off1", "TaylorFeatureMap").TaylorFeatureMap(K)
     original = fla("ops/linear_attn/naive.py", "naive_recurrent_linear_attn").naive_recurrent_linear_attn
@@ -68,7 +68,7 @@ def based_features(draw: Draw):
     return draw.qkv(), ours, theirs
 
 
-@parity("retnet", "fla ops/retention/naive.py naive_retention")
+@parity("retnet", "fla/ops/retention/naive.py naive_retention")
 def retnet(draw: Draw):
     original = fla("ops/retention/naive.py", "naive_retention").naive_retention
 
@@ -81,7 +81,7 @@ def retnet(draw: Draw):
     return draw.qkv((3, 3, 3)), ours, theirs
 
 
-@parity("gla", "fla ops/gla/naive.py naive_recurrent_gla")
+@parity("gla", "fla/ops/gla/naive.py naive_recurrent_gla")
 def gla(draw: Draw):
     original = fla("ops/gla/naive.py", "naive_recurrent_gla").naive_recurrent_gla
 
@@ -111,7 +111,7 @@ def mamba2(draw: Draw):
     return tensors, ours, theirs
 
 
-@parity("hgrn2", "fla ops/gla/naive.py naive_recurrent_gla with the keys and gates of layers/hgrn2.py")
+@parity("hgrn2", "fla/ops/gla/naive.py naive_recurrent_gla with the keys and gates of fla/layers/hgrn2.py")
 def hgrn2(draw: Draw):
     original = fla("ops/gla/naive.py", "naive_recurrent_gla").naive_recurrent_gla
 

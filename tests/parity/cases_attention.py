@@ -50,7 +50,7 @@ def windowed(size: int):
     return dataclasses.replace(memory, weights=dataclasses.replace(memory.weights, size=size))
 
 
-@parity("sliding-window-attention", "fla ops/attn/naive.py naive_parallel_attn(window_size), grouped heads")
+@parity("sliding-window-attention", "fla/ops/attn/naive.py naive_parallel_attn(window_size), grouped heads")
 def sliding_window_attention(draw: Draw):
     original = fla("ops/attn/naive.py", "naive_parallel_attn").naive_parallel_attn
 
@@ -87,7 +87,7 @@ def alibi_attention_interleaved(draw: Draw):
     return _alibi(draw, 6)
 
 
-@parity("forgetting-attention", "fla ops/forgetting_attn/naive.py naive_forgetting_attn, grouped heads")
+@parity("forgetting-attention", "fla/ops/forgetting_attn/naive.py naive_forgetting_attn, grouped heads")
 def forgetting_attention(draw: Draw):
     original = fla("ops/forgetting_attn/naive.py", "naive_forgetting_attn").naive_forgetting_attn
 

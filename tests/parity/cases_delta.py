@@ -13,7 +13,7 @@ def _delta_tensors(draw: Draw, heads: tuple[int, int, int] = (H, H, H), channels
     return tensors | {"log_decay": draw.log_decay(B, T, heads[2], *channels), "state": draw.normal(B, heads[2], K, V)}
 
 
-@parity("deltanet", "fla ops/delta_rule/naive.py delta_rule_recurrence")
+@parity("deltanet", "fla/ops/delta_rule/naive.py delta_rule_recurrence")
 def deltanet(draw: Draw):
     original = fla("ops/delta_rule/naive.py", "delta_rule_recurrence").delta_rule_recurrence
     tensors = _delta_tensors(draw)
@@ -41,13 +41,13 @@ def _gated(entry: str, channels: tuple[int, ...], original, heads: tuple[int, in
     return _delta_tensors(draw, heads, channels), ours, theirs
 
 
-@parity("gated-deltanet", "fla ops/gated_delta_rule/naive.py naive_recurrent_gated_delta_rule")
+@parity("gated-deltanet", "fla/ops/gated_delta_rule/naive.py naive_recurrent_gated_delta_rule")
 def gated_deltanet(draw: Draw):
     original = fla("ops/gated_delta_rule/naive.py", "naive_recurrent_gated_delta_rule").naive_recurrent_gated_delta_rule
     return _gated("gated-deltanet", (), original, (H, H, H), draw)
 
 
-@parity("gated-deltanet", "fla ops/gated_delta_rule/naive.py naive_chunk_gated_delta_rule")
+@parity("gated-deltanet", "fla/ops/gated_delta_rule/naive.py naive_chunk_gated_delta_rule")
 def gated_deltanet_chunk(draw: Draw):
     original = fla("ops/gated_delta_rule/naive.py", "naive_chunk_gated_delta_rule").naive_chunk_gated_delta_rule
     return _gated("gated-deltanet", (), lambda *x, **options: original(*x, chunk_size=4, **options), (H, H, H), draw)
@@ -65,7 +65,7 @@ def gated_deltanet_qwen_chunk(draw: Draw):
     return _gated("gated-deltanet", (), lambda *x, **options: original(*x, chunk_size=4, **options), (2, 2, 4), draw)
 
 
-@parity("kda", "fla ops/kda/naive.py naive_recurrent_kda, grouped heads")
+@parity("kda", "fla/ops/kda/naive.py naive_recurrent_kda, grouped heads")
 def kda(draw: Draw):
     original = fla("ops/kda/naive.py", "naive_recurrent_kda").naive_recurrent_kda
     return _gated("kda", (K,), original, (2, 2, 4), draw)
@@ -83,7 +83,7 @@ def kda_kimi_chunk(draw: Draw):
     return _gated("kda", (K,), lambda *x, **options: original(*x, chunk_size=4, **options), (H, H, H), draw)
 
 
-@parity("gated-deltaproduct", "fla ops/gated_delta_product/naive.py naive_recurrent_gated_delta_product")
+@parity("gated-deltaproduct", "fla/ops/gated_delta_product/naive.py naive_recurrent_gated_delta_product")
 def gated_deltaproduct(draw: Draw):
     original = fla("ops/gated_delta_product/naive.py", "naive_recurrent_gated_delta_product").naive_recurrent_gated_delta_product
     memory = problem("gated-deltaproduct")
@@ -101,7 +101,7 @@ def gated_deltaproduct(draw: Draw):
     return tensors, ours, theirs
 
 
-@parity("comba", "fla ops/comba/naive.py naive_chunk_comba (the recurrent one there reads the decayed state)")
+@parity("comba", "fla/ops/comba/naive.py naive_chunk_comba (the recurrent one there reads the decayed state)")
 def comba(draw: Draw):
     original = fla("ops/comba/naive.py", "naive_chunk_comba").naive_chunk_comba
 

@@ -28,7 +28,7 @@ def prefixes(q: Tensor, k: Tensor, v: Tensor):
         yield q[:, t], k[:, : t + 1].transpose(1, 2), v[:, : t + 1].transpose(1, 2)
 
 
-@parity("mesanet", "fla ops/mesa_net/naive.py naive_mesa_net_exact")
+@parity("mesanet", "fla/ops/mesa_net/naive.py naive_mesa_net_exact")
 def mesanet(draw: Draw):
     original = fla("ops/mesa_net/naive.py", "naive_mesa_net_exact").naive_mesa_net_exact
 

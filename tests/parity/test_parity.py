@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import ttr
@@ -19,5 +21,8 @@ def test_oracle_equals_original(case: Case, record_property) -> None:
 
 
 @pytest.mark.parametrize("entry", ttr.catalogue)
-def test_every_entry_has_a_parity_case(entry: str) -> None:
-    assert entry in {case.entry for case in CASES}, f"Write a case for {entry!r} in tests/parity/cases_*.py: its memory beside an original."
+def test_every_entry_has_a_parity_case_with_the_originals_it_names(entry: str) -> None:
+    originals = [case.original for case in CASES if case.entry == entry]
+    assert originals, f"Write a case for {entry!r} in tests/parity/cases_*.py: its memory beside an original."
+    for path in re.findall(r"\w+/[\w./]+", ttr.catalogue[entry].verified):
+        assert any(path in original for original in originals), f"{entry!r} says it is verified against {path}, which none of its parity cases runs."

@@ -25,6 +25,9 @@ class Attention(Backend):
     def __init__(self, block: int = 128) -> None:
         self.block = block
 
+    def small(self) -> Attention:
+        return Attention(block=4)
+
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.function.local_degree != 0:
             return f"Softmax attention is the local fit of a constant, and {problem.function} is another function."
@@ -38,20 +41,21 @@ class Attention(Backend):
         keys, values = (torch.cat([x.state[name], new], dim=1) for name, new in (("keys", x.k), ("values", x.v)))
         keys = problem.function.key(x.grouped(keys) if params else keys, params).transpose(1, 2)
         values = values.transpose(1, 2)
-        # torch's fused kernels cannot be differentiated twice, nor vectorised by functorch; float64 is for checking gradients.
-        fused = not in_functorch() and not (x.wants_grad and query.dtype == torch.float64)
+        # torch's fused kernels cannot be differentiated twice, nor transformed by functorch; float64 is for checking gradients.
+        transformed = not torch.compiler.is_compiling() and in_functorch()
+        fused = not transformed and not (x.wants_grad and query.dtype == torch.float64)
         plain = pairs.past.shape[-1] == 0 and pairs.decay is None and pairs.importance is None and pairs.window is None
         if plain and fused and query.shape[-1] == values.shape[-1] and x.length:  # its kernels of linear memory need equal sizes
             y = _fused(query, keys, values, None)
         else:
-            y = self._blocks(x, pairs, query, keys, values, fused)
+            recompute = x.wants_grad and x.length > self.block and not transformed and not torch.compiler.is_compiling()
+            y = self._blocks(pairs, query, keys, values, fused, recompute)
         return y.transpose(1, 2), pairs.final_state(x)
 
-    def _blocks(self, x: Inputs, pairs: PairWeights, query: Tensor, keys: Tensor, values: Tensor, fused: bool) -> Tensor:
+    def _blocks(self, pairs: PairWeights, query: Tensor, keys: Tensor, values: Tensor, fused: bool, recompute: bool) -> Tensor:
         """The read-outs [B,H,T,V] of queries [B,H,T,F], keys [B,Hk,N+T,F] and values [B,Hv,N+T,V]."""
         outputs = [query.new_zeros(*query.shape[:2], 0, values.shape[-1])]
-        recompute = x.wants_grad and x.length > self.block and not torch.compiler.is_compiling()
-        for start, part in zip(range(0, x.length, self.block), query.split(self.block, dim=2)):
+        for start, part in zip(range(0, query.shape[2], self.block), query.split(self.block, dim=2)):
             arguments = (pairs, start, part, keys, values, fused)
             y = checkpoint(_block, *arguments, use_reentrant=False, preserve_rng_state=False) if recompute else _block(*arguments)
             outputs.append(y)
@@ -71,7 +75,8 @@ def _block(pairs: PairWeights, start: int, query: Tensor, keys: Tensor, values: 
 def _fused(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
     if keys.shape[1] != values.shape[1]:
         keys, values = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (keys, values))
-    return scaled_dot_product_attention(query, keys, values, attn_mask=bias, is_causal=bias is None, scale=1.0, enable_gqa=keys.shape[1] != query.shape[1])
+    grouping = {"enable_gqa": True} if keys.shape[1] != query.shape[1] else {}
+    return scaled_dot_product_attention(query, keys, values, attn_mask=bias, is_causal=bias is None, scale=1.0, **grouping)
 
 
 def grouped_product(left: Tensor, right: Tensor) -> Tensor:

@@ -18,14 +18,14 @@ from ttr.state import State
 
 @dataclass(frozen=True)
 class ChunkwiseAdditive(Backend):
-    """S_t = D_t S_{t-1} + k_t v_t^T with products of matrices (design_space P1; GLA, arXiv 2312.06635, section 4).
+    """S_t = D_t S_{t-1} + k_t v_t^T with products of matrices (the chunkwise form of GLA, arXiv 2312.06635).
 
     Let b_i be the cumulative log decay in a chunk and S_0 the memory that enters it. Unrolled,
 
         y_i = S_0^T (q_i e^{b_i}) + sum_{j<=i} A_ij v_j,     A_ij = sum_d q_id k_jd e^{b_id - b_jd}
         S_C = e^{b_C} S_0 + sum_j (k_j e^{b_C - b_j}) v_j^T
 
-    so all but the last line, a scan over the chunks, is done for all chunks at once.
+    and all is done for all chunks at once but the scan that the last line is.
     """
 
     chunk: int = 32
@@ -46,16 +46,16 @@ class ChunkwiseAdditive(Backend):
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         form = linear_form(problem, x)
         size = chunk_length(self.chunk, x.length)
-        written = form.value if form.step is None else form.value * form.step[..., None]
-        query, key, written = (split(tensor, size) for tensor in (form.query, form.key, written))
+        step = 1 if form.step is None else form.step[..., None]
+        query, key, value = (split(tensor, size) for tensor in (form.query, form.key, step * form.value))
         log = cumulative_log_decay(form, size)
         whole = log[..., -1:, :]
 
         memory, entering = widen_state(problem, x), []
-        added = shrink(key, whole - log).mT @ written
+        added = shrink(key, whole - log).mT @ value
         for kept, new in zip(whole.mT.to(key.dtype).exp().unbind(), added.unbind(), strict=True):
             entering.append(memory)
             memory = kept * memory + new
         visible = torch.arange(1, size + 1, device=key.device)
-        y = shrink(query, log) @ torch.stack(entering) + scores(query, key, log, log, visible, size) @ written
+        y = shrink(query, log) @ torch.stack(entering) + scores(query, key, log, log, visible, size) @ value
         return finish(problem, x, join(y, x.length), memory)

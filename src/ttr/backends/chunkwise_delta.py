@@ -19,8 +19,8 @@ from ttr.state import State
 
 @dataclass(frozen=True)
 class ChunkwiseDelta(Backend):
-    """S_j = D_j S_{j-1} + k_j w_j^T, w_j = beta_j (v_j - S_x^T p_j), by one triangular system per chunk (design_space P2;
-    DeltaNet, arXiv 2406.06484, section 3; Gated DeltaNet, 2412.06464; KDA, 2510.26692).
+    """S_j = D_j S_{j-1} + k_j w_j^T, w_j = beta_j (v_j - S_x^T p_j), by one triangular system per chunk (the chunkwise form of
+    DeltaNet, arXiv 2406.06484, Gated DeltaNet, 2412.06464, and KDA, 2510.26692).
 
     Let b_i be the cumulative log decay in a chunk, S_0 the memory that enters it, and c_i = b_i where the error is measured
     at the decayed memory, b_{i-1} at the old one. Given all w, the memory is a decayed sum of the pairs (k_j, w_j), hence
@@ -50,8 +50,9 @@ class ChunkwiseDelta(Backend):
         form = linear_form(problem, x)
         tokens = chunk_length(self.chunk, x.length)
         size = tokens * form.pairs
-        read, value = (t if form.step is None else t * form.step[..., None] for t in (form.read, form.value))
-        query, (key, read, value) = split(form.query, tokens), (split(tensor, size) for tensor in (form.key, read, value))
+        step = 1 if form.step is None else form.step[..., None]
+        key, read, value = (split(tensor, size) for tensor in (form.key, step * form.read, step * form.value))
+        query = split(form.query, tokens)
         log = cumulative_log_decay(form, size)
         log_query = log[..., form.pairs - 1 :: form.pairs, :]
         log_read = log if form.gradient_at == "decayed" else pad(log, (0, 0, 1, -1))
@@ -67,4 +68,5 @@ class ChunkwiseDelta(Backend):
             memory = kept * memory + writer @ written[-1]
         visible = order[form.pairs - 1 :: form.pairs] + 1
         inside = scores(query, key, log_query, log, visible, tokens) @ torch.stack(written)
-        return finish(problem, x, join(shrink(query, log_query) @ torch.stack(entering) + inside, x.length), memory)
+        y = shrink(query, log_query) @ torch.stack(entering) + inside
+        return finish(problem, x, join(y, x.length), memory)

@@ -31,6 +31,9 @@ class ChunkwiseRidge(Backend):
     def __init__(self, chunk: int = 32) -> None:
         self.chunk = chunk
 
+    def small(self) -> ChunkwiseRidge:
+        return ChunkwiseRidge(chunk=4)
+
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.memory != "moments":
             return f"It solves a ridge regression from moments, and {problem.solver} with {problem.weights} keeps {problem.memory} instead."

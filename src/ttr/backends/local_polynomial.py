@@ -32,6 +32,9 @@ class LocalPolynomial(Backend):
     def __init__(self, block: int = 64) -> None:
         self.block = block
 
+    def small(self) -> LocalPolynomial:
+        return LocalPolynomial(block=4)
+
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.function.local_degree != 1:
             return f"It fits a line around every query, and {problem.function} is another function."

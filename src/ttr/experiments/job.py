@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ttr.experiments.errors import UserError
 from ttr.experiments.evaluation import bits_of_every_byte, decoding_speed, memory_bytes, unigram_bits
@@ -95,10 +95,14 @@ class Job:
         bits = bits_of_every_byte(model, self.validation, settings.batch)
         prompt = self.validation[:1, :-1]
         facts = {"run": run, "parameters": parameters(model), "mlp_width": self.widths[memory.name], "diverged_at": history.diverged_at,
-                 "tuning_bits_per_byte": float(bits_of_every_byte(model, self.tuning, settings.batch).double().mean()),
+                 "tuning_bits_per_byte": self._tuning_bits(model),
                  "state_bytes": memory_bytes(model, prompt), "loss": history.loss,
                  "training_tokens_per_second": settings.batch * settings.context / median(history.seconds or [math.inf]),
                  "decoding_tokens_per_second": decoding_speed(model, prompt, settings.decoded)}
         save_tensors(path, {"bits": bits}, facts)
         bar.finished(f"{float(bits.double().mean()):.3f} bits per byte, {facts['training_tokens_per_second']:,.0f} bytes trained on per second")
         return bits, facts
+
+    def _tuning_bits(self, model: nn.Module) -> float | None:
+        """Bits per byte on the tuning split, which only matters if there are rates to choose from."""
+        return float(bits_of_every_byte(model, self.tuning, self.settings.batch).double().mean()) if len(self.settings.rates) > 1 else None

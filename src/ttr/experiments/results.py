@@ -50,8 +50,8 @@ def summarise(measured: Sequence[Measured], unigram: Float[Tensor, "W T"], mask:
         own = {"bits_per_byte": {measure: _interval(d) for measure, d in draws[name].items()},
                "behind_best": {measure: _interval(d - draws[best[measure]][measure]) for measure, d in draws[name].items()},
                "under_unigram": _interval(draws[UNIGRAM]["all"] - draws[name]["all"]),
-               "slice_gap": _interval(slice_gap(bootstrap, bits[name], mask)),
-               "slice_gap_of_shuffled_mask": _interval(slice_gap(bootstrap, bits[name], chance))}
+               "slice_gap": _interval(slice_gap(bootstrap, bits[name], bits[best["recall"]], mask)),
+               "slice_gap_of_shuffled_mask": _interval(slice_gap(bootstrap, bits[name], bits[best["recall"]], chance))}
         return {"name": name} | own | _costs(facts[name])
 
     return {"best": best, "memories": [row(name) for name in order],
@@ -60,10 +60,14 @@ def summarise(measured: Sequence[Measured], unigram: Float[Tensor, "W T"], mask:
                              "validation_windows": len(mask), "validation_bytes": mask.numel()}}
 
 
-def slice_gap(bootstrap: Bootstrap, bits: Float[Tensor, "S W T"], mask: Bool[Tensor, "W T"]) -> Float[Tensor, " R"]:
-    """Bits per byte off the slice less those on it. With a shuffled mask of the same size it must vanish: the check that
-    the gap comes from which bytes the slice holds."""
-    return bootstrap.bits_per_byte(bits, ~mask) - bootstrap.bits_per_byte(bits, mask)
+def slice_gap(bootstrap: Bootstrap, bits: Float[Tensor, "S W T"], best: Float[Tensor, "S W T"], mask: Bool[Tensor, "W T"]) -> Float[Tensor, " R"]:
+    """How much more a memory is behind the best on the slice than off it, in bits per byte.
+
+    What is hard about the slice's bytes is hard for both and falls out. With a shuffled mask of the same size the gap must
+    vanish, which is the check that it comes from which bytes the slice holds.
+    """
+    behind = bits - best
+    return bootstrap.bits_per_byte(behind, mask) - bootstrap.bits_per_byte(behind, ~mask)
 
 
 def _interval(draws: Float[Tensor, " R"]) -> dict[str, float]:

@@ -26,7 +26,7 @@ class CompareSettings:
     layers: tuple[str, ...] = LAYERS
     memory: Path | None = None
     out: Path = Path("runs/compare")
-    steps: int = 300
+    steps: int = 400
     width: int = 64
     context: int = 256
     batch: int = 8
@@ -37,7 +37,7 @@ class CompareSettings:
     depth: int = 2
     head_size: int = 32
     mlp_ratio: float = 2.0
-    learning_rate: float = 4e-3
+    learning_rate: float = 8e-3
     tuning_factors: tuple[float, ...] = (1 / 3, 1.0, 3.0)
     warmup: float = 0.1
     final_rate: float = 0.1

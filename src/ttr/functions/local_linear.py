@@ -25,7 +25,7 @@ class LocalLinear(_ExponentialKernel):
 
     @classmethod
     def examples(cls) -> tuple[LocalLinear, ...]:
-        return (cls(), cls(scale=1.3, unit_norm=True))
+        return (cls(), cls(scale=1.3, unit_norm=True, learned_scale=True))
 
     @classmethod
     def worked(cls) -> tuple[Worked, ...]:

@@ -47,7 +47,8 @@ class MemoryLayer:
             ValueError: if there is any to take back.
         """
         if tokens_to_remove:
-            raise ValueError("A memory cannot unlearn its newest tokens. Keep copy.deepcopy(cache) from before they were read, and go on from the copy.")
+            raise ValueError("A memory cannot unlearn its newest tokens. "
+                             "Keep copy.deepcopy(cache) from before they were read, and go on from the copy.")
 
     def get_max_length(self) -> int:
         """-1: no limit."""

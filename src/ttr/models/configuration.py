@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, no_type_check
 
@@ -33,8 +32,8 @@ class TTRConfig(PreTrainedConfig):
     """
 
     model_type = "ttr"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 (annotated, it would become a field of the configuration)
-    attribute_map = {"num_attention_heads": "num_heads"}  # noqa: RUF012
+    keys_to_ignore_at_inference = ["past_key_values"]  # without annotation: these are no fields
+    attribute_map = {"num_attention_heads": "num_heads"}
 
     vocab_size: int = 256
     hidden_size: int = 256
@@ -90,9 +89,9 @@ def _memory(description: Any, layer: int) -> Architecture | Problem:
     if isinstance(description, Mapping):
         return (Problem if "weights" in description else Architecture).from_dict(description)
     if not isinstance(description, str):
-        raise ValueError(f"The memory of layer {layer} is {description!r}. Give a name of ttr.catalogue, an Architecture, a Problem, or the to_dict() of one.")
-    if description not in ttr.catalogue:
-        close = difflib.get_close_matches(description, ttr.catalogue, n=3, cutoff=0.4)
-        hint = f"Did you mean {' or '.join(close)}?" if close else "`ttr list` shows the names."
-        raise ValueError(f"Layer {layer} asks for a memory called {description!r}, which the catalogue does not have. {hint}")
-    return ttr.catalogue[description]
+        raise ValueError(f"The memory of layer {layer} is {description!r}. "
+                         "Give a name of ttr.catalogue, an Architecture, a Problem, or the to_dict() of one.")
+    try:
+        return ttr.catalogue[description]
+    except KeyError as unknown:
+        raise ValueError(f"Layer {layer}: {unknown}") from None

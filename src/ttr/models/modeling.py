@@ -9,7 +9,6 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel, initialization
@@ -94,8 +93,9 @@ class TTRModel(TTRPreTrainedModel):
             for name, part in block.mixer.named_modules():
                 if part is module:
                     fresh = self.config.mixer(layer).get_submodule(name)
-                    for own, drawn in zip(chain(part.parameters(False), part.buffers(False)), chain(fresh.parameters(False), fresh.buffers(False))):
-                        initialization.copy_(own, drawn)
+                    drawn = dict(chain(fresh.named_parameters(recurse=False), fresh.named_buffers(recurse=False)))
+                    for key, tensor in chain(part.named_parameters(recurse=False), part.named_buffers(recurse=False)):
+                        initialization.copy_(tensor, drawn[key])
                     return
         super()._init_weights(module)
 
@@ -151,7 +151,7 @@ class TTRModel(TTRPreTrainedModel):
 class TTRForCausalLM(TTRPreTrainedModel, GenerationMixin):
     """The decoder with a language-model head; trained by Trainer, sampled by ``generate``."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: TTRConfig) -> None:
         super().__init__(config)

@@ -18,11 +18,11 @@ class ExactLocalFit(Solver):
     exact: ClassVar[Literal["local"]] = "local"
 
     def objective(self, predict: Callable[[Tensor, Tensor], Tensor], memory: Tensor, *data: Tensor) -> Tensor:
-        """``data`` = displacement features [...,N,1+F] with a leading 1, values [...,N,V], weights [...,N], ridge [];
+        """``data`` = displacement features [...,N,1+F] with a leading 1, values [...,N,V], weights [...,N], ridge [...,F];
         memory [...,1+F,V], whose first row is the constant and is not regularised."""
         features, values, weights, ridge = data
         error = (weights[..., None] * (values - predict(memory, features)).square()).sum()
-        return 0.5 * error + 0.5 * (ridge * memory[..., 1:, :].square()).sum()
+        return 0.5 * error + 0.5 * (ridge[..., None] * memory[..., 1:, :].square()).sum()
 
     @classmethod
     def examples(cls) -> tuple[ExactLocalFit, ...]:

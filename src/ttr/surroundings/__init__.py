@@ -132,9 +132,9 @@ def rms(x: Tensor, eps: float, axes: int = 1) -> Tensor:
     return x * torch.rsqrt(x.square().mean(tuple(range(-axes, 0)), keepdim=True) + eps)
 
 
-def normal(std: float) -> Callable[[tuple[int, ...], torch.Generator | None], Tensor]:
-    """The initialiser of independent normal numbers."""
-    return lambda shape, generator: std * torch.randn(shape, generator=generator)
+def fan_in(size: int) -> Callable[[tuple[int, ...], torch.Generator | None], Tensor]:
+    """The initialiser of a linear map of ``size`` channels that keeps their scale: normal numbers of variance 1 / size."""
+    return lambda shape, generator: torch.randn(shape, generator=generator) / math.sqrt(max(size, 1))
 
 
 def log_uniform_rates(low: float, high: float) -> Callable[[tuple[int, ...], torch.Generator | None], Tensor]:
@@ -155,3 +155,8 @@ def time_step_bias(low: float = 1e-3, high: float = 0.1) -> Callable[[tuple[int,
 def of_heads(x: Tensor, heads: int) -> Tensor:
     """[..., h, K] with its heads repeated to ``heads``: head i takes i // (heads / h)."""
     return x if x.shape[-2] == heads else x.repeat_interleave(heads // x.shape[-2], dim=-2)
+
+
+def newest_pair(x: Tensor) -> Tensor:
+    """k or v of the newest pair of every token: [B,T,(n,)h,K] -> [B,T,h,K]."""
+    return x if x.ndim == 4 else x[:, :, -1]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.problem import Parameter
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, normal, wide
+from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, wide
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class SigmoidStepSize(Controls):
     axes: ClassVar[str] = "BTH"
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"weight": Parameter((*sizes.per_pair, sizes.heads, sizes.d_model), normal(0.02))}
+        return {"weight": Parameter((*sizes.per_pair, sizes.heads, sizes.d_model), fan_in(sizes.d_model))}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         step = torch.sigmoid(wide(torch.einsum("btd,...d->bt...", streams["x"], params["weight"])))
@@ -37,6 +37,6 @@ class SigmoidStepSize(Controls):
     @classmethod
     def worked(cls) -> WorkedSurrounding:
         # x = (1, 2): W x = (2*1 - 0.5*2, -1*1 + 0.5*2 - ln 3 * 1) = (1, -ln 3); 2 sigmoid(1) = 1.4621171573, 2 sigmoid(-ln 3) = 0.5.
-        weight = torch.tensor([[2.0, -0.5], [-1.0 - 1.0986122886681098, 0.5]], dtype=torch.float64)
-        x = torch.tensor([[[1.0, 2.0]]], dtype=torch.float64)
-        return WorkedSurrounding(cls(doubled=True), {"x": x}, {"step_size": torch.tensor([[[1.4621171572600098, 0.5]]], dtype=torch.float64)}, {"weight": weight})
+        weight = torch.tensor([[2.0, -0.5], [-1.0 - 1.0986122886681098, 0.5]])
+        expected = {"step_size": torch.tensor([[[1.4621171572600098, 0.5]]])}
+        return WorkedSurrounding(cls(doubled=True), {"x": torch.tensor([[[1.0, 2.0]]])}, expected, {"weight": weight})

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.problem import Parameter
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, log_uniform_rates, normal, time_step_bias, wide
+from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, log_uniform_rates, time_step_bias, wide
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class SoftplusDecay(Controls):
     axes: ClassVar[str] = "BTH"
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"weight": Parameter((sizes.heads, sizes.d_model), normal(0.02)), "bias": Parameter((sizes.heads,), time_step_bias()),
+        return {"weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model)), "bias": Parameter((sizes.heads,), time_step_bias()),
                 "rate": Parameter((sizes.heads,), log_uniform_rates(self.slowest, self.fastest))}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:

@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ttr.surroundings import Keys, Streams, WorkedSurrounding
+from ttr.problem import Parameter
+from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,14 @@ class ComplementKey(Keys):
 
     reads: ClassVar[tuple[str, ...]] = ("log_decay",)
 
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        if sizes.pairs > 1 or sizes.key_heads != sizes.heads:
+            raise ValueError("ComplementKey makes the key of a head from its retention and needs one for each. "
+                             f"Use key_heads = {sizes.heads} and one pair per token.")
+        return {}
+
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        k, log_decay = streams["k"], streams["log_decay"]
-        group = log_decay.shape[2] // k.shape[-2]  # a key head serves neighbouring heads of the memory, which share its gate
-        return {"k": -torch.expm1(log_decay[:, :, ::group]).to(k.dtype)}
+        return {"k": -torch.expm1(streams["log_decay"]).to(streams["k"].dtype)}
 
     @classmethod
     def examples(cls) -> tuple[ComplementKey, ...]:
@@ -27,6 +32,7 @@ class ComplementKey(Keys):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # 1 - 1/4 and 1 - 2/5; both heads of the memory share the one key head.
-        log_decay = torch.log(torch.tensor([0.25, 0.4])).expand(1, 1, 2, 2)
-        return WorkedSurrounding(cls(), {"k": torch.full((1, 1, 1, 2), 9.0), "log_decay": log_decay}, {"k": torch.tensor([0.75, 0.6]).reshape(1, 1, 1, 2)})
+        # 1 - 1/4 and 1 - 2/5.
+        log_decay = torch.log(torch.tensor([0.25, 0.4])).reshape(1, 1, 1, 2)
+        streams = {"k": torch.full((1, 1, 1, 2), 9.0), "log_decay": log_decay}
+        return WorkedSurrounding(cls(), streams, {"k": torch.tensor([0.75, 0.6]).reshape(1, 1, 1, 2)})

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ttr.problem import Parameter, constant
-from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding, of_heads
+from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding, newest_pair, of_heads
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,11 @@ class QueryCorrection(Keys):
     start: float = 1.0
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"strength": Parameter((sizes.query_heads,), constant(self.start))}
+        return {"strength": Parameter((max(sizes.query_heads, sizes.key_heads),), constant(self.start))}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        q, k = streams["q"], streams["k"]
-        newest = k if k.ndim == 4 else k[:, :, -1]
-        return {"q": q - params["strength"][:, None] * _matching(newest, q.shape[-2])}
+        heads = len(params["strength"])
+        return {"q": of_heads(streams["q"], heads) - params["strength"][:, None] * of_heads(newest_pair(streams["k"]), heads)}
 
     @classmethod
     def examples(cls) -> tuple[QueryCorrection, ...]:
@@ -33,6 +32,7 @@ class QueryCorrection(Keys):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # Two queries share one key: (2, 3) - 0.5 * (4, 6) and (5, 7) - 2 * (4, 6).
-        streams = {"q": torch.tensor([[2.0, 3.0], [5.0, 7.0]]).reshape(1, 1, 2, 2), "k": torch.tensor([4.0, 6.0]).reshape(1, 1, 1, 2)}
-        return WorkedSurrounding(cls(), streams, {"q": torch.tensor([[0.0, 0.0], [-3.0, -5.0]]).reshape(1, 1, 2, 2)}, {"strength": torch.tensor([0.5, 2.0])})
+        # Two queries share one key: (1, 0) - 0.5 * (4, 6) and (5, 7) - 2 * (4, 6).
+        streams = {"q": torch.tensor([[1.0, 0.0], [5.0, 7.0]]).reshape(1, 1, 2, 2), "k": torch.tensor([4.0, 6.0]).reshape(1, 1, 1, 2)}
+        expected = {"q": torch.tensor([[-1.0, -3.0], [-3.0, -5.0]]).reshape(1, 1, 2, 2)}
+        return WorkedSurrounding(cls(), streams, expected, {"strength": torch.tensor([0.5, 2.0])})

@@ -61,4 +61,5 @@ class ShortConvolution(Keys):
         # 2*4 - 5 + 3*6 + 0.5 = 21.5 and 2*5 - 6 + 3*7 + 0.5 = 25.5.
         x = torch.tensor([4.0, 5.0, 6.0, 7.0]).reshape(1, 4, 1, 1)
         params = {"v": torch.tensor([2.0, -1.0, 3.0]).reshape(3, 1, 1), "v_bias": torch.tensor([[0.5]])}
-        return WorkedSurrounding(cls(width=3, streams=("v",), silu=False, bias=True), {"v": x}, {"v": torch.tensor([21.5, 25.5]).reshape(1, 2, 1, 1)}, params)
+        expected = {"v": torch.tensor([21.5, 25.5]).reshape(1, 2, 1, 1)}
+        return WorkedSurrounding(cls(width=3, streams=("v",), silu=False, bias=True), {"v": x}, expected, params)

@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ttr.surroundings import Keys, Streams, WorkedSurrounding
+from ttr.problem import Parameter
+from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,15 @@ class TimeStepValue(Keys):
     reads: ClassVar[tuple[str, ...]] = ("time_step",)
     makes: ClassVar[tuple[str, ...]] = ("input",)
 
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        if sizes.value_heads != sizes.heads:
+            raise ValueError(f"TimeStepValue gives every head a step of its own and needs a value for each. Use value_heads = {sizes.heads}.")
+        return {}
+
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         v, time_step = streams["v"], streams["time_step"]
-        time_step = time_step if v.ndim == 4 else time_step[:, :, None]
-        heads = time_step.shape[-1]
-        value = v if v.shape[-2] == heads else v.repeat_interleave(heads // v.shape[-2], dim=-2)
-        return {"v": (value * time_step[..., None]).to(v.dtype), "input": v}
+        time_step = time_step if v.ndim == 4 else time_step[:, :, None]  # all pairs of a token share it
+        return {"v": (v * time_step[..., None]).to(v.dtype), "input": v}
 
     @classmethod
     def examples(cls) -> tuple[TimeStepValue, ...]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.problem import Parameter, constant
-from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, normal, rms, wide
+from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, fan_in, rms, wide
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class GatedRMSNorm(Output):
         shape = (sizes.heads, sizes.value_size)
         gain = {"gain": Parameter(shape if self.over == "all" else shape[1:], constant(1.0))}
         if not self.low_rank:
-            return gain | {"weight": Parameter((*shape, sizes.d_model), normal(0.02))}
-        return gain | {"down": Parameter((sizes.value_size, sizes.d_model), normal(0.02)), "weight": Parameter((*shape, sizes.value_size), normal(0.02)),
+            return gain | {"weight": Parameter((*shape, sizes.d_model), fan_in(sizes.d_model))}
+        rank = sizes.value_size
+        return gain | {"down": Parameter((rank, sizes.d_model), fan_in(sizes.d_model)), "weight": Parameter((*shape, rank), fan_in(rank)),
                        "bias": Parameter(shape, constant(0.0))}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:

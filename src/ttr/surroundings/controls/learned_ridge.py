@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ttr.problem import Parameter, constant
+from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, wide
+
+
+@dataclass(frozen=True)
+class LearnedRidge(Controls):
+    """ridge = at_least + softplus(w), constant in time, ``per`` head or per head and channel; it starts at ``start``.
+
+    The lower bound keeps every solve well conditioned (MesaNet, arXiv 2506.05233).
+    """
+
+    start: float = 1.0
+    at_least: float = 0.25
+    per: Literal["head", "channel"] = "channel"
+
+    makes: ClassVar[tuple[str, ...]] = ("ridge",)
+    axes: ClassVar[str] = "HF"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.at_least < self.start:
+            raise ValueError(f"LearnedRidge(start={self.start}, at_least={self.at_least}) must start above its lower bound, which is at least 0.")
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        shape = (sizes.heads, sizes.feature_size) if self.per == "channel" else (sizes.heads,)
+        return {"weight": Parameter(shape, constant(math.log(math.expm1(self.start - self.at_least))))}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        return {"ridge": self.at_least + torch.nn.functional.softplus(wide(params["weight"]))}
+
+    @classmethod
+    def examples(cls) -> tuple[LearnedRidge, ...]:
+        return (cls(), cls(start=0.5, at_least=0.1, per="head"))
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # softplus(ln(e - 1)) = 1 and softplus(0) = ln 2, plus 0.25.
+        weight = torch.tensor([[0.5413248546129181, 0.0]])
+        return WorkedSurrounding(cls(), {}, {"ridge": torch.tensor([[1.25, 0.9431471805599453]])}, {"weight": weight})

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.problem import Parameter, constant
+from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, of_heads
+
+
+@dataclass(frozen=True)
+class ScaledReadKey(Controls):
+    """read_key = sigmoid(b) k per head, k as the memory gets it: less is taken out at k than is put in (Comba, arXiv 2506.02475)."""
+
+    makes: ClassVar[tuple[str, ...]] = ("read_key",)
+    axes: ClassVar[str] = "BTHK"
+    after_keys: ClassVar[bool] = True
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        return {"share": Parameter((sizes.heads,), constant(1.0))}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        share = torch.sigmoid(params["share"])[:, None]
+        return {"read_key": share * of_heads(streams["k"], len(share))}
+
+    @classmethod
+    def examples(cls) -> tuple[ScaledReadKey, ...]:
+        return (cls(),)
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # sigmoid(ln 3) = 3/4, sigmoid(-ln 3) = 1/4; both heads of the memory share the one key head.
+        log3 = 1.0986122886681098
+        k = torch.tensor([8.0, -4.0]).reshape(1, 1, 1, 2)
+        expected = torch.tensor([[6.0, -3.0], [2.0, -1.0]]).reshape(1, 1, 2, 2)
+        return WorkedSurrounding(cls(), {"k": k}, {"read_key": expected}, {"share": torch.tensor([log3, -log3])})

@@ -1,0 +1,237 @@
+"""The mixer: whatever the memory and its surroundings, whole = segments = steps, packed = separate, and each row by itself."""
+
+import copy
+
+import pytest
+import torch
+
+import ttr
+from ttr.architecture import Architecture
+from ttr.functions.linear import Linear
+from ttr.laws.rows import triples
+from ttr.laws.tolerances import FLOAT64, HALF, error
+from ttr.nn import Mixer
+from ttr.problem import Problem
+from ttr.solvers.delta_rule import DeltaRule
+from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
+from ttr.surroundings.controls.softplus_decay import SoftplusDecay
+from ttr.surroundings.keys.head_rms_norm import HeadRMSNorm
+from ttr.surroundings.keys.query_correction import QueryCorrection
+from ttr.surroundings.keys.rotary import Rotary
+from ttr.surroundings.keys.short_convolution import ShortConvolution
+from ttr.surroundings.keys.silu import Silu
+from ttr.surroundings.keys.time_step_value import TimeStepValue
+from ttr.surroundings.output.rms_norm import RMSNorm
+from ttr.surroundings.output.sigmoid_gate import SigmoidGate
+from ttr.surroundings.output.skip import Skip
+from ttr.weights.geometric import Geometric
+
+D, B, T = 8, 2, 7
+
+CROWDED = Architecture(
+    Problem(Geometric("head"), Linear(), DeltaRule(pairs_per_token=3)),
+    keys=(Silu(("v",)), ShortConvolution(width=3, bias=True), QueryCorrection(), HeadRMSNorm(), Rotary(base=10.0), TimeStepValue()),
+    controls=(SoftplusDecay(), SigmoidStepSize()), output=(Skip(), Skip("input"), RMSNorm("all"), SigmoidGate()))
+"""Surroundings that no entry puts together, around a memory with several pairs per token."""
+
+SAMPLE = triples()[3 :: max(1, len(triples()) // 14)]
+MEMORIES = dict(ttr.catalogue) | {"crowded": CROWDED} | {f"bare {problem!r}": problem for problem in SAMPLE}
+every_memory = pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
+
+
+def mixer(memory, **sizes):
+    layer = Mixer(D, memory, **{"heads": 2, "key_size": 4, "value_size": 3, "layer": 1, "layers": 3} | sizes).double()
+    with torch.no_grad():  # gains, biases and rates off their even starting values
+        for parameter in layer.parameters():
+            parameter += 0.3 * torch.rand_like(parameter)
+    return layer
+
+
+def assert_states_equal(got, wanted):
+    assert set(got) == set(wanted) and torch.equal(got.position, wanted.position)
+    for name in wanted:
+        assert error(got[name], wanted[name]) <= FLOAT64, name
+
+
+def inputs(batch=B, time=T):
+    return torch.randn(batch, time, D, dtype=torch.float64)
+
+
+# --------------------------------------------------------------------------------------------- whole, segments, steps
+@every_memory
+def test_whole_is_any_split_is_step_by_step(memory):
+    layer, x = mixer(memory), inputs()
+    whole, end = layer(x, return_state=True)
+    assert whole.shape == x.shape and error(layer(x), whole) <= FLOAT64 and torch.isfinite(whole).all()
+    for cuts in ((0, T), (2, T - 2), (1, 1, 0, T - 2)):
+        state, parts = None, []
+        for part in x.split(cuts, dim=1):
+            y, state = layer(part, state, return_state=True)
+            parts.append(y)
+        assert error(torch.cat(parts, dim=1), whole) <= FLOAT64
+        assert_states_equal(state, end)
+    state, steps = layer.initial_state(B), []
+    for token in x.unbind(1):
+        kept = state.clone()
+        y, new = layer.step(token, state)
+        assert_states_equal(state, kept)
+        steps.append(y)
+        state = new
+    assert error(torch.stack(steps, dim=1), whole) <= FLOAT64
+    assert_states_equal(state, end)
+
+
+@every_memory
+def test_packed_is_separate(memory):
+    """Outputs, gradients and states, from the beginning and going on; one sequence is empty."""
+    layer, lengths = mixer(memory), (3, 0, 1, 5)
+    bounds = torch.tensor([0, *lengths]).cumsum(0)
+    first, second = (inputs(1, sum(lengths)).requires_grad_() for _ in range(2))
+    y1, state = layer(first, return_state=True, cu_seqlens=bounds)
+    y2, end = layer(second, state, return_state=True, cu_seqlens=bounds.int())
+    alone, ends = [], []
+    for a, b in zip(first[0].split(lengths), second[0].split(lengths), strict=True):
+        u, middle = layer(a[None], return_state=True)
+        v, last = layer(b[None], middle, return_state=True)
+        alone.append((u[0], v[0]))
+        ends.append(last)
+    expected = [torch.cat(parts) for parts in zip(*alone, strict=True)]
+    assert error(y1[0], expected[0]) <= FLOAT64 and error(y2[0], expected[1]) <= FLOAT64
+    assert_states_equal(end, ttr.State.cat(ends))
+    leaves = [first, second, *(p for p in layer.parameters() if p.requires_grad)]
+    direction = torch.randn(2, sum(lengths), D, dtype=torch.float64)
+    packed = torch.autograd.grad((torch.cat([y1, y2]) * direction).sum(), leaves, allow_unused=True, materialize_grads=True)
+    separate = torch.autograd.grad((torch.stack(expected) * direction).sum(), leaves, allow_unused=True, materialize_grads=True)
+    assert all(error(a, b) <= FLOAT64 for a, b in zip(packed, separate, strict=True))
+
+
+@every_memory
+def test_causal_and_row_by_row(memory):
+    layer, x = mixer(memory), inputs()
+    y, other = layer(x), x.clone()
+    other[0, 4] += 1.0
+    changed = (layer(other) - y).abs().amax(-1)
+    assert torch.equal(changed[0, :4], torch.zeros(4, dtype=torch.float64)) and changed[0, 4] > 0
+    assert error(layer(other)[1], y[1]) <= FLOAT64
+
+
+@every_memory
+def test_every_parameter_is_used_and_moved_by_a_step(memory):
+    layer = mixer(memory)
+    layer(inputs()).square().sum().backward()
+    unused = [name for name, p in layer.named_parameters() if p.requires_grad and (p.grad is None or p.grad.abs().max() == 0)]
+    assert not unused and all(torch.isfinite(p.grad).all() for p in layer.parameters() if p.requires_grad)
+
+
+@every_memory
+def test_narrow_parameters(memory):
+    """A layer in bfloat16 gives bfloat16 out, keeps its state in float32, and is near the layer with the same numbers in float64."""
+    narrow = mixer(memory).bfloat16()
+    x = inputs().bfloat16()
+    y, state = narrow(x, return_state=True)
+    assert y.dtype == torch.bfloat16 and all(state[name].dtype == torch.float32 for name in state)
+    rows = [layer_rows.double() for layer_rows in (y, copy.deepcopy(narrow).double()(x.double()))]
+    assert error(*rows) <= 5 * HALF
+
+
+# ---------------------------------------------------------------------------------------------------- sizes and grouping
+@pytest.mark.parametrize("heads", [{"heads": 4, "key_heads": 2, "value_heads": 2}, {"heads": 2, "key_heads": 1, "value_heads": 4},
+                                   {"heads": 1, "key_heads": 1, "value_heads": 2}], ids=repr)
+@pytest.mark.parametrize("name", ["softmax-attention", "gated-deltanet", "mamba2", "comba", "mesanet", "kda"])
+def test_grouped_heads(name, heads):
+    if name == "mamba2" and heads["heads"] == 4:
+        with pytest.raises(ValueError, match="Use value_heads = 4"):
+            mixer(ttr.catalogue[name], **heads)
+        return
+    layer, x = mixer(ttr.catalogue[name], **heads), inputs()
+    whole, end = layer(x, return_state=True)
+    first, state = layer(x[:, :3], return_state=True)
+    second, state = layer(x[:, 3:], state, return_state=True)
+    assert error(torch.cat([first, second], dim=1), whole) <= FLOAT64
+    assert_states_equal(state, end)
+
+
+def test_grouped_keys_are_repeated_keys():
+    """Fewer key and value heads give what more give that are copies of each other."""
+    grouped = mixer(ttr.catalogue["gated-deltanet"], heads=4, key_heads=2, value_heads=2)
+    full = mixer(ttr.catalogue["gated-deltanet"], heads=4)
+    tensors = grouped.state_dict()
+    for name, shape in (("k", (2, 4)), ("v", (2, 3))):
+        tensors[f"project.{name}.weight"] = tensors[f"project.{name}.weight"].unflatten(0, shape).repeat_interleave(2, 0).flatten(0, 1)
+        convolution = next(key for key in tensors if key.startswith("project.learned") and key.endswith(f".{name}"))
+        tensors[convolution] = tensors[convolution].repeat_interleave(2, 1)
+    full.load_state_dict(tensors)
+    x = inputs()
+    assert error(grouped(x), full(x)) <= FLOAT64
+
+
+def test_the_lowest_layer_of_hgrn2_has_no_bound_and_higher_ones_remember_longer():
+    torch.manual_seed(0)
+    decays = []
+    for number in range(3):
+        layer = Mixer(D, ttr.catalogue["hgrn2"], heads=2, layer=number, layers=3)
+        streams, _ = layer.project(torch.zeros(1, 1, D), _sequences(layer), {})
+        decays.append(streams["log_decay"].exp().unique().tolist())
+    assert [len(d) for d in decays] == [1, 1, 1]
+    assert [round(d[0], 5) for d in decays] == [0.5, round(1 / 3 + 2 / 3 / 2, 5), round(2 / 3 + 1 / 3 / 2, 5)]
+
+
+def _sequences(layer):
+    from ttr.surroundings.sequences import Sequences
+
+    return Sequences(1, layer.initial_state(1).position)
+
+
+@pytest.mark.parametrize("name", ["softmax-attention", "local-linear-attention", "sliding-window-attention"])
+def test_a_capacity_fixes_the_size_of_the_state(name):
+    layer, x = mixer(ttr.catalogue[name]), inputs()
+    state = layer.initial_state(B, capacity=T)
+    size = state.nbytes
+    y, end = layer(x, state, return_state=True)
+    assert error(y, layer(x)) <= FLOAT64 and end.nbytes == size and end.capacity == state.capacity
+
+
+def test_state_counts_the_tails_of_the_convolutions():
+    layer = Mixer(D, ttr.catalogue["gated-deltanet"], heads=2, key_size=4, value_size=3)
+    state = layer.initial_state(B)
+    assert {name: tuple(state[name].shape) for name in state} == {
+        "memory": (B, 2, 4, 3), "conv.q": (B, 3, 2, 4), "conv.k": (B, 3, 2, 4), "conv.v": (B, 3, 2, 3)}
+    assert state.nbytes == 4 * B * (24 + 24 + 24 + 18)
+
+
+def test_a_layer_is_saved_whole():
+    layer, x = mixer(CROWDED), inputs()
+    other = mixer(CROWDED)
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(x), other(x))
+
+
+def test_memory_parameters_are_the_layers():
+    layer = Mixer(D, ttr.catalogue["softmax-attention-qknorm"], heads=2)
+    scale = dict(layer.named_parameters())["memory.function.scale"]
+    assert torch.equal(scale.detach(), torch.full((2,), 10.0))
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"memory": "gated-deltanet"}, r"ttr.catalogue\['gated-deltanet'\]"), ({"memory": 3}, "an Architecture or a Problem, got 3"),
+    ({"heads": 3}, "d_model = 8 is not a multiple of heads = 3"), ({"heads": 4, "key_heads": 3}, "must each divide the largest, got 4, 3 and 4"),
+    ({"heads": 0}, "must each divide"), ({"memory": ttr.catalogue["hgrn2"], "key_heads": 1}, "Use key_heads = 2"),
+])
+def test_wrong_sizes_are_a_sentence(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Mixer(D, **{"memory": ttr.catalogue["gated-deltanet"], "heads": 2} | arguments)
+
+
+def test_wrong_calls_are_a_sentence():
+    layer, x = mixer(ttr.catalogue["gated-deltanet"]), inputs()
+    _, state = layer(x, return_state=True)
+    with pytest.raises(ValueError, match="takes vectors of 8 channels, got an input of shape"):
+        layer(x[..., :5])
+    with pytest.raises(ValueError, match=r"'conv.q' must have shape \[1, 3, 2, 4\], but is \[2, 3, 2, 4\]"):
+        layer(x[:1], state)
+    with pytest.raises(ValueError, match="'conv.q' must have shape .* but is missing"):
+        layer(x, mixer(ttr.catalogue["gla"]).initial_state(B))
+    with pytest.raises(ValueError, match="batch of 1"):
+        layer(x, cu_seqlens=torch.tensor([0, T]))
+    with pytest.raises(ValueError, match="no backend 'fast'"):
+        mixer(ttr.catalogue["gla"], backend="fast")(x)

@@ -1,0 +1,157 @@
+"""Surroundings, architectures and the catalogue: what each computes, that it is described completely, and that it fits together."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+import ttr
+from ttr import registry
+from ttr.architecture import Architecture
+from ttr.functions.linear import Linear
+from ttr.laws.rows import triples
+from ttr.laws.tolerances import FLOAT64, error
+from ttr.problem import Component, Problem
+from ttr.solvers.delta_rule import DeltaRule
+from ttr.solvers.one_step import OneStep
+from ttr.surroundings import Sizes
+from ttr.surroundings.controls.channel_softplus_decay import ChannelSoftplusDecay
+from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
+from ttr.surroundings.controls.softplus_decay import SoftplusDecay
+from ttr.surroundings.keys.complement_key import ComplementKey
+from ttr.surroundings.keys.short_convolution import ShortConvolution
+from ttr.surroundings.output.skip import Skip
+from ttr.surroundings.sequences import Sequences
+from ttr.surroundings.tensors import Tensors
+from ttr.weights.geometric import Geometric
+from ttr.weights.uniform import Uniform
+
+MEMBERS = [cls for kind in ("keys", "controls", "output") for cls in registry.members(kind)]
+EXAMPLES = [example for cls in MEMBERS for example in cls.examples()]
+SIZES = Sizes(6, 2, 2, 2, 4, 3, 4, layer=1, layers=3)
+
+
+@pytest.fixture
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("cls", MEMBERS, ids=lambda cls: f"{cls.kind}-{cls.__name__}")
+def test_worked_case(cls, float64):
+    case = cls.worked()
+    assert type(case.surrounding) is cls
+    made = case.surrounding(case.params, case.streams)
+    assert set(made) == set(case.expected)
+    for name, expected in case.expected.items():
+        assert error(made[name], expected) <= FLOAT64, name
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=repr)
+def test_description_is_complete(example):
+    assert Component.from_dict(json.loads(json.dumps(example.to_dict()))) == example
+    assert hash(example) == hash(dataclasses.replace(example))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        example.kind = "other"
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=repr)
+def test_declared_is_what_is_done(example):
+    """The streams it makes are those it declares, beside q, k, v and y; the declared parameters all matter; the inputs are unchanged."""
+    learned = Tensors(example.parameters(SIZES)).double()
+    streams = {name: torch.randn(2, 5 + example.past, *SIZES.stream(name), dtype=torch.float64) for name in ("q", "k", "v")}
+    streams |= {"x": torch.randn(2, 5, 6, dtype=torch.float64), "y": torch.randn(2, 5, 2, 3, dtype=torch.float64), "position": torch.arange(5).expand(2, 5)}
+    streams |= {name: -torch.rand(2, 5, *((2, 4) if name == "log_decay" else (2,)), dtype=torch.float64) for name in example.reads if name not in streams}
+    before = {name: stream.clone() for name, stream in streams.items()}
+    made = example(learned.tensors(), streams)
+    assert set(made) == (set(example.makes) | set(made) & {"q", "k", "v", "y"}) and made
+    assert all(torch.equal(stream, before[name]) for name, stream in streams.items())
+    if learned.tensors():
+        sum((tensor * torch.randn_like(tensor)).sum() for tensor in made.values()).backward()
+        for name, parameter in learned.named_parameters():
+            assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+# --------------------------------------------------------------------------------------------------------- the catalogue
+def test_the_catalogue_is_a_mapping():
+    assert isinstance(ttr.catalogue, Mapping) and len(ttr.catalogue) == len(list(ttr.catalogue)) == len(ttr.catalogue.values()) == 21
+    assert "gla" in ttr.catalogue and "none" not in ttr.catalogue and ttr.catalogue.get("none") is None
+    assert ttr.catalogue == ttr.catalogue and hash(ttr.catalogue) and dict(ttr.catalogue) == dict(ttr.catalogue.items())
+    assert all(isinstance(entry, Architecture) and isinstance(entry.problem, Problem) for entry in ttr.catalogue.values())
+
+
+@pytest.mark.parametrize("name", ttr.catalogue)
+def test_entry(name):
+    entry = ttr.catalogue[name]
+    assert Architecture.from_dict(json.loads(json.dumps(entry.to_dict()))) == entry
+    assert hash(entry) and entry.source and entry.verified and 2000 < entry.year < 2100 and len(entry.arxiv) == 10
+
+
+@pytest.mark.parametrize("name, hint", [("gated-delta-net", "gated-deltanet"), ("softmax", "softmax-attention"), ("x", "names")])
+def test_an_unknown_name_is_a_sentence(name, hint):
+    with pytest.raises(KeyError) as caught:
+        ttr.catalogue[name]
+    assert str(caught.value).startswith(f"There is no memory called {name!r}") and hint in str(caught.value) and caught.value.args[0] == str(caught.value)
+
+
+def test_the_catalogue_loads_when_asked_for():
+    code = "import sys, ttr; assert 'ttr.catalogue' not in sys.modules; assert 'kda' in ttr.catalogue; from ttr import catalogue; assert catalogue is ttr.catalogue"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --------------------------------------------------------------------------------------------------------- architectures
+@pytest.mark.parametrize("problem", triples()[:: max(1, len(triples()) // 40)], ids=repr)
+def test_every_problem_has_default_surroundings(problem):
+    architecture = Architecture.of(problem)
+    assert {control.makes[0] for control in architecture.controls} == set(problem.controls())
+    assert Architecture.from_dict(json.loads(json.dumps(architecture.to_dict()))) == architecture
+
+
+@pytest.mark.parametrize("parts, message", [
+    ({"controls": (SigmoidStepSize(),)}, "controls make step_size, but the problem takes exactly: log_decay, step_size"),
+    ({"controls": (SigmoidStepSize(), SoftplusDecay(), SoftplusDecay())}, "takes exactly"),
+    ({"controls": (SigmoidStepSize(), ChannelSoftplusDecay())}, r"makes log_decay \[B,T,H,K\], but the problem takes \[B,T,H\]"),
+    ({"controls": (Skip(), SigmoidStepSize())}, "controls must be a tuple of surroundings"),
+    ({"output": (Skip(of="input"),)}, "needs the stream input, which nothing before it makes"),
+    ({"keys": (ShortConvolution(), ShortConvolution(streams=("k",)))}, "Two steps remember the past of k"),
+])
+def test_what_does_not_fit_is_a_sentence(parts, message):
+    memory = Problem(Geometric("head"), Linear(), DeltaRule())
+    with pytest.raises(ValueError, match=message):
+        Architecture(memory, **{"controls": (SigmoidStepSize(), SoftplusDecay())} | parts)
+
+
+@pytest.mark.parametrize("description, message", [({}, "needs a problem"), ({"problem": {}, "nmae": 1}, "has no field nmae")])
+def test_a_wrong_description_is_a_sentence(description, message):
+    with pytest.raises(ValueError, match=message):
+        Architecture.from_dict(description)
+
+
+def test_a_key_that_reads_a_control_needs_it():
+    with pytest.raises(ValueError, match="needs the stream log_decay"):
+        Architecture(Problem(Uniform(), Linear(), OneStep()), keys=(ComplementKey(),))
+
+
+# ------------------------------------------------------------------------------------------------------------- sequences
+@pytest.mark.parametrize("lengths", [(4, 1, 0, 6), (0, 0, 3), (2,), (0,)])
+@pytest.mark.parametrize("past", [1, 3])
+def test_packed_sequences_see_their_own_past(lengths, past):
+    """Extended, summed over neighbours and cut again, a packed stream is the sums over each sequence by itself."""
+
+    def sums(x):
+        return sum(x[j : max(len(x) - past + j, j)] for j in range(past + 1))
+
+    bounds, start = torch.tensor([0, *lengths]).cumsum(0), 2 * torch.arange(len(lengths))
+    x, tail = (torch.randn(*shape, 2, dtype=torch.float64) for shape in ((1, sum(lengths)), (len(lengths), past)))
+    sequences = Sequences(sum(lengths), start, bounds)
+    extended = sequences.extend(x, tail)
+    rows = [torch.cat([tail[i], x[0, bounds[i] : bounds[i + 1]]]) for i in range(len(lengths))]
+    expected = torch.cat([sums(row) for row in rows])
+    assert error(sequences.tokens(sums(extended[0])[None], past)[0], expected) <= FLOAT64
+    assert torch.equal(sequences.tail(extended, past), torch.stack([row[-past:] for row in rows]))
+    assert sequences.positions()[0].tolist() == [int(s) + t for s, n in zip(start, lengths, strict=True) for t in range(n)]
