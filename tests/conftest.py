@@ -7,8 +7,8 @@ from jaxtyping import install_import_hook
 if os.environ.get("TTR_TEST_TYPES", "1") == "1":  # torch.compile cannot look through the checks; its tests switch them off
     install_import_hook("ttr", "beartype.beartype")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
 
 @pytest.fixture(autouse=True, scope="session")

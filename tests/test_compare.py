@@ -314,6 +314,14 @@ def test_a_folder_that_cannot_be_written_is_named(text, tmp_path):
         run(tiny(text, tmp_path, out=tmp_path / "file" / "out"))
 
 
+def test_a_folder_with_somebody_elses_results_is_left_alone(text, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text("mine")
+    with pytest.raises(UserError, match="results.json"):
+        run(tiny(text, tmp_path))
+    assert (tmp_path / "out" / "results.json").read_text() == "mine"
+
+
 def test_other_arguments_leave_a_folder_alone(text, tmp_path):
     run(tiny(text, tmp_path, steps=2))
     kept = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}

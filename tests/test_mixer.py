@@ -1,6 +1,7 @@
 """The mixer: whatever the memory and its surroundings, whole = segments = steps, packed = separate, and each row by itself."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import ttr
 from ttr.architecture import Architecture
 from ttr.functions.linear import Linear
 from ttr.laws.rows import triples
-from ttr.laws.tolerances import FLOAT64, HALF, error
+from ttr.laws.tolerances import FLOAT32, FLOAT64, HALF, error
 from ttr.nn import Mixer
 from ttr.problem import Problem
 from ttr.solvers.delta_rule import DeltaRule
@@ -235,3 +236,85 @@ def test_wrong_calls_are_a_sentence():
         layer(x, cu_seqlens=torch.tensor([0, T]))
     with pytest.raises(ValueError, match="no backend 'fast'"):
         mixer(ttr.catalogue["gla"], backend="fast")(x)
+
+
+# ----------------------------------------------------------------------- whole layers against transformers, same weights
+def heads_first(weight, *shape):
+    """A weight of transformers with its output channels split into ``shape``."""
+    return weight.detach().unflatten(0, shape)
+
+
+def compare_with(original, layer, tensors):
+    """Load the tensors, all of them, and compare with the original on a sequence; it computes in float32."""
+    layer.load_state_dict({name: tensor.detach().clone() for name, tensor in tensors.items()})
+    x = torch.randn(2, 11, D)
+    with torch.no_grad():
+        assert error(layer.double()(x.double()), original(x)) <= FLOAT32
+
+
+def off_start(module):
+    """The module with every parameter off its starting value, so that no bias is 0 and no gain is 1."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.3 * torch.rand_like(parameter)
+    return module.eval()
+
+
+def convolutions(conv1d, shapes):
+    """Weights [width, heads, channels] of the streams that one convolution treats together."""
+    parts = conv1d.weight.detach()[:, 0].split([heads * size for heads, size in shapes.values()])
+    return {name: part.T.unflatten(1, shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def test_gated_deltanet_is_that_of_qwen3_next():
+    from transformers import Qwen3NextConfig
+    from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
+
+    keys, values, size, wide = 2, 4, 4, 3
+    config = Qwen3NextConfig(hidden_size=D, linear_num_key_heads=keys, linear_num_value_heads=values, linear_key_head_dim=size,
+                             linear_value_head_dim=wide, rms_norm_eps=1e-5, num_hidden_layers=1)
+    original = off_start(Qwen3NextGatedDeltaNet(config, 0))
+    q, k, v, z = heads_first(original.in_proj_qkvz.weight, keys, -1).split([size, size, 2 * wide, 2 * wide], dim=1)
+    b, a = (part.flatten(0, 1) for part in heads_first(original.in_proj_ba.weight, keys, -1).split(2, dim=1))
+    convolution = convolutions(original.conv1d, {"q": (keys, size), "k": (keys, size), "v": (values, wide)})
+    layer = Mixer(D, ttr.catalogue["gated-deltanet"], heads=keys, value_heads=values, key_size=size, value_size=wide)
+    compare_with(original, layer, {f"project.{name}.weight": part.flatten(0, 1) for name, part in (("q", q), ("k", k), ("v", v))}
+                 | {f"project.learned.2.{name}": weight for name, weight in convolution.items()}
+                 | {"project.learned.0.weight": a, "project.learned.0.bias": original.dt_bias, "project.learned.0.rate": original.A_log,
+                    "project.learned.1.weight": b, "output.learned.0.weight": z.reshape(values, wide, D),
+                    "output.learned.0.gain": original.norm.weight, "output.projection.weight": original.out_proj.weight})
+
+
+def test_mamba2_is_that_of_transformers():
+    from transformers import Mamba2Config
+    from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+
+    heads, size, wide = 4, 5, 4
+    config = Mamba2Config(hidden_size=D, num_heads=heads, head_dim=wide, state_size=size, n_groups=1, expand=2, num_hidden_layers=1)
+    original = off_start(Mamba2Mixer(config, 0))
+    inner = heads * wide
+    z, x, b, c, dt = original.in_proj.weight.detach().split([inner, inner, size, size, heads])
+    shapes = {"v": (heads, wide), "k": (1, size), "q": (1, size)}
+    bias = dict(zip(shapes, original.conv1d.bias.split([inner, size, size]), strict=True))
+    layer = Mixer(D, ttr.catalogue["mamba2"], heads=1, value_heads=heads, key_size=size, value_size=wide)
+    compare_with(original, layer, {"project.q.weight": c, "project.k.weight": b, "project.v.weight": x}
+                 | {f"project.learned.1.{name}": weight for name, weight in convolutions(original.conv1d, shapes).items()}
+                 | {f"project.learned.1.{name}_bias": bias[name].unflatten(0, shape) for name, shape in shapes.items()}
+                 | {"project.learned.0.weight": dt, "project.learned.0.bias": original.dt_bias, "project.learned.0.rate": original.A_log,
+                    "output.learned.0.strength": original.D, "output.learned.1.gain": heads_first(original.norm.weight, heads, wide),
+                    "output.learned.1.weight": heads_first(z, heads, wide), "output.projection.weight": original.out_proj.weight})
+
+
+def test_softmax_attention_with_norms_is_that_of_qwen3():
+    from transformers import Qwen3Config
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3RotaryEmbedding
+
+    config = Qwen3Config(hidden_size=D, num_attention_heads=4, num_key_value_heads=2, head_dim=6, attn_implementation="sdpa")
+    original = off_start(Qwen3Attention(config, 0))
+    memory = dataclasses.replace(ttr.catalogue["softmax-attention"], keys=(HeadRMSNorm(), Rotary(base=config.rope_parameters["rope_theta"])))
+    layer = Mixer(D, memory, heads=4, key_heads=2, value_heads=2, key_size=6, value_size=6)
+    positions = Qwen3RotaryEmbedding(config)(torch.zeros(1), torch.arange(11)[None])
+    compare_with(lambda x: original(x, positions, None)[0], layer,
+                 {f"project.{name}.weight": getattr(original, f"{name}_proj").weight for name in "qkv"}
+                 | {f"project.learned.0.{name}": getattr(original, f"{name}_norm").weight for name in "qk"}
+                 | {"output.projection.weight": original.o_proj.weight})

@@ -63,10 +63,11 @@ def test_description_is_complete(example):
 @pytest.mark.parametrize("example", EXAMPLES, ids=repr)
 def test_declared_is_what_is_done(example):
     """The streams it makes are those it declares, beside q, k, v and y; the declared parameters all matter; the inputs are unchanged."""
-    learned = Tensors(example.parameters(SIZES)).double()
-    streams = {name: torch.randn(2, 5 + example.past, *SIZES.stream(name), dtype=torch.float64) for name in ("q", "k", "v")}
-    streams |= {"x": torch.randn(2, 5, 6, dtype=torch.float64), "y": torch.randn(2, 5, 2, 3, dtype=torch.float64), "position": torch.arange(5).expand(2, 5)}
-    streams |= {name: -torch.rand(2, 5, *((2, 4) if name == "log_decay" else (2,)), dtype=torch.float64) for name in example.reads if name not in streams}
+    learned = Tensors(example.parameters(SIZES))
+    made_elsewhere = {"log_decay": (2, 5, 2, 4), "time_step": (2, 5, 2)}
+    streams = {name: torch.randn(2, 5 + example.past, *SIZES.stream(name)) for name in ("q", "k", "v")}
+    streams |= {"x": torch.randn(2, 5, 6), "y": torch.randn(2, 5, 2, 3), "position": torch.arange(5).expand(2, 5)}
+    streams |= {name: -torch.rand(shape) for name, shape in made_elsewhere.items() if name in example.reads}
     before = {name: stream.clone() for name, stream in streams.items()}
     made = example(learned.tensors(), streams)
     assert set(made) == (set(example.makes) | set(made) & {"q", "k", "v", "y"}) and made
@@ -96,7 +97,8 @@ def test_entry(name):
 def test_an_unknown_name_is_a_sentence(name, hint):
     with pytest.raises(KeyError) as caught:
         ttr.catalogue[name]
-    assert str(caught.value).startswith(f"There is no memory called {name!r}") and hint in str(caught.value) and caught.value.args[0] == str(caught.value)
+    assert str(caught.value) == caught.value.args[0]
+    assert str(caught.value).startswith(f"There is no memory called {name!r}") and hint in str(caught.value)
 
 
 def test_the_catalogue_loads_when_asked_for():

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -49,22 +50,18 @@ def list_command(combinations: Annotated[bool, typer.Option("--combinations", he
     if combinations:
         _list_combinations()
         return
-    table = Table("name", "weights", "function", "solver", "source", box=None, pad_edge=False)
     for name, entry in ttr.catalogue.items():
-        problem = entry.problem
-        table.add_row(f"[bold]{name}[/]", *(short(part) for part in (problem.weights, problem.function, problem.solver)), f"{entry.source} ({entry.year})")
-    console.print(table)
+        console.print(f"[bold]{name:26s}[/] {escape(composition(entry.problem)):58s} {entry.year}, arXiv {entry.arxiv}", highlight=False, soft_wrap=True)
 
 
-def short(component: object) -> str:
-    """The component's repr without what it has by default."""
-    import dataclasses
+def composition(problem: object) -> str:
+    """The three choices in a line."""
+    return " x ".join(plain(part) for part in (problem.weights, problem.function, problem.solver))
 
-    changed = [f for f in dataclasses.fields(component)
-               if getattr(component, f.name) != (f.default_factory() if f.default is dataclasses.MISSING and f.default_factory is not dataclasses.MISSING else f.default)]
-    values = [getattr(component, f.name) for f in changed]
-    words = [short(v) if dataclasses.is_dataclass(v) else " ".join(map(short, v)) if isinstance(v, tuple) else f"{f.name}={v}" for f, v in zip(changed, values)]
-    return f"{type(component).__name__}({', '.join(words)})" if words else type(component).__name__
+
+def plain(component: object) -> str:
+    """The component without empty parentheses."""
+    return repr(component).replace("()", "")
 
 
 def _list_combinations() -> None:
@@ -74,9 +71,9 @@ def _list_combinations() -> None:
 
     names = {entry.problem: name for name, entry in ttr.catalogue.items()}
     for problem in triples():
-        console.print(f"[green]runs[/]     {names.get(problem, ''):28s} {short(problem.weights)} x {short(problem.function)} x {short(problem.solver)}", highlight=False)
+        console.print(f"[green]runs[/]     {names.get(problem, ''):28s} {composition(problem)}", highlight=False)
     for triple in refused_triples():
-        console.print(f"[yellow]refused[/]  {' x '.join(map(short, triple))}: {refusal(*triple)}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]refused[/]  {' x '.join(map(plain, triple))}: {refusal(*triple)}", highlight=False, soft_wrap=True)
     console.print(f"{len(triples())} combinations run, {len(refused_triples())} are refused, {len(names)} have names.")
 
 
@@ -120,7 +117,7 @@ def verify_command(name: Annotated[str | None, typer.Argument(help="A catalogue 
             table.add_row(finding.backend, law, mark, finding.refusal or describe(finding))
         console.print(table, highlight=False)
         broken += sum(not finding.kept for finding in report.findings)
-    console.print("[bold red]{} laws are broken.[/]".format(broken) if broken else "[green]All laws are kept.[/]")
+    console.print(f"[bold red]{broken} laws are broken.[/]" if broken else "[green]All laws are kept.[/]")
     raise typer.Exit(1 if broken else 0)
 
 
@@ -131,6 +128,7 @@ def doctor_command() -> None:
 
     wrong = 0
     for finding in examine():
-        console.print(f"[{STYLES[finding.mark]}]{finding.mark:5s}[/] {finding.subject:32s} {finding.words}", highlight=False, soft_wrap=True)
+        mark = f"[{STYLES[finding.mark]}]{finding.mark:5s}[/]"
+        console.print(f"{mark} {escape(f'{finding.subject:32s} {finding.words}')}", highlight=False, soft_wrap=True)
         wrong += finding.mark == "wrong"
     raise typer.Exit(1 if wrong else 0)

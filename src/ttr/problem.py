@@ -78,8 +78,14 @@ class Component:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls.__repr__ = Component.__repr__  # in the class itself, so that dataclass keeps it
         if "kind" not in cls.__dict__ and not cls.__name__.startswith("_"):  # an axis states its kind, a member inherits it
             Component.registry[cls.kind, cls.__name__] = cls
+
+    def __repr__(self) -> str:
+        """The class and the fields that differ from their defaults."""
+        changed = [f for f in dataclasses.fields(self) if getattr(self, f.name) != _default(f)]
+        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in changed)})"
 
     def controls(self) -> dict[str, str]:
         """The controls this component needs: name -> axes, e.g. ``{"log_decay": "BTH"}``."""
@@ -120,6 +126,10 @@ class Component:
             known = sorted(n for k, n in Component.registry if k == kind)
             raise ValueError(f"There is no {kind} called {name!r} here. Known: {', '.join(known) or 'none'}. Import the file that defines it first.")
         return cls(**{key: _unpack(value) for key, value in description.items() if key not in ("kind", "type")})
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _pack(value: Any) -> Any:

@@ -36,7 +36,7 @@ def test_there_are_enough_faults_in_every_part():
 
 
 def test_the_checks_pass_without_a_fault(tmp_path):
-    result = run_checks(copy_with(None, tmp_path), ("recurrent", "Geometric(per='head'),", "OneStep"))
+    result = run_checks(copy_with(None, tmp_path), ("recurrent", "weights=Geometric(),", "OneStep"))
     assert result.returncode == 0, result.stdout + result.stderr
 
 

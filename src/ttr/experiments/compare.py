@@ -22,6 +22,8 @@ from ttr.experiments.settings import CompareSettings
 from ttr.experiments.storage import make_folder, to_json, write
 from ttr.tasks.text import Text, read_text, standard_library
 
+REPORT = ("results.json", "comparison.png", "report.html")
+
 
 def compare(settings: CompareSettings, console: Console) -> dict[str, Any]:
     """Train, measure and report; what an earlier call with the same settings finished is not done again.
@@ -46,9 +48,8 @@ def compare(settings: CompareSettings, console: Console) -> dict[str, Any]:
             measured = [job.measure(memory, bar) for memory in found]
     except KeyboardInterrupt:
         raise UserError(f"Stopped. The same command goes on from here: {settings.command()}") from None
-    results = about | {"parameters_of_every_model": {m.name: m.facts[0]["parameters"] for m in measured}}
-    results |= summarise(measured, job.unigram, job.mask, settings.resamples)
-    results = {"conclusion": conclusion(results)} | results
+    figures = summarise(measured, job.unigram, job.mask, settings.resamples)
+    results = {"conclusion": conclusion(figures)} | figures | about
     publish(settings, results, console)
     return results
 
@@ -56,11 +57,10 @@ def compare(settings: CompareSettings, console: Console) -> dict[str, Any]:
 def publish(settings: CompareSettings, results: Mapping[str, Any], console: Console) -> None:
     """Write results.json, comparison.png and report.html where they differ from what is there, and print the table."""
     png = draw(results)
-    write(settings.out / "results.json", to_json(results))
-    write(settings.out / "comparison.png", png)
-    write(settings.out / "report.html", html(results, png).encode())
+    for name, content in zip(REPORT, (to_json(results), png, html(results, png).encode()), strict=True):
+        write(settings.out / name, content)
     show(results, console)
-    console.print(f"Report: {settings.out / 'report.html'}   figures: {settings.out / 'results.json'}", highlight=False, soft_wrap=True)
+    console.print("Written:", *(str(settings.out / name) for name in REPORT), highlight=False, markup=False, soft_wrap=True)
 
 
 def claim(settings: CompareSettings, text: Text, found: Sequence[Memory]) -> dict[str, Any]:
@@ -74,6 +74,9 @@ def claim(settings: CompareSettings, text: Text, found: Sequence[Memory]) -> dic
     """
     make_folder(settings.out / "runs")
     path = settings.out / "settings.json"
+    foreign = [name for name in REPORT if (settings.out / name).exists()]
+    if foreign and not path.exists():
+        raise UserError(f"{settings.out} holds {', '.join(foreign)} but no settings.json that says what they belong to. Choose another folder with --out.")
     about = {"command": settings.command(), "settings": settings.to_dict(),
              "definitions": {m.name: {"layer": m.layer, "origin": m.origin} for m in found},
              "text": {"bytes": len(text.content), "sha256": text.sha256, "files": list(text.names)},

@@ -19,7 +19,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 def draw(results: Mapping[str, Any]) -> bytes:
     """The three panels as a PNG."""
     rows = results["memories"]
-    colour = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(results["parameters_of_every_model"])}
+    colour = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(results["definitions"])}
     figure = Figure(figsize=(13, 1.9 + max(2.6, 0.42 * len(rows))), layout="constrained", dpi=130)
     FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))

@@ -37,7 +37,7 @@ class Bar:
 
     def finished(self, told: str) -> None:
         """A line that stays: what a run has come to."""
-        self._progress.console.print(f"{self._name}: {told}", highlight=False)
+        self._progress.console.print(f"{self._name}: {told}", highlight=False, markup=False)
 
     def follow(self, name: str, seed: int, rate: float) -> Callable[[History], None]:
         """A callback for the training of one run, called with its history before the first and after every step."""

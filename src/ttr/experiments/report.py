@@ -33,9 +33,9 @@ def show(results: Mapping[str, Any], console: Console) -> None:
     table.add_row(reference["name"], *(_two_lines(reference["bits_per_byte"][measure], " ") for measure in MEASURES), style="dim")
     console.print(table)
     console.print(f"Bits per byte, lower is better, with 95 % intervals. {BEST} best, {EQUAL} cannot be told apart from it (differences "
-                  "are paired: they see more than two intervals side by side). Speeds in bytes per second.\n", highlight=False)
+                  "are paired: they see more than two intervals side by side). Speeds in bytes per second.\n", highlight=False, markup=False)
     for sentence in results["conclusion"]:
-        console.print(f"- {sentence}", highlight=False)
+        console.print(f"- {sentence}", highlight=False, markup=False)
 
 
 def _two_lines(interval: Mapping[str, float], sign: str) -> Text:
@@ -89,7 +89,7 @@ def _reading(results: Mapping[str, Any]) -> str:
 
 def _method(results: Mapping[str, Any]) -> str:
     s, text, recall = results["settings"], results["text"], results["recall_slice"]
-    sizes = results["parameters_of_every_model"].values()
+    sizes = [row["parameters"] for row in results["memories"]]
     seeds = f"{s['seeds']} seeds from {s['seed']}" if s["seeds"] > 1 else f"one seed ({s['seed']}); --seeds N adds the spread between seeds"
     shuffled = max(abs(row["slice_gap_of_shuffled_mask"]["value"]) for row in results["memories"])
     gap = max(row["slice_gap"]["value"] for row in results["memories"])

@@ -111,7 +111,7 @@ def limits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, flo
     case = make_case(problem, dtype=setting.dtype, device=setting.device)
     for name, plain in _simpler(problem.weights):
         simpler = with_weights(problem, plain)
-        if simpler is None or not setting.backend.refuses(simpler) is None:
+        if simpler is None or setting.backend.refuses(simpler) is not None:
             continue
         neutral = {control: torch.zeros_like(x) if control in ("log_decay", "log_importance") else x for control, x in case.controls.items()}
         kept = {control: x for control, x in neutral.items() if control in simpler.controls()}

@@ -1,0 +1,249 @@
+"""The backends of exact fits (ridge in chunks, softmax attention, local lines): against the oracle, and what their solves promise."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import ttr
+from ttr.backends.attention import Attention
+from ttr.backends.backend import Backend
+from ttr.backends.chunkwise_ridge import ChunkwiseRidge
+from ttr.backends.implicit_solve import ACCEPTED
+from ttr.backends.local_polynomial import LocalPolynomial
+from ttr.functions.features.taylor import Taylor
+from ttr.functions.linear import Linear
+from ttr.functions.local_constant import LocalConstant
+from ttr.functions.local_linear import LocalLinear
+from ttr.laws.rows import Case, Sizes, make_case, triples
+from ttr.laws.tolerances import FLOAT64, error, ill_conditioned, tolerance
+from ttr.problem import Problem, refusal
+from ttr.solvers.exact_local_fit import ExactLocalFit
+from ttr.solvers.exact_ridge import ExactRidge
+from ttr.weights.geometric import Geometric
+from ttr.weights.importance import Importance
+from ttr.weights.product import Product
+from ttr.weights.uniform import Uniform
+from ttr.weights.window import Window
+
+WEIGHTS = (Uniform(), Geometric("head"), Product((Geometric("head"), Importance())), Product((Geometric("head"), Importance(), Window(5))))
+FITS = ((Linear(), ExactRidge()), (Linear(Taylor(), scale=0.7), ExactRidge()), (LocalConstant(), ExactLocalFit()),
+        (LocalConstant(scale=1.7, unit_norm=True, learned_scale=True), ExactLocalFit()), (LocalLinear(), ExactLocalFit()),
+        (LocalLinear(scale=1.3, unit_norm=True, learned_scale=True), ExactLocalFit()))
+BACKENDS = (ChunkwiseRidge, Attention, LocalPolynomial)
+
+
+def _backend(problem: Problem, size: int) -> Backend | None:
+    return next((backend(size) for backend in BACKENDS if backend().refuses(problem) is None), None)
+
+
+PROBLEMS = [p for p in (Problem(w, *fit) for w in WEIGHTS for fit in FITS if refusal(w, *fit) is None) if _backend(p, 4)]
+SOLVES = [p for p in PROBLEMS if p.function.local_degree != 0]
+
+
+def _all_of(call, case: Case, **options) -> dict[str, torch.Tensor]:
+    """Outputs, final state, and gradients of a fixed random functional of both."""
+    case = case.differentiable()
+    y, state = call(case.problem, return_state=True, **{**case.arguments(), **options})
+    generator = torch.Generator().manual_seed(2)
+    tensors = [torch.where(torch.isneginf(x), 0.0, x).double() for x in (y, *state.tensors.values())]
+    total = sum((x * torch.randn(x.shape, generator=generator, dtype=torch.float64)).sum() for x in tensors)
+    total = total + 0.0 * case.q.sum()  # without tokens nothing else may need gradients
+    gradients = torch.autograd.grad(total, list(case.leaves().values()), allow_unused=True, materialize_grads=True)
+    return {"y": y, **state.tensors, "position": state.position} | {f"gradient of {n}": g for n, g in zip(case.leaves(), gradients, strict=True)}
+
+
+def _equals_oracle(case: Case, size: int):
+    fast, slow = _all_of(ttr.regress, case, backend=_backend(case.problem, size)), _all_of(ttr.oracle, case)
+    errors = {name: error(fast[name], slow[name]) for name in slow}
+    assert max(errors.values()) <= tolerance(case.q.dtype), errors
+
+
+def test_every_exact_triple_is_served():
+    """But for windows of global fits, which no moments can forget."""
+    exact = [p for p in triples() if p.solver.exact and (p.weights.window is None or p.function.local_degree is not None)]
+    assert exact and all(_backend(p, 4) for p in exact)
+
+
+@pytest.mark.parametrize("dtype", (torch.float64, torch.float32), ids=str)
+@pytest.mark.parametrize("strong_gates", (False, True))
+@pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
+def test_equals_oracle(problem, strong_gates, dtype):
+    _equals_oracle(make_case(problem, Sizes(time=11), strong_gates=strong_gates, past=2, dtype=dtype), size=4)
+
+
+@pytest.mark.parametrize("heads", ((4, 1, 2), (1, 2, 4), (2, 4, 1)), ids=str)
+@pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
+def test_equals_oracle_with_grouped_heads(problem, heads):
+    """Heads of q, k and v; Attention in float32 takes torch's kernels, which group heads themselves."""
+    sizes = Sizes(batch=2, time=9, heads=4, key=2, value=3, query_heads=heads[0], key_heads=heads[1], value_heads=heads[2])
+    for dtype in (torch.float64, torch.float32):
+        _equals_oracle(make_case(problem, sizes, past=2, dtype=dtype), size=4)
+
+
+@pytest.mark.parametrize("time", (0, 1, 3, 4, 5, 8, 12))
+@pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
+def test_equals_oracle_around_the_borders(problem, time):
+    """Of blocks, and of a window whose pairs came with the state."""
+    for past in (0, 3):
+        _equals_oracle(make_case(problem, Sizes(batch=1, time=time), past=past), size=4)
+
+
+@pytest.mark.parametrize("problem", [p for p in PROBLEMS if p.weights.importance], ids=repr)
+def test_pairs_without_weight(problem):
+    """Absent pairs, and rows that see none at all, which read 0."""
+    for dtype in (torch.float64, torch.float32):
+        case = make_case(problem, Sizes(time=11), dtype=dtype)
+        absent = torch.rand(case.controls["log_importance"].shape) < 0.3
+        absent[:, :3] = True
+        case = dataclasses.replace(case, controls={**case.controls, "log_importance": case.controls["log_importance"].masked_fill(absent, -torch.inf)})
+        _equals_oracle(case, size=4)
+        y = ttr.regress(problem, backend=_backend(problem, 4), **case.arguments())
+        assert torch.equal(y[:, :3], torch.zeros_like(y[:, :3]))
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
+def test_equals_oracle_in_float32_with_default_blocks(problem):
+    _equals_oracle(make_case(problem, Sizes(batch=1, heads=1, time=140), strong_gates=True, past=2, dtype=torch.float32), size=_default(problem))
+
+
+def _default(problem: Problem) -> int:
+    backend = type(_backend(problem, 4))()
+    return backend.chunk if isinstance(backend, ChunkwiseRidge) else backend.block
+
+
+@pytest.mark.parametrize("problem", PROBLEMS[:1] + [p for p in PROBLEMS if p.weights == Uniform()], ids=repr)
+def test_equal_sizes_of_keys_and_values(problem):
+    """Here Attention is one call of torch's kernel."""
+    _equals_oracle(make_case(problem, Sizes(time=11, key=3, value=3), dtype=torch.float32), size=4)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
+def test_future_does_not_reach_the_past(problem):
+    """To the last bit, whatever the size of the change and however long later rows iterate."""
+    for dtype in (torch.float64, torch.float32):
+        case, other = (make_case(problem, Sizes(time=12), strong_gates=True, dtype=dtype, seed=seed) for seed in (0, 1))
+        before = ttr.regress(problem, backend=_backend(problem, 4), **case.arguments())
+        for token in range(1, 12):
+            mixed = {name: x if name == "ridge" or x.ndim < 3 else torch.cat([x[:, :token], 100 * other.leaves()[name][:, token:]], dim=1)
+                     for name, x in case.leaves().items()}
+            after = ttr.regress(problem, backend=_backend(problem, 4), **case.with_leaves(mixed).arguments())
+            assert torch.equal(after[:, :token], before[:, :token])
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
+def test_second_derivatives(problem):
+    case = make_case(problem, Sizes(batch=1, heads=1, time=5, key=2, value=2), past=1).differentiable()
+    names = list(case.leaves())
+
+    def call(*leaves):
+        changed = case.with_leaves(dict(zip(names, leaves, strict=True)))
+        return ttr.regress(problem, backend=_backend(problem, 2), **changed.arguments())
+
+    assert torch.autograd.gradcheck(call, list(case.leaves().values()), fast_mode=True)
+    assert torch.autograd.gradgradcheck(call, list(case.leaves().values()), fast_mode=True)
+
+
+class _Largest(TorchDispatchMode):
+    """Notes the largest tensor that any operation makes."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            self.numel = max(self.numel, tensor.numel() if isinstance(tensor, torch.Tensor) else 0)
+        return result
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
+def test_memory_is_linear(problem):
+    """No score matrix of T x T, no moments per token; and what a graph holds for its backward grows with T, not with T^2."""
+    held = []
+    for time in (64, 128):
+        case, saved = make_case(problem, Sizes(batch=1, heads=1, time=time, key=6, value=6)).differentiable(), {}
+        with _Largest() as largest, torch.autograd.graph.saved_tensors_hooks(lambda x, saved=saved: saved.setdefault(x.data_ptr(), x), lambda x: x):
+            y = ttr.regress(problem, backend=_backend(problem, 4), **case.arguments())
+        with largest:
+            y.sum().backward()
+        features = problem.function.feature_size(6)
+        assert largest.numel <= max(time * 4, 2 * time // 4 * features * (features + 6), time * features)
+        held.append(sum(x.numel() for x in saved.values()))
+    assert held[1] <= 2.2 * held[0]
+
+
+# ----------------------------------------------------------------------------------------------------------- the solves
+def _spread_keys(case: Case, decades: float) -> Case:
+    """Keys whose directions have sizes 1 to 10^-decades, turned at random: no diagonal preconditioner helps."""
+    size = case.k.shape[-1]
+    turn = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64))[0]
+    spread = (turn * torch.logspace(0, -decades, size, dtype=torch.float64)) @ turn.T
+    return dataclasses.replace(case, k=(case.k.double() @ spread).to(case.k))
+
+
+@pytest.mark.parametrize("dtype, ridge, decades", ((torch.float64, 1e-7, 2.5), (torch.float32, 1e-3, 1.5)), ids=str)
+@pytest.mark.parametrize("problem", (Problem(Geometric("head"), *FITS[0]), Problem(Uniform(), *FITS[4])), ids=repr)
+def test_ill_conditioned_rows_are_solved_directly(problem, dtype, ridge, decades):
+    case = _spread_keys(make_case(problem, Sizes(batch=1, time=90, heads=1, key=24, value=2), dtype=dtype), decades)
+    case = dataclasses.replace(case, controls={**case.controls, "ridge": torch.full_like(case.controls["ridge"], ridge)})
+    # Every weighted covariance lies below the plain sum of k k^T, every matrix above the ridge.
+    largest = torch.linalg.matrix_norm(case.k[0, :, 0].double().mT @ case.k[0, :, 0].double(), 2).item()
+    with ttr.diagnostics() as told:
+        y = ttr.regress(problem, backend=_backend(problem, 32), **case.arguments())
+    assert sum(record["direct_rows"] for record in told.records) > 0
+    assert error(y, ttr.oracle(problem, **case.arguments())) <= min(ill_conditioned(1 + largest / ridge, dtype), tolerance(dtype) * 1e2)
+
+
+@pytest.mark.parametrize("problem", SOLVES, ids=repr)
+def test_solves_tell_their_residual(problem):
+    for dtype in (torch.float64, torch.float32):
+        case = make_case(problem, Sizes(time=11), dtype=dtype).differentiable()
+        with ttr.diagnostics() as told:
+            y = ttr.regress(problem, backend=_backend(problem, 4), **case.arguments())
+            forward = len(told.records)
+            y.sum().backward()
+        assert len(told.records) == 2 * forward > 0  # one solve per block and one for its gradient: recomputation does not iterate
+        assert all(record["iterations"] > 0 and record["residual"] <= ACCEPTED * torch.finfo(dtype).eps for record in told.records)
+
+
+@pytest.mark.parametrize("exponent", (-100, -10, 60))
+def test_ridge_is_linear_in_the_query(exponent):
+    """Bit for bit where the factor is a power of 2: the stopping rule is relative and no norm under- or overflows."""
+    case = make_case(Problem(Geometric("head"), Linear(), ExactRidge()), Sizes(time=20), dtype=torch.float32)
+    scaled = dataclasses.replace(case, q=case.q * 2.0**exponent)
+    y, other = (ttr.regress(c.problem, backend=ChunkwiseRidge(8), **c.arguments()) for c in (case, scaled))
+    assert torch.equal(other, y * 2.0**exponent)
+
+
+def test_local_fit_does_not_see_the_unit_of_length():
+    """Queries and keys 1000 times smaller, with the kernel's scale and the ridge in the same unit."""
+    case = make_case(Problem(Uniform(), LocalLinear(scale=0.5), ExactLocalFit()), Sizes(time=20))
+    small = dataclasses.replace(case, problem=Problem(Uniform(), LocalLinear(scale=0.5e6), ExactLocalFit()), q=case.q * 1e-3, k=case.k * 1e-3,
+                                controls={"ridge": case.controls["ridge"] * 1e-6})
+    y, other = (ttr.regress(c.problem, backend=LocalPolynomial(8), **c.arguments()) for c in (case, small))
+    assert error(other, y) <= FLOAT64
+
+
+def test_local_fit_far_from_the_origin():
+    """Only differences of keys and queries enter the fit: common offsets must not cost digits."""
+    case = make_case(Problem(Uniform(), LocalLinear(scale=1e-5), ExactLocalFit()), Sizes(time=40, key=4), dtype=torch.float32)
+    case = dataclasses.replace(case, q=case.q + 300, k=case.k + 300)
+    y = ttr.regress(case.problem, backend=LocalPolynomial(16), **case.arguments())
+    assert error(y, ttr.oracle(case.problem, **case.arguments())) <= tolerance(torch.float32)
+
+
+def test_packed_sequences():
+    for problem in PROBLEMS:
+        case, bounds = make_case(problem, Sizes(batch=1, time=13)), torch.tensor([0, 5, 5, 13])
+        fast, slow = (_all_of(call, case, cu_seqlens=bounds, **options) for call, options in
+                      ((ttr.regress, {"backend": _backend(problem, 4)}), (ttr.oracle, {})))
+        assert max(error(fast[name], slow[name]) for name in slow) <= FLOAT64
+
+
+def test_refusals():
+    for backend in BACKENDS:
+        others = [p for p in PROBLEMS if not isinstance(_backend(p, 4), backend)]
+        assert others and all(backend().refuses(p).endswith(".") for p in others)
