@@ -84,7 +84,7 @@ def test_importing_ttr_needs_torch_and_jaxtyping_alone():
         if room(path) in heavy:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
             assert {n.split(".")[0] for n in names} <= allowed | standard, f"{path} imports {names}"
 
 
@@ -95,7 +95,8 @@ def test_one_public_class_per_axis_file(folder):
             continue
         classes = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
         assert len(classes) == 1, f"{path} holds {classes}"
-        assert path.stem == re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", classes[0]).lower(), f"{path} should be named after {classes[0]}"
+        snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", classes[0]).lower()
+        assert path.stem == snake, f"{path} should be named after {classes[0]}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

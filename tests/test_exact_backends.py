@@ -164,14 +164,19 @@ def test_memory_is_linear(problem):
     """No score matrix of T x T, no moments per token; and what a graph holds for its backward grows with T, not with T^2."""
     held = []
     for time in (64, 128):
-        case, saved = make_case(problem, Sizes(batch=1, heads=1, time=time, key=6, value=6)).differentiable(), {}
-        with _Largest() as largest, torch.autograd.graph.saved_tensors_hooks(lambda x, saved=saved: saved.setdefault(x.data_ptr(), x), lambda x: x):
+        case, storages = make_case(problem, Sizes(batch=1, heads=1, time=time, key=6, value=6)).differentiable(), {}
+
+        def note(tensor, storages=storages):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with _Largest() as largest, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             y = ttr.regress(problem, backend=_backend(problem, 4), **case.arguments())
         with largest:
             y.sum().backward()
         features = problem.function.feature_size(6)
-        assert largest.numel <= max(time * 4, 2 * time // 4 * features * (features + 6), time * features)
-        held.append(sum(x.numel() for x in saved.values()))
+        assert largest.numel <= max(time * 4, (time // 4 + 1) * features * (features + 6), time * features)
+        held.append(sum(storages.values()))
     assert held[1] <= 2.2 * held[0]
 
 
@@ -184,7 +189,7 @@ def _spread_keys(case: Case, decades: float) -> Case:
     return dataclasses.replace(case, k=(case.k.double() @ spread).to(case.k))
 
 
-@pytest.mark.parametrize("dtype, ridge, decades", ((torch.float64, 1e-7, 2.5), (torch.float32, 1e-3, 1.5)), ids=str)
+@pytest.mark.parametrize("dtype, ridge, decades", ((torch.float64, 1e-7, 2.5), (torch.float32, 1e-4, 2.0)), ids=str)
 @pytest.mark.parametrize("problem", (Problem(Geometric("head"), *FITS[0]), Problem(Uniform(), *FITS[4])), ids=repr)
 def test_ill_conditioned_rows_are_solved_directly(problem, dtype, ridge, decades):
     case = _spread_keys(make_case(problem, Sizes(batch=1, time=90, heads=1, key=24, value=2), dtype=dtype), decades)

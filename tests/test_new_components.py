@@ -136,7 +136,8 @@ class CautiousDeltaRule(Solver):
                        {"step_size": torch.full((1, 3, 1), 0.4, dtype=torch.float64)}),)
 '''
 
-NEW = {"weights/half_life.py": (HALF_LIFE, "HalfLife"), "functions/features/squares.py": (SQUARES, ""), "solvers/cautious_delta_rule.py": (HALF_STEP, "CautiousDeltaRule")}
+NEW = {"weights/half_life.py": (HALF_LIFE, "HalfLife"), "functions/features/squares.py": (SQUARES, ""),
+       "solvers/cautious_delta_rule.py": (HALF_STEP, "CautiousDeltaRule")}
 
 
 def add_file(file: str, text: str, folder: Path) -> Path:
@@ -147,7 +148,8 @@ def add_file(file: str, text: str, folder: Path) -> Path:
 
 def run_suite(folder: Path, word: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, str(SCRIPT), *([word] if word else ["recurrent", "EluPlusOne"])], env=environment, capture_output=True, text=True, timeout=900)
+    words = [word] if word else ["recurrent", "EluPlusOne"]
+    return subprocess.run([sys.executable, str(SCRIPT), *words], env=environment, capture_output=True, text=True, timeout=900)
 
 
 @pytest.mark.parametrize("file", NEW)

@@ -102,7 +102,8 @@ def test_an_unknown_name_is_a_sentence(name, hint):
 
 
 def test_the_catalogue_loads_when_asked_for():
-    code = "import sys, ttr; assert 'ttr.catalogue' not in sys.modules; assert 'kda' in ttr.catalogue; from ttr import catalogue; assert catalogue is ttr.catalogue"
+    code = ("import sys, ttr; assert 'ttr.catalogue' not in sys.modules; assert 'kda' in ttr.catalogue; "
+            "from ttr import catalogue; assert catalogue is ttr.catalogue")
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ttr import catalogue, models, nn
     from ttr.laws.verify import verify
 
-__all__ = ["Problem", "State", "__version__", "catalogue", "checks", "diagnostics", "explain", "init_params", "initial_state", "models", "nn", "oracle",
-           "plan", "regress", "step", "verify"]
+__all__ = ["Problem", "State", "__version__", "catalogue", "checks", "diagnostics", "explain", "init_params", "initial_state", "models", "nn",
+           "oracle", "plan", "regress", "step", "verify"]
 
 
 def __getattr__(name: str) -> object:

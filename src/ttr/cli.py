@@ -11,27 +11,28 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from ttr.experiments.errors import UserError
+from ttr.experiments.settings import CompareSettings
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
                   help="Test-time regression: memories for sequence models, composed, verified and compared.")
 console = Console()
+DEFAULTS = CompareSettings()
 STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 
 
 def main() -> None:
     """Run a command; what the user can put right is one sentence and exit code 1."""
-    from ttr.experiments.errors import UserError
-
     try:
         app()
     except UserError as error:
-        Console(stderr=True).print(f"[bold red]ttr:[/] {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]ttr:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from None
 
 
 def memory_named(name: str):
     """The Problem or Architecture of a catalogue name, or of a Python file that defines ``memory``."""
     import ttr
-    from ttr.experiments.errors import UserError
     from ttr.experiments.memories import load_memories
 
     if name.endswith(".py"):
@@ -42,8 +43,30 @@ def memory_named(name: str):
         raise UserError(error.args[0]) from None
 
 
+@app.command("compare")
+def compare_command(
+    files: Annotated[list[Path] | None, typer.Argument(help="Text files; Python's own standard library when none are named.")] = None,
+    layers: Annotated[str, typer.Option(help="Names from `ttr list`, with commas between.")] = ",".join(DEFAULTS.layers),
+    memory: Annotated[Path | None, typer.Option(help="A Python file that defines `memory`, or `memories` by name; it is executed.")] = None,
+    steps: Annotated[int, typer.Option(help="Training steps per model.")] = DEFAULTS.steps,
+    width: Annotated[int, typer.Option(help="Width of the models.")] = DEFAULTS.width,
+    context: Annotated[int, typer.Option(help="Bytes per window.")] = DEFAULTS.context,
+    batch: Annotated[int, typer.Option(help="Windows per step.")] = DEFAULTS.batch,
+    seed: Annotated[int, typer.Option(help="First seed of data order and initial weights.")] = DEFAULTS.seed,
+    seeds: Annotated[int, typer.Option(help="How many seeds; more than one gives intervals over seeds.")] = DEFAULTS.seeds,
+    tune_lr: Annotated[bool, typer.Option("--tune-lr", help="Try three learning rates per memory on a split of its own.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the results; the same arguments resume there.")] = DEFAULTS.out,
+) -> None:
+    """Which memory suits your text? Trains a small model per memory, all else equal, and reports."""
+    from ttr.experiments.compare import compare
+
+    names = tuple(name.strip() for name in layers.split(",") if name.strip())
+    compare(CompareSettings(files=tuple(files or ()), layers=names, memory=memory, out=out, steps=steps, width=width, context=context, batch=batch,
+                            seed=seed, seeds=seeds, tune_lr=tune_lr), console)
+
+
 @app.command("list")
-def list_command(combinations: Annotated[bool, typer.Option("--combinations", help="Every triple of the components' examples: named, unnamed, refused.")] = False) -> None:
+def list_command(combinations: Annotated[bool, typer.Option("--combinations", help="All triples of the examples.")] = False) -> None:
     """The named layers, or all combinations."""
     import ttr
 
@@ -51,7 +74,8 @@ def list_command(combinations: Annotated[bool, typer.Option("--combinations", he
         _list_combinations()
         return
     for name, entry in ttr.catalogue.items():
-        console.print(f"[bold]{name:26s}[/] {escape(composition(entry.problem)):58s} {entry.year}, arXiv {entry.arxiv}", highlight=False, soft_wrap=True)
+        choices, source = escape(composition(entry.problem)), f"{entry.year}, arXiv {entry.arxiv}"
+        console.print(f"[bold]{name:26s}[/] {choices:58s} {source}", highlight=False, soft_wrap=True)
 
 
 def composition(problem: object) -> str:
@@ -97,7 +121,6 @@ def verify_command(name: Annotated[str | None, typer.Argument(help="A catalogue 
     import torch
 
     import ttr
-    from ttr.experiments.errors import UserError
     from ttr.laws.verify import describe
 
     if (name is None) == (not everything):
@@ -109,7 +132,11 @@ def verify_command(name: Annotated[str | None, typer.Argument(help="A catalogue 
         entry = memory_named(each)
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task(each, total=None)
-            report = ttr.verify(entry, device, getattr(torch, dtype), progress=lambda backend, law: progress.update(task, description=f"{each}: {backend}, {law}"))
+
+            def tell(backend: str, law: str) -> None:
+                progress.update(task, description=f"{each}: {backend}, {law}")
+
+            report = ttr.verify(entry, device, getattr(torch, dtype), progress=tell)
         table = Table("backend", "law", "", "", box=None, pad_edge=False, title=f"{each} on {device} in {dtype}", title_justify="left")
         for finding in report.findings:
             law = f"{finding.number} {finding.law}" if finding.refusal is None else ""

@@ -78,7 +78,8 @@ def plan(problem: Problem, q: Tensor, k: Tensor, v: Tensor, **call: object) -> C
     backend = call.pop("backend", "auto")
     settings = {name: call.pop(name) for name in ("params", "state", "cu_seqlens") if name in call}
     controls = {name: value for name, value in call.items() if name != "return_state"}
-    name = choose(problem, prepare(problem, q, k, v, settings.get("params"), settings.get("state"), settings.get("cu_seqlens"), controls), backend).name
+    x = prepare(problem, q, k, v, settings.get("params"), settings.get("state"), settings.get("cu_seqlens"), controls)
+    name = choose(problem, x, backend).name
 
     def run(q: Tensor, k: Tensor, v: Tensor, **call: object) -> object:
         return regress(problem, q, k, v, **{"backend": name, **call})
@@ -112,7 +113,8 @@ def refusal(backend: Backend, problem: Problem, x: Inputs | None = None) -> str 
 
 def _packed(backend: Backend, problem: Problem, x: Inputs, bounds: list[int]) -> tuple[Tensor, State]:
     """Packed sequences, each from its own row of the state."""
-    parts = [backend.run(problem, x.tokens(*ends, single(x.state, row, problem.weights.window))) for row, ends in enumerate(zip(bounds, bounds[1:]))]
+    starts = [single(x.state, row, problem.weights.window) for row in range(len(bounds) - 1)]
+    parts = [backend.run(problem, x.tokens(*ends, start)) for start, *ends in zip(starts, bounds, bounds[1:])]
     if not parts:
         return x.q.new_zeros(1, 0, x.heads, x.v.shape[-1]), x.state
     return torch.cat([y for y, _ in parts], dim=1), State.cat([state for _, state in parts])

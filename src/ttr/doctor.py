@@ -49,7 +49,7 @@ def _extras() -> Iterator[Finding]:
     for extra, packages in EXTRAS.items():
         missing = [name for name in packages if importlib.util.find_spec(name) is None]
         if missing:
-            yield Finding("note", f"extra [{extra}]", f"not installed: {', '.join(missing)}. pip install 'test-time-regression[{extra}]' brings them.")
+            yield Finding("note", f"extra [{extra}]", f"lacks {', '.join(missing)}. pip install 'test-time-regression[{extra}]' brings them.")
         else:
             yield Finding("ok", f"extra [{extra}]", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages))
 

@@ -106,8 +106,9 @@ def prepare(problem: Problem, q: Tensor, k: Tensor, v: Tensor, params: Mapping[s
     log_decay = problem.weights.log_retention(controls, heads, like)
     if log_decay is not None:
         log_decay = log_decay.expand(_shape(axis, sizes))
+    out_dtype = torch.promote_types(given, dtype) if dtype else given
     inputs = Inputs(q.to(working), k.to(working), v.to(working), log_decay, problem.weights.log_importance(controls), controls,
-                    params, state, heads, torch.promote_types(given, torch.float64) if dtype else given, _wants_grad(q, k, v, params, controls, state))
+                    params, state, heads, out_dtype, _wants_grad(q, k, v, params, controls, state))
     _check_numbers(problem, inputs, controls)
     return inputs
 
@@ -132,7 +133,8 @@ def _check_layout(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> int:
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise ValueError(f"{name} must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}. Convert it with .float().")
         if x.ndim != axes:
-            raise ValueError(f"{name} must have {axes} axes (batch, time, {'' if axes == 4 else pair_axis}heads, channels), got shape {tuple(x.shape)}.")
+            layout = f"batch, time, {'' if axes == 4 else pair_axis}heads, channels"
+            raise ValueError(f"{name} must have {axes} axes ({layout}), got shape {tuple(x.shape)}.")
         if x.shape[:2] != q.shape[:2]:
             raise ValueError(f"{name} has batch and time {tuple(x.shape[:2])}, but q has {tuple(q.shape[:2])}. Give all three the same.")
         if axes == 5 and x.shape[2] != pairs:
@@ -182,7 +184,8 @@ def _control(name: str, axes: str, given: Mapping[str, Tensor | float], sizes: M
 def _param(name: str, shape: tuple[int, ...], given: Mapping[str, Tensor], like: Tensor) -> Tensor:
     x = given[name]
     if not isinstance(x, Tensor) or tuple(x.shape) != tuple(shape):
-        raise ValueError(f"The parameter {name!r} must be a tensor of shape {list(shape)}, got {list(getattr(x, 'shape', [])) or type(x).__name__}. See ttr.init_params.")
+        got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"The parameter {name!r} must be a tensor of shape {list(shape)}, got {got}. See ttr.init_params.")
     return x.to(like)
 
 
@@ -191,7 +194,8 @@ def _check_packing(cu_seqlens: Tensor | None, batch: int, time: int) -> int:
     if cu_seqlens is None:
         return batch
     if cu_seqlens.ndim != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64) or cu_seqlens.numel() < 1:
-        raise ValueError(f"cu_seqlens must be a 1-D int32 or int64 tensor of boundaries [0, ..., T], got {cu_seqlens.dtype} {list(cu_seqlens.shape)}.")
+        got = f"{cu_seqlens.dtype} {list(cu_seqlens.shape)}"
+        raise ValueError(f"cu_seqlens must be a 1-D int32 or int64 tensor of boundaries [0, ..., T], got {got}.")
     if batch != 1:
         raise ValueError(f"Packed sequences come in a batch of 1, got {batch}. Concatenate them along time.")
     bounds = cu_seqlens.tolist()
@@ -200,20 +204,23 @@ def _check_packing(cu_seqlens: Tensor | None, batch: int, time: int) -> int:
     return len(bounds) - 1
 
 
-def _check_state(problem: Problem, state: State | None, rows: int, heads: tuple[int, int, int], key_size: int, value_size: int, like: Tensor) -> State:
+def _check_state(problem: Problem, state: State | None, rows: int, heads: tuple[int, int, int], key_size: int, value_size: int,
+                 like: Tensor) -> State:
     fresh = empty_state(problem, rows, heads, key_size, value_size, device=like.device, dtype=like.dtype)
     if state is None:
         return fresh
     if not isinstance(state, State):
         raise ValueError(f"state must be a ttr.State or None, got {type(state).__name__}. Use ttr.initial_state or the state a call returned.")
     if set(state.tensors) != set(fresh.tensors):
-        raise ValueError(f"This state holds {sorted(state.tensors)}, but the problem keeps {sorted(fresh.tensors)}. Use the state of a call with the same problem.")
+        raise ValueError(f"This state holds {sorted(state.tensors)}, but the problem keeps {sorted(fresh.tensors)}. "
+                         "Use the state of a call with the same problem.")
     for name, tensor in fresh.tensors.items():
         shape, wanted = list(state[name].shape), list(tensor.shape)
         if problem.memory == "pairs" and problem.weights.window is None and len(shape) > 1:
             wanted[1] = state["log_weight"].shape[1]
         if shape != wanted:
-            raise ValueError(f"The state's {name!r} has shape {shape}, but this call needs {wanted}. Batch (packed: number of sequences), heads and sizes must stay the same.")
+            raise ValueError(f"The state's {name!r} has shape {shape}, but this call needs {wanted}. "
+                             "Batch (packed: number of sequences), heads and sizes must stay the same.")
     if state.position.shape != (rows,):
         raise ValueError(f"The state's position has shape {list(state.position.shape)}, but this call needs [{rows}].")
     if "gram" in state.tensors:  # only its symmetric part means anything, to the fit and to the gradient
@@ -236,8 +243,9 @@ def _check_numbers(problem: Problem, inputs: Inputs, controls: Mapping[str, Tens
         if torch.isnan(x).any():
             raise ValueError(f"The control {name!r} holds NaN. Look at what produced it; ttr.checks(values=False) skips this check.")
         if (high is not None and (x > high).any()) or (low is not None and (x < low).any()) or (x == torch.inf).any():
-            raise ValueError(f"The control {name!r} ({CONTROLS[name].meaning}) must be {f'<= {high}' if high is not None else f'>= {low}' if low is not None else 'below infinity'}, "
-                             f"but reaches from {x.min().item():.4g} to {x.max().item():.4g}.")
+            wanted = f"<= {high}" if high is not None else f">= {low}" if low is not None else "below infinity"
+            reach = f"from {x.min().item():.4g} to {x.max().item():.4g}"
+            raise ValueError(f"The control {name!r} ({CONTROLS[name].meaning}) must be {wanted}, but reaches {reach}.")
 
 
 def in_functorch() -> bool:

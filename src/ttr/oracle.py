@@ -30,7 +30,8 @@ def oracle(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B T
         y, state = _sequence(problem, x)
     else:
         bounds = cu_seqlens.tolist()
-        parts = [_sequence(problem, x.tokens(*ends, single(x.state, row, problem.weights.window))) for row, ends in enumerate(zip(bounds, bounds[1:]))]
+        starts = [single(x.state, row, problem.weights.window) for row in range(len(bounds) - 1)]
+        parts = [_sequence(problem, x.tokens(*ends, start)) for start, *ends in zip(starts, bounds, bounds[1:])]
         y = torch.cat([x.q.new_zeros(1, 0, x.heads, v.shape[-1]), *(rows for rows, _ in parts)], dim=1)
         state = State.cat([end for _, end in parts]) if parts else x.state
     return (y, state) if return_state else y

@@ -267,7 +267,7 @@ class Problem:
     def __post_init__(self) -> None:
         for name, kind in (("weights", Weights), ("function", Function), ("solver", Solver)):
             if not isinstance(getattr(self, name), kind):
-                raise ValueError(f"{name} must be an instance of {kind.__name__}, got {getattr(self, name)!r}. Use for example {kind.__name__.lower()}.")
+                raise ValueError(f"{name} must be an instance of {kind.__name__}, got {getattr(self, name)!r}. Use a member of that axis.")
         reason = refusal(self.weights, self.function, self.solver)
         if reason:
             raise ValueError(reason)
@@ -312,19 +312,19 @@ def refusal(weights: Weights, function: Function, solver: Solver) -> str | None:
     """Why the three cannot be combined, as a sentence that names the remedy; None if they can."""
     w, f, s = (type(part).__name__ for part in (weights, function, solver))
     if function.local_degree is not None and solver.exact != "local":
-        return f"{f} is fitted around every query, which {s} cannot do. Use the solver ExactLocalFit, or a global function such as Linear."
+        return f"{f} is fitted around every query, which {s} cannot do. Use ExactLocalFit, or a global function such as Linear."
     if function.local_degree is None and solver.exact == "local":
-        return f"{s} fits around every query, but {f} is one global map. Use ExactRidge for an exact global fit, or LocalConstant or LocalLinear."
+        return f"{s} fits around every query, but {f} is one global map. Use ExactRidge for an exact global fit, or a local function."
     if not function.linear and function.local_degree is None and solver.weights_act_on == "samples":
-        return f"{s} needs a prediction linear in the memory's parameters, which {f} is not. Use Linear, or a solver that takes gradient steps."
+        return f"{s} needs a prediction linear in the memory's parameters, unlike {f}'s. Use Linear, or a solver that takes gradient steps."
     if weights.retention == "channel" and solver.exact:
-        return f"{s} needs one weight per pair, and {w} decays every key channel at its own rate. Use Geometric(per='head'), or the solver OneStep or DeltaRule."
+        return f"{s} needs one weight per pair, and {w} decays each key channel at its own rate. Use Geometric(per='head'), or OneStep or DeltaRule."
     if weights.retention == "channel" and not function.keeps_channels:
-        return f"{w} decays key channels, which {f} mixes before they reach the memory. Use Geometric(per='head'), or features that keep the channels."
+        return f"{w} decays key channels, which {f} mixes before they reach the memory. Use Geometric(per='head'), or other features."
     if weights.retention == "channel" and weights.window is not None:
-        return "A window keeps pairs with one weight each and cannot decay key channels. Use Geometric(per='head') with the window, or drop the window."
+        return "A window keeps pairs with one weight each and cannot decay key channels. Use Geometric(per='head'), or drop the window."
     if weights.window is not None and solver.weights_act_on == "memory":
-        return f"{s} folds every pair into its memory and cannot take one out again when it leaves the window of {w}. Use Geometric to forget, or the solver OneStep or ExactRidge."
+        return f"{s} cannot take a pair out of its memory again when it leaves the window of {w}. Use Geometric to forget, or OneStep or ExactRidge."
     if function.normalized and not solver.additive:
         return f"A normalised read-out is a ratio of two sums over pairs, which {s} does not build. Use OneStep, or {f} with normalized=False."
     return None

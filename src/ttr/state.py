@@ -104,7 +104,8 @@ def _with_slots(state: State, slots: int) -> State:
     def resize(tensor: Tensor, fill: float) -> Tensor:
         return torch.cat([tensor[:, :slots], tensor.new_full((tensor.shape[0], max(missing, 0), *tensor.shape[2:]), fill)], dim=1)
 
-    return state.replace(keys=resize(state["keys"], 0.0), values=resize(state["values"], 0.0), log_weight=resize(state["log_weight"], -torch.inf))
+    empty = {"keys": 0.0, "values": 0.0, "log_weight": -torch.inf}
+    return state.replace(**{name: resize(state[name], fill) for name, fill in empty.items()})
 
 
 def single(state: State, row: int, window: int | None) -> State:
@@ -140,7 +141,7 @@ def append_pairs(state: State, window: int | None, keys: Tensor, values: Tensor,
     if window is not None:
         new = {name: tensor[:, max(time - window, 0):] for name, tensor in new.items()}
     elif position.device.type == "cpu" and not torch.compiler.is_compiling() and (position > state.capacity).any():
-        raise ValueError(f"This state has room for {state.capacity} pairs and {int(position.max())} are needed. Use initial_state with a larger capacity.")
+        raise ValueError(f"This state has room for {state.capacity} pairs and needs {int(position.max())}. Use initial_state with a larger capacity.")
     written = new["keys"].shape[1]
     slots = position[:, None] - written + torch.arange(written, device=position.device)
     slots = slots if window is None else slots % window

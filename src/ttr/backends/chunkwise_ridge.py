@@ -41,16 +41,16 @@ class ChunkwiseRidge(Backend):
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         form = linear_form(problem, x)
-        step = torch.ones_like(form.key[..., 0]) if form.step is None else form.step
-        log_decay = torch.zeros_like(step) if x.log_decay is None else x.log_decay
-        query, key, value, step, log_decay = (self._chunks(t) for t in (form.query, form.key, form.value, step[..., None], log_decay[..., None]))
+        none = torch.zeros_like(form.key[..., 0])
+        log_decay, importance = (none if log is None else log for log in (x.log_decay, x.log_importance))
+        query, key, value, log_decay, importance = (self._chunks(t) for t in (form.query, form.key, form.value, log_decay[..., None], importance[..., None]))
         decay, whole = CumulativeDecay.of(log_decay[..., 0]), slice(None)
         future = torch.ones(query.shape[-2], query.shape[-2], dtype=torch.bool, device=query.device).triu(1)
-        inside = decay.between(whole, whole).masked_fill(future, -torch.inf).exp().to(query) * step.mT
+        inside = (decay.between(whole, whole).to(query) + importance.mT).masked_fill(future, -torch.inf).exp()
         kept, to_end = (log.exp().to(query)[..., None] for log in (decay.since_start(), decay.to_end()))
 
         states = [torch.cat([x.state["gram"], x.state["memory"]], dim=-1)]
-        written = (to_end * step * key).mT @ torch.cat([key, value], dim=-1)
+        written = (to_end * importance.exp() * key).mT @ torch.cat([key, value], dim=-1)
         for last, new in zip(kept[..., -1:, :].unbind(2), written.unbind(2)):
             states.append(last * states[-1] + new)
         gram, memory = torch.stack(states, dim=2)[:, :, :-1].split([key.shape[-1], value.shape[-1]], dim=-1)

@@ -51,7 +51,8 @@ def linear_form(problem: Problem, x: Inputs) -> LinearForm:
         step = problem.solver.effective_step(flat(step), key)
     elif x.log_importance is not None:
         step = flat(x.log_importance).exp()
-    return LinearForm(function.query(x.grouped(x.q), params), key, value, read, step, _per_pair(x.log_decay, pairs), problem.solver.gradient_at, pairs)
+    query, log_decay = function.query(x.grouped(x.q), params), _per_pair(x.log_decay, pairs)
+    return LinearForm(query, key, value, read, step, log_decay, problem.solver.gradient_at, pairs)
 
 
 def _per_pair(log_decay: Tensor | None, pairs: int) -> Tensor | None:

@@ -76,7 +76,7 @@ def claim(settings: CompareSettings, text: Text, found: Sequence[Memory]) -> dic
     path = settings.out / "settings.json"
     foreign = [name for name in REPORT if (settings.out / name).exists()]
     if foreign and not path.exists():
-        raise UserError(f"{settings.out} holds {', '.join(foreign)} but no settings.json that says what they belong to. Choose another folder with --out.")
+        raise UserError(f"{settings.out} holds {', '.join(foreign)} but no settings.json that says whose they are. Choose another folder with --out.")
     about = {"command": settings.command(), "settings": settings.to_dict(),
              "definitions": {m.name: {"layer": m.layer, "origin": m.origin} for m in found},
              "text": {"bytes": len(text.content), "sha256": text.sha256, "files": list(text.names)},

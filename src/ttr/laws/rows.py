@@ -137,7 +137,8 @@ def _draw(problem: Problem, sizes: Sizes, strong_gates: bool, generator: torch.G
     q = normal(*lead, sizes.query_heads or sizes.heads, sizes.key)
     k = normal(*inner, sizes.key_heads or sizes.heads, sizes.key) / sizes.key**0.5
     v = normal(*inner, sizes.value_heads or sizes.heads, sizes.value)
-    return Case(problem, q.to(dtype), k.to(dtype), v.to(dtype), {n: c.to(dtype) for n, c in controls.items()}, {n: p.to(dtype) for n, p in params.items()})
+    controls, params = ({name: x.to(dtype) for name, x in group.items()} for group in (controls, params))
+    return Case(problem, q.to(dtype), k.to(dtype), v.to(dtype), controls, params)
 
 
 def draw_control(name: str, shape: tuple[int, ...], strong_gates: bool, generator: torch.Generator) -> Tensor:

@@ -26,8 +26,8 @@ def independence(problem: Problem, setting: Setting) -> Iterable[tuple[str, floa
     changed = case.with_leaves({name: _change_head(x, name) for name, x in case.leaves().items()})
     yield compare("head 1 when head 0 changes", setting.run(changed)[:, :, 1], y[:, :, 1], setting.dtype)
 
-    for name, sizes in (("queries", Sizes(heads=4, query_heads=2)), ("keys", Sizes(heads=4, key_heads=2)), ("values", Sizes(heads=4, key_heads=1, value_heads=2))):
-        grouped = make_case(problem, sizes, dtype=setting.dtype, device=setting.device)
+    for name, fewer in (("queries", {"query_heads": 2}), ("keys", {"key_heads": 2}), ("keys and values", {"key_heads": 1, "value_heads": 2})):
+        grouped = make_case(problem, Sizes(heads=4, **fewer), dtype=setting.dtype, device=setting.device)
         whole = {part: x.repeat_interleave(4 // x.shape[-2], dim=-2) for part, x in (("q", grouped.q), ("k", grouped.k), ("v", grouped.v))}
         yield compare(f"grouped {name}", setting.run(grouped), setting.run(dataclasses.replace(grouped, **whole)), setting.dtype)
 
