@@ -84,7 +84,9 @@ def test_importing_ttr_needs_torch_and_jaxtyping_alone():
         if room(path) in heavy:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module]
             assert {n.split(".")[0] for n in names} <= allowed | standard, f"{path} imports {names}"
 
 

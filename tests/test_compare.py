@@ -137,6 +137,7 @@ def test_pairing_separates_what_marginal_intervals_do_not():
     rows = {row["name"]: row for row in results["memories"]}
     assert rows["a"]["bits_per_byte"]["all"]["low"] < rows["b"]["bits_per_byte"]["all"]["high"]
     assert rows["a"]["behind_best"]["all"]["low"] > 0
+    assert rows["a"]["recall_behind"]["c"]["low"] > 0 and rows["b"]["recall_behind"]["a"]["high"] < 0
     first = conclusion(results)[0]
     assert first.startswith("b predicts") and "c cannot be told apart" in first and "behind it a by 0.05" in first
     assert results["reference"]["name"] == UNIGRAM and rows["a"]["under_unigram"]["low"] > 0.5
@@ -226,11 +227,11 @@ def test_three_rates_and_two_seeds(text, tmp_path):
     settings = tiny(text, tmp_path, layers=("linear-attention",), tune_lr=True, seeds=2, learning_rate=3e-3, tuning_factors=(1e-3, 1.0, 2.0))
     results, _ = run(settings)
     finished = {path.name.removesuffix(".result.safetensors"): path for path in (settings.out / "runs").glob("*.result.safetensors")}
-    tried = {rate: f"linear-attention.seed0.rate{rate}" for rate in (3e-06, 0.003, 0.006)}
+    tried = {rate: f"linear-attention.seed0.rate{rate}" for rate in settings.rates}
     rate = results["memories"][0]["learning_rate"]
     assert set(finished) == {*tried.values(), f"linear-attention.seed1.rate{rate}"}
     tuned = {r: load_tensors(finished[name])[1]["tuning_bits_per_byte"] for r, name in tried.items()}
-    assert rate == min(tuned, key=tuned.get) != 3e-06
+    assert rate == min(tuned, key=tuned.get) != settings.rates[0]
 
 
 def test_a_memory_from_a_file(text, tmp_path):

@@ -99,7 +99,8 @@ def test_pairs_without_weight(problem):
         case = make_case(problem, Sizes(time=11), dtype=dtype)
         absent = torch.rand(case.controls["log_importance"].shape) < 0.3
         absent[:, :3] = True
-        case = dataclasses.replace(case, controls={**case.controls, "log_importance": case.controls["log_importance"].masked_fill(absent, -torch.inf)})
+        importance = case.controls["log_importance"].masked_fill(absent, -torch.inf)
+        case = dataclasses.replace(case, controls={**case.controls, "log_importance": importance})
         _equals_oracle(case, size=4)
         y = ttr.regress(problem, backend=_backend(problem, 4), **case.arguments())
         assert torch.equal(y[:, :3], torch.zeros_like(y[:, :3]))
@@ -124,13 +125,17 @@ def test_equal_sizes_of_keys_and_values(problem):
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_future_does_not_reach_the_past(problem):
     """To the last bit, whatever the size of the change and however long later rows iterate."""
+    factors = {"q": 100, "k": 100, "v": 100}
+
+    def mixed(name, old, new, token):
+        return old if name == "ridge" or old.ndim < 3 else torch.cat([old[:, :token], factors.get(name, 1) * new[:, token:]], dim=1)
+
     for dtype in (torch.float64, torch.float32):
         case, other = (make_case(problem, Sizes(time=12), strong_gates=True, dtype=dtype, seed=seed) for seed in (0, 1))
         before = ttr.regress(problem, backend=_backend(problem, 4), **case.arguments())
         for token in range(1, 12):
-            mixed = {name: x if name == "ridge" or x.ndim < 3 else torch.cat([x[:, :token], 100 * other.leaves()[name][:, token:]], dim=1)
-                     for name, x in case.leaves().items()}
-            after = ttr.regress(problem, backend=_backend(problem, 4), **case.with_leaves(mixed).arguments())
+            leaves = {name: mixed(name, old, other.leaves()[name], token) for name, old in case.leaves().items()}
+            after = ttr.regress(problem, backend=_backend(problem, 4), **case.with_leaves(leaves).arguments())
             assert torch.equal(after[:, :token], before[:, :token])
 
 

@@ -25,6 +25,7 @@ from ttr.surroundings.keys.time_step_value import TimeStepValue
 from ttr.surroundings.output.rms_norm import RMSNorm
 from ttr.surroundings.output.sigmoid_gate import SigmoidGate
 from ttr.surroundings.output.skip import Skip
+from ttr.surroundings.sequences import Sequences
 from ttr.weights.geometric import Geometric
 
 D, B, T = 8, 2, 7
@@ -152,18 +153,27 @@ def test_grouped_heads(name, heads):
     assert_states_equal(state, end)
 
 
-def test_grouped_keys_are_repeated_keys():
+@pytest.mark.parametrize("name", ["gated-deltanet", "comba"])
+def test_grouped_keys_are_repeated_keys(name):
     """Fewer key and value heads give what more give that are copies of each other."""
-    grouped = mixer(ttr.catalogue["gated-deltanet"], heads=4, key_heads=2, value_heads=2)
-    full = mixer(ttr.catalogue["gated-deltanet"], heads=4)
+    grouped = mixer(ttr.catalogue[name], heads=4, key_heads=2, value_heads=2)
+    full = mixer(ttr.catalogue[name], heads=4)
     tensors = grouped.state_dict()
-    for name, shape in (("k", (2, 4)), ("v", (2, 3))):
-        tensors[f"project.{name}.weight"] = tensors[f"project.{name}.weight"].unflatten(0, shape).repeat_interleave(2, 0).flatten(0, 1)
-        convolution = next(key for key in tensors if key.startswith("project.learned") and key.endswith(f".{name}"))
+    for stream, shape in (("k", (2, 4)), ("v", (2, 3))):
+        tensors[f"project.{stream}.weight"] = tensors[f"project.{stream}.weight"].unflatten(0, shape).repeat_interleave(2, 0).flatten(0, 1)
+        convolution = next(key for key in tensors if key.startswith("project.learned") and key.endswith(f".{stream}"))
         tensors[convolution] = tensors[convolution].repeat_interleave(2, 1)
     full.load_state_dict(tensors)
     x = inputs()
     assert error(grouped(x), full(x)) <= FLOAT64
+
+
+def test_a_control_made_after_the_keys_sees_what_the_memory_gets():
+    layer = mixer(ttr.catalogue["comba"])
+    streams, _ = layer.project(inputs(B, 1), _sequences(layer, B), layer.initial_state(B).tensors)
+    share = next(p for name, p in layer.named_parameters() if name.endswith("share"))
+    assert error(streams["k"].norm(dim=-1), torch.ones(B, 1, 2)) <= FLOAT32
+    assert error(streams["read_key"], share.sigmoid()[:, None] * streams["k"]) <= FLOAT64
 
 
 def test_the_lowest_layer_of_hgrn2_has_no_bound_and_higher_ones_remember_longer():
@@ -171,16 +181,14 @@ def test_the_lowest_layer_of_hgrn2_has_no_bound_and_higher_ones_remember_longer(
     decays = []
     for number in range(3):
         layer = Mixer(D, ttr.catalogue["hgrn2"], heads=2, layer=number, layers=3)
-        streams, _ = layer.project(torch.zeros(1, 1, D), _sequences(layer), {})
+        streams, _ = layer.project(torch.zeros(1, 1, D), _sequences(layer, 1), {})
         decays.append(streams["log_decay"].exp().unique().tolist())
     assert [len(d) for d in decays] == [1, 1, 1]
     assert [round(d[0], 5) for d in decays] == [0.5, round(1 / 3 + 2 / 3 / 2, 5), round(2 / 3 + 1 / 3 / 2, 5)]
 
 
-def _sequences(layer):
-    from ttr.surroundings.sequences import Sequences
-
-    return Sequences(1, layer.initial_state(1).position)
+def _sequences(layer, batch):
+    return Sequences(1, layer.initial_state(batch).position)
 
 
 @pytest.mark.parametrize("name", ["softmax-attention", "local-linear-attention", "sliding-window-attention"])

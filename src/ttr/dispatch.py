@@ -39,7 +39,8 @@ def regress(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B 
     """
     x = prepare(problem, q, k, v, params, state, cu_seqlens, controls)
     chosen = choose(problem, x, backend)
-    y, state = chosen.run(problem, x) if cu_seqlens is None else _packed(chosen, problem, x, cu_seqlens.tolist())
+    with _exact_arithmetic(x):
+        y, state = chosen.run(problem, x) if cu_seqlens is None else _packed(chosen, problem, x, cu_seqlens.tolist())
     y = y.to(x.out_dtype)
     return (y, state) if return_state else y
 
@@ -56,10 +57,16 @@ def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pair
         return x if name == "ridge" or not isinstance(x, Tensor) else x[:, None]
 
     x = prepare(problem, q[:, None], k[:, None], v[:, None], params, state, None, {name: timed(name, c) for name, c in controls.items()})
-    y, new = choose(problem, x, backend).step(problem, x)
+    with _exact_arithmetic(x):
+        y, new = choose(problem, x, backend).step(problem, x)
     if inplace and not x.wants_grad:
         new = _overwrite(state, new)
     return y[:, 0].to(x.out_dtype), new
+
+
+def _exact_arithmetic(x: Inputs) -> torch.autocast:
+    """No autocast inside a memory: its products accumulate in float32 or wider whatever the surroundings do."""
+    return torch.autocast(x.q.device.type, enabled=False)
 
 
 def _overwrite(old: State, new: State) -> State:

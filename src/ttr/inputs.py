@@ -99,7 +99,7 @@ def prepare(problem: Problem, q: Tensor, k: Tensor, v: Tensor, params: Mapping[s
     controls = {name: _control(name, axes, controls, sizes, like) for name, axes in _named(problem.controls(), controls, "control").items()}
     declared = problem.parameters(heads, key_size, value_size)
     params = {name: _param(name, spec.shape, params or {}, like) for name, spec in _named(declared, params or {}, "parameter").items()}
-    rows = _check_packing(cu_seqlens, batch, time)
+    rows = check_packing(cu_seqlens, batch, time)
     state = _check_state(problem, state, rows, (heads, k.shape[-2], v.shape[-2]), key_size, value_size, like)
 
     axis = "BTHK" if problem.weights.retention == "channel" else "BTH"
@@ -189,7 +189,7 @@ def _param(name: str, shape: tuple[int, ...], given: Mapping[str, Tensor], like:
     return x.to(like)
 
 
-def _check_packing(cu_seqlens: Tensor | None, batch: int, time: int) -> int:
+def check_packing(cu_seqlens: Tensor | None, batch: int, time: int) -> int:
     """Check the boundaries of packed sequences; the number of states the call has."""
     if cu_seqlens is None:
         return batch

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ttr.architecture import Architecture
 from ttr.backends.backend import Backend
 from ttr.dispatch import initial_state, regress, step
-from ttr.inputs import _check_packing as check_packing
+from ttr.inputs import check_packing
 from ttr.output import Output
 from ttr.problem import Problem
 from ttr.project import Project

@@ -21,9 +21,10 @@ class State:
 
     Tensors of a linear memory: "memory" [B,H,F,V]; "normalizer" [B,H,F] with a normalised read-out; of an exact ridge
     "memory" U = sum gamma k v^T and "gram" [B,H,F,F] = sum gamma k k^T. Of a memory of pairs: "keys" [B,N,Hk,K], "values"
-    [B,N,Hv,V] and "log_weight" [B,N,H], -inf where a slot is empty; pair i lies in slot i, or i mod window. A mixer adds
-    the tails of its convolutions. All are float32 or wider. ``position`` [B] counts the tokens seen. ``capacity`` is the
-    fixed number of slots of a memory of pairs that was made with one; without, it grows with every call.
+    [B,N,Hv,V] and "log_weight" [B,N,H], -inf where a slot is empty; pair i lies in slot i, or i mod window. Where the rows of a
+    growing state hold different numbers of pairs, empty slots come first, so that every row grows at its end. A mixer adds the
+    tails of its convolutions. All are float32 or wider. ``position`` [B] counts the tokens seen. ``capacity`` is the fixed
+    number of slots of a memory of pairs that was made with one; without, it grows with every call.
     """
 
     tensors: Mapping[str, Tensor]
@@ -98,11 +99,12 @@ class State:
 
 
 def _with_slots(state: State, slots: int) -> State:
-    """The state of a memory of pairs grown, or cut where it is empty, to ``slots`` slots."""
-    missing = slots - state["keys"].shape[1]
+    """The state of a memory of pairs with ``slots`` slots: empty ones go in front of the pairs, and are cut off there."""
+    held = state["keys"].shape[1]
 
     def resize(tensor: Tensor, fill: float) -> Tensor:
-        return torch.cat([tensor[:, :slots], tensor.new_full((tensor.shape[0], max(missing, 0), *tensor.shape[2:]), fill)], dim=1)
+        empty = tensor.new_full((tensor.shape[0], max(slots - held, 0), *tensor.shape[2:]), fill)
+        return torch.cat([empty, tensor[:, max(held - slots, 0):]], dim=1)
 
     empty = {"keys": 0.0, "values": 0.0, "log_weight": -torch.inf}
     return state.replace(**{name: resize(state[name], fill) for name, fill in empty.items()})
@@ -120,7 +122,8 @@ def pair_index(state: State, window: int | None) -> Int[Tensor, "B N"]:
     """The number of the pair in every slot, counted from the first token; only slots with a weight hold one."""
     slots = torch.arange(state["keys"].shape[1], device=state.position.device)
     if window is None:
-        return slots.expand(state.position.shape[0], -1)
+        empty = 0 if state.capacity is not None else state["keys"].shape[1] - state.position[:, None]
+        return (slots - empty).expand(state.position.shape[0], -1)
     newest = state.position[:, None] - 1
     return newest - (newest - slots) % window
 

@@ -45,7 +45,7 @@ def broken(words: list[str]) -> str | None:
                         if not m.kept:
                             return f"law {law.number} ({m.law}), {m.quantity}: {m.error:.1e} > {m.bound:.0e}, {backend.name}, {problem!r}"
     worked = Path(__file__).parents[1] / "test_worked.py"
-    return None if pytest.main(["-q", "-x", "-p", "no:cacheprovider", str(worked)]) == 0 else "the worked cases' own tests"
+    return None if pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore", str(worked)]) == 0 else "the worked cases' own tests"
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ class ChunkwiseRidge(Backend):
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         form = linear_form(problem, x)
         none = torch.zeros_like(form.key[..., 0])
-        log_decay, importance = (none if log is None else log for log in (x.log_decay, x.log_importance))
-        query, key, value, log_decay, importance = (self._chunks(t) for t in (form.query, form.key, form.value, log_decay[..., None], importance[..., None]))
+        log_decay, importance = ((none if log is None else log)[..., None] for log in (x.log_decay, x.log_importance))
+        query, key, value, log_decay, importance = (self._chunks(t) for t in (form.query, form.key, form.value, log_decay, importance))
         decay, whole = CumulativeDecay.of(log_decay[..., 0]), slice(None)
         future = torch.ones(query.shape[-2], query.shape[-2], dtype=torch.bool, device=query.device).triu(1)
         inside = (decay.between(whole, whole).to(query) + importance.mT).masked_fill(future, -torch.inf).exp()

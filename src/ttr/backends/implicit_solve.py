@@ -112,7 +112,8 @@ def _solve_rows(system: System, right: Tensor) -> Tensor:
         for g, r in zip(group.split(limit), row.split(limit)):
             solution[g, r] = solve_spd(system.matrices(g, r), right[g, r])
         error = _backward_error(system, right, diagonal, solution)
-    record(solver="conjugate gradient", iterations=iterations, rows=error.numel(), direct_rows=len(group), residual=error.max() if error.numel() else error.sum())
+    worst = error.max() if error.numel() else error.sum()
+    record(solver="conjugate gradient", iterations=iterations, rows=error.numel(), direct_rows=len(group), residual=worst)
     return solution * size
 
 

@@ -49,6 +49,7 @@ def summarise(measured: Sequence[Measured], unigram: Float[Tensor, "W T"], mask:
     def row(name: str) -> dict[str, Any]:
         own = {"bits_per_byte": {measure: _interval(d) for measure, d in draws[name].items()},
                "behind_best": {measure: _interval(d - draws[best[measure]][measure]) for measure, d in draws[name].items()},
+               "recall_behind": {other: _interval(draws[name]["recall"] - draws[other]["recall"]) for other in order if other != name},
                "under_unigram": _interval(draws[UNIGRAM]["all"] - draws[name]["all"]),
                "slice_gap": _interval(slice_gap(bootstrap, bits[name], bits[best["recall"]], mask)),
                "slice_gap_of_shuffled_mask": _interval(slice_gap(bootstrap, bits[name], bits[best["recall"]], chance))}
@@ -116,13 +117,14 @@ def _winner(rows: Mapping[str, Any], best: str, measure: str, praise: str) -> st
 
 
 def _smaller(rows: Mapping[str, Any], best: str) -> list[str]:
-    """The memory that comes nearest to the best recall with less state, if there is one."""
-    smaller = [row for row in rows.values() if row["state_bytes"] < rows[best]["state_bytes"]]
+    """The memory that comes nearest to the best recall with at most half its state, if there is one."""
+    smaller = [row for row in rows.values() if row["state_bytes"] <= rows[best]["state_bytes"] / 2]
     if not smaller:
         return []
     nearest = min(smaller, key=lambda row: row["behind_best"]["recall"]["value"])
     share, distance = nearest["state_bytes"] / rows[best]["state_bytes"], nearest["behind_best"]["recall"]["value"]
-    return [f"Of those with less state, {nearest['name']} comes nearest to it there: {distance:.2f} bits behind with {share:.0%} of its bytes."]
+    return [f"Of those with at most half its state, {nearest['name']} comes nearest to it there: {distance:.2f} bits behind "
+            f"with {share:.0%} of its bytes."]
 
 
 def _learned(rows: Mapping[str, Any]) -> str:

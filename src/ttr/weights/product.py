@@ -37,7 +37,8 @@ class Product(Weights):
 
     @property
     def window(self) -> int | None:
-        return min((factor.window for factor in self.factors if factor.window is not None), default=None)
+        windows = [factor.window for factor in self.factors if factor.window is not None]
+        return min(windows) if windows else None
 
     @property
     def importance(self) -> bool:
