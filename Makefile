@@ -21,6 +21,7 @@ test: $(VENV)/.test lint
 
 check: $(VENV)/.test lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal --full $(ARGS)
+	TTR_TEST_TYPES=0 $(BIN)/python -m pytest -n 2 --full tests/test_compile.py $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check --quiet src tests

@@ -172,7 +172,7 @@ ENTRIES: dict[str, Architecture] = {
         Problem(Uniform(), LocalLinear(), ExactLocalFit()),
         keys=(HeadRMSNorm(), Rotary()), controls=(LearnedRidge(start=1.0, at_least=0.1, per="head"),),
         source="Wang, Shi, Fox: Test-time regression; Zuo et al.: Local Linear Attention", arxiv="2510.01450", year=2025,
-        original=None, verified="memory: the normal equations by LAPACK",
+        original=None, verified="memory: weighted least squares by LAPACK",
         note="Norms of q and k bound the distances on which the fitted line is read."),
 }
 

@@ -51,9 +51,16 @@ def _moments(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
 
 
 def solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
-    """Solve symmetric positive definite systems [..., D, D] x = [..., D] in float64 where the device has it."""
+    """Solve symmetric positive definite systems [..., D, D] x = [..., D] in float64 where the device has it.
+
+    Raises:
+        ValueError: if a system is singular.
+    """
     wide = matrix.dtype if matrix.device.type == "mps" else torch.float64
-    solution = torch.linalg.solve(matrix.to(wide), right.to(wide)[..., None])[..., 0]
+    try:
+        solution = torch.linalg.solve(matrix.to(wide), right.to(wide)[..., None])[..., 0]
+    except torch.linalg.LinAlgError as error:
+        raise ValueError("The regression is singular: its pairs do not fix it. Use a larger ridge, or a smaller log_importance.") from error
     return solution.to(right.dtype)
 
 

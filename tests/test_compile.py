@@ -1,0 +1,33 @@
+"""torch.compile(fullgraph=True, dynamic=True) of every entry, gradients included; needs the shape checks off: TTR_TEST_TYPES=0."""
+
+import os
+
+import pytest
+import torch
+
+import ttr
+from ttr.laws.rows import Sizes, make_case
+from ttr.laws.tolerances import FLOAT64, error
+
+pytestmark = [pytest.mark.full, pytest.mark.skipif(os.environ.get("TTR_TEST_TYPES", "1") == "1", reason="run with TTR_TEST_TYPES=0")]
+
+ONE_PER_FORM = ("gated-deltanet", "gla", "mesanet", "forgetting-attention", "local-linear-attention")
+
+
+def run(case, backend):
+    torch._dynamo.reset()
+    case = case.differentiable()
+
+    def call(q, k, v, params, controls):
+        return ttr.regress(case.problem, q, k, v, params=params, **controls)
+
+    compiled = call if backend is None else torch.compile(call, fullgraph=True, dynamic=True, backend=backend)
+    y = compiled(case.q, case.k, case.v, dict(case.params), dict(case.controls))
+    return y, *torch.autograd.grad(y.square().sum(), list(case.leaves().values()))
+
+
+@pytest.mark.parametrize("name, backend", [(name, "aot_eager") for name in ttr.catalogue] + [(name, "inductor") for name in ONE_PER_FORM])
+def test_compiled_equals_eager(name, backend):
+    case = make_case(ttr.catalogue[name].problem, Sizes(time=4))
+    for compiled, eager in zip(run(case, backend), run(case, None)):
+        assert error(compiled, eager) <= FLOAT64
