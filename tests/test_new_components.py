@@ -40,7 +40,7 @@ class HalfLife(Weights):
 
     @classmethod
     def worked(cls):
-        """Half after 2 tokens keeps r = 2^-1/2 per token; keys 2, 3, 5 in turn, values 7, 11, 13 and their doubles, scale 0.3."""
+        """Half after 2 tokens keeps r = 2^-1/2 per token; keys 2, 3, 5, values 7, 11, 13 and their doubles, queries 4, 1.5, 2.5, scale 0.3."""
         from ttr.functions.linear import Linear
         from ttr.solvers.one_step import OneStep
 
@@ -48,8 +48,9 @@ class HalfLife(Weights):
         sums = [2 * 7, r * 2 * 7 + 3 * 11, r * r * 2 * 7 + r * 3 * 11 + 5 * 13]
         column = lambda *x: torch.tensor(x, dtype=torch.float64)[None, :, None, None]
         v = torch.cat([column(7, 11, 13), 2 * column(7, 11, 13)], dim=-1)
-        y = torch.cat([column(*sums), 2 * column(*sums)], dim=-1) * 0.3 * 4
-        return (Worked(Problem(cls(2.0), Linear(scale=0.3), OneStep()), column(4, 4, 4), column(2, 3, 5), v, y),)
+        q = column(4, 1.5, 2.5)
+        y = torch.cat([column(*sums), 2 * column(*sums)], dim=-1) * 0.3 * q
+        return (Worked(Problem(cls(2.0), Linear(scale=0.3), OneStep()), q, column(2, 3, 5), v, y),)
 '''
 
 SQUARES = '''
@@ -78,15 +79,15 @@ class Squares(FeatureMap):
 
     @classmethod
     def worked(cls):
-        """One channel: scores (scale q^2 k^2) with q = 2, scale 0.5: 8, 18, 50 for keys 2, 3, 5."""
+        """Scale 0.5, queries 2, 3, 4, keys 2, -3, 5: sums of k^2 v are 28, 127, 452 and 12, 57, 282, times 0.5 q^2 = 2, 4.5, 8."""
         from ttr.functions.linear import Linear
         from ttr.solvers.one_step import OneStep
         from ttr.weights.uniform import Uniform
 
         column = lambda *x: torch.tensor(x, dtype=torch.float64)[None, :, None, None]
         v = torch.cat([column(7, 11, 13), column(3, 5, 9)], dim=-1)
-        sums = torch.cat([column(56, 254, 904), column(24, 114, 564)], dim=-1)
-        return (Worked(Problem(Uniform(), Linear(cls(), scale=0.5), OneStep()), column(2, 2, 2), column(2, 3, 5), v, sums),)
+        y = torch.cat([column(56, 571.5, 3616), column(24, 256.5, 2256)], dim=-1)
+        return (Worked(Problem(Uniform(), Linear(cls(), scale=0.5), OneStep()), column(2, 3, 4), column(2, -3, 5), v, y),)
 '''
 
 HALF_STEP = '''
@@ -125,15 +126,16 @@ class CautiousDeltaRule(Solver):
 
     @classmethod
     def worked(cls):
-        """Share 0.5, steps 0.4: S1 = 0.2 * 2 * 3 = 1.2; S2 = 1.2 + 0.2 * 3 * (5 - 3.6) = 2.04; S3 = 2.04 + 0.2 * 2 * (7 - 4.08) = 3.208."""
+        """Half of the steps 0.4, 0.6, 0.3, keys 2, 3, 1.5, values 3, 5, 7: S1 = 0.2 * 2 * 3 = 1.2, S2 = 1.2 + 0.3 * 3 * (5 - 3.6) = 2.46,
+        S3 = 2.46 + 0.15 * 1.5 * (7 - 3.69) = 3.20475."""
         from ttr.functions.linear import Linear
         from ttr.weights.uniform import Uniform
 
         column = lambda *x: torch.tensor(x, dtype=torch.float64)[None, :, None, None]
         v = torch.cat([column(3, 5, 7), 2 * column(3, 5, 7)], dim=-1)
-        y = torch.cat([column(1.2, 2.04, 3.208), 2 * column(1.2, 2.04, 3.208)], dim=-1) * 0.7 * 2
-        return (Worked(Problem(Uniform(), Linear(scale=0.7), cls(0.5)), column(2, 2, 2), column(2, 3, 2), v, y,
-                       {"step_size": torch.full((1, 3, 1), 0.4, dtype=torch.float64)}),)
+        q, memory = column(2, 4, 3), column(1.2, 2.46, 3.20475)
+        y = torch.cat([memory, 2 * memory], dim=-1) * 0.7 * q
+        return (Worked(Problem(Uniform(), Linear(scale=0.7), cls(0.5)), q, column(2, 3, 1.5), v, y, {"step_size": column(0.4, 0.6, 0.3)[..., 0]}),)
 '''
 
 NEW = {"weights/half_life.py": (HALF_LIFE, "HalfLife"), "functions/features/squares.py": (SQUARES, ""),

@@ -33,7 +33,7 @@ def main() -> None:
 def memory_named(name: str):
     """The Problem or Architecture of a catalogue name, or of a Python file that defines ``memory``."""
     import ttr
-    from ttr.experiments.memories import load_memories
+    from ttr.experiments.user_file import load_memories
 
     if name.endswith(".py"):
         return next(iter(load_memories(Path(name)).values()))

@@ -28,8 +28,7 @@ FAULTS = (
     Fault("weights/window.py", "return self.size\n", "return self.size + 1\n"),
     Fault("weights/importance.py", 'return controls["log_importance"]', 'return 2 * controls["log_importance"]'),
     Fault("weights/product.py", "return min(", "return max("),
-    Fault("weights/product.py", "return sum(logs[1:], logs[0]) if logs else None\n\n    @classmethod", "return logs[0] if logs else None\n\n    @classmethod",
-          ("recurrent", "Geometric(), Importance()", "OneStep")),
+    Fault("weights/product.py", "return sum(logs[1:], logs[0]) if logs else None\n\n    def log_importance", "return logs[0] if logs else None\n\n    def log_importance"),
     # functions
     Fault("functions/linear.py", "scale_or_default(self.scale, q.shape[-1]) * self.features(q, params)", "self.features(q, params)"),
     Fault("functions/linear.py", "scale_or_default(self.scale, q.shape[-1]) * self.features(q, params)",

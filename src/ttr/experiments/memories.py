@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib.util
-import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
 import ttr
-from ttr.architecture import Architecture
 from ttr.experiments.errors import UserError
 from ttr.experiments.settings import CompareSettings
+from ttr.experiments.user_file import load_memories
 from ttr.models import TTRConfig, TTRForCausalLM
-from ttr.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -52,42 +47,11 @@ def memories(settings: CompareSettings) -> tuple[Memory, ...]:
     return found
 
 
-def load_memories(path: Path) -> dict[str, Problem | Architecture]:
-    """Execute a Python file and take its ``memory`` (under the file's name) or its ``memories`` {name: memory}.
-
-    Raises:
-        UserError: if the file is missing, fails, or defines neither.
-    """
-    module = _execute(path)
-    found = getattr(module, "memories", None) or ({path.stem: module.memory} if hasattr(module, "memory") else {})
-    wrong = [name for name, m in found.items() if not isinstance(m, Problem | Architecture)]
-    if not found or wrong:
-        told = f"{', '.join(wrong)} in {path} is neither a Problem nor an Architecture" if wrong else f"{path} defines no memory"
-        raise UserError(f"{told}. Write memory = ttr.Problem(weights=..., function=..., solver=...), or memories = {{name: ttr.Problem(...)}}.")
-    for name in found:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise UserError(f"{name!r} in {path} cannot name a memory. Use letters, digits, '-', '_' and '.'.")
-    return dict(found)
-
-
 def _of_file(path: Path) -> tuple[Memory, ...]:
     """The memories of a user's file, which the fingerprint of its text belongs to."""
     loaded = load_memories(path)
     origin = f"{path} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
     return tuple(Memory(name, memory.to_dict(), origin) for name, memory in loaded.items())
-
-
-def _execute(path: Path) -> ModuleType:
-    if not path.is_file() or path.suffix != ".py":
-        raise UserError(f"There is no Python file {path}. Give --memory a .py file that defines `memory`.")
-    spec = importlib.util.spec_from_file_location(f"ttr_user_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises, it is theirs to read
-        raise UserError(f"{path} could not be run ({type(error).__name__}: {error}). Correct it and try again.") from error
-    return module
 
 
 def build(memory: Memory, settings: CompareSettings, mlp_width: int, seed: int) -> nn.Module:

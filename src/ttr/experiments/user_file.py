@@ -1,0 +1,44 @@
+"""A user's Python file that defines memories: executed because it was named on the command line, and only then."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from ttr.architecture import Architecture
+from ttr.experiments.errors import UserError
+from ttr.problem import Problem
+
+
+def load_memories(path: Path) -> dict[str, Problem | Architecture]:
+    """Execute a Python file and take its ``memory`` (under the file's name) or its ``memories`` {name: memory}.
+
+    Raises:
+        UserError: if the file is missing, fails, or defines neither.
+    """
+    module = _execute(path)
+    found = getattr(module, "memories", None) or ({path.stem: module.memory} if hasattr(module, "memory") else {})
+    wrong = [name for name, m in found.items() if not isinstance(m, Problem | Architecture)]
+    if not found or wrong:
+        told = f"{', '.join(wrong)} in {path} is neither a Problem nor an Architecture" if wrong else f"{path} defines no memory"
+        raise UserError(f"{told}. Write memory = ttr.Problem(weights=..., function=..., solver=...), or memories = {{name: ttr.Problem(...)}}.")
+    for name in found:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise UserError(f"{name!r} in {path} cannot name a memory. Use letters, digits, '-', '_' and '.'.")
+    return dict(found)
+
+
+def _execute(path: Path) -> ModuleType:
+    if not path.is_file() or path.suffix != ".py":
+        raise UserError(f"There is no Python file {path}. Give --memory a .py file that defines `memory`.")
+    spec = importlib.util.spec_from_file_location(f"ttr_user_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file raises, it is theirs to read
+        raise UserError(f"{path} could not be run ({type(error).__name__}: {error}). Correct it and try again.") from error
+    return module
