@@ -1,0 +1,174 @@
+"""The public functions around a call: the choice of a backend, step, plan, explain, diagnostics, dtypes, and the state as an object."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import ttr
+from ttr.backends import BACKENDS
+from ttr.laws import Law, Setting
+from ttr.laws.rows import Sizes, make_case
+from ttr.laws.tolerances import error, tolerance
+from ttr.laws.verify import verify
+
+ATTENTION, GATED, RIDGE = (ttr.catalogue[name].problem for name in ("forgetting-attention", "gated-deltanet", "mesanet"))
+FORMS = {"gated-deltanet": GATED, "mesanet": RIDGE, "forgetting-attention": ATTENTION, "local-linear-attention": ttr.catalogue["local-linear-attention"].problem}
+
+
+def at(case, t):
+    controls = {name: x if name == "ridge" else x[:, t] for name, x in case.controls.items()}
+    return {"q": case.q[:, t], "k": case.k[:, t], "v": case.v[:, t], "params": case.params, **controls}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_auto_takes_the_first_that_does_not_refuse_and_explain_says_why(name):
+    case = make_case(FORMS[name])
+    told = ttr.explain(case.problem, **case.arguments())
+    willing = [b.name for b in BACKENDS if b.refuses(case.problem) is None]
+    assert told.backend == willing[0] and told.backend != "recurrent"
+    assert {other for other, _ in told.refusals} == {b.name for b in BACKENDS} - {told.backend}
+    assert all(f"not {other}" in str(told) and reason.endswith(".") for other, reason in told.refusals)
+    assert torch.equal(ttr.regress(case.problem, **case.arguments()), ttr.regress(case.problem, backend=told.backend, **case.arguments()))
+
+
+def test_a_named_backend_that_cannot_run_says_why():
+    case = make_case(GATED)
+    with pytest.raises(ValueError, match="'attention' cannot run this: .* Use backend='auto'"):
+        ttr.regress(GATED, backend="attention", **case.arguments())
+    with pytest.raises(ValueError, match="no backend 'fast'.*recurrent"):
+        ttr.regress(GATED, backend="fast", **case.arguments())
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_plan_is_regress_bound(name):
+    case = make_case(FORMS[name])
+    run = ttr.plan(case.problem, **case.arguments())
+    assert torch.equal(run(**case.arguments()), ttr.regress(case.problem, **case.arguments()))
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("capacity", [None, 12])
+def test_steps_in_place_equal_steps(name, capacity):
+    problem = FORMS[name]
+    case = make_case(problem)
+    kept = ttr.initial_state(problem, 2, 2, 3, 2, capacity=capacity, dtype=torch.float64)
+    inplace, addresses = kept.clone(), {}
+    for t in range(case.q.shape[1]):
+        y, kept = ttr.step(problem, state=kept, **at(case, t))
+        z, inplace = ttr.step(problem, state=inplace, inplace=True, **at(case, t))
+        assert torch.equal(y, z)
+        if t == 0:
+            addresses = {n: inplace[n].data_ptr() for n in inplace}
+    assert error(y, ttr.regress(problem, **case.arguments())[:, -1]) <= tolerance(torch.float64)
+    if problem.memory != "pairs" or capacity:
+        assert {n: inplace[n].data_ptr() for n in inplace} == addresses
+
+
+def test_a_full_state_refuses_and_stays():
+    case = make_case(ATTENTION)
+    state = ttr.initial_state(ATTENTION, 2, 2, 3, 2, capacity=3, dtype=torch.float64)
+    with pytest.raises(ValueError, match="room for 3 pairs and needs 9.*larger capacity"):
+        ttr.regress(ATTENTION, **{**case.arguments(), "state": state})
+    assert torch.isneginf(state["log_weight"]).all() and not state.position.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", FORMS)
+def test_half_precision_comes_back_and_accumulates_wider(name, dtype):
+    case = make_case(FORMS[name], dtype=dtype)
+    y, state = ttr.regress(case.problem, return_state=True, **case.arguments())
+    assert y.dtype == dtype and all(state[n].dtype == torch.float32 for n in state)
+    assert error(y, ttr.oracle(case.problem, **case.arguments())) <= tolerance(dtype)
+
+
+def test_autocast_does_not_reach_the_memory():
+    case = make_case(RIDGE, Sizes(time=40), dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = ttr.regress(RIDGE, **case.arguments())
+    assert torch.equal(y, ttr.regress(RIDGE, **case.arguments()))
+
+
+def test_diagnostics_tell_residual_and_iterations():
+    case = make_case(RIDGE)
+    with ttr.diagnostics() as told:
+        ttr.regress(RIDGE, **case.arguments())
+    ttr.regress(RIDGE, **case.arguments())
+    assert len(told.records) == 1
+    assert told.records[0]["iterations"] > 0 and float(told.records[0]["residual"]) <= tolerance(torch.float64)
+
+
+def test_checks_of_values_can_be_switched_off():
+    case = make_case(GATED)
+    wrong = {**case.arguments(), "v": case.v * torch.nan}
+    with pytest.raises(ValueError, match="v holds NaN"):
+        ttr.regress(GATED, **wrong)
+    with ttr.checks(values=False):
+        assert ttr.regress(GATED, **wrong).isnan().any()
+
+
+def test_state_is_a_pytree_that_can_be_saved_selected_and_reordered():
+    for problem in FORMS.values():
+        _, state = ttr.regress(problem, return_state=True, **make_case(problem).arguments())
+        again = ttr.State.from_state_dict(state.state_dict())
+        doubled = torch.utils._pytree.tree_map(lambda x: x * 2, state)
+        swapped = state.reorder(torch.tensor([1, 0]))
+        for name in state:
+            assert torch.equal(again[name], state[name])
+            assert torch.equal(doubled[name], state[name] * 2)
+            assert torch.equal(swapped[name], state[name].flip(0))
+            assert torch.equal(ttr.State.cat([state.select([0]), state.select([1])])[name], state[name])
+        assert state.nbytes == sum(state[n].numel() * 8 for n in state)
+    with pytest.raises(ValueError, match="no 'position'"):
+        ttr.State.from_state_dict({"memory": torch.zeros(1)})
+
+
+def test_functorch_reaches_through():
+    case = make_case(RIDGE)
+    fields = {name: x for name, x in case.arguments().items() if name not in ("q", "state")}
+    per_row = torch.func.vmap(lambda q: ttr.regress(RIDGE, q, **fields))(torch.stack([case.q, 2 * case.q]))
+    assert error(per_row[1], ttr.regress(RIDGE, 2 * case.q, **fields)) <= tolerance(torch.float64)
+    gradient = torch.func.grad(lambda q: ttr.regress(RIDGE, q, **fields).square().sum())(case.q)
+    q = case.q.clone().requires_grad_()
+    expected = torch.autograd.grad(ttr.regress(RIDGE, q, **fields).square().sum(), q)[0]
+    assert error(gradient, expected) <= tolerance(torch.float64)
+
+
+def test_problems_are_values():
+    again = ttr.Problem.from_dict(GATED.to_dict())
+    assert again == GATED and hash(again) == hash(GATED) and repr(again) == repr(GATED)
+    with pytest.raises(ValueError, match="no solver called 'Nothing' here. Known: .*DeltaRule"):
+        ttr.Problem.from_dict({**GATED.to_dict(), "solver": {"kind": "solver", "type": "Nothing"}})
+    with pytest.raises(ValueError, match="solver missing"):
+        ttr.Problem.from_dict({name: x for name, x in GATED.to_dict().items() if name != "solver"})
+
+
+def test_verify_reports_what_is_broken(monkeypatch):
+    def wrong(problem, setting: Setting):
+        yield "something", 1.0, tolerance(setting.dtype)
+
+    def raising(problem, setting: Setting):
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr("ttr.laws.verify.LAWS", (Law(1, "wrong", wrong), Law(2, "raising", raising)))
+    report = verify("gated-deltanet")
+    assert not report
+    assert "BROKEN 1.0e+00 > 1e-09  (something)" in str(report) and "raised RuntimeError: no such thing" in str(report)
+    assert any(finding.refusal for finding in report.findings)
+
+
+def test_singular_regressions_are_refused_in_a_sentence():
+    case = make_case(RIDGE)
+    arguments = {**case.arguments(), "ridge": 0.0, "log_importance": torch.full((2, 9, 2), -torch.inf, dtype=torch.float64)}
+    for backend in ("recurrent", "chunkwise-ridge"):
+        with pytest.raises(ValueError, match="singular.*larger ridge"):
+            ttr.regress(RIDGE, **{**arguments, "q": case.q}, backend=backend)
+
+
+def test_grouped_parameters_and_unknown_names_in_params():
+    problem = ttr.catalogue["softmax-attention-qknorm"].problem
+    case = make_case(problem)
+    with pytest.raises(ValueError, match="'function.scale' is missing"):
+        ttr.regress(problem, **dataclasses.replace(case, params={}).arguments())
+    with pytest.raises(ValueError, match=r"must be a tensor of shape \[2\]"):
+        ttr.regress(problem, **dataclasses.replace(case, params={"function.scale": torch.ones(3)}).arguments())
