@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from ttr.backends.backend import Backend
+from ttr.backends.backend import Backend, shape_of
 from ttr.backends.position_bias import PairWeights, probabilities
 from ttr.inputs import Inputs, in_functorch
 from ttr.problem import Problem
@@ -30,7 +30,7 @@ class Attention(Backend):
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.function.local_degree != 0:
-            return f"Softmax attention is the local fit of a constant, and {problem.function} is another function."
+            return f"It fits a constant around every query (softmax attention), and this function is {shape_of(problem.function.local_degree)}."
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:

@@ -16,6 +16,8 @@ from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
 
+KEPT = {"matrix": "one matrix", "pairs": "the pairs themselves"}
+
 
 class ChunkwiseRidge(Backend):
     """y_t = U_t^T x_t with (H_t + diag(ridge)) x_t = q_t, H_t = sum_i gamma_i k_i k_i^T and U_t = sum_i gamma_i k_i v_i^T.
@@ -36,7 +38,7 @@ class ChunkwiseRidge(Backend):
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.memory != "moments":
-            return f"It solves a ridge regression from moments, and {problem.solver} with {problem.weights} keeps {problem.memory} instead."
+            return f"It solves a ridge regression from its two moments, and this memory keeps {KEPT[problem.memory]} instead."
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ttr.backends.attention import grouped_product
-from ttr.backends.backend import Backend
+from ttr.backends.backend import Backend, shape_of
 from ttr.backends.implicit_solve import System, solve
 from ttr.backends.position_bias import PairWeights, probabilities
 from ttr.inputs import Inputs
@@ -37,7 +37,7 @@ class LocalPolynomial(Backend):
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.function.local_degree != 1:
-            return f"It fits a line around every query, and {problem.function} is another function."
+            return f"It fits a line around every query, and this function is {shape_of(problem.function.local_degree)}."
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
