@@ -13,7 +13,8 @@ from ttr.laws.tolerances import error, tolerance
 from ttr.laws.verify import verify
 
 ATTENTION, GATED, RIDGE = (ttr.catalogue[name].problem for name in ("forgetting-attention", "gated-deltanet", "mesanet"))
-FORMS = {"gated-deltanet": GATED, "mesanet": RIDGE, "forgetting-attention": ATTENTION, "local-linear-attention": ttr.catalogue["local-linear-attention"].problem}
+FORMS = {"gated-deltanet": GATED, "mesanet": RIDGE, "forgetting-attention": ATTENTION,
+         "local-linear-attention": ttr.catalogue["local-linear-attention"].problem}
 
 
 def at(case, t):
