@@ -129,9 +129,15 @@ def test_no_name_decides_anything():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Compare):
                 constants = {c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, str)}
-                assert not constants & names, f"{path.name}:{node.lineno} compares with {constants & names}"
+                asked = constants | {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+                assert not asked & names, f"{path.name}:{node.lineno} compares with {asked & names}"
+            if isinstance(node, ast.MatchClass):
+                assert ast.unparse(node.cls).split(".")[-1] not in names, f"{path.name}: matches {ast.unparse(node.cls)}"
+            if isinstance(node, ast.Dict):
+                keys = {key.value for key in node.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+                assert not keys & names, f"{path.name}:{node.lineno} chooses by {keys & names}"
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "issubclass"):
-                asked = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
+                asked = {n.id if isinstance(n, ast.Name) else n.attr for n in ast.walk(node.args[1]) if isinstance(n, ast.Name | ast.Attribute)}
                 assert not asked & names, f"{path.name}:{node.lineno} asks for {asked & names}"
 
 

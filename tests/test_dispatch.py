@@ -1,16 +1,22 @@
 """The public functions around a call: the choice of a backend, step, plan, explain, diagnostics, dtypes, and the state as an object."""
 
 import dataclasses
+import functools
 
+import jaxtyping
 import pytest
 import torch
 
 import ttr
 from ttr.backends import BACKENDS
+from ttr.functions.local_constant import LocalConstant
 from ttr.laws import Law, Setting
 from ttr.laws.rows import Sizes, make_case
 from ttr.laws.tolerances import error, tolerance
 from ttr.laws.verify import verify
+from ttr.problem import Parameter, Problem, Weights, constant
+from ttr.solvers.exact_local_fit import ExactLocalFit
+from ttr.weights.importance import Importance
 
 ATTENTION, GATED, RIDGE = (ttr.catalogue[name].problem for name in ("forgetting-attention", "gated-deltanet", "mesanet"))
 FORMS = {"gated-deltanet": GATED, "mesanet": RIDGE, "forgetting-attention": ATTENTION,
@@ -154,16 +160,19 @@ def test_verify_reports_what_is_broken(monkeypatch):
     monkeypatch.setattr("ttr.laws.verify.LAWS", (Law(1, "wrong", wrong), Law(2, "raising", raising)))
     report = verify("gated-deltanet")
     assert not report
-    assert "BROKEN 1.0e+00 > 1e-09  (something)" in str(report) and "raised RuntimeError: no such thing" in str(report)
+    assert "BROKEN 1.0e+00 > 1e-09, something" in str(report) and "BROKEN raised RuntimeError: no such thing" in str(report)
     assert any(finding.refusal for finding in report.findings)
 
 
 def test_singular_regressions_are_refused_in_a_sentence():
     case = make_case(RIDGE)
-    arguments = {**case.arguments(), "ridge": 0.0, "log_importance": torch.full((2, 9, 2), -torch.inf, dtype=torch.float64)}
-    for backend in ("recurrent", "chunkwise-ridge"):
-        with pytest.raises(ValueError, match="singular.*larger ridge"):
-            ttr.regress(RIDGE, **{**arguments, "q": case.q}, backend=backend)
+    with pytest.raises(ValueError, match="'ridge'.* must be above 0.0 and finite"):
+        ttr.regress(RIDGE, **{**case.arguments(), "ridge": 0.0})
+    empty = {**case.arguments(), "ridge": 0.0, "log_importance": torch.full((2, 9, 2), -torch.inf, dtype=torch.float64)}
+    with ttr.checks(values=False):
+        for backend in ("recurrent", "chunkwise-ridge"):
+            with pytest.raises(ValueError, match="singular.*larger ridge"):
+                ttr.regress(RIDGE, **empty, backend=backend)
 
 
 def test_grouped_parameters_and_unknown_names_in_params():
@@ -173,3 +182,100 @@ def test_grouped_parameters_and_unknown_names_in_params():
         ttr.regress(problem, **dataclasses.replace(case, params={}).arguments())
     with pytest.raises(ValueError, match=r"must be a tensor of shape \[2\]"):
         ttr.regress(problem, **dataclasses.replace(case, params={"function.scale": torch.ones(3)}).arguments())
+
+
+def test_a_call_never_hands_back_the_callers_state():
+    for problem in FORMS.values():
+        case = make_case(problem, past=2)
+        kept = case.state.clone()
+        for run in (functools.partial(ttr.regress, backend="recurrent"), ttr.oracle):
+            _, state = run(problem, return_state=True, **case.tokens(slice(0, 0), case.state).arguments())
+            assert not {state[n].data_ptr() for n in state if state[n].numel()} & {case.state[n].data_ptr() for n in case.state}
+        ttr.step(problem, state=state, inplace=True, **at(case, 0))
+        assert all(torch.equal(case.state[n], kept[n]) for n in kept) and torch.equal(case.state.position, kept.position)
+
+
+def test_in_place_is_all_or_nothing():
+    case = make_case(ATTENTION, past=2)
+    kept = case.state.clone()
+    _, new = ttr.step(ATTENTION, state=case.state, inplace=True, **at(case, 0))
+    assert new["keys"].shape[1] == 3 and torch.equal(case.state.position, kept.position)
+    y, _ = ttr.step(ATTENTION, state=None, inplace=True, **at(case, 0))
+    assert y.shape == (2, 2, 2)
+
+
+@pytest.mark.parametrize("name", [*FORMS, "linear-attention-normalized"])
+@pytest.mark.parametrize("capacity", [None, 12])
+def test_a_saved_state_goes_on(name, capacity, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    problem = ttr.catalogue[name].problem
+    case = make_case(problem, Sizes(batch=1))
+    start = ttr.initial_state(problem, 1, 2, 3, 2, capacity=capacity, dtype=torch.float64)
+    _, state = ttr.regress(problem, return_state=True, **case.tokens(slice(0, 4), start).arguments())
+    save_file(state.state_dict(), tmp_path / "state.safetensors")
+    again = ttr.State.from_state_dict(load_file(tmp_path / "state.safetensors"))
+    rest = case.tokens(slice(4, None), again).arguments()
+    whole = ttr.regress(problem, **case.arguments())
+    for options in ({}, {"cu_seqlens": torch.tensor([0, 5])}):
+        assert error(ttr.regress(problem, **rest, **options), whole[:, 4:]) <= tolerance(torch.float64)
+
+
+def test_plan_keeps_what_it_was_given():
+    from ttr.backends.chunkwise_delta import ChunkwiseDelta
+
+    case = make_case(GATED)
+    run = ttr.plan(GATED, backend=ChunkwiseDelta(chunk=2), return_state=True, **case.arguments())
+    y, state = run(**case.arguments())
+    assert torch.equal(y, ttr.regress(GATED, backend=ChunkwiseDelta(chunk=2), **case.arguments())) and state.position.tolist() == [9, 9]
+
+
+@pytest.mark.parametrize("wrong, words", [({"log_decay": None}, "'log_decay' must be a tensor, got NoneType"),
+                                          ({"cu_seqlens": [0, 9]}, "cu_seqlens must be a tensor")])
+def test_wrong_types_are_refused_in_a_sentence(wrong, words, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    case = make_case(GATED, Sizes(batch=1))
+    with pytest.raises(ValueError, match=words):
+        ttr.regress(GATED, **{**case.arguments(), **wrong})
+    with pytest.raises(ValueError, match="step takes one token.*Use regress"):
+        ttr.step(GATED, **case.arguments())
+    with pytest.raises(ValueError, match="There is no parameter 'nonsense'"):
+        ttr.initial_state(GATED, 1, 2, 3, 2, params={"nonsense": case.q})
+    with pytest.raises(ValueError, match="capacity of 0"):
+        ttr.initial_state(GATED, 1, 2, 3, 2, capacity=0)
+    with pytest.raises(ValueError, match="DeltaRule has no field steps. It has: gradient_at"):
+        ttr.Problem.from_dict({**GATED.to_dict(), "solver": {"kind": "solver", "type": "DeltaRule", "steps": 2}})
+
+
+def test_importance_that_overflows_is_refused():
+    case = make_case(RIDGE, dtype=torch.float32)
+    with pytest.raises(ValueError, match="log_importance exceeds 79.*Subtract a constant"):
+        ttr.regress(RIDGE, **{**case.arguments(), "log_importance": case.controls["log_importance"] + 100})
+    attention = Problem(Importance(), LocalConstant(), ExactLocalFit())
+    case = make_case(attention, dtype=torch.float32)
+    shifted = ttr.regress(attention, **{**case.arguments(), "log_importance": case.controls["log_importance"] + 100})
+    assert error(shifted, ttr.regress(attention, **case.arguments())) <= tolerance(torch.float32)
+
+
+def test_a_weight_with_a_parameter_gets_its_gradient():
+    @dataclasses.dataclass(frozen=True)
+    class _Learned(Weights):
+        retention = "head"
+
+        def parameters(self, heads, key_size, value_size):
+            return {"rate": Parameter((heads,), constant(0.3))}
+
+        def log_retention(self, controls, params, heads, like):
+            return -params["rate"]
+
+    problem = Problem(_Learned(), LocalConstant(), ExactLocalFit())
+    case = make_case(problem).differentiable()
+    outputs = [run(problem, **case.arguments()) for run in (ttr.regress, ttr.oracle)]
+    gradients = [torch.autograd.grad(y.square().sum(), case.params["weights.rate"])[0] for y in outputs]
+    assert gradients[0].abs().min() > 0 and error(*gradients) <= tolerance(torch.float64)
+
+
+def test_long_decays_add_up():
+    case = make_case(ATTENTION, Sizes(batch=1, time=300, heads=1))
+    y, reference = (ttr.regress(ATTENTION, backend=backend, **case.arguments()) for backend in ("attention", "recurrent"))
+    assert error(y, reference) <= tolerance(torch.float64)

@@ -255,7 +255,7 @@ def test_weights_of_a_local_fit_sum_to_one(qkv, decay, function, weights) -> Non
 
 
 def test_weights_of_normalised_linear_attention_sum_to_one(qkv) -> None:
-    problem = Problem(Uniform(), Linear(EluPlusOne(), normalized=True, eps=0.0), OneStep())
+    problem = Problem(Uniform(), Linear(EluPlusOne(), normalized=True, eps=1e-30), OneStep())
     assert same(run(problem, qkv | {"v": torch.ones(B, T, H, V)}), torch.ones(B, T, H, V))
 
 

@@ -31,7 +31,7 @@ class HalfLife(Weights):
 
     retention = "head"
 
-    def log_retention(self, controls, heads, like):
+    def log_retention(self, controls, params, heads, like):
         return torch.full((heads,), -math.log(2) / self.tokens, dtype=like.dtype, device=like.device)
 
     @classmethod
@@ -113,7 +113,7 @@ class CautiousDeltaRule(Solver):
     def controls(self):
         return {"step_size": "BTH"}
 
-    def effective_step(self, step_size, key):
+    def effective_step(self, step_size, key, params):
         return self.share * step_size
 
     def objective(self, predict, memory, *data):

@@ -190,7 +190,7 @@ class _Catalogue(ModuleType, Mapping):
     def __getitem__(self, name: str) -> Architecture:
         if name not in ENTRIES:
             close = difflib.get_close_matches(str(name), ENTRIES, n=3, cutoff=0.4)
-            hint = f"Did you mean {' or '.join(close)}?" if close else "list(ttr.catalogue) shows the names."
+            hint = f"Did you mean {' or '.join(close)}?" if close else "ttr list shows the names."
             raise UnknownName(f"There is no memory called {name!r} in the catalogue. {hint}")
         return ENTRIES[name]
 

@@ -30,17 +30,18 @@ def main() -> None:
         raise SystemExit(1) from None
 
 
-def memory_named(name: str):
-    """The Problem or Architecture of a catalogue name, or of a Python file that defines ``memory``."""
+def memories_named(name: str) -> dict[str, object]:
+    """The Problems or Architectures of a catalogue name, or of a Python file that defines ``memory`` or ``memories``."""
     import ttr
     from ttr.experiments.user_file import load_memories
 
     if name.endswith(".py"):
-        return next(iter(load_memories(Path(name)).values()))
+        return load_memories(Path(name))
     try:
-        return ttr.catalogue[name]
+        return {name: ttr.catalogue[name]}
     except KeyError as error:
-        raise UserError(error.args[0]) from None
+        hint = " A file must end in .py." if "/" in name or "." in name else ""
+        raise UserError(f"{error.args[0]}{hint}") from None
 
 
 @app.command("compare")
@@ -73,9 +74,9 @@ def list_command(combinations: Annotated[bool, typer.Option("--combinations", he
     if combinations:
         _list_combinations()
         return
+    width = max(map(len, ttr.catalogue))
     for name, entry in ttr.catalogue.items():
-        choices, source = escape(composition(entry.problem)), f"{entry.year}, arXiv {entry.arxiv}"
-        console.print(f"[bold]{name:26s}[/] {choices:58s} {source}", highlight=False, soft_wrap=True)
+        console.print(f"[bold]{name:{width}s}[/]  {entry.year}  {escape(composition(entry.problem))}", highlight=False, soft_wrap=True)
 
 
 def composition(problem: object) -> str:
@@ -89,16 +90,23 @@ def plain(component: object) -> str:
 
 
 def _list_combinations() -> None:
+    from collections import Counter
+
     import ttr
     from ttr.laws.rows import refused_triples, triples
     from ttr.problem import refusal
 
-    names = {entry.problem: name for name, entry in ttr.catalogue.items()}
+    names: dict[object, list[str]] = {}
+    for name, entry in ttr.catalogue.items():
+        names.setdefault(entry.problem, []).append(name)
     for problem in triples():
-        console.print(f"[green]runs[/]     {names.get(problem, ''):28s} {composition(problem)}", highlight=False)
-    for triple in refused_triples():
-        console.print(f"[yellow]refused[/]  {' x '.join(map(plain, triple))}: {refusal(*triple)}", highlight=False, soft_wrap=True)
-    console.print(f"{len(triples())} combinations run, {len(refused_triples())} are refused, {len(names)} have names.")
+        known = f"  [bold]{', '.join(names[problem])}[/]" if problem in names else ""
+        console.print(f"{escape(composition(problem))}{known}", highlight=False, soft_wrap=True)
+    reasons = Counter(refusal(*triple) for triple in refused_triples())
+    for reason, count in reasons.most_common():
+        console.print(f"[yellow]refused[/] {count:3d}  {escape(reason)}", highlight=False, soft_wrap=True)
+    console.print(f"{len(triples())} combinations of the components' examples run, {reasons.total()} are refused, each with a reason. "
+                  f"`ttr list` shows the {len(ttr.catalogue)} that have names; some of them have other fields than the examples.", highlight=False)
 
 
 @app.command("explain")
@@ -106,10 +114,10 @@ def explain_command(name: Annotated[str, typer.Argument(help="A catalogue name, 
     """What a memory is, needs, keeps and costs, and which backend runs it."""
     import ttr
 
-    entry = memory_named(name)
-    if hasattr(entry, "source"):
-        console.print(f"[bold]{name}[/]  {entry.source} ({entry.year}), arXiv {entry.arxiv}", highlight=False)
-    console.print(str(ttr.explain(getattr(entry, "problem", entry))), highlight=False, soft_wrap=True, markup=False)
+    for each, entry in memories_named(name).items():
+        source = f"  {entry.source} ({entry.year}), arXiv {entry.arxiv}" if getattr(entry, "source", "") else ""
+        console.print(f"[bold]{each}[/]{escape(source)}", highlight=False, soft_wrap=True)
+        console.print(str(ttr.explain(getattr(entry, "problem", entry))), highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command("verify")
@@ -121,31 +129,37 @@ def verify_command(name: Annotated[str | None, typer.Argument(help="A catalogue 
     import torch
 
     import ttr
-    from ttr.laws.verify import describe
+    from ttr.doctor import devices
 
     if (name is None) == (not everything):
         raise UserError("Name one memory (ttr list shows the names), or use --all.")
     if dtype not in ("float64", "float32"):
         raise UserError(f"The dtype {dtype!r} is not verified. Use float64 or float32.")
-    broken = 0
-    for each in ttr.catalogue if everything else [name]:
-        entry = memory_named(each)
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task(each, total=None)
-
-            def tell(backend: str, law: str) -> None:
-                progress.update(task, description=f"{each}: {backend}, {law}")
-
-            report = ttr.verify(entry, device, getattr(torch, dtype), progress=tell)
-        table = Table("backend", "law", "", "", box=None, pad_edge=False, title=f"{each} on {device} in {dtype}", title_justify="left")
-        for finding in report.findings:
-            law = f"{finding.number} {finding.law}" if finding.refusal is None else ""
-            mark = "[dim]refuses[/]" if finding.refusal else "[green]kept[/]" if finding.kept else "[bold red]BROKEN[/]"
-            table.add_row(finding.backend, law, mark, finding.refusal or describe(finding))
-        console.print(table, highlight=False)
-        broken += sum(not finding.kept for finding in report.findings)
+    if device.split(":")[0] not in devices():
+        raise UserError(f"This machine has no device {device!r}. Use {' or '.join(devices())}.")
+    found = dict(ttr.catalogue) if everything else memories_named(name)
+    broken = sum(_verify_one(each, entry, device, getattr(torch, dtype)) for each, entry in found.items())
     console.print(f"[bold red]{broken} laws are broken.[/]" if broken else "[green]All laws are kept.[/]")
     raise typer.Exit(1 if broken else 0)
+
+
+def _verify_one(name: str, entry: object, device: str, dtype: object) -> int:
+    """Print the table of one memory; how many laws it breaks."""
+    import ttr
+    from ttr.laws.verify import describe
+
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task(name, total=None)
+        report = ttr.verify(entry, device, dtype, progress=lambda backend, law: progress.update(task, description=f"{name}: {backend}, {law}"))
+    table = Table("backend", "law", "", "error, bound, where", box=None, pad_edge=False, title=f"{name} on {device}", title_justify="left")
+    ran = [finding for finding in report.findings if finding.refusal is None]
+    for finding in ran:
+        mark = "[green]kept[/]" if finding.kept else "[bold red]BROKEN[/]"
+        table.add_row(finding.backend, f"{finding.number} {finding.law}", mark, escape(describe(finding)))
+    console.print(table, highlight=False)
+    refused = [finding.backend for finding in report.findings if finding.refusal is not None]
+    console.print(f"Not for this memory: {', '.join(refused)}. `ttr explain {name}` says why.\n" if refused else "", highlight=False)
+    return sum(not finding.kept for finding in ran)
 
 
 @app.command("doctor")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ttr.backends import BACKENDS
 from ttr.backends.backend import Backend
-from ttr.inputs import Inputs, in_functorch, prepare
+from ttr.inputs import Inputs, check_names, in_functorch, prepare
 from ttr.problem import Parameter, Problem
 from ttr.state import State, empty_state, single
 
@@ -41,25 +41,30 @@ def regress(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B 
     chosen = choose(problem, x, backend)
     with _exact_arithmetic(x):
         y, state = chosen.run(problem, x) if cu_seqlens is None else _packed(chosen, problem, x, cu_seqlens.tolist())
+    state = state if x.length else state.clone()  # without tokens it would be the caller's own
     y = y.to(x.out_dtype)
     return (y, state) if return_state else y
 
 
-def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pairs Hk K"], v: Float[Tensor, "B *pairs Hv V"], state: State, *,
+def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pairs Hk K"], v: Float[Tensor, "B *pairs Hv V"], state: State | None, *,
          params: Mapping[str, Tensor] | None = None, inplace: bool = False, backend: str | Backend = "auto",
          **controls: Tensor | float) -> tuple[Float[Tensor, "B H V"], State]:
-    """One token: as ``regress`` without the time axis. With ``inplace`` the tensors of ``state`` may be overwritten.
+    """One token: as ``regress`` without the time axis. With ``inplace`` the tensors of ``state`` hold the new one, where their
+    shapes do not change; None starts empty.
 
     Raises:
         ValueError: as ``regress``; the state is then unchanged.
     """
+    if q.ndim != 3:
+        raise ValueError(f"step takes one token, q [batch, heads, channels], got shape {tuple(q.shape)}. Use regress for a sequence.")
+
     def timed(name: str, x: Tensor | float) -> Tensor | float:
-        return x if name == "ridge" or not isinstance(x, Tensor) else x[:, None]
+        return x if name == "ridge" or not isinstance(x, Tensor) or x.ndim == 0 else x[:, None]
 
     x = prepare(problem, q[:, None], k[:, None], v[:, None], params, state, None, {name: timed(name, c) for name, c in controls.items()})
     with _exact_arithmetic(x):
         y, new = choose(problem, x, backend).step(problem, x)
-    if inplace and not x.wants_grad:
+    if inplace and state is not None and not x.wants_grad:
         new = _overwrite(state, new)
     return y[:, 0].to(x.out_dtype), new
 
@@ -70,11 +75,13 @@ def _exact_arithmetic(x: Inputs) -> torch.autocast:
 
 
 def _overwrite(old: State, new: State) -> State:
-    """Put the new numbers into the old tensors where the shapes allow it."""
-    def put(target: Tensor, source: Tensor) -> Tensor:
-        return target.copy_(source) if target.shape == source.shape and target.dtype == source.dtype else source
-
-    return new.replace(**{name: put(old[name], new[name]) for name in new}, position=put(old.position, new.position))
+    """The old state holding the new numbers; the new one, and the old untouched, where any tensor has another shape or dtype."""
+    pairs = [(old.position, new.position), *((old[name], new[name]) for name in new)]
+    if any(target.shape != source.shape or target.dtype != source.dtype for target, source in pairs):
+        return new
+    for target, source in pairs:
+        target.copy_(source)
+    return old
 
 
 def plan(problem: Problem, q: Tensor, k: Tensor, v: Tensor, **call: object) -> Callable[..., object]:
@@ -84,12 +91,12 @@ def plan(problem: Problem, q: Tensor, k: Tensor, v: Tensor, **call: object) -> C
     """
     backend = call.pop("backend", "auto")
     settings = {name: call.pop(name) for name in ("params", "state", "cu_seqlens") if name in call}
-    controls = {name: value for name, value in call.items() if name != "return_state"}
-    x = prepare(problem, q, k, v, settings.get("params"), settings.get("state"), settings.get("cu_seqlens"), controls)
-    name = choose(problem, x, backend).name
+    return_state = call.pop("return_state", False)
+    x = prepare(problem, q, k, v, settings.get("params"), settings.get("state"), settings.get("cu_seqlens"), call)
+    chosen = choose(problem, x, backend)
 
     def run(q: Tensor, k: Tensor, v: Tensor, **call: object) -> object:
-        return regress(problem, q, k, v, **{"backend": name, **call})
+        return regress(problem, q, k, v, **{"backend": chosen, "return_state": return_state, **call})
 
     return run
 
@@ -134,10 +141,15 @@ def initial_state(problem: Problem, batch: int, heads: int | tuple[int, int, int
 
     Args:
         heads: H, or (H, heads of k, heads of v) when they are grouped.
+        params: the problem's parameters, checked; no present memory starts from any.
         capacity: for memories of pairs, a fixed number of slots; None lets the state grow with every call.
         dtype: float32 unless given; narrower types are widened.
     """
     heads = (heads, heads, heads) if isinstance(heads, int) else heads
+    if params is not None:
+        check_names(problem.parameters(max(heads), key_size, value_size), params, "parameter")
+    if capacity is not None and capacity < 1:
+        raise ValueError(f"A capacity of {capacity} holds nothing. Use the number of tokens to come, or None for a state that grows.")
     wide = torch.promote_types(dtype or torch.float32, torch.float32)
     return empty_state(problem, batch, heads, key_size, value_size, capacity, torch.device(device) if device else None, wide)
 

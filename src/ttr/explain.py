@@ -41,10 +41,11 @@ def explain(problem: Problem, q: Tensor | None = None, k: Tensor | None = None, 
     """
     x = None
     if q is not None:
-        known = {name: call.pop(name, None) for name in ("params", "state", "cu_seqlens")}
+        known = {name: call.pop(name, None) for name in ("params", "state", "cu_seqlens", "return_state")}
+        backend = call.pop("backend", "auto")
         x = prepare(problem, q, k, v, known["params"], known["state"], known["cu_seqlens"], call)
     reasons = {backend.name: refusal(backend, problem, x) for backend in BACKENDS}
-    chosen = choose(problem, x).name if x is not None else next(name for name, reason in reasons.items() if reason is None)
+    chosen = choose(problem, x, backend).name if x is not None else next(name for name, reason in reasons.items() if reason is None)
     others = tuple((name, reason or f"Slower than {chosen}, and runs it when asked for.") for name, reason in reasons.items() if name != chosen)
     return Explanation(tuple(_facts(problem)), chosen, others)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -96,18 +97,19 @@ def prepare(problem: Problem, q: Tensor, k: Tensor, v: Tensor, params: Mapping[s
 
     sizes = {"B": batch, "T": time, "H": heads, "K": key_size, "V": value_size, "n": problem.solver.pairs_per_token,
              "F": problem.function.feature_size(key_size)}
-    controls = {name: _control(name, axes, controls, sizes, like) for name, axes in _named(problem.controls(), controls, "control").items()}
+    controls = {name: _control(name, axes, controls, sizes, like) for name, axes in check_names(problem.controls(), controls, "control").items()}
     declared = problem.parameters(heads, key_size, value_size)
-    params = {name: _param(name, spec.shape, params or {}, like) for name, spec in _named(declared, params or {}, "parameter").items()}
+    params = {name: _param(name, spec.shape, params or {}, like) for name, spec in check_names(declared, params or {}, "parameter").items()}
     rows = check_packing(cu_seqlens, batch, time)
     state = _check_state(problem, state, rows, (heads, k.shape[-2], v.shape[-2]), key_size, value_size, like)
 
     axis = "BTHK" if problem.weights.retention == "channel" else "BTH"
-    log_decay = problem.weights.log_retention(controls, heads, like)
+    of_weights = {name.split(".", 1)[1]: x for name, x in params.items() if name.startswith("weights.")}
+    log_decay, log_importance = problem.weights.log_retention(controls, of_weights, heads, like), problem.weights.log_importance(controls, of_weights)
     if log_decay is not None:
         log_decay = log_decay.expand(_shape(axis, sizes))
     out_dtype = torch.promote_types(given, dtype) if dtype else given
-    inputs = Inputs(q.to(working), k.to(working), v.to(working), log_decay, problem.weights.log_importance(controls), controls,
+    inputs = Inputs(q.to(working), k.to(working), v.to(working), log_decay, log_importance, controls,
                     params, state, heads, out_dtype, _wants_grad(q, k, v, params, controls, state))
     _check_numbers(problem, inputs, controls)
     return inputs
@@ -150,7 +152,7 @@ def _check_layout(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> int:
     return heads
 
 
-def _named(declared: Mapping[str, object], given: Mapping[str, object], what: str) -> Mapping[str, object]:
+def check_names(declared: Mapping[str, object], given: Mapping[str, object], what: str) -> Mapping[str, object]:
     """The declared mapping, once the given names are exactly those."""
     unknown, missing = sorted(set(given) - set(declared)), sorted(set(declared) - set(given))
     if missing or unknown:
@@ -166,6 +168,8 @@ def _shape(axes: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
 
 def _control(name: str, axes: str, given: Mapping[str, Tensor | float], sizes: Mapping[str, int], like: Tensor) -> Tensor:
     x = given[name]
+    if not isinstance(x, Tensor | int | float):
+        raise ValueError(f"The control {name!r} must be a tensor, got {type(x).__name__}. See problem.controls() for what to pass.")
     x = x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=like.dtype, device=like.device)
     if not x.is_floating_point():
         raise ValueError(f"The control {name!r} must be floating point, got {x.dtype}.")
@@ -193,6 +197,8 @@ def check_packing(cu_seqlens: Tensor | None, batch: int, time: int) -> int:
     """Check the boundaries of packed sequences; the number of states the call has."""
     if cu_seqlens is None:
         return batch
+    if not isinstance(cu_seqlens, Tensor):
+        raise ValueError(f"cu_seqlens must be a tensor of boundaries, got {type(cu_seqlens).__name__}. Use torch.tensor([0, ..., T]).")
     if cu_seqlens.ndim != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64) or cu_seqlens.numel() < 1:
         got = f"{cu_seqlens.dtype} {list(cu_seqlens.shape)}"
         raise ValueError(f"cu_seqlens must be a 1-D int32 or int64 tensor of boundaries [0, ..., T], got {got}.")
@@ -238,14 +244,27 @@ def _check_numbers(problem: Problem, inputs: Inputs, controls: Mapping[str, Tens
     for name, x in (("q", inputs.q), ("k", inputs.k), ("v", inputs.v)):
         if not torch.isfinite(x).all():
             raise ValueError(f"{name} holds NaN or infinite numbers. Look at what produced it; ttr.checks(values=False) skips this check.")
-    for name, x in controls.items():
-        low, high = CONTROLS[name].at_least, CONTROLS[name].at_most
+    for name, x in (*inputs.params.items(), *controls.items()):
         if torch.isnan(x).any():
-            raise ValueError(f"The control {name!r} holds NaN. Look at what produced it; ttr.checks(values=False) skips this check.")
-        if (high is not None and (x > high).any()) or (low is not None and (x < low).any()) or (x == torch.inf).any():
-            wanted = f"<= {high}" if high is not None else f">= {low}" if low is not None else "below infinity"
-            reach = f"from {x.min().item():.4g} to {x.max().item():.4g}"
-            raise ValueError(f"The control {name!r} ({CONTROLS[name].meaning}) must be {wanted}, but reaches {reach}.")
+            raise ValueError(f"{name!r} holds NaN. Look at what produced it; ttr.checks(values=False) skips this check.")
+    for name, x in controls.items():
+        _check_range(name, x)
+    if inputs.log_importance is not None and problem.function.local_degree is None:
+        limit = 0.9 * math.log(torch.finfo(inputs.q.dtype).max)
+        if (inputs.log_importance > limit).any():
+            raise ValueError(f"log_importance exceeds {limit:.4g}, whose exponential {inputs.q.dtype} cannot hold. Subtract a constant per head.")
+
+
+def _check_range(name: str, x: Tensor) -> None:
+    control = CONTROLS[name]
+    wrong = x == torch.inf if control.logarithm else x.isinf()
+    wanted = "finite" if not control.logarithm else "below infinity"
+    for bound, outside, words in ((control.at_most, x.gt, "<="), (control.at_least, x.lt, ">="), (control.above, x.le, "above")):
+        if bound is not None:
+            wrong, wanted = wrong | outside(bound), f"{words} {bound} and {wanted}"
+    if wrong.any():
+        reach = f"from {x.min().item():.4g} to {x.max().item():.4g}"
+        raise ValueError(f"The control {name!r} ({control.meaning}) must be {wanted}, but reaches {reach}.")
 
 
 def in_functorch() -> bool:

@@ -34,6 +34,7 @@ def oracle(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B T
         parts = [_sequence(problem, x.tokens(*ends, start)) for start, *ends in zip(starts, bounds, bounds[1:])]
         y = torch.cat([x.q.new_zeros(1, 0, x.heads, v.shape[-1]), *(rows for rows, _ in parts)], dim=1)
         state = State.cat([end for _, end in parts]) if parts else x.state
+    state = state if x.length else state.clone()  # without tokens it would be the caller's own
     return (y, state) if return_state else y
 
 
@@ -88,7 +89,7 @@ def _refit_from_pairs(problem: Problem, x: Inputs) -> tuple[list[Tensor], State]
     old = x.state["keys"].shape[1]
     keys = torch.cat([x.state["keys"], x.k], dim=1)
     values = torch.cat([x.state["values"], x.v], dim=1)
-    index = torch.cat([pair_index(x.state, window), x.state.position[:, None] + torch.arange(x.length)], dim=1)
+    index = torch.cat([pair_index(x.state, window), x.state.position[:, None] + torch.arange(x.length, device=x.q.device)], dim=1)
     y, log_weight = [], x.state["log_weight"]
     for t in range(x.length):
         log_weight = torch.cat([x.state["log_weight"] + _forgotten(x, t), _log_weights(x, t)], dim=1)

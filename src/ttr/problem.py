@@ -33,21 +33,24 @@ RESET = -80.0
 # --------------------------------------------------------------------------------------------------- controls, params
 @dataclass(frozen=True)
 class Control:
-    """A tensor that comes with every token: its axes as letters, whether each pair of a token has its own, its range."""
+    """A tensor that comes with every token: its axes as letters, whether each pair of a token has its own, its range, and
+    whether it is a logarithm, which may be -inf."""
 
     axes: tuple[str, ...]
     meaning: str
     per_pair: bool = False
     at_most: float | None = None
     at_least: float | None = None
+    above: float | None = None
+    logarithm: bool = False
 
 
 CONTROLS: Mapping[str, Control] = {
-    "log_decay": Control(("BTH", "BTHK"), "natural log of the retention, acts before token t is written", at_most=0.0),
-    "log_importance": Control(("BTH",), "natural log of the sample weight of pair t", per_pair=True),
+    "log_decay": Control(("BTH", "BTHK"), "natural log of the retention, acts before token t is written", at_most=0.0, logarithm=True),
+    "log_importance": Control(("BTH",), "natural log of the sample weight of pair t", per_pair=True, logarithm=True),
     "step_size": Control(("BTH",), "step of the update that writes pair t", per_pair=True, at_least=0.0),
     "read_key": Control(("BTHK",), "key at which the update reads the memory, k by default", per_pair=True),
-    "ridge": Control(("HF", "H", ""), "regulariser; relative to the normalised weights for local fits", at_least=0.0),
+    "ridge": Control(("HF", "H", ""), "regulariser; relative to the normalised weights for local fits", above=0.0),
 }
 
 
@@ -125,7 +128,11 @@ class Component:
         if cls is None:
             known = sorted(n for k, n in Component.registry if k == kind)
             raise ValueError(f"There is no {kind} called {name!r} here. Known: {', '.join(known) or 'none'}. Import the file that defines it first.")
-        return cls(**{key: _unpack(value) for key, value in description.items() if key not in ("kind", "type")})
+        fields = {key: _unpack(value) for key, value in description.items() if key not in ("kind", "type")}
+        unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise ValueError(f"{name} has no field {', '.join(unknown)}. It has: {', '.join(f.name for f in dataclasses.fields(cls)) or 'none'}.")
+        return cls(**fields)
 
 
 def _default(field: dataclasses.Field) -> Any:
@@ -158,13 +165,13 @@ class Weights(Component):
     window: ClassVar[int | None] = None
     importance: ClassVar[bool] = False
 
-    def log_retention(self, controls: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor | None:
+    def log_retention(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor | None:
         """Log of the share of the past kept at each token, <= 0, -inf at a reset; broadcasts to [B,T,H] or [B,T,H,K].
 
-        None if nothing is forgotten. ``like`` gives dtype and device."""
+        None if nothing is forgotten. ``params`` are those that ``parameters`` declares; ``like`` gives dtype and device."""
         return None
 
-    def log_importance(self, controls: Mapping[str, Tensor]) -> Tensor | None:
+    def log_importance(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> Tensor | None:
         """Log weight of each pair, [B,T,H] or [B,T,n,H]; None if all count alike."""
         return None
 
@@ -237,7 +244,7 @@ class Solver(Component):
     proximal: ClassVar[bool] = False
     pairs_per_token: ClassVar[int] = 1
 
-    def effective_step(self, step_size: Tensor, key: Tensor) -> Tensor:
+    def effective_step(self, step_size: Tensor, key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """The step of the equivalent explicit correction, [..., H], for a written key [..., H, F]."""
         return step_size
 

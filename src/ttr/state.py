@@ -70,8 +70,10 @@ class State:
         return self.select(beam)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """A flat dict of tensors for saving, for example with safetensors."""
-        return {**self.tensors, "position": self.position}
+        """A flat dict of tensors that share nothing, for saving, for example with safetensors."""
+        saved = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self.tensors.items()}
+        fixed = {} if self.capacity is None else {"capacity": torch.tensor(self.capacity)}
+        return {**saved, "position": self.position.clone(), **fixed}
 
     @staticmethod
     def from_state_dict(tensors: Mapping[str, Tensor]) -> State:
@@ -82,7 +84,8 @@ class State:
         """
         if "position" not in tensors:
             raise ValueError("This is not a saved state: it has no 'position'. Use State.state_dict() to save one.")
-        return State({name: tensor for name, tensor in tensors.items() if name != "position"}, tensors["position"])
+        capacity = int(tensors["capacity"]) if "capacity" in tensors else None
+        return State({name: tensor for name, tensor in tensors.items() if name not in ("position", "capacity")}, tensors["position"], capacity)
 
     @property
     def nbytes(self) -> int:

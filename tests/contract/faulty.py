@@ -44,8 +44,8 @@ def broken(words: list[str]) -> str | None:
                     for m in law(problem, Setting(backend.small(), dtype=dtype)):
                         if not m.kept:
                             return f"law {law.number} ({m.law}), {m.quantity}: {m.error:.1e} > {m.bound:.0e}, {backend.name}, {problem!r}"
-    worked = Path(__file__).parents[1] / "test_worked.py"
-    return None if pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore", str(worked)]) == 0 else "the worked cases' own tests"
+    files = [str(Path(__file__).parents[1] / name) for name in ("test_worked.py", "test_dispatch.py")]
+    return None if pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore", *files]) == 0 else "the tests of worked cases and of calls"
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ import ttr
 from tests.contract.faults import FAULTS, Fault
 
 PACKAGE = Path(ttr.__file__).parent
+FOLDERS = ("weights", "functions", "functions/features", "solvers", "backends")
+EMPTY = {f"{folder}/__init__.py" for folder in FOLDERS} | {"backends/backend.py", "weights/uniform.py"}
+"""Files in which nothing is computed."""
 SCRIPT = Path(__file__).with_name("faulty.py")
 
 
@@ -32,7 +35,11 @@ def copy_with(fault: Fault | None, folder: Path) -> Path:
 
 def test_there_are_enough_faults_in_every_part():
     assert len(FAULTS) >= 30
-    assert {fault.file.split("/")[0] for fault in FAULTS} >= {"weights", "functions", "solvers", "backends", "state.py"}
+    planted = {fault.file for fault in FAULTS}
+    for folder in FOLDERS:
+        files = {f"{folder}/{path.name}" for path in (PACKAGE / folder).glob("*.py")} - EMPTY
+        assert files <= planted, f"no fault is planted in {sorted(files - planted)}"
+    assert {"state.py", "inputs.py", "dispatch.py", "oracle.py", "memorize.py", "retrieve.py"} <= planted
 
 
 def test_the_checks_pass_without_a_fault(tmp_path):

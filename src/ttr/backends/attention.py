@@ -81,5 +81,5 @@ def _fused(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> 
 
 def grouped_product(left: Tensor, right: Tensor) -> Tensor:
     """left @ right for [B,H,C,M] and [B,Hs,M,N], heads sharing one right-hand side stacked instead of copying it."""
-    stacked = left.reshape(left.shape[0], right.shape[1], -1, left.shape[-1])
+    stacked = left.reshape(left.shape[0], right.shape[1], left.shape[1] // right.shape[1] * left.shape[2], left.shape[-1])
     return (stacked @ right).reshape(*left.shape[:3], right.shape[-1])

@@ -48,7 +48,7 @@ def linear_form(problem: Problem, x: Inputs) -> LinearForm:
     step = None
     if "step_size" in x.controls:
         step = x.controls["step_size"] if x.log_importance is None else x.controls["step_size"] * x.log_importance.exp()
-        step = problem.solver.effective_step(flat(step), key)
+        step = problem.solver.effective_step(flat(step), key, x.axis_params("solver"))
     elif x.log_importance is not None:
         step = flat(x.log_importance).exp()
     query, log_decay = function.query(x.grouped(x.q), params), _per_pair(x.log_decay, pairs)

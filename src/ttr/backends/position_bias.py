@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ttr.backends.chunks import running_sum
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State, append_pairs, pair_index
@@ -29,7 +30,7 @@ class CumulativeDecay:
         """The sums of [..., T]; a reset gets gradient 0."""
         wide = log_decay.dtype if log_decay.device.type == "mps" else torch.float64
         reset = log_decay == -torch.inf
-        return CumulativeDecay(torch.where(reset, 0.0, log_decay).to(wide).cumsum(-1), reset.cumsum(-1))
+        return CumulativeDecay(running_sum(torch.where(reset, 0.0, log_decay).to(wide)), reset.cumsum(-1))
 
     def between(self, write: slice, read: slice) -> Float[Tensor, "*lead C N"]:
         """Log of what the tokens of ``read`` still keep of pairs written at those of ``write``; meaningless where write > read."""

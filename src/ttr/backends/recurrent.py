@@ -19,14 +19,18 @@ from ttr.state import State
 class Recurrent(Backend):
     name: ClassVar[str] = "recurrent"
 
-    SHORT: ClassVar[int] = 64
-    """Up to this length all states are kept: recomputing them would cost more than they take."""
+    def __init__(self, short: int = 64) -> None:
+        self.short = short
+        """Up to this length all states are kept: recomputing them would cost more than they take."""
+
+    def small(self) -> Recurrent:
+        return Recurrent(short=4)
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        if not x.wants_grad or x.length <= self.SHORT or torch.compiler.is_compiling() or in_functorch():
+        if not x.wants_grad or x.length <= self.short or torch.compiler.is_compiling() or in_functorch():
             return self._tokens(problem, x)
         size = math.isqrt(x.length - 1) + 1
         outputs, state = [], x.state

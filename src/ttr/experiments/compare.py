@@ -13,7 +13,7 @@ from rich.console import Console
 from ttr._version import __version__
 from ttr.experiments.errors import UserError, for_the_user
 from ttr.experiments.job import Job
-from ttr.experiments.memories import Memory, memories
+from ttr.experiments.memories import Memory, definitions, memories
 from ttr.experiments.picture import draw
 from ttr.experiments.progress import Bar
 from ttr.experiments.report import html, show
@@ -74,21 +74,24 @@ def claim(settings: CompareSettings, text: Text, found: Sequence[Memory]) -> dic
     """
     make_folder(settings.out / "runs")
     path = settings.out / "settings.json"
-    foreign = [name for name in REPORT if (settings.out / name).exists()]
+    foreign = [name for name in REPORT if (settings.out / name).exists()] + ["runs"] * any((settings.out / "runs").iterdir())
     if foreign and not path.exists():
         raise UserError(f"{settings.out} holds {', '.join(foreign)} but no settings.json that says whose they are. Choose another folder with --out.")
     about = {"command": settings.command(), "settings": settings.to_dict(),
-             "definitions": {m.name: {"layer": m.layer, "origin": m.origin} for m in found},
+             "definitions": definitions(found),
              "text": {"bytes": len(text.content), "sha256": text.sha256, "files": list(text.names)},
              "versions": {"ttr": __version__, "torch": torch.__version__, "python": platform.python_version()}}
     if not path.exists():
         write(path, to_json(about))
         return about
     try:
-        before = json.loads(path.read_bytes())
+        held = json.loads(path.read_bytes())
+        before = {key: held[key] for key in about}
+        if any(type(before[key]) is not type(value) for key, value in about.items()):
+            raise TypeError
         differ = [key for key in ("settings", "text") for key in _differences(before[key], about[key])]
         differ += [f"the definition of {name}" for name in _differences(before["definitions"], about["definitions"]) if not differ]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged. Restore it, or choose another folder with --out; nothing was overwritten.") from None
     if differ:
         raise UserError(f"{settings.out} holds a comparison with other arguments ({', '.join(differ)} changed). "

@@ -10,16 +10,22 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from ttr.experiments.training import next_byte_loss
+from ttr.inputs import checks
+
+MOST_BITS = 64.0
+"""What a byte is counted as at most, also where a model's figure for it is not finite, so that a broken model has a mean."""
 
 
 @torch.no_grad()
 def bits_of_every_byte(model: nn.Module, tokens: Int[Tensor, "W L"], batch: int) -> Float[Tensor, "W L-1"]:
-    """Bits the model spends on each byte of the windows, from the window's earlier bytes alone."""
+    """Bits the model spends on each byte of the windows, from the window's earlier bytes alone; ``MOST_BITS`` at most."""
     model.eval()
-    return torch.cat([next_byte_loss(model, part) for part in tokens.split(batch)])
+    bits = torch.cat([next_byte_loss(model, part) for part in tokens.split(batch)])
+    return bits.nan_to_num(nan=MOST_BITS).clamp(max=MOST_BITS)
 
 
 @torch.no_grad()
+@checks(values=False)
 def memory_bytes(model: nn.Module, window: Int[Tensor, "1 T"]) -> int:
     """Bytes that the layers together carry from one token to the next after reading ``window``."""
     model.eval()
@@ -27,6 +33,7 @@ def memory_bytes(model: nn.Module, window: Int[Tensor, "1 T"]) -> int:
 
 
 @torch.no_grad()
+@checks(values=False)
 def decoding_speed(model: nn.Module, window: Int[Tensor, "1 T"], tokens: int) -> float:
     """Greedy bytes per second, one sequence, the cache filled with ``window`` first; from the median time of a byte."""
     model.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 
 from ttr.experiments.errors import UserError
 from ttr.experiments.evaluation import bits_of_every_byte, decoding_speed, memory_bytes, unigram_bits
-from ttr.experiments.memories import Memory, build, equal_widths, parameters
+from ttr.experiments.memories import Memory, build, definitions, equal_widths, parameters
 from ttr.experiments.progress import Bar
 from ttr.experiments.results import Measured
 from ttr.experiments.settings import CompareSettings
-from ttr.experiments.storage import load_tensors, save_tensors
+from ttr.experiments.storage import load_tensors, save_tensors, to_json
 from ttr.experiments.training import train
 from ttr.tasks.text import Text, evaluation_starts, recall_slice, split, training_starts, windows
 
@@ -27,6 +28,7 @@ class Job:
 
     Attributes:
         mask: [W,T] the recall slice of the validation windows.
+        comparison: the fingerprint of settings, text and memories, which every run bears.
         unigram: [W,T] bits of every validation byte under the byte frequencies of the training text.
         total_steps: training steps of all runs together.
 
@@ -46,6 +48,7 @@ class Job:
         train_bytes = torch.cat([text.content[piece.start:piece.stop] for piece in self.pieces.train])
         self.unigram = unigram_bits(train_bytes, self.validation[:, 1:])
         self.widths = equal_widths(found, settings)
+        self.comparison = hashlib.sha256(to_json([settings.to_dict(), text.sha256, definitions(found)])).hexdigest()
         self.runs = [self._run(m, seed, rate) for m in found for seed in settings.all_seeds for rate in settings.rates]
         self.total_steps = settings.steps * len(found) * (len(settings.rates) + settings.seeds - 1)
 
@@ -53,7 +56,7 @@ class Job:
         return windows(self.text.content, evaluation_starts(pieces, self.settings.context, self.settings.evaluation_windows), self.settings.context)
 
     def _run(self, memory: Memory, seed: int, rate: float) -> dict[str, Any]:
-        return {"memory": memory.name, "seed": seed, "learning_rate": rate}
+        return {"memory": memory.name, "seed": seed, "learning_rate": rate, "comparison": self.comparison}
 
     def _path(self, run: dict[str, Any], kind: str) -> Path:
         return self.settings.out / "runs" / f"{run['memory']}.seed{run['seed']}.rate{run['learning_rate']}.{kind}.safetensors"

@@ -47,6 +47,11 @@ def memories(settings: CompareSettings) -> tuple[Memory, ...]:
     return found
 
 
+def definitions(found: Sequence[Memory]) -> dict[str, dict[str, Any]]:
+    """What the memories are, JSON-ready, by name."""
+    return {m.name: {"layer": m.layer, "origin": m.origin} for m in found}
+
+
 def _of_file(path: Path) -> tuple[Memory, ...]:
     """The memories of a user's file, which the fingerprint of its text belongs to."""
     loaded = load_memories(path)

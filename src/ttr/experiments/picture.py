@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 """Okabe and Ito's palette, told apart by colour-blind readers too; used again from the start when it runs out."""
@@ -66,7 +65,9 @@ def _state(axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str])
         axes.plot([row["state_bytes"]] * 2, [behind["low"], behind["high"]], color=colour[row["name"]], linewidth=1.5)
         axes.plot(row["state_bytes"], behind["value"], "o", color=colour[row["name"]], markersize=8)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: readable(size)))
+    ticks = _apart([row["state_bytes"] for row in rows])
+    axes.set_xticks(ticks, [readable(size) for size in ticks])
+    axes.minorticks_off()
     axes.margins(x=0.25)
     axes.axhline(0, color="#444444", linewidth=1)
     axes.set_xlabel("state at the context's end")
@@ -74,16 +75,29 @@ def _state(axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str])
     axes.set_title("Recall slice: what it costs in state")
 
 
+def _apart(sizes: Sequence[int]) -> list[int]:
+    """The sizes from the smallest on, without those whose label on a logarithmic axis would run into the one before."""
+    room = 0.27 * math.log2(max(sizes) / min(sizes))
+    ticks: list[int] = []
+    for size in sorted(set(sizes)):
+        if not ticks or math.log2(size / ticks[-1]) >= room:
+            ticks.append(size)
+    return ticks
+
+
 def _learning(axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str], reference: Mapping[str, Any]) -> None:
     """Training loss, smoothed over a twentieth of the steps."""
+    frequencies = reference["bits_per_byte"]["all"]["value"]
+    axes.axhline(frequencies, color="#888888", linestyle=":", linewidth=1.2, label="byte frequencies")
+    curves = []
     for row in rows:
         loss = row["training_loss"]
         width = max(1, len(loss) // 20)
         smooth = [sum(loss[i:i + width]) / width for i in range(len(loss) - width + 1)]
         axes.plot(range(width, len(loss) + 1), smooth, color=colour[row["name"]], linewidth=1.6)
-    frequencies = reference["bits_per_byte"]["all"]["value"]
-    axes.set_ylim(top=1.1 * frequencies)  # what the first steps cost would hide the rest
-    axes.axhline(frequencies, color="#888888", linestyle=":", linewidth=1.2, label="byte frequencies")
+        curves += [smooth] if smooth else []  # a training that diverged at once has no curve
+    if any(curve[-1] < frequencies for curve in curves):  # then what the first steps cost would hide the rest
+        axes.set_ylim(0.95 * min(map(min, curves)), 1.1 * frequencies)
     axes.set_xlabel("training step")
     axes.set_ylabel("training loss, bits per byte")
     axes.set_title("How they learned")

@@ -96,7 +96,9 @@ def conclusion(results: Mapping[str, Any]) -> list[str]:
     rows = {row["name"]: row for row in results["memories"]}
     best = results["best"]
     told = [_winner(rows, best["all"], "all", "predicts this text best"), _winner(rows, best["recall"], "recall", "is best on the recall slice"),
-            *_smaller(rows, best["recall"]), _learned(rows)]
+            *_smaller(rows, best["recall"])]
+    failed = [name for name, row in rows.items() if row["under_unigram"]["low"] <= 0]
+    told.insert(0 if best["all"] in failed else len(told), _learned(rows, failed))  # a best that learned nothing is no praise
     for name, row in rows.items():
         steps = [step for step in row["diverged_at"] if step is not None]
         if steps:
@@ -127,11 +129,12 @@ def _smaller(rows: Mapping[str, Any], best: str) -> list[str]:
             f"with {share:.0%} of its bytes."]
 
 
-def _learned(rows: Mapping[str, Any]) -> str:
-    least = min(rows.values(), key=lambda row: row["under_unigram"]["value"])
-    if least["under_unigram"]["low"] <= 0:
-        return f"{least['name']} is no better than the byte frequencies: this training did not work for it. Try more --steps, or --tune-lr."
-    return f"All are at least {least['under_unigram']['value']:.2f} bits per byte better than the frequencies of the bytes alone."
+def _learned(rows: Mapping[str, Any], failed: Sequence[str]) -> str:
+    if failed:
+        verb, them = ("is", "it") if len(failed) == 1 else ("are", "them")
+        return f"{_list(failed)} {verb} no better than the byte frequencies: this training did not work for {them}. Try more --steps, or --tune-lr."
+    least = min(row["under_unigram"]["value"] for row in rows.values())
+    return f"All are at least {least:.2f} bits per byte better than the frequencies of the bytes alone."
 
 
 def bpb(interval: Mapping[str, float]) -> str:

@@ -56,6 +56,8 @@ class CompareSettings:
                 raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}.")
         if self.seed < 0:
             raise UserError(f"--seed must not be negative, not {self.seed}.")
+        if self.seed + self.seeds > 2**63:
+            raise UserError(f"--seed plus --seeds must be at most 2**63, the seeds there are, not {self.seed + self.seeds}.")
         if self.width % self.head_size:
             raise UserError(f"--width must be a multiple of {self.head_size}, the size of a head, not {self.width}.")
         if self.context <= self.ngram:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ttr.experiments.errors import UserError
 from ttr.experiments.settings import CompareSettings
 from ttr.experiments.storage import load_tensors, save_tensors
+from ttr.inputs import checks
 from ttr.tasks.text import windows
 
 
@@ -36,14 +37,15 @@ def train(model: nn.Module, content: UInt8[Tensor, " N"], starts: Int[Tensor, "s
           checkpoint: Path, run: Mapping[str, Any], on_step: Callable[[History], None]) -> History:
     """Train ``model`` in place on the windows that begin at ``starts``, from where ``checkpoint`` left off.
 
-    AdamW with a linear warm-up and a cosine decay. A loss or gradient that is not finite ends the training before it
-    touches the parameters, and the history says so.
+    AdamW with a linear warm-up and a cosine decay. A loss or gradient that is not finite ends the training: the update before
+    it, which led there, is taken back, and the history says so.
 
     Raises:
         UserError: if the checkpoint is damaged or belongs to another run.
     """
     optimizer = _optimizer(model, settings)
-    history = load(checkpoint, run, model, optimizer) if checkpoint.exists() else History()
+    before = _copied(model)  # the parameters before the last update: the last whose loss is known to be finite
+    history = load(checkpoint, run, model, optimizer, before) if checkpoint.exists() else History()
     on_step(history)
     model.train()
     for step in range(len(history.loss), len(starts)):
@@ -57,18 +59,21 @@ def train(model: nn.Module, content: UInt8[Tensor, " N"], starts: Int[Tensor, "s
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
         if math.isfinite(loss.item()) and math.isfinite(norm.item()):
+            before = _copied(model)
             optimizer.step()
             history.loss.append(loss.item())
             history.seconds.append(time.perf_counter() - began)
         else:
             history.diverged_at = step + 1
+            _put(before, model)
         optimizer.zero_grad()
         on_step(history)
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == len(starts) or history.diverged_at is not None:
-            save(checkpoint, run, model, optimizer, history)
+            save(checkpoint, run, model, optimizer, before, history)
     return history
 
 
+@checks(values=False)  # numbers that are not finite are a result here: the loss tells of them
 def next_byte_loss(model: nn.Module, tokens: Int[Tensor, "B L"]) -> Tensor:
     """Bits that each of the last L-1 bytes of every window costs: [B,L-1]."""
     logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
@@ -98,28 +103,39 @@ def _named(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def save(path: Path, run: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> None:
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in _named(model).items()}
+
+
+@torch.no_grad()
+def _put(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    for name, tensor in _named(model).items():
+        tensor.copy_(tensors[name])
+
+
+def save(path: Path, run: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, before: Mapping[str, Tensor],
+         history: History) -> None:
     """Everything the next step depends on, in one file."""
     adam = {f"adam.{key}.{name}": value for name, p in model.named_parameters() for key, value in optimizer.state[p].items()}
     tensors = {f"model.{name}": tensor for name, tensor in _named(model).items()} | adam
+    tensors |= {f"before.{name}": tensor for name, tensor in before.items()}
     tensors |= {"loss": torch.tensor(history.loss, dtype=torch.float64), "seconds": torch.tensor(history.seconds, dtype=torch.float64)}
     save_tensors(path, tensors, {"run": dict(run), "diverged_at": history.diverged_at})
 
 
-def load(path: Path, run: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
-    """Put a checkpoint back into ``model`` and ``optimizer``.
+def load(path: Path, run: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, before: dict[str, Tensor]) -> History:
+    """Put a checkpoint back into ``model``, ``optimizer`` and ``before``.
 
     Raises:
         UserError: naming the file, if it is damaged or holds another run.
     """
     tensors, facts = load_tensors(path)
-    own = _named(model)
-    fits = facts.get("run") == run and all(f"model.{name}" in tensors and tensors[f"model.{name}"].shape == t.shape for name, t in own.items())
+    wanted = {f"{group}.{name}": tensor.shape for group in ("model", "before") for name, tensor in before.items()}
+    fits = facts.get("run") == run and all(name in tensors and tensors[name].shape == shape for name, shape in wanted.items())
     if not fits:
         raise UserError(f"{path} is the checkpoint of another run. Delete it to train this one from the start; the others are kept.")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[f"model.{name}"])
+    _put({name: tensors[f"model.{name}"] for name in before}, model)
+    before.update({name: tensors[f"before.{name}"] for name in before})
     for name, parameter in model.named_parameters():
         state = {key: tensors[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"adam.{key}.{name}" in tensors}
         if state:

@@ -20,11 +20,13 @@ def load_memories(path: Path) -> dict[str, Problem | Architecture]:
         UserError: if the file is missing, fails, or defines neither.
     """
     module = _execute(path)
-    found = getattr(module, "memories", None) or ({path.stem: module.memory} if hasattr(module, "memory") else {})
+    found = module.memories if hasattr(module, "memories") else {path.stem: module.memory} if hasattr(module, "memory") else {}
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise UserError(f"`memories` in {path} is not a dict with names as keys. Write memories = {{\"name\": ttr.Problem(...)}}.")
     wrong = [name for name, m in found.items() if not isinstance(m, Problem | Architecture)]
     if not found or wrong:
         told = f"{', '.join(wrong)} in {path} is neither a Problem nor an Architecture" if wrong else f"{path} defines no memory"
-        raise UserError(f"{told}. Write memory = ttr.Problem(weights=..., function=..., solver=...), or memories = {{name: ttr.Problem(...)}}.")
+        raise UserError(f"{told}. Write memory = ttr.Problem(weights=..., function=..., solver=...), or memories = {{\"name\": ttr.Problem(...)}}.")
     for name in found:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise UserError(f"{name!r} in {path} cannot name a memory. Use letters, digits, '-', '_' and '.'.")
@@ -33,12 +35,12 @@ def load_memories(path: Path) -> dict[str, Problem | Architecture]:
 
 def _execute(path: Path) -> ModuleType:
     if not path.is_file() or path.suffix != ".py":
-        raise UserError(f"There is no Python file {path}. Give --memory a .py file that defines `memory`.")
+        raise UserError(f"There is no Python file {path}. Name a .py file that defines `memory`.")
     spec = importlib.util.spec_from_file_location(f"ttr_user_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises, it is theirs to read
+    except (Exception, SystemExit) as error:  # whatever the user's file raises, it is theirs to read
         raise UserError(f"{path} could not be run ({type(error).__name__}: {error}). Correct it and try again.") from error
     return module

@@ -28,6 +28,10 @@ class Linear(Function):
 
     linear: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        if not self.eps > 0:
+            raise ValueError(f"Linear(eps={self.eps}) lets an empty memory divide 0 by 0. Use a number above 0, such as 1e-10.")
+
     @property
     def keeps_channels(self) -> bool:
         return self.features.keeps_channels

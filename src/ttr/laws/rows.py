@@ -148,7 +148,7 @@ def draw_control(name: str, shape: tuple[int, ...], strong_gates: bool, generato
     if control.at_most == 0.0:
         mixed = torch.tensor(GATES, dtype=torch.float64)[torch.randint(len(GATES), shape, generator=generator)]
         return mixed if strong_gates else -1.5 * uniform
-    return 0.2 + 0.7 * uniform if control.at_least == 0.0 else 2 * uniform - 1
+    return 0.2 + 0.7 * uniform if 0.0 in (control.at_least, control.above) else 2 * uniform - 1
 
 
 def _move(case: Case, device: str) -> Case:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
+from torch import Tensor
 
 from ttr.dispatch import step
 from ttr.laws.law import Law, Setting, compare, compare_states
 from ttr.laws.rows import Sizes, make_case
 from ttr.problem import Problem
-from ttr.state import State
+from ttr.state import State, single
 
 SPLITS = ((4,), (1, 2, 7), (3, 3, 8))
 """Where a sequence of 9 tokens is cut; an empty segment is one of them."""
@@ -18,7 +19,7 @@ SPLITS = ((4,), (1, 2, 7), (3, 3, 8))
 
 def splits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
     """Outputs and state of the whole sequence, of segments, and of single tokens through ``step``."""
-    case = make_case(problem, past=2, dtype=setting.dtype, device=setting.device)
+    case = make_case(problem, past=2, dtype=setting.dtype, device=setting.device).differentiable()
     whole, end = setting.run(case, return_state=True)
     for cuts in SPLITS:
         parts, state = [], case.state
@@ -35,6 +36,15 @@ def splits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, flo
         rows.append(y)
     yield compare("output of steps", torch.stack(rows, dim=1), whole, setting.dtype)
     yield from compare_states("state of steps", state, end, setting.dtype)
+    yield from _compare_gradients("through steps", torch.stack(rows, dim=1), whole, case.leaves(), setting)
+
+
+def _compare_gradients(words: str, y: Tensor, reference: Tensor, leaves: Mapping[str, Tensor],
+                       setting: Setting) -> Iterable[tuple[str, float, float]]:
+    """The gradients of two equal outputs in the same leaves."""
+    both = [torch.autograd.grad(out.square().sum(), list(leaves.values()), allow_unused=True, materialize_grads=True) for out in (y, reference)]
+    for name, gradient, expected in zip(leaves, *both):
+        yield compare(f"gradient of {name} {words}", gradient, expected, setting.dtype)
 
 
 def causal(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
@@ -55,35 +65,37 @@ def causal(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, flo
     yield "derivative of the past in the future", gradient[:, 5:].abs().max().item(), 0.0
 
 
-def _replace_after(x: torch.Tensor, other: torch.Tensor, token: int, name: str) -> torch.Tensor:
+def _replace_after(x: Tensor, other: Tensor, token: int, name: str) -> Tensor:
     timed = name != "ridge" and "." not in name
     return torch.cat([x[:, :token], other[:, token:]], dim=1) if timed else x
 
 
-LENGTHS = (3, 0, 5, 1)
-"""Lengths of packed sequences; one is empty."""
+LENGTHS, PASTS = (3, 0, 5, 1), (4, 1, 2, 3)
+"""Lengths of packed sequences, one empty, and of what their states have seen before."""
 
 
 def packed(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
     """Packed sequences, each from a state of its own: outputs, states and gradients of separate calls."""
     bounds = torch.tensor((0, *LENGTHS), device=setting.device).cumsum(0)
     case = make_case(problem, Sizes(batch=1, time=sum(LENGTHS)), dtype=setting.dtype, device=setting.device).differentiable()
-    starts = make_case(problem, Sizes(batch=len(LENGTHS), time=1), past=4, dtype=setting.dtype, device=setting.device).state
+    pasts = [make_case(problem, Sizes(batch=1, time=1), past=past, dtype=setting.dtype, device=setting.device).state for past in PASTS]
+    starts = State.cat(pasts).map(lambda x: x if torch.isneginf(x).any() else x.clone().requires_grad_())
     y, end = setting.run(case, state=starts, cu_seqlens=bounds, return_state=True)
-    gradients = torch.autograd.grad(y.square().sum(), list(case.leaves().values()), allow_unused=True)
 
     parts, ends = [], []
     for row, (start, stop) in enumerate(zip(bounds.tolist(), bounds.tolist()[1:])):
-        part, state = setting.run(case.tokens(slice(start, stop), starts.select([row])), return_state=True)
+        part, state = setting.run(case.tokens(slice(start, stop), single(starts, row, problem.weights.window)), return_state=True)
         parts.append(part)
         ends.append(state)
     separate = torch.cat(parts, dim=1)
     yield compare("output packed", y, separate, setting.dtype)
     yield from compare_states("state packed", end, State.cat(ends), setting.dtype)
-    expected = torch.autograd.grad(separate.square().sum(), list(case.leaves().values()), allow_unused=True)
-    for name, gradient, reference in zip(case.leaves(), gradients, expected):
-        if reference is not None:
-            yield compare(f"gradient of {name} packed", gradient, reference, setting.dtype)
+    leaves = case.leaves() | {f"state.{name}": x for name, x in starts.tensors.items() if x.requires_grad}
+    yield from _compare_gradients("packed", y, separate, leaves, setting)
+    whole = make_case(problem, Sizes(batch=1, time=4), past=min(PASTS), dtype=setting.dtype, device=setting.device)
+    ragged = State.cat([whole.state, *pasts]).select([0])
+    bounds = torch.tensor([0, 4], device=setting.device)
+    yield compare("output from a ragged state", setting.run(whole, state=ragged, cu_seqlens=bounds), setting.run(whole), setting.dtype)
 
 
 LAWS = (Law(2, "whole = split = steps", splits), Law(3, "causal", causal), Law(4, "packed = separate", packed))

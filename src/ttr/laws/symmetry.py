@@ -27,9 +27,13 @@ def independence(problem: Problem, setting: Setting) -> Iterable[tuple[str, floa
     yield compare("head 1 when head 0 changes", setting.run(changed)[:, :, 1], y[:, :, 1], setting.dtype)
 
     for name, fewer in (("queries", {"query_heads": 2}), ("keys", {"key_heads": 2}), ("keys and values", {"key_heads": 1, "value_heads": 2})):
-        grouped = make_case(problem, Sizes(heads=4, **fewer), dtype=setting.dtype, device=setting.device)
+        grouped = make_case(problem, Sizes(heads=4, **fewer), dtype=setting.dtype, device=setting.device).differentiable()
         whole = {part: x.repeat_interleave(4 // x.shape[-2], dim=-2) for part, x in (("q", grouped.q), ("k", grouped.k), ("v", grouped.v))}
-        yield compare(f"grouped {name}", setting.run(grouped), setting.run(dataclasses.replace(grouped, **whole)), setting.dtype)
+        outputs = setting.run(grouped), setting.run(dataclasses.replace(grouped, **whole))
+        yield compare(f"grouped {name}", *outputs, setting.dtype)
+        gradients = [torch.autograd.grad(y.square().sum(), (grouped.q, grouped.k, grouped.v)) for y in outputs]
+        for part, gradient, expected in zip("qkv", *gradients):
+            yield compare(f"gradient of {part}, grouped {name}", gradient, expected, setting.dtype)
 
 
 def _change_head(x: torch.Tensor, name: str) -> torch.Tensor:
@@ -60,7 +64,7 @@ def importance(problem: Problem, setting: Setting) -> Iterable[tuple[str, float,
     silence = setting.run(nothing)
     yield "read-out of an empty memory", silence.abs().max().item(), 0.0
     gradients = torch.autograd.grad(silence.sum(), list(nothing.leaves().values()), allow_unused=True)
-    yield "gradients of an empty memory not finite", float(any(g is not None and not torch.isfinite(g).all() for g in gradients)), 0.0
+    yield "gradients of an empty memory", float(any(g is not None and not torch.isfinite(g).all() for g in gradients)), 0.0
     if problem.weights.window is None and problem.solver.pairs_per_token == 1:
         if problem.solver.gradient_at != "old":  # there the next token's error is measured before the decay passed on to it
             yield from _removal(absent, y, end, setting)

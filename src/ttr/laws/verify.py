@@ -51,19 +51,18 @@ class Report:
             if f.refusal is not None:
                 lines.append(f"  {f.backend:20s} refuses: {f.refusal}")
             else:
-                lines.append(f"  {f.backend:20s} {f.number:2d} {f.law:36s} {describe(f)}")
+                lines.append(f"  {f.backend:20s} {f.number:2d} {f.law:36s} {'kept  ' if f.kept else 'BROKEN'} {describe(f)}")
         return "\n".join(lines)
 
 
 def describe(finding: Finding) -> str:
-    """The finding in a few words: the error beside its bound, or what went wrong."""
+    """The finding in a few words: the error nearest to its bound, or what went wrong."""
     if finding.exception is not None:
         return f"raised {finding.exception}"
     if finding.worst is None:
         return "does not apply"
     m = finding.broken[0] if finding.broken else finding.worst
-    word, relation = ("kept", "<=") if finding.kept else ("BROKEN", ">")
-    return f"{word:6s} {m.error:.1e} {relation} {m.bound:.0e}  ({m.quantity})"
+    return f"{m.error:.1e} {'<=' if finding.kept else '>'} {m.bound:.0e}, {m.quantity}"
 
 
 def verify(problem: object, device: str = "cpu", dtype: torch.dtype = torch.float64, *, backends: Iterable[str] | None = None,

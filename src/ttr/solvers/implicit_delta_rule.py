@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -24,7 +24,7 @@ class ImplicitDeltaRule(Solver):
     def controls(self) -> dict[str, str]:
         return {"step_size": "BTH"}
 
-    def effective_step(self, step_size: Tensor, key: Tensor) -> Tensor:
+    def effective_step(self, step_size: Tensor, key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         return step_size / (1 + step_size * key.square().sum(-1))
 
     def objective(self, predict: Callable[[Tensor, Tensor], Tensor], memory: Tensor, *data: Tensor) -> Tensor:

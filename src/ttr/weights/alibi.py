@@ -29,7 +29,7 @@ class Alibi(Weights):
         between = [2.0 ** (-self.exponent * (h + 0.5) / whole) for h in range(whole)]
         return slopes + between[: heads - whole]
 
-    def log_retention(self, controls: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor:
+    def log_retention(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor:
         return -torch.tensor(self.slopes(heads), dtype=like.dtype, device=like.device)
 
     @classmethod

@@ -31,7 +31,7 @@ class Geometric(Weights):
     def controls(self) -> dict[str, str]:
         return {"log_decay": "BTH" if self.per == "head" else "BTHK"}
 
-    def log_retention(self, controls: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor:
+    def log_retention(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor:
         log_decay = controls["log_decay"]
         return torch.where(log_decay < RESET, -torch.inf, log_decay)
 

@@ -19,7 +19,7 @@ class Importance(Weights):
     def controls(self) -> dict[str, str]:
         return {"log_importance": "BTH"}
 
-    def log_importance(self, controls: Mapping[str, Tensor]) -> Tensor:
+    def log_importance(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> Tensor:
         return controls["log_importance"]
 
     @classmethod

@@ -18,7 +18,11 @@ class MultiScale(Weights):
 
     retention = "head"
 
-    def log_retention(self, controls: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor:
+    def __post_init__(self) -> None:
+        if self.first <= 0:
+            raise ValueError(f"MultiScale(first={self.first}) keeps nothing in head 0. Use a number above 0.")
+
+    def log_retention(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor:
         rates = [math.log1p(-(2.0 ** -(self.first + h))) for h in range(heads)]
         return torch.tensor(rates, dtype=like.dtype, device=like.device)
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ttr.problem import Problem, Weights, Worked
+from ttr.problem import Parameter, Problem, Weights, Worked
 from ttr.weights.geometric import Geometric
 from ttr.weights.importance import Importance
 from ttr.weights.window import Window
@@ -47,14 +47,17 @@ class Product(Weights):
     def controls(self) -> dict[str, str]:
         return {name: axes for factor in self.factors for name, axes in factor.controls().items()}
 
-    def log_retention(self, controls: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor | None:
-        logs = [factor.log_retention(controls, heads, like) for factor in self.factors]
+    def parameters(self, heads: int, key_size: int, value_size: int) -> dict[str, Parameter]:
+        return {name: p for factor in self.factors for name, p in factor.parameters(heads, key_size, value_size).items()}
+
+    def log_retention(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor | None:
+        logs = [factor.log_retention(controls, params, heads, like) for factor in self.factors]
         logs = [log[..., None] if self.retention == "channel" and factor.retention == "head" else log
                 for factor, log in zip(self.factors, logs) if log is not None]
         return sum(logs[1:], logs[0]) if logs else None
 
-    def log_importance(self, controls: Mapping[str, Tensor]) -> Tensor | None:
-        logs = [log for factor in self.factors if (log := factor.log_importance(controls)) is not None]
+    def log_importance(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> Tensor | None:
+        logs = [log for factor in self.factors if (log := factor.log_importance(controls, params)) is not None]
         return sum(logs[1:], logs[0]) if logs else None
 
     @classmethod

@@ -14,8 +14,8 @@ class Window(Weights):
     size: int = 128
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"Window(size={self.size}) remembers nothing. Use a size of at least 1.")
+        if not isinstance(self.size, int) or self.size < 1:
+            raise ValueError(f"Window(size={self.size}) remembers nothing. Use a whole number of at least 1.")
 
     @property
     def window(self) -> int:
