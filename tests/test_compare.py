@@ -1,7 +1,8 @@
-"""The main job: the recall slice, intervals that mean what they say, and a comparison that survives being killed."""
+"""The main job: a comparison that survives being killed, bad input and models that break."""
 
 import dataclasses
 import io
+import itertools
 import json
 import os
 import re
@@ -18,13 +19,12 @@ from rich.console import Console
 from ttr.experiments import job, training
 from ttr.experiments.compare import compare
 from ttr.experiments.errors import UserError
+from ttr.experiments.evaluation import MOST_BITS
 from ttr.experiments.memories import build, equal_widths, memories, parameters
-from ttr.experiments.results import UNIGRAM, Measured, conclusion, slice_gap, summarise
+from ttr.experiments.results import UNIGRAM
 from ttr.experiments.settings import LAYERS, CompareSettings
-from ttr.experiments.statistics import Bootstrap, interval
 from ttr.experiments.storage import load_tensors, save_tensors
-from ttr.laws.tolerances import FLOAT32, FLOAT64
-from ttr.tasks.text import evaluation_starts, read_text, recall_slice, shuffled, split, standard_library, training_starts, windows
+from ttr.tasks.text import read_text, split, training_starts
 
 TINY = {"layers": ("linear-attention", "softmax-attention-qknorm"), "steps": 6, "width": 16, "context": 32, "batch": 2, "head_size": 8, "depth": 1,
         "evaluation_windows": 24, "decoded": 3, "checkpoint_every": 2, "resamples": 100}
@@ -52,114 +52,12 @@ def run(settings):
     return compare(settings, console), console.file.getvalue()
 
 
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def without_speeds(results):
     return results | {"memories": [{key: value for key, value in row.items() if key not in SPEEDS} for row in results["memories"]]}
-
-
-# ---------------------------------------------------------------------------------------------------------------- text
-def recall_by_hand(row, n):
-    """The docstring of ``recall_slice``, literally."""
-    found = []
-    for i in range(len(row) - 1):
-        gram = row[i - n + 1:i + 1] if i >= n - 1 else None
-        earlier = any(row[j - n + 1:j + 1] == gram for j in range(n - 1, i))
-        found.append(gram is not None and len(set(gram)) > 1 and earlier)
-    return found
-
-
-@pytest.mark.parametrize("ngram", [2, 3, 4, 7])
-def test_the_recall_slice_is_what_its_docstring_says(ngram):
-    rows = torch.randint(0, 3, (20, 60), generator=torch.Generator().manual_seed(ngram)) * 127
-    rows[0] = 32  # one byte only: nothing to recall
-    assert recall_slice(rows, ngram).tolist() == [recall_by_hand(row, ngram) for row in rows.tolist()]
-    assert recall_slice(rows, ngram)[1:].any() and not recall_slice(rows, ngram)[0].any()
-
-
-def test_the_recall_slice_of_a_sentence():
-    """'the cat the cow': the bytes after the second 'the ' and 'he c' could be looked up; its answer is not consulted."""
-    sentence = b"the cat the cow"
-    mask = recall_slice(torch.tensor([list(sentence)]), 4)[0]
-    assert [sentence[i + 1:i + 2] for i in range(len(sentence) - 1) if mask[i]] == [b"c", b"o"]
-
-
-def test_splits_share_no_byte_and_windows_stay_inside_them():
-    parts = split(50_000, 64)
-    covered = [i for pieces in dataclasses.astuple(parts) for piece in pieces for i in piece]
-    assert sorted(covered) == list(range(50_000))
-    pieces = (range(10, 20), range(30, 36))
-    assert set(training_starts(pieces, 5, 50, 20, 0).flatten().tolist()) == {10, 11, 12, 13, 14, 30}
-    assert evaluation_starts(pieces, 4, 100).tolist() == [10, 14, 30] and evaluation_starts(pieces, 4, 2).tolist() == [10, 14]
-
-
-def test_data_follow_from_the_seed_alone():
-    pieces = split(50_000, 64).train
-    assert torch.equal(training_starts(pieces, 64, 5, 3, 7), training_starts(pieces, 64, 5, 3, 7))
-    assert not torch.equal(training_starts(pieces, 64, 5, 3, 7), training_starts(pieces, 64, 5, 3, 8))
-    content = torch.arange(100, dtype=torch.uint8)
-    assert windows(content, torch.tensor([3, 90]), 5).tolist() == [[3, 4, 5, 6, 7, 8], [90, 91, 92, 93, 94, 95]]
-
-
-def test_the_default_text_is_pythons_own():
-    files = standard_library()
-    assert any(path.name == "argparse.py" for path in files) and files == tuple(sorted(files))
-
-
-# ---------------------------------------------------------------------------------------------------------- statistics
-def test_the_estimate_is_the_mean_over_bytes():
-    bits, mask = torch.rand(2, 30, 9), torch.rand(30, 9) < 0.3
-    estimate = interval(Bootstrap.draw(30, 2, 50).bits_per_byte(bits, mask)).value
-    assert abs(estimate - bits.double()[:, mask].mean().item()) < FLOAT64
-
-
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    generator = torch.Generator().manual_seed(1)
-    hits = 0
-    for _ in range(200):
-        draws = Bootstrap.draw(60, 1, 200).bits_per_byte(torch.randn(1, 60, 4, generator=generator), torch.ones(60, 4, dtype=torch.bool))
-        found = interval(draws)
-        hits += found.low <= 0 <= found.high
-    assert 180 <= hits <= 198
-
-
-def measured(name, bits):
-    facts = {"run": {"learning_rate": 0.01}, "parameters": 10, "mlp_width": 3, "tuning_bits_per_byte": 2.0, "state_bytes": 64, "loss": [3.0, 2.0],
-             "diverged_at": None, "training_tokens_per_second": 5.0, "decoding_tokens_per_second": 7.0}
-    return Measured(name, bits, [facts] * len(bits))
-
-
-def test_pairing_separates_what_marginal_intervals_do_not():
-    """Windows differ far more than the memories do; the same windows for all make the small difference plain."""
-    generator = torch.Generator().manual_seed(0)
-    hard = 2 + torch.rand(1, 100, 1, generator=generator).expand(1, 100, 20)
-    worse = hard + 0.05 + 0.01 * torch.randn(1, 100, 20, generator=generator)
-    mask = torch.rand(100, 20, generator=generator) < 0.3
-    results = summarise([measured("a", worse), measured("b", hard), measured("c", hard.clone())], hard[0] + 2, mask, 300)
-    rows = {row["name"]: row for row in results["memories"]}
-    assert rows["a"]["bits_per_byte"]["all"]["low"] < rows["b"]["bits_per_byte"]["all"]["high"]
-    assert rows["a"]["behind_best"]["all"]["low"] > 0
-    assert rows["a"]["recall_behind"]["c"]["low"] > 0 and rows["b"]["recall_behind"]["a"]["high"] < 0
-    first = conclusion(results)[0]
-    assert first.startswith("b predicts") and "c cannot be told apart" in first and "behind it a by 0.05" in first
-    assert results["reference"]["name"] == UNIGRAM and rows["a"]["under_unigram"]["low"] > 0.5
-
-
-def test_a_seed_that_disagrees_widens_the_interval():
-    even, mask = torch.full((2, 50, 8), 2.0), torch.ones(50, 8, dtype=torch.bool)
-    uneven = even + torch.tensor([-0.3, 0.4])[:, None, None]
-    bootstrap = Bootstrap.draw(50, 2, 200)
-    narrow, wide = (interval(bootstrap.bits_per_byte(bits, mask)) for bits in (even, uneven))
-    assert narrow.high - narrow.low < FLOAT64 and wide.high - wide.low > 0.5
-
-
-def test_the_gap_of_the_slice_vanishes_with_its_mask_shuffled():
-    generator = torch.Generator().manual_seed(0)
-    mask = torch.rand(200, 50, generator=generator) < 0.25
-    best = 3 + torch.randn(1, 200, 50, generator=generator)
-    behind = best + 0.4 + 0.8 * mask  # worse everywhere, and more so where there is something to recall
-    bootstrap, chance = Bootstrap.draw(200, 1, 300), shuffled(mask, 0)
-    true, false = (interval(slice_gap(bootstrap, behind, best, m)) for m in (mask, chance))
-    assert abs(true.value - 0.8) < FLOAT32 and true.low > 0.7
-    assert chance.sum() == mask.sum() and false.low < 0 < false.high < 0.1
 
 
 # ------------------------------------------------------------------------------------------------------ the comparison
@@ -174,7 +72,7 @@ def test_models_are_equal_within_one_percent():
 def test_a_comparison_and_its_rerun(text, tmp_path, monkeypatch):
     settings = tiny(text, tmp_path)
     results, printed = run(settings)
-    kept = {path: path.read_bytes() for path in settings.out.rglob("*") if path.is_file()}
+    kept = contents(settings.out)
     assert {"results.json", "comparison.png", "report.html", "settings.json"} <= {path.name for path in kept}
     assert json.loads(kept[settings.out / "results.json"]) == results
     assert [row["name"] in printed for row in results["memories"]] == [True, True] and results["conclusion"][0][:20] in printed
@@ -184,7 +82,7 @@ def test_a_comparison_and_its_rerun(text, tmp_path, monkeypatch):
     for name in ("train", "build", "bits_of_every_byte"):
         monkeypatch.setattr(job, name, lambda *a, name=name, **k: pytest.fail(f"the second call called {name}"))
     again, _ = run(settings)
-    assert again == results and {path: path.read_bytes() for path in settings.out.rglob("*") if path.is_file()} == kept
+    assert again == results and contents(settings.out) == kept
 
 
 def test_stopped_at_any_step_it_ends_at_the_same_numbers(text, tmp_path, monkeypatch):
@@ -248,17 +146,63 @@ def test_a_memory_from_a_file(text, tmp_path):
 
 def test_a_training_that_diverges_is_told_and_stops_nobody(text, tmp_path, monkeypatch):
     whole = training.next_byte_loss
-    calls = []
+    factors = itertools.chain([1.0, 1.0, 1.0, float("nan")], itertools.repeat(1.0))
 
     def diverging(model, tokens):
-        calls.append(1)
-        return whole(model, tokens) * (float("nan") if len(calls) == 4 else 1.0)
+        return whole(model, tokens) * next(factors)
 
     monkeypatch.setattr(training, "next_byte_loss", diverging)
     results, printed = run(tiny(text, tmp_path))
     rows = {row["name"]: row for row in results["memories"]}
     assert rows["linear-attention"]["diverged_at"] == [4] and rows["softmax-attention-qknorm"]["diverged_at"] == [None]
     assert "diverged at step 4" in " ".join(printed.split())
+
+
+@pytest.mark.parametrize("steps, diverged_at", [(6, 2), (1, None)])
+def test_a_rate_that_breaks_the_models_breaks_nothing_else(steps, diverged_at, text, tmp_path):
+    """The second loss is not finite, so the first update is taken back; after one step alone nobody has seen it yet."""
+    results, _ = run(tiny(text, tmp_path, steps=steps, learning_rate=1e20))
+    assert [row["diverged_at"] for row in results["memories"]] == [[diverged_at]] * 2
+    bits = [row["bits_per_byte"]["all"]["value"] for row in results["memories"]]
+    assert max(bits) < 9 if diverged_at else bits == [MOST_BITS] * 2
+    assert "no better than the byte frequencies" in results["conclusion"][0]
+
+
+def test_a_training_that_diverges_ends_before_the_update_that_led_there(text, tmp_path, monkeypatch):
+    settings = tiny(text, tmp_path, checkpoint_every=1)
+    content = read_text([text]).content
+    starts = training_starts(split(len(content), settings.context).train, settings.context, settings.steps, settings.batch, 0)
+    whole = training.next_byte_loss
+
+    def trained(name, fate):
+        """Parameters, and the history or None; ``fate`` says what becomes of the n-th loss of this call, from 1."""
+        calls = []
+
+        def loss(model, tokens):
+            calls.append(1)
+            what = fate.get(len(calls), 1.0)
+            if what is None:
+                raise KeyboardInterrupt
+            return whole(model, tokens) * what
+
+        monkeypatch.setattr(training, "next_byte_loss", loss)
+        model = build(memories(settings)[0], settings, 16, 0)
+        history = None
+        try:
+            history = training.train(model, content, starts, 1e-2, settings, tmp_path / name, {}, lambda _: None)
+        except KeyboardInterrupt:
+            pass
+        return [p.detach().clone() for p in model.parameters()], history
+
+    nan = float("nan")
+    two_updates, _ = trained("stopped", {3: None})
+    diverged, history = trained("diverged", {4: nan})
+    assert history.diverged_at == 4 and len(history.loss) == 3
+    trained("resumed", {4: None})
+    resumed, _ = trained("resumed", {1: nan})
+    again, _ = trained("diverged", {})
+    for found in (diverged, resumed, again):
+        assert all(torch.equal(a, b) for a, b in zip(found, two_updates, strict=True))
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input
@@ -292,14 +236,18 @@ def test_an_unknown_layer_brings_similar_names(text, tmp_path):
         run(tiny(text, tmp_path, layers=("gated-deltanets",)))
 
 
-@pytest.mark.parametrize("changes", [{"steps": 0}, {"width": 20}, {"context": 3}, {"layers": ()}, {"seeds": 0}, {"seed": -1}])
+@pytest.mark.parametrize("changes", [{"steps": 0}, {"width": 20}, {"context": 3}, {"layers": ()}, {"seeds": 0}, {"seed": -1},
+                                     {"seed": 2**63 - 1, "seeds": 2}, {"seed": 10**30}])
 def test_settings_that_cannot_be_are_refused(changes):
     with pytest.raises(UserError):
         CompareSettings(**changes)
 
 
-@pytest.mark.parametrize("content, sentence", [("x = 1", "defines no memory"), ("memory = 3", "neither a Problem"), ("1 / 0", "ZeroDivisionError"),
-                                               (None, "no Python file")])
+@pytest.mark.parametrize("content, sentence", [
+    ("x = 1", "defines no memory"), ("memory = 3", "neither a Problem"), ("1 / 0", "ZeroDivisionError"), ("memories = [1]", "not a dict"),
+    ("memories = ['a']", "not a dict"),
+    ("memories = {1: 2}", "not a dict"), ("memories = {}", "defines no memory"), ("raise SystemExit(3)", "SystemExit: 3"),
+    (None, "no Python file.*Name a .py file")])
 def test_a_bad_memory_file_is_named(content, sentence, text, tmp_path):
     path = tmp_path / "mine.py"
     if content is not None:
@@ -323,16 +271,50 @@ def test_a_folder_with_somebody_elses_results_is_left_alone(text, tmp_path):
     assert (tmp_path / "out" / "results.json").read_text() == "mine"
 
 
+def test_runs_of_another_comparison_are_not_taken_over(text, tmp_path):
+    settings, other = tiny(text, tmp_path, steps=2), tiny(text, tmp_path, steps=4, out=tmp_path / "other")
+    run(settings)
+    run(other)
+    for name in ("results.json", "comparison.png", "report.html", "settings.json"):
+        (settings.out / name).unlink()
+    kept = contents(settings.out)
+    with pytest.raises(UserError, match="holds runs but no settings.json"):
+        run(dataclasses.replace(settings, steps=4))
+    assert contents(settings.out) == kept
+    (settings.out / "settings.json").write_bytes((other.out / "settings.json").read_bytes())
+    with pytest.raises(UserError, match="belongs to another run"):
+        run(dataclasses.replace(settings, steps=4))
+
+
+@pytest.mark.parametrize("spoil", [lambda held: held.pop("command"), lambda held: held.pop("versions"), lambda held: held.update(versions=[1]),
+                                   lambda held: held.update(command=3), lambda held: held.update(settings=[]), None])
+def test_a_settings_file_that_is_not_whole_is_named(spoil, text, tmp_path):
+    settings = tiny(text, tmp_path, steps=1)
+    path = settings.out / "settings.json"
+    run(settings)
+    held = json.loads(path.read_bytes())
+    path.unlink()
+    if spoil is None:
+        path.mkdir()
+    else:
+        spoil(held)
+        path.write_text(json.dumps(held))
+    kept = contents(settings.out)
+    with pytest.raises(UserError, match="settings.json is damaged"):
+        run(settings)
+    assert contents(settings.out) == kept
+
+
 def test_other_arguments_leave_a_folder_alone(text, tmp_path):
     run(tiny(text, tmp_path, steps=2))
-    kept = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    kept = contents(tmp_path / "out")
     with pytest.raises(UserError, match="steps"):
         run(tiny(text, tmp_path, steps=4))
     with text.open("a") as file:
         file.write("more")
     with pytest.raises(UserError, match="sha256"):
         run(tiny(text, tmp_path, steps=2))
-    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == kept
+    assert contents(tmp_path / "out") == kept
 
 
 def test_a_damaged_resume_file_is_named_and_nothing_is_touched(text, tmp_path):
@@ -346,11 +328,11 @@ def test_a_damaged_resume_file_is_named_and_nothing_is_touched(text, tmp_path):
         flipped = whole[:-40] + bytes([whole[-40] ^ 0xFF]) + whole[-39:]
         for damaged in (whole[:len(whole) // 2], b"", flipped):
             path.write_bytes(damaged)
-            kept = {p: p.read_bytes() for p in settings.out.rglob("*") if p.is_file()}
+            kept = contents(settings.out)
             with pytest.raises(UserError) as caught:
                 run(settings)
             assert str(path) in str(caught.value)
-            assert {p: p.read_bytes() for p in settings.out.rglob("*") if p.is_file()} == kept
+            assert contents(settings.out) == kept
         path.write_bytes(whole)
 
 

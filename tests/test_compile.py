@@ -9,7 +9,8 @@ import ttr
 from ttr.laws.rows import Sizes, make_case
 from ttr.laws.tolerances import FLOAT64, error
 
-pytestmark = [pytest.mark.full, pytest.mark.skipif(os.environ.get("TTR_TEST_TYPES", "1") == "1", reason="run with TTR_TEST_TYPES=0")]
+pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore::FutureWarning"),  # the compiler's own
+              pytest.mark.skipif(os.environ.get("TTR_TEST_TYPES", "1") == "1", reason="run with TTR_TEST_TYPES=0")]
 
 ONE_PER_FORM = ("gated-deltanet", "gla", "mesanet", "forgetting-attention", "local-linear-attention")
 

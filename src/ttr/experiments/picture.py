@@ -66,8 +66,7 @@ def _state(axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str])
         axes.plot(row["state_bytes"], behind["value"], "o", color=colour[row["name"]], markersize=8)
     axes.set_xscale("log", base=2)
     ticks = _apart([row["state_bytes"] for row in rows])
-    axes.set_xticks(ticks, [readable(size) for size in ticks])
-    axes.minorticks_off()
+    axes.set_xticks(ticks, [readable(size) for size in ticks], fontsize=9)
     axes.margins(x=0.25)
     axes.axhline(0, color="#444444", linewidth=1)
     axes.set_xlabel("state at the context's end")
@@ -77,7 +76,7 @@ def _state(axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str])
 
 def _apart(sizes: Sequence[int]) -> list[int]:
     """The sizes from the smallest on, without those whose label on a logarithmic axis would run into the one before."""
-    room = 0.27 * math.log2(max(sizes) / min(sizes))
+    room = 0.28 * math.log2(max(sizes) / min(sizes))
     ticks: list[int] = []
     for size in sorted(set(sizes)):
         if not ticks or math.log2(size / ticks[-1]) >= room:

@@ -1,0 +1,157 @@
+"""The figures of a comparison: the recall slice, intervals that mean what they say, sentences that follow from them, a picture that shows them."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from ttr.experiments import picture
+from ttr.experiments.results import UNIGRAM, Measured, conclusion, slice_gap, summarise
+from ttr.experiments.statistics import Bootstrap, interval
+from ttr.laws.tolerances import FLOAT32, FLOAT64
+from ttr.tasks.text import evaluation_starts, recall_slice, shuffled, split, standard_library, training_starts, windows
+
+
+# ---------------------------------------------------------------------------------------------------------------- text
+def recall_by_hand(row, n):
+    """The docstring of ``recall_slice``, literally."""
+    found = []
+    for i in range(len(row) - 1):
+        gram = row[i - n + 1:i + 1] if i >= n - 1 else None
+        earlier = any(row[j - n + 1:j + 1] == gram for j in range(n - 1, i))
+        found.append(gram is not None and len(set(gram)) > 1 and earlier)
+    return found
+
+
+@pytest.mark.parametrize("ngram", [2, 3, 4, 7])
+def test_the_recall_slice_is_what_its_docstring_says(ngram):
+    rows = torch.randint(0, 3, (20, 60), generator=torch.Generator().manual_seed(ngram)) * 127
+    rows[0] = 32  # one byte only: nothing to recall
+    assert recall_slice(rows, ngram).tolist() == [recall_by_hand(row, ngram) for row in rows.tolist()]
+    assert recall_slice(rows, ngram)[1:].any() and not recall_slice(rows, ngram)[0].any()
+
+
+def test_the_recall_slice_of_a_sentence():
+    """'the cat the cow': the bytes after the second 'the ' and 'he c' could be looked up; its answer is not consulted."""
+    sentence = b"the cat the cow"
+    mask = recall_slice(torch.tensor([list(sentence)]), 4)[0]
+    assert [sentence[i + 1:i + 2] for i in range(len(sentence) - 1) if mask[i]] == [b"c", b"o"]
+
+
+def test_splits_share_no_byte_and_windows_stay_inside_them():
+    parts = split(50_000, 64)
+    covered = [i for pieces in dataclasses.astuple(parts) for piece in pieces for i in piece]
+    assert sorted(covered) == list(range(50_000))
+    pieces = (range(10, 20), range(30, 36))
+    assert set(training_starts(pieces, 5, 50, 20, 0).flatten().tolist()) == {10, 11, 12, 13, 14, 30}
+    assert evaluation_starts(pieces, 4, 100).tolist() == [10, 14, 30] and evaluation_starts(pieces, 4, 2).tolist() == [10, 14]
+
+
+def test_data_follow_from_the_seed_alone():
+    pieces = split(50_000, 64).train
+    assert torch.equal(training_starts(pieces, 64, 5, 3, 7), training_starts(pieces, 64, 5, 3, 7))
+    assert not torch.equal(training_starts(pieces, 64, 5, 3, 7), training_starts(pieces, 64, 5, 3, 8))
+    content = torch.arange(100, dtype=torch.uint8)
+    assert windows(content, torch.tensor([3, 90]), 5).tolist() == [[3, 4, 5, 6, 7, 8], [90, 91, 92, 93, 94, 95]]
+
+
+def test_the_default_text_is_pythons_own():
+    files = standard_library()
+    assert any(path.name == "argparse.py" for path in files) and files == tuple(sorted(files))
+
+
+# ---------------------------------------------------------------------------------------------------------- statistics
+def test_the_estimate_is_the_mean_over_bytes():
+    bits, mask = torch.rand(2, 30, 9), torch.rand(30, 9) < 0.3
+    estimate = interval(Bootstrap.draw(30, 2, 50).bits_per_byte(bits, mask)).value
+    assert abs(estimate - bits.double()[:, mask].mean().item()) < FLOAT64
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    generator = torch.Generator().manual_seed(1)
+    hits = 0
+    for _ in range(200):
+        draws = Bootstrap.draw(60, 1, 200).bits_per_byte(torch.randn(1, 60, 4, generator=generator), torch.ones(60, 4, dtype=torch.bool))
+        found = interval(draws)
+        hits += found.low <= 0 <= found.high
+    assert 180 <= hits <= 198
+
+
+def measured(name, bits):
+    facts = {"run": {"learning_rate": 0.01}, "parameters": 10, "mlp_width": 3, "tuning_bits_per_byte": 2.0, "state_bytes": 64, "loss": [3.0, 2.0],
+             "diverged_at": None, "training_tokens_per_second": 5.0, "decoding_tokens_per_second": 7.0}
+    return Measured(name, bits, [facts] * len(bits))
+
+
+def test_pairing_separates_what_marginal_intervals_do_not():
+    """Windows differ far more than the memories do; the same windows for all make the small difference plain."""
+    generator = torch.Generator().manual_seed(0)
+    hard = 2 + torch.rand(1, 100, 1, generator=generator).expand(1, 100, 20)
+    worse = hard + 0.05 + 0.01 * torch.randn(1, 100, 20, generator=generator)
+    mask = torch.rand(100, 20, generator=generator) < 0.3
+    results = summarise([measured("a", worse), measured("b", hard), measured("c", hard.clone())], hard[0] + 2, mask, 300)
+    rows = {row["name"]: row for row in results["memories"]}
+    assert rows["a"]["bits_per_byte"]["all"]["low"] < rows["b"]["bits_per_byte"]["all"]["high"]
+    assert rows["a"]["behind_best"]["all"]["low"] > 0
+    assert rows["a"]["recall_behind"]["c"]["low"] > 0 and rows["b"]["recall_behind"]["a"]["high"] < 0
+    first = conclusion(results)[0]
+    assert first.startswith("b predicts") and "c cannot be told apart" in first and "behind it a by 0.05" in first
+    assert results["reference"]["name"] == UNIGRAM and rows["a"]["under_unigram"]["low"] > 0.5
+
+
+@pytest.mark.parametrize("above, first", [((0.1, 0.2, -0.5), "c predicts"), ((0.1, 0.2, 0.3), "a, b and c are no better than the byte frequencies")])
+def test_memories_that_learned_nothing_are_all_named_and_not_praised(above, first):
+    frequencies = 3 + torch.rand(60, 10, generator=torch.Generator().manual_seed(0))
+    runs = [measured(name, frequencies[None] + extra) for name, extra in zip("abc", above, strict=True)]
+    told = conclusion(summarise(runs, frequencies, torch.rand(60, 10, generator=torch.Generator().manual_seed(1)) < 0.3, 100))
+    assert told[0].startswith(first)
+    assert "a and b are no better" in told[-1] or told[0].startswith("a, b and c are")
+
+
+def test_a_seed_that_disagrees_widens_the_interval():
+    even, mask = torch.full((2, 50, 8), 2.0), torch.ones(50, 8, dtype=torch.bool)
+    uneven = even + torch.tensor([-0.3, 0.4])[:, None, None]
+    bootstrap = Bootstrap.draw(50, 2, 200)
+    narrow, wide = (interval(bootstrap.bits_per_byte(bits, mask)) for bits in (even, uneven))
+    assert narrow.high - narrow.low < FLOAT64 and wide.high - wide.low > 0.5
+
+
+def test_the_gap_of_the_slice_vanishes_with_its_mask_shuffled():
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(200, 50, generator=generator) < 0.25
+    best = 3 + torch.randn(1, 200, 50, generator=generator)
+    behind = best + 0.4 + 0.8 * mask  # worse everywhere, and more so where there is something to recall
+    bootstrap, chance = Bootstrap.draw(200, 1, 300), shuffled(mask, 0)
+    true, false = (interval(slice_gap(bootstrap, behind, best, m)) for m in (mask, chance))
+    assert abs(true.value - 0.8) < FLOAT32 and true.low > 0.7
+    assert chance.sum() == mask.sum() and false.low < 0 < false.high < 0.1
+
+
+# ------------------------------------------------------------------------------------------------------------- picture
+def drawn(monkeypatch, sizes, losses):
+    """The figure of a comparison with these state sizes and training losses, whose byte frequencies cost 4 bits."""
+    figures = []
+    monkeypatch.setattr(picture, "Figure", lambda *a, whole=picture.Figure, **k: figures.append(whole(*a, **k)) or figures[-1])
+    frequencies = torch.full((20, 6), 4.0)
+    rows = [measured(f"memory-{i}", 3 + torch.rand(1, 20, 6)) for i in range(len(sizes))]
+    results = summarise(rows, frequencies, torch.rand(20, 6) < 0.5, 20)
+    for row, size, loss in zip(results["memories"], sizes, losses, strict=True):
+        row.update(state_bytes=size, training_loss=loss)
+    picture.draw(results | {"definitions": {row.name: {} for row in rows}})
+    return figures[0].axes
+
+
+@pytest.mark.parametrize("losses, low, high", [(([8.0, 7.0], [8.0, 6.0]), 4.0, 8.0), (([1e12, 1e13], [8.0, 3.0]), 3.0, 4.0),
+                                               (([], []), 4.0, 4.0), (([], [3.0]), 3.0, 4.0)])
+def test_the_learning_panel_shows_the_curves_and_the_frequencies(losses, low, high, monkeypatch):
+    bottom, top = drawn(monkeypatch, (512, 1024), losses)[2].get_ylim()
+    assert bottom < low and high < top and (not low < high or top - bottom < 2 * (high - low))
+
+
+@pytest.mark.parametrize("sizes, shown", [((16384, 20992, 35840, 266240), ["16 KiB", "35 KiB", "260 KiB"]), ((512, 512), ["512 B"]),
+                                          ((4096, 8192), ["4 KiB", "8 KiB"])])
+def test_the_state_panel_names_sizes_that_occur_and_no_label_covers_another(sizes, shown, monkeypatch):
+    axis = drawn(monkeypatch, sizes, [[5.0]] * len(sizes))[1].xaxis
+    assert [label.get_text() for label in axis.get_ticklabels()] == shown and not axis.get_ticklabels(minor=True)
+    boxes = [label.get_window_extent() for label in axis.get_ticklabels()]
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
