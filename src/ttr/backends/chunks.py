@@ -54,7 +54,7 @@ def cumulative_log_decay(form: LinearForm, size: int) -> Float[Tensor, "M ... {s
     return torch.ones(size, size, dtype=wide, device=log_decay.device).tril() @ split(log_decay.to(wide), size)
 
 
-def running_sum(x: Float[Tensor, "*lead T"], block: int = 256) -> Float[Tensor, "*lead T"]:
+def running_sum(x: Float[Tensor, "*lead T"], block: int = 16) -> Float[Tensor, "*lead T"]:
     """Sums along the last axis, as products with triangles of ones: ``cumsum`` is not deterministic on CUDA devices."""
     time = x.shape[-1]
     if time <= 1:
