@@ -9,12 +9,13 @@ import torch
 
 import ttr
 from ttr.backends import BACKENDS
+from ttr.component import Parameter, constant
 from ttr.functions.local_constant import LocalConstant
 from ttr.laws import Law, Setting
 from ttr.laws.rows import Sizes, make_case
 from ttr.laws.tolerances import error, tolerance
 from ttr.laws.verify import verify
-from ttr.problem import Parameter, Problem, Weights, constant
+from ttr.problem import Problem, Weights
 from ttr.solvers.exact_local_fit import ExactLocalFit
 from ttr.weights.importance import Importance
 

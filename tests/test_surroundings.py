@@ -12,10 +12,11 @@ import torch
 import ttr
 from ttr import registry
 from ttr.architecture import Architecture
+from ttr.component import Component
 from ttr.functions.linear import Linear
 from ttr.laws.rows import triples
 from ttr.laws.tolerances import FLOAT64, error
-from ttr.problem import Component, Problem
+from ttr.problem import Problem
 from ttr.solvers.delta_rule import DeltaRule
 from ttr.solvers.one_step import OneStep
 from ttr.surroundings import Sizes

@@ -9,12 +9,12 @@ import torch
 
 from ttr import registry
 from ttr.backends import BACKENDS
+from ttr.component import Component
 from ttr.dispatch import refusal, regress
 from ttr.inputs import prepare
 from ttr.laws.tolerances import FLOAT64, error
 from ttr.memorize import local_fit
 from ttr.oracle import oracle
-from ttr.problem import Component
 from ttr.retrieve import displacement_features
 
 KINDS = ("weights", "feature", "function", "solver")

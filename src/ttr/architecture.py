@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ttr.problem import Component, Problem
+from ttr.component import Component
+from ttr.problem import Problem
 from ttr.surroundings import Controls, Keys, Output, Surrounding
 from ttr.surroundings.controls.channel_softplus_decay import ChannelSoftplusDecay
 from ttr.surroundings.controls.learned_ridge import LearnedRidge

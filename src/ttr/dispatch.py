@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ttr.backends import BACKENDS
 from ttr.backends.backend import Backend
-from ttr.inputs import Inputs, check_names, in_functorch, prepare
-from ttr.problem import Parameter, Problem
+from ttr.component import Parameter
+from ttr.inputs import Inputs, axis_params, check_names, in_functorch, prepare
+from ttr.problem import Problem
 from ttr.state import State, empty_state, single
 
 
@@ -141,17 +142,18 @@ def initial_state(problem: Problem, batch: int, heads: int | tuple[int, int, int
 
     Args:
         heads: H, or (H, heads of k, heads of v) when they are grouped.
-        params: the problem's parameters, checked; no present memory starts from any.
+        params: the problem's parameters; a learned initial memory starts from them.
         capacity: for memories of pairs, a fixed number of slots; None lets the state grow with every call.
         dtype: float32 unless given; narrower types are widened.
     """
     heads = (heads, heads, heads) if isinstance(heads, int) else heads
     if params is not None:
         check_names(problem.parameters(max(heads), key_size, value_size), params, "parameter")
+        params = axis_params(params, "function")
     if capacity is not None and capacity < 1:
         raise ValueError(f"A capacity of {capacity} holds nothing. Use the number of tokens to come, or None for a state that grows.")
     wide = torch.promote_types(dtype or torch.float32, torch.float32)
-    return empty_state(problem, batch, heads, key_size, value_size, capacity, torch.device(device) if device else None, wide)
+    return empty_state(problem, batch, heads, key_size, value_size, capacity, torch.device(device) if device else None, wide, params)
 
 
 def init_params(problem: Problem, *, heads: int, key_size: int, value_size: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:

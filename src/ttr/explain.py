@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ttr.backends import BACKENDS
+from ttr.component import Component
+from ttr.controls import CONTROLS
 from ttr.dispatch import choose, refusal
 from ttr.inputs import prepare
-from ttr.problem import CONTROLS, Component, Problem
+from ttr.problem import Problem
 
 STATE = {
     "matrix": ("S [F,V] per head{normalizer}", "O(F V)"),

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ttr.problem import CONTROLS, Problem
+from ttr.controls import CONTROLS
+from ttr.problem import Problem
 from ttr.state import State, empty_state
 
 _check_values: ContextVar[bool | None] = ContextVar("ttr_check_values", default=None)
@@ -69,11 +70,16 @@ class Inputs:
 
     def axis_params(self, axis: str) -> dict[str, Tensor]:
         """The params of one axis ("weights", "function", "solver"), without the prefix."""
-        return {name.split(".", 1)[1]: value for name, value in self.params.items() if name.startswith(axis + ".")}
+        return axis_params(self.params, axis)
 
     def grouped(self, x: Float[Tensor, "*lead h d"]) -> Float[Tensor, "*lead H d"]:
         """Keys, values or queries with their heads repeated to the full number: head h of H uses h // (H / heads of x)."""
         return repeat_heads(x, self.heads)
+
+
+def axis_params(params: Mapping[str, Tensor], axis: str) -> dict[str, Tensor]:
+    """The params of one axis ("weights", "function", "solver"), without the prefix."""
+    return {name.split(".", 1)[1]: value for name, value in params.items() if name.startswith(axis + ".")}
 
 
 def repeat_heads(x: Float[Tensor, "*lead h d"], heads: int) -> Float[Tensor, "*lead H d"]:
@@ -96,15 +102,16 @@ def prepare(problem: Problem, q: Tensor, k: Tensor, v: Tensor, params: Mapping[s
     like = torch.empty((), dtype=working, device=q.device)
 
     sizes = {"B": batch, "T": time, "H": heads, "K": key_size, "V": value_size, "n": problem.solver.pairs_per_token,
-             "F": problem.function.feature_size(key_size)}
+             "F": problem.function.feature_size(key_size), "L": problem.weights.levels, "P": problem.function.groups}
     controls = {name: _control(name, axes, controls, sizes, like) for name, axes in check_names(problem.controls(), controls, "control").items()}
     declared = problem.parameters(heads, key_size, value_size)
     params = {name: _param(name, spec.shape, params or {}, like) for name, spec in check_names(declared, params or {}, "parameter").items()}
     rows = check_packing(cu_seqlens, batch, time)
-    state = _check_state(problem, state, rows, (heads, k.shape[-2], v.shape[-2]), key_size, value_size, like)
+    of_function = axis_params(params, "function")
+    state = _check_state(problem, state, rows, (heads, k.shape[-2], v.shape[-2]), key_size, value_size, like, of_function)
 
     axis = "BTHK" if problem.weights.retention == "channel" else "BTH"
-    of_weights = {name.split(".", 1)[1]: x for name, x in params.items() if name.startswith("weights.")}
+    of_weights = axis_params(params, "weights")
     log_decay, log_importance = problem.weights.log_retention(controls, of_weights, heads, like), problem.weights.log_importance(controls, of_weights)
     if log_decay is not None:
         log_decay = log_decay.expand(_shape(axis, sizes))
@@ -211,8 +218,8 @@ def check_packing(cu_seqlens: Tensor | None, batch: int, time: int) -> int:
 
 
 def _check_state(problem: Problem, state: State | None, rows: int, heads: tuple[int, int, int], key_size: int, value_size: int,
-                 like: Tensor) -> State:
-    fresh = empty_state(problem, rows, heads, key_size, value_size, device=like.device, dtype=like.dtype)
+                 like: Tensor, params: Mapping[str, Tensor]) -> State:
+    fresh = empty_state(problem, rows, heads, key_size, value_size, device=like.device, dtype=like.dtype, params=params)
     if state is None:
         return fresh
     if not isinstance(state, State):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ttr.problem import Problem
+from ttr.problem import Function, Pair, Problem
 
 
 def predict(memory: Float[Tensor, "*b F V"], key: Float[Tensor, "*b F"]) -> Float[Tensor, "*b V"]:
@@ -41,20 +44,36 @@ def local_fit(features: Float[Tensor, "B H N P"], values: Float[Tensor, "B H N V
     return torch.linalg.solve(left + torch.diag_embed(penalty), right)
 
 
-def fold(problem: Problem, memory: Float[Tensor, "B H F V"], key: Float[Tensor, "B H F"], read_key: Float[Tensor, "B H F"],
-         value: Float[Tensor, "B H V"], step: Float[Tensor, "B H"], decay: Float[Tensor, "B H #F"] | None) -> Float[Tensor, "B H F V"]:
-    """Learn one pair: shrink the memory, then descend the solver's stated objective from it.
+def fold(problem: Problem, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair) -> dict[str, Tensor]:
+    """Learn one pair: by the published recurrence where the problem has one, else shrink the memory and descend the objective.
 
-    An explicit solver takes one gradient step, at the decayed or the old memory; a proximal one (effective step other
-    than the step) goes to the minimiser of its quadratic objective by one Newton step.
+    An explicit solver takes one gradient step, at the decayed or the old memory; a proximal one goes to the minimiser of its
+    quadratic objective by one Newton step. ``memory`` are the tensors of the state, ``params`` all of the call's.
     """
-    kept = memory if decay is None else decay[..., None] * memory
-    solver = problem.solver
+    if problem.recurrence is not None:
+        return problem.recurrence.learn(problem.function, params, memory, pair)
+    solver, step = problem.solver, pair.controls["step_size"]
+    predict = functools.partial(_predict, problem.function, params)
+    read_key = pair.controls.get("read_key", pair.key)
+    kept = {name: _shrunk(tensor, pair.log_decay) for name, tensor in memory.items()}
     if solver.proximal:
-        return _minimiser(lambda s: solver.objective(predict, s, kept, key, read_key, value, step), kept)
-    anchor = memory if solver.gradient_at == "old" else kept
-    gradient = torch.func.grad(lambda s: solver.objective(predict, s, anchor, key, read_key, value))(anchor)
-    return kept - step[..., None, None] * gradient
+        data = (kept["memory"], pair.key, read_key, pair.value, step)
+        return {"memory": _minimiser(lambda s: solver.objective(predict, s, *data), kept["memory"])}
+    anchor = dict(memory) if solver.gradient_at == "old" else kept
+    gradient = torch.func.grad(lambda m: solver.objective(predict, m, anchor, pair.key, read_key, pair.value))(anchor)
+    return {name: kept[name] - step.reshape(*step.shape, *(1,) * (kept[name].ndim - 2)) * gradient[name] for name in memory}
+
+
+def _predict(function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor] | Tensor, key: Tensor) -> Tensor:
+    memory = {"memory": memory} if isinstance(memory, Tensor) else memory
+    return function.predict(memory, key, {name.partition(".")[2]: x for name, x in params.items() if name.startswith("function.")})
+
+
+def _shrunk(tensor: Tensor, log_decay: Tensor | None) -> Tensor:
+    """A tensor [B,H,...] of the memory times exp of [B,H], or [B,H,F,V] times exp of [B,H,F]."""
+    if log_decay is None:
+        return tensor
+    return log_decay.exp().reshape(*log_decay.shape, *(1,) * (tensor.ndim - log_decay.ndim)) * tensor
 
 
 def _minimiser(objective, start: Float[Tensor, "B H F V"]) -> Float[Tensor, "B H F V"]:

@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ttr import memorize, retrieve
+from ttr.controls import CONTROLS
 from ttr.inputs import Inputs, prepare
-from ttr.problem import Problem
+from ttr.problem import Pair, Problem
 from ttr.state import State, append_pairs, pair_index, single
 
 
@@ -39,7 +40,7 @@ def oracle(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B T
 
 
 def _sequence(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-    if problem.solver.weights_act_on == "memory":
+    if problem.recurrence is not None or problem.solver.weights_act_on == "memory":
         y, state = _fold_pairs(problem, x)
     elif problem.memory == "pairs":
         y, state = _refit_from_pairs(problem, x)
@@ -120,24 +121,26 @@ def _read_pairs(problem: Problem, x: Inputs, q: Tensor, keys: Tensor, values: Te
 
 
 def _fold_pairs(problem: Problem, x: Inputs) -> tuple[list[Tensor], State]:
-    """A memory updated pair by pair: retention shrinks it once per token, importance multiplies the pair's step."""
+    """A memory updated pair by pair: retention acts once per token; on a memory, importance multiplies the pair's step."""
     params, pairs = x.axis_params("function"), problem.solver.pairs_per_token
     queries = problem.function.query(x.grouped(x.q), params)
-
-    def per_pair(tensor: Tensor) -> Tensor:
-        return tensor if pairs > 1 else tensor[:, :, None]
-
-    keys, values = per_pair(problem.function.key(x.grouped(x.k), params)), per_pair(x.grouped(x.v))
-    read_keys = per_pair(problem.function.key(x.controls["read_key"], params)) if "read_key" in x.controls else keys
-    steps = per_pair(x.controls["step_size"] * (1.0 if x.log_importance is None else torch.exp(x.log_importance)))
-    memory, y = x.state["memory"], []
+    per_pair = {name for name in x.controls if CONTROLS[name].per_pair and pairs > 1}
+    controls = {name: problem.function.key(c, params) if CONTROLS[name].key else c for name, c in x.controls.items()}
+    log_importance = x.log_importance
+    if log_importance is not None and problem.solver.weights_act_on == "memory":
+        controls["step_size"], log_importance = controls["step_size"] * torch.exp(log_importance), None
+    keys, values = problem.function.key(x.grouped(x.k), params), x.grouped(x.v)
+    memory, y = dict(x.state.tensors), []
     for t in range(x.length):
+        before = memory
         for j in range(pairs):
-            decay = None if x.log_decay is None or j else torch.exp(x.log_decay[:, t])
-            decay = decay[..., None] if decay is not None and decay.ndim == 2 else decay
-            memory = memorize.fold(problem, memory, keys[:, t, j], read_keys[:, t, j], values[:, t, j], steps[:, t, j], decay)
-        y.append(retrieve.read_linear(memory, queries[:, t]))
-    return y, x.state.replace(memory=memory, position=x.state.position + x.length)
+            at = (slice(None), t, j) if pairs > 1 else (slice(None), t)
+            of_pair = {name: c if name == "ridge" else c[at] if name in per_pair else c[:, t] for name, c in controls.items()}
+            pair = Pair(keys[at], values[at], of_pair, None if x.log_decay is None or j else x.log_decay[:, t],
+                        None if log_importance is None else log_importance[at], x.state.position + t)
+            memory = memorize.fold(problem, x.params, memory, pair)
+        y.append(retrieve.read(problem, x.params, before, memory, queries[:, t], pair))
+    return y, x.state.replace(**memory, position=x.state.position + x.length)
 
 
 def _read(problem: Problem, memory: Tensor, ones: Tensor | None, query: Tensor) -> Tensor:

@@ -26,144 +26,79 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ttr.component import Component, Parameter
+from ttr.controls import CONTROLS
+
 RESET = -80.0
 """A log decay below this forgets everything: exp(-80) = 2e-35 is nothing beside the pair just written."""
 
 
-# --------------------------------------------------------------------------------------------------- controls, params
 @dataclass(frozen=True)
-class Control:
-    """A tensor that comes with every token: its axes as letters, whether each pair of a token has its own, its range, and
-    whether it is a logarithm, which may be -inf."""
+class Pair:
+    """One pair as it is learned, [B,H,...] each: what a definition written as a recurrence gets.
 
-    axes: tuple[str, ...]
-    meaning: str
-    per_pair: bool = False
-    at_most: float | None = None
-    at_least: float | None = None
-    above: float | None = None
-    logarithm: bool = False
-
-
-CONTROLS: Mapping[str, Control] = {
-    "log_decay": Control(("BTH", "BTHK"), "natural log of the retention, acts before token t is written", at_most=0.0, logarithm=True),
-    "log_importance": Control(("BTH",), "natural log of the sample weight of pair t", per_pair=True, logarithm=True),
-    "step_size": Control(("BTH",), "step of the update that writes pair t", per_pair=True, at_least=0.0),
-    "read_key": Control(("BTHK",), "key at which the update reads the memory, k by default", per_pair=True),
-    "ridge": Control(("HF", "H", ""), "regulariser; relative to the normalised weights for local fits", above=0.0),
-}
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A tensor that a component owns, one per layer: its shape and how it starts."""
-
-    shape: tuple[int, ...]
-    init: Callable[[tuple[int, ...], torch.Generator | None], Tensor]
-    trainable: bool = True
-
-
-def constant(value: float) -> Callable[[tuple[int, ...], torch.Generator | None], Tensor]:
-    """The initialiser that fills with ``value``."""
-    return lambda shape, generator: torch.full(shape, float(value))
-
-
-# ---------------------------------------------------------------------------------------------------------- components
-class Component:
-    """A member of an axis: a frozen dataclass, hashable, made of numbers, strings and other components.
-
-    A new member is one file in its axis folder. It holds the class, ``examples()`` (small instances, which become rows
-    of the laws) and ``worked()`` (one case derived by hand in a comment), and nothing else needs an edit.
+    ``key`` [B,H,F] has gone through the function, ``value`` is [B,H,V]; ``controls`` are those of this pair. ``log_decay``
+    [B,H] or [B,H,F] acts before the pair, None if nothing is forgotten before it; ``log_importance`` [B,H], None if all count
+    alike. ``position`` [B] is the number of the token, from 0.
     """
 
-    kind: ClassVar[str] = ""
-    registry: ClassVar[dict[tuple[str, str], type[Component]]] = {}
+    key: Tensor
+    value: Tensor
+    controls: Mapping[str, Tensor]
+    log_decay: Tensor | None
+    log_importance: Tensor | None
+    position: Tensor
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.__repr__ = Component.__repr__  # in the class itself, so that dataclass keeps it
-        if "kind" not in cls.__dict__ and not cls.__name__.startswith("_"):  # an axis states its kind, a member inherits it
-            Component.registry[cls.kind, cls.__name__] = cls
 
-    def __repr__(self) -> str:
-        """The class and the fields that differ from their defaults."""
-        changed = [f for f in dataclasses.fields(self) if getattr(self, f.name) != _default(f)]
-        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in changed)})"
+class _Axis(Component):
+    """What members of the three axes share.
 
-    def controls(self) -> dict[str, str]:
-        """The controls this component needs: name -> axes, e.g. ``{"log_decay": "BTH"}``."""
+    Declared structure:
+        keeps: the kind of state it needs ("pairs", "moments", ...; a file of ttr.backends.steps), None if any will do.
+        folds: the memory is defined, pair by pair, by ``learn`` and ``read`` of this class: a published recurrence which is
+            the minimiser or the gradient of no objective. Only the oracle calls them.
+    """
+
+    keeps: ClassVar[str | None] = None
+    folds: ClassVar[bool] = False
+
+    def state(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
+        """What it adds to the state: name -> shape behind batch and heads."""
         return {}
 
-    def parameters(self, heads: int, key_size: int, value_size: int) -> dict[str, Parameter]:
-        """The tensors this component owns in a layer of these sizes."""
-        return {}
+    def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
+        """Why it cannot stand in that triple, as a sentence that names the remedy; None if it can."""
+        return None
 
-    @classmethod
-    def examples(cls) -> tuple[Component, ...]:
-        """Small instances that between them reach every branch of the class: the rows of the laws."""
-        raise NotImplementedError(f"{cls.__name__} needs examples(): add small instances of it to its file")
+    def learn(self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair) -> dict[str, Tensor]:
+        """The state's tensors after one pair; ``params`` are all of the call's, by "axis.name"."""
+        raise NotImplementedError(f"{type(self).__name__} folds, so it needs learn(): write the published recurrence in its file")
 
-    @classmethod
-    def worked(cls) -> tuple[Worked, ...]:
-        """Cases derived by hand in a comment, one per mode: they show a fault that definition and backend share."""
-        raise NotImplementedError(f"{cls.__name__} needs worked(): derive one small case by hand in its file")
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready description; ``from_dict`` inverts it."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {"kind": self.kind, "type": type(self).__name__} | {name: _pack(value) for name, value in fields.items()}
-
-    @staticmethod
-    def from_dict(description: Mapping[str, Any]) -> Component:
-        """The component described by ``to_dict``.
-
-        Raises:
-            ValueError: if no component of that kind and type is known here.
-        """
-        from ttr import registry
-
-        registry.discover()
-        kind, name = description.get("kind"), description.get("type")
-        cls = Component.registry.get((kind, name))
-        if cls is None:
-            known = sorted(n for k, n in Component.registry if k == kind)
-            raise ValueError(f"There is no {kind} called {name!r} here. Known: {', '.join(known) or 'none'}. Import the file that defines it first.")
-        fields = {key: _unpack(value) for key, value in description.items() if key not in ("kind", "type")}
-        unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(cls)})
-        if unknown:
-            raise ValueError(f"{name} has no field {', '.join(unknown)}. It has: {', '.join(f.name for f in dataclasses.fields(cls)) or 'none'}.")
-        return cls(**fields)
+    def read(self, function: Function, params: Mapping[str, Tensor], before: Mapping[str, Tensor], after: Mapping[str, Tensor],
+             query: Tensor, pair: Pair) -> Tensor:
+        """The read-out [B,H,V] at ``query`` [B,H,F] of a token whose last pair was ``pair``; the state before and after it."""
+        raise NotImplementedError(f"{type(self).__name__} folds, so it needs read(): write the published read-out in its file")
 
 
-def _default(field: dataclasses.Field) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
-def _pack(value: Any) -> Any:
-    if isinstance(value, Component):
-        return value.to_dict()
-    return [_pack(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _unpack(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return Component.from_dict(value)
-    return tuple(_unpack(item) for item in value) if isinstance(value, list) else value
-
-
-class Weights(Component):
+class Weights(_Axis):
     """How much pair i counts at token t: log gamma_i^(t) = sum_{i<j<=t} log_retention_j + log_importance_i.
 
     Declared structure, all that a backend may look at:
         retention: "head" if the past is forgotten at one rate per head, "channel" if at one per key channel, else None.
         window: number of newest pairs that count, the token's own included; None for all of them.
         importance: whether each pair carries a weight of its own.
+        levels: number of levels that a control weighs apart, 0 if there are none.
     """
 
     kind: ClassVar[str] = "weights"
     retention: ClassVar[Literal["head", "channel"] | None] = None
     window: ClassVar[int | None] = None
     importance: ClassVar[bool] = False
+    levels: ClassVar[int] = 0
+
+    @property
+    def keeps(self) -> str | None:
+        return None if self.window is None else "pairs"
 
     def log_retention(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor | None:
         """Log of the share of the past kept at each token, <= 0, -inf at a reset; broadcasts to [B,T,H] or [B,T,H,K].
@@ -192,7 +127,7 @@ class FeatureMap(Component):
         raise NotImplementedError
 
 
-class Function(Component):
+class Function(_Axis):
     """What the memory can represent.
 
     ``query`` and ``key`` give the vectors that meet in a dot product, scale included; nothing scales outside them.
@@ -202,6 +137,7 @@ class Function(Component):
         linear: whether the prediction is linear in the memory's parameters.
         normalized: whether the read-out is divided by that of the same memory with the value 1 (a ratio of two fits).
         keeps_channels: whether key channels reach the memory as channels.
+        groups: number of groups of parameters with a step of their own.
     """
 
     kind: ClassVar[str] = "function"
@@ -209,6 +145,23 @@ class Function(Component):
     linear: ClassVar[bool] = False
     normalized: ClassVar[bool] = False
     keeps_channels: ClassVar[bool] = False
+    groups: ClassVar[int] = 1
+
+    @property
+    def keeps(self) -> str | None:
+        return None if self.local_degree is None else "pairs"
+
+    def memory(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
+        """The parameters theta of the regressor, kept in the state: name -> shape behind batch and heads."""
+        return {"memory": (feature_size, value_size)} | ({"normalizer": (feature_size,)} if self.normalized else {})
+
+    def initial(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Where those parameters start, [H,...] by name; the ones not named start at 0."""
+        return {}
+
+    def predict(self, memory: Mapping[str, Tensor], key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        """m(k): the regressor with parameters ``memory`` at a key [B,H,F] -> [B,H,V]."""
+        return torch.einsum("...fv,...f->...v", memory["memory"], key)
 
     def feature_size(self, key_size: int) -> int:
         """Size F of what ``query`` and ``key`` return."""
@@ -223,7 +176,7 @@ class Function(Component):
         raise NotImplementedError
 
 
-class Solver(Component):
+class Solver(_Axis):
     """How the regression is solved.
 
     Declared structure:
@@ -248,7 +201,7 @@ class Solver(Component):
         """The step of the equivalent explicit correction, [..., H], for a written key [..., H, F]."""
         return step_size
 
-    def objective(self, predict: Callable[[Tensor, Tensor], Tensor], memory: Tensor, *data: Tensor) -> Tensor:
+    def objective(self, predict: Callable[..., Tensor], memory: Tensor | Mapping[str, Tensor], *data: object) -> Tensor:
         """What the solver minimises (samples) or descends once per pair (memory); see each solver for ``data``."""
         raise NotImplementedError
 
@@ -280,11 +233,20 @@ class Problem:
             raise ValueError(reason)
 
     @property
-    def memory(self) -> Literal["matrix", "moments", "pairs"]:
-        """What must be remembered: a matrix S, the moments U and H of an exact solve, or the pairs themselves."""
-        if self.function.local_degree is not None or self.weights.window is not None:
-            return "pairs"
-        return "moments" if self.solver.exact else "matrix"
+    def memory(self) -> str:
+        """The kind of state: "matrix" (a matrix S), "moments" (U and H of an exact solve), "pairs" (the pairs themselves), ..."""
+        kinds = {part.keeps for part in (self.weights, self.function, self.solver)} - {None}
+        return "pairs" if "pairs" in kinds else next(iter(kinds), "matrix")
+
+    @property
+    def recurrence(self) -> Weights | Function | Solver | None:
+        """The component whose ``learn`` and ``read`` define the memory; None if an objective does."""
+        return next((part for part in (self.weights, self.function, self.solver) if part.folds), None)
+
+    def state_shapes(self, key_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
+        """The tensors of the state of a memory that does not keep the pairs: name -> shape behind batch and heads."""
+        size = self.function.feature_size(key_size)
+        return self.function.memory(size, value_size) | self.weights.state(size, value_size) | self.solver.state(size, value_size)
 
     def controls(self) -> dict[str, str]:
         """The controls every call must bring: name -> axes, with n inserted for controls of each pair."""
@@ -334,7 +296,7 @@ def refusal(weights: Weights, function: Function, solver: Solver) -> str | None:
         return f"{s} cannot take a pair out of its memory again when it leaves the window of {w}. Use Geometric to forget, or OneStep or ExactRidge."
     if function.normalized and not solver.additive:
         return f"A normalised read-out is a ratio of two sums over pairs, which {s} does not build. Use OneStep, or {f} with normalized=False."
-    return None
+    return next((reason for part in (weights, function, solver) if (reason := part.refuses(weights, function, solver)) is not None), None)
 
 
 # -------------------------------------------------------------------------------------------------------- worked cases

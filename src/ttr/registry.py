@@ -22,7 +22,7 @@ def discover(packages: tuple[str, ...] = AXES + SURROUNDINGS) -> None:
 
 def members(kind: str) -> tuple[type, ...]:
     """All classes of a kind ("weights", "feature", "function", "solver", "keys", ...), by name."""
-    from ttr.problem import Component
+    from ttr.component import Component
 
     discover()
     return tuple(cls for (k, _), cls in sorted(Component.registry.items()) if k == kind)

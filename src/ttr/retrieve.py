@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ttr.memorize import predict
-from ttr.problem import Function
+from ttr.problem import Function, Pair, Problem
+
+
+def read(problem: Problem, params: Mapping[str, Tensor], before: Mapping[str, Tensor], after: Mapping[str, Tensor],
+         query: Float[Tensor, "B H F"], pair: Pair) -> Float[Tensor, "B H V"]:
+    """The read-out of a memory that is folded pair by pair: the prediction at the query, unless its recurrence says otherwise."""
+    if problem.recurrence is not None:
+        return problem.recurrence.read(problem.function, params, before, after, query, pair)
+    of_function = {name.partition(".")[2]: x for name, x in params.items() if name.startswith("function.")}
+    return problem.function.predict(after, query, of_function)
 
 
 def displacement_features(function: Function, keys: Float[Tensor, "B H N K"], query: Float[Tensor, "B H K"]) -> Float[Tensor, "B H N P"]:

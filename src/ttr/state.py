@@ -159,11 +159,10 @@ def append_pairs(state: State, window: int | None, keys: Tensor, values: Tensor,
     return state.replace(**{name: put(old[name], new[name]) for name in new}, position=position)
 
 
-def empty_state(problem: Problem, batch: int, heads: tuple[int, int, int], key_size: int, value_size: int,
-                capacity: int | None = None, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> State:
-    """The state before the first token; ``heads`` = (heads of the memory, of the keys, of the values)."""
+def empty_state(problem: Problem, batch: int, heads: tuple[int, int, int], key_size: int, value_size: int, capacity: int | None = None,
+                device: torch.device | None = None, dtype: torch.dtype = torch.float32, params: Mapping[str, Tensor] | None = None) -> State:
+    """The state before the first token; ``heads`` = (heads of the memory, of the keys, of the values), ``params`` the function's."""
     memory_heads, key_heads, value_heads = heads
-    size = problem.function.feature_size(key_size)
 
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(batch, *shape, device=device, dtype=dtype)
@@ -173,11 +172,9 @@ def empty_state(problem: Problem, batch: int, heads: tuple[int, int, int], key_s
         tensors = {"keys": zeros(slots, key_heads, key_size), "values": zeros(slots, value_heads, value_size),
                    "log_weight": zeros(slots, memory_heads) - torch.inf}
     else:
-        tensors = {"memory": zeros(memory_heads, size, value_size)}
-        if problem.memory == "moments":
-            tensors["gram"] = zeros(memory_heads, size, size)
-        if problem.function.normalized:
-            tensors["normalizer"] = zeros(memory_heads, size)
+        tensors = {name: zeros(memory_heads, *shape) for name, shape in problem.state_shapes(key_size, value_size).items()}
+        starts = problem.function.initial(params) if params is not None else {}
+        tensors |= {name: start.to(tensors[name]).expand_as(tensors[name]) for name, start in starts.items()}
     return State(tensors, torch.zeros(batch, dtype=torch.int64, device=device), capacity if problem.memory == "pairs" else None)
 
 

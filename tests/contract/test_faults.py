@@ -12,7 +12,7 @@ import ttr
 from tests.contract.faults import FAULTS, Fault
 
 PACKAGE = Path(ttr.__file__).parent
-FOLDERS = ("weights", "functions", "functions/features", "solvers", "backends")
+FOLDERS = ("weights", "functions", "functions/features", "solvers", "backends", "backends/steps")
 EMPTY = {f"{folder}/__init__.py" for folder in FOLDERS} | {"backends/backend.py", "weights/uniform.py"}
 """Files in which nothing is computed."""
 SCRIPT = Path(__file__).with_name("faulty.py")

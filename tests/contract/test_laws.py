@@ -1,4 +1,4 @@
-"""Every law on every problem and every backend: the valid triples of all examples, and the catalogue."""
+"""Every law on every backend: triples that cover all pairs of examples (with --full all valid triples), and the catalogue."""
 
 import jaxtyping
 import pytest
@@ -7,10 +7,12 @@ import torch
 import ttr
 from ttr.backends import BACKENDS
 from ttr.laws import LAWS, Setting
-from ttr.laws.rows import refused_triples, triples
+from ttr.laws.rows import covering, refused_triples, triples
 from ttr.problem import Problem
 
 PROBLEMS = {repr(problem): problem for problem in triples()} | {name: ttr.catalogue[name].problem for name in ttr.catalogue}
+ALWAYS = {repr(problem) for problem in covering()} | set(ttr.catalogue)
+"""The rows of every run: each pair of examples in some triple, and the catalogue. The other triples belong to `make check`."""
 FLOAT32_LAWS = (1, 2, 7)
 """In float32 the laws that measure rounding; the others do not depend on the dtype."""
 
@@ -32,7 +34,8 @@ def cases(dtype):
     for name, problem in PROBLEMS.items():
         for backend in BACKENDS:
             if backend.refuses(problem) is None:
-                yield pytest.param(problem, backend, id=f"{backend.name}-{name}-{str(dtype)[6:]}")
+                marks = () if name in ALWAYS else pytest.mark.full
+                yield pytest.param(problem, backend, id=f"{backend.name}-{name}-{str(dtype)[6:]}", marks=marks)
 
 
 @pytest.mark.parametrize("law", [law for law in LAWS if not law.slow], ids=lambda law: law.name)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
+from pathlib import Path
 
 import pytest
 
 import ttr
 from ttr.laws.tolerances import PARITY
 
-from . import cases_additive, cases_attention, cases_delta, cases_exact  # noqa: F401  (each registers its cases)
 from .case import CASES, Case, measure
+
+for _module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+    if _module.name.startswith("cases_"):  # each registers its cases
+        importlib.import_module(f"{__package__}.{_module.name}")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ttr.backends import token
+from ttr.backends import steps
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -46,4 +46,4 @@ class Backend(ABC):
 
     def step(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         """One token: as ``run`` with T = 1."""
-        return token.advance(problem, x)
+        return steps.advance(problem, x)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ttr.backends.token import solve_spd
+from ttr.backends.steps.moments import solve_spd
 from ttr.diagnostics import record
 
 TARGET, ACCEPTED = 4, 32

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ttr.backends import token
+from ttr.backends import steps
 from ttr.backends.backend import Backend
 from ttr.inputs import Inputs, in_functorch
 from ttr.problem import Problem
@@ -43,6 +43,6 @@ class Recurrent(Backend):
     def _tokens(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         outputs, state = [x.q.new_zeros(x.q.shape[0], 0, x.heads, x.v.shape[-1])], x.state
         for t in range(x.length):
-            y, state = token.advance(problem, x.tokens(t, t + 1, state))
+            y, state = steps.advance(problem, x.tokens(t, t + 1, state))
             outputs.append(y)
         return torch.cat(outputs, dim=1), state

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ttr.problem import Function, Parameter, constant, scale_or_default
+from ttr.component import Parameter, constant
+from ttr.problem import Function, scale_or_default
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ttr.component import Parameter
 from ttr.functions.features.elu_plus_one import EluPlusOne
 from ttr.functions.features.identity import Identity
 from ttr.functions.features.taylor import Taylor
-from ttr.problem import FeatureMap, Function, Parameter, Problem, Worked, scale_or_default
+from ttr.problem import FeatureMap, Function, Problem, Worked, scale_or_default
 
 
 @dataclass(frozen=True)

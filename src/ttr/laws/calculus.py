@@ -8,9 +8,10 @@ from collections.abc import Iterable
 
 import torch
 
+from ttr.controls import CONTROLS
 from ttr.laws.law import Law, Setting, compare_states
 from ttr.laws.rows import Case, Sizes, make_case
-from ttr.problem import CONTROLS, Problem
+from ttr.problem import Problem
 
 
 def derivatives(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ttr import registry
+from ttr.controls import CONTROLS
 from ttr.dispatch import init_params
 from ttr.oracle import oracle
-from ttr.problem import CONTROLS, Problem, Weights, refusal
+from ttr.problem import Problem, Weights, refusal
 from ttr.state import State
 from ttr.weights.importance import Importance
 from ttr.weights.product import Product
@@ -24,6 +25,24 @@ from ttr.weights.product import Product
 def triples() -> tuple[Problem, ...]:
     """Every valid triple of the components' examples."""
     return tuple(Problem(w, f, s) for w, f, s in _product() if refusal(w, f, s) is None)
+
+
+@functools.cache
+def covering() -> tuple[Problem, ...]:
+    """Valid triples that between them hold every valid pair of examples of two axes: each brings the most pairs still missing."""
+    left = {pair for problem in triples() for pair in _pairs(problem)}
+    chosen, rest = [], list(triples())
+    while left:
+        best = max(rest, key=lambda problem: len(left & _pairs(problem)))
+        chosen.append(best)
+        rest.remove(best)
+        left -= _pairs(best)
+    return tuple(chosen)
+
+
+def _pairs(problem: Problem) -> set[tuple[object, object]]:
+    parts = (problem.weights, problem.function, problem.solver)
+    return {(a, b) for i, a in enumerate(parts) for b in parts[i + 1:]}
 
 
 @functools.cache
@@ -130,7 +149,7 @@ def _draw(problem: Problem, sizes: Sizes, strong_gates: bool, generator: torch.G
     lead = (sizes.batch, sizes.time)
     inner = lead if pairs == 1 else (*lead, pairs)
     letters = {"B": sizes.batch, "T": sizes.time, "n": pairs, "H": sizes.heads, "K": sizes.key, "V": sizes.value,
-               "F": problem.function.feature_size(sizes.key)}
+               "F": problem.function.feature_size(sizes.key), "L": problem.weights.levels, "P": problem.function.groups}
     controls = {name: draw_control(name, tuple(letters[a] for a in axes), strong_gates, generator) for name, axes in problem.controls().items()}
     params = init_params(problem, heads=sizes.heads, key_size=sizes.key, value_size=sizes.value, generator=generator)
     params = {name: x.double() * (1 + 0.1 * normal(*x.shape)) for name, x in params.items()}

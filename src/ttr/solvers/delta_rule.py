@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -35,7 +35,7 @@ class DeltaRule(Solver):
     def controls(self) -> dict[str, str]:
         return {"step_size": "BTH"} | ({"read_key": "BTHK"} if self.separate_read else {})
 
-    def objective(self, predict: Callable[[Tensor, Tensor], Tensor], memory: Tensor, *data: Tensor) -> Tensor:
+    def objective(self, predict: Callable[..., Tensor], memory: Tensor | Mapping[str, Tensor], *data: object) -> Tensor:
         """``data`` = anchor memory, key, read key, value of one pair. Its gradient in ``memory``, taken at the anchor,
         is the update. With a read key of its own the error is measured there and written at the key, which is the
         gradient of no single loss: the objective is linearised about the anchor."""

@@ -19,6 +19,10 @@ class ExactRidge(Solver):
     """
 
     exact: ClassVar[Literal["global"]] = "global"
+    keeps: ClassVar[str] = "moments"
+
+    def state(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
+        return {"gram": (feature_size, feature_size)}
 
     def controls(self) -> dict[str, str]:
         return {"ridge": "HF"}

@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ttr.problem import Component, Parameter
+from ttr.component import Component, Parameter
 
 Streams = Mapping[str, Tensor]
 
@@ -150,11 +150,6 @@ def time_step_bias(low: float = 1e-3, high: float = 0.1) -> Callable[[tuple[int,
         return step + torch.log(-torch.expm1(-step))
 
     return init
-
-
-def of_heads(x: Tensor, heads: int) -> Tensor:
-    """[..., h, K] with its heads repeated to ``heads``: head i takes i // (heads / h)."""
-    return x if x.shape[-2] == heads else x.repeat_interleave(heads // x.shape[-2], dim=-2)
 
 
 def newest_pair(x: Tensor) -> Tensor:

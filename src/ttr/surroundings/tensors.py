@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ttr.problem import Parameter
+from ttr.component import Parameter
 
 
 class Tensors(nn.Module):

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ttr.problem import Parameter, Problem, Weights, Worked
+from ttr.component import Parameter
+from ttr.problem import Problem, Weights, Worked
 from ttr.weights.geometric import Geometric
 from ttr.weights.importance import Importance
 from ttr.weights.window import Window

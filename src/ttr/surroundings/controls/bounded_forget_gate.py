@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ttr.problem import Parameter, constant
+from ttr.component import Parameter, constant
 from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, wide
 
 

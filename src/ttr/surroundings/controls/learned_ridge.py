@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ttr.problem import Parameter, constant
+from ttr.component import Parameter, constant
 from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, wide
 
 

@@ -7,8 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ttr.problem import Parameter, constant
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, of_heads
+from ttr.component import Parameter, constant
+from ttr.inputs import repeat_heads
+from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class ScaledReadKey(Controls):
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         share = torch.sigmoid(params["share"])[:, None]
-        return {"read_key": share * of_heads(streams["k"], len(share))}
+        return {"read_key": share * repeat_heads(streams["k"], len(share))}
 
     @classmethod
     def examples(cls) -> tuple[ScaledReadKey, ...]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ttr.problem import Parameter
+from ttr.component import Parameter
 from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, wide
 
 

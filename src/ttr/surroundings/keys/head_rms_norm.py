@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttr.problem import Parameter, constant
+from ttr.component import Parameter, constant
 from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding, rms
 
 

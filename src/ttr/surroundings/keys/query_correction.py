@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttr.problem import Parameter, constant
-from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding, newest_pair, of_heads
+from ttr.component import Parameter, constant
+from ttr.inputs import repeat_heads
+from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding, newest_pair
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class QueryCorrection(Keys):
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         heads = len(params["strength"])
-        return {"q": of_heads(streams["q"], heads) - params["strength"][:, None] * of_heads(newest_pair(streams["k"]), heads)}
+        return {"q": repeat_heads(streams["q"], heads) - params["strength"][:, None] * repeat_heads(newest_pair(streams["k"]), heads)}
 
     @classmethod
     def examples(cls) -> tuple[QueryCorrection, ...]:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ttr.problem import Parameter, constant
+from ttr.component import Parameter, constant
 from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, rms
 
 

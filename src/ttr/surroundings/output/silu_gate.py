@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttr.problem import Parameter
+from ttr.component import Parameter
 from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, fan_in
 
 

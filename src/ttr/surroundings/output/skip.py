@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttr.problem import Parameter, constant
-from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, newest_pair, of_heads
+from ttr.component import Parameter, constant
+from ttr.inputs import repeat_heads
+from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, newest_pair
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Skip(Output):
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         y = streams["y"]
-        return {"y": y + params["strength"][:, None] * of_heads(newest_pair(streams[self.of]), y.shape[-2])}
+        return {"y": y + params["strength"][:, None] * repeat_heads(newest_pair(streams[self.of]), y.shape[-2])}
 
     @classmethod
     def examples(cls) -> tuple[Skip, ...]:

@@ -1,22 +1,6 @@
-"""Faults planted one at a time in a copy of the package. The suite must catch every one of them."""
+"""Faults in the first weights, functions, solvers and backends, in the definition, in calls and in states."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Replace ``old`` by ``new`` once in ``file``; the checks of rows that contain ``words`` must break."""
-
-    file: str
-    old: str
-    new: str
-    words: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.file.removesuffix('.py')}: {' '.join(self.old.split())[:48]} -> {' '.join(self.new.split())[:48]}"
-
+from .fault import Fault
 
 FAULTS = (
     # weights
@@ -73,10 +57,10 @@ FAULTS = (
     Fault("backends/lowering.py", "finite = log_decay.clamp(min=RESET)", "finite = log_decay.clamp(min=-10.0)", ("recurrent", "weights=Geometric()", "OneStep")),
     Fault("backends/lowering.py", "torch.cat([finite[:, :, None], others], dim=2)", "torch.cat([others, finite[:, :, None]], dim=2)", ("Geometric", "pairs_per_token=2")),
     Fault("backends/lowering.py", "LinearForm(query, key, value", "LinearForm(query, key.detach(), value", ("recurrent", "Geometric()", "Linear()", "OneStep")),
-    Fault("backends/token.py", 'kept if form.gradient_at == "decayed" else memory', "kept", ("recurrent", "'old'")),
-    Fault("backends/token.py", "gram + torch.diag_embed(ridge)", "gram + 1.001 * torch.diag_embed(ridge)", ("recurrent", "ExactRidge")),
-    Fault("backends/token.py", "mean_key - query)", "mean_key)", ("recurrent", "LocalLinear")),
-    Fault("backends/token.py", "torch.where(total == 0, 1.0, total)", "total", ("recurrent", "LocalConstant")),
+    Fault("backends/steps/matrix.py", 'kept if form.gradient_at == "decayed" else memory', "kept", ("recurrent", "'old'")),
+    Fault("backends/steps/moments.py", "gram + torch.diag_embed(ridge)", "gram + 1.001 * torch.diag_embed(ridge)", ("recurrent", "ExactRidge")),
+    Fault("backends/steps/pairs.py", "mean_key - query)", "mean_key)", ("recurrent", "LocalLinear")),
+    Fault("backends/steps/pairs.py", "torch.where(total == 0, 1.0, total)", "total", ("recurrent", "LocalConstant")),
     Fault("backends/recurrent.py", "min(start + size, x.length), state)", "min(start + size, x.length), x.state)", ("recurrent", "Geometric()", "Linear()", "OneStep")),
     Fault("backends/chunks.py", "across = shrink(late, log_late - border)", "across = shrink(late, 0 * log_late)", ("chunkwise-additive", "'channel'", "OneStep")),
     Fault("backends/chunks.py", "before = running_sum(inside[..., -1], block) - inside[..., -1]", "before = 0 * inside[..., -1]", ("nothing",)),

@@ -1,0 +1,22 @@
+"""The update of one token: what decoding does and what the recurrent backend repeats. One file per kind of state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ttr.backends.steps import matrix, moments, pairs
+from ttr.inputs import Inputs
+from ttr.problem import Problem
+from ttr.state import State
+
+STEPS: dict[str, Callable[[Problem, Inputs], tuple[Tensor, State]]] = {
+    "matrix": matrix.advance, "moments": moments.advance, "pairs": pairs.advance,
+}
+"""``Problem.memory`` -> the function that gives the read-out [B,1,H,V] and the state after the one token of the inputs."""
+
+
+def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+    """Read-out [B,1,H,V] and state after the one token of ``x``."""
+    return STEPS[problem.memory](problem, x)

@@ -1,0 +1,33 @@
+"""One token of a memory that is a matrix S."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ttr.backends.lowering import finish, linear_form, widen_state
+from ttr.inputs import Inputs
+from ttr.problem import Problem
+from ttr.state import State
+
+
+def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+    form, memory = linear_form(problem, x), widen_state(problem, x)
+    for j in range(form.pairs):
+        kept = decay(memory, form.log_decay[:, j]) if form.log_decay is not None else memory
+        written = form.value[:, j]
+        if form.read is not None:
+            source = kept if form.gradient_at == "decayed" else memory
+            written = written - (form.read[:, j, :, None] @ source)[..., 0, :]
+        if form.step is not None:
+            written = written * form.step[:, j, :, None]
+        memory = kept + form.key[:, j, :, :, None] * written[:, :, None]
+    y = (form.query[:, 0, :, None] @ memory).transpose(1, 2)
+    return finish(problem, x, y, memory)
+
+
+def decay(memory: Tensor, log_decay: Tensor | None) -> Tensor:
+    """Shrink [B,H,F,V] by exp of [B,H] or [B,H,F]."""
+    if log_decay is None:
+        return memory
+    kept = log_decay.exp()
+    return memory * (kept[..., None] if kept.ndim == 3 else kept[..., None, None])

@@ -1,0 +1,43 @@
+"""One token of a memory that is the moments U and H of an exact solve."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ttr.backends.lowering import linear_form
+from ttr.backends.steps.matrix import decay
+from ttr.inputs import Inputs
+from ttr.problem import Problem
+from ttr.state import State
+
+
+def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+    form = linear_form(problem, x)
+    log_decay = None if form.log_decay is None else form.log_decay[:, 0]
+    key, value = form.key[:, 0], form.value[:, 0]
+    weighted = key if form.step is None else key * form.step[:, 0, :, None]
+    gram = decay(x.state["gram"], log_decay) + weighted[..., None] * key[:, :, None]
+    moment = decay(x.state["memory"], log_decay) + weighted[..., None] * value[:, :, None]
+    return ridge_read(gram, moment, x.controls["ridge"], form.query[:, 0])[:, None], \
+        x.state.replace(memory=moment, gram=gram, position=x.state.position + 1)
+
+
+def solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solve symmetric positive definite systems [..., D, D] x = [..., D] in float64 where the device has it.
+
+    Raises:
+        ValueError: if a system is singular.
+    """
+    wide = matrix.dtype if matrix.device.type == "mps" else torch.float64
+    try:
+        solution = torch.linalg.solve(matrix.to(wide), right.to(wide)[..., None])[..., 0]
+    except torch.linalg.LinAlgError as error:
+        raise ValueError("The regression is singular: its pairs do not fix it. Use a larger ridge, or a smaller log_importance.") from error
+    return solution.to(right.dtype)
+
+
+def ridge_read(gram: Tensor, moment: Tensor, ridge: Tensor, query: Tensor) -> Tensor:
+    """y = U^T (H + diag(ridge))^-1 q: [B,H,F,F], [B,H,F,V], [H,F], [B,H,F] -> [B,H,V]."""
+    solution = solve_spd(gram + torch.diag_embed(ridge), query)
+    return (solution[..., None, :] @ moment)[..., 0, :]

@@ -1,0 +1,51 @@
+"""The named architectures: ``ttr.catalogue["gated-deltanet"]``. Each is an entry of data; its name decides nothing."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+import sys
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+
+from ttr.architecture import Architecture
+
+ENTRIES: dict[str, Architecture] = {
+    name: entry for family in pkgutil.iter_modules(__path__)
+    for name, entry in importlib.import_module(f"{__name__}.{family.name}").ENTRIES.items()
+}
+"""The entries of every file of this folder, one file per family."""
+
+
+class UnknownName(KeyError):
+    """A name that the catalogue does not have; the message is a sentence that suggests close ones."""
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+class _Catalogue(ModuleType, Mapping):
+    """This module as the mapping of its entries."""
+
+    def __getitem__(self, name: str) -> Architecture:
+        if name not in ENTRIES:
+            close = difflib.get_close_matches(str(name), ENTRIES, n=3, cutoff=0.4)
+            hint = f"Did you mean {' or '.join(close)}?" if close else "ttr list shows the names."
+            raise UnknownName(f"There is no memory called {name!r} in the catalogue. {hint}")
+        return ENTRIES[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(ENTRIES)
+
+    def __len__(self) -> int:
+        return len(ENTRIES)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+sys.modules[__name__].__class__ = _Catalogue

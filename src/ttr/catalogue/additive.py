@@ -1,0 +1,67 @@
+"""Memories that are sums of pairs: linear attention and its gated forms."""
+
+from __future__ import annotations
+
+from ttr.architecture import Architecture
+from ttr.functions.features.elu_plus_one import EluPlusOne
+from ttr.functions.features.taylor import Taylor
+from ttr.functions.linear import Linear
+from ttr.problem import Problem
+from ttr.solvers.one_step import OneStep
+from ttr.surroundings.controls.bounded_forget_gate import BoundedForgetGate
+from ttr.surroundings.controls.low_rank_decay import LowRankDecay
+from ttr.surroundings.controls.softplus_decay import SoftplusDecay
+from ttr.surroundings.keys.complement_key import ComplementKey
+from ttr.surroundings.keys.rotary import Rotary
+from ttr.surroundings.keys.short_convolution import ShortConvolution
+from ttr.surroundings.keys.silu import Silu
+from ttr.surroundings.keys.time_step_value import TimeStepValue
+from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
+from ttr.surroundings.output.rms_norm import RMSNorm
+from ttr.surroundings.output.skip import Skip
+from ttr.weights.geometric import Geometric
+from ttr.weights.multi_scale import MultiScale
+from ttr.weights.uniform import Uniform
+
+ENTRIES: dict[str, Architecture] = {
+    "linear-attention": Architecture(
+        Problem(Uniform(), Linear(), OneStep()),
+        output=(RMSNorm(),),
+        source="Katharopoulos, Vyas, Pappas, Fleuret: Transformers are RNNs", arxiv="2006.16236", year=2020,
+        original="fla.layers.LinearAttention", verified="memory: fla/ops/linear_attn/naive.py",
+        note="Not normalised, without a feature map; the output norm of later stacks."),
+    "linear-attention-normalized": Architecture(
+        Problem(Uniform(), Linear(EluPlusOne(), normalized=True), OneStep()),
+        source="Katharopoulos, Vyas, Pappas, Fleuret: Transformers are RNNs", arxiv="2006.16236", year=2020,
+        original="fla.layers.LinearAttention", verified="memory: fla/ops/linear_attn/naive.py"),
+    "based": Architecture(
+        Problem(Uniform(), Linear(Taylor(), normalized=True, scale=1.0, eps=1e-6), OneStep()),
+        source="Arora et al.: Simple linear attention language models balance the recall-throughput tradeoff", arxiv="2402.18668", year=2024,
+        original="fla.layers.BasedLinearAttention", verified="memory: fla/ops/based/naive.py",
+        note="The linear attention alone, without the sliding window beside it. Published with key_size=16."),
+    "retnet": Architecture(
+        Problem(MultiScale(first=5.0), Linear(), OneStep()),
+        keys=(Rotary(),), output=(GatedRMSNorm("silu"),),
+        source="Sun et al.: Retentive Network", arxiv="2307.08621", year=2023,
+        original="fla.layers.MultiScaleRetention", verified="memory: fla/ops/retention/naive.py",
+        note="Published with value_size = 2 key_size."),
+    "gla": Architecture(
+        Problem(Geometric("channel"), Linear(), OneStep()),
+        controls=(LowRankDecay(),), output=(GatedRMSNorm("silu"),),
+        source="Yang, Wang, Shen, Panda, Kim: Gated Linear Attention Transformers", arxiv="2312.06635", year=2023,
+        original="fla.layers.GatedLinearAttention", verified="memory: fla/ops/gla/naive.py",
+        note="Published with 2 key_size = value_size."),
+    "mamba2": Architecture(
+        Problem(Geometric("head"), Linear(scale=1.0), OneStep()),
+        keys=(ShortConvolution(bias=True), TimeStepValue()), controls=(SoftplusDecay(slowest=1.0),),
+        output=(Skip(of="input"), GatedRMSNorm("silu", over="all", gate_first=True)),
+        source="Dao, Gu: Transformers are SSMs", arxiv="2405.21060", year=2024,
+        original="transformers.models.mamba2.modeling_mamba2.Mamba2Mixer", verified="layer and memory: transformers models/mamba2",
+        note="Groups are heads of q and k: heads=1 and value_heads=H for one group. Rates start uniform in 1..16, not at 1, 2, ..., H."),
+    "hgrn2": Architecture(
+        Problem(Geometric("channel"), Linear(), OneStep()),
+        keys=(Silu(("q",)), ComplementKey()), controls=(BoundedForgetGate(),), output=(RMSNorm("all"),),
+        source="Qin et al.: HGRN2: Gated Linear RNNs with State Expansion", arxiv="2404.07904", year=2024,
+        original="fla.layers.HGRN2Attention", verified="memory: fla/ops/gla/naive.py with the gates of fla/layers/hgrn2.py",
+        note="Each layer learns its lower bounds by itself; the original ties them by a cumulative softmax over layers."),
+}

@@ -1,0 +1,44 @@
+"""The controls: tensors that come with every token, or once per layer, beside q, k and v."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Control:
+    """A tensor that comes with every token: its axes as letters, whether each pair of a token has its own, its range, whether it
+    is a logarithm, which may be -inf, and whether it is a key, which goes through the function's feature map."""
+
+    axes: tuple[str, ...]
+    meaning: str
+    per_pair: bool = False
+    at_most: float | None = None
+    at_least: float | None = None
+    above: float | None = None
+    logarithm: bool = False
+    key: bool = False
+
+
+CONTROLS: Mapping[str, Control] = {
+    "log_decay": Control(("BTH", "BTHK"), "natural log of the retention, acts before token t is written", at_most=0.0, logarithm=True),
+    "value_log_decay": Control(("BTHV",), "natural log of the retention of every value channel", at_most=0.0, logarithm=True),
+    "phase": Control(("BTH", "BTHK"), "angle of a complex retention exp(log_decay + i phase)"),
+    "log_importance": Control(("BTH",), "natural log of the sample weight of pair t", per_pair=True, logarithm=True),
+    "step_size": Control(("BTH", "BTHP"), "step of the update that writes pair t", per_pair=True, at_least=0.0),
+    "read_key": Control(("BTHK",), "key at which the update reads the memory, k by default", per_pair=True, key=True),
+    "erase_key": Control(("BTHK",), "key at which the update takes off what it read, k by default", per_pair=True, key=True),
+    "write": Control(("BTHV",), "gate on every channel of the written value", per_pair=True),
+    "momentum": Control(("BTH",), "share of the running update that is kept", at_least=0.0),
+    "momentum_step": Control(("BTH",), "step with which the running update enters the memory", at_least=0.0),
+    "trapezoid": Control(("BTH",), "share of the step that goes to the newer end of the interval", at_least=0.0, at_most=1.0),
+    "mix": Control(("BTH",), "share of the ridge read-out beside that of linear attention", at_least=0.0, at_most=1.0),
+    "read_step": Control(("BTH",), "factor on the steps of the chunk so far, at the token that reads", at_least=0.0),
+    "precond_log_decay": Control(("BTH",), "natural log of the retention of the preconditioner", at_most=0.0, logarithm=True),
+    "precond_step": Control(("BTH",), "weight of the squared key in the preconditioner", at_least=0.0),
+    "transport_key": Control(("BTHK",), "key of the reflection that transports the older keys"),
+    "ridge": Control(("HF", "H", ""), "regulariser; relative to the normalised weights for local fits", above=0.0),
+    "slope": Control(("BTHK",), "learned slope that stands in for the solution of the local fit"),
+    "level_weight": Control(("BTHL",), "weight of every Fenwick level at the token that reads"),
+}
