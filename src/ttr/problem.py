@@ -66,6 +66,14 @@ class _Axis(Component):
         """What it adds to the state: name -> shape behind batch and heads."""
         return {}
 
+    def formulas(self) -> dict[str, str]:
+        """What it does, as formulas for ``ttr.explain``: title -> one line such as "S_t = a_t S_{t-1} + k_t v_t^T".
+
+        Titles: weights give "weight" (and "decay", "order" where they differ from the rule); functions "prediction", "read-out",
+        "scale" and "normalisation"; solvers "objective", "update", "order" and "parallel form"; whoever is only approximately
+        a regression says so under "approximation"."""
+        return {}
+
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         """Why it cannot stand in that triple, as a sentence that names the remedy; None if it can."""
         return None

@@ -65,7 +65,12 @@ def with_weights(problem: Problem, weights: Weights) -> Problem | None:
 
 def with_importance(problem: Problem) -> Problem | None:
     """The problem with an importance for every pair, if it has none yet."""
-    return problem if problem.weights.importance else with_weights(problem, Product((problem.weights, Importance())))
+    return problem if problem.weights.importance else with_factor(problem, Importance())
+
+
+def with_factor(problem: Problem, factor: Weights) -> Problem | None:
+    """The problem with its weights multiplied by another; None where they cannot be."""
+    return None if problem.weights.folds else with_weights(problem, Product((problem.weights, factor)))
 
 
 @dataclass(frozen=True)

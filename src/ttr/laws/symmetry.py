@@ -8,9 +8,8 @@ from collections.abc import Iterable
 import torch
 
 from ttr.laws.law import Law, Setting, compare, compare_states
-from ttr.laws.rows import Case, Sizes, make_case, with_importance, with_weights
+from ttr.laws.rows import Case, Sizes, make_case, with_factor, with_importance, with_weights
 from ttr.problem import Problem, Weights
-from ttr.weights.product import Product
 from ttr.weights.uniform import Uniform
 from ttr.weights.window import Window
 
@@ -121,7 +120,7 @@ def limits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, flo
         kept = {control: x for control, x in neutral.items() if control in simpler.controls()}
         full = setting.run(dataclasses.replace(case, controls=neutral))
         yield compare(f"{name} at its limit", full, setting.run(dataclasses.replace(case, problem=simpler, controls=kept)), setting.dtype)
-    wide = with_weights(problem, Product((problem.weights, Window(case.q.shape[1])))) if problem.weights.window is None else None
+    wide = with_factor(problem, Window(case.q.shape[1])) if problem.weights.window is None else None
     if wide is not None and setting.backend.refuses(wide) is None:
         yield compare("a window over everything", setting.run(dataclasses.replace(case, problem=wide)), setting.run(case), setting.dtype)
 

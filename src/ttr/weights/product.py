@@ -25,6 +25,9 @@ class Product(Weights):
     factors: tuple[Weights, ...] = ()
 
     def __post_init__(self) -> None:
+        folding = [factor for factor in self.factors if factor.folds]
+        if folding:
+            raise ValueError(f"{type(folding[0]).__name__} is a recurrence of its own and cannot be a factor. Use it alone, with its own controls.")
         names = [name for factor in self.factors for name in factor.controls()]
         if len(self.factors) < 2:
             raise ValueError("Product needs at least two weights. Use the weight itself, or Uniform() for none.")
