@@ -5,6 +5,7 @@ Only rows whose problem or backend contains every WORD are tried, and the first 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from pathlib import Path
@@ -48,12 +49,23 @@ def broken(words: list[str]) -> str | None:
     return None if pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore", *files]) == 0 else "the tests of worked cases and of calls"
 
 
-if __name__ == "__main__":
+def main(words: list[str]) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     try:
-        found = broken(sys.argv[1:])
+        found = broken(words)
     except Exception as failure:  # a fault may as well make the package raise
         found = f"{type(failure).__name__}: {failure}"
     print(found or "nothing broken")
     sys.exit(1 if found else 0)
+
+
+def main_with(source: str, words: list[str], log: str) -> None:
+    """``main`` in a process that has imported torch but not ttr: it is imported from ``source``; what is printed goes to a file."""
+    sys.path.insert(0, source)
+    with open(log, "w") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        main(words)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

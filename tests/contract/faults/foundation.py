@@ -35,7 +35,7 @@ FAULTS = (
     Fault("solvers/exact_local_fit.py", "memory[..., 1:, :]", "memory", ("nothing",)),
     # the definition
     Fault("memorize.py", "penalty = torch.cat([empty.to(ridge), ridge", "penalty = torch.cat([empty.to(ridge), 2 * ridge"),
-    Fault("memorize.py", "anchor = memory if solver.gradient_at", "anchor = kept if solver.gradient_at"),
+    Fault("memorize.py", "anchor = dict(memory) if solver.gradient_at", "anchor = kept if solver.gradient_at"),
     Fault("memorize.py", "gram + torch.diag_embed(ridge)", "gram + torch.diag_embed(ridge.mean() + 0 * ridge)"),
     Fault("oracle.py", "x.log_decay[:, pair + 1 : t + 1]", "x.log_decay[:, max(pair, 0) : t + 1]"),
     Fault("memorize.py", "weights = weights / torch.where(empty, 1.0, total)", "weights = weights"),
