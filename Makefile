@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 FLA := flash-linear-attention==0.6.0 fla-core==0.6.0 einops==0.8.2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 export PYTHONDONTWRITEBYTECODE = 1
 
 .PHONY: compare test check lint setup docs clean
@@ -16,12 +17,14 @@ export PYTHONDONTWRITEBYTECODE = 1
 compare: $(VENV)/.run
 	$(BIN)/ttr compare $(FILES) $(ARGS)
 
+# Checking shapes as types makes every call several times dearer: the laws run without, all else and tests/test_shapes.py with.
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	TTR_TEST_TYPES=0 $(PYTEST) tests/contract $(ARGS)
+	$(PYTEST) tests --ignore tests/contract $(ARGS)
 
 check: $(VENV)/.test lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal --full $(ARGS)
-	TTR_TEST_TYPES=0 $(BIN)/python -m pytest -n 2 --full tests/test_compile.py $(ARGS)
+	TTR_TEST_TYPES=0 $(PYTEST) --full tests/contract tests/test_compile.py $(ARGS)
+	$(PYTEST) --full tests --ignore tests/contract $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check --quiet src tests
