@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import torch
 
+from ttr.controls import CONTROLS
 from ttr.laws.law import Law, Setting, compare, compare_states
 from ttr.laws.rows import Case, Sizes, make_case, with_factor, with_importance, with_weights
 from ttr.problem import Problem, Weights
@@ -83,10 +84,10 @@ def _removal(absent: Case, y: torch.Tensor, end, setting: Setting) -> Iterable[t
         return  # a fixed decay acts once per token, present or not
     keep = torch.tensor([t for t in range(y.shape[1]) if t != 4], device=y.device)
     controls = dict(absent.controls)
-    if "log_decay" in controls:
-        decay = controls["log_decay"].clone()
+    for name in (name for name in absent.controls if CONTROLS[name].at_most == 0.0):
+        decay = controls[name].clone()
         decay[:, 5] += decay[:, 4]
-        controls["log_decay"] = decay
+        controls[name] = decay
     without = dataclasses.replace(absent, controls=controls).tokens(keep)
     shorter, state = setting.run(without, return_state=True)
     yield compare("token of importance 0 left out", shorter, y[:, keep], setting.dtype)
