@@ -66,7 +66,8 @@ def importance(problem: Problem, setting: Setting) -> Iterable[tuple[str, float,
     gradients = torch.autograd.grad(silence.sum(), list(nothing.leaves().values()), allow_unused=True)
     yield "gradients of an empty memory", float(any(g is not None and not torch.isfinite(g).all() for g in gradients)), 0.0
     if problem.weights.window is None and problem.solver.pairs_per_token == 1:
-        if problem.solver.gradient_at != "old":  # there the next token's error is measured before the decay passed on to it
+        # An error of the old memory is measured before the decay that is passed on, and momentum moves the memory without a pair.
+        if problem.solver.gradient_at != "old" and "momentum" not in problem.controls():
             yield from _removal(absent, y, end, setting)
         if problem.solver.weights_act_on == "samples":
             yield from _repetition(case, setting)
