@@ -17,8 +17,8 @@ from ttr.surroundings.controls.log_sigmoid_importance import LogSigmoidImportanc
 from ttr.surroundings.controls.preconditioner_decay import PreconditionerDecay
 from ttr.surroundings.controls.preconditioner_step import PreconditionerStep
 from ttr.surroundings.controls.scaled_read_key import ScaledReadKey
-from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
 from ttr.surroundings.controls.shared_momentum_step import SharedMomentumStep
+from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
 from ttr.surroundings.controls.sigmoid_write import SigmoidWrite
 from ttr.surroundings.controls.softplus_decay import SoftplusDecay
 from ttr.surroundings.controls.softplus_momentum import SoftplusMomentum

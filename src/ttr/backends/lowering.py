@@ -21,7 +21,8 @@ class LinearForm:
 
     Letters: L pairs, T tokens. query [B,T,H,F], key, read and erase [B,L,H,F], value [B,L,H,V], step [B,L,H] (1 if absent),
     log_decay [B,L,H] or [B,L,H,F], finite (a reset is ``RESET``, which leaves 2e-35 of the past). ``read`` is None for an
-    additive memory, ``erase`` None where it is the key. ``beside`` are the state's other tensors after the last pair. With a normalised read-out ``value`` has a last column of ones.
+    additive memory, ``erase`` None where it is the key. With a normalised read-out ``value`` has a last column of ones.
+    ``beside`` are the state's other tensors after the last pair.
     """
 
     query: Tensor

@@ -97,7 +97,8 @@ ENTRIES: dict[str, Architecture] = {
         keys=(TokenShift(("q", "k", "v", "decay", "erase", "gate")), RateScaledKey()),
         controls=(BoundedLowRankDecay(), UnitReadKey(), LowRankEraseKey()), output=(GroupNorm(), CurrentTokenBonus(), LowRankGate()),
         source="Peng et al.: RWKV-7 Goose", arxiv="2503.14456", year=2025,
-        original="fla.layers.RWKV7Attention", verified="memory: fla/ops/generalized_delta_rule/dplr/naive.py, recurrent and chunk; layer: its equations",
+        original="fla.layers.RWKV7Attention",
+        verified="memory: fla/ops/generalized_delta_rule/dplr/naive.py, recurrent and chunk; layer: the published equations",
         note="Without the value residual, which mixes in the values of the first layer and so lies outside a layer. Low ranks are the head's sizes."),
     "precond-gated-deltanet": Architecture(
         Problem(Geometric("head"), Linear(), PreconditionedDeltaRule()),
@@ -119,8 +120,9 @@ ENTRIES: dict[str, Architecture] = {
         keys=(ShortConvolution(), UnitNorm(("q", "k", "v"))), controls=(SigmoidStepSize(), ValueSoftplusDecay()),
         output=(GatedRMSNorm("sigmoid", low_rank=True),),
         source="Oja: A simplified neuron model as a principal component analyzer; flash-linear-attention", arxiv="", year=1982,
-        original="fla.ops.gated_oja_rule", verified="memory: descent of 1/2 ||k - N v||^2 by autograd, and as the delta rule of exchanged keys and values",
-        note="Regresses keys on values and reads with the adjoint, so outside the framework. Published as an operator; the surroundings are those of KDA."),
+        original="fla.ops.gated_oja_rule",
+        verified="memory: descent of 1/2 ||k - N v||^2 by autograd, and as the delta rule of exchanged keys and values",
+        note="Regresses keys on values and reads with the adjoint, so outside the framework. An operator alone; surroundings as KDA's."),
     "momentum-deltanet": Architecture(
         Problem(Geometric("head"), Linear(), MomentumDeltaRule("decayed")),
         keys=(ShortConvolution(), QueryCorrection(), UnitNorm()),

@@ -131,7 +131,8 @@ class DeltaRule(Solver):
                 *cls._worked_gates(Geometric("channel"), Linear(scale=0.5), q, k, v, {"log_decay": channel, "step_size": step, "read_key": p}))
 
     @classmethod
-    def _worked_gates(cls, weights: Weights, function: Function, q: Tensor, k: Tensor, v: Tensor, controls: Mapping[str, Tensor]) -> tuple[Worked, ...]:
+    def _worked_gates(cls, weights: Weights, function: Function, q: Tensor, k: Tensor, v: Tensor,
+                      controls: Mapping[str, Tensor]) -> tuple[Worked, ...]:
         """Write gates with a unit step, and an erase key of its own, on the pairs of ``worked``."""
         write, erase, gated, erased = (torch.tensor(rows, dtype=torch.float64)[None, :, None] for rows in (
             [[0.5, 2, 0.25], [1.5, 0.5, 2], [0.2, 3, 0.5]],
@@ -148,5 +149,7 @@ class DeltaRule(Solver):
             [[3.5, -5.25, 7], [2.925, -4.9375, 2], [-0.6178125, -6.74578125, 6.481875]],
         ))
         unit = {name: control for name, control in controls.items() if name != "step_size"}
-        return (Worked(Problem(weights, function, cls(separate_read=True, gated_write=True, unit_step=True)), q, k, v, gated, {**unit, "write": write}),
-                Worked(Problem(weights, function, cls("old", separate_read=True, separate_erase=True)), q, k, v, erased, {**controls, "erase_key": erase}))
+        with_write = Problem(weights, function, cls(separate_read=True, gated_write=True, unit_step=True))
+        with_erase = Problem(weights, function, cls("old", separate_read=True, separate_erase=True))
+        return (Worked(with_write, q, k, v, gated, {**unit, "write": write}),
+                Worked(with_erase, q, k, v, erased, {**controls, "erase_key": erase}))

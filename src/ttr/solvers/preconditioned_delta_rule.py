@@ -53,7 +53,7 @@ class PreconditionedDeltaRule(Solver):
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if not function.linear:
-            return f"A preconditioner per key channel belongs to a matrix, and {type(function).__name__} keeps other parameters. Use Linear, or DeltaRule."
+            return f"A preconditioner per key channel belongs to a matrix, and {type(function).__name__} has others. Use Linear, or DeltaRule."
         return None
 
     def learn(self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair) -> dict[str, Tensor]:

@@ -3,7 +3,8 @@ happens to its read-out (``output``).
 
 A surrounding is a pure function of named streams, one tensor per token each, and returns the streams it changes or adds:
 
-    x [B,T,D] the layer's input, and x_q, x_k, x_v what q, k and v are projected from, where they differ; position [B,T] number of the token in its sequence, from 0
+    x [B,T,D] the layer's input; x_q, x_k, x_v what q, k and v are projected from where that is not x itself
+    position [B,T] number of the token in its sequence, from 0
     q [B,T,Hq,K]   k [B,T,Hk,K] or [B,T,n,Hk,K]   v [B,T,Hv,V] or [B,T,n,Hv,V]
     the controls of ``ttr.problem.CONTROLS``, by name                        y [B,T,H,V] the read-out
 
