@@ -222,7 +222,8 @@ def _preconditioned(entry: str, channels: tuple[int, ...], original, draw: Draw)
                         log_atk_scale=center, initial_state=state, initial_A_state=preconditioner, output_final_state=True)
 
     tensors = _delta_tensors(draw, channels=channels) | {"precond_log_decay": draw.log_decay(B, T, H)}
-    return tensors | {"precond_step": draw.between(0.1, 1.0, B, T, H), "center": draw.normal(H), "preconditioner": draw.between(0.1, 1.0, B, H, K)}, ours, theirs
+    tensors["precond_step"] = draw.between(0.1, 1.0, B, T, H)
+    return tensors | {"center": draw.normal(H), "preconditioner": draw.between(0.1, 1.0, B, H, K)}, ours, theirs
 
 
 @parity("precond-gated-deltanet", "fla/ops/precond_gated_delta_rule/naive.py naive_recurrent_precond_gated_delta_rule")

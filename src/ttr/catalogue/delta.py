@@ -119,7 +119,7 @@ ENTRIES: dict[str, Architecture] = {
         Problem(Uniform(), Linear(), OjaRule()),
         keys=(ShortConvolution(), UnitNorm(("q", "k", "v"))), controls=(SigmoidStepSize(), ValueSoftplusDecay()),
         output=(GatedRMSNorm("sigmoid", low_rank=True),),
-        source="Oja: A simplified neuron model as a principal component analyzer; flash-linear-attention", arxiv="", year=1982,
+        source="flash-linear-attention 0.6.0, after Oja: A simplified neuron model as a principal component analyzer, 1982", year=2026,
         original="fla.ops.gated_oja_rule",
         verified="memory: descent of 1/2 ||k - N v||^2 by autograd, and as the delta rule of exchanged keys and values",
         note="Regresses keys on values and reads with the adjoint, so outside the framework. An operator alone; surroundings as KDA's."),
