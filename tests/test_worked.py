@@ -202,13 +202,17 @@ def test_the_memory_minimises_the_objective_the_solver_states(case):
             is_minimum(lambda s, data=(keys, values, weights, *ridge): solver.objective(predict, s, *data), memory)
 
 
-@pytest.mark.parametrize("case", [p for p in SOLVED if p.values[0].problem.solver.weights_act_on == "memory"])
+DESCENDING = [p for p in SOLVED if p.values[0].problem.solver.weights_act_on == "memory" and p.values[0].problem.recurrence is None]
+
+
+@pytest.mark.parametrize("case", DESCENDING)
 def test_the_update_follows_the_objective_the_solver_states(case):
     """Pair by pair from an empty memory: the explicit step by finite differences, the implicit one as the minimiser."""
     solver = case.problem.solver
     for one in single_heads(case):
-        given = (one.k, one.v, one.controls.get("read_key", one.k), one.controls["step_size"])
-        keys, values, reads, steps = (x[0, :, :, 0] if solver.pairs_per_token > 1 else x[0] for x in given)
+        read, erase, ones = one.controls.get("read_key", one.k), one.controls.get("erase_key", one.k), torch.ones_like(one.k[..., 0, :1])
+        given = (one.k, one.v * one.controls.get("write", 1.0), read, erase, one.controls.get("step_size", ones))
+        keys, values, reads, erasers, steps = (x[0, :, :, 0] if solver.pairs_per_token > 1 else x[0] for x in given)
         if "log_importance" in one.controls:
             steps = steps * one.controls["log_importance"][0].exp().view_as(steps)
         memory = torch.zeros(keys.shape[-1], values.shape[-1], dtype=torch.float64)
@@ -216,7 +220,8 @@ def test_the_update_follows_the_objective_the_solver_states(case):
             for j in range(solver.pairs_per_token):
                 kept = memory * (retained(one, t - 1, t)[:, None] if j == 0 else 1.0)
                 anchor = memory if solver.gradient_at == "old" else kept
-                data = (anchor, keys[t, j], reads[t, j], values[t, j], *([steps[t, j]] if solver.proximal else []))
+                data = (anchor, keys[t, j], reads[t, j], values[t, j], *([steps[t, j]] if solver.proximal else []),
+                        *([erasers[t, j]] if "erase_key" in one.controls else []))
 
                 def objective(s, data=data):
                     return solver.objective(predict, s, *data)

@@ -11,11 +11,18 @@ from ttr.component import Component
 from ttr.problem import Problem
 from ttr.surroundings import Controls, Keys, Output, Surrounding
 from ttr.surroundings.controls.channel_softplus_decay import ChannelSoftplusDecay
+from ttr.surroundings.controls.gated_key import GatedKey
 from ttr.surroundings.controls.learned_ridge import LearnedRidge
 from ttr.surroundings.controls.log_sigmoid_importance import LogSigmoidImportance
+from ttr.surroundings.controls.preconditioner_decay import PreconditionerDecay
+from ttr.surroundings.controls.preconditioner_step import PreconditionerStep
 from ttr.surroundings.controls.scaled_read_key import ScaledReadKey
+from ttr.surroundings.controls.shared_momentum_step import SharedMomentumStep
 from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
+from ttr.surroundings.controls.sigmoid_write import SigmoidWrite
 from ttr.surroundings.controls.softplus_decay import SoftplusDecay
+from ttr.surroundings.controls.softplus_momentum import SoftplusMomentum
+from ttr.surroundings.controls.value_softplus_decay import ValueSoftplusDecay
 from ttr.surroundings.keys.unit_norm import UnitNorm
 from ttr.surroundings.output.rms_norm import RMSNorm
 
@@ -24,6 +31,9 @@ PARTS = {"keys": Keys, "controls": Controls, "output": Output}
 DEFAULTS: Mapping[tuple[str, str], Controls] = {
     ("log_decay", "BTH"): SoftplusDecay(), ("log_decay", "BTHK"): ChannelSoftplusDecay(), ("log_importance", "BTH"): LogSigmoidImportance(),
     ("step_size", "BTH"): SigmoidStepSize(), ("read_key", "BTHK"): ScaledReadKey(), ("ridge", "HF"): LearnedRidge(),
+    ("erase_key", "BTHK"): GatedKey("erase_key"), ("write", "BTHV"): SigmoidWrite(), ("value_log_decay", "BTHV"): ValueSoftplusDecay(),
+    ("momentum", "BTH"): SoftplusMomentum(), ("momentum_step", "BTH"): SharedMomentumStep(),
+    ("precond_log_decay", "BTH"): PreconditionerDecay(), ("precond_step", "BTH"): PreconditionerStep(),
 }
 """Where the controls of a bare problem come from: (name, axes) -> surrounding."""
 
@@ -69,9 +79,10 @@ class Architecture:
 
     def before_memory(self) -> tuple[Surrounding, ...]:
         """The surroundings in front of the memory, in the order in which they act."""
+        first, keys = (tuple(step for step in self.keys if step.of_input == of_input) for of_input in (True, False))
         early = tuple(control for control in self.controls if not control.after_keys)
         late = tuple(control for control in self.controls if control.after_keys)
-        return (*early, *self.keys, *late)
+        return (*first, *early, *keys, *late)
 
     def _check_controls(self) -> None:
         needed = {name: axes.replace("n", "") for name, axes in self.problem.controls().items()}

@@ -17,6 +17,8 @@ from ttr.problem import Problem
 STATE = {
     "matrix": ("S [F,V] per head{normalizer}", "O(F V)"),
     "moments": ("U [F,V] and H [F,F] per head", "O(F V + F^2), and O(F^3) for a direct solve"),
+    "momentum": ("S [F,V] and its momentum Z [F,V] per head", "O(F V)"),
+    "reverse": ("N [F,V] per head, which maps values to keys", "O(F V)"),
     "pairs": ("the pairs themselves: k [K], v [V] and a log weight, {slots}", "O(N (K + V)) for N remembered pairs{solve}"),
 }
 """What each kind of memory keeps, and what one token costs."""

@@ -52,15 +52,18 @@ def fold(problem: Problem, params: Mapping[str, Tensor], memory: Mapping[str, Te
     """
     if problem.recurrence is not None:
         return problem.recurrence.learn(problem.function, params, memory, pair)
-    solver, step = problem.solver, pair.controls["step_size"]
+    solver, controls = problem.solver, pair.controls
+    step = controls.get("step_size", torch.ones_like(pair.key[..., 0]))
+    value = pair.value * controls["write"] if "write" in controls else pair.value
     predict = functools.partial(_predict, problem.function, params)
-    read_key = pair.controls.get("read_key", pair.key)
+    read_key = controls.get("read_key", pair.key)
+    erase_key = [controls[name] for name in ("erase_key",) if name in controls]
     kept = {name: _shrunk(tensor, pair.log_decay) for name, tensor in memory.items()}
     if solver.proximal:
-        data = (kept["memory"], pair.key, read_key, pair.value, step)
+        data = (kept["memory"], pair.key, read_key, value, step)
         return {"memory": _minimiser(lambda s: solver.objective(predict, s, *data), kept["memory"])}
     anchor = dict(memory) if solver.gradient_at == "old" else kept
-    gradient = torch.func.grad(lambda m: solver.objective(predict, m, anchor, pair.key, read_key, pair.value))(anchor)
+    gradient = torch.func.grad(lambda m: solver.objective(predict, m, anchor, pair.key, read_key, value, *erase_key))(anchor)
     return {name: kept[name] - step.reshape(*step.shape, *(1,) * (kept[name].ndim - 2)) * gradient[name] for name in memory}
 
 

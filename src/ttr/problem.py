@@ -194,6 +194,7 @@ class Solver(_Axis):
         exact: the regularised problem is solved exactly ("global" or "local").
         gradient_at: for a rank-one correction S <- D S + k step (v - S_x^T p)^T: "decayed" if S_x = D S, "old" if S_x = S.
         proximal: the update is the minimiser of the objective about D S, not a gradient step on it.
+        preconditioned: the written key is multiplied by a function of the running sum of squared keys, the state's "preconditioner".
         pairs_per_token: how many pairs are learned, one after the other, per token.
     """
 
@@ -203,6 +204,7 @@ class Solver(_Axis):
     exact: ClassVar[Literal["global", "local"] | None] = None
     gradient_at: ClassVar[Literal["decayed", "old"] | None] = None
     proximal: ClassVar[bool] = False
+    preconditioned: ClassVar[bool] = False
     pairs_per_token: ClassVar[int] = 1
 
     def effective_step(self, step_size: Tensor, key: Tensor, params: Mapping[str, Tensor]) -> Tensor:

@@ -38,16 +38,20 @@ class Project(nn.Module):
             sequences: which sequence every token belongs to.
             tails: those of ``tails()``, with one row per sequence.
         """
-        streams = {"x": x, "position": sequences.positions()}
+        streams, new_tails = {"x": x, "position": sequences.positions()}, dict(tails)
+        steps = list(zip(self.steps, self.learned, strict=True))
+        for step, learned in (pair for pair in steps if pair[0].of_input):
+            streams |= self._made(step, learned, streams, sequences, new_tails)
         for name in ("q", "k", "v"):
-            streams[name] = getattr(self, name)(x).unflatten(-1, self.sizes.stream(name))
-        new_tails = dict(tails)
-        for step, learned in zip(self.steps, self.learned, strict=True):
-            if step.past:
-                streams |= self._with_past(step, learned, streams, sequences, new_tails)
-            else:
-                streams |= step(learned.tensors(), streams)
+            streams[name] = getattr(self, name)(streams.get(f"x_{name}", x)).unflatten(-1, self.sizes.stream(name))
+        for step, learned in (pair for pair in steps if not pair[0].of_input):
+            streams |= self._made(step, learned, streams, sequences, new_tails)
         return streams, new_tails
+
+    def _made(self, step: Surrounding, learned: Tensors, streams: Mapping[str, Tensor], sequences: Sequences,
+              tails: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The streams that a step changes or adds."""
+        return self._with_past(step, learned, streams, sequences, tails) if step.past else step(learned.tensors(), streams)
 
     def _with_past(self, step: Surrounding, learned: Tensors, streams: Mapping[str, Tensor], sequences: Sequences,
                    tails: dict[str, Tensor]) -> dict[str, Tensor]:

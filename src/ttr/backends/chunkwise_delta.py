@@ -29,6 +29,10 @@ class ChunkwiseDelta(Backend):
 
     which is a unit lower triangular system, (I + A) W = beta (V - (P e^c) S_0), solved by substitution. What follows is the
     additive form with w for v. Several pairs per token are a sequence of pairs, read at the last of each token.
+
+    Where an erase key e takes off what p reads, S_j = D_j S_{j-1} - beta_j e_j (S_x^T p_j)^T + beta_j k_j v_j^T, a diagonal plus
+    low rank (RWKV-7, arXiv 2503.14456), the pairs (k_j, beta_j v_j) are known and the corrections w_j = -beta_j S_x^T p_j are
+    written at e_j: the system has e for k, and -A V in the keys for beta V.
     """
 
     chunk: int = 32
@@ -53,20 +57,26 @@ class ChunkwiseDelta(Backend):
         step = 1 if form.step is None else form.step[..., None]
         key, read, value = (split(tensor, size) for tensor in (form.key, step * form.read, step * form.value))
         query = split(form.query, tokens)
+        eraser = key if form.erase is None else split(form.erase, size)
         log = cumulative_log_decay(form, size)
         log_query = log[..., form.pairs - 1 :: form.pairs, :]
         log_read = log if form.gradient_at == "decayed" else pad(log, (0, 0, 1, -1))
         whole = log[..., -1:, :]
 
         order = torch.arange(size, device=key.device)
-        system = scores(read, key, log_read, log, order, tokens)
-        chunks = (system, value, shrink(read, log_read), shrink(key, whole - log).mT, whole.mT.to(key.dtype).exp())
-        memory, entering, written = widen_state(problem, x), [], []
-        for matrix, target, reader, writer, kept in zip(*(tensor.unbind() for tensor in chunks), strict=True):
-            entering.append(memory)
-            written.append(torch.linalg.solve_triangular(matrix, target - reader @ memory, upper=False, unitriangular=True))
-            memory = kept * memory + writer @ written[-1]
         visible = order[form.pairs - 1 :: form.pairs] + 1
-        inside = scores(query, key, log_query, log, visible, tokens) @ torch.stack(written)
-        y = shrink(query, log_query) @ torch.stack(entering) + inside
-        return finish(problem, x, join(y, x.length), memory)
+        system = scores(read, eraser, log_read, log, order, tokens)
+        target, known, outputs = value, torch.zeros_like(value[:, :, :, :1]), 0
+        if form.erase is not None:
+            target = -(scores(read, key, log_read, log, order, tokens) @ value)
+            known = shrink(key, whole - log).mT @ value
+            outputs = scores(query, key, log_query, log, visible, tokens) @ value
+        chunks = (system, target, known, shrink(read, log_read), shrink(eraser, whole - log).mT, whole.mT.to(key.dtype).exp())
+        memory, entering, written = widen_state(problem, x), [], []
+        for matrix, wanted, sums, reader, writer, kept in zip(*(tensor.unbind() for tensor in chunks), strict=True):
+            entering.append(memory)
+            written.append(torch.linalg.solve_triangular(matrix, wanted - reader @ memory, upper=False, unitriangular=True))
+            memory = kept * memory + sums + writer @ written[-1]
+        outputs = outputs + scores(query, eraser, log_query, log, visible, tokens) @ torch.stack(written)
+        y = shrink(query, log_query) @ torch.stack(entering) + outputs
+        return finish(problem, x, join(y, x.length), memory, form.beside)

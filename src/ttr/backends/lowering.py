@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from ttr.backends.preconditioner import precondition
 from ttr.inputs import Inputs
 from ttr.problem import RESET, Problem
+from ttr.state import State
 
 
 @dataclass(frozen=True)
 class LinearForm:
-    """S_j = D_j S_{j-1} + key_j step_j (value_j - S_x^T read_j)^T for pairs j = 1..L, L = T n, and y_t = S_{tn}^T query_t.
+    """S_j = D_j S_{j-1} + step_j (key_j value_j^T - erase_j (S_x^T read_j)^T) for pairs j = 1..L, L = T n, and y_t = S_{tn}^T query_t.
 
-    Letters: L pairs, T tokens. query [B,T,H,F], key and read [B,L,H,F], value [B,L,H,V], step [B,L,H] (1 if absent),
+    Letters: L pairs, T tokens. query [B,T,H,F], key, read and erase [B,L,H,F], value [B,L,H,V], step [B,L,H] (1 if absent),
     log_decay [B,L,H] or [B,L,H,F], finite (a reset is ``RESET``, which leaves 2e-35 of the past). ``read`` is None for an
-    additive memory. With a normalised read-out ``value`` has a last column of ones.
+    additive memory, ``erase`` None where it is the key. With a normalised read-out ``value`` has a last column of ones.
+    ``beside`` are the state's other tensors after the last pair.
     """
 
     query: Tensor
@@ -28,6 +33,8 @@ class LinearForm:
     log_decay: Tensor | None
     gradient_at: str | None
     pairs: int
+    erase: Tensor | None = None
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def linear_form(problem: Problem, x: Inputs) -> LinearForm:
@@ -39,12 +46,14 @@ def linear_form(problem: Problem, x: Inputs) -> LinearForm:
         return tensor if tensor is None or pairs == 1 else tensor.flatten(1, 2)
 
     key = flat(function.key(x.grouped(x.k), params))
-    value = flat(x.grouped(x.v))
+    value = flat(x.grouped(x.v) * x.controls["write"] if "write" in x.controls else x.grouped(x.v))
     if function.normalized:
         value = torch.cat([value, torch.ones_like(value[..., :1])], dim=-1)
     read = None if problem.solver.gradient_at is None else key
     if "read_key" in x.controls:
         read = flat(function.key(x.controls["read_key"], params))
+    erase = flat(function.key(x.controls["erase_key"], params)) if "erase_key" in x.controls else None
+    key, beside = precondition(problem, x, key) if problem.solver.preconditioned else (key, {})
     step = None
     if "step_size" in x.controls:
         step = x.controls["step_size"] if x.log_importance is None else x.controls["step_size"] * x.log_importance.exp()
@@ -52,7 +61,7 @@ def linear_form(problem: Problem, x: Inputs) -> LinearForm:
     elif x.log_importance is not None:
         step = flat(x.log_importance).exp()
     query, log_decay = function.query(x.grouped(x.q), params), _per_pair(x.log_decay, pairs)
-    return LinearForm(query, key, value, read, step, log_decay, problem.solver.gradient_at, pairs)
+    return LinearForm(query, key, value, read, step, log_decay, problem.solver.gradient_at, pairs, erase, beside)
 
 
 def _per_pair(log_decay: Tensor | None, pairs: int) -> Tensor | None:
@@ -72,9 +81,9 @@ def widen_state(problem: Problem, x: Inputs) -> Tensor:
     return torch.cat([memory, x.state["normalizer"][..., None]], dim=-1) if problem.function.normalized else memory
 
 
-def finish(problem: Problem, x: Inputs, y: Tensor, memory: Tensor):
+def finish(problem: Problem, x: Inputs, y: Tensor, memory: Tensor, beside: Mapping[str, Tensor] = MappingProxyType({})) -> tuple[Tensor, State]:
     """Read-outs and state from the recurrence's: divide by the last column where the read-out is normalised."""
-    tensors = {"memory": memory}
+    tensors = {"memory": memory, **beside}
     if problem.function.normalized:
         y = y[..., :-1] / (y[..., -1:] + problem.function.eps)
         tensors = {"memory": memory[..., :-1], "normalizer": memory[..., -1]}

@@ -7,14 +7,34 @@ from ttr.functions.linear import Linear
 from ttr.problem import Problem
 from ttr.solvers.delta_rule import DeltaRule
 from ttr.solvers.implicit_delta_rule import ImplicitDeltaRule
+from ttr.solvers.momentum_delta_rule import MomentumDeltaRule
+from ttr.solvers.oja_rule import OjaRule
+from ttr.solvers.preconditioned_delta_rule import PreconditionedDeltaRule
+from ttr.surroundings.controls.bounded_low_rank_decay import BoundedLowRankDecay
+from ttr.surroundings.controls.capped_softplus_decay import CappedSoftplusDecay
 from ttr.surroundings.controls.channel_softplus_decay import ChannelSoftplusDecay
+from ttr.surroundings.controls.gated_key import GatedKey
+from ttr.surroundings.controls.low_rank_erase_key import LowRankEraseKey
+from ttr.surroundings.controls.preconditioner_decay import PreconditionerDecay
+from ttr.surroundings.controls.preconditioner_step import PreconditionerStep
 from ttr.surroundings.controls.scaled_read_key import ScaledReadKey
+from ttr.surroundings.controls.shared_momentum_step import SharedMomentumStep
 from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
+from ttr.surroundings.controls.sigmoid_write import SigmoidWrite
 from ttr.surroundings.controls.softplus_decay import SoftplusDecay
+from ttr.surroundings.controls.softplus_momentum import SoftplusMomentum
+from ttr.surroundings.controls.tanh_step_size import TanhStepSize
+from ttr.surroundings.controls.unit_read_key import UnitReadKey
+from ttr.surroundings.controls.value_softplus_decay import ValueSoftplusDecay
 from ttr.surroundings.keys.query_correction import QueryCorrection
+from ttr.surroundings.keys.rate_scaled_key import RateScaledKey
 from ttr.surroundings.keys.short_convolution import ShortConvolution
+from ttr.surroundings.keys.token_shift import TokenShift
 from ttr.surroundings.keys.unit_norm import UnitNorm
+from ttr.surroundings.output.current_token_bonus import CurrentTokenBonus
 from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
+from ttr.surroundings.output.group_norm import GroupNorm
+from ttr.surroundings.output.low_rank_gate import LowRankGate
 from ttr.surroundings.output.rms_norm import RMSNorm
 from ttr.surroundings.output.silu_gate import SiluGate
 from ttr.surroundings.output.skip import Skip
@@ -59,4 +79,55 @@ ENTRIES: dict[str, Architecture] = {
         source="Hu et al.: Comba", arxiv="2506.02475", year=2025,
         original="fla.layers.Comba", verified="memory: the chunk form of fla/ops/comba/naive.py",
         note="The read key keeps its learned length; the kernel of fla's layer brings it back to 1."),
+    "deltaproduct": Architecture(
+        Problem(Uniform(), Linear(), DeltaRule(pairs_per_token=2)),
+        keys=(ShortConvolution(), UnitNorm()), controls=(SigmoidStepSize(doubled=True),), output=(RMSNorm(),),
+        source="Siems et al.: DeltaProduct", arxiv="2502.10297", year=2025,
+        original="fla.layers.GatedDeltaProduct", verified="memory: fla/ops/gated_delta_product/naive.py without gates",
+        note="The original with use_forget_gate=False and use_output_gate=False."),
+    "gated-deltanet2": Architecture(
+        Problem(Geometric("channel"), Linear(), DeltaRule(separate_read=True, gated_write=True, unit_step=True)),
+        keys=(ShortConvolution(), UnitNorm()), controls=(ChannelSoftplusDecay(), GatedKey(), SigmoidWrite()),
+        output=(GatedRMSNorm("sigmoid", low_rank=True),),
+        source="Gated DeltaNet-2", arxiv="2605.22791", year=2026,
+        original="fla.layers.GatedDeltaNet2", verified="memory: fla/ops/gdn2/naive.py, recurrent and chunk",
+        note="With grouped values every head has erase gates of its own; the original shares those of a key head."),
+    "rwkv7": Architecture(
+        Problem(Geometric("channel"), Linear(scale=1.0), DeltaRule("old", separate_read=True, separate_erase=True, unit_step=True)),
+        keys=(TokenShift(("q", "k", "v", "decay", "erase", "gate")), RateScaledKey()),
+        controls=(BoundedLowRankDecay(), UnitReadKey(), LowRankEraseKey()), output=(GroupNorm(), CurrentTokenBonus(), LowRankGate()),
+        source="Peng et al.: RWKV-7 Goose", arxiv="2503.14456", year=2025,
+        original="fla.layers.RWKV7Attention",
+        verified="memory: fla/ops/generalized_delta_rule/dplr/naive.py, recurrent and chunk; layer: the published equations",
+        note="Without the value residual, which mixes in the values of the first layer and so lies outside a layer. Low ranks are the head's sizes."),
+    "precond-gated-deltanet": Architecture(
+        Problem(Geometric("head"), Linear(), PreconditionedDeltaRule()),
+        keys=(ShortConvolution(), UnitNorm()), controls=(SoftplusDecay(), SigmoidStepSize(), PreconditionerDecay(), PreconditionerStep()),
+        output=(GatedRMSNorm("silu"),),
+        source="Preconditioned DeltaNet: Curvature-aware Sequence Modeling for Linear Recurrences", arxiv="2604.21100", year=2026,
+        original="fla.layers.PrecondGatedDeltaNet", verified="memory: fla/ops/precond_gated_delta_rule/naive.py",
+        note="Published with value_size = 2 key_size."),
+    "precond-kda": Architecture(
+        Problem(Geometric("channel"), Linear(), PreconditionedDeltaRule()),
+        keys=(ShortConvolution(), UnitNorm()),
+        controls=(ChannelSoftplusDecay(), SigmoidStepSize(), PreconditionerDecay(slowest=1.0), PreconditionerStep()),
+        output=(GatedRMSNorm("sigmoid", low_rank=True),),
+        source="Preconditioned DeltaNet: Curvature-aware Sequence Modeling for Linear Recurrences", arxiv="2604.21100", year=2026,
+        original="fla.layers.PrecondKDA", verified="memory: fla/ops/precond_kda/naive.py",
+        note="The decay's biases start as those of KDA; the original's start at 0."),
+    "gated-oja": Architecture(
+        Problem(Uniform(), Linear(), OjaRule()),
+        keys=(ShortConvolution(), UnitNorm(("q", "k", "v"))), controls=(SigmoidStepSize(), ValueSoftplusDecay()),
+        output=(GatedRMSNorm("sigmoid", low_rank=True),),
+        source="flash-linear-attention 0.6.0, after Oja: A simplified neuron model as a principal component analyzer, 1982", year=2026,
+        original="fla.ops.gated_oja_rule",
+        verified="memory: descent of 1/2 ||k - N v||^2 by autograd, and as the delta rule of exchanged keys and values",
+        note="Regresses keys on values and reads with the adjoint, so outside the framework. An operator alone; surroundings as KDA's."),
+    "momentum-deltanet": Architecture(
+        Problem(Geometric("head"), Linear(), MomentumDeltaRule("decayed")),
+        keys=(ShortConvolution(), QueryCorrection(), UnitNorm()),
+        controls=(TanhStepSize(), SharedMomentumStep(), CappedSoftplusDecay(), SoftplusMomentum()), output=(GatedRMSNorm("silu"),),
+        source="Momentum DeltaNet", arxiv="2605.05838", year=2026,
+        original="fla.layers.MomentumDeltaNet", verified="memory: fla/ops/momentum_delta_rule/naive.py, recurrent",
+        note="The layer measures its error at the decayed memory (use_p_times_alpha); published with value_size = 2 key_size."),
 }

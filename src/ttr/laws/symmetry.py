@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import torch
 
+from ttr.controls import CONTROLS
 from ttr.laws.law import Law, Setting, compare, compare_states
 from ttr.laws.rows import Case, Sizes, make_case, with_factor, with_importance, with_weights
 from ttr.problem import Problem, Weights
@@ -65,7 +66,8 @@ def importance(problem: Problem, setting: Setting) -> Iterable[tuple[str, float,
     gradients = torch.autograd.grad(silence.sum(), list(nothing.leaves().values()), allow_unused=True)
     yield "gradients of an empty memory", float(any(g is not None and not torch.isfinite(g).all() for g in gradients)), 0.0
     if problem.weights.window is None and problem.solver.pairs_per_token == 1:
-        if problem.solver.gradient_at != "old":  # there the next token's error is measured before the decay passed on to it
+        # An error of the old memory is measured before the decay that is passed on, and momentum moves the memory without a pair.
+        if problem.solver.gradient_at != "old" and "momentum" not in problem.controls():
             yield from _removal(absent, y, end, setting)
         if problem.solver.weights_act_on == "samples":
             yield from _repetition(case, setting)
@@ -83,10 +85,10 @@ def _removal(absent: Case, y: torch.Tensor, end, setting: Setting) -> Iterable[t
         return  # a fixed decay acts once per token, present or not
     keep = torch.tensor([t for t in range(y.shape[1]) if t != 4], device=y.device)
     controls = dict(absent.controls)
-    if "log_decay" in controls:
-        decay = controls["log_decay"].clone()
+    for name in (name for name in absent.controls if CONTROLS[name].at_most == 0.0):
+        decay = controls[name].clone()
         decay[:, 5] += decay[:, 4]
-        controls["log_decay"] = decay
+        controls[name] = decay
     without = dataclasses.replace(absent, controls=controls).tokens(keep)
     shorter, state = setting.run(without, return_state=True)
     yield compare("token of importance 0 left out", shorter, y[:, keep], setting.dtype)

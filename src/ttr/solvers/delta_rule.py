@@ -7,22 +7,26 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ttr.problem import Problem, Solver, Worked
+from ttr.problem import Function, Problem, Solver, Weights, Worked
 
 
 @dataclass(frozen=True)
 class DeltaRule(Solver):
-    """One gradient step per pair on 1/2 ||v - m(k)||^2: S <- D S + step k (v - S_x^T p)^T.
+    """One gradient step per pair on 1/2 ||v - m(k)||^2: S <- D S + step (k (w * v)^T - e (S_x^T p)^T).
 
     D is the retention, S_x the memory at which the error is measured: D S with ``gradient_at="decayed"`` (Gated DeltaNet,
-    arXiv 2412.06464), S with "old" (Comba, 2506.02475). p is the key k itself or, with ``separate_read``, the control
-    ``read_key``. With ``pairs_per_token`` > 1 the pairs of a token are learned one after the other, the retention acting
-    once before the first (DeltaProduct, 2502.10297).
+    arXiv 2412.06464), S with "old" (Comba, 2506.02475). p and e are the key k itself or, with ``separate_read`` and
+    ``separate_erase``, the controls ``read_key`` and ``erase_key`` (RWKV-7, 2503.14456); w is 1 or, with ``gated_write``, the
+    control ``write`` (Gated DeltaNet-2, 2605.22791). ``unit_step`` fixes the step at 1. With ``pairs_per_token`` > 1 the pairs of
+    a token are learned one after the other, the retention acting once before the first (DeltaProduct, 2502.10297).
     """
 
     gradient_at: Literal["decayed", "old"] = "decayed"
     separate_read: bool = False
     pairs_per_token: int = 1
+    separate_erase: bool = False
+    gated_write: bool = False
+    unit_step: bool = False
 
     weights_act_on: ClassVar[Literal["memory"]] = "memory"
 
@@ -33,20 +37,46 @@ class DeltaRule(Solver):
             raise ValueError(f"pairs_per_token={self.pairs_per_token} learns nothing. Use 1 or more.")
 
     def controls(self) -> dict[str, str]:
-        return {"step_size": "BTH"} | ({"read_key": "BTHK"} if self.separate_read else {})
+        taken = ((not self.unit_step, "step_size", "BTH"), (self.separate_read, "read_key", "BTHK"),
+                 (self.separate_erase, "erase_key", "BTHK"), (self.gated_write, "write", "BTHV"))
+        return {name: axes for takes, name, axes in taken if takes}
+
+    def formulas(self) -> dict[str, str]:
+        source = "a_t S_{t-1}" if self.gradient_at == "decayed" else "S_{t-1}"
+        step = "" if self.unit_step else "beta_t "
+        read, erase = "p_t" if self.separate_read else "k_t", "e_t" if self.separate_erase else "k_t"
+        value = "(w_t * v_t)" if self.gated_write else "v_t"
+        approximation = {}
+        if self.separate_read or self.separate_erase:
+            approximation = {"approximation": "keys that differ in reading, erasing and writing: the update is the gradient of no single loss"}
+        pairs = "" if self.pairs_per_token == 1 else f", for each of {self.pairs_per_token} pairs, a_t before the first"
+        return {"objective": "1/2 ||v_t - S^T k_t||^2, one gradient step per pair",
+                "update": f"S_t = a_t S_{{t-1}} + {step}(k_t {value}^T - {erase} ({read}^T {source})){pairs}",
+                "order": f"decay, then the error of the {self.gradient_at} memory, write, read",
+                "parallel form": "one unit triangular system per chunk"} | approximation
+
+    def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
+        if (self.separate_erase or self.gated_write or self.unit_step) and not function.linear:
+            return (f"Erase keys, write gates and unit steps change a matrix, and {type(function).__name__} keeps other parameters. "
+                    "Use Linear, or a plain DeltaRule().")
+        return None
 
     def objective(self, predict: Callable[..., Tensor], memory: Tensor | Mapping[str, Tensor], *data: object) -> Tensor:
-        """``data`` = anchor memory, key, read key, value of one pair. Its gradient in ``memory``, taken at the anchor,
-        is the update. With a read key of its own the error is measured there and written at the key, which is the
-        gradient of no single loss: the objective is linearised about the anchor."""
-        anchor, key, read_key, value = data
-        if not self.separate_read:
+        """``data`` = anchor memory, key, read key, value and, where there is one, erase key of one pair. Its gradient in
+        ``memory``, taken at the anchor, is the update. With a read key of its own the error is measured there and written
+        at the key, which is the gradient of no single loss: the objective is linearised about the anchor."""
+        anchor, key, read_key, value, *erase_key = data
+        if not (self.separate_read or self.separate_erase):
             return 0.5 * (value - predict(memory, key)).square().sum()
-        return (predict(memory, key) * (predict(anchor, read_key) - value)).sum()
+        if not self.separate_erase:
+            return (predict(memory, key) * (predict(anchor, read_key) - value)).sum()
+        return (predict(memory, *erase_key) * predict(anchor, read_key) - predict(memory, key) * value).sum()
 
     @classmethod
     def examples(cls) -> tuple[DeltaRule, ...]:
-        return (cls(), cls(gradient_at="old", separate_read=True), cls(pairs_per_token=2), cls("old", pairs_per_token=3))
+        return (cls(), cls(gradient_at="old", separate_read=True), cls(pairs_per_token=2), cls("old", pairs_per_token=3),
+                cls(separate_read=True, gated_write=True, unit_step=True),
+                cls("old", separate_read=True, separate_erase=True, pairs_per_token=2))
 
     @classmethod
     def worked(cls) -> tuple[Worked, ...]:
@@ -97,4 +127,29 @@ class DeltaRule(Solver):
                 Worked(Problem(Geometric("channel"), Linear(scale=0.5), cls("old", separate_read=True)), q, k, v, old,
                        {"log_decay": channel, "step_size": step, "read_key": p}),
                 Worked(Problem(Product((Geometric(), Importance())), Linear(scale=0.5), cls("old", pairs_per_token=2)), q, k2, v2, y2,
-                       {"log_decay": head, "step_size": step2, "log_importance": importance2.log()}))
+                       {"log_decay": head, "step_size": step2, "log_importance": importance2.log()}),
+                *cls._worked_gates(Geometric("channel"), Linear(scale=0.5), q, k, v, {"log_decay": channel, "step_size": step, "read_key": p}))
+
+    @classmethod
+    def _worked_gates(cls, weights: Weights, function: Function, q: Tensor, k: Tensor, v: Tensor,
+                      controls: Mapping[str, Tensor]) -> tuple[Worked, ...]:
+        """Write gates with a unit step, and an erase key of its own, on the pairs of ``worked``."""
+        write, erase, gated, erased = (torch.tensor(rows, dtype=torch.float64)[None, :, None] for rows in (
+            [[0.5, 2, 0.25], [1.5, 0.5, 2], [0.2, 3, 0.5]],
+            [[0.5, 3], [2, 0.5], [-1.5, 2]],
+            # Error at the decayed memory and the read key p, written values w * v = (1, -6, 1), (-3, 2, 6), (1, -1.5, -2). Corrections:
+            # (1, -6, 1), S = [[0.5, -3, 0.5], [2, -12, 2]].
+            # D S = [[0.4, -2.4, 0.4], [0.8, -4.8, 0.8]]; w * v - (1.4, -8.4, 1.4) = (-4.4, 10.4, 4.6); S = [[-6.2, 13.2, 7.3], [3, -10, -1.5]].
+            # D S = [[-1.55, 3.3, 1.825], [1.8, -6, -0.9]]; w * v - (4, -9.6, -4.1) = (-3, 8.1, 2.1); S = [[-0.05, -0.75, 0.775], [-2.7, 6.15, 2.25]].
+            [[3.5, -21, 3.5], [12.3, -29.8, -12.45], [2.6875, -6.3375, -2.05625]],
+            # Error at the old memory and p, taken off at the erase key, steps 0.5, 0.2, 0.6: S = 0.5 k v^T = [[0.5, -0.75, 1], [2, -3, 4]].
+            # D S = [[0.4, -0.6, 0.8], [0.8, -1.2, 1.6]]; + k (-0.4, 0.8, 0.6) - e (0.65, -0.975, 1.3) = [[-1.5, 2.55, -0.9], [0.675, -1.1125, 0.65]].
+            # D S = [[-0.375, 0.6375, -0.225], [0.405, -0.6675, 0.39]]; + k (3, -0.3, -2.4) - e (2.0025, -3.39375, 1.275) =
+            # [[1.12875, -4.303125, 2.8875], [0.9, 5.67, -5.76]].
+            [[3.5, -5.25, 7], [2.925, -4.9375, 2], [-0.6178125, -6.74578125, 6.481875]],
+        ))
+        unit = {name: control for name, control in controls.items() if name != "step_size"}
+        with_write = Problem(weights, function, cls(separate_read=True, gated_write=True, unit_step=True))
+        with_erase = Problem(weights, function, cls("old", separate_read=True, separate_erase=True))
+        return (Worked(with_write, q, k, v, gated, {**unit, "write": write}),
+                Worked(with_erase, q, k, v, erased, {**controls, "erase_key": erase}))

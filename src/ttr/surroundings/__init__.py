@@ -3,7 +3,8 @@ happens to its read-out (``output``).
 
 A surrounding is a pure function of named streams, one tensor per token each, and returns the streams it changes or adds:
 
-    x [B,T,D] the layer's input           position [B,T] number of the token in its sequence, from 0
+    x [B,T,D] the layer's input; x_q, x_k, x_v what q, k and v are projected from where that is not x itself
+    position [B,T] number of the token in its sequence, from 0
     q [B,T,Hq,K]   k [B,T,Hk,K] or [B,T,n,Hk,K]   v [B,T,Hv,V] or [B,T,n,Hv,V]
     the controls of ``ttr.problem.CONTROLS``, by name                        y [B,T,H,V] the read-out
 
@@ -55,8 +56,8 @@ class Sizes:
         return () if self.pairs == 1 else (self.pairs,)
 
     def stream(self, name: str) -> tuple[int, ...]:
-        """The shape of q, k or v behind batch and time."""
-        return {"q": (self.query_heads, self.key_size), "k": (*self.per_pair, self.key_heads, self.key_size),
+        """The shape of q, k, v or x behind batch and time."""
+        return {"x": (self.d_model,), "q": (self.query_heads, self.key_size), "k": (*self.per_pair, self.key_heads, self.key_size),
                 "v": (*self.per_pair, self.value_heads, self.value_size)}[name]
 
 
@@ -67,12 +68,14 @@ class Surrounding(Component):
         reads: the streams it needs, beside x, position, q, k and v.
         makes: the streams it adds.
         past: how many earlier tokens of each stream in its field ``streams`` it sees in front of the call's.
+        of_input: it comes before the projections and has x and position alone.
     """
 
     kind: ClassVar[str] = ""
     reads: ClassVar[tuple[str, ...]] = ()
     makes: ClassVar[tuple[str, ...]] = ()
     past: ClassVar[int] = 0
+    of_input: ClassVar[bool] = False
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         """The tensors it owns in a layer of these sizes."""

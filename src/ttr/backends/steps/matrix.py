@@ -14,15 +14,17 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     form, memory = linear_form(problem, x), widen_state(problem, x)
     for j in range(form.pairs):
         kept = decay(memory, form.log_decay[:, j]) if form.log_decay is not None else memory
-        written = form.value[:, j]
+        written, step = form.value[:, j], 1 if form.step is None else form.step[:, j, :, None]
         if form.read is not None:
             source = kept if form.gradient_at == "decayed" else memory
-            written = written - (form.read[:, j, :, None] @ source)[..., 0, :]
-        if form.step is not None:
-            written = written * form.step[:, j, :, None]
-        memory = kept + form.key[:, j, :, :, None] * written[:, :, None]
+            found = (form.read[:, j, :, None] @ source)[..., 0, :]
+            if form.erase is None:
+                written = written - found
+            else:
+                kept = kept - form.erase[:, j, :, :, None] * (step * found)[:, :, None]
+        memory = kept + form.key[:, j, :, :, None] * (step * written)[:, :, None]
     y = (form.query[:, 0, :, None] @ memory).transpose(1, 2)
-    return finish(problem, x, y, memory)
+    return finish(problem, x, y, memory, form.beside)
 
 
 def decay(memory: Tensor, log_decay: Tensor | None) -> Tensor:

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ttr.component import Parameter
+from ttr.inputs import repeat_heads
+from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, wide
+
+
+@dataclass(frozen=True)
+class GatedKey(Controls):
+    """The read or erase key as sigmoid(W x) * k, channel by channel, k as the memory gets it (Gated DeltaNet-2, arXiv 2605.22791)."""
+
+    of: Literal["read_key", "erase_key"] = "read_key"
+
+    axes: ClassVar[str] = "BTHK"
+    after_keys: ClassVar[bool] = True
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        return (self.of,)
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        return {"weight": Parameter((*sizes.per_pair, sizes.heads, sizes.key_size, sizes.d_model), fan_in(sizes.d_model))}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        gate = torch.sigmoid(wide(torch.einsum("btd,...d->bt...", streams["x"], params["weight"])))
+        return {self.of: gate * repeat_heads(streams["k"], gate.shape[-2])}
+
+    @classmethod
+    def examples(cls) -> tuple[GatedKey, ...]:
+        return (cls(), cls("erase_key"))
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # x = 2: W x = (ln 3, -ln 3), sigmoids 3/4 and 1/4; two heads of the memory share the key (8, -4), the second with W x = (-ln 3, 0).
+        log3 = 1.0986122886681098
+        weight = torch.tensor([[[log3], [-log3]], [[-log3], [0.0]]]) / 2
+        streams = {"x": torch.tensor([[[2.0]]]), "k": torch.tensor([8.0, -4.0]).reshape(1, 1, 1, 2)}
+        expected = torch.tensor([[6.0, -1.0], [2.0, -2.0]]).reshape(1, 1, 2, 2)
+        return WorkedSurrounding(cls("erase_key"), streams, {"erase_key": expected}, {"weight": weight})

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.component import Parameter, constant
+from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, wide
+
+
+@dataclass(frozen=True)
+class LowRankEraseKey(Controls):
+    """erase_key = a * read_key, a = sigmoid(W2 W1 x_erase + bias) per head and channel (RWKV-7, arXiv 2503.14456).
+
+    a, the in-context learning rate of a channel, is the stream ``learning_rate`` for others. W1 leads to ``rank`` channels, the
+    key size if None.
+    """
+
+    rank: int | None = None
+
+    reads: ClassVar[tuple[str, ...]] = ("read_key", "x_erase")
+    makes: ClassVar[tuple[str, ...]] = ("erase_key", "learning_rate")
+    axes: ClassVar[str] = "BTHK"
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        rank, channels = self.rank or sizes.key_size, (sizes.heads, sizes.key_size)
+        return {"down": Parameter((rank, sizes.d_model), fan_in(sizes.d_model)), "up": Parameter((*channels, rank), fan_in(rank)),
+                "bias": Parameter(channels, constant(-0.19))}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        logits = torch.einsum("btr,hkr->bthk", streams["x_erase"] @ params["down"].mT, params["up"])
+        rate = torch.sigmoid(wide(logits) + wide(params["bias"]))
+        return {"erase_key": rate * streams["read_key"], "learning_rate": rate}
+
+    @classmethod
+    def examples(cls) -> tuple[LowRankEraseKey, ...]:
+        return (cls(), cls(rank=2))
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # 2 goes down to 3, up to (0.75, -1.5), plus bias (ln 3 - 0.75, 1.5): sigmoids 3/4 and 1/2, times the read key (8, -6).
+        params = {"down": torch.tensor([[1.5]]), "up": torch.tensor([[[0.25], [-0.5]]]), "bias": torch.tensor([[1.0986122886681098 - 0.75, 1.5]])}
+        streams = {"x_erase": torch.tensor([[[2.0]]]), "read_key": torch.tensor([8.0, -6.0]).reshape(1, 1, 1, 2)}
+        expected = {"erase_key": torch.tensor([6.0, -3.0]).reshape(1, 1, 1, 2), "learning_rate": torch.tensor([0.75, 0.5]).reshape(1, 1, 1, 2)}
+        return WorkedSurrounding(cls(rank=1), streams, expected, params)

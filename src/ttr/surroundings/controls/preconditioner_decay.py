@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.component import Parameter
+from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding
+from ttr.surroundings.controls.softplus_decay import SoftplusDecay
+
+
+@dataclass(frozen=True)
+class PreconditionerDecay(Controls):
+    """precond_log_decay = -exp(rate) softplus(W x + bias) per head, as in ``SoftplusDecay`` (arXiv 2604.21100)."""
+
+    slowest: float = 0.0
+    fastest: float = 16.0
+
+    makes: ClassVar[tuple[str, ...]] = ("precond_log_decay",)
+    axes: ClassVar[str] = "BTH"
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        return SoftplusDecay(self.slowest, self.fastest).parameters(sizes)
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        return {"precond_log_decay": SoftplusDecay()(params, streams)["log_decay"]}
+
+    @classmethod
+    def examples(cls) -> tuple[PreconditionerDecay, ...]:
+        return (cls(), cls(slowest=1.0))
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # x = 2, W = 0.5, bias -1: softplus(0) = ln 2, times the rate 3.
+        log2, log3 = 0.6931471805599453, 1.0986122886681098
+        params = {"weight": torch.tensor([[0.5]]), "bias": torch.tensor([-1.0]), "rate": torch.tensor([log3])}
+        return WorkedSurrounding(cls(), {"x": torch.tensor([[[2.0]]])}, {"precond_log_decay": torch.tensor([[[-3 * log2]]])}, params)

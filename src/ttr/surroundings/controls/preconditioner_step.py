@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.component import Parameter
+from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding
+from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
+
+
+@dataclass(frozen=True)
+class PreconditionerStep(Controls):
+    """precond_step = sigmoid(W x), one per head, as in ``SigmoidStepSize`` (arXiv 2604.21100)."""
+
+    makes: ClassVar[tuple[str, ...]] = ("precond_step",)
+    axes: ClassVar[str] = "BTH"
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        return SigmoidStepSize().parameters(sizes)
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        return {"precond_step": SigmoidStepSize()(params, streams)["step_size"]}
+
+    @classmethod
+    def examples(cls) -> tuple[PreconditionerStep, ...]:
+        return (cls(),)
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # x = (1, 2): W x = -1 + 0.5*2 - ln 3, whose sigmoid is 1/4.
+        params = {"weight": torch.tensor([[-1.0 - 1.0986122886681098, 0.5]])}
+        return WorkedSurrounding(cls(), {"x": torch.tensor([[[1.0, 2.0]]])}, {"precond_step": torch.tensor([[[0.25]]])}, params)

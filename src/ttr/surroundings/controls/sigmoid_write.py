@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.component import Parameter
+from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, wide
+
+
+@dataclass(frozen=True)
+class SigmoidWrite(Controls):
+    """write = sigmoid(W x), one per head and value channel of every pair (Gated DeltaNet-2, arXiv 2605.22791)."""
+
+    makes: ClassVar[tuple[str, ...]] = ("write",)
+    axes: ClassVar[str] = "BTHV"
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        return {"weight": Parameter((*sizes.per_pair, sizes.heads, sizes.value_size, sizes.d_model), fan_in(sizes.d_model))}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        return {"write": torch.sigmoid(wide(torch.einsum("btd,...d->bt...", streams["x"], params["weight"])))}
+
+    @classmethod
+    def examples(cls) -> tuple[SigmoidWrite, ...]:
+        return (cls(),)
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # x = (1, 2): W x = (2 - 1, -ln 3); sigmoids 0.7310585786 and 1/4.
+        weight = torch.tensor([[[2.0, -0.5], [-1.0986122886681098, 0.0]]])
+        expected = {"write": torch.tensor([0.7310585786300049, 0.25]).reshape(1, 1, 1, 2)}
+        return WorkedSurrounding(cls(), {"x": torch.tensor([[[1.0, 2.0]]])}, expected, {"weight": weight})

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.component import Parameter, constant
+from ttr.inputs import repeat_heads
+from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, wide
+
+
+@dataclass(frozen=True)
+class UnitReadKey(Controls):
+    """read_key = k * g / ||k * g|| per head, with a learned gain g, k as it leaves the projection (RWKV-7, arXiv 2503.14456)."""
+
+    makes: ClassVar[tuple[str, ...]] = ("read_key",)
+    axes: ClassVar[str] = "BTHK"
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        return {"gain": Parameter((sizes.heads, sizes.key_size), constant(0.71))}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        key = wide(repeat_heads(streams["k"], len(params["gain"])) * params["gain"])
+        return {"read_key": torch.nn.functional.normalize(key, dim=-1)}
+
+    @classmethod
+    def examples(cls) -> tuple[UnitReadKey, ...]:
+        return (cls(),)
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # (6, -2) * (0.5, 2) = (3, -4), of norm 5.
+        streams = {"k": torch.tensor([6.0, -2.0]).reshape(1, 1, 1, 2)}
+        return WorkedSurrounding(cls(), streams, {"read_key": torch.tensor([0.6, -0.8]).reshape(1, 1, 1, 2)}, {"gain": torch.tensor([[0.5, 2.0]])})

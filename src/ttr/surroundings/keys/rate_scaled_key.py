@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.component import Parameter, constant
+from ttr.inputs import repeat_heads
+from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding
+
+
+@dataclass(frozen=True)
+class RateScaledKey(Keys):
+    """k <- k (1 + (a - 1) c) with the in-context learning rate a of every channel and a learned c (RWKV-7, arXiv 2503.14456)."""
+
+    reads: ClassVar[tuple[str, ...]] = ("learning_rate",)
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        return {"strength": Parameter((sizes.heads, sizes.key_size), constant(1.02))}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        factor = 1 + (streams["learning_rate"] - 1) * params["strength"]
+        return {"k": (repeat_heads(streams["k"], factor.shape[-2]) * factor).to(streams["k"].dtype)}
+
+    @classmethod
+    def examples(cls) -> tuple[RateScaledKey, ...]:
+        return (cls(),)
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # (8, 4) * (1 + (0.25 - 1) * 0.5, 1 + (0.5 - 1) * 3) = (8 * 0.625, 4 * -0.5).
+        streams = {"k": torch.tensor([8.0, 4.0]).reshape(1, 1, 1, 2), "learning_rate": torch.tensor([0.25, 0.5]).reshape(1, 1, 1, 2)}
+        return WorkedSurrounding(cls(), streams, {"k": torch.tensor([5.0, -2.0]).reshape(1, 1, 1, 2)}, {"strength": torch.tensor([[0.5, 3.0]])})
