@@ -13,7 +13,9 @@ from ttr.surroundings import Controls, Keys, Output, Surrounding
 from ttr.surroundings.controls.channel_softplus_decay import ChannelSoftplusDecay
 from ttr.surroundings.controls.learned_ridge import LearnedRidge
 from ttr.surroundings.controls.log_sigmoid_importance import LogSigmoidImportance
+from ttr.surroundings.controls.projected_slope import ProjectedSlope
 from ttr.surroundings.controls.scaled_read_key import ScaledReadKey
+from ttr.surroundings.controls.sigmoid_mix import SigmoidMix
 from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
 from ttr.surroundings.controls.softplus_decay import SoftplusDecay
 from ttr.surroundings.keys.unit_norm import UnitNorm
@@ -24,6 +26,7 @@ PARTS = {"keys": Keys, "controls": Controls, "output": Output}
 DEFAULTS: Mapping[tuple[str, str], Controls] = {
     ("log_decay", "BTH"): SoftplusDecay(), ("log_decay", "BTHK"): ChannelSoftplusDecay(), ("log_importance", "BTH"): LogSigmoidImportance(),
     ("step_size", "BTH"): SigmoidStepSize(), ("read_key", "BTHK"): ScaledReadKey(), ("ridge", "HF"): LearnedRidge(),
+    ("mix", "BTH"): SigmoidMix(), ("slope", "BTHK"): ProjectedSlope(),
 }
 """Where the controls of a bare problem come from: (name, axes) -> surrounding."""
 

@@ -5,9 +5,10 @@ from ttr.backends.backend import Backend
 from ttr.backends.chunkwise_additive import ChunkwiseAdditive
 from ttr.backends.chunkwise_delta import ChunkwiseDelta
 from ttr.backends.chunkwise_ridge import ChunkwiseRidge
+from ttr.backends.kernel_ridge import KernelRidge
 from ttr.backends.local_polynomial import LocalPolynomial
 from ttr.backends.recurrent import Recurrent
 
-BACKENDS: tuple[Backend, ...] = (ChunkwiseAdditive(), ChunkwiseDelta(), ChunkwiseRidge(), Attention(), LocalPolynomial(), Recurrent())
+BACKENDS: tuple[Backend, ...] = (ChunkwiseAdditive(), ChunkwiseDelta(), ChunkwiseRidge(), KernelRidge(), Attention(), LocalPolynomial(), Recurrent())
 
 __all__ = ["BACKENDS", "Backend"]
