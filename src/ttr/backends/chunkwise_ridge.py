@@ -73,7 +73,7 @@ class ChunkwiseRidge(Backend):
               memory: Tensor) -> Tensor:
         """The read-outs of all chunks: [B,H,N,C,.] for tokens, [B,H,N,C,C] for ``inside``, [B,H,N,F,.] for the moments before."""
         lead = query.shape[:3]
-        ridge = x.controls["ridge"] if "ridge" in x.controls else torch.zeros_like(query[0, :, 0, 0])
+        ridge = x.controls["ridge"] if "ridge" in x.controls else query.new_zeros(query.shape[1], query.shape[-1])
         rows = ridge[:, None, None].expand(*lead, 1, -1)
         weights, keys, rows, share, before, right = (t.flatten(0, 2) for t in (inside, key, rows, kept, gram, query))
         system = System(weights, keys, rows, kept=share, gram=before)
