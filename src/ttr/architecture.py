@@ -16,8 +16,10 @@ from ttr.surroundings.controls.learned_ridge import LearnedRidge
 from ttr.surroundings.controls.log_sigmoid_importance import LogSigmoidImportance
 from ttr.surroundings.controls.preconditioner_decay import PreconditionerDecay
 from ttr.surroundings.controls.preconditioner_step import PreconditionerStep
+from ttr.surroundings.controls.projected_slope import ProjectedSlope
 from ttr.surroundings.controls.scaled_read_key import ScaledReadKey
 from ttr.surroundings.controls.shared_momentum_step import SharedMomentumStep
+from ttr.surroundings.controls.sigmoid_mix import SigmoidMix
 from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
 from ttr.surroundings.controls.sigmoid_write import SigmoidWrite
 from ttr.surroundings.controls.softplus_decay import SoftplusDecay
@@ -34,6 +36,7 @@ DEFAULTS: Mapping[tuple[str, str], Controls] = {
     ("erase_key", "BTHK"): GatedKey("erase_key"), ("write", "BTHV"): SigmoidWrite(), ("value_log_decay", "BTHV"): ValueSoftplusDecay(),
     ("momentum", "BTH"): SoftplusMomentum(), ("momentum_step", "BTH"): SharedMomentumStep(),
     ("precond_log_decay", "BTH"): PreconditionerDecay(), ("precond_step", "BTH"): PreconditionerStep(),
+    ("mix", "BTH"): SigmoidMix(), ("slope", "BTHK"): ProjectedSlope(),
 }
 """Where the controls of a bare problem come from: (name, axes) -> surrounding."""
 

@@ -33,15 +33,20 @@ def local_fit(features: Float[Tensor, "B H N P"], values: Float[Tensor, "B H N V
 
     The weights are brought to sum 1, so the ridge is relative; the constant is not regularised. No pairs, no memory: 0.
     """
-    largest = log_weight.amax(-1, keepdim=True) if log_weight.shape[-1] else log_weight.new_zeros((*log_weight.shape[:-1], 1))
-    weights = torch.exp(log_weight - torch.where(largest == -torch.inf, 0.0, largest).detach())
-    total = weights.sum(-1, keepdim=True)
-    empty = total == 0
-    weights = weights / torch.where(empty, 1.0, total)
+    weights = normalised(log_weight)
+    empty = weights.sum(-1, keepdim=True) == 0
     left = torch.einsum("bhn,bhnp,bhnr->bhpr", weights, features, features)
     right = torch.einsum("bhn,bhnp,bhnv->bhpv", weights, features, values)
     penalty = torch.cat([empty.to(ridge), ridge.expand(*empty.shape[:-1], ridge.shape[-1])], dim=-1)
     return torch.linalg.solve(left + torch.diag_embed(penalty), right)
+
+
+def normalised(log_weight: Float[Tensor, "*b N"]) -> Float[Tensor, "*b N"]:
+    """The weights brought to sum 1; all 0 where there is none."""
+    largest = log_weight.amax(-1, keepdim=True) if log_weight.shape[-1] else log_weight.new_zeros((*log_weight.shape[:-1], 1))
+    weights = torch.exp(log_weight - torch.where(largest == -torch.inf, 0.0, largest).detach())
+    total = weights.sum(-1, keepdim=True)
+    return weights / torch.where(total == 0, 1.0, total)
 
 
 def fold(problem: Problem, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair) -> dict[str, Tensor]:

@@ -98,17 +98,23 @@ def _refit_from_pairs(problem: Problem, x: Inputs) -> tuple[list[Tensor], State]
         if window is not None:
             outside = index[:, seen] <= x.state.position[:, None] + t - window
             log_weight = log_weight.masked_fill(outside[..., None], -torch.inf)
-        y.append(_read_pairs(problem, x, x.grouped(x.q)[:, t], x.grouped(keys[:, seen]), x.grouped(values[:, seen]), log_weight, params))
+        y.append(_read_pairs(problem, x.tokens(t, t + 1, x.state), x.grouped(keys[:, seen]), x.grouped(values[:, seen]), log_weight, params))
     total = None if x.log_decay is None else x.log_decay.sum(1)
     return y, append_pairs(x.state, window, x.k, x.v, log_weight[:, old:], total)
 
 
-def _read_pairs(problem: Problem, x: Inputs, q: Tensor, keys: Tensor, values: Tensor, log_weight: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-    """Fit to weighted pairs [B,N,H,.] and read at q [B,H,K]."""
-    function = problem.function
+def _read_pairs(problem: Problem, x: Inputs, keys: Tensor, values: Tensor, log_weight: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+    """Fit to weighted pairs [B,N,H,.] and read at the query of the one token of ``x``."""
+    function, q = problem.function, x.grouped(x.q)[:, 0]
+    if function.dual:
+        of_head = (tensor.transpose(1, 2) for tensor in (values, keys, log_weight))
+        return retrieve.read_dual(function, *of_head, x.controls["ridge"], q)
     query, mapped = function.query(q, params), function.key(keys, params)
     if function.local_degree is not None:
         kernel = log_weight + torch.einsum("bhf,bnhf->bnh", query, mapped)
+        if problem.solver.amortized:
+            of_head = (tensor.transpose(1, 2) for tensor in (values, keys, kernel))
+            return retrieve.read_along(*of_head, x.controls["slope"][:, 0])
         features = retrieve.displacement_features(function, keys.transpose(1, 2), q)
         ridge = x.controls["ridge"] if function.local_degree else q.new_zeros(q.shape[1], 0)
         return retrieve.read_local(memorize.local_fit(features, values.transpose(1, 2), kernel.transpose(1, 2), ridge))

@@ -145,6 +145,7 @@ class Function(_Axis):
         linear: whether the prediction is linear in the memory's parameters.
         normalized: whether the read-out is divided by that of the same memory with the value 1 (a ratio of two fits).
         keeps_channels: whether key channels reach the memory as channels.
+        dual: whether the regressor is a combination of kernels centred at the keys, given by ``kernel_matrix``.
         groups: number of groups of parameters with a step of their own.
     """
 
@@ -153,11 +154,12 @@ class Function(_Axis):
     linear: ClassVar[bool] = False
     normalized: ClassVar[bool] = False
     keeps_channels: ClassVar[bool] = False
+    dual: ClassVar[bool] = False
     groups: ClassVar[int] = 1
 
     @property
     def keeps(self) -> str | None:
-        return None if self.local_degree is None else "pairs"
+        return "pairs" if self.dual or self.local_degree is not None else None
 
     def memory(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
         """The parameters theta of the regressor, kept in the state: name -> shape behind batch and heads."""
@@ -172,7 +174,8 @@ class Function(_Axis):
         return torch.einsum("...fv,...f->...v", memory["memory"], key)
 
     def feature_size(self, key_size: int) -> int:
-        """Size F of what ``query`` and ``key`` return."""
+        """Number F of features, each with an entry of the ridge: the size of what ``query`` and ``key`` return, or the number of
+        monomials of a local fit; 1 for a dual function, in whose space only one ridge for all directions has a meaning."""
         return key_size
 
     def query(self, q: Tensor, params: Mapping[str, Tensor]) -> Tensor:
@@ -181,6 +184,10 @@ class Function(_Axis):
 
     def key(self, k: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """[..., H, K] -> [..., H, F]."""
+        raise NotImplementedError
+
+    def kernel_matrix(self, left: Tensor, right: Tensor) -> Tensor:
+        """Of a dual function: kappa of every pair of rows, [..., N, K] and [..., M, K] -> [..., N, M]."""
         raise NotImplementedError
 
 
@@ -192,6 +199,8 @@ class Solver(_Axis):
             memory is updated token by token, retention shrinking it before the pair is learned.
         additive: the memory is the plain sum of weighted outer products of keys and values.
         exact: the regularised problem is solved exactly ("global" or "local").
+        iteration: the iteration whose first ``iterations`` steps define the solution ("chebyshev", "conjugate gradient").
+        amortized: what an exact local solver would solve for comes with the call, as the control ``slope``; no ridge is needed.
         gradient_at: for a rank-one correction S <- D S + k step (v - S_x^T p)^T: "decayed" if S_x = D S, "old" if S_x = S.
         proximal: the update is the minimiser of the objective about D S, not a gradient step on it.
         preconditioned: the written key is multiplied by a function of the running sum of squared keys, the state's "preconditioner".
@@ -202,6 +211,8 @@ class Solver(_Axis):
     weights_act_on: ClassVar[Literal["samples", "memory"]] = "samples"
     additive: ClassVar[bool] = False
     exact: ClassVar[Literal["global", "local"] | None] = None
+    iteration: ClassVar[Literal["chebyshev", "conjugate gradient"] | None] = None
+    amortized: ClassVar[bool] = False
     gradient_at: ClassVar[Literal["decayed", "old"] | None] = None
     proximal: ClassVar[bool] = False
     preconditioned: ClassVar[bool] = False
@@ -261,6 +272,8 @@ class Problem:
     def controls(self) -> dict[str, str]:
         """The controls every call must bring: name -> axes, with n inserted for controls of each pair."""
         axes = self.weights.controls() | self.function.controls() | self.solver.controls()
+        if self.solver.amortized:
+            axes.pop("ridge", None)
         if self.solver.pairs_per_token == 1:
             return axes
         return {name: a.replace("BT", "BTn") if CONTROLS[name].per_pair else a for name, a in axes.items()}

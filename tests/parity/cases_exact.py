@@ -1,4 +1,4 @@
-"""Memories that solve the regression: MesaNet, Intention, and the local line of local linear attention.
+"""Memories that solve the regression: MesaNet, Intention, Mesa, Gated KalmaNet, and the local line of local linear attention.
 
 Where there is no public original that runs here, the reference is a least-squares problem written as stacked rows and
 solved by LAPACK: another route than the oracle's normal equations, so a fault in those would show.
@@ -6,10 +6,14 @@ solved by LAPACK: another route than the oracle's normal equations, so a fault i
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
-from .case import B, Draw, H, K, T, fold, parity, problem
+from ttr.solvers.conjugate_gradient import ConjugateGradient
+
+from .case import B, Draw, H, K, T, V, fold, parity, problem
 from .originals import fla
 
 
@@ -107,3 +111,93 @@ def local_linear_attention(draw: Draw):
         return (torch.stack(y, dim=1),)
 
     return draw.qkv() | {"ridge": draw.between(0.1, 0.5, H, K)}, ours, theirs
+
+
+@parity("mesa", "the recursion of the inverse P_t of arXiv 2309.05858")
+def mesa(draw: Draw):
+    def ours(q, k, v, ridge):
+        return fold(problem("mesa"), q, k, v, {"ridge": ridge})
+
+    def theirs(q, k, v, ridge):
+        inverse, memory, y = torch.diag_embed(1 / ridge).expand(B, H, K, K), torch.zeros(B, H, K, V), []
+        for t in range(T):
+            gain = torch.einsum("bhkl,bhl->bhk", inverse, k[:, t])
+            share = 1 + (k[:, t] * gain).sum(-1)
+            inverse = inverse - gain[..., :, None] * gain[..., None, :] / share[..., None, None]
+            memory = memory + k[:, t, :, :, None] * v[:, t, :, None]
+            y.append(torch.einsum("bhkv,bhkl,bhl->bhv", memory, inverse, q[:, t]))
+        return (torch.stack(y, dim=1),)
+
+    return draw.qkv() | {"ridge": draw.between(0.2, 0.5, H, K)}, ours, theirs
+
+
+def weighted_moments(q, k, v, log_decay, weight):
+    """For each token: its query, and H and U as matrices of all weighted pairs."""
+    past = log_decay.cumsum(1).transpose(1, 2)
+    for t, (query, keys, values) in enumerate(prefixes(q, k, v)):
+        gamma = ((past[..., t, None] - past[..., : t + 1]).exp() * weight.transpose(1, 2)[..., : t + 1])[..., None]
+        yield query, (gamma * keys).mT @ keys, (gamma * keys).mT @ values
+
+
+@parity("gated-kalmanet", "the Chebyshev polynomials of its residual, and LAPACK")
+def gated_kalmanet(draw: Draw):
+    """q - A x = T_{n+1}((theta - A) / delta) q / T_{n+1}(theta / delta) after n steps, T_n(u) = cosh(n arccosh u) for u > 1."""
+    steps, ratio = 30, 0.02
+
+    def ours(q, k, v, log_decay, beta, mix):
+        return fold(problem("gated-kalmanet"), q, k, v, {"log_decay": log_decay, "log_importance": 2 * beta.log(), "mix": mix})
+
+    def theirs(q, k, v, log_decay, beta, mix):
+        y = []
+        for t, (query, gram, memory) in enumerate(weighted_moments(q, k, v, log_decay, beta * beta)):
+            norm = torch.linalg.matrix_norm(gram)[..., None]
+            ridge, theta, delta = ratio * norm, ratio * norm + norm / 2, norm / 2
+            identity = torch.eye(K)
+            u = ((theta - ridge)[..., None] * identity - gram) / delta[..., None]
+            before, polynomial = identity, u
+            for _ in range(steps):
+                before, polynomial = polynomial, 2 * u @ polynomial - before
+            residual = polynomial / torch.cosh((steps + 1) * torch.acosh(theta / delta))[..., None]
+            x = torch.linalg.solve(gram + ridge[..., None] * identity, query - (residual @ query[..., None])[..., 0])
+            x = mix[:, t, :, None] * x + (1 - mix[:, t, :, None]) * query
+            y.append((x[..., None, :] @ memory)[..., 0, :] / K**0.5)
+        return (torch.stack(y, dim=1),)
+
+    tensors = {"log_decay": draw.log_decay(B, T, H), "beta": draw.between(0.1, 1.0, B, T, H), "mix": draw.between(0.1, 0.9, B, T, H)}
+    return draw.qkv() | tensors, ours, theirs
+
+
+@parity("mesanet", "fla/ops/mesa_net/naive.py naive_mesa_net_CG, as ConjugateGradient")
+def mesanet_conjugate_gradient(draw: Draw):
+    """Three damped steps: far from the exact solution, so their number and the damping show."""
+    original = fla("ops/mesa_net/naive.py", "naive_mesa_net_CG").naive_mesa_net_CG
+    truncated = dataclasses.replace(problem("mesanet"), solver=ConjugateGradient(iterations=3, damping=1e-5))
+
+    def ours(q, k, v, log_decay, beta, ridge):
+        return fold(truncated, q, k, v, {"log_decay": log_decay, "log_importance": beta.log(), "ridge": ridge})
+
+    def theirs(q, k, v, log_decay, beta, ridge):
+        return original(q, k, v, log_decay, ridge, beta, chunk_size=T, max_CG_iteration=3)[:1]
+
+    tensors = {"log_decay": draw.log_decay(B, T, H), "beta": draw.between(0.1, 1.0, B, T, H), "ridge": draw.between(0.25, 1.0, H, K)}
+    return draw.qkv(value_size=K) | tensors, ours, theirs
+
+
+@parity("kernel-intention", "the representer problem as stacked least squares, by LAPACK")
+def kernel_intention(draw: Draw):
+    """argmin_c ||V - kappa c||^2 + ridge tr(c^T kappa c), the penalty by the Cholesky factor of kappa."""
+
+    def ours(q, k, v, ridge):
+        return fold(problem("kernel-intention"), q, k, v, {"ridge": ridge})
+
+    def theirs(q, k, v, ridge):
+        y = []
+        for query, keys, values in prefixes(q, k, v):
+            kernel = torch.exp(keys @ keys.mT / K**0.5)
+            penalty = ridge.sqrt()[:, None, None] * torch.linalg.cholesky(kernel).mT
+            stacked = torch.cat([kernel, penalty], dim=-2)
+            coefficients = torch.linalg.lstsq(stacked, torch.cat([values, torch.zeros_like(values)], dim=-2), driver="gels").solution
+            y.append((torch.exp(query[..., None, :] @ keys.mT / K**0.5) @ coefficients)[..., 0, :])
+        return (torch.stack(y, dim=1),)
+
+    return draw.qkv() | {"ridge": draw.between(0.2, 0.5, H)}, ours, theirs

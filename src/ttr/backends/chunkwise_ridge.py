@@ -7,11 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.utils.checkpoint import checkpoint
 
 from ttr.backends.backend import Backend
 from ttr.backends.implicit_solve import System, solve
 from ttr.backends.lowering import linear_form
 from ttr.backends.position_bias import CumulativeDecay
+from ttr.backends.truncated_solve import truncated_solve
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -56,7 +58,7 @@ class ChunkwiseRidge(Backend):
         for last, new in zip(kept[..., -1:, :].unbind(2), written.unbind(2)):
             states.append(last * states[-1] + new)
         gram, memory = torch.stack(states, dim=2)[:, :, :-1].split([key.shape[-1], value.shape[-1]], dim=-1)
-        y = _read(query, key, value, inside, kept, gram, memory, x.controls["ridge"])
+        y = self._read(problem, x, query, key, value, inside, kept, gram, memory)
         y = y.flatten(2, 3)[:, :, : x.length].transpose(1, 2)
         gram, memory = states[-1].split([key.shape[-1], value.shape[-1]], dim=-1)
         return y, x.state.replace(gram=gram, memory=memory, position=x.state.position + x.length)
@@ -67,12 +69,32 @@ class ChunkwiseRidge(Backend):
         size = min(self.chunk, max(time, 1))
         return pad(tensor, (0, 0, 0, 0, 0, -time % size)).unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4)
 
+    def _read(self, problem: Problem, x: Inputs, query: Tensor, key: Tensor, value: Tensor, inside: Tensor, kept: Tensor, gram: Tensor,
+              memory: Tensor) -> Tensor:
+        """The read-outs of all chunks: [B,H,N,C,.] for tokens, [B,H,N,C,C] for ``inside``, [B,H,N,F,.] for the moments before."""
+        lead = query.shape[:3]
+        ridge = x.controls["ridge"] if "ridge" in x.controls else query.new_zeros(query.shape[1], query.shape[-1])
+        rows = ridge[:, None, None].expand(*lead, 1, -1)
+        weights, keys, rows, share, before, right = (t.flatten(0, 2) for t in (inside, key, rows, kept, gram, query))
+        system = System(weights, keys, rows, kept=share, gram=before)
+        if problem.solver.iteration is None:
+            solution = solve(system, right)
+        else:
+            mix = self._chunks(x.controls["mix"][..., None]).flatten(0, 2)[..., 0] if "mix" in x.controls else None
 
-def _read(query: Tensor, key: Tensor, value: Tensor, inside: Tensor, kept: Tensor, gram: Tensor, memory: Tensor, ridge: Tensor) -> Tensor:
-    """The read-outs of all chunks: [B,H,N,C,.] for tokens, [B,H,N,C,C] for ``inside``, [B,H,N,F,.] for the moments before."""
-    lead = query.shape[:3]
-    rows = ridge[:, None, None].expand(*lead, 1, -1)
-    groups = (t.flatten(0, 2) for t in (inside, key, rows, kept, gram, query))
-    weights, keys, rows, share, before, right = groups
-    solution = solve(System(weights, keys, rows, kept=share, gram=before), right).unflatten(0, lead)
-    return kept * (solution @ memory) + (inside * (solution @ key.mT)) @ value
+            def product(y: Tensor) -> Tensor:  # what it computes on the way is computed again when gradients are asked for
+                return checkpoint(system.product, y, use_reentrant=False, preserve_rng_state=False) if x.wants_grad else system.product(y)
+
+            solution = truncated_solve(problem.solver, product, _squared_norms(system), right, mix)
+        solution = solution.unflatten(0, lead)
+        return kept * (solution @ memory) + (inside * (solution @ key.mT)) @ value
+
+
+def _squared_norms(system: System) -> Tensor:
+    """||H_t||_F^2 [G,R] of every row, without H_t: with G_ij = k_i.k_j, H_t = a_t H_0 + sum_i W_ti k_i k_i^T has
+    a_t^2 ||H_0||^2 + 2 a_t sum_i W_ti k_i^T H_0 k_i + sum_ij W_ti G_ij^2 W_tj. No term is negative."""
+    wide = system.keys.dtype if system.keys.device.type == "mps" else torch.float64
+    weights, keys, share, before = (t.to(wide) for t in (system.weights, system.keys, system.kept[..., 0], system.gram))
+    across = ((keys @ before) * keys).sum(-1)
+    inside = ((weights @ (keys @ keys.mT).square()) * weights).sum(-1)
+    return share.square() * before.square().sum((-2, -1))[:, None] + 2 * share * (weights @ across[..., None])[..., 0] + inside

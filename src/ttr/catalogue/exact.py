@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from ttr.architecture import Architecture
+from ttr.functions.kernel_regression import KernelRegression
 from ttr.functions.linear import Linear
 from ttr.problem import Problem
+from ttr.solvers.chebyshev import Chebyshev
 from ttr.solvers.exact_ridge import ExactRidge
 from ttr.surroundings.controls.constant_ridge import ConstantRidge
 from ttr.surroundings.controls.learned_ridge import LearnedRidge
 from ttr.surroundings.controls.log_sigmoid_decay import LogSigmoidDecay
 from ttr.surroundings.controls.log_sigmoid_importance import LogSigmoidImportance
+from ttr.surroundings.controls.sigmoid_mix import SigmoidMix
+from ttr.surroundings.controls.softplus_decay import SoftplusDecay
 from ttr.surroundings.keys.short_convolution import ShortConvolution
 from ttr.surroundings.keys.unit_norm import UnitNorm
+from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
 from ttr.surroundings.output.rms_norm import RMSNorm
 from ttr.weights.geometric import Geometric
 from ttr.weights.importance import Importance
@@ -32,4 +37,24 @@ ENTRIES: dict[str, Architecture] = {
         source="Garnelo, Czarnecki: Exploring the Space of Key-Value-Query Models with Intention", arxiv="2305.10203", year=2023,
         original=None, verified="memory: the closed form by LAPACK",
         note="Causal: every token fits its prefix. Unit keys keep the fixed ridge meaningful."),
+    "mesa": Architecture(
+        Problem(Uniform(), Linear(scale=1.0), ExactRidge()),
+        keys=(UnitNorm(),), controls=(LearnedRidge(per="head"),), output=(RMSNorm(),),
+        source="von Oswald et al.: Uncovering mesa-optimization algorithms in Transformers", arxiv="2309.05858", year=2023,
+        original=None, verified="memory: the recursion of the inverse, P_t = P_{t-1} - P k (P k)^T / (1 + k^T P k)",
+        note="Recursive least squares with uniform weights is the exact ridge. With forgetting it would forget its prior too, and be "
+             "ExactRidge under Importance with the inverse of what was forgotten up to each pair."),
+    "gated-kalmanet": Architecture(
+        Problem(Product((Geometric("head"), Importance())), Linear(), Chebyshev(iterations=30, ratio=0.02)),
+        keys=(ShortConvolution(), UnitNorm(eps=1e-12)), controls=(SoftplusDecay(), LogSigmoidImportance(power=2.0), SigmoidMix()),
+        output=(GatedRMSNorm("silu"),),
+        source="Gated KalmaNet: A Fading Memory Layer Through Test-Time Ridge Regression", arxiv="2511.21016", year=2025,
+        original="hmf.model.hybrid_zoo.layers.gated_kalmanet.GatedKalmaNet", verified="memory: the Chebyshev polynomials of its residual",
+        note="Gradients are those of the 30 steps, where the released kernel takes the exact solution's. 1e-6 is not added to norms and gates."),
+    "kernel-intention": Architecture(
+        Problem(Uniform(), KernelRegression("exponential"), ExactRidge()),
+        keys=(UnitNorm(),), controls=(ConstantRidge(1.0),),
+        source="Garnelo, Czarnecki: Exploring the Space of Key-Value-Query Models with Intention", arxiv="2305.10203", year=2023,
+        original=None, verified="memory: the representer problem by LAPACK",
+        note="Causal: every token fits its prefix. Without the paper's variant that normalises by a softmax."),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,6 +23,13 @@ class _ExponentialKernel(Function):
     scale: float | None = None
     unit_norm: bool = False
     learned_scale: bool = False
+
+    def controls(self) -> dict[str, str]:
+        return {"ridge": "HF"} if self.local_degree else {}
+
+    def feature_size(self, key_size: int) -> int:
+        """Monomials of K variables and degree 1 to that of the fit."""
+        return math.comb(key_size + self.local_degree, self.local_degree) - 1
 
     def parameters(self, heads: int, key_size: int, value_size: int) -> dict[str, Parameter]:
         start = scale_or_default(self.scale, key_size)

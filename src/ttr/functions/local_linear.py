@@ -20,9 +20,6 @@ class LocalLinear(_ExponentialKernel):
 
     local_degree: ClassVar[int] = 1
 
-    def controls(self) -> dict[str, str]:
-        return {"ridge": "HF"}
-
     @classmethod
     def examples(cls) -> tuple[LocalLinear, ...]:
         return (cls(), cls(scale=1.3, unit_norm=True, learned_scale=True))

@@ -59,7 +59,7 @@ FAULTS = (
     Fault("backends/lowering.py", "LinearForm(query, key, value", "LinearForm(query, key.detach(), value", ("recurrent", "Geometric()", "Linear()", "OneStep")),
     Fault("backends/steps/matrix.py", 'kept if form.gradient_at == "decayed" else memory', "kept", ("recurrent", "'old'")),
     Fault("backends/steps/moments.py", "gram + torch.diag_embed(ridge)", "gram + 1.001 * torch.diag_embed(ridge)", ("recurrent", "ExactRidge")),
-    Fault("backends/steps/pairs.py", "mean_key - query)", "mean_key)", ("recurrent", "LocalLinear")),
+    Fault("backends/steps/pairs.py", "monomials(keys - query[..., None, :]", "monomials(keys", ("recurrent", "LocalLinear")),
     Fault("backends/steps/pairs.py", "torch.where(total == 0, 1.0, total)", "total", ("recurrent", "LocalConstant")),
     Fault("backends/recurrent.py", "min(start + size, x.length), state)", "min(start + size, x.length), x.state)", ("recurrent", "Geometric()", "Linear()", "OneStep")),
     Fault("backends/chunks.py", "across = shrink(late, log_late - border)", "across = shrink(late, 0 * log_late)", ("chunkwise-additive", "'channel'", "OneStep")),

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ttr.backends.lowering import linear_form
 from ttr.backends.steps.matrix import decay
+from ttr.backends.truncated_solve import truncated_solve
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -19,8 +20,19 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     weighted = key if form.step is None else key * form.step[:, 0, :, None]
     gram = decay(x.state["gram"], log_decay) + weighted[..., None] * key[:, :, None]
     moment = decay(x.state["memory"], log_decay) + weighted[..., None] * value[:, :, None]
-    return ridge_read(gram, moment, x.controls["ridge"], form.query[:, 0])[:, None], \
-        x.state.replace(memory=moment, gram=gram, position=x.state.position + 1)
+    state = x.state.replace(memory=moment, gram=gram, position=x.state.position + 1)
+    if problem.solver.iteration is None:
+        return ridge_read(gram, moment, x.controls["ridge"], form.query[:, 0])[:, None], state
+
+    matrix = gram if "ridge" not in x.controls else gram + torch.diag_embed(x.controls["ridge"])
+    mix = x.controls["mix"][:, 0] if "mix" in x.controls else None
+    solution = truncated_solve(problem.solver, lambda y: (y[..., None, :] @ matrix)[..., 0, :], squared_norm(gram), form.query[:, 0], mix)
+    return (solution[..., None, :] @ moment).transpose(1, 2), state
+
+
+def squared_norm(matrix: Tensor) -> Tensor:
+    """||M||_F^2 of [..., F, F], in float64 where the device has it: squares leave the range of float32 early."""
+    return matrix.to(matrix.dtype if matrix.device.type == "mps" else torch.float64).square().sum((-2, -1))
 
 
 def solve_spd(matrix: Tensor, right: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ttr.backends.centred_fit import monomials, tilted
 from ttr.backends.steps.moments import ridge_read, solve_spd
 from ttr.inputs import Inputs
 from ttr.problem import Problem
@@ -17,15 +18,26 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     params = x.axis_params("function")
     raw_query = x.grouped(x.q)[:, 0]
     raw_keys, values = (x.grouped(state[name]).transpose(1, 2) for name in ("keys", "values"))
+    log_weight = state["log_weight"].transpose(1, 2)
+    if problem.function.dual:
+        return _read_dual(problem, x, raw_query, raw_keys, values, log_weight)[:, None], state
     query = problem.function.query(raw_query, params)
     keys = problem.function.key(raw_keys.transpose(1, 2), params).transpose(1, 2)
-    log_weight = state["log_weight"].transpose(1, 2)
     if problem.function.local_degree is None:
         y = _read_weighted(problem, x, query, keys, values, log_weight.exp())
     else:
         logits = log_weight + (keys @ query[..., None])[..., 0]
         y = _read_locally(problem, x, raw_query, raw_keys, values, logits)
     return y[:, None], state
+
+
+def _read_dual(problem: Problem, x: Inputs, query: Tensor, keys: Tensor, values: Tensor, log_weight: Tensor) -> Tensor:
+    """Kernel ridge regression read at the query: y = kappa(q, K) G (G kappa(K, K) G + ridge)^-1 G V with G the roots of the weights."""
+    root = (0.5 * log_weight).exp()
+    gram = root[..., :, None] * problem.function.kernel_matrix(keys, keys) * root[..., None, :]
+    right = root * problem.function.kernel_matrix(keys, query[..., None, :])[..., 0]
+    weights = root * solve_spd(gram + x.controls["ridge"][..., None] * torch.eye(keys.shape[-2], dtype=keys.dtype, device=keys.device), right)
+    return (weights[..., None, :] @ values)[..., 0, :]
 
 
 def _read_weighted(problem: Problem, x: Inputs, query: Tensor, keys: Tensor, values: Tensor, weights: Tensor) -> Tensor:
@@ -39,17 +51,12 @@ def _read_weighted(problem: Problem, x: Inputs, query: Tensor, keys: Tensor, val
 
 
 def _read_locally(problem: Problem, x: Inputs, query: Tensor, keys: Tensor, values: Tensor, logits: Tensor) -> Tensor:
-    """The local fit read at the query, in the centred form: y = sum p_i (1 - (k_i - kbar).rho) v_i (design note 5a)."""
+    """The local fit read at the query: [B,H,K], [B,H,N,K], [B,H,N,V], [B,H,N] -> [B,H,V]."""
     top = logits.amax(-1, keepdim=True)
     p = torch.exp(logits - torch.where(top == -torch.inf, 0.0, top).detach())
     total = p.sum(-1, keepdim=True)
     p = p / torch.where(total == 0, 1.0, total)
-    mean_value = (p[..., None, :] @ values)[..., 0, :]
-    if problem.function.local_degree == 0:
-        return mean_value
-    mean_key = (p[..., None, :] @ keys)[..., 0, :]
-    centred = keys - mean_key[..., None, :]
-    covariance = (p[..., None] * centred).mT @ centred + torch.diag_embed(x.controls["ridge"])
-    rho = solve_spd(covariance, mean_key - query)
-    tilt = p * (centred @ rho[..., None])[..., 0]
-    return mean_value - (tilt[..., None, :] @ (values - mean_value[..., None, :]))[..., 0, :]
+    if problem.function.local_degree:
+        features = keys if problem.solver.amortized else monomials(keys - query[..., None, :], problem.function.local_degree)
+        p = tilted(p, features, x.controls.get("ridge"), x.controls["slope"][:, 0] if problem.solver.amortized else None)
+    return (p[..., None, :] @ values)[..., 0, :]

@@ -13,7 +13,12 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
 
 @dataclass(frozen=True)
 class LogSigmoidImportance(Controls):
-    """log_importance = log sigmoid(W x + bias) per head and pair (MesaNet's beta, arXiv 2506.05233)."""
+    """log_importance = power log sigmoid(W x + bias) per head and pair (MesaNet's beta, arXiv 2506.05233).
+
+    With ``power`` 2 the sigmoid scales key and value, so that its square weighs the pair (Gated KalmaNet, 2511.21016).
+    """
+
+    power: float = 1.0
 
     makes: ClassVar[tuple[str, ...]] = ("log_importance",)
     axes: ClassVar[str] = "BTH"
@@ -24,15 +29,15 @@ class LogSigmoidImportance(Controls):
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         logits = torch.einsum("btd,...d->bt...", streams["x"], params["weight"])
-        return {"log_importance": torch.nn.functional.logsigmoid(wide(logits) + wide(params["bias"]))}
+        return {"log_importance": self.power * torch.nn.functional.logsigmoid(wide(logits) + wide(params["bias"]))}
 
     @classmethod
     def examples(cls) -> tuple[LogSigmoidImportance, ...]:
-        return (cls(),)
+        return (cls(), cls(power=2.0))
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # x = 2, two pairs of one head: logits 0.5*2 + ln 3 - 1 = ln 3 and -1.5*2 + 3 = 0: ln 3/4 and ln 1/2.
+        # x = 2, two pairs of one head: logits 0.5*2 + ln 3 - 1 = ln 3 and -1.5*2 + 3 = 0: 3 ln 3/4 and 3 ln 1/2.
         params = {"weight": torch.tensor([[[0.5]], [[-1.5]]]), "bias": torch.tensor([[1.0986122886681098 - 1], [3.0]])}
-        expected = torch.tensor([-0.2876820724517809, -0.6931471805599453]).reshape(1, 1, 2, 1)
-        return WorkedSurrounding(cls(), {"x": torch.tensor([[[2.0]]])}, {"log_importance": expected}, params)
+        expected = torch.tensor([-0.8630462173553427, -2.0794415416798357]).reshape(1, 1, 2, 1)
+        return WorkedSurrounding(cls(power=3.0), {"x": torch.tensor([[[2.0]]])}, {"log_importance": expected}, params)

@@ -1,0 +1,37 @@
+"""The local polynomial fit with its features written out: for one token, and for degrees whose systems are small enough."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ttr.backends.steps.moments import solve_spd
+
+
+def monomials(z: Float[Tensor, "*lead K"], degree: int) -> Float[Tensor, "*lead D"]:
+    """The monomials of z of degree 1 to ``degree``, each times the root of its multinomial coefficient, in lexicographic order."""
+    channels, parts = torch.arange(z.shape[-1], device=z.device), [z]
+    for d in range(2, degree + 1):
+        index = torch.combinations(channels, d, with_replacement=True)
+        repeats = (index[:, :, None] == channels).sum(1)  # how often every channel stands in a monomial
+        orders = math.factorial(d) / torch.exp(torch.lgamma(repeats.double() + 1).sum(-1))
+        parts.append(orders.round().sqrt().to(z) * z[..., index].prod(-1))
+    return torch.cat(parts, dim=-1)
+
+
+def tilted(p: Float[Tensor, "*lead N"], features: Float[Tensor, "*lead N D"], ridge: Float[Tensor, "*#ridge D"] | None,
+           rho: Float[Tensor, "*lead D"] | None = None) -> Float[Tensor, "*lead N"]:
+    """a_i = p_i (1 - (phi_i - mean).rho): what every pair counts in the value at the origin of the features, for p of sum 1.
+
+    Unless given, rho = (Cov_p(phi) + diag(ridge))^-1 mean, the mean under p: eliminating all but the constant from the normal
+    equations of the weighted fit in the centred form, in which nothing nearly cancels far from the origin.
+    """
+    mean = (p[..., None, :] @ features)[..., 0, :]
+    centred = features - mean[..., None, :]
+    if rho is None:
+        covariance = (p[..., None] * centred).mT @ centred
+        rho = solve_spd(covariance + torch.diag_embed(ridge), mean)
+    return p * (1 - (centred @ rho[..., None])[..., 0])

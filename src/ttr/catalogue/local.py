@@ -1,0 +1,30 @@
+"""Memories that fit polynomials around every query, or learn to do without the fit."""
+
+from __future__ import annotations
+
+from ttr.architecture import Architecture
+from ttr.functions.local_linear import LocalLinear
+from ttr.functions.local_quadratic import LocalQuadratic
+from ttr.problem import Problem
+from ttr.solvers.exact_local_fit import ExactLocalFit
+from ttr.solvers.learned_slope import LearnedSlope
+from ttr.surroundings.controls.learned_ridge import LearnedRidge
+from ttr.surroundings.controls.projected_slope import ProjectedSlope
+from ttr.surroundings.keys.head_rms_norm import HeadRMSNorm
+from ttr.surroundings.keys.rotary import Rotary
+from ttr.weights.uniform import Uniform
+
+ENTRIES: dict[str, Architecture] = {
+    "local-quadratic-attention": Architecture(
+        Problem(Uniform(), LocalQuadratic(), ExactLocalFit()),
+        keys=(HeadRMSNorm(), Rotary()), controls=(LearnedRidge(start=1.0, at_least=0.1, per="head"),),
+        source="Wang, Shi, Fox: Test-time regression", arxiv="2501.12352", year=2025,
+        original=None, verified="memory: weighted least squares by LAPACK, and its dual",
+        note="K (K + 3) / 2 monomials per query: keep key_size small, such as 16."),
+    "parallax": Architecture(
+        Problem(Uniform(), LocalLinear(), LearnedSlope()),
+        keys=(Rotary(streams=("q", "k", "slope")),), controls=(ProjectedSlope(),),
+        source="Zuo et al.: Parallax, parameterized local linear attention", arxiv="2605.29157", year=2026,
+        original="fla.layers.Parallax", verified="memory: fla/ops/parallax/naive.py",
+        note="Without the optional norms of q, k and the slope."),
+}

@@ -1,0 +1,34 @@
+"""What solvers share that are defined by an iteration on the moments H = sum gamma k k^T and U = sum gamma k v^T."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ttr.problem import Function, Pair, Solver, Weights
+
+
+class _Moments(Solver):
+    """Folds the pairs into H and U. Abstract: a solver gives the iteration in ``read``."""
+
+    keeps = "moments"
+    folds = True
+
+    def state(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
+        return {"gram": (feature_size, feature_size)}
+
+    def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
+        name = type(self).__name__
+        if weights.retention == "channel" or weights.folds or weights.levels:
+            return f"{name} needs one weight per pair, which {type(weights).__name__} does not give. Use Geometric(per='head')."
+        if weights.window is not None:
+            return f"{name} keeps two sums over the pairs, from which none can be taken out again. Use Geometric to forget, or ExactRidge."
+        return None
+
+    def learn(self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair) -> dict[str, Tensor]:
+        kept = pair.key.new_ones(()) if pair.log_decay is None else torch.exp(pair.log_decay)[..., None, None]
+        weight = pair.key.new_ones(()) if pair.log_importance is None else torch.exp(pair.log_importance)[..., None, None]
+        return {name: kept * memory[name] + weight * torch.einsum("bhf,bhv->bhfv", pair.key, target)
+                for name, target in (("memory", pair.value), ("gram", pair.key))}

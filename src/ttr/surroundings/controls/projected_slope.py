@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.component import Parameter
+from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
+
+
+@dataclass(frozen=True)
+class ProjectedSlope(Controls):
+    """slope = W x, a second query per head (Parallax, arXiv 2605.29157). ``Rotary`` turns it where it turns the queries."""
+
+    makes: ClassVar[tuple[str, ...]] = ("slope",)
+    axes: ClassVar[str] = "BTHK"
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        return {"weight": Parameter((sizes.heads, sizes.key_size, sizes.d_model), fan_in(sizes.d_model))}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        return {"slope": torch.einsum("btd,hkd->bthk", streams["x"], params["weight"])}
+
+    @classmethod
+    def examples(cls) -> tuple[ProjectedSlope, ...]:
+        return (cls(),)
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # x = (2, 3): one head, two channels: 0.5*2 - 3 = -2 and 4*2 + 0.5*3 = 9.5.
+        weight = torch.tensor([[[0.5, -1.0], [4.0, 0.5]]])
+        return WorkedSurrounding(cls(), {"x": torch.tensor([[[2.0, 3.0]]])}, {"slope": torch.tensor([[[[-2.0, 9.5]]]])}, {"weight": weight})

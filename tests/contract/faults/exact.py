@@ -1,0 +1,36 @@
+"""Faults in exact regression, truncated solves, kernel ridge regression and local polynomials."""
+
+from .fault import Fault
+
+FAULTS = (
+    Fault("functions/local_quadratic.py", "local_degree: ClassVar[int] = 2", "local_degree: ClassVar[int] = 1", ("nothing",)),
+    Fault("functions/_kernel.py", "self.local_degree, self.local_degree) - 1", "self.local_degree, self.local_degree)", ("nothing",)),
+    Fault("functions/kernel_regression.py", "torch.exp(scale * dot)", "torch.exp(scale * dot - 1)", ("nothing",)),
+    Fault("functions/kernel_regression.py", "squares - 2 * dot", "squares - dot", ("nothing",)),
+    Fault("retrieve.py", "math.factorial(degree) / repeats", "math.factorial(degree)", ("nothing",)),
+    Fault("retrieve.py", "keys - mean_key[..., None, :])", "keys)", ("recurrent", "weights=Uniform()", "LearnedSlope")),
+    Fault("solvers/chebyshev.py", "omega = 1 / (1 - quarter * omega)", "omega = 1 / (1 - quarter * min(1.0, omega))", ("nothing",)),
+    Fault("solvers/chebyshev.py", "torch.zeros_like(query), step * query, 2.0", "torch.zeros_like(query), step * query, 1.0", ("nothing",)),
+    Fault("solvers/chebyshev.py", "torch.where(squared > 0, squared, 1.0)", "squared", ("recurrent", "weights=Importance()", "Chebyshev")),
+    Fault("solvers/conjugate_gradient.py", "(energy + self.damping) * direction", "energy * direction", ("nothing",)),
+    Fault("solvers/conjugate_gradient.py", 'torch.diag_embed(pair.controls["ridge"])', 'torch.diag_embed(2 * pair.controls["ridge"])', ("nothing",)),
+    Fault("solvers/learned_slope.py", "amortized: ClassVar[bool] = True", "amortized: ClassVar[bool] = False", ("nothing",)),
+    Fault("solvers/learned_slope.py", "if function.local_degree != 1:", "if function.local_degree == 0:", ("nothing",)),
+    Fault("solvers/_moments.py", "torch.exp(pair.log_decay)", "torch.exp(0.5 * pair.log_decay)", ("nothing",)),
+    Fault("solvers/_moments.py", "if weights.window is not None:", "if False:", ("recurrent", "Window", "Chebyshev")),
+    Fault("backends/truncated_solve.py", "for _ in range(solver.iterations):\n        x = x + direction",
+          "for _ in range(solver.iterations - 1):\n        x = x + direction", ("nothing",)),
+    Fault("backends/truncated_solve.py", "energy / (before + solver.damping)", "energy / before", ("nothing",)),
+    Fault("backends/truncated_solve.py", "torch.where(squared_norm > 0, squared_norm, 1.0)", "squared_norm", ("recurrent", "weights=Importance()", "Chebyshev")),
+    Fault("backends/chunkwise_ridge.py", "2 * share * (weights @ across", "share * (weights @ across", ("chunkwise-ridge", "weights=Uniform()", "Chebyshev")),
+    Fault("backends/chunkwise_ridge.py", "return checkpoint(system.product, y,", "return checkpoint(system.product, y.detach(),",
+          ("chunkwise-ridge", "weights=Uniform()", "ConjugateGradient")),
+    Fault("backends/centred_fit.py", "centred = features - mean[..., None, :]", "centred = features", ("nothing",)),
+    Fault("backends/centred_fit.py", "orders.round().sqrt()", "orders.round()", ("nothing",)),
+    Fault("backends/kernel_ridge.py", "place > keys.shape[-2] - x.length + torch", "place > torch", ("kernel-ridge", "weights=Uniform()")),
+    Fault("backends/kernel_ridge.py", "* root.mT +", "+", ("kernel-ridge", "weights=Importance()")),
+    Fault("backends/local_polynomial.py", "rho = slope.reshape(raw_query.shape)", "rho = slope.reshape(raw_query.shape).detach()",
+          ("local-polynomial", "weights=Uniform()", "LearnedSlope")),
+    Fault("backends/steps/pairs.py", "root * problem.function.kernel_matrix(keys, query", "problem.function.kernel_matrix(keys, query",
+          ("recurrent", "weights=Importance()", "KernelRegression")),
+)
