@@ -18,6 +18,7 @@ STATE = {
     "matrix": ("S [F,V] per head{normalizer}", "O(F V)"),
     "moments": ("U [F,V] and H [F,F] per head", "O(F V + F^2), and O(F^3) for a direct solve"),
     "pairs": ("the pairs themselves: k [K], v [V] and a log weight, {slots}", "O(N (K + V)) for N remembered pairs{solve}"),
+    "nothing": ("none: every token reads the whole sequence at once", "O(T m (K + V)) for T tokens and m landmarks"),
 }
 """What each kind of memory keeps, and what one token costs."""
 

@@ -146,6 +146,8 @@ class Function(_Axis):
         normalized: whether the read-out is divided by that of the same memory with the value 1 (a ratio of two fits).
         keeps_channels: whether key channels reach the memory as channels.
         groups: number of groups of parameters with a step of their own.
+        transported: whether every token turns the keys of the older pairs: k <- k - step_size w (w.k), w its transport_key.
+        causal: False if every token reads the whole sequence by ``whole``: then there is neither a state nor a single step.
     """
 
     kind: ClassVar[str] = "function"
@@ -154,6 +156,8 @@ class Function(_Axis):
     normalized: ClassVar[bool] = False
     keeps_channels: ClassVar[bool] = False
     groups: ClassVar[int] = 1
+    transported: ClassVar[bool] = False
+    causal: ClassVar[bool] = True
 
     @property
     def keeps(self) -> str | None:
@@ -183,6 +187,11 @@ class Function(_Axis):
         """[..., H, K] -> [..., H, F]."""
         raise NotImplementedError
 
+    def whole(self, query: Tensor, key: Tensor, value: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        """The read-outs [B,T,H,V] of all tokens of a sequence at once, from ``query`` and ``key`` [B,T,H,F]: the published
+        formula of a function that is not causal. Only the oracle calls it."""
+        raise NotImplementedError(f"{type(self).__name__} is not causal, so it needs whole(): write the published formula in its file")
+
 
 class Solver(_Axis):
     """How the regression is solved.
@@ -195,6 +204,7 @@ class Solver(_Axis):
         gradient_at: for a rank-one correction S <- D S + k step (v - S_x^T p)^T: "decayed" if S_x = D S, "old" if S_x = S.
         proximal: the update is the minimiser of the objective about D S, not a gradient step on it.
         pairs_per_token: how many pairs are learned, one after the other, per token.
+        corrects: whether step_size times what the older pairs say at the token's query is taken off its value before it is kept.
     """
 
     kind: ClassVar[str] = "solver"
@@ -204,6 +214,7 @@ class Solver(_Axis):
     gradient_at: ClassVar[Literal["decayed", "old"] | None] = None
     proximal: ClassVar[bool] = False
     pairs_per_token: ClassVar[int] = 1
+    corrects: ClassVar[bool] = False
 
     def effective_step(self, step_size: Tensor, key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """The step of the equivalent explicit correction, [..., H], for a written key [..., H, F]."""

@@ -5,9 +5,13 @@ from ttr.backends.backend import Backend
 from ttr.backends.chunkwise_additive import ChunkwiseAdditive
 from ttr.backends.chunkwise_delta import ChunkwiseDelta
 from ttr.backends.chunkwise_ridge import ChunkwiseRidge
+from ttr.backends.corrected_attention import CorrectedAttention
 from ttr.backends.local_polynomial import LocalPolynomial
+from ttr.backends.nystrom import Nystrom
 from ttr.backends.recurrent import Recurrent
+from ttr.backends.transported_attention import TransportedAttention
 
-BACKENDS: tuple[Backend, ...] = (ChunkwiseAdditive(), ChunkwiseDelta(), ChunkwiseRidge(), Attention(), LocalPolynomial(), Recurrent())
+BACKENDS: tuple[Backend, ...] = (ChunkwiseAdditive(), ChunkwiseDelta(), ChunkwiseRidge(), Attention(), TransportedAttention(),
+                                 CorrectedAttention(), LocalPolynomial(), Nystrom(), Recurrent())
 
 __all__ = ["BACKENDS", "Backend"]
