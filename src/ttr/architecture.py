@@ -16,6 +16,7 @@ from ttr.surroundings.controls.log_sigmoid_importance import LogSigmoidImportanc
 from ttr.surroundings.controls.scaled_read_key import ScaledReadKey
 from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
 from ttr.surroundings.controls.softplus_decay import SoftplusDecay
+from ttr.surroundings.controls.transport_key import TransportKey
 from ttr.surroundings.keys.unit_norm import UnitNorm
 from ttr.surroundings.output.rms_norm import RMSNorm
 
@@ -24,6 +25,7 @@ PARTS = {"keys": Keys, "controls": Controls, "output": Output}
 DEFAULTS: Mapping[tuple[str, str], Controls] = {
     ("log_decay", "BTH"): SoftplusDecay(), ("log_decay", "BTHK"): ChannelSoftplusDecay(), ("log_importance", "BTH"): LogSigmoidImportance(),
     ("step_size", "BTH"): SigmoidStepSize(), ("read_key", "BTHK"): ScaledReadKey(), ("ridge", "HF"): LearnedRidge(),
+    ("transport_key", "BTHK"): TransportKey(),
 }
 """Where the controls of a bare problem come from: (name, axes) -> surrounding."""
 

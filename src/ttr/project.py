@@ -21,7 +21,9 @@ class Project(nn.Module):
         super().__init__()
         self.steps: tuple[Surrounding, ...] = architecture.before_memory()
         self.sizes = sizes
-        for name in ("q", "k", "v"):
+        made = {name for step in self.steps for name in step.makes}
+        self.projected = tuple(name for name in ("q", "k", "v") if name not in made)
+        for name in self.projected:
             linear = nn.Linear(sizes.d_model, torch.Size(sizes.stream(name)).numel(), bias=False)
             nn.init.xavier_uniform_(linear.weight)
             self.add_module(name, linear)
@@ -39,7 +41,7 @@ class Project(nn.Module):
             tails: those of ``tails()``, with one row per sequence.
         """
         streams = {"x": x, "position": sequences.positions()}
-        for name in ("q", "k", "v"):
+        for name in self.projected:
             streams[name] = getattr(self, name)(x).unflatten(-1, self.sizes.stream(name))
         new_tails = dict(tails)
         for step, learned in zip(self.steps, self.learned, strict=True):
