@@ -165,7 +165,7 @@ def check_streaming(problem: Problem, streams: bool) -> None:
     """Refuse a call that ``streams`` (goes on from a state, returns one, takes a single token) if the problem is not causal."""
     if streams and not problem.function.causal:
         raise ValueError(f"In {problem.function!r} every token reads the whole sequence, so it has no state and takes no single steps. "
-                         "Use ttr.regress on whole sequences without state, or a causal function such as LocalConstant.")
+                         "Use ttr.regress on whole sequences without state (use_cache=False in a model), or a causal function such as LocalConstant.")
 
 
 def check_names(declared: Mapping[str, object], given: Mapping[str, object], what: str) -> Mapping[str, object]:

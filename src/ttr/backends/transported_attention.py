@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ttr.backends.attention import grouped_product
 from ttr.backends.backend import Backend, shape_of
-from ttr.backends.chunks import check_chunk, chunk_length, split
+from ttr.backends.chunks import split
 from ttr.backends.position_bias import PairWeights, probabilities
 from ttr.inputs import Inputs, in_functorch
 from ttr.problem import Problem
@@ -61,12 +61,11 @@ class TransportedAttention(Backend):
 
     name: ClassVar[str] = "transported-attention"
 
-    def __init__(self, chunk: int = 64) -> None:
-        check_chunk(chunk)
-        self.chunk = chunk
+    def __init__(self, block: int = 64) -> None:
+        self.block = block
 
     def small(self) -> TransportedAttention:
-        return TransportedAttention(chunk=4)
+        return TransportedAttention(block=4)
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.function.local_degree != 0:
@@ -76,7 +75,7 @@ class TransportedAttention(Backend):
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        pairs, params, size = PairWeights.of(problem, x), x.axis_params("function"), chunk_length(self.chunk, x.length)
+        pairs, params, size = PairWeights.of(problem, x), x.axis_params("function"), min(self.block, max(x.length, 1))
         query, key = problem.function.query(x.grouped(x.q), params), problem.function.key(x.k, params)
         step = x.controls["step_size"][..., None]
         transport = Transport.of(*(split(tensor, size) for tensor in (query, key, x.controls["transport_key"], step)))

@@ -60,7 +60,8 @@ class GaussianNystrom(Function):
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if weights.controls() or weights.retention is not None or weights.window is not None:
-            return f"In {type(self).__name__} every token reads the whole sequence, where nothing is older than the rest. Use Uniform, or Linear to forget."
+            return (f"In {type(self).__name__} every token reads the whole sequence, where nothing is older than the rest. "
+                    "Use Uniform, or Linear to forget.")
         if not solver.additive:
             return f"{type(self).__name__} is a sum over all pairs, which {type(solver).__name__} does not build. Use OneStep, or Linear."
         return None

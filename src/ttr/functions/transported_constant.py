@@ -29,7 +29,7 @@ class TransportedConstant(Function):
         return {"transport_key": "BTHK", "step_size": "BTH"}
 
     def formulas(self) -> dict[str, str]:
-        return {"prediction": "y_t = sum_{i<=t} softmax_i(scale q_t.k_i^(t) + log gamma_i) v_i, k_i^(t) = H_t ... H_{i+1} k_i, H_j = I - beta_j w_j w_j^T",
+        return {"prediction": "y_t = sum_{i<=t} softmax_i(scale q_t^T H_t ... H_{i+1} k_i + log gamma_i) v_i, H_j = I - beta_j w_j w_j^T",
                 "parallel form": "products of reflections in WY form, block by block of tokens",
                 "approximation": "the kernel depends on the tokens between pair and query, not on key and query alone"}
 

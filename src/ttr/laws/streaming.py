@@ -79,9 +79,10 @@ def packed(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, flo
     bounds = torch.tensor((0, *LENGTHS), device=setting.device).cumsum(0)
     case = make_case(problem, Sizes(batch=1, time=sum(LENGTHS)), dtype=setting.dtype, device=setting.device).differentiable()
     if not problem.function.causal:
-        y, parts = setting.run(case, cu_seqlens=bounds), [setting.run(case.tokens(slice(*ends))) for ends in zip(bounds.tolist(), bounds.tolist()[1:])]
-        yield compare("output packed", y, torch.cat(parts, dim=1), setting.dtype)
-        yield from _compare_gradients("packed", y, torch.cat(parts, dim=1), case.leaves(), setting)
+        parts = [setting.run(case.tokens(slice(start, stop))) for start, stop in zip(bounds.tolist(), bounds.tolist()[1:])]
+        y, separate = setting.run(case, cu_seqlens=bounds), torch.cat(parts, dim=1)
+        yield compare("output packed", y, separate, setting.dtype)
+        yield from _compare_gradients("packed", y, separate, case.leaves(), setting)
         return
     pasts = [make_case(problem, Sizes(batch=1, time=1), past=past, dtype=setting.dtype, device=setting.device).state for past in PASTS]
     starts = State.cat(pasts).map(lambda x: x if torch.isneginf(x).any() else x.clone().requires_grad_())
