@@ -12,17 +12,21 @@ import ttr
 from ttr.backends.attention import Attention
 from ttr.backends.backend import Backend
 from ttr.backends.chunkwise_ridge import ChunkwiseRidge
+from ttr.backends.corrected_attention import CorrectedAttention
 from ttr.backends.implicit_solve import ACCEPTED
 from ttr.backends.local_polynomial import LocalPolynomial
+from ttr.backends.transported_attention import TransportedAttention
 from ttr.functions.features.taylor import Taylor
 from ttr.functions.linear import Linear
 from ttr.functions.local_constant import LocalConstant
 from ttr.functions.local_linear import LocalLinear
+from ttr.functions.transported_constant import TransportedConstant
 from ttr.laws.rows import Case, Sizes, make_case, triples
 from ttr.laws.tolerances import FLOAT64, error, ill_conditioned, tolerance
 from ttr.problem import Problem, refusal
 from ttr.solvers.exact_local_fit import ExactLocalFit
 from ttr.solvers.exact_ridge import ExactRidge
+from ttr.solvers.functional_delta_rule import FunctionalDeltaRule
 from ttr.weights.geometric import Geometric
 from ttr.weights.importance import Importance
 from ttr.weights.product import Product
@@ -32,8 +36,9 @@ from ttr.weights.window import Window
 WEIGHTS = (Uniform(), Geometric("head"), Product((Geometric("head"), Importance())), Product((Geometric("head"), Importance(), Window(5))))
 FITS = ((Linear(), ExactRidge()), (Linear(Taylor(), scale=0.7), ExactRidge()), (LocalConstant(), ExactLocalFit()),
         (LocalConstant(scale=1.7, unit_norm=True, learned_scale=True), ExactLocalFit()), (LocalLinear(), ExactLocalFit()),
+        (TransportedConstant(), ExactLocalFit()), (LocalConstant(), FunctionalDeltaRule()),
         (LocalLinear(scale=1.3, unit_norm=True, learned_scale=True), ExactLocalFit()))
-BACKENDS = (ChunkwiseRidge, Attention, LocalPolynomial)
+BACKENDS = (ChunkwiseRidge, Attention, LocalPolynomial, TransportedAttention, CorrectedAttention)
 
 
 def _backend(problem: Problem, size: int) -> Backend | None:

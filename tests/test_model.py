@@ -14,7 +14,7 @@ from ttr.models import TTRCache, TTRConfig, TTRForCausalLM, TTRModel
 
 VOCABULARY = 11
 HYBRID = ("gated-deltanet", "sliding-window-attention", "mesanet")
-ENTRIES = tuple(ttr.catalogue)
+ENTRIES = tuple(name for name, entry in ttr.catalogue.items() if entry.problem.function.causal)
 
 
 def tiny(layers=HYBRID, dtype=torch.float64, **settings):
@@ -76,6 +76,20 @@ def test_one_memory_serves_all_layers(tmp_path):
 def test_wrong_layers_are_a_sentence(layers, words):
     with pytest.raises(ValueError, match=words):
         TTRConfig(num_hidden_layers=2, layers=layers)
+
+
+@pytest.mark.parametrize("name", sorted(set(ttr.catalogue) - set(ENTRIES)))
+def test_a_memory_that_reads_ahead_is_no_language_model(name):
+    with pytest.raises(ValueError, match="layer 1 every token reads the ones after it.*Use a causal memory, or TTRModel"):
+        tiny(("gated-deltanet", name))
+    encoder = TTRModel(TTRConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_heads=2, layers=name)).eval()
+    rows = [tokens(3), tokens(5)]
+    ids, mask = padded(rows, "left")
+    hidden = encoder(ids, attention_mask=mask, use_cache=False).last_hidden_state
+    for i, row in enumerate(rows):
+        assert_close(hidden[i, -len(row) :], encoder(row[None], use_cache=False).last_hidden_state[0], FLOAT32)
+    with pytest.raises(ValueError, match="use_cache=False"):
+        encoder(ids, use_cache=True)
 
 
 def test_auto_classes_know_the_model():

@@ -24,6 +24,7 @@ from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
 from ttr.surroundings.controls.sigmoid_write import SigmoidWrite
 from ttr.surroundings.controls.softplus_decay import SoftplusDecay
 from ttr.surroundings.controls.softplus_momentum import SoftplusMomentum
+from ttr.surroundings.controls.transport_key import TransportKey
 from ttr.surroundings.controls.value_softplus_decay import ValueSoftplusDecay
 from ttr.surroundings.keys.unit_norm import UnitNorm
 from ttr.surroundings.output.rms_norm import RMSNorm
@@ -37,6 +38,7 @@ DEFAULTS: Mapping[tuple[str, str], Controls] = {
     ("momentum", "BTH"): SoftplusMomentum(), ("momentum_step", "BTH"): SharedMomentumStep(),
     ("precond_log_decay", "BTH"): PreconditionerDecay(), ("precond_step", "BTH"): PreconditionerStep(),
     ("mix", "BTH"): SigmoidMix(), ("slope", "BTHK"): ProjectedSlope(),
+    ("transport_key", "BTHK"): TransportKey(),
 }
 """Where the controls of a bare problem come from: (name, axes) -> surrounding."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ttr.backends import BACKENDS
 from ttr.backends.backend import Backend
 from ttr.component import Parameter
-from ttr.inputs import Inputs, axis_params, check_names, in_functorch, prepare
+from ttr.inputs import Inputs, axis_params, check_names, check_streaming, in_functorch, prepare
 from ttr.problem import Problem
 from ttr.state import State, empty_state, single
 
@@ -39,6 +39,7 @@ def regress(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B 
         ValueError: on wrong shapes, dtypes, names or values, or when a named backend cannot run; the sentence says what to do.
     """
     x = prepare(problem, q, k, v, params, state, cu_seqlens, controls)
+    check_streaming(problem, return_state or state is not None)
     chosen = choose(problem, x, backend)
     with _exact_arithmetic(x):
         y, state = chosen.run(problem, x) if cu_seqlens is None else _packed(chosen, problem, x, cu_seqlens.tolist())
@@ -62,6 +63,7 @@ def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pair
     def timed(name: str, x: Tensor | float) -> Tensor | float:
         return x if name == "ridge" or not isinstance(x, Tensor) or x.ndim == 0 else x[:, None]
 
+    check_streaming(problem, True)
     x = prepare(problem, q[:, None], k[:, None], v[:, None], params, state, None, {name: timed(name, c) for name, c in controls.items()})
     with _exact_arithmetic(x):
         y, new = choose(problem, x, backend).step(problem, x)

@@ -20,6 +20,7 @@ STATE = {
     "momentum": ("S [F,V] and its momentum Z [F,V] per head", "O(F V)"),
     "reverse": ("N [F,V] per head, which maps values to keys", "O(F V)"),
     "pairs": ("the pairs themselves: k [K], v [V] and a log weight, {slots}", "O(N (K + V)) for N remembered pairs{solve}"),
+    "nothing": ("none: every token reads the whole sequence at once", "O(T m (K + V)) for T tokens and m landmarks"),
 }
 """What each kind of memory keeps, and what one token costs."""
 

@@ -96,6 +96,8 @@ def prepare(problem: Problem, q: Tensor, k: Tensor, v: Tensor, params: Mapping[s
     """
     _check_problem(problem)
     heads = _check_layout(problem, q, k, v)
+    k = repeat_heads(k, heads) if problem.function.transported else k  # every head of the memory turns its keys by itself,
+    v = repeat_heads(v, heads) if problem.solver.corrects else v  # or corrects its values
     batch, time, key_size, value_size = q.shape[0], q.shape[1], q.shape[-1], v.shape[-1]
     given = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
     working = dtype or (torch.float32 if given in (torch.float16, torch.bfloat16) else given)
@@ -157,6 +159,13 @@ def _check_layout(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> int:
         if x.shape[-2] == 0 or heads % x.shape[-2]:
             raise ValueError(f"{name} has {x.shape[-2]} heads, which does not divide the largest number, {heads}.")
     return heads
+
+
+def check_streaming(problem: Problem, streams: bool) -> None:
+    """Refuse a call that ``streams`` (goes on from a state, returns one, takes a single token) if the problem is not causal."""
+    if streams and not problem.function.causal:
+        raise ValueError(f"In {problem.function!r} every token reads the whole sequence, so it has no state and takes no single steps. "
+                         "Use ttr.regress on whole sequences without state (use_cache=False in a model), or a causal function such as LocalConstant.")
 
 
 def check_names(declared: Mapping[str, object], given: Mapping[str, object], what: str) -> Mapping[str, object]:

@@ -22,6 +22,12 @@ def moments(keys: Float[Tensor, "B N H F"], values: Float[Tensor, "B N H V"], we
     return torch.einsum("bnhf,bnhv->bhfv", weights * keys, values)
 
 
+def transport(keys: Float[Tensor, "B N H K"], turn: Float[Tensor, "B H K"], step: Float[Tensor, "B H"]) -> Float[Tensor, "B N H K"]:
+    """H k_i for all keys, with the matrix H = I - step w w^T of the token whose transport key is w."""
+    matrix = torch.eye(turn.shape[-1], dtype=turn.dtype, device=turn.device) - step[..., None, None] * turn[..., :, None] * turn[..., None, :]
+    return torch.einsum("bhkl,bnhl->bnhk", matrix, keys)
+
+
 def ridge_fit(gram: Float[Tensor, "B H F F"], moment: Float[Tensor, "B H F V"], ridge: Float[Tensor, "H F"]) -> Float[Tensor, "B H F V"]:
     """The minimiser of 1/2 sum gamma ||v - S^T k||^2 + 1/2 tr(S^T diag(ridge) S): solve (H + diag(ridge)) S = U."""
     return torch.linalg.solve(gram + torch.diag_embed(ridge), moment)

@@ -60,9 +60,10 @@ class Mixer(nn.Module):
         """
         self._check_width(x)
         rows = check_packing(cu_seqlens, x.shape[0], x.shape[1])
+        memory_state = None if state is None else self._memory_state(state)
         state = self.initial_state(rows) if state is None else self._checked(state, rows)
         streams, tails = self.project(x, Sequences(x.shape[1], state.position, cu_seqlens), self._tails(state))
-        y = regress(self.problem, streams["q"], streams["k"], streams["v"], params=self.memory.tensors(), state=self._memory_state(state),
+        y = regress(self.problem, streams["q"], streams["k"], streams["v"], params=self.memory.tensors(), state=memory_state,
                     return_state=return_state, cu_seqlens=cu_seqlens, backend=self.backend, **self._controls(streams))
         if not return_state:
             return self.output(y, streams)

@@ -6,7 +6,7 @@ the weighted problem of pairs 1..t afresh, by the plainest dense method; one who
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ttr import memorize, retrieve
 from ttr.controls import CONTROLS
-from ttr.inputs import Inputs, prepare
+from ttr.inputs import Inputs, check_streaming, prepare
 from ttr.problem import Pair, Problem
 from ttr.state import State, append_pairs, pair_index, single
 
@@ -27,6 +27,7 @@ def oracle(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B T
     Arguments, shapes and errors are those of ``ttr.regress``; the result is float64 and differentiable, time is O(T^2) or worse.
     """
     x = prepare(problem, q, k, v, params, state, cu_seqlens, controls, dtype=torch.float64)
+    check_streaming(problem, return_state or state is not None)
     if cu_seqlens is None:
         y, state = _sequence(problem, x)
     else:
@@ -40,7 +41,9 @@ def oracle(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B T
 
 
 def _sequence(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-    if problem.recurrence is not None or problem.solver.weights_act_on == "memory":
+    if not problem.function.causal:
+        y, state = _read_whole(problem, x)
+    elif problem.recurrence is not None or problem.solver.weights_act_on == "memory":
         y, state = _fold_pairs(problem, x)
     elif problem.memory == "pairs":
         y, state = _refit_from_pairs(problem, x)
@@ -48,6 +51,15 @@ def _sequence(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         y, state = _refit_from_moments(problem, x)
     empty = x.q.new_zeros(x.q.shape[0], 0, x.heads, x.v.shape[-1])
     return torch.cat([empty, *(row[:, None] for row in y)], dim=1), state
+
+
+def _read_whole(problem: Problem, x: Inputs) -> tuple[Sequence[Tensor], State]:
+    """A function that is not causal: all tokens at once."""
+    if x.length == 0:
+        return [], x.state
+    params = x.axis_params("function")
+    query, key = problem.function.query(x.grouped(x.q), params), problem.function.key(x.grouped(x.k), params)
+    return problem.function.whole(query, key, x.grouped(x.v), params).unbind(1), x.state
 
 
 def _forgotten(x: Inputs, t: int, pair: int = -1) -> Tensor:
@@ -98,9 +110,18 @@ def _refit_from_pairs(problem: Problem, x: Inputs) -> tuple[list[Tensor], State]
         if window is not None:
             outside = index[:, seen] <= x.state.position[:, None] + t - window
             log_weight = log_weight.masked_fill(outside[..., None], -torch.inf)
-        y.append(_read_pairs(problem, x.tokens(t, t + 1, x.state), x.grouped(keys[:, seen]), x.grouped(values[:, seen]), log_weight, params))
+        at, before = x.tokens(t, t + 1, x.state), slice(0, old + t)
+        if problem.function.transported:
+            turned = memorize.transport(keys[:, before], x.controls["transport_key"][:, t], x.controls["step_size"][:, t])
+            keys = torch.cat([turned, keys[:, old + t :]], dim=1)
+        if problem.solver.corrects:
+            known = _read_pairs(problem, at, x.grouped(keys[:, before]), values[:, before], log_weight[:, :-1], params)
+            corrected = x.v[:, t] - x.controls["step_size"][:, t, :, None] * known
+            values = torch.cat([values[:, before], corrected[:, None], values[:, old + t + 1 :]], dim=1)
+        y.append(_read_pairs(problem, at, x.grouped(keys[:, seen]), x.grouped(values[:, seen]), log_weight, params))
     total = None if x.log_decay is None else x.log_decay.sum(1)
-    return y, append_pairs(x.state, window, x.k, x.v, log_weight[:, old:], total)
+    start = x.state.replace(keys=keys[:, :old], values=values[:, :old])
+    return y, append_pairs(start, window, keys[:, old:], values[:, old:], log_weight[:, old:], total)
 
 
 def _read_pairs(problem: Problem, x: Inputs, keys: Tensor, values: Tensor, log_weight: Tensor, params: Mapping[str, Tensor]) -> Tensor:

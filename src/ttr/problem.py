@@ -147,6 +147,8 @@ class Function(_Axis):
         keeps_channels: whether key channels reach the memory as channels.
         dual: whether the regressor is a combination of kernels centred at the keys, given by ``kernel_matrix``.
         groups: number of groups of parameters with a step of their own.
+        transported: whether every token turns the keys of the older pairs: k <- k - step_size w (w.k), w its transport_key.
+        causal: False if every token reads the whole sequence by ``whole``: then there is neither a state nor a single step.
     """
 
     kind: ClassVar[str] = "function"
@@ -156,6 +158,8 @@ class Function(_Axis):
     keeps_channels: ClassVar[bool] = False
     dual: ClassVar[bool] = False
     groups: ClassVar[int] = 1
+    transported: ClassVar[bool] = False
+    causal: ClassVar[bool] = True
 
     @property
     def keeps(self) -> str | None:
@@ -189,6 +193,10 @@ class Function(_Axis):
     def kernel_matrix(self, left: Tensor, right: Tensor) -> Tensor:
         """Of a dual function: kappa of every pair of rows, [..., N, K] and [..., M, K] -> [..., N, M]."""
         raise NotImplementedError
+    def whole(self, query: Tensor, key: Tensor, value: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        """The read-outs [B,T,H,V] of all tokens of a sequence at once, from ``query`` and ``key`` [B,T,H,F]: the published
+        formula of a function that is not causal. Only the oracle calls it."""
+        raise NotImplementedError(f"{type(self).__name__} is not causal, so it needs whole(): write the published formula in its file")
 
 
 class Solver(_Axis):
@@ -205,6 +213,7 @@ class Solver(_Axis):
         proximal: the update is the minimiser of the objective about D S, not a gradient step on it.
         preconditioned: the written key is multiplied by a function of the running sum of squared keys, the state's "preconditioner".
         pairs_per_token: how many pairs are learned, one after the other, per token.
+        corrects: whether step_size times what the older pairs say at the token's query is taken off its value before it is kept.
     """
 
     kind: ClassVar[str] = "solver"
@@ -217,6 +226,7 @@ class Solver(_Axis):
     proximal: ClassVar[bool] = False
     preconditioned: ClassVar[bool] = False
     pairs_per_token: ClassVar[int] = 1
+    corrects: ClassVar[bool] = False
 
     def effective_step(self, step_size: Tensor, key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """The step of the equivalent explicit correction, [..., H], for a written key [..., H, F]."""

@@ -163,6 +163,8 @@ def empty_state(problem: Problem, batch: int, heads: tuple[int, int, int], key_s
                 device: torch.device | None = None, dtype: torch.dtype = torch.float32, params: Mapping[str, Tensor] | None = None) -> State:
     """The state before the first token; ``heads`` = (heads of the memory, of the keys, of the values), ``params`` the function's."""
     memory_heads, key_heads, value_heads = heads
+    key_heads = memory_heads if problem.function.transported else key_heads
+    value_heads = memory_heads if problem.solver.corrects else value_heads
 
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(batch, *shape, device=device, dtype=dtype)

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
 import ttr
+from ttr.weights.geometric import Geometric
 
 from .case import B, Draw, H, K, T, V, fold, parity, problem
 from .originals import fla, transformers
@@ -98,3 +99,118 @@ def forgetting_attention(draw: Draw):
         return (original(q, k, v, log_decay),)
 
     return draw.qkv((4, 2, 2)) | {"log_decay": draw.log_decay(B, T, 4)}, ours, theirs
+
+
+def _path(draw: Draw, gated: bool):
+    """The original's transport keys and steps belong to key heads; its gate is multiplied by the scale like the rest of the logit."""
+    original = fla("ops/path_attn/naive.py", "naive_path_attn").naive_path_attn
+    memory = dataclasses.replace(problem("path-attention"), weights=Geometric()) if gated else problem("path-attention")
+    scale = K**-0.5
+
+    def ours(q, k, v, w, beta, gate=None):
+        controls = {"transport_key": w.repeat_interleave(2, 2), "step_size": beta.repeat_interleave(2, 2)}
+        return (ttr.oracle(memory, q, k, v, **controls | ({"log_decay": scale * gate} if gated else {})),)
+
+    def theirs(q, k, v, w, beta, gate=None):
+        return (original(q, k, v, w, beta, torch.zeros(B, T, 4) if gate is None else gate, scale, chunk_size=4),)
+
+    tensors = draw.qkv((4, 2, 2)) | {"w": draw.unit(B, T, 2, K), "beta": draw.between(0.1, 1.9, B, T, 2)}
+    return tensors | ({"gate": draw.log_decay(B, T, 4)} if gated else {}), ours, theirs
+
+
+@parity("path-attention", "fla/ops/path_attn/naive.py naive_path_attn, grouped heads")
+def path_attention(draw: Draw):
+    return _path(draw, gated=False)
+
+
+@parity("path-attention", "fla/ops/path_attn/naive.py naive_path_attn with a forget gate, grouped heads")
+def path_attention_gated(draw: Draw):
+    return _path(draw, gated=True)
+
+
+@parity("path-attention", "the cache of decoding: past keys less beta (k.w) w at every token")
+def path_attention_state(draw: Draw):
+    def ours(q, k, v, w, beta):
+        y, state = ttr.oracle(problem("path-attention"), q, k, v, transport_key=w, step_size=beta, return_state=True)
+        return y, state["keys"]
+
+    def theirs(q, k, v, w, beta):
+        past, rows = k[:, :0], []
+        for t in range(T):
+            past = past - beta[:, t, None, :, None] * (past * w[:, t, None]).sum(-1, keepdim=True) * w[:, t, None]
+            past = torch.cat([past, k[:, t : t + 1]], dim=1)
+            rows.append(sdpa(q[:, t : t + 1], past, v[:, : t + 1]))
+        return torch.cat(rows, dim=1), past
+
+    return draw.qkv() | {"w": draw.unit(B, T, H, K), "beta": draw.between(0.1, 1.9, B, T, H)}, ours, theirs
+
+
+@parity("deltaformer", "fla/ops/deltaformer/naive.py naive_deltaformer_attn, and its softmax in one dense triangular solve")
+def deltaformer(draw: Draw):
+    original = fla("ops/deltaformer/naive.py", "tril_softmax", "naive_deltaformer_attn")
+
+    def ours(q, k, v, beta):
+        y, state = ttr.oracle(problem("deltaformer"), q, k, v, step_size=beta, return_state=True)
+        return y, state["values"]
+
+    def theirs(q, k, v, beta):
+        strict = original.tril_softmax(torch.einsum("bthk,bshk->bhts", q, k) * K**-0.5, strict=True)
+        system = torch.eye(T) + beta.mT[..., None] * strict
+        return original.naive_deltaformer_attn(q, k, v, beta), torch.linalg.solve(system, v.transpose(1, 2)).transpose(1, 2)
+
+    return draw.qkv(value_size=K) | {"beta": draw.between(0.1, 1.0, B, T, H)}, ours, theirs
+
+
+def _nystrom(entry: str, landmarks, start, step):
+    """Two second derivations of one kind: the kernel matrix of all queries and keys made explicit, the landmarks' part of it
+    inverted by the published iteration of each of its eigenvalues: ``start`` from the matrix and ``step`` of an eigenvalue."""
+    memory = dataclasses.replace(problem(entry), function=dataclasses.replace(problem(entry).function, landmarks=6))
+    function = memory.function
+
+    def ours(q, k, v):
+        return (ttr.oracle(memory, q, k, v),)
+
+    def theirs(q, k, v):
+        points = [x.transpose(1, 2) / K**0.25 for x in (q, k)]
+        points = torch.cat([*points, landmarks(*points)], dim=2)
+        kernel = torch.exp(-torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").square() / 2)
+        rows = kernel[:, :, :, 2 * T :]
+        small = rows[:, :, 2 * T :] + function.ridge * torch.eye(6)
+        small, scale, first = start(small)
+        values, vectors = torch.linalg.eigh(small)
+        inverse = first[..., None] * values
+        for _ in range(function.steps):
+            inverse = step(inverse, values * inverse)
+        inverse = scale[..., None] * (vectors * inverse[..., None, :] @ vectors.mT) * scale[..., None, :]
+        return ((rows[:, :, :T] @ inverse @ rows[:, :, T : 2 * T].mT @ v.transpose(1, 2)).transpose(1, 2),)
+
+    return ours, theirs
+
+
+@parity("skyformer", "the published iteration of every eigenvalue of the explicit kernel matrix")
+def skyformer(draw: Draw):
+    """Landmarks: points 0, 13/3, 26/3 of queries and keys."""
+
+    def start(small):
+        scale = small.sum(-1).rsqrt()
+        balanced = scale[..., :, None] * small * scale[..., None, :]
+        return balanced, scale, 1 / balanced.sum(-2).amax(-1)
+
+    def step(z, x):
+        return z * (13 - x * (15 - x * (7 - x))) / 4
+
+    return draw.qkv(), *_nystrom("skyformer", lambda q, k: torch.cat([x[:, :, [0, 4, 8]] for x in (q, k)], dim=2), start, step)
+
+
+@parity("soft", "the published iteration of every eigenvalue of the explicit kernel matrix")
+def soft(draw: Draw):
+    """Landmarks: means of the queries from 0, 13/6, 26/6, ... on."""
+
+    def start(small):
+        return small, torch.ones(B, H, 6), 2 / small.sum(-1).amax(-1).square()
+
+    def step(z, x):
+        return z * (2 - x)
+
+    lengths = [2, 2, 2, 2, 2, 3]
+    return draw.qkv(), *_nystrom("soft", lambda q, k: torch.stack([part.mean(2) for part in q.split(lengths, dim=2)], dim=2), start, step)

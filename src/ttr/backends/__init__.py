@@ -6,9 +6,12 @@ from ttr.backends.chunkwise_additive import ChunkwiseAdditive
 from ttr.backends.chunkwise_delta import ChunkwiseDelta
 from ttr.backends.chunkwise_momentum import ChunkwiseMomentum
 from ttr.backends.chunkwise_ridge import ChunkwiseRidge
+from ttr.backends.corrected_attention import CorrectedAttention
 from ttr.backends.kernel_ridge import KernelRidge
 from ttr.backends.local_polynomial import LocalPolynomial
+from ttr.backends.nystrom import Nystrom
 from ttr.backends.recurrent import Recurrent
+from ttr.backends.transported_attention import TransportedAttention
 
 BACKENDS: tuple[Backend, ...] = (
     ChunkwiseAdditive(),
@@ -17,7 +20,10 @@ BACKENDS: tuple[Backend, ...] = (
     ChunkwiseRidge(),
     KernelRidge(),
     Attention(),
+    TransportedAttention(),
+    CorrectedAttention(),
     LocalPolynomial(),
+    Nystrom(),
     Recurrent(),
 )
 

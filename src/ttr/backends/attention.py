@@ -31,6 +31,8 @@ class Attention(Backend):
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.function.local_degree != 0:
             return f"It fits a constant around every query (softmax attention), and this function is {shape_of(problem.function.local_degree)}."
+        if problem.function.transported or problem.solver.corrects:
+            return "It keeps keys and values as they come, and in this memory later tokens turn the keys, or older pairs correct the values."
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:

@@ -27,6 +27,8 @@ class Recurrent(Backend):
         return Recurrent(short=4)
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
+        if not problem.function.causal:
+            return "It goes token by token, and here every token reads the ones after it."
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from ttr.architecture import Architecture
+from ttr.functions.gaussian_nystrom import GaussianNystrom
 from ttr.functions.local_constant import LocalConstant
 from ttr.functions.local_linear import LocalLinear
+from ttr.functions.transported_constant import TransportedConstant
 from ttr.problem import Problem
 from ttr.solvers.exact_local_fit import ExactLocalFit
+from ttr.solvers.functional_delta_rule import FunctionalDeltaRule
+from ttr.solvers.one_step import OneStep
 from ttr.surroundings.controls.learned_ridge import LearnedRidge
 from ttr.surroundings.controls.log_sigmoid_decay import LogSigmoidDecay
+from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
+from ttr.surroundings.controls.transport_key import TransportKey
 from ttr.surroundings.keys.head_rms_norm import HeadRMSNorm
 from ttr.surroundings.keys.rotary import Rotary
+from ttr.surroundings.keys.shared_key import SharedKey
+from ttr.surroundings.keys.short_convolution import ShortConvolution
+from ttr.surroundings.keys.unit_norm import UnitNorm
 from ttr.weights.alibi import Alibi
 from ttr.weights.geometric import Geometric
 from ttr.weights.uniform import Uniform
@@ -45,6 +54,35 @@ ENTRIES: dict[str, Architecture] = {
         source="Lin, Nikishin, He, Courville: Forgetting Transformer", arxiv="2503.02130", year=2025,
         original="fla.layers.ForgettingAttention", verified="memory: fla/ops/forgetting_attn/naive.py",
         note="Without positions, as published; not the Pro block with its norms and output gate."),
+    "path-attention": Architecture(
+        Problem(Uniform(), TransportedConstant(), ExactLocalFit()),
+        keys=(ShortConvolution(width=3, streams=("transport_key",)), UnitNorm(streams=("transport_key",))),
+        controls=(TransportKey(rank=32, unit=False), SigmoidStepSize(doubled=True)),
+        source="Yang et al.: PaTH Attention, Position Encoding via Accumulating Householder Transformations", arxiv="2505.16381", year=2025,
+        original="fla.layers.PaTHAttention", verified="memory: fla/ops/path_attn/naive.py",
+        note="The transport key of every head, not only of every key head. With Geometric weights it is the form with a forget gate, "
+             "whose log decay is the published gate's times K^-1/2."),
+    "deltaformer": Architecture(
+        Problem(Uniform(), LocalConstant(), FunctionalDeltaRule()),
+        keys=(Rotary(),), controls=(SigmoidStepSize(),),
+        source="Zhong et al.: Understanding Transformer from the Perspective of Associative Memory", arxiv="2505.19488", year=2025,
+        original="fla.layers.DeltaFormerAttention", verified="memory: fla/ops/deltaformer/naive.py",
+        note="The step is a sigmoid; in flash-linear-attention it is a raw linear map, which may be negative."),
+    "skyformer": Architecture(
+        Problem(Uniform(), GaussianNystrom(landmarks=128, landmarks_of="both", ridge=0.1, inverse="balanced", steps=6), OneStep()),
+        source="Chen, Zeng, Ji, Yang: Skyformer, Remodel Self-Attention with Gaussian Kernel and Nystrom Method", arxiv="2111.00035", year=2021,
+        original=None,
+        verified="memory: the published iteration on the explicit kernel matrix of all points, and a plain kernel sum",
+        note="Not causal. Landmarks are evenly spaced, not drawn at random; the iteration starts from a maximum per sequence and head, "
+             "not per batch; data are scaled by K^-1/4, not by 32^-1/4."),
+    "soft": Architecture(
+        Problem(Uniform(), GaussianNystrom(landmarks=49, landmarks_of="queries", pooled=True, ridge=0.01, inverse="newton", steps=20), OneStep()),
+        keys=(SharedKey(),),
+        source="Lu et al.: SOFT, Softmax-free Transformer with Linear Complexity", arxiv="2110.11945", year=2021,
+        original=None,
+        verified="memory: the published iteration in the eigenbasis of the landmarks' kernel, and a plain kernel sum",
+        note="Not causal. Landmarks are means of segments of a sequence, not a learned convolution of an image, LayerNorm and GELU; "
+             "without the convolution of the values; the step of the iteration is never halved."),
     "local-linear-attention": Architecture(
         Problem(Uniform(), LocalLinear(), ExactLocalFit()),
         keys=(HeadRMSNorm(), Rotary()), controls=(LearnedRidge(start=1.0, at_least=0.1, per="head"),),

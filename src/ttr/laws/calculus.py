@@ -9,9 +9,10 @@ from collections.abc import Iterable
 import torch
 
 from ttr.controls import CONTROLS
-from ttr.laws.law import Law, Setting, compare_states
+from ttr.laws.law import Law, Setting, compare_states, outcome
 from ttr.laws.rows import Case, Sizes, make_case
 from ttr.problem import Problem
+from ttr.state import State
 
 
 def derivatives(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
@@ -22,7 +23,7 @@ def derivatives(problem: Problem, setting: Setting) -> Iterable[tuple[str, float
     names, leaves = list(case.leaves()), list(case.leaves().values())
 
     def call(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        y, state = setting.run(case.with_leaves(dict(zip(names, tensors))), return_state=True)
+        y, state = outcome(setting.run, case.with_leaves(dict(zip(names, tensors))))
         return y, *(tensor for tensor in state.tensors.values() if not torch.isneginf(tensor).any())
 
     with warnings.catch_warnings():
@@ -51,13 +52,14 @@ def repeatable(problem: Problem, setting: Setting) -> Iterable[tuple[str, float,
 def bad_input(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
     """Wrong tensors are refused in a sentence and leave the state as it was; no tokens are valid."""
     case = make_case(problem, past=2, dtype=setting.dtype, device=setting.device)
-    kept = case.state.clone()
-    for name, wrong in _wrong_calls(case):
+    kept = None if case.state is None else case.state.clone()
+    for name, wrong in (*_wrong_calls(case), *_wrong_states(case)):
         yield f"refusal of {name}", float(not _refused(wrong, setting)), 0.0
-    yield from compare_states("state after refusals", case.state, kept, setting.dtype)
-    nothing, state = setting.run(case.tokens(slice(0, 0), case.state), return_state=True)
+    nothing, state = outcome(setting.run, case.tokens(slice(0, 0), case.state))
     yield "shape of no tokens", float(tuple(nothing.shape) != (2, 0, 2, 2)), 0.0
-    yield from compare_states("state after no tokens", state, kept, setting.dtype)
+    if kept is not None:
+        yield from compare_states("state after refusals", case.state, kept, setting.dtype)
+        yield from compare_states("state after no tokens", state, kept, setting.dtype)
 
 
 def _wrong_calls(case: Case) -> Iterable[tuple[str, Case]]:
@@ -71,13 +73,19 @@ def _wrong_calls(case: Case) -> Iterable[tuple[str, Case]]:
     yield "integers", change(q=case.q.long())
     yield "an unknown control", change(controls={**case.controls, "log_decoy": case.q[..., 0]})
     yield "an unknown parameter", change(params={**case.params, "function.nothing": case.q})
-    yield "a state of another batch", change(state=case.state.select([0]))
-    yield "not a state", change(state=dict(case.state.tensors))
     for name, x in case.controls.items():
         yield f"{name} missing", change(controls={other: c for other, c in case.controls.items() if other != name})
         yield f"{name} of another shape", change(controls={**case.controls, name: x[..., :1, :1, None].expand(*x.shape[:-1], x.shape[-1], 7)})
     if case.q.device.type == "cpu":
         yield from _wrong_values(case)
+
+
+def _wrong_states(case: Case) -> Iterable[tuple[str, Case]]:
+    yield "not a state", dataclasses.replace(case, state={})
+    if case.problem.function.causal:
+        yield "a state of another batch", dataclasses.replace(case, state=case.state.select([0]))
+    else:
+        yield "any state", dataclasses.replace(case, state=State({}, torch.zeros(2, dtype=torch.int64)))
 
 
 def _wrong_values(case: Case) -> Iterable[tuple[str, Case]]:

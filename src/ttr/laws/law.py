@@ -13,6 +13,7 @@ from ttr.dispatch import regress
 from ttr.laws.rows import Case
 from ttr.laws.tolerances import error, tolerance
 from ttr.problem import Problem
+from ttr.state import State
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,26 @@ class Law:
     measure: Callable[[Problem, Setting], Iterable[tuple[str, float, float]]]
     slow: bool = False
     """Left to ``make check`` and ``ttr verify``."""
+    streaming: bool = False
+    """Speaks of states or of the order of tokens."""
+
+    def excuses(self, problem: Problem) -> str | None:
+        """Why the law says nothing about a problem, as a sentence; None if it does."""
+        if self.streaming and not problem.function.causal:
+            return "Every token reads the whole sequence, so there is neither a state nor a past."
+        return None
 
     def __call__(self, problem: Problem, setting: Setting) -> list[Measurement]:
+        if self.excuses(problem) is not None:
+            return []
         return [Measurement(self.name, *facts) for facts in self.measure(problem, setting)]
+
+
+def outcome(run: Callable[..., object], case: Case, **options: object) -> tuple[Tensor, State]:
+    """Read-outs and final state of a call ``run(case)``; a problem that is not causal has no state, so an empty one."""
+    if case.problem.function.causal:
+        return run(case, return_state=True, **options)
+    return run(case, **options), State({}, torch.zeros(case.q.shape[0], dtype=torch.int64, device=case.q.device))
 
 
 def compare(quantity: str, value: Tensor, reference: Tensor, dtype: torch.dtype) -> tuple[str, float, float]:

@@ -75,9 +75,15 @@ LENGTHS, PASTS = (3, 0, 5, 1), (4, 1, 2, 3)
 
 
 def packed(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Packed sequences, each from a state of its own: outputs, states and gradients of separate calls."""
+    """Packed sequences, each from a state of its own where there is one: outputs, states and gradients of separate calls."""
     bounds = torch.tensor((0, *LENGTHS), device=setting.device).cumsum(0)
     case = make_case(problem, Sizes(batch=1, time=sum(LENGTHS)), dtype=setting.dtype, device=setting.device).differentiable()
+    if not problem.function.causal:
+        parts = [setting.run(case.tokens(slice(start, stop))) for start, stop in zip(bounds.tolist(), bounds.tolist()[1:])]
+        y, separate = setting.run(case, cu_seqlens=bounds), torch.cat(parts, dim=1)
+        yield compare("output packed", y, separate, setting.dtype)
+        yield from _compare_gradients("packed", y, separate, case.leaves(), setting)
+        return
     pasts = [make_case(problem, Sizes(batch=1, time=1), past=past, dtype=setting.dtype, device=setting.device).state for past in PASTS]
     starts = State.cat(pasts).map(lambda x: x if torch.isneginf(x).any() else x.clone().requires_grad_())
     y, end = setting.run(case, state=starts, cu_seqlens=bounds, return_state=True)
@@ -98,4 +104,5 @@ def packed(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, flo
     yield compare("output from a ragged state", setting.run(whole, state=ragged, cu_seqlens=bounds), setting.run(whole), setting.dtype)
 
 
-LAWS = (Law(2, "whole = split = steps", splits), Law(3, "causal", causal), Law(4, "packed = separate", packed))
+LAWS = (Law(2, "whole = split = steps", splits, streaming=True), Law(3, "causal", causal, streaming=True),
+        Law(4, "packed = separate", packed))

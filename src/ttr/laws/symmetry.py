@@ -66,10 +66,12 @@ def importance(problem: Problem, setting: Setting) -> Iterable[tuple[str, float,
     gradients = torch.autograd.grad(silence.sum(), list(nothing.leaves().values()), allow_unused=True)
     yield "gradients of an empty memory", float(any(g is not None and not torch.isfinite(g).all() for g in gradients)), 0.0
     if problem.weights.window is None and problem.solver.pairs_per_token == 1:
-        # An error of the old memory is measured before the decay that is passed on, and momentum moves the memory without a pair.
-        if problem.solver.gradient_at != "old" and "momentum" not in problem.controls():
+        # An error of the old memory is measured before the decay that is passed on, and momentum moves the memory without a pair;
+        # so does a token that turns the keys.
+        moves = "momentum" in problem.controls() or problem.function.transported
+        if problem.solver.gradient_at != "old" and not moves:
             yield from _removal(absent, y, end, setting)
-        if problem.solver.weights_act_on == "samples":
+        if problem.solver.weights_act_on == "samples" and not problem.solver.corrects:  # the first of two pairs corrects the second
             yield from _repetition(case, setting)
 
 
@@ -97,7 +99,7 @@ def _removal(absent: Case, y: torch.Tensor, end, setting: Setting) -> Iterable[t
 
 
 def _repetition(case: Case, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Importance 2 equals the pair twice, the second time without decay."""
+    """Importance 2 equals the pair twice, the second time without decay and without turning keys."""
     if case.problem.weights.retention is not None and "log_decay" not in case.controls:
         return
     twice = case.controls["log_importance"].clone()
@@ -107,6 +109,8 @@ def _repetition(case: Case, setting: Setting) -> Iterable[tuple[str, float, floa
     repeated = case.tokens(order)
     if "log_decay" in case.controls:
         repeated.controls["log_decay"][:, 5] = 0.0
+    if case.problem.function.transported:
+        repeated.controls["step_size"][:, 5] = 0.0
     keep = torch.tensor([0, 1, 2, 3, 5, 6, 7, 8, 9], device=twice.device)
     yield compare("importance 2 = pair repeated", setting.run(once), setting.run(repeated)[:, keep], setting.dtype)
 

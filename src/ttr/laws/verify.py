@@ -26,6 +26,7 @@ class Finding:
     broken: tuple[Measurement, ...] = ()
     refusal: str | None = None
     exception: str | None = None
+    excuse: str | None = None
     seconds: float = 0.0
 
     @property
@@ -60,7 +61,7 @@ def describe(finding: Finding) -> str:
     if finding.exception is not None:
         return f"raised {finding.exception}"
     if finding.worst is None:
-        return "does not apply"
+        return "does not apply" if finding.excuse is None else f"does not apply: {finding.excuse}"
     m = finding.broken[0] if finding.broken else finding.worst
     return f"{m.error:.1e} {'<=' if finding.kept else '>'} {m.bound:.0e}, {m.quantity}"
 
@@ -109,6 +110,7 @@ def _try(law: Law, problem: Problem, setting: Setting) -> Finding:
         measurements = law(problem, setting)
     except Exception as failure:  # reported as broken, with its words: verify must not stop at the first
         return dataclasses.replace(finding, exception=f"{type(failure).__name__}: {failure}")
+    finding = dataclasses.replace(finding, excuse=law.excuses(problem))
     worst = max(measurements, key=lambda m: m.error / m.bound if m.bound else m.error, default=None)
     broken = tuple(m for m in measurements if not m.kept)
     return dataclasses.replace(finding, worst=worst, broken=broken, seconds=time.perf_counter() - started)

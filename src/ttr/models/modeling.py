@@ -156,6 +156,10 @@ class TTRForCausalLM(TTRPreTrainedModel, GenerationMixin):
     def __init__(self, config: TTRConfig) -> None:
         super().__init__(config)
         self.model = TTRModel(config)
+        for layer, block in enumerate(self.model.layers):
+            if not block.mixer.problem.function.causal:
+                raise ValueError(f"In the memory of layer {layer} every token reads the ones after it, so it cannot predict or generate them. "
+                                 "Use a causal memory, or TTRModel with use_cache=False for whole sequences.")
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 

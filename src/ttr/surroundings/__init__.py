@@ -56,9 +56,9 @@ class Sizes:
         return () if self.pairs == 1 else (self.pairs,)
 
     def stream(self, name: str) -> tuple[int, ...]:
-        """The shape of q, k, v or x behind batch and time."""
+        """The shape of q, k, v, x or a key among the controls behind batch and time."""
         return {"x": (self.d_model,), "q": (self.query_heads, self.key_size), "k": (*self.per_pair, self.key_heads, self.key_size),
-                "v": (*self.per_pair, self.value_heads, self.value_size)}[name]
+                "v": (*self.per_pair, self.value_heads, self.value_size), "transport_key": (self.heads, self.key_size)}[name]
 
 
 class Surrounding(Component):
@@ -66,7 +66,7 @@ class Surrounding(Component):
 
     Declared structure:
         reads: the streams it needs, beside x, position, q, k and v.
-        makes: the streams it adds.
+        makes: the streams it adds; one of q, k, v that it makes is not projected from x.
         past: how many earlier tokens of each stream in its field ``streams`` it sees in front of the call's.
         of_input: it comes before the projections and has x and position alone.
     """

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ttr.backends.centred_fit import monomials, tilted
+from ttr.backends.steps import rewriting
 from ttr.backends.steps.moments import ridge_read, solve_spd
 from ttr.inputs import Inputs
 from ttr.problem import Problem
@@ -13,6 +14,7 @@ from ttr.state import State, append_pairs
 
 
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+    x = rewriting.rewritten(problem, x)
     new_weight = torch.zeros_like(x.q[:, :, :1, 0]).expand(-1, -1, x.heads) if x.log_importance is None else x.log_importance
     state = append_pairs(x.state, problem.weights.window, x.k, x.v, new_weight, None if x.log_decay is None else x.log_decay[:, 0])
     params = x.axis_params("function")
