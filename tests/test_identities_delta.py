@@ -102,7 +102,8 @@ def test_rwkv7_holds_the_gated_delta_rule(weights, qkv):
     step, log_decay = share(B, T, H), decay(weights)
     scaled, rule = step[..., None] * qkv["k"], DeltaRule("old", separate_read=True, separate_erase=True, unit_step=True)
     keys = {"read_key": wide(log_decay.exp()) * qkv["k"], "erase_key": scaled}
-    assert same(run(weights, rule, qkv | {"k": scaled}, log_decay=log_decay, **keys), run(weights, DeltaRule(), qkv, log_decay=log_decay, step_size=step))
+    held = run(weights, rule, qkv | {"k": scaled}, log_decay=log_decay, **keys)
+    assert same(held, run(weights, DeltaRule(), qkv, log_decay=log_decay, step_size=step))
 
 
 def test_deltaproduct_is_its_gated_form_without_decay():
@@ -181,7 +182,7 @@ def test_the_rwkv7_layer_is_that_of_its_equations():
     ln_w, ln_b, r_k, g_down, g_up = (p[f"output.learned.{name}"] for name in ("0.gain", "0.bias", "1.strength", "2.down", "2.up"))
     x, last, state, rows = torch.randn(T, d), torch.zeros(d), torch.zeros(heads, size, size), []
     for token in x:
-        x_r, x_k, x_v, x_w, x_a, x_g = token + mix[0] * (last - token)
+        x_r, x_k, x_v, x_w, x_a, x_g = token + mix * (last - token)
         r, k, v = (p[f"project.{name}.weight"] @ shifted for name, shifted in (("q", x_r), ("k", x_k), ("v", x_v)))
         r, k, v = (z.view(heads, size) for z in (r, k, v))
         w = torch.exp(-torch.sigmoid(w_up @ torch.tanh(w_down @ x_w) + w_bias) / math.exp(0.5))
