@@ -272,6 +272,10 @@ class Problem:
         parts = (("weights", self.weights), ("function", self.function), ("solver", self.solver))
         return {f"{axis}.{name}": p for axis, part in parts for name, p in part.parameters(heads, key_size, value_size).items()}
 
+    def at_layer(self, layer: int, layers: int) -> Problem:
+        """The problem as it is in that layer of so many, counted from 0."""
+        return Problem(*(part.at_layer(layer, layers) for part in (self.weights, self.function, self.solver)))
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; ``from_dict`` inverts it."""
         return {"weights": self.weights.to_dict(), "function": self.function.to_dict(), "solver": self.solver.to_dict()}
