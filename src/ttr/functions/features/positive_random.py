@@ -12,7 +12,7 @@ from ttr.functions.features import _kernel_case
 from ttr.problem import FeatureMap, Worked
 
 LARGEST = 30.0
-"""Exponents are kept at or below this, so that sums over any length stay finite in float32."""
+"""Exponents are held at or below this, so that sums of products of two features stay finite in float32."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,8 @@ class PositiveRandom(FeatureMap):
 
     The m rows of W are frozen: normal numbers, orthogonal to one another in blocks of K. ``number`` is m, int(K ln K) if None.
 
-    The published code subtracts a maximum over all keys, the later ones included. Here what is subtracted depends on W alone: since
-    W_r.x~ - ||x~||^2 / 2 = (||W_r||^2 - ||W_r - x~||^2) / 2, no exponent exceeds max ||W_r||^2 / 2, and what that exceeds ``LARGEST``
-    by is taken off all. The factor is the same for all pairs and cancels in a normalised read-out.
+    The published code subtracts a maximum over all keys, the later ones included. Nothing is subtracted here: the exponent
+    (||W_r||^2 - ||W_r - x~||^2) / 2 is a few units for an x~ that does not lie near W_r, and is held at ``LARGEST`` for one that does.
     """
 
     number: int | None = None
@@ -42,9 +41,8 @@ class PositiveRandom(FeatureMap):
     def __call__(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         directions = params["directions"]
         x = x / x.shape[-1] ** 0.25
-        excess = (directions.square().sum(-1).amax() / 2 - LARGEST).clamp(min=0)
-        exponent = x @ directions.mT - x.square().sum(-1, keepdim=True) / 2 - excess
-        return exponent.exp() / directions.shape[0] ** 0.5
+        exponent = x @ directions.mT - x.square().sum(-1, keepdim=True) / 2
+        return exponent.clamp(max=LARGEST).exp() / directions.shape[0] ** 0.5
 
     @classmethod
     def examples(cls) -> tuple[PositiveRandom, ...]:
@@ -52,19 +50,20 @@ class PositiveRandom(FeatureMap):
 
     @classmethod
     def worked(cls) -> tuple[Worked, ...]:
-        # With K = 2 and r = 2^(-1/4) the kernel is the mean over the rows of W of exp(r W_r.(q + k) - (||q||^2 + ||k||^2) / 8^(1/2)).
-        # In the second case the longest row has (6^2 + 5^2) / 2 = 30.5, 0.5 too much for each of the two features.
+        # With K = 2 the kernel is the mean over the rows of W of exp(W_r.(q + k) / 2^(1/4) - (||q||^2 + ||k||^2) / 8^(1/2)).
         q, k = [[0.5, 0.75], [-0.25, 0.5], [0.6, -0.4]], [[0.3, -0.5], [0.8, 0.2], [-0.7, 0.4]]
-
-        def kernel(rows):
-            return [[sum(math.exp(2**-0.25 * (a * (q[t][0] + k[i][0]) + b * (q[t][1] + k[i][1]))
-                                  - sum(x * x for x in q[t] + k[i]) / math.sqrt(8)) for a, b in rows) / len(rows)
-                     for i in range(t + 1)] for t in range(3)]
-
-        short, long = [(0.5, -1.5), (2, 0.25), (-1.2, 0.8)], [(0.5, -1.5), (-6, 5)]
-        cut = [[math.exp(-2 * 0.5) * weight for weight in row] for row in kernel(long)]
-        return (_kernel_case.worked(cls(number=3), q, k, kernel(short), {"directions": torch.tensor(short, dtype=torch.float64)}),
-                _kernel_case.worked(cls(number=2), q, k, cut, {"directions": torch.tensor(long, dtype=torch.float64)}))
+        rows = [(0.5, -1.5), (2, 0.25), (-1.2, 0.8)]
+        kernel = [[sum(math.exp((a * (q[t][0] + k[i][0]) + b * (q[t][1] + k[i][1])) / 2**0.25 - sum(x * x for x in q[t] + k[i]) / math.sqrt(8))
+                       for a, b in rows) / 3 for i in range(t + 1)] for t in range(3)]
+        # The first key is 2^(1/4) (6, 5), which is the second row: (6^2 + 5^2) / 2 = 30.5 is held at 30. The others are 2^(1/4) times (-1.5, 0.5)
+        # and (0.75, -2), the queries (-0.25, 0.5), (0.5, -0.75), (0.25, 0.75), the first row (0.5, -1.5).
+        long = [(0.5, -1.5), (6, 5)]
+        near, others = [(6, 5), (-1.5, 0.5), (0.75, -2)], [(-0.25, 0.5), (0.5, -0.75), (0.25, 0.75)]
+        held = [[sum(math.exp(a * x + b * y - (x * x + y * y) / 2 + min(30, a * u + b * w - (u * u + w * w) / 2)) for a, b in long) / 2
+                 for u, w in near[: t + 1]] for t, (x, y) in enumerate(others)]
+        near, others = ([[2**0.25 * x for x in row] for row in rows] for rows in (near, others))
+        return (_kernel_case.worked(cls(number=3), q, k, kernel, {"directions": torch.tensor(rows, dtype=torch.float64)}),
+                _kernel_case.worked(cls(number=2), others, near, held, {"directions": torch.tensor(long, dtype=torch.float64)}))
 
 
 def _orthogonal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
