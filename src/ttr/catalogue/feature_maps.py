@@ -56,7 +56,7 @@ ENTRIES: dict[str, Architecture] = {
         note="The release subtracts a maximum before it adds eps, so that eps means less there."),
     "lightning-attention": Architecture(
         Problem(LayerwiseDecay(), Linear(scale=1.0), OneStep()),
-        keys=(Silu(),), output=(GatedRMSNorm("sigmoid", over="all"),),
+        keys=(Silu(),), output=(GatedRMSNorm("sigmoid", over="all", eps=1e-6),),
         source="MiniMax: MiniMax-01; Qin et al.: Lightning Attention-2 (arXiv 2401.04658)", arxiv="2501.08313", year=2025,
         original="transformers.models.minimax.modeling_minimax.MiniMaxLightningAttention",
         verified="layer and memory: transformers models/minimax",

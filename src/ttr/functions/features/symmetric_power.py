@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import itertools
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -32,10 +30,10 @@ class SymmetricPower(FeatureMap):
 
     def __call__(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         size = x.shape[-1]
-        factors, roots = zip(*_monomials(size, self.degree), strict=True)
-        phi = torch.tensor(roots, dtype=x.dtype, device=x.device) / size ** (self.degree / 4)
-        for channels in zip(*factors, strict=True):
-            phi = phi * x[..., list(channels)]
+        monomials = _monomials(size, self.degree)
+        phi = torch.tensor([_multinomial(factors) for factors in monomials], dtype=x.dtype, device=x.device).sqrt() / size ** (self.degree / 4)
+        for i in range(self.degree):
+            phi = phi * x[..., [factors[i] for factors in monomials]]
         return phi
 
     @classmethod
@@ -51,7 +49,14 @@ class SymmetricPower(FeatureMap):
         return (_kernel_case.worked(cls(), q, k, second, {}), _kernel_case.worked(cls(degree=4), q, k, fourth, {}))
 
 
-def _monomials(size: int, degree: int) -> list[tuple[tuple[int, ...], float]]:
-    """The factors of every monomial of that degree in x_0 ... x_{size-1}, in rising order, and the root of its coefficient."""
-    many = itertools.combinations_with_replacement(range(size), degree)
-    return [(factors, math.sqrt(math.factorial(degree) / math.prod(map(math.factorial, Counter(factors).values())))) for factors in many]
+def _monomials(size: int, degree: int) -> list[tuple[int, ...]]:
+    """The factors of every monomial of that degree in x_0 ... x_{size-1}, in rising order."""
+    monomials = [(first,) for first in range(size)]
+    for _ in range(degree - 1):
+        monomials = [(*factors, last) for factors in monomials for last in range(factors[-1], size)]
+    return monomials
+
+
+def _multinomial(factors: tuple[int, ...]) -> float:
+    """How often the monomial stands in the tensor power: p! / (m_1! m_2! ...), with the number of times each factor occurs."""
+    return math.prod([(i + 1) / factors[: i + 1].count(factor) for i, factor in enumerate(factors)])
