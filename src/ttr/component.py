@@ -28,6 +28,11 @@ def constant(value: float) -> Callable[[tuple[int, ...], torch.Generator | None]
     return lambda shape, generator: torch.full(shape, float(value))
 
 
+def normal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    """The initialiser that draws normal numbers of mean 0 and variance 1."""
+    return torch.randn(shape, generator=generator)
+
+
 class Component:
     """A member of an axis: a frozen dataclass, hashable, made of numbers, strings and other components.
 
@@ -56,6 +61,10 @@ class Component:
     def parameters(self, heads: int, key_size: int, value_size: int) -> dict[str, Parameter]:
         """The tensors this component owns in a layer of these sizes."""
         return {}
+
+    def at_layer(self, layer: int, layers: int) -> Component:
+        """This component as it is in that layer of so many, counted from 0: itself, unless it depends on depth."""
+        return self
 
     @classmethod
     def examples(cls) -> tuple[Component, ...]:

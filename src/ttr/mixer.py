@@ -28,7 +28,7 @@ class Mixer(nn.Module):
             three, which is the memory's: fewer keys and values than queries for grouped queries, more values than keys for
             grouped values.
         key_size, value_size: channels per head, d_model / heads by default.
-        layer, layers: where it stands in the model, for surroundings that depend on depth.
+        layer, layers: where it stands in the model, for memories and surroundings that depend on depth.
         backend: what runs the memory: "auto", or the one that must.
 
     Raises:
@@ -40,7 +40,7 @@ class Mixer(nn.Module):
                  backend: str | Backend = "auto") -> None:
         super().__init__()
         self.architecture = _architecture(memory)
-        self.problem = self.architecture.problem
+        self.problem = self.architecture.problem.at_layer(layer, layers)
         self.sizes = _sizes(self.problem, d_model, (heads, key_heads or heads, value_heads or heads), key_size, value_size, layer, layers)
         self.backend = backend
         self.project = Project(self.architecture, self.sizes)

@@ -193,10 +193,15 @@ class Function(_Axis):
     def kernel_matrix(self, left: Tensor, right: Tensor) -> Tensor:
         """Of a dual function: kappa of every pair of rows, [..., N, K] and [..., M, K] -> [..., N, M]."""
         raise NotImplementedError
+
     def whole(self, query: Tensor, key: Tensor, value: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """The read-outs [B,T,H,V] of all tokens of a sequence at once, from ``query`` and ``key`` [B,T,H,F]: the published
         formula of a function that is not causal. Only the oracle calls it."""
         raise NotImplementedError(f"{type(self).__name__} is not causal, so it needs whole(): write the published formula in its file")
+
+    def ratio(self, numerator: Tensor, denominator: Tensor) -> Tensor:
+        """The normalised read-out: [..., V] of the values over [..., 1] of the same memory with the value 1."""
+        raise NotImplementedError
 
 
 class Solver(_Axis):
@@ -292,6 +297,10 @@ class Problem:
         """The tensors every call must bring in ``params``: "axis.name" -> Parameter."""
         parts = (("weights", self.weights), ("function", self.function), ("solver", self.solver))
         return {f"{axis}.{name}": p for axis, part in parts for name, p in part.parameters(heads, key_size, value_size).items()}
+
+    def at_layer(self, layer: int, layers: int) -> Problem:
+        """The problem as it is in that layer of so many, counted from 0."""
+        return Problem(*(part.at_layer(layer, layers) for part in (self.weights, self.function, self.solver)))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; ``from_dict`` inverts it."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -8,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
+from ttr.functions.features import _kernel_case
 from ttr.functions.features.elu_plus_one import EluPlusOne
+from ttr.functions.features.hedgehog import Hedgehog
 from ttr.functions.features.identity import Identity
-from ttr.functions.features.taylor import Taylor
 from ttr.problem import FeatureMap, Function, Problem, Worked, scale_or_default
 
 
@@ -19,39 +21,59 @@ class Linear(Function):
     """m(k) = S^T phi(k), a linear map of features of the key; the read-out is scale * S^T phi(q).
 
     With ``normalized`` the read-out is divided by that of the same memory with the value 1, plus ``eps``: a ratio of two
-    fits, equally a local constant with the kernel phi(q).phi(k). ``scale`` None means K**-0.5.
+    fits, equally a local constant with the kernel phi(q).phi(k). With ``floor`` the divisor is instead at least that number,
+    and with ``absolute`` its absolute value is. ``scale`` None means K**-0.5. Not ``tied``, queries and keys have features with
+    parameters of their own, "function.query.NAME" and "function.key.NAME".
     """
 
     features: FeatureMap = field(default_factory=Identity)
     normalized: bool = False
     scale: float | None = None
     eps: float = 1e-10
+    floor: float | None = None
+    absolute: bool = False
+    tied: bool = True
 
     linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.eps > 0:
             raise ValueError(f"Linear(eps={self.eps}) lets an empty memory divide 0 by 0. Use a number above 0, such as 1e-10.")
+        if self.floor is not None and not self.floor > 0:
+            raise ValueError(f"Linear(floor={self.floor}) lets an empty memory divide 0 by 0. Use a number above 0, such as 1, or None.")
+        if (self.floor is not None or self.absolute) and not self.normalized or self.absolute and self.floor is None:
+            raise ValueError(f"{self!r} does not say what is divided. Use floor with normalized=True, and absolute with floor.")
 
     @property
     def keeps_channels(self) -> bool:
         return self.features.keeps_channels
 
     def parameters(self, heads: int, key_size: int, value_size: int) -> dict[str, Parameter]:
-        return self.features.parameters(heads, key_size, value_size)
+        own = self.features.parameters(heads, key_size, value_size)
+        return own if self.tied else {f"{side}.{name}": p for side in ("query", "key") for name, p in own.items()}
 
     def feature_size(self, key_size: int) -> int:
         return self.features.size(key_size)
 
     def query(self, q: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        return scale_or_default(self.scale, q.shape[-1]) * self.features(q, params)
+        return scale_or_default(self.scale, q.shape[-1]) * self.features(q, self._of("query", params))
 
     def key(self, k: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        return self.features(k, params)
+        return self.features(k, self._of("key", params))
+
+    def _of(self, side: str, params: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The features' own parameters for queries or keys."""
+        return params if self.tied else {name.removeprefix(f"{side}."): x for name, x in params.items() if name.startswith(f"{side}.")}
+
+    def ratio(self, numerator: Tensor, denominator: Tensor) -> Tensor:
+        if self.floor is None:
+            return numerator / (denominator + self.eps)
+        return numerator / (denominator.abs() if self.absolute else denominator).clamp(min=self.floor)
 
     @classmethod
     def examples(cls) -> tuple[Linear, ...]:
-        return (cls(), cls(features=EluPlusOne(), normalized=True), cls(features=Taylor(), scale=0.7))
+        return (cls(), cls(features=EluPlusOne(), normalized=True), cls(features=Hedgehog(), tied=False, scale=0.7),
+                cls(normalized=True, floor=0.5, absolute=True))
 
     @classmethod
     def worked(cls) -> tuple[Worked, ...]:
@@ -59,7 +81,7 @@ class Linear(Function):
         from ttr.weights.uniform import Uniform
 
         r = 0.5**0.5
-        q, k, v, plain, ratio = (torch.tensor(rows, dtype=torch.float64)[None, :, None] for rows in (
+        q, k, v, plain, ratio, floored, absolute = (torch.tensor(rows, dtype=torch.float64)[None, :, None] for rows in (
             [[2, 3], [-3, 2], [0.5, -2]],
             [[3, 2], [2, -0.5], [-2, 4]],
             [[2, -3, 0.5], [-2, 4, 3], [5, -0.5, -4]],
@@ -70,6 +92,28 @@ class Linear(Function):
             # their sums plus eps = 0.25: 12.25 | 5.834050728856 | 6.183885094686.
             [[24 / 12.25, -36 / 12.25, 6 / 12.25], [1.239309602412, -1.690217740643, 0.900440721015],
              [0.650581170588, -0.107498538928, 1.085930636722]],
+            # Plain scores over 2: 6 | -2.5, -3.5 | -1.25, 1, -4.5, with sums 6, -6, -4.75. With a floor of 5 the divisors are 6, 5, 5,
+            # and 6, 6, 5 with absolute values.
+            [[2, -3, 0.5], [0.4, -1.3, -2.35], [-5.4, 2, 4.075]],
+            [[2, -3, 0.5], [2 / 6, -6.5 / 6, -11.75 / 6], [-5.4, 2, 4.075]],
         ))
         return (Worked(Problem(Uniform(), cls(), OneStep()), q, k, v, plain),
-                Worked(Problem(Uniform(), cls(EluPlusOne(), normalized=True, scale=0.5, eps=0.25), OneStep()), q, k, v, ratio))
+                Worked(Problem(Uniform(), cls(EluPlusOne(), normalized=True, scale=0.5, eps=0.25), OneStep()), q, k, v, ratio),
+                Worked(Problem(Uniform(), cls(normalized=True, scale=0.5, floor=5.0), OneStep()), q, k, v, floored),
+                Worked(Problem(Uniform(), cls(normalized=True, scale=0.5, floor=5.0, absolute=True), OneStep()), q, k, v, absolute),
+                cls._worked_untied())
+
+    @classmethod
+    def _worked_untied(cls) -> Worked:
+        # Hedgehog with W and b in multiples of ln 2 / 2, so that exp(2 z) = 2^n: n = (x_1 + x_2 / 2 - 1, x_1 / 2 - x_2 + 2) for queries,
+        # (x_1 / 2 - x_2 / 2 + 3, 2 x_1 + x_2 / 2 - 2) for keys. With c(n) = 2^n + 2^-n the kernel is
+        # (c(n_1 + m_1) + c(n_2 + m_2)) / ((c(n_1) + c(n_2)) (c(m_1) + c(m_2))) for a query with n and a key with m.
+        n, m = [(3, -1), (-2, -1), (4, 2)], [(3, 3), (3, -7), (2, 4)]
+
+        def c(a, b=(0, 0)):
+            return sum(2.0 ** (i + j) + 2.0 ** -(i + j) for i, j in zip(a, b))
+
+        kernel = [[c(n[t], m[i]) / (c(n[t]) * c(m[i])) for i in range(t + 1)] for t in range(3)]
+        multiples = {"query.weight": [[1, 0.5], [0.5, -1]], "query.bias": [-1, 2], "key.weight": [[0.5, -0.5], [2, 0.5]], "key.bias": [3, -2]}
+        params = {name: math.log(2) / 2 * torch.tensor(rows, dtype=torch.float64)[None] for name, rows in multiples.items()}
+        return _kernel_case.worked(Hedgehog(), [[2, 4], [-2, 2], [4, 2]], [[2, 2], [-2, -2], [2, 4]], kernel, params, tied=False)

@@ -54,6 +54,9 @@ class Product(Weights):
     def parameters(self, heads: int, key_size: int, value_size: int) -> dict[str, Parameter]:
         return {name: p for factor in self.factors for name, p in factor.parameters(heads, key_size, value_size).items()}
 
+    def at_layer(self, layer: int, layers: int) -> Product:
+        return Product(tuple(factor.at_layer(layer, layers) for factor in self.factors))
+
     def log_retention(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor | None:
         logs = [factor.log_retention(controls, params, heads, like) for factor in self.factors]
         logs = [log[..., None] if self.retention == "channel" and factor.retention == "head" else log
