@@ -144,4 +144,4 @@ def _fold_pairs(problem: Problem, x: Inputs) -> tuple[list[Tensor], State]:
 
 
 def _read(problem: Problem, memory: Tensor, ones: Tensor | None, query: Tensor) -> Tensor:
-    return retrieve.read_linear(memory, query) if ones is None else retrieve.read_ratio(memory, ones, query, problem.function.eps)
+    return retrieve.read_linear(memory, query) if ones is None else retrieve.read_ratio(memory, ones, query, problem.function)

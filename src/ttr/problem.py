@@ -183,6 +183,10 @@ class Function(_Axis):
         """[..., H, K] -> [..., H, F]."""
         raise NotImplementedError
 
+    def ratio(self, numerator: Tensor, denominator: Tensor) -> Tensor:
+        """The normalised read-out: [..., V] of the values over [..., 1] of the same memory with the value 1."""
+        raise NotImplementedError
+
 
 class Solver(_Axis):
     """How the regression is solved.

@@ -40,6 +40,7 @@ def read_linear(memory: Float[Tensor, "B H F V"], query: Float[Tensor, "B H F"])
     return predict(memory, query)
 
 
-def read_ratio(memory: Float[Tensor, "B H F V"], ones: Float[Tensor, "B H F"], query: Float[Tensor, "B H F"], eps: float) -> Float[Tensor, "B H V"]:
-    """y = m(q) / (m_1(q) + eps), where m_1 is the same memory of the value 1."""
-    return predict(memory, query) / (predict(ones[..., None], query) + eps)
+def read_ratio(memory: Float[Tensor, "B H F V"], ones: Float[Tensor, "B H F"], query: Float[Tensor, "B H F"],
+               function: Function) -> Float[Tensor, "B H V"]:
+    """y = m(q) over m_1(q), as the function divides, where m_1 is the same memory of the value 1."""
+    return function.ratio(predict(memory, query), predict(ones[..., None], query))

@@ -76,6 +76,6 @@ def finish(problem: Problem, x: Inputs, y: Tensor, memory: Tensor):
     """Read-outs and state from the recurrence's: divide by the last column where the read-out is normalised."""
     tensors = {"memory": memory}
     if problem.function.normalized:
-        y = y[..., :-1] / (y[..., -1:] + problem.function.eps)
+        y = problem.function.ratio(y[..., :-1], y[..., -1:])
         tensors = {"memory": memory[..., :-1], "normalizer": memory[..., -1]}
     return y, x.state.replace(**tensors, position=x.state.position + x.length)

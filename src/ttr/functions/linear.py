@@ -19,19 +19,26 @@ class Linear(Function):
     """m(k) = S^T phi(k), a linear map of features of the key; the read-out is scale * S^T phi(q).
 
     With ``normalized`` the read-out is divided by that of the same memory with the value 1, plus ``eps``: a ratio of two
-    fits, equally a local constant with the kernel phi(q).phi(k). ``scale`` None means K**-0.5.
+    fits, equally a local constant with the kernel phi(q).phi(k). With ``floor`` the divisor is instead at least that number,
+    and with ``absolute`` its absolute value is. ``scale`` None means K**-0.5.
     """
 
     features: FeatureMap = field(default_factory=Identity)
     normalized: bool = False
     scale: float | None = None
     eps: float = 1e-10
+    floor: float | None = None
+    absolute: bool = False
 
     linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.eps > 0:
             raise ValueError(f"Linear(eps={self.eps}) lets an empty memory divide 0 by 0. Use a number above 0, such as 1e-10.")
+        if self.floor is not None and not self.floor > 0:
+            raise ValueError(f"Linear(floor={self.floor}) lets an empty memory divide 0 by 0. Use a number above 0, such as 1, or None.")
+        if (self.floor is not None or self.absolute) and not self.normalized or self.absolute and self.floor is None:
+            raise ValueError(f"{self!r} does not say what is divided. Use floor with normalized=True, and absolute with floor.")
 
     @property
     def keeps_channels(self) -> bool:
@@ -49,9 +56,15 @@ class Linear(Function):
     def key(self, k: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         return self.features(k, params)
 
+    def ratio(self, numerator: Tensor, denominator: Tensor) -> Tensor:
+        if self.floor is None:
+            return numerator / (denominator + self.eps)
+        return numerator / (denominator.abs() if self.absolute else denominator).clamp(min=self.floor)
+
     @classmethod
     def examples(cls) -> tuple[Linear, ...]:
-        return (cls(), cls(features=EluPlusOne(), normalized=True), cls(features=Taylor(), scale=0.7))
+        return (cls(), cls(features=EluPlusOne(), normalized=True), cls(features=Taylor(), scale=0.7),
+                cls(normalized=True, floor=0.5, absolute=True))
 
     @classmethod
     def worked(cls) -> tuple[Worked, ...]:
@@ -59,7 +72,7 @@ class Linear(Function):
         from ttr.weights.uniform import Uniform
 
         r = 0.5**0.5
-        q, k, v, plain, ratio = (torch.tensor(rows, dtype=torch.float64)[None, :, None] for rows in (
+        q, k, v, plain, ratio, floored, absolute = (torch.tensor(rows, dtype=torch.float64)[None, :, None] for rows in (
             [[2, 3], [-3, 2], [0.5, -2]],
             [[3, 2], [2, -0.5], [-2, 4]],
             [[2, -3, 0.5], [-2, 4, 3], [5, -0.5, -4]],
@@ -70,6 +83,12 @@ class Linear(Function):
             # their sums plus eps = 0.25: 12.25 | 5.834050728856 | 6.183885094686.
             [[24 / 12.25, -36 / 12.25, 6 / 12.25], [1.239309602412, -1.690217740643, 0.900440721015],
              [0.650581170588, -0.107498538928, 1.085930636722]],
+            # Plain scores over 2: 6 | -2.5, -3.5 | -1.25, 1, -4.5, with sums 6, -6, -4.75. With a floor of 5 the divisors are 6, 5, 5,
+            # and 6, 6, 5 with absolute values.
+            [[2, -3, 0.5], [0.4, -1.3, -2.35], [-5.4, 2, 4.075]],
+            [[2, -3, 0.5], [2 / 6, -6.5 / 6, -11.75 / 6], [-5.4, 2, 4.075]],
         ))
         return (Worked(Problem(Uniform(), cls(), OneStep()), q, k, v, plain),
-                Worked(Problem(Uniform(), cls(EluPlusOne(), normalized=True, scale=0.5, eps=0.25), OneStep()), q, k, v, ratio))
+                Worked(Problem(Uniform(), cls(EluPlusOne(), normalized=True, scale=0.5, eps=0.25), OneStep()), q, k, v, ratio),
+                Worked(Problem(Uniform(), cls(normalized=True, scale=0.5, floor=5.0), OneStep()), q, k, v, floored),
+                Worked(Problem(Uniform(), cls(normalized=True, scale=0.5, floor=5.0, absolute=True), OneStep()), q, k, v, absolute))

@@ -39,7 +39,7 @@ FAULTS = (
     Fault("memorize.py", "gram + torch.diag_embed(ridge)", "gram + torch.diag_embed(ridge.mean() + 0 * ridge)"),
     Fault("oracle.py", "x.log_decay[:, pair + 1 : t + 1]", "x.log_decay[:, max(pair, 0) : t + 1]"),
     Fault("memorize.py", "weights = weights / torch.where(empty, 1.0, total)", "weights = weights"),
-    Fault("retrieve.py", "predict(ones[..., None], query) + eps", "predict(ones[..., None], query) - eps"),
+    Fault("retrieve.py", "predict(ones[..., None], query))", "predict(ones[..., None].detach(), query))"),
     Fault("oracle.py", "+ t - window", "+ t - window + 1"),
     Fault("oracle.py", "for j in range(pairs):", "for j in reversed(range(pairs)):"),
     Fault("oracle.py", "None if x.log_decay is None or j else", "None if x.log_decay is None else", ("pairs_per_token=2", "Geometric")),
@@ -53,7 +53,7 @@ FAULTS = (
     Fault("state.py", "position = state.position + time", "position = state.position + 1", ("Window",)),
     Fault("dispatch.py", "single(x.state, row, problem.weights.window)", "single(x.state, 0, problem.weights.window)", ("recurrent", "Geometric()", "Linear()", "OneStep")),
     # backends
-    Fault("backends/lowering.py", "y[..., -1:] + problem.function.eps", "y[..., -1:] - 0.001", ("normalized=True",)),
+    Fault("backends/lowering.py", "ratio(y[..., :-1], y[..., -1:])", "ratio(y[..., :-1], y[..., -1:] - 0.001)", ("normalized=True",)),
     Fault("backends/lowering.py", "finite = log_decay.clamp(min=RESET)", "finite = log_decay.clamp(min=-10.0)", ("recurrent", "weights=Geometric()", "OneStep")),
     Fault("backends/lowering.py", "torch.cat([finite[:, :, None], others], dim=2)", "torch.cat([others, finite[:, :, None]], dim=2)", ("Geometric", "pairs_per_token=2")),
     Fault("backends/lowering.py", "LinearForm(query, key, value", "LinearForm(query, key.detach(), value", ("recurrent", "Geometric()", "Linear()", "OneStep")),

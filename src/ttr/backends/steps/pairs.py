@@ -35,7 +35,7 @@ def _read_weighted(problem: Problem, x: Inputs, query: Tensor, keys: Tensor, val
         return ridge_read(weighted @ keys, weighted @ values, x.controls["ridge"], query)
     scores = weights * (keys @ query[..., None])[..., 0]
     y = (scores[..., None, :] @ values)[..., 0, :]
-    return y / (scores.sum(-1, keepdim=True) + problem.function.eps) if problem.function.normalized else y
+    return problem.function.ratio(y, scores.sum(-1, keepdim=True)) if problem.function.normalized else y
 
 
 def _read_locally(problem: Problem, x: Inputs, query: Tensor, keys: Tensor, values: Tensor, logits: Tensor) -> Tensor:
