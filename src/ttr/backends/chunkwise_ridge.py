@@ -16,7 +16,7 @@ from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
 
-KEPT = {"matrix": "one matrix", "pairs": "the pairs themselves"}
+KEPT = {"matrix": "one matrix", "pairs": "the pairs themselves", "levels": "one matrix per level"}
 
 
 class ChunkwiseRidge(Backend):

@@ -56,10 +56,10 @@ class Linear(Function):
     def key(self, k: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         return self.features(k, params)
 
-    def ratio(self, numerator: Tensor, denominator: Tensor) -> Tensor:
+    def ratio(self, numerator: Tensor, denominator: Tensor, unit: Tensor | float = 1.0) -> Tensor:
         if self.floor is None:
-            return numerator / (denominator + self.eps)
-        return numerator / (denominator.abs() if self.absolute else denominator).clamp(min=self.floor)
+            return numerator / (denominator + self.eps * unit)
+        return numerator / (denominator.abs() if self.absolute else denominator).clamp(min=self.floor * unit)
 
     @classmethod
     def examples(cls) -> tuple[Linear, ...]:
