@@ -33,7 +33,7 @@ from ttr.weights.uniform import Uniform
 
 MEMBERS = [cls for kind in ("keys", "controls", "output") for cls in registry.members(kind)]
 EXAMPLES = [example for cls in MEMBERS for example in cls.examples()]
-SIZES = Sizes(6, 2, 2, 2, 4, 3, 4, layer=1, layers=3)
+SIZES = Sizes(6, 2, 2, 2, 4, 3, 4, layer=1, layers=3, levels=5)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_description_is_complete(example):
 def test_declared_is_what_is_done(example):
     """The streams it makes are those it declares, beside q, k, v and y; the declared parameters all matter; the inputs are unchanged."""
     learned = Tensors(example.parameters(SIZES))
-    made_elsewhere = {"log_decay": (2, 5, 2, 4), "time_step": (2, 5, 2)}
+    made_elsewhere = {"log_decay": (2, 5, 2, 4), "time_step": (2, 5, 2), "angle": (2, 5, 2, 1)}
     streams = {name: torch.randn(2, 5 + example.past, *SIZES.stream(name)) for name in ("q", "k", "v")}
     streams |= {"x": torch.randn(2, 5, 6), "y": torch.randn(2, 5, 2, 3), "position": torch.arange(5).expand(2, 5)}
     streams |= {name: -torch.rand(shape) for name, shape in made_elsewhere.items() if name in example.reads}
@@ -81,7 +81,7 @@ def test_declared_is_what_is_done(example):
 
 # --------------------------------------------------------------------------------------------------------- the catalogue
 def test_the_catalogue_is_a_mapping():
-    assert isinstance(ttr.catalogue, Mapping) and len(ttr.catalogue) == len(list(ttr.catalogue)) == len(ttr.catalogue.values()) == 21
+    assert isinstance(ttr.catalogue, Mapping) and len(ttr.catalogue) == len(list(ttr.catalogue)) == len(ttr.catalogue.values()) == 25
     assert "gla" in ttr.catalogue and "none" not in ttr.catalogue and ttr.catalogue.get("none") is None
     assert ttr.catalogue == ttr.catalogue and hash(ttr.catalogue) and dict(ttr.catalogue) == dict(ttr.catalogue.items())
     assert all(isinstance(entry, Architecture) and isinstance(entry.problem, Problem) for entry in ttr.catalogue.values())
@@ -158,4 +158,8 @@ def test_packed_sequences_see_their_own_past(lengths, past):
     expected = torch.cat([sums(row) for row in rows])
     assert error(sequences.tokens(sums(extended[0])[None], past)[0], expected) <= FLOAT64
     assert torch.equal(sequences.tail(extended, past), torch.stack([row[-past:] for row in rows]))
+    sums, last = sequences.running_sum(x, tail[:, 0])
+    totals = [torch.cat([tail[i, :1], x[0, bounds[i] : bounds[i + 1]]]).cumsum(0) for i in range(len(lengths))]
+    assert error(sums[0], torch.cat([row[1:] for row in totals])) <= FLOAT64
+    assert error(last, torch.stack([row[-1] for row in totals])) <= FLOAT64
     assert sequences.positions()[0].tolist() == [int(s) + t for s, n in zip(start, lengths, strict=True) for t in range(n)]

@@ -15,7 +15,9 @@ from ttr.surroundings.controls.learned_ridge import LearnedRidge
 from ttr.surroundings.controls.log_sigmoid_importance import LogSigmoidImportance
 from ttr.surroundings.controls.scaled_read_key import ScaledReadKey
 from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
+from ttr.surroundings.controls.sigmoid_trapezoid import SigmoidTrapezoid
 from ttr.surroundings.controls.softplus_decay import SoftplusDecay
+from ttr.surroundings.controls.softplus_level_weight import SoftplusLevelWeight
 from ttr.surroundings.keys.unit_norm import UnitNorm
 from ttr.surroundings.output.rms_norm import RMSNorm
 
@@ -23,6 +25,7 @@ PARTS = {"keys": Keys, "controls": Controls, "output": Output}
 
 DEFAULTS: Mapping[tuple[str, str], Controls] = {
     ("log_decay", "BTH"): SoftplusDecay(), ("log_decay", "BTHK"): ChannelSoftplusDecay(), ("log_importance", "BTH"): LogSigmoidImportance(),
+    ("trapezoid", "BTH"): SigmoidTrapezoid(), ("level_weight", "BTHL"): SoftplusLevelWeight(),
     ("step_size", "BTH"): SigmoidStepSize(), ("read_key", "BTHK"): ScaledReadKey(), ("ridge", "HF"): LearnedRidge(),
 }
 """Where the controls of a bare problem come from: (name, axes) -> surrounding."""

@@ -251,7 +251,8 @@ def _check_levels(problem: Problem, state: State, lengths: int | Tensor, time: i
     visible = state.position.device.type == "cpu" and not torch.compiler.is_compiling() and not in_functorch()
     reached = int((state.position + lengths).max()) if visible else time if isinstance(lengths, int) else 0
     if reached > 2 ** (levels - 1):
-        raise ValueError(f"{problem.weights!r} serves {2 ** (levels - 1)} tokens, and this call reaches {reached}. Use more levels, one for each doubling.")
+        raise ValueError(f"{problem.weights!r} serves {2 ** (levels - 1)} tokens, and this call reaches {reached}. "
+                         "Use more levels, one for each doubling.")
 
 
 def _check_numbers(problem: Problem, inputs: Inputs, controls: Mapping[str, Tensor]) -> None:

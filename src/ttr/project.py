@@ -29,7 +29,8 @@ class Project(nn.Module):
 
     def tails(self) -> dict[str, tuple[int, ...]]:
         """What it carries from call to call: name -> shape behind the batch."""
-        return {f"conv.{name}": (step.past, *self.sizes.stream(name)) for step in self.steps if step.past for name in step.streams}
+        past = {f"conv.{name}": (step.past, *self.sizes.stream(name)) for step in self.steps if step.past for name in step.streams}
+        return past | {f"sum.{name}": shape for step in self.steps for name, shape in step.sums(self.sizes).items()}
 
     def forward(self, x: Float[Tensor, "B T d"], sequences: Sequences, tails: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """All streams of ttr.surroundings but y, and the new tails.
@@ -47,6 +48,9 @@ class Project(nn.Module):
                 streams |= self._with_past(step, learned, streams, sequences, new_tails)
             else:
                 streams |= step(learned.tensors(), streams)
+            for name in step.sums(self.sizes):
+                streams[name], total = sequences.running_sum(streams[name], tails[f"sum.{name}"].to(streams[name].dtype))
+                new_tails[f"sum.{name}"] = total.to(tails[f"sum.{name}"].dtype)
         return streams, new_tails
 
     def _with_past(self, step: Surrounding, learned: Tensors, streams: Mapping[str, Tensor], sequences: Sequences,

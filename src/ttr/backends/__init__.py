@@ -9,6 +9,7 @@ from ttr.backends.chunkwise_ridge import ChunkwiseRidge
 from ttr.backends.local_polynomial import LocalPolynomial
 from ttr.backends.recurrent import Recurrent
 
-BACKENDS: tuple[Backend, ...] = (ChunkwiseAdditive(), ChunkwiseLevels(), ChunkwiseDelta(), ChunkwiseRidge(), Attention(), LocalPolynomial(), Recurrent())
+BACKENDS: tuple[Backend, ...] = (ChunkwiseAdditive(), ChunkwiseLevels(), ChunkwiseDelta(),
+                                 ChunkwiseRidge(), Attention(), LocalPolynomial(), Recurrent())
 
 __all__ = ["BACKENDS", "Backend"]
