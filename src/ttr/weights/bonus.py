@@ -41,6 +41,11 @@ class Bonus(_Recurrence):
              query: Tensor, pair: Pair) -> Tensor:
         return retrieved(function, joined(before) + outer(before, params["weights.bonus"] * pair.key, pair.value), query)
 
+    def formulas(self) -> dict[str, str]:
+        return {"weight": "gamma_i^(t) = prod_{i<j<t} a_j for i < t, gamma_t^(t) = u, each one for every key channel, a_t = exp(log_decay_t)",
+                "decay": "D_t = diag(a_t)", "order": "read S_{t-1} + (u * k_t) v_t^T, then decay, then write",
+                "approximation": "A weight per key channel is no weight of a pair: no squared error in the keys themselves stands behind it."}
+
     @classmethod
     def examples(cls) -> tuple[Bonus, ...]:
         return (cls(),)

@@ -62,6 +62,11 @@ class FenwickLevels(_Recurrence):
              query: Tensor, pair: Pair) -> Tensor:
         return torch.einsum("bhl,bhlfv,bhf->bhv", pair.controls["level_weight"], after["memory"], query)
 
+    def formulas(self) -> dict[str, str]:
+        return {"weight": "gamma_i^(t) = level_weight_t[l] prod_{i<j<=t} a_j, l = bit_length(t xor i), a_t = exp(log_decay_t)", "decay": "D_t = a_t",
+                "order": "merge levels, then decay, then write to level 0, then read",
+                "approximation": "Level weights may have any sign, and a negative weight makes a squared error without a minimum."}
+
     @classmethod
     def examples(cls) -> tuple[FenwickLevels, ...]:
         return (cls(9),)

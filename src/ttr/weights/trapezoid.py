@@ -45,6 +45,11 @@ class Trapezoid(_Recurrence):
              query: Tensor, pair: Pair) -> Tensor:
         return retrieved(function, joined(after), query)
 
+    def formulas(self) -> dict[str, str]:
+        return {"weight": "gamma_i^(t) = (l_i d_i + (1 - l_{i+1}) d_{i+1}) prod_{i<j<=t} a_j for i < t, gamma_t^(t) = l_t d_t, "
+                          "a_t = exp(log_decay_t), d_t = exp(log_importance_t), l_t = trapezoid_t",
+                "decay": "D_t = a_t", "order": "write the previous pair, then decay, then write the token's own, then read"}
+
     @classmethod
     def examples(cls) -> tuple[Trapezoid, ...]:
         return (cls(),)
