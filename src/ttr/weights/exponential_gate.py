@@ -77,10 +77,13 @@ class ExponentialGate(_Recurrence):
             [[2, -3, 0.5], [17 / 12.5, -36 / 12.5, -32.5 / 12.5], [-7.625 / 0.625, 4.3125 / 0.625, 6.625 / 0.625]],
         ))
         # Importances 0.5, 3, 0.25 and a floor of 4: the scores 3 | -1, -10.5 | -0.125, 0.75, -1.125 have sums 3, -11.5, -0.5, the divisors
-        # 4, 11.5, 4.
+        # 4, 11.5, 4. With no floor and eps = 0.25 the divisors are 3.25, -11.25, -0.25.
         small = torch.tensor([[1.5, -2.25, 0.375], [19 / 11.5, -39 / 11.5, -32 / 11.5], [-1.84375, 0.984375, 1.671875]], dtype=torch.float64)
+        signed = torch.tensor([[6 / 3.25, -9 / 3.25, 1.5 / 3.25], [-19 / 11.25, 39 / 11.25, 32 / 11.25], [29.5, -15.75, -26.75]], dtype=torch.float64)
         decay, importance = (torch.tensor(x, dtype=torch.float64).log().reshape(1, 3, 1) for x in ([0.5, 0.8, 0.25], [0.5, 3, 0.25]))
         huge = 200 + torch.tensor([1.0, 3, 0.25], dtype=torch.float64).log().reshape(1, 3, 1)
         problem = Problem(cls(), Linear(normalized=True, scale=0.5, floor=4.0, absolute=True), OneStep())
-        return (Worked(problem, q, k, v, large, {"log_decay": decay, "log_importance": huge}),
+        plain = Problem(cls(), Linear(normalized=True, scale=0.5, eps=0.25), OneStep())
+        return (Worked(plain, q, k, v, signed[None, :, None], {"log_decay": decay, "log_importance": importance}),
+                Worked(problem, q, k, v, large, {"log_decay": decay, "log_importance": huge}),
                 Worked(problem, q, k, v, small[None, :, None], {"log_decay": decay, "log_importance": importance}))
