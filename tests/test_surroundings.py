@@ -33,7 +33,7 @@ from ttr.weights.uniform import Uniform
 
 MEMBERS = [cls for kind in ("keys", "controls", "output") for cls in registry.members(kind)]
 EXAMPLES = [example for cls in MEMBERS for example in cls.examples()]
-SIZES = Sizes(6, 2, 2, 2, 4, 3, 4, layer=1, layers=3)
+SIZES = Sizes(6, 2, 2, 2, 4, 3, 4, layer=1, layers=3, levels=5)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_description_is_complete(example):
 def test_declared_is_what_is_done(example):
     """The streams it makes are those it declares, beside q, k, v and y; the declared parameters all matter; the inputs are unchanged."""
     learned = Tensors(example.parameters(SIZES))
-    made_elsewhere = {"log_decay": (2, 5, 2, 4), "time_step": (2, 5, 2), "step_size": (2, 5, 2), "log_cap": (2, 5, 2), "read_key": (2, 5, 2, 4),
+    made_elsewhere = {"log_decay": (2, 5, 2, 4), "time_step": (2, 5, 2), "angle": (2, 5, 2, 1), "step_size": (2, 5, 2), "log_cap": (2, 5, 2), "read_key": (2, 5, 2, 4),
                       "learning_rate": (2, 5, 2, 4)} | {f"x_{name}": (2, 5, 6) for name in ("erase", "decay", "gate")}
     streams = {name: torch.randn(2, 5 + example.past, *SIZES.stream(name)) for name in ("q", "k", "v")}
     streams |= {"x": torch.randn(2, 5, 6), "y": torch.randn(2, 5, 2, 3), "position": torch.arange(5).expand(2, 5)}
@@ -159,4 +159,8 @@ def test_packed_sequences_see_their_own_past(lengths, past):
     expected = torch.cat([sums(row) for row in rows])
     assert error(sequences.tokens(sums(extended[0])[None], past)[0], expected) <= FLOAT64
     assert torch.equal(sequences.tail(extended, past), torch.stack([row[-past:] for row in rows]))
+    sums, last = sequences.running_sum(x, tail[:, 0])
+    totals = [torch.cat([tail[i, :1], x[0, bounds[i] : bounds[i + 1]]]).cumsum(0) for i in range(len(lengths))]
+    assert error(sums[0], torch.cat([row[1:] for row in totals])) <= FLOAT64
+    assert error(last, torch.stack([row[-1] for row in totals])) <= FLOAT64
     assert sequences.positions()[0].tolist() == [int(s) + t for s, n in zip(start, lengths, strict=True) for t in range(n)]

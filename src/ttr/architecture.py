@@ -21,8 +21,10 @@ from ttr.surroundings.controls.scaled_read_key import ScaledReadKey
 from ttr.surroundings.controls.shared_momentum_step import SharedMomentumStep
 from ttr.surroundings.controls.sigmoid_mix import SigmoidMix
 from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
+from ttr.surroundings.controls.sigmoid_trapezoid import SigmoidTrapezoid
 from ttr.surroundings.controls.sigmoid_write import SigmoidWrite
 from ttr.surroundings.controls.softplus_decay import SoftplusDecay
+from ttr.surroundings.controls.softplus_level_weight import SoftplusLevelWeight
 from ttr.surroundings.controls.softplus_momentum import SoftplusMomentum
 from ttr.surroundings.controls.transport_key import TransportKey
 from ttr.surroundings.controls.value_softplus_decay import ValueSoftplusDecay
@@ -33,6 +35,7 @@ PARTS = {"keys": Keys, "controls": Controls, "output": Output}
 
 DEFAULTS: Mapping[tuple[str, str], Controls] = {
     ("log_decay", "BTH"): SoftplusDecay(), ("log_decay", "BTHK"): ChannelSoftplusDecay(), ("log_importance", "BTH"): LogSigmoidImportance(),
+    ("trapezoid", "BTH"): SigmoidTrapezoid(), ("level_weight", "BTHL"): SoftplusLevelWeight(),
     ("step_size", "BTH"): SigmoidStepSize(), ("read_key", "BTHK"): ScaledReadKey(), ("ridge", "HF"): LearnedRidge(),
     ("erase_key", "BTHK"): GatedKey("erase_key"), ("write", "BTHV"): SigmoidWrite(), ("value_log_decay", "BTHV"): ValueSoftplusDecay(),
     ("momentum", "BTH"): SoftplusMomentum(), ("momentum_step", "BTH"): SharedMomentumStep(),

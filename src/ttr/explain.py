@@ -16,6 +16,7 @@ from ttr.problem import Problem
 
 STATE = {
     "matrix": ("S [F,V] per head{normalizer}", "O(F V)"),
+    "levels": ("S [F,V] per head and level", "O(L F V) for L levels"),
     "moments": ("U [F,V] and H [F,F] per head", "O(F V + F^2), and O(F^3) for a direct solve"),
     "momentum": ("S [F,V] and its momentum Z [F,V] per head", "O(F V)"),
     "reverse": ("N [F,V] per head, which maps values to keys", "O(F V)"),

@@ -112,6 +112,8 @@ def prepare(problem: Problem, q: Tensor, k: Tensor, v: Tensor, params: Mapping[s
     of_function = axis_params(params, "function")
     state = _check_state(problem, state, rows, (heads, k.shape[-2], v.shape[-2]), key_size, value_size, like, of_function)
 
+    _check_levels(problem, state, time if cu_seqlens is None else cu_seqlens.diff(), time)
+
     axis = "BTHK" if problem.weights.retention == "channel" else "BTH"
     of_weights = axis_params(params, "weights")
     log_decay, log_importance = problem.weights.log_retention(controls, of_weights, heads, like), problem.weights.log_importance(controls, of_weights)
@@ -250,6 +252,18 @@ def _check_state(problem: Problem, state: State | None, rows: int, heads: tuple[
     return state.to(like.device, like.dtype)
 
 
+def _check_levels(problem: Problem, state: State, lengths: int | Tensor, time: int) -> None:
+    """L levels end at token 2^(L-1); the states' positions are looked at in eager calls on the CPU."""
+    levels = problem.weights.levels
+    if levels == 0 or time == 0:
+        return
+    visible = state.position.device.type == "cpu" and not torch.compiler.is_compiling() and not in_functorch()
+    reached = int((state.position + lengths).max()) if visible else time if isinstance(lengths, int) else 0
+    if reached > 2 ** (levels - 1):
+        raise ValueError(f"{problem.weights!r} serves {2 ** (levels - 1)} tokens, and this call reaches {reached}. "
+                         "Use more levels, one for each doubling.")
+
+
 def _check_numbers(problem: Problem, inputs: Inputs, controls: Mapping[str, Tensor]) -> None:
     """NaN, infinities and ranges; skipped where looking at values would stall the device or break a graph."""
     if torch.compiler.is_compiling() or in_functorch():
@@ -265,7 +279,7 @@ def _check_numbers(problem: Problem, inputs: Inputs, controls: Mapping[str, Tens
             raise ValueError(f"{name!r} holds NaN. Look at what produced it; ttr.checks(values=False) skips this check.")
     for name, x in controls.items():
         _check_range(name, x)
-    if inputs.log_importance is not None and problem.function.local_degree is None:
+    if inputs.log_importance is not None and problem.function.local_degree is None and not problem.weights.running_maximum:
         limit = 0.9 * math.log(torch.finfo(inputs.q.dtype).max)
         if (inputs.log_importance > limit).any():
             raise ValueError(f"log_importance exceeds {limit:.4g}, whose exponential {inputs.q.dtype} cannot hold. Subtract a constant per head.")

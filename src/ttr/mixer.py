@@ -138,4 +138,5 @@ def _sizes(problem: Problem, d_model: int, heads: tuple[int, int, int], key_size
         raise ValueError(f"d_model = {d_model} is not a multiple of heads = {heads[0]}. Give key_size and value_size, or other numbers.")
     key_size = d_model // heads[0] if key_size is None else key_size
     value_size = d_model // heads[0] if value_size is None else value_size
-    return Sizes(d_model, *heads, key_size, value_size, problem.function.feature_size(key_size), problem.solver.pairs_per_token, layer, layers)
+    return Sizes(d_model, *heads, key_size, value_size, problem.function.feature_size(key_size), problem.solver.pairs_per_token, layer, layers,
+                 problem.weights.levels)

@@ -96,6 +96,10 @@ class Weights(_Axis):
         window: number of newest pairs that count, the token's own included; None for all of them.
         importance: whether each pair carries a weight of its own.
         levels: number of levels that a control weighs apart, 0 if there are none.
+        reads_first: a token reads before it writes, and its own pair through the parameter ``bonus`` [H,K] alone.
+        writes_previous: every token writes the pair before its own once more, ahead of its decay: the control ``trapezoid`` is
+            the share of its importance that goes to its own.
+        running_maximum: the state is kept divided by exp(log_scale), the running maximum of the log weights and 0.
     """
 
     kind: ClassVar[str] = "weights"
@@ -103,6 +107,9 @@ class Weights(_Axis):
     window: ClassVar[int | None] = None
     importance: ClassVar[bool] = False
     levels: ClassVar[int] = 0
+    reads_first: ClassVar[bool] = False
+    writes_previous: ClassVar[bool] = False
+    running_maximum: ClassVar[bool] = False
 
     @property
     def keeps(self) -> str | None:
@@ -199,8 +206,9 @@ class Function(_Axis):
         formula of a function that is not causal. Only the oracle calls it."""
         raise NotImplementedError(f"{type(self).__name__} is not causal, so it needs whole(): write the published formula in its file")
 
-    def ratio(self, numerator: Tensor, denominator: Tensor) -> Tensor:
-        """The normalised read-out: [..., V] of the values over [..., 1] of the same memory with the value 1."""
+    def ratio(self, numerator: Tensor, denominator: Tensor, unit: Tensor | float = 1.0) -> Tensor:
+        """The normalised read-out: [..., V] of the values over [..., 1] of the same memory with the value 1; ``unit`` is what the
+        number 1 is worth where both have been divided by something."""
         raise NotImplementedError
 
 

@@ -31,7 +31,8 @@ class Project(nn.Module):
 
     def tails(self) -> dict[str, tuple[int, ...]]:
         """What it carries from call to call: name -> shape behind the batch."""
-        return {f"conv.{name}": (step.past, *self.sizes.stream(name)) for step in self.steps if step.past for name in step.streams}
+        past = {f"conv.{name}": (step.past, *self.sizes.stream(name)) for step in self.steps if step.past for name in step.streams}
+        return past | {f"sum.{name}": shape for step in self.steps for name, shape in step.sums(self.sizes).items()}
 
     def forward(self, x: Float[Tensor, "B T d"], sequences: Sequences, tails: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """All streams of ttr.surroundings but y, and the new tails.
@@ -52,8 +53,12 @@ class Project(nn.Module):
 
     def _made(self, step: Surrounding, learned: Tensors, streams: Mapping[str, Tensor], sequences: Sequences,
               tails: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The streams that a step changes or adds."""
-        return self._with_past(step, learned, streams, sequences, tails) if step.past else step(learned.tensors(), streams)
+        """The streams that a step changes or adds; ``tails`` gets the new ones."""
+        made = self._with_past(step, learned, streams, sequences, tails) if step.past else step(learned.tensors(), streams)
+        for name in step.sums(self.sizes):
+            made[name], total = sequences.running_sum(made[name], tails[f"sum.{name}"].to(made[name].dtype))
+            tails[f"sum.{name}"] = total.to(tails[f"sum.{name}"].dtype)
+        return made
 
     def _with_past(self, step: Surrounding, learned: Tensors, streams: Mapping[str, Tensor], sequences: Sequences,
                    tails: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -75,13 +75,14 @@ def _libraries() -> dict[str, object]:
         einops = importlib.import_module("einops")
     finally:
         sys.path.remove(folder)
-    return {"torch": torch, "nn": torch.nn, "F": torch.nn.functional, "math": math, "rearrange": einops.rearrange, "repeat": einops.repeat,
-            "is_torchdynamo_exporting": lambda: False}
+    return {"torch": torch, "np": importlib.import_module("numpy"), "nn": torch.nn, "F": torch.nn.functional, "math": math,
+            "rearrange": einops.rearrange, "repeat": einops.repeat, "is_torchdynamo_exporting": lambda: False}
 
 
 def _extract(file: Path, names: tuple[str, ...]) -> SimpleNamespace:
     """The named functions and classes of a file, without decorators and with float32 raised to float64."""
-    definitions = {node.name: node for node in ast.parse(file.read_text()).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    definitions = {node.name: node for node in reversed(nodes)}  # those that stand under an if as well; outer before inner
     missing = set(names) - set(definitions)
     if missing:
         pytest.fail(f"{file} has no {', '.join(sorted(missing))}. Run `make setup` for the pinned version.")

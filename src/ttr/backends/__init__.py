@@ -4,6 +4,7 @@ from ttr.backends.attention import Attention
 from ttr.backends.backend import Backend
 from ttr.backends.chunkwise_additive import ChunkwiseAdditive
 from ttr.backends.chunkwise_delta import ChunkwiseDelta
+from ttr.backends.chunkwise_levels import ChunkwiseLevels
 from ttr.backends.chunkwise_momentum import ChunkwiseMomentum
 from ttr.backends.chunkwise_ridge import ChunkwiseRidge
 from ttr.backends.corrected_attention import CorrectedAttention
@@ -15,6 +16,7 @@ from ttr.backends.transported_attention import TransportedAttention
 
 BACKENDS: tuple[Backend, ...] = (
     ChunkwiseAdditive(),
+    ChunkwiseLevels(),
     ChunkwiseDelta(),
     ChunkwiseMomentum(),
     ChunkwiseRidge(),

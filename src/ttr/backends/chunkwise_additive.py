@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ttr.backends.backend import Backend
 from ttr.backends.chunks import check_chunk, chunk_length, cumulative_log_decay, join, scores, shrink, split
@@ -25,7 +26,8 @@ class ChunkwiseAdditive(Backend):
         y_i = S_0^T (q_i e^{b_i}) + sum_{j<=i} A_ij v_j,     A_ij = sum_d q_id k_jd e^{b_id - b_jd}
         S_C = e^{b_C} S_0 + sum_j (k_j e^{b_C - b_j}) v_j^T
 
-    and all is done for all chunks at once but the scan that the last line is.
+    and all is done for all chunks at once but the scan that the last line is. Read before write, y_i takes b_{i-1} for b_i and j < i,
+    and adds its own pair times the bonus. Several pairs per token are a sequence of pairs, read at the last of each token.
     """
 
     chunk: int = 32
@@ -45,17 +47,23 @@ class ChunkwiseAdditive(Backend):
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         form = linear_form(problem, x)
-        size = chunk_length(self.chunk, x.length)
+        tokens = chunk_length(self.chunk, x.length)
+        size = tokens * form.pairs
         step = 1 if form.step is None else form.step[..., None]
-        query, key, value = (split(tensor, size) for tensor in (form.query, form.key, step * form.value))
+        key, value = (split(tensor, size) for tensor in (form.key, step * form.value))
+        query = split(form.query, tokens)
         log = cumulative_log_decay(form, size)
-        whole = log[..., -1:, :]
+        log_query, whole = log[..., form.pairs - 1 :: form.pairs, :], log[..., -1:, :]
+        visible = torch.arange(form.pairs, size + 1, form.pairs, device=key.device)
+        if form.bonus is not None:  # what a token reads is what the token before it left
+            log_query, visible = pad(log, (0, 0, 1, -1)), visible - 1
 
         memory, entering = widen_state(problem, x), []
         added = shrink(key, whole - log).mT @ value
         for kept, new in zip(whole.mT.to(key.dtype).exp().unbind(), added.unbind(), strict=True):
             entering.append(memory)
             memory = kept * memory + new
-        visible = torch.arange(1, size + 1, device=key.device)
-        y = shrink(query, log) @ torch.stack(entering) + scores(query, key, log, log, visible, size) @ value
-        return finish(problem, x, join(y, x.length), memory)
+        y = shrink(query, log_query) @ torch.stack(entering) + scores(query, key, log_query, log, visible, tokens) @ value
+        if form.bonus is not None:
+            y = y + (query * form.bonus[:, None] * key).sum(-1, keepdim=True) * value
+        return finish(problem, x, join(y, x.length), memory, form)

@@ -79,4 +79,4 @@ class ChunkwiseDelta(Backend):
             memory = kept * memory + sums + writer @ written[-1]
         outputs = outputs + scores(query, eraser, log_query, log, visible, tokens) @ torch.stack(written)
         y = shrink(query, log_query) @ torch.stack(entering) + outputs
-        return finish(problem, x, join(y, x.length), memory, form.beside)
+        return finish(problem, x, join(y, x.length), memory, form)

@@ -78,7 +78,7 @@ class ChunkwiseMomentum(Backend):
             errors.append(torch.linalg.solve_triangular(matrix, target - reader @ entering[-1], upper=False, unitriangular=True))
             memory, momentum = a * memory - c * momentum + writer @ errors[-1], mu * momentum - pusher @ errors[-1]
         y = both(query, *first) @ torch.stack(entering) + ((query @ key.mT) * weights) @ torch.stack(errors)
-        return finish(problem, x, join(y, x.length), memory, {"momentum": momentum})
+        return finish(problem, x, join(y, x.length), memory, form, momentum=momentum)
 
 
 def products(factor: Float[Tensor, "*lead C"]) -> Float[Tensor, "*lead C C"]:

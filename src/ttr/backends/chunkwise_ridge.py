@@ -18,7 +18,7 @@ from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
 
-KEPT = {"matrix": "one matrix", "pairs": "the pairs themselves", "nothing": "nothing"}
+KEPT = {"matrix": "one matrix", "pairs": "the pairs themselves", "levels": "one matrix per level", "nothing": "nothing"}
 
 
 class ChunkwiseRidge(Backend):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad, relu
 
 from ttr.backends.preconditioner import precondition
 from ttr.inputs import Inputs
@@ -21,8 +21,9 @@ class LinearForm:
 
     Letters: L pairs, T tokens. query [B,T,H,F], key, read and erase [B,L,H,F], value [B,L,H,V], step [B,L,H] (1 if absent),
     log_decay [B,L,H] or [B,L,H,F], finite (a reset is ``RESET``, which leaves 2e-35 of the past). ``read`` is None for an
-    additive memory, ``erase`` None where it is the key. With a normalised read-out ``value`` has a last column of ones.
-    ``beside`` are the state's other tensors after the last pair.
+    additive memory, ``erase`` None where it is the key. With a normalised read-out ``value`` has a last column of ones. With
+    ``bonus`` [H,F] the memory is read before it decays and is written, and y_t = (S + (bonus * key_t) value_t^T)^T query_t.
+    ``unit`` [B,T,H,1] is what 1 is worth in the units of the memory at each token, ``carried`` what else of the state the call leaves.
     """
 
     query: Tensor
@@ -34,7 +35,9 @@ class LinearForm:
     gradient_at: str | None
     pairs: int
     erase: Tensor | None = None
-    beside: Mapping[str, Tensor] = field(default_factory=dict)
+    bonus: Tensor | None = None
+    unit: Tensor | float = 1.0
+    carried: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def linear_form(problem: Problem, x: Inputs) -> LinearForm:
@@ -53,15 +56,55 @@ def linear_form(problem: Problem, x: Inputs) -> LinearForm:
     if "read_key" in x.controls:
         read = flat(function.key(x.controls["read_key"], params))
     erase = flat(function.key(x.controls["erase_key"], params)) if "erase_key" in x.controls else None
-    key, beside = precondition(problem, x, key) if problem.solver.preconditioned else (key, {})
+    key, carried = precondition(problem, x, key) if problem.solver.preconditioned else (key, {})
     step = None
     if "step_size" in x.controls:
         step = x.controls["step_size"] if x.log_importance is None else x.controls["step_size"] * x.log_importance.exp()
         step = problem.solver.effective_step(flat(step), key, x.axis_params("solver"))
-    elif x.log_importance is not None:
+    elif x.log_importance is not None and not problem.weights.running_maximum:
         step = flat(x.log_importance).exp()
     query, log_decay = function.query(x.grouped(x.q), params), _per_pair(x.log_decay, pairs)
-    return LinearForm(query, key, value, read, step, log_decay, problem.solver.gradient_at, pairs, erase, beside)
+    form = LinearForm(query, key, value, read, step, log_decay, problem.solver.gradient_at, pairs, erase, carried=carried)
+    if problem.weights.reads_first:
+        return replace(form, bonus=x.axis_params("weights")["bonus"])
+    if problem.weights.writes_previous:
+        return _with_previous(x, form)
+    return _rescaled(x, form) if problem.weights.running_maximum else form
+
+
+def _with_previous(x: Inputs, form: LinearForm) -> LinearForm:
+    """Two pairs per token: that of the token before, ahead of the decay, then its own; they share its importance."""
+    share = torch.stack([1 - x.controls["trapezoid"], x.controls["trapezoid"]], dim=2)
+    past_value = x.state["previous_value"]
+    past_value = pad(past_value, (0, form.value.shape[-1] - past_value.shape[-1]), value=1.0)  # the normaliser's ones
+    keys = torch.cat([x.state["previous_key"][:, None], form.key], dim=1)
+    values = torch.cat([past_value[:, None], form.value], dim=1)
+    key, value = (torch.stack([pair[:, :-1], pair[:, 1:]], dim=2).flatten(1, 2) for pair in (keys, values))
+    log_decay = torch.stack([torch.zeros_like(form.log_decay), form.log_decay], dim=2).flatten(1, 2)
+    carried = {"previous_key": keys[:, -1], "previous_value": values[:, -1, :, : x.v.shape[-1]]}
+    return replace(form, key=key, value=value, step=(share * form.step[:, :, None]).flatten(1, 2), log_decay=log_decay, pairs=2, carried=carried)
+
+
+def _rescaled(x: Inputs, form: LinearForm) -> LinearForm:
+    """The form of the memory divided by exp(m_t), m_t = max(g_t + m_{t-1}, i_t, 0) for log decays g and log importances i.
+
+    In these units the token forgets g_t + m_{t-1} - m_t <= 0 and writes i_t - m_t <= 0, so it is an ordinary form again. All m come
+    from a scan by doubling: x -> max(a + x, b) after x -> max(a' + x, b') is x -> max(a + a' + x, max(a + b', b)), which subtracts
+    nothing and so takes resets as they are.
+    """
+    wide = x.q.dtype if x.q.device.type == "mps" else torch.float64
+    decay, importance, start = (log.to(wide) for log in (x.log_decay, x.log_importance, x.state["log_scale"]))
+    total, top, reach = decay, importance, 1
+    while reach < x.length:
+        earlier = pad(top, (0, 0, reach, 0), value=-torch.inf)[:, : x.length]
+        top, total = torch.maximum(total + earlier, top), total + pad(total, (0, 0, reach, 0))[:, : x.length]
+        reach *= 2
+    scale = torch.cat([start[:, None], relu(torch.maximum(total + start[:, None], top))], dim=1)
+    log_decay, log_step = decay + scale[:, :-1] - scale[:, 1:], importance - scale[:, 1:]
+    tiny = torch.finfo(x.q.dtype).tiny ** 0.5  # a divisor below this is rounding, and eps times the unit must not become 0
+    unit = (-scale[:, 1:]).exp().to(x.q.dtype).clamp(min=tiny)[..., None]
+    return replace(form, log_decay=log_decay.clamp(RESET, 0.0).to(x.q.dtype), step=log_step.exp().to(x.q.dtype), unit=unit,
+                   carried={"log_scale": scale[:, -1].to(x.q.dtype)})
 
 
 def _per_pair(log_decay: Tensor | None, pairs: int) -> Tensor | None:
@@ -81,10 +124,11 @@ def widen_state(problem: Problem, x: Inputs) -> Tensor:
     return torch.cat([memory, x.state["normalizer"][..., None]], dim=-1) if problem.function.normalized else memory
 
 
-def finish(problem: Problem, x: Inputs, y: Tensor, memory: Tensor, beside: Mapping[str, Tensor] = MappingProxyType({})) -> tuple[Tensor, State]:
-    """Read-outs and state from the recurrence's: divide by the last column where the read-out is normalised."""
-    tensors = {"memory": memory, **beside}
+def finish(problem: Problem, x: Inputs, y: Tensor, memory: Tensor, form: LinearForm, **others: Tensor) -> tuple[Tensor, State]:
+    """Read-outs and state from the recurrence's: divide by the last column where the read-out is normalised. ``others`` are the
+    state's tensors that the backend knows of beside ``form``."""
+    tensors = {"memory": memory, **form.carried, **others}
     if problem.function.normalized:
-        y = problem.function.ratio(y[..., :-1], y[..., -1:])
-        tensors = {"memory": memory[..., :-1], "normalizer": memory[..., -1]}
+        y = problem.function.ratio(y[..., :-1], y[..., -1:], form.unit)
+        tensors |= {"memory": memory[..., :-1], "normalizer": memory[..., -1]}
     return y, x.state.replace(**tensors, position=x.state.position + x.length)

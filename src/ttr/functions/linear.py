@@ -65,10 +65,10 @@ class Linear(Function):
         """The features' own parameters for queries or keys."""
         return params if self.tied else {name.removeprefix(f"{side}."): x for name, x in params.items() if name.startswith(f"{side}.")}
 
-    def ratio(self, numerator: Tensor, denominator: Tensor) -> Tensor:
+    def ratio(self, numerator: Tensor, denominator: Tensor, unit: Tensor | float = 1.0) -> Tensor:
         if self.floor is None:
-            return numerator / (denominator + self.eps)
-        return numerator / (denominator.abs() if self.absolute else denominator).clamp(min=self.floor)
+            return numerator / (denominator + self.eps * unit)
+        return numerator / (denominator.abs() if self.absolute else denominator).clamp(min=self.floor * unit)
 
     @classmethod
     def examples(cls) -> tuple[Linear, ...]:

@@ -133,7 +133,7 @@ def limits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, flo
 
 def _simpler(weights: Weights) -> Iterable[tuple[str, Weights]]:
     """Weights that the given ones become when their controls are 0."""
-    if not weights.controls() or (weights.retention and "log_decay" not in weights.controls()):
+    if weights.folds or not weights.controls() or (weights.retention and "log_decay" not in weights.controls()):
         return
     yield type(weights).__name__, Uniform() if weights.window is None else Window(weights.window)
 

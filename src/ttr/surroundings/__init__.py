@@ -31,7 +31,7 @@ class Sizes:
     """The sizes of one layer: those of the model, of the memory, and where the layer stands among ``layers``.
 
     ``query_heads``, ``key_heads`` and ``value_heads`` divide ``heads``, the heads of the memory; ``feature_size`` is that of
-    the memory's function, ``pairs`` the number of pairs per token.
+    the memory's function, ``pairs`` the number of pairs per token, ``levels`` that of the levels that its weights tell apart.
     """
 
     d_model: int
@@ -44,6 +44,7 @@ class Sizes:
     pairs: int = 1
     layer: int = 0
     layers: int = 1
+    levels: int = 0
 
     @property
     def heads(self) -> int:
@@ -79,6 +80,10 @@ class Surrounding(Component):
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         """The tensors it owns in a layer of these sizes."""
+        return {}
+
+    def sums(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        """The streams it makes whose sum over all tokens so far is what others get: name -> shape behind batch and time."""
         return {}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
@@ -127,6 +132,11 @@ class WorkedSurrounding:
 def wide(x: Tensor) -> Tensor:
     """x in float32 or wider, in which gates and norms are computed."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """x kept between -cap and cap by a hyperbolic tangent, which leaves small numbers as they are."""
+    return cap * torch.tanh(x / cap)
 
 
 def rms(x: Tensor, eps: float, axes: int = 1) -> Tensor:

@@ -55,6 +55,17 @@ class Sequences:
         ends = self._tail_places(past).view(-1, past) + self.lengths()[:, None]
         return x[0, ends]
 
+    def running_sum(self, x: Float[Tensor, "B T *stream"],
+                    start: Float[Tensor, " N *stream"]) -> tuple[Float[Tensor, "B T *stream"], Float[Tensor, " N *stream"]]:
+        """The sums of every sequence of x up to each of its tokens, on top of what earlier calls added up to, and up to its last."""
+        if self.cu_seqlens is None:
+            sums = torch.cat([start[:, None], x], dim=1).cumsum(1)
+            return sums[:, 1:], sums[:, -1]
+        bounds = self.cu_seqlens.to(self.start)
+        total = torch.cat([x.new_zeros(1, *x.shape[2:]), x[0]]).cumsum(0)
+        before = start - total[bounds[:-1]]
+        return (total[1:] + before[self.row])[None], total[bounds[1:]] + before
+
     def _places(self, past: int) -> Int[Tensor, " T"]:
         """Where the call's tokens stand in an extended packed stream."""
         return torch.arange(self.time, device=self.start.device) + past * (self.row + 1)

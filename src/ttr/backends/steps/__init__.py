@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ttr.backends.steps import matrix, moments, momentum, pairs, reverse
+from ttr.backends.steps import levels, matrix, moments, momentum, pairs, reverse
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -14,6 +14,7 @@ from ttr.state import State
 STEPS: dict[str, Callable[[Problem, Inputs], tuple[Tensor, State]]] = {
     "matrix": matrix.advance, "moments": moments.advance, "pairs": pairs.advance,
     "momentum": momentum.advance, "reverse": reverse.advance,
+    "levels": levels.advance,
 }
 """``Problem.memory`` -> the function that gives the read-out [B,1,H,V] and the state after the one token of the inputs."""
 

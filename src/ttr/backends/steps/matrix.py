@@ -12,6 +12,7 @@ from ttr.state import State
 
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     form, memory = linear_form(problem, x), widen_state(problem, x)
+    before = memory
     for j in range(form.pairs):
         kept = decay(memory, form.log_decay[:, j]) if form.log_decay is not None else memory
         written, step = form.value[:, j], 1 if form.step is None else form.step[:, j, :, None]
@@ -23,8 +24,9 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
             else:
                 kept = kept - form.erase[:, j, :, :, None] * (step * found)[:, :, None]
         memory = kept + form.key[:, j, :, :, None] * (step * written)[:, :, None]
-    y = (form.query[:, 0, :, None] @ memory).transpose(1, 2)
-    return finish(problem, x, y, memory, form.beside)
+    seen = memory if form.bonus is None else before + (form.bonus * form.key[:, 0])[..., None] * form.value[:, 0, :, None]
+    y = (form.query[:, 0, :, None] @ seen).transpose(1, 2)
+    return finish(problem, x, y, memory, form)
 
 
 def decay(memory: Tensor, log_decay: Tensor | None) -> Tensor:

@@ -20,4 +20,4 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     momentum = share * x.state["momentum"] + form.key[:, 0, :, :, None] * descent[:, :, None]
     memory = kept - step * momentum
     y = (form.query[:, 0, :, None] @ memory).transpose(1, 2)
-    return finish(problem, x, y, memory, {"momentum": momentum})
+    return finish(problem, x, y, memory, form, momentum=momentum)

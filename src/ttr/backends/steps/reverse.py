@@ -19,4 +19,4 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     missing = form.key[:, 0] - (value[..., None, :] @ turned)[..., 0, :]
     turned = turned + value[..., None] * (form.step[:, 0, :, None] * missing)[:, :, None]
     y = (turned @ form.query[:, 0, :, :, None])[..., 0][:, None]
-    return finish(problem, x, y, turned.mT)
+    return finish(problem, x, y, turned.mT, form)

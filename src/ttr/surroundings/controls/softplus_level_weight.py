@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.component import Parameter, constant
+from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, wide
+
+
+@dataclass(frozen=True)
+class SoftplusLevelWeight(Controls):
+    """level_weight = softplus(c * W x) per head and level, with a learned c that begins at 1 (log-linear Mamba-2, arXiv 2506.04761)."""
+
+    makes: ClassVar[tuple[str, ...]] = ("level_weight",)
+    axes: ClassVar[str] = "BTHL"
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        shape = (sizes.heads, sizes.levels)
+        return {"weight": Parameter((*shape, sizes.d_model), fan_in(sizes.d_model)), "strength": Parameter(shape, constant(1.0))}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        logits = torch.einsum("btd,hld->bthl", streams["x"], params["weight"])
+        return {"level_weight": torch.nn.functional.softplus(wide(params["strength"]) * wide(logits))}
+
+    @classmethod
+    def examples(cls) -> tuple[SoftplusLevelWeight, ...]:
+        return (cls(),)
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # x = 2, one head, two levels: 3 * (ln(e - 1) / 6) * 2 = ln(e - 1) and 0.5 * 0 = 0: softplus 1 and ln 2.
+        params = {"weight": torch.tensor([[[0.5413248546129181 / 6], [0.0]]]), "strength": torch.tensor([[3.0, 0.5]])}
+        expected = {"level_weight": torch.tensor([1.0, 0.6931471805599453]).reshape(1, 1, 1, 2)}
+        return WorkedSurrounding(cls(), {"x": torch.tensor([[[2.0]]])}, expected, params)

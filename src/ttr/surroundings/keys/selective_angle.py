@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.component import Parameter
+from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding, fan_in, wide
+
+
+@dataclass(frozen=True)
+class SelectiveAngle(Keys):
+    """The stream ``angle``, theta_t = sum_{j<=t} dt_j pi tanh(W x_j), for the rotations of every head (Mamba-3, arXiv 2603.15569).
+
+    W is shared by the heads and leads to half as many angles as channels are turned, which is the share ``fraction`` of them all.
+    """
+
+    fraction: float = 0.5
+
+    reads: ClassVar[tuple[str, ...]] = ("time_step",)
+    makes: ClassVar[tuple[str, ...]] = ("angle",)
+
+    def sums(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        return {"angle": (sizes.heads, int(sizes.key_size * self.fraction) // 2)}
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        return {"weight": Parameter((self.sums(sizes)["angle"][-1], sizes.d_model), fan_in(sizes.d_model))}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        rate = math.pi * torch.tanh(wide(streams["x"] @ params["weight"].mT))
+        return {"angle": streams["time_step"][..., None] * rate[:, :, None]}
+
+    @classmethod
+    def examples(cls) -> tuple[SelectiveAngle, ...]:
+        return (cls(), cls(fraction=1.0))
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # x = 2, W x = ln 3 / 2: tanh 1/2; dt = 3 and 0.5: what the token adds is 1.5 pi and 0.25 pi.
+        streams = {"x": torch.tensor([[[2.0]]]), "time_step": torch.tensor([[[3.0, 0.5]]])}
+        expected = {"angle": math.pi * torch.tensor([1.5, 0.25]).reshape(1, 1, 2, 1)}
+        return WorkedSurrounding(cls(), streams, expected, {"weight": torch.tensor([[1.0986122886681098 / 4]])})

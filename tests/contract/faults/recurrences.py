@@ -1,0 +1,50 @@
+"""Faults in weights that are recurrences of their own, and in the forms they are lowered to."""
+
+from .fault import Fault
+
+BONUS, TRAPEZOID = ("Bonus()", "Linear()"), ("Trapezoid()", "Linear()")
+GATE, LEVELS = ("ExponentialGate()", "EluPlusOne"), ("FenwickLevels", "Linear()")
+
+FAULTS = (
+    # definitions
+    Fault("weights/bonus.py", "joined(before) + outer(before", "joined(after) + outer(before", BONUS),
+    Fault("weights/bonus.py", 'params["weights.bonus"] * pair.key', 'pair.key', BONUS),
+    Fault("weights/bonus.py", "pair.log_decay.exp()[..., None] * joined(memory) +", "joined(memory) +", BONUS),
+    Fault("weights/trapezoid.py", "(1 - newer) * step * kept * previous", "(1 - newer) * step * previous", TRAPEZOID),
+    Fault("weights/trapezoid.py", "newer * step * outer(memory, pair.key", "step * outer(memory, pair.key", TRAPEZOID),
+    Fault("weights/trapezoid.py", '{"previous_key": pair.key,', '{"previous_key": memory["previous_key"],', TRAPEZOID),
+    Fault("weights/exponential_gate.py", "past = pair.log_decay + memory", "past = 0 * pair.log_decay + memory", GATE),
+    Fault("weights/exponential_gate.py", 'torch.exp(-after["log_scale"])', 'torch.exp(0 * after["log_scale"])', ("ExponentialGate()", "floor=0.5")),
+    Fault("weights/exponential_gate.py", "relu(torch.maximum(past, pair.log_importance))", "torch.maximum(past, pair.log_importance)", GATE),
+    Fault("weights/fenwick_levels.py", "top = (t & -t).bit_length()", "top = t.bit_length()", LEVELS),
+    Fault("weights/fenwick_levels.py", "levels[:, : top + 1].sum(1", "levels[:, : top].sum(1", LEVELS),
+    Fault("weights/_recurrence.py", "torch.ones_like(value[..., :1])", "value[..., :1]", ("Trapezoid()", "EluPlusOne")),
+    Fault("weights/_recurrence.py", "y[..., -1:], unit)", "y[..., -1:])", ("ExponentialGate()", "floor=0.5")),
+    Fault("weights/_recurrence.py", "if not solver.additive:", "if False:", BONUS),
+    Fault("functions/linear.py", "self.eps * unit", "self.eps", ("nothing",)),
+    Fault("functions/linear.py", "min=self.floor * unit", "min=self.floor", ("nothing",)),
+    # calls
+    Fault("inputs.py", "reached > 2 ** (levels - 1)", "reached > 2 ** levels", LEVELS),
+    # backends
+    Fault("backends/lowering.py", "torch.stack([1 - x.controls", "torch.stack([x.controls", TRAPEZOID),
+    Fault("backends/lowering.py", "torch.stack([torch.zeros_like(form.log_decay), form.log_decay]", "torch.stack([form.log_decay, 0 * form.log_decay]", TRAPEZOID),
+    Fault("backends/lowering.py", "value=1.0)  # the", "value=0.0)  # the", ("Trapezoid()", "EluPlusOne")),
+    Fault("backends/lowering.py", "top, total = torch.maximum(total + earlier, top)", "top, total = torch.maximum(earlier, top)",
+          ("chunkwise-additive", *GATE)),
+    Fault("backends/lowering.py", "decay + scale[:, :-1] - scale[:, 1:]", "decay", GATE),
+    Fault("backends/lowering.py", "(-scale[:, 1:]).exp().to(x.q.dtype)", "(-scale[:, :-1]).exp().to(x.q.dtype)", ("ExponentialGate()", "floor=0.5")),
+    Fault("backends/steps/matrix.py", "before + (form.bonus", "memory + (form.bonus", ("recurrent", *BONUS)),
+    Fault("backends/chunkwise_additive.py", "pad(log, (0, 0, 1, -1)), visible - 1", "log, visible - 1", ("chunkwise-additive", *BONUS)),
+    Fault("backends/chunkwise_additive.py", "(query * form.bonus[:, None] * key)", "(query * key)", ("chunkwise-additive", *BONUS)),
+    Fault("backends/chunkwise_additive.py", "log[..., form.pairs - 1 :: form.pairs, :], log", "log[..., :: form.pairs, :], log", ("chunkwise-additive", *TRAPEZOID)),
+    Fault("backends/fenwick.py", "torch.maximum(torch.arange(levels, device=since.device), since[..., None])",
+          "torch.arange(levels, device=since.device).expand(*since.shape, -1)", LEVELS),
+    Fault("backends/fenwick.py", "for bit in range(levels - 1)", "for bit in range(1, levels - 1)", LEVELS),
+    Fault("backends/steps/levels.py", "level(token, token - 1,", "level(token + 1, token,", ("recurrent", *LEVELS)),
+    Fault("backends/steps/levels.py", "past = past * form.log_decay", "past = past + 0 * form.log_decay", ("recurrent", *LEVELS)),
+    Fault("backends/chunkwise_levels.py", "start + place[..., 0] - 1, token", "start + place[..., 0], token", ("chunkwise-levels", *LEVELS)),
+    Fault("backends/chunkwise_levels.py", "inside = _at(weight, level(token[..., None], token[..., None, :], levels))", "inside = weight[..., :1]",
+          ("chunkwise-levels", *LEVELS)),
+    Fault("backends/chunkwise_levels.py", "torch.minimum(start[:, None] + place, (start + x.length - 1)[:, None])", "start[:, None] + place",
+          ("chunkwise-levels", *LEVELS)),
+)
