@@ -2,12 +2,13 @@
 
 from ttr.backends.attention import Attention
 from ttr.backends.backend import Backend
+from ttr.backends.channel_scan import ChannelScan
 from ttr.backends.chunkwise_additive import ChunkwiseAdditive
 from ttr.backends.chunkwise_delta import ChunkwiseDelta
 from ttr.backends.chunkwise_ridge import ChunkwiseRidge
 from ttr.backends.local_polynomial import LocalPolynomial
 from ttr.backends.recurrent import Recurrent
 
-BACKENDS: tuple[Backend, ...] = (ChunkwiseAdditive(), ChunkwiseDelta(), ChunkwiseRidge(), Attention(), LocalPolynomial(), Recurrent())
+BACKENDS: tuple[Backend, ...] = (ChannelScan(), ChunkwiseAdditive(), ChunkwiseDelta(), ChunkwiseRidge(), Attention(), LocalPolynomial(), Recurrent())
 
 __all__ = ["BACKENDS", "Backend"]
