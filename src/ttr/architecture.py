@@ -12,6 +12,7 @@ from ttr.problem import Problem
 from ttr.surroundings import Controls, Keys, Output, Surrounding
 from ttr.surroundings.controls.channel_softplus_decay import ChannelSoftplusDecay
 from ttr.surroundings.controls.learned_ridge import LearnedRidge
+from ttr.surroundings.controls.linear_phase import LinearPhase
 from ttr.surroundings.controls.log_sigmoid_importance import LogSigmoidImportance
 from ttr.surroundings.controls.scaled_read_key import ScaledReadKey
 from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
@@ -23,7 +24,7 @@ PARTS = {"keys": Keys, "controls": Controls, "output": Output}
 
 DEFAULTS: Mapping[tuple[str, str], Controls] = {
     ("log_decay", "BTH"): SoftplusDecay(), ("log_decay", "BTHK"): ChannelSoftplusDecay(), ("log_importance", "BTH"): LogSigmoidImportance(),
-    ("step_size", "BTH"): SigmoidStepSize(), ("read_key", "BTHK"): ScaledReadKey(), ("ridge", "HF"): LearnedRidge(),
+    ("phase", "BTH"): LinearPhase(), ("phase", "BTHK"): LinearPhase("channel"), ("step_size", "BTH"): SigmoidStepSize(), ("read_key", "BTHK"): ScaledReadKey(), ("ridge", "HF"): LearnedRidge(),
 }
 """Where the controls of a bare problem come from: (name, axes) -> surrounding."""
 

@@ -21,7 +21,9 @@ class Project(nn.Module):
         super().__init__()
         self.steps: tuple[Surrounding, ...] = architecture.before_memory()
         self.sizes = sizes
-        for name in ("q", "k", "v"):
+        replaced = {name for step in self.steps for name in step.replaces}
+        self.projected = tuple(name for name in ("q", "k", "v") if name not in replaced)
+        for name in self.projected:
             linear = nn.Linear(sizes.d_model, torch.Size(sizes.stream(name)).numel(), bias=False)
             nn.init.xavier_uniform_(linear.weight)
             self.add_module(name, linear)
@@ -40,7 +42,8 @@ class Project(nn.Module):
         """
         streams = {"x": x, "position": sequences.positions()}
         for name in ("q", "k", "v"):
-            streams[name] = getattr(self, name)(x).unflatten(-1, self.sizes.stream(name))
+            shape = self.sizes.stream(name)
+            streams[name] = getattr(self, name)(x).unflatten(-1, shape) if name in self.projected else x.new_zeros(*x.shape[:2], *shape)
         new_tails = dict(tails)
         for step, learned in zip(self.steps, self.learned, strict=True):
             if step.past:
