@@ -23,8 +23,9 @@ from ttr.surroundings.output.rms_norm import RMSNorm
 PARTS = {"keys": Keys, "controls": Controls, "output": Output}
 
 DEFAULTS: Mapping[tuple[str, str], Controls] = {
+    ("phase", "BTH"): LinearPhase(), ("phase", "BTHK"): LinearPhase("channel"),
     ("log_decay", "BTH"): SoftplusDecay(), ("log_decay", "BTHK"): ChannelSoftplusDecay(), ("log_importance", "BTH"): LogSigmoidImportance(),
-    ("phase", "BTH"): LinearPhase(), ("phase", "BTHK"): LinearPhase("channel"), ("step_size", "BTH"): SigmoidStepSize(), ("read_key", "BTHK"): ScaledReadKey(), ("ridge", "HF"): LearnedRidge(),
+    ("step_size", "BTH"): SigmoidStepSize(), ("read_key", "BTHK"): ScaledReadKey(), ("ridge", "HF"): LearnedRidge(),
 }
 """Where the controls of a bare problem come from: (name, axes) -> surrounding."""
 

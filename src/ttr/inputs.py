@@ -86,8 +86,8 @@ class Inputs:
         fields = ("q", "k", "v", "log_retention", "log_importance", "phase")
         pieces = {name: x.split(size, dim=1) for name in fields if (x := getattr(self, name)) is not None}
         controls = {name: (x,) * count if name == "ridge" else x.split(size, dim=1) for name, x in self.controls.items()}
-        return [dataclasses.replace(self, controls={name: parts[i] for name, parts in controls.items()}, **{name: parts[i] for name, parts in pieces.items()})
-                for i in range(count)]
+        return [dataclasses.replace(self, controls={name: parts[i] for name, parts in controls.items()},
+                                    **{name: parts[i] for name, parts in pieces.items()}) for i in range(count)]
 
     def after(self, state: State) -> Inputs:
         """The same call from another state."""

@@ -19,12 +19,13 @@ CHANNELS = 4
 """Channels of a recurrent unit: heads of one key and one value channel each."""
 
 
-def unit(entry: str, v: Tensor, controls: dict[str, Tensor], **state: Tensor) -> tuple[Tensor, ...]:
-    """The oracle's outputs and final states of heads with k = q = 1, from v [B,T,D] and states [B,D]."""
-    ones = torch.ones_like(v)[..., None]
-    start = ttr.initial_state(problem(entry), B, CHANNELS, 1, 1, dtype=torch.float64).replace(**{name: x[..., None, None] for name, x in state.items()})
-    y, end = ttr.oracle(problem(entry), ones, ones, v[..., None], state=start, return_state=True, **controls)
-    return (y[..., 0], *(end[name][..., 0, 0] for name in state))
+def unit(entry: str, value: Tensor, state: Tensor | None = None, key: Tensor | None = None, **controls: Tensor) -> tuple[Tensor, Tensor]:
+    """The oracle's outputs [B,T,D] and final state [B,D] of heads of one channel, with q = 1 and k = 1 unless it is given."""
+    ones = torch.ones_like(value)[..., None]
+    start = ttr.initial_state(problem(entry), B, CHANNELS, 1, 1, dtype=torch.float64)
+    start = start if state is None else start.replace(memory=state[..., None, None])
+    y, end = ttr.oracle(problem(entry), ones, ones if key is None else key[..., None], value[..., None], state=start, return_state=True, **controls)
+    return y[..., 0], end["memory"][..., 0, 0]
 
 
 def mamba_tensors(draw: Draw) -> dict[str, Tensor]:
@@ -84,11 +85,8 @@ def hgrn(draw: Draw):
 
     def ours(f, i, state):
         """The entry's surroundings: k is what the gate forgets, v the input's SiLU, q is 1."""
-        log_forget, memory = logsigmoid(f)[..., None], problem("hgrn")
-        start = ttr.initial_state(memory, B, CHANNELS, 1, 1, dtype=torch.float64).replace(memory=state[..., None, None])
-        y, end = ttr.oracle(memory, torch.ones_like(log_forget), 1 - log_forget.exp(), silu(i)[..., None], log_decay=log_forget,
-                            state=start, return_state=True)
-        return y[..., 0], end["memory"][..., 0, 0]
+        log_forget = logsigmoid(f)
+        return unit("hgrn", silu(i), state, 1 - log_forget.exp(), log_decay=log_forget[..., None])
 
     def theirs(f, i, state):
         f = logsigmoid(f)
@@ -107,7 +105,7 @@ def rg_lru(draw: Draw):
     def ours(x, **params):
         """With the entry's own gate, which multiplies the value, in blocks of half the channels."""
         made = dataclasses.replace(gate, block=CHANNELS // blocks)(params, {"v": x[..., None], "position": position})
-        return unit("rg-lru", made["v"][..., 0], {"log_decay": -made["time_step"]})
+        return unit("rg-lru", made["v"][..., 0], log_decay=-made["time_step"])[:1]
 
     def theirs(x, decay, **gates):
         module = original(SimpleNamespace(num_attention_heads=blocks, lru_width=CHANNELS))
@@ -119,7 +117,8 @@ def rg_lru(draw: Draw):
         return (module(x, position),)
 
     inner = CHANNELS // blocks
-    gates = {f"{name}_{kind}": draw.normal(blocks, *(inner,) * axes) for name in ("input", "recurrence") for kind, axes in (("weight", 2), ("bias", 1))}
+    shapes = {"weight": (blocks, inner, inner), "bias": (blocks, inner)}
+    gates = {f"{name}_{kind}": draw.normal(*shape) for name in ("input", "recurrence") for kind, shape in shapes.items()}
     return {"x": draw.normal(B, T, CHANNELS), "decay": draw.normal(CHANNELS)} | gates, ours, theirs
 
 

@@ -72,7 +72,8 @@ def scan(kept: Float[Tensor, "#B C #H #F 1"], added: Float[Tensor, "B C H F V"],
     tokens = added.shape[1]
     if not tokens:
         return added, start
-    kept, added = (pad(x, (0, 0) * 3 + (0, -tokens % length), value=fill).unflatten(1, (-1, length)).unbind(2) for x, fill in ((kept, 1.0), (added, 0.0)))
+    after = (0, 0) * 3 + (0, -tokens % length)  # tokens that keep all and add nothing
+    kept, added = (pad(x, after, value=fill).unflatten(1, (-1, length)).unbind(2) for x, fill in ((kept, 1.0), (added, 0.0)))
     states, products = [added[0]], [kept[0]]
     for share, new in zip(kept[1:], added[1:], strict=True):
         states.append(share * states[-1] + new)

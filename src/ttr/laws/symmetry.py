@@ -126,7 +126,8 @@ def limits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, flo
         kept = {control: x for control, x in neutral.items() if control in simpler.controls()}
         params = {name: x for name, x in case.params.items() if not name.startswith("weights.")}
         full = setting.run(dataclasses.replace(case, controls=neutral))
-        yield compare(f"{name} at its limit", full, setting.run(dataclasses.replace(case, problem=simpler, controls=kept, params=params)), setting.dtype)
+        bare = setting.run(dataclasses.replace(case, problem=simpler, controls=kept, params=params))
+        yield compare(f"{name} at its limit", full, bare, setting.dtype)
     wide = with_factor(problem, Window(case.q.shape[1])) if problem.weights.window is None else None
     if wide is not None and setting.backend.refuses(wide) is None:
         yield compare("a window over everything", setting.run(dataclasses.replace(case, problem=wide)), setting.run(case), setting.dtype)
