@@ -20,7 +20,8 @@ def test_mamba_is_that_of_transformers():
     down, k, q = original.x_proj.weight.detach().split([rank, size, size])
     layer = Mixer(D, ttr.catalogue["mamba"], heads=1, value_heads=inner, key_size=size, value_size=1)
     compare_with(original, layer, {
-        "project.v.weight": x, "project.learned.0.v": original.conv1d.weight[:, 0].T[..., None], "project.learned.0.v_bias": original.conv1d.bias[:, None],
+        "project.v.weight": x, "project.learned.0.v": original.conv1d.weight[:, 0].T[..., None],
+        "project.learned.0.v_bias": original.conv1d.bias[:, None],
         "project.learned.1.q": q[None, ..., None], "project.learned.1.k": k[None, ..., None], "project.learned.2.down": down[..., None],
         "project.learned.2.up": original.dt_proj.weight, "project.learned.2.bias": original.dt_proj.bias, "memory.weights.rate": original.A_log,
         "output.learned.0.strength": original.D, "output.learned.1.weight": z[:, None], "output.projection.weight": original.out_proj.weight})

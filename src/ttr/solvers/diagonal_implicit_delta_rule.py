@@ -53,6 +53,11 @@ class DiagonalImplicitDeltaRule(Solver):
              query: Tensor, pair: Pair) -> Tensor:
         return (query[..., None] * after["memory"]).sum(-2)
 
+    def formulas(self) -> dict[str, str]:
+        return {"update": "S_t = (1 - d k_t^2) * D_t S_{t-1} + d k_t v_t^T, d = step_size / (1 + step_size ||k_t||^2)",
+                "order": "decay, then the update at the decayed memory",
+                "approximation": "The proximal step with the diagonal of k k^T in its place: the minimiser of no stated objective."}
+
     @classmethod
     def examples(cls) -> tuple[DiagonalImplicitDeltaRule, ...]:
         return (cls(),)

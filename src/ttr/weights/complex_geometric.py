@@ -54,6 +54,9 @@ class ComplexGeometric(_Rotating):
     def phase(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], like: Tensor) -> Tensor:
         return controls["phase"]
 
+    def formulas(self) -> dict[str, str]:
+        return {"weight": "gamma_i^(t) = prod_{i<j<=t} exp(log_decay_j + i phase_j)"} | super().formulas()
+
     @classmethod
     def examples(cls) -> tuple[ComplexGeometric, ...]:
         return (cls("head"), cls("channel"), cls("head", "complex"))

@@ -30,6 +30,9 @@ class Cosine(_Rotating):
     def phase(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], like: Tensor) -> Tensor:
         return torch.full((), math.pi / (2 * self.horizon), dtype=like.dtype, device=like.device)
 
+    def formulas(self) -> dict[str, str]:
+        return {"weight": f"gamma_i^(t) = cos(pi (t - i) / (2 * {self.horizon}))"} | super().formulas()
+
     @classmethod
     def examples(cls) -> tuple[Cosine, ...]:
         return (cls(horizon=160),)

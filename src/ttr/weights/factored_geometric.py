@@ -38,6 +38,10 @@ class FactoredGeometric(Weights):
     def rates(self, params: Mapping[str, Tensor]) -> Tensor:
         return params["rate"].exp()
 
+    def formulas(self) -> dict[str, str]:
+        return {"weight": "gamma_i^(t) = prod_{i<j<=t} exp(log_decay_j exp(rate_d)) on key channel d",
+                "approximation": "A decay per key channel is no weight of a sample: it shrinks the memory, or the keys as they are read."}
+
     @classmethod
     def examples(cls) -> tuple[FactoredGeometric, ...]:
         return (cls(),)

@@ -14,7 +14,6 @@ FAULTS = (
     Fault("weights/cosine.py", 'rotation = "head"', 'rotation = "head"\n    complex_values = True', ("nothing",)),
     Fault("weights/factored_geometric.py", 'return params["rate"].exp()', 'return params["rate"]', ("nothing",)),
     Fault("weights/factored_geometric.py", ".clamp(min=-1e30)", "", ("FactoredGeometric", *RECURRENT)),
-    Fault("weights/product.py", "return retaining[0].rates(params) if len(retaining) == 1 else None", "return None", ("FactoredGeometric", *RECURRENT)),
     # functions
     Fault("functions/features/relu.py", "torch.relu(x)", "x.abs()", ("nothing",)),
     Fault("functions/features/relu.py", "torch.relu(x)", "torch.relu(x) + 0.01 * x", ("nothing",)),
@@ -33,5 +32,5 @@ FAULTS = (
     Fault("backends/channel_scan.py", "start = share * start + new", "start = share * start", ("channel-scan", "Geometric()", "Linear()", "OneStep")),
     Fault("backends/channel_scan.py", "((kept, 1.0), (added, 0.0))", "((kept, 0.0), (added, 0.0))", ("channel-scan", "Geometric()", "Linear()", "OneStep")),
     Fault("inputs.py", "return self.log_retention if self.rates is None else", "return self.log_retention if self.rates is not None else", ("nothing",)),
-    Fault("inputs.py", "if (ends > problem.weights.horizon).any():", "if False:", ("nothing",)),
+    Fault("inputs.py", "if (ends > problem.weights.horizon).any():", "if False:", ("Cosine", *RECURRENT)),
 )
