@@ -200,7 +200,7 @@ def test_a_window_cannot_turn() -> None:
 
 def test_a_channel_scan_saves_less_than_the_states_of_all_tokens() -> None:
     """Forward and backward of Mamba: no tensor of T x H x K numbers is kept for the backward pass."""
-    memory, time, heads, size = ttr.catalogue["mamba"].problem, 1024, 8, 16
+    memory, time, heads, size = ttr.catalogue["mamba"].problem, 512, 8, 16
     q, k = torch.randn(1, time, 1, size), torch.randn(1, time, 1, size)
     v, log_decay = torch.randn(1, time, heads, 1).requires_grad_(), -torch.rand(1, time, heads)
     saved = []
