@@ -44,7 +44,9 @@ every_memory = pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES
 
 
 def mixer(memory, **sizes):
-    layer = Mixer(D, memory, **{"heads": 2, "key_size": 4, "value_size": 3, "layer": 1, "layers": 3} | sizes).double()
+    weights = (memory.problem if isinstance(memory, Architecture) else memory).weights
+    values = {"value_size": 4 if weights.complex_values else 3}
+    layer = Mixer(D, memory, **{"heads": 2, "key_size": 4, "layer": 1, "layers": 3} | values | sizes).double()
     with torch.no_grad():  # gains, biases and rates off their even starting values
         for parameter in layer.parameters():
             parameter += 0.3 * torch.rand_like(parameter)

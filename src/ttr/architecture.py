@@ -13,6 +13,7 @@ from ttr.surroundings import Controls, Keys, Output, Surrounding
 from ttr.surroundings.controls.channel_softplus_decay import ChannelSoftplusDecay
 from ttr.surroundings.controls.gated_key import GatedKey
 from ttr.surroundings.controls.learned_ridge import LearnedRidge
+from ttr.surroundings.controls.linear_phase import LinearPhase
 from ttr.surroundings.controls.log_sigmoid_importance import LogSigmoidImportance
 from ttr.surroundings.controls.preconditioner_decay import PreconditionerDecay
 from ttr.surroundings.controls.preconditioner_step import PreconditionerStep
@@ -34,6 +35,7 @@ from ttr.surroundings.output.rms_norm import RMSNorm
 PARTS = {"keys": Keys, "controls": Controls, "output": Output}
 
 DEFAULTS: Mapping[tuple[str, str], Controls] = {
+    ("phase", "BTH"): LinearPhase(), ("phase", "BTHK"): LinearPhase("channel"),
     ("log_decay", "BTH"): SoftplusDecay(), ("log_decay", "BTHK"): ChannelSoftplusDecay(), ("log_importance", "BTH"): LogSigmoidImportance(),
     ("trapezoid", "BTH"): SigmoidTrapezoid(), ("level_weight", "BTHL"): SoftplusLevelWeight(),
     ("step_size", "BTH"): SigmoidStepSize(), ("read_key", "BTHK"): ScaledReadKey(), ("ridge", "HF"): LearnedRidge(),

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ttr.controls import CONTROLS
-from ttr.problem import Problem
+from ttr.problem import Problem, with_rates
 from ttr.state import State, empty_state
 
 _check_values: ContextVar[bool | None] = ContextVar("ttr_check_values", default=None)
@@ -38,14 +38,17 @@ class Inputs:
     """A checked call. All floating tensors have the working dtype (float32 or wider); heads are as given for q, k, v.
 
     With several pairs per token k is [B,T,n,Hk,K] and v [B,T,n,Hv,V]. ``log_decay`` and ``log_importance`` come from the
-    weights, broadcast to [B,T,H], [B,T,H,K] or [B,T,n,H]; -inf in ``log_decay`` is a reset. ``controls`` holds the others,
-    ridge broadcast to [H,F].
+    weights, broadcast to [B,T,H], [B,T,H,K] or [B,T,n,H]; -inf in ``log_decay`` is a reset. ``phase`` is the angle by which a
+    complex memory turns at each token. ``controls`` holds the others, ridge broadcast to [H,F].
+
+    Where the log decay is a product of ``log_retention`` [B,T,H] and ``rates`` [H,K], it is formed only when it is asked for: of
+    all tokens it may be large, so restrict the call to some of them before.
     """
 
     q: Tensor
     k: Tensor
     v: Tensor
-    log_decay: Tensor | None
+    log_retention: Tensor | None
     log_importance: Tensor | None
     controls: Mapping[str, Tensor]
     params: Mapping[str, Tensor]
@@ -53,6 +56,13 @@ class Inputs:
     heads: int
     out_dtype: torch.dtype
     wants_grad: bool
+    rates: Tensor | None = None
+    phase: Tensor | None = None
+
+    @property
+    def log_decay(self) -> Tensor | None:
+        """Log of the retention, [B,T,H] or [B,T,H,K]."""
+        return self.log_retention if self.rates is None else with_rates(self.log_retention, self.rates)
 
     @property
     def length(self) -> int:
@@ -65,8 +75,23 @@ class Inputs:
             return None if x is None else x[:, start:stop]
 
         controls = {name: x if name == "ridge" else cut(x) for name, x in self.controls.items()}
-        return dataclasses.replace(self, q=cut(self.q), k=cut(self.k), v=cut(self.v), log_decay=cut(self.log_decay),
-                                   log_importance=cut(self.log_importance), controls=controls, state=state)
+        return dataclasses.replace(self, q=cut(self.q), k=cut(self.k), v=cut(self.v), log_retention=cut(self.log_retention),
+                                   log_importance=cut(self.log_importance), phase=cut(self.phase), controls=controls, state=state)
+
+    def split(self, size: int) -> list[Inputs]:
+        """The call in blocks of ``size`` tokens, at least one, all with the call's own state.
+
+        Its backward pass joins the blocks' gradients at once; that of ``tokens`` in a loop would be quadratic in T."""
+        count = max(1, -(-self.length // size))
+        fields = ("q", "k", "v", "log_retention", "log_importance", "phase")
+        pieces = {name: x.split(size, dim=1) for name in fields if (x := getattr(self, name)) is not None}
+        controls = {name: (x,) * count if name == "ridge" else x.split(size, dim=1) for name, x in self.controls.items()}
+        return [dataclasses.replace(self, controls={name: parts[i] for name, parts in controls.items()},
+                                    **{name: parts[i] for name, parts in pieces.items()}) for i in range(count)]
+
+    def after(self, state: State) -> Inputs:
+        """The same call from another state."""
+        return dataclasses.replace(self, state=state)
 
     def axis_params(self, axis: str) -> dict[str, Tensor]:
         """The params of one axis ("weights", "function", "solver"), without the prefix."""
@@ -114,15 +139,19 @@ def prepare(problem: Problem, q: Tensor, k: Tensor, v: Tensor, params: Mapping[s
 
     _check_levels(problem, state, time if cu_seqlens is None else cu_seqlens.diff(), time)
 
-    axis = "BTHK" if problem.weights.retention == "channel" else "BTH"
     of_weights = axis_params(params, "weights")
+    rates = problem.weights.rates(of_weights)
+    axis = "BTHK" if problem.weights.retention == "channel" and rates is None else "BTH"
     log_decay, log_importance = problem.weights.log_retention(controls, of_weights, heads, like), problem.weights.log_importance(controls, of_weights)
     if log_decay is not None:
         log_decay = log_decay.expand(_shape(axis, sizes))
+    phase = problem.weights.phase(controls, of_weights, like)
+    if phase is not None:
+        phase = phase.expand(_shape("BTHK" if problem.weights.rotation == "channel" else "BTH", sizes))
     out_dtype = torch.promote_types(given, dtype) if dtype else given
     inputs = Inputs(q.to(working), k.to(working), v.to(working), log_decay, log_importance, controls,
-                    params, state, heads, out_dtype, _wants_grad(q, k, v, params, controls, state))
-    _check_numbers(problem, inputs, controls)
+                    params, state, heads, out_dtype, _wants_grad(q, k, v, params, controls, state), rates, phase)
+    _check_numbers(problem, inputs, controls, cu_seqlens)
     return inputs
 
 
@@ -264,8 +293,8 @@ def _check_levels(problem: Problem, state: State, lengths: int | Tensor, time: i
                          "Use more levels, one for each doubling.")
 
 
-def _check_numbers(problem: Problem, inputs: Inputs, controls: Mapping[str, Tensor]) -> None:
-    """NaN, infinities and ranges; skipped where looking at values would stall the device or break a graph."""
+def _check_numbers(problem: Problem, inputs: Inputs, controls: Mapping[str, Tensor], cu_seqlens: Tensor | None) -> None:
+    """NaN, infinities, ranges and horizons; skipped where looking at values would stall the device or break a graph."""
     if torch.compiler.is_compiling() or in_functorch():
         return
     wanted = _check_values.get()
@@ -279,6 +308,11 @@ def _check_numbers(problem: Problem, inputs: Inputs, controls: Mapping[str, Tens
             raise ValueError(f"{name!r} holds NaN. Look at what produced it; ttr.checks(values=False) skips this check.")
     for name, x in controls.items():
         _check_range(name, x)
+    if problem.weights.horizon is not None:
+        ends = inputs.state.position + (inputs.length if cu_seqlens is None else cu_seqlens.diff().to(inputs.state.position))
+        if (ends > problem.weights.horizon).any():
+            raise ValueError(f"This call reaches token {int(ends.max())} of a memory whose horizon is {problem.weights.horizon}. "
+                             "Use weights with a longer horizon, or a new state.")
     if inputs.log_importance is not None and problem.function.local_degree is None and not problem.weights.running_maximum:
         limit = 0.9 * math.log(torch.finfo(inputs.q.dtype).max)
         if (inputs.log_importance > limit).any():

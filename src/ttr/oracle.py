@@ -6,6 +6,7 @@ the weighted problem of pairs 1..t afresh, by the plainest dense method; one who
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -41,6 +42,7 @@ def oracle(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B T
 
 
 def _sequence(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+    x = dataclasses.replace(x, log_retention=x.log_decay, rates=None)
     if not problem.function.causal:
         y, state = _read_whole(problem, x)
     elif problem.recurrence is not None or problem.solver.weights_act_on == "memory":

@@ -100,6 +100,10 @@ class Weights(_Axis):
         writes_previous: every token writes the pair before its own once more, ahead of its decay: the control ``trapezoid`` is
             the share of its importance that goes to its own.
         running_maximum: the state is kept divided by exp(log_scale), the running maximum of the log weights and 0.
+        rotation: "head" or "channel" if the retention is complex, exp(log_retention + i phase): the past turns as it fades.
+        complex_values: whether pairs of value channels are the real and imaginary parts of complex values, which turn as a
+            whole; else values are real and the read-out is the real part.
+        horizon: number of tokens after which the weights mean nothing; calls that go beyond it are refused.
     """
 
     kind: ClassVar[str] = "weights"
@@ -110,6 +114,9 @@ class Weights(_Axis):
     reads_first: ClassVar[bool] = False
     writes_previous: ClassVar[bool] = False
     running_maximum: ClassVar[bool] = False
+    rotation: ClassVar[Literal["head", "channel"] | None] = None
+    complex_values: ClassVar[bool] = False
+    horizon: ClassVar[int | None] = None
 
     @property
     def keeps(self) -> str | None:
@@ -121,9 +128,25 @@ class Weights(_Axis):
         None if nothing is forgotten. ``params`` are those that ``parameters`` declares; ``like`` gives dtype and device."""
         return None
 
+    def rates(self, params: Mapping[str, Tensor]) -> Tensor | None:
+        """Positive factors [H,K] of the log retention, then [B,T,H], of every key channel; None if it has no such factor.
+
+        The product [B,T,H,K] is formed for the tokens at hand only."""
+        return None
+
+    def phase(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], like: Tensor) -> Tensor | None:
+        """The angle by which the past turns at each token; broadcasts to [B,T,H] or [B,T,H,K]. None without ``rotation``."""
+        return None
+
     def log_importance(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> Tensor | None:
         """Log weight of each pair, [B,T,H] or [B,T,n,H]; None if all count alike."""
         return None
+
+
+def with_rates(log_retention: Tensor, rates: Tensor) -> Tensor:
+    """The log retention [B,T,H,K] of a factor [B,T,H] and rates [H,K]; below ``RESET`` nothing is kept."""
+    product = log_retention[..., None] * rates
+    return torch.where(product < RESET, -torch.inf, product)
 
 
 class FeatureMap(Component):
@@ -218,7 +241,8 @@ class Solver(_Axis):
     Declared structure:
         weights_act_on: "samples" if the weighted problem of all pairs is solved afresh for every token; "memory" if the
             memory is updated token by token, retention shrinking it before the pair is learned.
-        additive: the memory is the plain sum of weighted outer products of keys and values.
+        additive: the memory is a sum of weighted outer products of keys and values, which fade with time alone or as the
+            solver's ``log_retention`` says.
         exact: the regularised problem is solved exactly ("global" or "local").
         iteration: the iteration whose first ``iterations`` steps define the solution ("chebyshev", "conjugate gradient").
         amortized: what an exact local solver would solve for comes with the call, as the control ``slope``; no ridge is needed.
@@ -240,6 +264,10 @@ class Solver(_Axis):
     preconditioned: ClassVar[bool] = False
     pairs_per_token: ClassVar[int] = 1
     corrects: ClassVar[bool] = False
+
+    def log_retention(self, step_size: Tensor, key: Tensor) -> Tensor | None:
+        """Log of what an additive solver itself keeps of the past when it writes the key [..., H, F]; None if all of it."""
+        return None
 
     def effective_step(self, step_size: Tensor, key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """The step of the equivalent explicit correction, [..., H], for a written key [..., H, F]."""
@@ -290,7 +318,12 @@ class Problem:
     def state_shapes(self, key_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
         """The tensors of the state of a memory that does not keep the pairs: name -> shape behind batch and heads."""
         size = self.function.feature_size(key_size)
-        return self.function.memory(size, value_size) | self.weights.state(size, value_size) | self.solver.state(size, value_size)
+        memory = self.function.memory(size, value_size)
+        if self.weights.complex_values and value_size % 2:
+            raise ValueError(f"Complex values take two channels each, but the values have {value_size}. Use an even number.")
+        if self.weights.rotation and not self.weights.complex_values:
+            memory |= {f"imaginary_{name}": shape for name, shape in memory.items()}
+        return memory | self.weights.state(size, value_size) | self.solver.state(size, value_size)
 
     def controls(self) -> dict[str, str]:
         """The controls every call must bring: name -> axes, with n inserted for controls of each pair."""
@@ -344,6 +377,12 @@ def refusal(weights: Weights, function: Function, solver: Solver) -> str | None:
         return "A window keeps pairs with one weight each and cannot decay key channels. Use Geometric(per='head'), or drop the window."
     if weights.window is not None and solver.weights_act_on == "memory":
         return f"{s} cannot take a pair out of its memory again when it leaves the window of {w}. Use Geometric to forget, or OneStep or ExactRidge."
+    if weights.rotation and (not solver.additive or solver.weights_act_on == "memory" or weights.window is not None):
+        return f"{w} turns a memory that is a plain sum of pairs over the whole past. Use OneStep without a window, or Geometric for {s}."
+    if weights.rotation == "channel" and not function.keeps_channels:
+        return f"{w} turns key channels, which {f} mixes before they reach the memory. Use ComplexGeometric(per='head'), or other features."
+    if weights.complex_values and function.normalized:
+        return f"{w} reads complex values, which no sum of weights can divide. Use {f} with normalized=False, or values='real'."
     if function.normalized and not solver.additive:
         return f"A normalised read-out is a ratio of two sums over pairs, which {s} does not build. Use OneStep, or {f} with normalized=False."
     return next((reason for part in (weights, function, solver) if (reason := part.refuses(weights, function, solver)) is not None), None)

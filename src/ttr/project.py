@@ -21,8 +21,8 @@ class Project(nn.Module):
         super().__init__()
         self.steps: tuple[Surrounding, ...] = architecture.before_memory()
         self.sizes = sizes
-        made = {name for step in self.steps for name in step.makes}
-        self.projected = tuple(name for name in ("q", "k", "v") if name not in made)
+        replaced = {name for step in self.steps for name in step.replaces}
+        self.projected = tuple(name for name in ("q", "k", "v") if name not in replaced)
         for name in self.projected:
             linear = nn.Linear(sizes.d_model, torch.Size(sizes.stream(name)).numel(), bias=False)
             nn.init.xavier_uniform_(linear.weight)
@@ -45,8 +45,9 @@ class Project(nn.Module):
         steps = list(zip(self.steps, self.learned, strict=True))
         for step, learned in (pair for pair in steps if pair[0].of_input):
             streams |= self._made(step, learned, streams, sequences, new_tails)
-        for name in self.projected:
-            streams[name] = getattr(self, name)(streams.get(f"x_{name}", x)).unflatten(-1, self.sizes.stream(name))
+        for name in ("q", "k", "v"):
+            shape, source = self.sizes.stream(name), streams.get(f"x_{name}", x)
+            streams[name] = getattr(self, name)(source).unflatten(-1, shape) if name in self.projected else x.new_zeros(*x.shape[:2], *shape)
         for step, learned in (pair for pair in steps if not pair[0].of_input):
             streams |= self._made(step, learned, streams, sequences, new_tails)
         return streams, new_tails

@@ -76,13 +76,17 @@ def _libraries() -> dict[str, object]:
     finally:
         sys.path.remove(folder)
     return {"torch": torch, "np": importlib.import_module("numpy"), "nn": torch.nn, "F": torch.nn.functional, "math": math,
-            "rearrange": einops.rearrange, "repeat": einops.repeat, "is_torchdynamo_exporting": lambda: False}
+            "rearrange": einops.rearrange, "repeat": einops.repeat, "is_torchdynamo_exporting": lambda: False,
+            "is_torchdynamo_compiling": lambda: False, "is_mambapy_available": lambda: False,
+            "is_torch_greater_or_equal": lambda version: True}
 
 
 def _extract(file: Path, names: tuple[str, ...]) -> SimpleNamespace:
-    """The named functions and classes of a file, without decorators and with float32 raised to float64."""
-    nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    """The named functions, classes and constants of a file, without decorators and with float32 raised to float64."""
+    tree = ast.parse(file.read_text())
+    nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     definitions = {node.name: node for node in reversed(nodes)}  # those that stand under an if as well; outer before inner
+    definitions |= {node.targets[0].id: node for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
     missing = set(names) - set(definitions)
     if missing:
         pytest.fail(f"{file} has no {', '.join(sorted(missing))}. Run `make setup` for the pinned version.")

@@ -2,6 +2,7 @@
 
 from ttr.backends.attention import Attention
 from ttr.backends.backend import Backend
+from ttr.backends.channel_scan import ChannelScan
 from ttr.backends.chunkwise_additive import ChunkwiseAdditive
 from ttr.backends.chunkwise_delta import ChunkwiseDelta
 from ttr.backends.chunkwise_levels import ChunkwiseLevels
@@ -15,6 +16,7 @@ from ttr.backends.recurrent import Recurrent
 from ttr.backends.transported_attention import TransportedAttention
 
 BACKENDS: tuple[Backend, ...] = (
+    ChannelScan(),
     ChunkwiseAdditive(),
     ChunkwiseLevels(),
     ChunkwiseDelta(),

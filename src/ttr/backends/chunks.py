@@ -54,17 +54,6 @@ def cumulative_log_decay(form: LinearForm, size: int) -> Float[Tensor, "M ... {s
     return torch.ones(size, size, dtype=wide, device=log_decay.device).tril() @ split(log_decay.to(wide), size)
 
 
-def running_sum(x: Float[Tensor, "*lead T"], block: int = 16) -> Float[Tensor, "*lead T"]:
-    """Sums along the last axis, as products with triangles of ones: ``cumsum`` is not deterministic on CUDA devices."""
-    time = x.shape[-1]
-    if time <= 1:
-        return x
-    blocks = pad(x, (0, -time % block)).unflatten(-1, (-1, block))
-    inside = blocks @ torch.ones(block, block, dtype=x.dtype, device=x.device).triu()
-    before = running_sum(inside[..., -1], block) - inside[..., -1]
-    return (inside + before[..., None]).flatten(-2)[..., :time]
-
-
 def shrink(x: Float[Tensor, "*lead D"], log: Float[Tensor, "*#lead #D"]) -> Float[Tensor, "*lead D"]:
     """x exp(log), for log <= 0."""
     return x * log.to(x.dtype).exp()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, relu
 
-from ttr.backends.preconditioner import precondition
+from ttr.backends import rotation
 from ttr.inputs import Inputs
 from ttr.problem import RESET, Problem
 from ttr.state import State
@@ -57,13 +57,22 @@ def linear_form(problem: Problem, x: Inputs) -> LinearForm:
         read = flat(function.key(x.controls["read_key"], params))
     erase = flat(function.key(x.controls["erase_key"], params)) if "erase_key" in x.controls else None
     key, carried = precondition(problem, x, key) if problem.solver.preconditioned else (key, {})
-    step = None
+    step, log_decay = None, _per_pair(x.log_decay, pairs)
     if "step_size" in x.controls:
         step = x.controls["step_size"] if x.log_importance is None else x.controls["step_size"] * x.log_importance.exp()
+        own = problem.solver.log_retention(flat(step), key)
+        log_decay = log_decay if own is None else _plus(own, log_decay)
         step = problem.solver.effective_step(flat(step), key, x.axis_params("solver"))
     elif x.log_importance is not None and not problem.weights.running_maximum:
         step = flat(x.log_importance).exp()
-    query, log_decay = function.query(x.grouped(x.q), params), _per_pair(x.log_decay, pairs)
+    query = function.query(x.grouped(x.q), params)
+    if x.phase is not None:
+        cos, sin = rotation.frame(x)
+        if problem.weights.complex_values:
+            value = rotation.turn(value, cos, -sin)
+        else:
+            query, key = (rotation.double(part, cos, sin) for part in (query, key))
+            log_decay = log_decay if log_decay is None or log_decay.ndim == 3 else torch.cat([log_decay, log_decay], dim=-1)
     form = LinearForm(query, key, value, read, step, log_decay, problem.solver.gradient_at, pairs, erase, carried=carried)
     if problem.weights.reads_first:
         return replace(form, bonus=x.axis_params("weights")["bonus"])
@@ -107,6 +116,13 @@ def _rescaled(x: Inputs, form: LinearForm) -> LinearForm:
                    carried={"log_scale": scale[:, -1].to(x.q.dtype)})
 
 
+def _plus(channels: Tensor, log_decay: Tensor | None) -> Tensor:
+    """A log decay [B,L,H,F] with another one, [B,L,H] or [B,L,H,F], where there is one."""
+    if log_decay is None:
+        return channels
+    return channels + (log_decay if log_decay.ndim == 4 else log_decay[..., None])
+
+
 def _per_pair(log_decay: Tensor | None, pairs: int) -> Tensor | None:
     """The log decay of every pair: that of the token on its first pair, 0 on the others; resets made finite."""
     if log_decay is None:
@@ -121,14 +137,18 @@ def _per_pair(log_decay: Tensor | None, pairs: int) -> Tensor | None:
 def widen_state(problem: Problem, x: Inputs) -> Tensor:
     """The memory [B,H,F,V], with the normaliser as a last column where there is one."""
     memory = x.state["memory"]
-    return torch.cat([memory, x.state["normalizer"][..., None]], dim=-1) if problem.function.normalized else memory
+    memory = torch.cat([memory, x.state["normalizer"][..., None]], dim=-1) if problem.function.normalized else memory
+    return memory if x.phase is None else rotation.enter(problem, x, memory)
 
 
 def finish(problem: Problem, x: Inputs, y: Tensor, memory: Tensor, form: LinearForm, **others: Tensor) -> tuple[Tensor, State]:
     """Read-outs and state from the recurrence's: divide by the last column where the read-out is normalised. ``others`` are the
     state's tensors that the backend knows of beside ``form``."""
-    tensors = {"memory": memory, **form.carried, **others}
+    y, parts = (y, {"": memory}) if x.phase is None else rotation.leave(problem, x, y, memory)
+    tensors = {f"{part}memory": memory for part, memory in parts.items()}
     if problem.function.normalized:
         y = problem.function.ratio(y[..., :-1], y[..., -1:], form.unit)
-        tensors |= {"memory": memory[..., :-1], "normalizer": memory[..., -1]}
+        tensors = {f"{part}memory": memory[..., :-1] for part, memory in parts.items()}
+        tensors |= {f"{part}normalizer": memory[..., -1] for part, memory in parts.items()}
+    tensors |= {**form.carried, **others}
     return y, x.state.replace(**tensors, position=x.state.position + x.length)

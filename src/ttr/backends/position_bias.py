@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ttr.backends.chunks import running_sum
+from ttr.backends.sums import running_sum
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State, append_pairs, pair_index

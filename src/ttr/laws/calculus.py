@@ -78,6 +78,8 @@ def _wrong_calls(case: Case) -> Iterable[tuple[str, Case]]:
         yield f"{name} of another shape", change(controls={**case.controls, name: x[..., :1, :1, None].expand(*x.shape[:-1], x.shape[-1], 7)})
     if case.q.device.type == "cpu":
         yield from _wrong_values(case)
+        if case.problem.weights.horizon is not None:
+            yield "tokens beyond the horizon", change(state=case.state.replace(position=case.state.position + case.problem.weights.horizon))
 
 
 def _wrong_states(case: Case) -> Iterable[tuple[str, Case]]:

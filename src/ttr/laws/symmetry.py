@@ -83,14 +83,14 @@ def _at(x: torch.Tensor, token: int, factor: float) -> torch.Tensor:
 
 def _removal(absent: Case, y: torch.Tensor, end, setting: Setting) -> Iterable[tuple[str, float, float]]:
     """Leaving the token out, its decay passed on to the next one, gives the other tokens' outputs and the state."""
-    if absent.problem.weights.retention is not None and "log_decay" not in absent.controls:
+    if _fixed(absent):
         return  # a fixed decay acts once per token, present or not
     keep = torch.tensor([t for t in range(y.shape[1]) if t != 4], device=y.device)
     controls = dict(absent.controls)
-    for name in (name for name in absent.controls if CONTROLS[name].at_most == 0.0):
-        decay = controls[name].clone()
-        decay[:, 5] += decay[:, 4]
-        controls[name] = decay
+    for name in (name for name in absent.controls if CONTROLS[name].at_most == 0.0 or name == "phase"):
+        passed = controls[name].clone()
+        passed[:, 5] += passed[:, 4]
+        controls[name] = passed
     without = dataclasses.replace(absent, controls=controls).tokens(keep)
     shorter, state = setting.run(without, return_state=True)
     yield compare("token of importance 0 left out", shorter, y[:, keep], setting.dtype)
@@ -98,17 +98,23 @@ def _removal(absent: Case, y: torch.Tensor, end, setting: Setting) -> Iterable[t
         yield from compare_states("state with a token left out", state.replace(position=end.position), end, setting.dtype)
 
 
+def _fixed(case: Case) -> bool:
+    """Whether the past fades or turns at every token without a control that could stop it."""
+    weights = case.problem.weights
+    return any(part is not None and name not in case.controls for part, name in ((weights.retention, "log_decay"), (weights.rotation, "phase")))
+
+
 def _repetition(case: Case, setting: Setting) -> Iterable[tuple[str, float, float]]:
     """Importance 2 equals the pair twice, the second time without decay and without turning keys."""
-    if case.problem.weights.retention is not None and "log_decay" not in case.controls:
+    if _fixed(case):
         return
     twice = case.controls["log_importance"].clone()
     twice[:, 4] = twice[:, 4] + torch.log(torch.tensor(2.0, dtype=twice.dtype))
     once = dataclasses.replace(case, controls={**case.controls, "log_importance": twice})
     order = torch.tensor([0, 1, 2, 3, 4, 4, 5, 6, 7, 8], device=twice.device)
     repeated = case.tokens(order)
-    if "log_decay" in case.controls:
-        repeated.controls["log_decay"][:, 5] = 0.0
+    for name in {"log_decay", "phase"} & set(case.controls):
+        repeated.controls[name][:, 5] = 0.0
     if case.problem.function.transported:
         repeated.controls["step_size"][:, 5] = 0.0
     keep = torch.tensor([0, 1, 2, 3, 5, 6, 7, 8, 9], device=twice.device)
@@ -122,10 +128,12 @@ def limits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, flo
         simpler = with_weights(problem, plain)
         if simpler is None or setting.backend.refuses(simpler) is not None:
             continue
-        neutral = {control: torch.zeros_like(x) if control in ("log_decay", "log_importance") else x for control, x in case.controls.items()}
+        neutral = {control: torch.zeros_like(x) if control in ("log_decay", "log_importance", "phase") else x for control, x in case.controls.items()}
         kept = {control: x for control, x in neutral.items() if control in simpler.controls()}
+        params = {name: x for name, x in case.params.items() if not name.startswith("weights.")}
         full = setting.run(dataclasses.replace(case, controls=neutral))
-        yield compare(f"{name} at its limit", full, setting.run(dataclasses.replace(case, problem=simpler, controls=kept)), setting.dtype)
+        bare = setting.run(dataclasses.replace(case, problem=simpler, controls=kept, params=params))
+        yield compare(f"{name} at its limit", full, bare, setting.dtype)
     wide = with_factor(problem, Window(case.q.shape[1])) if problem.weights.window is None else None
     if wide is not None and setting.backend.refuses(wide) is None:
         yield compare("a window over everything", setting.run(dataclasses.replace(case, problem=wide)), setting.run(case), setting.dtype)

@@ -67,7 +67,8 @@ class Surrounding(Component):
 
     Declared structure:
         reads: the streams it needs, beside x, position, q, k and v.
-        makes: the streams it adds; one of q, k, v that it makes is not projected from x.
+        makes: the streams it adds.
+        replaces: those of q, k and v that it makes anew, which need no projection then: theirs are zeros of the right shape.
         past: how many earlier tokens of each stream in its field ``streams`` it sees in front of the call's.
         of_input: it comes before the projections and has x and position alone.
     """
@@ -75,6 +76,7 @@ class Surrounding(Component):
     kind: ClassVar[str] = ""
     reads: ClassVar[tuple[str, ...]] = ()
     makes: ClassVar[tuple[str, ...]] = ()
+    replaces: ClassVar[tuple[str, ...]] = ()
     past: ClassVar[int] = 0
     of_input: ClassVar[bool] = False
 
@@ -163,6 +165,12 @@ def time_step_bias(low: float = 1e-3, high: float = 0.1) -> Callable[[tuple[int,
         return step + torch.log(-torch.expm1(-step))
 
     return init
+
+
+def ring_radii(heads: int, smallest: float, largest: float) -> Tensor:
+    """Radii of points that fill a ring of the unit disk evenly: their squares are equally spaced (LRU, arXiv 2303.06349)."""
+    place = (torch.arange(heads) + 0.5) / heads
+    return torch.sqrt(smallest**2 + (largest**2 - smallest**2) * place)
 
 
 def newest_pair(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.problem import Problem, Weights, Worked
+from ttr.problem import Problem, Weights, Worked, with_rates
 from ttr.weights.geometric import Geometric
 from ttr.weights.importance import Importance
 from ttr.weights.window import Window
@@ -59,9 +59,15 @@ class Product(Weights):
 
     def log_retention(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor | None:
         logs = [factor.log_retention(controls, params, heads, like) for factor in self.factors]
+        if self.rates(params) is None:
+            logs = [log if (rates := factor.rates(params)) is None else with_rates(log, rates) for factor, log in zip(self.factors, logs)]
         logs = [log[..., None] if self.retention == "channel" and factor.retention == "head" else log
                 for factor, log in zip(self.factors, logs) if log is not None]
         return sum(logs[1:], logs[0]) if logs else None
+
+    def rates(self, params: Mapping[str, Tensor]) -> Tensor | None:
+        retaining = [factor for factor in self.factors if factor.retention is not None]
+        return retaining[0].rates(params) if len(retaining) == 1 else None
 
     def log_importance(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> Tensor | None:
         logs = [log for factor in self.factors if (log := factor.log_importance(controls, params)) is not None]

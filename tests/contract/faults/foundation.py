@@ -63,7 +63,7 @@ FAULTS = (
     Fault("backends/steps/pairs.py", "torch.where(total == 0, 1.0, total)", "total", ("recurrent", "LocalConstant")),
     Fault("backends/recurrent.py", "min(start + size, x.length), state)", "min(start + size, x.length), x.state)", ("recurrent", "Geometric()", "Linear()", "OneStep")),
     Fault("backends/chunks.py", "across = shrink(late, log_late - border)", "across = shrink(late, 0 * log_late)", ("chunkwise-additive", "'channel'", "OneStep")),
-    Fault("backends/chunks.py", "before = running_sum(inside[..., -1], block) - inside[..., -1]", "before = 0 * inside[..., -1]", ("nothing",)),
+    Fault("backends/sums.py", "before = pad(running_sum(inside[..., -1], block)[..., :-1], (1, 0))", "before = 0 * inside[..., -1]", ("nothing",)),
     Fault("backends/chunkwise_additive.py", "memory = kept * memory + new", "memory = memory + new", ("chunkwise-additive", "weights=Geometric()")),
     Fault("backends/chunkwise_delta.py", "pad(log, (0, 0, 1, -1))", "log", ("chunkwise-delta", "'old'", "Geometric()")),
     Fault("backends/chunkwise_ridge.py", "last * states[-1] + new", "states[-1] + new", ("chunkwise-ridge", "Geometric()")),

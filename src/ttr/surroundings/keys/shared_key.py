@@ -14,7 +14,7 @@ from ttr.surroundings import Keys, Streams, WorkedSurrounding
 class SharedKey(Keys):
     """k = q: one projection makes queries and keys, and there is none for the keys alone (SOFT, arXiv 2110.11945)."""
 
-    makes: ClassVar[tuple[str, ...]] = ("k",)
+    replaces: ClassVar[tuple[str, ...]] = ("k",)
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         return {"k": streams["q"]}

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.surroundings import Controls, Streams, WorkedSurrounding
+
+
+@dataclass(frozen=True)
+class NegativeTimeStep(Controls):
+    """log_decay = -dt per head, for a dt that a step among the keys has made: the stream ``time_step``."""
+
+    reads: ClassVar[tuple[str, ...]] = ("time_step",)
+    makes: ClassVar[tuple[str, ...]] = ("log_decay",)
+    axes: ClassVar[str] = "BTH"
+    after_keys: ClassVar[bool] = True
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        return {"log_decay": -streams["time_step"]}
+
+    @classmethod
+    def examples(cls) -> tuple[NegativeTimeStep, ...]:
+        return (cls(),)
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        return WorkedSurrounding(cls(), {"time_step": torch.tensor([[[3.0, 0.5]]])}, {"log_decay": torch.tensor([[[-3.0, -0.5]]])})

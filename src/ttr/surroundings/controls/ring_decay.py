@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.component import Parameter
+from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, ring_radii, wide
+
+
+@dataclass(frozen=True)
+class RingDecay(Controls):
+    """log_decay = -exp(rate), the same for every token, with a learned rate per head (LRU, arXiv 2303.06349).
+
+    The retentions start with their squares evenly spaced between those of ``smallest`` and ``largest``: the eigenvalues lie on a
+    ring of the unit disk.
+    """
+
+    smallest: float = 0.9
+    largest: float = 0.999
+
+    makes: ClassVar[tuple[str, ...]] = ("log_decay",)
+    axes: ClassVar[str] = "BTH"
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        return {"rate": Parameter((sizes.heads,), lambda shape, generator: torch.log(-ring_radii(shape[0], self.smallest, self.largest).log()))}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        return {"log_decay": -wide(params["rate"]).exp().expand(*streams["x"].shape[:2], -1)}
+
+    @classmethod
+    def examples(cls) -> tuple[RingDecay, ...]:
+        return (cls(), cls(smallest=0.5))
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # Rates ln 2 and ln 3 at each of two tokens.
+        params = {"rate": torch.tensor([0.6931471805599453, 1.0986122886681098])}
+        return WorkedSurrounding(cls(), {"x": torch.zeros(1, 2, 1)}, {"log_decay": torch.tensor([-2.0, -3.0]).expand(1, 2, 2)}, params)
