@@ -26,7 +26,7 @@ def precondition(problem: Problem, x: Inputs, key: Float[Tensor, "B T H F"]) -> 
     return key * torch.exp(-math.log(problem.solver.bound) * softsign(excess)), {"preconditioner": sums[:, -1]}
 
 
-def decayed_sums(x: Float[Tensor, "*lead T F"], log_decay: Float[Tensor, "*lead T"], block: int = 16) -> Float[Tensor, "*lead T F"]:
+def decayed_sums(x: Float[Tensor, "*lead T F"], log_decay: Float[Tensor, "*lead T"], block: int = 8) -> Float[Tensor, "*lead T F"]:
     """A_t = exp(log_decay_t) A_{t-1} + x_t from nothing: a triangle of decays in each block, the same again over the blocks' ends.
 
     All exponents are <= 0; their sums are taken in float64 where the device has it.

@@ -25,7 +25,8 @@ FAULTS = (
     Fault("backends/preconditioner.py", "before = pad(ends[..., :-1, :], (0, 0, 1, 0))", "before = pad(ends[..., :-1, :], (0, 0, 1, 0)).detach()", PRECONDITIONED),
     Fault("backends/preconditioner.py", "log(sums[:, 1:] + problem", "log(sums[:, :-1] + problem", PRECONDITIONED),
     Fault("backends/preconditioner.py", '{"preconditioner": sums[:, -1]}', '{"preconditioner": x.state["preconditioner"]}', PRECONDITIONED),
-    Fault("oracle.py", 'controls["precond_step"] = controls["precond_step"] * importance', "pass", PRECONDITIONED),
+    Fault("oracle.py", 'controls["precond_step"] = controls["precond_step"] * importance', "pass",
+          ("PreconditionedDeltaRule", "factors=(Geometric(), Importance", "Linear()")),
     # momentum
     Fault("solvers/momentum_delta_rule.py", 'mu * memory["momentum"] - eta', 'mu * memory["momentum"] + eta', MOMENTUM),
     Fault("solvers/momentum_delta_rule.py", "kept - beta * momentum", "kept - beta * mu * momentum", MOMENTUM),
