@@ -64,7 +64,8 @@ def _facts(problem: Problem):
     yield "weights act on", {"samples": "the samples: every token solves the weighted problem of all pairs",
                              "memory": "the memory: retention shrinks it, then the token's pairs are learned"}[acts]
     slots = f"the {problem.weights.window} newest" if problem.weights.window else "of every token"
-    solve = ", and a K x K solve" if problem.function.local_degree else ""
+    fitted = problem.function.local_degree and not problem.solver.amortized
+    solve = ", and an N x N solve" if problem.function.dual else ", and an F x F solve" if fitted else ""
     state, cost = STATE[problem.memory]
     yield "state", state.format(normalizer=", and its normaliser [F]" if problem.function.normalized else "", slots=slots)
     yield "cost per token", cost.format(solve=solve)

@@ -8,7 +8,7 @@ FAULTS = (
     Fault("functions/kernel_regression.py", "torch.exp(scale * dot)", "torch.exp(scale * dot - 1)", ("nothing",)),
     Fault("functions/kernel_regression.py", "squares - 2 * dot", "squares - dot", ("nothing",)),
     Fault("retrieve.py", "math.factorial(degree) / repeats", "math.factorial(degree)", ("nothing",)),
-    Fault("retrieve.py", "keys - mean_key[..., None, :])", "keys)", ("recurrent", "weights=Uniform()", "LearnedSlope")),
+    Fault("retrieve.py", "return mean_value - torch.einsum", "return mean_value + torch.einsum", ("nothing",)),
     Fault("solvers/chebyshev.py", "omega = 1 / (1 - quarter * omega)", "omega = 1 / (1 - quarter * min(1.0, omega))", ("nothing",)),
     Fault("solvers/chebyshev.py", "torch.zeros_like(query), step * query, 2.0", "torch.zeros_like(query), step * query, 1.0", ("nothing",)),
     Fault("solvers/chebyshev.py", "torch.where(squared > 0, squared, 1.0)", "squared", ("recurrent", "weights=Importance()", "Chebyshev")),

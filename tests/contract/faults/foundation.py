@@ -38,7 +38,7 @@ FAULTS = (
     Fault("memorize.py", "anchor = dict(memory) if solver.gradient_at", "anchor = kept if solver.gradient_at"),
     Fault("memorize.py", "gram + torch.diag_embed(ridge)", "gram + torch.diag_embed(ridge.mean() + 0 * ridge)"),
     Fault("oracle.py", "x.log_decay[:, pair + 1 : t + 1]", "x.log_decay[:, max(pair, 0) : t + 1]"),
-    Fault("memorize.py", "weights = weights / torch.where(empty, 1.0, total)", "weights = weights"),
+    Fault("memorize.py", "return weights / torch.where(total == 0, 1.0, total)", "return weights"),
     Fault("retrieve.py", "predict(ones[..., None], query))", "predict(ones[..., None].detach(), query))"),
     Fault("oracle.py", "+ t - window", "+ t - window + 1"),
     Fault("oracle.py", "for j in range(pairs):", "for j in reversed(range(pairs)):"),
