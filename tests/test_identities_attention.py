@@ -47,7 +47,7 @@ def run(weights: Weights, function: Function, solver: Solver, inputs: dict[str, 
     return ttr.oracle(Problem(weights, function, solver), **inputs, **controls)
 
 
-def softmax(inputs: dict[str, Tensor], weights: Weights = Uniform()) -> Tensor:
+def softmax(inputs: dict[str, Tensor], weights: Weights = WEIGHTS[0]) -> Tensor:
     return run(weights, LocalConstant(), ExactLocalFit(), inputs)
 
 
@@ -55,7 +55,7 @@ def same(value: Tensor, reference: Tensor) -> bool:
     return error(value, reference) <= FLOAT64
 
 
-def path(inputs: dict[str, Tensor], turn: Tensor, step: Tensor, weights: Weights = Uniform()) -> Tensor:
+def path(inputs: dict[str, Tensor], turn: Tensor, step: Tensor, weights: Weights = WEIGHTS[0]) -> Tensor:
     return run(weights, TransportedConstant(), ExactLocalFit(), inputs, transport_key=turn, step_size=step)
 
 

@@ -24,7 +24,6 @@ FAULTS = (
     Fault("backends/transported_attention.py", "met = (query @ turn.mT).tril()", "met = (query @ turn.mT).tril(-1)", ("transported", PATH)),
     Fault("backends/transported_attention.py", "(scaled @ key.mT).tril(-1)", "(scaled @ key.mT).tril()", ("transported", PATH)),
     Fault("backends/transported_attention.py", "later.append(later[-1] @ whole)", "later.append(whole @ later[-1])", ("transported", PATH)),
-    Fault("backends/transported_attention.py", "<= first:", "< first:", ("nothing",)),
     Fault("backends/transported_attention.py", "(number + 1) * length <= first", "number * length <= first", ("transported", "weights=Window")),
     Fault("backends/corrected_attention.py", "fresh - past @ known", "fresh", ("corrected", DELTA)),
     Fault("backends/corrected_attention.py", "logits.masked_fill(own, -torch.inf), True", "logits.masked_fill(own, -torch.inf), False", ("corrected", DELTA)),
