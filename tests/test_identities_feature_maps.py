@@ -35,6 +35,7 @@ from ttr.weights.product import Product
 from ttr.weights.uniform import Uniform
 
 B, T, H, K, V = 2, 9, 2, 4, 3
+UNIFORM = Uniform()
 NOTHING = 1e-30
 """A number beside which no sum of weights counts."""
 
@@ -45,7 +46,8 @@ def qkv() -> dict[str, Tensor]:
     return {name: torch.randn(B, T, H, size, generator=generator, dtype=torch.float64) for name, size in (("q", K), ("k", K), ("v", V))}
 
 
-def run(function: Function, qkv: dict[str, Tensor], params: dict[str, Tensor] | None = None, weights: Weights = Uniform(), **controls: Tensor) -> Tensor:
+def run(function: Function, qkv: dict[str, Tensor], params: dict[str, Tensor] | None = None, weights: Weights = UNIFORM,
+        **controls: Tensor) -> Tensor:
     params = {f"function.{name}": tensor for name, tensor in (params or {}).items()}
     return ttr.oracle(Problem(weights, function, OneStep()), **qkv, params=params, **controls)
 

@@ -6,7 +6,7 @@ FAULTS = (
     # weights
     Fault("weights/geometric.py", "torch.where(log_decay < RESET, -torch.inf, log_decay)", "log_decay * 1.01", ("chunkwise-additive", "Geometric()")),
     Fault("weights/geometric.py", "torch.where(log_decay < RESET, -torch.inf, log_decay)", "log_decay.clamp(min=-5.0)", ("chunkwise-additive", "Geometric()")),
-    Fault("weights/multi_scale.py", "(self.first + h)", "(self.first + h + 1)"),
+    Fault("weights/multi_scale.py", "self.first + step * h)", "self.first + step * h + 1)"),
     Fault("weights/alibi.py", "(h + 0.5)", "(h + 1)"),
     Fault("weights/alibi.py", "return -torch.tensor", "return torch.tensor"),
     Fault("weights/window.py", "return self.size\n", "return self.size + 1\n"),
@@ -14,9 +14,9 @@ FAULTS = (
     Fault("weights/product.py", "return min(", "return max("),
     Fault("weights/product.py", "return sum(logs[1:], logs[0]) if logs else None\n\n    def log_importance", "return logs[0] if logs else None\n\n    def log_importance"),
     # functions
-    Fault("functions/linear.py", "scale_or_default(self.scale, q.shape[-1]) * self.features(q, params)", "self.features(q, params)"),
-    Fault("functions/linear.py", "scale_or_default(self.scale, q.shape[-1]) * self.features(q, params)",
-          "self.features(scale_or_default(self.scale, q.shape[-1]) * q, params)"),
+    Fault("functions/linear.py", "scale_or_default(self.scale, q.shape[-1]) * self.features(q,", "self.features(q,"),
+    Fault("functions/linear.py", "scale_or_default(self.scale, q.shape[-1]) * self.features(q,",
+          "self.features(scale_or_default(self.scale, q.shape[-1]) * q,"),
     Fault("functions/features/elu_plus_one.py", "return elu(x) + 1", "return elu(x) + 1.01"),
     Fault("functions/features/taylor.py", "(2 * size) ** 0.5", "size ** 0.5"),
     Fault("functions/_kernel.py", "if not self.unit_norm:", "if self.unit_norm:"),
