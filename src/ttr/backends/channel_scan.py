@@ -41,13 +41,15 @@ class ChannelScan(Backend):
             return "It runs memories that are a sum of pairs, each written once and then only faded, over the whole past."
         if problem.weights.reads_first or problem.weights.writes_previous:
             return "It runs memories that write the pair of a token once and then read, which these weights order otherwise."
+        if torch.compiler.is_compiling():
+            return "Its blocks and runs are cut by the length of the call, which a compiled call leaves open."
         if x is not None and x.v.shape[-1] > self.widest:
             return f"It goes through the state number by number, which pays up to {self.widest} value channels per head; here are {x.v.shape[-1]}."
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         outputs, state = [], x.state
-        keep = not x.wants_grad or x.length <= self.block or torch.compiler.is_compiling() or in_functorch()
+        keep = not x.wants_grad or x.length <= self.block or in_functorch()
         for part in x.split(self.block):
             y, state = self._block(problem, part, state) if keep else checkpoint(
                 self._block, problem, part, state, use_reentrant=False, preserve_rng_state=False)
