@@ -23,8 +23,6 @@ FAULTS = (
     Fault("weights/_recurrence.py", "if not solver.additive:", "if False:", BONUS),
     Fault("functions/linear.py", "self.eps * unit", "self.eps", ("nothing",)),
     Fault("functions/linear.py", "min=self.floor * unit", "min=self.floor", ("nothing",)),
-    # calls
-    Fault("inputs.py", "reached > 2 ** (levels - 1)", "reached > 2 ** levels", LEVELS),
     # backends
     Fault("backends/lowering.py", "torch.stack([1 - x.controls", "torch.stack([x.controls", TRAPEZOID),
     Fault("backends/lowering.py", "torch.stack([torch.zeros_like(form.log_decay), form.log_decay]", "torch.stack([form.log_decay, 0 * form.log_decay]", TRAPEZOID),
