@@ -44,6 +44,21 @@ class DeltaRule(Solver):
             return 0.5 * (value - predict(memory, key)).square().sum()
         return (predict(memory, key) * (predict(anchor, read_key) - value)).sum()
 
+    def formulas(self) -> dict[str, str]:
+        at, when = ("(D_t S_{t-1})^T", "after") if self.gradient_at == "decayed" else ("S_{t-1}^T", "before")
+        read, meaning = ("p", ", p = read_key") if self.separate_read else ("k", "")
+        count = self.pairs_per_token
+        several = f", {count} pairs of a token one after the other, D_t = 1 after the first" if count > 1 else ""
+        told = {"objective": "||v_t - S^T phi(k_t)||^2 / 2",
+                "update": f"S_t = D_t S_{{t-1}} + b_t phi(k_t) (v_t - {at} phi({read}_t))^T, b_t = w_t step_size_t{meaning}{several}",
+                "order": f"decay, then write, then read; the error is measured {when} the decay",
+                "parallel form": f"(I + A) W = B (V - phi({read.upper()}) S_0) in chunks, by substitution; A_ij = b_i phi({read}_i)^T phi(k_j) "
+                                 f"for i > j, B = diag(b), S_0 and the earlier keys decayed up to token i"}
+        if not self.separate_read:
+            return told
+        return told | {"objective": f"phi(k_t)^T S ({at} phi(p_t) - v_t), linear in S{meaning}",
+                       "approximation": "It reads at one key and writes at another, which is the gradient of no single loss in S."}
+
     @classmethod
     def examples(cls) -> tuple[DeltaRule, ...]:
         return (cls(), cls(gradient_at="old", separate_read=True), cls(pairs_per_token=2), cls("old", pairs_per_token=3))
