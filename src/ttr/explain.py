@@ -139,7 +139,7 @@ def explain(problem: object, q: Tensor | None = None, k: Tensor | None = None, v
 
 def summary(component: Component) -> str:
     """The first paragraph of a component's docstring, on one line."""
-    return " ".join(inspect.getdoc(type(component)).split("\n\n")[0].split())
+    return " ".join(inspect.getdoc(type(component)).split("\n\n")[0].replace("``", "").split())
 
 
 def state_words(problem: Problem) -> str:
