@@ -33,6 +33,7 @@ SHRUNK = ("Forgetting shrinks the memory towards 0 before every update; it does 
 PLAIN = "phi(x) = x"
 
 AROUND = "What stands around the memory changes keys, values and read-outs and is no part of the regression."
+SOURCE = "Source"
 APPROXIMATE = "How far it is a regression"
 TEXT = r"\text{{{}}}"
 
@@ -130,7 +131,7 @@ def explain(problem: object, q: Tensor | None = None, k: Tensor | None = None, v
         raise ValueError("State and cost in numbers need all of heads, key_size and value_size. Give all three, or none.")
     how = [("parallel form", _written_out(problem, told)) for told in _told(problem, "parallel form")]
     how += [("backend", chosen), *((f"not {name}", reason) for name, reason in others)]
-    sections = (_section("Source", _source(entry)), _section("The three choices", _choices(problem)),
+    sections = (_section(SOURCE, _source(entry)), _section("The three choices", _choices(problem)),
                 Section("In formulas", tuple(_formulas(problem))), _section("What it keeps and costs", _costs(problem, None if missing else sizes)),
                 _section("What a call brings", _inputs(problem)), _section(APPROXIMATE, _approximations(entry, problem)),
                 _section("Around the memory, in this order", _surroundings(entry)), _section("How it runs", how))

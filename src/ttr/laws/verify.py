@@ -94,7 +94,7 @@ class Report:
 def describe(finding: Finding) -> str:
     """The finding in a few words: the error nearest to its bound, or what went wrong."""
     if finding.exception is not None:
-        return f"raised {finding.exception}"
+        return f"raised {finding.exception.partition(chr(10))[0]}"
     m = finding.shown
     if m is None:
         return "does not apply"
