@@ -17,7 +17,7 @@ from ttr.functions.linear import Linear
 from ttr.functions.local_constant import LocalConstant
 from ttr.latex import latex
 from ttr.laws.rows import triples
-from ttr.problem import Problem
+from ttr.problem import Problem, Weights
 from ttr.solvers.delta_rule import DeltaRule
 from ttr.solvers.exact_local_fit import ExactLocalFit
 from ttr.solvers.one_step import OneStep
@@ -61,7 +61,7 @@ def others(component, field):
     elif isinstance(value, str):
         new = [other for other in typing.get_args(hint) if other != value]
     else:
-        new = [3] if isinstance(value, int) else [0.625] if value is None or isinstance(value, float) else []
+        new = [value + 1] if isinstance(value, int) else [0.625, 0.875] if value is None or isinstance(value, float) else []
     for other in new:
         try:
             yield dataclasses.replace(component, **{field.name: other})
@@ -145,6 +145,19 @@ UPDATES = {
 @pytest.mark.parametrize("parts", UPDATES, ids=repr)
 def test_updates_are_written_out(parts):
     assert ttr.explain(Problem(parts[0], Linear(), parts[1])).formulas()["update"] == UPDATES[parts]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fading(Weights):
+    """Weights that say nothing of themselves."""
+
+    retention = "head"
+
+
+def test_components_without_formulas_are_told_by_their_structure():
+    told = ttr.explain(Problem(_Fading(), Linear(), OneStep()))
+    assert told.formulas()["update"].startswith("S_t = (gamma_i^(t) / gamma_i^(t-1)) S_{t-1} + k_t v_t^T")
+    assert "weight" not in told.formulas() and all(map(rendered, told.formulas().values()))
 
 
 def test_features_that_change_the_key_stay_in_the_formulas():
