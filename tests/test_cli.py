@@ -4,12 +4,14 @@ import json
 import sys
 
 import pytest
+import torch
 
 import ttr
 from ttr import cli, combinations
 from ttr.laws import LAWS
-from ttr.laws.law import Law
+from ttr.laws.law import Law, Measurement
 from ttr.laws.rows import refused_triples, triples
+from ttr.laws.verify import Finding, Report
 
 
 @pytest.fixture
@@ -186,3 +188,16 @@ def test_verify_survives_an_exception_and_an_infinite_error(run, laws, tmp_path)
 def test_quick_leaves_the_slow_laws_out(run, laws):
     laws(KEPT, Law(2, "slow", lambda problem, setting: [("a number", 0.0, 1.0)], slow=True))
     assert "slow" not in run("verify", "deltanet", "--quick")[1] and "slow" in run("verify", "deltanet")[1]
+
+
+def test_the_worst_backend_stands_for_a_law():
+    def finding(backend, error, bound, broken=False):
+        measured = Measurement("a law", "a number", error, bound)
+        return Finding(backend, "a law", 1, measured, (measured,) if broken else ())
+
+    def worst(*findings):
+        return [found.backend for found in Report(ttr.catalogue["deltanet"].problem, "cpu", torch.float64, findings).by_law()]
+
+    assert worst(finding("near", 0.9, 1.0), finding("far", 2.0, 8.0)) == worst(finding("far", 2.0, 8.0), finding("near", 0.9, 1.0)) == ["near"]
+    assert worst(finding("kept", 7.0, 8.0), finding("broken", 0.2, 0.1, broken=True)) == ["broken"]
+    assert worst(Finding("silent", "a law", 1, None), finding("measured", 0.0, 1.0)) == ["measured"]
