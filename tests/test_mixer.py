@@ -22,8 +22,8 @@ from ttr.surroundings.keys.rotary import Rotary
 from ttr.surroundings.keys.short_convolution import ShortConvolution
 from ttr.surroundings.keys.silu import Silu
 from ttr.surroundings.keys.time_step_value import TimeStepValue
+from ttr.surroundings.output.gate import Gate
 from ttr.surroundings.output.rms_norm import RMSNorm
-from ttr.surroundings.output.sigmoid_gate import SigmoidGate
 from ttr.surroundings.output.skip import Skip
 from ttr.surroundings.sequences import Sequences
 from ttr.weights.geometric import Geometric
@@ -33,7 +33,7 @@ D, B, T = 8, 2, 7
 CROWDED = Architecture(
     Problem(Geometric("head"), Linear(), DeltaRule(pairs_per_token=3)),
     keys=(Silu(("v",)), ShortConvolution(width=3, bias=True), QueryCorrection(), HeadRMSNorm(), Rotary(base=10.0), TimeStepValue()),
-    controls=(SoftplusDecay(), SigmoidStepSize()), output=(Skip(), Skip("input"), RMSNorm("all"), SigmoidGate()))
+    controls=(SoftplusDecay(), SigmoidStepSize()), output=(Skip(), Skip("input"), RMSNorm("all"), Gate("sigmoid")))
 """Surroundings that no entry puts together, around a memory with several pairs per token."""
 
 SAMPLE = triples()[3 :: max(1, len(triples()) // 14)]

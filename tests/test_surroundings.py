@@ -65,7 +65,8 @@ def test_description_is_complete(example):
 def test_declared_is_what_is_done(example):
     """The streams it makes are those it declares, beside q, k, v and y; the declared parameters all matter; the inputs are unchanged."""
     learned = Tensors(example.parameters(SIZES))
-    made_elsewhere = {"log_decay": (2, 5, 2, 4), "time_step": (2, 5, 2), "angle": (2, 5, 2, 1), "step_size": (2, 5, 2), "log_cap": (2, 5, 2), "read_key": (2, 5, 2, 4),
+    made_elsewhere = {"log_decay": (2, 5, 2, 4), "time_step": (2, 5, 2), "angle": (2, 5, 2, 1), "step_size": (2, 5, 2), "log_cap": (2, 5, 2),
+                      "read_key": (2, 5, 2, 4),
                       "learning_rate": (2, 5, 2, 4)} | {f"x_{name}": (2, 5, 6) for name in ("erase", "decay", "gate")}
     streams = {name: torch.randn(2, 5 + example.past, *SIZES.stream(name)) for name in ("q", "k", "v")}
     streams |= {"x": torch.randn(2, 5, 6), "y": torch.randn(2, 5, 2, 3), "position": torch.arange(5).expand(2, 5)}

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from ttr.experiments.errors import UserError
+from ttr.experiments.errors import UserError, for_the_user
 from ttr.experiments.settings import CompareSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from ttr.laws.verify import Report
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
                   help="Test-time regression: memories for sequence models, composed, verified and compared.")
@@ -67,99 +72,104 @@ def compare_command(
 
 
 @app.command("list")
-def list_command(combinations: Annotated[bool, typer.Option("--combinations", help="All triples of the examples.")] = False) -> None:
-    """The named layers, or all combinations."""
+def list_command(combinations: Annotated[bool, typer.Option("--combinations", help="All triples of the components' examples.")] = False,
+                 as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+    """The named layers by family, or all combinations: named, unnamed, and refused with the reason."""
     import ttr
+    from ttr import combinations as combined
 
+    if as_json:
+        found = combined.to_dict() if combinations else {name: entry.to_dict() for name, entry in ttr.catalogue.items()}
+        typer.echo(json.dumps(found, indent=1))
+        return
     if combinations:
-        _list_combinations()
+        typer.echo("\n".join(combined.lines()))
         return
     width = max(map(len, ttr.catalogue))
-    for name, entry in ttr.catalogue.items():
-        console.print(f"[bold]{name:{width}s}[/]  {entry.year}  {escape(composition(entry.problem))}", highlight=False, soft_wrap=True)
-
-
-def composition(problem: object) -> str:
-    """The three choices in a line."""
-    return " x ".join(plain(part) for part in (problem.weights, problem.function, problem.solver))
-
-
-def plain(component: object) -> str:
-    """The component without empty parentheses."""
-    return repr(component).replace("()", "")
-
-
-def _list_combinations() -> None:
-    from collections import Counter
-
-    import ttr
-    from ttr.laws.rows import refused_triples, triples
-    from ttr.problem import refusal
-
-    names: dict[object, list[str]] = {}
-    for name, entry in ttr.catalogue.items():
-        names.setdefault(entry.problem, []).append(name)
-    for problem in triples():
-        known = f"  [bold]{', '.join(names[problem])}[/]" if problem in names else ""
-        console.print(f"{escape(composition(problem))}{known}", highlight=False, soft_wrap=True)
-    reasons = Counter(refusal(*triple) for triple in refused_triples())
-    for reason, count in reasons.most_common():
-        console.print(f"[yellow]refused[/] {count:3d}  {escape(reason)}", highlight=False, soft_wrap=True)
-    console.print(f"{len(triples())} combinations of the components' examples run, {reasons.total()} are refused, each with a reason. "
-                  f"`ttr list` shows the {len(ttr.catalogue)} that have names; some of them have other fields than the examples.", highlight=False)
+    for family, names in ttr.catalogue.FAMILIES.items():
+        say(f"[bold]{escape(family)}[/]")
+        for name in names:
+            entry = ttr.catalogue[name]
+            say(f"  [cyan]{name:{width}s}[/]  {entry.year}  {escape(combined.composition(entry.problem))}")
+        say("")
+    say(f"{len(ttr.catalogue)} layers: year, and weights x function x solver. `ttr explain NAME` tells more of one.")
 
 
 @app.command("explain")
-def explain_command(name: Annotated[str, typer.Argument(help="A catalogue name, or a Python file that defines `memory`.")]) -> None:
-    """What a memory is, needs, keeps and costs, and which backend runs it."""
+def explain_command(name: Annotated[str, typer.Argument(help="A catalogue name, or a Python file that defines `memory`.")],
+                    latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX (amsmath) to paste into a paper.")] = False,
+                    heads: Annotated[int | None, typer.Option(help="With the two sizes: state and cost in numbers.", min=1)] = None,
+                    key_size: Annotated[int | None, typer.Option(help="Channels of a key.", min=1)] = None,
+                    value_size: Annotated[int | None, typer.Option(help="Channels of a value.", min=1)] = None,
+                    tokens: Annotated[int, typer.Option(help="Pairs held by a memory that keeps all of them.", min=1)] = 1024) -> None:
+    """What a memory is, in formulas; what it needs, keeps and costs; which backend runs it and why not another."""
     import ttr
 
     for each, entry in memories_named(name).items():
-        source = f"  {entry.source} ({entry.year}), arXiv {entry.arxiv}" if getattr(entry, "source", "") else ""
-        console.print(f"[bold]{each}[/]{escape(source)}", highlight=False, soft_wrap=True)
-        console.print(str(ttr.explain(getattr(entry, "problem", entry))), highlight=False, soft_wrap=True, markup=False)
+        with for_the_user():
+            told = ttr.explain(entry, name=each, heads=heads, key_size=key_size, value_size=value_size, tokens=tokens)
+        typer.echo(f"{told.latex() if latex else told}\n")
 
 
 @app.command("verify")
-def verify_command(name: Annotated[str | None, typer.Argument(help="A catalogue name, or a Python file that defines `memory`.")] = None,
+def verify_command(names: Annotated[list[str] | None, typer.Argument(help="Catalogue names, or Python files that define `memory`.")] = None,
                    everything: Annotated[bool, typer.Option("--all", help="Every catalogue entry.")] = False,
                    device: Annotated[str, typer.Option(help="Where to run the fast side.")] = "cpu",
-                   dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64") -> None:
-    """Run the laws on this machine: the error of every backend beside its bound."""
+                   dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
+                   quick: Annotated[bool, typer.Option("--quick", help="Leave out the laws that take seconds each.")] = False,
+                   as_json: Annotated[Path | None, typer.Option("--json", help="Also write every measurement to this file.")] = None) -> None:
+    """Run the laws on this machine: every measured error beside its bound. One memory: per backend; several: the worst of them."""
     import torch
 
     import ttr
     from ttr.doctor import devices
 
-    if (name is None) == (not everything):
-        raise UserError("Name one memory (ttr list shows the names), or use --all.")
+    if bool(names) == everything:
+        raise UserError("Name memories (ttr list shows the names), or use --all.")
     if dtype not in ("float64", "float32"):
         raise UserError(f"The dtype {dtype!r} is not verified. Use float64 or float32.")
     if device.split(":")[0] not in devices():
         raise UserError(f"This machine has no device {device!r}. Use {' or '.join(devices())}.")
-    found = dict(ttr.catalogue) if everything else memories_named(name)
-    broken = sum(_verify_one(each, entry, device, getattr(torch, dtype)) for each, entry in found.items())
-    console.print(f"[bold red]{broken} laws are broken.[/]" if broken else "[green]All laws are kept.[/]")
+    if as_json is not None and not as_json.parent.is_dir():
+        raise UserError(f"There is no folder {as_json.parent}. Make it first, or name another file.")
+    found = dict(ttr.catalogue) if everything else {each: entry for name in names for each, entry in memories_named(name).items()}
+    reports = _verify(found, device, getattr(torch, dtype), not quick)
+    if as_json is not None:
+        told = {"ttr": ttr.__version__, "torch": torch.__version__, "memories": {name: report.to_dict() for name, report in reports.items()}}
+        as_json.write_text(json.dumps(told, indent=1) + "\n")
+    broken = [name for name, report in reports.items() if not report]
+    kept = f"[green]All laws are kept[/] by {', '.join(reports) if names else f'all {len(reports)} layers'}."
+    say(f"[bold red]Laws are broken by {', '.join(broken)}.[/]" if broken else kept)
     raise typer.Exit(1 if broken else 0)
 
 
-def _verify_one(name: str, entry: object, device: str, dtype: object) -> int:
-    """Print the table of one memory; how many laws it breaks."""
+def _verify(memories: dict[str, object], device: str, dtype: torch.dtype, slow: bool) -> dict[str, Report]:
+    """The report of every memory, its rows printed as soon as they are known, over a bar of what is left."""
     import ttr
-    from ttr.laws.verify import describe
+    from ttr.laws.verify import count, describe
 
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(name, total=None)
-        report = ttr.verify(entry, device, dtype, progress=lambda backend, law: progress.update(task, description=f"{name}: {backend}, {law}"))
-    table = Table("backend", "law", "", "error, bound, where", box=None, pad_edge=False, title=f"{name} on {device}", title_justify="left")
-    ran = [finding for finding in report.findings if finding.refusal is None]
-    for finding in ran:
-        mark = "[green]kept[/]" if finding.kept else "[bold red]BROKEN[/]"
-        table.add_row(finding.backend, f"{finding.number} {finding.law}", mark, escape(describe(finding)))
-    console.print(table, highlight=False)
-    refused = [finding.backend for finding in report.findings if finding.refusal is not None]
-    console.print(f"Not for this memory: {', '.join(refused)}. `ttr explain {name}` says why.\n" if refused else "", highlight=False)
-    return sum(not finding.kept for finding in ran)
+    reports: dict[str, Report] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, expand=True) as progress:
+        task = progress.add_task("", total=sum(count(entry, slow=slow) for entry in memories.values()))
+        for name, entry in memories.items():
+            def on_law(backend: str, law: str, name: str = name) -> None:
+                progress.update(task, description=f"{name}: {backend}, {law}")
+
+            def on_done() -> None:
+                progress.advance(task)
+
+            reports[name] = report = ttr.verify(entry, device, dtype, slow=slow, progress=on_law, done=on_done)
+            say(f"[bold]{escape(name)}[/] on {device} in {str(dtype).removeprefix('torch.')}, {report.seconds:.0f} s")
+            for finding in report.ran if len(memories) == 1 else report.by_law():
+                mark = "[bold red]BROKEN[/]" if not finding.kept else "  -   " if finding.shown is None else "[green]kept  [/]"
+                say(f"  {finding.number:2d} {finding.law:36s} {mark} {escape(f'{describe(finding)}, {finding.backend}')}")
+    return reports
+
+
+def say(line: str) -> None:
+    """A line with markup, never broken and never coloured but by it."""
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 @app.command("doctor")

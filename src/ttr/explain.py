@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import math
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -10,69 +15,291 @@ from torch import Tensor
 from ttr.backends import BACKENDS
 from ttr.component import Component
 from ttr.controls import CONTROLS
-from ttr.dispatch import choose, refusal
+from ttr.dispatch import choose, initial_state, refusal
 from ttr.inputs import prepare
+from ttr.latex import latex
 from ttr.problem import Problem
 
-STATE = {
-    "matrix": ("S [F,V] per head{normalizer}", "O(F V)"),
-    "levels": ("S [F,V] per head and level", "O(L F V) for L levels"),
-    "moments": ("U [F,V] and H [F,F] per head", "O(F V + F^2), and O(F^3) for a direct solve"),
-    "momentum": ("S [F,V] and its momentum Z [F,V] per head", "O(F V)"),
-    "reverse": ("N [F,V] per head, which maps values to keys", "O(F V)"),
-    "pairs": ("the pairs themselves: k [K], v [V] and a log weight, {slots}", "O(N (K + V)) for N remembered pairs{solve}"),
-    "nothing": ("none: every token reads the whole sequence at once", "O(T m (K + V)) for T tokens and m landmarks"),
-}
-"""What each kind of memory keeps, and what one token costs."""
+FORMULAS = ("weight", "decay", "objective", "prediction", "features", "kernel", "update", "read-out", "scale", "normalisation")
+"""Titles of formulas, in reading order; "order", "parallel form" and "approximation" are words."""
+
+LETTERS = {"K": 116, "V": 148, "H": 22, "N": 1042}
+"""Sizes that nobody has, by which a dimension of a shape is told: key size, value size, heads, remembered pairs."""
+
+FOLDED = ("The pairs are learned one after the other, each by a step on its own objective: the memory is not the minimiser "
+          "over all pairs.")
+SHRUNK = ("Forgetting shrinks the memory towards 0 before every update; it does not weigh the pairs of a squared error. With orthonormal "
+          "keys no weighted fit would notice its weights, and this memory does.")
+PLAIN = "phi(x) = x"
+
+AROUND = "What stands around the memory changes keys, values and read-outs and is no part of the regression."
+SOURCE = "Source"
+APPROXIMATE = "How far it is a regression"
+TEXT = r"\text{{{}}}"
+
+EXACT = "The memory is exactly the solution of its weighted regression."
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A title and what there is to say; ``formula`` if that can go through ``ttr.latex``."""
+
+    title: str
+    text: str
+    formula: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """Facts that belong together."""
+
+    title: str
+    facts: tuple[Fact, ...]
+
+    def lines(self, width: int) -> Iterator[str]:
+        """The facts in two columns; a title too long for its column has the text below it."""
+        column = min(max(len(fact.title) for fact in self.facts), 22) + 4
+        yield self.title
+        for fact in self.facts:
+            head = f"  {fact.title}".ljust(column)
+            if len(head) > column:
+                yield head
+                head = " " * column
+            yield textwrap.fill(fact.text, width, initial_indent=head, subsequent_indent=" " * column, break_long_words=False, break_on_hyphens=False)
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Facts about a problem; ``str`` lays them out, ``backend`` is the name of the one that runs it."""
+    """Facts about a memory, in sections. ``str`` lays them out on 80 columns, ``latex`` as LaTeX; ``backend`` is the name of
+    the one that runs it, ``refusals`` say of every other why it does not."""
 
-    facts: tuple[tuple[str, str], ...]
+    name: str
+    sections: tuple[Section, ...]
     backend: str
     refusals: tuple[tuple[str, str], ...]
 
+    def facts(self, title: str) -> tuple[str, ...]:
+        """The texts of all facts with that title."""
+        return tuple(fact.text for section in self.sections for fact in section.facts if fact.title == title)
+
+    def formulas(self) -> dict[str, str]:
+        """The formulas by title."""
+        return {fact.title: fact.text for section in self.sections for fact in section.facts if fact.formula}
+
     def __str__(self) -> str:
-        lines = [*self.facts, ("backend", self.backend), *((f"not {name}", reason) for name, reason in self.refusals)]
-        width = max(len(name) for name, _ in lines)
-        return "\n".join(f"{name:{width}s}  {text}" for name, text in lines)
+        blocks = ["\n".join(section.lines(80)) for section in self.sections]
+        return "\n\n".join([self.name, *blocks] if self.name else blocks)
+
+    def latex(self) -> str:
+        """A description to paste into a paper: the formulas in an ``align*`` (amsmath), the words around it."""
+        source = "".join(f" {_escape(text)}." for text in self.facts("source"))
+        rows = [f"  &{TEXT.format(title) if title else ''} && {latex(part)}" for name, text in self.formulas().items()
+                for title, part in itertools.zip_longest((name,), _clauses(text), fillvalue="")]
+        words = [(title, text) for title in ("order", "parallel form") for text in self.facts(title)]
+        words += [("approximate", fact.text) for section in self.sections if section.title == APPROXIMATE for fact in section.facts]
+        return "\n".join((f"\\paragraph{{{_escape(self.name)}}}{source}", "\\begin{align*}", " \\\\\n".join(rows), "\\end{align*}",
+                          "\\begin{description}", *(f"  \\item[{title}] {_escape(text)}" for title, text in words), "\\end{description}"))
 
 
-def explain(problem: Problem, q: Tensor | None = None, k: Tensor | None = None, v: Tensor | None = None, **call: object) -> Explanation:
-    """The three choices, what they need, keep and cost, and the backend that runs them with every other's reason not to.
+def explain(problem: object, q: Tensor | None = None, k: Tensor | None = None, v: Tensor | None = None, *, heads: int | None = None,
+            key_size: int | None = None, value_size: int | None = None, tokens: int = 1024, name: str = "", **call: object) -> Explanation:
+    """A memory in formulas and words: what it minimises, how it is updated and read, what it keeps, needs and costs, how far it
+    is a regression, and the backend that runs it with every other's reason not to.
 
-    With q, k, v (and the rest of a call to ``regress``) the backend is that of this call; without, of calls in general.
+    Args:
+        problem: a Problem, or an Architecture (anything with a ``problem``), whose source and surroundings are told too.
+        q, k, v: with the rest of a call to ``regress``; the backend is then that of this call, without, of calls in general.
+        heads, key_size, value_size: give state and cost in numbers; a call gives them by itself.
+        tokens: how many pairs a memory that keeps all of them holds in those numbers.
+        name: the title.
     """
+    entry, problem = problem, getattr(problem, "problem", problem)
     x = None
     if q is not None:
         known = {name: call.pop(name, None) for name in ("params", "state", "cu_seqlens", "return_state")}
         backend = call.pop("backend", "auto")
         x = prepare(problem, q, k, v, known["params"], known["state"], known["cu_seqlens"], call)
+        heads, key_size, value_size, tokens = x.heads, q.shape[-1], v.shape[-1], q.shape[1]
+    elif call:
+        raise ValueError(f"explain() got {', '.join(call)} but no q, k, v. Give the whole call, or sizes alone.")
     reasons = {backend.name: refusal(backend, problem, x) for backend in BACKENDS}
     chosen = choose(problem, x, backend).name if x is not None else next(name for name, reason in reasons.items() if reason is None)
     others = tuple((name, reason or f"Slower than {chosen}, and runs it when asked for.") for name, reason in reasons.items() if name != chosen)
-    return Explanation(tuple(_facts(problem)), chosen, others)
-
-
-def _facts(problem: Problem):
-    for axis in ("weights", "function", "solver"):
-        component = getattr(problem, axis)
-        yield axis, f"{component!r}: {summary(component)}"
-    acts = problem.solver.weights_act_on
-    yield "weights act on", {"samples": "the samples: every token solves the weighted problem of all pairs",
-                             "memory": "the memory: retention shrinks it, then the token's pairs are learned"}[acts]
-    slots = f"the {problem.weights.window} newest" if problem.weights.window else "of every token"
-    fitted = problem.function.local_degree and not problem.solver.amortized
-    solve = ", and an N x N solve" if problem.function.dual else ", and an F x F solve" if fitted else ""
-    state, cost = STATE[problem.memory]
-    yield "state", state.format(normalizer=", and its normaliser [F]" if problem.function.normalized else "", slots=slots)
-    yield "cost per token", cost.format(solve=solve)
-    for name, axes in problem.controls().items():
-        yield f"control {name}", f"[{','.join(axes)}] {CONTROLS[name].meaning}"
+    sizes = {"H": heads, "K": key_size, "V": value_size, "N": problem.weights.window or tokens}
+    missing = [letter for letter in "HKV" if sizes[letter] is None]
+    if 0 < len(missing) < 3:
+        raise ValueError("State and cost in numbers need all of heads, key_size and value_size. Give all three, or none.")
+    how = [("parallel form", _written_out(problem, told)) for told in _told(problem, "parallel form")]
+    how += [("backend", chosen), *((f"not {name}", reason) for name, reason in others)]
+    sections = (_section(SOURCE, _source(entry)), _section("The three choices", _choices(problem)),
+                Section("In formulas", tuple(_formulas(problem))), _section("What it keeps and costs", _costs(problem, None if missing else sizes)),
+                _section("What a call brings", _inputs(problem)), _section(APPROXIMATE, _approximations(entry, problem)),
+                _section("Around the memory, in this order", _surroundings(entry)), _section("How it runs", how))
+    return Explanation(name, tuple(section for section in sections if section.facts), chosen, others)
 
 
 def summary(component: Component) -> str:
     """The first paragraph of a component's docstring, on one line."""
-    return " ".join(inspect.getdoc(type(component)).split("\n\n")[0].split())
+    return " ".join(inspect.getdoc(type(component)).split("\n\n")[0].replace("``", "").split())
+
+
+def state_words(problem: Problem) -> str:
+    """The tensors that a memory keeps per head, with letters for their sizes."""
+    words = ", ".join(f"{name} [{','.join(_letter(problem, size) for size in shape)}]" for name, shape in _kept(problem, LETTERS).items())
+    if problem.memory != "pairs":
+        return f"{words} per head"
+    return f"{words}; N is {f'the {problem.weights.window} newest tokens' if problem.weights.window else 'the number of tokens so far'}"
+
+
+def _section(title: str, facts: object) -> Section:
+    return Section(title, tuple(Fact(*fact) for fact in facts))
+
+
+def _parts(problem: Problem) -> tuple[Component, ...]:
+    """The components, the later the more a title of theirs counts: weights may change the order, a recurrence defines all."""
+    return tuple(part for part in (problem.solver, problem.function, problem.weights, problem.recurrence) if part is not None)
+
+
+def _told(problem: Problem, title: str) -> list[str]:
+    """What the component that counts most says under a title; empty if none does."""
+    return [text for part in _parts(problem) if (text := part.formulas().get(title))][-1:]
+
+
+def _source(entry: object) -> Iterator[tuple[str, str]]:
+    if getattr(entry, "source", ""):
+        yield "source", f"{entry.source} ({entry.year})" + (f", arXiv {entry.arxiv}" if entry.arxiv else "")
+        yield "original", entry.original or "no public implementation to follow"
+        yield "checked", entry.verified
+        if entry.note:
+            yield "note", entry.note
+
+
+def _choices(problem: Problem) -> Iterator[tuple[str, str]]:
+    for axis in ("weights", "function", "solver"):
+        component = getattr(problem, axis)
+        yield axis, f"{component!r}: {summary(component)}"
+    yield "weights act on", {"samples": "the samples: every token solves the weighted problem of all pairs",
+                             "memory": "the memory: it fades, then the token's pairs are learned"}[problem.solver.weights_act_on]
+
+
+def _formulas(problem: Problem) -> Iterator[Fact]:
+    """The formulas of the three choices put together; what is written out in the others has no line of its own."""
+    told = {title: text for title in FORMULAS for text in _told(problem, title)}
+    for title in FORMULAS:
+        if title in told and (title, told[title]) not in (("features", PLAIN), ("decay", told.get("decay"))):
+            yield Fact(title, _written_out(problem, told[title]), formula=True)
+    if problem.weights.window is not None:
+        yield Fact("window", f"the sums run over the {problem.weights.window} newest pairs")
+    yield from (Fact("order", text) for text in _told(problem, "order"))
+
+
+def _written_out(problem: Problem, formula: str) -> str:
+    """The formula of a component as it reads in this problem: D_t, w_t and phi replaced by what they are here."""
+    default = {None: "1", "head": "(gamma_i^(t) / gamma_i^(t-1))", "channel": "diag(gamma_i^(t) / gamma_i^(t-1))"}[problem.weights.retention]
+    decay = next(iter(_told(problem, "decay")), default).removeprefix("D_t = ")
+    formula = formula.replace("D_t = 1 after", "with decay 1 after")
+    for letter, value in (("D_t", decay), ("w_t", "w_t" if problem.weights.importance else "1")):
+        formula = re.sub(rf"\b{letter} (?=[A-Za-z(])", "" if value == "1" else f"{value} ", formula)
+    if PLAIN in _told(problem, "features"):
+        formula = re.sub(r"phi\(([^()]*)\)", r"\1", formula)
+    return formula.replace("(S_{t-1})^T", "S_{t-1}^T")
+
+
+def _kept(problem: Problem, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    if problem.memory == "pairs":
+        return {"keys": (sizes["N"], sizes["K"]), "values": (sizes["N"], sizes["V"]), "log_weight": (sizes["N"],)}
+    return problem.state_shapes(sizes["K"], sizes["V"])
+
+
+def _work(problem: Problem, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
+    """The products whose sum one token's work grows with, per head: every number of the state once, and the solves."""
+    held = list(_kept(problem, sizes).values())
+    work = [shape for shape in held if len(shape) == max(map(len, held))]
+    degree, pairs = problem.function.local_degree, sizes["N"] if problem.memory == "pairs" else 1
+    unknowns = problem.function.feature_size(sizes["K"]) if degree is None else math.comb(sizes["K"] + degree, degree) - 1
+    if problem.solver.exact and unknowns:
+        work += [(pairs, unknowns, unknowns)] if pairs > 1 else []
+        work += [(unknowns, unknowns, unknowns)]
+    return list(dict.fromkeys(work))
+
+
+def _letter(problem: Problem, size: int) -> str:
+    """The letter of a size computed with ``LETTERS``, or a multiple of one, or the number itself."""
+    letters = {LETTERS[letter]: letter for letter in ("N", "H", "V", "K")}
+    letters.setdefault(problem.function.feature_size(LETTERS["K"]), "F")
+    degree = problem.function.local_degree or 0
+    letters.setdefault(math.comb(LETTERS["K"] + degree, degree) - 1, "D")
+    multiples = (f"{size // LETTERS[letter]} {letter}" for letter in "KV" if size % LETTERS[letter] == 0)
+    return letters.get(size) or next(multiples, str(size))
+
+
+def _power(problem: Problem, shape: tuple[int, ...]) -> str:
+    names = [_letter(problem, size) for size in shape]
+    return " ".join(f"{name}^{names.count(name)}" if names.count(name) > 1 else name for name in dict.fromkeys(names))
+
+
+def _costs(problem: Problem, sizes: Mapping[str, int] | None) -> Iterator[tuple[str, str]]:
+    yield "state", state_words(problem)
+    features = problem.function.feature_size(LETTERS["K"])
+    if features != LETTERS["K"]:
+        yield "F", f"features of a key, {_feature_words(problem)}"
+    pairs = problem.solver.pairs_per_token
+    terms = [_power(problem, shape) for shape in _work(problem, LETTERS)]
+    yield "work per token", f"O({' + '.join(terms)}) per head" + (f", for each of {pairs} pairs" if pairs > 1 else "")
+    if sizes is not None:
+        slots = sizes["N"] if problem.memory == "pairs" else None
+        state = initial_state(problem, 1, sizes["H"], sizes["K"], sizes["V"], capacity=slots, device="meta")
+        work = pairs * sizes["H"] * sum(math.prod(shape) for shape in _work(problem, sizes))
+        given = ", ".join(f"{letter} = {sizes[letter]}" for letter in ("HKVN" if slots else "HKV"))
+        yield "in numbers", f"{state.nbytes:,} bytes of state in float32, of the order of {work:,} products per token, with {given}"
+
+
+def _feature_words(problem: Problem) -> str:
+    sizes = [(key_size, problem.function.feature_size(key_size)) for key_size in (16, 64)]
+    return "; ".join(f"{features} for K = {key_size}" for key_size, features in sizes)
+
+
+def _inputs(problem: Problem) -> Iterator[tuple[str, str]]:
+    plain = problem.function.feature_size(LETTERS["K"]) == LETTERS["K"]
+    for name, axes in problem.controls().items():
+        yield name, f"[{','.join(axes.replace('F', 'K') if plain else axes)}] {CONTROLS[name].meaning}"
+    for name, parameter in problem.parameters(LETTERS["H"], LETTERS["K"], LETTERS["V"]).items():
+        shape = ",".join(_letter(problem, size) for size in parameter.shape)
+        yield name, f"[{shape}] parameter, {'learned' if parameter.trainable else 'fixed'}"
+
+
+def _approximations(entry: object, problem: Problem) -> Iterator[tuple[str, str]]:
+    told = [text for part in dict.fromkeys(_parts(problem)) if (text := part.formulas().get("approximation"))]
+    if problem.solver.weights_act_on == "memory":
+        told += [FOLDED] + ([SHRUNK] if problem.weights.retention else [])
+    told = told or [EXACT]
+    if next(_surroundings(entry), None):
+        told.append(AROUND)
+    yield from ((f"{number}.", text) for number, text in enumerate(told, 1))
+
+
+def _surroundings(entry: object) -> Iterator[tuple[str, str]]:
+    if not hasattr(entry, "before_memory"):
+        return
+    steps = [*entry.before_memory(), None, *entry.output]
+    for number, step in enumerate(steps if len(steps) > 1 else (), 1):
+        yield f"{number}.", "the memory" if step is None else f"{step!r}: {summary(step)}"
+
+
+def _clauses(formula: str) -> list[str]:
+    """The formula cut at the commas outside its brackets, where it is too long for a line."""
+    if len(formula) < 60:
+        return [formula]
+    depth, parts = 0, [""]
+    for character in formula:
+        depth += (character in "([{") - (character in ")]}")
+        parts[-1] += character
+        if character == "," and depth == 0:
+            parts.append("")
+    return [part.strip() for part in parts]
+
+
+def _escape(text: str) -> str:
+    """Plain text as LaTeX text."""
+    special = {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+    return "".join(special.get(c, f"\\{c}" if c in "_&%#${}" else c) for c in text)

@@ -70,8 +70,9 @@ class _Axis(Component):
         """What it does, as formulas for ``ttr.explain``: title -> one line such as "S_t = a_t S_{t-1} + k_t v_t^T".
 
         Titles: weights give "weight" (and "decay", "order" where they differ from the rule); functions "prediction", "read-out",
-        "scale" and "normalisation"; solvers "objective", "update", "order" and "parallel form"; whoever is only approximately
-        a regression says so under "approximation"."""
+        "scale" and, where they have them, "features", "kernel" and "normalisation"; solvers "objective" (unless they fold), "update",
+        "order" and "parallel form"; whoever is only approximately a regression says so under "approximation". D_t is what token t
+        keeps of the past and w_t the importance of its pair. ``ttr.latex`` says how formulas are written."""
         return {}
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
@@ -155,6 +156,10 @@ class FeatureMap(Component):
     kind: ClassVar[str] = "feature"
     keeps_channels: ClassVar[bool] = False
     """Whether entry i of phi(x) depends on entry i of x alone, so that a decay per key channel keeps its meaning."""
+
+    def formulas(self) -> dict[str, str]:
+        """The map as a formula for ``ttr.explain``, under the title "features": "phi(x) = elu(x) + 1"."""
+        return {}
 
     def size(self, key_size: int) -> int:
         """Number F of features of a key of size K."""

@@ -14,6 +14,9 @@ from torch.utils import _pytree as pytree
 
 from ttr.problem import Problem
 
+EMPTY = {"keys": 0.0, "values": 0.0, "log_weight": -torch.inf}
+"""What an empty slot of a memory of pairs holds."""
+
 
 @dataclass(frozen=True)
 class State:
@@ -92,6 +95,52 @@ class State:
         """Bytes that the memory holds, the position left out."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
+    def rewind(self, problem: Problem, tokens: int) -> State:
+        """The state before its newest ``tokens`` tokens: a memory that keeps all its pairs drops the newest.
+
+        Raises:
+            ValueError: if the memory does not hold what it was; a clone from before those tokens does.
+        """
+        reason = _cannot_rewind(problem, self, tokens)
+        if reason:
+            raise ValueError(f"{reason} Keep state.clone() from before those tokens.")
+        position = self.position - tokens
+        if self.capacity is None:
+            kept = {name: tensor[:, : tensor.shape[1] - tokens].clone() for name, tensor in self.tensors.items()}
+            newest = kept["log_weight"][:, -1:]
+        else:
+            gone = torch.arange(self.capacity, device=position.device) >= position[:, None]
+            kept = {name: tensor.masked_fill(_beside(gone, tensor), EMPTY[name]) for name, tensor in self.tensors.items()}
+            newest = kept["log_weight"].gather(1, (position[:, None, None] - 1).clamp(min=0).expand(-1, 1, self["log_weight"].shape[-1]))
+        if problem.weights.retention is not None and newest.shape[1]:  # the newest pair left had weight 1 before the tokens forgot
+            if (torch.isneginf(newest) & (position > 0)[:, None, None]).any():
+                raise ValueError("Those tokens forgot everything before them. Keep state.clone() from before those tokens.")
+            kept["log_weight"] = kept["log_weight"] - torch.where(torch.isneginf(newest), 0.0, newest)
+        return self.replace(**kept, position=position)
+
+    @staticmethod
+    def combine(problem: Problem, first: State, second: State, *, params: Mapping[str, Tensor] | None = None, **controls: Tensor) -> State:
+        """The state after two segments, from the state of each: the second's begun empty, as if it were a sequence of its own.
+
+        Sums of pairs, and the moments of an exact fit, add up, S = D S_1 + S_2 with D what the second segment keeps of the
+        past; kept pairs are joined. The operation is associative, so that segments may be learned apart and in any order.
+
+        Args:
+            params, controls: of the second segment, as ``regress`` got them: what the weights declare, if they forget.
+
+        Raises:
+            ValueError: if a segment of this memory has no such summary, or the states do not fit; the sentence says what to do.
+        """
+        _check_summaries(problem, first, second)
+        log_decay = _forgotten_over(problem, second, params or {}, controls)
+        position = first.position + second.position
+        if problem.memory == "pairs":
+            return _join(first, second, problem.weights.window, log_decay).replace(position=position)
+        if log_decay is None:
+            return first.replace(**{name: first[name] + second[name] for name in first}, position=position)
+        kept = log_decay.exp()
+        return first.replace(**{name: _beside(kept, first[name]) * first[name] + second[name] for name in first}, position=position)
+
     @staticmethod
     def cat(states: list[State]) -> State:
         """One state with the rows of several; memories of pairs are padded with empty slots to the longest."""
@@ -109,8 +158,90 @@ def _with_slots(state: State, slots: int) -> State:
         empty = tensor.new_full((tensor.shape[0], max(slots - held, 0), *tensor.shape[2:]), fill)
         return torch.cat([empty, tensor[:, max(held - slots, 0):]], dim=1)
 
-    empty = {"keys": 0.0, "values": 0.0, "log_weight": -torch.inf}
-    return state.replace(**{name: resize(state[name], fill) for name, fill in empty.items()})
+    return state.replace(**{name: resize(state[name], fill) for name, fill in EMPTY.items()})
+
+
+def _cannot_rewind(problem: Problem, state: State, tokens: int) -> str | None:
+    """Why the state cannot be taken back, as a sentence; None if it can."""
+    if tokens < 0 or (state.position < tokens).any():
+        return f"This state has seen {state.position.tolist()} tokens and cannot go back by {tokens}."
+    if problem.memory != "pairs" or problem.recurrence is not None or problem.solver.pairs_per_token > 1:
+        return "This memory has mixed its pairs, and none can be taken out again."
+    if set(state.tensors) != set(EMPTY):
+        return f"Besides the pairs this state holds {', '.join(sorted(set(state.tensors) - set(EMPTY)))}, which cannot be taken back."
+    if problem.weights.window is not None:
+        return "A window has given up the pairs that would be in it again."
+    if problem.weights.retention is not None and problem.weights.importance:
+        return "Every pair keeps what is forgotten of it and its importance in one number, which cannot be told apart."
+    return None
+
+
+def _check_summaries(problem: Problem, first: State, second: State) -> None:
+    """Raises a ValueError unless the two states are associative summaries of segments of the same problem."""
+    summed = problem.memory == "moments" or problem.memory == "matrix" and problem.solver.additive
+    if problem.recurrence is not None or problem.solver.weights_act_on == "memory" or not (summed or problem.memory == "pairs"):
+        raise ValueError("What a segment does to this memory depends on what it held before, so segments have no summary. "
+                         "Pass the first segment's state to regress with the second.")
+    if first.capacity is not None or second.capacity is not None:
+        raise ValueError("States with a fixed capacity cannot be joined. Use states that grow, as regress(return_state=True) returns them.")
+
+    def shapes(state: State) -> dict[str, tuple[int, ...]]:
+        slots = problem.memory == "pairs" and problem.weights.window is None
+        return {name: (*tensor.shape[:1], *tensor.shape[2:]) if slots else tuple(tensor.shape) for name, tensor in state.tensors.items()}
+
+    expected = set(EMPTY) if problem.memory == "pairs" else set(problem.state_shapes(2, 2))
+    if shapes(first) != shapes(second) or set(first.tensors) != expected:
+        raise ValueError(f"States of {shapes(first)} and {shapes(second)} cannot be combined. Use two states of this problem, with the same sizes.")
+
+
+def _forgotten_over(problem: Problem, segment: State, params: Mapping[str, Tensor], controls: Mapping[str, Tensor]) -> Tensor | None:
+    """The log of what a segment keeps of what came before it, [B,H] or [B,H,K]; None if it keeps everything."""
+    weights = problem.weights
+    if weights.retention is None:
+        return None
+    if set(controls) != set(weights.controls()):
+        raise ValueError(f"combine needs the second segment's {', '.join(weights.controls()) or 'state alone, and no controls'}, "
+                         f"got {', '.join(controls) or 'nothing'}. Pass the controls of the weights that regress got.")
+    wrong = [name for name, control in controls.items() if (segment.position != control.shape[1]).any()]
+    if wrong:
+        raise ValueError(f"The second segment has seen {segment.position.tolist()} tokens, but {', '.join(wrong)} brings another number. "
+                         "Pass the controls of exactly its tokens.")
+    tensor = next(iter(segment.tensors.values()))
+    heads = segment["log_weight"].shape[-1] if problem.memory == "pairs" else tensor.shape[1]
+    of_weights = {name.partition(".")[2]: x for name, x in params.items() if name.startswith("weights.")}
+    log_decay = weights.log_retention({name: x.to(tensor) for name, x in controls.items()}, of_weights, heads, tensor)
+    axes = 4 if weights.retention == "channel" else 3
+    if log_decay.ndim == axes and controls:
+        return log_decay.sum(1)
+    rate = log_decay.reshape(log_decay.shape[2 - axes :])  # the same at every token
+    time = segment.position.reshape(-1, *(1,) * rate.ndim)
+    return torch.where(time > 0, time * rate, 0.0)
+
+
+def _join(first: State, second: State, window: int | None, log_decay: Tensor | None) -> State:
+    """The pairs of both, those of the first with what the second has left of their weights."""
+    old = first if log_decay is None else first.replace(log_weight=first["log_weight"] + log_decay[:, None])
+    if window is None:
+        both = {name: torch.cat([old[name], second[name]], dim=1) for name in old}
+        slots = [pair_index(state, None) >= 0 for state in (first, second)]
+        order = torch.cat(slots, dim=1).long().argsort(dim=1, stable=True)  # the empty ones first
+        longest = int((first.position + second.position).max()) if order.shape[0] else 0
+        order = order[:, order.shape[1] - longest :]
+        return first.replace(**{name: _take(tensor, order) for name, tensor in both.items()})
+    order = (torch.arange(window, device=first.position.device) - first.position[:, None]) % window
+    index = pair_index(second, window).gather(1, order)
+    newer = {name: _take(second[name], order) for name in old}
+    return first.replace(**{name: torch.where(_beside(index >= 0, tensor), newer[name], tensor) for name, tensor in old.tensors.items()})
+
+
+def _take(tensor: Tensor, slots: Tensor) -> Tensor:
+    """The tensor [B,N,...] with its slots in the order [B,M]."""
+    return tensor.gather(1, _beside(slots, tensor).expand(-1, -1, *tensor.shape[2:]))
+
+
+def _beside(x: Tensor, tensor: Tensor) -> Tensor:
+    """x [B,...] with further axes, to be broadcast against a tensor [B,...,...]."""
+    return x.reshape(*x.shape, *(1,) * (tensor.ndim - x.ndim))
 
 
 def single(state: State, row: int, window: int | None) -> State:

@@ -11,11 +11,13 @@ from types import ModuleType
 
 from ttr.architecture import Architecture
 
-ENTRIES: dict[str, Architecture] = {
-    name: entry for family in pkgutil.iter_modules(__path__)
-    for name, entry in importlib.import_module(f"{__name__}.{family.name}").ENTRIES.items()
-}
+_FILES = [importlib.import_module(f"{__name__}.{family.name}") for family in pkgutil.iter_modules(__path__)]
+
+ENTRIES: dict[str, Architecture] = {name: entry for family in _FILES for name, entry in family.ENTRIES.items()}
 """The entries of every file of this folder, one file per family."""
+
+FAMILIES: dict[str, tuple[str, ...]] = {family.__doc__.partition("\n")[0].rstrip("."): tuple(family.ENTRIES) for family in _FILES}
+"""What the layers of a family have in common, in words, and their names."""
 
 
 class UnknownName(KeyError):

@@ -32,11 +32,11 @@ from ttr.surroundings.keys.short_convolution import ShortConvolution
 from ttr.surroundings.keys.token_shift import TokenShift
 from ttr.surroundings.keys.unit_norm import UnitNorm
 from ttr.surroundings.output.current_token_bonus import CurrentTokenBonus
+from ttr.surroundings.output.gate import Gate
 from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
 from ttr.surroundings.output.group_norm import GroupNorm
 from ttr.surroundings.output.low_rank_gate import LowRankGate
 from ttr.surroundings.output.rms_norm import RMSNorm
-from ttr.surroundings.output.silu_gate import SiluGate
 from ttr.surroundings.output.skip import Skip
 from ttr.weights.geometric import Geometric
 from ttr.weights.uniform import Uniform
@@ -68,7 +68,7 @@ ENTRIES: dict[str, Architecture] = {
         original="fla.layers.GatedDeltaProduct", verified="memory: fla/ops/gated_delta_product/naive.py"),
     "longhorn-exact": Architecture(
         Problem(Uniform(), Linear(scale=1.0), ImplicitDeltaRule()),
-        keys=(ShortConvolution(bias=True),), controls=(SigmoidStepSize(),), output=(Skip(), SiluGate()),
+        keys=(ShortConvolution(bias=True),), controls=(SigmoidStepSize(),), output=(Skip(), Gate("silu")),
         source="Liu, Wang, Wu, Feng, Stone, Liu: Longhorn", arxiv="2407.14207", year=2024,
         original=None, verified="memory: the linear system of its objective",
         note="The exact minimiser of Longhorn's objective with one step per head; the release keeps the diagonal of k k^T and one step per channel."),

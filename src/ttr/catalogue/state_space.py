@@ -24,9 +24,9 @@ from ttr.surroundings.keys.ring_gain import RingGain
 from ttr.surroundings.keys.short_convolution import ShortConvolution
 from ttr.surroundings.keys.silu import Silu
 from ttr.surroundings.keys.time_step_value import TimeStepValue
+from ttr.surroundings.output.gate import Gate
 from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
 from ttr.surroundings.output.gelu_gate import GeluGate
-from ttr.surroundings.output.silu_gate import SiluGate
 from ttr.surroundings.output.skip import Skip
 from ttr.weights.complex_geometric import ComplexGeometric
 from ttr.weights.cosine import Cosine
@@ -38,13 +38,13 @@ ENTRIES: dict[str, Architecture] = {
     "mamba": Architecture(
         Problem(FactoredGeometric(), Linear(scale=1.0), OneStep()),
         keys=(ShortConvolution(streams=("v",), bias=True), ReadOffValue(), LowRankTimeStep(), TimeStepValue()), controls=(NegativeTimeStep(),),
-        output=(Skip(of="input"), SiluGate()),
+        output=(Skip(of="input"), Gate("silu")),
         source="Gu, Dao: Mamba: Linear-Time Sequence Modeling with Selective State Spaces", arxiv="2312.00752", year=2023,
         original="transformers.models.mamba.modeling_mamba.MambaMixer", verified="layer and memory: transformers models/mamba",
         note="A head per channel: heads=1, value_heads=2 d_model, value_size=1, key_size=16, with q and k shared by all."),
     "longhorn": Architecture(
         Problem(Uniform(), Linear(scale=1.0), DiagonalImplicitDeltaRule()),
-        keys=(ShortConvolution(streams=("v",), bias=True), ReadOffValue()), controls=(LowRankStepSize(),), output=(Skip(), SiluGate()),
+        keys=(ShortConvolution(streams=("v",), bias=True), ReadOffValue()), controls=(LowRankStepSize(),), output=(Skip(), Gate("silu")),
         source="Liu, Wang, Wu, Feng, Stone, Liu: Longhorn", arxiv="2407.14207", year=2024,
         original=None, verified="memory: the diagonal of its linear system",
         note="As released, with the diagonal of k k^T: longhorn-exact is its stated minimiser. Sizes as of mamba."),
@@ -70,7 +70,7 @@ ENTRIES: dict[str, Architecture] = {
              "Radii start evenly spaced, not random."),
     "gateloop": Architecture(
         Problem(ComplexGeometric("head"), Linear(scale=1.0), OneStep()),
-        controls=(LogSigmoidDecay(), LinearPhase()), output=(SiluGate(),),
+        controls=(LogSigmoidDecay(), LinearPhase()), output=(Gate("silu"),),
         source="Katsch: GateLoop: Fully Data-Controlled Linear Recurrence for Sequence Modeling", arxiv="2311.01927", year=2023,
         original=None, verified="memory: the dense matrix of its complex weights",
         note="One complex gate per head; ComplexGeometric(per='channel') has one per key channel."),

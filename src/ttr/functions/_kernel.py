@@ -35,6 +35,12 @@ class _ExponentialKernel(Function):
         start = scale_or_default(self.scale, key_size)
         return {"scale": Parameter((heads,), constant(start))} if self.learned_scale else {}
 
+    def formulas(self) -> dict[str, str]:
+        scale = "s = K^(-1/2)" if self.scale is None else f"s = {self.scale:g}"
+        unit = "kappa(q, k) = exp(s q^T k / (||q|| ||k||))" if self.unit_norm else "kappa(q, k) = exp(s q^T k)"
+        return {"kernel": unit, "scale": scale + (", where the learned scale of every head starts" if self.learned_scale else ""),
+                "normalisation": "p_i = gamma_i^(t) kappa(q_t, k_i) / sum_{j<=t} gamma_j^(t) kappa(q_t, k_j)"}
+
     def query(self, q: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         scale = params["scale"][..., None] if self.learned_scale else scale_or_default(self.scale, q.shape[-1])
         return scale * self.key(q, params)

@@ -70,6 +70,17 @@ class Linear(Function):
             return numerator / (denominator + self.eps * unit)
         return numerator / (denominator.abs() if self.absolute else denominator).clamp(min=self.floor * unit)
 
+    def formulas(self) -> dict[str, str]:
+        scale = "s = K^(-1/2)" if self.scale is None else f"s = {self.scale:g}"
+        formulas = {"prediction": "m(k) = S^T phi(k)", **self.features.formulas(), "read-out": "y_t = s S_t^T phi(q_t)", "scale": scale}
+        if not self.normalized:
+            return formulas
+        return formulas | {
+            "read-out": f"y_t = s S_t^T phi(q_t) / (s z_t^T phi(q_t) + eps), eps = {self.eps:g}",
+            "normalisation": "z_t = sum_{i<=t} gamma_i^(t) phi(k_i), the same memory of the value 1",
+            "approximation": "The read-out is a ratio of two fits, of the values and of the number 1, not the prediction of one linear map. "
+                             "Equally it is the exact local constant with the kernel phi(q)^T phi(k)."}
+
     @classmethod
     def examples(cls) -> tuple[Linear, ...]:
         return (cls(), cls(features=EluPlusOne(), normalized=True), cls(features=Hedgehog(), tied=False, scale=0.7),

@@ -20,6 +20,9 @@ class LocalConstant(_ExponentialKernel):
 
     local_degree: ClassVar[int] = 0
 
+    def formulas(self) -> dict[str, str]:
+        return {"prediction": "m_t(k) = b_t, fitted for every query", **super().formulas(), "read-out": "y_t = b_t = sum_{i<=t} p_i v_i"}
+
     @classmethod
     def examples(cls) -> tuple[LocalConstant, ...]:
         return (cls(), cls(scale=1.7, unit_norm=True, learned_scale=True))

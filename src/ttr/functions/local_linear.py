@@ -20,6 +20,11 @@ class LocalLinear(_ExponentialKernel):
 
     local_degree: ClassVar[int] = 1
 
+    def formulas(self) -> dict[str, str]:
+        return {"prediction": "m_t(k) = b_t + A_t (k - q_t), fitted for every query", **super().formulas(),
+                "read-out": "y_t = b_t = sum_{i<=t} p_i (1 - (k_i - kbar)^T rho) v_i, kbar = sum_{i<=t} p_i k_i, "
+                            "rho = (sum_{i<=t} p_i (k_i - kbar) (k_i - kbar)^T + diag(ridge))^-1 (kbar - q_t)"}
+
     @classmethod
     def examples(cls) -> tuple[LocalLinear, ...]:
         return (cls(), cls(scale=1.3, unit_norm=True, learned_scale=True))

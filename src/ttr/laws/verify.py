@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -33,6 +35,18 @@ class Finding:
     def kept(self) -> bool:
         return not self.broken and self.exception is None
 
+    @property
+    def shown(self) -> Measurement | None:
+        """The measurement to show: the first that breaks its bound, else the nearest to it; None if there is none."""
+        return self.broken[0] if self.broken else self.worst
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description; an infinite error is written as a string."""
+        m = self.shown
+        measured = {} if m is None else {"quantity": m.quantity, "error": m.error if math.isfinite(m.error) else str(m.error), "bound": m.bound}
+        return {"backend": self.backend, "number": self.number, "law": self.law, "kept": self.kept, "refusal": self.refusal,
+                "exception": self.exception, "seconds": round(self.seconds, 3)} | measured
+
 
 @dataclass(frozen=True)
 class Report:
@@ -45,6 +59,28 @@ class Report:
 
     def __bool__(self) -> bool:
         return all(finding.kept for finding in self.findings)
+
+    @property
+    def ran(self) -> tuple[Finding, ...]:
+        """The findings of backends that do not refuse."""
+        return tuple(finding for finding in self.findings if finding.refusal is None)
+
+    @property
+    def seconds(self) -> float:
+        return sum(finding.seconds for finding in self.findings)
+
+    def by_law(self) -> tuple[Finding, ...]:
+        """Of every law the finding of the backend that comes out worst."""
+        worst: dict[str, Finding] = {}
+        for finding in self.ran:
+            if finding.law not in worst or _badness(finding) > _badness(worst[finding.law]):
+                worst[finding.law] = finding
+        return tuple(worst.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description, every finding included."""
+        return {"problem": self.problem.to_dict(), "device": self.device, "dtype": str(self.dtype).removeprefix("torch."), "kept": bool(self),
+                "findings": [finding.to_dict() for finding in self.findings]}
 
     def __str__(self) -> str:
         lines = [f"{self.problem!r} on {self.device} in {str(self.dtype).removeprefix('torch.')}"]
@@ -59,15 +95,17 @@ class Report:
 def describe(finding: Finding) -> str:
     """The finding in a few words: the error nearest to its bound, or what went wrong."""
     if finding.exception is not None:
-        return f"raised {finding.exception}"
-    if finding.worst is None:
+        return f"raised {finding.exception.partition(chr(10))[0]}"
+    m = finding.shown
+    if m is None:
         return "does not apply" if finding.excuse is None else f"does not apply: {finding.excuse}"
-    m = finding.broken[0] if finding.broken else finding.worst
+    if finding.kept and not m.bound:
+        return f"to the last bit, {m.quantity}"
     return f"{m.error:.1e} {'<=' if finding.kept else '>'} {m.bound:.0e}, {m.quantity}"
 
 
 def verify(problem: object, device: str = "cpu", dtype: torch.dtype = torch.float64, *, backends: Iterable[str] | None = None,
-           slow: bool = True, progress: Callable[[str, str], None] | None = None) -> Report:
+           slow: bool = True, progress: Callable[[str, str], None] | None = None, done: Callable[[], None] | None = None) -> Report:
     """Check every backend that runs the problem against the laws, gradients included, on this machine.
 
     Args:
@@ -75,7 +113,7 @@ def verify(problem: object, device: str = "cpu", dtype: torch.dtype = torch.floa
         device, dtype: where and in what to run the fast side; the oracle is always float64.
         backends: names of those to try; None for all.
         slow: include the laws that take seconds.
-        progress: called with the backend and the law that begin.
+        progress, done: called with the backend and the law that begin, and when they have ended.
 
     Raises:
         KeyError: if a name is not in the catalogue.
@@ -100,7 +138,22 @@ def verify(problem: object, device: str = "cpu", dtype: torch.dtype = torch.floa
                 progress(backend.name, law.name)
             setting = Setting(backend if law.slow else backend.small(), device, dtype)
             findings.append(_try(law, problem, setting))
+            if done is not None:
+                done()
     return Report(problem, device, dtype, tuple(findings))
+
+
+def count(problem: object, *, slow: bool = True) -> int:
+    """How many laws ``verify`` tries on all backends that run a Problem or an Architecture."""
+    willing = sum(backend.refuses(getattr(problem, "problem", problem)) is None for backend in BACKENDS)
+    return willing * sum(slow or not law.slow for law in LAWS)
+
+
+def _badness(finding: Finding) -> tuple[bool, float]:
+    """Greater for what is worse: broken before kept, then by the share of the bound that is used."""
+    if finding.shown is None:
+        return not finding.kept, -1.0
+    return not finding.kept, finding.shown.error / finding.shown.bound if finding.shown.bound else finding.shown.error
 
 
 def _try(law: Law, problem: Problem, setting: Setting) -> Finding:

@@ -41,20 +41,6 @@ class DeltaRule(Solver):
                  (self.separate_erase, "erase_key", "BTHK"), (self.gated_write, "write", "BTHV"))
         return {name: axes for takes, name, axes in taken if takes}
 
-    def formulas(self) -> dict[str, str]:
-        source = "a_t S_{t-1}" if self.gradient_at == "decayed" else "S_{t-1}"
-        step = "" if self.unit_step else "beta_t "
-        read, erase = "p_t" if self.separate_read else "k_t", "e_t" if self.separate_erase else "k_t"
-        value = "(w_t * v_t)" if self.gated_write else "v_t"
-        approximation = {}
-        if self.separate_read or self.separate_erase:
-            approximation = {"approximation": "keys that differ in reading, erasing and writing: the update is the gradient of no single loss"}
-        pairs = "" if self.pairs_per_token == 1 else f", for each of {self.pairs_per_token} pairs, a_t before the first"
-        return {"objective": "1/2 ||v_t - S^T k_t||^2, one gradient step per pair",
-                "update": f"S_t = a_t S_{{t-1}} + {step}(k_t {value}^T - {erase} ({read}^T {source})){pairs}",
-                "order": f"decay, then the error of the {self.gradient_at} memory, write, read",
-                "parallel form": "one unit triangular system per chunk"} | approximation
-
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if (self.separate_erase or self.gated_write or self.unit_step) and not function.linear:
             return (f"Erase keys, write gates and unit steps change a matrix, and {type(function).__name__} keeps other parameters. "
@@ -71,6 +57,26 @@ class DeltaRule(Solver):
         if not self.separate_erase:
             return (predict(memory, key) * (predict(anchor, read_key) - value)).sum()
         return (predict(memory, *erase_key) * predict(anchor, read_key) - predict(memory, key) * value).sum()
+
+    def formulas(self) -> dict[str, str]:
+        at, when = ("(D_t S_{t-1})^T", "after") if self.gradient_at == "decayed" else ("S_{t-1}^T", "before")
+        read, erase, value = "p" if self.separate_read else "k", "e" if self.separate_erase else "k", "(g_t * v_t)" if self.gated_write else "v_t"
+        step, count = "w_t" if self.unit_step else "b_t", self.pairs_per_token
+        where = [("b_t = w_t step_size_t", not self.unit_step), ("p = read_key", self.separate_read), ("e = erase_key", self.separate_erase),
+                 ("g = write", self.gated_write), (f"{count} pairs of a token one after the other, D_t = 1 after the first", count > 1)]
+        meaning = "".join(f", {told}" for told, applies in where if applies)
+        written = f"phi(k_t) ({value} - {at} phi({read}_t))^T"
+        if self.separate_erase:
+            written = f"(phi(k_t) {value}^T - phi(e_t) ({at} phi({read}_t))^T)"
+        told = {"objective": "||v_t - S^T phi(k_t)||^2 / 2",
+                "update": f"S_t = D_t S_{{t-1}} + {step} {written}{meaning}",
+                "order": f"decay, then write, then read; the error is measured {when} the decay",
+                "parallel form": f"(I + A) W = B (V - phi({read.upper()}) S_0) in chunks, by substitution; A_ij = b_i phi({read}_i)^T phi({erase}_j) "
+                                 f"for i > j, B = diag(b), S_0 and the earlier keys decayed up to token i"}
+        if not (self.separate_read or self.separate_erase):
+            return told
+        return told | {"objective": f"phi({erase}_t)^T S ({at} phi({read}_t)) - phi(k_t)^T S v_t, linear in S",
+                       "approximation": "It reads, erases or writes at different keys, which is the gradient of no single loss in S."}
 
     @classmethod
     def examples(cls) -> tuple[DeltaRule, ...]:

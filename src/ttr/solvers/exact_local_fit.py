@@ -24,6 +24,12 @@ class ExactLocalFit(Solver):
         error = (weights[..., None] * (values - predict(memory, features)).square()).sum()
         return 0.5 * error + 0.5 * (ridge[..., None] * memory[..., 1:, :].square()).sum()
 
+    def formulas(self) -> dict[str, str]:
+        return {"objective": "sum_{i<=t} p_i ||v_i - m_t(k_i)||^2 / 2 + tr(A diag(ridge) A^T) / 2, A the slope where there is one",
+                "update": "the pairs themselves are kept, each with its log gamma_i^(t)",
+                "order": "decay, then write, then fit and read",
+                "parallel form": "P = softmax(s Q K^T + log Gamma) in blocks of queries, and of P all sums of the read-out"}
+
     @classmethod
     def examples(cls) -> tuple[ExactLocalFit, ...]:
         return (cls(),)

@@ -33,6 +33,13 @@ class ExactRidge(Solver):
         error = (weights[..., None] * (values - predict(memory, keys)).square()).sum()
         return 0.5 * error + 0.5 * (ridge[..., None] * memory.square()).sum()
 
+    def formulas(self) -> dict[str, str]:
+        return {"objective": "sum_{i<=t} gamma_i^(t) ||v_i - S^T phi(k_i)||^2 / 2 + tr(S^T diag(ridge) S) / 2",
+                "update": "S_t = (H_t + diag(ridge))^-1 U_t, H_t = sum_{i<=t} gamma_i^(t) phi(k_i) phi(k_i)^T, "
+                          "U_t = sum_{i<=t} gamma_i^(t) phi(k_i) v_i^T",
+                "order": "decay, then write, then solve and read; the ridge does not decay",
+                "parallel form": "(H_t + diag(ridge)) x_t = phi(q_t) for all t of a chunk together, y_t = s U_t^T x_t"}
+
     @classmethod
     def examples(cls) -> tuple[ExactRidge, ...]:
         return (cls(),)

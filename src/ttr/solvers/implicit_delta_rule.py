@@ -33,6 +33,12 @@ class ImplicitDeltaRule(Solver):
         error = (value - predict(memory, key)).square().sum(-1)
         return 0.5 * (memory - anchor).square().sum() + 0.5 * (step * error).sum()
 
+    def formulas(self) -> dict[str, str]:
+        return {"objective": "||S - D_t S_{t-1}||^2 / 2 + b_t ||v_t - S^T phi(k_t)||^2 / 2, b_t = w_t step_size_t",
+                "update": "S_t = D_t S_{t-1} + b_t / (1 + b_t ||phi(k_t)||^2) phi(k_t) (v_t - (D_t S_{t-1})^T phi(k_t))^T",
+                "order": "decay, then write, then read; the minimiser itself, so stable for every step",
+                "parallel form": "that of the delta rule with the step b_t / (1 + b_t ||phi(k_t)||^2)"}
+
     @classmethod
     def examples(cls) -> tuple[ImplicitDeltaRule, ...]:
         return (cls(),)

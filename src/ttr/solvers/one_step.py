@@ -25,6 +25,14 @@ class OneStep(Solver):
         keys, values, weights = data
         return 0.5 * memory.square().sum() - (weights[..., None] * predict(memory, keys) * values).sum()
 
+    def formulas(self) -> dict[str, str]:
+        return {"objective": "||S||^2 / 2 - sum_{i<=t} gamma_i^(t) v_i^T S^T phi(k_i)",
+                "update": "S_t = D_t S_{t-1} + w_t phi(k_t) v_t^T = sum_{i<=t} gamma_i^(t) phi(k_i) v_i^T",
+                "order": "decay, then write, then read",
+                "parallel form": "Y = s (Gamma * phi(Q) phi(K)^T) V in chunks of tokens, Gamma_ti = gamma_i^(t) for i <= t",
+                "approximation": "One gradient step from an empty memory. It is the least-squares fit only where the weighted keys are "
+                                 "orthonormal, for it leaves the covariance of the keys out."}
+
     @classmethod
     def examples(cls) -> tuple[OneStep, ...]:
         return (cls(),)

@@ -32,6 +32,10 @@ class Alibi(Weights):
     def log_retention(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor:
         return -torch.tensor(self.slopes(heads), dtype=like.dtype, device=like.device)
 
+    def formulas(self) -> dict[str, str]:
+        return {"weight": f"gamma_i^(t) = exp(-m_h (t - i)), m_h = 2^(-{self.exponent:g} h / H) in head h = 1, ..., H for H a power of 2",
+                "decay": "D_t = exp(-m_h)"}
+
     @classmethod
     def examples(cls) -> tuple[Alibi, ...]:
         return (cls(exponent=3.0),)

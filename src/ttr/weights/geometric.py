@@ -35,6 +35,13 @@ class Geometric(Weights):
         log_decay = controls["log_decay"]
         return torch.where(log_decay < RESET, -torch.inf, log_decay)
 
+    def formulas(self) -> dict[str, str]:
+        if self.per == "head":
+            return {"weight": "gamma_i^(t) = prod_{i<j<=t} a_j, a_t = exp(log_decay_t)", "decay": "D_t = a_t"}
+        return {"weight": "gamma_i^(t) = prod_{i<j<=t} a_j, a_t = exp(log_decay_t), one for every key channel", "decay": "D_t = diag(a_t)",
+                "approximation": "A decay per key channel is no weight of a pair: no weighted squared error in the keys themselves stands behind "
+                                 "it. It is the fit to keys whose channels have faded by the time they are read."}
+
     @classmethod
     def examples(cls) -> tuple[Geometric, ...]:
         return (cls("head"), cls("channel"))

@@ -22,6 +22,9 @@ class Importance(Weights):
     def log_importance(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> Tensor:
         return controls["log_importance"]
 
+    def formulas(self) -> dict[str, str]:
+        return {"weight": "gamma_i^(t) = w_i, w_i = exp(log_importance_i)"}
+
     @classmethod
     def examples(cls) -> tuple[Importance, ...]:
         return (cls(),)

@@ -31,6 +31,9 @@ class MultiScale(Weights):
         rates = [math.log1p(-(2.0 ** -(self.first + step * h))) for h in range(heads)]
         return torch.tensor(rates, dtype=like.dtype, device=like.device)
 
+    def formulas(self) -> dict[str, str]:
+        return {"weight": f"gamma_i^(t) = a_h^(t-i), a_h = 1 - 2^(-{self.first:g} - h) in head h = 0, 1, ...", "decay": "D_t = a_h"}
+
     @classmethod
     def examples(cls) -> tuple[MultiScale, ...]:
         return (cls(first=2.0, last=4.5),)

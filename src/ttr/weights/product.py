@@ -73,6 +73,16 @@ class Product(Weights):
         logs = [log for factor in self.factors if (log := factor.log_importance(controls, params)) is not None]
         return sum(logs[1:], logs[0]) if logs else None
 
+    def formulas(self) -> dict[str, str]:
+        """The factors' weights and decays multiplied, then what their letters mean; other titles as the last factor has them."""
+        told = [factor.formulas() for factor in self.factors]
+        parts = [formulas.get("weight", "").removeprefix("gamma_i^(t) = ").partition(", ") for formulas in told]
+        weight = " ".join(f"({expression})" if expression.startswith("prod") else expression for expression, _, _ in parts)
+        meanings = "".join(f", {meaning}" for _, _, meaning in parts if meaning)
+        decays = [formulas["decay"].removeprefix("D_t = ") for formulas in told if "decay" in formulas]
+        others = {title: text for formulas in told for title, text in formulas.items()}
+        return others | {"weight": f"gamma_i^(t) = {weight}{meanings}"} | ({"decay": f"D_t = {' '.join(decays)}"} if decays else {})
+
     @classmethod
     def examples(cls) -> tuple[Product, ...]:
         return (cls((Geometric("head"), Importance())), cls((Geometric("channel"), Importance())), cls((Geometric("head"), Window(4))))

@@ -11,6 +11,9 @@ from ttr.problem import Problem, Weights, Worked
 class Uniform(Weights):
     """Every pair counts alike, for ever: gamma = 1."""
 
+    def formulas(self) -> dict[str, str]:
+        return {"weight": "gamma_i^(t) = 1"}
+
     @classmethod
     def examples(cls) -> tuple[Uniform, ...]:
         return (cls(),)

@@ -21,6 +21,9 @@ class Window(Weights):
     def window(self) -> int:
         return self.size
 
+    def formulas(self) -> dict[str, str]:
+        return {"weight": f"gamma_i^(t) = [t - i < {self.size}], [ ] being 1 if true, else 0"}
+
     @classmethod
     def examples(cls) -> tuple[Window, ...]:
         return (cls(3),)

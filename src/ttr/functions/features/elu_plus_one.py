@@ -20,6 +20,9 @@ class EluPlusOne(FeatureMap):
     def __call__(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         return elu(x) + 1
 
+    def formulas(self) -> dict[str, str]:
+        return {"features": "phi(x) = elu(x) + 1"}
+
     @classmethod
     def examples(cls) -> tuple[EluPlusOne, ...]:
         return (cls(),)

@@ -19,6 +19,9 @@ class Identity(FeatureMap):
     def __call__(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         return x
 
+    def formulas(self) -> dict[str, str]:
+        return {"features": "phi(x) = x"}
+
     @classmethod
     def examples(cls) -> tuple[Identity, ...]:
         return (cls(),)

@@ -26,6 +26,10 @@ class Taylor(FeatureMap):
         products = x[..., first] * x[..., second]
         return torch.cat([one, x / size**0.25, products / size**0.5, x * x / (2 * size) ** 0.5], dim=-1)
 
+    def formulas(self) -> dict[str, str]:
+        return {"features": "phi(x) = (1, x_i / K^(1/4), x_i x_j / K^(1/2), x_i^2 / (2 K)^(1/2)), i < j, "
+                            "so phi(q)^T phi(k) = 1 + u + u^2 / 2, u = q^T k / K^(1/2)"}
+
     @classmethod
     def examples(cls) -> tuple[Taylor, ...]:
         return (cls(),)

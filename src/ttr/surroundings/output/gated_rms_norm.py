@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ttr.component import Parameter, constant
 from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, fan_in, rms, wide
+from ttr.surroundings.output.gate import ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class GatedRMSNorm(Output):
         x, y = streams["x"], wide(streams["y"])
         logits = torch.einsum("btd,hvd->bthv", x @ params["down"].mT if self.low_rank else x, params["weight"])
         logits = wide(logits) + (params["bias"] if self.low_rank else 0.0)
-        gate = torch.nn.functional.silu(logits) if self.gate == "silu" else torch.sigmoid(logits)
+        gate = ACTIVATIONS[self.gate](logits)
         axes = params["gain"].ndim
         y = rms(y * gate, self.eps, axes) * params["gain"] if self.gate_first else rms(y, self.eps, axes) * params["gain"] * gate
         return {"y": y.to(streams["y"].dtype)}
