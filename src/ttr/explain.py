@@ -18,6 +18,8 @@ STATE = {
     "matrix": ("S [F,V] per head{normalizer}", "O(F V)"),
     "moments": ("U [F,V] and H [F,F] per head", "O(F V + F^2), and O(F^3) for a direct solve"),
     "pairs": ("the pairs themselves: k [K], v [V] and a log weight, {slots}", "O(N (K + V)) for N remembered pairs{solve}"),
+    "network": ("the weights of a network per head, and what its training keeps beside them", "O(weights), a few times for forward and backward"),
+    "chunked-network": ("the weights of a network per head, and the gradients of the open chunk", "O(weights), a few times for forward and backward"),
 }
 """What each kind of memory keeps, and what one token costs."""
 

@@ -128,7 +128,8 @@ def _fold_pairs(problem: Problem, x: Inputs) -> tuple[list[Tensor], State]:
     controls = {name: problem.function.key(c, params) if CONTROLS[name].key else c for name, c in x.controls.items()}
     log_importance = x.log_importance
     if log_importance is not None and problem.solver.weights_act_on == "memory":
-        controls["step_size"], log_importance = controls["step_size"] * torch.exp(log_importance), None
+        importance = torch.exp(log_importance if controls["step_size"].ndim == log_importance.ndim else log_importance[..., None])
+        controls["step_size"], log_importance = controls["step_size"] * importance, None
     keys, values = problem.function.key(x.grouped(x.k), params), x.grouped(x.v)
     memory, y = dict(x.state.tensors), []
     for t in range(x.length):

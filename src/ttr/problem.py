@@ -146,6 +146,7 @@ class Function(_Axis):
         normalized: whether the read-out is divided by that of the same memory with the value 1 (a ratio of two fits).
         keeps_channels: whether key channels reach the memory as channels.
         groups: number of groups of parameters with a step of their own.
+        learned_start: whether the memory starts from parameters of the layer (``initial``) instead of 0.
     """
 
     kind: ClassVar[str] = "function"
@@ -154,6 +155,7 @@ class Function(_Axis):
     normalized: ClassVar[bool] = False
     keeps_channels: ClassVar[bool] = False
     groups: ClassVar[int] = 1
+    learned_start: ClassVar[bool] = False
 
     @property
     def keeps(self) -> str | None:
@@ -169,7 +171,17 @@ class Function(_Axis):
 
     def predict(self, memory: Mapping[str, Tensor], key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """m(k): the regressor with parameters ``memory`` at a key [B,H,F] -> [B,H,V]."""
-        return torch.einsum("...fv,...f->...v", memory["memory"], key)
+
+        def affine(name: str, x: Tensor) -> Tensor:
+            y = torch.einsum("...fv,...f->...v", memory[name], x)
+            return y + memory[f"{name}_bias"] if f"{name}_bias" in memory else y
+
+        return self.forward(affine, key, params)
+
+    def forward(self, affine: Callable[[str, Tensor], Tensor], key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        """m(k) written with the maps of the memory: ``affine(name, x)`` is x W + b for the matrix W of that name and its bias
+        "name_bias", if there is one. All that the memory learns goes in through ``affine``."""
+        return affine("memory", key)
 
     def feature_size(self, key_size: int) -> int:
         """Size F of what ``query`` and ``key`` return."""
@@ -195,6 +207,8 @@ class Solver(_Axis):
         gradient_at: for a rank-one correction S <- D S + k step (v - S_x^T p)^T: "decayed" if S_x = D S, "old" if S_x = S.
         proximal: the update is the minimiser of the objective about D S, not a gradient step on it.
         pairs_per_token: how many pairs are learned, one after the other, per token.
+        trains: it takes gradient steps on all parameters of any function, networks included.
+        copies: what it keeps of the size of the memory's parameters, each: "change" makes a state tensor "change.NAME" for every NAME.
     """
 
     kind: ClassVar[str] = "solver"
@@ -204,6 +218,8 @@ class Solver(_Axis):
     gradient_at: ClassVar[Literal["decayed", "old"] | None] = None
     proximal: ClassVar[bool] = False
     pairs_per_token: ClassVar[int] = 1
+    trains: ClassVar[bool] = False
+    copies: ClassVar[tuple[str, ...]] = ()
 
     def effective_step(self, step_size: Tensor, key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """The step of the equivalent explicit correction, [..., H], for a written key [..., H, F]."""
@@ -254,7 +270,9 @@ class Problem:
     def state_shapes(self, key_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
         """The tensors of the state of a memory that does not keep the pairs: name -> shape behind batch and heads."""
         size = self.function.feature_size(key_size)
-        return self.function.memory(size, value_size) | self.weights.state(size, value_size) | self.solver.state(size, value_size)
+        memory = self.function.memory(size, value_size)
+        copies = {f"{copy}.{name}": shape for copy in self.solver.copies for name, shape in memory.items()}
+        return memory | copies | self.weights.state(size, value_size) | self.solver.state(size, value_size)
 
     def controls(self) -> dict[str, str]:
         """The controls every call must bring: name -> axes, with n inserted for controls of each pair."""
@@ -292,8 +310,8 @@ def refusal(weights: Weights, function: Function, solver: Solver) -> str | None:
         return f"{f} is fitted around every query, which {s} cannot do. Use ExactLocalFit, or a global function such as Linear."
     if function.local_degree is None and solver.exact == "local":
         return f"{s} fits around every query, but {f} is one global map. Use ExactRidge for an exact global fit, or a local function."
-    if not function.linear and function.local_degree is None and solver.weights_act_on == "samples":
-        return f"{s} needs a prediction linear in the memory's parameters, unlike {f}'s. Use Linear, or a solver that takes gradient steps."
+    if not function.linear and function.local_degree is None and not solver.trains:
+        return f"{s} needs a prediction linear in the memory's parameters, unlike {f}'s. Use Linear, or GradientDescent."
     if weights.retention == "channel" and solver.exact:
         return f"{s} needs one weight per pair, and {w} decays each key channel at its own rate. Use Geometric(per='head'), or OneStep or DeltaRule."
     if weights.retention == "channel" and not function.keeps_channels:

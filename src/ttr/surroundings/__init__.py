@@ -30,7 +30,7 @@ class Sizes:
     """The sizes of one layer: those of the model, of the memory, and where the layer stands among ``layers``.
 
     ``query_heads``, ``key_heads`` and ``value_heads`` divide ``heads``, the heads of the memory; ``feature_size`` is that of
-    the memory's function, ``pairs`` the number of pairs per token.
+    the memory's function, ``pairs`` the number of pairs per token, ``groups`` that of groups of its parameters with steps of their own.
     """
 
     d_model: int
@@ -43,6 +43,7 @@ class Sizes:
     pairs: int = 1
     layer: int = 0
     layers: int = 1
+    groups: int = 1
 
     @property
     def heads(self) -> int:

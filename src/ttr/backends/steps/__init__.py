@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ttr.backends.steps import matrix, moments, pairs
+from ttr.backends.steps import chunked_network, matrix, moments, network, pairs
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
 
 STEPS: dict[str, Callable[[Problem, Inputs], tuple[Tensor, State]]] = {
     "matrix": matrix.advance, "moments": moments.advance, "pairs": pairs.advance,
+    "network": network.advance, "chunked-network": chunked_network.advance,
 }
 """``Problem.memory`` -> the function that gives the read-out [B,1,H,V] and the state after the one token of the inputs."""
 

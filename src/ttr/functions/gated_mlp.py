@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn.functional import silu
+
+from ttr.functions._network import _Network
+
+
+@dataclass(frozen=True)
+class GatedMlp(_Network):
+    """m(x) = W_1^T (silu(W_0^T x) * W_2^T x), SwiGLU, the hidden layer ``hidden`` times as wide as x (LaCT, arXiv 2505.23884).
+
+    ``start`` is the standard deviation of the first weights, None for 1 / sqrt(inputs).
+
+    Raises:
+        ValueError: if the width is below 1.
+    """
+
+    hidden: int = 1
+    start: float | None = None
+
+    groups: ClassVar[int] = 3
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1:
+            raise ValueError(f"A hidden layer of {self.hidden} times the key size is empty. Use 1 or more.")
+
+    def formulas(self) -> dict[str, str]:
+        return {"prediction": "m(x) = W_1^T (silu(W_0^T x) * W_2^T x)"}
+
+    def matrices(self) -> tuple[str, ...]:
+        return ("w0", "w1", "w2")
+
+    def memory(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
+        hidden = self.hidden * feature_size
+        return {"w0": (feature_size, hidden), "w1": (hidden, value_size), "w2": (feature_size, hidden)}
+
+    def forward(self, affine: Callable[[str, Tensor], Tensor], key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        return affine("w1", silu(affine("w0", key)) * affine("w2", key))
+
+    @classmethod
+    def examples(cls) -> tuple[GatedMlp, ...]:
+        return (cls(),)

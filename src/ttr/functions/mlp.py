@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, pad
+
+from ttr.component import Parameter, constant
+from ttr.functions._network import _Network
+from ttr.functions.features.identity import Identity
+from ttr.problem import FeatureMap
+
+
+@dataclass(frozen=True)
+class Mlp(_Network):
+    """f(x) = W_d^T gelu(... gelu(W_1^T phi(x))): a network of ``depth`` matrices, the hidden layers ``hidden`` times as wide as phi(x).
+
+    With ``residual`` it corrects its input: m(x) = phi(x) + LN(f(x)), LN with a learned gain and shift per channel. That is TTT's
+    (arXiv 2407.04620) target v - k for LN(f(k)) and read-out q + LN(f(q)); where value and key sizes differ, phi(x) is cut, or filled
+    up with zeros. ``start`` is the standard deviation of the first weights, None for 1 / sqrt(inputs). The GELU is its tanh form.
+
+    Raises:
+        ValueError: if depth or width is below 1.
+    """
+
+    depth: int = 2
+    hidden: int = 4
+    bias: bool = False
+    residual: bool = True
+    start: float | None = None
+    eps: float = 1e-6
+    features: FeatureMap = field(default_factory=Identity)
+
+    def __post_init__(self) -> None:
+        if self.depth < 1 or self.hidden < 1:
+            raise ValueError(f"A network of depth {self.depth} and width {self.hidden} has no weights. Use 1 or more for both.")
+
+    @property
+    def groups(self) -> int:
+        return self.depth
+
+    def formulas(self) -> dict[str, str]:
+        body = "W_1^T phi(x)" if self.depth == 1 else f"W_{self.depth}^T gelu(...W_1^T phi(x))"
+        return {"prediction": f"m(x) = phi(x) + LN({body})" if self.residual else f"m(x) = {body}"}
+
+    def matrices(self) -> tuple[str, ...]:
+        return tuple(f"w{layer}" for layer in range(1, self.depth + 1))
+
+    def memory(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
+        widths = [feature_size, *[self.hidden * feature_size] * (self.depth - 1), value_size]
+        weights = {name: shape for name, shape in zip(self.matrices(), zip(widths, widths[1:]))}
+        return weights | ({f"{name}_bias": shape[1:] for name, shape in weights.items()} if self.bias else {})
+
+    def parameters(self, heads: int, key_size: int, value_size: int) -> dict[str, Parameter]:
+        norm = {"gain": Parameter((heads, value_size), constant(1.0)), "shift": Parameter((heads, value_size), constant(0.0))}
+        own = super().parameters(heads, key_size, value_size) | (norm if self.residual else {})
+        return own | self.features.parameters(heads, key_size, value_size)
+
+    def forward(self, affine: Callable[[str, Tensor], Tensor], key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        first, *others = self.matrices()
+        x = affine(first, key)
+        for name in others:
+            x = affine(name, gelu(x, approximate="tanh"))
+        if not self.residual:
+            return x
+        centred = x - x.mean(-1, keepdim=True)
+        normed = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + self.eps)
+        return pad(key, (0, x.shape[-1] - key.shape[-1])) + normed * params["gain"] + params["shift"]
+
+    def feature_size(self, key_size: int) -> int:
+        return self.features.size(key_size)
+
+    def query(self, q: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        return self.features(q, params)
+
+    def key(self, k: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        return self.features(k, params)
+
+    @classmethod
+    def examples(cls) -> tuple[Mlp, ...]:
+        return (cls(depth=1, bias=True, eps=0.2), cls(hidden=2, residual=False))

@@ -1,0 +1,19 @@
+"""What maps of matrices share."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from ttr.component import Component
+
+
+class _Map(Component):
+    """A map of matrices [..., F, V] to matrices of the same shape; biases are left as they are."""
+
+    kind: ClassVar[str] = "map"
+    formula: ClassVar[str] = ""
+
+    def __call__(self, matrix: Tensor) -> Tensor:
+        raise NotImplementedError

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ttr.solvers.maps._map import _Map
+
+
+@dataclass(frozen=True)
+class PowerNorm(_Map):
+    """W = A / ||A||_q^(q-2): weights from an accumulator, the retention of Moneta (arXiv 2504.13173). q = 2 leaves A as it is."""
+
+    power: float = 4.0
+
+    formula: ClassVar[str] = "W = A / ||A||_q^(q-2)"
+
+    def __call__(self, matrix: Tensor) -> Tensor:
+        total = matrix.abs().pow(self.power).sum((-2, -1), keepdim=True)
+        return matrix * total.pow((2 - self.power) / self.power)
+
+    @classmethod
+    def examples(cls) -> tuple[PowerNorm, ...]:
+        return (cls(),)
