@@ -11,11 +11,15 @@ from ttr.component import Component
 from ttr.problem import Problem
 from ttr.surroundings import Controls, Keys, Output, Surrounding
 from ttr.surroundings.controls.channel_softplus_decay import ChannelSoftplusDecay
+from ttr.surroundings.controls.chunk_average import ChunkAverage
 from ttr.surroundings.controls.learned_ridge import LearnedRidge
 from ttr.surroundings.controls.log_sigmoid_importance import LogSigmoidImportance
 from ttr.surroundings.controls.scaled_read_key import ScaledReadKey
+from ttr.surroundings.controls.sigmoid_momentum import SigmoidMomentum
 from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
 from ttr.surroundings.controls.softplus_decay import SoftplusDecay
+from ttr.surroundings.controls.softplus_rates import SoftplusRates
+from ttr.surroundings.controls.softplus_threshold import SoftplusThreshold
 from ttr.surroundings.keys.unit_norm import UnitNorm
 from ttr.surroundings.output.rms_norm import RMSNorm
 
@@ -24,6 +28,8 @@ PARTS = {"keys": Keys, "controls": Controls, "output": Output}
 DEFAULTS: Mapping[tuple[str, str], Controls] = {
     ("log_decay", "BTH"): SoftplusDecay(), ("log_decay", "BTHK"): ChannelSoftplusDecay(), ("log_importance", "BTH"): LogSigmoidImportance(),
     ("step_size", "BTH"): SigmoidStepSize(), ("read_key", "BTHK"): ScaledReadKey(), ("ridge", "HF"): LearnedRidge(),
+    ("momentum", "BTH"): SigmoidMomentum(), ("read_step", "BTH"): ChunkAverage(), ("step_size", "BTHP"): SoftplusRates(),
+    ("threshold", "BTH"): SoftplusThreshold(),
 }
 """Where the controls of a bare problem come from: (name, axes) -> surrounding."""
 

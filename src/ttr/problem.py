@@ -183,6 +183,12 @@ class Function(_Axis):
         "name_bias", if there is one. All that the memory learns goes in through ``affine``."""
         return affine("memory", key)
 
+    def slopes(self, back: Callable[[str, Tensor], Tensor], inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], slope: Tensor,
+               params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Derivatives of a loss in the outputs of every map of ``forward``, by name: ``slope`` is that in m(k), ``inputs`` and
+        ``outputs`` are what went through the maps, ``back(name, x)`` is x W^T. For backends: the definition differentiates ``predict``."""
+        return {"memory": slope}
+
     def feature_size(self, key_size: int) -> int:
         """Size F of what ``query`` and ``key`` return."""
         return key_size

@@ -38,7 +38,7 @@ class ChunkwiseRidge(Backend):
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.memory != "moments":
-            return f"It solves a ridge regression from its two moments, and this memory keeps {KEPT[problem.memory]} instead."
+            return f"It solves a ridge regression from its two moments, and this memory keeps {KEPT.get(problem.memory, 'other things')} instead."
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ttr.component import Component
@@ -27,18 +26,15 @@ def inner_pairs(function: Function, params: Mapping[str, Tensor], loss: Componen
                 controls: Mapping[str, Tensor], names: list[str]) -> Inner:
     """Inputs and slopes of every matrix at keys [B,C,H,F] and values [B,C,H,V]: one pass forward, one backward through the network."""
 
-    def outputs(nudges: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        inputs = {}
+    inputs, outputs = {}, {}
 
-        def affine(name: str, x: Tensor) -> Tensor:
-            inputs[name] = x
-            return apply(weights, name, x) + nudges[name]
+    def affine(name: str, x: Tensor) -> Tensor:
+        inputs[name], outputs[name] = x, apply(weights, name, x)
+        return outputs[name]
 
-        return function.forward(affine, key, params), inputs
-
-    still = {name: key.new_zeros(*key.shape[:-1], weights[name].shape[-1]) for name in names}
-    prediction, backward, inputs = torch.func.vjp(outputs, still, has_aux=True)
-    slopes, = backward(loss.slope(prediction, value, controls))
+    prediction = function.forward(affine, key, params)
+    slopes = function.slopes(lambda name, x: (x.transpose(1, 2) @ weights[name].mT).transpose(1, 2), inputs, outputs,
+                             loss.slope(prediction, value, controls), params)
     return {name: (inputs[name], slopes[name]) for name in names}
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
@@ -41,6 +42,12 @@ class GatedMlp(_Network):
 
     def forward(self, affine: Callable[[str, Tensor], Tensor], key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         return affine("w1", silu(affine("w0", key)) * affine("w2", key))
+
+    def slopes(self, back: Callable[[str, Tensor], Tensor], inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], slope: Tensor,
+               params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        gate, through, hidden = torch.sigmoid(outputs["w0"]), outputs["w2"], back("w1", slope)
+        silu_slope = gate * (1 + outputs["w0"] * (1 - gate))
+        return {"w0": hidden * through * silu_slope, "w1": slope, "w2": hidden * outputs["w0"] * gate}
 
     @classmethod
     def examples(cls) -> tuple[GatedMlp, ...]:

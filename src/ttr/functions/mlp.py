@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -69,6 +70,23 @@ class Mlp(_Network):
         normed = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + self.eps)
         return pad(key, (0, x.shape[-1] - key.shape[-1])) + normed * params["gain"] + params["shift"]
 
+    def slopes(self, back: Callable[[str, Tensor], Tensor], inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], slope: Tensor,
+               params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        *others, last = self.matrices()
+        if self.residual:
+            slope = self._through_norm(outputs[last], slope * params["gain"])
+        found = {last: slope}
+        for name, following in reversed(list(zip(others, self.matrices()[1:]))):
+            slope = back(following, slope) * _gelu_slope(outputs[name])
+            found[name] = slope
+        return found
+
+    def _through_norm(self, x: Tensor, slope: Tensor) -> Tensor:
+        """With x^ = (x - mean) / s, s^2 = var + eps: dx = (g - mean(g) - x^ mean(g x^)) / s."""
+        rate = torch.rsqrt(x.var(-1, keepdim=True, correction=0) + self.eps)
+        normed = (x - x.mean(-1, keepdim=True)) * rate
+        return rate * (slope - slope.mean(-1, keepdim=True) - normed * (slope * normed).mean(-1, keepdim=True))
+
     def feature_size(self, key_size: int) -> int:
         return self.features.size(key_size)
 
@@ -81,3 +99,10 @@ class Mlp(_Network):
     @classmethod
     def examples(cls) -> tuple[Mlp, ...]:
         return (cls(depth=1, bias=True, eps=0.2), cls(hidden=2, residual=False))
+
+
+def _gelu_slope(x: Tensor) -> Tensor:
+    """Of x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3)."""
+    rate = math.sqrt(2 / math.pi)
+    tanh = torch.tanh(rate * (x + 0.044715 * x**3))
+    return 0.5 * (1 + tanh) + 0.5 * x * (1 - tanh * tanh) * rate * (1 + 3 * 0.044715 * x * x)
