@@ -147,6 +147,7 @@ class Function(_Axis):
         keeps_channels: whether key channels reach the memory as channels.
         groups: number of groups of parameters with a step of their own.
         learned_start: whether the memory starts from parameters of the layer (``initial``) instead of 0.
+        least_value_size: value channels below which it degenerates; the laws try it with no fewer.
     """
 
     kind: ClassVar[str] = "function"
@@ -156,6 +157,7 @@ class Function(_Axis):
     keeps_channels: ClassVar[bool] = False
     groups: ClassVar[int] = 1
     learned_start: ClassVar[bool] = False
+    least_value_size: ClassVar[int] = 1
 
     @property
     def keeps(self) -> str | None:
@@ -214,6 +216,7 @@ class Solver(_Axis):
         proximal: the update is the minimiser of the objective about D S, not a gradient step on it.
         pairs_per_token: how many pairs are learned, one after the other, per token.
         trains: it takes gradient steps on all parameters of any function, networks included.
+        condition: by how much it may magnify rounding errors; the laws' bounds are at least 50 eps condition.
         copies: what it keeps of the size of the memory's parameters, each: "change" makes a state tensor "change.NAME" for every NAME.
     """
 
@@ -225,6 +228,7 @@ class Solver(_Axis):
     proximal: ClassVar[bool] = False
     pairs_per_token: ClassVar[int] = 1
     trains: ClassVar[bool] = False
+    condition: ClassVar[float] = 1.0
     copies: ClassVar[tuple[str, ...]] = ()
 
     def effective_step(self, step_size: Tensor, key: Tensor, params: Mapping[str, Tensor]) -> Tensor:

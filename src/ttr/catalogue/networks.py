@@ -52,7 +52,7 @@ ENTRIES: dict[str, Architecture] = {
         keys=(ShortConvolution(), UnitNorm()), controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SigmoidMomentum()),
         output=(GatedRMSNorm("silu"),),
         source="Behrouz, Zhong, Mirrokni: Titans", arxiv="2501.00663", year=2025,
-        original=None, verified="memory: the weights of every token unrolled, gradients by hand; fla/ops/titans/naive.py for the matrix, its norm left out",
+        original=None, verified="memory: the weights of every token unrolled, gradients by hand; fla/ops/titans/naive.py for a matrix",
         note="The memory layer alone (LMM), gates per head. Community code averages gates over a chunk and the loss over channels."),
     "lact": Architecture(
         Problem(Uniform(), GatedMlp(), ChunkDescent(momentum=True, orthogonalise=NewtonSchulz(LACT))),
@@ -61,12 +61,12 @@ ENTRIES: dict[str, Architecture] = {
         original=None, verified="memory: the published loop over chunks, gradients by hand",
         note="Without the window attention beside it and the scale of its keys. The release orthogonalises in bfloat16."),
     "atlas": Architecture(
-        Problem(Geometric(), Mlp(features=Taylor()), GradientDescent(chunk=16, momentum=True, window=4, orthogonalise=NewtonSchulz())),
+        Problem(Geometric(), Mlp(hidden=1, features=Taylor()), GradientDescent(chunk=16, momentum=True, window=4, orthogonalise=NewtonSchulz())),
         keys=(ShortConvolution(), UnitNorm()), controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SigmoidMomentum()),
         output=(GatedRMSNorm("silu"),),
         source="Behrouz et al.: ATLAS: Learning to Optimally Memorize the Context at Test Time", arxiv="2505.23735", year=2025,
         original=None, verified="derived from the publication's equations: every token's weights and windowed gradient written out",
-        note="No author code is public. Each pair of the window keeps the step of its own token; polynomial features of degree 2, not learned."),
+        note="No author code is public. Each pair of the window keeps the step of its own token; fixed features of degree 2."),
     "moneta": Architecture(
         Problem(Geometric(), Mlp(), GradientDescent(chunk=16, loss=PowerError(3.0), mirror=PowerNorm(4.0))),
         keys=(ShortConvolution(), UnitNorm()), controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize()), output=(GatedRMSNorm("silu"),),

@@ -42,6 +42,10 @@ class Mlp(_Network):
     def groups(self) -> int:
         return self.depth
 
+    @property
+    def least_value_size(self) -> int:
+        return 4 if self.residual else 1  # a norm over two channels is their sign
+
     def formulas(self) -> dict[str, str]:
         body = "W_1^T phi(x)" if self.depth == 1 else f"W_{self.depth}^T gelu(...W_1^T phi(x))"
         return {"prediction": f"m(x) = phi(x) + LN({body})" if self.residual else f"m(x) = {body}"}

@@ -53,6 +53,10 @@ class ChunkDescent(Solver):
             raise ValueError(f"A chunk of {self.chunk} tokens learns nothing. Use 1 or more.")
 
     @property
+    def condition(self) -> float:
+        return 1.0 if self.orthogonalise is None else self.orthogonalise.condition
+
+    @property
     def copies(self) -> tuple[str, ...]:
         return ("gradient", "momentum") if self.momentum else ("gradient",)
 

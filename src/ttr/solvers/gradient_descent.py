@@ -60,6 +60,10 @@ class GradientDescent(Solver):
             raise ValueError(f"{self.loss!r} has a control that the pairs of a window do not keep. Use window=1, or another loss.")
 
     @property
+    def condition(self) -> float:
+        return 1.0 if self.orthogonalise is None else self.orthogonalise.condition
+
+    @property
     def copies(self) -> tuple[str, ...]:
         return (("change",) if self.chunk > 1 else ()) + (("momentum",) if self.momentum else ())
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,6 +33,11 @@ class NewtonSchulz(_Map):
             gram = x @ x.mT
             x = a * x + (b * gram + c * gram @ gram) @ x
         return x.mT if tall else x
+
+    @property
+    def condition(self) -> float:
+        """How much singular values near 0, and what rounding makes of those that are 0, grow beside the norm of G."""
+        return math.prod(a for a, _, _ in self.coefficients)
 
     @classmethod
     def examples(cls) -> tuple[NewtonSchulz, ...]:
