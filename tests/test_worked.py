@@ -202,7 +202,8 @@ def test_the_memory_minimises_the_objective_the_solver_states(case):
             is_minimum(lambda s, data=(keys, values, weights, *ridge): solver.objective(predict, s, *data), memory)
 
 
-@pytest.mark.parametrize("case", [p for p in SOLVED if p.values[0].problem.solver.weights_act_on == "memory"])
+@pytest.mark.parametrize("case", [p for p in SOLVED if p.values[0].problem.solver.weights_act_on == "memory"
+                                  and p.values[0].problem.recurrence is None])
 def test_the_update_follows_the_objective_the_solver_states(case):
     """Pair by pair from an empty memory: the explicit step by finite differences, the implicit one as the minimiser."""
     solver = case.problem.solver

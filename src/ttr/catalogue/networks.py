@@ -81,7 +81,7 @@ ENTRIES: dict[str, Architecture] = {
         original=None, verified="derived from the publication's equations: the recurrence with gradients by hand",
         note="No author code is public. Gates and threshold per head, not per channel; the slope jumps at the threshold, as published."),
     "memora": Architecture(
-        Problem(Geometric(), Mlp(), GradientDescent(chunk=16, mirror=Simplex())),
+        Problem(Geometric(), Mlp(start=1.0), GradientDescent(chunk=16, mirror=Simplex())),
         keys=(ShortConvolution(), UnitNorm()), controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize()), output=(GatedRMSNorm("silu"),),
         source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected", arxiv="2504.13173", year=2025,
         original=None, verified="derived from the publication's equations: the recurrence with gradients by hand",
