@@ -12,8 +12,9 @@ import ttr
 from tests.contract.faults import FAULTS, Fault
 
 PACKAGE = Path(ttr.__file__).parent
-FOLDERS = ("weights", "functions", "functions/features", "solvers", "backends", "backends/steps")
-EMPTY = {f"{folder}/__init__.py" for folder in FOLDERS} | {"backends/backend.py", "weights/uniform.py"}
+FOLDERS = ("weights", "functions", "functions/features", "solvers", "solvers/losses", "solvers/maps", "backends", "backends/steps")
+EMPTY = {f"{folder}/__init__.py" for folder in FOLDERS} | {"backends/backend.py", "weights/uniform.py"} \
+    | {"functions/_network.py", "solvers/losses/_loss.py", "solvers/maps/_map.py"}
 """Files in which nothing is computed."""
 SCRIPT = Path(__file__).with_name("faulty.py")
 
