@@ -84,21 +84,20 @@ class _Coefficients:
 def _coefficients(problem: Problem, x: Inputs, grid: Grid) -> _Coefficients:
     """By running the recurrence on rows of numbers, [1 for A_0, 1 for Z_0, C for the pairs], in all chunks at once.
 
-    Tokens of the grid that are not there leave both rows as they are.
+    Tokens of the grid that are not there add nothing to the weights, and their slopes are 0.
     """
     like, size = x.controls["step_size"], grid.size
-    gates = [None if x.log_decay is None else x.log_decay.exp(), x.controls.get("momentum"), x.controls.get("read_step")]
-    decay, momentum, read = (grid.chunks(torch.ones_like(like) if gate is None else gate, fill=1.0) for gate in gates)
-    there = grid.chunks(torch.ones_like(like))
+    one = torch.ones_like(like)
+    gates = [one if x.log_decay is None else x.log_decay.exp(), x.controls.get("momentum", 0 * one), x.controls.get("read_step", one)]
+    decay, momentum, read = (grid.chunks(gate, fill=1.0) for gate in gates)
+    there = grid.chunks(one)
     unit = torch.eye(size + 2, dtype=like.dtype, device=like.device)
     weights = unit[0].expand(*there[:, :, 0].shape, -1)
     moving = unit[1].expand_as(weights)
     rows = []
     for i in range(size):
-        here = there[:, :, i, :, None]
-        carried = moving * momentum[:, :, i, :, None] if problem.solver.momentum else torch.where(here > 0, 0.0, moving)
-        moving = carried - here * unit[2 + i]
-        weights = weights * decay[:, :, i, :, None] + here * moving
+        moving = moving * momentum[:, :, i, :, None] - unit[2 + i]
+        weights = weights * decay[:, :, i, :, None] + there[:, :, i, :, None] * moving
         rows.append(weights)
     table = torch.stack(rows, dim=2)
     return _Coefficients(table[..., 0], table[..., 1], -table[..., 2:].transpose(2, 3), moving[..., 1], moving[..., 2:], read)

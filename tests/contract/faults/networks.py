@@ -51,7 +51,7 @@ FAULTS = (
     Fault("backends/mini_batch.py", "scores = scores + 1", "scores = scores", ("mini-batch", *TTT)),
     Fault("backends/mini_batch.py", "unit[1].expand_as(weights)", "unit[0].expand_as(weights)", ("mini-batch", *TITANS)),
     Fault("backends/mini_batch.py", "return start + here.read_step[..., None] * way", "return start + way", ("mini-batch", *TTT)),
-    Fault("backends/mini_batch.py", "carried - here * unit[2 + i]", "carried - unit[2 + i]", ("mini-batch", *TTT)),
+    Fault("backends/mini_batch.py", "there[:, :, i, :, None] * moving", "moving", ("mini-batch", *TITANS)),
     Fault("backends/large_chunk.py", "state = move(problem, x, state, grid.full(m", "state = move(problem, x, state, grid.full(m + 1", ("large-chunk", *LACT)),
     Fault("backends/large_chunk.py", 'fill=0.0 if name == "momentum" else 1.0', "fill=1.0", ("large-chunk", *LACT)),
     Fault("backends/grid.py", "return self.position % self.size", "return 0 * self.position", ("large-chunk", *LACT)),
