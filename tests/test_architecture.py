@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "retrieve": {"memorize", "problem"},
     "weights": {"component", "controls", "problem", "weights"},
     "functions": {"component", "controls", "problem", "functions"},
-    "solvers": {"component", "controls", "problem"},
+    "solvers": {"component", "controls", "problem", "solvers"},
     "oracle": {"component", "controls", "memorize", "retrieve", "inputs", "problem", "state"},
     "backends": {"component", "controls", "backends", "inputs", "problem", "state", "diagnostics"},
     "dispatch": {"component", "controls", "backends", "inputs", "problem", "state"},

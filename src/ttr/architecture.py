@@ -11,6 +11,7 @@ from ttr.component import Component
 from ttr.problem import Problem
 from ttr.surroundings import Controls, Keys, Output, Surrounding
 from ttr.surroundings.controls.channel_softplus_decay import ChannelSoftplusDecay
+from ttr.surroundings.controls.chunk_average import ChunkAverage
 from ttr.surroundings.controls.gated_key import GatedKey
 from ttr.surroundings.controls.learned_ridge import LearnedRidge
 from ttr.surroundings.controls.linear_phase import LinearPhase
@@ -21,12 +22,14 @@ from ttr.surroundings.controls.projected_slope import ProjectedSlope
 from ttr.surroundings.controls.scaled_read_key import ScaledReadKey
 from ttr.surroundings.controls.shared_momentum_step import SharedMomentumStep
 from ttr.surroundings.controls.sigmoid_mix import SigmoidMix
+from ttr.surroundings.controls.sigmoid_momentum import SigmoidMomentum
 from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
 from ttr.surroundings.controls.sigmoid_trapezoid import SigmoidTrapezoid
 from ttr.surroundings.controls.sigmoid_write import SigmoidWrite
 from ttr.surroundings.controls.softplus_decay import SoftplusDecay
 from ttr.surroundings.controls.softplus_level_weight import SoftplusLevelWeight
-from ttr.surroundings.controls.softplus_momentum import SoftplusMomentum
+from ttr.surroundings.controls.softplus_rates import SoftplusRates
+from ttr.surroundings.controls.softplus_threshold import SoftplusThreshold
 from ttr.surroundings.controls.transport_key import TransportKey
 from ttr.surroundings.controls.value_softplus_decay import ValueSoftplusDecay
 from ttr.surroundings.keys.unit_norm import UnitNorm
@@ -40,10 +43,12 @@ DEFAULTS: Mapping[tuple[str, str], Controls] = {
     ("trapezoid", "BTH"): SigmoidTrapezoid(), ("level_weight", "BTHL"): SoftplusLevelWeight(),
     ("step_size", "BTH"): SigmoidStepSize(), ("read_key", "BTHK"): ScaledReadKey(), ("ridge", "HF"): LearnedRidge(),
     ("erase_key", "BTHK"): GatedKey("erase_key"), ("write", "BTHV"): SigmoidWrite(), ("value_log_decay", "BTHV"): ValueSoftplusDecay(),
-    ("momentum", "BTH"): SoftplusMomentum(), ("momentum_step", "BTH"): SharedMomentumStep(),
+    ("momentum_step", "BTH"): SharedMomentumStep(),
     ("precond_log_decay", "BTH"): PreconditionerDecay(), ("precond_step", "BTH"): PreconditionerStep(),
     ("mix", "BTH"): SigmoidMix(), ("slope", "BTHK"): ProjectedSlope(),
     ("transport_key", "BTHK"): TransportKey(),
+    ("momentum", "BTH"): SigmoidMomentum(), ("read_step", "BTH"): ChunkAverage(), ("step_size", "BTHP"): SoftplusRates(),
+    ("threshold", "BTH"): SoftplusThreshold(),
 }
 """Where the controls of a bare problem come from: (name, axes) -> surrounding."""
 

@@ -37,6 +37,7 @@ CONTROLS: Mapping[str, Control] = {
     "read_step": Control(("BTH",), "factor on the steps of the chunk so far, at the token that reads", at_least=0.0),
     "precond_log_decay": Control(("BTH",), "natural log of the retention of the preconditioner", at_most=0.0, logarithm=True),
     "precond_step": Control(("BTH",), "weight of the squared key in the preconditioner", at_least=0.0),
+    "threshold": Control(("BTH",), "length of the error beyond which a robust loss grows no faster than the error", above=0.0),
     "transport_key": Control(("BTHK",), "key of the reflection that transports the older keys"),
     "ridge": Control(("HF", "H", ""), "regulariser; relative to the normalised weights for local fits", above=0.0),
     "slope": Control(("BTHK",), "learned slope that stands in for the solution of the local fit"),

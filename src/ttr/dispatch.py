@@ -144,7 +144,7 @@ def initial_state(problem: Problem, batch: int, heads: int | tuple[int, int, int
 
     Args:
         heads: H, or (H, heads of k, heads of v) when they are grouped.
-        params: the problem's parameters; a learned initial memory starts from them.
+        params: the problem's parameters; a learned initial memory starts from them and needs them.
         capacity: for memories of pairs, a fixed number of slots; None lets the state grow with every call.
         dtype: float32 unless given; narrower types are widened.
     """
@@ -152,6 +152,8 @@ def initial_state(problem: Problem, batch: int, heads: int | tuple[int, int, int
     if params is not None:
         check_names(problem.parameters(max(heads), key_size, value_size), params, "parameter")
         params = axis_params(params, "function")
+    elif problem.function.learned_start:
+        raise ValueError(f"The memory of {problem.function!r} starts from its parameters. Pass params=, from ttr.init_params or your layer.")
     if capacity is not None and capacity < 1:
         raise ValueError(f"A capacity of {capacity} holds nothing. Use the number of tokens to come, or None for a state that grows.")
     wide = torch.promote_types(dtype or torch.float32, torch.float32)

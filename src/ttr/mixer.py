@@ -85,7 +85,7 @@ class Mixer(nn.Module):
         """The state before the first token; ``capacity`` fixes the number of pairs of a memory that keeps them."""
         s, like = self.sizes, self.output.projection.weight
         state = initial_state(self.problem, batch, (s.heads, s.key_heads, s.value_heads), s.key_size, s.value_size, capacity=capacity,
-                              device=like.device, dtype=like.dtype)
+                              params=self.memory.tensors(), device=like.device, dtype=like.dtype)
         wide = torch.promote_types(like.dtype, torch.float32)
         return state.replace(**{name: torch.zeros(batch, *shape, device=like.device, dtype=wide) for name, shape in self.project.tails().items()})
 
@@ -139,4 +139,4 @@ def _sizes(problem: Problem, d_model: int, heads: tuple[int, int, int], key_size
     key_size = d_model // heads[0] if key_size is None else key_size
     value_size = d_model // heads[0] if value_size is None else value_size
     return Sizes(d_model, *heads, key_size, value_size, problem.function.feature_size(key_size), problem.solver.pairs_per_token, layer, layers,
-                 problem.weights.levels)
+                 problem.weights.levels, problem.function.groups)

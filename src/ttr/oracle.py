@@ -158,7 +158,8 @@ def _fold_pairs(problem: Problem, x: Inputs) -> tuple[list[Tensor], State]:
     log_importance = x.log_importance
     if log_importance is not None and problem.solver.weights_act_on == "memory":
         importance, log_importance = torch.exp(log_importance), None
-        controls["step_size"] = controls.get("step_size", 1.0) * importance
+        step = controls.get("step_size", importance.new_ones(()))
+        controls["step_size"] = step * (importance if step.ndim <= importance.ndim else importance[..., None])
         if "precond_step" in controls:
             controls["precond_step"] = controls["precond_step"] * importance
     keys, values = problem.function.key(x.grouped(x.k), params), x.grouped(x.v)

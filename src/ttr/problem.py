@@ -184,6 +184,8 @@ class Function(_Axis):
         groups: number of groups of parameters with a step of their own.
         transported: whether every token turns the keys of the older pairs: k <- k - step_size w (w.k), w its transport_key.
         causal: False if every token reads the whole sequence by ``whole``: then there is neither a state nor a single step.
+        learned_start: whether the memory starts from parameters of the layer (``initial``) instead of 0.
+        least_value_size: value channels below which it degenerates; the laws try it with no fewer.
     """
 
     kind: ClassVar[str] = "function"
@@ -195,6 +197,8 @@ class Function(_Axis):
     groups: ClassVar[int] = 1
     transported: ClassVar[bool] = False
     causal: ClassVar[bool] = True
+    learned_start: ClassVar[bool] = False
+    least_value_size: ClassVar[int] = 1
 
     @property
     def keeps(self) -> str | None:
@@ -210,7 +214,23 @@ class Function(_Axis):
 
     def predict(self, memory: Mapping[str, Tensor], key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """m(k): the regressor with parameters ``memory`` at a key [B,H,F] -> [B,H,V]."""
-        return torch.einsum("...fv,...f->...v", memory["memory"], key)
+
+        def affine(name: str, x: Tensor) -> Tensor:
+            y = torch.einsum("...fv,...f->...v", memory[name], x)
+            return y + memory[f"{name}_bias"] if f"{name}_bias" in memory else y
+
+        return self.forward(affine, key, params)
+
+    def forward(self, affine: Callable[[str, Tensor], Tensor], key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        """m(k) written with the maps of the memory: ``affine(name, x)`` is x W + b for the matrix W of that name and its bias
+        "name_bias", if there is one. All that the memory learns goes in through ``affine``."""
+        return affine("memory", key)
+
+    def slopes(self, back: Callable[[str, Tensor], Tensor], inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], slope: Tensor,
+               params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Derivatives of a loss in the outputs of every map of ``forward``, by name: ``slope`` is that in m(k), ``inputs`` and
+        ``outputs`` are what went through the maps, ``back(name, x)`` is x W^T. For backends: the definition differentiates ``predict``."""
+        return {"memory": slope}
 
     def feature_size(self, key_size: int) -> int:
         """Number F of features, each with an entry of the ridge: the size of what ``query`` and ``key`` return, or the number of
@@ -256,6 +276,9 @@ class Solver(_Axis):
         preconditioned: the written key is multiplied by a function of the running sum of squared keys, the state's "preconditioner".
         pairs_per_token: how many pairs are learned, one after the other, per token.
         corrects: whether step_size times what the older pairs say at the token's query is taken off its value before it is kept.
+        trains: it takes gradient steps on all parameters of any function, networks included.
+        condition: by how much it may magnify rounding errors; the laws' bounds are at least 50 eps condition.
+        copies: what it keeps of the size of the memory's parameters, each: "change" makes a state tensor "change.NAME" for every NAME.
     """
 
     kind: ClassVar[str] = "solver"
@@ -273,6 +296,9 @@ class Solver(_Axis):
     def log_retention(self, step_size: Tensor, key: Tensor) -> Tensor | None:
         """Log of what an additive solver itself keeps of the past when it writes the key [..., H, F]; None if all of it."""
         return None
+    trains: ClassVar[bool] = False
+    condition: ClassVar[float] = 1.0
+    copies: ClassVar[tuple[str, ...]] = ()
 
     def effective_step(self, step_size: Tensor, key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """The step of the equivalent explicit correction, [..., H], for a written key [..., H, F]."""
@@ -329,6 +355,8 @@ class Problem:
         if self.weights.rotation and not self.weights.complex_values:
             memory |= {f"imaginary_{name}": shape for name, shape in memory.items()}
         return memory | self.weights.state(size, value_size) | self.solver.state(size, value_size)
+        copies = {f"{copy}.{name}": shape for copy in self.solver.copies for name, shape in memory.items()}
+        return memory | copies | self.weights.state(size, value_size) | self.solver.state(size, value_size)
 
     def controls(self) -> dict[str, str]:
         """The controls every call must bring: name -> axes, with n inserted for controls of each pair."""
@@ -372,8 +400,8 @@ def refusal(weights: Weights, function: Function, solver: Solver) -> str | None:
         return f"{f} is fitted around every query, which {s} cannot do. Use ExactLocalFit, or a global function such as Linear."
     if function.local_degree is None and solver.exact == "local":
         return f"{s} fits around every query, but {f} is one global map. Use ExactRidge for an exact global fit, or a local function."
-    if not function.linear and function.local_degree is None and solver.weights_act_on == "samples":
-        return f"{s} needs a prediction linear in the memory's parameters, unlike {f}'s. Use Linear, or a solver that takes gradient steps."
+    if not function.linear and function.local_degree is None and not solver.trains:
+        return f"{s} needs a prediction linear in the memory's parameters, unlike {f}'s. Use Linear, or GradientDescent."
     if weights.retention == "channel" and solver.exact:
         return f"{s} needs one weight per pair, and {w} decays each key channel at its own rate. Use Geometric(per='head'), or OneStep or DeltaRule."
     if weights.retention == "channel" and not function.keeps_channels:

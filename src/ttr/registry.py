@@ -6,7 +6,7 @@ import functools
 import importlib
 import pkgutil
 
-AXES = ("weights", "functions", "functions.features", "solvers")
+AXES = ("weights", "functions", "functions.features", "solvers", "solvers.losses", "solvers.maps")
 SURROUNDINGS = ("surroundings.keys", "surroundings.controls", "surroundings.output")
 
 

@@ -25,7 +25,8 @@ class State:
     Tensors of a linear memory: "memory" [B,H,F,V]; "normalizer" [B,H,F] with a normalised read-out; of an exact ridge
     "memory" U = sum gamma k v^T and "gram" [B,H,F,F] = sum gamma k k^T. Of a memory of pairs: "keys" [B,N,Hk,K], "values"
     [B,N,Hv,V] and "log_weight" [B,N,H], -inf where a slot is empty; pair i lies in slot i, or i mod window. Where the rows of a
-    growing state hold different numbers of pairs, empty slots come first, so that every row grows at its end. A mixer adds the
+    growing state hold different numbers of pairs, empty slots come first, so that every row grows at its end. Of a network: its
+    weights by name and what the solver keeps beside each of them, such as "momentum.w1" beside "w1". A mixer adds the
     tails of its convolutions. All are float32 or wider. ``position`` [B] counts the tokens seen. ``capacity`` is the fixed
     number of slots of a memory of pairs that was made with one; without, it grows with every call.
     """
@@ -307,7 +308,7 @@ def empty_state(problem: Problem, batch: int, heads: tuple[int, int, int], key_s
     else:
         tensors = {name: zeros(memory_heads, *shape) for name, shape in problem.state_shapes(key_size, value_size).items()}
         starts = problem.function.initial(params) if params is not None else {}
-        tensors |= {name: start.to(tensors[name]).expand_as(tensors[name]) for name, start in starts.items()}
+        tensors |= {name: start.to(tensors[name]).expand_as(tensors[name]).clone() for name, start in starts.items()}
     return State(tensors, torch.zeros(batch, dtype=torch.int64, device=device), capacity if problem.memory == "pairs" else None)
 
 

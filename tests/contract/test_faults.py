@@ -11,8 +11,9 @@ from tests.contract import faulty
 from tests.contract.faults import FAULTS, Fault
 
 PACKAGE = Path(ttr.__file__).parent
-FOLDERS = ("weights", "functions", "functions/features", "solvers", "backends", "backends/steps")
-EMPTY = {f"{folder}/__init__.py" for folder in FOLDERS} | {"backends/backend.py", "weights/uniform.py"}
+FOLDERS = ("weights", "functions", "functions/features", "solvers", "solvers/losses", "solvers/maps", "backends", "backends/steps")
+EMPTY = {f"{folder}/__init__.py" for folder in FOLDERS} | {"backends/backend.py", "weights/uniform.py"} \
+    | {"functions/_network.py", "solvers/losses/_loss.py", "solvers/maps/_map.py"}
 """Files in which nothing is computed."""
 FORKS = multiprocessing.get_context("forkserver")  # of a process that has imported torch, which takes longer than most checks
 FORKS.set_forkserver_preload(["tests.contract.faulty"])

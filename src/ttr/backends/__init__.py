@@ -10,7 +10,9 @@ from ttr.backends.chunkwise_momentum import ChunkwiseMomentum
 from ttr.backends.chunkwise_ridge import ChunkwiseRidge
 from ttr.backends.corrected_attention import CorrectedAttention
 from ttr.backends.kernel_ridge import KernelRidge
+from ttr.backends.large_chunk import LargeChunk
 from ttr.backends.local_polynomial import LocalPolynomial
+from ttr.backends.mini_batch import MiniBatch
 from ttr.backends.nystrom import Nystrom
 from ttr.backends.recurrent import Recurrent
 from ttr.backends.transported_attention import TransportedAttention
@@ -21,11 +23,14 @@ BACKENDS: tuple[Backend, ...] = (
     ChunkwiseLevels(),
     ChunkwiseDelta(),
     ChunkwiseMomentum(),
+    MiniBatch(),
+    LargeChunk(),
     ChunkwiseRidge(),
     KernelRidge(),
     Attention(),
     TransportedAttention(),
     CorrectedAttention(),
+    LocalPolynomial(),
     LocalPolynomial(),
     Nystrom(),
     Recurrent(),

@@ -56,7 +56,7 @@ def bad_input(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, 
     for name, wrong in (*_wrong_calls(case), *_wrong_states(case)):
         yield f"refusal of {name}", float(not _refused(wrong, setting)), 0.0
     nothing, state = outcome(setting.run, case.tokens(slice(0, 0), case.state))
-    yield "shape of no tokens", float(tuple(nothing.shape) != (2, 0, 2, 2)), 0.0
+    yield "shape of no tokens", float(tuple(nothing.shape) != (2, 0, 2, case.v.shape[-1])), 0.0
     if kept is not None:
         yield from compare_states("state after refusals", case.state, kept, setting.dtype)
         yield from compare_states("state after no tokens", state, kept, setting.dtype)

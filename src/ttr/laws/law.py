@@ -11,7 +11,7 @@ from torch import Tensor
 from ttr.backends.backend import Backend
 from ttr.dispatch import regress
 from ttr.laws.rows import Case
-from ttr.laws.tolerances import error, tolerance
+from ttr.laws.tolerances import error, ill_conditioned, tolerance
 from ttr.problem import Problem
 from ttr.state import State
 
@@ -64,7 +64,9 @@ class Law:
     def __call__(self, problem: Problem, setting: Setting) -> list[Measurement]:
         if self.excuses(problem) is not None:
             return []
-        return [Measurement(self.name, *facts) for facts in self.measure(problem, setting)]
+        least = ill_conditioned(problem.solver.condition, setting.dtype)
+        return [Measurement(self.name, quantity, error, max(bound, least) if bound else bound)
+                for quantity, error, bound in self.measure(problem, setting)]
 
 
 def outcome(run: Callable[..., object], case: Case, **options: object) -> tuple[Tensor, State]:

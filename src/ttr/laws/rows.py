@@ -138,6 +138,7 @@ def make_case(problem: Problem, sizes: Sizes = Sizes(), *, strong_gates: bool = 
     ``past`` > 0 starts from the state after that many tokens, where there is one; ``strong_gates`` mixes the decays of law 7.
     """
     past = past if problem.function.causal else 0
+    sizes = dataclasses.replace(sizes, value=max(sizes.value, problem.function.least_value_size))
     digest = hashlib.sha256(repr((problem, sizes, strong_gates, past, seed)).encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
     case = _draw(problem, dataclasses.replace(sizes, time=sizes.time + past), strong_gates, generator, dtype)

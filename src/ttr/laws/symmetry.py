@@ -62,7 +62,8 @@ def importance(problem: Problem, setting: Setting) -> Iterable[tuple[str, float,
 
     nothing = dataclasses.replace(case, controls={**case.controls, "log_importance": torch.full_like(log_importance, -torch.inf)}).differentiable()
     silence = setting.run(nothing)
-    yield "read-out of an empty memory", silence.abs().max().item(), 0.0
+    if not problem.function.learned_start:
+        yield "read-out of an empty memory", silence.abs().max().item(), 0.0
     gradients = torch.autograd.grad(silence.sum(), list(nothing.leaves().values()), allow_unused=True)
     yield "gradients of an empty memory", float(any(g is not None and not torch.isfinite(g).all() for g in gradients)), 0.0
     if problem.weights.window is None and problem.solver.pairs_per_token == 1:

@@ -31,7 +31,8 @@ class Sizes:
     """The sizes of one layer: those of the model, of the memory, and where the layer stands among ``layers``.
 
     ``query_heads``, ``key_heads`` and ``value_heads`` divide ``heads``, the heads of the memory; ``feature_size`` is that of
-    the memory's function, ``pairs`` the number of pairs per token, ``levels`` that of the levels that its weights tell apart.
+    the memory's function, ``pairs`` the number of pairs per token, ``levels`` that of the levels that its weights tell apart,
+    ``groups`` that of groups of its parameters with steps of their own.
     """
 
     d_model: int
@@ -45,6 +46,7 @@ class Sizes:
     layer: int = 0
     layers: int = 1
     levels: int = 0
+    groups: int = 1
 
     @property
     def heads(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ttr.backends.steps import levels, matrix, moments, momentum, pairs, reverse
+from ttr.backends.steps import chunked_network, levels, matrix, moments, momentum, network, pairs, reverse
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -15,6 +15,7 @@ STEPS: dict[str, Callable[[Problem, Inputs], tuple[Tensor, State]]] = {
     "matrix": matrix.advance, "moments": moments.advance, "pairs": pairs.advance,
     "momentum": momentum.advance, "reverse": reverse.advance,
     "levels": levels.advance,
+    "network": network.advance, "chunked-network": chunked_network.advance,
 }
 """``Problem.memory`` -> the function that gives the read-out [B,1,H,V] and the state after the one token of the inputs."""
 

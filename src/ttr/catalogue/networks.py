@@ -1,0 +1,89 @@
+"""Memories that are networks, trained in mini-batches while they read: TTT, Titans, LaCT, ATLAS and the MIRAS models."""
+
+from __future__ import annotations
+
+from ttr.architecture import Architecture
+from ttr.functions.features.taylor import Taylor
+from ttr.functions.gated_mlp import GatedMlp
+from ttr.functions.mlp import Mlp
+from ttr.problem import Problem
+from ttr.solvers.chunk_descent import ChunkDescent
+from ttr.solvers.gradient_descent import GradientDescent
+from ttr.solvers.losses.huber import Huber
+from ttr.solvers.losses.power_error import PowerError
+from ttr.solvers.maps.newton_schulz import NewtonSchulz
+from ttr.solvers.maps.power_norm import PowerNorm
+from ttr.solvers.maps.simplex import Simplex
+from ttr.surroundings.controls.chunk_average import ChunkAverage
+from ttr.surroundings.controls.log_sigmoid_decay import LogSigmoidDecay
+from ttr.surroundings.controls.sigmoid_momentum import SigmoidMomentum
+from ttr.surroundings.controls.sigmoid_rate import SigmoidRate
+from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
+from ttr.surroundings.controls.softplus_rates import SoftplusRates
+from ttr.surroundings.controls.softplus_threshold import SoftplusThreshold
+from ttr.surroundings.keys.rotary import Rotary
+from ttr.surroundings.keys.short_convolution import ShortConvolution
+from ttr.surroundings.keys.silu import Silu
+from ttr.surroundings.keys.unit_norm import UnitNorm
+from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
+from ttr.surroundings.output.layer_norm import LayerNorm
+from ttr.surroundings.output.rms_norm import RMSNorm
+from ttr.weights.geometric import Geometric
+from ttr.weights.uniform import Uniform
+
+LACT = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037), (2.8769, -3.1427, 1.2046), (2.8366, -3.0525, 1.2012))
+"""The coefficients of LaCT's Newton-Schulz iterations, which bring singular values to 0.98..1.01."""
+
+ENTRIES: dict[str, Architecture] = {
+    "ttt-linear": Architecture(
+        Problem(Uniform(), Mlp(depth=1, bias=True, start=0.02), GradientDescent(chunk=16, read_step=True)),
+        keys=(Rotary(period=16),), controls=(SigmoidRate(), ChunkAverage()), output=(LayerNorm(),),
+        source="Sun et al.: Learning to (Learn at Test Time): RNNs with Expressive Hidden States", arxiv="2407.04620", year=2024,
+        original=None, verified="memory: fla/ops/ttt/naive.py, where its read step and residual agree; the dual form of the publication",
+        note="The Transformer backbone of the release, without its optional gate and convolution."),
+    "ttt-mlp": Architecture(
+        Problem(Uniform(), Mlp(bias=True, start=0.02), GradientDescent(chunk=16, read_step=True)),
+        keys=(Rotary(period=16),), controls=(SigmoidRate(base=0.1), ChunkAverage()), output=(LayerNorm(),),
+        source="Sun et al.: Learning to (Learn at Test Time): RNNs with Expressive Hidden States", arxiv="2407.04620", year=2024,
+        original=None, verified="memory: the dual form of the publication, gradients by hand",
+        note="As ttt-linear with a hidden layer. The derivative of GELU is exact, that of the release has rounded constants."),
+    "titans": Architecture(
+        Problem(Geometric(), Mlp(residual=False), GradientDescent(chunk=16, momentum=True)),
+        keys=(ShortConvolution(), UnitNorm()), controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SigmoidMomentum()),
+        output=(GatedRMSNorm("silu"),),
+        source="Behrouz, Zhong, Mirrokni: Titans", arxiv="2501.00663", year=2025,
+        original=None, verified="memory: the weights of every token unrolled, gradients by hand; fla/ops/titans/naive.py for a matrix",
+        note="The memory layer alone (LMM), gates per head. Community code averages gates over a chunk and the loss over channels."),
+    "lact": Architecture(
+        Problem(Uniform(), GatedMlp(), ChunkDescent(momentum=True, orthogonalise=NewtonSchulz(LACT))),
+        keys=(Silu(), UnitNorm(), Rotary(base=500000.0)), controls=(SoftplusRates(), SigmoidMomentum()), output=(RMSNorm(),),
+        source="Zhang et al.: Test-Time Training Done Right", arxiv="2505.23884", year=2025,
+        original=None, verified="memory: the published loop over chunks, gradients by hand",
+        note="Without the window attention beside it and the scale of its keys. The release orthogonalises in bfloat16."),
+    "atlas": Architecture(
+        Problem(Geometric(), Mlp(hidden=1, features=Taylor()), GradientDescent(chunk=16, momentum=True, window=4, orthogonalise=NewtonSchulz())),
+        keys=(ShortConvolution(), UnitNorm()), controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SigmoidMomentum()),
+        output=(GatedRMSNorm("silu"),),
+        source="Behrouz et al.: ATLAS: Learning to Optimally Memorize the Context at Test Time", arxiv="2505.23735", year=2025,
+        original=None, verified="derived from the publication's equations: every token's weights and windowed gradient written out",
+        note="No author code is public. Each pair of the window keeps the step of its own token; fixed features of degree 2."),
+    "moneta": Architecture(
+        Problem(Geometric(), Mlp(), GradientDescent(chunk=16, loss=PowerError(3.0), mirror=PowerNorm(4.0))),
+        keys=(ShortConvolution(), UnitNorm()), controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize()), output=(GatedRMSNorm("silu"),),
+        source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected", arxiv="2504.13173", year=2025,
+        original=None, verified="derived from the publication's equations: the recurrence with gradients by hand",
+        note="No author code is public. Gates per head, not per channel; the norm acts at every token, not at chunk ends alone; l_p over p."),
+    "yaad": Architecture(
+        Problem(Geometric(), Mlp(), GradientDescent(chunk=16, loss=Huber())),
+        keys=(ShortConvolution(), UnitNorm()), controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SoftplusThreshold()),
+        output=(GatedRMSNorm("silu"),),
+        source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected", arxiv="2504.13173", year=2025,
+        original=None, verified="derived from the publication's equations: the recurrence with gradients by hand",
+        note="No author code is public. Gates and threshold per head, not per channel; the slope jumps at the threshold, as published."),
+    "memora": Architecture(
+        Problem(Geometric(), Mlp(start=1.0), GradientDescent(chunk=16, mirror=Simplex())),
+        keys=(ShortConvolution(), UnitNorm()), controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize()), output=(GatedRMSNorm("silu"),),
+        source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected", arxiv="2504.13173", year=2025,
+        original=None, verified="derived from the publication's equations: the recurrence with gradients by hand",
+        note="No author code is public. Softmax over the inputs of every output and c = 1 are a reading of 'per slice'; gates per head."),
+}

@@ -1,0 +1,28 @@
+"""What losses share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor
+
+from ttr.component import Component
+
+
+class _Loss(Component):
+    """A loss of one prediction [..., V] beside its value [..., V].
+
+    ``controls`` are those of the pair. The definition differentiates the call; backends use ``slope``, written apart from it.
+    """
+
+    kind: ClassVar[str] = "loss"
+    formula: ClassVar[str] = ""
+
+    def __call__(self, prediction: Tensor, value: Tensor, controls: Mapping[str, Tensor]) -> Tensor:
+        """The loss, [...]."""
+        raise NotImplementedError
+
+    def slope(self, prediction: Tensor, value: Tensor, controls: Mapping[str, Tensor]) -> Tensor:
+        """Its derivative in the prediction, [..., V]."""
+        raise NotImplementedError

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ttr.solvers.maps._map import _Map
+
+
+@dataclass(frozen=True)
+class PowerNorm(_Map):
+    """W = A / ||A||_q^(q-2): weights from an accumulator, the retention of Moneta (arXiv 2504.13173). q = 2 leaves A as it is.
+
+    ``eps`` is added to ||A||_q^q, so that A = 0 gives W = 0.
+    """
+
+    power: float = 4.0
+    eps: float = 1e-12
+
+    formula: ClassVar[str] = "W = A / ||A||_q^(q-2)"
+
+    def __call__(self, matrix: Tensor) -> Tensor:
+        total = matrix.abs().pow(self.power).sum((-2, -1), keepdim=True)
+        return matrix * (total + self.eps).pow((2 - self.power) / self.power)
+
+    @classmethod
+    def examples(cls) -> tuple[PowerNorm, ...]:
+        return (cls(),)

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.component import Parameter, constant
+from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, wide
+
+
+@dataclass(frozen=True)
+class SigmoidMomentum(Controls):
+    """momentum = sigmoid(W x + bias) per head (Titans, arXiv 2501.00663; LaCT, 2505.23884)."""
+
+    makes: ClassVar[tuple[str, ...]] = ("momentum",)
+    axes: ClassVar[str] = "BTH"
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        return {"weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model)), "bias": Parameter((sizes.heads,), constant(0.0))}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        return {"momentum": torch.sigmoid(wide(streams["x"] @ params["weight"].mT) + wide(params["bias"]))}
+
+    @classmethod
+    def examples(cls) -> tuple[SigmoidMomentum, ...]:
+        return (cls(),)
+
+    @classmethod
+    def worked(cls) -> WorkedSurrounding:
+        # x = 2: logits 0.5*2 + ln 3 - 1 = ln 3 and -1.5*2 + 3 - ln 3 = -ln 3: 3/4 and 1/4.
+        log3 = 1.0986122886681098
+        params = {"weight": torch.tensor([[0.5], [-1.5]]), "bias": torch.tensor([log3 - 1, 3 - log3])}
+        return WorkedSurrounding(cls(), {"x": torch.tensor([[[2.0]]])}, {"momentum": torch.tensor([[[0.75, 0.25]]])}, params)

@@ -1,0 +1,64 @@
+"""Faults in memories that are networks."""
+
+from .fault import Fault
+
+TITANS = ("weights=Geometric(),", "function=Mlp(hidden=2, residual=False)", "chunk=4")
+TTT = ("weights=Uniform(),", "function=Mlp(depth=1", "chunk=4")
+WINDOW = ("recurrent", "weights=Uniform(),", "function=Linear(),", "window=3")
+MONETA = ("recurrent", "weights=Uniform(),", "function=Mlp(depth=1", "mirror=PowerNorm()")
+LACT = ("weights=Uniform(),", "function=GatedMlp(),", "ChunkDescent(chunk=4")
+NOTHING = ("nothing",)
+
+FAULTS = (
+    # functions
+    Fault("functions/mlp.py", 'x = affine(name, gelu(x, approximate="tanh"))', "x = affine(name, gelu(x))", NOTHING),
+    Fault("functions/mlp.py", "normed * params[\"gain\"]", "normed / params[\"gain\"]", NOTHING),
+    Fault("functions/mlp.py", "- normed * (slope * normed).mean(-1, keepdim=True))", ")", ("recurrent", *TTT)),
+    Fault("functions/mlp.py", "0.5 * (1 + tanh) + 0.5 * x", "0.5 * (1 + tanh) - 0.5 * x", ("recurrent", *TITANS)),
+    Fault("functions/gated_mlp.py", 'silu(affine("w0", key)) * affine("w2", key)', 'silu(affine("w2", key)) * affine("w0", key)', NOTHING),
+    Fault("functions/gated_mlp.py", '"w2": hidden * outputs["w0"] * gate', '"w2": hidden * gate', ("recurrent", *LACT)),
+    # losses and maps
+    Fault("solvers/losses/squared_error.py", "0.5 * (prediction", "(prediction", ("recurrent", "weights=Uniform(),", "function=Linear(),", "chunk=3")),
+    Fault("solvers/losses/squared_error.py", "return prediction - value", "return value - prediction", NOTHING),
+    Fault("solvers/losses/inner_product.py", "return -(prediction * value).sum(-1)", "return (prediction * value).sum(-1)", NOTHING),
+    Fault("solvers/losses/inner_product.py", "return -value", "return prediction - value", NOTHING),
+    Fault("solvers/losses/power_error.py", ".sum(-1) / self.power", ".sum(-1)", NOTHING),
+    Fault("solvers/losses/power_error.py", "pow(self.power - 2)", "pow(self.power - 1)", NOTHING),
+    Fault("solvers/losses/huber.py", "threshold * error.abs().sum(-1)", "threshold * squared.sqrt()", NOTHING),
+    Fault("solvers/losses/huber.py", "threshold * error.sign())", "error.sign())", NOTHING),
+    Fault("solvers/maps/newton_schulz.py", "x = a * x + (b * gram", "x = a * x + (a * gram", NOTHING),
+    Fault("solvers/maps/newton_schulz.py", "dim=(-2, -1), keepdim=True) + self.eps", "dim=(-2, -1), keepdim=True)", NOTHING),
+    Fault("solvers/maps/power_norm.py", "(2 - self.power) / self.power", "(1 - self.power) / self.power", NOTHING),
+    Fault("solvers/maps/power_norm.py", "sum((-2, -1), keepdim=True)", "sum(-2, keepdim=True)", NOTHING),
+    Fault("solvers/maps/simplex.py", "matrix.softmax(-2)", "matrix.softmax(-1)", NOTHING),
+    Fault("solvers/maps/simplex.py", "self.total * matrix", "matrix", NOTHING),
+    # the definitions
+    Fault("solvers/gradient_descent.py", "ends = (pair.position + 1) % self.chunk == 0", "ends = pair.position % self.chunk == 0", NOTHING),
+    Fault("solvers/gradient_descent.py", "start + expand(scale, start) * change, start)", "start + change, start)", NOTHING),
+    Fault("solvers/gradient_descent.py", "{name: x[:, :, 1:] for", "{name: x[:, :, :-1] for", NOTHING),
+    Fault("solvers/chunk_descent.py", "expand(momentum_sum / self.chunk, weight)", "expand(momentum_sum, weight)", NOTHING),
+    Fault("solvers/chunk_descent.py", "weights = {name: before[name] for", "weights = {name: after[name] for", NOTHING),
+    Fault("solvers/_training.py", "step * loss(", "loss(", NOTHING),
+    # backends
+    Fault("backends/network.py", "scaled.sum(1)", "scaled.mean(1)", ("recurrent", "weights=Uniform(),", "function=Mlp(depth=1", "window=3")),
+    Fault("backends/network.py", "scaled = -steps[name][..., None] * slopes", "scaled = -slopes", WINDOW),
+    Fault("backends/steps/network.py", "(x.state.position + 1) % solver.chunk", "x.state.position % solver.chunk", ("recurrent", *TTT)),
+    Fault("backends/steps/network.py", "torch.expm1(kept) * start", "0 * start", ("recurrent", *TITANS)),
+    Fault("backends/steps/network.py", "{name: new[:, 1:].transpose(1, 2)", "{name: new[:, :-1].transpose(1, 2)", WINDOW),
+    Fault("backends/steps/network.py", "y = predict(function, _mapped(solver.mirror, now, names)", "y = predict(function, now", MONETA),
+    Fault("backends/steps/chunked_network.py", "_lengths(start[name])", "_lengths(weight)", ("recurrent", *LACT)),
+    Fault("backends/steps/chunked_network.py", "state[\"momentum_sum\"] / solver.chunk", "state[\"momentum_sum\"]", ("recurrent", *LACT)),
+    Fault("backends/mini_batch.py", "scores = scores + 1", "scores = scores", ("mini-batch", *TTT)),
+    Fault("backends/mini_batch.py", "unit[1].expand_as(weights)", "unit[0].expand_as(weights)", ("mini-batch", *TITANS)),
+    Fault("backends/mini_batch.py", "return start + here.read_step[..., None] * way", "return start + way", ("mini-batch", *TTT)),
+    Fault("backends/mini_batch.py", "there[:, :, i, :, None] * moving", "moving", ("mini-batch", *TITANS)),
+    Fault("backends/large_chunk.py", "state = move(problem, x, state, grid.full(m", "state = move(problem, x, state, grid.full(m + 1", ("large-chunk", *LACT)),
+    Fault("backends/large_chunk.py", 'fill=0.0 if name == "momentum" else 1.0', "fill=1.0", ("large-chunk", *LACT)),
+    Fault("backends/grid.py", "return self.position % self.size", "return 0 * self.position", ("large-chunk", *LACT)),
+    Fault("backends/grid.py", "there = (place >= 0) & (place < self.length)", "there = place < self.length", ("mini-batch", *TTT)),
+    # how the parts meet
+    Fault("problem.py", 'return y + memory[f"{name}_bias"] if', 'return y - memory[f"{name}_bias"] if', NOTHING),
+    Fault("oracle.py", "else log_importance[..., None])", "else 0 * log_importance[..., None])",
+          ("recurrent", "weights=Importance(),", "function=GatedMlp(),", "ChunkDescent(chunk=3")),
+    Fault("state.py", "start.to(tensors[name]).expand_as(tensors[name]).clone()", "0 * start.to(tensors[name]).expand_as(tensors[name])", NOTHING),
+)
