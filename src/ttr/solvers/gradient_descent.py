@@ -140,7 +140,7 @@ class GradientDescent(Solver):
     def examples(cls) -> tuple[GradientDescent, ...]:
         soft = NewtonSchulz(((2.0, -1.5, 0.5), (1.5, -0.5, 0.25)), eps=0.1)
         return (cls(), cls(chunk=4, loss=Huber(), momentum=True, read_step=True), cls(chunk=3, window=3, momentum=True, orthogonalise=soft),
-                cls(chunk=2, loss=PowerError(), mirror=PowerNorm()))
+                cls(chunk=2, loss=PowerError(), mirror=PowerNorm(eps=0.5)))
 
     @classmethod
     def worked(cls) -> tuple[Worked, ...]:

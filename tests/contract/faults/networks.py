@@ -5,7 +5,7 @@ from .fault import Fault
 TITANS = ("weights=Geometric(),", "function=Mlp(hidden=2, residual=False)", "chunk=4")
 TTT = ("weights=Uniform(),", "function=Mlp(depth=1", "chunk=4")
 WINDOW = ("recurrent", "weights=Uniform(),", "function=Linear(),", "window=3")
-MONETA = ("recurrent", "weights=Uniform(),", "function=Mlp(depth=1", "mirror=PowerNorm()")
+MONETA = ("recurrent", "weights=Uniform(),", "function=Mlp(depth=1", "mirror=PowerNorm(eps=0.5)")
 LACT = ("weights=Uniform(),", "function=GatedMlp(),", "ChunkDescent(chunk=4")
 NOTHING = ("nothing",)
 
