@@ -46,7 +46,8 @@ def with_full_chunks(entry: Architecture) -> Architecture:
     return dataclasses.replace(entry, problem=dataclasses.replace(entry.problem, solver=dataclasses.replace(entry.problem.solver, chunk=3)))
 
 
-MEMORIES = {name: with_full_chunks(entry) for name, entry in ttr.catalogue.items()} | {"crowded": CROWDED} | {f"bare {problem!r}": problem for problem in SAMPLE}
+MEMORIES = {name: with_full_chunks(entry) for name, entry in ttr.catalogue.items()}
+MEMORIES |= {"crowded": CROWDED} | {f"bare {problem!r}": problem for problem in SAMPLE}
 every_memory = pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
 
 
