@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ttr.axes import with_rates
 from ttr.controls import CONTROLS
-from ttr.problem import Problem, with_rates
+from ttr.problem import Problem
 from ttr.state import State, empty_state
 
 _check_values: ContextVar[bool | None] = ContextVar("ttr_check_values", default=None)

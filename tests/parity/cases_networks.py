@@ -276,7 +276,8 @@ def moneta(draw: Draw):
 def yaad(draw: Draw):
     def slope(e: Tensor, t: int, threshold: Tensor) -> Tensor:
         limit = threshold[:, t, :, None, None]
-        return torch.where(e.norm(dim=-1, keepdim=True) <= limit, e, limit * e.sign())
+        length = e.norm(dim=-1, keepdim=True)
+        return torch.where(length <= limit, e, limit * e / length)
 
     return _miras("yaad", slope, lambda a: a, draw, threshold=draw.between(0.5, 6.0, B, T, H))
 

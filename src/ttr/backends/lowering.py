@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad, relu
 
 from ttr.backends import rotation
+from ttr.backends.preconditioner import precondition
 from ttr.inputs import Inputs
 from ttr.problem import RESET, Problem
 from ttr.state import State

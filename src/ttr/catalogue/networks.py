@@ -79,7 +79,7 @@ ENTRIES: dict[str, Architecture] = {
         output=(GatedRMSNorm("silu"),),
         source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected", arxiv="2504.13173", year=2025,
         original=None, verified="derived from the publication's equations: the recurrence with gradients by hand",
-        note="No author code is public. Gates and threshold per head, not per channel; the slope jumps at the threshold, as published."),
+        note="No author code is public. Gates per head; Huber of the error's length, where eq. 26 prints the slope of l_1."),
     "memora": Architecture(
         Problem(Geometric(), Mlp(start=1.0), GradientDescent(chunk=16, mirror=Simplex())),
         keys=(ShortConvolution(), UnitNorm()), controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize()), output=(GatedRMSNorm("silu"),),

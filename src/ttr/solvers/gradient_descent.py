@@ -140,7 +140,7 @@ class GradientDescent(Solver):
     def examples(cls) -> tuple[GradientDescent, ...]:
         soft = NewtonSchulz(((2.0, -1.5, 0.5), (1.5, -0.5, 0.25)), eps=0.1)
         return (cls(), cls(chunk=4, loss=Huber(), momentum=True, read_step=True), cls(chunk=3, window=3, momentum=True, orthogonalise=soft),
-                cls(chunk=2, loss=PowerError(), mirror=PowerNorm()))
+                cls(chunk=2, loss=PowerError(), mirror=PowerNorm(eps=0.5)))
 
     @classmethod
     def worked(cls) -> tuple[Worked, ...]:
@@ -154,11 +154,12 @@ class GradientDescent(Solver):
             [[0.5, 2], [1.5, -0.5], [-0.5, 1.5], [2, 0.5]],
             [[2, -3, 4], [-2, 4, 3], [5, -0.5, -4], [3, 2, -2]],
             # Huber, thresholds 2.5, 6, 2, 1.5, momenta 0.4, 0.3, 0.7, 0.2, decays 0.5, 0.8, 0.25, 0.6. Errors of S = 0 for both tokens of the
-            # first chunk: -v_1 of length 5.385 > 2.5, slope 2.5 sign; -v_2 of the same length < 6, itself. Z_1 = -0.5 k_1 slope_1^T =
-            # [[0.625, -0.625, 0.625], [2.5, -2.5, 2.5]] = S_1; Z_2 = 0.3 Z_1 - 0.2 k_2 slope_2^T =
-            # [[-0.4125, 1.0125, 1.0875], [0.95, -1.15, 0.45]]; S_2 = 0.8 S_1 + Z_2 = [[0.0875, 0.5125, 1.5875], [2.95, -3.15, 2.45]].
-            # Errors at S_2: (-0.61875, -4.48125, 6.88125) and (-1.35, -2.55, 6.4), both beyond: slopes 2 and 1.5 times their signs.
-            [[4.375, -4.375, 4.375], [2.81875, -3.91875, 0.06875], [-3.41921875, -0.14828125, 1.31203125], [0.9630625, 1.7329375, 0.3793125]],
+            # first chunk: -v_1 of length sqrt(29) = 5.385 > 2.5, slope -2.5 v_1 / sqrt(29); -v_2 of the same length < 6, itself.
+            # Z_1 = S_1 = -0.5 k_1 slope_1^T = [[0.232119172721, -0.348178759082, 0.464238345443], [0.928476690885, -1.392715036328,
+            # 1.856953381771]]; Z_2 = 0.3 Z_1 - 0.2 k_2 slope_2^T; S_2 = 0.8 S_1 + Z_2 = [[-0.344668910007, 0.817003365010, 1.410662179987],
+            # [1.221324359974, -1.931986539961, 1.742648719948]]. Errors at S_2 of length 7.194614738386 and 6.607471625959, both beyond.
+            [[1.62483420905, -2.43725131357, 3.2496684181], [1.73832772498, -3.15749158748, -0.373344550033],
+             [-1.56660376665, 0.537592444352, 1.25587152792], [0.095069208664, 1.06019510326, 0.375830897964]],
             # Squared error over two tokens, orthogonalised by two iterations, chunks of one. G_1 = 0.5 k_1 v_1^T = [[0.5, -0.75, 1], [2, -3, 4]] of
             # norm 5.550901, over 5.650901; its one singular value s becomes 2 s - 1.5 s^3 + 0.5 s^5 and then 1.5 s - 0.5 s^3 + 0.25 s^5:
             # S_1 = [[0.112609812547, -0.168914718820, 0.225219625094], [0.450439250187, -0.675658875281, 0.900878500375]].

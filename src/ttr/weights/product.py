@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ttr.axes import with_rates
 from ttr.component import Parameter
-from ttr.problem import Problem, Weights, Worked, with_rates
+from ttr.problem import Problem, Weights, Worked
 from ttr.weights.geometric import Geometric
 from ttr.weights.importance import Importance
 from ttr.weights.window import Window

@@ -5,7 +5,7 @@ from .fault import Fault
 TITANS = ("weights=Geometric(),", "function=Mlp(hidden=2, residual=False)", "chunk=4")
 TTT = ("weights=Uniform(),", "function=Mlp(depth=1", "chunk=4")
 WINDOW = ("recurrent", "weights=Uniform(),", "function=Linear(),", "window=3")
-MONETA = ("recurrent", "weights=Uniform(),", "function=Mlp(depth=1", "mirror=PowerNorm()")
+MONETA = ("recurrent", "weights=Uniform(),", "function=Mlp(depth=1", "mirror=PowerNorm(eps=0.5)")
 LACT = ("weights=Uniform(),", "function=GatedMlp(),", "ChunkDescent(chunk=4")
 NOTHING = ("nothing",)
 
@@ -24,8 +24,8 @@ FAULTS = (
     Fault("solvers/losses/inner_product.py", "return -value", "return prediction - value", NOTHING),
     Fault("solvers/losses/power_error.py", ".sum(-1) / self.power", ".sum(-1)", NOTHING),
     Fault("solvers/losses/power_error.py", "pow(self.power - 2)", "pow(self.power - 1)", NOTHING),
-    Fault("solvers/losses/huber.py", "threshold * error.abs().sum(-1)", "threshold * squared.sqrt()", NOTHING),
-    Fault("solvers/losses/huber.py", "threshold * error.sign())", "error.sign())", NOTHING),
+    Fault("solvers/losses/huber.py", "threshold * (length - 0.5 * threshold)", "threshold * threshold * (length - 0.5 * threshold)", NOTHING),
+    Fault("solvers/losses/huber.py", "excess.clamp(min=1.0).rsqrt()", "excess.clamp(min=1.0).reciprocal()", NOTHING),
     Fault("solvers/maps/newton_schulz.py", "x = a * x + (b * gram", "x = a * x + (a * gram", NOTHING),
     Fault("solvers/maps/newton_schulz.py", "dim=(-2, -1), keepdim=True) + self.eps", "dim=(-2, -1), keepdim=True)", NOTHING),
     Fault("solvers/maps/power_norm.py", "(2 - self.power) / self.power", "(1 - self.power) / self.power", NOTHING),

@@ -12,25 +12,27 @@ from ttr.solvers.losses._loss import _Loss
 
 @dataclass(frozen=True)
 class Huber(_Loss):
-    """l = 1/2 ||e||^2 where ||e|| <= d, else d ||e||_1, with e = m(k) - v and the control ``threshold`` d (Yaad, arXiv 2504.13173).
+    """l = 1/2 ||e||^2 where ||e|| <= d, else d (||e|| - d / 2), with e = m(k) - v and the control ``threshold`` d (arXiv 2504.13173).
 
-    As published, the slope jumps from e to d sign(e) at ||e|| = d.
+    The Huber loss of the length of the error, whose slope never exceeds d. Yaad's update as printed has the gradient of d ||e||_1
+    beyond the threshold, which jumps there.
     """
 
-    formula: ClassVar[str] = "1/2 ||m(k) - v||^2 where ||m(k) - v|| <= threshold, else threshold ||m(k) - v||_1"
+    formula: ClassVar[str] = "1/2 ||m(k) - v||^2 where ||m(k) - v|| <= threshold, else threshold (||m(k) - v|| - threshold / 2)"
 
     def controls(self) -> dict[str, str]:
         return {"threshold": "BTH"}
 
     def __call__(self, prediction: Tensor, value: Tensor, controls: Mapping[str, Tensor]) -> Tensor:
-        error, threshold = prediction - value, controls["threshold"]
-        squared = error.square().sum(-1)
-        return torch.where(squared <= threshold.square(), 0.5 * squared, threshold * error.abs().sum(-1))
+        squared, threshold = (prediction - value).square().sum(-1), controls["threshold"]
+        near = squared <= threshold.square()
+        length = torch.where(near, 1.0, squared).sqrt()  # the root of 0 has no derivative
+        return torch.where(near, 0.5 * squared, threshold * (length - 0.5 * threshold))
 
     def slope(self, prediction: Tensor, value: Tensor, controls: Mapping[str, Tensor]) -> Tensor:
         error, threshold = prediction - value, controls["threshold"][..., None]
-        near = (error * error).sum(-1, keepdim=True) <= threshold * threshold
-        return torch.where(near, error, threshold * error.sign())
+        excess = (error * error).sum(-1, keepdim=True) / (threshold * threshold)
+        return error * excess.clamp(min=1.0).rsqrt()
 
     @classmethod
     def examples(cls) -> tuple[Huber, ...]:
