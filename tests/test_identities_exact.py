@@ -50,6 +50,9 @@ def qkv() -> dict[str, Tensor]:
 def gates() -> dict[str, Tensor]:
     return {"log_decay": -torch.rand(B, T, H), "log_importance": -torch.rand(B, T, H)}
 
+UNDAMPED = 1e-16
+"""The least damping: none is refused, because a solved system would divide 0 by 0."""
+
 
 def run(problem: Problem, inputs: Mapping[str, Tensor], **controls: Tensor | float) -> Tensor:
     return ttr.oracle(problem, **inputs, **controls)
@@ -105,8 +108,8 @@ def test_gated_kalmanet_weighs_pairs_by_the_square_of_what_scales_keys_and_value
 def test_as_many_conjugate_gradient_steps_as_channels_are_the_exact_ridge(qkv, gates) -> None:
     """But for the damping, which vanishes."""
     exact = run(Problem(GATED, Linear(), ExactRidge()), qkv, ridge=0.3, **gates)
-    assert same(run(Problem(GATED, Linear(), ConjugateGradient(iterations=K, damping=1e-16)), qkv, ridge=0.3, **gates), exact)
-    assert error(run(Problem(GATED, Linear(), ConjugateGradient(iterations=1, damping=1e-16)), qkv, ridge=0.3, **gates), exact) > HALF
+    assert same(run(Problem(GATED, Linear(), ConjugateGradient(iterations=K, damping=UNDAMPED)), qkv, ridge=0.3, **gates), exact)
+    assert error(run(Problem(GATED, Linear(), ConjugateGradient(iterations=1, damping=UNDAMPED)), qkv, ridge=0.3, **gates), exact) > HALF
 
 
 # ----------------------------------------------------------------------------------------------------------- kernel ridge
