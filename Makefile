@@ -17,14 +17,16 @@ export PYTHONDONTWRITEBYTECODE = 1
 compare: $(VENV)/.run
 	$(BIN)/ttr compare $(FILES) $(ARGS)
 
-# Checking shapes as types makes every call several times dearer: the laws run without, all else and tests/test_shapes.py with.
+# Checking shapes as types makes every call several times dearer, so most tests run without, and those of TYPED with.
+TYPED := $(addprefix tests/test_,shapes.py dispatch.py worked.py surroundings.py)
+
 test: $(VENV)/.test lint
-	TTR_TEST_TYPES=0 $(PYTEST) tests/contract $(ARGS)
-	$(PYTEST) tests --ignore tests/contract $(ARGS)
+	TTR_TEST_TYPES=0 $(PYTEST) tests $(addprefix --ignore ,$(TYPED)) $(ARGS)
+	$(PYTEST) $(TYPED) $(ARGS)
 
 check: $(VENV)/.test lint
-	TTR_TEST_TYPES=0 $(PYTEST) --full tests/contract tests/test_compile.py $(ARGS)
-	$(PYTEST) --full tests --ignore tests/contract $(ARGS)
+	TTR_TEST_TYPES=0 $(PYTEST) --full tests $(addprefix --ignore ,$(TYPED)) $(ARGS)
+	$(PYTEST) --full $(TYPED) $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check --quiet src tests

@@ -1,6 +1,8 @@
-"""The shapes that annotations promise hold in every call that laws 1 and 2 make of the catalogue: the suite checks them as types."""
+"""The shapes that annotations promise hold in every call that laws 1 and 2 make of the catalogue, and in its layers: run with
+TTR_TEST_TYPES=1, the default, which checks them as types."""
 
 import pytest
+import torch
 
 import ttr
 from ttr.backends import BACKENDS
@@ -13,3 +15,12 @@ ROWS = [(name, backend) for name in ttr.catalogue for backend in BACKENDS if bac
 @pytest.mark.parametrize("name, backend", ROWS, ids=lambda part: getattr(part, "name", part))
 def test_shapes_are_as_annotated(name, backend, law):
     assert all(measurement.kept for measurement in law(ttr.catalogue[name].problem, Setting(backend.small())))
+
+
+@pytest.mark.parametrize("name", [name for name, entry in ttr.catalogue.items() if entry.problem.function.causal])
+def test_shapes_in_a_layer(name):
+    layer = ttr.nn.Mixer(8, ttr.catalogue[name], heads=2)
+    x = torch.randn(2, 5, 8)
+    y, state = layer(x[:, :4], return_state=True)
+    last, _ = layer.step(x[:, 4], state)
+    assert y.shape == (2, 4, 8) and last.shape == (2, 8) and torch.isfinite(last).all()

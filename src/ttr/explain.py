@@ -10,15 +10,17 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ttr.backends import BACKENDS
 from ttr.component import Component
 from ttr.controls import CONTROLS
-from ttr.dispatch import choose, initial_state, refusal
+from ttr.dispatch import choose, refusal
 from ttr.inputs import prepare
 from ttr.latex import latex
 from ttr.problem import Problem
+from ttr.state import empty_state
 
 FORMULAS = ("weight", "decay", "objective", "prediction", "features", "kernel", "update", "read-out", "scale", "normalisation")
 """Titles of formulas, in reading order; "order", "parallel form" and "approximation" are words."""
@@ -26,8 +28,12 @@ FORMULAS = ("weight", "decay", "objective", "prediction", "features", "kernel", 
 LETTERS = {"K": 116, "V": 148, "H": 22, "N": 1042}
 """Sizes that nobody has, by which a dimension of a shape is told: key size, value size, heads, remembered pairs."""
 
-FOLDED = ("The pairs are learned one after the other, each by a step on its own objective: the memory is not the minimiser "
-          "over all pairs.")
+OWNERS = {"weights": ("weight", "decay"), "solver": ("objective", "update", "order", "parallel form"),
+          "function": ("prediction", "features", "kernel", "read-out", "scale", "normalisation")}
+"""Whose titles they are. Another axis that speaks under one of them has the last word: weights may change the update."""
+
+FOLDED = ("The pairs are learned one after the other, or a few together, each by a step on its own objective: the memory is not the "
+          "minimiser over all pairs.")
 SHRUNK = ("Forgetting shrinks the memory towards 0 before every update; it does not weigh the pairs of a squared error. With orthonormal "
           "keys no weighted fit would notice its weights, and this memory does.")
 PLAIN = "phi(x) = x"
@@ -58,7 +64,7 @@ class Section:
 
     def lines(self, width: int) -> Iterator[str]:
         """The facts in two columns; a title too long for its column has the text below it."""
-        column = min(max(len(fact.title) for fact in self.facts), 22) + 4
+        column = min(max(len(fact.title) for fact in self.facts), 25) + 4
         yield self.title
         for fact in self.facts:
             head = f"  {fact.title}".ljust(column)
@@ -145,6 +151,8 @@ def summary(component: Component) -> str:
 
 def state_words(problem: Problem) -> str:
     """The tensors that a memory keeps per head, with letters for their sizes."""
+    if not problem.function.causal:
+        return "nothing: every token reads the whole sequence"
     words = ", ".join(f"{name} [{','.join(_letter(problem, size) for size in shape)}]" for name, shape in _kept(problem, LETTERS).items())
     if problem.memory != "pairs":
         return f"{words} per head"
@@ -155,14 +163,10 @@ def _section(title: str, facts: object) -> Section:
     return Section(title, tuple(Fact(*fact) for fact in facts))
 
 
-def _parts(problem: Problem) -> tuple[Component, ...]:
-    """The components, the later the more a title of theirs counts: weights may change the order, a recurrence defines all."""
-    return tuple(part for part in (problem.solver, problem.function, problem.weights, problem.recurrence) if part is not None)
-
-
 def _told(problem: Problem, title: str) -> list[str]:
-    """What the component that counts most says under a title; empty if none does."""
-    return [text for part in _parts(problem) if (text := part.formulas().get(title))][-1:]
+    """What there is to say under a title, at most one: by another axis than the title's own, if one speaks, else by its own."""
+    parts = sorted((problem.solver, problem.function, problem.weights), key=lambda part: title not in OWNERS[part.kind])
+    return [text for part in parts if (text := part.formulas().get(title))][-1:]
 
 
 def _source(entry: object) -> Iterator[tuple[str, str]]:
@@ -198,8 +202,9 @@ def _written_out(problem: Problem, formula: str) -> str:
     default = {None: "1", "head": "(gamma_i^(t) / gamma_i^(t-1))", "channel": "diag(gamma_i^(t) / gamma_i^(t-1))"}[problem.weights.retention]
     decay = next(iter(_told(problem, "decay")), default).removeprefix("D_t = ")
     formula = formula.replace("D_t = 1 after", "with decay 1 after")
-    for letter, value in (("D_t", decay), ("w_t", "w_t" if problem.weights.importance else "1")):
-        formula = re.sub(rf"\b{letter} (?=[A-Za-z(])", "" if value == "1" else f"{value} ", formula)
+    formula = re.sub(r"\bD_t (?=[A-Za-z(])", "" if decay == "1" else f"{decay} ", formula)
+    if not problem.weights.importance:
+        formula = re.sub(r"\bw_[tij] (?=[A-Za-z(])", "", formula)
     if PLAIN in _told(problem, "features"):
         formula = re.sub(r"phi\(([^()]*)\)", r"\1", formula)
     return formula.replace("(S_{t-1})^T", "S_{t-1}^T")
@@ -215,9 +220,11 @@ def _work(problem: Problem, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
     """The products whose sum one token's work grows with, per head: every number of the state once, and the solves."""
     held = list(_kept(problem, sizes).values())
     work = [shape for shape in held if len(shape) == max(map(len, held))]
+    if problem.function.dual:
+        return [*work, (sizes["N"],) * 3]
     degree, pairs = problem.function.local_degree, sizes["N"] if problem.memory == "pairs" else 1
     unknowns = problem.function.feature_size(sizes["K"]) if degree is None else math.comb(sizes["K"] + degree, degree) - 1
-    if problem.solver.exact and unknowns:
+    if problem.solver.exact and unknowns and not problem.solver.amortized:
         work += [(pairs, unknowns, unknowns)] if pairs > 1 else []
         work += [(unknowns, unknowns, unknowns)]
     return list(dict.fromkeys(work))
@@ -234,21 +241,26 @@ def _letter(problem: Problem, size: int) -> str:
 
 
 def _power(problem: Problem, shape: tuple[int, ...]) -> str:
-    names = [_letter(problem, size) for size in shape]
-    return " ".join(f"{name}^{names.count(name)}" if names.count(name) > 1 else name for name in dict.fromkeys(names))
+    factors = [name for size in shape for name in _letter(problem, size).split()]
+    number = math.prod(int(factor) for factor in factors if factor.isdecimal())
+    names = [factor for factor in factors if not factor.isdecimal()]
+    powers = [f"{name}^{names.count(name)}" if names.count(name) > 1 else name for name in dict.fromkeys(names)]
+    return " ".join([str(number)] * (number > 1) + powers)
 
 
 def _costs(problem: Problem, sizes: Mapping[str, int] | None) -> Iterator[tuple[str, str]]:
     yield "state", state_words(problem)
+    if not problem.function.causal:
+        return
     features = problem.function.feature_size(LETTERS["K"])
-    if features != LETTERS["K"]:
+    if features != LETTERS["K"] and not problem.function.dual:
         yield "F", f"features of a key, {_feature_words(problem)}"
     pairs = problem.solver.pairs_per_token
     terms = [_power(problem, shape) for shape in _work(problem, LETTERS)]
     yield "work per token", f"O({' + '.join(terms)}) per head" + (f", for each of {pairs} pairs" if pairs > 1 else "")
     if sizes is not None:
         slots = sizes["N"] if problem.memory == "pairs" else None
-        state = initial_state(problem, 1, sizes["H"], sizes["K"], sizes["V"], capacity=slots, device="meta")
+        state = empty_state(problem, 1, (sizes["H"],) * 3, sizes["K"], sizes["V"], slots, torch.device("meta"))
         work = pairs * sizes["H"] * sum(math.prod(shape) for shape in _work(problem, sizes))
         given = ", ".join(f"{letter} = {sizes[letter]}" for letter in ("HKVN" if slots else "HKV"))
         yield "in numbers", f"{state.nbytes:,} bytes of state in float32, of the order of {work:,} products per token, with {given}"
@@ -262,14 +274,16 @@ def _feature_words(problem: Problem) -> str:
 def _inputs(problem: Problem) -> Iterator[tuple[str, str]]:
     plain = problem.function.feature_size(LETTERS["K"]) == LETTERS["K"]
     for name, axes in problem.controls().items():
-        yield name, f"[{','.join(axes.replace('F', 'K') if plain else axes)}] {CONTROLS[name].meaning}"
+        letters = axes.replace("F", "" if problem.function.dual else "K" if plain else "F")
+        yield name, f"[{','.join(letters)}] {CONTROLS[name].meaning}"
     for name, parameter in problem.parameters(LETTERS["H"], LETTERS["K"], LETTERS["V"]).items():
         shape = ",".join(_letter(problem, size) for size in parameter.shape)
         yield name, f"[{shape}] parameter, {'learned' if parameter.trainable else 'fixed'}"
 
 
 def _approximations(entry: object, problem: Problem) -> Iterator[tuple[str, str]]:
-    told = [text for part in dict.fromkeys(_parts(problem)) if (text := part.formulas().get("approximation"))]
+    parts = (problem.solver, problem.function, problem.weights)
+    told = list(dict.fromkeys(text for part in parts if (text := part.formulas().get("approximation"))))
     if problem.solver.weights_act_on == "memory":
         told += [FOLDED] + ([SHRUNK] if problem.weights.retention else [])
     told = told or [EXACT]

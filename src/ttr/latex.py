@@ -13,7 +13,7 @@ from ttr.controls import CONTROLS
 GREEK = {"alpha", "beta", "gamma", "delta", "epsilon", "eps", "zeta", "eta", "theta", "kappa", "lambda", "mu", "nu", "xi", "pi", "rho", "sigma",
          "tau", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega"}
 FUNCTIONS = {"exp", "log", "ln", "max", "min", "sin", "cos", "tanh", "det", "sum", "prod"}
-OPERATORS = {"argmin", "argmax", "diag", "tr", "sign", "softmax", "sigmoid", "softplus"}
+OPERATORS = {"argmin", "argmax", "diag", "tr", "sign", "softmax", "sigmoid", "softplus", "gelu", "silu", "elu", "grad", "Re"}
 ACCENTS = {"bar": r"\bar", "hat": r"\hat", "~": r"\tilde"}
 SIGNS = {"<=": r"\leq", ">=": r"\geq", "!=": r"\neq", "<-": r"\leftarrow", "->": r"\rightarrow", "||": r"\Vert", "...": r"\ldots", "..": r"\ldots",
          "*": r"\odot", "{": r"\{", "}": r"\}", "~": r"\sim", "%": r"\%", "#": r"\#", "&": r"\&", "$": r"\$", "inf": r"\infty"}
@@ -102,7 +102,8 @@ class _Reader:
         if text == "(":
             self.at += 1
             inner = self.sequence(")")
-            return f"{mark}{{{sign}({inner})}}" if mark == "^" and (len(inner) == 1 or "gamma" in base) else f"{mark}{{{sign}{inner}}}"
+            bracketed = mark == "^" and (sign or len(inner) == 1 or "gamma" in base)
+            return f"{mark}{{{sign}({inner})}}" if bracketed else f"{mark}{{{inner}}}"
         if text == "T" and mark == "^":
             self.at += 1
             return r"^{\top}"

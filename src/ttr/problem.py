@@ -133,6 +133,9 @@ def refusal(weights: Weights, function: Function, solver: Solver) -> str | None:
         return f"{w} reads complex values, which no sum of weights can divide. Use {f} with normalized=False, or values='real'."
     if function.normalized and not solver.additive:
         return f"A normalised read-out is a ratio of two sums over pairs, which {s} does not build. Use OneStep, or {f} with normalized=False."
+    folding = [type(part).__name__ for part in (weights, function, solver) if part.folds]
+    if len(folding) > 1:
+        return f"{folding[0]} and {folding[1]} are each a recurrence of their own. Use OneStep with {folding[0]}, or Uniform or Geometric with {s}."
     return next((reason for part in (weights, function, solver) if (reason := part.refuses(weights, function, solver)) is not None), None)
 
 

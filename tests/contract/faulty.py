@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo  # torch.func imports it at its first call; here it is paid once for all forks
 
 WIDE = (torch.float64, torch.float32)
 

@@ -26,6 +26,11 @@ class _Network(Function):
     def initial(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: x for name, x in params.items() if name.partition("_")[0] in self.matrices()}
 
+    def formulas(self) -> dict[str, str]:
+        deviation = "1 / sqrt(inputs)" if self.start is None else f"{self.start:g}"
+        return {"read-out": f"y_t = m(q_t) with the weights W_t, which start from learned ones, at first normal of deviation {deviation}",
+                "scale": "1, for queries go in as they are"}
+
     def matrices(self) -> tuple[str, ...]:
         """The names of the matrices."""
         raise NotImplementedError

@@ -32,7 +32,8 @@ class GatedMlp(_Network):
             raise ValueError(f"A hidden layer of {self.hidden} times the key size is empty. Use 1 or more.")
 
     def formulas(self) -> dict[str, str]:
-        return {"prediction": "m(x) = W_1^T (silu(W_0^T x) * W_2^T x)"}
+        prediction = f"m(x) = W_1^T (silu(W_0^T x) * W_2^T x), hidden layer {self.hidden} times as wide, silu(x) = x sigmoid(x)"
+        return {"prediction": prediction, **super().formulas()}
 
     def matrices(self) -> tuple[str, ...]:
         return ("w0", "w1", "w2")

@@ -50,19 +50,29 @@ class GaussianNystrom(Function):
                              "Use at least 2 landmarks, 1 step and a ridge of 0.")
 
     def formulas(self) -> dict[str, str]:
-        size = {"both": "queries and keys", "queries": "queries"}[self.landmarks_of]
-        return {"prediction": f"Y = C_q W^+ C_k^T V, C = exp(-scale/2 ||x - z||^2) at {self.landmarks} landmarks z of the {size}",
-                "scale": "K^-1/2" if self.scale is None else f"{self.scale:g}",
-                "approximation": f"W^+ is {self.steps} iterations towards the inverse of the landmarks' kernel + {self.ridge:g} I"}
+        sequence = {"both": "queries and keys", "queries": "queries"}[self.landmarks_of]
+        points = f"{'means' if self.pooled else 'first points'} of equal segments of the {sequence}"
+        step = {"balanced": "Z <- Z (13 - X (15 - X (7 - X))) / 4, X = D W D Z, W^+ = D Z D, D^-2 = diag(row sums of W)",
+                "newton": "Z <- 2 Z - Z W Z, W^+ = Z"}[self.inverse]
+        return {"objective": "||m||^2 / 2 - sum_i v_i^T m(k_i) in the space of the approximated kernel, i over all tokens",
+                "prediction": f"m(x) = kappa(x, L) W^+ sum_i kappa(L, k_i) v_i, W = kappa(L, L) + {self.ridge:g} I, "
+                              f"L = {self.landmarks} landmarks, the {points}",
+                "kernel": "kappa(x, z) = exp(-s ||x - z||^2 / 2)",
+                "update": f"{self.steps} times {step}", "read-out": "y_t = m(q_t)",
+                "scale": "s = K^(-1/2)" if self.scale is None else f"s = {self.scale:g}",
+                "order": "every token reads the whole sequence: there is nothing to update token by token",
+                "parallel form": "Y = kappa(Q, L) (W^+ (kappa(L, K) V)), products with the landmarks alone",
+                "approximation": "One gradient step in a space of functions, whose Gaussian kernel is approximated through landmarks (Nystrom): "
+                                 "a plain sum over pairs, neither causal nor normalised. The ridge steadies the inverse and is none on the regression."}
 
     def memory(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
         return {}
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
-        if weights.controls() or weights.retention is not None or weights.window is not None:
+        if weights.controls() or weights.folds or weights.retention is not None or weights.window is not None:
             return (f"In {type(self).__name__} every token reads the whole sequence, where nothing is older than the rest. "
                     "Use Uniform, or Linear to forget.")
-        if not solver.additive:
+        if not solver.additive or solver.folds:
             return f"{type(self).__name__} is a sum over all pairs, which {type(solver).__name__} does not build. Use OneStep, or Linear."
         return None
 

@@ -32,9 +32,12 @@ class KernelRegression(Function):
         return 1
 
     def formulas(self) -> dict[str, str]:
-        kernel = {"exponential": "exp(s q.k)", "gaussian": "exp(-s/2 ||q - k||^2)"}[self.kernel]
-        return {"prediction": f"m(k) = sum_i kappa(k, k_i) c_i, kappa(q, k) = {kernel}",
-                "read-out": "y = kappa(q, K) (kappa(K, K) + ridge Gamma^-1)^-1 V"}
+        kernel = {"exponential": "exp(s q^T k)", "gaussian": "exp(-s ||q - k||^2 / 2)"}[self.kernel]
+        return {"objective": "sum_{i<=t} gamma_i^(t) ||v_i - m(k_i)||^2 / 2 + ridge ||m||^2 / 2 in the space of kappa",
+                "prediction": "m(x) = sum_{i<=t} kappa(x, k_i) c_i", "kernel": f"kappa(q, k) = {kernel}",
+                "update": "C = (kappa(K, K) + ridge Gamma^-1)^-1 V of all pairs so far, Gamma = diag(gamma_i^(t)), c_i the rows of C",
+                "read-out": "y_t = kappa(q_t, K) C", "scale": "s = K^(-1/2)" if self.scale is None else f"s = {self.scale:g}",
+                "parallel form": "the systems of all tokens are leading blocks of one matrix, factored once while nothing is forgotten"}
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if solver.exact != "global":

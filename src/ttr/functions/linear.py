@@ -72,14 +72,21 @@ class Linear(Function):
 
     def formulas(self) -> dict[str, str]:
         scale = "s = K^(-1/2)" if self.scale is None else f"s = {self.scale:g}"
-        formulas = {"prediction": "m(k) = S^T phi(k)", **self.features.formulas(), "read-out": "y_t = s S_t^T phi(q_t)", "scale": scale}
+        features = self.features.formulas()
+        if not self.tied and self.parameters(1, 1, 1):
+            features = {title: f"{text}, apart for queries and keys" for title, text in features.items()}
+        formulas = {"prediction": "m(k) = S^T phi(k)", **features, "read-out": "y_t = s S_t^T phi(q_t)", "scale": scale}
         if not self.normalized:
             return formulas
+        total = "s z_t^T phi(q_t)"
+        divisor = f"({total} + eps), eps = {self.eps:g}" if self.floor is None else (
+            f"max({f'|{total}|' if self.absolute else total}, {self.floor:g})")
+        where = "" if self.floor is None else " where the divisor is no floor"
         return formulas | {
-            "read-out": f"y_t = s S_t^T phi(q_t) / (s z_t^T phi(q_t) + eps), eps = {self.eps:g}",
+            "read-out": f"y_t = s S_t^T phi(q_t) / {divisor}",
             "normalisation": "z_t = sum_{i<=t} gamma_i^(t) phi(k_i), the same memory of the value 1",
             "approximation": "The read-out is a ratio of two fits, of the values and of the number 1, not the prediction of one linear map. "
-                             "Equally it is the exact local constant with the kernel phi(q)^T phi(k)."}
+                             f"Equally it is the exact local constant with the kernel phi(q)^T phi(k){where}."}
 
     @classmethod
     def examples(cls) -> tuple[Linear, ...]:

@@ -21,6 +21,12 @@ class LocalQuadratic(_ExponentialKernel):
 
     local_degree: ClassVar[int] = 2
 
+    def formulas(self) -> dict[str, str]:
+        return {"prediction": "m_t(k) = b_t + A_t psi(k - q_t), psi(z) = (z_a, z_a^2, sqrt(2) z_a z_b), a < b, fitted for every query",
+                **super().formulas(),
+                "read-out": "y_t = b_t = sum_{i<=t} p_i (1 - (psi_i - psibar)^T rho) v_i, psi_i = psi(k_i - q_t), psibar = sum_{i<=t} p_i psi_i, "
+                            "rho = (sum_{i<=t} p_i (psi_i - psibar) (psi_i - psibar)^T + diag(ridge))^-1 psibar"}
+
     @classmethod
     def examples(cls) -> tuple[LocalQuadratic, ...]:
         return (cls(), cls(scale=1.3, unit_norm=True, learned_scale=True))

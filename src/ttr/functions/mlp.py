@@ -47,8 +47,12 @@ class Mlp(_Network):
         return 4 if self.residual else 1  # a norm over two channels is their sign
 
     def formulas(self) -> dict[str, str]:
-        body = "W_1^T phi(x)" if self.depth == 1 else f"W_{self.depth}^T gelu(...W_1^T phi(x))"
-        return {"prediction": f"m(x) = phi(x) + LN({body})" if self.residual else f"m(x) = {body}"}
+        body = ""
+        for layer in range(1, self.depth + 1):
+            body = f"W_{layer}^T {f'gelu({body})' if body else 'phi(x)'}" + (f" + c_{layer}" if self.bias else "")
+        prediction = f"m(x) = phi(x) + LN({body}), LN with learned gain and shift" if self.residual else f"m(x) = {body}"
+        hidden = f", hidden layers {self.hidden} times as wide" if self.depth > 1 else ""
+        return {"prediction": prediction + hidden, **self.features.formulas(), **super().formulas()}
 
     def matrices(self) -> tuple[str, ...]:
         return tuple(f"w{layer}" for layer in range(1, self.depth + 1))

@@ -29,9 +29,13 @@ class TransportedConstant(Function):
         return {"transport_key": "BTHK", "step_size": "BTH"}
 
     def formulas(self) -> dict[str, str]:
-        return {"prediction": "y_t = sum_{i<=t} softmax_i(scale q_t^T H_t ... H_{i+1} k_i + log gamma_i) v_i, H_j = I - beta_j w_j w_j^T",
-                "parallel form": "products of reflections in WY form, block by block of tokens",
-                "approximation": "the kernel depends on the tokens between pair and query, not on key and query alone"}
+        return {"prediction": "m_t(k) = b_t, fitted for every query", "read-out": "y_t = b_t = sum_{i<=t} p_i v_i",
+                "kernel": "kappa_t(q, k_i) = exp(s q^T H_t ... H_{i+1} k_i), H_j = I - step_size_j w_j w_j^T, w = transport_key",
+                "scale": "s = K^(-1/2)" if self.scale is None else f"s = {self.scale:g}",
+                "normalisation": "p_i = gamma_i^(t) kappa_t(q_t, k_i) / sum_{j<=t} gamma_j^(t) kappa_t(q_t, k_j)",
+                "parallel form": "products of the reflections H in WY form, block by block of tokens, then softmax",
+                "approximation": "The kernel depends on the tokens between pair and query, not on query and key alone: a local constant in a wide "
+                                 "sense, with no function class fixed beforehand."}
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if solver.corrects:

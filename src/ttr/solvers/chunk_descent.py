@@ -67,11 +67,17 @@ class ChunkDescent(Solver):
         return {"step_size": "BTHP"} | ({"momentum": "BTH"} if self.momentum else {}) | self.loss.controls()
 
     def formulas(self) -> dict[str, str]:
-        total = "G + mean(momentum) U" if self.momentum else "G"
-        step = f"W + {'NS(U)' if self.orthogonalise else 'U'}"
-        kept = f"W <- {step}, rows scaled to their first lengths" if self.renormalise else f"W <- {step}"
-        return {"objective": f"l = {self.loss.formula}", "order": "a chunk is read before it is written",
-                "update": f"G = -sum_j step_j grad l_j(W) over {self.chunk} tokens, U <- {total}, {kept}"}
+        gradient = f"sum_j b_j grad l(m_W(k_j), v_j) over the {self.chunk} tokens j of a chunk"
+        change = f"U <- mean_j(momentum_j) U - {gradient}" if self.momentum else f"U = -{gradient}"
+        step = f"W <- W + {'NS(U)' if self.orthogonalise else 'U'}"
+        kept = ", every column scaled to its first length" if self.renormalise else ""
+        meaning = f", b = w_t step_size, one for every matrix{f', {self.orthogonalise.formula}' if self.orthogonalise else ''}"
+        told = f"Every chunk takes one step along its summed gradients from weights that are a chunk old. {self.loss.note}"
+        return {"objective": f"l(m, v) = {self.loss.formula}", "update": f"{change}, {step}{kept}{meaning}",
+                "read-out": "y_t = m(q_t) with the weights W from before the chunk",
+                "order": "all tokens of a chunk read, then the chunk is written at its end",
+                "parallel form": "a product with the same weights for all queries of a chunk, and for all its gradients",
+                "approximation": told.strip()}
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         w, f = type(weights).__name__, type(function).__name__

@@ -68,14 +68,17 @@ class DeltaRule(Solver):
         written = f"phi(k_t) ({value} - {at} phi({read}_t))^T"
         if self.separate_erase:
             written = f"(phi(k_t) {value}^T - phi(e_t) ({at} phi({read}_t))^T)"
-        told = {"objective": "||v_t - S^T phi(k_t)||^2 / 2",
+        start, values, scores = f"phi({read.upper()}) S_0", "(G * V)" if self.gated_write else "V", f"{step[0]}_j phi({read}_i)^T"
+        solved = f"(I + A) W = {values} - {start}, A_ij = {scores} phi(k_j)"
+        if self.separate_erase:  # R holds what is read at the read keys
+            solved = f"(I + A) R = {start} + C {values}, A_ij = {scores} phi(e_j), C_ij = {scores} phi(k_j)"
+        told = {"objective": f"||{value} - S^T phi(k_t)||^2 / 2",
                 "update": f"S_t = D_t S_{{t-1}} + {step} {written}{meaning}",
                 "order": f"decay, then write, then read; the error is measured {when} the decay",
-                "parallel form": f"(I + A) W = B (V - phi({read.upper()}) S_0) in chunks, by substitution; A_ij = b_i phi({read}_i)^T phi({erase}_j) "
-                                 f"for i > j, B = diag(b), S_0 and the earlier keys decayed up to token i"}
+                "parallel form": f"{solved} for i > j in chunks, by substitution; S_0 and the earlier keys decayed up to token i"}
         if not (self.separate_read or self.separate_erase):
             return told
-        return told | {"objective": f"phi({erase}_t)^T S ({at} phi({read}_t)) - phi(k_t)^T S v_t, linear in S",
+        return told | {"objective": f"phi({erase}_t)^T S ({at} phi({read}_t)) - phi(k_t)^T S {value}, linear in S",
                        "approximation": "It reads, erases or writes at different keys, which is the gradient of no single loss in S."}
 
     @classmethod

@@ -54,9 +54,12 @@ class DiagonalImplicitDeltaRule(Solver):
         return (query[..., None] * after["memory"]).sum(-2)
 
     def formulas(self) -> dict[str, str]:
-        return {"update": "S_t = (1 - d k_t^2) * D_t S_{t-1} + d k_t v_t^T, d = step_size / (1 + step_size ||k_t||^2)",
-                "order": "decay, then the update at the decayed memory",
-                "approximation": "The proximal step with the diagonal of k k^T in its place: the minimiser of no stated objective."}
+        return {"update": "S_t = (1 - d_t phi(k_t)^2) * D_t S_{t-1} + d_t phi(k_t) v_t^T, d_t = b_t / (1 + b_t ||phi(k_t)||^2), "
+                          "b_t = w_t step_size_t",
+                "order": "decay, then the update of the decayed memory, then read",
+                "parallel form": "that of a sum of pairs whose key channels fade by 1 - d_t phi(k_t)^2 besides",
+                "approximation": "Of the proximal step ||S - D S||^2 / 2 + b ||v - S^T k||^2 / 2 it keeps the diagonal of k k^T alone, so it "
+                                 "minimises neither that nor another stated objective."}
 
     @classmethod
     def examples(cls) -> tuple[DiagonalImplicitDeltaRule, ...]:

@@ -26,9 +26,13 @@ class FunctionalDeltaRule(Solver):
         return {"step_size": "BTH"}
 
     def formulas(self) -> dict[str, str]:
-        return {"update": "u_t = v_t - beta_t sum_{j<t} softmax_j(scale q_t.k_j + log gamma_j) u_j, kept in place of v_t",
-                "parallel form": "U = (I + diag(beta) P)^-1 V with the softmax P over j < t, Y = softmax over j <= t times U",
-                "approximation": "exact functional gradient descent would use the kernel at the key without normalising it"}
+        return {"objective": "sum_{i<=t} p_i ||v_i - b_t||^2 / 2 with corrected values v_i",
+                "update": "v_t <- v_t - step_size_t sum_{i<t} p_i v_i, p_i = gamma_i^(t) kappa(q_t, k_i) / sum_{j<t} gamma_j^(t) kappa(q_t, k_j), "
+                          "kept with k_t",
+                "order": "decay, then correct the value by what the older pairs say at the query, then write, then read",
+                "parallel form": "(I + diag(step_size) P) U = V by substitution, P the softmax over j < t; Y is the softmax over j <= t times U",
+                "approximation": "A functional gradient step would measure the error at the key and with the kernel as it is; here it is measured at "
+                                 "the query, through weights that sum to 1."}
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if function.local_degree != 0:

@@ -77,13 +77,23 @@ class GradientDescent(Solver):
         return {"step_size": "BTH"} | extra | self.loss.controls()
 
     def formulas(self) -> dict[str, str]:
-        force = "-sum_i step_i grad l_i(W_b) over the window" if self.window > 1 else "-step_t grad l_t(W_b)"
-        z = f"momentum_t Z_{{t-1}} {force}" if self.momentum else force
+        gradient = "b_t grad l(m_{W_b}(k_t), v_t)" if self.window == 1 else f"sum_{{t-{self.window}<i<=t}} b_i grad l(m_{{W_b}}(k_i), v_i)"
+        force = f"momentum_t Z_{{t-1}} - {gradient}" if self.momentum else f"-{gradient}"
         added, kept = "NS(Z_t)" if self.orthogonalise else "Z_t", "A" if self.mirror else "W"
-        update = f"Z_t = {z}, {kept}_t = a_t {kept}_{{t-1}} + {added}" + (f", {self.mirror.formula}" if self.mirror else "")
-        read = {"order": "the way since the boundary is scaled by read_step_t at the token that reads"} if self.read_step else {}
-        return {"objective": f"l = {self.loss.formula}", "update": f"{update}; W_b after every {self.chunk} tokens",
-                "approximation": "weights of pairs are shrinkage of W, not sample weights"} | read
+        maps = "".join(f", {change.formula}" for change in (self.orthogonalise, self.mirror) if change)
+        way = f"{kept}_b + read_step_t ({kept}_t - {kept}_b)" if self.read_step else f"{kept}_t"
+        boundary = f"{kept}_b <- {way} after every {self.chunk} tokens"
+        boundary = "W_b = W_{t-1}" if (self.chunk, kept, self.read_step) == (1, "W", False) else boundary
+        told = [f"The gradients of {self.chunk} tokens are taken at the weights of their start, not at the newest."] if self.chunk > 1 else []
+        told += [self.loss.note] if self.loss.note else []
+        told += ["The step is orthogonalised, so it is none along the gradient."] if self.orthogonalise else []
+        told += ["A map of the accumulator takes the place of the squared norm that keeps weights small."] if self.mirror else []
+        return {"objective": f"l(m, v) = {self.loss.formula}",
+                "update": f"Z_t = {force}, {kept}_t = D_t {kept}_{{t-1}} + {added}, {boundary}, b_t = w_t step_size_t{maps}",
+                "order": "the gradient at the old weights, then decay and step, then read" +
+                         ("; a token that reads scales the way since the boundary by its read_step" if self.read_step else ""),
+                "parallel form": "the gradients of a chunk at W_b together; every read-out adds them up with products of decays and momenta"
+                } | ({"approximation": " ".join(told)} if told else {})
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         w, f = type(weights).__name__, type(function).__name__

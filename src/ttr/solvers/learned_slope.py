@@ -24,8 +24,12 @@ class LearnedSlope(Solver):
         return {"slope": "BTHK"}
 
     def formulas(self) -> dict[str, str]:
-        return {"update": "y_t = sum_i p_i (1 - (k_i - kbar).r_t) v_i, kbar = sum_i p_i k_i",
-                "approximation": "r_t, the control slope, is learned where the fit would solve for it"}
+        return {"objective": "sum_{i<=t} p_i ||v_i - m_t(k_i)||^2 / 2 + tr(A diag(ridge) A^T) / 2, whose solve slope_t stands in for",
+                "update": "the pairs themselves are kept, each with its log gamma_i^(t)", "order": "decay, then write, then read",
+                "read-out": "y_t = sum_{i<=t} p_i (1 - (k_i - kbar)^T slope_t) v_i, kbar = sum_{i<=t} p_i k_i",
+                "parallel form": "P = softmax(s Q K^T + log Gamma) in blocks of queries, with a second score slope_t^T k_i",
+                "approximation": "A learned vector stands in for (Cov_p(k) + diag(ridge))^-1 (kbar - q_t): the fit is exact where it hits that, and "
+                                 "softmax attention where it is 0."}
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if function.local_degree != 1:

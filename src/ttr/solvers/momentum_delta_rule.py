@@ -36,12 +36,14 @@ class MomentumDeltaRule(Solver):
         return {"momentum": (feature_size, value_size)}
 
     def formulas(self) -> dict[str, str]:
-        source = "a_t S_{t-1}" if self.gradient_at == "decayed" else "S_{t-1}"
-        read = "p_t" if self.separate_read else "k_t"
-        return {"objective": "1/2 ||v_t - S^T k_t||^2, one step of gradient descent with momentum per pair",
-                "update": f"Z_t = mu_t Z_{{t-1}} - eta_t k_t (v_t - ({source})^T {read})^T; S_t = a_t S_{{t-1}} - beta_t Z_t",
-                "order": f"the error of the {self.gradient_at} memory, momentum, decay, write, read",
-                "parallel form": "one unit triangular system per chunk, with the product of two decays for weights"}
+        at = "(D_t S_{t-1})^T" if self.gradient_at == "decayed" else "S_{t-1}^T"
+        read, meaning = ("p", ", p = read_key") if self.separate_read else ("k", "")
+        told = {"objective": "||v_t - S^T phi(k_t)||^2 / 2",
+                "update": f"Z_t = momentum_t Z_{{t-1}} - b_t phi(k_t) (v_t - {at} phi({read}_t))^T, S_t = D_t S_{{t-1}} - momentum_step_t Z_t, "
+                          f"b_t = w_t step_size_t{meaning}",
+                "order": f"the error of the {self.gradient_at} memory, then momentum, then decay and step, then read; Z does not decay with S",
+                "parallel form": "one triangular system per chunk as for the delta rule, with sums of products of decays and momenta for weights"}
+        return told | ({"approximation": "It reads and writes at different keys, which is the gradient of no single loss in S."} if meaning else {})
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if not function.linear:

@@ -27,11 +27,11 @@ class OjaRule(Solver):
         return {"step_size": "BTH", "value_log_decay": "BTHV"}
 
     def formulas(self) -> dict[str, str]:
-        return {"objective": "1/2 ||k_t - N v_t||^2, one gradient step per pair",
-                "update": "N~ = a_t N_{t-1} diag(a^v_t); N_t = N~ + beta_t (k_t - N~ v_t) v_t^T",
-                "order": "decay, then the error of the decayed memory, write, read",
-                "parallel form": "none here: token by token",
-                "approximation": "the regression runs from values to keys and the read-out N_t^T q_t is its adjoint, not a prediction"}
+        return {"objective": "||phi(k_t) - N v_t||^2 / 2", "prediction": "n(v) = N v, keys from values",
+                "update": "N_t = N~ + b_t (phi(k_t) - N~ v_t) v_t^T, N~ = D_t N_{t-1} diag(c_t), c_t = exp(value_log_decay_t), b_t = w_t step_size_t",
+                "read-out": "y_t = s N_t^T phi(q_t)", "order": "decay, then the error of the decayed memory, then write, then read",
+                "parallel form": "none: token by token",
+                "approximation": "The regression runs from values to keys, and the read-out is its adjoint, not a prediction."}
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if not function.linear:

@@ -46,10 +46,12 @@ class PreconditionedDeltaRule(Solver):
         return {"preconditioner": (feature_size,)}
 
     def formulas(self) -> dict[str, str]:
-        return {"objective": "1/2 ||v_t - S^T k_t||^2, one gradient step per pair in the metric of P_t",
-                "update": "A_t = a^A_t A_{t-1} + b^A_t k_t^2; S_t = a_t S_{t-1} + beta_t (P_t * k_t) (v_t - (a_t S_{t-1})^T k_t)^T",
-                "order": "decay, then the error of the decayed memory, write, read; A_t holds token t",
-                "parallel form": "a scan for A, one unit triangular system per chunk"}
+        return {"objective": "||v_t - S^T phi(k_t)||^2 / 2, descended in the metric of P_t",
+                "update": "S_t = D_t S_{t-1} + b_t (P_t * phi(k_t)) (v_t - (D_t S_{t-1})^T phi(k_t))^T, b_t = w_t step_size_t, "
+                          f"P_t = {self.bound:g}^(-r / (1 + |r|)), r = log(A_t + eps) - c, c learned from {self.center:g}, "
+                          "A_t = exp(precond_log_decay_t) A_{t-1} + w_t precond_step_t phi(k_t)^2",
+                "order": "decay, then the error of the decayed memory, then write, then read; A_t holds token t",
+                "parallel form": "a scan for A, then that of the delta rule with the written keys P * phi(k)"}
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if not function.linear:

@@ -21,9 +21,8 @@ class _Rotating(Weights):
     folds = True
 
     def formulas(self) -> dict[str, str]:
-        return {"decay": "S_t = exp(log_decay_t + i phase_t) S_{t-1} + k_t v_t^T in complex numbers; " +
-                         ("y_t = S_t^T q_t" if self.complex_values else "y_t = Re(S_t)^T q_t"),
-                "approximation": "Weights of either sign: y is a gradient step on the linearised loss, not the minimum of a convex one."}
+        turning = {"update": "S_t = Re(R_t) = sum_{i<=t} gamma_i^(t) phi(k_i) v_i^T, R_t = D_t R_{t-1} + phi(k_t) v_t^T in complex numbers"}
+        return {} if self.complex_values else turning
 
     def learn(self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair) -> dict[str, Tensor]:
         log_decay = torch.zeros_like(pair.key[..., 0]) if pair.log_decay is None else pair.log_decay

@@ -42,8 +42,11 @@ class Bonus(_Recurrence):
         return retrieved(function, joined(before) + outer(before, params["weights.bonus"] * pair.key, pair.value), query)
 
     def formulas(self) -> dict[str, str]:
-        return {"weight": "gamma_i^(t) = prod_{i<j<t} a_j for i < t, gamma_t^(t) = u, each one for every key channel, a_t = exp(log_decay_t)",
-                "decay": "D_t = diag(a_t)", "order": "read S_{t-1} + (u * k_t) v_t^T, then decay, then write",
+        return {"weight": "gamma_i^(t) = prod_{i<j<t} a_j for i < t, gamma_t^(t) = u, each one for every key channel, a_t = exp(log_decay_t), "
+                          f"u learned, from {self.start:g}",
+                "decay": "D_t = diag(a_t)",
+                "update": "S_t = R_{t-1} + (u * phi(k_t)) v_t^T, R_t = D_t R_{t-1} + phi(k_t) v_t^T",
+                "order": "read S_t, which holds R before this token and its own pair weighed by u; then decay R, then write",
                 "approximation": "A weight per key channel is no weight of a pair: no squared error in the keys themselves stands behind it."}
 
     @classmethod

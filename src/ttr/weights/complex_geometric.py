@@ -55,7 +55,19 @@ class ComplexGeometric(_Rotating):
         return controls["phase"]
 
     def formulas(self) -> dict[str, str]:
-        return {"weight": "gamma_i^(t) = prod_{i<j<=t} exp(log_decay_j + i phase_j)"} | super().formulas()
+        channels = ", one for every key channel" if self.per == "channel" else ""
+        told = {"decay": "D_t = diag(a_t)" if channels else "D_t = a_t",
+                "approximation": "The weight of a pair may be negative, so there is no convex squared error behind it. The read-out is still "
+                                 "one gradient step on the linearised loss." +
+                                 (" A weight per key channel is no weight of a pair, besides." if channels else "")}
+        if self.complex_values:
+            return told | {"weight": "gamma_i^(t) = prod_{i<j<=t} a_j, a_t = exp(log_decay_t + sqrt(-1) phase_t), v_t and y_t complex: "
+                                     "neighbouring channels are real and imaginary part",
+                           "approximation": "A complex weight is no weight of a squared error. The read-out is still one gradient step on the "
+                                            "linearised loss."}
+        return told | super().formulas() | {
+            "weight": "gamma_i^(t) = cos(sum_{i<j<=t} phase_j) prod_{i<j<=t} exp(log_decay_j) = Re(prod_{i<j<=t} a_j), "
+                      f"a_t = exp(log_decay_t + sqrt(-1) phase_t){channels}"}
 
     @classmethod
     def examples(cls) -> tuple[ComplexGeometric, ...]:

@@ -31,7 +31,8 @@ class Cosine(_Rotating):
         return torch.full((), math.pi / (2 * self.horizon), dtype=like.dtype, device=like.device)
 
     def formulas(self) -> dict[str, str]:
-        return {"weight": f"gamma_i^(t) = cos(pi (t - i) / (2 * {self.horizon}))"} | super().formulas()
+        return super().formulas() | {"weight": f"gamma_i^(t) = cos(pi (t - i) / {2 * self.horizon}) for the first {self.horizon} tokens",
+                                     "decay": f"D_t = exp(sqrt(-1) pi / {2 * self.horizon})"}
 
     @classmethod
     def examples(cls) -> tuple[Cosine, ...]:

@@ -55,8 +55,8 @@ class ExponentialGate(_Recurrence):
         return retrieved(function, joined(after), query, torch.exp(-after["log_scale"])[..., None])
 
     def formulas(self) -> dict[str, str]:
-        return {"weight": "gamma_i^(t) = w_i prod_{i<j<=t} a_j, w_i = exp(log_importance_i), a_t = exp(log_decay_t)",
-                "decay": "D_t = a_t, all kept divided by exp(m_t), m_t = max(log a_t + m_{t-1}, log w_t, 0)"}
+        return {"weight": "gamma_i^(t) = w_i prod_{i<j<=t} a_j, w_i = exp(log_importance_i), a_t = exp(log_decay_t)", "decay": "D_t = a_t",
+                "update": "S_t = a_t S_{t-1} + w_t phi(k_t) v_t^T = exp(m_t) S~_t, m_t = max(log a_t + m_{t-1}, log w_t, 0), kept as S~_t"}
 
     @classmethod
     def examples(cls) -> tuple[ExponentialGate, ...]:

@@ -39,8 +39,10 @@ class FactoredGeometric(Weights):
         return params["rate"].exp()
 
     def formulas(self) -> dict[str, str]:
-        return {"weight": "gamma_i^(t) = prod_{i<j<=t} exp(log_decay_j exp(rate_d)) on key channel d",
-                "approximation": "A decay per key channel is no weight of a sample: it shrinks the memory, or the keys as they are read."}
+        return {"weight": "gamma_i^(t) = prod_{i<j<=t} a_j, a_t = exp(log_decay_t exp(rate)), one for every key channel with its own rate",
+                "decay": "D_t = diag(a_t)",
+                "approximation": "A decay per key channel is no weight of a pair: no weighted squared error in the keys themselves stands behind "
+                                 "it. It is the fit to keys whose channels have faded by the time they are read."}
 
     @classmethod
     def examples(cls) -> tuple[FactoredGeometric, ...]:

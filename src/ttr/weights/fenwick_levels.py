@@ -63,8 +63,10 @@ class FenwickLevels(_Recurrence):
         return torch.einsum("bhl,bhlfv,bhf->bhv", pair.controls["level_weight"], after["memory"], query)
 
     def formulas(self) -> dict[str, str]:
-        return {"weight": "gamma_i^(t) = level_weight_t[l] prod_{i<j<=t} a_j, l = bit_length(t xor i), a_t = exp(log_decay_t)", "decay": "D_t = a_t",
-                "order": "merge levels, then decay, then write to level 0, then read",
+        return {"weight": "gamma_i^(t) = level_weight_t[l] prod_{i<j<=t} a_j, a_t = exp(log_decay_t), l = bit_length(t xor i) with positions from 0",
+                "decay": "D_t = a_t",
+                "update": f"S_t = sum_{{l<{self.levels}}} level_weight_t[l] R_t^l, R_t^l the decayed sum of phi(k_i) v_i^T over the pairs on level l",
+                "order": "merge full levels of the Fenwick tree into the next, then decay, then write to level 0, then read",
                 "approximation": "Level weights may have any sign, and a negative weight makes a squared error without a minimum."}
 
     @classmethod

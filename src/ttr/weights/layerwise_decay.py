@@ -38,8 +38,9 @@ class LayerwiseDecay(Weights):
         return -torch.tensor([depth * 2.0 ** (-self.exponent * (h + 1) / heads) for h in range(heads)], dtype=like.dtype, device=like.device)
 
     def formulas(self) -> dict[str, str]:
-        return {"weight": "gamma_i = exp(-m (t - i))",
-                "decay": f"m = 2^(-{self.exponent:g} (h + 1) / H) (1 - l / (L - 1 + 1e-5) + 1e-5) in head h of H, layer l of L"}
+        layer = "l of L" if self.layer is None else f"l = {self.layer} of L = {self.layers}"
+        return {"weight": f"gamma_i^(t) = exp(-m_h (t - i)), m_h = 2^(-{self.exponent:g} (h + 1) / H) (1 - l / (L - 1 + 1e-5) + 1e-5) "
+                          f"in head h = 0, 1, ... of layer {layer}", "decay": "D_t = exp(-m_h)"}
 
     @classmethod
     def examples(cls) -> tuple[LayerwiseDecay, ...]:

@@ -32,7 +32,8 @@ class MultiScale(Weights):
         return torch.tensor(rates, dtype=like.dtype, device=like.device)
 
     def formulas(self) -> dict[str, str]:
-        return {"weight": f"gamma_i^(t) = a_h^(t-i), a_h = 1 - 2^(-{self.first:g} - h) in head h = 0, 1, ...", "decay": "D_t = a_h"}
+        steps = "h" if self.last is None else f"({self.last:g} - {self.first:g}) h / (H - 1)"
+        return {"weight": f"gamma_i^(t) = a_h^(t-i), a_h = 1 - 2^(-{self.first:g} - {steps}) in head h = 0, 1, ...", "decay": "D_t = a_h"}
 
     @classmethod
     def examples(cls) -> tuple[MultiScale, ...]:

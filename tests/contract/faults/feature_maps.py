@@ -7,11 +7,11 @@ from .fault import Fault
 RATIO = ("recurrent", "weights=Uniform()", "absolute=True")
 
 FAULTS: tuple[Fault, ...] = (
-    Fault("functions/linear.py", "return numerator / (denominator + self.eps)", "return numerator / (denominator - self.eps)", ("nothing",)),
+    Fault("functions/linear.py", "(denominator + self.eps * unit)", "(denominator - self.eps * unit)", ("nothing",)),
     Fault("functions/linear.py", "denominator.abs() if self.absolute else denominator", "denominator", ("nothing",)),
-    Fault("functions/linear.py", ".clamp(min=self.floor)", "", ("nothing",)),
+    Fault("functions/linear.py", ".clamp(min=self.floor * unit)", "", ("nothing",)),
     Fault("functions/linear.py", 'self.features(k, self._of("key", params))', 'self.features(k, self._of("query", params))', ("nothing",)),
-    Fault("backends/lowering.py", "problem.function.ratio(y[..., :-1], y[..., -1:])", "problem.function.ratio(y[..., :-1], y[..., -1:].detach())", RATIO),
+    Fault("backends/lowering.py", "y[..., -1:], form.unit)", "y[..., -1:].detach(), form.unit)", RATIO),
     Fault("backends/steps/pairs.py", "problem.function.ratio(y, scores.sum(-1, keepdim=True))", "problem.function.ratio(y, weights.sum(-1, keepdim=True))",
           ("recurrent", "weights=Window", "absolute=True")),
     Fault("functions/features/positive_random.py", "x = x / x.shape[-1] ** 0.25", "x = x / x.shape[-1] ** 0.5", ("nothing",)),

@@ -12,7 +12,7 @@ FAULTS = (
     Fault("weights/window.py", "return self.size\n", "return self.size + 1\n"),
     Fault("weights/importance.py", 'return controls["log_importance"]', 'return 2 * controls["log_importance"]'),
     Fault("weights/product.py", "return min(", "return max("),
-    Fault("weights/product.py", "return sum(logs[1:], logs[0]) if logs else None\n\n    def log_importance", "return logs[0] if logs else None\n\n    def log_importance"),
+    Fault("weights/product.py", "return sum(logs[1:], logs[0]) if logs else None\n\n    def rates", "return logs[0] if logs else None\n\n    def rates"),
     # functions
     Fault("functions/linear.py", "scale_or_default(self.scale, q.shape[-1]) * self.features(q,", "self.features(q,"),
     Fault("functions/linear.py", "scale_or_default(self.scale, q.shape[-1]) * self.features(q,",
@@ -53,7 +53,7 @@ FAULTS = (
     Fault("state.py", "position = state.position + time", "position = state.position + 1", ("Window",)),
     Fault("dispatch.py", "single(x.state, row, problem.weights.window)", "single(x.state, 0, problem.weights.window)", ("recurrent", "Geometric()", "Linear()", "OneStep")),
     # backends
-    Fault("backends/lowering.py", "ratio(y[..., :-1], y[..., -1:])", "ratio(y[..., :-1], y[..., -1:] - 0.001)", ("normalized=True",)),
+    Fault("backends/lowering.py", "y[..., -1:], form.unit)", "y[..., -1:] - 0.001, form.unit)", ("normalized=True",)),
     Fault("backends/lowering.py", "finite = log_decay.clamp(min=RESET)", "finite = log_decay.clamp(min=-10.0)", ("recurrent", "weights=Geometric()", "OneStep")),
     Fault("backends/lowering.py", "torch.cat([finite[:, :, None], others], dim=2)", "torch.cat([others, finite[:, :, None]], dim=2)", ("Geometric", "pairs_per_token=2")),
     Fault("backends/lowering.py", "LinearForm(query, key, value", "LinearForm(query, key.detach(), value", ("recurrent", "Geometric()", "Linear()", "OneStep")),

@@ -57,8 +57,8 @@ FAULTS = (
     Fault("backends/grid.py", "return self.position % self.size", "return 0 * self.position", ("large-chunk", *LACT)),
     Fault("backends/grid.py", "there = (place >= 0) & (place < self.length)", "there = place < self.length", ("mini-batch", *TTT)),
     # how the parts meet
-    Fault("problem.py", 'return y + memory[f"{name}_bias"] if', 'return y - memory[f"{name}_bias"] if', NOTHING),
-    Fault("oracle.py", "else log_importance[..., None])", "else 0 * log_importance[..., None])",
+    Fault("axes.py", 'return y + memory[f"{name}_bias"] if', 'return y - memory[f"{name}_bias"] if', NOTHING),
+    Fault("oracle.py", "step * (importance if step", "step * (1 if step",
           ("recurrent", "weights=Importance(),", "function=GatedMlp(),", "ChunkDescent(chunk=3")),
     Fault("state.py", "start.to(tensors[name]).expand_as(tensors[name]).clone()", "0 * start.to(tensors[name]).expand_as(tensors[name])", NOTHING),
 )

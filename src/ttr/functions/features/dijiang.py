@@ -27,6 +27,9 @@ class Dijiang(FeatureMap):
         transform = torch.cat([transform[:1] / 2**0.5, transform[1:]])
         return (x @ (transform * params["diagonal"])).softmax(-1)
 
+    def formulas(self) -> dict[str, str]:
+        return {"features": "phi(x) = softmax(D C^T x), C^T the cosine transform (DCT-II), D a fixed random diagonal"}
+
     @classmethod
     def examples(cls) -> tuple[Dijiang, ...]:
         return (cls(),)

@@ -29,6 +29,9 @@ class Hedgehog(FeatureMap):
         z = torch.einsum("...hk,hjk->...hj", x, params["weight"]) + params["bias"]
         return torch.cat([2 * z, -2 * z], dim=-1).softmax(-1)
 
+    def formulas(self) -> dict[str, str]:
+        return {"features": "phi(x) = softmax((2 z, -2 z)), z = W x + b with learned W and b"}
+
     @classmethod
     def examples(cls) -> tuple[Hedgehog, ...]:
         return (cls(),)

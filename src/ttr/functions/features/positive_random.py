@@ -44,6 +44,11 @@ class PositiveRandom(FeatureMap):
         exponent = x @ directions.mT - x.square().sum(-1, keepdim=True) / 2
         return exponent.clamp(max=LARGEST).exp() / directions.shape[0] ** 0.5
 
+    def formulas(self) -> dict[str, str]:
+        number = "int(K log K)" if self.number is None else f"{self.number}"
+        return {"features": f"phi(x) = exp(W x~ - ||x~||^2 / 2) / m^(1/2), x~ = x / K^(1/4), W of m = {number} fixed random rows, exponents "
+                            f"up to {LARGEST:g}, so phi(q)^T phi(k) is exp(q^T k / K^(1/2)) in the mean"}
+
     @classmethod
     def examples(cls) -> tuple[PositiveRandom, ...]:
         return (cls(), cls(number=4))

@@ -46,6 +46,11 @@ class RandomFourier(FeatureMap):
         amplitude = self.number**-0.5 if self.amplitude is None else self.amplitude
         return amplitude * torch.cat([angle.sin(), angle.cos()], dim=-1)
 
+    def formulas(self) -> dict[str, str]:
+        amplitude = "m^(-1/2)" if self.amplitude is None else f"{self.amplitude:g}"
+        return {"features": f"phi(x) = c (sin(W x~), cos(W x~)), x~ = x / (||x|| + eps), c = {amplitude}, W_r = sigma * omega_r / {self.tau:g}, "
+                            f"r = 1, ..., m = {self.number}, omega_r fixed and normal, sigma learned"}
+
     @classmethod
     def examples(cls) -> tuple[RandomFourier, ...]:
         return (cls(number=3), cls(number=2, tau=0.7, amplitude=0.5))

@@ -31,6 +31,9 @@ class Rebased(FeatureMap):
     def __call__(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         return SymmetricPower(2)(layer_norm(x, x.shape[-1:], params["gain"], params["bias"], self.eps), {})
 
+    def formulas(self) -> dict[str, str]:
+        return {"features": "phi(q)^T phi(k) = (q~^T k~)^2 / K, x~ = LN(x) with learned gain and shift"}
+
     @classmethod
     def examples(cls) -> tuple[Rebased, ...]:
         return (cls(),)

@@ -19,6 +19,9 @@ class Relu(FeatureMap):
     def __call__(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         return torch.relu(x)
 
+    def formulas(self) -> dict[str, str]:
+        return {"features": "phi(x) = max(x, 0)"}
+
     @classmethod
     def examples(cls) -> tuple[Relu, ...]:
         return (cls(),)

@@ -36,6 +36,9 @@ class SymmetricPower(FeatureMap):
             phi = phi * x[..., [factors[i] for factors in monomials]]
         return phi
 
+    def formulas(self) -> dict[str, str]:
+        return {"features": f"phi(q)^T phi(k) = (q^T k / K^(1/2))^{self.degree}, phi(x) the monomials of degree {self.degree} in x"}
+
     @classmethod
     def examples(cls) -> tuple[SymmetricPower, ...]:
         return (cls(), cls(degree=4))

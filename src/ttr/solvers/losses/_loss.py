@@ -14,10 +14,12 @@ class _Loss(Component):
     """A loss of one prediction [..., V] beside its value [..., V].
 
     ``controls`` are those of the pair. The definition differentiates the call; backends use ``slope``, written apart from it.
+    ``formula`` is the loss of m at v for ``ttr.explain``, ``note`` a sentence on where it leaves the squared error.
     """
 
     kind: ClassVar[str] = "loss"
     formula: ClassVar[str] = ""
+    note: ClassVar[str] = ""
 
     def __call__(self, prediction: Tensor, value: Tensor, controls: Mapping[str, Tensor]) -> Tensor:
         """The loss, [...]."""

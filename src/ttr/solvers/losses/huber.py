@@ -18,7 +18,8 @@ class Huber(_Loss):
     beyond the threshold, which jumps there.
     """
 
-    formula: ClassVar[str] = "1/2 ||m(k) - v||^2 where ||m(k) - v|| <= threshold, else threshold (||m(k) - v|| - threshold / 2)"
+    formula: ClassVar[str] = "||m - v||^2 / 2 where ||m - v|| <= threshold, else threshold (||m - v|| - threshold / 2)"
+    note: ClassVar[str] = "Beyond the threshold the loss grows like the error, not like its square."
 
     def controls(self) -> dict[str, str]:
         return {"threshold": "BTH"}

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,7 +18,13 @@ class PowerError(_Loss):
 
     power: float = 3.0
 
-    formula: ClassVar[str] = "1/p sum |m(k) - v|^p"
+    @property
+    def formula(self) -> str:
+        return f"sum_c |m_c - v_c|^{self.power:g} / {self.power:g}"
+
+    @property
+    def note(self) -> str:
+        return "" if self.power == 2 else f"The loss is the error to the power {self.power:g}, not the squared error."
 
     def __post_init__(self) -> None:
         if not self.power >= 2:

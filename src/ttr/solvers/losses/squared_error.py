@@ -13,7 +13,7 @@ from ttr.solvers.losses._loss import _Loss
 class SquaredError(_Loss):
     """l = 1/2 ||m(k) - v||^2."""
 
-    formula: ClassVar[str] = "1/2 ||m(k) - v||^2"
+    formula: ClassVar[str] = "||m - v||^2 / 2"
 
     def __call__(self, prediction: Tensor, value: Tensor, controls: Mapping[str, Tensor]) -> Tensor:
         return 0.5 * (prediction - value).square().sum(-1)

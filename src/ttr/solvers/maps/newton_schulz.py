@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +22,12 @@ class NewtonSchulz(_Map):
     coefficients: tuple[tuple[float, float, float], ...] = MUON
     eps: float = 1e-7
 
-    formula: ClassVar[str] = "NS(G) ~ U V^T for G = U diag(s) V^T"
+    @property
+    def formula(self) -> str:
+        told = [f"({a:g}, {b:g}, {c:g})" for a, b, c in dict.fromkeys(self.coefficients)]
+        told = told if len(told) < 3 else [told[0], "...", told[-1]]
+        return (f"NS(G) ~ the nearest orthonormal matrix, {len(self.coefficients)} times X <- a X + (b Y + c Y Y) X from X = G / ||G||, "
+                f"Y = X X^T, (a, b, c) = {', '.join(told)}")
 
     def __call__(self, matrix: Tensor) -> Tensor:
         tall = matrix.shape[-2] > matrix.shape[-1]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,7 +17,9 @@ class PowerNorm(_Map):
     power: float = 4.0
     eps: float = 1e-12
 
-    formula: ClassVar[str] = "W = A / ||A||_q^(q-2)"
+    @property
+    def formula(self) -> str:
+        return f"W = A (sum_ij |A_ij|^{self.power:g})^({2 - self.power:g}/{self.power:g})"
 
     def __call__(self, matrix: Tensor) -> Tensor:
         total = matrix.abs().pow(self.power).sum((-2, -1), keepdim=True)

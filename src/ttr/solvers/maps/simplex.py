@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -17,7 +16,9 @@ class Simplex(_Map):
 
     total: float = 1.0
 
-    formula: ClassVar[str] = "W = c softmax(A)"
+    @property
+    def formula(self) -> str:
+        return f"W = {self.total:g} softmax(A) over the inputs of every output"
 
     def __call__(self, matrix: Tensor) -> Tensor:
         return self.total * matrix.softmax(-2)
