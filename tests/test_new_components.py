@@ -1,16 +1,10 @@
 """A new weight, a new function and a new solver of existing kinds are one file each, and then pass the suite."""
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import ttr
-
-SCRIPT = Path(__file__).parent / "contract" / "faulty.py"
+from tests.contract.test_faults import copy_with, run_checks
 
 HALF_LIFE = '''
 from __future__ import annotations
@@ -138,35 +132,29 @@ class CautiousDeltaRule(Solver):
         return (Worked(Problem(Uniform(), Linear(scale=0.7), cls(0.5)), q, column(2, 3, 1.5), v, y, {"step_size": column(0.4, 0.6, 0.3)[..., 0]}),)
 '''
 
-NEW = {"weights/half_life.py": (HALF_LIFE, "HalfLife"), "functions/features/squares.py": (SQUARES, ""),
-       "solvers/cautious_delta_rule.py": (HALF_STEP, "CautiousDeltaRule")}
+NEW = {"weights/half_life.py": (HALF_LIFE, ("HalfLife",)), "functions/features/squares.py": (SQUARES, ("recurrent", "Squares")),
+       "solvers/cautious_delta_rule.py": (HALF_STEP, ("CautiousDeltaRule",))}
 
 
-def add_file(file: str, text: str, folder: Path) -> Path:
-    shutil.copytree(Path(ttr.__file__).parent, folder / "ttr", ignore=shutil.ignore_patterns("__pycache__"))
+def run_suite(folder: Path, file: str, text: str, words: tuple[str, ...]) -> tuple[int, str]:
+    """The checks on a copy of the package with one more file, in problems that bring it together with every class of the other axes."""
+    copy_with(None, folder)
     (folder / "ttr" / file).write_text(text)
-    return folder
-
-
-def run_suite(folder: Path, word: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
-    words = [word] if word else ["recurrent", "EluPlusOne"]
-    return subprocess.run([sys.executable, str(SCRIPT), *words], env=environment, capture_output=True, text=True, timeout=900)
+    return run_checks(folder, words, one_per_class=True)
 
 
 @pytest.mark.parametrize("file", NEW)
 def test_one_file_is_enough(file, tmp_path):
-    text, word = NEW[file]
-    result = run_suite(add_file(file, text, tmp_path), word)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "nothing broken" in result.stdout
+    code, printed = run_suite(tmp_path, file, *NEW[file])
+    assert code == 0, printed
+    assert "nothing broken" in printed
 
 
 @pytest.mark.parametrize("file, old, new", [("weights/half_life.py", "-math.log(2) / self.tokens", "-math.log(3) / self.tokens"),
                                             ("functions/features/squares.py", "return x * x", "return x * x.abs()"),
                                             ("solvers/cautious_delta_rule.py", "return self.share * step_size", "return step_size")])
 def test_a_wrong_file_is_caught(file, old, new, tmp_path):
-    text, word = NEW[file]
-    assert old in text
-    result = run_suite(add_file(file, text.replace(old, new, 1), tmp_path), word)
-    assert result.returncode == 1, result.stdout
+    text, words = NEW[file]
+    assert text.count(old) == 1
+    code, printed = run_suite(tmp_path, file, text.replace(old, new), words)
+    assert code == 1, printed

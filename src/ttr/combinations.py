@@ -52,6 +52,11 @@ class Table:
     names: tuple[tuple[str, tuple[str, ...]], ...]
     """Weights and solver in a line, with the function where there are several, and the names of the combination."""
 
+    @property
+    def running(self) -> int:
+        """How many combinations of the table run."""
+        return len(self.functions) * sum(mark != REFUSED for row in self.rows for mark in row)
+
 
 def brief(component: Component) -> str:
     """The component in few words: class, then what differs from the defaults; products as factors."""
@@ -110,7 +115,7 @@ def lines(width: int = 80) -> Iterator[str]:
     yield LEGEND
     for table in tables():
         yield ""
-        yield from _wrapped("; ".join(map(brief, table.functions)), width, "", "  ")
+        yield from _wrapped(f"{'; '.join(map(brief, table.functions))}: {table.running} run", width, "", "  ")
         letters = [chr(ord("a") + i) if i < 26 else chr(ord("A") + i - 26) for i in range(len(table.solvers))]
         yield from _listed([f"{letter} {brief(solver)}" for letter, solver in zip(letters, table.solvers)], width)
         column = max(len(brief(w)) for w in table.weights) + 4
@@ -162,6 +167,8 @@ def _field(name: str, value: object) -> str:
         return brief(value)
     if isinstance(value, bool):
         return name if value else f"{name}=False"
+    if isinstance(value, tuple):
+        return f"{len(value)} {name}"
     return value if isinstance(value, str) else f"{name}={value!r}"
 
 
@@ -179,12 +186,13 @@ def _without_numbers(value: object) -> object:
 
 
 def _general(combination: Combination) -> str:
-    """The reason with "the weighting", "the function" and "the solver" for the components; the remedy as it is."""
+    """The reason with "the weighting", "the function" and "the solver" for the components; so too in the remedy after "with" and "for"."""
     reason, use, remedy = combination.refusal.partition(" Use ")
     for axis, word in (("weights", "weighting"), ("function", "function"), ("solver", "solver")):
         part = getattr(combination, axis)
         for name in (repr(part), type(part).__name__):
             reason = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", f"the {word}", reason)
+            remedy = re.sub(rf"\b(with|for) {re.escape(name)}(?!\w)", rf"\1 the {word}", remedy)
     return reason[:1].upper() + reason[1:] + use + remedy
 
 

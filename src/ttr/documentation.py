@@ -50,7 +50,8 @@ def combined() -> str:
         rows = [f"| `{brief(weights)}` | {' | '.join(marks)} |" for weights, marks in zip(table.weights, table.rows)]
         names = [f"- {place}: {', '.join(f'[`{name}`](layers.md#{name})' for name in found)}" for place, found in table.names]
         functions = ", ".join(f"`{brief(function)}`" for function in table.functions)
-        parts.append(f"## {functions}\n\n{head}\n" + "\n".join(rows) + "\n" + "".join(f"\n{name}" for name in names) + "\n" * bool(names))
+        body = f"{head}\n" + "\n".join(rows) + "\n" + "".join(f"\n{name}" for name in names) + "\n" * bool(names)
+        parts.append(f"## {functions}\n\n{table.running} run.\n\n{body}")
     parts.append("## Names with components that are no examples\n")
     parts += [f"- {combinations.composition(ttr.catalogue[name].problem)}: [`{name}`](layers.md#{name})" for name in combinations.beside()]
     parts.append("\n## Why the others are refused\n\n| times | reason |\n|---|---|")

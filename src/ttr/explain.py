@@ -227,6 +227,8 @@ def _work(problem: Problem, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
     if problem.solver.exact and unknowns and not problem.solver.amortized:
         work += [(pairs, unknowns, unknowns)] if pairs > 1 else []
         work += [(unknowns, unknowns, unknowns)]
+    if problem.solver.iteration:
+        work += [(problem.solver.iterations, unknowns, unknowns)]
     return list(dict.fromkeys(work))
 
 
@@ -253,7 +255,7 @@ def _costs(problem: Problem, sizes: Mapping[str, int] | None) -> Iterator[tuple[
     if not problem.function.causal:
         return
     features = problem.function.feature_size(LETTERS["K"])
-    if features != LETTERS["K"] and not problem.function.dual:
+    if features not in (0, LETTERS["K"]) and not problem.function.dual:
         yield "F", f"features of a key, {_feature_words(problem)}"
     pairs = problem.solver.pairs_per_token
     terms = [_power(problem, shape) for shape in _work(problem, LETTERS)]
@@ -283,7 +285,7 @@ def _inputs(problem: Problem) -> Iterator[tuple[str, str]]:
 
 def _approximations(entry: object, problem: Problem) -> Iterator[tuple[str, str]]:
     parts = (problem.solver, problem.function, problem.weights)
-    told = list(dict.fromkeys(text for part in parts if (text := part.formulas().get("approximation"))))
+    told = list(dict.fromkeys(_written_out(problem, text) for part in parts if (text := part.formulas().get("approximation"))))
     if problem.solver.weights_act_on == "memory":
         told += [FOLDED] + ([SHRUNK] if problem.weights.retention else [])
     told = told or [EXACT]

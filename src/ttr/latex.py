@@ -13,7 +13,7 @@ from ttr.controls import CONTROLS
 GREEK = {"alpha", "beta", "gamma", "delta", "epsilon", "eps", "zeta", "eta", "theta", "kappa", "lambda", "mu", "nu", "xi", "pi", "rho", "sigma",
          "tau", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega"}
 FUNCTIONS = {"exp", "log", "ln", "max", "min", "sin", "cos", "tanh", "det", "sum", "prod"}
-OPERATORS = {"argmin", "argmax", "diag", "tr", "sign", "softmax", "sigmoid", "softplus", "gelu", "silu", "elu", "grad", "Re"}
+OPERATORS = {"argmin", "argmax", "diag", "tr", "sign", "softmax", "sigmoid", "softplus", "gelu", "silu", "elu", "grad", "Re", "LN", "NS"}
 ACCENTS = {"bar": r"\bar", "hat": r"\hat", "~": r"\tilde"}
 SIGNS = {"<=": r"\leq", ">=": r"\geq", "!=": r"\neq", "<-": r"\leftarrow", "->": r"\rightarrow", "||": r"\Vert", "...": r"\ldots", "..": r"\ldots",
          "*": r"\odot", "{": r"\{", "}": r"\}", "~": r"\sim", "%": r"\%", "#": r"\#", "&": r"\&", "$": r"\$", "inf": r"\infty"}
@@ -121,7 +121,8 @@ class _Reader:
 def _plain(word: str) -> bool:
     """Whether a word is English: neither a letter or two nor the name of a symbol or function."""
     known = word in GREEK or word in FUNCTIONS or word in OPERATORS or word in SIGNS or word == "sqrt"
-    return not known and _accent(word) is None and (len(word) > 2 or word in ("in", "of", "or", "if", "at", "to", "on", "by", "so", "is", "no"))
+    small = ("in", "of", "or", "if", "at", "to", "on", "by", "so", "is", "no", "as", "go")
+    return not known and _accent(word) is None and (len(word) > 2 or word in small)
 
 
 def _accent(word: str) -> tuple[str, str] | None:

@@ -1,6 +1,7 @@
 """Runs the suite's checks on a copy of the package that may hold a planted fault: ``python faulty.py WORD [WORD...]``.
 
 Only rows whose problem or backend contains every WORD are tried, and the first broken check ends the run with exit code 1.
+A WORD that begins with "test_" picks tests of worked cases and of calls by their names instead.
 """
 
 from __future__ import annotations
@@ -8,22 +9,29 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-import torch._dynamo  # torch.func imports it at its first call; here it is paid once for all forks
+import torch._dynamo  # torch.func imports it at its first call; here all forks share it
 
 WIDE = (torch.float64, torch.float32)
 
 
-def broken(words: list[str]) -> str | None:
+def broken(words: list[str], one_per_class: bool) -> str | None:
     """The first broken check, in words; None if all are kept."""
-    from ttr import registry
-    from ttr.backends import BACKENDS
-    from ttr.dispatch import regress
-    from ttr.laws import LAWS, Setting
     from ttr.laws.rows import refused_triples, triples
+
+    if len(triples()) + len(refused_triples()) == 0:
+        return "no triples"
+    tests = [word for word in words if word.startswith("test_")]
+    return broken_case() or (None if tests else broken_law(words, one_per_class)) or broken_test(tests)
+
+
+def broken_case() -> str | None:
+    from ttr import registry
+    from ttr.dispatch import regress
     from ttr.laws.tolerances import PARITY, error
     from ttr.oracle import oracle
 
@@ -33,39 +41,61 @@ def broken(words: list[str]) -> str | None:
                 call = dict(q=case.q, k=case.k, v=case.v, params=case.params, **case.controls)
                 if error(oracle(case.problem, **call), case.y) > PARITY or error(regress(case.problem, **call), case.y) > PARITY:
                     return f"worked case of {cls.__name__}"
-    if len(triples()) + len(refused_triples()) == 0:
-        return "no triples"
+    return None
+
+
+def rows(words: list[str], one_per_class: bool) -> Iterator[tuple]:
+    """The problems and backends that contain every word; with ``one_per_class`` only problems that bring a class not met so far."""
+    from ttr.backends import BACKENDS
+    from ttr.laws.rows import triples
+
+    met = set()
     for problem in triples():
-        for backend in BACKENDS:
-            if not all(word in f"{backend.name} {problem!r}" for word in words) or backend.refuses(problem) is not None:
+        chosen = [b for b in BACKENDS if all(word in f"{b.name} {problem!r}" for word in words) and b.refuses(problem) is None]
+        classes = {type(part) for part in (problem.weights, problem.function, problem.solver)}
+        if chosen and not (one_per_class and classes <= met):
+            met |= classes
+            yield from ((problem, backend) for backend in chosen)
+
+
+def broken_law(words: list[str], one_per_class: bool) -> str | None:
+    from ttr.laws import LAWS, Setting
+
+    for problem, backend in rows(words, one_per_class):
+        for law in LAWS:
+            if law.slow:
                 continue
-            for law in LAWS:
-                if law.slow:
-                    continue
-                for dtype in WIDE if law.number in (1, 7) else WIDE[:1]:
-                    for m in law(problem, Setting(backend.small(), dtype=dtype)):
-                        if not m.kept:
-                            return f"law {law.number} ({m.law}), {m.quantity}: {m.error:.1e} > {m.bound:.0e}, {backend.name}, {problem!r}"
+            for dtype in WIDE if law.number in (1, 7) else WIDE[:1]:
+                for m in law(problem, Setting(backend.small(), dtype=dtype)):
+                    if not m.kept:
+                        return f"law {law.number} ({m.law}), {m.quantity}: {m.error:.1e} > {m.bound:.0e}, {backend.name}, {problem!r}"
+    return None
+
+
+def broken_test(tests: list[str]) -> str | None:
     files = [str(Path(__file__).parents[1] / name) for name in ("test_worked.py", "test_dispatch.py")]
-    return None if pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore", *files]) == 0 else "the tests of worked cases and of calls"
+    code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore", "-k", " or ".join(tests), *files])
+    if code == pytest.ExitCode.NO_TESTS_COLLECTED:
+        sys.exit(code)
+    return None if code == pytest.ExitCode.OK else "the tests of worked cases and of calls"
 
 
-def main(words: list[str]) -> None:
+def main(words: list[str], one_per_class: bool = False) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     try:
-        found = broken(words)
+        found = broken(words, one_per_class)
     except Exception as failure:  # a fault may as well make the package raise
         found = f"{type(failure).__name__}: {failure}"
     print(found or "nothing broken")
     sys.exit(1 if found else 0)
 
 
-def main_with(source: str, words: list[str], log: str) -> None:
+def main_with(source: str, words: list[str], log: str, one_per_class: bool = False) -> None:
     """``main`` in a process that has imported torch but not ttr: it is imported from ``source``; what is printed goes to a file."""
     sys.path.insert(0, source)
     with open(log, "w") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        main(words)
+        main(words, one_per_class)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ FORKS = multiprocessing.get_context("forkserver")  # of a process that has impor
 FORKS.set_forkserver_preload(["tests.contract.faulty"])
 
 
-def run_checks(folder: Path, words: tuple[str, ...]) -> tuple[int, str]:
+def run_checks(folder: Path, words: tuple[str, ...], one_per_class: bool = False) -> tuple[int, str]:
     """The exit code of the checks on the package in ``folder``, and what they print."""
     log = folder / "log"
-    process = FORKS.Process(target=faulty.main_with, args=(str(folder), list(words), str(log)))
+    process = FORKS.Process(target=faulty.main_with, args=(str(folder), list(words), str(log), one_per_class))
     process.start()
     process.join(900)
     process.kill()
@@ -46,7 +46,7 @@ def test_there_are_enough_faults_in_every_part():
     for folder in FOLDERS:
         files = {f"{folder}/{path.name}" for path in (PACKAGE / folder).glob("*.py")} - EMPTY
         assert files <= planted, f"no fault is planted in {sorted(files - planted)}"
-    assert {"state.py", "inputs.py", "dispatch.py", "oracle.py", "memorize.py", "retrieve.py"} <= planted
+    assert {"state.py", "axes.py", "inputs.py", "dispatch.py", "oracle.py", "memorize.py", "retrieve.py"} <= planted
 
 
 def test_the_checks_pass_without_a_fault(tmp_path):

@@ -18,6 +18,7 @@ class _Network(Function):
 
     learned_start: ClassVar[bool] = True
     start: float | None
+    hidden: int
 
     def parameters(self, heads: int, key_size: int, value_size: int) -> dict[str, Parameter]:
         shapes = self.memory(self.feature_size(key_size), value_size)
@@ -30,6 +31,9 @@ class _Network(Function):
         deviation = "1 / sqrt(inputs)" if self.start is None else f"{self.start:g}"
         return {"read-out": f"y_t = m(q_t) with the weights W_t, which start from learned ones, at first normal of deviation {deviation}",
                 "scale": "1, for queries go in as they are"}
+
+    def _width(self) -> str:
+        return "as wide as the input" if self.hidden == 1 else f"{self.hidden} times as wide as the input"
 
     def matrices(self) -> tuple[str, ...]:
         """The names of the matrices."""

@@ -32,7 +32,7 @@ class GatedMlp(_Network):
             raise ValueError(f"A hidden layer of {self.hidden} times the key size is empty. Use 1 or more.")
 
     def formulas(self) -> dict[str, str]:
-        prediction = f"m(x) = W_1^T (silu(W_0^T x) * W_2^T x), hidden layer {self.hidden} times as wide, silu(x) = x sigmoid(x)"
+        prediction = f"m(x) = W_1^T (silu(W_0^T x) * W_2^T x), hidden layer {self._width()}, silu(x) = x sigmoid(x)"
         return {"prediction": prediction, **super().formulas()}
 
     def matrices(self) -> tuple[str, ...]:

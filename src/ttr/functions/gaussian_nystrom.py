@@ -52,8 +52,9 @@ class GaussianNystrom(Function):
     def formulas(self) -> dict[str, str]:
         sequence = {"both": "queries and keys", "queries": "queries"}[self.landmarks_of]
         points = f"{'means' if self.pooled else 'first points'} of equal segments of the {sequence}"
-        step = {"balanced": "Z <- Z (13 - X (15 - X (7 - X))) / 4, X = D W D Z, W^+ = D Z D, D^-2 = diag(row sums of W)",
-                "newton": "Z <- 2 Z - Z W Z, W^+ = Z"}[self.inverse]
+        step = {"balanced": "Z <- Z (13 - X (15 - X (7 - X))) / 4 from B over its largest column sum, X = B Z, W^+ = D Z D, B = D W D, "
+                            "D^-2 = diag(row sums of W)",
+                "newton": "Z <- 2 Z - Z W Z from 2 W over its largest row sum squared, W^+ = Z"}[self.inverse]
         return {"objective": "||m||^2 / 2 - sum_i v_i^T m(k_i) in the space of the approximated kernel, i over all tokens",
                 "prediction": f"m(x) = kappa(x, L) W^+ sum_i kappa(L, k_i) v_i, W = kappa(L, L) + {self.ridge:g} I, "
                               f"L = {self.landmarks} landmarks, the {points}",
@@ -63,7 +64,7 @@ class GaussianNystrom(Function):
                 "order": "every token reads the whole sequence: there is nothing to update token by token",
                 "parallel form": "Y = kappa(Q, L) (W^+ (kappa(L, K) V)), products with the landmarks alone",
                 "approximation": "One gradient step in a space of functions, whose Gaussian kernel is approximated through landmarks (Nystrom): "
-                                 "a plain sum over pairs, neither causal nor normalised. The ridge steadies the inverse and is none on the regression."}
+                                 "a plain sum over pairs, neither causal nor normalised. The ridge steadies the inverse; it regularises nothing."}
 
     def memory(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
         return {}

@@ -81,7 +81,7 @@ class Linear(Function):
         total = "s z_t^T phi(q_t)"
         divisor = f"({total} + eps), eps = {self.eps:g}" if self.floor is None else (
             f"max({f'|{total}|' if self.absolute else total}, {self.floor:g})")
-        where = "" if self.floor is None else " where the divisor is no floor"
+        where = "" if self.floor is None else " wherever the floor does not act"
         return formulas | {
             "read-out": f"y_t = s S_t^T phi(q_t) / {divisor}",
             "normalisation": "z_t = sum_{i<=t} gamma_i^(t) phi(k_i), the same memory of the value 1",

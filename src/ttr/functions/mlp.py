@@ -51,7 +51,7 @@ class Mlp(_Network):
         for layer in range(1, self.depth + 1):
             body = f"W_{layer}^T {f'gelu({body})' if body else 'phi(x)'}" + (f" + c_{layer}" if self.bias else "")
         prediction = f"m(x) = phi(x) + LN({body}), LN with learned gain and shift" if self.residual else f"m(x) = {body}"
-        hidden = f", hidden layers {self.hidden} times as wide" if self.depth > 1 else ""
+        hidden = f", hidden layers {self._width()}" if self.depth > 1 else ""
         return {"prediction": prediction + hidden, **self.features.formulas(), **super().formulas()}
 
     def matrices(self) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ class TransportedConstant(Function):
 
     def formulas(self) -> dict[str, str]:
         return {"prediction": "m_t(k) = b_t, fitted for every query", "read-out": "y_t = b_t = sum_{i<=t} p_i v_i",
-                "kernel": "kappa_t(q, k_i) = exp(s q^T H_t ... H_{i+1} k_i), H_j = I - step_size_j w_j w_j^T, w = transport_key",
+                "kernel": "kappa_t(q, k_i) = exp(s q^T H_t ... H_{i+1} k_i), H_j = I - step_size_j u_j u_j^T, u = transport_key",
                 "scale": "s = K^(-1/2)" if self.scale is None else f"s = {self.scale:g}",
                 "normalisation": "p_i = gamma_i^(t) kappa_t(q_t, k_i) / sum_{j<=t} gamma_j^(t) kappa_t(q_t, k_j)",
                 "parallel form": "products of the reflections H in WY form, block by block of tokens, then softmax",

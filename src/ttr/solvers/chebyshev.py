@@ -34,11 +34,12 @@ class Chebyshev(_Moments):
 
     def formulas(self) -> dict[str, str]:
         return super().formulas() | {
-            "objective": "sum_{i<=t} gamma_i^(t) ||v_i - S^T phi(k_i)||^2 / 2 + lambda_t ||S||^2 / 2, lambda_t = " f"{self.ratio:g} ||H_t||",
+            "objective": "sum_{i<=t} gamma_i^(t) ||v_i - S^T phi(k_i)||^2 / 2 + lambda_t ||S||^2 / 2, "
+                         f"lambda_t = {self.ratio:g} ||H_t||_F",
             "read-out": "y_t = s U_t^T (mix_t x_t + (1 - mix_t) phi(q_t)), x_t ~ (H_t + lambda_t I)^-1 phi(q_t) "
-                        f"after {self.iterations} steps, ||H|| of Frobenius",
+                        f"after {self.iterations} steps",
             "approximation": f"The ridge regression is solved by {self.iterations} steps of Chebyshev iteration for eigenvalues between lambda and "
-                             "lambda + ||H||, a polynomial of H in place of the inverse, and the read-out of linear attention is mixed in."}
+                             "lambda + ||H||_F, a polynomial of H in place of the inverse, and the read-out of linear attention is mixed in."}
 
     def read(self, function: Function, params: Mapping[str, Tensor], before: Mapping[str, Tensor], after: Mapping[str, Tensor],
              query: Tensor, pair: Pair) -> Tensor:

@@ -36,6 +36,7 @@ class ConjugateGradient(_Moments):
     def formulas(self) -> dict[str, str]:
         return super().formulas() | {
             "objective": "sum_{i<=t} gamma_i^(t) ||v_i - S^T phi(k_i)||^2 / 2 + tr(S^T diag(ridge) S) / 2",
+            "order": "decay, then write, then iterate and read; the ridge does not decay",
             "read-out": f"y_t = U_t^T x_t, x_t ~ (H_t + diag(ridge))^-1 s phi(q_t) after {self.iterations} steps",
             "approximation": f"The ridge regression is solved by {self.iterations} steps of conjugate gradient from 0, their denominators damped by "
                              f"{self.damping:g}; with few steps that is not the solution, and not linear in the query."}

@@ -75,7 +75,7 @@ class DeltaRule(Solver):
         told = {"objective": f"||{value} - S^T phi(k_t)||^2 / 2",
                 "update": f"S_t = D_t S_{{t-1}} + {step} {written}{meaning}",
                 "order": f"decay, then write, then read; the error is measured {when} the decay",
-                "parallel form": f"{solved} for i > j in chunks, by substitution; S_0 and the earlier keys decayed up to token i"}
+                "parallel form": f"{solved} for i > j in chunks, by substitution; S_0 and the earlier keys decayed up to where token i reads"}
         if not (self.separate_read or self.separate_erase):
             return told
         return told | {"objective": f"phi({erase}_t)^T S ({at} phi({read}_t)) - phi(k_t)^T S {value}, linear in S",

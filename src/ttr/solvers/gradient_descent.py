@@ -92,7 +92,9 @@ class GradientDescent(Solver):
                 "update": f"Z_t = {force}, {kept}_t = D_t {kept}_{{t-1}} + {added}, {boundary}, b_t = w_t step_size_t{maps}",
                 "order": "the gradient at the old weights, then decay and step, then read" +
                          ("; a token that reads scales the way since the boundary by its read_step" if self.read_step else ""),
-                "parallel form": "the gradients of a chunk at W_b together; every read-out adds them up with products of decays and momenta"
+                "parallel form": "the gradients of a chunk at W_b together, " +
+                                 ("then the weights token by token" if maps else
+                                  "added up at every read-out with products of decays and momenta")
                 } | ({"approximation": " ".join(told)} if told else {})
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:

@@ -24,7 +24,7 @@ class LearnedSlope(Solver):
         return {"slope": "BTHK"}
 
     def formulas(self) -> dict[str, str]:
-        return {"objective": "sum_{i<=t} p_i ||v_i - m_t(k_i)||^2 / 2 + tr(A diag(ridge) A^T) / 2, whose solve slope_t stands in for",
+        return {"objective": "sum_{i<=t} p_i ||v_i - m_t(k_i)||^2 / 2, with slope_t in the place of its solution",
                 "update": "the pairs themselves are kept, each with its log gamma_i^(t)", "order": "decay, then write, then read",
                 "read-out": "y_t = sum_{i<=t} p_i (1 - (k_i - kbar)^T slope_t) v_i, kbar = sum_{i<=t} p_i k_i",
                 "parallel form": "P = softmax(s Q K^T + log Gamma) in blocks of queries, with a second score slope_t^T k_i",

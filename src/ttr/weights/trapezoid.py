@@ -49,8 +49,8 @@ class Trapezoid(_Recurrence):
         return {"weight": "gamma_i^(t) = (l_i d_i + (1 - l_{i+1}) d_{i+1}) prod_{i<j<=t} a_j for i < t, gamma_t^(t) = l_t d_t, "
                           "a_t = exp(log_decay_t), d_t = exp(log_importance_t), l_t = trapezoid_t",
                 "decay": "D_t = a_t",
-                "update": "S_t = a_t (S_{t-1} + (1 - l_t) d_t phi(k_{t-1}) v_{t-1}^T) + l_t d_t phi(k_t) v_t^T, the trapezoid rule with step d_t",
-                "order": "write the previous pair, then decay, then write the token's own, then read"}
+                "update": "S_t = a_t (S_{t-1} + (1 - l_t) d_t phi(k_{t-1}) v_{t-1}^T) + l_t d_t phi(k_t) v_t^T",
+                "order": "write the previous pair, then decay, then write the token's own (the two ends of a trapezoid), then read"}
 
     @classmethod
     def examples(cls) -> tuple[Trapezoid, ...]:

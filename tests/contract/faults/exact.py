@@ -15,7 +15,7 @@ FAULTS = (
     Fault("solvers/conjugate_gradient.py", "(energy + self.damping) * direction", "energy * direction", ("nothing",)),
     Fault("solvers/conjugate_gradient.py", 'torch.diag_embed(pair.controls["ridge"])', 'torch.diag_embed(2 * pair.controls["ridge"])', ("nothing",)),
     Fault("solvers/learned_slope.py", "amortized: ClassVar[bool] = True", "amortized: ClassVar[bool] = False", ("nothing",)),
-    Fault("solvers/learned_slope.py", "if function.local_degree != 1:", "if function.local_degree == 0:", ("nothing",)),
+    Fault("solvers/learned_slope.py", "if function.local_degree != 1:", "if function.local_degree == 0:", ("LearnedSlope", "LocalQuadratic", "Uniform")),
     Fault("solvers/_moments.py", "torch.exp(pair.log_decay)", "torch.exp(0.5 * pair.log_decay)", ("nothing",)),
     Fault("solvers/_moments.py", "if weights.window is not None:", "if False:", ("recurrent", "Window", "Chebyshev")),
     Fault("backends/truncated_solve.py", "for _ in range(solver.iterations):\n        x = x + direction",

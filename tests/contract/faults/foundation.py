@@ -2,6 +2,9 @@
 
 from .fault import Fault
 
+PLAIN = ("recurrent", "weights=Geometric(),", "Linear()", "OneStep")
+MINIMUM = ("test_the_memory_minimises_the_objective_the_solver_states",)
+
 FAULTS = (
     # weights
     Fault("weights/geometric.py", "torch.where(log_decay < RESET, -torch.inf, log_decay)", "log_decay * 1.01", ("chunkwise-additive", "Geometric()")),
@@ -30,9 +33,9 @@ FAULTS = (
     Fault("solvers/implicit_delta_rule.py", "step_size / (1 + step_size * key.square().sum(-1))", "step_size / (1 + step_size)"),
     Fault("solvers/implicit_delta_rule.py", "0.5 * (step * error).sum()", "(step * error).sum()"),
     Fault("solvers/exact_ridge.py", 'exact: ClassVar[Literal["global"]] = "global"', 'additive: ClassVar[bool] = True'),
-    Fault("solvers/one_step.py", "return 0.5 * memory.square().sum()", "return memory.square().sum()", ("nothing",)),
-    Fault("solvers/exact_ridge.py", "0.5 * (ridge[..., None] * memory.square()).sum()", "(ridge[..., None] * memory.square()).sum()", ("nothing",)),
-    Fault("solvers/exact_local_fit.py", "memory[..., 1:, :]", "memory", ("nothing",)),
+    Fault("solvers/one_step.py", "return 0.5 * memory.square().sum()", "return memory.square().sum()", MINIMUM),
+    Fault("solvers/exact_ridge.py", "0.5 * (ridge[..., None] * memory.square()).sum()", "(ridge[..., None] * memory.square()).sum()", MINIMUM),
+    Fault("solvers/exact_local_fit.py", "memory[..., 1:, :]", "memory", MINIMUM),
     # the definition
     Fault("memorize.py", "penalty = torch.cat([empty.to(ridge), ridge", "penalty = torch.cat([empty.to(ridge), 2 * ridge"),
     Fault("memorize.py", "anchor = dict(memory) if solver.gradient_at", "anchor = kept if solver.gradient_at"),
@@ -44,26 +47,26 @@ FAULTS = (
     Fault("oracle.py", "for j in range(pairs):", "for j in reversed(range(pairs)):"),
     Fault("oracle.py", "None if x.log_decay is None or j else", "None if x.log_decay is None else", ("pairs_per_token=2", "Geometric")),
     # calls and state
-    Fault("inputs.py", "x.repeat_interleave(heads // x.shape[-2], dim=-2)", "torch.cat([x] * (heads // x.shape[-2]), dim=-2)", ("recurrent", "Geometric()", "Linear()", "OneStep")),
-    Fault("inputs.py", "if missing or unknown:", "if missing:", ("recurrent", "Geometric()", "Linear()", "OneStep")),
+    Fault("inputs.py", "x.repeat_interleave(heads // x.shape[-2], dim=-2)", "torch.cat([x] * (heads // x.shape[-2]), dim=-2)", PLAIN),
+    Fault("inputs.py", "if missing or unknown:", "if missing:", PLAIN),
     Fault("inputs.py", "raise ValueError(f\"{name!r} holds NaN.", "print(f\"{name!r} holds NaN.", ("recurrent", "Geometric()", "EluPlusOne")),
     Fault("state.py", "return newest - (newest - slots) % window", "return newest - (newest + 1 - slots) % window", ("Window",)),
     Fault("state.py", "slots = slots if window is None else slots % window", "slots = slots if window is None else (slots + 1) % window", ("Window",)),
     Fault("state.py", 'state["log_weight"] + log_decay[:, None]', 'state["log_weight"] + 0 * log_decay[:, None]', ("Alibi", "LocalConstant")),
     Fault("state.py", "position = state.position + time", "position = state.position + 1", ("Window",)),
-    Fault("dispatch.py", "single(x.state, row, problem.weights.window)", "single(x.state, 0, problem.weights.window)", ("recurrent", "Geometric()", "Linear()", "OneStep")),
+    Fault("dispatch.py", "single(x.state, row, problem.weights.window)", "single(x.state, 0, problem.weights.window)", PLAIN),
     # backends
     Fault("backends/lowering.py", "y[..., -1:], form.unit)", "y[..., -1:] - 0.001, form.unit)", ("normalized=True",)),
     Fault("backends/lowering.py", "finite = log_decay.clamp(min=RESET)", "finite = log_decay.clamp(min=-10.0)", ("recurrent", "weights=Geometric()", "OneStep")),
     Fault("backends/lowering.py", "torch.cat([finite[:, :, None], others], dim=2)", "torch.cat([others, finite[:, :, None]], dim=2)", ("Geometric", "pairs_per_token=2")),
-    Fault("backends/lowering.py", "LinearForm(query, key, value", "LinearForm(query, key.detach(), value", ("recurrent", "Geometric()", "Linear()", "OneStep")),
+    Fault("backends/lowering.py", "LinearForm(query, key, value", "LinearForm(query, key.detach(), value", PLAIN),
     Fault("backends/steps/matrix.py", 'kept if form.gradient_at == "decayed" else memory', "kept", ("recurrent", "'old'")),
     Fault("backends/steps/moments.py", "gram + torch.diag_embed(ridge)", "gram + 1.001 * torch.diag_embed(ridge)", ("recurrent", "ExactRidge")),
     Fault("backends/steps/pairs.py", "monomials(keys - query[..., None, :]", "monomials(keys", ("recurrent", "LocalLinear")),
     Fault("backends/steps/pairs.py", "torch.where(total == 0, 1.0, total)", "total", ("recurrent", "LocalConstant")),
-    Fault("backends/recurrent.py", "min(start + size, x.length), state)", "min(start + size, x.length), x.state)", ("recurrent", "Geometric()", "Linear()", "OneStep")),
+    Fault("backends/recurrent.py", "min(start + size, x.length), state)", "min(start + size, x.length), x.state)", PLAIN),
     Fault("backends/chunks.py", "across = shrink(late, log_late - border)", "across = shrink(late, 0 * log_late)", ("chunkwise-additive", "'channel'", "OneStep")),
-    Fault("backends/sums.py", "before = pad(running_sum(inside[..., -1], block)[..., :-1], (1, 0))", "before = 0 * inside[..., -1]", ("nothing",)),
+    Fault("backends/sums.py", "before = pad(running_sum(inside[..., -1], block)[..., :-1], (1, 0))", "before = 0 * inside[..., -1]", ("test_long_decays_add_up",)),
     Fault("backends/chunkwise_additive.py", "memory = kept * memory + new", "memory = memory + new", ("chunkwise-additive", "weights=Geometric()")),
     Fault("backends/chunkwise_delta.py", "pad(log, (0, 0, 1, -1))", "log", ("chunkwise-delta", "'old'", "Geometric()")),
     Fault("backends/chunkwise_ridge.py", "last * states[-1] + new", "states[-1] + new", ("chunkwise-ridge", "Geometric()")),
@@ -72,10 +75,10 @@ FAULTS = (
     Fault("backends/position_bias.py", "self.age[:, None] + self.window <= read", "self.age[:, None] + self.window < read", ("attention", "Window")),
     Fault("backends/local_polynomial.py", "mean - raw_query, known", "mean, known", ("local-polynomial", "Uniform")),
     Fault("backends/implicit_solve.py", "wanted, -adjoint", "wanted, adjoint", ("chunkwise-ridge", "Uniform")),
-    Fault("dispatch.py", "state = state if x.length else state.clone()", "state = state", ("nothing",)),
+    Fault("dispatch.py", "state = state if x.length else state.clone()", "state = state", ("test_a_call_never_hands_back_the_callers_state",)),
     Fault("dispatch.py", "y, new = choose(problem, x, backend).step(problem, x)", "y, new = choose(problem, x, backend).step(problem, x)\n        y = y.detach()",
-          ("recurrent", "Uniform", "Linear()", "OneStep")),
-    Fault("inputs.py", "else x.repeat_interleave(", "else x.detach().repeat_interleave(", ("recurrent", "Uniform", "Linear()", "OneStep")),
+          PLAIN),
+    Fault("inputs.py", "else x.repeat_interleave(", "else x.detach().repeat_interleave(", PLAIN),
     Fault("state.py", "tensor[:, max(held - slots, 0):]", "tensor[:, :slots]", ("attention", "Uniform")),
-    Fault("backends/recurrent.py", "x.tokens(t, t + 1, state)", "x.tokens(t, t + 1, x.state)", ("recurrent", "Geometric()", "Linear()", "OneStep")),
+    Fault("backends/recurrent.py", "x.tokens(t, t + 1, state)", "x.tokens(t, t + 1, x.state)", PLAIN),
 )

@@ -18,7 +18,7 @@ class Simplex(_Map):
 
     @property
     def formula(self) -> str:
-        return f"W = {self.total:g} softmax(A) over the inputs of every output"
+        return f"W = {'' if self.total == 1 else f'{self.total:g} '}softmax(A) over the inputs of every output"
 
     def __call__(self, matrix: Tensor) -> Tensor:
         return self.total * matrix.softmax(-2)
