@@ -169,6 +169,7 @@ class Function(_Axis):
         causal: False if every token reads the whole sequence by ``whole``: then there is neither a state nor a single step.
         learned_start: whether the memory starts from parameters of the layer (``initial``) instead of 0.
         least_value_size: value channels below which it degenerates; the laws try it with no fewer.
+        stable_step: step above which gradient descent on keys of unit scale may diverge; the laws try it with none larger.
     """
 
     kind: ClassVar[str] = "function"
@@ -182,6 +183,7 @@ class Function(_Axis):
     causal: ClassVar[bool] = True
     learned_start: ClassVar[bool] = False
     least_value_size: ClassVar[int] = 1
+    stable_step: ClassVar[float] = 1.0
 
     @property
     def keeps(self) -> str | None:

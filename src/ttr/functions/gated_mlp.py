@@ -26,6 +26,7 @@ class GatedMlp(_Network):
     start: float | None = None
 
     groups: ClassVar[int] = 3
+    stable_step: ClassVar[float] = 0.2
 
     def __post_init__(self) -> None:
         if self.hidden < 1:

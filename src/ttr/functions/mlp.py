@@ -46,6 +46,10 @@ class Mlp(_Network):
     def least_value_size(self) -> int:
         return 4 if self.residual else 1  # a norm over two channels is their sign
 
+    @property
+    def stable_step(self) -> float:
+        return 1.0 if self.residual else 0.2  # without the norm, a product of learned matrices
+
     def formulas(self) -> dict[str, str]:
         body = ""
         for layer in range(1, self.depth + 1):

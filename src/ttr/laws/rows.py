@@ -158,8 +158,8 @@ def _draw(problem: Problem, sizes: Sizes, strong_gates: bool, generator: torch.G
     letters = {"B": sizes.batch, "T": sizes.time, "n": pairs, "H": sizes.heads, "K": sizes.key, "V": sizes.value,
                "F": problem.function.feature_size(sizes.key), "L": problem.weights.levels, "P": problem.function.groups}
     controls = {name: draw_control(name, tuple(letters[a] for a in axes), strong_gates, generator) for name, axes in problem.controls().items()}
-    if problem.solver.trains and not problem.function.linear:  # the curvature of a network is not bounded by the length of its keys
-        controls["step_size"] = 0.2 * controls["step_size"]
+    if "step_size" in controls:
+        controls["step_size"] = problem.function.stable_step * controls["step_size"]
     params = init_params(problem, heads=sizes.heads, key_size=sizes.key, value_size=sizes.value, generator=generator)
     params = {name: x.double() * (1 + 0.1 * normal(*x.shape)) for name, x in params.items()}
     q = normal(*lead, sizes.query_heads or sizes.heads, sizes.key)
