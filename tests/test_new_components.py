@@ -132,7 +132,7 @@ class CautiousDeltaRule(Solver):
         return (Worked(Problem(Uniform(), Linear(scale=0.7), cls(0.5)), q, column(2, 3, 1.5), v, y, {"step_size": column(0.4, 0.6, 0.3)[..., 0]}),)
 '''
 
-NEW = {"weights/half_life.py": (HALF_LIFE, ("HalfLife",)), "functions/features/squares.py": (SQUARES, ("recurrent", "Squares")),
+NEW = {"weights/half_life.py": (HALF_LIFE, ("HalfLife",)), "functions/features/squares.py": (SQUARES, ("Squares",)),
        "solvers/cautious_delta_rule.py": (HALF_STEP, ("CautiousDeltaRule",))}
 
 

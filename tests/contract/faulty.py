@@ -26,31 +26,39 @@ def broken(words: list[str], one_per_class: bool) -> str | None:
     if len(triples()) + len(refused_triples()) == 0:
         return "no triples"
     tests = [word for word in words if word.startswith("test_")]
-    return broken_case() or (None if tests else broken_law(words, one_per_class)) or broken_test(tests)
+    return broken_case() or (None if tests else broken_law(words, one_per_class)) or broken_test(words if one_per_class else tests)
+
+
+def worked_cases() -> Iterator[tuple]:
+    """The worked cases, each with the name of its class."""
+    from ttr import registry
+
+    for kind in ("weights", "feature", "function", "solver"):
+        yield from ((cls.__name__, case) for cls in registry.members(kind) for case in cls.worked())
 
 
 def broken_case() -> str | None:
-    from ttr import registry
     from ttr.dispatch import regress
     from ttr.laws.tolerances import PARITY, error
     from ttr.oracle import oracle
 
-    for kind in ("weights", "feature", "function", "solver"):
-        for cls in registry.members(kind):
-            for case in cls.worked():
-                call = dict(q=case.q, k=case.k, v=case.v, params=case.params, **case.controls)
-                if error(oracle(case.problem, **call), case.y) > PARITY or error(regress(case.problem, **call), case.y) > PARITY:
-                    return f"worked case of {cls.__name__}"
+    for name, case in worked_cases():
+        call = dict(q=case.q, k=case.k, v=case.v, params=case.params, **case.controls)
+        if error(oracle(case.problem, **call), case.y) > PARITY or error(regress(case.problem, **call), case.y) > PARITY:
+            return f"worked case of {name}"
     return None
 
 
 def rows(words: list[str], one_per_class: bool) -> Iterator[tuple]:
-    """The problems and backends that contain every word; with ``one_per_class`` only problems that bring a class not met so far."""
+    """The problems and backends that contain every word.
+
+    With ``one_per_class`` only the problems that bring a class of an axis not met so far; feature maps are met in their worked cases.
+    """
     from ttr.backends import BACKENDS
     from ttr.laws.rows import triples
 
     met = set()
-    for problem in triples():
+    for problem in triples() + (tuple(case.problem for _, case in worked_cases()) if one_per_class else ()):
         chosen = [b for b in BACKENDS if all(word in f"{b.name} {problem!r}" for word in words) and b.refuses(problem) is None]
         classes = {type(part) for part in (problem.weights, problem.function, problem.solver)}
         if chosen and not (one_per_class and classes <= met):
