@@ -10,6 +10,7 @@ import torch
 from ttr.controls import CONTROLS
 from ttr.laws.law import Law, Setting, compare, compare_states
 from ttr.laws.rows import Case, Sizes, make_case, with_factor, with_importance, with_weights
+from ttr.oracle import oracle
 from ttr.problem import Problem, Weights
 from ttr.weights.uniform import Uniform
 from ttr.weights.window import Window
@@ -62,6 +63,7 @@ def importance(problem: Problem, setting: Setting) -> Iterable[tuple[str, float,
 
     nothing = dataclasses.replace(case, controls={**case.controls, "log_importance": torch.full_like(log_importance, -torch.inf)}).differentiable()
     silence = setting.run(nothing)
+    yield compare("empty memory beside the definition", silence, oracle(problem, **nothing.arguments()), setting.dtype)
     if not problem.function.learned_start:
         yield "read-out of an empty memory", silence.abs().max().item(), 0.0
     gradients = torch.autograd.grad(silence.sum(), list(nothing.leaves().values()), allow_unused=True)

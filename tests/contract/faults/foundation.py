@@ -42,7 +42,7 @@ FAULTS = (
     Fault("memorize.py", "gram + torch.diag_embed(ridge)", "gram + torch.diag_embed(ridge.mean() + 0 * ridge)"),
     Fault("oracle.py", "x.log_decay[:, pair + 1 : t + 1]", "x.log_decay[:, max(pair, 0) : t + 1]"),
     Fault("memorize.py", "return weights / torch.where(total == 0, 1.0, total)", "return weights"),
-    Fault("retrieve.py", "predict(ones[..., None], query))", "predict(ones[..., None].detach(), query))"),
+    Fault("retrieve.py", "predict(ones[..., None], query))", "predict(ones[..., None].detach(), query))", ("recurrent", "weights=Uniform(),", "EluPlusOne")),
     Fault("oracle.py", "+ t - window", "+ t - window + 1"),
     Fault("oracle.py", "for j in range(pairs):", "for j in reversed(range(pairs)):"),
     Fault("oracle.py", "None if x.log_decay is None or j else", "None if x.log_decay is None else", ("pairs_per_token=2", "Geometric")),
