@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ttr.axes import with_rates
 from ttr.problem import Problem
 
 EMPTY = {"keys": 0.0, "values": 0.0, "log_weight": -torch.inf}
@@ -168,6 +169,8 @@ def _cannot_rewind(problem: Problem, state: State, tokens: int) -> str | None:
         return f"This state has seen {state.position.tolist()} tokens and cannot go back by {tokens}."
     if problem.memory != "pairs" or problem.recurrence is not None or problem.solver.pairs_per_token > 1:
         return "This memory has mixed its pairs, and none can be taken out again."
+    if problem.function.transported:
+        return "Every token has turned the keys of the older pairs, which cannot be turned back."
     if set(state.tensors) != set(EMPTY):
         return f"Besides the pairs this state holds {', '.join(sorted(set(state.tensors) - set(EMPTY)))}, which cannot be taken back."
     if problem.weights.window is not None:
@@ -180,7 +183,8 @@ def _cannot_rewind(problem: Problem, state: State, tokens: int) -> str | None:
 def _check_summaries(problem: Problem, first: State, second: State) -> None:
     """Raises a ValueError unless the two states are associative summaries of segments of the same problem."""
     summed = problem.memory == "moments" or problem.memory == "matrix" and problem.solver.additive
-    if problem.recurrence is not None or problem.solver.weights_act_on == "memory" or not (summed or problem.memory == "pairs"):
+    kept = problem.memory == "pairs" and not (problem.function.transported or problem.solver.corrects)  # as they came
+    if problem.recurrence is not None or problem.solver.weights_act_on == "memory" or not (summed or kept):
         raise ValueError("What a segment does to this memory depends on what it held before, so segments have no summary. "
                          "Pass the first segment's state to regress with the second.")
     if first.capacity is not None or second.capacity is not None:
@@ -211,6 +215,8 @@ def _forgotten_over(problem: Problem, segment: State, params: Mapping[str, Tenso
     heads = segment["log_weight"].shape[-1] if problem.memory == "pairs" else tensor.shape[1]
     of_weights = {name.partition(".")[2]: x for name, x in params.items() if name.startswith("weights.")}
     log_decay = weights.log_retention({name: x.to(tensor) for name, x in controls.items()}, of_weights, heads, tensor)
+    rates = weights.rates(of_weights)
+    log_decay = log_decay if rates is None else with_rates(log_decay, rates.to(tensor))
     axes = 4 if weights.retention == "channel" else 3
     if log_decay.ndim == axes and controls:
         return log_decay.sum(1)
