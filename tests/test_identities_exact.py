@@ -114,7 +114,7 @@ def test_as_many_conjugate_gradient_steps_as_channels_are_the_exact_ridge(qkv, g
 
 # ----------------------------------------------------------------------------------------------------------- kernel ridge
 @dataclasses.dataclass(frozen=True)
-class TaylorKernel(KernelRegression):
+class _TaylorKernel(KernelRegression):
     """The kernel of the Taylor features, by its formula."""
 
     def kernel_matrix(self, left: Tensor, right: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def test_primal_and_dual_ridge_agree(qkv, gates, weights) -> None:
     """(H + ridge)^-1 U in the features, against one coefficient per pair, with weights and forgetting."""
     controls = {name: gates[name] for name in weights.controls()}
     primal = run(Problem(weights, Linear(Taylor(), scale=1.0), ExactRidge()), qkv, ridge=0.3, **controls)
-    assert same(run(Problem(weights, TaylorKernel(), ExactRidge()), qkv, ridge=0.3, **controls), primal)
+    assert same(run(Problem(weights, _TaylorKernel(), ExactRidge()), qkv, ridge=0.3, **controls), primal)
 
 
 def test_a_small_ridge_lets_the_kernel_interpolate(qkv) -> None:
