@@ -16,6 +16,11 @@ RESET = -80.0
 """A log decay below this forgets everything: exp(-80) = 2e-35 is nothing beside the pair just written."""
 
 
+def axis_params(params: Mapping[str, Tensor], axis: str) -> dict[str, Tensor]:
+    """The params of one axis ("weights", "function", "solver"), without the prefix."""
+    return {name.split(".", 1)[1]: value for name, value in params.items() if name.startswith(axis + ".")}
+
+
 @dataclass(frozen=True)
 class Pair:
     """One pair as it is learned, [B,H,...] each: what a definition written as a recurrence gets.
@@ -127,10 +132,14 @@ class Weights(_Axis):
         return None
 
 
+def with_resets(log_decay: Tensor) -> Tensor:
+    """A log decay whose entries below ``RESET`` keep nothing at all, and have no gradient."""
+    return torch.where(log_decay < RESET, -torch.inf, log_decay)
+
+
 def with_rates(log_retention: Tensor, rates: Tensor) -> Tensor:
-    """The log retention [B,T,H,K] of a factor [B,T,H] and rates [H,K]; below ``RESET`` nothing is kept."""
-    product = log_retention[..., None] * rates
-    return torch.where(product < RESET, -torch.inf, product)
+    """The log retention [B,T,H,K] of a factor [B,T,H] and rates [H,K]."""
+    return with_resets(log_retention[..., None] * rates)
 
 
 class FeatureMap(Component):
@@ -277,13 +286,13 @@ class Solver(_Axis):
     preconditioned: ClassVar[bool] = False
     pairs_per_token: ClassVar[int] = 1
     corrects: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
+    condition: ClassVar[float] = 1.0
+    copies: ClassVar[tuple[str, ...]] = ()
 
     def log_retention(self, step_size: Tensor, key: Tensor) -> Tensor | None:
         """Log of what an additive solver itself keeps of the past when it writes the key [..., H, F]; None if all of it."""
         return None
-    trains: ClassVar[bool] = False
-    condition: ClassVar[float] = 1.0
-    copies: ClassVar[tuple[str, ...]] = ()
 
     def effective_step(self, step_size: Tensor, key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """The step of the equivalent explicit correction, [..., H], for a written key [..., H, F]."""

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ttr.axes import axis_params
 from ttr.backends import BACKENDS
 from ttr.backends.backend import Backend
 from ttr.component import Parameter
-from ttr.inputs import Inputs, axis_params, check_names, check_streaming, in_functorch, prepare
+from ttr.inputs import Inputs, check_names, check_streaming, in_functorch, prepare
 from ttr.problem import Problem
 from ttr.state import State, empty_state, single
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ttr.axes import with_rates
+from ttr.axes import axis_params, with_rates
 from ttr.controls import CONTROLS
 from ttr.problem import Problem
 from ttr.state import State, empty_state
@@ -101,11 +101,6 @@ class Inputs:
     def grouped(self, x: Float[Tensor, "*lead h d"]) -> Float[Tensor, "*lead H d"]:
         """Keys, values or queries with their heads repeated to the full number: head h of H uses h // (H / heads of x)."""
         return repeat_heads(x, self.heads)
-
-
-def axis_params(params: Mapping[str, Tensor], axis: str) -> dict[str, Tensor]:
-    """The params of one axis ("weights", "function", "solver"), without the prefix."""
-    return {name.split(".", 1)[1]: value for name, value in params.items() if name.startswith(axis + ".")}
 
 
 def repeat_heads(x: Float[Tensor, "*lead h d"], heads: int) -> Float[Tensor, "*lead H d"]:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ttr.axes import axis_params
 from ttr.problem import Function, Pair, Problem
 
 
@@ -80,7 +81,7 @@ def fold(problem: Problem, params: Mapping[str, Tensor], memory: Mapping[str, Te
 
 def _predict(function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor] | Tensor, key: Tensor) -> Tensor:
     memory = {"memory": memory} if isinstance(memory, Tensor) else memory
-    return function.predict(memory, key, {name.partition(".")[2]: x for name, x in params.items() if name.startswith("function.")})
+    return function.predict(memory, key, axis_params(params, "function"))
 
 
 def _shrunk(tensor: Tensor, log_decay: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ttr.axes import axis_params
 from ttr.memorize import normalised, predict
 from ttr.problem import Function, Pair, Problem
 
@@ -19,8 +20,7 @@ def read(problem: Problem, params: Mapping[str, Tensor], before: Mapping[str, Te
     """The read-out of a memory that is folded pair by pair: the prediction at the query, unless its recurrence says otherwise."""
     if problem.recurrence is not None:
         return problem.recurrence.read(problem.function, params, before, after, query, pair)
-    of_function = {name.partition(".")[2]: x for name, x in params.items() if name.startswith("function.")}
-    return problem.function.predict(after, query, of_function)
+    return problem.function.predict(after, query, axis_params(params, "function"))
 
 
 def displacement_features(function: Function, keys: Float[Tensor, "B H N K"], query: Float[Tensor, "B H K"]) -> Float[Tensor, "B H N P"]:

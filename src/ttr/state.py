@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ttr.axes import with_rates
+from ttr.axes import axis_params, with_rates
 from ttr.problem import Problem
 
 EMPTY = {"keys": 0.0, "values": 0.0, "log_weight": -torch.inf}
@@ -213,7 +213,7 @@ def _forgotten_over(problem: Problem, segment: State, params: Mapping[str, Tenso
                          "Pass the controls of exactly its tokens.")
     tensor = next(iter(segment.tensors.values()))
     heads = segment["log_weight"].shape[-1] if problem.memory == "pairs" else tensor.shape[1]
-    of_weights = {name.partition(".")[2]: x for name, x in params.items() if name.startswith("weights.")}
+    of_weights = axis_params(params, "weights")
     log_decay = weights.log_retention({name: x.to(tensor) for name, x in controls.items()}, of_weights, heads, tensor)
     rates = weights.rates(of_weights)
     log_decay = log_decay if rates is None else with_rates(log_decay, rates.to(tensor))

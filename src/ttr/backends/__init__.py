@@ -31,7 +31,6 @@ BACKENDS: tuple[Backend, ...] = (
     TransportedAttention(),
     CorrectedAttention(),
     LocalPolynomial(),
-    LocalPolynomial(),
     Nystrom(),
     Recurrent(),
 )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ttr.axes import axis_params
 from ttr.component import Component
 from ttr.problem import Function
 
@@ -16,15 +17,10 @@ def loss_gradient(function: Function, params: Mapping[str, Tensor], loss: Compon
     """sum_i step_i grad l(m(k_i), v_i) in every tensor [B,H,...] of ``weights``, for pairs (key, value, step [B,H])."""
 
     def total(weights: Mapping[str, Tensor]) -> Tensor:
-        losses = [step * loss(function.predict(weights, key, of_function(params)), value, controls) for key, value, step in pairs]
+        losses = [step * loss(function.predict(weights, key, axis_params(params, "function")), value, controls) for key, value, step in pairs]
         return sum(losses, torch.zeros_like(losses[0])).sum()
 
     return torch.func.grad(total)(dict(weights))
-
-
-def of_function(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The function's own, without their prefix."""
-    return {name.partition(".")[2]: x for name, x in params.items() if name.startswith("function.")}
 
 
 def only_matrices(change: Component | None, name: str, x: Tensor) -> Tensor:

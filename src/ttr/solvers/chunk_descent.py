@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ttr.axes import axis_params
 from ttr.component import Component
 from ttr.problem import Function, Pair, Problem, Solver, Weights, Worked
-from ttr.solvers._training import expand, loss_gradient, of_function, only_matrices
+from ttr.solvers._training import expand, loss_gradient, only_matrices
 from ttr.solvers.losses.inner_product import InnerProduct
 from ttr.solvers.losses.squared_error import SquaredError
 from ttr.solvers.maps.newton_schulz import NewtonSchulz
@@ -97,7 +98,7 @@ class ChunkDescent(Solver):
         ends = (pair.position + 1) % self.chunk == 0
         momentum_sum = memory["momentum_sum"] + pair.controls["momentum"] if self.momentum else None
         new = {"momentum_sum": torch.where(expand(ends, momentum_sum), 0.0, momentum_sum)} if self.momentum else {}
-        first = function.initial(of_function(params)) if self.renormalise else {}
+        first = function.initial(axis_params(params, "function")) if self.renormalise else {}
         for name, weight in weights.items():
             step = pair.controls["step_size"][..., groups.index(name.removesuffix("_bias"))]
             total = memory[f"gradient.{name}"] - expand(step, weight) * gradient[name]
@@ -115,7 +116,7 @@ class ChunkDescent(Solver):
     def read(self, function: Function, params: Mapping[str, Tensor], before: Mapping[str, Tensor], after: Mapping[str, Tensor],
              query: Tensor, pair: Pair) -> Tensor:
         weights = {name: before[name] for name in function.memory(pair.key.shape[-1], pair.value.shape[-1])}
-        return function.predict(weights, query, of_function(params))
+        return function.predict(weights, query, axis_params(params, "function"))
 
     @classmethod
     def examples(cls) -> tuple[ChunkDescent, ...]:

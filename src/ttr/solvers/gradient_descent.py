@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ttr.axes import axis_params
 from ttr.component import Component
 from ttr.problem import Function, Pair, Problem, Solver, Weights, Worked
-from ttr.solvers._training import expand, loss_gradient, of_function, only_matrices
+from ttr.solvers._training import expand, loss_gradient, only_matrices
 from ttr.solvers.losses.huber import Huber
 from ttr.solvers.losses.power_error import PowerError
 from ttr.solvers.losses.squared_error import SquaredError
@@ -135,7 +136,7 @@ class GradientDescent(Solver):
         for name in function.memory(pair.key.shape[-1], pair.value.shape[-1]):
             change = after.get(f"change.{name}", torch.zeros_like(after[name]))
             weights[name] = after[name] + expand(pair.controls["read_step"], change) * change if self.read_step else after[name] + change
-        return function.predict(self._weights(weights), query, of_function(params))
+        return function.predict(self._weights(weights), query, axis_params(params, "function"))
 
     def _weights(self, accumulated: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: only_matrices(self.mirror, name, x) for name, x in accumulated.items()}

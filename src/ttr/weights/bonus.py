@@ -7,8 +7,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ttr.axes import with_resets
 from ttr.component import Parameter, constant
-from ttr.problem import RESET, Function, Pair, Problem, Worked
+from ttr.problem import Function, Pair, Problem, Worked
 from ttr.weights._recurrence import _Recurrence, joined, outer, parted, retrieved
 
 
@@ -32,7 +33,7 @@ class Bonus(_Recurrence):
         return {"bonus": Parameter((heads, key_size), constant(self.start))}
 
     def log_retention(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor:
-        return torch.where(controls["log_decay"] < RESET, -torch.inf, controls["log_decay"])
+        return with_resets(controls["log_decay"])
 
     def learn(self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair) -> dict[str, Tensor]:
         return parted(memory, pair.log_decay.exp()[..., None] * joined(memory) + outer(memory, pair.key, pair.value))

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ttr.problem import RESET, Problem, Worked
+from ttr.axes import with_resets
+from ttr.problem import Problem, Worked
 from ttr.weights._rotating import _Rotating
 
 
@@ -49,7 +50,7 @@ class ComplexGeometric(_Rotating):
 
     def log_retention(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor:
         log_decay = controls["log_decay"]
-        return torch.where(log_decay < RESET, -torch.inf, log_decay)
+        return with_resets(log_decay)
 
     def phase(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], like: Tensor) -> Tensor:
         return controls["phase"]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
-from ttr.problem import RESET, Function, Pair, Problem, Solver, Weights, Worked
+from ttr.axes import with_resets
+from ttr.problem import Function, Pair, Problem, Solver, Weights, Worked
 from ttr.weights._recurrence import _Recurrence, joined, outer, parted, retrieved
 
 
@@ -33,7 +34,7 @@ class ExponentialGate(_Recurrence):
         return {"log_scale": ()}
 
     def log_retention(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor:
-        return torch.where(controls["log_decay"] < RESET, -torch.inf, controls["log_decay"])
+        return with_resets(controls["log_decay"])
 
     def log_importance(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> Tensor:
         return controls["log_importance"]

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ttr.problem import RESET, Function, Pair, Problem, Solver, Weights, Worked
+from ttr.axes import with_resets
+from ttr.problem import Function, Pair, Problem, Solver, Weights, Worked
 from ttr.weights._recurrence import _Recurrence
 
 
@@ -36,7 +37,7 @@ class FenwickLevels(_Recurrence):
         return {"memory": (self.levels, feature_size, value_size)}
 
     def log_retention(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor:
-        return torch.where(controls["log_decay"] < RESET, -torch.inf, controls["log_decay"])
+        return with_resets(controls["log_decay"])
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if function.normalized:

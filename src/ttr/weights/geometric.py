@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ttr.problem import RESET, Problem, Weights, Worked
+from ttr.axes import with_resets
+from ttr.problem import Problem, Weights, Worked
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,7 @@ class Geometric(Weights):
         return {"log_decay": "BTH" if self.per == "head" else "BTHK"}
 
     def log_retention(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor:
-        log_decay = controls["log_decay"]
-        return torch.where(log_decay < RESET, -torch.inf, log_decay)
+        return with_resets(controls["log_decay"])
 
     def formulas(self) -> dict[str, str]:
         if self.per == "head":

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ttr.problem import RESET, Function, Pair, Problem, Worked
+from ttr.axes import with_resets
+from ttr.problem import Function, Pair, Problem, Worked
 from ttr.weights._recurrence import _Recurrence, joined, outer, parted, retrieved
 
 
@@ -30,7 +31,7 @@ class Trapezoid(_Recurrence):
         return {"previous_key": (feature_size,), "previous_value": (value_size,)}
 
     def log_retention(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor:
-        return torch.where(controls["log_decay"] < RESET, -torch.inf, controls["log_decay"])
+        return with_resets(controls["log_decay"])
 
     def log_importance(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> Tensor:
         return controls["log_importance"]

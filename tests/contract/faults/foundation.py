@@ -7,8 +7,8 @@ MINIMUM = ("test_the_memory_minimises_the_objective_the_solver_states",)
 
 FAULTS = (
     # weights
-    Fault("weights/geometric.py", "torch.where(log_decay < RESET, -torch.inf, log_decay)", "log_decay * 1.01", ("chunkwise-additive", "Geometric()")),
-    Fault("weights/geometric.py", "torch.where(log_decay < RESET, -torch.inf, log_decay)", "log_decay.clamp(min=-5.0)", ("chunkwise-additive", "Geometric()")),
+    Fault("weights/geometric.py", 'with_resets(controls["log_decay"])', 'controls["log_decay"] * 1.01', ("chunkwise-additive", "Geometric()")),
+    Fault("weights/geometric.py", 'with_resets(controls["log_decay"])', 'controls["log_decay"].clamp(min=-5.0)', ("chunkwise-additive", "Geometric()")),
     Fault("weights/multi_scale.py", "self.first + step * h)", "self.first + step * h + 1)"),
     Fault("weights/alibi.py", "(h + 0.5)", "(h + 1)"),
     Fault("weights/alibi.py", "return -torch.tensor", "return torch.tensor"),

@@ -6,7 +6,7 @@ RECURRENT = ("recurrent", "Linear()", "OneStep")
 
 FAULTS = (
     # weights
-    Fault("weights/complex_geometric.py", "torch.where(log_decay < RESET, -torch.inf, log_decay)", "1.01 * log_decay", ("nothing",)),
+    Fault("weights/complex_geometric.py", "with_resets(log_decay)", "1.01 * log_decay", ("nothing",)),
     Fault("weights/complex_geometric.py", 'return controls["phase"]', 'return -controls["phase"]', ("nothing",)),
     Fault("weights/_rotating.py", "torch.complex(log_decay, phase", "torch.complex(log_decay, -phase", ("ComplexGeometric(values", *RECURRENT)),
     Fault("weights/_rotating.py", "learned |= {name: state.real", "learned |= {name: state.abs()", ("ComplexGeometric()", *RECURRENT)),
