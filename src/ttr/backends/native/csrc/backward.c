@@ -65,12 +65,10 @@ static void differentiate_written(reverse *b) {
     }
     for (int64_t i = 0; i < c->tokens; i++) {
         const real *restrict value = at(r->value, c->batch, c->start + i, c->head), *restrict grad = row(b->grad_value, i);
-        real *restrict out = at(r->grad_value, c->batch, c->start + i, c->head), sum = 0;
+        real *restrict out = at(r->grad_value, c->batch, c->start + i, c->head);
         real step = r->step.data ? *at(r->step, c->batch, c->start + i, c->head) : 1;
         for (int64_t v = 0; v < r->value_size; v++) out[v] = step * grad[v];
-        if (r->step.data)
-            for (int64_t v = 0; v < r->value_size; v++) sum += value[v] * grad[v];
-        b->grad_step[i] = sum;
+        b->grad_step[i] = r->step.data ? dot(r->value_size, value, grad) : 0;
     }
 }
 
@@ -86,8 +84,7 @@ static void store_rows(reverse *b, matrix grad, tensor x, tensor out, matrix dec
         for (int64_t f = 0; f < r->key_size; f++) to[f] = factor * dx[f];
         if (r->decay == DECAYS_CHANNELS)
             for (int64_t f = 0; f < r->key_size; f++) db[f] += sign * factor * in[f] * dx[f];
-        if (r->decay == DECAYS_HEADS || step.data)
-            for (int64_t f = 0; f < r->key_size; f++) sum += in[f] * dx[f];
+        if (r->decay == DECAYS_HEADS || step.data) sum = dot(r->key_size, in, dx);
         if (r->decay == DECAYS_HEADS) db[0] += sign * factor * sum;
         if (step.data) b->grad_step[i] += sum;
     }
@@ -151,6 +148,26 @@ static void store_decay(reverse *b) {
     }
 }
 
+/* D S^T. Between its rows the chunk before, which is next, and the places of this one's gradients are fetched, a few rows at a time. */
+static void differentiate_lookups(reverse *b, matrix entering) {
+    chunk *c = &b->c;
+    const recurrence *r = c->r;
+    enum { STRIPE = 8 };
+    int64_t rows = groups(r) * c->size, token = c->start - r->chunk;
+    for (int64_t i = 0; i < rows; i += STRIPE) {
+        product(STRIPE, c->keys, c->values, from(b->change, i, 0), entering, from(b->grad_probe, i, 0), SET);
+        for (int64_t end = c->start - r->chunk + (i + STRIPE) / groups(r); token < end; token++) {
+            prefetch_inputs(c, token);
+            prefetch(c, r->y, r->value_size, token);
+            prefetch(c, r->grad_query, r->key_size, token + r->chunk);
+            prefetch(c, r->grad_key, r->key_size, token + r->chunk);
+            prefetch(c, r->grad_read, r->key_size, token + r->chunk);
+            prefetch(c, r->grad_erase, r->key_size, token + r->chunk);
+            prefetch(c, r->grad_value, r->value_size, token);
+        }
+    }
+}
+
 static void run_chunk(reverse *b, matrix entering) {
     chunk *c = &b->c;
     const recurrence *r = c->r;
@@ -158,7 +175,7 @@ static void run_chunk(reverse *b, matrix entering) {
     if (r->decay != KEEPS) clear(c->size + 1, c->keys, b->grad_decay);
     load_probes(c);
     differentiate_written(b);
-    product(rows, c->keys, c->values, b->change, entering, b->grad_probe, SET);
+    differentiate_lookups(b, entering);
     if (r->decay != KEEPS)
         for (int64_t i = 0; i < rows; i++) {
             int64_t reads = is_read(r, i / c->size);

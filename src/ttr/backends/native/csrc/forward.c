@@ -30,6 +30,20 @@ static void add_read_outs(const chunk *c, matrix scores, matrix written, matrix 
     for (int64_t i = 0; i < c->size; i += ROWS) product(ROWS, c->values, i + ROWS, from(scores, i, 0), written, from(out, i, 0), ADD);
 }
 
+/* Lookups in the memory that enters. Between its rows the next chunk is fetched, a few rows at a time. */
+static void look_up(const chunk *c, matrix memory, matrix out) {
+    const recurrence *r = c->r;
+    enum { STRIPE = 8 };
+    int64_t rows = groups(r) * c->size, token = c->start + c->tokens;
+    for (int64_t i = 0; i < rows; i += STRIPE) {
+        product(STRIPE, c->values, c->keys, from(c->reader, i, 0), memory, from(out, i, 0), SET);
+        for (int64_t end = c->start + c->tokens + (i + STRIPE) / groups(r); token < end; token++) {
+            prefetch_inputs(c, token);
+            prefetch(c, r->y, r->value_size, token - c->tokens);
+        }
+    }
+}
+
 static void run_chunk(chunk *c, matrix memory, matrix out) {
     const recurrence *r = c->r;
     int64_t queries = (groups(r) - 1) * c->size, corrected = sets(r) - 1;
@@ -37,7 +51,7 @@ static void run_chunk(chunk *c, matrix memory, matrix out) {
     load_keys(c);
     load_probes(c);
     for (int64_t s = 0; s < sets(r); s++) find_scores(c, s);
-    product(groups(r) * c->size, c->values, c->keys, c->reader, memory, out, SET);
+    look_up(c, memory, out);
     if (!r->read.data || corrected) load(c, r->value, r->value_size, r->step, c->written[0], c->values);
     if (corrected)
         for (int64_t g = 0; g < 2; g++) add_read_outs(c, from(c->scores[0], g * c->size, 0), c->written[0], from(out, g * c->size, 0));

@@ -85,7 +85,7 @@ typedef struct {
 
 static inline void take_chunk(chunk *c, const recurrence *r, arena *a) {
     int64_t size = chunk_rows(r), keys = padded(r->key_size), values = padded(r->value_size), rows = groups(r) * size;
-    int64_t widest = keys > values ? keys : values, channels = r->decay == DECAYS_CHANNELS ? keys : BLOCK;
+    int64_t widest = keys > values ? keys : values, channels = r->decay == DECAYS_CHANNELS ? keys : 1;
     c->r = r, c->keys = keys, c->values = values;
     c->up = take_matrix(a, size + 1, channels);
     c->down = take_matrix(a, size + 1, channels);
@@ -140,6 +140,24 @@ static inline void load(const chunk *c, tensor from, int64_t size, tensor step, 
         }
         for (int64_t j = filled; j < columns; j++) out[j] = 0;
     }
+}
+
+/* Bring rows of the next tokens into the second-level cache: a token's row is often a page from the next, which hardware does not foresee. */
+static inline void prefetch(const chunk *c, tensor t, int64_t size, int64_t token) {
+    enum { LINE = 64 / sizeof(real) };
+    if (!t.data || token < 0 || token >= c->r->time) return;
+    const real *start = at(t, c->batch, token, c->head);
+    for (int64_t j = 0; j < size; j += LINE) __builtin_prefetch(start + j, 0, 2);
+}
+
+static inline void prefetch_inputs(const chunk *c, int64_t token) {
+    const recurrence *r = c->r;
+    prefetch(c, r->query, r->key_size, token);
+    prefetch(c, r->key, r->key_size, token);
+    prefetch(c, r->value, r->value_size, token);
+    if (r->read.data != r->key.data) prefetch(c, r->read, r->key_size, token);
+    prefetch(c, r->erase, r->key_size, token);
+    if (r->decay == DECAYS_CHANNELS) prefetch(c, r->log_decay, r->key_size, token);
 }
 
 /* Copy the tokens of the chunk out again. */
