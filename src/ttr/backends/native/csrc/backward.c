@@ -148,26 +148,6 @@ static void store_decay(reverse *b) {
     }
 }
 
-/* D S^T. Between its rows the chunk before, which is next, and the places of this one's gradients are fetched, a few rows at a time. */
-static void differentiate_lookups(reverse *b, matrix entering) {
-    chunk *c = &b->c;
-    const recurrence *r = c->r;
-    enum { STRIPE = 8 };
-    int64_t rows = groups(r) * c->size, token = c->start - r->chunk;
-    for (int64_t i = 0; i < rows; i += STRIPE) {
-        product(STRIPE, c->keys, c->values, from(b->change, i, 0), entering, from(b->grad_probe, i, 0), SET);
-        for (int64_t end = c->start - r->chunk + (i + STRIPE) / groups(r); token < end; token++) {
-            prefetch_inputs(c, token);
-            prefetch(c, r->y, r->value_size, token);
-            prefetch(c, r->grad_query, r->key_size, token + r->chunk);
-            prefetch(c, r->grad_key, r->key_size, token + r->chunk);
-            prefetch(c, r->grad_read, r->key_size, token + r->chunk);
-            prefetch(c, r->grad_erase, r->key_size, token + r->chunk);
-            prefetch(c, r->grad_value, r->value_size, token);
-        }
-    }
-}
-
 static void run_chunk(reverse *b, matrix entering) {
     chunk *c = &b->c;
     const recurrence *r = c->r;
@@ -175,7 +155,7 @@ static void run_chunk(reverse *b, matrix entering) {
     if (r->decay != KEEPS) clear(c->size + 1, c->keys, b->grad_decay);
     load_probes(c);
     differentiate_written(b);
-    differentiate_lookups(b, entering);
+    product(rows, c->keys, c->values, b->change, entering, b->grad_probe, SET);
     if (r->decay != KEEPS)
         for (int64_t i = 0; i < rows; i++) {
             int64_t reads = is_read(r, i / c->size);
@@ -215,9 +195,8 @@ static void run_stretch(reverse *b, int64_t index) {
     for (int64_t i = first; i < end - 1; i++) {
         matrix memory = b->entering[i - first], next = b->entering[i - first + 1];
         enter_chunk(b, i);
-        for (int64_t v = 0; v < c->values; v++)
-            for (int64_t f = 0; f < c->keys; f++) row(next, v)[f] = r->decay == KEEPS ? row(memory, v)[f] : row(memory, v)[f] * c->kept[f];
-        for (int64_t s = 0; s < sets(r); s++) transposed_product(c->values, c->keys, c->size, c->written[s], c->writer[s], next, ADD);
+        faded_product(c->values, c->keys, c->size, c->written[0], c->writer[0], memory, c->kept, BY_COLUMN, next);
+        if (sets(r) > 1) transposed_product(c->values, c->keys, c->size, c->written[1], c->writer[1], next, ADD);
     }
     for (int64_t i = end - 1; i >= first; i--) {
         enter_chunk(b, i);

@@ -30,20 +30,6 @@ static void add_read_outs(const chunk *c, matrix scores, matrix written, matrix 
     for (int64_t i = 0; i < c->size; i += ROWS) product(ROWS, c->values, i + ROWS, from(scores, i, 0), written, from(out, i, 0), ADD);
 }
 
-/* Lookups in the memory that enters. Between its rows the next chunk is fetched, a few rows at a time. */
-static void look_up(const chunk *c, matrix memory, matrix out) {
-    const recurrence *r = c->r;
-    enum { STRIPE = 8 };
-    int64_t rows = groups(r) * c->size, token = c->start + c->tokens;
-    for (int64_t i = 0; i < rows; i += STRIPE) {
-        product(STRIPE, c->values, c->keys, from(c->reader, i, 0), memory, from(out, i, 0), SET);
-        for (int64_t end = c->start + c->tokens + (i + STRIPE) / groups(r); token < end; token++) {
-            prefetch_inputs(c, token);
-            prefetch(c, r->y, r->value_size, token - c->tokens);
-        }
-    }
-}
-
 static void run_chunk(chunk *c, matrix memory, matrix out) {
     const recurrence *r = c->r;
     int64_t queries = (groups(r) - 1) * c->size, corrected = sets(r) - 1;
@@ -51,17 +37,15 @@ static void run_chunk(chunk *c, matrix memory, matrix out) {
     load_keys(c);
     load_probes(c);
     for (int64_t s = 0; s < sets(r); s++) find_scores(c, s);
-    look_up(c, memory, out);
+    product(groups(r) * c->size, c->values, c->keys, c->reader, memory, out, SET);
     if (!r->read.data || corrected) load(c, r->value, r->value_size, r->step, c->written[0], c->values);
     if (corrected)
         for (int64_t g = 0; g < 2; g++) add_read_outs(c, from(c->scores[0], g * c->size, 0), c->written[0], from(out, g * c->size, 0));
     if (r->read.data) correct(c, out, c->scores[corrected], c->written[corrected]);
     add_read_outs(c, from(c->scores[corrected], queries, 0), c->written[corrected], from(out, queries, 0));
     store(c, from(out, queries, 0), r->value_size, r->y);
-    if (r->decay != KEEPS)
-        for (int64_t f = 0; f < c->keys; f++)
-            for (int64_t v = 0; v < c->values; v++) row(memory, f)[v] *= c->kept[f];
-    for (int64_t s = 0; s < sets(r); s++) transposed_product(c->keys, c->values, c->size, c->writer[s], c->written[s], memory, ADD);
+    faded_product(c->keys, c->values, c->size, c->writer[0], c->written[0], memory, c->kept, BY_ROW, memory);
+    if (sets(r) > 1) transposed_product(c->keys, c->values, c->size, c->writer[1], c->written[1], memory, ADD);
 }
 
 static void copy_memory(const recurrence *r, real *in, int64_t in_stride, real *out, int64_t out_stride) {

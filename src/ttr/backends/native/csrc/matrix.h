@@ -18,6 +18,7 @@ typedef __typeof__(__builtin_choose_expr(sizeof(real) == 4, (int32_t)0, (int64_t
 
 enum { BLOCK = 16 };                 /* the unit of all sizes: a multiple of LANES and of ROWS for every instruction set */
 enum combine { SET, ADD, SUBTRACT }; /* C = AB, C += AB, C -= AB */
+enum fading { BY_ROW, BY_COLUMN };
 
 static inline int64_t padded(int64_t size) { return (size + BLOCK - 1) / BLOCK * BLOCK; }
 
@@ -87,6 +88,25 @@ static __attribute__((noinline)) void transposed_product(int64_t rows, int64_t c
     if (how == SET) product_(rows, columns, depth, a.data, 1, a.stride, b, c, SET);
     if (how == ADD) product_(rows, columns, depth, a.data, 1, a.stride, b, c, ADD);
     if (how == SUBTRACT) product_(rows, columns, depth, a.data, 1, a.stride, b, c, SUBTRACT);
+}
+
+/* C_ij = kept_i past_ij + (A^T B)_ij, or kept_j by column, for A [depth, rows] and B [depth, columns]; C may be `past`. Tile by tile, since
+ * these are whole memories, which the first-level cache does not hold. */
+static __attribute__((noinline)) void faded_product(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix b, matrix past,
+                                                    const real *kept, enum fading by, matrix c) {
+    for (int64_t j = 0, width = 2 * LANES; j < columns; j += width) {
+        if (columns - j < width) width = columns - j;
+        for (int64_t i = 0; i < rows; i += ROWS) {
+            for (int64_t k = i; k < i + ROWS; k++)
+                for (int64_t l = j; l < j + width; l += LANES) {
+                    uvec entry = *(const uvec *)(row(past, k) + l);
+                    if (by == BY_ROW) entry *= kept[k];
+                    if (by == BY_COLUMN) entry *= *(const uvec *)(kept + l);
+                    *(uvec *)(row(c, k) + l) = entry;
+                }
+            product_(ROWS, width, depth, a.data + i, 1, a.stride, from(b, 0, j), from(c, i, j), ADD);
+        }
+    }
 }
 
 #ifdef __clang__

@@ -142,24 +142,6 @@ static inline void load(const chunk *c, tensor from, int64_t size, tensor step, 
     }
 }
 
-/* Bring rows of the next tokens into the second-level cache: a token's row is often a page from the next, which hardware does not foresee. */
-static inline void prefetch(const chunk *c, tensor t, int64_t size, int64_t token) {
-    enum { LINE = 64 / sizeof(real) };
-    if (!t.data || token < 0 || token >= c->r->time) return;
-    const real *start = at(t, c->batch, token, c->head);
-    for (int64_t j = 0; j < size; j += LINE) __builtin_prefetch(start + j, 0, 2);
-}
-
-static inline void prefetch_inputs(const chunk *c, int64_t token) {
-    const recurrence *r = c->r;
-    prefetch(c, r->query, r->key_size, token);
-    prefetch(c, r->key, r->key_size, token);
-    prefetch(c, r->value, r->value_size, token);
-    if (r->read.data != r->key.data) prefetch(c, r->read, r->key_size, token);
-    prefetch(c, r->erase, r->key_size, token);
-    if (r->decay == DECAYS_CHANNELS) prefetch(c, r->log_decay, r->key_size, token);
-}
-
 /* Copy the tokens of the chunk out again. */
 static inline void store(const chunk *c, matrix from, int64_t size, tensor to) {
     for (int64_t i = 0; i < c->tokens; i++) {
