@@ -42,14 +42,14 @@ def short_convolution(x: Float[Tensor, "B T C"], tail: Float[Tensor, "N past C"]
         bounds: [0, ..., T] of sequences packed along time (B = 1).
     """
     if in_functorch():
-        return composite(x, tail, weight, bias, bounds, silu)
+        return composite(x, tail, weight, bias, silu=silu, bounds=bounds)
     wants_grad = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in (x, tail, weight, bias))
     if wants_grad or torch.compiler.is_compiling():
         return _operator(x, tail, weight, bias, bounds, silu)
     return _forward(x, tail, weight, bias, bounds, silu)  # an operator costs as much as the convolution of one token
 
 
-def composite(x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor | None, bounds: Tensor | None, silu: bool) -> Tensor:
+def composite(x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool, bounds: Tensor | None = None) -> Tensor:
     """The same in plain torch operations, for second derivatives and functorch."""
     past = weight.shape[0] - 1
     lengths = [x.shape[1]] if bounds is None else bounds.diff().tolist()
@@ -184,7 +184,7 @@ def _differentiate(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, tail, weight, bias, bounds = ctx.saved_tensors
     if torch.is_grad_enabled():  # a second derivative is wanted
         leaves = [tensor for tensor, needed in zip((x, tail, weight, bias), ctx.needs_input_grad) if needed]
-        made = iter(torch.autograd.grad(composite(x, tail, weight, bias, bounds, ctx.silu), leaves, grad, create_graph=True))
+        made = iter(torch.autograd.grad(composite(x, tail, weight, bias, silu=ctx.silu, bounds=bounds), leaves, grad, create_graph=True))
         return *(next(made) if needed else None for needed in ctx.needs_input_grad[:4]), None, None
     grads = _derivative(grad, x, tail, weight, bias, bounds, ctx.silu)
     return *grads[:3], None if bias is None else grads[3], None, None
