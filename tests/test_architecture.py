@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "state": {"axes", "problem"},
     "inputs": {"axes", "component", "controls", "problem", "state"},
     "diagnostics": set(),
+    "matmul": set(),
     "memorize": {"axes", "problem"},
     "retrieve": {"axes", "memorize", "problem"},
     "weights": {"axes", "component", "controls", "problem", "weights"},
