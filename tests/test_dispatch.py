@@ -90,6 +90,18 @@ def test_half_precision_comes_back_and_accumulates_wider(name, dtype):
     assert error(y, ttr.oracle(case.problem, **case.arguments())) <= tolerance(dtype)
 
 
+@pytest.mark.parametrize("name", FORMS)
+def test_narrow_inputs_cost_their_conversion_alone(name):
+    """q, k, v in bfloat16 with controls and state in float32: to the bit what the same numbers in float32 give, only y is rounded."""
+    case = make_case(FORMS[name], Sizes(time=40), dtype=torch.float32)
+    narrow = {**case.arguments(), **{x: getattr(case, x).bfloat16() for x in "qkv"}}
+    widened = {**narrow, **{x: narrow[x].float() for x in "qkv"}}
+    _, state = ttr.regress(case.problem, return_state=True, **widened)
+    (y, found), (expected, last) = (ttr.regress(case.problem, return_state=True, **{**call, "state": state}) for call in (narrow, widened))
+    assert y.dtype == torch.bfloat16 and torch.equal(y, expected.bfloat16())
+    assert all(found[part].dtype == torch.float32 and torch.equal(found[part], last[part]) for part in last)
+
+
 def test_autocast_does_not_reach_the_memory():
     case = make_case(RIDGE, Sizes(time=40), dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
