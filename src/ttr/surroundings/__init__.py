@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Component, Parameter
-from ttr.operators import wide
+from ttr.operators import wide as wide
 from ttr.surroundings.sequences import Sequences
 
 Streams = Mapping[str, Tensor]
@@ -145,12 +145,6 @@ class WorkedSurrounding:
 def soft_cap(x: Tensor, cap: float) -> Tensor:
     """x kept between -cap and cap by a hyperbolic tangent, which leaves small numbers as they are."""
     return cap * torch.tanh(x / cap)
-
-
-def rms(x: Tensor, eps: float, axes: int = 1) -> Tensor:
-    """x divided by the root of its mean square over the last ``axes`` axes."""
-    x = wide(x)
-    return x * torch.rsqrt(x.square().mean(tuple(range(-axes, 0)), keepdim=True) + eps)
 
 
 def fan_in(size: int) -> Callable[[tuple[int, ...], torch.Generator | None], Tensor]:
