@@ -50,7 +50,7 @@ def double(tensors):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("silu", [True, False])
 @pytest.mark.parametrize("shape", [{}, {"bounds": PACKED, "rows": 1}, {"width": 2, "bias": False}, {"width": 7, "channels": 3}, {"tokens": 0},
-                                   {"tokens": 1}, {"tokens": 2, "rows": 5}, {"width": 9}, {"rows": 0}, {"rows": 7, "channels": 1}], ids=str)
+                                   {"tokens": 1}, {"tokens": 2, "rows": 5}, {"width": 9}, {"tokens": 600, "channels": 5}, {"rows": 0}, {"rows": 7, "channels": 1}], ids=str)
 def test_every_tier_is_the_plain_form(tier, dtype, silu, shape):
     tensors = case(dtype, **shape)
     for found, expected in zip(outcome(short_convolution, *tensors, silu), outcome(composite, *double(tensors), silu), strict=True):
@@ -112,6 +112,9 @@ def test_memory_layout_and_autocast_change_nothing(tier):
     for laid in (inside, turned):
         found = short_convolution(laid, tail.mT.contiguous().mT, weight.mT.contiguous().mT, bias, silu=True)
         assert error(found, expected) <= tolerance(x.dtype)
+    y, cotangent = short_convolution(x.requires_grad_(), tail, weight, bias, silu=True), torch.randn(2, 19, 50)[:, :, 3:24]
+    slopes = [torch.autograd.grad(y, x, laid, retain_graph=True)[0] for laid in (cotangent, cotangent.contiguous())]
+    assert error(*slopes) <= tolerance(x.dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for wants_grad in (False, True):
             found = short_convolution(x.requires_grad_(wants_grad), tail, weight, bias, silu=True)
