@@ -50,7 +50,8 @@ def double(tensors):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("silu", [True, False])
 @pytest.mark.parametrize("shape", [{}, {"bounds": PACKED, "rows": 1}, {"width": 2, "bias": False}, {"width": 7, "channels": 3}, {"tokens": 0},
-                                   {"tokens": 1}, {"tokens": 2, "rows": 5}, {"width": 9}, {"tokens": 600, "channels": 5}, {"rows": 0}, {"rows": 7, "channels": 1}], ids=str)
+                                   {"tokens": 1}, {"tokens": 2, "rows": 5}, {"width": 9}, {"rows": 0}, {"rows": 7, "channels": 1},
+                                   {"tokens": 600, "channels": 5}], ids=str)
 def test_every_tier_is_the_plain_form(tier, dtype, silu, shape):
     tensors = case(dtype, **shape)
     for found, expected in zip(outcome(short_convolution, *tensors, silu), outcome(composite, *double(tensors), silu), strict=True):
