@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 
+from ttr import matmul
 from ttr.backends import BACKENDS
 from ttr.dispatch import regress
 from ttr.laws.rows import Sizes, make_case, triples
@@ -34,6 +35,7 @@ def examine() -> Iterator[Finding]:
     yield Finding("ok", "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Finding("ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
     yield from _extras()
+    yield from _products()
     yield from _traps()
     for device in devices():
         for dtype in (torch.float64, torch.float32) if device != "mps" else (torch.float32,):
@@ -52,6 +54,11 @@ def _extras() -> Iterator[Finding]:
             yield Finding("note", f"extra [{extra}]", f"lacks {', '.join(missing)}. pip install 'test-time-regression[{extra}]' brings them.")
         else:
             yield Finding("ok", f"extra [{extra}]", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages))
+
+
+def _products() -> Iterator[Finding]:
+    reason = matmul.refuses()
+    yield Finding("note" if reason else "ok", "float32 products", reason or "with ttr.onednn(): runs those on the CPU through oneDNN")
 
 
 def _traps() -> Iterator[Finding]:
