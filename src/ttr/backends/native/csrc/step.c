@@ -21,7 +21,8 @@
 
 enum { QUERY, KEY, VALUE, READ, ERASE, STEP, LOG_DECAY, OPERANDS };
 
-/* A call; native/step.py fills the same struct. Operands [B,h,.] have a contiguous last axis; NULL where the recurrence has none. */
+/* A call, as native/step.py lays it out: the tensors, new with every token, then what stays. Operands [B,h,.] have a contiguous last axis;
+ * NULL where the recurrence has none. */
 struct token {
     const real *operands[OPERANDS];
     const real *memory, *bonus;                  /* [B,H,F,V] and [H,F] or NULL, contiguous */
@@ -194,8 +195,11 @@ static void *run_share(void *argument) {
 
 enum { MOST_THREADS = 64, LINE = 64 / sizeof(real), NEAR = 1 << 20 }; /* NEAR: bytes that a core's own cache is taken to keep */
 
-/* 0, or 1 with nothing changed if a number is not sound, 2 with nothing changed if there is no memory for the scratch. */
-int TTR_NAME(step)(const struct token *t) {
+/* ``tensors`` are the pointers with which a token begins, in its order; those of ``layout`` do not count. 0, or 1 with nothing changed if a
+ * number is not sound, 2 with nothing changed if there is no memory for the scratch. */
+int TTR_NAME(step)(const void *tensors, const struct token *layout) {
+    struct token call = *layout;
+    const struct token *t = memcpy(&call, tensors, offsetof(struct token, strides));
     if (!t->checked && !sound(t)) return 1;
     const int64_t all = t->batch * t->heads, F = (t->features + LINE - 1) / LINE * LINE, V = (t->values + LINE - 1) / LINE * LINE;
     const int far = all * t->features * t->values * (int64_t)sizeof(real) > NEAR;
