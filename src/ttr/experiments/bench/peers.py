@@ -1,0 +1,87 @@
+"""Other implementations, each a few lines around its own functions, which are imported when it is asked for.
+
+transformers' functions are unwrapped: with flash-linear-attention or mamba-ssm installed it would call those, and what is timed here
+is its torch path. The layouts are those in which its layers call them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from ttr.experiments.bench.contestants import Call, Contestant, Tensors
+
+MODELS = "transformers.models"
+
+
+def missing(package: str, extra: str) -> str | None:
+    """Why a package's functions cannot be called, as a sentence; None if they can."""
+    return None if importlib.util.find_spec(package) else f"{package} is not installed. Use pip install 'test-time-regression[{extra}]'."
+
+
+needs_transformers = functools.partial(missing, "transformers", "hf")
+
+
+def torch_path(model: str, name: str) -> Callable[..., object]:
+    """A function of transformers' ``model`` as it is without other packages."""
+    return inspect.unwrap(getattr(importlib.import_module(f"{MODELS}.{model}.modeling_{model}"), name))
+
+
+def delta_rule(model: str, name: str) -> Callable[[Tensors], Call]:
+    """A function of transformers with the signature of a gated delta rule (query, key, value, g, beta)."""
+
+    def prepared(x: Tensors) -> Call:
+        function = torch_path(model, name)
+        return Call(lambda: function(x["q"], x["k"], x["v"], g=x["log_decay"], beta=x["step_size"], initial_state=None, output_final_state=False)[0], x)
+
+    return prepared
+
+
+def _mamba2(x: Tensors) -> Call:
+    """log_decay = A dt and the value comes multiplied by dt: with A the fixed log decay, dt is 1 and the function is the same."""
+    scan = torch_path("mamba2", "mamba2_chunk_scan")
+    rate = x["log_decay"][0, 0].detach()
+    step = torch.ones_like(x["log_decay"]).requires_grad_(x["log_decay"].requires_grad)
+    return Call(lambda: scan(x["v"], step, rate, x["k"], x["q"], chunk_size=256), {"q": x["q"], "k": x["k"], "v": x["v"], "dt": step})
+
+
+def _minimax(x: Tensors, block: int = 256) -> Call:
+    """Lightning attention (arXiv 2401.04658) as MiniMaxLightningAttention orders its operations, block by block, heads first, without
+    its projections; the decays within a block are the module's own buffers, made once."""
+    attention = getattr(importlib.import_module(f"{MODELS}.minimax.modeling_minimax"), "MiniMaxLightningAttention")
+    slope = -x["log_decay"].detach()[0, 0, :, None, None]
+    settings = type("Settings", (), {"block_size": block})
+    query_decay, key_decay, diagonal_decay = attention.decay_factors(settings, slope)
+
+    def run() -> Tensor:
+        outputs, memory = [], x["q"].new_zeros(*x["v"].shape[:1], x["v"].shape[2], x["k"].shape[3], x["v"].shape[3])
+        streams = [x[name].transpose(1, 2) for name in "qkv"]
+        for start in range(0, x["q"].shape[1], block):
+            q, k, v = (stream[:, :, start : start + block] for stream in streams)
+            size = q.shape[2]
+            within = (q @ k.mT * diagonal_decay[:, :, :size, :size]) @ v
+            outputs.append(q * query_decay[:, :size] @ memory + within)
+            memory = memory * torch.exp(-slope * size) + (k * key_decay[:, -size:]).mT @ v
+        return torch.cat(outputs, dim=2).transpose(1, 2)
+
+    return Call(run, {name: x[name] for name in "qkv"})
+
+
+def _attention(x: Tensors) -> Call:
+    q, k, v = (x[name].transpose(1, 2) for name in "qkv")
+    return Call(lambda: scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2), {name: x[name] for name in "qkv"})
+
+
+gated_delta = Contestant("qwen3-next", "peer", delta_rule("qwen3_next", "torch_chunk_gated_delta_rule"), needs_transformers)
+kda = Contestant("kimi-linear", "peer", delta_rule("kimi_linear", "chunk_kimi_delta_attention"), needs_transformers)
+kda_recurrent = Contestant("kimi-linear-recurrent", "peer", delta_rule("kimi_linear", "recurrent_kimi_delta_attention"), needs_transformers)
+mamba2 = Contestant("mamba2", "peer", _mamba2, needs_transformers)
+minimax = Contestant("minimax", "peer", _minimax, needs_transformers)
+attention = Contestant("softmax-attention", "peer", _attention, compared=False)

@@ -1,0 +1,79 @@
+"""``ttr bench``: the cases one after the other, each written down when it is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+import ttr
+from ttr.experiments.bench import report
+from ttr.experiments.bench.cases import Case, cases
+from ttr.experiments.bench.results import Results
+from ttr.experiments.bench.rounds import Clock, SystemClock
+from ttr.experiments.bench.settings import BenchSettings
+from ttr.experiments.bench.trial import Trial
+from ttr.experiments.errors import UserError, for_the_user
+
+
+def chosen(settings: BenchSettings, known: Sequence[Case]) -> tuple[Case, ...]:
+    """The cases whose names are, or begin with, those of the settings; all if there are none.
+
+    Raises:
+        UserError: if a name fits none.
+    """
+    def fits(case: Case, name: str) -> bool:
+        return f"{case.name}.".startswith(f"{name.rstrip('.')}.")
+
+    for name in settings.cases:
+        if not any(fits(case, name) for case in known):
+            raise UserError(f"There is no case {name!r}. ttr bench --list shows the cases; a beginning such as {known[0].family.name} names several.")
+    found = tuple(case for case in known if not settings.cases or any(fits(case, name) for name in settings.cases))
+    return tuple(case for case in found if case.shape.time <= QUICK_TIME) if settings.quick else found
+
+
+QUICK_TIME = 512
+"""Tokens of the longest sequence of ``--quick``."""
+
+
+def bench(settings: BenchSettings, console: Console, clock: Clock | None = None) -> dict[str, Any]:
+    """Time the cases of the settings, print each when it is done, and write ``settings.out``/bench.json.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        UserError: for whatever the user can put right; finished cases are kept.
+    """
+    if settings.onednn and not hasattr(ttr, "onednn"):
+        raise UserError("This version of ttr has no oneDNN option. Leave out --onednn.")
+    with for_the_user():
+        todo = chosen(settings, cases(settings.lengths))
+        results = Results(settings)
+        try:
+            with console.status("") as status:
+                trial = Trial(settings, clock or SystemClock(), lambda what: status.update(what))
+                for case in todo:
+                    told = results.finished(case.name)
+                    if told is None:
+                        told = trial.run(case)
+                        results.add(told)
+                    report.show(told, console)
+        except KeyboardInterrupt:
+            raise UserError(f"Stopped. The same command goes on from here: {settings.command()}") from None
+    console.print(f"Written: {results.path}", highlight=False, markup=False, soft_wrap=True)
+    return results.held
+
+
+def wrong(held: dict[str, Any]) -> list[str]:
+    """The rows of a benchmark that are errors and not numbers: contracts that are broken, contestants that disagree."""
+    return [f"{case['name']}, {row['name']}" for case in held["cases"] for row in case["rows"] if row["status"] in ("refused", "wrong")]
+
+
+def list_cases(settings: BenchSettings, console: Console) -> None:
+    """Print the cases of the settings and who takes part in them."""
+    with for_the_user():
+        todo = chosen(settings, cases(settings.lengths))
+        trial = Trial(settings, SystemClock(), lambda what: None)
+        report.listing(todo, {case.family.name: trial.contestants(case) for case in todo}, console)
