@@ -59,10 +59,10 @@ class Family:
     peers: tuple[Contestant, ...]
     shapes: Mapping[Direction, tuple[Shape, ...]]
 
-    def ours(self, backends: tuple[str, ...]) -> tuple[Contestant, ...]:
-        """Our rows; of the backends only those that do not refuse, unless they are named."""
+    def ours(self, backends: tuple[str, ...], x: Tensors | None = None) -> tuple[Contestant, ...]:
+        """Our rows; if no backends are named, all that do not refuse the problem and, where they are given, the inputs."""
         found = (of_backend(self.problem, backend) for backend in backends_named(backends))
-        return tuple(contestant for contestant in found if backends or contestant.missing() is None)
+        return tuple(contestant for contestant in found if backends or contestant.missing(x) is None)
 
 
 @dataclass(frozen=True)

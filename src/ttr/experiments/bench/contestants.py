@@ -36,7 +36,7 @@ class Call:
     leaves: Tensors = field(default_factory=dict)
 
 
-def nothing() -> None:
+def nothing(*_: object) -> None:
     """No objection."""
 
 
@@ -46,7 +46,7 @@ class Contestant:
 
     Args:
         prepare: what lays the inputs out and gives the ``Call``; it is not timed.
-        missing: why it cannot run on this machine, as a sentence; None if it can.
+        missing: why it cannot run here, or, given a case's inputs, run those, as a sentence; None if it can.
         broken: which law its contract breaks, as a sentence; None if it keeps all. Asked before anything is timed.
         compared: it computes the same function, so its output must agree with the others'.
         context: what a call, its derivative included, runs in.
@@ -55,7 +55,7 @@ class Contestant:
     name: str
     side: Literal["ours", "peer", "floor"]
     prepare: Callable[[Tensors], Call]
-    missing: Callable[[], str | None] = nothing
+    missing: Callable[[Tensors | None], str | None] = nothing
     broken: Callable[[], str | None] = nothing
     compared: bool = True
     context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
@@ -84,7 +84,7 @@ def within_onednn(contestant: Contestant) -> Contestant:
 
 
 def backends_named(names: tuple[str, ...]) -> tuple[Backend, ...]:
-    """The backends of those names, all if none are named.
+    """The backends of those names; if none are named all but the last resort, which goes token by token and would take the time of all others.
 
     Raises:
         ValueError: if there is no backend of a name.
@@ -93,17 +93,23 @@ def backends_named(names: tuple[str, ...]) -> tuple[Backend, ...]:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"There is no backend {unknown[0]!r}. Use one of {', '.join(known)}.")
-    return tuple(known[name] for name in names) if names else BACKENDS
+    return tuple(known[name] for name in names) if names else BACKENDS[:-1]
 
 
 def of_backend(problem: Problem, backend: Backend) -> Contestant:
     """The backend as a contestant for whole sequences: inputs q, k, v and the problem's controls."""
 
-    def prepared(x: Tensors) -> Call:
-        controls = {name: x[name] for name in problem.controls()}
-        return Call(lambda: ttr.regress(problem, x["q"], x["k"], x["v"], backend=backend, **controls), x)
+    def controls(x: Tensors) -> dict[str, Tensor]:
+        return {name: x[name] for name in problem.controls()}
 
-    return Contestant(backend.name, "ours", prepared, functools.partial(backend.refuses, problem), functools.partial(broken_law, problem, backend))
+    def prepared(x: Tensors) -> Call:
+        given = controls(x)
+        return Call(lambda: ttr.regress(problem, x["q"], x["k"], x["v"], backend=backend, **given), x)
+
+    def missing(x: Tensors | None) -> str | None:
+        return refusal(backend, problem, None if x is None else prepare(problem, x["q"], x["k"], x["v"], None, None, None, controls(x)))
+
+    return Contestant(backend.name, "ours", prepared, missing, functools.partial(broken_law, problem, backend))
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from ttr.experiments.bench.contestants import Call, Contestant, Tensors
 MODELS = "transformers.models"
 
 
-def missing(package: str, extra: str) -> str | None:
+def missing(package: str, extra: str, _: Tensors | None = None) -> str | None:
     """Why a package's functions cannot be called, as a sentence; None if they can."""
     return None if importlib.util.find_spec(package) else f"{package} is not installed. Use pip install 'test-time-regression[{extra}]'."
 

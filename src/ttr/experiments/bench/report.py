@@ -55,7 +55,7 @@ def _cleanliness(held: Mapping[str, Any]) -> str:
         return told + (f", {held['discarded']} discarded." if held["discarded"] else ".")
     if held["threads"] > 1:
         return told + ", so no time is shown."
-    return told + "; the CPU times are those of all, disturbed ones too."
+    return told + "; the CPU times are those of all, disturbed ones too, and time passed was not measured."
 
 
 def listing(cases: Sequence[Case], contestants: Mapping[str, Sequence[Contestant]], console: Console) -> None:
@@ -64,6 +64,6 @@ def listing(cases: Sequence[Case], contestants: Mapping[str, Sequence[Contestant
         console.print(f"[bold]{family.name}[/]: {family.words}", highlight=False, soft_wrap=True)
         console.print("  " + "  ".join(case.name for case in cases if case.family == family), highlight=False, markup=False)
         for contestant in contestants[family.name]:
-            why = contestant.missing()
+            why = contestant.missing(None)
             console.print(f"  {contestant.side:5s} {contestant.name}: {why or 'ready'}", highlight=False, markup=False, soft_wrap=True)
         console.print()

@@ -113,7 +113,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def measure(calls: Mapping[str, Callable[[], object]], wanted: int, threads: int, clock: Clock, done: Callable[[], None] = lambda: None) -> Rounds:
     """Warm up, then go round until ``wanted`` rounds are clean.
 
-    It stops at twice as many rounds, or at ``wanted`` if most were disturbed by then: more of the same would tell no more.
+    It stops at twice as many rounds, or at ``wanted`` if most were disturbed by then: more of the same would tell no more. With several
+    threads two disturbed rounds are enough to see it: threads that wait for one whose core is taken can take a hundred times as long.
 
     Args:
         threads: how many the calls use.
@@ -121,7 +122,7 @@ def measure(calls: Mapping[str, Callable[[], object]], wanted: int, threads: int
     """
     repeats = {name: _repeats(call, clock) for name, call in calls.items()}
     rounds: list[Round] = []
-    order = list(calls)
+    order, patience = list(calls), wanted if threads == 1 else min(2, wanted)
     gc.collect()
     gc.disable()
     try:
@@ -129,7 +130,7 @@ def measure(calls: Mapping[str, Callable[[], object]], wanted: int, threads: int
             rounds.append(_round({name: calls[name] for name in order}, repeats, threads, clock, done))
             order = order[1:] + order[:1]
             clean = sum(r.clean for r in rounds)
-            if clean >= wanted or len(rounds) >= wanted and 2 * clean < len(rounds):
+            if clean >= wanted or len(rounds) >= patience and 2 * clean < len(rounds):
                 break
     finally:
         gc.enable()

@@ -76,4 +76,4 @@ def list_cases(settings: BenchSettings, console: Console) -> None:
     with for_the_user():
         todo = chosen(settings, cases(settings.lengths))
         trial = Trial(settings, SystemClock(), lambda what: None)
-        report.listing(todo, {case.family.name: trial.contestants(case) for case in todo}, console)
+        report.listing(todo, {case.family.name: trial.contestants(case.family) for case in todo}, console)
