@@ -14,8 +14,8 @@ DEFAULTS = BenchSettings()
 
 
 def bench_command(
-    cases: Annotated[list[str] | None, typer.Argument(help="Names of cases, or their beginnings (gated-delta.forward); all when none are named.")] = None,
-    backends: Annotated[str, typer.Option(help="Ours, with commas between; all that do not refuse when none are named.")] = "",
+    cases: Annotated[list[str] | None, typer.Argument(help="Names, or their beginnings (gated-delta.forward); all if none.")] = None,
+    backends: Annotated[str, typer.Option(help="Ours, with commas between; all that do not refuse if none.")] = "",
     lengths: Annotated[str, typer.Option(help="Tokens, with commas between, in place of those of the cases.")] = "",
     rounds: Annotated[int, typer.Option(help="Clean rounds that are wanted.")] = DEFAULTS.rounds,
     limit: Annotated[float, typer.Option(help="Seconds; whoever takes longer for one call is left out from there on.")] = DEFAULTS.limit,

@@ -16,12 +16,20 @@ import ttr
 from ttr.backends import BACKENDS, Backend
 from ttr.dispatch import refusal
 from ttr.inputs import prepare
-from ttr.laws.equality import LAWS
-from ttr.laws.law import Setting
+from ttr.laws import equality, streaming
+from ttr.laws.law import Law, Setting
 from ttr.laws.rows import make_case
+from ttr.laws.tolerances import error, tolerance
 from ttr.problem import Problem
+from ttr.surroundings import Surrounding
 
 Tensors = Mapping[str, Tensor]
+
+EQUALITY = equality.LAWS
+"""The contract of a backend that is timed: law 1, also over full blocks, and law 7, strong gates."""
+
+STEPS = tuple(law for law in streaming.LAWS if law.number == 2)
+"""And of one that decodes: the whole sequence, any split and single tokens are the same."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +68,22 @@ class Contestant:
     compared: bool = True
     context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
 
-    def timed(self, call: Call, grad_y: Tensor | None) -> Callable[[], tuple[Tensor, dict[str, Tensor]]]:
-        """What one sample times: the output and no gradients, or, given the output's gradient, also those of the leaves."""
+    def timed(self, call: Call, training: bool) -> Callable[[], tuple[Tensor, dict[str, Tensor]]]:
+        """What one sample times: the output and no gradients, or also those of the leaves for a random gradient of the output."""
+        grad_y: list[Tensor] = []
 
         def forward() -> tuple[Tensor, dict[str, Tensor]]:
             with self.context(), torch.no_grad():
                 return call.run(), {}
 
-        def training() -> tuple[Tensor, dict[str, Tensor]]:
+        def forward_and_backward() -> tuple[Tensor, dict[str, Tensor]]:
             with self.context():
                 y = call.run()
-                return y.detach(), dict(zip(call.leaves, torch.autograd.grad(y, list(call.leaves.values()), grad_y)))
+                if not grad_y:  # the same for all, and made in the first call, which is not timed
+                    grad_y.append(torch.randn(y.shape, generator=torch.Generator().manual_seed(0)))
+                return y.detach(), dict(zip(call.leaves, torch.autograd.grad(y, list(call.leaves.values()), grad_y[0])))
 
-        return forward if grad_y is None else training
+        return forward_and_backward if training else forward
 
 
 ONEDNN = " + oneDNN"
@@ -99,30 +110,83 @@ def backends_named(names: tuple[str, ...]) -> tuple[Backend, ...]:
 def of_backend(problem: Problem, backend: Backend) -> Contestant:
     """The backend as a contestant for whole sequences: inputs q, k, v and the problem's controls."""
 
-    def controls(x: Tensors) -> dict[str, Tensor]:
-        return {name: x[name] for name in problem.controls()}
+    def arguments(x: Tensors) -> dict[str, Tensor]:
+        return {name: x[name] for name in ("q", "k", "v", *problem.controls())}
 
     def prepared(x: Tensors) -> Call:
-        given = controls(x)
-        return Call(lambda: ttr.regress(problem, x["q"], x["k"], x["v"], backend=backend, **given), x)
+        given = arguments(x)
+        return Call(lambda: ttr.regress(problem, backend=backend, **given), given)
 
     def missing(x: Tensors | None) -> str | None:
-        return refusal(backend, problem, None if x is None else prepare(problem, x["q"], x["k"], x["v"], None, None, None, controls(x)))
+        return _refusal(problem, backend, x if x is None else arguments(x))
 
-    return Contestant(backend.name, "ours", prepared, missing, functools.partial(broken_law, problem, backend))
+    return Contestant(backend.name, "ours", prepared, missing, functools.partial(broken_law, problem, backend, EQUALITY))
+
+
+def of_backend_decoding(problem: Problem, backend: Backend) -> Contestant:
+    """The backend for one token after another through ``ttr.plan``: inputs [B,1,...], and the memory to start from, updated in place."""
+
+    def arguments(x: Tensors) -> dict[str, Tensor]:
+        return {name: x[name][:, 0] for name in ("q", "k", "v", *problem.controls())}
+
+    def prepared(x: Tensors) -> Call:
+        given = arguments(x)
+        batch, heads, key_size, value_size = x["memory"].shape
+        state = ttr.initial_state(problem, batch, heads, key_size, value_size).replace(memory=x["memory"].clone())
+        advance = functools.partial(ttr.step, problem, backend=backend, inplace=True)
+
+        def run() -> Tensor:
+            nonlocal state
+            y, state = advance(**given, state=state)
+            return y[:, None]
+
+        return Call(run)
+
+    def missing(x: Tensors | None) -> str | None:
+        return _refusal(problem, backend, x if x is None else {name: tensor[:, None] for name, tensor in arguments(x).items()})
+
+    return Contestant(backend.name, "ours", prepared, missing, functools.partial(broken_law, problem, backend, EQUALITY + STEPS))
+
+
+def of_surrounding(name: str, step: Surrounding, stream: str, params: Mapping[str, str]) -> Contestant:
+    """A surrounding that changes a stream, with its past in front where it has one. Its contract is its worked case.
+
+    ``params``: its parameters' names -> those of the inputs.
+    """
+
+    def prepared(x: Tensors) -> Call:
+        tensors = {own: x[given] for own, given in params.items()}
+        return Call(lambda: step(tensors, {stream: x[stream]})[stream], x)
+
+    return Contestant(name, "ours", prepared, broken=functools.partial(broken_case, type(step)))
+
+
+def broken_case(kind: type[Surrounding]) -> str | None:
+    """In what a surrounding is not its case derived by hand, as a sentence; None if it is."""
+    case = kind.worked()
+    made = case.surrounding(case.params, case.streams)
+    for name, expected in case.expected.items():
+        found, allowed = error(made[name], expected), tolerance(expected.dtype)
+        if not found <= allowed:
+            return f"{kind.__name__} breaks its worked case: {name} is off by {found:.1e}, allowed are {allowed:.0e}. Run tests/test_worked.py."
+    return None
+
+
+def _refusal(problem: Problem, backend: Backend, x: Tensors | None) -> str | None:
+    if x is None:
+        return backend.refuses(problem)
+    controls = {name: x[name] for name in problem.controls()}
+    return refusal(backend, problem, prepare(problem, x["q"], x["k"], x["v"], None, None, None, controls))
 
 
 @functools.cache
-def broken_law(problem: Problem, backend: Backend) -> str | None:
-    """The first law about equality that the backend breaks, as a sentence: law 1, also over full blocks, and law 7 (strong gates).
-
-    Tried in float64 and float32, as far as the backend takes them.
-    """
+def broken_law(problem: Problem, backend: Backend, laws: tuple[Law, ...]) -> str | None:
+    """The first of the laws that the backend breaks, in float64 or, as far as it takes them, in float32; as a sentence."""
     for dtype in (torch.float64, torch.float32):
         case = make_case(problem, dtype=dtype)
-        if refusal(backend, problem, prepare(problem, case.q, case.k, case.v, case.params, None, None, case.controls)) is not None:
+        if _refusal(problem, backend, {"q": case.q, "k": case.k, "v": case.v, **case.controls}) is not None:
             continue
-        for law in LAWS:
+        for law in laws:
             where = f"law {law.number} ({law.name}) in {str(dtype).removeprefix('torch.')}"
             try:
                 measured = law(problem, Setting(backend if law.slow else backend.small(), dtype=dtype))
@@ -131,5 +195,5 @@ def broken_law(problem: Problem, backend: Backend) -> str | None:
             broken = [m for m in measured if not m.kept]
             if broken:
                 return (f"{backend.name} breaks {where}: the {broken[0].quantity} is off by {broken[0].error:.1e}, allowed are "
-                        f"{broken[0].bound:.0e}. See `ttr verify`.")
+                        f"{broken[0].bound:.0e}. Run ttr verify.")
     return None

@@ -39,9 +39,30 @@ def delta_rule(model: str, name: str) -> Callable[[Tensors], Call]:
 
     def prepared(x: Tensors) -> Call:
         function = torch_path(model, name)
-        return Call(lambda: function(x["q"], x["k"], x["v"], g=x["log_decay"], beta=x["step_size"], initial_state=None, output_final_state=False)[0], x)
+        leaves = {each: x[each] for each in ("q", "k", "v", "log_decay", "step_size")}
+        options = {"g": x["log_decay"], "beta": x["step_size"], "initial_state": None, "output_final_state": False}
+        return Call(lambda: function(x["q"], x["k"], x["v"], **options)[0], leaves)
 
     return prepared
+
+
+def _gated_delta_token(x: Tensors) -> Call:
+    """One token after another; the state is what the last call returned, as the layer's cache keeps it."""
+    function = torch_path("qwen3_next", "torch_recurrent_gated_delta_rule")
+    state = x["memory"]
+
+    def run() -> Tensor:
+        nonlocal state
+        y, state = function(x["q"], x["k"], x["v"], g=x["log_decay"], beta=x["step_size"], initial_state=state, output_final_state=True)
+        return y
+
+    return Call(run)
+
+
+def _state_copy(x: Tensors) -> Call:
+    """One read and one write of the state, the least that an update in place costs."""
+    state = x["memory"].clone()
+    return Call(lambda: state.mul_(1.0))
 
 
 def _mamba2(x: Tensors) -> Call:
@@ -55,7 +76,7 @@ def _mamba2(x: Tensors) -> Call:
 def _minimax(x: Tensors, block: int = 256) -> Call:
     """Lightning attention (arXiv 2401.04658) as MiniMaxLightningAttention orders its operations, block by block, heads first, without
     its projections; the decays within a block are the module's own buffers, made once."""
-    attention = getattr(importlib.import_module(f"{MODELS}.minimax.modeling_minimax"), "MiniMaxLightningAttention")
+    attention = importlib.import_module(f"{MODELS}.minimax.modeling_minimax").MiniMaxLightningAttention
     slope = -x["log_decay"].detach()[0, 0, :, None, None]
     settings = type("Settings", (), {"block_size": block})
     query_decay, key_decay, diagonal_decay = attention.decay_factors(settings, slope)
@@ -79,9 +100,27 @@ def _attention(x: Tensors) -> Call:
     return Call(lambda: scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2), {name: x[name] for name in "qkv"})
 
 
+def _convolution(x: Tensors) -> Call:
+    """The layers keep [B,T,C], turn it to [B,C,T] for torch's convolution, and turn the result back."""
+    function = torch_path("qwen3_next", "causal_conv1d_fn")
+    past = x["weight"].shape[0] - 1
+    v, weight = (tensor.detach().requires_grad_(tensor.requires_grad) for tensor in
+                 (x["v"][:, past:].clone(), x["weight"].flatten(1).T.contiguous()))
+    return Call(lambda: function(v.flatten(2).transpose(1, 2), weight, activation="silu").transpose(1, 2).unflatten(2, v.shape[2:]),
+                {"tokens": v, "channels": weight})
+
+
+def _silu(x: Tensors) -> Call:
+    return Call(lambda: torch.nn.functional.silu(x["v"]))
+
+
 gated_delta = Contestant("qwen3-next", "peer", delta_rule("qwen3_next", "torch_chunk_gated_delta_rule"), needs_transformers)
+gated_delta_token = Contestant("qwen3-next-recurrent", "peer", _gated_delta_token, needs_transformers)
 kda = Contestant("kimi-linear", "peer", delta_rule("kimi_linear", "chunk_kimi_delta_attention"), needs_transformers)
 kda_recurrent = Contestant("kimi-linear-recurrent", "peer", delta_rule("kimi_linear", "recurrent_kimi_delta_attention"), needs_transformers)
 mamba2 = Contestant("mamba2", "peer", _mamba2, needs_transformers)
 minimax = Contestant("minimax", "peer", _minimax, needs_transformers)
 attention = Contestant("softmax-attention", "peer", _attention, compared=False)
+convolution = Contestant("qwen3-next", "peer", _convolution, needs_transformers)
+state_copy = Contestant("state-copy", "floor", _state_copy, compared=False)
+silu = Contestant("silu", "floor", _silu, compared=False)

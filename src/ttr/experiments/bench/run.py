@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from rich.console import Console
 import ttr
 from ttr.experiments.bench import report
 from ttr.experiments.bench.cases import Case, cases
+from ttr.experiments.bench.families import FAMILIES
+from ttr.experiments.bench.peak import PeakMemory
 from ttr.experiments.bench.results import Results
 from ttr.experiments.bench.rounds import Clock, SystemClock
 from ttr.experiments.bench.settings import BenchSettings
@@ -49,11 +52,11 @@ def bench(settings: BenchSettings, console: Console, clock: Clock | None = None)
     if settings.onednn and not hasattr(ttr, "onednn"):
         raise UserError("This version of ttr has no oneDNN option. Leave out --onednn.")
     with for_the_user():
-        todo = chosen(settings, cases(settings.lengths))
+        todo = chosen(settings, cases(FAMILIES, settings.lengths))
         results = Results(settings)
         try:
-            with console.status("") as status:
-                trial = Trial(settings, clock or SystemClock(), lambda what: status.update(what))
+            with console.status("") as status, PeakMemory() if settings.memory else contextlib.nullcontext() as peaks:
+                trial = Trial(settings, clock or SystemClock(), peaks, status.update)
                 for case in todo:
                     told = results.finished(case.name)
                     if told is None:
@@ -74,6 +77,5 @@ def wrong(held: dict[str, Any]) -> list[str]:
 def list_cases(settings: BenchSettings, console: Console) -> None:
     """Print the cases of the settings and who takes part in them."""
     with for_the_user():
-        todo = chosen(settings, cases(settings.lengths))
-        trial = Trial(settings, SystemClock(), lambda what: None)
-        report.listing(todo, {case.family.name: trial.contestants(case.family) for case in todo}, console)
+        todo = chosen(settings, cases(FAMILIES, settings.lengths))
+        report.listing(todo, {case.name: case.contestants(settings.backends, settings.onednn) for case in todo}, console)

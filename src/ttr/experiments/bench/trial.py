@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ttr.experiments.bench import machine
-from ttr.experiments.bench.cases import Case, Family
-from ttr.experiments.bench.contestants import Contestant, Tensors, within_onednn
+from ttr.experiments.bench.cases import Case
+from ttr.experiments.bench.contestants import Contestant, Tensors
+from ttr.experiments.bench.peak import PeakMemory
 from ttr.experiments.bench.rounds import Clock, Rounds, measure
 from ttr.experiments.bench.settings import BenchSettings
 from ttr.laws.tolerances import error, tolerance
@@ -22,14 +23,9 @@ Timed = Callable[[], tuple[Tensor, dict[str, Tensor]]]
 class Trial:
     """The cases of one run, one after the other; it remembers how long each contestant took, to stop those that would take too long."""
 
-    def __init__(self, settings: BenchSettings, clock: Clock, say: Callable[[str], None]) -> None:
-        self.settings, self.clock, self.say = settings, clock, say
+    def __init__(self, settings: BenchSettings, clock: Clock, peaks: PeakMemory | None, say: Callable[[str], None]) -> None:
+        self.settings, self.clock, self.peaks, self.say = settings, clock, peaks, say
         self._seconds: dict[tuple[str, str], list[tuple[int, float]]] = {}
-
-    def contestants(self, family: Family, x: Tensors | None = None) -> tuple[Contestant, ...]:
-        """All rows of a family, or those for some inputs, ours first."""
-        found = (*family.ours(self.settings.backends, x), *family.peers)
-        return found if not self.settings.onednn else (*found, *(within_onednn(c) for c in found if c.side != "floor"))
 
     def run(self, case: Case) -> dict[str, Any]:
         """The figures of a case, JSON-ready; the docstring of ``ttr.experiments.bench.results`` says which."""
@@ -42,6 +38,8 @@ class Trial:
             told["passes"].append(self._time(case, calls, self.settings.threads))
         for row in rows:
             if row["status"] == "timed":
+                self.say(f"{case.name}: {row['name']}, peak memory")
+                row["peak"] = self.peaks and self.peaks.of(case, row["name"], self.settings.backends, self.settings.onednn)
                 seconds = Rounds.from_dict(told["passes"][0]).spread(row["name"], "cpu")["median"]
                 self._seconds.setdefault((case.curve, row["name"]), []).append((case.shape.time, seconds))
         return told
@@ -58,15 +56,13 @@ class Trial:
     def _admit(self, case: Case) -> tuple[list[dict[str, Any]], dict[str, Timed]]:
         """Every contestant as a row that says whether it is timed and, if not, why; and the calls of those that are."""
         x = case.inputs()
-        generator = torch.Generator().manual_seed(1)
-        grad_y = torch.randn(x["v"].shape, generator=generator) if case.direction == "training" else None
         rows, calls, reference = [], {}, None
-        for contestant in self.contestants(case.family, x):
+        for contestant in case.contestants(self.settings.backends, self.settings.onednn, x):
             self.say(f"{case.name}: {contestant.name}, its contract")
             status, why = self._refusal(case, contestant, x)
             if status == "timed":
                 self.say(f"{case.name}: {contestant.name}, a first call")
-                timed = contestant.timed(contestant.prepare(x), grad_y)
+                timed = contestant.timed(contestant.prepare(x), case.direction == "training")
                 before = self.clock.cpu()
                 outcome = timed()
                 seconds = self.clock.cpu() - before
