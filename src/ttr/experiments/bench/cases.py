@@ -32,7 +32,7 @@ class Shape:
         """T4096.D128; a batch or a number of heads that is not the usual one stands in front, a single token is not told."""
         usual = Shape()
         told = {"B": self.batch if self.batch != usual.batch else None, "H": self.heads if self.heads != usual.heads else None,
-                "T": self.time if self.time != 1 else None, "D": self.key}
+                "T": self.time if self.time > 1 else None, "D": self.key}
         return ".".join(f"{letter}{size}" for letter, size in told.items() if size is not None)
 
 

@@ -1,9 +1,9 @@
 """How much memory a call takes beside its inputs, measured in a process of its own that is made fresh for it.
 
 The process is forked from one that holds torch and ttr but has run nothing, so no memory that an earlier call has freed can be used again.
-A short call first brings in libraries and buffers that stay, and what was freed since is given back to the kernel. Then, on Linux, the kernel's mark of the most memory the process has held
-(VmHWM) is set back, and read again after the call; where that is not allowed, the mark of its whole life (ru_maxrss) serves, which is too
-low by what the short call took and gave back.
+A short call first brings in libraries and buffers that stay, and what was freed since is given back to the kernel. Then, on Linux, the
+mark of the most memory the process has held (VmHWM) is set back, and read again after the call; where that is not allowed, the mark of its
+whole life (ru_maxrss) serves, which is too low by what was taken and given back before.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@
     cases           one each, in the order they were run:
       name, family, direction, shape, curve (what cases that differ in T alone share), flops of a call and their formula
       rows          contestants: name, side (ours, peer, floor), status (timed, left out, refused, stopped, wrong), why
-                    (a sentence where it is not timed), peak (bytes over the inputs; null where not measured)
+                    (a sentence where it is not timed), seconds (CPU time of the first call, or expected), peak (bytes over the
+                    inputs, and the mark they were read from, ``ttr.experiments.bench.peak``; null where not measured)
       passes        one per number of threads: threads, rates (operations per second of products; bytes per second of a copy),
                     clean and discarded (numbers of rounds), rounds: others (share of a core that other processes had), clean,
                     samples: name -> [CPU seconds of this process, seconds passed] per call

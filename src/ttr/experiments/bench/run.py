@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import ttr
-from ttr.experiments.bench import report
+from ttr.experiments.bench import figures, report
 from ttr.experiments.bench.cases import Case, cases
 from ttr.experiments.bench.families import FAMILIES
 from ttr.experiments.bench.peak import PeakMemory
@@ -18,6 +19,7 @@ from ttr.experiments.bench.rounds import Clock, SystemClock
 from ttr.experiments.bench.settings import BenchSettings
 from ttr.experiments.bench.trial import Trial
 from ttr.experiments.errors import UserError, for_the_user
+from ttr.experiments.storage import write
 
 
 def chosen(settings: BenchSettings, known: Sequence[Case]) -> tuple[Case, ...]:
@@ -55,18 +57,33 @@ def bench(settings: BenchSettings, console: Console, clock: Clock | None = None)
         todo = chosen(settings, cases(FAMILIES, settings.lengths))
         results = Results(settings)
         try:
-            with console.status("") as status, PeakMemory() if settings.memory else contextlib.nullcontext() as peaks:
-                trial = Trial(settings, clock or SystemClock(), peaks, status.update)
-                for case in todo:
-                    told = results.finished(case.name)
-                    if told is None:
-                        told = trial.run(case)
-                        results.add(told)
-                    report.show(told, console)
+            _run(todo, settings, results, console, clock or SystemClock())
         except KeyboardInterrupt:
             raise UserError(f"Stopped. The same command goes on from here: {settings.command()}") from None
-    console.print(f"Written: {results.path}", highlight=False, markup=False, soft_wrap=True)
+    pictures = {settings.out / f"{curve}.png": figures.draw(curve, own, results.held["machine"])
+                for curve, own in figures.curves(results.cases).items()}
+    for path, png in pictures.items():
+        write(path, png)
+    console.print("Written:", *map(str, (results.path, *pictures)), highlight=False, markup=False, soft_wrap=True)
     return results.held
+
+
+def _run(todo: Sequence[Case], settings: BenchSettings, results: Results, console: Console, clock: Clock) -> None:
+    """Every case that is not finished yet, under a bar that says what is done now."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeElapsedColumn())
+    with (Progress(*columns, console=console, transient=True, expand=True) as progress,
+          PeakMemory() if settings.memory else contextlib.nullcontext() as peaks):
+        task = progress.add_task("", total=len(todo))
+        trial = Trial(settings, clock, peaks, lambda what: progress.update(task, description=what))
+        for case in todo:
+            told = results.finished(case.name)
+            if told is None:
+                told = trial.run(case)
+                results.add(told)
+            else:
+                trial.remember(told)
+            report.show(told, console)
+            progress.advance(task)
 
 
 def wrong(held: dict[str, Any]) -> list[str]:
