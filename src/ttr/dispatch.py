@@ -124,8 +124,10 @@ def choose(problem: Problem, x: Inputs, backend: str | Backend = "auto") -> Back
 
 def refusal(backend: Backend, problem: Problem, x: Inputs | None = None) -> str | None:
     """Why a backend does not run a call: its own reason, or what surrounds the call."""
-    if x is not None and not backend.composite and (in_functorch() or torch.compiler.is_compiling()):
-        return "It is not made of plain torch operations, which functorch transforms and torch.compile need."
+    if x is not None and not backend.composite and in_functorch():
+        return "It is not made of plain torch operations, which functorch transforms need."
+    if x is not None and not (backend.composite or backend.compiles) and torch.compiler.is_compiling():
+        return "It is not made of operations that torch.compile can trace."
     return backend.refuses(problem, x)
 
 

@@ -15,10 +15,12 @@ from ttr.backends.local_polynomial import LocalPolynomial
 from ttr.backends.mini_batch import MiniBatch
 from ttr.backends.nystrom import Nystrom
 from ttr.backends.recurrent import Recurrent
+from ttr.backends.superblock import Superblock
 from ttr.backends.transported_attention import TransportedAttention
 
 BACKENDS: tuple[Backend, ...] = (
     ChannelScan(),
+    Superblock(),
     ChunkwiseAdditive(),
     ChunkwiseLevels(),
     ChunkwiseDelta(),

@@ -25,11 +25,14 @@ class Backend(ABC):
     Declared:
         name: how ``backend=`` calls it.
         composite: made of torch operations alone, so double backward, functorch and torch.compile pass through.
-        adaptive: stops its iterations per block of tokens, so a later token may change an earlier one within tolerance.
+        compiles: torch.compile can trace it: composite, or made of registered operators.
+        adaptive: chooses its arithmetic per block of tokens (when to stop, what to scale by), so a later token may change an earlier
+            one within tolerance.
     """
 
     name: ClassVar[str]
     composite: ClassVar[bool] = True
+    compiles: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
 
     def small(self) -> Backend:

@@ -12,8 +12,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ttr.backends.lowering import LinearForm
-
 
 def check_chunk(chunk: int) -> None:
     """Refuse a chunk that cannot be halved down to single tokens.
@@ -42,13 +40,13 @@ def join(y: Float[Tensor, "M B H C V"], time: int) -> Float[Tensor, "B {time} H 
     return y.movedim((0, 2), (1, 3)).flatten(1, 2)[:, :time]
 
 
-def cumulative_log_decay(form: LinearForm, size: int) -> Float[Tensor, "M ... {size} E"]:
+def cumulative_log_decay(log_decay: Float[Tensor, "B L H *F"] | None, like: Float[Tensor, "B L H K"], size: int) -> Float[Tensor, "M ... {size} E"]:
     """Log of what is left, after each pair, of the memory that entered its chunk.
 
     In float64 where the device has it: differences of these sums are then exact for weak decays beside resets too. The sum is
     a product with a triangle of ones, because ``cumsum`` is not deterministic on CUDA devices.
     """
-    log_decay = form.key.new_zeros(1, form.key.shape[1], 1) if form.log_decay is None else form.log_decay
+    log_decay = like.new_zeros(1, like.shape[1], 1) if log_decay is None else log_decay
     log_decay = log_decay if log_decay.ndim == 4 else log_decay[..., None]
     wide = log_decay.dtype if log_decay.device.type == "mps" else torch.float64
     return torch.ones(size, size, dtype=wide, device=log_decay.device).tril() @ split(log_decay.to(wide), size)

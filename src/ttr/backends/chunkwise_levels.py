@@ -49,7 +49,7 @@ class ChunkwiseLevels(Backend):
         form, levels = linear_form(problem, x), problem.weights.levels
         size = chunk_length(self.chunk, x.length)
         query, key, value, weight = (split(tensor, size) for tensor in (form.query, form.key, form.value, x.controls["level_weight"]))
-        log = cumulative_log_decay(form, size)
+        log = cumulative_log_decay(form.log_decay, form.key, size)
         whole = log[..., -1:, :]
 
         start = x.state.position

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad, relu
 
 from ttr.backends import rotation
+from ttr.backends.linear.recurrence import Recurrence
 from ttr.backends.preconditioner import precondition
 from ttr.inputs import Inputs
 from ttr.problem import RESET, Problem
@@ -39,6 +40,11 @@ class LinearForm:
     bonus: Tensor | None = None
     unit: Tensor | float = 1.0
     carried: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def recurrence(self, memory: Tensor) -> Recurrence:
+        """What is left to run from ``memory`` [B,H,F,V]; the bonus of a token's own pair comes on top of its read-outs."""
+        return Recurrence(self.query, self.key, self.value, self.read, self.erase, self.step, self.log_decay, memory,
+                          self.pairs, self.gradient_at == "old", self.bonus is not None)
 
 
 def linear_form(problem: Problem, x: Inputs) -> LinearForm:

@@ -1,0 +1,59 @@
+"""What the backends of linear recurrences share: from a call to the recurrence, and back."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ttr.backends.backend import Backend
+from ttr.backends.chunks import check_chunk
+from ttr.backends.linear import operator
+from ttr.backends.linear.recurrence import Recurrence
+from ttr.backends.lowering import finish, linear_form, widen_state
+from ttr.inputs import Inputs
+from ttr.problem import Problem
+from ttr.state import State
+
+
+@dataclass(frozen=True)
+class LinearBackend(Backend):
+    """Runs memories that are a matrix which fades, is written to and, with a solver that corrects, erased at a key."""
+
+    chunk: int = 32
+
+    def __post_init__(self) -> None:
+        check_chunk(self.chunk)
+
+    def small(self) -> Backend:
+        return type(self)(chunk=4)
+
+    @abstractmethod
+    def recur(self, r: Recurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
+        """y [B,T,H,V] and the final memory [B,H,F,V]."""
+
+    def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+        form = linear_form(problem, x)
+        y, memory = self.recur(form.recurrence(widen_state(problem, x)), x.wants_grad)
+        if form.bonus is not None:
+            y = y + (form.query * form.bonus * form.key).sum(-1, keepdim=True) * form.value
+        return finish(problem, x, y, memory, form)
+
+
+class OperatorBackend(LinearBackend):
+    """A linear backend whose recurrence is the torch operator, run by the engine of the backend's name."""
+
+    composite: ClassVar[bool] = False
+    compiles: ClassVar[bool] = True
+
+    def recur(self, r: Recurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
+        return operator.run(self.name, r, self.chunk, wants_grad)
+
+    def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
+        if problem.memory != "matrix" or not (problem.solver.additive or problem.solver.gradient_at is not None):
+            return "It runs memories that are a matrix to which pairs are added or at which a step corrects them."
+        if x is not None and x.q.device.type != "cpu":
+            return "It cuts its work for the caches of a CPU."
+        return None

@@ -1,0 +1,309 @@
+"""One super-block of a linear recurrence: the mathematics of a chunk and of its derivative.
+
+Let b_i be the cumulative log decay inside a chunk, S_0 the memory that enters it, P = step read and V' = step value. The corrections
+W, written at the keys E (``erase``, or the key itself), solve a unit lower triangular system (the UT form of the delta rule:
+DeltaNet, arXiv 2406.06484; Gated DeltaNet, 2412.06464; KDA, 2510.26692),
+
+    U = V' - P~ S_0,   (I + A) W = U,        A_ij = P_i.E_j e^{c_i - b_j}, j < i;   c = b, or b of the pair before (``old``)
+    y = Q~ S_0 + A^q W,                      A^q_ij = Q_i.E_j e^{b_i - b_j} over the pairs that token i sees
+    S_C = e^{b_C} S_0 + E^^T W               P~ = P e^c,  Q~ = Q e^b,  E^ = E e^{b_C - b}
+
+An additive memory has W = V'. With keys of its own for what is erased, the pairs (K, V') stand beside (E, W): E becomes [E; K], W
+becomes [W; V'] and U = -A^k V' - P~ S_0. P and Q are the rows X = [P; Q] of single products throughout.
+
+Derivative. With Z = [-dU; dY] for the rows, and dS that of the memory which leaves the chunk,
+
+    dW = A^q^T dY + E^ dS,   dU = (I + A)^-T dW,   dV' = dU (erased apart: A^q^T dY + K^ dS - A^k^T dU)
+    dS_0 = e^{b_C} dS + X~^T Z,   dX~ = Z S_0^T,   d[A; A^q] = Z W^T,   dE^ = W dS^T
+
+W and (I + A)^-1 are kept, memories recomputed from that of the super-block. As b enters only through X e^b, E e^-b and e^{b_C},
+
+    db_i = X_i.dX_i - E_i.dE_i,   db_C += S_C.dS,   d log_decay_i = sum_{j>=i} db_j    (per channel: without the sum over channels)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ttr.backends.linear.decays import Decays, Halving, from_keys, suffix_sums
+from ttr.backends.linear.geometry import Buffers
+from ttr.backends.linear.recurrence import Recurrence
+from ttr.backends.linear.triangle import unit_lower_inverse
+
+
+class Block:
+    """Super-block number ``index`` of a recurrence whose rows (batch x heads) all fit the buffers."""
+
+    def __init__(self, buffers: Buffers, r: Recurrence, index: int) -> None:
+        self.r, self.g, self.mask = r, buffers.geometry, buffers.mask
+        size = self.g.per_block * self.g.tokens
+        self.first, self.last = index * size, min(self.g.time, (index + 1) * size)
+        self.count = -(-(self.last - self.first) // self.g.tokens)
+        self.chunks = slice(index * self.g.per_block, index * self.g.per_block + self.count)
+        self.buffers = buffers
+        self.corrects = r.read is not None
+        self.step = None if r.step is None else self._load(r.step[..., None], r.pairs)
+        log = None if r.log_decay is None else self._load(r.log_decay if r.log_decay.ndim == 4 else r.log_decay[..., None], r.pairs).flatten(1, 2)
+        self.decay = Decays(self.g, r, log, r.query.dtype)
+
+    def forward(self, state: Tensor, y: Tensor, written: Tensor, inverse: Tensor) -> None:
+        """Write the read-outs to ``y`` [B,T,H,V] and the memory that leaves to ``state`` [G,F,V]; keep W and the inverse, if given."""
+        x, keys, values = self._fill()
+        x_state, keys_state = self._for_memory(x, keys)
+        scores, corrected = self._scores(x, keys), self.g.pairs
+        read_out = self.buffers.read_out[: self.count]
+        if self.corrects:
+            matrix = self.buffers.inverse[: self.count]
+            unit_lower_inverse(scores[:, :corrected, :corrected], matrix.flatten(0, 1))
+            self._scan(state, x_state, keys_state, values, matrix, self._target(scores, values), read_out)
+            if written.numel():
+                written.copy_(values[:, :, :corrected])
+                inverse.copy_(matrix)
+        else:
+            states = self._states(state, keys_state, values)
+            torch.bmm(x_state.flatten(0, 1), states[:-1].flatten(0, 1), out=read_out.flatten(0, 1))
+            state.copy_(states[-1])
+        inner = torch.bmm(scores[:, -self.g.tokens :], values.flatten(0, 1), out=self.buffers.y[: self.count].flatten(0, 1))
+        self._store(inner.add_(read_out.flatten(0, 1)[:, -self.g.tokens :]).view(self.count, -1, *inner.shape[1:]), y, 1)
+
+    def _scan(self, state: Tensor, x: Tensor, keys: Tensor, values: Tensor, inverse: Tensor, target: Tensor, read_out: Tensor) -> None:
+        """The corrections of chunk after chunk, into the first rows of ``values``; ``state`` moves along."""
+        pairs, error, apart = self.g.pairs, self.buffers.error, self.g.keys > self.g.pairs
+        kept = (None,) * self.count if self.decay.kept is None else self.decay.kept
+        for rows, writers, value, matrix, wanted, out, keep in zip(x, keys, values, inverse, target, read_out, kept):
+            torch.bmm(rows, state, out=out)
+            torch.sub(wanted, out[:, :pairs], out=error)
+            if apart:
+                value[:, :pairs] = torch.bmm(matrix, error)
+            else:
+                torch.bmm(matrix, error, out=value)
+            if keep is not None:
+                state.mul_(keep)
+            state.baddbmm_(writers.mT, value)
+
+    def _target(self, scores: Tensor, values: Tensor) -> Tensor:
+        """U without the part of the memory."""
+        pairs = self.g.pairs
+        if self.g.keys == pairs:
+            return values
+        target = torch.bmm(scores[:, :pairs, pairs:], values[:, :, pairs:].flatten(0, 1)).neg_()
+        return target.view(self.count, -1, *target.shape[1:])
+
+    def _fill(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows and keys as they meet in products, and the values V' (behind the room for corrections, where there is one)."""
+        r, g, d = self.r, self.g, self.decay
+        x, keys, values = (buffer[: self.count] for buffer in (self.buffers.x, self.buffers.keys, self.buffers.written))
+        rows, key = d.row, d.key
+        if self.corrects:
+            self._product(x[:, :, : g.pairs], self._load(r.read, r.pairs), self.step, None if rows is None else rows[:, :, : g.pairs])
+        self._product(x[:, :, -g.tokens :], self._load(r.query, 1), None, None if rows is None else rows[:, :, -g.tokens :])
+        if r.erase is not None:
+            self._product(keys[:, :, : g.pairs], self._load(r.erase, r.pairs), None, None if key is None else key[:, :, : g.pairs])
+        self._product(keys[:, :, -g.pairs :], self._load(r.key, r.pairs), None, None if key is None else key[:, :, -g.pairs :])
+        self._product(values[:, :, -g.pairs :], self._load(r.value, r.pairs), self.step, None)
+        return x, keys, values
+
+    def _product(self, out: Tensor, x: Tensor, step: Tensor | None, factor: Tensor | None) -> None:
+        """``out`` [M,G,.,D] = x [M,B,H,.,D] times step [M,B,H,.,1] and a factor [M,G,.,1 or D], where there are any."""
+        out = out.unflatten(1, x.shape[1:3])
+        factor = None if factor is None else factor.unflatten(1, x.shape[1:3])
+        if step is not None and factor is not None and factor.shape[-1] == 1:
+            step, factor = step * factor, None
+        first, second = (factor, step) if step is None else (step, factor)
+        if first is None:
+            out.copy_(x)
+            return
+        torch.mul(x, first, out=out)
+        if second is not None:
+            out.mul_(second)
+
+    def _for_memory(self, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows as they read the memory that enters, the keys as they write the one that leaves."""
+        d = self.decay
+        return x if d.row_to_memory is None else x * d.row_to_memory, keys if d.key_to_memory is None else keys * d.key_to_memory
+
+    def _scores(self, x: Tensor, keys: Tensor) -> Tensor:
+        """[A; A^q], masked: [MG,R,J]."""
+        scores = self.buffers.scores[: self.count]
+        if self.decay.halving:
+            for rows, columns, halving in self._parts():
+                halving.products(x[:, :, rows], keys[:, :, columns], scores[:, :, rows, columns])
+            scores = scores.flatten(0, 1)
+            scores.masked_fill_(self.mask == 0, 0.0)
+            return scores
+        return torch.bmm(x.flatten(0, 1), keys.flatten(0, 1).mT, out=scores.flatten(0, 1)).mul_(self.mask)
+
+    def _parts(self) -> Iterator[tuple[slice, slice, Halving]]:
+        """Slices of the rows of P and of Q, and of every kind of keys, with the halved products of each."""
+        g = self.g
+        rows = (slice(0, g.rows),) if not self.corrects else (slice(0, g.pairs), slice(g.pairs, g.rows))
+        for part, halving in zip(rows, self.decay.halving):
+            for start in range(0, g.keys, g.pairs):
+                yield part, slice(start, start + g.pairs), halving
+
+    def _states(self, state: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The memories [M+1,G,F,V] between the chunks, from what each chunk writes."""
+        states = self.buffers.states[: self.count + 1]
+        states[0].copy_(state)
+        torch.bmm(keys.flatten(0, 1).mT, values.flatten(0, 1), out=states[1:].flatten(0, 1))
+        kept = (None,) * self.count if self.decay.kept is None else self.decay.kept
+        for before, after, keep in zip(states[:-1], states[1:], kept):
+            after.add_(before) if keep is None else after.addcmul_(before, keep)
+        return states
+
+    # ------------------------------------------------------------------------------------------------------ derivative
+    def backward(self, state: Tensor, grad_state: Tensor, grad_y: Tensor, gradients: list[Tensor | None], written: Tensor, inverse: Tensor) -> None:
+        """Write the gradients of this block's tokens; ``grad_state`` [G,F,V] goes from the memory that leaves to the one that enters."""
+        g, pairs, buffers = self.g, self.g.pairs, self.buffers
+        x, keys, values = self._fill()
+        x_state, keys_state = self._for_memory(x, keys)
+        if self.corrects:
+            values[:, :, :pairs] = written
+        scores = self._scores(x, keys)
+        states = self._states(state, keys_state, values)
+        z, grad_values = buffers.z[: self.count], buffers.grad_written[: self.count]
+        self._product(z[:, :, -g.tokens :], self._load(grad_y, 1), None, None)
+        torch.bmm(scores[:, -g.tokens :].mT, z.flatten(0, 1)[:, -g.tokens :], out=grad_values.flatten(0, 1))
+        grad_states = self._scan_back(grad_state, x_state, keys_state, grad_values, z, inverse)
+
+        flat_z, flat_values = z.flatten(0, 1), values.flatten(0, 1)
+        grad_x, grad_keys = buffers.grad_x[: self.count], buffers.grad_keys[: self.count]
+        torch.bmm(flat_z, states[:-1].flatten(0, 1).mT, out=grad_x.flatten(0, 1))
+        torch.bmm(flat_values, grad_states[1:].flatten(0, 1).mT, out=grad_keys.flatten(0, 1))
+        grad_scores = torch.bmm(flat_z, flat_values.mT, out=buffers.grad_scores[: self.count].flatten(0, 1)).mul_(self.mask)
+        self._through_products(grad_scores, x, keys, grad_x, grad_keys, gradients[6], states, grad_states)
+        if g.keys > pairs:
+            through_target = torch.bmm(scores[:, :pairs, pairs:].mT, flat_z[:, :pairs])
+            grad_value = grad_values[:, :, pairs:] + through_target.view(self.count, -1, pairs, g.value_size)
+        else:
+            grad_value = z[:, :, :pairs].neg() if self.corrects else grad_values
+        self._store_gradients(gradients, grad_x, grad_keys, grad_value)
+
+    def _scan_back(self, grad_state: Tensor, x: Tensor, keys: Tensor, grad_values: Tensor, z: Tensor, inverse: Tensor) -> Tensor:
+        """The derivatives [M+1,G,F,V] of the memories between the chunks; fills dW and the part -dU of ``z``."""
+        pairs, states = self.g.pairs, self.buffers.grad_states[: self.count + 1]
+        states[-1].copy_(grad_state)
+        for i in reversed(range(self.count)):
+            grad_values[i].baddbmm_(keys[i], states[i + 1])
+            if self.corrects:
+                torch.neg(torch.bmm(inverse[i].mT, grad_values[i, :, :pairs], out=self.buffers.error), out=z[i, :, :pairs])
+            if self.decay.kept is None:
+                states[i].copy_(states[i + 1])
+            else:
+                torch.mul(states[i + 1], self.decay.kept[i], out=states[i])
+            states[i].baddbmm_(x[i].mT, z[i])
+        grad_state.copy_(states[0])
+        return states
+
+    def _through_products(self, grad_scores: Tensor, x: Tensor, keys: Tensor, grad_x: Tensor, grad_keys: Tensor, grad_log_decay: Tensor | None,
+                          states: Tensor, grad_states: Tensor) -> None:
+        """Complete the derivatives of rows and keys as they met in products, from those of what met the memories; store those of
+        the log decays."""
+        d = self.decay
+        if d.row_to_memory is not None:
+            grad_x.mul_(d.row_to_memory)
+        if d.key_to_memory is not None:
+            grad_keys.mul_(d.key_to_memory)
+        if d.halving:
+            grad_log = self._log_decay_of_memories(x, keys, grad_x, grad_keys, states, grad_states)
+            square = grad_scores.view(self.count, -1, *grad_scores.shape[1:])
+            for rows, columns, halving in self._parts():
+                halving.add_gradients(square[:, :, rows, columns], x[:, :, rows], keys[:, :, columns], grad_x[:, :, rows], grad_keys[:, :, columns],
+                                      grad_log)
+        else:
+            grad_x.flatten(0, 1).baddbmm_(grad_scores, keys.flatten(0, 1))
+            grad_keys.flatten(0, 1).baddbmm_(grad_scores.mT, x.flatten(0, 1))
+            grad_log = None if d.kept is None else self._log_decay(x, keys, grad_x, grad_keys, states, grad_states)
+        if grad_log_decay is not None:
+            self._store(grad_log, grad_log_decay if grad_log_decay.ndim == 4 else grad_log_decay[..., None], self.r.pairs)
+
+    def _store_gradients(self, gradients: list[Tensor | None], grad_x: Tensor, grad_keys: Tensor, grad_value: Tensor) -> None:
+        """From the derivatives of rows, keys and V' to those of query, key, value, read, erase and step."""
+        r, g, d = self.r, self.g, self.decay
+        query, key, value, read, erase, step, _ = gradients
+        shape = self.step.shape[1:3] if self.step is not None else (r.query.shape[0], r.query.shape[2])
+        rows = grad_x if d.row is None else grad_x * d.row
+        columns = grad_keys if d.key is None else grad_keys * d.key
+        self._store(rows[:, :, -g.tokens :], query, 1)
+        grad_step = None if step is None else (grad_value.unflatten(1, shape) * self._load(r.value, r.pairs)).sum(-1, keepdim=True)
+        to_key = columns[:, :, -g.pairs :]
+        if self.corrects:
+            correction = rows[:, :, : g.pairs].unflatten(1, shape)
+            if step is not None:
+                grad_step += (correction * self._load(r.read, r.pairs)).sum(-1, keepdim=True)
+                correction = correction * self.step
+            if read is None:
+                to_key = to_key + correction.flatten(1, 2)
+            else:
+                self._store(correction.flatten(1, 2), read, r.pairs)
+        self._store(to_key, key, r.pairs)
+        if erase is not None:
+            self._store(columns[:, :, : g.pairs], erase, r.pairs)
+        if step is not None:
+            self._store(grad_step.flatten(1, 2), step[..., None], r.pairs)
+            grad_value = (grad_value.unflatten(1, shape) * self.step).flatten(1, 2)
+        self._store(grad_value, value, r.pairs)
+
+    def _dots(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """x.dx of every row or key, [M,G,.,E]."""
+        return x * gradient if self.decay.kept.shape[2] > 1 else torch.linalg.vecdot(x, gradient)[..., None]
+
+    def _of_states(self, states: Tensor, grad_states: Tensor) -> Tensor:
+        """S.dS of every memory, [M,G,1,E]."""
+        dots = torch.linalg.vecdot(states, grad_states)[:, :, None]
+        return dots if self.decay.kept.shape[2] > 1 else dots.sum(-1, keepdim=True)
+
+    def _log_decay(self, x: Tensor, keys: Tensor, grad_x: Tensor, grad_keys: Tensor, states: Tensor, grad_states: Tensor) -> Tensor:
+        """The derivative of the log decay where everything is scaled from the start of the chunk: see the head of this file."""
+        r, g = self.r, self.g
+        of_rows, of_keys = self._dots(x, grad_x), self._dots(keys, grad_keys)
+        log = -of_keys[:, :, -g.pairs :]
+        if r.erase is not None:
+            log -= of_keys[:, :, : g.pairs]
+        queries = of_rows[:, :, -g.tokens :]
+        if r.reads_first:
+            log[:, :, :-1] += queries[:, :, 1:]
+        else:
+            log[:, :, r.pairs - 1 :: r.pairs] += queries
+        if self.corrects:
+            reads = of_rows[:, :, : g.pairs]
+            if r.old:
+                log[:, :, :-1] += reads[:, :, 1:]
+            else:
+                log += reads
+        log[:, :, -1:] += self._of_states(states[1:], grad_states[1:])
+        return suffix_sums(log)
+
+    def _log_decay_of_memories(self, x: Tensor, keys: Tensor, grad_x: Tensor, grad_keys: Tensor, states: Tensor, grad_states: Tensor) -> Tensor:
+        """What rows that read the memory that enters, keys that write the one that leaves, and what is kept give the log decays."""
+        of_rows, of_keys, pairs = self._dots(x, grad_x), self._dots(keys, grad_keys), self.g.pairs
+        log = self._of_states(states[:-1], grad_states[1:]) * self.decay.kept.mT
+        for start in range(0, self.g.keys, pairs):
+            log = log + from_keys(of_keys[:, :, start : start + pairs])
+        for part, rows in zip(self.decay.halving, (of_rows,) if not self.corrects else (of_rows[:, :, :pairs], of_rows[:, :, pairs:])):
+            log = log + part.from_rows(rows, pairs)
+        return log
+
+    # ---------------------------------------------------------------------------------------------------------- layout
+    def _load(self, x: Tensor, per_token: int) -> Tensor:
+        """The block's part of x [B,L,H,D] as chunks [M,B,H,N,D]: a view, but for zeros behind the last token."""
+        x = x[:, self.first * per_token : self.last * per_token]
+        size = self.g.tokens * per_token
+        if x.shape[1] < self.count * size:
+            x = pad(x, (0, 0, 0, 0, 0, self.count * size - x.shape[1]))
+        return x.unflatten(1, (self.count, size)).permute(1, 0, 3, 2, 4)
+
+    def _store(self, x: Tensor, target: Tensor, per_token: int) -> None:
+        """Write chunks [M,G,N,D] to the block's part of target [B,L,H,D]."""
+        x = x.unflatten(1, (target.shape[0], target.shape[2]))
+        target = target[:, self.first * per_token : self.last * per_token]
+        size = self.g.tokens * per_token
+        whole, rest = divmod(target.shape[1], size)
+        if whole:
+            target[:, : whole * size].unflatten(1, (whole, size)).permute(1, 0, 3, 2, 4).copy_(x[:whole])
+        if rest:
+            target[:, whole * size :].transpose(1, 2).copy_(x[whole, :, :, :rest])

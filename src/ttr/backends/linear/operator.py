@@ -1,0 +1,94 @@
+"""A linear recurrence as a torch operator, so that autograd, torch.compile and the fake tensors of both know it.
+
+The engine that runs it is named by a string, an operator's arguments being tensors and numbers. Derivatives of the derivative go
+through torch's own operations: under ``create_graph`` the backward pass differentiates the chunkwise form instead. functorch never
+comes here, because dispatch gives it that form from the start; hence no rule for ``vmap``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ttr.backends.linear import chunkwise
+from ttr.backends.linear.recurrence import Engine, Recurrence
+
+ENGINES: dict[str, Engine] = {}
+"""By name; whoever defines an engine puts it here."""
+TENSORS = 8
+"""The tensors of a recurrence come first among its fields."""
+
+
+def run(engine: str, r: Recurrence, chunk: int, save: bool) -> tuple[Tensor, Tensor]:
+    """y [B,T,H,V] and the final memory [B,H,F,V] of a recurrence; ``save`` what its derivative needs."""
+    shared = r.read is r.key
+    y, memory, _ = linear_recurrence(*r[:3], None if shared else r.read, *r[4:], shared, engine, chunk, save)
+    return y, memory
+
+
+@torch.library.custom_op("ttr::linear_recurrence", mutates_args=())
+def linear_recurrence(query: Tensor, key: Tensor, value: Tensor, read: Tensor | None, erase: Tensor | None, step: Tensor | None,
+                      log_decay: Tensor | None, memory: Tensor, pairs: int, old: bool, reads_first: bool, reads_key: bool,
+                      engine: str, chunk: int, save: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """See ``Recurrence``; with ``reads_key`` the key is also what is read, and ``read`` None. Chunks of ``chunk`` tokens."""
+    r = Recurrence(query, key, value, key if reads_key else read, erase, step, log_decay, memory, pairs, old, reads_first)
+    y, memory, saved = ENGINES[engine].forward(r, chunk, save)
+    return y, memory, list(saved)
+
+
+@torch.library.custom_op("ttr::linear_recurrence_backward", mutates_args=())
+def linear_recurrence_backward(query: Tensor, key: Tensor, value: Tensor, read: Tensor | None, erase: Tensor | None, step: Tensor | None,
+                               log_decay: Tensor | None, memory: Tensor, pairs: int, old: bool, reads_first: bool, reads_key: bool,
+                               engine: str, chunk: int, saved: list[Tensor], grad_y: Tensor, grad_memory: Tensor) -> list[Tensor]:
+    """Gradients of the tensors that are there, in their order."""
+    r = Recurrence(query, key, value, key if reads_key else read, erase, step, log_decay, memory, pairs, old, reads_first)
+    gradients = list(ENGINES[engine].backward(r, chunk, tuple(saved), grad_y, grad_memory))
+    if reads_key and gradients[3] is not None:
+        gradients[1] = gradients[1].add_(gradients[3])
+    if reads_key:
+        gradients[3] = None
+    return [gradient for gradient in gradients if gradient is not None]
+
+
+@linear_recurrence.register_fake
+def _(query, key, value, read, erase, step, log_decay, memory, pairs, old, reads_first, reads_key, engine, chunk, save):
+    r = Recurrence(query, key, value, key if reads_key else read, erase, step, log_decay, memory, pairs, old, reads_first)
+    sizes = ENGINES[engine].saved_sizes(r, chunk)
+    batch, time, heads, _ = query.shape
+    return query.new_empty(batch, time, heads, value.shape[-1]), query.new_empty(memory.shape), [query.new_empty(n if save else 0) for n in sizes]
+
+
+@linear_recurrence_backward.register_fake
+def _(query, key, value, read, erase, step, log_decay, memory, *rest):
+    return [query.new_empty(x.shape) for x in (query, key, value, read, erase, step, log_decay, memory) if x is not None]
+
+
+def _setup_context(ctx, inputs: tuple, output: tuple) -> None:
+    ctx.settings = inputs[TENSORS:]
+    ctx.save_for_backward(*inputs[:TENSORS], *output[2])
+    ctx.mark_non_differentiable(*output[2])
+
+
+def _backward(ctx, grad_y: Tensor, grad_memory: Tensor, grad_saved: list[Tensor]) -> tuple[Tensor | None, ...]:
+    tensors, saved = ctx.saved_tensors[:TENSORS], ctx.saved_tensors[TENSORS:]
+    pairs, old, reads_first, reads_key, engine, chunk, _ = ctx.settings
+    present = [x is not None for x in tensors]
+    if torch.is_grad_enabled():
+        gradients = _differentiable(tensors, (pairs, old, reads_first), reads_key, chunk, grad_y, grad_memory)
+    else:
+        gradients = linear_recurrence_backward(*tensors, pairs, old, reads_first, reads_key, engine, chunk, list(saved), grad_y, grad_memory)
+    each = iter(gradients)
+    return *(next(each) if there else None for there in present), *(None,) * len(ctx.settings)
+
+
+def _differentiable(tensors: tuple[Tensor | None, ...], kind: tuple[int, bool, bool], reads_key: bool, chunk: int, grad_y: Tensor,
+                    grad_memory: Tensor) -> list[Tensor]:
+    """Gradients that can be differentiated again, of the tensors that are there."""
+    inputs = [None if x is None else x if x.requires_grad else x.detach().requires_grad_() for x in tensors]
+    r = Recurrence(*inputs, *kind)
+    outputs = chunkwise.run(r._replace(read=r.key) if reads_key else r, chunk)
+    return torch.autograd.grad(outputs, [x for x in inputs if x is not None], (grad_y, grad_memory), create_graph=True,
+                               allow_unused=True, materialize_grads=True)
+
+
+linear_recurrence.register_autograd(_backward, setup_context=_setup_context)
