@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from ttr.experiments.bench.settings import BenchSettings
+from ttr.experiments.errors import UserError
 
 DEFAULTS = BenchSettings()
 
@@ -29,7 +30,7 @@ def bench_command(
     """How fast the memories run here, beside other implementations of the same functions."""
     from ttr.experiments.bench.run import bench, list_cases, wrong
 
-    settings = BenchSettings(cases=tuple(cases or ()), backends=_names(backends), lengths=tuple(map(int, _names(lengths))), rounds=rounds,
+    settings = BenchSettings(cases=tuple(cases or ()), backends=_names(backends), lengths=_numbers(lengths), rounds=rounds,
                              limit=limit, threads=threads, onednn=onednn, memory=memory, quick=quick, out=out)
     console = Console()
     if show_list:
@@ -40,3 +41,10 @@ def bench_command(
 
 def _names(listed: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in listed.split(",") if name.strip())
+
+
+def _numbers(listed: str) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, _names(listed)))
+    except ValueError:
+        raise UserError(f"--lengths takes numbers with commas between, not {listed!r}.") from None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from ttr.experiments.bench.report import duration
 from ttr.experiments.bench.results import Figures
@@ -36,18 +36,15 @@ def draw(curve: str, cases: Sequence[Mapping[str, Any]], machine: Mapping[str, A
     panels = figure.subplots(1, 2 if remembered else 1, squeeze=False)[0]
     names = {row["name"]: row["side"] for case in cases for row in case["rows"] if row["status"] == "timed"}
     for index, (name, side) in enumerate(names.items()):
-        style = STYLES[side] | {"color": COLOURS[index % len(COLOURS)], "label": name, "markersize": 5}
+        style = STYLES[side] | {"color": COLOURS[index % len(COLOURS)], "label": _label(name, cases), "markersize": 5}
         own = [case for case in cases if any(row["name"] == name for row in Figures(case).timed)]
         _times(panels[0], name, own, style)
         if remembered:
             _peaks(panels[1], name, own, style)
-    panels[0].set_title("CPU time per token, one thread")
-    panels[0].yaxis.set_major_formatter(FuncFormatter(lambda seconds, _: duration(seconds)))
-    for axes, unit in zip(panels, ("time", "memory")):
-        _finish(axes, [case["shape"]["time"] for case in cases], unit)
+    lengths = [case["shape"]["time"] for case in cases]
+    _finish(panels[0], lengths, "CPU time per token, one thread", LogLocator(10, subs=(1, 2, 5)), duration)
     if remembered:
-        panels[1].set_title("peak memory beside the inputs")
-        panels[1].yaxis.set_major_formatter(FuncFormatter(lambda size, _: readable(size)))
+        _finish(panels[1], lengths, "peak memory beside the inputs", LogLocator(2), readable)
     shape = cases[0]["shape"]
     figure.suptitle(f"{cases[0]['family']}, {cases[0]['direction']}: B={shape['batch']} H={shape['heads']} D={shape['key']}, "
                     f"{machine['processor']}, torch {machine['torch']}", fontsize=11, fontweight="bold")
@@ -71,14 +68,22 @@ def _peaks(axes: Axes, name: str, cases: Sequence[Mapping[str, Any]], style: Map
     axes.plot([length for length, size in found if size], [size for _, size in found if size], **style)
 
 
-def _finish(axes: Axes, lengths: Sequence[int], unit: str) -> None:
+def _label(name: str, cases: Sequence[Mapping[str, Any]]) -> str:
+    """The name, and the length from which on it was stopped."""
+    stopped = [case["shape"]["time"] for case in cases for row in case["rows"] if row["name"] == name and row["status"] == "stopped"]
+    return f"{name} (stopped at T = {stopped[0]:,})" if stopped else name
+
+
+def _finish(axes: Axes, lengths: Sequence[int], title: str, places: LogLocator, words: Callable[[float], str]) -> None:
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log", base=2 if unit == "memory" else 10)
+    axes.set_yscale("log")
     axes.set_xticks(sorted(set(lengths)), [f"{length:,}" for length in sorted(set(lengths))])
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(places)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("tokens T")
+    axes.set_title(title, fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.title.set(fontsize=11)

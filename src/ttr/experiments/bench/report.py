@@ -83,7 +83,7 @@ def _wall(figures: Figures, row: Row) -> str:
 def duration(seconds: float) -> str:
     """Seconds as 1.23 s, 45.6 ms, 789 us."""
     factor, unit = next(((f, u) for f, u in ((1, "s"), (1e3, "ms")) if seconds * f >= 1), (1e6, "us"))
-    return f"{seconds * factor:.3g} {unit}" if seconds * factor < 1000 else f"{seconds * factor:.0f} {unit}"
+    return f"{seconds * factor:.3g} {unit}" if seconds * factor < 999.5 else f"{seconds * factor:.0f} {unit}"
 
 
 def _cleanliness(held: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import ttr
 from ttr.experiments.bench import figures, report
 from ttr.experiments.bench.cases import Case, cases
+from ttr.experiments.bench.contestants import backends_named
 from ttr.experiments.bench.families import FAMILIES
 from ttr.experiments.bench.peak import PeakMemory
 from ttr.experiments.bench.results import Results
@@ -54,6 +55,7 @@ def bench(settings: BenchSettings, console: Console, clock: Clock | None = None)
     if settings.onednn and not hasattr(ttr, "onednn"):
         raise UserError("This version of ttr has no oneDNN option. Leave out --onednn.")
     with for_the_user():
+        backends_named(settings.backends)
         todo = chosen(settings, cases(FAMILIES, settings.lengths))
         results = Results(settings)
         try:

@@ -128,7 +128,8 @@ def disagreement(outcome: Outcome, name: str, reference: Outcome) -> str | None:
 
 
 def predicted(past: list[Past], time: int) -> tuple[float, int]:
-    """Seconds and bytes at a length: as they grew from the second last of the shorter ones to the last, but at least in proportion."""
+    """Seconds and bytes at a length: as they grew from the second last of the shorter ones to the last, but at least in proportion to the
+    length and at most to its square."""
     if not past:
         return 0.0, 0
     last = past[-1]
@@ -136,7 +137,8 @@ def predicted(past: list[Past], time: int) -> tuple[float, int]:
     def grown(now: float, before: float) -> float:
         if not (len(past) > 1 and 0 < before and past[-2].time < last.time):
             return now * time / last.time
-        return now * (time / last.time) ** max(1.0, math.log(max(now, before) / before) / math.log(last.time / past[-2].time))
+        power = math.log(max(now, before) / before) / math.log(last.time / past[-2].time)
+        return now * (time / last.time) ** min(max(power, 1.0), 2.0)
 
     before = past[-2] if len(past) > 1 else last
     return grown(last.seconds, before.seconds), int(grown(last.bytes, before.bytes))
