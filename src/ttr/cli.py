@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from ttr.cli_bench import bench_command
+from ttr.experiments.bench.command import bench_command
 from ttr.experiments.errors import UserError, for_the_user
 from ttr.experiments.settings import CompareSettings
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 LEAST_SECONDS = 0.03
 """A sample lasts at least so long: shorter calls are repeated. The kernel counts other processes' time in hundredths of a second."""
@@ -22,6 +22,7 @@ OWN_REQUIRED = 0.9
 """or if one thread of ours got less than this share of one."""
 
 
+@runtime_checkable
 class Clock(Protocol):
     """Seconds since some moment: of CPU time this process used, of time passed, of CPU time others used (None where it is not known)."""
 
