@@ -42,7 +42,7 @@ $(VENV)/.base: constraints.txt
 	@$(PIP) torch==$(TORCH)
 	@touch $@
 
-$(VENV)/.run: $(VENV)/.base pyproject.toml
+$(VENV)/.run: $(VENV)/.base pyproject.toml setup.py $(wildcard src/ttr/backends/native/csrc/*)
 	@$(PIP) --editable '.[hf,cli]'
 	@touch $@
 

@@ -132,10 +132,15 @@ class Block:
         if self.decay.halving:
             for rows, columns, halving in self._parts():
                 halving.products(x[:, :, rows], keys[:, :, columns], scores[:, :, rows, columns])
-            scores = scores.flatten(0, 1)
-            scores.masked_fill_(self.mask == 0, 0.0)
-            return scores
+            return scores.flatten(0, 1).masked_fill_(self.mask == 0, 0.0)
         return torch.bmm(x.flatten(0, 1), keys.flatten(0, 1).mT, out=scores.flatten(0, 1)).mul_(self.mask)
+
+    def _scores_again(self, x: Tensor, keys: Tensor) -> Tensor:
+        """What the derivative needs of them, in the last rows: A^q, and A^k where there is one."""
+        if self.decay.halving or self.g.keys > self.g.pairs:
+            return self._scores(x, keys)
+        queries = self.g.tokens
+        return (x.flatten(0, 1)[:, -queries:] @ keys.flatten(0, 1).mT).mul_(self.mask[-queries:])
 
     def _parts(self) -> Iterator[tuple[slice, slice, Halving]]:
         """Slices of the rows of P and of Q, and of every kind of keys, with the halved products of each."""
@@ -163,7 +168,7 @@ class Block:
         x_state, keys_state = self._for_memory(x, keys)
         if self.corrects:
             values[:, :, :pairs] = written
-        scores = self._scores(x, keys)
+        scores = self._scores_again(x, keys)
         states = self._states(state, keys_state, values)
         z, grad_values = buffers.z[: self.count], buffers.grad_written[: self.count]
         self._product(z[:, :, -g.tokens :], self._load(grad_y, 1), None, None)
@@ -180,7 +185,7 @@ class Block:
             through_target = torch.bmm(scores[:, :pairs, pairs:].mT, flat_z[:, :pairs])
             grad_value = grad_values[:, :, pairs:] + through_target.view(self.count, -1, pairs, g.value_size)
         else:
-            grad_value = z[:, :, :pairs].neg() if self.corrects else grad_values
+            grad_value = z[:, :, :pairs].neg_() if self.corrects else grad_values
         self._store_gradients(gradients, grad_x, grad_keys, grad_value)
 
     def _scan_back(self, grad_state: Tensor, x: Tensor, keys: Tensor, grad_values: Tensor, z: Tensor, inverse: Tensor) -> Tensor:
@@ -226,27 +231,28 @@ class Block:
         r, g, d = self.r, self.g, self.decay
         query, key, value, read, erase, step, _ = gradients
         shape = self.step.shape[1:3] if self.step is not None else (r.query.shape[0], r.query.shape[2])
-        rows = grad_x if d.row is None else grad_x * d.row
-        columns = grad_keys if d.key is None else grad_keys * d.key
-        self._store(rows[:, :, -g.tokens :], query, 1)
-        grad_step = None if step is None else (grad_value.unflatten(1, shape) * self._load(r.value, r.pairs)).sum(-1, keepdim=True)
-        to_key = columns[:, :, -g.pairs :]
+        if d.row is not None:
+            grad_x.mul_(d.row)
+            grad_keys.mul_(d.key)
+        self._store(grad_x[:, :, -g.tokens :], query, 1)
+        grad_value, to_key = grad_value.unflatten(1, shape), grad_keys[:, :, -g.pairs :].unflatten(1, shape)
+        grad_step = None if step is None else (grad_value * self._load(r.value, r.pairs)).sum(-1, keepdim=True)
         if self.corrects:
-            correction = rows[:, :, : g.pairs].unflatten(1, shape)
+            correction = grad_x[:, :, : g.pairs].unflatten(1, shape)
             if step is not None:
                 grad_step += (correction * self._load(r.read, r.pairs)).sum(-1, keepdim=True)
-                correction = correction * self.step
+                correction.mul_(self.step)
             if read is None:
-                to_key = to_key + correction.flatten(1, 2)
+                to_key.add_(correction)
             else:
                 self._store(correction.flatten(1, 2), read, r.pairs)
-        self._store(to_key, key, r.pairs)
+        self._store(to_key.flatten(1, 2), key, r.pairs)
         if erase is not None:
-            self._store(columns[:, :, : g.pairs], erase, r.pairs)
+            self._store(grad_keys[:, :, : g.pairs], erase, r.pairs)
         if step is not None:
             self._store(grad_step.flatten(1, 2), step[..., None], r.pairs)
-            grad_value = (grad_value.unflatten(1, shape) * self.step).flatten(1, 2)
-        self._store(grad_value, value, r.pairs)
+            grad_value.mul_(self.step)
+        self._store(grad_value.flatten(1, 2), value, r.pairs)
 
     def _dots(self, x: Tensor, gradient: Tensor) -> Tensor:
         """x.dx of every row or key, [M,G,.,E]."""
@@ -254,8 +260,9 @@ class Block:
 
     def _of_states(self, states: Tensor, grad_states: Tensor) -> Tensor:
         """S.dS of every memory, [M,G,1,E]."""
-        dots = torch.linalg.vecdot(states, grad_states)[:, :, None]
-        return dots if self.decay.kept.shape[2] > 1 else dots.sum(-1, keepdim=True)
+        if self.decay.kept.shape[2] > 1:
+            return torch.linalg.vecdot(states, grad_states)[:, :, None]
+        return states.flatten(2)[:, :, None] @ grad_states.flatten(2)[..., None]
 
     def _log_decay(self, x: Tensor, keys: Tensor, grad_x: Tensor, grad_keys: Tensor, states: Tensor, grad_states: Tensor) -> Tensor:
         """The derivative of the log decay where everything is scaled from the start of the chunk: see the head of this file."""

@@ -36,7 +36,7 @@ class SuperblockEngine:
         for part, y_part, memory_part, saved_part in _groups(r, chunk, y, memory, saved):
             geometry = Geometry.of(part, chunk)
             buffers = buffers if buffers is not None and buffers.geometry == geometry else Buffers(geometry, part)
-            state = memory_part.flatten(0, 1).contiguous()
+            state = memory_part.flatten(0, 1).clone(memory_format=torch.contiguous_format)
             for index in range(geometry.blocks):
                 block = Block(buffers, part, index)
                 if save:
@@ -55,7 +55,7 @@ class SuperblockEngine:
         for part, grad_y_part, first_part, saved_part, *parts in _groups(r, chunk, grad_y, first, saved, *gradients):
             geometry = Geometry.of(part, chunk)
             buffers = buffers if buffers is not None and buffers.geometry == geometry else Buffers(geometry, part, backward=True)
-            grad_state = first_part.flatten(0, 1).contiguous()
+            grad_state = first_part.flatten(0, 1).clone(memory_format=torch.contiguous_format)
             for index in reversed(range(geometry.blocks)):
                 block = Block(buffers, part, index)
                 block.backward(saved_part[0][index], grad_state, grad_y_part, parts, *(x[block.chunks] for x in saved_part[1:]))

@@ -1,0 +1,241 @@
+/* The derivative of the recurrence, chunk by chunk from the last, in one scan.
+ *
+ * Notation as in forward.c; D is the gradient of y over that of the unknowns' right side, stacked as the probes X = [P; Q] are: with the
+ * gradient G' of the memory S' that leaves a chunk,
+ *
+ *     dW = key~ G' + (M^Q)^T dY,     dU = (I + M^P)^{-T} dW,     D = [-dU; dY],
+ *     dX~ = D S^T,     dM = D W^T,     dkey~ = W G'^T,     G = e^{b_C} G' + X~^T D,
+ *
+ * and V gets dU; where V is written by itself (erase given, or additive) it gets key~ G' + M_key^T D, and its scores D V^T. From dM, dX~ and
+ * dkey~ come the gradients dx, dk of probes and keys themselves. Every e^{c_i} stands with an x_i and every e^{-b_j} with a k_j, hence
+ *
+ *     dc_i = <x_i, dx_i>,     db_j = -<k_j, dk_j>,     db_C = <S', G'> = e^{b_C} <S, G'> + sum_j <key~_j, dkey~_j>,
+ *
+ * per channel without the sum over channels, and a token's log decay gets the sum of db over itself and all later tokens of its chunk.
+ * Memories and their gradients are kept transposed, [V, F], as most products want them. */
+#include "scores.h"
+#include "threads.h"
+#include "triangle.h"
+
+typedef struct {
+    chunk c;
+    matrix grad_memory;         /* [V, F], of the memory that leaves, then of the one that enters */
+    matrix *entering;           /* [V, F] of each chunk of a stretch */
+    matrix change;              /* D [R, V] */
+    matrix grad_value;          /* [C, V] */
+    matrix grad_probe;          /* [R, F] */
+    matrix grad_key;            /* [C, F] */
+    matrix grad_scores;         /* [R, C] */
+    matrix grad_decay;          /* [C + 1, F]: db, rows as in decay.h; with a decay per head the first column */
+    real *grad_step;            /* [C] */
+} reverse;
+
+/* rows [C, V] += or = key~ G', by way of its transpose */
+static void read_back(reverse *b, matrix writer, matrix rows) {
+    chunk *c = &b->c;
+    matrix turned = {c->turned.data, c->size}, found = {b->grad_probe.data, c->size};
+    transpose(c->size, c->keys, writer, turned);
+    product(c->values, c->size, c->keys, b->grad_memory, turned, found, SET);
+    transpose(c->values, c->size, found, rows);
+}
+
+/* out [C, V] += M^T d for one group of scores */
+static void add_transposed(const chunk *c, matrix scores, matrix d, matrix out) {
+    for (int64_t j = 0; j < c->size; j += ROWS)
+        transposed_product(ROWS, c->values, c->size - j, from(scores, j, j), from(d, j, 0), from(out, j, 0), ADD);
+}
+
+/* D, and the gradients of values and steps */
+static void differentiate_written(reverse *b) {
+    chunk *c = &b->c;
+    const recurrence *r = c->r;
+    int64_t queries = (groups(r) - 1) * c->size, corrected = sets(r) - 1;
+    load(c, r->y, r->value_size, (tensor){0}, from(b->change, queries, 0), c->values);
+    if (r->read.data) {
+        read_back(b, c->writer[corrected], b->grad_value);
+        add_transposed(c, from(c->scores[corrected], queries, 0), from(b->change, queries, 0), b->grad_value);
+        solve_transposed(c->size, c->values, c->scores[corrected], b->grad_value);
+        for (int64_t i = 0; i < c->size; i++)
+            for (int64_t v = 0; v < c->values; v++) row(b->change, i)[v] = -row(b->grad_value, i)[v];
+    }
+    if (!r->read.data || corrected) {
+        read_back(b, c->writer[0], b->grad_value);
+        for (int64_t g = 0; g < groups(r); g++)
+            add_transposed(c, from(c->scores[0], g * c->size, 0), from(b->change, g * c->size, 0), b->grad_value);
+    }
+    for (int64_t i = 0; i < c->tokens; i++) {
+        const real *restrict value = at(r->value, c->batch, c->start + i, c->head), *restrict grad = row(b->grad_value, i);
+        real *restrict out = at(r->grad_value, c->batch, c->start + i, c->head), sum = 0;
+        real step = r->step.data ? *at(r->step, c->batch, c->start + i, c->head) : 1;
+        for (int64_t v = 0; v < r->value_size; v++) out[v] = step * grad[v];
+        if (r->step.data)
+            for (int64_t v = 0; v < r->value_size; v++) sum += value[v] * grad[v];
+        b->grad_step[i] = sum;
+    }
+}
+
+/* Gradients of the rows `x` (queries, reads or keys of the chunk) from those of what `decayed` made of them; db gets sign <x, dx>. */
+static void store_rows(reverse *b, matrix grad, tensor x, tensor out, matrix decayed, int64_t first, real sign, tensor step) {
+    chunk *c = &b->c;
+    const recurrence *r = c->r;
+    for (int64_t i = 0; i < c->tokens; i++) {
+        const real *restrict in = at(x, c->batch, c->start + i, c->head);
+        real *restrict dx = row(grad, i), *restrict to = at(out, c->batch, c->start + i, c->head), *restrict db = row(b->grad_decay, i + first);
+        real factor = step.data ? *at(step, c->batch, c->start + i, c->head) : 1, sum = 0;
+        if (r->decay == DECAYS_CHANNELS) multiply(c->keys, row(decayed, i + first), dx);
+        for (int64_t f = 0; f < r->key_size; f++) to[f] = factor * dx[f];
+        if (r->decay == DECAYS_CHANNELS)
+            for (int64_t f = 0; f < r->key_size; f++) db[f] += sign * factor * in[f] * dx[f];
+        if (r->decay == DECAYS_HEADS || step.data)
+            for (int64_t f = 0; f < r->key_size; f++) sum += in[f] * dx[f];
+        if (r->decay == DECAYS_HEADS) db[0] += sign * factor * sum;
+        if (step.data) b->grad_step[i] += sum;
+    }
+}
+
+static void differentiate_keys(reverse *b, int64_t set) {
+    chunk *c = &b->c;
+    const recurrence *r = c->r;
+    int64_t rows = groups(r) * c->size;
+    real *restrict whole = row(b->grad_decay, c->size);
+    matrix turned = {c->turned.data, c->size}, grad_scores = {b->grad_scores.data, c->size};
+    transpose(c->size, c->values, c->written[set], turned);
+    for (int64_t i = 0; i < rows; i += BLOCK)
+        product(BLOCK, i % c->size + BLOCK, c->values, from(b->change, i, 0), turned, from(grad_scores, i, 0), SET);
+    product(c->size, c->keys, c->values, c->written[set], b->grad_memory, b->grad_key, SET);
+    if (r->decay != KEEPS)
+        for (int64_t i = 0; i < c->size; i++) {
+            real *restrict grad = row(b->grad_key, i), *restrict key = row(c->key[set], i);
+            scale_key(c, i, grad, grad);
+            if (r->decay == DECAYS_CHANNELS)
+                for (int64_t f = 0; f < c->keys; f++) whole[f] += key[f] * grad[f];
+            else
+                whole[0] += dot(c->keys, key, grad);
+        }
+    scores_backward(c, set, grad_scores, b->grad_probe, b->grad_key);
+    store_rows(b, b->grad_key, set ? r->erase : r->key, set ? r->grad_erase : r->grad_key, c->down, 1, -1, (tensor){0});
+}
+
+/* The gradient of the memory that enters, from that of the one that leaves; db_C gets e^{b_C} <S, G'>. */
+static void differentiate_memory(reverse *b, matrix entering) {
+    chunk *c = &b->c;
+    if (c->r->decay != KEEPS) {
+        real *restrict sum = row(b->grad_key, 0); /* no longer needed */
+        for (int64_t f = 0; f < c->keys; f++) sum[f] = 0;
+        for (int64_t v = 0; v < c->values; v++) {
+            real *restrict grad = row(b->grad_memory, v);
+            const real *restrict memory = row(entering, v), *restrict kept = c->kept;
+            for (int64_t f = 0; f < c->keys; f++) {
+                grad[f] *= kept[f];
+                sum[f] += memory[f] * grad[f];
+            }
+        }
+        for (int64_t f = 0; f < c->keys; f++) row(b->grad_decay, c->size)[c->r->decay == DECAYS_CHANNELS ? f : 0] += sum[f];
+    }
+    transposed_product(c->values, c->keys, groups(c->r) * c->size, b->change, c->reader, b->grad_memory, ADD);
+}
+
+/* A token's log decay gets db of itself and of all later tokens. */
+static void store_decay(reverse *b) {
+    chunk *c = &b->c;
+    const recurrence *r = c->r;
+    int64_t size = r->decay == DECAYS_CHANNELS ? r->key_size : 1;
+    if (r->decay == KEEPS) return;
+    for (int64_t i = c->size; i > 0; i--) {
+        real *restrict db = row(b->grad_decay, i), *restrict later = row(b->grad_decay, i + 1);
+        if (i < c->size)
+            for (int64_t f = 0; f < size; f++) db[f] += later[f];
+        if (i > c->tokens) continue;
+        real *restrict out = at(r->grad_log_decay, c->batch, c->start + i - 1, c->head);
+        for (int64_t f = 0; f < size; f++) out[f] = db[f];
+    }
+}
+
+static void run_chunk(reverse *b, matrix entering) {
+    chunk *c = &b->c;
+    const recurrence *r = c->r;
+    int64_t rows = groups(r) * c->size;
+    if (r->decay != KEEPS) clear(c->size + 1, c->keys, b->grad_decay);
+    load_probes(c);
+    differentiate_written(b);
+    product(rows, c->keys, c->values, b->change, entering, b->grad_probe, SET);
+    if (r->decay != KEEPS)
+        for (int64_t i = 0; i < rows; i++) {
+            int64_t reads = is_read(r, i / c->size);
+            scale_probe(c, i % c->size + shift(r, reads), row(b->grad_probe, i), row(b->grad_probe, i));
+        }
+    for (int64_t s = 0; s < sets(r); s++) differentiate_keys(b, s);
+    for (int64_t g = 0; g < groups(r); g++) {
+        int64_t reads = is_read(r, g);
+        store_rows(b, from(b->grad_probe, g * c->size, 0), reads ? r->read : r->query, reads ? r->grad_read : r->grad_query, c->up,
+                   shift(r, reads), 1, reads ? r->step : (tensor){0});
+    }
+    differentiate_memory(b, entering);
+    store_decay(b);
+    if (r->step.data)
+        for (int64_t i = 0; i < c->tokens; i++) *at(r->grad_step, c->batch, c->start + i, c->head) = b->grad_step[i];
+}
+
+/* Place the saved tensors of a chunk, and load what all of its computations want. */
+static void enter_chunk(reverse *b, int64_t i) {
+    chunk *c = &b->c;
+    const recurrence *r = c->r;
+    c->start = i * r->chunk;
+    c->tokens = r->time - c->start < r->chunk ? r->time - c->start : r->chunk;
+    c->size = padded(c->tokens);
+    place_saved(c, i);
+    load_decay(c);
+    load_keys(c);
+    if (!r->read.data || r->erase.data) load(c, r->value, r->value_size, r->step, c->written[0], c->values);
+}
+
+static void run_stretch(reverse *b, int64_t index) {
+    chunk *c = &b->c;
+    const recurrence *r = c->r;
+    int64_t first = index * r->stretch, end = first + r->stretch < chunks(r) ? first + r->stretch : chunks(r);
+    matrix saved = {saved_state(c, index), c->values};
+    transpose(c->keys, c->values, saved, b->entering[0]);
+    for (int64_t i = first; i < end - 1; i++) {
+        matrix memory = b->entering[i - first], next = b->entering[i - first + 1];
+        enter_chunk(b, i);
+        for (int64_t v = 0; v < c->values; v++)
+            for (int64_t f = 0; f < c->keys; f++) row(next, v)[f] = r->decay == KEEPS ? row(memory, v)[f] : row(memory, v)[f] * c->kept[f];
+        for (int64_t s = 0; s < sets(r); s++) transposed_product(c->values, c->keys, c->size, c->written[s], c->writer[s], next, ADD);
+    }
+    for (int64_t i = end - 1; i >= first; i--) {
+        enter_chunk(b, i);
+        run_chunk(b, b->entering[i - first]);
+    }
+}
+
+static void run_head(const recurrence *r, int64_t batch, int64_t head, arena scratch, int64_t *needed) {
+    reverse b = {.c = {.batch = batch, .head = head}};
+    chunk *c = &b.c;
+    int64_t size = chunk_rows(r), rows = groups(r) * size;
+    take_chunk(c, r, &scratch);
+    int64_t widest = c->keys > c->values ? c->keys : c->values;
+    matrix entering[MOST_STRETCH];
+    b.entering = entering;
+    b.grad_memory = take_matrix(&scratch, c->values, c->keys);
+    for (int64_t i = 0; i < r->stretch; i++) entering[i] = take_matrix(&scratch, c->values, c->keys);
+    b.change = take_matrix(&scratch, rows, c->values);
+    b.grad_value = take_matrix(&scratch, size, c->values);
+    b.grad_probe = take_matrix(&scratch, rows, widest);
+    b.grad_probe.stride = c->keys;
+    b.grad_key = take_matrix(&scratch, size, c->keys);
+    b.grad_scores = take_matrix(&scratch, rows, size);
+    b.grad_decay = take_matrix(&scratch, size + 1, c->keys);
+    b.grad_step = take(&scratch, size);
+    if (needed) {
+        *needed = scratch.used;
+        return;
+    }
+    clear(c->values, c->keys, b.grad_memory);
+    for (int64_t f = 0; f < r->key_size; f++)
+        for (int64_t v = 0; v < r->value_size; v++) row(b.grad_memory, v)[f] = at(r->last, batch, head, f)[v];
+    for (int64_t i = stretches(r) - 1; i >= 0; i--) run_stretch(&b, i);
+    for (int64_t f = 0; f < r->key_size; f++)
+        for (int64_t v = 0; v < r->value_size; v++) at(r->grad_memory, batch, head, f)[v] = row(b.grad_memory, v)[f];
+}
+
+int TTR_NAME(backward)(const recurrence *r) { return run_tasks(r, run_head); }

@@ -1,0 +1,82 @@
+/* The recurrence, chunk by chunk: y and the final memory.
+ *
+ * In a chunk with memory S that enters it, P the reads times their steps, Q the queries, V the values times their steps, a tilde for what
+ * has taken in its decay, and scores M as in scores.h (Gated DeltaNet, arXiv 2412.06464; KDA, 2510.26692; additive: GLA, 2312.06635):
+ *
+ *     (I + M^P) W = V - P~ S                       erase given: (I + M^P_erase) W = -(M^P_key V) - P~ S
+ *     y = Q~ S + M^Q W                                          y = Q~ S + M^Q_key V + M^Q_erase W
+ *     S' = e^{b_C} S + key~^T W                                 S' = e^{b_C} S + key~^T V + erase~^T W
+ *
+ * An additive memory has no P and W = V. P and Q are stacked, so that what they share is one product. */
+#include "scores.h"
+#include "threads.h"
+#include "triangle.h"
+
+/* W of a delta rule, from P~ S + M^P_key V in `known` */
+static void correct(const chunk *c, matrix known, matrix scores, matrix written) {
+    const recurrence *r = c->r;
+    if (sets(r) == 1)
+        load(c, r->value, r->value_size, r->step, written, c->values);
+    else
+        clear(c->size, c->values, written);
+    for (int64_t i = 0; i < c->size; i++)
+        for (int64_t j = 0; j < c->values; j++) row(written, i)[j] -= row(known, i)[j];
+    invert_blocks(c->size, scores);
+    solve(c->size, c->values, scores, written);
+}
+
+/* out [C, V] += M w for one group of scores M, whose entries above the diagonal are 0 */
+static void add_read_outs(const chunk *c, matrix scores, matrix written, matrix out) {
+    for (int64_t i = 0; i < c->size; i += ROWS) product(ROWS, c->values, i + ROWS, from(scores, i, 0), written, from(out, i, 0), ADD);
+}
+
+static void run_chunk(chunk *c, matrix memory, matrix out) {
+    const recurrence *r = c->r;
+    int64_t queries = (groups(r) - 1) * c->size, corrected = sets(r) - 1;
+    load_decay(c);
+    load_keys(c);
+    load_probes(c);
+    for (int64_t s = 0; s < sets(r); s++) find_scores(c, s);
+    product(groups(r) * c->size, c->values, c->keys, c->reader, memory, out, SET);
+    if (!r->read.data || corrected) load(c, r->value, r->value_size, r->step, c->written[0], c->values);
+    if (corrected)
+        for (int64_t g = 0; g < 2; g++) add_read_outs(c, from(c->scores[0], g * c->size, 0), c->written[0], from(out, g * c->size, 0));
+    if (r->read.data) correct(c, out, c->scores[corrected], c->written[corrected]);
+    add_read_outs(c, from(c->scores[corrected], queries, 0), c->written[corrected], from(out, queries, 0));
+    store(c, from(out, queries, 0), r->value_size, r->y);
+    if (r->decay != KEEPS)
+        for (int64_t f = 0; f < c->keys; f++)
+            for (int64_t v = 0; v < c->values; v++) row(memory, f)[v] *= c->kept[f];
+    for (int64_t s = 0; s < sets(r); s++) transposed_product(c->keys, c->values, c->size, c->writer[s], c->written[s], memory, ADD);
+}
+
+static void copy_memory(const recurrence *r, real *in, int64_t in_stride, real *out, int64_t out_stride) {
+    for (int64_t f = 0; f < r->key_size; f++)
+        for (int64_t v = 0; v < r->value_size; v++) out[f * out_stride + v] = in[f * in_stride + v];
+}
+
+static void run_head(const recurrence *r, int64_t batch, int64_t head, arena scratch, int64_t *needed) {
+    chunk c = {.batch = batch, .head = head};
+    take_chunk(&c, r, &scratch);
+    matrix memory = take_matrix(&scratch, c.keys, c.values), out = take_matrix(&scratch, groups(r) * chunk_rows(r), c.values);
+    if (needed) {
+        *needed = scratch.used;
+        return;
+    }
+    clear(c.keys, c.values, memory);
+    copy_memory(r, at(r->memory, batch, head, 0), r->memory.stride[2], memory.data, memory.stride);
+    for (int64_t i = 0; i < chunks(r); i++) {
+        c.start = i * r->chunk;
+        c.tokens = r->time - c.start < r->chunk ? r->time - c.start : r->chunk;
+        c.size = padded(c.tokens);
+        place_saved(&c, i);
+        if (r->states && i % r->stretch == 0) {
+            real *state = saved_state(&c, i / r->stretch);
+            for (int64_t j = 0; j < c.keys * c.values; j++) state[j] = memory.data[j];
+        }
+        run_chunk(&c, memory, out);
+    }
+    copy_memory(r, memory.data, memory.stride, at(r->last, batch, head, 0), r->last.stride[2]);
+}
+
+int TTR_NAME(forward)(const recurrence *r) { return run_tasks(r, run_head); }

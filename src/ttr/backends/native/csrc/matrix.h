@@ -1,0 +1,117 @@
+/* Products of small matrices, held row by row in scratch memory.
+ *
+ * All sizes are multiples of BLOCK, so that no loop has a remainder; what a caller has less of is filled with zeros. The register tile is
+ * the usual one of a matrix product (Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication, 2008): ROWS rows by two
+ * vectors of the result stay in registers, entries of the left matrix are broadcast. Nothing is packed: chunks fit the caches, and either
+ * axis of the left matrix may be the contiguous one. */
+#ifndef TTR_MATRIX_H
+#define TTR_MATRIX_H
+
+#include "simd.h"
+
+/* integers as wide as a real, for the bits of exponents */
+typedef __typeof__(__builtin_choose_expr(sizeof(real) == 4, (int32_t)0, (int64_t)0)) integer;
+
+#define INLINE static inline __attribute__((always_inline))
+/* AVX-512 has registers for 8 x 2 vectors of the result, AVX2 and the others for 4 x 2 */
+#define ROWS (TTR_VECTOR_BYTES == 64 ? 8 : 4)
+
+enum { BLOCK = 16 };                 /* the unit of all sizes: a multiple of LANES and of ROWS for every instruction set */
+enum combine { SET, ADD, SUBTRACT }; /* C = AB, C += AB, C -= AB */
+
+static inline int64_t padded(int64_t size) { return (size + BLOCK - 1) / BLOCK * BLOCK; }
+
+/* A matrix in scratch memory: entry (i, j) is at data[i * stride + j]. */
+typedef struct {
+    real *data;
+    int64_t stride;
+} matrix;
+
+static inline real *row(matrix m, int64_t i) { return m.data + i * m.stride; }
+
+static inline matrix from(matrix m, int64_t i, int64_t j) {
+    matrix part = {row(m, i) + j, m.stride};
+    return part;
+}
+
+/* One register tile of C (ROWS rows, `vectors` vectors), over `depth` terms. Entry (i, k) of the left matrix is at a[i * down + k * across]. */
+INLINE void tile(int64_t depth, const real *a, int64_t down, int64_t across, const real *b, int64_t b_stride, real *c, int64_t c_stride,
+                 int vectors, enum combine how) {
+    vec sum[ROWS][2];
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < vectors; j++) sum[i][j] = (vec){0};
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < depth; k++) {
+        vec right[2];
+#pragma GCC unroll 2
+        for (int j = 0; j < vectors; j++) right[j] = *(const uvec *)(b + k * b_stride + j * LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 2
+            for (int j = 0; j < vectors; j++) sum[i][j] += a[i * down + k * across] * right[j];
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < vectors; j++) {
+            uvec *out = (uvec *)(c + i * c_stride + j * LANES);
+            if (how == SET) *out = sum[i][j];
+            if (how == ADD) *out += sum[i][j];
+            if (how == SUBTRACT) *out -= sum[i][j];
+        }
+}
+
+INLINE void product_(int64_t rows, int64_t columns, int64_t depth, const real *a, int64_t down, int64_t across, matrix b, matrix c,
+                     enum combine how) {
+    int64_t j = 0;
+    for (; j + 2 * LANES <= columns; j += 2 * LANES)
+        for (int64_t i = 0; i < rows; i += ROWS)
+            tile(depth, a + i * down, down, across, b.data + j, b.stride, row(c, i) + j, c.stride, 2, how);
+    for (; j < columns; j += LANES)
+        for (int64_t i = 0; i < rows; i += ROWS)
+            tile(depth, a + i * down, down, across, b.data + j, b.stride, row(c, i) + j, c.stride, 1, how);
+}
+
+/* C [rows, columns] from A [rows, depth] and B [depth, columns] */
+static __attribute__((noinline)) void product(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix b, matrix c, enum combine how) {
+    if (how == SET) product_(rows, columns, depth, a.data, a.stride, 1, b, c, SET);
+    if (how == ADD) product_(rows, columns, depth, a.data, a.stride, 1, b, c, ADD);
+    if (how == SUBTRACT) product_(rows, columns, depth, a.data, a.stride, 1, b, c, SUBTRACT);
+}
+
+/* C [rows, columns] from the transpose of A [depth, rows] and B [depth, columns] */
+static __attribute__((noinline)) void transposed_product(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix b, matrix c,
+                                                         enum combine how) {
+    if (how == SET) product_(rows, columns, depth, a.data, 1, a.stride, b, c, SET);
+    if (how == ADD) product_(rows, columns, depth, a.data, 1, a.stride, b, c, ADD);
+    if (how == SUBTRACT) product_(rows, columns, depth, a.data, 1, a.stride, b, c, SUBTRACT);
+}
+
+/* `to` [columns, rows] becomes the transpose of `m` [rows, columns] */
+static inline void transpose(int64_t rows, int64_t columns, matrix m, matrix to) {
+    for (int64_t j = 0; j < columns; j += BLOCK)
+        for (int64_t i = 0; i < rows; i += BLOCK)
+            for (int64_t l = 0; l < BLOCK; l++)
+                for (int64_t k = 0; k < BLOCK; k++) row(to, j + l)[i + k] = row(m, i + k)[j + l];
+}
+
+static inline void clear(int64_t rows, int64_t columns, matrix m) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++) row(m, i)[j] = 0;
+}
+
+static inline real dot(int64_t size, const real *restrict a, const real *restrict b) {
+    vec sum[4] = {{0}, {0}, {0}, {0}};
+    int64_t j = 0;
+    for (; j + 4 * LANES <= size; j += 4 * LANES)
+        for (int l = 0; l < 4; l++) sum[l] += *(const uvec *)(a + j + l * LANES) * *(const uvec *)(b + j + l * LANES);
+    for (; j < size; j += LANES) sum[0] += *(const uvec *)(a + j) * *(const uvec *)(b + j);
+    vec total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    real all = 0;
+    for (int l = 0; l < LANES; l++) all += total[l];
+    return all;
+}
+
+#endif

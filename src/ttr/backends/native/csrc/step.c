@@ -1,0 +1,2 @@
+#include "simd.h"
+int TTR_NAME(lanes)(void) { return LANES; }

@@ -1,0 +1,115 @@
+"""The engine in C: chunks of a linear recurrence and their derivative, one thread per head."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.backends.linear.recurrence import Recurrence
+from ttr.backends.native import library
+
+BLOCK = 16
+"""Sizes in the kernels' memory are padded to this (``csrc/matrix.h``)."""
+
+STRETCH = 256
+"""Tokens between two memories that ``forward`` saves; ``backward`` recomputes those between, which a second-level cache holds."""
+
+MOST_CHUNKS = 64
+"""The most chunks of a stretch (``csrc/recurrence.h``)."""
+
+INPUTS = ("query", "key", "value", "read", "erase", "step", "log_decay", "memory")
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("stride", ctypes.c_int64 * 3))
+
+
+class _Arguments(ctypes.Structure):
+    """``recurrence`` of ``csrc/recurrence.h``."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("batch", "heads", "time", "key_size", "value_size", "chunk", "stretch", "threads")),
+        *((name, ctypes.c_int64) for name in ("decay", "old", "reads_first")),
+        *((name, _Tensor) for name in (*INPUTS, "y", "last")),
+        *((name, ctypes.c_void_p) for name in ("states", "scores", "written")),
+        *((f"grad_{name}", _Tensor) for name in INPUTS),
+    )
+
+
+class NativeEngine:
+    """Runs a ``Recurrence`` of one pair per token on the CPU, in float32 or float64, as an ``Engine``.
+
+    Threads over batch and heads, as many as ``torch.get_num_threads()``; results are the same to the last bit for any number.
+    """
+
+    name: ClassVar[str] = "native"
+
+    def saved_sizes(self, r: Recurrence, chunk: int) -> tuple[int, ...]:
+        """Of the memories that enter every stretch, of all scores, and of the corrected values of a delta rule."""
+        batch, time, heads, key_size = r.query.shape
+        keys, values, rows = _padded(key_size), _padded(r.value.shape[-1]), _padded(chunk)
+        chunks = -(-time // chunk)
+        stretches = -(-chunks // _stretch(chunk))
+        delta, sets = r.read is not None, 1 if r.erase is None else 2
+        scores, written = sets * (1 + delta) * rows * rows, delta * rows * values
+        return tuple(batch * heads * size for size in (stretches * keys * values, chunks * scores, chunks * written))
+
+    def forward(self, r: Recurrence, chunk: int, save: bool) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """As ``Engine.forward``.
+
+        Raises:
+            ValueError: for several pairs per token.
+            RuntimeError: if the kernels were not built, or the memory for their work is missing.
+        """
+        _check(r)
+        saved = tuple(r.query.new_empty(size) for size in (self.saved_sizes(r, chunk) if save else (0, 0, 0)))
+        y, last = r.value.new_empty(*r.query.shape[:3], r.value.shape[-1]), torch.empty_like(r.memory, memory_format=torch.contiguous_format)
+        _call("forward", r, chunk, saved, y, last, ())
+        return y, last, saved
+
+    def backward(self, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor) -> tuple[Tensor | None, ...]:
+        """As ``Engine.backward``; raises as ``forward`` does."""
+        _check(r)
+        inputs = (getattr(r, name) for name in INPUTS)
+        gradients = tuple(None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs)
+        _call("backward", r, chunk, saved, grad_y, grad_memory, gradients)
+        return gradients
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def _stretch(chunk: int) -> int:
+    """Chunks of a stretch."""
+    return min(max(STRETCH // chunk, 1), MOST_CHUNKS)
+
+
+def _check(r: Recurrence) -> None:
+    if r.pairs != 1:
+        raise ValueError(f"The native engine runs one pair per token, not {r.pairs}. Use a backend of PyTorch, such as 'chunkwise-delta'.")
+
+
+def _call(name: str, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], y: Tensor, last: Tensor, gradients: tuple[Tensor | None, ...]) -> None:
+    batch, time, heads, key_size = r.query.shape
+    decay = 0 if r.log_decay is None else r.log_decay.ndim - 2
+    arguments = _Arguments(batch, heads, time, key_size, r.value.shape[-1], chunk, _stretch(chunk), torch.get_num_threads(), decay, r.old, r.reads_first)
+    tensors = dict(zip(INPUTS, (getattr(r, name) for name in INPUTS))) | {"y": y, "last": last}
+    tensors |= {f"grad_{name}": gradient for name, gradient in zip(INPUTS, gradients)}
+    held = [_fill(getattr(arguments, name), tensor) for name, tensor in tensors.items() if tensor is not None]  # alive until the call is over
+    for field, tensor in zip(("states", "scores", "written"), saved, strict=True):
+        setattr(arguments, field, tensor.data_ptr() or None)
+    if library.function(name, r.query.dtype)(ctypes.byref(arguments)):
+        raise RuntimeError(f"There is no memory for the scratch of {torch.get_num_threads()} threads. Call torch.set_num_threads with a smaller number.")
+    del held
+
+
+def _fill(field: _Tensor, tensor: Tensor) -> Tensor:
+    """Point ``field`` at the tensor, or at a copy whose last axis is contiguous; return what it points at."""
+    if tensor.ndim == 4 and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+        tensor = tensor.contiguous()
+    field.data, field.stride[:] = tensor.data_ptr(), tensor.stride()[:3]
+    return tensor

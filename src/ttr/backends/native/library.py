@@ -1,0 +1,90 @@
+"""The library of compiled kernels: found, checked and loaded when it is first asked for. Nothing needs it.
+
+``setup.py`` builds it; nothing is compiled here. Environment, read once: TTR_NATIVE=0 switches it off, TTR_NATIVE_ISA names the
+instruction set to run instead of the widest.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+ABI = 1
+"""The version of the kernels' arguments that this package passes; csrc/abi.c has the same."""
+
+ISAS = ("avx512", "avx2", "portable")
+"""The instruction sets kernels are compiled for, widest vectors first."""
+
+INSTALL = "Install gcc or clang, then install ttr again from its source: pip install --force-reinstall --no-deps <the folder with its setup.py>."
+
+
+@dataclass(frozen=True)
+class Library:
+    """The loaded library, and the instruction set whose kernels run."""
+
+    path: Path
+    isa: str
+    handle: ctypes.CDLL
+
+
+def available() -> bool:
+    """Whether the compiled kernels can be called here."""
+    return isinstance(_load(), Library)
+
+
+def reason() -> str | None:
+    """Why there are no compiled kernels here, as a sentence with the remedy; None if there are."""
+    found = _load()
+    return None if isinstance(found, Library) else found
+
+
+def library() -> Library:
+    """The loaded library.
+
+    Raises:
+        RuntimeError: if there is none, with ``reason()``.
+    """
+    found = _load()
+    if not isinstance(found, Library):
+        raise RuntimeError(found)
+    return found
+
+
+@functools.cache
+def function(name: str, dtype: torch.dtype) -> Callable[..., int]:
+    """The C function of a kernel for float32 or float64, without argument types; it returns an int unless the caller says otherwise.
+
+    Raises:
+        RuntimeError: if there is no library.
+        AttributeError: if the library has no such kernel.
+    """
+    real = {torch.float32: "float", torch.float64: "double"}[dtype]
+    return getattr(library().handle, f"ttr_{name}_{library().isa}_{real}")
+
+
+@functools.cache
+def _load() -> Library | str:
+    """The library, or why there is none."""
+    if os.environ.get("TTR_NATIVE") == "0":
+        return "The native kernels are switched off by TTR_NATIVE=0. Unset it to use them."
+    path = next(Path(__file__).parent.glob("_kernels.*"), None)
+    if path is None:
+        return f"The native kernels were not built when ttr was installed: no compiler took them, or TTR_NATIVE=0 was set. {INSTALL}"
+    try:
+        handle = ctypes.CDLL(str(path))
+        version = handle.ttr_abi()
+    except (OSError, AttributeError) as failure:
+        return f"The native kernels in {path} cannot be loaded: {failure}. {INSTALL}"
+    if version != ABI:
+        return f"The native kernels in {path} are of version {version}, and this ttr calls version {ABI}. {INSTALL}"
+    runs = [isa for isa in ISAS if handle.ttr_runs(isa.encode())]
+    wanted = os.environ.get("TTR_NATIVE_ISA") or runs[0]
+    if wanted not in runs:
+        return f"The native kernels for {wanted!r}, which TTR_NATIVE_ISA asks for, do not run here. Unset it, or use {' or '.join(runs)}."
+    return Library(path, wanted, handle)
