@@ -264,10 +264,10 @@ def test_rounds_come_back_from_the_file_as_they_were():
 
 # --------------------------------------------------------------------------------------------------------------- who would take too much
 def test_what_is_expected_grows_at_least_with_the_length_and_at_most_with_its_square():
-    assert predicted([], 512) == (0.0, 0)
-    assert predicted([Past(100, 2.0, 10)], 400) == (8.0, 40)
-    assert predicted([Past(100, 2.0, 10), Past(200, 8.0, 40)], 400) == (pytest.approx(32.0), pytest.approx(160))
-    assert predicted([Past(100, 2.0, 10), Past(200, 80.0, 10)], 400) == (pytest.approx(320.0), 20)
+    assert predicted([], 512) == (0.0, 0.0)
+    assert predicted([Past(100, 2.0, 10.0)], 400) == (8.0, 40)
+    assert predicted([Past(100, 2.0, 10.0), Past(200, 8.0, 40.0)], 400) == (pytest.approx(32.0), pytest.approx(160))
+    assert predicted([Past(100, 2.0, 10.0), Past(200, 80.0, 10.0)], 400) == (pytest.approx(320.0), 20)
 
 
 def test_who_takes_longer_than_the_limit_is_stopped_from_there_on(bench, monkeypatch, tmp_path):

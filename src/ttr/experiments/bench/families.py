@@ -18,7 +18,7 @@ CHUNK = 64
 
 def additive_flops(key: int, value: int) -> float:
     """Scores Q K^T and their product with V, 2 C (K + V); reading the memory and adding to it, 4 K V."""
-    return 2 * CHUNK * (key + value) + 4 * key * value
+    return 2.0 * CHUNK * (key + value) + 4.0 * key * value
 
 
 def delta_flops(key: int, value: int) -> float:

@@ -31,7 +31,7 @@ class Past(NamedTuple):
 
     time: int
     seconds: float
-    bytes: int
+    bytes: float
 
 
 class Trial:
@@ -68,7 +68,7 @@ class Trial:
         """Note what the contestants of a finished case took."""
         for row in told["rows"]:
             if row["seconds"] is not None:
-                past = Past(told["shape"]["time"], row["seconds"], row["peak"]["bytes"] if row["peak"] else 0)
+                past = Past(told["shape"]["time"], row["seconds"], float(row["peak"]["bytes"]) if row["peak"] else 0.0)
                 self._past.setdefault((told["curve"], row["name"]), []).append(past)
 
     def _time(self, case: Case, calls: Mapping[str, Timed], threads: int) -> dict[str, Any]:
@@ -127,11 +127,11 @@ def disagreement(outcome: Outcome, name: str, reference: Outcome) -> str | None:
     return None
 
 
-def predicted(past: list[Past], time: int) -> tuple[float, int]:
+def predicted(past: list[Past], time: int) -> tuple[float, float]:
     """Seconds and bytes at a length: as they grew from the second last of the shorter ones to the last, but at least in proportion to the
     length and at most to its square."""
     if not past:
-        return 0.0, 0
+        return 0.0, 0.0
     last = past[-1]
 
     def grown(now: float, before: float) -> float:
@@ -141,7 +141,7 @@ def predicted(past: list[Past], time: int) -> tuple[float, int]:
         return now * (time / last.time) ** min(max(power, 1.0), 2.0)
 
     before = past[-2] if len(past) > 1 else last
-    return grown(last.seconds, before.seconds), int(grown(last.bytes, before.bytes))
+    return grown(last.seconds, before.seconds), grown(last.bytes, before.bytes)
 
 
 def free_memory() -> float:
