@@ -148,15 +148,17 @@ def of_backend_decoding(problem: Problem, backend: Backend) -> Contestant:
     return Contestant(backend.name, "ours", prepared, missing, functools.partial(broken_law, problem, backend, EQUALITY + STEPS))
 
 
-def of_surrounding(name: str, step: Surrounding, stream: str, params: Mapping[str, str]) -> Contestant:
-    """A surrounding that changes a stream, with its past in front where it has one. Its contract is its worked case.
+def of_surrounding(name: str, step: Surrounding, streams: tuple[str, ...], params: Mapping[str, str]) -> Contestant:
+    """A surrounding that changes the first of some streams. Its contract is its worked case.
 
-    ``params``: its parameters' names -> those of the inputs.
+    Args:
+        streams: those it gets, inputs of the same names; with their past in front where it has one.
+        params: its parameters' names -> those of the inputs.
     """
 
     def prepared(x: Tensors) -> Call:
-        tensors = {own: x[given] for own, given in params.items()}
-        return Call(lambda: step(tensors, {stream: x[stream]})[stream], x)
+        tensors, given = {own: x[name] for own, name in params.items()}, {name: x[name] for name in streams}
+        return Call(lambda: step(tensors, given)[streams[0]], x)
 
     return Contestant(name, "ours", prepared, broken=functools.partial(broken_case, type(step)))
 

@@ -11,6 +11,7 @@ from ttr.experiments.bench import peers
 from ttr.experiments.bench.cases import Family, Memories, Shape, Surroundings
 from ttr.experiments.bench.contestants import of_surrounding
 from ttr.surroundings.keys.short_convolution import ShortConvolution
+from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
 
 CHUNK = 64
 """The chunk length at which operations are counted, whatever a contestant uses."""
@@ -64,6 +65,16 @@ def stream(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
     return {"v": v, "weight": torch.randn(CONVOLUTION.width, s.heads, s.value, generator=generator) / 2}
 
 
+GATED_NORM = GatedRMSNorm("silu", eps=1e-6)
+
+
+def heads_and_gate(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
+    """What a memory reads, y [B,T,H,V]; the gain [V]; and what the gate is projected from, x [B,T,1] by a weight [H,V,1]: of one channel,
+    so that the projection, which ours and peers share, costs little more than writing the gate."""
+    return {"y": torch.randn(s.batch, s.time, s.heads, s.value, generator=generator), "gain": 1 + torch.rand(s.value, generator=generator),
+            "x": torch.randn(s.batch, s.time, 1, generator=generator), "weight": torch.randn(s.heads, s.value, 1, generator=generator)}
+
+
 def at(*times: int, size: int = 128, **others: int) -> tuple[Shape, ...]:
     return tuple(Shape(time=time, key=size, value=size, **others) for time in times)
 
@@ -87,7 +98,11 @@ FAMILIES: tuple[Family, ...] = (
         shapes={"forward": at(512), "training": at(512)}),
     Surroundings(
         name="short-convolution", words="four neighbours of every channel weighted and summed, then SiLU (Mamba, Gated DeltaNet)",
-        contestants=(of_surrounding("short-convolution", CONVOLUTION, "v", {"v": "weight"}),), draw=stream,
+        contestants=(of_surrounding("short-convolution", CONVOLUTION, ("v",), {"v": "weight"}),), draw=stream,
         peers={"forward": (peers.convolution, peers.silu), "training": (peers.convolution,)},
         shapes={"forward": at(512, 2048, heads=24), "training": at(2048, heads=24)}),
+    Surroundings(
+        name="gated-norm", words="RMSNorm of every head, times a gate (Gated DeltaNet)",
+        contestants=(of_surrounding("gated-norm", GATED_NORM, ("y", "x"), {"gain": "gain", "weight": "weight"}),), draw=heads_and_gate,
+        peers=dict.fromkeys(("forward", "training"), (peers.gated_norm,)), shapes={"forward": at(512, 2048), "training": at(2048)}),
 )

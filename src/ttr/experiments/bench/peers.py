@@ -110,6 +110,14 @@ def _convolution(x: Tensors) -> Call:
                 {"tokens": v, "channels": weight})
 
 
+def _gated_norm(x: Tensors) -> Call:
+    """The layer's norm over the channels of a head, with the gate projected as ours is."""
+    norm = importlib.import_module(f"{MODELS}.qwen3_next.modeling_qwen3_next").Qwen3NextRMSNormGated(x["gain"].shape[0], eps=1e-6)
+    del norm.weight
+    norm.weight = x["gain"]
+    return Call(lambda: norm(x["y"], torch.einsum("btd,hvd->bthv", x["x"], x["weight"])), x)
+
+
 def _silu(x: Tensors) -> Call:
     return Call(lambda: torch.nn.functional.silu(x["v"]))
 
@@ -122,5 +130,6 @@ mamba2 = Contestant("mamba2", "peer", _mamba2, needs_transformers)
 minimax = Contestant("minimax", "peer", _minimax, needs_transformers)
 attention = Contestant("softmax-attention", "peer", _attention, compared=False)
 convolution = Contestant("qwen3-next", "peer", _convolution, needs_transformers)
+gated_norm = Contestant("qwen3-next", "peer", _gated_norm, needs_transformers)
 state_copy = Contestant("state-copy", "floor", _state_copy, compared=False)
 silu = Contestant("silu", "floor", _silu, compared=False)

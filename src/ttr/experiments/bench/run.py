@@ -52,8 +52,8 @@ def bench(settings: BenchSettings, console: Console, clock: Clock | None = None)
     Raises:
         UserError: for whatever the user can put right; finished cases are kept.
     """
-    if settings.onednn and not hasattr(ttr, "onednn"):
-        raise UserError("This version of ttr has no oneDNN option. Leave out --onednn.")
+    if settings.onednn:
+        _check_onednn()
     with for_the_user():
         backends_named(settings.backends)
         todo = chosen(settings, cases(FAMILIES, settings.lengths))
@@ -68,6 +68,17 @@ def bench(settings: BenchSettings, console: Console, clock: Clock | None = None)
         write(path, png)
     console.print("Written:", *map(str, (results.path, *pictures)), highlight=False, markup=False, soft_wrap=True)
     return results.held
+
+
+def _check_onednn() -> None:
+    """Raises: UserError, where float32 products cannot go through oneDNN."""
+    if not hasattr(ttr, "onednn"):
+        raise UserError("This version of ttr has no oneDNN option. Leave out --onednn.")
+    try:
+        with ttr.onednn():
+            pass
+    except RuntimeError as error:
+        raise UserError(f"{error} Leave out --onednn.") from None
 
 
 def _run(todo: Sequence[Case], settings: BenchSettings, results: Results, console: Console, clock: Clock) -> None:
