@@ -18,6 +18,9 @@ from ttr.experiments.bench.rounds import Clock
 FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "asimd", "sve")
 """The processor's abilities that decide how fast products are."""
 
+SWITCHES = ("TTR_", "OMP_", "MKL_", "ONEDNN_", "DNNL_", "MALLOC_", "LD_PRELOAD")
+"""Beginnings of the environment variables that change what is measured."""
+
 PRODUCTS = {"square 1024": (1, 1024, 1024, 1024), "256 of 64x128x128": (256, 64, 128, 128), "512 of 32x128x128": (512, 32, 128, 128)}
 """Batch, rows, inner size, columns of the products whose rate is measured: one large one, and those of chunks."""
 
@@ -30,7 +33,18 @@ def facts() -> dict[str, Any]:
     model, flags = _processor()
     return {"processor": model, "flags": [flag for flag in FLAGS if flag in flags], "cores": os.cpu_count(), "system": platform.platform(),
             "python": platform.python_version(), "torch": torch.__version__, "transformers": _version("transformers"), "ttr": ttr.__version__,
+            "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(SWITCHES)},
             "commit": _commit(), "source": source_digest()}
+
+
+def settle_allocator() -> None:
+    """Bring glibc's allocator to the state that a long-lived process has, whatever ran before.
+
+    Up to a threshold it keeps freed blocks; beyond it every block is fetched from the kernel anew, page by page, which costs more than
+    most arithmetic on it. The threshold rises to the size of the largest block that was freed, up to 32 MiB, and so would depend on the
+    order of the cases. What is larger still costs its pages every time, as in any process whose MALLOC_ variables are not set.
+    """
+    torch.empty(31 * 2**18)
 
 
 def _processor() -> tuple[str, set[str]]:

@@ -44,6 +44,7 @@ class Trial:
     def run(self, case: Case) -> dict[str, Any]:
         """The figures of a case, JSON-ready; the docstring of ``ttr.experiments.bench.results`` says which."""
         torch.set_num_threads(1)
+        machine.settle_allocator()
         x = case.inputs()
         rows, calls, reference = [], {}, None
         for contestant in case.contestants(self.settings.backends, self.settings.onednn, x):
