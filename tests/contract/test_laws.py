@@ -66,7 +66,7 @@ def test_refusals_are_sentences_with_a_remedy(triple):
 
 
 def test_every_backend_serves_somebody():
-    for backend in BACKENDS:
+    for backend in (backend for backend in BACKENDS if backend.missing() is None):
         assert any(backend.refuses(problem) is None for problem in PROBLEMS.values()), backend.name
 
 

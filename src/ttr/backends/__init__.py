@@ -13,6 +13,7 @@ from ttr.backends.kernel_ridge import KernelRidge
 from ttr.backends.large_chunk import LargeChunk
 from ttr.backends.local_polynomial import LocalPolynomial
 from ttr.backends.mini_batch import MiniBatch
+from ttr.backends.native.backend import Native
 from ttr.backends.nystrom import Nystrom
 from ttr.backends.recurrent import Recurrent
 from ttr.backends.superblock import Superblock
@@ -20,6 +21,7 @@ from ttr.backends.transported_attention import TransportedAttention
 
 BACKENDS: tuple[Backend, ...] = (
     ChannelScan(),
+    Native(),
     Superblock(),
     ChunkwiseAdditive(),
     ChunkwiseLevels(),

@@ -39,6 +39,10 @@ class Backend(ABC):
         """The same backend with blocks so small that short sequences cross their borders, for the laws."""
         return self
 
+    def missing(self) -> str | None:
+        """Why this machine cannot run it at all, as a sentence with the remedy; None if it can."""
+        return None
+
     @abstractmethod
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         """Why this backend cannot run the problem (for these inputs), as a sentence; None if it can."""
