@@ -22,7 +22,7 @@ ISAS = {"portable": (16, []), "avx2": (32, ["-mavx2", "-mfma"]),
 """Instruction set -> bytes of a vector, flags. "portable" is what the compiler takes for granted: SSE2 on x86-64, NEON on AArch64."""
 
 # Nothing here lets a NaN, an infinity or the order of a sum be ignored.
-FLAGS = ["-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-pthread"]
+FLAGS = ["-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp-simd", "-pthread"]
 FAILURES = (BaseError, CCompilerError, OSError)
 
 
@@ -37,7 +37,7 @@ class BuildKernels(build_ext):
         try:
             objects = self._kernels(ext)
             product.parent.mkdir(parents=True, exist_ok=True)
-            self.compiler.link_shared_object(objects, str(product), extra_postargs=["-pthread"], build_temp=self.build_temp, target_lang="c")
+            self.compiler.link_shared_object(objects, str(product), extra_postargs=["-pthread", "-lm"], build_temp=self.build_temp, target_lang="c")
         except FAILURES as failure:
             self._leave_out(failure)
 

@@ -93,6 +93,7 @@ class Weights(_Axis):
         complex_values: whether pairs of value channels are the real and imaginary parts of complex values, which turn as a
             whole; else values are real and the read-out is the real part.
         horizon: number of tokens after which the weights mean nothing; calls that go beyond it are refused.
+        retention_control: the control that is the log of the retention, but for resets; None if it is computed, or constant.
     """
 
     kind: ClassVar[str] = "weights"
@@ -106,6 +107,7 @@ class Weights(_Axis):
     rotation: ClassVar[Literal["head", "channel"] | None] = None
     complex_values: ClassVar[bool] = False
     horizon: ClassVar[int | None] = None
+    retention_control: ClassVar[str | None] = None
 
     @property
     def keeps(self) -> str | None:
@@ -146,6 +148,8 @@ class FeatureMap(Component):
     """A map phi applied to queries and keys before a linear function."""
 
     kind: ClassVar[str] = "feature"
+    identity: ClassVar[bool] = False
+    """Whether phi(x) = x."""
     keeps_channels: ClassVar[bool] = False
     """Whether entry i of phi(x) depends on entry i of x alone, so that a decay per key channel keeps its meaning."""
 
@@ -230,6 +234,11 @@ class Function(_Axis):
         """Number F of features, each with an entry of the ridge: the size of what ``query`` and ``key`` return, or the number of
         monomials of a local fit; 1 for a dual function, in whose space only one ridge for all directions has a meaning."""
         return key_size
+
+    def plain_scale(self, key_size: int) -> float | None:
+        """The number s where ``key`` returns the key as it is and ``query`` s times the query, so that a kernel can take both as they
+        come; None elsewhere."""
+        return None
 
     def query(self, q: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """[..., H, K] -> [..., H, F]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -58,6 +59,17 @@ def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pair
     Raises:
         ValueError: as ``regress``; the state is then unchanged.
     """
+    x = _token(problem, q, k, v, state, params, inplace, controls)
+    with _exact_arithmetic(x):
+        y, new = choose(problem, x, backend).step(problem, x)
+    if x.owns_state:
+        new = _overwrite(state, new)
+    return y[:, 0].to(x.out_dtype), new
+
+
+def _token(problem: Problem, q: Tensor, k: Tensor, v: Tensor, state: State | None, params: Mapping[str, Tensor] | None, inplace: bool,
+           controls: Mapping[str, Tensor | float]) -> Inputs:
+    """The checked call of one token."""
     if q.ndim != 3:
         raise ValueError(f"step takes one token, q [batch, heads, channels], got shape {tuple(q.shape)}. Use regress for a sequence.")
 
@@ -66,11 +78,7 @@ def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pair
 
     check_streaming(problem, True)
     x = prepare(problem, q[:, None], k[:, None], v[:, None], params, state, None, {name: timed(name, c) for name, c in controls.items()})
-    with _exact_arithmetic(x):
-        y, new = choose(problem, x, backend).step(problem, x)
-    if inplace and state is not None and not x.wants_grad:
-        new = _overwrite(state, new)
-    return y[:, 0].to(x.out_dtype), new
+    return replace(x, owns_state=inplace and state is not None and not x.wants_grad)
 
 
 def _exact_arithmetic(x: Inputs) -> torch.autocast:
@@ -88,11 +96,20 @@ def _overwrite(old: State, new: State) -> State:
     return old
 
 
-def plan(problem: Problem, q: Tensor, k: Tensor, v: Tensor, **call: object) -> Callable[..., object]:
+def plan(problem: Problem, q: Tensor, k: Tensor, v: Tensor, *, inplace: bool = False, **call: object) -> Callable[..., object]:
     """The choice that ``regress`` makes for such a call, bound: a callable with its signature, less the problem.
 
-    It checks each call but chooses no more, for hot loops with one shape.
+    It checks each call but chooses no more, for hot loops with one shape. For a single token, q [B,H,K], it is ``step`` that is bound:
+    ``run(q, k, v, state, **controls) -> (y, state)``, with ``inplace`` as there. Where the memory's kernel takes such tensors as they
+    come, only their shapes, types and numbers are looked at, and anything else than was planned goes the way of ``step``.
+
+    Raises:
+        ValueError: as ``regress`` and ``step``.
     """
+    if q.ndim == 3:
+        return _plan_step(problem, q, k, v, inplace, **call)
+    if inplace:
+        raise ValueError(f"inplace is for single tokens, q [batch, heads, channels], got shape {tuple(q.shape)}. Leave it out.")
     backend = call.pop("backend", "auto")
     settings = {name: call.pop(name) for name in ("params", "state", "cu_seqlens") if name in call}
     return_state = call.pop("return_state", False)
@@ -101,6 +118,19 @@ def plan(problem: Problem, q: Tensor, k: Tensor, v: Tensor, **call: object) -> C
 
     def run(q: Tensor, k: Tensor, v: Tensor, **call: object) -> object:
         return regress(problem, q, k, v, **{"backend": chosen, "return_state": return_state, **call})
+
+    return run
+
+
+def _plan_step(problem: Problem, q: Tensor, k: Tensor, v: Tensor, inplace: bool, *, state: State | None = None,
+               params: Mapping[str, Tensor] | None = None, backend: str | Backend = "auto", **controls: Tensor | float) -> Callable[..., object]:
+    x = _token(problem, q, k, v, state, params, False, controls)
+    chosen = choose(problem, x, backend)
+    bound = chosen.bind_step(problem, replace(x, owns_state=inplace))
+
+    def run(q: Tensor, k: Tensor, v: Tensor, state: State | None, **controls: Tensor | float) -> tuple[Tensor, State]:
+        done = None if bound is None else bound(q, k, v, state, controls)
+        return done or step(problem, q, k, v, state, **{"inplace": inplace, "backend": chosen, **controls})
 
     return run
 

@@ -40,7 +40,8 @@ class Inputs:
 
     With several pairs per token k is [B,T,n,Hk,K] and v [B,T,n,Hv,V]. ``log_decay`` and ``log_importance`` come from the
     weights, broadcast to [B,T,H], [B,T,H,K] or [B,T,n,H]; -inf in ``log_decay`` is a reset. ``phase`` is the angle by which a
-    complex memory turns at each token. ``controls`` holds the others, ridge broadcast to [H,F].
+    complex memory turns at each token. ``controls`` holds the others, ridge broadcast to [H,F]. With ``owns_state`` the tensors of
+    ``state`` may be overwritten.
 
     Where the log decay is a product of ``log_retention`` [B,T,H] and ``rates`` [H,K], it is formed only when it is asked for: of
     all tokens it may be large, so restrict the call to some of them before.
@@ -59,6 +60,7 @@ class Inputs:
     wants_grad: bool
     rates: Tensor | None = None
     phase: Tensor | None = None
+    owns_state: bool = False
 
     @property
     def log_decay(self) -> Tensor | None:

@@ -54,3 +54,7 @@ class Backend(ABC):
     def step(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         """One token: as ``run`` with T = 1."""
         return steps.advance(problem, x)
+
+    def bind_step(self, problem: Problem, x: Inputs) -> steps.BoundStep | None:
+        """A short way for tokens like the one of ``x``; None where there is none but ``step``."""
+        return steps.bind(problem, x)

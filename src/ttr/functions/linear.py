@@ -55,6 +55,9 @@ class Linear(Function):
     def feature_size(self, key_size: int) -> int:
         return self.features.size(key_size)
 
+    def plain_scale(self, key_size: int) -> float | None:
+        return scale_or_default(self.scale, key_size) if self.features.identity else None
+
     def query(self, q: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         return scale_or_default(self.scale, q.shape[-1]) * self.features(q, self._of("query", params))
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ class Geometric(Weights):
     """
 
     per: Literal["head", "channel"] = "head"
+
+    retention_control: ClassVar[str] = "log_decay"
 
     def __post_init__(self) -> None:
         if self.per not in ("head", "channel"):

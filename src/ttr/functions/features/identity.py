@@ -14,6 +14,7 @@ from ttr.problem import FeatureMap, Problem, Worked
 class Identity(FeatureMap):
     """phi(x) = x."""
 
+    identity: ClassVar[bool] = True
     keeps_channels: ClassVar[bool] = True
 
     def __call__(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
