@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from ttr.experiments.bench.command import bench_command
 from ttr.experiments.errors import UserError, for_the_user
 from ttr.experiments.settings import CompareSettings
 
@@ -183,3 +184,6 @@ def doctor_command() -> None:
         console.print(f"{mark} {escape(f'{finding.subject:32s} {finding.words}')}", highlight=False, soft_wrap=True)
         wrong += finding.mark == "wrong"
     raise typer.Exit(1 if wrong else 0)
+
+
+app.command("bench")(bench_command)

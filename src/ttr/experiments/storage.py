@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from ttr.experiments.errors import UserError
@@ -57,6 +55,8 @@ def to_json(value: Any) -> bytes:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Named tensors and JSON-ready facts in one safetensors file with a checksum."""
+    from safetensors.torch import save
+
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(facts, sort_keys=True)
     write(path, save(tensors, metadata={"facts": text, "sha256": _digest(tensors, text)}))
@@ -68,6 +68,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         UserError: naming the file, if it is cut short, altered, or something else.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     broken = UserError(f"{path} is damaged or was not written by ttr. Delete it to train that memory again; the others are kept.")
     try:
         content = path.read_bytes()

@@ -1,0 +1,1 @@
+"""How fast the memories run beside other implementations of them: what ``ttr bench`` does."""

@@ -1,0 +1,146 @@
+"""What is timed: a family of equal functions, in one direction, at one shape."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ttr.experiments.bench.contestants import Contestant, Tensors, backends_named, of_backend, of_backend_decoding, within_onednn
+from ttr.problem import Problem
+
+Direction = Literal["forward", "training", "decode"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Batch, tokens, heads, key and value channels of a head."""
+
+    batch: int = 1
+    time: int = 512
+    heads: int = 8
+    key: int = 128
+    value: int = 128
+
+    @property
+    def label(self) -> str:
+        """T4096.D128; a batch or a number of heads that is not the usual one stands in front, a single token is not told."""
+        usual = Shape()
+        told = {"B": self.batch if self.batch != usual.batch else None, "H": self.heads if self.heads != usual.heads else None,
+                "T": self.time if self.time > 1 else None, "D": self.key}
+        return ".".join(f"{letter}{size}" for letter, size in told.items() if size is not None)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Family:
+    """One function that ours and peers compute.
+
+    Args:
+        words: what it is, for a person.
+        draw: random inputs of a shape, float32, by name.
+        peers: direction -> other implementations, and floors.
+        shapes: direction -> the shapes that are timed.
+        formula: operations of one token and head in words; empty where it is memory that is moved, not numbers that are multiplied.
+    """
+
+    name: str
+    words: str
+    draw: Callable[[Shape, torch.Generator], dict[str, Tensor]]
+    peers: Mapping[Direction, tuple[Contestant, ...]]
+    shapes: Mapping[Direction, tuple[Shape, ...]]
+    formula: str = ""
+
+    def ours(self, direction: Direction, backends: tuple[str, ...], x: Tensors | None = None) -> tuple[Contestant, ...]:
+        """Our rows, those for the inputs where they are given."""
+        raise NotImplementedError
+
+    def flops(self, shape: Shape) -> float | None:
+        """Operations of one call forward, by the formula."""
+        return None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Memories(Family):
+    """A problem of the library; its rows are backends.
+
+    ``token_flops`` gives the operations of one token and head from the key and value sizes.
+    """
+
+    problem: Problem
+    token_flops: Callable[[int, int], float]
+
+    def ours(self, direction: Direction, backends: tuple[str, ...], x: Tensors | None = None) -> tuple[Contestant, ...]:
+        """If no backends are named, all that do not refuse the problem and the inputs."""
+        made = of_backend_decoding if direction == "decode" else of_backend
+        found = (made(self.problem, backend) for backend in backends_named(backends))
+        return tuple(contestant for contestant in found if backends or contestant.missing(x) is None)
+
+    def flops(self, shape: Shape) -> float:
+        return shape.batch * shape.time * shape.heads * self.token_flops(shape.key, shape.value)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Surroundings(Family):
+    """What stands around a memory; backends play no part in it."""
+
+    contestants: tuple[Contestant, ...]
+
+    def ours(self, direction: Direction, backends: tuple[str, ...], x: Tensors | None = None) -> tuple[Contestant, ...]:
+        return self.contestants
+
+
+@dataclass(frozen=True)
+class Case:
+    """One family in one direction at one shape."""
+
+    family: Family
+    direction: Direction
+    shape: Shape
+
+    @property
+    def name(self) -> str:
+        return f"{self.family.name}.{self.direction}.{self.shape.label}"
+
+    @property
+    def curve(self) -> str:
+        """What the cases that differ in T alone share."""
+        return self.shaped(time=0).name
+
+    def shaped(self, **sizes: int) -> Case:
+        """The same at a shape that differs in some sizes."""
+        return dataclasses.replace(self, shape=dataclasses.replace(self.shape, **sizes))
+
+    def inputs(self) -> Tensors:
+        """Random inputs, the same for the same case; leaves of autograd in training."""
+        generator = torch.Generator().manual_seed(zlib.crc32(self.name.encode()))
+        drawn = self.family.draw(self.shape, generator)
+        return {name: x.requires_grad_(self.direction == "training") for name, x in drawn.items()}
+
+    def contestants(self, backends: tuple[str, ...], onednn: bool, x: Tensors | None = None) -> tuple[Contestant, ...]:
+        """All rows, or those for the inputs where they are given: ours, then peers and floors; with ``onednn`` both again within it."""
+        found = (*self.family.ours(self.direction, backends, x), *self.family.peers[self.direction])
+        return found if not onednn else (*found, *(within_onednn(each) for each in found if each.side != "floor"))
+
+    @property
+    def flops(self) -> float | None:
+        """Operations of one call; training counts three times, a product having two in its derivative. None of a decoded token, whose
+        time is that of moving the state."""
+        forward = None if self.direction == "decode" else self.family.flops(self.shape)
+        return forward if forward is None or self.direction == "forward" else 3 * forward
+
+
+def cases(families: tuple[Family, ...], lengths: tuple[int, ...] = ()) -> tuple[Case, ...]:
+    """All cases; with ``lengths`` whole sequences have these instead of their own, with their widest shape, from the shortest on."""
+    found = []
+    for family in families:
+        for direction, own in family.shapes.items():
+            if lengths and direction != "decode":
+                widest = max(own, key=lambda shape: shape.key)
+                own = tuple(dataclasses.replace(widest, time=time) for time in sorted(lengths))
+            found += [Case(family, direction, shape) for shape in own]
+    return tuple(found)

@@ -1,0 +1,201 @@
+"""Those that are timed: our backends, other implementations (peers), and the least that the machine needs (floors)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+import ttr
+from ttr.backends import BACKENDS, Backend
+from ttr.dispatch import refusal
+from ttr.inputs import prepare
+from ttr.laws import equality, streaming
+from ttr.laws.law import Law, Setting
+from ttr.laws.rows import make_case
+from ttr.laws.tolerances import error, tolerance
+from ttr.problem import Problem
+from ttr.surroundings import Surrounding
+
+Tensors = Mapping[str, Tensor]
+
+EQUALITY = equality.LAWS
+"""The contract of a backend that is timed: law 1, also over full blocks, and law 7, strong gates."""
+
+STEPS = tuple(law for law in streaming.LAWS if law.number == 2)
+"""And of one that decodes: the whole sequence, any split and single tokens are the same."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A computation on given tensors, ready to be timed.
+
+    ``run`` gives the output; ``leaves`` are the tensors that training differentiates, by the names of the case's inputs. A leaf that
+    only this contestant has goes by a name of its own.
+    """
+
+    run: Callable[[], Tensor]
+    leaves: Tensors = field(default_factory=dict)
+
+
+def nothing(*_: object) -> None:
+    """No objection."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One row of the table.
+
+    Args:
+        prepare: what lays the inputs out and gives the ``Call``; it is not timed.
+        missing: why it cannot run here, or, given a case's inputs, run those, as a sentence; None if it can.
+        broken: which law its contract breaks, as a sentence; None if it keeps all. Asked before anything is timed.
+        compared: it computes the same function, so its output must agree with the others'.
+        context: what a call, its derivative included, runs in.
+    """
+
+    name: str
+    side: Literal["ours", "peer", "floor"]
+    prepare: Callable[[Tensors], Call]
+    missing: Callable[[Tensors | None], str | None] = nothing
+    broken: Callable[[], str | None] = nothing
+    compared: bool = True
+    context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+
+    def timed(self, call: Call, training: bool) -> Callable[[], tuple[Tensor, dict[str, Tensor]]]:
+        """What one sample times: the output and no gradients, or also those of the leaves for a random gradient of the output."""
+        grad_y: list[Tensor] = []
+
+        def forward() -> tuple[Tensor, dict[str, Tensor]]:
+            with self.context(), torch.no_grad():
+                return call.run(), {}
+
+        def forward_and_backward() -> tuple[Tensor, dict[str, Tensor]]:
+            with self.context():
+                y = call.run()
+                if not grad_y:  # the same for all, and made in the first call, which is not timed
+                    grad_y.append(torch.randn(y.shape, generator=torch.Generator().manual_seed(0)))
+                return y.detach(), dict(zip(call.leaves, torch.autograd.grad(y, list(call.leaves.values()), grad_y[0])))
+
+        return forward_and_backward if training else forward
+
+
+ONEDNN = " + oneDNN"
+
+
+def within_onednn(contestant: Contestant) -> Contestant:
+    """The same with float32 products through oneDNN, which torch does not use for them by default."""
+    return dataclasses.replace(contestant, name=contestant.name + ONEDNN, context=ttr.onednn)
+
+
+def backends_named(names: tuple[str, ...]) -> tuple[Backend, ...]:
+    """The backends of those names; if none are named all but the last resort, which goes token by token and would take the time of all others.
+
+    Raises:
+        ValueError: if there is no backend of a name.
+    """
+    known = {backend.name: backend for backend in BACKENDS}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"There is no backend {unknown[0]!r}. Use one of {', '.join(known)}.")
+    return tuple(known[name] for name in names) if names else BACKENDS[:-1]
+
+
+def of_backend(problem: Problem, backend: Backend) -> Contestant:
+    """The backend as a contestant for whole sequences: inputs q, k, v and the problem's controls."""
+
+    def arguments(x: Tensors) -> dict[str, Tensor]:
+        return {name: x[name] for name in ("q", "k", "v", *problem.controls())}
+
+    def prepared(x: Tensors) -> Call:
+        given = arguments(x)
+        return Call(lambda: ttr.regress(problem, backend=backend, **given), given)
+
+    def missing(x: Tensors | None) -> str | None:
+        return _refusal(problem, backend, x if x is None else arguments(x))
+
+    return Contestant(backend.name, "ours", prepared, missing, functools.partial(broken_law, problem, backend, EQUALITY))
+
+
+def of_backend_decoding(problem: Problem, backend: Backend) -> Contestant:
+    """The backend for one token after another through ``ttr.plan``: inputs [B,1,...], and the memory to start from, updated in place."""
+
+    def arguments(x: Tensors) -> dict[str, Tensor]:
+        return {name: x[name][:, 0] for name in ("q", "k", "v", *problem.controls())}
+
+    def prepared(x: Tensors) -> Call:
+        given = arguments(x)
+        batch, heads, key_size, value_size = x["memory"].shape
+        state = ttr.initial_state(problem, batch, heads, key_size, value_size).replace(memory=x["memory"].clone())
+        advance = functools.partial(ttr.step, problem, backend=backend, inplace=True)
+
+        def run() -> Tensor:
+            nonlocal state
+            y, state = advance(**given, state=state)
+            return y[:, None]
+
+        return Call(run)
+
+    def missing(x: Tensors | None) -> str | None:
+        return _refusal(problem, backend, x if x is None else {name: tensor[:, None] for name, tensor in arguments(x).items()})
+
+    return Contestant(backend.name, "ours", prepared, missing, functools.partial(broken_law, problem, backend, EQUALITY + STEPS))
+
+
+def of_surrounding(name: str, step: Surrounding, streams: tuple[str, ...], params: Mapping[str, str]) -> Contestant:
+    """A surrounding that changes the first of some streams. Its contract is its worked case.
+
+    Args:
+        streams: those it gets, inputs of the same names; with their past in front where it has one.
+        params: its parameters' names -> those of the inputs.
+    """
+
+    def prepared(x: Tensors) -> Call:
+        tensors, given = {own: x[name] for own, name in params.items()}, {name: x[name] for name in streams}
+        return Call(lambda: step(tensors, given)[streams[0]], x)
+
+    return Contestant(name, "ours", prepared, broken=functools.partial(broken_case, type(step)))
+
+
+def broken_case(kind: type[Surrounding]) -> str | None:
+    """In what a surrounding is not its case derived by hand, as a sentence; None if it is."""
+    case = kind.worked()
+    made = case.surrounding(case.params, case.streams)
+    for name, expected in case.expected.items():
+        found, allowed = error(made[name], expected), tolerance(expected.dtype)
+        if not found <= allowed:
+            return f"{kind.__name__} breaks its worked case: {name} is off by {found:.1e}, allowed are {allowed:.0e}. Run tests/test_worked.py."
+    return None
+
+
+def _refusal(problem: Problem, backend: Backend, x: Tensors | None) -> str | None:
+    if x is None:
+        return backend.refuses(problem)
+    controls = {name: x[name] for name in problem.controls()}
+    return refusal(backend, problem, prepare(problem, x["q"], x["k"], x["v"], None, None, None, controls))
+
+
+@functools.cache
+def broken_law(problem: Problem, backend: Backend, laws: tuple[Law, ...]) -> str | None:
+    """The first of the laws that the backend breaks, in float64 or, as far as it takes them, in float32; as a sentence."""
+    for dtype in (torch.float64, torch.float32):
+        case = make_case(problem, dtype=dtype)
+        if _refusal(problem, backend, {"q": case.q, "k": case.k, "v": case.v, **case.controls}) is not None:
+            continue
+        for law in laws:
+            where = f"law {law.number} ({law.name}) in {str(dtype).removeprefix('torch.')}"
+            try:
+                measured = law(problem, Setting(backend if law.slow else backend.small(), dtype=dtype))
+            except Exception as failure:  # whatever a broken backend raises is what is wrong with it
+                return f"{backend.name} raises in {where}: {failure}"
+            broken = [m for m in measured if not m.kept]
+            if broken:
+                return (f"{backend.name} breaks {where}: the {broken[0].quantity} is off by {broken[0].error:.1e}, allowed are "
+                        f"{broken[0].bound:.0e}. Run ttr verify.")
+    return None

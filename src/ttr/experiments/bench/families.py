@@ -1,0 +1,108 @@
+"""The families that are timed, one declaration each."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid, normalize
+
+from ttr import catalogue
+from ttr.experiments.bench import peers
+from ttr.experiments.bench.cases import Family, Memories, Shape, Surroundings
+from ttr.experiments.bench.contestants import of_surrounding
+from ttr.surroundings.keys.short_convolution import ShortConvolution
+from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
+
+CHUNK = 64
+"""The chunk length at which operations are counted, whatever a contestant uses."""
+
+
+def additive_flops(key: int, value: int) -> float:
+    """Scores Q K^T and their product with V, 2 C (K + V); reading the memory and adding to it, 4 K V."""
+    return 2.0 * CHUNK * (key + value) + 4.0 * key * value
+
+
+def delta_flops(key: int, value: int) -> float:
+    """The additive form's, and: scores K K^T, 2 C K; substitution, C^2 / 3; the inverse times the errors, 2 C V; what the keys read, 2 K V."""
+    return additive_flops(key, value) + 2 * CHUNK * (key + value) + CHUNK**2 / 3 + 2 * key * value
+
+
+ADDITIVE = "2 C (K + V) + 4 K V per token and head, C = 64"
+DELTA = "4 C (K + V) + C^2 / 3 + 6 K V per token and head, C = 64"
+
+
+def qkv(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
+    """Queries and keys [B,T,H,K] of length 1, as after the l2 norm of these layers; values [B,T,H,V] of unit variance."""
+    q, k = (normalize(torch.randn(s.batch, s.time, s.heads, s.key, generator=generator), dim=-1) for _ in "qk")
+    return {"q": q, "k": k, "v": torch.randn(s.batch, s.time, s.heads, s.value, generator=generator)}
+
+
+def fixed_decay(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
+    """A decay per head that stays the same, exp(-2^(-8 h / H)), h = 1..H (ALiBi's slopes, as MiniMax has them), given at every token."""
+    slopes = 2.0 ** (-8 / s.heads * torch.arange(1, s.heads + 1))
+    return qkv(s, generator) | {"log_decay": -slopes.expand(s.batch, s.time, s.heads).clone()}
+
+
+def gated(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
+    """A decay per head and token, mostly 0.9 to 1; steps between 0 and 1; the memory [B,H,K,V] that decoding starts from."""
+    drawn = qkv(s, generator) | {"log_decay": logsigmoid(torch.randn(s.batch, s.time, s.heads, generator=generator) + 4)}
+    drawn["step_size"] = torch.randn(s.batch, s.time, s.heads, generator=generator).sigmoid()
+    return drawn | {"memory": torch.randn(s.batch, s.heads, s.key, s.value, generator=generator)}
+
+
+def gated_channels(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
+    """The same with a decay per key channel."""
+    return gated(s, generator) | {"log_decay": logsigmoid(torch.randn(s.batch, s.time, s.heads, s.key, generator=generator) + 4)}
+
+
+CONVOLUTION = ShortConvolution(streams=("v",))
+
+
+def stream(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
+    """A stream [B,past+T,H,V] that begins with the zeros in front of a sequence, and the weight [width,H,V] of every channel."""
+    v = torch.randn(s.batch, CONVOLUTION.past + s.time, s.heads, s.value, generator=generator)
+    v[:, : CONVOLUTION.past] = 0
+    return {"v": v, "weight": torch.randn(CONVOLUTION.width, s.heads, s.value, generator=generator) / 2}
+
+
+GATED_NORM = GatedRMSNorm("silu", eps=1e-6)
+
+
+def heads_and_gate(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
+    """What a memory reads, y [B,T,H,V]; the gain [V]; and what the gate is projected from, x [B,T,1] by a weight [H,V,1]: of one channel,
+    so that the projection, which ours and peers share, costs little more than writing the gate."""
+    return {"y": torch.randn(s.batch, s.time, s.heads, s.value, generator=generator), "gain": 1 + torch.rand(s.value, generator=generator),
+            "x": torch.randn(s.batch, s.time, 1, generator=generator), "weight": torch.randn(s.heads, s.value, 1, generator=generator)}
+
+
+def at(*times: int, size: int = 128, **others: int) -> tuple[Shape, ...]:
+    return tuple(Shape(time=time, key=size, value=size, **others) for time in times)
+
+
+FAMILIES: tuple[Family, ...] = (
+    Memories(
+        name="additive", words="a sum of pairs that fades by a decay per head (Mamba-2, RetNet, lightning attention)",
+        problem=catalogue["mamba2"].problem, draw=fixed_decay, token_flops=additive_flops, formula=ADDITIVE,
+        peers=dict.fromkeys(("forward", "training"), (peers.mamba2, peers.minimax, peers.attention)),
+        shapes={"forward": at(512, 4096) + at(4096, size=64), "training": at(512, 4096)}),
+    Memories(
+        name="gated-delta", words="the delta rule with a decay per head (Gated DeltaNet)",
+        problem=catalogue["gated-deltanet"].problem, draw=gated, token_flops=delta_flops, formula=DELTA,
+        peers=dict.fromkeys(("forward", "training"), (peers.gated_delta,)) | {"decode": (peers.gated_delta_token, peers.state_copy)},
+        shapes={"forward": at(512, 4096) + at(512, 4096, size=64), "training": at(512, 4096, 8192),
+                "decode": at(1) + at(1, batch=4) + at(1, batch=32) + at(1, size=64)}),
+    Memories(
+        name="kda", words="the delta rule with a decay per key channel (Kimi Delta Attention)",
+        problem=catalogue["kda"].problem, draw=gated_channels, token_flops=delta_flops, formula=DELTA,
+        peers=dict.fromkeys(("forward", "training"), (peers.kda, peers.kda_recurrent)),
+        shapes={"forward": at(512), "training": at(512)}),
+    Surroundings(
+        name="short-convolution", words="four neighbours of every channel weighted and summed, then SiLU (Mamba, Gated DeltaNet)",
+        contestants=(of_surrounding("short-convolution", CONVOLUTION, ("v",), {"v": "weight"}),), draw=stream,
+        peers={"forward": (peers.convolution, peers.silu), "training": (peers.convolution,)},
+        shapes={"forward": at(512, 2048, heads=24), "training": at(2048, heads=24)}),
+    Surroundings(
+        name="gated-norm", words="RMSNorm of every head, times a gate (Gated DeltaNet)",
+        contestants=(of_surrounding("gated-norm", GATED_NORM, ("y", "x"), {"gain": "gain", "weight": "weight"}),), draw=heads_and_gate,
+        peers=dict.fromkeys(("forward", "training"), (peers.gated_norm,)), shapes={"forward": at(512, 2048), "training": at(2048)}),
+)

@@ -1,0 +1,109 @@
+"""The file of a benchmark, bench.json, and what is read off it.
+
+    schema          1
+    command         the command line; ``settings``: its options
+    machine         processor, flags, cores, system, versions, environment variables that matter, git commit, digest of the source
+    cases           one each, in the order they were run:
+      name, family, direction, shape, curve (what cases that differ in T alone share), flops of a call and their formula
+      rows          contestants: name, side (ours, peer, floor), status (timed, left out, refused, stopped, wrong), why
+                    (a sentence where it is not timed), seconds (CPU time of the first call, or expected), peak (bytes over the
+                    inputs, and the mark they were read from, ``ttr.experiments.bench.peak``; null where not measured)
+      passes        one per number of threads: threads, rates (operations per second of products; bytes per second of a copy),
+                    clean and discarded (numbers of rounds), rounds: others (share of a core that other processes had), clean,
+                    samples: name -> [CPU seconds of this process, seconds passed] per call
+
+Every figure that is shown is computed from these.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ttr.experiments.bench import machine
+from ttr.experiments.bench.rounds import Rounds
+from ttr.experiments.bench.settings import BenchSettings
+from ttr.experiments.errors import UserError
+from ttr.experiments.storage import make_folder, to_json, write
+
+SCHEMA = 1
+
+
+class Results:
+    """The file, written after every case; an interrupted run finds its finished cases there.
+
+    Raises:
+        UserError: if the folder cannot be written, or holds measurements with other arguments or of another source or machine.
+    """
+
+    def __init__(self, settings: BenchSettings) -> None:
+        make_folder(settings.out)
+        self.path = settings.out / "bench.json"
+        self.held: dict[str, Any] = {"schema": SCHEMA, "command": settings.command(), "settings": settings.to_dict(),
+                                     "machine": machine.facts(), "cases": []}
+        if self.path.exists():
+            self.held["cases"] = self._earlier()
+
+    def _earlier(self) -> list[dict[str, Any]]:
+        try:
+            before = json.loads(self.path.read_bytes())
+            differ = [key for key, value in self.held["settings"].items() if before["settings"].get(key) != value]
+            differ += [key for key in ("processor", "torch", "transformers", "environment", "source") if before["machine"][key] != self.held["machine"][key]]
+            if before["schema"] == SCHEMA and not differ:
+                return before["cases"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{self.path} is damaged or was not written by ttr bench. Choose another folder with --out.") from None
+        raise UserError(f"{self.path} holds measurements that cannot be continued ({', '.join(differ) or 'schema'} changed). "
+                        "Choose another folder with --out.")
+
+    def finished(self, name: str) -> Mapping[str, Any] | None:
+        """The case of that name, if it has been measured."""
+        return next((case for case in self.held["cases"] if case["name"] == name), None)
+
+    def add(self, case: Mapping[str, Any]) -> None:
+        self.held["cases"].append(case)
+        write(self.path, to_json(self.held))
+
+    @property
+    def cases(self) -> list[Mapping[str, Any]]:
+        return self.held["cases"]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is shown of a case."""
+
+    case: Mapping[str, Any]
+
+    @property
+    def passes(self) -> list[Rounds]:
+        return [Rounds.from_dict(held) for held in self.case["passes"]]
+
+    @property
+    def timed(self) -> list[Mapping[str, Any]]:
+        return [row for row in self.case["rows"] if row["status"] == "timed"]
+
+    def cpu(self, name: str) -> dict[str, float]:
+        """CPU seconds of a call with one thread: median and range."""
+        return self.passes[0].spread(name, "cpu")
+
+    def wall(self, name: str) -> dict[str, float] | None:
+        """Seconds that passed with several threads; None where they were not measured, or while the machine did other things too."""
+        several = [rounds for rounds in self.passes if rounds.threads > 1 and rounds.mostly_clean]
+        return several[0].spread(name, "wall") if several else None
+
+    def rate(self, name: str) -> float:
+        """Operations per second of CPU time with one thread."""
+        return self.case["flops"] / self.cpu(name)["median"]
+
+    def share(self, name: str) -> float:
+        """The rate as a share of that of the large product in the same run."""
+        return self.rate(name) / self.case["passes"][0]["rates"][next(iter(machine.PRODUCTS))]
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What bench.json holds."""
+    return json.loads(path.read_bytes())

@@ -1,0 +1,111 @@
+"""``ttr bench``: the cases one after the other, each written down when it is finished."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import ttr
+from ttr.experiments.bench import figures, report
+from ttr.experiments.bench.cases import Case, cases
+from ttr.experiments.bench.contestants import backends_named
+from ttr.experiments.bench.families import FAMILIES
+from ttr.experiments.bench.peak import PeakMemory
+from ttr.experiments.bench.results import Results
+from ttr.experiments.bench.rounds import Clock, SystemClock
+from ttr.experiments.bench.settings import BenchSettings
+from ttr.experiments.bench.trial import Trial
+from ttr.experiments.errors import UserError, for_the_user
+from ttr.experiments.storage import write
+
+
+def chosen(settings: BenchSettings, known: Sequence[Case]) -> tuple[Case, ...]:
+    """The cases whose names are, or begin with, those of the settings; all if there are none.
+
+    Raises:
+        UserError: if a name fits none.
+    """
+    def fits(case: Case, name: str) -> bool:
+        return f"{case.name}.".startswith(f"{name.rstrip('.')}.")
+
+    for name in settings.cases:
+        if not any(fits(case, name) for case in known):
+            raise UserError(f"There is no case {name!r}. ttr bench --list shows the cases; a beginning such as {known[0].family.name} names several.")
+    found = tuple(case for case in known if not settings.cases or any(fits(case, name) for name in settings.cases))
+    return tuple(case for case in found if case.shape.time <= QUICK_TIME) if settings.quick else found
+
+
+QUICK_TIME = 512
+"""Tokens of the longest sequence of ``--quick``."""
+
+
+def bench(settings: BenchSettings, console: Console, clock: Clock | None = None) -> dict[str, Any]:
+    """Time the cases of the settings, print each when it is done, and write ``settings.out``/bench.json.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        UserError: for whatever the user can put right; finished cases are kept.
+    """
+    if settings.onednn:
+        _check_onednn()
+    with for_the_user():
+        backends_named(settings.backends)
+        todo = chosen(settings, cases(FAMILIES, settings.lengths))
+        results = Results(settings)
+        try:
+            _run(todo, settings, results, console, clock or SystemClock())
+        except KeyboardInterrupt:
+            raise UserError(f"Stopped. The same command goes on from here: {settings.command()}") from None
+    pictures = {settings.out / f"{curve}.png": figures.draw(curve, own, results.held["machine"])
+                for curve, own in figures.curves(results.cases).items()}
+    for path, png in pictures.items():
+        write(path, png)
+    console.print("Written:", *map(str, (results.path, *pictures)), highlight=False, markup=False, soft_wrap=True)
+    return results.held
+
+
+def _check_onednn() -> None:
+    """Raises: UserError, where float32 products cannot go through oneDNN."""
+    if not hasattr(ttr, "onednn"):
+        raise UserError("This version of ttr has no oneDNN option. Leave out --onednn.")
+    try:
+        with ttr.onednn():
+            pass
+    except RuntimeError as error:
+        raise UserError(f"{error} Leave out --onednn.") from None
+
+
+def _run(todo: Sequence[Case], settings: BenchSettings, results: Results, console: Console, clock: Clock) -> None:
+    """Every case that is not finished yet, under a bar that says what is done now."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeElapsedColumn())
+    with (Progress(*columns, console=console, transient=True, expand=True) as progress,
+          PeakMemory() if settings.memory else contextlib.nullcontext() as peaks):
+        task = progress.add_task("", total=len(todo))
+        trial = Trial(settings, clock, peaks, lambda what: progress.update(task, description=what))
+        for case in todo:
+            told = results.finished(case.name)
+            if told is None:
+                told = trial.run(case)
+                results.add(told)
+            else:
+                trial.remember(told)
+            report.show(told, console)
+            progress.advance(task)
+
+
+def wrong(held: dict[str, Any]) -> list[str]:
+    """The rows of a benchmark that are errors and not numbers: contracts that are broken, contestants that disagree."""
+    return [f"{case['name']}, {row['name']}" for case in held["cases"] for row in case["rows"] if row["status"] in ("refused", "wrong")]
+
+
+def list_cases(settings: BenchSettings, console: Console) -> None:
+    """Print the cases of the settings and who takes part in them."""
+    with for_the_user():
+        todo = chosen(settings, cases(FAMILIES, settings.lengths))
+        report.listing(todo, {case.name: case.contestants(settings.backends, settings.onednn) for case in todo}, console)

@@ -1,0 +1,435 @@
+"""The benchmark: who may be timed, which rounds count, what is written down. No test asserts a time."""
+
+import dataclasses
+import importlib.util
+import io
+import itertools
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from rich.console import Console
+
+import ttr
+from ttr import catalogue, cli
+from ttr.backends.chunkwise_additive import ChunkwiseAdditive
+from ttr.backends.chunkwise_delta import ChunkwiseDelta
+from ttr.experiments.bench import figures, machine, peak, peers, report, run
+from ttr.experiments.bench.cases import Case, Memories, Shape, cases
+from ttr.experiments.bench.contestants import Call, Contestant, broken_case
+from ttr.experiments.bench.families import DELTA, FAMILIES, delta_flops, gated
+from ttr.experiments.bench.results import Figures, load
+from ttr.experiments.bench.rounds import LEAST_SECONDS, OTHERS_ALLOWED, Rounds, SystemClock, measure
+from ttr.experiments.bench.settings import BenchSettings
+from ttr.experiments.bench.trial import Past, disagreement, predicted
+from ttr.experiments.errors import UserError
+from ttr.laws.tolerances import FLOAT32
+from ttr.surroundings.keys.short_convolution import ShortConvolution
+
+
+class Hands:
+    """A clock that is set by hand: ``spend`` lets a call take time, of which others use a share of a core."""
+
+    def __init__(self):
+        self.passed = self.own = self.stolen = 0.0
+
+    def spend(self, seconds, others=0.0, own=1.0):
+        self.passed, self.own, self.stolen = self.passed + seconds, self.own + own * seconds, self.stolen + others * seconds
+
+    def cpu(self):
+        return self.own
+
+    def wall(self):
+        return self.passed
+
+    def others(self):
+        return self.stolen
+
+
+class Ticking(Hands):
+    """The same, and looking at it takes a millisecond."""
+
+    def wall(self):
+        self.spend(1e-3)
+        return super().wall()
+
+
+GATED = catalogue["gated-deltanet"].problem
+
+
+def scaled(factor, side="peer", **options):
+    """A contestant that gives our numbers times a factor."""
+
+    def prepare(x):
+        given = {name: x[name] for name in ("q", "k", "v", "log_decay", "step_size")}
+        return Call(lambda: factor * ttr.regress(GATED, **given), given)
+
+    return Contestant(f"times {factor}", side, prepare, **options)
+
+
+def family(*others, directions=("forward",), times=(8, 16)):
+    """Gated DeltaNet at small sizes beside other contestants."""
+    shapes = tuple(Shape(time=time, heads=2, key=4, value=4) for time in times)
+    return Memories(name="tiny", words="a small one", problem=GATED, draw=gated, token_flops=delta_flops, formula=DELTA,
+                    peers=dict.fromkeys(directions, others), shapes=dict.fromkeys(directions, shapes))
+
+
+@pytest.fixture
+def bench(monkeypatch, tmp_path):
+    """Run a benchmark of some families: what it returns, and what it prints."""
+    monkeypatch.setattr(machine, "rates", lambda threads, clock: dict.fromkeys((*machine.PRODUCTS, "copy"), 1e9))
+    monkeypatch.setattr("ttr.experiments.bench.rounds.LEAST_SECONDS", 0.0)
+
+    def run_it(*families, **changes):
+        monkeypatch.setattr(run, "FAMILIES", families)
+        console = Console(file=io.StringIO(), width=150)
+        settings = BenchSettings(**({"out": tmp_path / "out", "rounds": 1, "threads": 1, "memory": False} | changes))
+        return run.bench(settings, console), console.file.getvalue()
+
+    return run_it
+
+
+def statuses(held):
+    return [{row["name"]: row["status"] for row in case["rows"]} for case in held["cases"]]
+
+
+# ------------------------------------------------------------------------------------------------------------ who may be timed
+class Faulty(ChunkwiseDelta):
+    """A backend that loses a little of everything it reads."""
+
+    name = "faulty"
+
+    def small(self):
+        return self
+
+    def run(self, problem, x):
+        y, state = super().run(problem, x)
+        return y * (1 + 3 * FLOAT32), state
+
+
+def test_a_backend_whose_contract_is_red_is_not_timed(bench, monkeypatch):
+    monkeypatch.setattr("ttr.experiments.bench.contestants.BACKENDS", (ChunkwiseDelta(), Faulty(), ChunkwiseDelta()))
+    held, printed = bench(family())
+    assert statuses(held) == [{"chunkwise-delta": "timed", "faulty": "refused"}] * 2
+    why = held["cases"][0]["rows"][1]["why"]
+    assert "faulty breaks law 1 (equals the oracle) in float64: the output" in why and why in printed
+    assert all(set(sample["samples"]) == {"chunkwise-delta"} for case in held["cases"] for sample in case["passes"][0]["rounds"])
+    assert run.wrong(held) == [f"{case['name']}, faulty" for case in held["cases"]]
+
+
+def test_a_backend_that_raises_is_not_timed(bench, monkeypatch):
+    class Raising(Faulty):
+        def run(self, problem, x):
+            raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr("ttr.experiments.bench.contestants.BACKENDS", (Raising(),))
+    held, _ = bench(family(), backends=("faulty",))
+    assert held["cases"][0]["rows"][0]["why"].endswith("no such kernel") and not held["cases"][0]["passes"]
+
+
+def test_a_surrounding_that_is_not_its_worked_case_is_not_timed(monkeypatch):
+    assert broken_case(ShortConvolution) is None
+    right = ShortConvolution.__call__
+    monkeypatch.setattr(ShortConvolution, "__call__", lambda self, *call: {name: 1.001 * y for name, y in right(self, *call).items()})
+    assert "breaks its worked case" in broken_case(ShortConvolution)
+
+
+@pytest.mark.parametrize("direction", ("forward", "training"))
+def test_a_peer_that_disagrees_is_an_error_and_not_a_number(bench, direction):
+    right, wrong = scaled(1 + FLOAT32 / 3), scaled(1 + 3 * FLOAT32)
+    held, printed = bench(family(right, wrong, directions=(direction,), times=(8,)), backends=("chunkwise-delta",))
+    assert statuses(held) == [{"chunkwise-delta": "timed", right.name: "timed", wrong.name: "wrong"}]
+    why = held["cases"][0]["rows"][2]["why"]
+    assert "Its output differs from that of chunkwise-delta by 3.0e-04" in why and why in printed
+    assert wrong.name not in held["cases"][0]["passes"][0]["rounds"][0]["samples"] and len(run.wrong(held)) == 1
+
+
+def test_gradients_must_agree_too():
+    y, slope = torch.ones(3), torch.ones(2)
+    assert disagreement((y, {"q": slope}), "other", (y, {"q": slope, "own": 5 * slope})) is None
+    assert "gradient of q" in disagreement((y, {"q": 2 * slope}), "other", (y, {"q": slope}))
+    assert "output" in disagreement((y * torch.nan, {}), "other", (y, {}))
+
+
+def test_what_computes_something_else_is_not_compared(bench):
+    held, _ = bench(family(scaled(2.0, side="floor", compared=False), times=(8,)))
+    assert set(statuses(held)[0].values()) == {"timed"} and not run.wrong(held)
+
+
+def test_a_peer_that_is_not_installed_is_left_out_with_a_sentence(bench, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    held, printed = bench(family(peers.gated_delta, times=(8,)))
+    why = "transformers is not installed. Use pip install 'test-time-regression[hf]'."
+    assert statuses(held)[0]["qwen3-next"] == "left out" and f"left out qwen3-next: {why}" in printed and not run.wrong(held)
+
+
+def test_a_named_backend_that_refuses_is_left_out_with_its_reason(bench):
+    held, _ = bench(family(times=(8,)), backends=("chunkwise-additive", "chunkwise-delta"))
+    assert statuses(held) == [{"chunkwise-additive": "left out", "chunkwise-delta": "timed"}]
+    assert held["cases"][0]["rows"][0]["why"] == ChunkwiseAdditive().refuses(GATED)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
+@pytest.mark.parametrize("case", [case for case in cases(FAMILIES) if case.shape.batch == 1], ids=lambda case: case.name)
+def test_all_peers_compute_what_ours_do(case):
+    """At a small shape whose last chunk is not full: outputs, and gradients by the names they share."""
+    x = (case if case.direction == "decode" else case.shaped(time=70)).shaped(heads=2, key=16, value=16)
+    inputs = x.inputs()
+    found = [each for each in x.contestants((), False, inputs) if each.compared]
+    outcomes = {each.name: each.timed(each.prepare(inputs), case.direction == "training")() for each in found}
+    name, reference = next(iter(outcomes.items()))
+    assert len(outcomes) > 1 and all(disagreement(outcome, name, reference) is None for outcome in outcomes.values())
+    if case.direction == "training":
+        assert reference[1] and all(len(outcome[1]) >= 2 for outcome in outcomes.values())
+
+
+# ----------------------------------------------------------------------------------------------------------------- which rounds count
+def spending(clock, seconds, others=lambda: 0.0, own=1.0):
+    return lambda: clock.spend(seconds, others(), own)
+
+
+def test_disturbed_rounds_are_discarded_and_counted():
+    """Two contestants; in every third round another process is busy, and all take ten times as long."""
+    clock, count = Hands(), itertools.count()
+    busy = [False]
+
+    def call():
+        clock.spend(1.0 * (10 if busy[0] else 1), others=1.0 if busy[0] else OTHERS_ALLOWED / 2)
+
+    def done():
+        busy[0] = (next(count) + 1) // 2 % 3 == 2
+
+    rounds = measure({"ours": call, "peer": call}, 4, 1, clock, done)
+    assert [r.clean for r in rounds.rounds] == [True, True, False, True, True] and rounds.to_dict()["discarded"] == 1
+    assert rounds.spread("ours", "wall") == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert [r.others for r in rounds.rounds] == [pytest.approx(OTHERS_ALLOWED / 2)] * 2 + [1.0] + [pytest.approx(OTHERS_ALLOWED / 2)] * 2
+
+
+def test_one_thread_that_is_kept_off_its_core_is_disturbed():
+    clock = Hands()
+    rounds = measure({"ours": spending(clock, 1.0, own=0.5)}, 3, 1, clock)
+    assert not rounds.clean and len(rounds.rounds) == 3 and rounds.spread("ours", "cpu")["median"] == 0.5
+    clock = Hands()
+    assert measure({"ours": spending(clock, 1.0, own=0.5)}, 3, 2, clock).mostly_clean, "two threads may wait for each other"
+
+
+def test_time_passed_is_not_told_of_a_run_that_was_mostly_disturbed():
+    clock = Hands()
+    disturbed = measure({"ours": spending(clock, 1.0, others=lambda: 1.0)}, 7, 2, clock)
+    clean = measure({"ours": spending(clock, 2.0)}, 7, 2, clock)
+    assert len(disturbed.rounds) == 2, "a few disturbed rounds of several threads are enough to give up"
+    one = measure({"ours": spending(clock, 3.0)}, 7, 1, clock).to_dict()
+    assert Figures({"passes": [one, disturbed.to_dict()]}).wall("ours") is None
+    assert Figures({"passes": [one, clean.to_dict()]}).wall("ours")["median"] == 2.0
+    assert Figures({"passes": [one]}).wall("ours") is None
+
+
+def test_others_are_not_known_everywhere():
+    clock = Hands()
+    clock.others = lambda: None
+    rounds = measure({"ours": spending(clock, 1.0)}, 2, 1, clock)
+    assert rounds.mostly_clean and [r.others for r in rounds.rounds] == [None, None]
+
+
+def test_the_order_rotates_and_short_calls_are_repeated():
+    clock, order = Hands(), []
+
+    def call(name, seconds):
+        def spend():
+            clock.spend(seconds)
+            order.append(name)
+
+        return spend
+
+    rounds = measure({"a": call("a", 1.0), "b": call("b", 1.0), "c": call("c", 0.6 * LEAST_SECONDS)}, 3, 1, clock)
+    assert "".join(order) == "aabbcc" + "abcc" + "bcca" + "ccab"
+    assert all(r.samples["c"].cpu == pytest.approx(0.6 * LEAST_SECONDS) for r in rounds.rounds)
+    assert rounds.ratio("c", "a", "cpu")["median"] == pytest.approx(1 / (0.6 * LEAST_SECONDS))
+
+
+def test_the_systems_clock_runs():
+    clock = SystemClock()
+    before = clock.cpu(), clock.wall(), clock.others()
+    sum(range(200_000))
+    assert clock.cpu() > before[0] and clock.wall() > before[1] and (before[2] is None or clock.others() is not None)
+
+
+def test_rounds_come_back_from_the_file_as_they_were():
+    clock = Hands()
+    rounds = measure({"ours": spending(clock, 1.5)}, 2, 1, clock)
+    assert Rounds.from_dict(json.loads(json.dumps(rounds.to_dict()))) == rounds
+
+
+# --------------------------------------------------------------------------------------------------------------- who would take too much
+def test_what_is_expected_grows_at_least_with_the_length_and_at_most_with_its_square():
+    assert predicted([], 512) == (0.0, 0.0)
+    assert predicted([Past(100, 2.0, 10.0)], 400) == (8.0, 40)
+    assert predicted([Past(100, 2.0, 10.0), Past(200, 8.0, 40.0)], 400) == (pytest.approx(32.0), pytest.approx(160))
+    assert predicted([Past(100, 2.0, 10.0), Past(200, 80.0, 10.0)], 400) == (pytest.approx(320.0), 20)
+
+
+def test_who_takes_longer_than_the_limit_is_stopped_from_there_on(bench, monkeypatch, tmp_path):
+    clock = Ticking()
+    slow = dataclasses.replace(scaled(1.0), name="slow")
+
+    def timed(call, training):
+        run_it = Contestant.timed(slow, call, training)
+        return lambda: (clock.spend(20.0), run_it())[1]
+
+    object.__setattr__(slow, "timed", timed)
+    monkeypatch.setattr(run, "SystemClock", lambda: clock)
+    held, printed = bench(family(slow, times=(8, 16)), limit=30.0)
+    assert [rows["slow"] for rows in statuses(held)] == ["timed", "stopped"]
+    assert "stopped slow: A call would take about 40 s, longer than --limit 30." in printed
+    held, _ = bench(family(slow, times=(8,)), limit=10.0, out=tmp_path / "another")
+    assert held["cases"][0]["rows"][-1]["why"] == "A call takes 20 s, longer than --limit 10."
+
+
+def test_who_would_take_too_much_memory_is_stopped(bench, monkeypatch):
+    monkeypatch.setattr("ttr.experiments.bench.trial.free_memory", lambda: 1000.0)
+    monkeypatch.setattr(peak.PeakMemory, "of", lambda self, case, *others: {"bytes": 300, "mark": "VmHWM"})
+    held, printed = bench(family(times=(8, 16)), memory=True)
+    assert [case["rows"][0]["status"] for case in held["cases"]] == ["timed", "stopped"]
+    assert held["cases"][0]["rows"][0]["peak"]["bytes"] == 300 and "A call would take about 600 B of memory, and 1e+03 B are free." in printed
+
+
+def test_peak_memory_is_at_least_the_output():
+    """Softmax attention holds its output [B,T,H,V] and little else; the delta rule chunk by chunk holds several times as much."""
+    output = 4 * 1024 * 8 * 128
+    with peak.PeakMemory() as peaks:
+        case = Case(FAMILIES[0], "forward", Shape(time=1024))
+        least = peaks.of(case, "softmax-attention", (), False)
+        more = peaks.of(case, "chunkwise-additive", (), False)
+    assert output <= least["bytes"] < more["bytes"] and least["mark"] == more["mark"]
+
+
+# -------------------------------------------------------------------------------------------------------------------- what is written down
+def test_the_file_holds_every_round_and_what_it_was_measured_on(bench, tmp_path):
+    held, printed = bench(family(scaled(1.0), directions=("forward", "training")), rounds=2)
+    path = tmp_path / "out" / "bench.json"
+    assert load(path) == json.loads(json.dumps(held)) and held["schema"] == 1 and str(path) in printed.splitlines()[-1]
+    assert {"processor", "flags", "cores", "torch", "transformers", "python", "commit", "source"} <= set(held["machine"])
+    assert held["settings"] == BenchSettings(rounds=2, threads=1, memory=False).to_dict() and held["command"].startswith("ttr bench --rounds 2")
+    assert [case["name"] for case in held["cases"]] == ["tiny.forward.H2.T8.D4", "tiny.forward.H2.T16.D4", "tiny.training.H2.T8.D4",
+                                                         "tiny.training.H2.T16.D4"]
+    for case in held["cases"]:
+        assert set(case) == {"name", "family", "direction", "curve", "shape", "flops", "formula", "rows", "passes"}
+        (passed,) = case["passes"]
+        assert passed["threads"] == 1 and set(passed["rates"]) == {*machine.PRODUCTS, "copy"} and len(passed["rounds"]) >= 2
+        assert case["flops"] == (3 if case["direction"] == "training" else 1) * 2 * case["shape"]["time"] * delta_flops(4, 4)
+        timed = {row["name"] for row in case["rows"] if row["status"] == "timed"}
+        assert all(set(r) == {"others", "clean", "samples"} and set(r["samples"]) == timed for r in passed["rounds"])
+        figures_of = Figures(case)
+        assert figures_of.share("times 1.0") == pytest.approx(case["flops"] / figures_of.cpu("times 1.0")["median"] / 1e9)
+
+
+def test_operations_are_those_of_the_chunked_algorithm():
+    """T=4096, H=8, D=128, C=64: 98,304 of the additive form per token and head, as two products of scores (2 C 128 each) and two with the
+    memory (2 128 128 each)."""
+    additive, delta = (next(f for f in FAMILIES if f.name == name) for name in ("additive", "gated-delta"))
+    assert Case(additive, "forward", Shape(time=4096)).flops == 4096 * 8 * 98_304
+    assert Case(delta, "training", Shape(time=4096)).flops == pytest.approx(3 * 4096 * 8 * (98_304 + 2 * 16_384 + 64 * 64 / 3 + 32_768))
+    assert Case(delta, "decode", Shape(time=1)).flops is None
+
+
+def test_an_interrupted_run_keeps_what_is_finished(bench, monkeypatch):
+    calls = []
+
+    def prepare(x):
+        calls.append(x["v"].shape[1])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return scaled(1.0).prepare(x)
+
+    peer = Contestant("interrupted", "peer", prepare)
+    with pytest.raises(UserError, match="The same command goes on from here: ttr bench"):
+        bench(family(peer))
+    held, printed = bench(family(peer))
+    assert calls == [8, 16, 16] and [case["shape"]["time"] for case in held["cases"]] == [8, 16]
+    assert "tiny.forward.H2.T8.D4" in printed
+    again, _ = bench(family(peer))
+    assert calls == [8, 16, 16] and again == held
+
+
+def test_measurements_of_other_arguments_or_another_source_are_not_mixed(bench, monkeypatch, tmp_path):
+    bench(family(times=(8,)))
+    with pytest.raises(UserError, match="rounds changed"):
+        bench(family(times=(8,)), rounds=2)
+    monkeypatch.setattr(machine, "source_digest", lambda: "another")
+    with pytest.raises(UserError, match="source changed"):
+        bench(family(times=(8,)))
+    (tmp_path / "out" / "bench.json").write_text("{}")
+    with pytest.raises(UserError, match="is damaged"):
+        bench(family(times=(8,)))
+
+
+def test_a_picture_per_curve_with_two_lengths(bench, tmp_path):
+    held, printed = bench(family(scaled(1.0), scaled(3.0, side="floor", compared=False)))
+    (curve,) = figures.curves(held["cases"])
+    path = tmp_path / "out" / f"{curve}.png"
+    assert path.read_bytes().startswith(b"\x89PNG") and str(path) in printed
+    assert not figures.curves(held["cases"][:1])
+
+
+# --------------------------------------------------------------------------------------------------------------------------- the command
+def command(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["ttr", "bench", *arguments])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    said = capsys.readouterr()
+    return end.value.code, said.out, said.err
+
+
+def test_the_list_tells_cases_and_who_is_there(monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "transformers" else find(name))
+    code, out, _ = command(monkeypatch, capsys, "--list")
+    assert code == 0 and all(case.name in out for case in cases(FAMILIES))
+    assert "ours  chunkwise-delta: ready" in out and "peer  softmax-attention: ready" in out and "floor state-copy: ready" in out
+    assert "peer  mamba2: transformers is not installed. Use pip install 'test-time-regression[hf]'." in out
+    code, out, _ = command(monkeypatch, capsys, "kda.forward", "--list", "--lengths", "64,32")
+    assert "kda.forward.T32.D128  kda.forward.T64.D128" in out and "gated-delta" not in out
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (("mamba",), "There is no case 'mamba'. ttr bench --list shows the cases"),
+    (("--backends", "fastest"), "There is no backend 'fastest'. Use one of channel-scan"),
+    (("--rounds", "0"), "--rounds must be at least 1, not 0."),
+    (("--lengths", "0"), "--lengths must be at least 1, not 0."),
+    (("--lengths", "long"), "--lengths takes numbers with commas between, not 'long'."),
+])
+def test_what_cannot_be_run_is_one_sentence(monkeypatch, capsys, tmp_path, arguments, words):
+    code, out, err = command(monkeypatch, capsys, *arguments, "--out", str(tmp_path / "out"))
+    assert code == 1 and words in err and not (tmp_path / "out").exists()
+
+
+def test_names_choose_cases_by_whole_words():
+    known = cases(FAMILIES)
+
+    def names(*chosen, **options):
+        return [case.name for case in run.chosen(BenchSettings(cases=chosen, **options), known)]
+
+    assert names() == [case.name for case in known]
+    assert names("gated-delta.decode.B4") == names("gated-delta.decode.B4.D128") == ["gated-delta.decode.B4.D128"]
+    assert set(name.split(".")[1] for name in names("kda", "additive.training")) == {"forward", "training"}
+    assert names("kda", quick=True) and max(case.shape.time for case in run.chosen(BenchSettings(quick=True), known)) <= run.QUICK_TIME
+
+
+def test_the_command_line_repeats_the_settings():
+    settings = BenchSettings(cases=("kda",), backends=("a", "b"), lengths=(1, 2), rounds=9, onednn=True, memory=False, quick=True)
+    assert settings.command() == "ttr bench kda --backends a,b --lengths 1,2 --rounds 9 --onednn --no-memory --quick"
+
+
+def test_peers_and_safetensors_are_not_needed():
+    script = ("import sys; sys.modules |= dict.fromkeys(('transformers', 'safetensors', 'fla'));"
+              "from ttr.cli import main; sys.argv = ['ttr', 'bench', '--list']; main()")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "ours  chunkwise-delta: ready" in done.stdout
+
+
+@pytest.mark.parametrize("seconds, words", [(2.5, "2.5 s"), (0.0123, "12.3 ms"), (4.56e-5, "45.6 us"), (0.9996, "1000 ms")])
+def test_durations_read_well(seconds, words):
+    assert report.duration(seconds) == words
