@@ -37,9 +37,10 @@ class Sources(NamedTuple):
     scale: float
 
 
-def bind(problem: Problem, x: Inputs) -> BoundStep | None:
-    """A call for tokens like that of ``x``, in place if it owns its state; None where the update needs more than the caller's tensors."""
-    sources = _sources(problem, x)
+def bind(problem: Problem, x: Inputs, watchful: bool) -> BoundStep | None:
+    """A call for tokens like that of ``x``, in place if it owns its state; None where the update needs more than the caller's tensors,
+    or, if it is to be ``watchful``, where no kernel looks at the numbers."""
+    sources = None if watchful and not native.usable(x) else _sources(problem, x)
     if sources is None:
         return None
     names, dtype = sources.names, x.q.dtype
