@@ -79,7 +79,7 @@ def _alike(tensors: tuple[Tensor, ...], shapes: tuple[torch.Size, ...], dtypes: 
 def _native(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tuple[Tensor, Tensor] | None]:
     """The update by the compiled kernel, which looks at the numbers itself and refuses unsound ones before it writes."""
     kernel, inplace, dtype, pick = native.kernel(x.q.dtype), x.owns_state, x.q.dtype, sources.pick
-    constant = 0 if sources.constant is None else sources.constant.data_ptr()
+    constant = sources.constant  # kept here, since the kernel knows its address alone
     given = [t[:, 0].contiguous() for t in (x.q, x.k, x.v, *map(x.controls.get, sources.names))]
     operands = pick((*given, None, sources.constant))
     layout = ctypes.byref(native.layout(operands, x.state["memory"], problem.solver.gradient_at == "old", sources.scale))
@@ -88,7 +88,7 @@ def _native(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tupl
     def update(*tensors: Tensor) -> tuple[Tensor, Tensor] | None:
         *pointers, memory, position = [tensor.data_ptr() for tensor in tensors]
         y = torch.empty(output, dtype=dtype)
-        operands = pick((*pointers, 0, constant))
+        operands = pick((*pointers, 0, 0 if constant is None else constant.data_ptr()))
         if inplace:
             failed = kernel(pack(*operands, memory, 0, memory, y.data_ptr(), position), layout)
             return None if failed else (y, y)
