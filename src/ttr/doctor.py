@@ -13,6 +13,7 @@ import torch
 
 from ttr import matmul
 from ttr.backends import BACKENDS
+from ttr.backends.native import library
 from ttr.dispatch import regress
 from ttr.laws.rows import Sizes, make_case, triples
 from ttr.laws.tolerances import error, tolerance
@@ -34,6 +35,7 @@ def examine() -> Iterator[Finding]:
     """The findings, one after the other: versions, devices, extras, known traps, and every backend against the oracle."""
     yield Finding("ok", "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Finding("ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    yield _native()
     yield from _extras()
     yield from _products()
     yield from _traps()
@@ -45,6 +47,16 @@ def examine() -> Iterator[Finding]:
 def devices() -> list[str]:
     """The devices torch can use here."""
     return ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+
+
+def _native() -> Finding:
+    """Which compiled kernels run, or why none."""
+    if not library.available():
+        return Finding("note", "native kernels", f"{library.reason()} Everything runs without them, in torch's operations.")
+    found = library.library()
+    others = [isa for isa in library.ISAS if isa not in found.runs]
+    words = f"{found.isa}, of {', '.join(found.runs)} that run here; version {library.ABI}; {found.path}"
+    return Finding("ok", "native kernels", f"{words}. Not built, or not run by this processor: {', '.join(others)}." if others else words)
 
 
 def _extras() -> Iterator[Finding]:
