@@ -51,7 +51,8 @@ class Results:
         try:
             before = json.loads(self.path.read_bytes())
             differ = [key for key, value in self.held["settings"].items() if before["settings"].get(key) != value]
-            differ += [key for key in ("processor", "torch", "transformers", "environment", "source") if before["machine"][key] != self.held["machine"][key]]
+            machine = ("processor", "torch", "transformers", "environment", "source")
+            differ += [key for key in machine if before["machine"][key] != self.held["machine"][key]]
             if before["schema"] == SCHEMA and not differ:
                 return before["cases"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
