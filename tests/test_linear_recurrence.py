@@ -34,7 +34,7 @@ def literally(r: Recurrence) -> tuple[torch.Tensor, torch.Tensor]:
             found = 0 if r.read is None else r.read[:, j, :, None] @ (old if r.old else memory)
             eraser = r.key if r.erase is None else r.erase
             memory = memory + step * (r.key[:, j, ..., None] * r.value[:, j, :, None] - eraser[:, j, ..., None] * found)
-        outputs.append((r.query[:, t, :, None] @ (before if r.reads_first else memory)).transpose(1, 2))
+        outputs.append((r.scale * r.query[:, t, :, None] @ (before if r.reads_first else memory)).transpose(1, 2))
     return torch.cat(outputs, dim=1), memory
 
 
@@ -56,7 +56,7 @@ def draw(kind: str, decay: str | None, time: int, *, pairs: int = 1, old: bool =
     log_decay = None if decay is None else gates if strong else mild
     return Recurrence(normal(batch, time, heads, key_size), key, normal(*lead, value_size), read, erase,
                       torch.rand(lead, generator=generator, dtype=torch.float64), log_decay, normal(batch, heads, key_size, value_size),
-                      pairs, old, reads_first)
+                      pairs, old, reads_first, 0.7)
 
 
 def to(r: Recurrence, dtype: torch.dtype) -> Recurrence:

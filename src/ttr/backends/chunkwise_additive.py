@@ -26,4 +26,4 @@ class ChunkwiseAdditive(LinearBackend):
         return None
 
     def recur(self, r: Recurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
-        return chunkwise.additive(r, self.chunk)
+        return chunkwise.run(r, self.chunk)

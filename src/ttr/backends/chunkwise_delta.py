@@ -26,4 +26,4 @@ class ChunkwiseDelta(LinearBackend):
         return None
 
     def recur(self, r: Recurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
-        return chunkwise.delta(r, self.chunk)
+        return chunkwise.run(r, self.chunk)

@@ -21,14 +21,14 @@ from ttr.state import State
 class LinearForm:
     """S_j = D_j S_{j-1} + step_j (key_j value_j^T - erase_j (S_x^T read_j)^T) for pairs j = 1..L, L = T n, and y_t = S_{tn}^T query_t.
 
-    Letters: L pairs, T tokens. query [B,T,H,F], key, read and erase [B,L,H,F], value [B,L,H,V], step [B,L,H] (1 if absent),
+    Letters: L pairs, T tokens. query [B,T,H,F], which is ``scale`` times ``plain_query``, key, read and erase [B,L,H,F], value [B,L,H,V], step [B,L,H] (1 if absent),
     log_decay [B,L,H] or [B,L,H,F], finite (a reset is ``RESET``, which leaves 2e-35 of the past). ``read`` is None for an
     additive memory, ``erase`` None where it is the key. With a normalised read-out ``value`` has a last column of ones. With
     ``bonus`` [H,F] the memory is read before it decays and is written, and y_t = (S + (bonus * key_t) value_t^T)^T query_t.
     ``unit`` [B,T,H,1] is what 1 is worth in the units of the memory at each token, ``carried`` what else of the state the call leaves.
     """
 
-    query: Tensor
+    plain_query: Tensor
     key: Tensor
     value: Tensor
     read: Tensor | None
@@ -40,11 +40,17 @@ class LinearForm:
     bonus: Tensor | None = None
     unit: Tensor | float = 1.0
     carried: Mapping[str, Tensor] = field(default_factory=dict)
+    scale: float = 1.0
+
+    @property
+    def query(self) -> Tensor:
+        """The query as it meets the memory; a new tensor at every call, which ``recurrence`` does without."""
+        return self.plain_query if self.scale == 1.0 else self.scale * self.plain_query
 
     def recurrence(self, memory: Tensor) -> Recurrence:
         """What is left to run from ``memory`` [B,H,F,V]; the bonus of a token's own pair comes on top of its read-outs."""
-        return Recurrence(self.query, self.key, self.value, self.read, self.erase, self.step, self.log_decay, memory,
-                          self.pairs, self.gradient_at == "old", self.bonus is not None)
+        return Recurrence(self.plain_query, self.key, self.value, self.read, self.erase, self.step, self.log_decay, memory,
+                          self.pairs, self.gradient_at == "old", self.bonus is not None, self.scale)
 
 
 def linear_form(problem: Problem, x: Inputs) -> LinearForm:
@@ -72,7 +78,8 @@ def linear_form(problem: Problem, x: Inputs) -> LinearForm:
         step = problem.solver.effective_step(flat(step), key, x.axis_params("solver"))
     elif x.log_importance is not None and not problem.weights.running_maximum:
         step = flat(x.log_importance).exp()
-    query = function.query(x.grouped(x.q), params)
+    scale = function.plain_scale(x.q.shape[-1])
+    query = function.query(x.grouped(x.q), params) if scale is None else x.grouped(x.q)
     if x.phase is not None:
         cos, sin = rotation.frame(x)
         if problem.weights.complex_values:
@@ -80,7 +87,8 @@ def linear_form(problem: Problem, x: Inputs) -> LinearForm:
         else:
             query, key = (rotation.double(part, cos, sin) for part in (query, key))
             log_decay = log_decay if log_decay is None or log_decay.ndim == 3 else torch.cat([log_decay, log_decay], dim=-1)
-    form = LinearForm(query, key, value, read, step, log_decay, problem.solver.gradient_at, pairs, erase, carried=carried)
+    form = LinearForm(query, key, value, read, step, log_decay, problem.solver.gradient_at, pairs, erase, carried=carried,
+                      scale=1.0 if scale is None else scale)
     if problem.weights.reads_first:
         return replace(form, bonus=x.axis_params("weights")["bonus"])
     if problem.weights.writes_previous:

@@ -12,8 +12,8 @@ TRAPEZOID = ("superblock", "Trapezoid")
 NATIVE = ("native", "weights=Geometric(),", "function=Linear(),", "DeltaRule()")
 
 FAULTS = (
-    Fault("backends/chunkwise_additive.py", "chunkwise.additive(r, ", "chunkwise.additive(r._replace(step=None), ", ("chunkwise-additive", "Importance")),
-    Fault("backends/chunkwise_delta.py", "chunkwise.delta(r, ", "chunkwise.delta(r._replace(step=None), ", ("chunkwise-delta", "weights=Uniform(),", "DeltaRule()")),
+    Fault("backends/chunkwise_additive.py", "chunkwise.run(r, ", "chunkwise.run(r._replace(step=None), ", ("chunkwise-additive", "Importance")),
+    Fault("backends/chunkwise_delta.py", "chunkwise.run(r, ", "chunkwise.run(r._replace(step=None), ", ("chunkwise-delta", "weights=Uniform(),", "DeltaRule()")),
     Fault("backends/lowering.py", 'self.gradient_at == "old"', "False", OLD),
     Fault("backends/linear/triangle.py", ".neg_()\n        _diagonal", "\n        _diagonal", ("test_inverse_of_triangles",)),
     Fault("backends/linear/triangle.py", "out=inverse[i, :i]).neg_()", "out=inverse[i, :i])", DELTA),

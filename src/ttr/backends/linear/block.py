@@ -100,15 +100,15 @@ class Block:
         rows, key = d.row, d.key
         if self.corrects:
             self._product(x[:, :, : g.pairs], self._load(r.read, r.pairs), self.step, None if rows is None else rows[:, :, : g.pairs])
-        self._product(x[:, :, -g.tokens :], self._load(r.query, 1), None, None if rows is None else rows[:, :, -g.tokens :])
+        self._product(x[:, :, -g.tokens :], self._load(r.query, 1), r.scale, None if rows is None else rows[:, :, -g.tokens :])
         if r.erase is not None:
             self._product(keys[:, :, : g.pairs], self._load(r.erase, r.pairs), None, None if key is None else key[:, :, : g.pairs])
         self._product(keys[:, :, -g.pairs :], self._load(r.key, r.pairs), None, None if key is None else key[:, :, -g.pairs :])
         self._product(values[:, :, -g.pairs :], self._load(r.value, r.pairs), self.step, None)
         return x, keys, values
 
-    def _product(self, out: Tensor, x: Tensor, step: Tensor | None, factor: Tensor | None) -> None:
-        """``out`` [M,G,.,D] = x [M,B,H,.,D] times step [M,B,H,.,1] and a factor [M,G,.,1 or D], where there are any."""
+    def _product(self, out: Tensor, x: Tensor, step: Tensor | float | None, factor: Tensor | None) -> None:
+        """``out`` [M,G,.,D] = x [M,B,H,.,D] times step [M,B,H,.,1] or a number and a factor [M,G,.,1 or D], where there are any."""
         out = out.unflatten(1, x.shape[1:3])
         factor = None if factor is None else factor.unflatten(1, x.shape[1:3])
         if step is not None and factor is not None and factor.shape[-1] == 1:
@@ -234,7 +234,7 @@ class Block:
         if d.row is not None:
             grad_x.mul_(d.row)
             grad_keys.mul_(d.key)
-        self._store(grad_x[:, :, -g.tokens :], query, 1)
+        self._store(grad_x[:, :, -g.tokens :].mul_(r.scale), query, 1)
         grad_value, to_key = grad_value.unflatten(1, shape), grad_keys[:, :, -g.pairs :].unflatten(1, shape)
         grad_step = None if step is None else (grad_value * self._load(r.value, r.pairs)).sum(-1, keepdim=True)
         if self.corrects:

@@ -13,6 +13,7 @@ from ttr.backends.linear.recurrence import Recurrence
 
 def run(r: Recurrence, chunk: int) -> tuple[Tensor, Tensor]:
     """y [B,T,H,V] and the final memory [B,H,F,V], in chunks of ``chunk`` tokens."""
+    r = r._replace(query=r.scale * r.query, scale=1.0)
     return additive(r, chunk) if r.read is None else delta(r, chunk)
 
 

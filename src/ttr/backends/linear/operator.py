@@ -28,20 +28,20 @@ def run(engine: str, r: Recurrence, chunk: int, save: bool) -> tuple[Tensor, Ten
 
 @torch.library.custom_op("ttr::linear_recurrence", mutates_args=())
 def linear_recurrence(query: Tensor, key: Tensor, value: Tensor, read: Tensor | None, erase: Tensor | None, step: Tensor | None,
-                      log_decay: Tensor | None, memory: Tensor, pairs: int, old: bool, reads_first: bool, reads_key: bool,
+                      log_decay: Tensor | None, memory: Tensor, pairs: int, old: bool, reads_first: bool, scale: float, reads_key: bool,
                       engine: str, chunk: int, save: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
     """See ``Recurrence``; with ``reads_key`` the key is also what is read, and ``read`` None. Chunks of ``chunk`` tokens."""
-    r = Recurrence(query, key, value, key if reads_key else read, erase, step, log_decay, memory, pairs, old, reads_first)
+    r = Recurrence(query, key, value, key if reads_key else read, erase, step, log_decay, memory, pairs, old, reads_first, scale)
     y, memory, saved = ENGINES[engine].forward(r, chunk, save)
     return y, memory, list(saved)
 
 
 @torch.library.custom_op("ttr::linear_recurrence_backward", mutates_args=())
 def linear_recurrence_backward(query: Tensor, key: Tensor, value: Tensor, read: Tensor | None, erase: Tensor | None, step: Tensor | None,
-                               log_decay: Tensor | None, memory: Tensor, pairs: int, old: bool, reads_first: bool, reads_key: bool,
+                               log_decay: Tensor | None, memory: Tensor, pairs: int, old: bool, reads_first: bool, scale: float, reads_key: bool,
                                engine: str, chunk: int, saved: list[Tensor], grad_y: Tensor, grad_memory: Tensor) -> list[Tensor]:
     """Gradients of the tensors that are there, in their order."""
-    r = Recurrence(query, key, value, key if reads_key else read, erase, step, log_decay, memory, pairs, old, reads_first)
+    r = Recurrence(query, key, value, key if reads_key else read, erase, step, log_decay, memory, pairs, old, reads_first, scale)
     gradients = list(ENGINES[engine].backward(r, chunk, tuple(saved), grad_y, grad_memory))
     if reads_key and gradients[3] is not None:
         gradients[1] = gradients[1].add_(gradients[3])
@@ -51,8 +51,8 @@ def linear_recurrence_backward(query: Tensor, key: Tensor, value: Tensor, read: 
 
 
 @linear_recurrence.register_fake
-def _(query, key, value, read, erase, step, log_decay, memory, pairs, old, reads_first, reads_key, engine, chunk, save):
-    r = Recurrence(query, key, value, key if reads_key else read, erase, step, log_decay, memory, pairs, old, reads_first)
+def _(query, key, value, read, erase, step, log_decay, memory, pairs, old, reads_first, scale, reads_key, engine, chunk, save):
+    r = Recurrence(query, key, value, key if reads_key else read, erase, step, log_decay, memory, pairs, old, reads_first, scale)
     sizes = ENGINES[engine].saved_sizes(r, chunk)
     batch, time, heads, _ = query.shape
     return query.new_empty(batch, time, heads, value.shape[-1]), query.new_empty(memory.shape), [query.new_empty(n if save else 0) for n in sizes]
@@ -71,17 +71,17 @@ def _setup_context(ctx, inputs: tuple, output: tuple) -> None:
 
 def _backward(ctx, grad_y: Tensor, grad_memory: Tensor, grad_saved: list[Tensor]) -> tuple[Tensor | None, ...]:
     tensors, saved = ctx.saved_tensors[:TENSORS], ctx.saved_tensors[TENSORS:]
-    pairs, old, reads_first, reads_key, engine, chunk, _ = ctx.settings
+    pairs, old, reads_first, scale, reads_key, engine, chunk, _ = ctx.settings
     present = [x is not None for x in tensors]
     if torch.is_grad_enabled():
-        gradients = _differentiable(tensors, (pairs, old, reads_first), reads_key, chunk, grad_y, grad_memory)
+        gradients = _differentiable(tensors, (pairs, old, reads_first, scale), reads_key, chunk, grad_y, grad_memory)
     else:
-        gradients = linear_recurrence_backward(*tensors, pairs, old, reads_first, reads_key, engine, chunk, list(saved), grad_y, grad_memory)
+        gradients = linear_recurrence_backward(*tensors, pairs, old, reads_first, scale, reads_key, engine, chunk, list(saved), grad_y, grad_memory)
     each = iter(gradients)
     return *(next(each) if there else None for there in present), *(None,) * len(ctx.settings)
 
 
-def _differentiable(tensors: tuple[Tensor | None, ...], kind: tuple[int, bool, bool], reads_key: bool, chunk: int, grad_y: Tensor,
+def _differentiable(tensors: tuple[Tensor | None, ...], kind: tuple[int, bool, bool, float], reads_key: bool, chunk: int, grad_y: Tensor,
                     grad_memory: Tensor) -> list[Tensor]:
     """Gradients that can be differentiated again, of the tensors that are there."""
     inputs = [None if x is None else x if x.requires_grad else x.detach().requires_grad_() for x in tensors]

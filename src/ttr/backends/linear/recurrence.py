@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Recurrence(NamedTuple):
-    """S_j = D_j S_{j-1} + step_j (key_j value_j^T - erase_j (S_x^T read_j)^T), j = 1..L, L = T n, and y_t = S_{tn}^T query_t.
+    """S_j = D_j S_{j-1} + step_j (key_j value_j^T - erase_j (S_x^T read_j)^T), j = 1..L, L = T n, and y_t = scale S_{tn}^T query_t.
 
     Letters: B batch, T tokens, n = ``pairs`` per token, H heads, F key size, V value size. One floating dtype, float32 or float64;
     any strides.
@@ -23,7 +23,7 @@ class Recurrence(NamedTuple):
         memory     [B,H,F,V], S_0
 
     S_x is D_j S_{j-1} ("decayed"), or S_{j-1} where ``old``. With ``reads_first`` (n = 1) a token reads before it decays and writes:
-    y_t = S_{t-1}^T query_t.
+    y_t = scale S_{t-1}^T query_t.
     """
 
     query: Tensor
@@ -37,6 +37,7 @@ class Recurrence(NamedTuple):
     pairs: int = 1
     old: bool = False
     reads_first: bool = False
+    scale: float = 1.0
 
 
 class Engine(Protocol):

@@ -64,7 +64,7 @@ class NativeEngine:
             ValueError: for several pairs per token.
             RuntimeError: if the kernels were not built, or the memory for their work is missing.
         """
-        _check(r)
+        r = _checked(r)
         saved = tuple(r.query.new_empty(size) for size in (self.saved_sizes(r, chunk) if save else (0, 0, 0)))
         y, last = r.value.new_empty(*r.query.shape[:3], r.value.shape[-1]), torch.empty_like(r.memory, memory_format=torch.contiguous_format)
         _call("forward", r, chunk, saved, y, last, ())
@@ -72,10 +72,11 @@ class NativeEngine:
 
     def backward(self, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor) -> tuple[Tensor | None, ...]:
         """As ``Engine.backward``; raises as ``forward`` does."""
-        _check(r)
+        scale, r = r.scale, _checked(r)
         inputs = (getattr(r, name) for name in INPUTS)
         gradients = tuple(None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs)
         _call("backward", r, chunk, saved, grad_y, grad_memory, gradients)
+        gradients[0].mul_(scale)
         return gradients
 
 
@@ -88,12 +89,14 @@ def _stretch(chunk: int) -> int:
     return min(max(STRETCH // chunk, 1), MOST_CHUNKS)
 
 
-def _check(r: Recurrence) -> None:
+def _checked(r: Recurrence) -> Recurrence:
     if r.pairs != 1:
         raise ValueError(f"The native engine runs one pair per token, not {r.pairs}. Use a backend of PyTorch, such as 'chunkwise-delta'.")
+    return r._replace(query=r.scale * r.query, scale=1.0)
 
 
-def _call(name: str, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], y: Tensor, last: Tensor, gradients: tuple[Tensor | None, ...]) -> None:
+def _call(name: str, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], y: Tensor, last: Tensor,
+          gradients: tuple[Tensor | None, ...]) -> None:
     batch, time, heads, key_size = r.query.shape
     decay = 0 if r.log_decay is None else r.log_decay.ndim - 2
     arguments = _Arguments(batch, heads, time, key_size, r.value.shape[-1], chunk, _stretch(chunk), torch.get_num_threads(), decay, r.old, r.reads_first)
