@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "state": {"axes", "problem"},
     "inputs": {"axes", "component", "controls", "problem", "state"},
     "diagnostics": set(),
+    "matmul": set(),
     "memorize": {"axes", "problem"},
     "retrieve": {"axes", "memorize", "problem"},
     "weights": {"axes", "component", "controls", "problem", "weights"},
@@ -36,7 +37,8 @@ MAY_IMPORT = {
     "explain": {"component", "controls", "backends", "dispatch", "inputs", "latex", "problem", "state"},
     "combinations": {"catalogue", "component", "problem", "registry"},
     "laws": {"component", "controls", "laws", "dispatch", "oracle", "backends", "problem", "state", "registry", "weights", "catalogue"},
-    "surroundings": {"component", "controls", "inputs", "problem", "surroundings", "state"},
+    "operators": {"backends", "inputs", "operators"},  # of the backends the loader of compiled kernels alone
+    "surroundings": {"component", "controls", "inputs", "operators", "problem", "surroundings", "state"},
     "architecture": {"component", "controls", "problem", "surroundings", "state"},
     "catalogue": {"catalogue", "architecture", "problem", "weights", "functions", "solvers", "surroundings"},
     "project": {"component", "controls", "architecture", "problem", "surroundings", "state"},

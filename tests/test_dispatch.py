@@ -90,6 +90,18 @@ def test_half_precision_comes_back_and_accumulates_wider(name, dtype):
     assert error(y, ttr.oracle(case.problem, **case.arguments())) <= tolerance(dtype)
 
 
+@pytest.mark.parametrize("name", FORMS)
+def test_narrow_inputs_cost_their_conversion_alone(name):
+    """q, k, v in bfloat16 with controls and state in float32: to the bit what the same numbers in float32 give, only y is rounded."""
+    case = make_case(FORMS[name], Sizes(time=40), dtype=torch.float32)
+    narrow = {**case.arguments(), **{x: getattr(case, x).bfloat16() for x in "qkv"}}
+    widened = {**narrow, **{x: narrow[x].float() for x in "qkv"}}
+    _, state = ttr.regress(case.problem, return_state=True, **widened)
+    (y, found), (expected, last) = (ttr.regress(case.problem, return_state=True, **{**call, "state": state}) for call in (narrow, widened))
+    assert y.dtype == torch.bfloat16 and torch.equal(y, expected.bfloat16())
+    assert all(found[part].dtype == torch.float32 and torch.equal(found[part], last[part]) for part in last)
+
+
 def test_autocast_does_not_reach_the_memory():
     case = make_case(RIDGE, Sizes(time=40), dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -113,6 +125,35 @@ def test_checks_of_values_can_be_switched_off():
         ttr.regress(GATED, **wrong)
     with ttr.checks(values=False):
         assert ttr.regress(GATED, **wrong).isnan().any()
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+@pytest.mark.parametrize("wrong", [(torch.nan,), (torch.inf,), (-torch.inf,), (torch.inf, -torch.inf)])
+def test_a_single_wrong_number_anywhere_is_seen(name, wrong):
+    case = make_case(GATED)
+    for place in (0, getattr(case, name).numel() // 2, -len(wrong)):
+        spoilt = getattr(case, name).clone()
+        spoilt.view(-1)[place : place + len(wrong) or None] = torch.tensor(wrong, dtype=spoilt.dtype)
+        with pytest.raises(ValueError, match=f"{name} holds NaN or infinite"):
+            ttr.regress(GATED, **{**case.arguments(), name: spoilt})
+
+
+def test_numbers_whose_sum_is_infinite_are_no_fault():
+    case = make_case(GATED)
+    large = torch.full_like(case.v, 0.9 * torch.finfo(case.v.dtype).max)
+    assert large.sum().isinf()
+    with torch.no_grad():
+        ttr.regress(GATED, **{**case.arguments(), "v": large})
+
+
+@pytest.mark.parametrize("control, wrong, reach", [("log_decay", 0.5, "<= 0"), ("log_decay", torch.inf, "<= 0"), ("log_decay", torch.nan, "NaN"),
+                                                   ("step_size", -0.5, ">= 0"), ("step_size", torch.inf, "finite"), ("step_size", torch.nan, "NaN")])
+def test_a_control_out_of_its_range_is_seen(control, wrong, reach):
+    case = make_case(GATED)
+    spoilt = case.controls[control].clone()
+    spoilt.view(-1)[1] = wrong
+    with pytest.raises(ValueError, match=f"{control}.*{reach}"):
+        ttr.regress(GATED, **{**case.arguments(), control: spoilt})
 
 
 def test_state_is_a_pytree_that_can_be_saved_selected_and_reordered():

@@ -159,7 +159,7 @@ def test_packed_sequences_see_their_own_past(lengths, past):
     rows = [torch.cat([tail[i], x[0, bounds[i] : bounds[i + 1]]]) for i in range(len(lengths))]
     expected = torch.cat([sums(row) for row in rows])
     assert error(sequences.tokens(sums(extended[0])[None], past)[0], expected) <= FLOAT64
-    assert torch.equal(sequences.tail(extended, past), torch.stack([row[-past:] for row in rows]))
+    assert torch.equal(sequences.tail(x, tail), torch.stack([row[-past:] for row in rows]))
     sums, last = sequences.running_sum(x, tail[:, 0])
     totals = [torch.cat([tail[i, :1], x[0, bounds[i] : bounds[i + 1]]]).cumsum(0) for i in range(len(lengths))]
     assert error(sums[0], torch.cat([row[1:] for row in totals])) <= FLOAT64

@@ -12,6 +12,7 @@ from ttr.diagnostics import diagnostics
 from ttr.dispatch import init_params, initial_state, plan, regress, step
 from ttr.explain import explain
 from ttr.inputs import checks
+from ttr.matmul import onednn
 from ttr.oracle import oracle
 from ttr.problem import Problem
 from ttr.state import State
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ttr.laws.verify import verify
 
 __all__ = ["Problem", "State", "__version__", "catalogue", "checks", "diagnostics", "explain", "init_params", "initial_state", "models", "nn",
-           "oracle", "plan", "regress", "step", "verify"]
+           "onednn", "oracle", "plan", "regress", "step", "verify"]
 
 
 def __getattr__(name: str) -> object:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ttr.component import Component
 
 RESET = -80.0
-"""A log decay below this forgets everything: exp(-80) = 2e-35 is nothing beside the pair just written."""
+"""A log decay from this down forgets everything: exp(-80) = 2e-35 is nothing beside the pair just written."""
 
 
 def axis_params(params: Mapping[str, Tensor], axis: str) -> dict[str, Tensor]:
@@ -135,8 +135,8 @@ class Weights(_Axis):
 
 
 def with_resets(log_decay: Tensor) -> Tensor:
-    """A log decay whose entries below ``RESET`` keep nothing at all, and have no gradient."""
-    return torch.where(log_decay < RESET, -torch.inf, log_decay)
+    """A log decay whose entries from ``RESET`` down keep nothing at all, and have no gradient."""
+    return torch.nn.functional.threshold(log_decay, RESET, -torch.inf)
 
 
 def with_rates(log_retention: Tensor, rates: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ttr.axes import axis_params
 from ttr.backends import BACKENDS
 from ttr.backends.backend import Backend
+from ttr.backends.steps import BoundStep
 from ttr.component import Parameter
 from ttr.inputs import Inputs, check_names, check_streaming, in_functorch, prepare
 from ttr.problem import Problem
@@ -59,12 +60,27 @@ def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pair
     Raises:
         ValueError: as ``regress``; the state is then unchanged.
     """
+    plain = backend == "auto" and not params and state is not None and not torch.compiler.is_compiling()
+    call = (problem, inplace, q.shape, k.shape, v.shape, q.dtype) if plain else None
+    if call in _BOUND and (done := _BOUND[call](q, k, v, state, controls)):
+        return done
     x = _token(problem, q, k, v, state, params, inplace, controls)
+    chosen = choose(problem, x, backend)
     with _exact_arithmetic(x):
-        y, new = choose(problem, x, backend).step(problem, x)
+        y, new = chosen.step(problem, x)
     if x.owns_state:
         new = _overwrite(state, new)
+    if plain and call not in _BOUND and (bound := chosen.bind_step(problem, replace(x, owns_state=inplace), watchful=True)):
+        if len(_BOUND) == MOST_BOUND:
+            _BOUND.clear()
+        _BOUND[call] = bound
     return y[:, 0].to(x.out_dtype), new
+
+
+_BOUND: dict[tuple[object, ...], BoundStep] = {}
+"""What ``step`` found out about calls of one kind, so that the next one is spared most of the checks."""
+
+MOST_BOUND = 64
 
 
 def _token(problem: Problem, q: Tensor, k: Tensor, v: Tensor, state: State | None, params: Mapping[str, Tensor] | None, inplace: bool,

@@ -11,7 +11,9 @@ from typing import Literal
 
 import torch
 
+from ttr import matmul
 from ttr.backends import BACKENDS
+from ttr.backends.native import library
 from ttr.dispatch import regress
 from ttr.laws.rows import Sizes, make_case, triples
 from ttr.laws.tolerances import error, tolerance
@@ -33,7 +35,9 @@ def examine() -> Iterator[Finding]:
     """The findings, one after the other: versions, devices, extras, known traps, and every backend against the oracle."""
     yield Finding("ok", "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Finding("ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    yield _native()
     yield from _extras()
+    yield from _products()
     yield from _traps()
     for device in devices():
         for dtype in (torch.float64, torch.float32) if device != "mps" else (torch.float32,):
@@ -45,6 +49,16 @@ def devices() -> list[str]:
     return ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
 
 
+def _native() -> Finding:
+    """Which compiled kernels run, or why none."""
+    if not library.available():
+        return Finding("note", "native kernels", f"{library.reason()} Everything runs without them, in torch's operations.")
+    found = library.library()
+    others = [isa for isa in library.ISAS if isa not in found.runs]
+    words = f"{found.isa}, of {', '.join(found.runs)} that run here; version {library.ABI}; {found.path}"
+    return Finding("ok", "native kernels", f"{words}. Not built, or not run by this processor: {', '.join(others)}." if others else words)
+
+
 def _extras() -> Iterator[Finding]:
     for extra, packages in EXTRAS.items():
         missing = [name for name in packages if importlib.util.find_spec(name) is None]
@@ -52,6 +66,11 @@ def _extras() -> Iterator[Finding]:
             yield Finding("note", f"extra [{extra}]", f"lacks {', '.join(missing)}. pip install 'test-time-regression[{extra}]' brings them.")
         else:
             yield Finding("ok", f"extra [{extra}]", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages))
+
+
+def _products() -> Iterator[Finding]:
+    reason = matmul.refuses()
+    yield Finding("note" if reason else "ok", "float32 products", reason or "with ttr.onednn(): runs those on the CPU through oneDNN")
 
 
 def _traps() -> Iterator[Finding]:

@@ -70,15 +70,16 @@ class Mixer(nn.Module):
         y, memory_state = y
         return self.output(y, streams), memory_state.replace(**tails)
 
-    def step(self, x: Float[Tensor, "B d"], state: State) -> tuple[Float[Tensor, "B d"], State]:
-        """One token: as ``forward`` without the time axis."""
+    def step(self, x: Float[Tensor, "B d"], state: State, *, inplace: bool = False) -> tuple[Float[Tensor, "B d"], State]:
+        """One token: as ``forward`` without the time axis. With ``inplace`` the memory's own tensors of ``state`` hold the new ones,
+        as in ``ttr.step``: go on from the state returned, and keep no other use of the given one."""
         x = x[:, None]
         self._check_width(x)
         state = self._checked(state, x.shape[0])
         streams, tails = self.project(x, Sequences(1, state.position), self._tails(state))
         controls = {name: control if name == "ridge" else control[:, 0] for name, control in self._controls(streams).items()}
         y, memory_state = step(self.problem, streams["q"][:, 0], streams["k"][:, 0], streams["v"][:, 0], self._memory_state(state),
-                               params=self.memory.tensors(), backend=self.backend, **controls)
+                               params=self.memory.tensors(), inplace=inplace, backend=self.backend, **controls)
         return self.output(y[:, None], streams)[:, 0], memory_state.replace(**tails)
 
     def initial_state(self, batch: int, capacity: int | None = None) -> State:

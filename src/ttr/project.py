@@ -63,9 +63,8 @@ class Project(nn.Module):
 
     def _with_past(self, step: Surrounding, learned: Tensors, streams: Mapping[str, Tensor], sequences: Sequences,
                    tails: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What the step makes of its streams with their past in front; ``tails`` gets the new ones."""
-        extended = {name: sequences.extend(streams[name], tails[f"conv.{name}"].to(streams[name].dtype)) for name in step.streams}
-        for name, stream in extended.items():
-            tails[f"conv.{name}"] = sequences.tail(stream, step.past).to(tails[f"conv.{name}"].dtype)
-        made = step(learned.tensors(), {**streams, **extended})
-        return {name: sequences.tokens(stream, step.past) for name, stream in made.items()}
+        """What the step makes of its streams and the tokens before them; ``tails`` gets the new ones."""
+        before = {name: tails[f"conv.{name}"].to(streams[name].dtype) for name in step.streams}
+        for name, tail in before.items():
+            tails[f"conv.{name}"] = sequences.tail(streams[name], tail).to(tails[f"conv.{name}"].dtype)
+        return step.continued(learned.tensors(), streams, before, sequences)

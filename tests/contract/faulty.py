@@ -1,7 +1,7 @@
 """Runs the suite's checks on a copy of the package that may hold a planted fault: ``python faulty.py WORD [WORD...]``.
 
 Only rows whose problem or backend contains every WORD are tried, and the first broken check ends the run with exit code 1.
-A WORD that begins with "test_" picks tests of worked cases and of calls by their names instead.
+A WORD that begins with "test_" picks tests of worked cases, of calls and of linear recurrences by their names instead.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ def broken_law(words: list[str], one_per_class: bool) -> str | None:
 
 
 def broken_test(tests: list[str]) -> str | None:
-    files = [str(Path(__file__).parents[1] / name) for name in ("test_worked.py", "test_dispatch.py")]
+    files = [str(Path(__file__).parents[1] / name) for name in ("test_worked.py", "test_dispatch.py", "test_linear_recurrence.py")]
     code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore", "-k", " or ".join(tests), *files])
     if code == pytest.ExitCode.NO_TESTS_COLLECTED:
         sys.exit(code)
-    return None if code == pytest.ExitCode.OK else "the tests of worked cases and of calls"
+    return None if code == pytest.ExitCode.OK else "the tests by name"
 
 
 def main(words: list[str], one_per_class: bool = False) -> None:

@@ -14,6 +14,9 @@ FLOAT64 = 1e-9
 FLOAT32 = 1e-4
 """The same in float32, against the oracle in float64 at the same inputs."""
 
+FLOAT32_OUTPUTS = 1e-5
+"""Outputs and memories of the engines of linear recurrences in float32, keys that are nearly equal included."""
+
 HALF = 2e-2
 """The same for bfloat16 and float16 inputs and outputs; the arithmetic between them is float32."""
 

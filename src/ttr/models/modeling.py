@@ -59,7 +59,7 @@ class TTRBlock(GradientCheckpointingLayer):
         if memory is None:
             return self.mixer(x, cu_seqlens=cu_seqlens)
         if memory.state is not None and cu_seqlens is None and x.shape[1] == 1:
-            y, memory.state = self.mixer.step(x[:, 0], memory.state)
+            y, memory.state = self.mixer.step(x[:, 0], memory.state, inplace=True)  # the cache owns its states
             return y[:, None]
         y, memory.state = self.mixer(x, memory.state, return_state=True, cu_seqlens=cu_seqlens)
         return y

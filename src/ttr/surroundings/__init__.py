@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from ttr.component import Component, Parameter
+from ttr.operators import wide as wide
+from ttr.surroundings.sequences import Sequences
 
 Streams = Mapping[str, Tensor]
 
@@ -91,8 +93,15 @@ class Surrounding(Component):
         return {}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        """The streams it changes or adds, from all there are; ``params`` are those that ``parameters`` declares."""
+        """The streams it changes or adds, from all there are; ``params`` are those that ``parameters`` declares.
+
+        With a ``past`` those in ``streams`` have that many earlier tokens in front, zeros before the first of a sequence."""
         raise NotImplementedError
+
+    def continued(self, params: Mapping[str, Tensor], streams: Streams, tails: Streams, sequences: Sequences) -> dict[str, Tensor]:
+        """The same with the earlier tokens apart: ``tails`` [N,past,...], one row per sequence. Override it to spare the longer copies."""
+        extended = {name: sequences.extend(streams[name], tail) for name, tail in tails.items()}
+        return {name: sequences.tokens(made, self.past) for name, made in self(params, {**streams, **extended}).items()}
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
@@ -133,20 +142,9 @@ class WorkedSurrounding:
     params: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def wide(x: Tensor) -> Tensor:
-    """x in float32 or wider, in which gates and norms are computed."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def soft_cap(x: Tensor, cap: float) -> Tensor:
     """x kept between -cap and cap by a hyperbolic tangent, which leaves small numbers as they are."""
     return cap * torch.tanh(x / cap)
-
-
-def rms(x: Tensor, eps: float, axes: int = 1) -> Tensor:
-    """x divided by the root of its mean square over the last ``axes`` axes."""
-    x = wide(x)
-    return x * torch.rsqrt(x.square().mean(tuple(range(-axes, 0)), keepdim=True) + eps)
 
 
 def fan_in(size: int) -> Callable[[tuple[int, ...], torch.Generator | None], Tensor]:

@@ -48,12 +48,17 @@ class Sequences:
         """Of what was made from ``past`` + 1 neighbours each in an extended stream, that of the call's tokens."""
         return x if self.cu_seqlens is None else x[:, self._places(past) - past]
 
-    def tail(self, x: Float[Tensor, "B extended *stream"], past: int) -> Float[Tensor, "N past *stream"]:
-        """The last ``past`` tokens of every sequence of an extended stream."""
+    def tail(self, x: Float[Tensor, "B T *stream"], tail: Float[Tensor, "N past *stream"]) -> Float[Tensor, "N past *stream"]:
+        """The last tokens of every sequence, those of earlier calls included, as many as they were."""
+        past = tail.shape[1]
         if self.cu_seqlens is None:
-            return x[:, x.shape[1] - past :]
-        ends = self._tail_places(past).view(-1, past) + self.lengths()[:, None]
-        return x[0, ends]
+            return torch.cat([tail, x[:, -past:]], dim=1)[:, -past:]
+        if self.time == 0:
+            return tail
+        rows, ends = torch.arange(len(tail), device=x.device)[:, None], self.cu_seqlens[1:].to(self.start)
+        place = torch.arange(-past, 0, device=x.device) + self.lengths()[:, None]  # in its sequence, below 0 in earlier calls
+        newest = x[0, (place - self.lengths()[:, None] + ends[:, None]).clamp(min=0)]
+        return torch.where(place.reshape(*place.shape, *(1,) * (x.ndim - 2)) < 0, tail[rows, (place + past).clamp(max=past - 1)], newest)
 
     def running_sum(self, x: Float[Tensor, "B T *stream"],
                     start: Float[Tensor, " N *stream"]) -> tuple[Float[Tensor, "B T *stream"], Float[Tensor, " N *stream"]]:

@@ -15,9 +15,9 @@ FAULTS = (
     Fault("memorize.py", 'pair.value * controls["write"] if "write" in controls', 'pair.value if "write" in controls', GATED),
     Fault("backends/lowering.py", 'x.grouped(x.v) * x.controls["write"] if', 'x.grouped(x.v) if', GATED),
     Fault("backends/steps/matrix.py", "kept - form.erase[:, j, :, :, None]", "kept - form.key[:, j, :, :, None]", ("recurrent", *ERASE)),
-    Fault("backends/chunkwise_delta.py", "target = -(scores(read, key", "target = -(scores(read, eraser", ("chunkwise-delta", *ERASE)),
-    Fault("backends/chunkwise_delta.py", "outputs = scores(query, key, log_query, log, visible, tokens) @ value", "outputs = 0", ("chunkwise-delta", *ERASE)),
-    Fault("backends/chunkwise_delta.py", "known = shrink(key, whole - log).mT @ value", "known = key.mT @ value", ("chunkwise-delta", *ERASE)),
+    Fault("backends/linear/chunkwise.py", "target = -(scores(read, key", "target = -(scores(read, eraser", ("chunkwise-delta", *ERASE)),
+    Fault("backends/linear/chunkwise.py", "outputs = scores(query, key, log_query, log, visible, tokens) @ value", "outputs = 0", ("chunkwise-delta", *ERASE)),
+    Fault("backends/linear/chunkwise.py", "known = shrink(key, whole - log).mT @ value", "known = key.mT @ value", ("chunkwise-delta", *ERASE)),
     # preconditioner
     Fault("solvers/preconditioned_delta_rule.py", "-r / (1 + r.abs())", "-r / (1 + r)", PRECONDITIONED),
     Fault("solvers/preconditioned_delta_rule.py", 'control["precond_step"] * key**2', 'control["precond_step"] * key.abs()', PRECONDITIONED),

@@ -26,10 +26,11 @@ INSTALL = "Install gcc or clang, then install ttr again from its source: pip ins
 
 @dataclass(frozen=True)
 class Library:
-    """The loaded library, and the instruction set whose kernels run."""
+    """The loaded library, the instruction set whose kernels are called, and all that this machine runs, widest first."""
 
     path: Path
     isa: str
+    runs: tuple[str, ...]
     handle: ctypes.CDLL
 
 
@@ -83,8 +84,8 @@ def _load() -> Library | str:
         return f"The native kernels in {path} cannot be loaded: {failure}. {INSTALL}"
     if version != ABI:
         return f"The native kernels in {path} are of version {version}, and this ttr calls version {ABI}. {INSTALL}"
-    runs = [isa for isa in ISAS if handle.ttr_runs(isa.encode())]
+    runs = tuple(isa for isa in ISAS if handle.ttr_runs(isa.encode()))
     wanted = os.environ.get("TTR_NATIVE_ISA") or runs[0]
     if wanted not in runs:
         return f"The native kernels for {wanted!r}, which TTR_NATIVE_ISA asks for, do not run here. Unset it, or use {' or '.join(runs)}."
-    return Library(path, wanted, handle)
+    return Library(path, wanted, runs, handle)

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ttr.backends.native import step as native_step
-from ttr.backends.native.step import BoundStep
 from ttr.backends.steps import chunked_network, levels, matrix, moments, momentum, network, pairs, reverse
+from ttr.backends.steps.binding import BoundStep, bind
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
+
+__all__ = ["BoundStep", "advance", "bind"]
 
 STEPS: dict[str, Callable[[Problem, Inputs], tuple[Tensor, State]]] = {
     "matrix": matrix.advance, "moments": moments.advance, "pairs": pairs.advance,
@@ -25,8 +26,3 @@ STEPS: dict[str, Callable[[Problem, Inputs], tuple[Tensor, State]]] = {
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     """Read-out [B,1,H,V] and state after the one token of ``x``."""
     return STEPS[problem.memory](problem, x)
-
-
-def bind(problem: Problem, x: Inputs) -> BoundStep | None:
-    """A call for tokens like the one of ``x`` with nothing but what must be done anew; None where there is none."""
-    return native_step.bind(problem, x) if problem.memory == "matrix" else None

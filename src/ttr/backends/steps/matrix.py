@@ -7,53 +7,67 @@ With found = S_x^T p and the decay D, the memory after a pair, D S + step (k v^T
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from ttr.backends.lowering import LinearForm, finish, linear_form, widen_state
-from ttr.backends.native import step as native_step
+from ttr.backends.lowering import finish, linear_form, widen_state
+from ttr.backends.native import step as native
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
 
 
+class Pair(NamedTuple):
+    """A pair and the query after it: query, key, read, erase [B,H,F], value [B,H,V], step [B,H], log_decay [B,H] or [B,H,F], bonus [H,F];
+    see ``LinearForm``."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    read: Tensor | None
+    erase: Tensor | None
+    step: Tensor | None
+    log_decay: Tensor | None
+    bonus: Tensor | None = None
+
+
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     form, memory = linear_form(problem, x), widen_state(problem, x)
-    if native_step.serves(x, form):
-        return finish(problem, x, *native_step.advance(form, memory, x.owns_state), form)
-    y = None
+    if form.pairs == 1 and native.usable(x):
+        return finish(problem, x, *native.advance(form, memory, x.owns_state), form)
     for j in range(form.pairs):
-        y, memory = _learn(form, j, memory, x.owns_state)
+        parts = (None if part is None else part[:, j] for part in (form.key, form.value, form.read, form.erase, form.step, form.log_decay))
+        y, memory = learn(Pair(form.query[:, 0], *parts, form.bonus), memory, form.gradient_at == "old", x.owns_state)
     return finish(problem, x, y[:, None], memory, form)
 
 
-def _learn(form: LinearForm, j: int, memory: Tensor, inplace: bool) -> tuple[Tensor, Tensor]:
-    """The memory [B,H,F,V] after pair j, and its read-out [B,H,V] at the token's query."""
-    query, key, value = form.query[:, 0], form.key[:, j], form.value[:, j]
-    step = None if form.step is None else form.step[:, j, :, None]
-    kept = None if form.log_decay is None else _per_feature(form.log_decay[:, j].exp())
+def learn(pair: Pair, memory: Tensor, old: bool, inplace: bool) -> tuple[Tensor, Tensor]:
+    """The read-out [B,H,V] at the query and the memory [B,H,F,V] after the pair."""
+    query, key, value, read, erase, step, log_decay, bonus = pair
+    kept = None if log_decay is None else _per_feature(log_decay.exp())
 
     def decayed(row: Tensor) -> Tensor:
         return row if kept is None else row * kept
 
-    written = value if step is None else step * value
-    rows = [query if form.bonus is not None else decayed(query)]
-    if form.read is not None:
-        rows.append(decayed(form.read[:, j]) if form.gradient_at == "decayed" else form.read[:, j])
+    written = value if step is None else step[..., None] * value
+    rows = [decayed(query) if bonus is None else query, *([] if read is None else [read if old else decayed(read)])]
     y, *found = (torch.stack(rows, dim=2) @ memory).unbind(dim=2)
-    erased = [row if step is None else step * row for row in found]
-    if erased and form.erase is None:
+    erased = [row if step is None else step[..., None] * row for row in found]
+    if erased and erase is None:
         written, erased = written - erased[0], []
-    if form.bonus is not None:
-        y = y + (query * form.bonus * key).sum(-1, keepdim=True) * value
-    else:
-        y = y + (query * key).sum(-1, keepdim=True) * written
-    after = _outer_sum(memory if kept is None else memory.mul_(kept[..., None]) if inplace else memory * kept[..., None], key, written, inplace)
+    y = y + (_dot(query, key) * written if bonus is None else _dot(query, bonus * key) * value)
+    kept = memory if kept is None else memory.mul_(kept[..., None]) if inplace else memory * kept[..., None]
+    after = _outer_sum(kept, key, written, inplace)
     for row in erased:
-        erase = form.erase[:, j]
-        y = y if form.bonus is not None else y - (query * erase).sum(-1, keepdim=True) * row
+        y = y if bonus is not None else y - _dot(query, erase) * row
         after = _outer_sum(after, -erase, row, inplace)
     return y, after
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    return (x * y).sum(-1, keepdim=True)
 
 
 def _outer_sum(memory: Tensor, key: Tensor, value: Tensor, inplace: bool) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
-from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding, rms
+from ttr.operators.rms_norm import rms_norm
+from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class HeadRMSNorm(Keys):
         return {name: Parameter(sizes.stream(name)[-1:], constant(1.0)) for name in self.streams}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        return {name: (rms(streams[name], self.eps) * params[name]).to(streams[name].dtype) for name in self.streams}
+        return {name: rms_norm(streams[name], self.eps, gain=params[name]) for name in self.streams}
 
     @classmethod
     def examples(cls) -> tuple[HeadRMSNorm, ...]:

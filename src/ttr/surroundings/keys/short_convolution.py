@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
+from ttr.operators.short_convolution import short_convolution
 from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding
+from ttr.surroundings.sequences import Sequences
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,17 @@ class ShortConvolution(Keys):
         return weights | ({f"{name}_bias": Parameter(sizes.stream(name), constant(0.0)) for name in self.streams} if self.bias else {})
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        return {name: self._convolve(streams[name], params[name], params.get(f"{name}_bias")) for name in self.streams}
+        extended = {name: streams[name] for name in self.streams}
+        return {name: self._convolve(name, x[:, self.past :], x[:, : self.past], params) for name, x in extended.items()}
 
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """[B,past+T,...] -> [B,T,...] as a sum of shifted products."""
-        length = max(x.shape[1] - self.past, 0)
-        y = sum((weight[j] * x[:, j : j + length] for j in range(1, self.width)), weight[0] * x[:, :length])
-        y = y if bias is None else y + bias
-        return torch.nn.functional.silu(y) if self.silu else y
+    def continued(self, params: Mapping[str, Tensor], streams: Streams, tails: Streams, sequences: Sequences) -> dict[str, Tensor]:
+        return {name: self._convolve(name, streams[name], tail, params, sequences.cu_seqlens) for name, tail in tails.items()}
+
+    def _convolve(self, name: str, x: Tensor, tail: Tensor, params: Mapping[str, Tensor], bounds: Tensor | None = None) -> Tensor:
+        """[B,T,...] and the tokens before it -> [B,T,...]."""
+        bias = params[f"{name}_bias"].flatten() if self.bias else None
+        y = short_convolution(x.flatten(2), tail.flatten(2), params[name].flatten(1), bias, silu=self.silu, bounds=bounds)
+        return y.reshape(x.shape)
 
     @classmethod
     def examples(cls) -> tuple[ShortConvolution, ...]:

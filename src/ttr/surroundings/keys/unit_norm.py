@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttr.surroundings import Keys, Streams, WorkedSurrounding, wide
+from ttr.operators.rms_norm import rms_norm
+from ttr.surroundings import Keys, Streams, WorkedSurrounding
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,7 @@ class UnitNorm(Keys):
     eps: float = 1e-6
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        return {name: self._unit(streams[name]).to(streams[name].dtype) for name in self.streams}
-
-    def _unit(self, x: Tensor) -> Tensor:
-        x = wide(x)
-        return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + self.eps)
+        return {name: rms_norm(streams[name], self.eps, mean=False) for name in self.streams}
 
     @classmethod
     def examples(cls) -> tuple[UnitNorm, ...]:

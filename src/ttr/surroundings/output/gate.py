@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
+from ttr.operators.rms_norm import ACTIVATIONS
 from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, fan_in
-
-ACTIVATIONS = {"silu": torch.nn.functional.silu, "sigmoid": torch.sigmoid}
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
-from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, fan_in, rms, wide
-from ttr.surroundings.output.gate import ACTIVATIONS
+from ttr.operators.rms_norm import rms_norm
+from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, fan_in, wide
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,10 @@ class GatedRMSNorm(Output):
                        "bias": Parameter(shape, constant(0.0))}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        x, y = streams["x"], wide(streams["y"])
+        x = streams["x"]
         logits = torch.einsum("btd,hvd->bthv", x @ params["down"].mT if self.low_rank else x, params["weight"])
-        logits = wide(logits) + (params["bias"] if self.low_rank else 0.0)
-        gate = ACTIVATIONS[self.gate](logits)
-        axes = params["gain"].ndim
-        y = rms(y * gate, self.eps, axes) * params["gain"] if self.gate_first else rms(y, self.eps, axes) * params["gain"] * gate
-        return {"y": y.to(streams["y"].dtype)}
+        logits = wide(logits) + params["bias"] if self.low_rank else logits
+        return {"y": rms_norm(streams["y"], self.eps, gain=params["gain"], gate=logits, activation=self.gate, gate_first=self.gate_first)}
 
     @classmethod
     def examples(cls) -> tuple[GatedRMSNorm, ...]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
-from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, rms, wide
+from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, wide
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,7 @@ class GroupNorm(Output):
         return {"gain": Parameter(shape, constant(((sizes.layer + 1) / sizes.layers) ** 0.7)), "bias": Parameter(shape, constant(0.0))}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        y = wide(streams["y"])
-        y = rms(y - y.mean(-1, keepdim=True), self.eps) * params["gain"] + params["bias"]
+        y = torch.nn.functional.layer_norm(wide(streams["y"]), streams["y"].shape[-1:], eps=self.eps) * params["gain"] + params["bias"]
         return {"y": y.to(streams["y"].dtype)}
 
     @classmethod

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
-from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, rms, wide
+from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, wide
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,7 @@ class HeadLayerNorm(Output):
         return {"gain": Parameter(shape, constant(1.0))} | ({"bias": Parameter(shape, constant(0.0))} if self.bias else {})
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        y = wide(streams["y"])
-        y = rms(y - y.mean(-1, keepdim=True), self.eps) * params["gain"]
+        y = torch.nn.functional.layer_norm(wide(streams["y"]), streams["y"].shape[-1:], eps=self.eps) * params["gain"]
         return {"y": (y + params["bias"] if self.bias else y).to(streams["y"].dtype)}
 
     @classmethod

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
-from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, rms
+from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, wide
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class LayerNorm(Output):
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         y = streams["y"]
-        centred = y - y.mean((-2, -1), keepdim=True)
-        return {"y": (rms(centred, self.eps, 2) * params["gain"] + params["shift"]).to(y.dtype)}
+        normal = torch.nn.functional.layer_norm(wide(y), y.shape[-2:], wide(params["gain"]), wide(params["shift"]), self.eps)
+        return {"y": normal.to(y.dtype)}
 
     @classmethod
     def examples(cls) -> tuple[LayerNorm, ...]:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
-from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, rms
+from ttr.operators.rms_norm import rms_norm
+from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,7 @@ class RMSNorm(Output):
         return {"gain": Parameter((sizes.value_size,) if self.over == "head" else (sizes.heads, sizes.value_size), constant(1.0))}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        y = streams["y"]
-        return {"y": (rms(y, self.eps, params["gain"].ndim) * params["gain"]).to(y.dtype)}
+        return {"y": rms_norm(streams["y"], self.eps, gain=params["gain"])}
 
     @classmethod
     def examples(cls) -> tuple[RMSNorm, ...]:

@@ -65,12 +65,10 @@ static void differentiate_written(reverse *b) {
     }
     for (int64_t i = 0; i < c->tokens; i++) {
         const real *restrict value = at(r->value, c->batch, c->start + i, c->head), *restrict grad = row(b->grad_value, i);
-        real *restrict out = at(r->grad_value, c->batch, c->start + i, c->head), sum = 0;
+        real *restrict out = at(r->grad_value, c->batch, c->start + i, c->head);
         real step = r->step.data ? *at(r->step, c->batch, c->start + i, c->head) : 1;
         for (int64_t v = 0; v < r->value_size; v++) out[v] = step * grad[v];
-        if (r->step.data)
-            for (int64_t v = 0; v < r->value_size; v++) sum += value[v] * grad[v];
-        b->grad_step[i] = sum;
+        b->grad_step[i] = r->step.data ? dot(r->value_size, value, grad) : 0;
     }
 }
 
@@ -86,8 +84,7 @@ static void store_rows(reverse *b, matrix grad, tensor x, tensor out, matrix dec
         for (int64_t f = 0; f < r->key_size; f++) to[f] = factor * dx[f];
         if (r->decay == DECAYS_CHANNELS)
             for (int64_t f = 0; f < r->key_size; f++) db[f] += sign * factor * in[f] * dx[f];
-        if (r->decay == DECAYS_HEADS || step.data)
-            for (int64_t f = 0; f < r->key_size; f++) sum += in[f] * dx[f];
+        if (r->decay == DECAYS_HEADS || step.data) sum = dot(r->key_size, in, dx);
         if (r->decay == DECAYS_HEADS) db[0] += sign * factor * sum;
         if (step.data) b->grad_step[i] += sum;
     }
@@ -198,9 +195,8 @@ static void run_stretch(reverse *b, int64_t index) {
     for (int64_t i = first; i < end - 1; i++) {
         matrix memory = b->entering[i - first], next = b->entering[i - first + 1];
         enter_chunk(b, i);
-        for (int64_t v = 0; v < c->values; v++)
-            for (int64_t f = 0; f < c->keys; f++) row(next, v)[f] = r->decay == KEEPS ? row(memory, v)[f] : row(memory, v)[f] * c->kept[f];
-        for (int64_t s = 0; s < sets(r); s++) transposed_product(c->values, c->keys, c->size, c->written[s], c->writer[s], next, ADD);
+        faded_product(c->values, c->keys, c->size, c->written[0], c->writer[0], memory, c->kept, BY_COLUMN, next);
+        if (sets(r) > 1) transposed_product(c->values, c->keys, c->size, c->written[1], c->writer[1], next, ADD);
     }
     for (int64_t i = end - 1; i >= first; i--) {
         enter_chunk(b, i);

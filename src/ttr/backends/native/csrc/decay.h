@@ -76,6 +76,8 @@ static inline void load_decay(chunk *c) {
     const recurrence *r = c->r;
     int64_t channels = r->decay == DECAYS_CHANNELS ? c->keys : 1, size = r->decay == DECAYS_CHANNELS ? r->key_size : 1;
     c->whole = 0;
+    if (r->decay == KEEPS)
+        for (int64_t f = 0; f < c->keys; f++) c->kept[f] = 1;
     if (r->decay == KEEPS) return;
     for (int64_t j = 0; j < channels; j++) c->total[j] = 0, row(c->up, 0)[j] = row(c->down, 0)[j] = 1, c->power[j] = 0;
     for (int64_t i = 0; i < c->size; i++) {

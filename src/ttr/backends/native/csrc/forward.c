@@ -44,10 +44,8 @@ static void run_chunk(chunk *c, matrix memory, matrix out) {
     if (r->read.data) correct(c, out, c->scores[corrected], c->written[corrected]);
     add_read_outs(c, from(c->scores[corrected], queries, 0), c->written[corrected], from(out, queries, 0));
     store(c, from(out, queries, 0), r->value_size, r->y);
-    if (r->decay != KEEPS)
-        for (int64_t f = 0; f < c->keys; f++)
-            for (int64_t v = 0; v < c->values; v++) row(memory, f)[v] *= c->kept[f];
-    for (int64_t s = 0; s < sets(r); s++) transposed_product(c->keys, c->values, c->size, c->writer[s], c->written[s], memory, ADD);
+    faded_product(c->keys, c->values, c->size, c->writer[0], c->written[0], memory, c->kept, BY_ROW, memory);
+    if (sets(r) > 1) transposed_product(c->keys, c->values, c->size, c->writer[1], c->written[1], memory, ADD);
 }
 
 static void copy_memory(const recurrence *r, real *in, int64_t in_stride, real *out, int64_t out_stride) {

@@ -18,6 +18,7 @@ typedef __typeof__(__builtin_choose_expr(sizeof(real) == 4, (int32_t)0, (int64_t
 
 enum { BLOCK = 16 };                 /* the unit of all sizes: a multiple of LANES and of ROWS for every instruction set */
 enum combine { SET, ADD, SUBTRACT }; /* C = AB, C += AB, C -= AB */
+enum fading { BY_ROW, BY_COLUMN };
 
 static inline int64_t padded(int64_t size) { return (size + BLOCK - 1) / BLOCK * BLOCK; }
 
@@ -89,12 +90,59 @@ static __attribute__((noinline)) void transposed_product(int64_t rows, int64_t c
     if (how == SUBTRACT) product_(rows, columns, depth, a.data, 1, a.stride, b, c, SUBTRACT);
 }
 
+/* C_ij = kept_i past_ij + (A^T B)_ij, or kept_j by column, for A [depth, rows] and B [depth, columns]; C may be `past`. Tile by tile, since
+ * these are whole memories, which the first-level cache does not hold. */
+static __attribute__((noinline)) void faded_product(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix b, matrix past,
+                                                    const real *kept, enum fading by, matrix c) {
+    for (int64_t j = 0, width = 2 * LANES; j < columns; j += width) {
+        if (columns - j < width) width = columns - j;
+        for (int64_t i = 0; i < rows; i += ROWS) {
+            for (int64_t k = i; k < i + ROWS; k++)
+                for (int64_t l = j; l < j + width; l += LANES) {
+                    uvec entry = *(const uvec *)(row(past, k) + l);
+                    if (by == BY_ROW) entry *= kept[k];
+                    if (by == BY_COLUMN) entry *= *(const uvec *)(kept + l);
+                    *(uvec *)(row(c, k) + l) = entry;
+                }
+            product_(ROWS, width, depth, a.data + i, 1, a.stride, from(b, 0, j), from(c, i, j), ADD);
+        }
+    }
+}
+
+#ifdef __clang__
+INLINE void transpose_square(const real *in, int64_t in_stride, real *out, int64_t out_stride) {
+    for (int i = 0; i < LANES; i++)
+        for (int j = 0; j < LANES; j++) out[j * out_stride + i] = in[i * in_stride + j];
+}
+#else
+/* LANES x LANES entries. A perfect shuffle of all LANES^2 of them rotates the bits of their index by one: half of them do, log2(LANES). */
+INLINE void transpose_square(const real *in, int64_t in_stride, real *out, int64_t out_stride) {
+    typedef integer picks __attribute__((vector_size(TTR_VECTOR_BYTES)));
+    vec now[LANES], next[LANES];
+    picks low, high;
+#pragma GCC unroll 16
+    for (int l = 0; l < LANES; l++) low[l] = l / 2 + l % 2 * LANES, high[l] = low[l] + LANES / 2;
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) now[i] = *(const uvec *)(in + i * in_stride);
+#pragma GCC unroll 4
+    for (int size = LANES; size > 1; size /= 2) {
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES / 2; i++) {
+            next[2 * i] = __builtin_shuffle(now[i], now[i + LANES / 2], low);
+            next[2 * i + 1] = __builtin_shuffle(now[i], now[i + LANES / 2], high);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) now[i] = next[i];
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) *(uvec *)(out + i * out_stride) = now[i];
+}
+#endif
+
 /* `to` [columns, rows] becomes the transpose of `m` [rows, columns] */
 static inline void transpose(int64_t rows, int64_t columns, matrix m, matrix to) {
-    for (int64_t j = 0; j < columns; j += BLOCK)
-        for (int64_t i = 0; i < rows; i += BLOCK)
-            for (int64_t l = 0; l < BLOCK; l++)
-                for (int64_t k = 0; k < BLOCK; k++) row(to, j + l)[i + k] = row(m, i + k)[j + l];
+    for (int64_t j = 0; j < columns; j += LANES)
+        for (int64_t i = 0; i < rows; i += LANES) transpose_square(row(m, i) + j, m.stride, row(to, j) + i, to.stride);
 }
 
 static inline void clear(int64_t rows, int64_t columns, matrix m) {
@@ -102,15 +150,17 @@ static inline void clear(int64_t rows, int64_t columns, matrix m) {
         for (int64_t j = 0; j < columns; j++) row(m, i)[j] = 0;
 }
 
+/* Of any size; the order of the sum is fixed. */
 static inline real dot(int64_t size, const real *restrict a, const real *restrict b) {
     vec sum[4] = {{0}, {0}, {0}, {0}};
     int64_t j = 0;
     for (; j + 4 * LANES <= size; j += 4 * LANES)
         for (int l = 0; l < 4; l++) sum[l] += *(const uvec *)(a + j + l * LANES) * *(const uvec *)(b + j + l * LANES);
-    for (; j < size; j += LANES) sum[0] += *(const uvec *)(a + j) * *(const uvec *)(b + j);
+    for (; j + LANES <= size; j += LANES) sum[0] += *(const uvec *)(a + j) * *(const uvec *)(b + j);
     vec total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     real all = 0;
     for (int l = 0; l < LANES; l++) all += total[l];
+    for (; j < size; j++) all += a[j] * b[j];
     return all;
 }
 

@@ -85,7 +85,7 @@ typedef struct {
 
 static inline void take_chunk(chunk *c, const recurrence *r, arena *a) {
     int64_t size = chunk_rows(r), keys = padded(r->key_size), values = padded(r->value_size), rows = groups(r) * size;
-    int64_t widest = keys > values ? keys : values, channels = r->decay == DECAYS_CHANNELS ? keys : BLOCK;
+    int64_t widest = keys > values ? keys : values, channels = r->decay == DECAYS_CHANNELS ? keys : 1;
     c->r = r, c->keys = keys, c->values = values;
     c->up = take_matrix(a, size + 1, channels);
     c->down = take_matrix(a, size + 1, channels);

@@ -98,10 +98,12 @@ static inline void decay_and_mask(const chunk *c, matrix scores) {
             int64_t reads = is_read(c->r, g), seen = visible(c->r, reads, i), lambda = i + shift(c->r, reads);
             real *restrict line = row(scores, g * c->size + i);
             if (c->r->decay == DECAYS_HEADS) {
-                real up = row(c->up, lambda)[0];
-                integer power = power_row(c, lambda)[0];
-                for (int64_t j = 0; j < seen; j++)
-                    line[j] *= up * row(c->down, j + 1)[0] * power_of_two(power - power_row(c, j + 1)[0]);
+                const real up = row(c->up, lambda)[0], *restrict down = row(c->down, 1);
+                const integer late = power_row(c, lambda)[0], *restrict power = power_row(c, 1);
+                for (int64_t j = 0; j < c->size; j++) {
+                    integer between = late - power[j]; /* > 0 only for keys that the probe does not see */
+                    line[j] *= up * down[j] * power_of_two(between < 0 ? between : 0);
+                }
             }
             for (int64_t j = seen; j < c->size; j++) line[j] = 0;
         }

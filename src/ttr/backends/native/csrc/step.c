@@ -50,7 +50,7 @@ INLINE const real *at(const struct token *t, int which, int64_t b, int64_t h) {
 #endif
 
 /* Rows at a time: so many that what they share, V sums or V numbers to write, is seldom fetched. */
-enum { ROWS = 4 };
+enum { ROWS = 4, LINE = 64 / sizeof(real) };
 
 #define NAME_(name, type) name##_##type
 #define NAME(name, type) NAME_(name, type)
@@ -81,8 +81,7 @@ static void read_memory(const real *memory, const real *error, const real *query
 struct update {
     const real *from, *decay, *key, *erase, *written, *erased, *query;
     real *to, *y;
-    int64_t V;
-    int first, fetch; /* the token reads first; the next head's memory is to be fetched */
+    int64_t V, ahead; /* from one head's memory to the next, or 0 */
 };
 
 INLINE void update_rows(const struct update *u, int64_t f, const int n, const int adds, const int special) {
@@ -90,23 +89,19 @@ INLINE void update_rows(const struct update *u, int64_t f, const int n, const in
     const int64_t V = u->V;
     real *to = u->to + f * V, *y = u->y;
     if (adds) {
-        const int64_t c = add_rows_vec(0, from, to, decay, key, u->query + f, written, y, V, n, special);
-        add_rows_real(c, from, to, decay, key, u->query + f, written, y, V, n, special);
+        const int64_t c = add_rows_vec(0, from, to, decay, key, u->query + f, written, y, V, n, u->ahead, special);
+        add_rows_real(c, from, to, decay, key, u->query + f, written, y, V, n, u->ahead, special);
     } else {
         const real *erase = special ? u->erase + f : NULL;
-        const int64_t c = write_rows_vec(0, from, to, decay, key, erase, written, erased, V, n);
-        write_rows_real(c, from, to, decay, key, erase, written, erased, V, n);
+        const int64_t c = write_rows_vec(0, from, to, decay, key, erase, written, erased, V, n, u->ahead);
+        write_rows_real(c, from, to, decay, key, erase, written, erased, V, n, u->ahead);
     }
 }
 
 /* Backwards, so that the rows that were read last, still in the cache, come first; meanwhile the next head's come into it. */
 INLINE void update_memory(const struct update *u, int64_t F, const int adds, const int special) {
-    const int64_t next = F * u->V, line = 64 / sizeof(real);
     int64_t f = F;
-    for (; f >= ROWS; f -= ROWS) {
-        for (int64_t i = (f - ROWS) * u->V; u->fetch && i < f * u->V; i += line) __builtin_prefetch(u->from + next + i, 0, 2);
-        update_rows(u, f - ROWS, ROWS, adds, special);
-    }
+    for (; f >= ROWS; f -= ROWS) update_rows(u, f - ROWS, ROWS, adds, special);
     while (f-- > 0) update_rows(u, f, 1, adds, special);
 }
 
@@ -156,7 +151,7 @@ static void one_head(const struct token *t, int64_t b, int64_t h, struct scratch
         row.written[c] = step * value[c] - (erase ? 0 : row.erased[c]);
     }
     const struct update u = {.from = memory, .to = t->next + index * F * V, .decay = row.decay, .key = key, .erase = erase, .query = row.query,
-                             .written = row.written, .erased = row.erased, .y = y, .V = V, .first = first, .fetch = fetch};
+                             .written = row.written, .erased = row.erased, .y = y, .V = V, .ahead = fetch ? F * V : 0};
     if (read) erase ? update_memory(&u, F, 0, 1) : update_memory(&u, F, 0, 0);
     else first ? update_memory(&u, F, 1, 1) : update_memory(&u, F, 1, 0);
     memcpy(t->y + index * V, y, V * sizeof(real));
@@ -193,7 +188,7 @@ static void *run_share(void *argument) {
     return NULL;
 }
 
-enum { MOST_THREADS = 64, LINE = 64 / sizeof(real), NEAR = 1 << 20 }; /* NEAR: bytes that a core's own cache is taken to keep */
+enum { MOST_THREADS = 64, NEAR = 1 << 20 }; /* NEAR: bytes that a core's own cache is taken to keep */
 
 /* ``tensors`` are the pointers with which a token begins, in its order; those of ``layout`` do not count. 0, or 1 with nothing changed if a
  * number is not sound, 2 with nothing changed if there is no memory for the scratch. */

@@ -1,0 +1,143 @@
+"""One token of a plain linear memory, bound: for hot loops, with nothing between the caller's tensors and the update but a look at them."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+from collections.abc import Callable, Mapping
+from operator import itemgetter
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ttr.backends.lowering import linear_form
+from ttr.backends.native import step as native
+from ttr.backends.steps import matrix
+from ttr.inputs import Inputs, in_functorch, repeat_heads
+from ttr.problem import Problem
+from ttr.state import State
+
+try:  # what torch.compile puts before compiled code to see that tensors are as they were; a tenth of the time of looking in Python
+    from torch._C._dynamo.guards import TensorGuards
+except ImportError:
+    TensorGuards = None
+
+BoundStep = Callable[[Tensor, Tensor, Tensor, State, Mapping[str, Tensor]], "tuple[Tensor, State] | None"]
+"""(q, k, v, state, controls) of one token -> (y [B,H,V], state), or None, with nothing changed, where the call is not like the bound one."""
+
+
+class Sources(NamedTuple):
+    """Where an update finds its operands: ``pick`` takes them, as ``native.OPERANDS``, from (q, k, v, *controls by ``names``, None,
+    constant), the constant being the log decay [B,H] or [B,H,F] of weights that no input moves. The query lacks its factor ``scale``."""
+
+    names: tuple[str, ...]
+    pick: itemgetter
+    constant: Tensor | None
+    scale: float
+
+
+def bind(problem: Problem, x: Inputs, watchful: bool) -> BoundStep | None:
+    """A call for tokens like that of ``x``, in place if it owns its state; None where the update needs more than the caller's tensors,
+    or, if it is to be ``watchful``, where no kernel looks at the numbers."""
+    sources = None if watchful and not native.usable(x) else _sources(problem, x)
+    if sources is None:
+        return None
+    names, dtype = sources.names, x.q.dtype
+    memory = x.state["memory"]
+    shapes = (*(t.shape[:1] + t.shape[2:] for t in (x.q, x.k, x.v, *map(x.controls.get, names))), memory.shape, x.state.position.shape)
+    dtypes = (*[dtype] * (len(shapes) - 1), torch.int64)
+    update = _native(problem, x, sources) if native.usable(x) else _eager(problem, x, sources)
+    inplace, guards = x.owns_state, None
+
+    def run(q: Tensor, k: Tensor, v: Tensor, state: State, controls: Mapping[str, Tensor]) -> tuple[Tensor, State] | None:
+        nonlocal guards
+        if torch.compiler.is_compiling() or type(state) is not State or len(controls) != len(names) or len(state.tensors) != 1:
+            return None
+        memory, position = state.tensors.get("memory"), state.position
+        tensors = (q, k, v, *map(controls.get, names), memory, position)
+        if guards is None or not guards.check(*tensors):
+            if not _alike(tensors, shapes, dtypes):
+                return None
+            guards = TensorGuards and TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
+        done = update(*tensors)
+        if done is None:
+            return None
+        return (done[0], state) if inplace else (done[0], State({"memory": done[1]}, position + 1, state.capacity))
+
+    return run
+
+
+def _alike(tensors: tuple[Tensor, ...], shapes: tuple[torch.Size, ...], dtypes: tuple[torch.dtype, ...]) -> bool:
+    """Whether these are plain contiguous tensors on the CPU of such shapes and types, without gradients."""
+    for tensor, shape, dtype in zip(tensors, shapes, dtypes):
+        if type(tensor) is not Tensor or tensor.dtype is not dtype or tensor.shape != shape or not (tensor.is_cpu and tensor.is_contiguous()):
+            return False
+    return not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors) or in_functorch())
+
+
+def _native(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tuple[Tensor, Tensor] | None]:
+    """The update by the compiled kernel, which looks at the numbers itself and refuses unsound ones before it writes."""
+    kernel, inplace, dtype, pick = native.kernel(x.q.dtype), x.owns_state, x.q.dtype, sources.pick
+    constant = sources.constant  # kept here, since the kernel knows its address alone
+    given = [t[:, 0].contiguous() for t in (x.q, x.k, x.v, *map(x.controls.get, sources.names))]
+    operands = pick((*given, None, sources.constant))
+    layout = ctypes.byref(native.layout(operands, x.state["memory"], problem.solver.gradient_at == "old", sources.scale))
+    output, pack = (x.q.shape[0], x.heads, x.v.shape[-1]), native.TENSORS.pack
+
+    def update(*tensors: Tensor) -> tuple[Tensor, Tensor] | None:
+        *pointers, memory, position = [tensor.data_ptr() for tensor in tensors]
+        y = torch.empty(output, dtype=dtype)
+        operands = pick((*pointers, 0, 0 if constant is None else constant.data_ptr()))
+        if inplace:
+            failed = kernel(pack(*operands, memory, 0, memory, y.data_ptr(), position), layout)
+            return None if failed else (y, y)
+        after = torch.empty_like(tensors[-2])
+        failed = kernel(pack(*operands, memory, 0, after.data_ptr(), y.data_ptr(), 0), layout)
+        return None if failed else (y, after)
+
+    return update
+
+
+def _eager(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The update in torch's operations."""
+    old, inplace, heads, scale = problem.solver.gradient_at == "old", x.owns_state, x.heads, sources.scale
+
+    def update(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        *given, memory, position = tensors
+        query, key, value, read, erase, step, log_decay = sources.pick((*given, None, sources.constant))
+        query, key, value, read, erase = (row if row is None else repeat_heads(row, heads) for row in (query, key, value, read, erase))
+        done = matrix.learn(matrix.Pair(query * scale, key, value, read, erase, step, log_decay), memory, old, inplace)
+        if inplace:
+            position.add_(1)
+        return done
+
+    return update
+
+
+def _sources(problem: Problem, x: Inputs) -> Sources | None:
+    """What the lowering hands through untouched is the caller's tensor, which a copy of the call shows. Where it makes anything new at
+    every token, there is nothing to bind."""
+    function, weights = problem.function, problem.weights
+    scale = function.plain_scale(x.q.shape[-1])
+    if problem.memory != "matrix" or function.normalized or scale is None or weights.rotation or x.rates is not None or x.params or x.wants_grad:
+        return None
+    if not x.q.is_cpu or x.q.dtype is not x.out_dtype or in_functorch() or torch.compiler.is_compiling():
+        return None
+    names = tuple(x.controls)
+    copies = {name: control.clone() for name, control in x.controls.items()}
+    probe = dataclasses.replace(x, q=x.grouped(x.q).clone(), k=x.grouped(x.k).clone(), v=x.grouped(x.v).clone(), controls=copies)
+    form = linear_form(problem, probe)
+    if form.pairs > 1 or form.carried or form.bonus is not None:
+        return None
+    found = {tensor.data_ptr(): i for i, tensor in enumerate((probe.q, probe.k, probe.v, *copies.values()))}
+    none, constant = 3 + len(names), None
+    places = [0, *(none if (tensor := getattr(form, name)) is None else found.get(tensor.data_ptr()) for name in native.OPERANDS[1:-1])]
+    if form.log_decay is None:
+        places.append(none)
+    elif weights.retention_control is not None:
+        places.append(3 + names.index(weights.retention_control))
+    elif not weights.controls():
+        constant = form.log_decay[:, 0].contiguous()
+        places.append(none + 1)
+    return Sources(names, itemgetter(*places), constant, scale) if len(places) == len(native.OPERANDS) and None not in places else None

@@ -1,0 +1,9 @@
+"""Torch operators of what stands around a memory: passes over a whole stream in blocks that stay in cache, each with its derivative."""
+
+import torch
+from torch import Tensor
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in float32 or wider, in which gates, norms and sums are computed."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

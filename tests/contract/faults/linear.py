@@ -1,0 +1,46 @@
+"""Faults in the engines of linear recurrences."""
+
+from .fault import Fault
+
+ADDITIVE = ("superblock", "weights=Geometric(),", "function=Linear(),", "OneStep")
+DELTA = ("superblock", "weights=Geometric(),", "function=Linear(),", "DeltaRule()")
+OLD = ("superblock", "weights=Geometric(),", "function=Linear(),", "DeltaRule(gradient_at='old'")
+CHANNEL = ("superblock", "weights=Geometric(per='channel'),", "function=Linear(),", "DeltaRule(")
+ERASE = ("superblock", "weights=Geometric(per='channel'),", "separate_erase")
+BONUS = ("superblock", "Bonus")
+TRAPEZOID = ("superblock", "Trapezoid")
+NATIVE = ("native", "weights=Geometric(),", "function=Linear(),", "DeltaRule()")
+
+FAULTS = (
+    Fault("backends/chunkwise_additive.py", "chunkwise.additive(r, ", "chunkwise.additive(r._replace(step=None), ", ("chunkwise-additive", "Importance")),
+    Fault("backends/chunkwise_delta.py", "chunkwise.delta(r, ", "chunkwise.delta(r._replace(step=None), ", ("chunkwise-delta", "weights=Uniform(),", "DeltaRule()")),
+    Fault("backends/lowering.py", 'self.gradient_at == "old"', "False", OLD),
+    Fault("backends/linear/triangle.py", ".neg_()\n        _diagonal", "\n        _diagonal", ("test_inverse_of_triangles",)),
+    Fault("backends/linear/triangle.py", "out=inverse[i, :i]).neg_()", "out=inverse[i, :i])", DELTA),
+    Fault("backends/linear/geometry.py", "pair < token[:, None] + (0 if r.reads_first else 1)", "pair <= token[:, None] + (0 if r.reads_first else 1)", ADDITIVE),
+    Fault("backends/linear/geometry.py", "torch.cat([pair < pair[:, None]", "torch.cat([pair <= pair[:, None]", DELTA),
+    Fault("backends/linear/superblock.py", "saved_part[0][index].copy_(state)", "saved_part[0][index].copy_(0 * state)", DELTA),
+    Fault("backends/linear/superblock.py", "in reversed(range(geometry.blocks))", "in range(geometry.blocks)", ("test_lengths_around",)),
+    Fault("backends/linear/superblock.py", "offsets[i] += size", "pass", ("test_many_rows",)),
+    Fault("backends/linear/operator.py", "gradients[1] = gradients[1].add_(gradients[3])", "pass", NATIVE),
+    Fault("backends/linear/operator.py", "outputs = chunkwise.run(r._replace(read=r.key) if reads_key else r", "outputs = chunkwise.run(r", ("test_second_derivatives",)),
+    Fault("backends/linear/block.py", "state.mul_(keep)", "pass", DELTA),
+    Fault("backends/linear/block.py", "after.add_(before) if keep is None else after.addcmul_(before, keep)", "after.add_(before)", ADDITIVE),
+    Fault("backends/linear/block.py", "grad_values[i].baddbmm_(keys[i], states[i + 1])", "pass", DELTA),
+    Fault("backends/linear/block.py", "states[i].baddbmm_(x[i].mT, z[i])", "pass", ADDITIVE),
+    Fault("backends/linear/block.py", "out=self.buffers.error), out=z[i, :, :pairs])", "out=self.buffers.error), out=z[i, :, :pairs]).neg_()", DELTA),
+    Fault("backends/linear/block.py", "log[:, :, -1:] += self._of_states(states[1:], grad_states[1:])", "pass", ADDITIVE),
+    Fault("backends/linear/block.py", "log[:, :, :-1] += reads[:, :, 1:]", "log += reads", OLD),
+    Fault("backends/linear/block.py", "log[:, :, :-1] += queries[:, :, 1:]", "log += queries", BONUS),
+    Fault("backends/linear/block.py", "log -= of_keys[:, :, : g.pairs]", "pass", ERASE),
+    Fault("backends/linear/block.py", "grad_step += (correction", "grad_step -= (correction", DELTA),
+    Fault("backends/linear/block.py", "correction.mul_(self.step)", "pass", DELTA),
+    Fault("backends/linear/block.py", "values[:, :, pairs:].flatten(0, 1)).neg_()", "values[:, :, pairs:].flatten(0, 1))", ERASE),
+    Fault("backends/linear/block.py", "log = log + from_keys(", "log = log - from_keys(", CHANNEL),
+    Fault("backends/linear/decays.py", "exp(-log.to(dtype))", "exp(log.to(dtype))", ADDITIVE),
+    Fault("backends/linear/decays.py", "late - border, border - early", "late, -early", CHANNEL),
+    Fault("backends/linear/decays.py", "level.keys(grad_log).add_(from_keys(key_dots))", "level.keys(grad_log).add_(suffix_sums(key_dots))", CHANNEL),
+    Fault("backends/linear/decays.py", "between.clamp_(max=0.0).to(dtype).exp()", "(0 * between).to(dtype).exp()", TRAPEZOID),
+    Fault("backends/native/engine.py", "else r.log_decay.ndim - 2", "else 0", NATIVE),
+    Fault("backends/native/library.py", 'torch.float64: "double"', 'torch.float64: "float"', NATIVE),
+)

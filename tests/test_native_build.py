@@ -1,0 +1,119 @@
+"""The library of compiled kernels: what it says of itself, how it is switched off, and why it is not there."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import ttr
+from ttr.backends.native import library
+
+ROOT = Path(__file__).parents[1]
+built = pytest.mark.skipif(not library.available(), reason=library.reason() or "")
+
+
+@pytest.fixture
+def reload(monkeypatch):
+    """Reads the environment and the library anew, and once more when the test is over."""
+    def again(**environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        library._load.cache_clear()
+        library.function.cache_clear()
+    yield again
+    monkeypatch.undo()
+    again()
+
+
+def in_fresh_python(code: str, **environment: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300,
+                            env=os.environ | {"PYTHONPATH": str(Path(ttr.__file__).parents[1])} | environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_importing_ttr_loads_no_library():
+    assert in_fresh_python("import ttr; from ttr.backends.native import library; print(library._load.cache_info().currsize)") == "0"
+
+
+def test_switched_off_by_the_environment():
+    code = "from ttr.backends.native import library; print(library.available(), library.reason())"
+    assert in_fresh_python(code, TTR_NATIVE="0") == "False The native kernels are switched off by TTR_NATIVE=0. Unset it to use them."
+
+
+@built
+def test_every_instruction_set_has_every_type(reload):
+    assert library.library().runs[-1] == "portable"
+    for isa in library.library().runs:
+        reload(TTR_NATIVE_ISA=isa)
+        assert library.library().isa == isa
+        assert library.function("step", torch.float32).__name__ == f"ttr_step_{isa}_float"
+        assert library.function("step", torch.float64).__name__ == f"ttr_step_{isa}_double"
+
+
+@built
+def test_an_instruction_set_that_does_not_run_is_a_sentence(reload):
+    reload(TTR_NATIVE_ISA="quantum")
+    assert not library.available()
+    assert "'quantum', which TTR_NATIVE_ISA asks for, do not run here. Unset it, or use" in library.reason()
+    with pytest.raises(RuntimeError, match="Unset it"):
+        library.library()
+
+
+def put(folder: Path, source: str) -> None:
+    """A library made of ``source`` instead of the kernels."""
+    subprocess.run([os.environ.get("CC", "cc"), "-shared", "-fPIC", "-x", "c", "-", "-o", str(folder / "_kernels.so")], input=source, text=True, check=True)
+
+
+@pytest.mark.parametrize("source, words", [
+    (None, r"were not built when ttr was installed"), ("int ttr_abi(void) { return 999; }", r"are of version 999, and this ttr calls version"),
+    ("int other(void) { return 1; }", r"cannot be loaded"), ("text", r"cannot be loaded")])
+def test_a_library_that_does_not_fit_is_a_sentence(reload, monkeypatch, tmp_path, source, words):
+    if source == "text":
+        (tmp_path / "_kernels.so").write_text("no library")
+    elif source and shutil.which(os.environ.get("CC", "cc")) is None:
+        pytest.skip("There is no C compiler here to make such a library with.")
+    elif source:
+        put(tmp_path, source)
+    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
+    reload()
+    assert not library.available()
+    assert words in library.reason() and library.reason().endswith(library.INSTALL)
+
+
+def test_the_doctor_says_which_kernels_run(reload):
+    from ttr import doctor
+
+    finding = doctor._native()
+    if library.available():
+        assert finding.mark == "ok" and str(library.library().path) in finding.words and finding.words.startswith(library.library().isa)
+    reload(TTR_NATIVE="0")
+    finding = doctor._native()
+    assert finding.mark == "note" and "TTR_NATIVE=0" in finding.words
+
+
+@built
+def test_the_struct_is_that_of_the_kernel():
+    """A layout whose tensors are null and whose sizes are 0 does nothing; one thread and one row of scratch show that the sizes are read."""
+    from ttr.backends.native.step import TENSORS, Token, kernel
+
+    assert TENSORS.size == Token.strides.offset
+    assert kernel(torch.float32)(bytes(TENSORS.size), ctypes.byref(Token(threads=1))) == 0
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("compiler, tag", [(None, "py3-none-linux"), ("/no/such/compiler", "py3-none-any")])
+def test_the_wheel_says_whether_it_holds_the_library(tmp_path, compiler, tag):
+    if compiler is None and (shutil.which("cc") is None or not sys.platform.startswith("linux")):
+        pytest.skip("There is no C compiler here, or another system.")
+    environment = os.environ | ({} if compiler is None else {"CC": compiler})
+    shutil.copytree(ROOT, tmp_path / "ttr", ignore=shutil.ignore_patterns(".venv", ".git", "build", "_kernels.*", "*.egg-info", ".parity", "runs"))
+    result = subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path), "."], cwd=tmp_path / "ttr", env=environment,
+                            capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    assert [wheel.name.split("-", 2)[2] for wheel in tmp_path.glob("*.whl")][0].startswith(tag)
