@@ -310,7 +310,7 @@ def test_the_file_holds_every_round_and_what_it_was_measured_on(bench, tmp_path)
     held, printed = bench(family(scaled(1.0), directions=("forward", "training")), rounds=2)
     path = tmp_path / "out" / "bench.json"
     assert load(path) == json.loads(json.dumps(held)) and held["schema"] == 1 and str(path) in printed.splitlines()[-1]
-    assert {"processor", "flags", "cores", "torch", "transformers", "python", "commit", "source"} <= set(held["machine"])
+    assert {"processor", "flags", "cores", "torch", "transformers", "python", "commit", "native", "environment", "source"} <= set(held["machine"])
     assert held["settings"] == BenchSettings(rounds=2, threads=1, memory=False).to_dict() and held["command"].startswith("ttr bench --rounds 2")
     assert [case["name"] for case in held["cases"]] == ["tiny.forward.H2.T8.D4", "tiny.forward.H2.T16.D4", "tiny.training.H2.T8.D4",
                                                          "tiny.training.H2.T16.D4"]

@@ -133,11 +133,11 @@ def of_backend_decoding(problem: Problem, backend: Backend) -> Contestant:
         given = arguments(x)
         batch, heads, key_size, value_size = x["memory"].shape
         state = ttr.initial_state(problem, batch, heads, key_size, value_size).replace(memory=x["memory"].clone())
-        advance = functools.partial(ttr.step, problem, backend=backend, inplace=True)
+        advance = ttr.plan(problem, **given, state=state, inplace=True, backend=backend)
 
         def run() -> Tensor:
             nonlocal state
-            y, state = advance(**given, state=state)
+            y, state = advance(state=state, **given)
             return y[:, None]
 
         return Call(run)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import ttr
+from ttr.backends.native import library
 from ttr.experiments.bench.rounds import Clock
 
 FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "asimd", "sve")
@@ -33,6 +34,7 @@ def facts() -> dict[str, Any]:
     model, flags = _processor()
     return {"processor": model, "flags": [flag for flag in FLAGS if flag in flags], "cores": os.cpu_count(), "system": platform.platform(),
             "python": platform.python_version(), "torch": torch.__version__, "transformers": _version("transformers"), "ttr": ttr.__version__,
+            "native": library.reason() or library.library().isa,
             "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(SWITCHES)},
             "commit": _commit(), "source": source_digest()}
 

@@ -2,7 +2,8 @@
 
     schema          1
     command         the command line; ``settings``: its options
-    machine         processor, flags, cores, system, versions, environment variables that matter, git commit, digest of the source
+    machine         processor, flags, cores, system, versions, the native kernels (their instruction set, or why there are none),
+                    environment variables that matter, git commit, digest of the source
     cases           one each, in the order they were run:
       name, family, direction, shape, curve (what cases that differ in T alone share), flops of a call and their formula
       rows          contestants: name, side (ours, peer, floor), status (timed, left out, refused, stopped, wrong), why
@@ -51,8 +52,8 @@ class Results:
         try:
             before = json.loads(self.path.read_bytes())
             differ = [key for key, value in self.held["settings"].items() if before["settings"].get(key) != value]
-            machine = ("processor", "torch", "transformers", "environment", "source")
-            differ += [key for key in machine if before["machine"][key] != self.held["machine"][key]]
+            facts = ("processor", "torch", "transformers", "native", "environment", "source")
+            differ += [key for key in facts if before["machine"][key] != self.held["machine"][key]]
             if before["schema"] == SCHEMA and not differ:
                 return before["cases"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
