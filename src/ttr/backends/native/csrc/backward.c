@@ -20,7 +20,7 @@
 typedef struct {
     chunk c;
     matrix grad_memory;         /* [V, F], of the memory that leaves, then of the one that enters */
-    matrix *entering;           /* [V, F] of each chunk of a stretch */
+    matrix entering[MOST_STRETCH]; /* [V, F] of each chunk of a stretch */
     matrix change;              /* D [R, V] */
     matrix grad_value;          /* [C, V] */
     matrix grad_probe;          /* [R, F] */
@@ -155,7 +155,15 @@ static void run_chunk(reverse *b, matrix entering) {
     if (r->decay != KEEPS) clear(c->size + 1, c->keys, b->grad_decay);
     load_probes(c);
     differentiate_written(b);
-    product(rows, c->keys, c->values, b->change, entering, b->grad_probe, SET);
+    queue wanted = {c->lines, c->lines};
+    want(c, &wanted, r->grad_query, r->key_size, c->start, c->tokens);
+    want(c, &wanted, r->grad_key, r->key_size, c->start, c->tokens);
+    want(c, &wanted, r->grad_read, r->key_size, c->start, c->tokens);
+    want(c, &wanted, r->grad_erase, r->key_size, c->start, c->tokens);
+    want_inputs(c, &wanted, c->start - r->chunk, r->chunk);
+    want(c, &wanted, r->y, r->value_size, c->start - r->chunk, r->chunk);
+    want(c, &wanted, r->grad_value, r->value_size, c->start - r->chunk, r->chunk);
+    fetching_product(rows, c->keys, c->values, b->change, entering, b->grad_probe, wanted);
     if (r->decay != KEEPS)
         for (int64_t i = 0; i < rows; i++) {
             int64_t reads = is_read(r, i / c->size);
@@ -173,14 +181,11 @@ static void run_chunk(reverse *b, matrix entering) {
         for (int64_t i = 0; i < c->tokens; i++) *at(r->grad_step, c->batch, c->start + i, c->head) = b->grad_step[i];
 }
 
-/* Place the saved tensors of a chunk, and load what all of its computations want. */
+/* Go to a chunk, and load what all of its computations want. */
 static void enter_chunk(reverse *b, int64_t i) {
     chunk *c = &b->c;
     const recurrence *r = c->r;
-    c->start = i * r->chunk;
-    c->tokens = r->time - c->start < r->chunk ? r->time - c->start : r->chunk;
-    c->size = padded(c->tokens);
-    place_saved(c, i);
+    place_chunk(c, i);
     load_decay(c);
     load_keys(c);
     if (!r->read.data || r->erase.data) load(c, r->value, r->value_size, r->step, c->written[0], c->values);
@@ -204,34 +209,48 @@ static void run_stretch(reverse *b, int64_t index) {
     }
 }
 
-static void run_head(const recurrence *r, int64_t batch, int64_t head, arena scratch, int64_t *needed) {
-    reverse b = {.c = {.batch = batch, .head = head}};
+static void take_reverse(reverse *b, const recurrence *r, arena *scratch) {
+    chunk *c = &b->c;
+    take_chunk(c, r, scratch);
+    int64_t size = chunk_rows(r), rows = groups(r) * size, widest = c->keys > c->values ? c->keys : c->values;
+    for (int64_t i = 0; i < r->stretch; i++) b->entering[i] = take_matrix(scratch, c->values, c->keys);
+    b->change = take_matrix(scratch, rows, c->values);
+    b->grad_value = take_matrix(scratch, size, c->values);
+    b->grad_probe = take_matrix(scratch, rows, widest);
+    b->grad_probe.stride = c->keys;
+    b->grad_key = take_matrix(scratch, size, c->keys);
+    b->grad_scores = take_matrix(scratch, rows, size);
+    b->grad_decay = take_matrix(scratch, size + 1, c->keys);
+    b->grad_step = take(scratch, size);
+}
+
+static void run_heads(const recurrence *r, int64_t first, int64_t count, arena scratch, int64_t *needed) {
+    reverse b;
     chunk *c = &b.c;
-    int64_t size = chunk_rows(r), rows = groups(r) * size;
-    take_chunk(c, r, &scratch);
-    int64_t widest = c->keys > c->values ? c->keys : c->values;
-    matrix entering[MOST_STRETCH];
-    b.entering = entering;
-    b.grad_memory = take_matrix(&scratch, c->values, c->keys);
-    for (int64_t i = 0; i < r->stretch; i++) entering[i] = take_matrix(&scratch, c->values, c->keys);
-    b.change = take_matrix(&scratch, rows, c->values);
-    b.grad_value = take_matrix(&scratch, size, c->values);
-    b.grad_probe = take_matrix(&scratch, rows, widest);
-    b.grad_probe.stride = c->keys;
-    b.grad_key = take_matrix(&scratch, size, c->keys);
-    b.grad_scores = take_matrix(&scratch, rows, size);
-    b.grad_decay = take_matrix(&scratch, size + 1, c->keys);
-    b.grad_step = take(&scratch, size);
+    matrix grad_memory[MOST_TOGETHER];
+    take_reverse(&b, r, &scratch);
+    for (int64_t h = 0; h < count; h++) grad_memory[h] = take_matrix(&scratch, c->values, c->keys);
     if (needed) {
         *needed = scratch.used;
         return;
     }
-    clear(c->values, c->keys, b.grad_memory);
-    for (int64_t f = 0; f < r->key_size; f++)
-        for (int64_t v = 0; v < r->value_size; v++) row(b.grad_memory, v)[f] = at(r->last, batch, head, f)[v];
-    for (int64_t i = stretches(r) - 1; i >= 0; i--) run_stretch(&b, i);
-    for (int64_t f = 0; f < r->key_size; f++)
-        for (int64_t v = 0; v < r->value_size; v++) at(r->grad_memory, batch, head, f)[v] = row(b.grad_memory, v)[f];
+    for (int64_t h = 0; h < count; h++) {
+        choose_head(c, first + h);
+        clear(c->values, c->keys, grad_memory[h]);
+        for (int64_t f = 0; f < r->key_size; f++)
+            for (int64_t v = 0; v < r->value_size; v++) row(grad_memory[h], v)[f] = at(r->last, c->batch, c->head, f)[v];
+    }
+    for (int64_t i = stretches(r) - 1; i >= 0; i--)
+        for (int64_t h = 0; h < count; h++) {
+            choose_head(c, first + h);
+            b.grad_memory = grad_memory[h];
+            run_stretch(&b, i);
+        }
+    for (int64_t h = 0; h < count; h++) {
+        choose_head(c, first + h);
+        for (int64_t f = 0; f < r->key_size; f++)
+            for (int64_t v = 0; v < r->value_size; v++) at(r->grad_memory, c->batch, c->head, f)[v] = row(grad_memory[h], v)[f];
+    }
 }
 
-int TTR_NAME(backward)(const recurrence *r) { return run_tasks(r, run_head); }
+int TTR_NAME(backward)(const recurrence *r) { return run_tasks(r, run_heads); }

@@ -37,7 +37,10 @@ static void run_chunk(chunk *c, matrix memory, matrix out) {
     load_keys(c);
     load_probes(c);
     for (int64_t s = 0; s < sets(r); s++) find_scores(c, s);
-    product(groups(r) * c->size, c->values, c->keys, c->reader, memory, out, SET);
+    queue wanted = {c->lines, c->lines};
+    want_inputs(c, &wanted, c->start + r->chunk, r->chunk);
+    want(c, &wanted, r->y, r->value_size, c->start, c->tokens);
+    fetching_product(groups(r) * c->size, c->values, c->keys, c->reader, memory, out, wanted);
     if (!r->read.data || corrected) load(c, r->value, r->value_size, r->step, c->written[0], c->values);
     if (corrected)
         for (int64_t g = 0; g < 2; g++) add_read_outs(c, from(c->scores[0], g * c->size, 0), c->written[0], from(out, g * c->size, 0));
@@ -53,28 +56,42 @@ static void copy_memory(const recurrence *r, real *in, int64_t in_stride, real *
         for (int64_t v = 0; v < r->value_size; v++) out[f * out_stride + v] = in[f * in_stride + v];
 }
 
-static void run_head(const recurrence *r, int64_t batch, int64_t head, arena scratch, int64_t *needed) {
-    chunk c = {.batch = batch, .head = head};
+static void run_stretch(chunk *c, int64_t index, matrix memory, matrix out) {
+    const recurrence *r = c->r;
+    int64_t first = index * r->stretch, end = first + r->stretch < chunks(r) ? first + r->stretch : chunks(r);
+    if (r->states) {
+        real *state = saved_state(c, index);
+        for (int64_t j = 0; j < c->keys * c->values; j++) state[j] = memory.data[j];
+    }
+    for (int64_t i = first; i < end; i++) {
+        place_chunk(c, i);
+        run_chunk(c, memory, out);
+    }
+}
+
+static void run_heads(const recurrence *r, int64_t first, int64_t count, arena scratch, int64_t *needed) {
+    chunk c;
     take_chunk(&c, r, &scratch);
-    matrix memory = take_matrix(&scratch, c.keys, c.values), out = take_matrix(&scratch, groups(r) * chunk_rows(r), c.values);
+    matrix memory[MOST_TOGETHER], out = take_matrix(&scratch, groups(r) * chunk_rows(r), c.values);
+    for (int64_t h = 0; h < count; h++) memory[h] = take_matrix(&scratch, c.keys, c.values);
     if (needed) {
         *needed = scratch.used;
         return;
     }
-    clear(c.keys, c.values, memory);
-    copy_memory(r, at(r->memory, batch, head, 0), r->memory.stride[2], memory.data, memory.stride);
-    for (int64_t i = 0; i < chunks(r); i++) {
-        c.start = i * r->chunk;
-        c.tokens = r->time - c.start < r->chunk ? r->time - c.start : r->chunk;
-        c.size = padded(c.tokens);
-        place_saved(&c, i);
-        if (r->states && i % r->stretch == 0) {
-            real *state = saved_state(&c, i / r->stretch);
-            for (int64_t j = 0; j < c.keys * c.values; j++) state[j] = memory.data[j];
-        }
-        run_chunk(&c, memory, out);
+    for (int64_t h = 0; h < count; h++) {
+        choose_head(&c, first + h);
+        clear(c.keys, c.values, memory[h]);
+        copy_memory(r, at(r->memory, c.batch, c.head, 0), r->memory.stride[2], memory[h].data, memory[h].stride);
     }
-    copy_memory(r, memory.data, memory.stride, at(r->last, batch, head, 0), r->last.stride[2]);
+    for (int64_t i = 0; i < stretches(r); i++)
+        for (int64_t h = 0; h < count; h++) {
+            choose_head(&c, first + h);
+            run_stretch(&c, i, memory[h], out);
+        }
+    for (int64_t h = 0; h < count; h++) {
+        choose_head(&c, first + h);
+        copy_memory(r, memory[h].data, memory[h].stride, at(r->last, c.batch, c.head, 0), r->last.stride[2]);
+    }
 }
 
-int TTR_NAME(forward)(const recurrence *r) { return run_tasks(r, run_head); }
+int TTR_NAME(forward)(const recurrence *r) { return run_tasks(r, run_heads); }

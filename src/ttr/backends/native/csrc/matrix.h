@@ -35,9 +35,15 @@ static inline matrix from(matrix m, int64_t i, int64_t j) {
     return part;
 }
 
+/* Cache lines that are wanted soon. A product brings them nearer one at a time: a core has some twenty reads of memory on their way at
+ * once and stands still at the next, so they are spread over its terms. */
+typedef struct {
+    const real **next, **end;
+} queue;
+
 /* One register tile of C (ROWS rows, `vectors` vectors), over `depth` terms. Entry (i, k) of the left matrix is at a[i * down + k * across]. */
 INLINE void tile(int64_t depth, const real *a, int64_t down, int64_t across, const real *b, int64_t b_stride, real *c, int64_t c_stride,
-                 int vectors, enum combine how) {
+                 int vectors, enum combine how, queue *wanted) {
     vec sum[ROWS][2];
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++)
@@ -52,6 +58,7 @@ INLINE void tile(int64_t depth, const real *a, int64_t down, int64_t across, con
         for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 2
             for (int j = 0; j < vectors; j++) sum[i][j] += a[i * down + k * across] * right[j];
+        if (wanted && k % 2 && wanted->next < wanted->end) __builtin_prefetch(*wanted->next++, 0, 2);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++)
@@ -65,29 +72,34 @@ INLINE void tile(int64_t depth, const real *a, int64_t down, int64_t across, con
 }
 
 INLINE void product_(int64_t rows, int64_t columns, int64_t depth, const real *a, int64_t down, int64_t across, matrix b, matrix c,
-                     enum combine how) {
+                     enum combine how, queue *wanted) {
     int64_t j = 0;
     for (; j + 2 * LANES <= columns; j += 2 * LANES)
         for (int64_t i = 0; i < rows; i += ROWS)
-            tile(depth, a + i * down, down, across, b.data + j, b.stride, row(c, i) + j, c.stride, 2, how);
+            tile(depth, a + i * down, down, across, b.data + j, b.stride, row(c, i) + j, c.stride, 2, how, wanted);
     for (; j < columns; j += LANES)
         for (int64_t i = 0; i < rows; i += ROWS)
-            tile(depth, a + i * down, down, across, b.data + j, b.stride, row(c, i) + j, c.stride, 1, how);
+            tile(depth, a + i * down, down, across, b.data + j, b.stride, row(c, i) + j, c.stride, 1, how, wanted);
 }
 
 /* C [rows, columns] from A [rows, depth] and B [depth, columns] */
 static __attribute__((noinline)) void product(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix b, matrix c, enum combine how) {
-    if (how == SET) product_(rows, columns, depth, a.data, a.stride, 1, b, c, SET);
-    if (how == ADD) product_(rows, columns, depth, a.data, a.stride, 1, b, c, ADD);
-    if (how == SUBTRACT) product_(rows, columns, depth, a.data, a.stride, 1, b, c, SUBTRACT);
+    if (how == SET) product_(rows, columns, depth, a.data, a.stride, 1, b, c, SET, NULL);
+    if (how == ADD) product_(rows, columns, depth, a.data, a.stride, 1, b, c, ADD, NULL);
+    if (how == SUBTRACT) product_(rows, columns, depth, a.data, a.stride, 1, b, c, SUBTRACT, NULL);
+}
+
+/* C = AB, while what is wanted comes nearer */
+static __attribute__((noinline)) void fetching_product(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix b, matrix c, queue wanted) {
+    product_(rows, columns, depth, a.data, a.stride, 1, b, c, SET, &wanted);
 }
 
 /* C [rows, columns] from the transpose of A [depth, rows] and B [depth, columns] */
 static __attribute__((noinline)) void transposed_product(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix b, matrix c,
                                                          enum combine how) {
-    if (how == SET) product_(rows, columns, depth, a.data, 1, a.stride, b, c, SET);
-    if (how == ADD) product_(rows, columns, depth, a.data, 1, a.stride, b, c, ADD);
-    if (how == SUBTRACT) product_(rows, columns, depth, a.data, 1, a.stride, b, c, SUBTRACT);
+    if (how == SET) product_(rows, columns, depth, a.data, 1, a.stride, b, c, SET, NULL);
+    if (how == ADD) product_(rows, columns, depth, a.data, 1, a.stride, b, c, ADD, NULL);
+    if (how == SUBTRACT) product_(rows, columns, depth, a.data, 1, a.stride, b, c, SUBTRACT, NULL);
 }
 
 /* C_ij = kept_i past_ij + (A^T B)_ij, or kept_j by column, for A [depth, rows] and B [depth, columns]; C may be `past`. Tile by tile, since
@@ -104,7 +116,7 @@ static __attribute__((noinline)) void faded_product(int64_t rows, int64_t column
                     if (by == BY_COLUMN) entry *= *(const uvec *)(kept + l);
                     *(uvec *)(row(c, k) + l) = entry;
                 }
-            product_(ROWS, width, depth, a.data + i, 1, a.stride, from(b, 0, j), from(c, i, j), ADD);
+            product_(ROWS, width, depth, a.data + i, 1, a.stride, from(b, 0, j), from(c, i, j), ADD, NULL);
         }
     }
 }

@@ -43,6 +43,7 @@ static inline int64_t stretches(const recurrence *r) { return (chunks(r) + r->st
 
 /* Scratch is handed out piece by piece; with base NULL the pieces are only counted. */
 enum { MOST_STRETCH = 64 };
+enum { LINE = 64 / sizeof(real), MOST_TENSORS = 12 }; /* entries of a cache line; tensors whose rows a chunk may want ahead */
 
 typedef struct {
     real *base;
@@ -74,6 +75,7 @@ typedef struct {
     real *kept;             /* [F], what is left of the memory that enters the chunk */
     integer *centre;        /* [F], the reference of all exponents of the chunk ... */
     int whole;              /* ... if one does for all */
+    const real **lines;     /* room for a queue */
 
     matrix probe, reader;         /* [R, F], as they meet keys, and as they meet the memory that enters */
     matrix key[2], writer[2];     /* [C, F] of each set, as they meet probes, and as they enter the memory that leaves */
@@ -102,6 +104,7 @@ static inline void take_chunk(chunk *c, const recurrence *r, arena *a) {
         c->written[s] = take_matrix(a, size, values);
     }
     c->turned = take_matrix(a, widest, size);
+    c->lines = (const real **)take(a, MOST_TENSORS * size * (widest / LINE) * (8 / (int64_t)sizeof(real)));
     if (r->decay == DECAYS_CHANNELS) {
         c->late = take_matrix(a, size, keys);
         c->early = take_matrix(a, keys, size);
@@ -116,9 +119,14 @@ static inline real *saved_state(const chunk *c, int64_t stretch) {
     return r->states + ((c->batch * r->heads + c->head) * stretches(r) + stretch) * c->keys * c->values;
 }
 
-/* Let the chunk's scores and W lie where they are saved, if they are. */
-static inline void place_saved(chunk *c, int64_t index) {
+static inline void choose_head(chunk *c, int64_t index) { c->batch = index / c->r->heads, c->head = index % c->r->heads; }
+
+/* Go to a chunk; its scores and W lie where they are saved, if they are. */
+static inline void place_chunk(chunk *c, int64_t index) {
     const recurrence *r = c->r;
+    c->start = index * r->chunk;
+    c->tokens = r->time - c->start < r->chunk ? r->time - c->start : r->chunk;
+    c->size = padded(c->tokens);
     int64_t place = (c->batch * r->heads + c->head) * chunks(r) + index, size = chunk_rows(r), corrected = sets(r) - 1;
     for (int64_t s = 0; s < sets(r); s++) {
         c->scores[s].stride = c->size;
@@ -140,6 +148,23 @@ static inline void load(const chunk *c, tensor from, int64_t size, tensor step, 
         }
         for (int64_t j = filled; j < columns; j++) out[j] = 0;
     }
+}
+
+/* Want the rows of a tensor at `count` tokens: they are often a page from one another, which hardware does not foresee. */
+static inline void want(const chunk *c, queue *wanted, tensor t, int64_t size, int64_t start, int64_t count) {
+    if (!t.data) return;
+    for (int64_t i = start > 0 ? start : 0; i < start + count && i < c->r->time; i++)
+        for (int64_t j = 0; j < size; j += LINE) *wanted->end++ = at(t, c->batch, i, c->head) + j;
+}
+
+static inline void want_inputs(const chunk *c, queue *wanted, int64_t start, int64_t count) {
+    const recurrence *r = c->r;
+    want(c, wanted, r->key, r->key_size, start, count);
+    want(c, wanted, r->query, r->key_size, start, count);
+    want(c, wanted, r->value, r->value_size, start, count);
+    if (r->read.data != r->key.data) want(c, wanted, r->read, r->key_size, start, count);
+    want(c, wanted, r->erase, r->key_size, start, count);
+    if (r->decay == DECAYS_CHANNELS) want(c, wanted, r->log_decay, r->key_size, start, count);
 }
 
 /* Copy the tokens of the chunk out again. */
