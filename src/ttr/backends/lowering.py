@@ -21,8 +21,8 @@ from ttr.state import State
 class LinearForm:
     """S_j = D_j S_{j-1} + step_j (key_j value_j^T - erase_j (S_x^T read_j)^T) for pairs j = 1..L, L = T n, and y_t = S_{tn}^T query_t.
 
-    Letters: L pairs, T tokens. query [B,T,H,F], which is ``scale`` times ``plain_query``, key, read and erase [B,L,H,F], value [B,L,H,V], step [B,L,H] (1 if absent),
-    log_decay [B,L,H] or [B,L,H,F], finite (a reset is ``RESET``, which leaves 2e-35 of the past). ``read`` is None for an
+    Letters: L pairs, T tokens. query [B,T,H,F], which is ``scale`` times ``plain_query``; key, read and erase [B,L,H,F], value [B,L,H,V],
+    step [B,L,H] (1 if absent), log_decay [B,L,H] or [B,L,H,F], finite (a reset is ``RESET``, which leaves 2e-35 of the past). ``read`` is None for an
     additive memory, ``erase`` None where it is the key. With a normalised read-out ``value`` has a last column of ones. With
     ``bonus`` [H,F] the memory is read before it decays and is written, and y_t = (S + (bonus * key_t) value_t^T)^T query_t.
     ``unit`` [B,T,H,1] is what 1 is worth in the units of the memory at each token, ``carried`` what else of the state the call leaves.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ttr.component import Parameter, constant
+from ttr.functions._monomials import monomials
 from ttr.problem import Function, scale_or_default
 
 
@@ -29,7 +29,7 @@ class _ExponentialKernel(Function):
 
     def feature_size(self, key_size: int) -> int:
         """Monomials of K variables and degree 1 to that of the fit."""
-        return math.comb(key_size + self.local_degree, self.local_degree) - 1
+        return monomials(key_size + 1, self.local_degree) - 1
 
     def parameters(self, heads: int, key_size: int, value_size: int) -> dict[str, Parameter]:
         start = scale_or_default(self.scale, key_size)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ttr.functions._monomials import monomials
 from ttr.functions.features import _kernel_case
 from ttr.problem import FeatureMap, Worked
 
@@ -26,7 +27,7 @@ class SymmetricPower(FeatureMap):
             raise ValueError(f"SymmetricPower(degree={self.degree}) makes weights of either sign, or all alike. Use an even degree from 2 on.")
 
     def size(self, key_size: int) -> int:
-        return math.comb(key_size + self.degree - 1, self.degree)
+        return monomials(key_size, self.degree)
 
     def __call__(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         size = x.shape[-1]
