@@ -67,7 +67,8 @@ def test_an_instruction_set_that_does_not_run_is_a_sentence(reload):
 
 def put(folder: Path, source: str) -> None:
     """A library made of ``source`` instead of the kernels."""
-    subprocess.run([os.environ.get("CC", "cc"), "-shared", "-fPIC", "-x", "c", "-", "-o", str(folder / "_kernels.so")], input=source, text=True, check=True)
+    command = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-x", "c", "-", "-o", str(folder / "_kernels.so")]
+    subprocess.run(command, input=source, text=True, check=True)
 
 
 @pytest.mark.parametrize("source, words", [

@@ -116,8 +116,8 @@ def plan(problem: Problem, q: Tensor, k: Tensor, v: Tensor, *, inplace: bool = F
     """The choice that ``regress`` makes for such a call, bound: a callable with its signature, less the problem.
 
     It checks each call but chooses no more, for hot loops with one shape. For a single token, q [B,H,K], it is ``step`` that is bound:
-    ``run(q, k, v, state, **controls) -> (y, state)``, with ``inplace`` as there. Where the memory's kernel takes such tensors as they
-    come, only their shapes, types and numbers are looked at, and anything else than was planned goes the way of ``step``.
+    ``run(q, k, v, state, **controls) -> (y, state)``, with ``inplace`` as there. Where such tensors can be used as they come, only
+    their shapes and types are looked at (their numbers too if a compiled kernel runs), and all that was not planned goes the way of ``step``.
 
     Raises:
         ValueError: as ``regress`` and ``step``.
@@ -144,9 +144,10 @@ def _plan_step(problem: Problem, q: Tensor, k: Tensor, v: Tensor, inplace: bool,
     chosen = choose(problem, x, backend)
     bound = chosen.bind_step(problem, replace(x, owns_state=inplace))
 
-    def run(q: Tensor, k: Tensor, v: Tensor, state: State | None, **controls: Tensor | float) -> tuple[Tensor, State]:
-        done = None if bound is None else bound(q, k, v, state, controls)
-        return done or step(problem, q, k, v, state, **{"inplace": inplace, "backend": chosen, **controls})
+    def run(q: Tensor, k: Tensor, v: Tensor, state: State | None, *, params: Mapping[str, Tensor] | None = None,
+            **controls: Tensor | float) -> tuple[Tensor, State]:
+        done = None if bound is None or params else bound(q, k, v, state, controls)
+        return done or step(problem, q, k, v, state, params=params, inplace=inplace, backend=chosen, **controls)
 
     return run
 
