@@ -154,7 +154,7 @@ def test_verify_writes_every_measurement(run, laws, tmp_path):
     assert set(found["memories"]) == {"deltanet", "intention"} and found["ttr"] == ttr.__version__
     for report in found["memories"].values():
         ran = [finding for finding in report["findings"] if finding["refusal"] is None]
-        assert report["kept"] and report["dtype"] == "float32" and len({finding["backend"] for finding in ran}) == 2
+        assert report["kept"] and report["dtype"] == "float32" and len({finding["backend"] for finding in ran}) >= 2
         measured = [finding for finding in ran if "error" in finding]
         assert measured and all(finding["error"] <= finding["bound"] for finding in measured)
         assert any(finding["error"] > 0 for finding in measured)

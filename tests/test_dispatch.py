@@ -10,6 +10,7 @@ import torch
 import ttr
 from ttr.backends import BACKENDS
 from ttr.component import Parameter, constant
+from ttr.dispatch import refusal
 from ttr.functions.local_constant import LocalConstant
 from ttr.laws import Law, Setting
 from ttr.laws.rows import Sizes, make_case
@@ -33,7 +34,7 @@ def at(case, t):
 def test_auto_takes_the_first_that_does_not_refuse_and_explain_says_why(name):
     case = make_case(FORMS[name])
     told = ttr.explain(case.problem, **case.arguments())
-    willing = [b.name for b in BACKENDS if b.refuses(case.problem) is None]
+    willing = [b.name for b in BACKENDS if refusal(b, case.problem) is None]
     assert told.backend == willing[0] and told.backend != "recurrent"
     assert {other for other, _ in told.refusals} == {b.name for b in BACKENDS} - {told.backend}
     assert all(f"not {other}" in str(told) and reason.endswith(".") for other, reason in told.refusals)

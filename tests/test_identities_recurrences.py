@@ -18,6 +18,7 @@ from ttr.backends import BACKENDS
 from ttr.backends.chunkwise_additive import ChunkwiseAdditive
 from ttr.backends.chunkwise_levels import ChunkwiseLevels
 from ttr.backends.fenwick import later, level
+from ttr.dispatch import refusal
 from ttr.functions.features.elu_plus_one import EluPlusOne
 from ttr.functions.linear import Linear
 from ttr.laws.rows import Sizes, make_case
@@ -110,7 +111,7 @@ def test_a_running_maximum_changes_no_number(qkv, decay, function) -> None:
     assert same(run(ExponentialGate(), qkv, function, **controls), run(WEIGHED, qkv, function, **controls))
 
 
-@pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend.refuses(PROBLEMS[2]) is None], ids=lambda backend: backend.name)
+@pytest.mark.parametrize("backend", [backend for backend in BACKENDS if refusal(backend, PROBLEMS[2]) is None], ids=lambda backend: backend.name)
 @pytest.mark.parametrize("shift", [-500.0, -100.0, 0.0, 100.0, 1e4])
 @pytest.mark.parametrize("function", [RATIO, Linear(normalized=True, floor=1.0, absolute=True)], ids=repr)
 def test_importance_of_any_size_in_float32(backend, shift, function) -> None:
@@ -241,7 +242,7 @@ def test_no_exponential_grows(problem) -> None:
     """But for the rounding of the sums it is a difference of. (The log of a trapezoid's step may be above 0: it is bounded by its call.)"""
     case = make_case(problem, Sizes(batch=1, heads=1, time=40), strong_gates=True)
     large = {name: 300 * x if name == "log_importance" else x for name, x in case.controls.items()}
-    for backend in (backend.small() for backend in BACKENDS if backend.refuses(problem) is None):
+    for backend in (backend.small() for backend in BACKENDS if refusal(backend, problem) is None):
         with ttr.checks(values=False), _Watch() as seen:
             ttr.regress(problem, backend=backend, **{**case.arguments(), **large})
         assert seen.exponent <= FLOAT64

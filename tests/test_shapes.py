@@ -6,9 +6,10 @@ import torch
 
 import ttr
 from ttr.backends import BACKENDS
+from ttr.dispatch import refusal
 from ttr.laws import LAWS, Setting
 
-ROWS = [(name, backend) for name in ttr.catalogue for backend in BACKENDS if backend.refuses(ttr.catalogue[name].problem) is None]
+ROWS = [(name, backend) for name in ttr.catalogue for backend in BACKENDS if refusal(backend, ttr.catalogue[name].problem) is None]
 
 
 @pytest.mark.parametrize("law", [law for law in LAWS if law.number in (1, 2) and not law.slow], ids=lambda law: law.name)

@@ -175,7 +175,7 @@ def refusal(backend: Backend, problem: Problem, x: Inputs | None = None) -> str 
         return "It is not made of plain torch operations, which functorch transforms need."
     if x is not None and not (backend.composite or backend.compiles) and torch.compiler.is_compiling():
         return "It is not made of operations that torch.compile can trace."
-    return backend.refuses(problem, x)
+    return backend.missing() or backend.refuses(problem, x)
 
 
 def _packed(backend: Backend, problem: Problem, x: Inputs, bounds: list[int]) -> tuple[Tensor, State]:

@@ -55,11 +55,12 @@ def rows(words: list[str], one_per_class: bool) -> Iterator[tuple]:
     With ``one_per_class`` only the problems that bring a class of an axis not met so far; feature maps are met in their worked cases.
     """
     from ttr.backends import BACKENDS
+    from ttr.dispatch import refusal
     from ttr.laws.rows import triples
 
     met = set()
     for problem in triples() + (tuple(case.problem for _, case in worked_cases()) if one_per_class else ()):
-        chosen = [b for b in BACKENDS if all(word in f"{b.name} {problem!r}" for word in words) and b.refuses(problem) is None]
+        chosen = [b for b in BACKENDS if all(word in f"{b.name} {problem!r}" for word in words) and refusal(b, problem) is None]
         classes = {type(part) for part in (problem.weights, problem.function, problem.solver)}
         if chosen and not (one_per_class and classes <= met):
             met |= classes

@@ -6,6 +6,7 @@ import torch
 
 import ttr
 from ttr.backends import BACKENDS
+from ttr.dispatch import refusal
 from ttr.laws import LAWS, Setting
 from ttr.laws.rows import covering, refused_triples, triples
 from ttr.problem import Problem
@@ -34,7 +35,7 @@ def check(problem: Problem, law, setting: Setting) -> None:
 def cases(dtype):
     for name, problem in PROBLEMS.items():
         for backend in BACKENDS:
-            if backend.refuses(problem) is None:
+            if refusal(backend, problem) is None:
                 marks = () if name in ALWAYS else pytest.mark.full
                 yield pytest.param(problem, backend, id=f"{backend.name}-{name}-{str(dtype)[6:]}", marks=marks)
 

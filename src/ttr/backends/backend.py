@@ -16,7 +16,7 @@ from ttr.state import State
 def shape_of(local_degree: int | None) -> str:
     """What a function of that degree fits, in words."""
     known = {None: "one map for all queries", 0: "a constant around each", 1: "a line around each"}
-    return known.get(local_degree, f"a polynomial of degree {local_degree} around each")
+    return known.get(local_degree, "a polynomial around each")
 
 
 class Backend(ABC):

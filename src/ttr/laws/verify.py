@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ttr.backends import BACKENDS
+from ttr.dispatch import refusal
 from ttr.laws import LAWS
 from ttr.laws.law import Law, Measurement, Setting
 from ttr.problem import Problem
@@ -127,7 +128,7 @@ def verify(problem: object, device: str = "cpu", dtype: torch.dtype = torch.floa
     for backend in BACKENDS:
         if backends is not None and backend.name not in backends:
             continue
-        reason = backend.refuses(problem)
+        reason = refusal(backend, problem)
         if reason is not None:
             findings.append(Finding(backend.name, "", 0, None, refusal=reason))
             continue
@@ -145,7 +146,7 @@ def verify(problem: object, device: str = "cpu", dtype: torch.dtype = torch.floa
 
 def count(problem: object, *, slow: bool = True) -> int:
     """How many laws ``verify`` tries on all backends that run a Problem or an Architecture."""
-    willing = sum(backend.refuses(getattr(problem, "problem", problem)) is None for backend in BACKENDS)
+    willing = sum(refusal(backend, getattr(problem, "problem", problem)) is None for backend in BACKENDS)
     return willing * sum(slow or not law.slow for law in LAWS)
 
 

@@ -26,7 +26,11 @@ def run(engine: str, r: Recurrence, chunk: int, save: bool) -> tuple[Tensor, Ten
     return y, memory
 
 
-@torch.library.custom_op("ttr::linear_recurrence", mutates_args=())
+_RECURRENCE = ("Tensor query, Tensor key, Tensor value, Tensor? read, Tensor? erase, Tensor? step, Tensor? log_decay, Tensor memory, int pairs, "
+               "bool old, bool reads_first, float scale, bool reads_key, str engine, int chunk")
+
+
+@torch.library.custom_op("ttr::linear_recurrence", mutates_args=(), schema=f"({_RECURRENCE}, bool save) -> (Tensor, Tensor, Tensor[])")
 def linear_recurrence(query: Tensor, key: Tensor, value: Tensor, read: Tensor | None, erase: Tensor | None, step: Tensor | None,
                       log_decay: Tensor | None, memory: Tensor, pairs: int, old: bool, reads_first: bool, scale: float, reads_key: bool,
                       engine: str, chunk: int, save: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -36,7 +40,8 @@ def linear_recurrence(query: Tensor, key: Tensor, value: Tensor, read: Tensor | 
     return y, memory, list(saved)
 
 
-@torch.library.custom_op("ttr::linear_recurrence_backward", mutates_args=())
+@torch.library.custom_op("ttr::linear_recurrence_backward", mutates_args=(),
+                         schema=f"({_RECURRENCE}, Tensor[] saved, Tensor grad_y, Tensor grad_memory) -> Tensor[]")
 def linear_recurrence_backward(query: Tensor, key: Tensor, value: Tensor, read: Tensor | None, erase: Tensor | None, step: Tensor | None,
                                log_decay: Tensor | None, memory: Tensor, pairs: int, old: bool, reads_first: bool, scale: float, reads_key: bool,
                                engine: str, chunk: int, saved: list[Tensor], grad_y: Tensor, grad_memory: Tensor) -> list[Tensor]:

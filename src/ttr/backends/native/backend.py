@@ -26,7 +26,7 @@ class Native(OperatorBackend):
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.solver.pairs_per_token > 1 or problem.weights.writes_previous:
             return "It runs one pair per token, and this memory writes several."
-        return super().refuses(problem, x) or self.missing()
+        return super().refuses(problem, x)
 
 
 ENGINES[Native.name] = NativeEngine()

@@ -176,7 +176,7 @@ def broken_case(kind: type[Surrounding]) -> str | None:
 
 def _refusal(problem: Problem, backend: Backend, x: Tensors | None) -> str | None:
     if x is None:
-        return backend.refuses(problem)
+        return refusal(backend, problem)
     controls = {name: x[name] for name in problem.controls()}
     return refusal(backend, problem, prepare(problem, x["q"], x["k"], x["v"], None, None, None, controls))
 
