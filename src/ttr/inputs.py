@@ -168,13 +168,13 @@ def _check_problem(problem: Problem) -> None:
 def _check_layout(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> int:
     """Check q, k, v against each other; the number of heads of the memory."""
     pairs = problem.solver.pairs_per_token
-    pair_axis = "" if pairs == 1 else f"{pairs} (pairs per token), "
     for name, x in (("q", q), ("k", k), ("v", v)):
         axes = 4 if name == "q" or pairs == 1 else 5
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise ValueError(f"{name} must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}. Convert it with .float().")
         if x.ndim != axes:
-            layout = f"batch, time, {'' if axes == 4 else pair_axis}heads, channels"
+            pair_axis = "" if axes == 4 else f"{pairs} (pairs per token), "
+            layout = f"batch, time, {pair_axis}heads, channels"
             raise ValueError(f"{name} must have {axes} axes ({layout}), got shape {tuple(x.shape)}.")
         if x.shape[:2] != q.shape[:2]:
             raise ValueError(f"{name} has batch and time {tuple(x.shape[:2])}, but q has {tuple(q.shape[:2])}. Give all three the same.")
