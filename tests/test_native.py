@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ttr.backends.linear.recurrence import Recurrence
 from ttr.backends.native import library
-from ttr.backends.native.engine import INPUTS, NativeEngine
+from ttr.backends.native.engine import INPUTS, NativeEngine, _Arguments
 from ttr.laws.tolerances import error, tolerance
 
 pytestmark = pytest.mark.skipif(not library.available(), reason=library.reason() or "")
@@ -166,7 +166,7 @@ def test_strides():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_threads_change_no_bit(dtype):
-    r, threads = _recurrence("erase", "channel", dtype=dtype, time=70, heads=3, sizes=(20, 24)), torch.get_num_threads()
+    r, threads = _recurrence("erase", "channel", dtype=dtype, time=300, heads=9, sizes=(20, 24)), torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         one = _by_engine(r, 32)
@@ -216,7 +216,5 @@ def test_several_pairs_are_refused():
 
 def test_arguments_have_the_layout_of_c():
     """A change on one side alone moves every later field: the sizes of the parts are those of csrc/recurrence.h."""
-    from ttr.backends.native.engine import _Arguments
-
     word = ctypes.sizeof(ctypes.c_int64)
     assert ctypes.sizeof(_Arguments) == word * (11 + 10 * 4 + 3 + 8 * 4)

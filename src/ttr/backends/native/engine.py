@@ -1,4 +1,4 @@
-"""The engine in C: chunks of a linear recurrence and their derivative, one thread per head."""
+"""The engine in C: chunks of a linear recurrence and their derivative, heads in parallel."""
 
 from __future__ import annotations
 
@@ -98,15 +98,15 @@ def _checked(r: Recurrence) -> Recurrence:
 def _call(name: str, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], y: Tensor, last: Tensor,
           gradients: tuple[Tensor | None, ...]) -> None:
     batch, time, heads, key_size = r.query.shape
-    decay = 0 if r.log_decay is None else r.log_decay.ndim - 2
-    arguments = _Arguments(batch, heads, time, key_size, r.value.shape[-1], chunk, _stretch(chunk), torch.get_num_threads(), decay, r.old, r.reads_first)
+    decay, threads = 0 if r.log_decay is None else r.log_decay.ndim - 2, torch.get_num_threads()
+    arguments = _Arguments(batch, heads, time, key_size, r.value.shape[-1], chunk, _stretch(chunk), threads, decay, r.old, r.reads_first)
     tensors = dict(zip(INPUTS, (getattr(r, name) for name in INPUTS))) | {"y": y, "last": last}
     tensors |= {f"grad_{name}": gradient for name, gradient in zip(INPUTS, gradients)}
     held = [_fill(getattr(arguments, name), tensor) for name, tensor in tensors.items() if tensor is not None]  # alive until the call is over
     for field, tensor in zip(("states", "scores", "written"), saved, strict=True):
         setattr(arguments, field, tensor.data_ptr() or None)
     if library.function(name, r.query.dtype)(ctypes.byref(arguments)):
-        raise RuntimeError(f"There is no memory for the scratch of {torch.get_num_threads()} threads. Call torch.set_num_threads with a smaller number.")
+        raise RuntimeError(f"There is no memory for the scratch of {threads} threads. Call torch.set_num_threads with a smaller number.")
     del held
 
 

@@ -199,8 +199,11 @@ static void run_stretch(reverse *b, int64_t index) {
     transpose(c->keys, c->values, saved, b->entering[0]);
     for (int64_t i = first; i < end - 1; i++) {
         matrix memory = b->entering[i - first], next = b->entering[i - first + 1];
+        queue wanted = {c->lines, c->lines};
         enter_chunk(b, i);
-        faded_product(c->values, c->keys, c->size, c->written[0], c->writer[0], memory, c->kept, BY_COLUMN, next);
+        want_inputs(c, &wanted, c->start + r->chunk, r->chunk);
+        if (i == end - 2) want(c, &wanted, r->y, r->value_size, c->start + r->chunk, r->chunk);
+        faded_product(c->values, c->keys, c->size, c->written[0], c->writer[0], memory, c->kept, BY_COLUMN, next, wanted);
         if (sets(r) > 1) transposed_product(c->values, c->keys, c->size, c->written[1], c->writer[1], next, ADD);
     }
     for (int64_t i = end - 1; i >= first; i--) {

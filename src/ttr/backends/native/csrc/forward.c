@@ -47,7 +47,7 @@ static void run_chunk(chunk *c, matrix memory, matrix out) {
     if (r->read.data) correct(c, out, c->scores[corrected], c->written[corrected]);
     add_read_outs(c, from(c->scores[corrected], queries, 0), c->written[corrected], from(out, queries, 0));
     store(c, from(out, queries, 0), r->value_size, r->y);
-    faded_product(c->keys, c->values, c->size, c->writer[0], c->written[0], memory, c->kept, BY_ROW, memory);
+    faded_product(c->keys, c->values, c->size, c->writer[0], c->written[0], memory, c->kept, BY_ROW, memory, (queue){0});
     if (sets(r) > 1) transposed_product(c->keys, c->values, c->size, c->writer[1], c->written[1], memory, ADD);
 }
 

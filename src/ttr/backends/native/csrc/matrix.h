@@ -103,9 +103,9 @@ static __attribute__((noinline)) void transposed_product(int64_t rows, int64_t c
 }
 
 /* C_ij = kept_i past_ij + (A^T B)_ij, or kept_j by column, for A [depth, rows] and B [depth, columns]; C may be `past`. Tile by tile, since
- * these are whole memories, which the first-level cache does not hold. */
+ * these are whole memories, which the first-level cache does not hold, and while what is wanted comes nearer. */
 static __attribute__((noinline)) void faded_product(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix b, matrix past,
-                                                    const real *kept, enum fading by, matrix c) {
+                                                    const real *kept, enum fading by, matrix c, queue wanted) {
     for (int64_t j = 0, width = 2 * LANES; j < columns; j += width) {
         if (columns - j < width) width = columns - j;
         for (int64_t i = 0; i < rows; i += ROWS) {
@@ -116,7 +116,7 @@ static __attribute__((noinline)) void faded_product(int64_t rows, int64_t column
                     if (by == BY_COLUMN) entry *= *(const uvec *)(kept + l);
                     *(uvec *)(row(c, k) + l) = entry;
                 }
-            product_(ROWS, width, depth, a.data + i, 1, a.stride, from(b, 0, j), from(c, i, j), ADD, NULL);
+            product_(ROWS, width, depth, a.data + i, 1, a.stride, from(b, 0, j), from(c, i, j), ADD, &wanted);
         }
     }
 }
