@@ -33,7 +33,7 @@ class _Arguments(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("batch", "heads", "time", "key_size", "value_size", "chunk", "stretch", "threads")),
         *((name, ctypes.c_int64) for name in ("decay", "old", "reads_first")),
-        *((name, _Tensor) for name in (*INPUTS, "y", "last")),
+        *((name, _Tensor) for name in (*INPUTS, "scale", "y", "last")),
         *((name, ctypes.c_void_p) for name in ("states", "scores", "written")),
         *((f"grad_{name}", _Tensor) for name in INPUTS),
     )
@@ -64,7 +64,7 @@ class NativeEngine:
             ValueError: for several pairs per token.
             RuntimeError: if the kernels were not built, or the memory for their work is missing.
         """
-        r = _checked(r)
+        _check(r)
         saved = tuple(r.query.new_empty(size) for size in (self.saved_sizes(r, chunk) if save else (0, 0, 0)))
         y, last = r.value.new_empty(*r.query.shape[:3], r.value.shape[-1]), torch.empty_like(r.memory, memory_format=torch.contiguous_format)
         _call("forward", r, chunk, saved, y, last, ())
@@ -72,11 +72,10 @@ class NativeEngine:
 
     def backward(self, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor) -> tuple[Tensor | None, ...]:
         """As ``Engine.backward``; raises as ``forward`` does."""
-        scale, r = r.scale, _checked(r)
+        _check(r)
         inputs = (getattr(r, name) for name in INPUTS)
         gradients = tuple(None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs)
         _call("backward", r, chunk, saved, grad_y, grad_memory, gradients)
-        gradients[0].mul_(scale)
         return gradients
 
 
@@ -89,10 +88,9 @@ def _stretch(chunk: int) -> int:
     return min(max(STRETCH // chunk, 1), MOST_CHUNKS)
 
 
-def _checked(r: Recurrence) -> Recurrence:
+def _check(r: Recurrence) -> None:
     if r.pairs != 1:
         raise ValueError(f"The native engine runs one pair per token, not {r.pairs}. Use a backend of PyTorch, such as 'chunkwise-delta'.")
-    return r._replace(query=r.scale * r.query, scale=1.0)
 
 
 def _call(name: str, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], y: Tensor, last: Tensor,
@@ -101,6 +99,7 @@ def _call(name: str, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], y: Te
     decay, threads = 0 if r.log_decay is None else r.log_decay.ndim - 2, torch.get_num_threads()
     arguments = _Arguments(batch, heads, time, key_size, r.value.shape[-1], chunk, _stretch(chunk), threads, decay, r.old, r.reads_first)
     tensors = dict(zip(INPUTS, (getattr(r, name) for name in INPUTS))) | {"y": y, "last": last}
+    tensors["scale"] = torch.full((), r.scale, dtype=r.query.dtype).expand(batch, time, heads)
     tensors |= {f"grad_{name}": gradient for name, gradient in zip(INPUTS, gradients)}
     held = [_fill(getattr(arguments, name), tensor) for name, tensor in tensors.items() if tensor is not None]  # alive until the call is over
     for field, tensor in zip(("states", "scores", "written"), saved, strict=True):

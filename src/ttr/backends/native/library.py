@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-ABI = 1
+ABI = 2
 """The version of the kernels' arguments that this package passes; csrc/abi.c has the same."""
 
 ISAS = ("avx512", "avx2", "portable")

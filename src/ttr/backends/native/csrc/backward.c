@@ -72,21 +72,23 @@ static void differentiate_written(reverse *b) {
     }
 }
 
-/* Gradients of the rows `x` (queries, reads or keys of the chunk) from those of what `decayed` made of them; db gets sign <x, dx>. */
-static void store_rows(reverse *b, matrix grad, tensor x, tensor out, matrix decayed, int64_t first, real sign, tensor step) {
+/* Gradients of the rows `x` (queries, reads or keys of the chunk) from those of what `decayed` and `scale` (a step or a number, if any) made of
+ * them; db gets sign <x, dx>. */
+static void store_rows(reverse *b, matrix grad, tensor x, tensor out, matrix decayed, int64_t first, real sign, tensor scale) {
     chunk *c = &b->c;
     const recurrence *r = c->r;
     for (int64_t i = 0; i < c->tokens; i++) {
         const real *restrict in = at(x, c->batch, c->start + i, c->head);
         real *restrict dx = row(grad, i), *restrict to = at(out, c->batch, c->start + i, c->head), *restrict db = row(b->grad_decay, i + first);
-        real factor = step.data ? *at(step, c->batch, c->start + i, c->head) : 1, sum = 0;
+        real factor = scale.data ? *at(scale, c->batch, c->start + i, c->head) : 1, sum = 0;
+        int steps = scale.data && scale.data == r->step.data;
         if (r->decay == DECAYS_CHANNELS) multiply(c->keys, row(decayed, i + first), dx);
         for (int64_t f = 0; f < r->key_size; f++) to[f] = factor * dx[f];
         if (r->decay == DECAYS_CHANNELS)
             for (int64_t f = 0; f < r->key_size; f++) db[f] += sign * factor * in[f] * dx[f];
-        if (r->decay == DECAYS_HEADS || step.data) sum = dot(r->key_size, in, dx);
+        if (r->decay == DECAYS_HEADS || steps) sum = dot(r->key_size, in, dx);
         if (r->decay == DECAYS_HEADS) db[0] += sign * factor * sum;
-        if (step.data) b->grad_step[i] += sum;
+        if (steps) b->grad_step[i] += sum;
     }
 }
 
@@ -173,7 +175,7 @@ static void run_chunk(reverse *b, matrix entering) {
     for (int64_t g = 0; g < groups(r); g++) {
         int64_t reads = is_read(r, g);
         store_rows(b, from(b->grad_probe, g * c->size, 0), reads ? r->read : r->query, reads ? r->grad_read : r->grad_query, c->up,
-                   shift(r, reads), 1, reads ? r->step : (tensor){0});
+                   shift(r, reads), 1, reads ? r->step : r->scale);
     }
     differentiate_memory(b, entering);
     store_decay(b);

@@ -144,7 +144,7 @@ static inline void load_probes(chunk *c) {
     for (int64_t g = 0; g < groups(r); g++) {
         int64_t reads = is_read(r, g);
         matrix probe = from(c->probe, g * c->size, 0), reader = from(c->reader, g * c->size, 0);
-        load(c, reads ? r->read : r->query, r->key_size, reads ? r->step : (tensor){0}, probe, c->keys);
+        load(c, reads ? r->read : r->query, r->key_size, reads ? r->step : r->scale, probe, c->keys);
         if (r->decay == KEEPS) continue;
         for (int64_t i = 0; i < c->size; i++) {
             int64_t lambda = i + shift(r, reads);

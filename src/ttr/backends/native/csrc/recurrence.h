@@ -1,6 +1,6 @@
 /* The recurrence as the caller passes it, and the scratch memory of one thread.
  *
- *     S_j = D_j S_{j-1} + step_j (key_j value_j^T - erase_j (S_x^T read_j)^T),     y_t = S_t^T query_t
+ *     S_j = D_j S_{j-1} + step_j (key_j value_j^T - erase_j (S_x^T read_j)^T),     y_t = scale S_t^T query_t
  *
  * as linear/recurrence.py states it, with one pair per token. Entries of the last axis of every tensor are neighbours in memory; `stride`
  * counts entries over batch, time and head (a memory: over batch, head and key channel). A tensor that is absent has data NULL. */
@@ -24,6 +24,7 @@ typedef struct {
     int64_t threads;
     int64_t decay, old, reads_first;
     tensor query, key, value, read, erase, step, log_decay, memory;
+    tensor scale;                    /* of the query; one number, with strides 0 */
     tensor y, last;                  /* results of forward; their gradients in backward. `last` is the final memory. */
     real *states, *scores, *written; /* what forward saves, or NULL */
     tensor grad_query, grad_key, grad_value, grad_read, grad_erase, grad_step, grad_log_decay, grad_memory;
