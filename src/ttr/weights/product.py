@@ -61,9 +61,10 @@ class Product(Weights):
     def log_retention(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor | None:
         logs = [factor.log_retention(controls, params, heads, like) for factor in self.factors]
         if self.rates(params) is None:
-            logs = [log if (rates := factor.rates(params)) is None else with_rates(log, rates) for factor, log in zip(self.factors, logs)]
-        logs = [log[..., None] if self.retention == "channel" and factor.retention == "head" else log
-                for factor, log in zip(self.factors, logs) if log is not None]
+            rates = [factor.rates(params) for factor in self.factors]
+            logs = [log if rate is None else with_rates(log, rate) for log, rate in zip(logs, rates)]
+        channels = self.retention == "channel"
+        logs = [log[..., None] if channels and factor.retention == "head" else log for factor, log in zip(self.factors, logs) if log is not None]
         return sum(logs[1:], logs[0]) if logs else None
 
     def rates(self, params: Mapping[str, Tensor]) -> Tensor | None:
