@@ -11,7 +11,7 @@ from ttr.backends.native import library
 from ttr.backends.native import step as native
 from ttr.backends.steps import matrix
 from ttr.functions.linear import Linear
-from ttr.laws.tolerances import error, tolerance
+from ttr.laws.tolerances import FLOAT64, error, tolerance
 from ttr.solvers.delta_rule import DeltaRule
 from ttr.solvers.one_step import OneStep
 from ttr.weights.bonus import Bonus
@@ -191,3 +191,20 @@ def test_plan_in_place_is_for_single_tokens():
     arguments, _, _ = token(DELTA)
     with pytest.raises(ValueError, match="inplace is for single tokens"):
         ttr.plan(DELTA, **{name: x[:, None] for name, x in arguments.items()}, inplace=True)
+
+
+def test_gradients_are_asked_for_at_every_call():
+    """Bound without gradients, a call with them takes the long way; in functorch too."""
+    problem = ttr.catalogue["gated-deltanet"].problem
+    q, k, v = torch.randn(3, 1, 2, 4, dtype=torch.float64).unbind()
+    call = {"log_decay": -torch.rand(1, 2, dtype=torch.float64), "step_size": torch.rand(1, 2, dtype=torch.float64)}
+    state = ttr.initial_state(problem, 1, 2, 4, 4, dtype=torch.float64)
+    planned = ttr.plan(problem, q, k / 4, v, state=state, **call)
+    for run in (planned, lambda *args, **controls: ttr.step(problem, *args, **controls)):
+        with torch.no_grad():
+            run(q.requires_grad_(), k / 4, v, state, **call)
+            run(q, k / 4, v, state, **call)
+        y, _ = run(q, k / 4, v, state, **call)
+        expected = torch.autograd.grad(y.sum(), q)[0]
+        found = torch.func.grad(lambda q: run(q, k / 4, v, state, **call)[0].sum())(q.detach())
+        assert error(found, expected) <= FLOAT64

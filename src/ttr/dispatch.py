@@ -147,7 +147,7 @@ def _plan_step(problem: Problem, q: Tensor, k: Tensor, v: Tensor, inplace: bool,
     def run(q: Tensor, k: Tensor, v: Tensor, state: State | None, *, params: Mapping[str, Tensor] | None = None,
             **controls: Tensor | float) -> tuple[Tensor, State]:
         done = None if bound is None or params else bound(q, k, v, state, controls)
-        return done or step(problem, q, k, v, state, params=params, inplace=inplace, backend=chosen, **controls)
+        return done or step(problem, q, k, v, state, params=params, inplace=inplace, backend=backend, **controls)
 
     return run
 

@@ -13,13 +13,27 @@ from ttr.backends.steps.moments import solve_spd
 
 def monomials(z: Float[Tensor, "*lead K"], degree: int) -> Float[Tensor, "*lead D"]:
     """The monomials of z of degree 1 to ``degree``, each times the root of its multinomial coefficient, in lexicographic order."""
-    channels, parts = torch.arange(z.shape[-1], device=z.device), [z]
+    parts = [z]
     for d in range(2, degree + 1):
-        index = torch.combinations(channels, d, with_replacement=True)
-        repeats = (index[:, :, None] == channels).sum(1)  # how often every channel stands in a monomial
-        orders = math.factorial(d) / torch.exp(torch.lgamma(repeats.double() + 1).sum(-1))
-        parts.append(orders.round().sqrt().to(z) * z[..., index].prod(-1))
+        index, roots = _monomials_of_degree(int(z.shape[-1]), d)
+        parts.append(torch.tensor(roots, dtype=z.dtype, device=z.device) * z[..., torch.tensor(index, device=z.device)].prod(-1))
     return torch.cat(parts, dim=-1)
+
+
+def _monomials_of_degree(variables: int, degree: int) -> tuple[list[tuple[int, ...]], list[float]]:
+    """The variables of every monomial of that degree, and the root of its multinomial coefficient; plain numbers, since the compiler
+    knows no size of torch.combinations."""
+    index: list[tuple[int, ...]] = [(i,) for i in range(variables)]
+    for _ in range(1, degree):
+        index = [(*row, i) for row in index for i in range(row[-1], variables)]
+    roots = []
+    for row in index:
+        orders, run = math.factorial(degree), 1
+        for previous, i in zip(row, row[1:]):
+            run = run + 1 if i == previous else 1
+            orders //= run
+        roots.append(math.sqrt(orders))
+    return index, roots
 
 
 def tilted(p: Float[Tensor, "*lead N"], features: Float[Tensor, "*lead N D"], ridge: Float[Tensor, "*#ridge D"] | None,

@@ -18,11 +18,6 @@ from ttr.inputs import Inputs, in_functorch, repeat_heads
 from ttr.problem import Problem
 from ttr.state import State
 
-try:  # what torch.compile puts before compiled code to see that tensors are as they were; a tenth of the time of looking in Python
-    from torch._C._dynamo.guards import TensorGuards
-except ImportError:
-    TensorGuards = None
-
 BoundStep = Callable[[Tensor, Tensor, Tensor, State, Mapping[str, Tensor]], "tuple[Tensor, State] | None"]
 """(q, k, v, state, controls) of one token -> (y [B,H,V], state), or None, with nothing changed, where the call is not like the bound one."""
 
@@ -48,19 +43,14 @@ def bind(problem: Problem, x: Inputs, watchful: bool) -> BoundStep | None:
     shapes = (*(t.shape[:1] + t.shape[2:] for t in (x.q, x.k, x.v, *map(x.controls.get, names))), memory.shape, x.state.position.shape)
     dtypes = (*[dtype] * (len(shapes) - 1), torch.int64)
     update = _native(problem, x, sources) if native.usable(x) else _eager(problem, x, sources)
-    inplace, guards = x.owns_state, None
+    inplace = x.owns_state
 
     def run(q: Tensor, k: Tensor, v: Tensor, state: State, controls: Mapping[str, Tensor]) -> tuple[Tensor, State] | None:
-        nonlocal guards
         if torch.compiler.is_compiling() or type(state) is not State or len(controls) != len(names) or len(state.tensors) != 1:
             return None
         memory, position = state.tensors.get("memory"), state.position
         tensors = (q, k, v, *map(controls.get, names), memory, position)
-        if guards is None or not guards.check(*tensors):
-            if not _alike(tensors, shapes, dtypes):
-                return None
-            guards = TensorGuards and TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
-        done = update(*tensors)
+        done = update(*tensors) if _alike(tensors, shapes, dtypes) else None
         if done is None:
             return None
         return (done[0], state) if inplace else (done[0], State({"memory": done[1]}, position + 1, state.capacity))
@@ -70,10 +60,13 @@ def bind(problem: Problem, x: Inputs, watchful: bool) -> BoundStep | None:
 
 def _alike(tensors: tuple[Tensor, ...], shapes: tuple[torch.Size, ...], dtypes: tuple[torch.dtype, ...]) -> bool:
     """Whether these are plain contiguous tensors on the CPU of such shapes and types, without gradients."""
+    wants_grad = torch.is_grad_enabled()
     for tensor, shape, dtype in zip(tensors, shapes, dtypes):
         if type(tensor) is not Tensor or tensor.dtype is not dtype or tensor.shape != shape or not (tensor.is_cpu and tensor.is_contiguous()):
             return False
-    return not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors) or in_functorch())
+        if wants_grad and tensor.requires_grad:
+            return False
+    return not in_functorch()
 
 
 def _native(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tuple[Tensor, Tensor] | None]:
