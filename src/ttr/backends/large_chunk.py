@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 from torch import Tensor
@@ -55,4 +54,9 @@ class LargeChunk(Backend):
 
     def _piece(self, chunk: int, length: int) -> int:
         """Tokens that are laid out at once: a chunk, or of a much longer one the part with as many tokens as there are, about."""
-        return chunk if chunk <= max(length, self.least) else math.gcd(chunk, 1 << (length - 1).bit_length())
+        if chunk <= max(length, self.least):
+            return chunk
+        piece = chunk & -chunk  # the largest power of two that divides it, halved while the tokens still fit
+        while piece // 2 >= length:
+            piece //= 2
+        return piece
