@@ -14,7 +14,7 @@ from ttr.backends import BACKENDS
 from ttr.backends.backend import Backend
 from ttr.backends.steps import BoundStep
 from ttr.component import Parameter
-from ttr.inputs import Inputs, check_names, check_streaming, in_functorch, prepare
+from ttr.inputs import Inputs, check_names, check_streaming, needs_composite, prepare
 from ttr.problem import Problem
 from ttr.state import State, empty_state, single
 
@@ -55,14 +55,15 @@ def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pair
          params: Mapping[str, Tensor] | None = None, inplace: bool = False, backend: str | Backend = "auto",
          **controls: Tensor | float) -> tuple[Float[Tensor, "B H V"], State]:
     """One token: as ``regress`` without the time axis. With ``inplace`` the tensors of ``state`` hold the new one, where their
-    shapes do not change; None starts empty.
+    shapes and dtypes do not change and no gradients are wanted; what is returned is always the new state. None starts empty.
 
     Raises:
         ValueError: as ``regress``; the state is then unchanged.
     """
     plain = backend == "auto" and not params and state is not None and not torch.compiler.is_compiling()
-    call = (problem, inplace, q.shape, k.shape, v.shape, q.dtype) if plain else None
-    if call in _BOUND and (done := _BOUND[call](q, k, v, state, controls)):
+    call = (problem, inplace, q.shape, k.shape, v.shape, q.dtype, torch.get_num_threads()) if plain else None
+    bound = _BOUND.get(call)
+    if bound is not None and (done := bound(q, k, v, state, controls)):
         return done
     x = _token(problem, q, k, v, state, params, inplace, controls)
     chosen = choose(problem, x, backend)
@@ -70,7 +71,7 @@ def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pair
         y, new = chosen.step(problem, x)
     if x.owns_state:
         new = _overwrite(state, new)
-    if plain and call not in _BOUND and (bound := chosen.bind_step(problem, replace(x, owns_state=inplace), watchful=True)):
+    if plain and bound is None and (bound := chosen.bind_step(problem, replace(x, owns_state=inplace), watchful=True)):
         if len(_BOUND) == MOST_BOUND:
             _BOUND.clear()
         _BOUND[call] = bound
@@ -103,9 +104,10 @@ def _exact_arithmetic(x: Inputs) -> torch.autocast:
 
 
 def _overwrite(old: State, new: State) -> State:
-    """The old state holding the new numbers; the new one, and the old untouched, where any tensor has another shape or dtype."""
-    pairs = [(old.position, new.position), *((old[name], new[name]) for name in new)]
-    if any(target.shape != source.shape or target.dtype != source.dtype for target, source in pairs):
+    """The old state holding the new numbers; the new one, and the old untouched, where any tensor has another shape or dtype, or entries
+    that share their memory (an expanded state)."""
+    pairs = [*((old[name], new[name]) for name in new), (old.position, new.position)]
+    if any(target.shape != source.shape or target.dtype != source.dtype or 0 in target.stride() and target.numel() > 1 for target, source in pairs):
         return new
     for target, source in pairs:
         target.copy_(source)
@@ -171,7 +173,7 @@ def choose(problem: Problem, x: Inputs, backend: str | Backend = "auto") -> Back
 
 def refusal(backend: Backend, problem: Problem, x: Inputs | None = None) -> str | None:
     """Why a backend does not run a call: its own reason, or what surrounds the call."""
-    if x is not None and not backend.composite and in_functorch():
+    if x is not None and not backend.composite and needs_composite():
         return "It is not made of plain torch operations, which functorch transforms need."
     if x is not None and not (backend.composite or backend.compiles) and torch.compiler.is_compiling():
         return "It is not made of operations that torch.compile can trace."

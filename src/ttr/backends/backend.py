@@ -58,4 +58,4 @@ class Backend(ABC):
     def bind_step(self, problem: Problem, x: Inputs, watchful: bool = False) -> steps.BoundStep | None:
         """A short way for tokens like the one of ``x``; None where there is none but ``step``. A ``watchful`` one takes only sound
         numbers, as ``step`` does."""
-        return steps.bind(problem, x, watchful)
+        return None if watchful else steps.bind(problem, x, compiled=False)

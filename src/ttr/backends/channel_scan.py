@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ttr.backends.backend import Backend
 from ttr.backends.lowering import finish, linear_form, widen_state
-from ttr.inputs import Inputs, in_functorch
+from ttr.inputs import Inputs, needs_composite
 from ttr.problem import Problem
 from ttr.state import State
 
@@ -49,7 +49,7 @@ class ChannelScan(Backend):
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         outputs, state = [], x.state
-        keep = not x.wants_grad or x.length <= self.block or in_functorch()
+        keep = not x.wants_grad or x.length <= self.block or needs_composite()
         for part in x.split(self.block):
             y, state = self._block(problem, part, state) if keep else checkpoint(
                 self._block, problem, part, state, use_reentrant=False, preserve_rng_state=False)

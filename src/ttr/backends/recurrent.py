@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ttr.backends import steps
 from ttr.backends.backend import Backend
-from ttr.inputs import Inputs, in_functorch
+from ttr.inputs import Inputs, needs_composite
 from ttr.problem import Problem
 from ttr.state import State
 
@@ -32,7 +32,7 @@ class Recurrent(Backend):
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        if not x.wants_grad or x.length <= self.short or torch.compiler.is_compiling() or in_functorch():
+        if not x.wants_grad or x.length <= self.short or torch.compiler.is_compiling() or needs_composite():
             return self._tokens(problem, x)
         size = math.isqrt(x.length - 1) + 1
         outputs, state = [], x.state

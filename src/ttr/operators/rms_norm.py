@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from ttr.inputs import in_functorch
+from ttr.inputs import needs_composite
 from ttr.operators import wide
 
 BLOCK = 1 << 18
@@ -43,7 +43,7 @@ def rms_norm(x: Tensor, eps: float, *, gain: Tensor | None = None, gate: Tensor 
     size = x.shape[x.ndim - axes :].numel()
     call = (x.reshape(-1, size), None if gain is None else gain.flatten(), None if gate is None else gate.reshape(-1, size),
             eps, 1 / max(size, 1) if mean else 1.0, activation, gate_first)
-    if in_functorch() or torch.compiler.is_compiling() or x.numel() <= BLOCK:
+    if needs_composite() or torch.compiler.is_compiling() or x.numel() <= BLOCK:
         return composite(*call).reshape(x.shape)
     wants_grad = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in call[:3])
     return (_BlockByBlock.apply if wants_grad else _forward)(*call).reshape(x.shape)
@@ -122,8 +122,9 @@ class _BlockByBlock(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # a second derivative is wanted
-            leaves = [tensor for tensor, wanted in zip(tensors, needed) if wanted]
-            made = iter(torch.autograd.grad(composite(*tensors, *ctx.others), leaves, grad, create_graph=True))
+            views = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]  # one may be made from another
+            leaves = [view for view, wanted in zip(views, needed) if wanted]
+            made = iter(torch.autograd.grad(composite(*views, *ctx.others), leaves, grad, create_graph=True))
             grads = tuple(next(made) if wanted else None for wanted in needed)
         else:
             grads = _backward(grad, *tensors, *ctx.others)

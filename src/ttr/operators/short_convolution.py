@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from ttr.backends.native import convolution as native
-from ttr.inputs import in_functorch
+from ttr.inputs import needs_composite
 from ttr.operators import wide
 
 BLOCK = 3 << 18
@@ -40,8 +40,16 @@ def short_convolution(x: Float[Tensor, "B T C"], tail: Float[Tensor, "N past C"]
         weight: its first axis runs from the oldest token to the newest.
         silu: whether SiLU follows.
         bounds: [0, ..., T] of sequences packed along time (B = 1).
+
+    Raises:
+        ValueError: if the shapes do not fit each other.
     """
-    if in_functorch():
+    sequences, (width, channels) = len(x) if bounds is None else len(bounds) - 1, weight.shape
+    if tail.shape != (sequences, width - 1, channels) or x.shape[2] != channels or bias is not None and bias.shape != (channels,):
+        raise ValueError(f"A convolution of {sequences} sequences with weights [{width}, {channels}] takes x [B,T,{channels}], tails "
+                         f"{[sequences, width - 1, channels]} and a bias [{channels}], got x {list(x.shape)}, tails {list(tail.shape)}"
+                         f"{'' if bias is None else f' and a bias {list(bias.shape)}'}. Give all of them the same channels.")
+    if needs_composite():
         return composite(x, tail, weight, bias, silu=silu, bounds=bounds)
     wants_grad = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in (x, tail, weight, bias))
     if wants_grad or torch.compiler.is_compiling():
@@ -183,8 +191,9 @@ def _save(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
 def _differentiate(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, tail, weight, bias, bounds = ctx.saved_tensors
     if torch.is_grad_enabled():  # a second derivative is wanted
-        leaves = [tensor for tensor, needed in zip((x, tail, weight, bias), ctx.needs_input_grad) if needed]
-        made = iter(torch.autograd.grad(composite(x, tail, weight, bias, silu=ctx.silu, bounds=bounds), leaves, grad, create_graph=True))
+        views = [None if tensor is None else tensor.view_as(tensor) for tensor in (x, tail, weight, bias)]  # one may be made from another
+        leaves = [view for view, needed in zip(views, ctx.needs_input_grad) if needed]
+        made = iter(torch.autograd.grad(composite(*views, silu=ctx.silu, bounds=bounds), leaves, grad, create_graph=True))
         return *(next(made) if needed else None for needed in ctx.needs_input_grad[:4]), None, None
     grads = _derivative(grad, x, tail, weight, bias, bounds, ctx.silu)
     return *grads[:3], None if bias is None else grads[3], None, None

@@ -4,7 +4,7 @@ from .fault import Fault
 
 FAULTS = (
     Fault("functions/local_quadratic.py", "local_degree: ClassVar[int] = 2", "local_degree: ClassVar[int] = 1", ("nothing",)),
-    Fault("functions/_kernel.py", "self.local_degree, self.local_degree) - 1", "self.local_degree, self.local_degree)", ("nothing",)),
+    Fault("functions/_kernel.py", "self.local_degree) - 1", "self.local_degree)", ("nothing",)),
     Fault("functions/kernel_regression.py", "torch.exp(scale * dot)", "torch.exp(scale * dot - 1)", ("nothing",)),
     Fault("functions/kernel_regression.py", "squares - 2 * dot", "squares - dot", ("nothing",)),
     Fault("retrieve.py", "math.factorial(degree) / repeats", "math.factorial(degree)", ("nothing",)),
@@ -26,7 +26,7 @@ FAULTS = (
     Fault("backends/chunkwise_ridge.py", "return checkpoint(system.product, y,", "return checkpoint(system.product, y.detach(),",
           ("chunkwise-ridge", "weights=Uniform()", "ConjugateGradient")),
     Fault("backends/centred_fit.py", "centred = features - mean[..., None, :]", "centred = features", ("nothing",)),
-    Fault("backends/centred_fit.py", "orders.round().sqrt()", "orders.round()", ("nothing",)),
+    Fault("backends/centred_fit.py", "math.sqrt(orders)", "float(orders)", ("nothing",)),
     Fault("backends/kernel_ridge.py", "place > keys.shape[-2] - x.length + torch", "place > torch", ("kernel-ridge", "weights=Uniform()")),
     Fault("backends/kernel_ridge.py", "* root.mT +", "+", ("kernel-ridge", "weights=Importance()")),
     Fault("backends/local_polynomial.py", "rho = slope.reshape(raw_query.shape)", "rho = slope.reshape(raw_query.shape).detach()",

@@ -43,4 +43,8 @@ FAULTS = (
     Fault("backends/linear/decays.py", "between.clamp_(max=0.0).to(dtype).exp()", "(0 * between).to(dtype).exp()", TRAPEZOID),
     Fault("backends/native/engine.py", "else r.log_decay.ndim - 2", "else 0", NATIVE),
     Fault("backends/native/library.py", 'torch.float64: "double"', 'torch.float64: "float"', NATIVE),
+    Fault("functions/_monomials.py", "(i + 1)", "(i + 2)", ("test_",)),
+    Fault("backends/native/step.py", "old=old, reads_first", "old=not old, reads_first", NATIVE),
+    Fault("backends/steps/binding.py", "position + 1, state.capacity", "position, state.capacity", ("test_plan",)),
+    Fault("backends/native/convolution.py", "width=len(weight), silu", "width=len(weight) - 1, silu", ("test_short",)),
 )

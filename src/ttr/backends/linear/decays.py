@@ -182,9 +182,9 @@ class _Level:
 
 def suffix_sums(x: Float[Tensor, "*lead N E"]) -> Float[Tensor, "*lead N E"]:
     """sum_{j>=i} x_j, as a product: torch's reverse sums copy twice."""
-    return torch.ones(x.shape[-2], x.shape[-2], dtype=x.dtype).triu() @ x
+    return torch.ones(x.shape[-2], x.shape[-2], dtype=x.dtype, device=x.device).triu() @ x
 
 
 def from_keys(dots: Float[Tensor, "*lead N E"]) -> Float[Tensor, "*lead N E"]:
     """What keys that decay to the end of their block give every log decay: sum_{j<i} x_j."""
-    return torch.ones(dots.shape[-2], dots.shape[-2], dtype=dots.dtype).tril(-1) @ dots
+    return torch.ones(dots.shape[-2], dots.shape[-2], dtype=dots.dtype, device=dots.device).tril(-1) @ dots

@@ -75,8 +75,8 @@ class Buffers:
 
 def _mask(g: Geometry, r: Recurrence) -> Tensor:
     """[R,J]: 1 where a row meets a key: pairs before its own for corrections, pairs up to its token's last for queries."""
-    pair = torch.arange(g.pairs)
-    token = torch.arange(r.pairs - 1, g.pairs, r.pairs)
+    pair = torch.arange(g.pairs, device=r.query.device)
+    token = torch.arange(r.pairs - 1, g.pairs, r.pairs, device=r.query.device)
     queries = pair < token[:, None] + (0 if r.reads_first else 1)
     mask = queries if r.read is None else torch.cat([pair < pair[:, None], queries])
     return mask.repeat(1, g.keys // g.pairs).to(r.query.dtype)

@@ -1,8 +1,8 @@
 """A linear recurrence as a torch operator, so that autograd, torch.compile and the fake tensors of both know it.
 
 The engine that runs it is named by a string, an operator's arguments being tensors and numbers. Derivatives of the derivative go
-through torch's own operations: under ``create_graph`` the backward pass differentiates the chunkwise form instead. functorch never
-comes here, because dispatch gives it that form from the start; hence no rule for ``vmap``.
+through torch's own operations: under ``create_graph``, and where gradients come in batches, the backward pass differentiates the
+chunkwise form instead. functorch never comes here, because dispatch gives it that form from the start; hence no rule for ``vmap``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ttr.backends.linear import chunkwise
 from ttr.backends.linear.recurrence import Engine, Recurrence
+from ttr.inputs import needs_composite
 
 ENGINES: dict[str, Engine] = {}
 """By name; whoever defines an engine puts it here."""
@@ -75,24 +76,31 @@ def _setup_context(ctx, inputs: tuple, output: tuple) -> None:
 
 
 def _backward(ctx, grad_y: Tensor, grad_memory: Tensor, grad_saved: list[Tensor]) -> tuple[Tensor | None, ...]:
-    tensors, saved = ctx.saved_tensors[:TENSORS], ctx.saved_tensors[TENSORS:]
+    kept = ctx.saved_tensors  # looked at once: activation checkpointing makes them again at every look
+    tensors, saved = kept[:TENSORS], kept[TENSORS:]
     pairs, old, reads_first, scale, reads_key, engine, chunk, _ = ctx.settings
     present = [x is not None for x in tensors]
-    if torch.is_grad_enabled():
-        gradients = _differentiable(tensors, (pairs, old, reads_first, scale), reads_key, chunk, grad_y, grad_memory)
-    else:
-        gradients = linear_recurrence_backward(*tensors, pairs, old, reads_first, scale, reads_key, engine, chunk, list(saved), grad_y, grad_memory)
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        if torch.is_grad_enabled() or needs_composite():
+            gradients = _differentiable(tensors, (pairs, old, reads_first, scale), reads_key, chunk, grad_y, grad_memory)
+        else:
+            gradients = linear_recurrence_backward(*tensors, pairs, old, reads_first, scale, reads_key, engine, chunk, list(saved),
+                                                   grad_y, grad_memory)
     each = iter(gradients)
     return *(next(each) if there else None for there in present), *(None,) * len(ctx.settings)
 
 
 def _differentiable(tensors: tuple[Tensor | None, ...], kind: tuple[int, bool, bool, float], reads_key: bool, chunk: int, grad_y: Tensor,
                     grad_memory: Tensor) -> list[Tensor]:
-    """Gradients that can be differentiated again, of the tensors that are there."""
-    inputs = [None if x is None else x if x.requires_grad else x.detach().requires_grad_() for x in tensors]
-    r = Recurrence(*inputs, *kind)
-    outputs = chunkwise.run(r._replace(read=r.key) if reads_key else r, chunk)
-    return torch.autograd.grad(outputs, [x for x in inputs if x is not None], (grad_y, grad_memory), create_graph=True,
+    """Gradients that can be differentiated again, of the tensors that are there.
+
+    They are taken in views, each a tensor of its own: where one input was made from another, the way between them is the outer graph's."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = [None if x is None else x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in tensors]
+        r = Recurrence(*inputs, *kind)
+        outputs = chunkwise.run(r._replace(read=r.key) if reads_key else r, chunk)
+    return torch.autograd.grad(outputs, [x for x in inputs if x is not None], (grad_y, grad_memory), create_graph=create_graph,
                                allow_unused=True, materialize_grads=True)
 
 

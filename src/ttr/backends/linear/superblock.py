@@ -48,7 +48,7 @@ class SuperblockEngine:
     def backward(self, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor) -> tuple[Tensor | None, ...]:
         inputs = (r.query, r.key, r.value, r.read, r.erase, r.step, r.log_decay)
         shared = r.read is r.key
-        gradients = [None if x is None else torch.empty(x.shape, dtype=x.dtype) for x in inputs]
+        gradients = [None if x is None else x.new_empty(x.shape) for x in inputs]
         gradients[3] = None if shared else gradients[3]
         first = grad_memory.clone(memory_format=torch.contiguous_format)
         buffers = None

@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
+from ttr.backends import steps
 from ttr.backends.linear.backend import OperatorBackend
 from ttr.backends.linear.operator import ENGINES
-from ttr.backends.native import library
+from ttr.backends.lowering import finish, linear_form, widen_state
+from ttr.backends.native import library, step
 from ttr.backends.native.engine import NativeEngine
+from ttr.backends.steps import BoundStep
 from ttr.inputs import Inputs
 from ttr.problem import Problem
+from ttr.state import State
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,14 @@ class Native(OperatorBackend):
     """Every linear recurrence of one pair per token; see ``csrc/recurrence.h`` for how."""
 
     name: ClassVar[str] = "native"
-    adaptive: ClassVar[bool] = True  # where decays are strong, products of a chunk take another way
+    def step(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+        if not step.usable(x):
+            return super().step(problem, x)
+        form = linear_form(problem, x)
+        return finish(problem, x, *step.advance(form, widen_state(problem, x), x.owns_state), form)
+
+    def bind_step(self, problem: Problem, x: Inputs, watchful: bool = False) -> BoundStep | None:
+        return steps.bind(problem, x, compiled=True) if step.usable(x) else super().bind_step(problem, x, watchful)
 
     def missing(self) -> str | None:
         return library.reason()

@@ -24,13 +24,13 @@ class _Convolution(ctypes.Structure):
 def serves(*tensors: Tensor | None, width: int) -> bool:
     """Whether the library is there and runs a convolution of that width on these tensors: of one floating dtype, on the CPU."""
     dtypes = {tensor.dtype for tensor in tensors if tensor is not None}
-    on_cpu = all(tensor is None or tensor.device.type == "cpu" for tensor in tensors)
-    return on_cpu and width <= MAX_WIDTH and len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64} and library.available()
+    real = all(tensor is None or tensor.is_cpu and type(tensor) in library.PLAIN for tensor in tensors)
+    return real and width <= MAX_WIDTH and len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64} and library.available()
 
 
 def forward(x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor | None, bounds: Tensor | None, silu: bool) -> Tensor:
     """y [B,T,C] as ``ttr.operators.short_convolution`` defines it."""
-    y = torch.empty(x.shape, dtype=x.dtype)
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     _call(x, tail, weight, bias, bounds, silu, y=y)
     return y
 
@@ -39,8 +39,8 @@ def backward(grad: Tensor, x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor
              silu: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, tail, weight and bias."""
     width, channels = weight.shape
-    grad_x, grad_tail = torch.empty(x.shape, dtype=x.dtype), torch.zeros(tail.shape, dtype=x.dtype)
-    sums = torch.zeros(2, width + 1, channels, dtype=x.dtype)
+    grad_x, grad_tail = torch.empty(x.shape, dtype=x.dtype, device=x.device), torch.zeros(tail.shape, dtype=x.dtype, device=x.device)
+    sums = torch.zeros(2, width + 1, channels, dtype=x.dtype, device=x.device)
     grad = _rows(grad)
     _call(x, tail, weight, bias, bounds, silu, grad_row_stride=grad.stride(0), grad_stride=grad.stride(1), grad_y=grad, grad_x=grad_x,
           grad_tail=grad_tail, sums=sums)

@@ -21,6 +21,9 @@ ABI = 2
 ISAS = ("avx512", "avx2", "portable")
 """The instruction sets kernels are compiled for, widest vectors first."""
 
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+"""Tensors that have an address of their own; those of other classes may hold none."""
+
 INSTALL = "Install gcc or clang, then install ttr again from its source: pip install --force-reinstall --no-deps <the folder with its setup.py>."
 
 

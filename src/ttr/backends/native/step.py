@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ttr.backends.lowering import LinearForm
 from ttr.backends.native import library
-from ttr.inputs import Inputs, in_functorch
+from ttr.inputs import Inputs, needs_composite
 
 OPERANDS = ("query", "key", "value", "read", "erase", "step", "log_decay")
 TENSORS = struct.Struct(f"{len(OPERANDS) + 5}P")
@@ -31,7 +31,7 @@ class Token(ctypes.Structure):
 
 def usable(x: Inputs) -> bool:
     """Whether kernels can take the tensors of a call and give back all that it wants."""
-    return (not x.wants_grad and x.q.is_cpu and x.q.dtype in (torch.float32, torch.float64) and not in_functorch()
+    return (not x.wants_grad and x.q.is_cpu and type(x.q) in library.PLAIN and x.q.dtype in (torch.float32, torch.float64) and not needs_composite()
             and not torch.compiler.is_compiling() and library.available())
 
 
@@ -46,6 +46,8 @@ def advance(form: LinearForm, memory: Tensor, inplace: bool) -> tuple[Tensor, Te
     tensors = TENSORS.pack(*(0 if tensor is None else tensor.data_ptr() for tensor in (*operands, memory, bonus, after, y)), 0)
     if kernel(memory.dtype)(tensors, rest):
         raise MemoryError("The native kernel for one token found no memory for its scratch. Free some, or set TTR_NATIVE=0.")
+    if inplace:
+        torch.autograd.graph.increment_version(memory)
     return y[:, None], after
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ttr.backends.lowering import linear_form
 from ttr.backends.native import step as native
 from ttr.backends.steps import matrix
-from ttr.inputs import Inputs, in_functorch, repeat_heads
+from ttr.inputs import Inputs, needs_composite, repeat_heads
 from ttr.problem import Problem
 from ttr.state import State
 
@@ -32,17 +32,17 @@ class Sources(NamedTuple):
     scale: float
 
 
-def bind(problem: Problem, x: Inputs, watchful: bool) -> BoundStep | None:
-    """A call for tokens like that of ``x``, in place if it owns its state; None where the update needs more than the caller's tensors,
-    or, if it is to be ``watchful``, where no kernel looks at the numbers."""
-    sources = None if watchful and not native.usable(x) else _sources(problem, x)
+def bind(problem: Problem, x: Inputs, compiled: bool) -> BoundStep | None:
+    """A call for tokens like that of ``x``, in place if it owns its state, by the ``compiled`` kernel, which looks at the numbers too, or by
+    torch; None where the update needs more than the caller's tensors."""
+    sources = _sources(problem, x)
     if sources is None:
         return None
     names, dtype = sources.names, x.q.dtype
     memory = x.state["memory"]
     shapes = (*(t.shape[:1] + t.shape[2:] for t in (x.q, x.k, x.v, *map(x.controls.get, names))), memory.shape, x.state.position.shape)
     dtypes = (*[dtype] * (len(shapes) - 1), torch.int64)
-    update = _native(problem, x, sources) if native.usable(x) else _eager(problem, x, sources)
+    update = _native(problem, x, sources) if compiled else _eager(problem, x, sources)
     inplace = x.owns_state
 
     def run(q: Tensor, k: Tensor, v: Tensor, state: State, controls: Mapping[str, Tensor]) -> tuple[Tensor, State] | None:
@@ -66,7 +66,7 @@ def _alike(tensors: tuple[Tensor, ...], shapes: tuple[torch.Size, ...], dtypes: 
             return False
         if wants_grad and tensor.requires_grad:
             return False
-    return not in_functorch()
+    return not needs_composite()
 
 
 def _native(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tuple[Tensor, Tensor] | None]:
@@ -80,11 +80,14 @@ def _native(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tupl
 
     def update(*tensors: Tensor) -> tuple[Tensor, Tensor] | None:
         *pointers, memory, position = [tensor.data_ptr() for tensor in tensors]
-        y = torch.empty(output, dtype=dtype)
+        y = torch.empty(output, dtype=dtype, device=tensors[0].device)
         operands = pick((*pointers, 0, 0 if constant is None else constant.data_ptr()))
         if inplace:
             failed = kernel(pack(*operands, memory, 0, memory, y.data_ptr(), position), layout)
-            return None if failed else (y, y)
+            if failed:
+                return None
+            torch.autograd.graph.increment_version(tensors[-2:])  # graphs that hold them must see the change
+            return y, y
         after = torch.empty_like(tensors[-2])
         failed = kernel(pack(*operands, memory, 0, after.data_ptr(), y.data_ptr(), 0), layout)
         return None if failed else (y, after)
@@ -92,11 +95,13 @@ def _native(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tupl
     return update
 
 
-def _eager(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tuple[Tensor, Tensor]]:
+def _eager(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tuple[Tensor, Tensor] | None]:
     """The update in torch's operations."""
     old, inplace, heads, scale = problem.solver.gradient_at == "old", x.owns_state, x.heads, sources.scale
 
-    def update(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def update(*tensors: Tensor) -> tuple[Tensor, Tensor] | None:
+        if torch.is_autocast_enabled("cpu"):  # which would narrow the products
+            return None
         *given, memory, position = tensors
         query, key, value, read, erase, step, log_decay = sources.pick((*given, None, sources.constant))
         query, key, value, read, erase = (row if row is None else repeat_heads(row, heads) for row in (query, key, value, read, erase))
@@ -115,7 +120,7 @@ def _sources(problem: Problem, x: Inputs) -> Sources | None:
     scale = function.plain_scale(x.q.shape[-1])
     if problem.memory != "matrix" or function.normalized or scale is None or weights.rotation or x.rates is not None or x.params or x.wants_grad:
         return None
-    if not x.q.is_cpu or x.q.dtype is not x.out_dtype or in_functorch() or torch.compiler.is_compiling():
+    if not x.q.is_cpu or x.q.numel() == 0 or x.q.dtype is not x.out_dtype or needs_composite() or torch.compiler.is_compiling():
         return None
     names = tuple(x.controls)
     copies = {name: control.clone() for name, control in x.controls.items()}

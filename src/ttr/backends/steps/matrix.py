@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ttr.backends.lowering import finish, linear_form, widen_state
-from ttr.backends.native import step as native
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -35,8 +34,6 @@ class Pair(NamedTuple):
 
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     form, memory = linear_form(problem, x), widen_state(problem, x)
-    if form.pairs == 1 and native.usable(x):
-        return finish(problem, x, *native.advance(form, memory, x.owns_state), form)
     for j in range(form.pairs):
         parts = (None if part is None else part[:, j] for part in (form.key, form.value, form.read, form.erase, form.step, form.log_decay))
         y, memory = learn(Pair(form.query[:, 0], *parts, form.bonus), memory, form.gradient_at == "old", x.owns_state)

@@ -68,7 +68,11 @@ static inline vec exponential(vec x) {
     return sum * (vec)(((ints)shifted + (IS_DOUBLE ? 1023 : 127)) << (IS_DOUBLE ? 52 : 23));
 }
 
-static inline vec sigmoid(vec z) { return 1 / (1 + exponential(-z)); }
+/* 0 below the bound, where z times the bound's would not be nothing for a huge z; a NaN stays one in z sigmoid(z) */
+static inline vec sigmoid(vec z) {
+    const vec s = 1 / (1 + exponential(-z));
+    return (vec)((ints)s & (ints)(z >= (real)(IS_DOUBLE ? -708 : -87)));
+}
 
 /* ---- rows ---------------------------------------------------------------------------------------------------------------------------- */
 typedef struct {
