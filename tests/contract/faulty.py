@@ -1,7 +1,7 @@
 """Runs the suite's checks on a copy of the package that may hold a planted fault: ``python faulty.py WORD [WORD...]``.
 
 Only rows whose problem or backend contains every WORD are tried, and the first broken check ends the run with exit code 1.
-A WORD that begins with "test_" picks tests of worked cases, of calls and of linear recurrences by their names instead.
+A WORD that begins with "test_" picks tests of the files ``NAMED`` by their names instead.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import torch
 import torch._dynamo  # torch.func imports it at its first call; here all forks share it
 
 WIDE = (torch.float64, torch.float32)
+NAMED = ("test_worked.py", "test_dispatch.py", "test_linear_recurrence.py", "test_derivatives.py", "test_decode.py", "test_short_convolution.py",
+         "test_rms_norm.py")
+"""The files whose tests are picked by name."""
 
 
 def broken(words: list[str], one_per_class: bool) -> str | None:
@@ -82,7 +85,7 @@ def broken_law(words: list[str], one_per_class: bool) -> str | None:
 
 
 def broken_test(tests: list[str]) -> str | None:
-    files = [str(Path(__file__).parents[1] / name) for name in ("test_worked.py", "test_dispatch.py", "test_linear_recurrence.py")]
+    files = [str(Path(__file__).parents[1] / name) for name in NAMED]
     code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore", "-k", " or ".join(tests), *files])
     if code == pytest.ExitCode.NO_TESTS_COLLECTED:
         sys.exit(code)

@@ -1,0 +1,128 @@
+"""Derivatives of the operators in every way that torch takes them: second ones, batched, forward, checkpointed, inside autocast."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+import ttr
+from ttr.backends import BACKENDS
+from ttr.backends.linear.backend import OperatorBackend
+from ttr.laws.tolerances import FLOAT64, error
+from ttr.operators.rms_norm import rms_norm
+from ttr.operators.short_convolution import short_convolution
+
+PRESENT = tuple(backend for backend in BACKENDS if isinstance(backend, OperatorBackend) and backend.missing() is None)
+PROBLEM = ttr.catalogue["gated-deltanet"].problem
+NAMES = ("linear-attention", "gla", "rwkv6", "gated-deltanet", "rwkv7", "comba", "longhorn", "longhorn-exact", "precond-kda", "gated-deltanet2")
+
+
+def call(tokens: int = 7, dtype: torch.dtype = torch.float64) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(tokens)
+    q, k, v = torch.randn(3, 1, tokens, 2, 4, generator=generator, dtype=dtype).unbind()
+    controls = {"log_decay": -torch.rand(1, tokens, 2, generator=generator, dtype=dtype),
+                "step_size": torch.rand(1, tokens, 2, generator=generator, dtype=dtype)}
+    return {"q": q, "k": k / 2, "v": v}, controls
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
+def test_first_derivatives_do_not_depend_on_whether_second_ones_are_wanted(backend, name):
+    """Inputs of the recurrence are made from one another here: the way between them must count once."""
+    torch.manual_seed(0)
+    mixer = ttr.nn.Mixer(8, ttr.catalogue[name], heads=2, backend=backend).double()
+    x = torch.randn(1, 6, 8, dtype=torch.float64, requires_grad=True)
+    leaves = [x, *mixer.parameters()]
+    plain, again = (torch.autograd.grad(mixer(x).square().sum(), leaves, create_graph=wanted, allow_unused=True, materialize_grads=True)
+                    for wanted in (False, True))
+    assert max(error(b, a) for a, b in zip(plain, again)) <= FLOAT64
+
+
+def test_the_operators_around_a_memory_count_every_way_once():
+    x = torch.randn(1, 6, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    for y in (short_convolution(x, x[:, :2] * 2, weight, silu=True), rms_norm(x, 1e-5, gain=weight[0], gate=x * 3)):
+        plain = torch.autograd.grad(y.square().sum(), x, retain_graph=True)[0]
+        again = torch.autograd.grad(y.square().sum(), x, create_graph=True)[0]
+        assert error(again, plain) <= FLOAT64
+
+
+@pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
+def test_batched_gradients(backend):
+    tensors, controls = call()
+    q = tensors["q"].requires_grad_()
+    y = ttr.regress(PROBLEM, **tensors, backend=backend, **controls)
+    directions = torch.randn(3, *y.shape, dtype=y.dtype)
+    together = torch.autograd.grad(y, q, directions, is_grads_batched=True, retain_graph=True)[0]
+    for found, direction in zip(together, directions):
+        assert error(found, torch.autograd.grad(y, q, direction, retain_graph=True)[0]) <= FLOAT64
+
+
+def test_forward_mode():
+    tensors, controls = call()
+    tangent = torch.randn_like(tensors["q"])
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(tensors["q"], tangent)
+        y = ttr.regress(PROBLEM, dual, tensors["k"], tensors["v"], **controls)
+        found = torch.autograd.forward_ad.unpack_dual(y).tangent
+    expected = ttr.regress(PROBLEM, tangent, tensors["k"], tensors["v"], **controls)  # y is linear in q
+    assert error(found, expected) <= FLOAT64
+
+
+@pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
+def test_activation_checkpointing(backend):
+    tensors, controls = call()
+    q = tensors["q"].requires_grad_()
+
+    def run(q: torch.Tensor) -> torch.Tensor:
+        return ttr.regress(PROBLEM, q, tensors["k"], tensors["v"], backend=backend, **controls)
+
+    plain, again = (torch.autograd.grad(y.square().sum(), q)[0] for y in (run(q), checkpoint(run, q, use_reentrant=False)))
+    assert torch.equal(plain, again)
+
+
+@pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
+def test_a_backward_pass_inside_autocast_keeps_its_digits(backend):
+    tensors, controls = call(dtype=torch.float32)
+    q = tensors["q"].requires_grad_()
+    gradients = []
+    for narrow in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            y = ttr.regress(PROBLEM, **tensors, backend=backend, **controls)
+            gradients += torch.autograd.grad(y.square().sum(), q)
+    assert torch.equal(*gradients)
+
+
+def token(dtype: torch.dtype = torch.float64) -> tuple[list[torch.Tensor], dict[str, torch.Tensor], ttr.State]:
+    tensors, controls = call(3, dtype)
+    rows = [x[:, 0].contiguous() for x in tensors.values()]
+    _, state = ttr.regress(PROBLEM, **tensors, return_state=True, **controls)
+    return rows, {name: x[:, 0].contiguous() for name, x in controls.items()}, state
+
+
+def test_an_update_in_place_is_seen_by_graphs_that_hold_the_state():
+    (q, k, v), controls, state = token()
+    for _ in range(2):  # the second call is bound
+        ttr.step(PROBLEM, q, k, v, state, inplace=True, **controls)
+    y, _ = ttr.step(PROBLEM, q.requires_grad_(), k, v, state, **controls)
+    ttr.step(PROBLEM, q.detach(), k, v, state, inplace=True, **controls)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(y.sum(), q)
+
+
+def test_an_expanded_state_is_left_alone_in_place():
+    (q, k, v), controls, state = token()
+    rows, controls = [x.expand(2, -1, -1) for x in (q, k, v)], {name: x.expand(2, -1) for name, x in controls.items()}
+    shared = ttr.State({"memory": state["memory"].expand(2, -1, -1, -1)}, torch.tensor([3, 3]))
+    before = shared.clone()
+    y, after = ttr.step(PROBLEM, *rows, shared, inplace=True, **controls)
+    assert torch.equal(shared["memory"], before["memory"]) and torch.equal(shared.position, before.position)
+    assert error(y, ttr.step(PROBLEM, *rows, before, **controls)[0]) <= FLOAT64 and after.position.tolist() == [4, 4]
+
+
+def test_the_convolution_refuses_what_does_not_fit():
+    x, tail, weight = torch.randn(2, 5, 3), torch.randn(2, 2, 3), torch.randn(3, 3)
+    for wrong in ((x, tail[:1], weight), (x, tail[:, :1], weight), (x, tail, weight[:, :2]), (x, tail, weight, torch.randn(2))):
+        with pytest.raises(ValueError, match=r"takes x .* Give all"):
+            short_convolution(*wrong, silu=True)
