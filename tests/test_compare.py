@@ -164,7 +164,7 @@ def test_a_rate_that_breaks_the_models_breaks_nothing_else(steps, diverged_at, t
     results, _ = run(tiny(text, tmp_path, steps=steps, learning_rate=1e20))
     assert [row["diverged_at"] for row in results["memories"]] == [[diverged_at]] * 2
     bits = [row["bits_per_byte"]["all"]["value"] for row in results["memories"]]
-    assert max(bits) < 9 if diverged_at else bits == [MOST_BITS] * 2
+    assert max(bits) < 9 if diverged_at else 9 < min(bits) <= max(bits) <= MOST_BITS
     assert "no better than the byte frequencies" in results["conclusion"][0]
 
 
