@@ -75,14 +75,17 @@ class Memories(Family):
     token_flops: Callable[[int, int], float]
 
     def ours(self, direction: Direction, backends: tuple[str, ...], x: Tensors | None = None) -> tuple[Contestant, ...]:
-        """If no backends are named, all that do not refuse the problem and the inputs. To decode, the first of them: the update of one token
-        is the same in all, by a compiled kernel where there is one, and TTR_NATIVE=0 in the environment leaves it to torch."""
+        """If no backends are named, all that do not refuse the problem and the inputs; to decode, the first of those that share their
+        update of one token."""
         made = of_backend_decoding if direction == "decode" else of_backend
-        found = [made(self.problem, backend) for backend in backends_named(backends)]
+        found = [(backend, made(self.problem, backend)) for backend in backends_named(backends)]
         if backends:
-            return tuple(found)
-        willing = [contestant for contestant in found if contestant.missing(x) is None]
-        return tuple(willing[:1] if direction == "decode" else willing)
+            return tuple(contestant for _, contestant in found)
+        ways: dict[object, Contestant] = {}
+        for backend, contestant in found:
+            if contestant.missing(x) is None:
+                ways.setdefault(type(backend).step if direction == "decode" else backend, contestant)
+        return tuple(ways.values())
 
     def flops(self, shape: Shape) -> float:
         return shape.batch * shape.time * shape.heads * self.token_flops(shape.key, shape.value)
