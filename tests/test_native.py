@@ -129,6 +129,12 @@ def test_equals_the_definition_in_full_chunks(isa, kind, decay, chunk, strong, d
         _check(_recurrence(kind, decay, dtype=dtype, batch=1, time=301, sizes=(40, 72), strong=strong), chunk)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunks_far_longer_than_the_memory_is_wide(isa, kind):
+    """Scores between the halves of a chunk are then wider than any transpose."""
+    _check(_recurrence(kind, "channel", batch=1, time=300, heads=1, sizes=(16, 16), strong=True), chunk=256)
+
+
 @pytest.mark.parametrize("time", [0, 1, 3, 4, 5, 8])
 @pytest.mark.parametrize("kind", KINDS)
 def test_borders_of_chunks(kind, time):

@@ -14,13 +14,13 @@ from torch.nn.functional import pad
 
 
 def check_chunk(chunk: int) -> None:
-    """Refuse a chunk that cannot be halved down to single tokens.
+    """Refuse a chunk that cannot be halved down to single tokens, or is so long that its square of scores outgrows every cache.
 
     Raises:
-        ValueError: if it is not a power of two.
+        ValueError: if it is not a power of two up to 1024.
     """
-    if chunk < 1 or chunk & (chunk - 1):
-        raise ValueError(f"A chunk of {chunk} tokens cannot be halved down to single ones. Use a power of two, such as 32.")
+    if not 1 <= chunk <= 1024 or chunk & (chunk - 1):
+        raise ValueError(f"A chunk of {chunk} tokens cannot be halved down to single ones, or is too long. Use a power of two up to 1024, such as 32.")
 
 
 def chunk_length(chunk: int, time: int) -> int:

@@ -96,7 +96,7 @@ static void differentiate_keys(reverse *b, int64_t set) {
     chunk *c = &b->c;
     const recurrence *r = c->r;
     int64_t rows = groups(r) * c->size;
-    real *restrict whole = row(b->grad_decay, c->size);
+    real *whole = row(b->grad_decay, c->size); /* not restrict: store_rows adds to the same row */
     matrix turned = {c->turned.data, c->size}, grad_scores = {b->grad_scores.data, c->size};
     transpose(c->size, c->values, c->written[set], turned);
     for (int64_t i = 0; i < rows; i += BLOCK)

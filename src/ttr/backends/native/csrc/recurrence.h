@@ -82,7 +82,7 @@ typedef struct {
     matrix key[2], writer[2];     /* [C, F] of each set, as they meet probes, and as they enter the memory that leaves */
     matrix scores[2];             /* [R, C] of each set */
     matrix written[2];            /* [C, V] of each set */
-    matrix turned;                /* [max(F, V), C], a transpose */
+    matrix turned;                /* [max(F, V, C / 2), C], a transpose, or scores between the halves of a chunk (scores.h) */
     matrix late, early, across;   /* [C, F], [F, C], [C, F]: of a part of the chunk (scores.h) */
 } chunk;
 
@@ -104,7 +104,7 @@ static inline void take_chunk(chunk *c, const recurrence *r, arena *a) {
         c->scores[s] = take_matrix(a, rows, size);
         c->written[s] = take_matrix(a, size, values);
     }
-    c->turned = take_matrix(a, widest, size);
+    c->turned = take_matrix(a, widest > size / 2 ? widest : size / 2, size);
     c->lines = (const real **)take(a, MOST_TENSORS * size * (widest / LINE) * (8 / (int64_t)sizeof(real)));
     if (r->decay == DECAYS_CHANNELS) {
         c->late = take_matrix(a, size, keys);
