@@ -20,7 +20,7 @@ def check_chunk(chunk: int) -> None:
         ValueError: if it is not a power of two up to 1024.
     """
     if not 1 <= chunk <= 1024 or chunk & (chunk - 1):
-        raise ValueError(f"A chunk of {chunk} tokens cannot be halved down to single ones, or is too long. Use a power of two up to 1024, such as 32.")
+        raise ValueError(f"A chunk of {chunk} tokens cannot be halved down to single ones, or is too long. Use a power of two up to 1024.")
 
 
 def chunk_length(chunk: int, time: int) -> int:
