@@ -2,6 +2,7 @@
 
 import multiprocessing
 import shutil
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,15 @@ EMPTY = {f"{folder}/__init__.py" for folder in FOLDERS} | {"backends/backend.py"
     | {"functions/_network.py", "solvers/losses/_loss.py", "solvers/maps/_map.py"} | {"backends/superblock.py", "backends/native/backend.py"}
 """Files in which nothing is computed."""
 FORKS = multiprocessing.get_context("forkserver")  # of a process that has imported torch, which takes longer than most checks
-FORKS.set_forkserver_preload(["tests.contract.faulty"])
+PRELOAD = ["tests.contract.faulty"]
 
 
 def run_checks(folder: Path, words: tuple[str, ...], one_per_class: bool = False) -> tuple[int, str]:
     """The exit code of the checks on the package in ``folder``, and what they print."""
     log = folder / "log"
+    if forkserver._forkserver._preload_modules != PRELOAD:  # the one server of this process may have been started with ttr itself imported
+        forkserver._forkserver._stop()
+        FORKS.set_forkserver_preload(PRELOAD)
     process = FORKS.Process(target=faulty.main_with, args=(str(folder), list(words), str(log), one_per_class))
     process.start()
     process.join(900)
