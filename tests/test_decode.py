@@ -208,3 +208,11 @@ def test_gradients_are_asked_for_at_every_call():
         expected = torch.autograd.grad(y.sum(), q)[0]
         found = torch.func.grad(lambda q: run(q, k / 4, v, state, **call)[0].sum())(q.detach())
         assert error(found, expected) <= FLOAT64
+
+
+def test_what_is_no_tensor_is_refused_in_a_sentence():
+    problem = ttr.catalogue["linear-attention"].problem
+    q = torch.randn(1, 2, 4)
+    for wrong in ((None, q, q), (q, None, q), (q, q, [1.0])):
+        with pytest.raises(ValueError, match=r"must be a floating-point tensor, got .*\.$"):
+            ttr.step(problem, *wrong, None)

@@ -60,7 +60,8 @@ def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pair
     Raises:
         ValueError: as ``regress``; the state is then unchanged.
     """
-    plain = backend == "auto" and not params and state is not None and not torch.compiler.is_compiling()
+    tensors = isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(v, Tensor)
+    plain = tensors and backend == "auto" and not params and state is not None and not torch.compiler.is_compiling()
     call = (problem, inplace, q.shape, k.shape, v.shape, q.dtype, torch.get_num_threads()) if plain else None
     bound = _BOUND.get(call)
     if bound is not None and (done := bound(q, k, v, state, controls)):
@@ -87,6 +88,9 @@ MOST_BOUND = 64
 def _token(problem: Problem, q: Tensor, k: Tensor, v: Tensor, state: State | None, params: Mapping[str, Tensor] | None, inplace: bool,
            controls: Mapping[str, Tensor | float]) -> Inputs:
     """The checked call of one token."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, Tensor):
+            raise ValueError(f"{name} must be a floating-point tensor, got {type(x).__name__}. Pass one token, [batch, heads, channels].")
     if q.ndim != 3:
         raise ValueError(f"step takes one token, q [batch, heads, channels], got shape {tuple(q.shape)}. Use regress for a sequence.")
 
