@@ -18,13 +18,14 @@ from ttr.backends.chunkwise_additive import ChunkwiseAdditive
 from ttr.backends.chunkwise_delta import ChunkwiseDelta
 from ttr.experiments.bench import figures, machine, peak, peers, report, run
 from ttr.experiments.bench.cases import Case, Memories, Shape, cases
-from ttr.experiments.bench.contestants import Call, Contestant, broken_case
+from ttr.experiments.bench.contestants import Call, Contestant, broken_case, broken_law
 from ttr.experiments.bench.families import DELTA, FAMILIES, delta_flops, gated
 from ttr.experiments.bench.results import Figures, load
 from ttr.experiments.bench.rounds import LEAST_SECONDS, OTHERS_ALLOWED, Rounds, SystemClock, measure
 from ttr.experiments.bench.settings import BenchSettings
 from ttr.experiments.bench.trial import Past, disagreement, predicted
 from ttr.experiments.errors import UserError
+from ttr.laws import LAWS
 from ttr.laws.tolerances import FLOAT32
 from ttr.surroundings.keys.short_convolution import ShortConvolution
 
@@ -433,3 +434,9 @@ def test_peers_and_safetensors_are_not_needed():
 @pytest.mark.parametrize("seconds, words", [(2.5, "2.5 s"), (0.0123, "12.3 ms"), (4.56e-5, "45.6 us"), (0.9996, "1000 ms")])
 def test_durations_read_well(seconds, words):
     assert report.duration(seconds) == words
+
+
+def test_a_backend_on_which_no_law_can_be_tried_has_no_contract(monkeypatch):
+    assert broken_law(catalogue["retnet"].problem, ChunkwiseAdditive(16), LAWS[:1]) is None
+    monkeypatch.setattr(ChunkwiseAdditive, "refuses", lambda self, problem, x=None: "No." if x is not None else None)
+    assert "none was tried" in broken_law(catalogue["retnet"].problem, ChunkwiseAdditive(8), LAWS[:1])

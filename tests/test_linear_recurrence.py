@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import ttr
+from tests.recurrences import leaves, literally
 from ttr.backends import BACKENDS
 from ttr.backends.linear import chunkwise, operator
 from ttr.backends.linear.backend import OperatorBackend
@@ -18,24 +19,6 @@ from ttr.laws.tolerances import FLOAT32_OUTPUTS, FLOAT64, error, tolerance
 PRESENT = tuple(backend for backend in BACKENDS if isinstance(backend, OperatorBackend) and backend.missing() is None)
 KINDS = ("additive", "delta", "read", "erase")
 GATES = (0.0, -1e-3, -1.0, -5.0, -20.0, -80.0)
-NAMES = ("query", "key", "value", "read", "erase", "step", "log_decay", "memory")
-
-
-def literally(r: Recurrence) -> tuple[torch.Tensor, torch.Tensor]:
-    """The recurrence as its docstring says it."""
-    memory, outputs = r.memory, [r.query.new_zeros(*r.query.shape[:1], 0, *r.memory.shape[1::2])]
-    for t in range(r.query.shape[1]):
-        before = memory
-        for j in range(t * r.pairs, (t + 1) * r.pairs):
-            old, step = memory, 1 if r.step is None else r.step[:, j, :, None, None]
-            if r.log_decay is not None:
-                kept = r.log_decay[:, j].exp()
-                memory = memory * (kept[..., None] if kept.ndim == 3 else kept[..., None, None])
-            found = 0 if r.read is None else r.read[:, j, :, None] @ (old if r.old else memory)
-            eraser = r.key if r.erase is None else r.erase
-            memory = memory + step * (r.key[:, j, ..., None] * r.value[:, j, :, None] - eraser[:, j, ..., None] * found)
-        outputs.append((r.scale * r.query[:, t, :, None] @ (before if r.reads_first else memory)).transpose(1, 2))
-    return torch.cat(outputs, dim=1), memory
 
 
 def draw(kind: str, decay: str | None, time: int, *, pairs: int = 1, old: bool = False, reads_first: bool = False, strong: bool = False,
@@ -62,17 +45,6 @@ def draw(kind: str, decay: str | None, time: int, *, pairs: int = 1, old: bool =
 def to(r: Recurrence, dtype: torch.dtype) -> Recurrence:
     fields = [x.to(dtype) if isinstance(x, torch.Tensor) else x for x in r]
     return Recurrence(*fields)._replace(read=fields[1]) if r.read is r.key else Recurrence(*fields)
-
-
-def leaves(r: Recurrence) -> tuple[Recurrence, dict[str, torch.Tensor]]:
-    """The recurrence on tensors that require gradients, and these by name."""
-    named = {name: getattr(r, name).detach().requires_grad_() for name in NAMES if getattr(r, name) is not None}
-    shared = r.read is r.key
-    r = r._replace(**named)
-    if shared:
-        del named["read"]
-        r = r._replace(read=r.key)
-    return r, named
 
 
 def outcomes(run, r: Recurrence) -> dict[str, torch.Tensor]:

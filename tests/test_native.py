@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.recurrences import leaves, literally
 from ttr.backends.linear.recurrence import Recurrence
 from ttr.backends.native import library
 from ttr.backends.native.engine import INPUTS, NativeEngine, _Arguments
@@ -46,24 +47,6 @@ def _recurrence(kind="delta", decay="head", old=False, reads_first=False, *, dty
                       normal(batch, heads, keys, values), 1, old, reads_first)
 
 
-def _definition(r: Recurrence) -> tuple[Tensor, Tensor]:
-    """The recurrence as its docstring has it."""
-    memory, read_outs = r.memory, []
-    for t in range(r.query.shape[1]):
-        query, key, value = r.query[:, t], r.key[:, t], r.value[:, t]
-        before = memory
-        if r.log_decay is not None:
-            kept = r.log_decay[:, t].exp()
-            memory = memory * (kept[..., None, None] if r.log_decay.ndim == 3 else kept[..., None])
-        change = key[..., None] * value[..., None, :]
-        if r.read is not None:
-            erase = key if r.erase is None else r.erase[:, t]
-            change = change - erase[..., None] * ((before if r.old else memory).mT @ r.read[:, t][..., None]).mT
-        memory = memory + (change if r.step is None else r.step[:, t][..., None, None] * change)
-        read_outs.append(((before if r.reads_first else memory).mT @ query[..., None])[..., 0])
-    return torch.stack(read_outs, dim=1) if read_outs else r.value.new_zeros(r.value.shape), memory
-
-
 def _cotangents(r: Recurrence, seed=1) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     shapes = (r.value.shape, r.memory.shape)
@@ -72,13 +55,12 @@ def _cotangents(r: Recurrence, seed=1) -> tuple[Tensor, Tensor]:
 
 def _by_definition(r: Recurrence) -> dict[str, Tensor]:
     """Read-outs, final memory and gradients in float64 by autograd."""
-    wide = {name: getattr(r, name) for name in INPUTS}
-    wide = {name: None if x is None else x.detach().double().requires_grad_() for name, x in wide.items()}
-    y, last = _definition(r._replace(**wide))
-    leaves = {name: x for name, x in wide.items() if x is not None}
+    fields = [x.double() if isinstance(x, Tensor) else x for x in r]
+    wide, named = leaves(Recurrence(*fields)._replace(read=fields[1]) if r.read is r.key else Recurrence(*fields))
+    y, last = literally(wide)
     total = sum((x * weight.double()).sum() for x, weight in zip((y, last), _cotangents(r)))
-    gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, materialize_grads=True)
-    return {"y": y, "last": last} | {f"gradient of {name}": g for name, g in zip(leaves, gradients)}
+    gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True, materialize_grads=True)
+    return {"y": y, "last": last} | {f"gradient of {name}": g for name, g in zip(named, gradients)}
 
 
 def _by_engine(r: Recurrence, chunk: int) -> dict[str, Tensor]:
@@ -220,7 +202,7 @@ def test_several_pairs_are_refused():
         NativeEngine().forward(_recurrence()._replace(pairs=2), 4, save=False)
 
 
-def test_arguments_have_the_layout_of_c():
-    """A change on one side alone moves every later field: the sizes of the parts are those of csrc/recurrence.h."""
-    word = ctypes.sizeof(ctypes.c_int64)
-    assert ctypes.sizeof(_Arguments) == word * (11 + 11 * 4 + 3 + 8 * 4)
+def test_arguments_have_the_size_of_those_in_c():
+    """A field on one side alone moves all later ones; what two that were exchanged would do shows in the results."""
+    for dtype in DTYPES:
+        assert library.function("recurrence_size", dtype)() == ctypes.sizeof(_Arguments)

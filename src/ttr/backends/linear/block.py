@@ -29,14 +29,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ttr.backends.linear.decays import Decays, Halving, from_keys, suffix_sums
+from ttr.backends.linear.decays import Decays, Halving, dots, prefix_sums, row_parts, suffix_sums
 from ttr.backends.linear.geometry import Buffers
 from ttr.backends.linear.recurrence import Recurrence
 from ttr.backends.linear.triangle import unit_lower_inverse
 
 
 class Block:
-    """Super-block number ``index`` of a recurrence whose rows (batch x heads) all fit the buffers."""
+    """Super-block number ``index`` of a recurrence whose memories all fit the buffers."""
 
     def __init__(self, buffers: Buffers, r: Recurrence, index: int) -> None:
         self.r, self.g, self.mask = r, buffers.geometry, buffers.mask
@@ -45,7 +45,7 @@ class Block:
         self.count = -(-(self.last - self.first) // self.g.tokens)
         self.chunks = slice(index * self.g.per_block, index * self.g.per_block + self.count)
         self.buffers = buffers
-        self.corrects = r.read is not None
+        self.corrects, self.channels = r.read is not None, r.log_decay is not None and r.log_decay.ndim == 4
         self.step = None if r.step is None else self._load(r.step[..., None], r.pairs)
         log = None if r.log_decay is None else self._load(r.log_decay if r.log_decay.ndim == 4 else r.log_decay[..., None], r.pairs).flatten(1, 2)
         self.decay = Decays(self.g, r, log, r.query.dtype)
@@ -143,12 +143,14 @@ class Block:
         return (x.flatten(0, 1)[:, -queries:] @ keys.flatten(0, 1).mT).mul_(self.mask[-queries:])
 
     def _parts(self) -> Iterator[tuple[slice, slice, Halving]]:
-        """Slices of the rows of P and of Q, and of every kind of keys, with the halved products of each."""
-        g = self.g
-        rows = (slice(0, g.rows),) if not self.corrects else (slice(0, g.pairs), slice(g.pairs, g.rows))
-        for part, halving in zip(rows, self.decay.halving):
-            for start in range(0, g.keys, g.pairs):
-                yield part, slice(start, start + g.pairs), halving
+        """The rows of every part, every kind of keys, and the halved products of both."""
+        for halving in self.decay.halving:
+            for columns in self._kinds_of_keys():
+                yield halving.part.rows, columns, halving
+
+    def _kinds_of_keys(self) -> list[slice]:
+        """The keys at which corrections are written and, where they are others, those of the values."""
+        return [slice(start, start + self.g.pairs) for start in range(0, self.g.keys, self.g.pairs)]
 
     def _states(self, state: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """The memories [M+1,G,F,V] between the chunks, from what each chunk writes."""
@@ -254,46 +256,29 @@ class Block:
             grad_value.mul_(self.step)
         self._store(grad_value.flatten(1, 2), value, r.pairs)
 
-    def _dots(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """x.dx of every row or key, [M,G,.,E]."""
-        return x * gradient if self.decay.kept.shape[2] > 1 else torch.linalg.vecdot(x, gradient)[..., None]
-
     def _of_states(self, states: Tensor, grad_states: Tensor) -> Tensor:
         """S.dS of every memory, [M,G,1,E]."""
-        if self.decay.kept.shape[2] > 1:
+        if self.channels:
             return torch.linalg.vecdot(states, grad_states)[:, :, None]
         return states.flatten(2)[:, :, None] @ grad_states.flatten(2)[..., None]
 
+    def _dots(self, x: Tensor, keys: Tensor, grad_x: Tensor, grad_keys: Tensor) -> tuple[Tensor, Tensor]:
+        """x.dx of all rows that decay up to a pair, and of the keys of that pair, [M,G,N,E]."""
+        of_rows, of_keys = dots(x, grad_x, self.channels), dots(keys, grad_keys, self.channels)
+        parts = [part.on_pairs(of_rows[:, :, part.rows]) for part in row_parts(self.g, self.r)]
+        return sum(parts[1:], parts[0]), sum(of_keys[:, :, columns] for columns in self._kinds_of_keys())
+
     def _log_decay(self, x: Tensor, keys: Tensor, grad_x: Tensor, grad_keys: Tensor, states: Tensor, grad_states: Tensor) -> Tensor:
         """The derivative of the log decay where everything is scaled from the start of the chunk: see the head of this file."""
-        r, g = self.r, self.g
-        of_rows, of_keys = self._dots(x, grad_x), self._dots(keys, grad_keys)
-        log = -of_keys[:, :, -g.pairs :]
-        if r.erase is not None:
-            log -= of_keys[:, :, : g.pairs]
-        queries = of_rows[:, :, -g.tokens :]
-        if r.reads_first:
-            log[:, :, :-1] += queries[:, :, 1:]
-        else:
-            log[:, :, r.pairs - 1 :: r.pairs] += queries
-        if self.corrects:
-            reads = of_rows[:, :, : g.pairs]
-            if r.old:
-                log[:, :, :-1] += reads[:, :, 1:]
-            else:
-                log += reads
+        of_rows, of_keys = self._dots(x, keys, grad_x, grad_keys)
+        log = of_rows - of_keys
         log[:, :, -1:] += self._of_states(states[1:], grad_states[1:])
         return suffix_sums(log)
 
     def _log_decay_of_memories(self, x: Tensor, keys: Tensor, grad_x: Tensor, grad_keys: Tensor, states: Tensor, grad_states: Tensor) -> Tensor:
         """What rows that read the memory that enters, keys that write the one that leaves, and what is kept give the log decays."""
-        of_rows, of_keys, pairs = self._dots(x, grad_x), self._dots(keys, grad_keys), self.g.pairs
-        log = self._of_states(states[:-1], grad_states[1:]) * self.decay.kept.mT
-        for start in range(0, self.g.keys, pairs):
-            log = log + from_keys(of_keys[:, :, start : start + pairs])
-        for part, rows in zip(self.decay.halving, (of_rows,) if not self.corrects else (of_rows[:, :, :pairs], of_rows[:, :, pairs:])):
-            log = log + part.from_rows(rows, pairs)
-        return log
+        of_rows, of_keys = self._dots(x, keys, grad_x, grad_keys)
+        return suffix_sums(of_rows) + prefix_sums(of_keys) + self._of_states(states[:-1], grad_states[1:]) * self.decay.kept.mT
 
     # ---------------------------------------------------------------------------------------------------------- layout
     def _load(self, x: Tensor, per_token: int) -> Tensor:

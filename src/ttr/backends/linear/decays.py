@@ -14,6 +14,7 @@ Letters: M chunks of C tokens, G batch x heads, n pairs per token, J = C n keys,
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -41,9 +42,8 @@ class Decays:
             return
         log = log_decay.cumsum(2, dtype=torch.float64)
         before = pad(log, (0, 0, 1, -1)) if r.old or r.reads_first else log
-        queries = (before if r.reads_first else log)[:, :, r.pairs - 1 :: r.pairs]
-        parts = (queries,) if r.read is None else (before if r.old else log, queries)
-        rows = torch.cat(parts, dim=2) if len(parts) > 1 else queries
+        parts = [(before if part.before else log)[:, :, part.every - 1 :: part.every] for part in row_parts(g, r)]
+        rows = torch.cat(parts, dim=2)
         copies = g.keys // g.pairs
         whole = log[:, :, -1:]
         self.kept = whole.mT.to(dtype).exp()
@@ -52,10 +52,36 @@ class Decays:
             self.key_to_memory = self.kept.mT
         else:
             leaf = leaf_tokens(log, g.tokens)
-            shifted = (r.reads_first,) if r.read is None else (r.old, r.reads_first)
-            self.halving = tuple(Halving(part, log, g.tokens, leaf, before) for part, before in zip(parts, shifted))
+            self.halving = tuple(Halving(part, logs, log, g.tokens, leaf) for part, logs in zip(row_parts(g, r), parts))
             self.row_to_memory = rows.to(dtype).exp()
             self.key_to_memory = (whole - log).to(dtype).exp().repeat(1, 1, copies, 1)
+
+
+class RowPart(NamedTuple):
+    """The rows of P, or of Q: where they stand among all, how many pairs there are to each, and whether they decay up to the pair before."""
+
+    rows: slice
+    every: int
+    before: bool
+
+    def on_pairs(self, dots: Float[Tensor, "*lead r E"]) -> Float[Tensor, "*lead pairs E"]:
+        """Numbers of rows at the last pair that each decays up to."""
+        if self.every > 1:
+            spread = dots.new_zeros(*dots.shape[:-2], self.every * dots.shape[-2], dots.shape[-1])
+            spread[..., self.every - 1 :: self.every, :] = dots
+            dots = spread
+        return pad(dots[..., 1:, :], (0, 0, 0, 1)) if self.before else dots
+
+
+def row_parts(g: Geometry, r: Recurrence) -> tuple[RowPart, ...]:
+    """The parts of the rows X = [P; Q], P only where the memory corrects."""
+    queries = RowPart(slice(g.rows - g.tokens, g.rows), r.pairs, r.reads_first)
+    return (queries,) if r.read is None else (RowPart(slice(0, g.pairs), 1, r.old), queries)
+
+
+def dots(x: Tensor, gradient: Tensor, channels: bool) -> Tensor:
+    """x.dx of every row or key, [..., E]: of every channel by itself, or their sum."""
+    return x * gradient if channels else torch.linalg.vecdot(x, gradient)[..., None]
 
 
 def flat(log: Float[Tensor, "M G J E"]) -> bool:
@@ -76,16 +102,16 @@ def leaf_tokens(log: Float[Tensor, "M G J E"], tokens: int) -> int:
 
 
 class Halving:
-    """The products of one part of the rows (as many per token everywhere) with the keys, level by level, and their derivative.
+    """The products of one part of the rows with the keys, level by level, and their derivative.
 
-    ``before`` says that a row decays up to the pair before it. The derivative in a log decay adds up without cancelling: a row and a
+    The derivative in a log decay adds up without cancelling: a row and a
     key that meet over a border have in their exponent the log decays between them, so those of the late half collect the products
     row.d_row from their place on, those of the early half the products key.d_key of the keys before them.
     """
 
-    def __init__(self, log_rows: Float[Tensor, "M G R E"], log_keys: Float[Tensor, "M G J E"], tokens: int, leaf: int, before: bool) -> None:
-        self.log_rows, self.log_keys = log_rows, log_keys
-        self.tokens, self.leaf, self.before = tokens, leaf, before
+    def __init__(self, part: RowPart, log_rows: Float[Tensor, "M G R E"], log_keys: Float[Tensor, "M G J E"], tokens: int, leaf: int) -> None:
+        self.part, self.log_rows, self.log_keys = part, log_rows, log_keys
+        self.tokens, self.leaf, self.channels = tokens, leaf, log_keys.shape[-1] > 1
 
     def products(self, rows: Float[Tensor, "M G R F"], keys: Float[Tensor, "M G J F"], out: Float[Tensor, "M G R J"]) -> None:
         """Fill what ``out`` holds of earlier pairs; later ones must be masked."""
@@ -108,12 +134,12 @@ class Halving:
             of_keys = (square.mT @ (late * row_factor)).mul_(key_factor)
             level.rows(grad_rows).add_(of_rows)
             level.keys(grad_keys).add_(of_keys)
-            row_dots, key_dots = self._dots(late, of_rows), self._dots(early, of_keys)
+            of_rows, of_keys = self.part.on_pairs(dots(late, of_rows, self.channels)), dots(early, of_keys, self.channels)
             if level.halves:
-                level.rows(grad_log).add_(self.from_rows(row_dots, early.shape[3]))
-                level.keys(grad_log).add_(from_keys(key_dots))
+                level.rows(grad_log).add_(suffix_sums(of_rows))
+                level.keys(grad_log).add_(prefix_sums(of_keys))
             else:
-                level.keys(grad_log).add_(self.from_rows(row_dots, early.shape[3]) - suffix_sums(key_dots))
+                level.keys(grad_log).add_(suffix_sums(of_rows - of_keys))
         if self.leaf == 1:
             self._add_gradients_inside(grad, rows, keys, grad_rows, grad_keys, grad_log)
 
@@ -124,22 +150,9 @@ class Halving:
         of_keys = (weights * token.rows(rows)[..., :, None, :]).sum(-3)
         token.rows(grad_rows).add_(of_rows)
         token.keys(grad_keys).add_(of_keys)
-        pairs = token.keys(keys).shape[3]
-        if pairs > 1:
-            row_dots, key_dots = self._dots(token.rows(rows), of_rows), self._dots(token.keys(keys), of_keys)
-            token.keys(grad_log).add_(self.from_rows(row_dots, pairs) - suffix_sums(key_dots))
-
-    def _dots(self, x: Tensor, gradient: Tensor) -> Tensor:
-        return x * gradient if self.log_keys.shape[-1] > 1 else torch.linalg.vecdot(x, gradient)[..., None]
-
-    def from_rows(self, dots: Float[Tensor, "*lead r E"], pairs: int) -> Float[Tensor, "*lead {pairs} E"]:
-        """What the rows of a block of that many pairs give every log decay: the sum over the rows that have it in their exponent."""
-        if dots.shape[-2] < pairs:
-            every = pairs // dots.shape[-2]
-            spread = dots.new_zeros(*dots.shape[:-2], pairs, dots.shape[-1])
-            spread[..., every - 1 :: every, :] = dots
-            dots = spread
-        return suffix_sums(pad(dots[..., 1:, :], (0, 0, 0, 1)) if self.before else dots)
+        if token.keys(keys).shape[3] > 1:
+            of_rows = self.part.on_pairs(dots(token.rows(rows), of_rows, self.channels))
+            token.keys(grad_log).add_(suffix_sums(of_rows - dots(token.keys(keys), of_keys, self.channels)))
 
     def _levels(self) -> Iterator[tuple[_Level, Tensor, Tensor]]:
         """Every level of more than one token, with the exponents of its rows and keys."""
@@ -185,6 +198,6 @@ def suffix_sums(x: Float[Tensor, "*lead N E"]) -> Float[Tensor, "*lead N E"]:
     return torch.ones(x.shape[-2], x.shape[-2], dtype=x.dtype, device=x.device).triu() @ x
 
 
-def from_keys(dots: Float[Tensor, "*lead N E"]) -> Float[Tensor, "*lead N E"]:
-    """What keys that decay to the end of their block give every log decay: sum_{j<i} x_j."""
-    return torch.ones(dots.shape[-2], dots.shape[-2], dtype=dots.dtype, device=dots.device).tril(-1) @ dots
+def prefix_sums(x: Float[Tensor, "*lead N E"]) -> Float[Tensor, "*lead N E"]:
+    """sum_{j<i} x_j."""
+    return torch.ones(x.shape[-2], x.shape[-2], dtype=x.dtype, device=x.device).tril(-1) @ x

@@ -15,10 +15,9 @@ BLOCK_TOKENS = 256
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes: C tokens and N pairs per chunk, J keys per chunk, R rows, M chunks per super-block."""
+    """Sizes: G memories (batch x heads), C tokens and N pairs per chunk, J keys per chunk, R rows, M chunks per super-block."""
 
-    rows_of_state: int
-    heads: int
+    states: int
     time: int
     tokens: int
     pairs: int
@@ -36,7 +35,7 @@ class Geometry:
         keys = pairs if r.erase is None else 2 * pairs
         rows = tokens if r.read is None else tokens + pairs
         per_block = max(1, min(BLOCK_TOKENS // tokens, -(-time // tokens)))
-        return cls(batch * heads, heads, time, tokens, pairs, keys, rows, per_block, key_size, r.value.shape[-1])
+        return cls(batch * heads, time, tokens, pairs, keys, rows, per_block, key_size, r.value.shape[-1])
 
     @property
     def chunks(self) -> int:
@@ -48,11 +47,11 @@ class Geometry:
 
 
 class Buffers:
-    """What all super-blocks write into: M chunks, G rows (batch x heads); made once per call."""
+    """What all super-blocks write into: M chunks, G memories; made once per call."""
 
     def __init__(self, g: Geometry, r: Recurrence, backward: bool = False) -> None:
         self.geometry = g
-        lead, like = (g.per_block, g.rows_of_state), r.query
+        lead, like = (g.per_block, g.states), r.query
 
         def empty(*shape: int) -> Tensor:
             return like.new_empty(*shape)
@@ -62,8 +61,8 @@ class Buffers:
         self.scores = empty(*lead, g.rows, g.keys)
         self.y = empty(*lead, g.tokens, g.value_size)
         self.inverse = empty(*lead, g.pairs, g.pairs)
-        self.error = empty(g.rows_of_state, g.pairs, g.value_size)
-        self.states = empty(g.per_block + 1, g.rows_of_state, g.key_size, g.value_size)
+        self.error = empty(g.states, g.pairs, g.value_size)
+        self.states = empty(g.per_block + 1, g.states, g.key_size, g.value_size)
         self.read_out = empty(*lead, g.rows, g.value_size)
         if backward:
             self.grad_states = torch.empty_like(self.states)

@@ -48,12 +48,7 @@ def linear_recurrence_backward(query: Tensor, key: Tensor, value: Tensor, read: 
                                engine: str, chunk: int, saved: list[Tensor], grad_y: Tensor, grad_memory: Tensor) -> list[Tensor]:
     """Gradients of the tensors that are there, in their order."""
     r = Recurrence(query, key, value, key if reads_key else read, erase, step, log_decay, memory, pairs, old, reads_first, scale)
-    gradients = list(ENGINES[engine].backward(r, chunk, tuple(saved), grad_y, grad_memory))
-    if reads_key and gradients[3] is not None:
-        gradients[1] = gradients[1].add_(gradients[3])
-    if reads_key:
-        gradients[3] = None
-    return [gradient for gradient in gradients if gradient is not None]
+    return [gradient for gradient in ENGINES[engine].backward(r, chunk, tuple(saved), grad_y, grad_memory) if gradient is not None]
 
 
 @linear_recurrence.register_fake

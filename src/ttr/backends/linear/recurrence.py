@@ -46,8 +46,6 @@ class Engine(Protocol):
     ``chunk`` is the number of tokens of a chunk, a power of two. Chunks are counted from the first token of the call.
     """
 
-    name: str
-
     def saved_sizes(self, r: Recurrence, chunk: int) -> tuple[int, ...]:
         """Number of entries of every 1-D tensor that ``forward`` hands to ``backward``."""
 
@@ -55,4 +53,5 @@ class Engine(Protocol):
         """y [B,T,H,V], the final memory [B,H,F,V], and, with ``save``, the tensors of ``saved_sizes`` (else empty ones)."""
 
     def backward(self, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of query, key, value, read, erase, step, log_decay and memory, in that order; None where the input is None."""
+        """Gradients of query, key, value, read, erase, step, log_decay and memory, in that order; None where the input is None. Where
+        ``r.read`` is ``r.key``, that of the key is of both, and that of the read None."""

@@ -18,8 +18,6 @@ ROWS = 16
 class SuperblockEngine:
     """Runs a recurrence in super-blocks of chunks; see ``block`` for the mathematics."""
 
-    name = "superblock"
-
     def saved_sizes(self, r: Recurrence, chunk: int) -> tuple[int, ...]:
         batch, time, heads, key_size = r.query.shape
         chunks, pairs, value_size = -(-time // chunk), chunk * r.pairs, r.value.shape[-1]

@@ -24,6 +24,7 @@ class Native(OperatorBackend):
     """Every linear recurrence of one pair per token; see ``csrc/recurrence.h`` for how."""
 
     name: ClassVar[str] = "native"
+
     def step(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         if not step.usable(x):
             return super().step(problem, x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import ClassVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -45,8 +45,6 @@ class NativeEngine:
     Threads over batch and heads, as many as ``torch.get_num_threads()``; results are the same to the last bit for any number.
     """
 
-    name: ClassVar[str] = "native"
-
     def saved_sizes(self, r: Recurrence, chunk: int) -> tuple[int, ...]:
         """Of the memories that enter every stretch, of all scores, and of the corrected values of a delta rule."""
         batch, time, heads, key_size = r.query.shape
@@ -74,9 +72,12 @@ class NativeEngine:
         """As ``Engine.backward``; raises as ``forward`` does."""
         _check(r)
         inputs = (getattr(r, name) for name in INPUTS)
-        gradients = tuple(None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs)
+        gradients = [None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs]
         _call("backward", r, chunk, saved, grad_y, grad_memory, gradients)
-        return gradients
+        if r.read is r.key:
+            gradients[1] += gradients[3]
+            gradients[3] = None
+        return tuple(gradients)
 
 
 def _padded(size: int) -> int:
@@ -94,7 +95,7 @@ def _check(r: Recurrence) -> None:
 
 
 def _call(name: str, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], y: Tensor, last: Tensor,
-          gradients: tuple[Tensor | None, ...]) -> None:
+          gradients: Sequence[Tensor | None]) -> None:
     batch, time, heads, key_size = r.query.shape
     decay, threads = 0 if r.log_decay is None else r.log_decay.ndim - 2, torch.get_num_threads()
     arguments = _Arguments(batch, heads, time, key_size, r.value.shape[-1], chunk, _stretch(chunk), threads, decay, r.old, r.reads_first)

@@ -72,8 +72,6 @@ def bench(settings: BenchSettings, console: Console, clock: Clock | None = None)
 
 def _check_onednn() -> None:
     """Raises: UserError, where float32 products cannot go through oneDNN."""
-    if not hasattr(ttr, "onednn"):
-        raise UserError("This version of ttr has no oneDNN option. Leave out --onednn.")
     try:
         with ttr.onednn():
             pass

@@ -44,8 +44,7 @@ class ShortConvolution(Keys):
         return weights | ({f"{name}_bias": Parameter(sizes.stream(name), constant(0.0)) for name in self.streams} if self.bias else {})
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        extended = {name: streams[name] for name in self.streams}
-        return {name: self._convolve(name, x[:, self.past :], x[:, : self.past], params) for name, x in extended.items()}
+        return {name: self._convolve(name, streams[name][:, self.past :], streams[name][:, : self.past], params) for name in self.streams}
 
     def continued(self, params: Mapping[str, Tensor], streams: Streams, tails: Streams, sequences: Sequences) -> dict[str, Tensor]:
         return {name: self._convolve(name, streams[name], tail, params, sequences.cu_seqlens) for name, tail in tails.items()}
