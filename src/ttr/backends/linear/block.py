@@ -18,7 +18,10 @@ Derivative. With Z = [-dU; dY] for the rows, and dS that of the memory which lea
 
 W and (I + A)^-1 are kept, memories recomputed from that of the super-block. As b enters only through X e^b, E e^-b and e^{b_C},
 
-    db_i = X_i.dX_i - E_i.dE_i,   db_C += S_C.dS,   d log_decay_i = sum_{j>=i} db_j    (per channel: without the sum over channels)
+    db_i = X_i.dX_i - E_i.dE_i,   d log_decay_i = sum_{j>=i} db_j + S.dS    (per channel: without the sum over channels)
+
+where j runs to the end of the super-block and S is the memory that leaves it. That holds for the end of a chunk or of the sequence as
+well; one S.dS per chunk would cost a tenth of the pass, and sums over a whole sequence would cancel digits.
 """
 
 from __future__ import annotations
@@ -51,39 +54,41 @@ class Block:
         self.decay = Decays(self.g, r, log, r.query.dtype)
 
     def forward(self, state: Tensor, y: Tensor, written: Tensor, inverse: Tensor) -> None:
-        """Write the read-outs to ``y`` [B,T,H,V] and the memory that leaves to ``state`` [G,F,V]; keep W and the inverse, if given."""
+        """Write the read-outs to ``y`` [B,T,H,V] and move ``state`` [G,F,V] to the memory that leaves; keep W and the inverse, if given."""
         x, keys, values = self._fill()
         x_state, keys_state = self._for_memory(x, keys)
-        scores, corrected = self._scores(x, keys), self.g.pairs
+        scores, corrected, tokens = self._scores(x, keys), self.g.pairs, self.g.tokens
         read_out = self.buffers.read_out[: self.count]
         if self.corrects:
             matrix = self.buffers.inverse[: self.count]
             unit_lower_inverse(scores[:, :corrected, :corrected], matrix.flatten(0, 1))
-            self._scan(state, x_state, keys_state, values, matrix, self._target(scores, values), read_out)
+            self._scan(state, x_state, keys_state, values, read_out, matrix, self._target(scores, values))
             if written.numel():
                 written.copy_(values[:, :, :corrected])
                 inverse.copy_(matrix)
         else:
-            states = self._states(state, keys_state, values)
-            torch.bmm(x_state.flatten(0, 1), states[:-1].flatten(0, 1), out=read_out.flatten(0, 1))
-            state.copy_(states[-1])
-        inner = torch.bmm(scores[:, -self.g.tokens :], values.flatten(0, 1), out=self.buffers.y[: self.count].flatten(0, 1))
-        self._store(inner.add_(read_out.flatten(0, 1)[:, -self.g.tokens :]).view(self.count, -1, *inner.shape[1:]), y, 1)
+            self._scan(state, x_state, keys_state, values, read_out)
+        read_out.flatten(0, 1)[:, -tokens:].baddbmm_(scores[:, -tokens:], values.flatten(0, 1))
+        self._store(read_out[:, :, -tokens:], y, 1)
 
-    def _scan(self, state: Tensor, x: Tensor, keys: Tensor, values: Tensor, inverse: Tensor, target: Tensor, read_out: Tensor) -> None:
-        """The corrections of chunk after chunk, into the first rows of ``values``; ``state`` moves along."""
+    def _scan(self, state: Tensor, x: Tensor, keys: Tensor, values: Tensor, read_out: Tensor, inverse: Tensor | None = None,
+              target: Tensor | None = None) -> None:
+        """Chunk after chunk, while the memory is in the cache: what the rows read, the corrections (into the first rows of ``values``) by the
+        inverse of the system from its target, and what is written to ``state``."""
         pairs, error, apart = self.g.pairs, self.buffers.error, self.g.keys > self.g.pairs
-        kept = (None,) * self.count if self.decay.kept is None else self.decay.kept
-        for rows, writers, value, matrix, wanted, out, keep in zip(x, keys, values, inverse, target, read_out, kept):
-            torch.bmm(rows, state, out=out)
-            torch.sub(wanted, out[:, :pairs], out=error)
-            if apart:
-                value[:, :pairs] = torch.bmm(matrix, error)
-            else:
-                torch.bmm(matrix, error, out=value)
-            if keep is not None:
-                state.mul_(keep)
-            state.baddbmm_(writers.mT, value)
+        for i in range(self.count):
+            torch.bmm(x[i], state, out=read_out[i])
+            if inverse is not None:
+                torch.sub(target[i], read_out[i, :, :pairs], out=error)
+                if apart:
+                    values[i, :, :pairs] = torch.bmm(inverse[i], error)
+                else:
+                    torch.bmm(inverse[i], error, out=values[i])
+            self._keep(state, i).baddbmm_(keys[i].mT, values[i])
+
+    def _keep(self, state: Tensor, chunk: int) -> Tensor:
+        """A memory, or its derivative, times what a chunk keeps of it, in place."""
+        return state if self.decay.kept is None else state.mul_(self.decay.kept[chunk])
 
     def _target(self, scores: Tensor, values: Tensor) -> Tensor:
         """U without the part of the memory."""
@@ -156,10 +161,8 @@ class Block:
         """The memories [M+1,G,F,V] between the chunks, from what each chunk writes."""
         states = self.buffers.states[: self.count + 1]
         states[0].copy_(state)
-        torch.bmm(keys.flatten(0, 1).mT, values.flatten(0, 1), out=states[1:].flatten(0, 1))
-        kept = (None,) * self.count if self.decay.kept is None else self.decay.kept
-        for before, after, keep in zip(states[:-1], states[1:], kept):
-            after.add_(before) if keep is None else after.addcmul_(before, keep)
+        for i in range(self.count):
+            self._keep(states[i + 1].copy_(states[i]), i).baddbmm_(keys[i].mT, values[i])
         return states
 
     # ------------------------------------------------------------------------------------------------------ derivative
@@ -175,14 +178,12 @@ class Block:
         z, grad_values = buffers.z[: self.count], buffers.grad_written[: self.count]
         self._product(z[:, :, -g.tokens :], self._load(grad_y, 1), None, None)
         torch.bmm(scores[:, -g.tokens :].mT, z.flatten(0, 1)[:, -g.tokens :], out=grad_values.flatten(0, 1))
-        grad_states = self._scan_back(grad_state, x_state, keys_state, grad_values, z, inverse)
+        grad_x, grad_keys = buffers.grad_x[: self.count], buffers.grad_keys[: self.count]
+        of_states = self._scan_back(grad_state, states, x_state, keys_state, values, inverse, z, grad_values, grad_x, grad_keys)
 
         flat_z, flat_values = z.flatten(0, 1), values.flatten(0, 1)
-        grad_x, grad_keys = buffers.grad_x[: self.count], buffers.grad_keys[: self.count]
-        torch.bmm(flat_z, states[:-1].flatten(0, 1).mT, out=grad_x.flatten(0, 1))
-        torch.bmm(flat_values, grad_states[1:].flatten(0, 1).mT, out=grad_keys.flatten(0, 1))
         grad_scores = torch.bmm(flat_z, flat_values.mT, out=buffers.grad_scores[: self.count].flatten(0, 1)).mul_(self.mask)
-        self._through_products(grad_scores, x, keys, grad_x, grad_keys, gradients[6], states, grad_states)
+        self._through_products(grad_scores, x, keys, grad_x, grad_keys, gradients[6], of_states)
         if g.keys > pairs:
             through_target = torch.bmm(scores[:, :pairs, pairs:].mT, flat_z[:, :pairs])
             grad_value = grad_values[:, :, pairs:] + through_target.view(self.count, -1, pairs, g.value_size)
@@ -190,24 +191,27 @@ class Block:
             grad_value = z[:, :, :pairs].neg_() if self.corrects else grad_values
         self._store_gradients(gradients, grad_x, grad_keys, grad_value)
 
-    def _scan_back(self, grad_state: Tensor, x: Tensor, keys: Tensor, grad_values: Tensor, z: Tensor, inverse: Tensor) -> Tensor:
-        """The derivatives [M+1,G,F,V] of the memories between the chunks; fills dW and the part -dU of ``z``."""
-        pairs, states = self.g.pairs, self.buffers.grad_states[: self.count + 1]
-        states[-1].copy_(grad_state)
+    def _scan_back(self, grad_state: Tensor, states: Tensor, x: Tensor, keys: Tensor, values: Tensor, inverse: Tensor, z: Tensor, grad_values: Tensor,
+                   grad_x: Tensor, grad_keys: Tensor) -> list[Tensor]:
+        """Chunk after chunk from the last, while the derivative of the memory is in the cache: dW, the part -dU of ``z``, the derivatives of
+        rows and keys as they met memories, and S.dS of the memories that the log decays act on."""
+        pairs, of_states = self.g.pairs, []
+        if self.decay.kept is not None and not self.decay.halving:
+            of_states.append(self._of_state(states[self.count], grad_state))
         for i in reversed(range(self.count)):
-            grad_values[i].baddbmm_(keys[i], states[i + 1])
+            grad_values[i].baddbmm_(keys[i], grad_state)
+            torch.bmm(values[i], grad_state.mT, out=grad_keys[i])
             if self.corrects:
                 torch.neg(torch.bmm(inverse[i].mT, grad_values[i, :, :pairs], out=self.buffers.error), out=z[i, :, :pairs])
-            if self.decay.kept is None:
-                states[i].copy_(states[i + 1])
-            else:
-                torch.mul(states[i + 1], self.decay.kept[i], out=states[i])
-            states[i].baddbmm_(x[i].mT, z[i])
-        grad_state.copy_(states[0])
-        return states
+            torch.bmm(z[i], states[i].mT, out=grad_x[i])
+            self._keep(grad_state, i)
+            if self.decay.halving:
+                of_states.insert(0, self._of_state(states[i], grad_state))
+            grad_state.baddbmm_(x[i].mT, z[i])
+        return of_states
 
     def _through_products(self, grad_scores: Tensor, x: Tensor, keys: Tensor, grad_x: Tensor, grad_keys: Tensor, grad_log_decay: Tensor | None,
-                          states: Tensor, grad_states: Tensor) -> None:
+                          of_states: list[Tensor]) -> None:
         """Complete the derivatives of rows and keys as they met in products, from those of what met the memories; store those of
         the log decays."""
         d = self.decay
@@ -216,7 +220,7 @@ class Block:
         if d.key_to_memory is not None:
             grad_keys.mul_(d.key_to_memory)
         if d.halving:
-            grad_log = self._log_decay_of_memories(x, keys, grad_x, grad_keys, states, grad_states)
+            grad_log = self._log_decay_of_memories(x, keys, grad_x, grad_keys, torch.stack(of_states))
             square = grad_scores.view(self.count, -1, *grad_scores.shape[1:])
             for rows, columns, halving in self._parts():
                 halving.add_gradients(square[:, :, rows, columns], x[:, :, rows], keys[:, :, columns], grad_x[:, :, rows], grad_keys[:, :, columns],
@@ -224,7 +228,7 @@ class Block:
         else:
             grad_x.flatten(0, 1).baddbmm_(grad_scores, keys.flatten(0, 1))
             grad_keys.flatten(0, 1).baddbmm_(grad_scores.mT, x.flatten(0, 1))
-            grad_log = None if d.kept is None else self._log_decay(x, keys, grad_x, grad_keys, states, grad_states)
+            grad_log = None if d.kept is None else self._log_decay(x, keys, grad_x, grad_keys, *of_states)
         if grad_log_decay is not None:
             self._store(grad_log, grad_log_decay if grad_log_decay.ndim == 4 else grad_log_decay[..., None], self.r.pairs)
 
@@ -232,53 +236,61 @@ class Block:
         """From the derivatives of rows, keys and V' to those of query, key, value, read, erase and step."""
         r, g, d = self.r, self.g, self.decay
         query, key, value, read, erase, step, _ = gradients
-        shape = self.step.shape[1:3] if self.step is not None else (r.query.shape[0], r.query.shape[2])
-        if d.row is not None:
-            grad_x.mul_(d.row)
-            grad_keys.mul_(d.key)
-        self._store(grad_x[:, :, -g.tokens :].mul_(r.scale), query, 1)
-        grad_value, to_key = grad_value.unflatten(1, shape), grad_keys[:, :, -g.pairs :].unflatten(1, shape)
-        grad_step = None if step is None else (grad_value * self._load(r.value, r.pairs)).sum(-1, keepdim=True)
-        if self.corrects:
-            correction = grad_x[:, :, : g.pairs].unflatten(1, shape)
-            if step is not None:
-                grad_step += (correction * self._load(r.read, r.pairs)).sum(-1, keepdim=True)
-                correction.mul_(self.step)
-            if read is None:
-                to_key.add_(correction)
-            else:
-                self._store(correction.flatten(1, 2), read, r.pairs)
-        self._store(to_key.flatten(1, 2), key, r.pairs)
-        if erase is not None:
-            self._store(grad_keys[:, :, : g.pairs], erase, r.pairs)
+        of_pairs, of_queries = (None, None) if d.row is None else (d.row[:, :, : g.pairs], d.row[:, :, -g.tokens :])
+        of_keys = None if d.key is None else d.key[:, :, : g.pairs]
+        grad_query, correction = grad_x[:, :, -g.tokens :], grad_x[:, :, : g.pairs]
+        self._store(grad_query, query, 1, r.scale if of_queries is None else of_queries * r.scale)
+        steps = None if self.step is None else self.step.flatten(1, 2)
         if step is not None:
-            self._store(grad_step.flatten(1, 2), step[..., None], r.pairs)
-            grad_value.mul_(self.step)
-        self._store(grad_value.flatten(1, 2), value, r.pairs)
+            grad_step = self._dot(grad_value, r.value, None)
+            if self.corrects:
+                grad_step += self._dot(correction, r.read, of_pairs)
+            self._store(grad_step, step[..., None], r.pairs)
+        if erase is not None:
+            self._store(grad_keys[:, :, : g.pairs], erase, r.pairs, of_keys)
+        grad_key = grad_keys[:, :, -g.pairs :]
+        if self.corrects:
+            of_reads = of_pairs if steps is None else steps if of_pairs is None else of_pairs * steps
+            if read is not None:
+                self._store(correction, read, r.pairs, of_reads)
+            else:
+                grad_key = grad_key if of_keys is None else grad_key.mul_(of_keys)
+                grad_key, of_keys = grad_key.add_(correction) if of_reads is None else grad_key.addcmul_(correction, of_reads), None
+        self._store(grad_key, key, r.pairs, of_keys)
+        self._store(grad_value, value, r.pairs, steps)
 
-    def _of_states(self, states: Tensor, grad_states: Tensor) -> Tensor:
-        """S.dS of every memory, [M,G,1,E]."""
+    def _dot(self, x: Tensor, y: Tensor, factor: Tensor | None) -> Tensor:
+        """sum_d x_d y_d [M,G,N,1] of chunks x [M,G,N,D] times a factor [M,G,N,1 or D], if there is one, and the block's part of y [B,L,H,D]."""
+        per_channel = factor is not None and factor.shape[-1] > 1
+        x = x * factor if per_channel else x
+        dot = torch.linalg.vecdot(x.unflatten(1, (y.shape[0], y.shape[2])), self._load(y, self.r.pairs)).flatten(1, 2)[..., None]
+        return dot if per_channel or factor is None else dot.mul_(factor)
+
+    def _of_state(self, state: Tensor, grad_state: Tensor) -> Tensor:
+        """S.dS of every memory, [G,1,E]."""
         if self.channels:
-            return torch.linalg.vecdot(states, grad_states)[:, :, None]
-        return states.flatten(2)[:, :, None] @ grad_states.flatten(2)[..., None]
+            return torch.linalg.vecdot(state, grad_state)[:, None]
+        return torch.linalg.vecdot(state.flatten(1), grad_state.flatten(1))[:, None, None]
 
-    def _dots(self, x: Tensor, keys: Tensor, grad_x: Tensor, grad_keys: Tensor) -> tuple[Tensor, Tensor]:
-        """x.dx of all rows that decay up to a pair, and of the keys of that pair, [M,G,N,E]."""
+    def _dots(self, x: Tensor, keys: Tensor, grad_x: Tensor, grad_keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x.dx of all rows that decay up to a pair, and of the keys of that pair, [M,G,N,E]; x.dx of all rows of a chunk, [M,G,E], those that
+        decay up to the pair before the chunk included."""
         of_rows, of_keys = dots(x, grad_x, self.channels), dots(keys, grad_keys, self.channels)
         parts = [part.on_pairs(of_rows[:, :, part.rows]) for part in row_parts(self.g, self.r)]
-        return sum(parts[1:], parts[0]), sum(of_keys[:, :, columns] for columns in self._kinds_of_keys())
+        return sum(parts[1:], parts[0]), sum(of_keys[:, :, columns] for columns in self._kinds_of_keys()), of_rows.sum(2)
 
-    def _log_decay(self, x: Tensor, keys: Tensor, grad_x: Tensor, grad_keys: Tensor, states: Tensor, grad_states: Tensor) -> Tensor:
+    def _log_decay(self, x: Tensor, keys: Tensor, grad_x: Tensor, grad_keys: Tensor, of_last: Tensor) -> Tensor:
         """The derivative of the log decay where everything is scaled from the start of the chunk: see the head of this file."""
-        of_rows, of_keys = self._dots(x, keys, grad_x, grad_keys)
-        log = of_rows - of_keys
-        log[:, :, -1:] += self._of_states(states[1:], grad_states[1:])
-        return suffix_sums(log)
+        of_rows, of_keys, whole_chunk = self._dots(x, keys, grad_x, grad_keys)
+        in_later = suffix_sums((whole_chunk - of_keys.sum(2)).movedim(0, -2)).movedim(-2, 0)[1:]
+        log = suffix_sums(of_rows - of_keys).add_(of_last)
+        log[:-1] += in_later[:, :, None]
+        return log
 
-    def _log_decay_of_memories(self, x: Tensor, keys: Tensor, grad_x: Tensor, grad_keys: Tensor, states: Tensor, grad_states: Tensor) -> Tensor:
+    def _log_decay_of_memories(self, x: Tensor, keys: Tensor, grad_x: Tensor, grad_keys: Tensor, of_states: Tensor) -> Tensor:
         """What rows that read the memory that enters, keys that write the one that leaves, and what is kept give the log decays."""
-        of_rows, of_keys = self._dots(x, keys, grad_x, grad_keys)
-        return suffix_sums(of_rows) + prefix_sums(of_keys) + self._of_states(states[:-1], grad_states[1:]) * self.decay.kept.mT
+        of_rows, of_keys, _ = self._dots(x, keys, grad_x, grad_keys)
+        return suffix_sums(of_rows) + prefix_sums(of_keys) + of_states
 
     # ---------------------------------------------------------------------------------------------------------- layout
     def _load(self, x: Tensor, per_token: int) -> Tensor:
@@ -289,13 +301,15 @@ class Block:
             x = pad(x, (0, 0, 0, 0, 0, self.count * size - x.shape[1]))
         return x.unflatten(1, (self.count, size)).permute(1, 0, 3, 2, 4)
 
-    def _store(self, x: Tensor, target: Tensor, per_token: int) -> None:
-        """Write chunks [M,G,N,D] to the block's part of target [B,L,H,D]."""
-        x = x.unflatten(1, (target.shape[0], target.shape[2]))
+    def _store(self, x: Tensor, target: Tensor, per_token: int, factor: Tensor | float | None = None) -> None:
+        """Write chunks [M,G,N,D], times a number or a factor [M,G,N,1 or D] if there is one, to the block's part of target [B,L,H,D]."""
+        x, factor = (t.unflatten(1, (target.shape[0], target.shape[2])) if isinstance(t, Tensor) else t for t in (x, factor))
         target = target[:, self.first * per_token : self.last * per_token]
         size = self.g.tokens * per_token
         whole, rest = divmod(target.shape[1], size)
-        if whole:
-            target[:, : whole * size].unflatten(1, (whole, size)).permute(1, 0, 3, 2, 4).copy_(x[:whole])
-        if rest:
-            target[:, whole * size :].transpose(1, 2).copy_(x[whole, :, :, :rest])
+        targets = (target[:, : whole * size].unflatten(1, (whole, size)).permute(1, 0, 3, 2, 4), target[:, whole * size :].transpose(1, 2))
+        for place, part in zip(targets, (lambda t: t[:whole], lambda t: t[whole, :, :, :rest])):
+            if place.numel() and factor is None:
+                place.copy_(part(x))
+            elif place.numel():
+                torch.mul(part(x), part(factor) if isinstance(factor, Tensor) else factor, out=place)
