@@ -70,11 +70,7 @@ def variants():
             yield dict(kind=kind, decay=decay, pairs=pairs, old=old, reads_first=reads_first, strong=strong)
 
 
-def serves(backend: OperatorBackend, pairs: int) -> bool:
-    return pairs == 1 or backend.name != "native"
-
-
-ROWS = [(b.name, v) for b in PRESENT for v in variants() if serves(b, v["pairs"])]
+ROWS = [(b.name, v) for b in PRESENT for v in variants()]
 
 
 @pytest.mark.parametrize("dtype", (torch.float64, torch.float32), ids=("float64", "float32"))

@@ -197,11 +197,6 @@ def test_an_infinity_spreads_as_in_the_definition():
     assert finite[1:].all() and finite[:, :4].all() and finite[:, :, 1:].all() and finite[..., 1].all() and not finite[0, 6:, 0, 0].any()
 
 
-def test_several_pairs_are_refused():
-    with pytest.raises(ValueError, match="one pair per token"):
-        NativeEngine().forward(_recurrence()._replace(pairs=2), 4, save=False)
-
-
 def test_arguments_have_the_size_of_those_in_c():
     """A field on one side alone moves all later ones; what two that were exchanged would do shows in the results."""
     for dtype in DTYPES:

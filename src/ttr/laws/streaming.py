@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ttr.dispatch import step
 from ttr.laws.law import Law, Setting, compare, compare_states
-from ttr.laws.rows import Sizes, make_case
+from ttr.laws.rows import Case, Sizes, make_case
 from ttr.problem import Problem
 from ttr.state import State, single
 
@@ -28,15 +28,25 @@ def splits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, flo
             parts.append(y)
         yield compare(f"output split at {cuts}", torch.cat(parts, dim=1), whole, setting.dtype)
         yield from compare_states(f"state split at {cuts}", state, end, setting.dtype)
-    rows, state = [], case.state
+    y, state = _steps(problem, setting, case)
+    yield compare("output of steps", y, whole, setting.dtype)
+    yield from compare_states("state of steps", state, end, setting.dtype)
+    yield from _compare_gradients("through steps", y, whole, case.leaves(), setting)
+    with torch.no_grad():  # as in generation, where kernels run that know no gradients
+        y, state = _steps(problem, setting, case, inplace=True)
+    yield compare("output of steps in place", y, whole, setting.dtype)
+    yield from compare_states("state of steps in place", state, end, setting.dtype)
+
+
+def _steps(problem: Problem, setting: Setting, case: Case, inplace: bool = False) -> tuple[Tensor, State]:
+    """Outputs and state of single tokens; with ``inplace`` from a copy of the case's state, which every token overwrites."""
+    rows, state = [], case.state.clone() if inplace and case.state is not None else case.state
     for t in range(case.q.shape[1]):
         at = case.tokens(slice(t, t + 1))
         controls = {name: x if name == "ridge" else x[:, 0] for name, x in at.controls.items()}
-        y, state = step(problem, at.q[:, 0], at.k[:, 0], at.v[:, 0], state, params=case.params, backend=setting.backend, **controls)
+        y, state = step(problem, at.q[:, 0], at.k[:, 0], at.v[:, 0], state, params=case.params, backend=setting.backend, inplace=inplace, **controls)
         rows.append(y)
-    yield compare("output of steps", torch.stack(rows, dim=1), whole, setting.dtype)
-    yield from compare_states("state of steps", state, end, setting.dtype)
-    yield from _compare_gradients("through steps", torch.stack(rows, dim=1), whole, case.leaves(), setting)
+    return torch.stack(rows, dim=1), state
 
 
 def _compare_gradients(words: str, y: Tensor, reference: Tensor, leaves: Mapping[str, Tensor],

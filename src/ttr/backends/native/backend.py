@@ -21,7 +21,7 @@ from ttr.state import State
 
 @dataclass(frozen=True)
 class Native(OperatorBackend):
-    """Every linear recurrence of one pair per token; see ``csrc/recurrence.h`` for how."""
+    """Every linear recurrence; see ``csrc/recurrence.h`` for how."""
 
     name: ClassVar[str] = "native"
 
@@ -36,11 +36,6 @@ class Native(OperatorBackend):
 
     def missing(self) -> str | None:
         return library.reason()
-
-    def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
-        if problem.solver.pairs_per_token > 1 or problem.weights.writes_previous:
-            return "It runs one pair per token, and this memory writes several."
-        return super().refuses(problem, x)
 
 
 ENGINES[Native.name] = NativeEngine()

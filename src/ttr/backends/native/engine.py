@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ttr.backends.linear.recurrence import Recurrence
 from ttr.backends.native import library
@@ -40,14 +41,15 @@ class _Arguments(ctypes.Structure):
 
 
 class NativeEngine:
-    """Runs a ``Recurrence`` of one pair per token on the CPU, in float32 or float64, as an ``Engine``.
+    """Runs a ``Recurrence`` on the CPU, in float32 or float64, as an ``Engine``.
 
+    The kernels know one pair per token. Of several, each is a token of its own, and all but the last of a token read with a query of zeros.
     Threads over batch and heads, as many as ``torch.get_num_threads()``; results are the same to the last bit for any number.
     """
 
     def saved_sizes(self, r: Recurrence, chunk: int) -> tuple[int, ...]:
         """Of the memories that enter every stretch, of all scores, and of the corrected values of a delta rule."""
-        batch, time, heads, key_size = r.query.shape
+        (batch, time, heads), key_size = r.key.shape[:3], r.query.shape[-1]
         keys, values, rows = _padded(key_size), _padded(r.value.shape[-1]), _padded(chunk)
         chunks = -(-time // chunk)
         stretches = -(-chunks // _stretch(chunk))
@@ -59,21 +61,20 @@ class NativeEngine:
         """As ``Engine.forward``.
 
         Raises:
-            ValueError: for several pairs per token.
             RuntimeError: if the kernels were not built, or the memory for their work is missing.
         """
-        _check(r)
         saved = tuple(r.query.new_empty(size) for size in (self.saved_sizes(r, chunk) if save else (0, 0, 0)))
-        y, last = r.value.new_empty(*r.query.shape[:3], r.value.shape[-1]), torch.empty_like(r.memory, memory_format=torch.contiguous_format)
-        _call("forward", r, chunk, saved, y, last, ())
-        return y, last, saved
+        y, last = torch.empty_like(r.value, memory_format=torch.contiguous_format), torch.empty_like(r.memory, memory_format=torch.contiguous_format)
+        _call("forward", r._replace(query=_on_pairs(r.query, r.pairs)), chunk, saved, y, last, ())
+        return _on_tokens(y, r.pairs), last, saved
 
     def backward(self, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor) -> tuple[Tensor | None, ...]:
         """As ``Engine.backward``; raises as ``forward`` does."""
-        _check(r)
+        r, pairs = r._replace(query=_on_pairs(r.query, r.pairs)), r.pairs
         inputs = (getattr(r, name) for name in INPUTS)
         gradients = [None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs]
-        _call("backward", r, chunk, saved, grad_y, grad_memory, gradients)
+        _call("backward", r, chunk, saved, _on_pairs(grad_y, pairs), grad_memory, gradients)
+        gradients[0] = _on_tokens(gradients[0], pairs)
         if r.read is r.key:
             gradients[1] += gradients[3]
             gradients[3] = None
@@ -89,9 +90,14 @@ def _stretch(chunk: int) -> int:
     return min(max(STRETCH // chunk, 1), MOST_CHUNKS)
 
 
-def _check(r: Recurrence) -> None:
-    if r.pairs != 1:
-        raise ValueError(f"The native engine runs one pair per token, not {r.pairs}. Use a backend of PyTorch, such as 'chunkwise-delta'.")
+def _on_pairs(x: Tensor, pairs: int) -> Tensor:
+    """[B,T,H,D] at the last pair of every token, [B,L,H,D], and zeros at the others."""
+    return x if pairs == 1 else pad(x[:, :, None], (0, 0, 0, 0, pairs - 1, 0)).flatten(1, 2)
+
+
+def _on_tokens(x: Tensor, pairs: int) -> Tensor:
+    """[B,L,H,D] at the last pair of every token, [B,T,H,D]."""
+    return x if pairs == 1 else x[:, pairs - 1 :: pairs].contiguous()
 
 
 def _call(name: str, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], y: Tensor, last: Tensor,

@@ -36,16 +36,17 @@ def usable(x: Inputs) -> bool:
 
 
 def advance(form: LinearForm, memory: Tensor, inplace: bool) -> tuple[Tensor, Tensor]:
-    """Read-out [B,1,H,V] and memory [B,H,F,V] after the one pair of ``form``; with ``inplace`` the memory is the given one."""
+    """Read-out [B,1,H,V] and memory [B,H,F,V] after the pairs of the one token of ``form``; with ``inplace`` the memory is the given one."""
     memory = memory.contiguous()
-    after = memory if inplace else torch.empty_like(memory)
-    operands = tuple(None if (tensor := getattr(form, name)) is None else _rows(tensor[:, 0]) for name in OPERANDS)
-    y = torch.empty_like(operands[2], memory_format=torch.contiguous_format)
-    bonus = None if form.bonus is None else form.bonus.contiguous()
-    rest = layout(operands, memory, form.gradient_at == "old", reads_first=form.bonus is not None, checked=True)
-    tensors = TENSORS.pack(*(0 if tensor is None else tensor.data_ptr() for tensor in (*operands, memory, bonus, after, y)), 0)
-    if kernel(memory.dtype)(tensors, rest):
-        raise MemoryError("The native kernel for one token found no memory for its scratch. Free some, or set TTR_NATIVE=0.")
+    after, bonus = memory if inplace else torch.empty_like(memory), None if form.bonus is None else form.bonus.contiguous()
+    y = memory.new_empty(*memory.shape[:2], memory.shape[-1])
+    for pair in range(form.pairs):
+        operands = tuple(None if (tensor := getattr(form, name)) is None else _rows(tensor[:, 0 if name == "query" else pair]) for name in OPERANDS)
+        rest = layout(operands, memory, form.gradient_at == "old", reads_first=form.bonus is not None, checked=True)
+        tensors = TENSORS.pack(*(0 if tensor is None else tensor.data_ptr() for tensor in (*operands, memory, bonus, after, y)), 0)
+        if kernel(memory.dtype)(tensors, rest):
+            raise MemoryError("The native kernel for one token found no memory for its scratch. Free some, or set TTR_NATIVE=0.")
+        memory = after
     if inplace:
         torch.autograd.graph.increment_version(memory)
     return y[:, None], after
