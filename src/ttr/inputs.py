@@ -340,3 +340,8 @@ def _check_range(name: str, x: Tensor) -> None:
 def needs_composite() -> bool:
     """Whether torch needs to see its own operations: a functorch transform (vmap, grad, jvp) or forward-mode differentiation is running."""
     return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+
+
+def in_batches(gradient: Tensor) -> bool:
+    """Whether this is one of several gradients that torch.autograd.grad takes through the graph together."""
+    return torch._C._functorch.is_legacy_batchedtensor(gradient)

@@ -10,6 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from ttr.backends.backend import Backend, shape_of
+from ttr.backends.fused_attention import attend
 from ttr.backends.position_bias import PairWeights, probabilities
 from ttr.inputs import Inputs, needs_composite
 from ttr.problem import Problem
@@ -22,7 +23,7 @@ class Attention(Backend):
 
     name: ClassVar[str] = "attention"
 
-    def __init__(self, block: int = 128) -> None:
+    def __init__(self, block: int = 256) -> None:
         self.block = block
 
     def small(self) -> Attention:
@@ -37,25 +38,30 @@ class Attention(Backend):
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         pairs = PairWeights.of(problem, x)
+        state = pairs.final_state(x)
         # A parameter has an entry per head, so with one the heads of a group no longer share their keys.
         params = x.axis_params("function")
         query = problem.function.query(x.grouped(x.q), params).transpose(1, 2)
-        keys, values = (torch.cat([x.state[name], new], dim=1) for name, new in (("keys", x.k), ("values", x.v)))
+        if pairs.window is None and x.state.capacity is None:  # the slots followed by the new tokens, as they are needed here
+            keys, values = state["keys"], state["values"]
+        else:
+            keys, values = (torch.cat([x.state[name], new], dim=1) for name, new in (("keys", x.k), ("values", x.v)))
         keys = problem.function.key(x.grouped(keys) if params else keys, params).transpose(1, 2)
         values = values.transpose(1, 2)
-        # torch's fused kernels cannot be differentiated twice, nor transformed by functorch; float64 is for checking gradients.
-        transformed = not torch.compiler.is_compiling() and needs_composite()
-        fused = not transformed and not (x.wants_grad and query.dtype == torch.float64)
+        if keys.shape[1] != values.shape[1]:
+            keys, values = (part.repeat_interleave(x.heads // part.shape[1], dim=1) for part in (keys, values))
         plain = pairs.past.shape[-1] == 0 and pairs.decay is None and pairs.importance is None and pairs.window is None
-        if plain and fused and query.shape[-1] == values.shape[-1] and x.length:  # its kernels of linear memory need equal sizes
+        traced = torch.compiler.is_compiling() or needs_composite()  # torch must see its own operations
+        if x.q.is_cpu and not traced and query.numel():
+            y = attend(pairs, query, keys, values, x.length if plain else self.block, self._blocks)
+        elif plain and not needs_composite() and query.shape[-1] == values.shape[-1] and x.length:  # its kernels of linear memory need equal sizes
             y = _fused(query, keys, values, None)
         else:
-            recompute = x.wants_grad and x.length > self.block and not transformed and not torch.compiler.is_compiling()
-            y = self._blocks(pairs, query, keys, values, fused, recompute)
-        return y.transpose(1, 2), pairs.final_state(x)
+            y = self._blocks(pairs, query, keys, values, fused=not needs_composite(), recompute=x.wants_grad and x.length > self.block and not traced)
+        return y.transpose(1, 2), state
 
-    def _blocks(self, pairs: PairWeights, query: Tensor, keys: Tensor, values: Tensor, fused: bool, recompute: bool) -> Tensor:
-        """The read-outs [B,H,T,V] of queries [B,H,T,F], keys [B,Hk,N+T,F] and values [B,Hv,N+T,V]."""
+    def _blocks(self, pairs: PairWeights, query: Tensor, keys: Tensor, values: Tensor, fused: bool = False, recompute: bool = False) -> Tensor:
+        """The read-outs [B,H,T,V] of queries [B,H,T,F], keys [B,Hk,N+T,F] and values [B,Hk,N+T,V]."""
         outputs = [query.new_zeros(*query.shape[:2], 0, values.shape[-1])]
         for start, part in zip(range(0, query.shape[2], self.block), query.split(self.block, dim=2)):
             arguments = (pairs, start, part, keys, values, fused)
@@ -75,8 +81,6 @@ def _block(pairs: PairWeights, start: int, query: Tensor, keys: Tensor, values: 
 
 
 def _fused(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-    if keys.shape[1] != values.shape[1]:
-        keys, values = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (keys, values))
     grouping = {"enable_gqa": True} if keys.shape[1] != query.shape[1] else {}
     return scaled_dot_product_attention(query, keys, values, attn_mask=bias, is_causal=bias is None, scale=1.0, **grouping)
 

@@ -1,0 +1,205 @@
+"""Softmax attention with weights of position by torch's fused CPU kernel, which keeps no scores: forward, gradients and their gradients.
+
+Letters: query t, pair j, logits s_tj = q_t.k_j + z_j + C_t with z_j the pair's own log weight and C_t what token t has forgotten so far.
+
+Gradients. With p = softmax(s), y_t = sum_j p_tj v_j and a gradient g of y: ds_tj = p_tj (g_t.v_j - g_t.y_t). Its rows sum to 0, so C_t, which
+all logits of a row share, has none, and z_j has sum_t ds_tj. The kernel differentiates q, k and v, and not its mask; but its dk_j is
+sum_t ds_tj q_t, and so one more channel, 1 in every query and 0 in every key, makes it give the gradient of z_j too.
+
+Digits. z_j + C_t is a difference of two sums, either of which may be large where the other cancels it. So a block of queries meets the
+pairs before it in a call of its own, whose mask [B,H,1,P] has them seen from the block's first token, and what the queries keep of that
+view goes into the sum of exponentials by which the two read-outs are joined (FlashAttention's rule, arXiv 2205.14135): no term of
+either sign is added to one of the other, and no mask of T x T is formed. Within the block the differences are formed as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ttr.backends.position_bias import CumulativeDecay, PairWeights
+from ttr.inputs import in_batches, needs_composite
+
+FLOOR = -1e30
+"""The log weight of what counts nothing: below every logit, yet finite, so that rows without any pair have one too."""
+
+LANES = 8
+"""Head sizes that are padded are padded to a multiple of this: whole vectors."""
+
+Composite = Callable[[PairWeights, Tensor, Tensor, Tensor], Tensor]
+"""(pairs, query, keys, values) -> the same read-outs by operations that can be differentiated at will."""
+
+
+def attend(pairs: PairWeights, query: Tensor, keys: Tensor, values: Tensor, block: int, composite: Composite) -> Tensor:
+    """The read-outs [B,H,T,V] of queries [B,H,T,F], keys [B,Hk,M,F] and values [B,Hk,M,V], ``block`` queries at a time.
+
+    On the CPU, not empty, in float32 or float64. Memory grows linearly with M, for the gradients too.
+    """
+    decay = (None, None) if pairs.decay is None else (pairs.decay.total, pairs.decay.resets)
+    return _Attention.apply(block, composite, pairs.window, query, keys, values, pairs.past, pairs.age, *decay, pairs.importance)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Pairs that a block of queries meets in one call of the kernel, their log weights [#B,#H,#C,P], and what the queries keep of them
+    beyond that, [B,H,C]. With ``causal`` they are the block's own tokens."""
+
+    pairs: slice
+    weights: Tensor | None
+    kept: Tensor | None = None
+    causal: bool = False
+
+
+def _pieces(pairs: PairWeights, start: int, stop: int) -> list[_Piece]:
+    """What the tokens start..stop meet."""
+    slots = pairs.past.shape[-1]
+    if pairs.window is not None:
+        return [_Piece(slice(pairs.first_seen(start), slots + stop), pairs.block(start, stop).clamp(min=FLOOR))]
+    weights = pairs.own(start, stop)
+    own = _Piece(slice(slots + start, slots + stop), weights if pairs.importance is None else weights.clamp(min=FLOOR), causal=True)
+    if slots + start == 0:
+        return [own]
+    kept = None if pairs.decay is None else pairs.decay.kept(start, stop).to(pairs.past).clamp(min=FLOOR)
+    return [_Piece(slice(0, slots + start), pairs.earlier(start).clamp(min=FLOOR), kept), own]
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, block, composite, window, query, keys, values, past, age, total, resets, importance):
+        pairs = _weights(window, past, age, total, resets, importance)
+        size = _width(query.shape[-1], values.shape[-1], 0)
+        wide = [_widened(x, size) for x in (query, keys, values)]
+        y = query.new_empty(query.shape[0], query.shape[2], query.shape[1], size).transpose(1, 2)
+        norm = query.new_empty(query.shape[:3])
+        for start, stop in _blocks(block, query.shape[2]):
+            rows, parts = slice(start, stop), []
+            for piece in _pieces(pairs, start, stop):
+                part, log_sum = _read(wide[0][:, :, rows], *(x[:, :, piece.pairs] for x in wide[1:]), piece)
+                parts.append((part, log_sum if piece.kept is None else log_sum + piece.kept))
+            _join(parts, y[:, :, rows], norm[:, :, rows])
+        if importance is not None:  # which alone can take a token's own pair away: a row without any reads 0 and has no gradients
+            empty = norm < FLOOR / 2
+            y.masked_fill_(empty[..., None], 0.0)
+            norm.masked_fill_(empty, torch.inf)
+        y = y[..., : values.shape[-1]]
+        ctx.settings = block, composite, window
+        ctx.save_for_backward(query, keys, values, past, age, total, resets, importance, y, norm)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        *inputs, y, norm = ctx.saved_tensors
+        with torch.autocast("cpu", enabled=False):
+            if torch.is_grad_enabled() or needs_composite() or in_batches(grad_y):
+                gradients = _differentiable(inputs, ctx.settings[1], ctx.settings[2], grad_y)
+            else:
+                gradients = _gradients(inputs, ctx.settings[0], ctx.settings[2], y, norm, grad_y, any(ctx.needs_input_grad[i] for i in (6, 8, 10)))
+        return None, None, None, *gradients
+
+
+def _gradients(inputs: list[Tensor | None], block: int, window: int | None, y: Tensor, norm: Tensor, grad_y: Tensor,
+               weighted: bool) -> list[Tensor | None]:
+    """Gradients of query, keys, values, past, age, total, resets and importance; of the weights only if ``weighted``."""
+    query, keys, values, *weights = inputs
+    pairs, features = _weights(window, *weights), query.shape[-1]
+    size = _width(features, values.shape[-1], int(weighted))
+    wide = [_widened(x, size) for x in (query, keys, values, y, grad_y)]
+    if weighted:
+        wide[0][..., features] = 1.0
+    grad_query, grad_keys, grad_values = (torch.zeros_like(x) for x in wide[:3])
+    grad_weights = query.new_zeros(*query.shape[:2], keys.shape[2])
+    for start, stop in _blocks(block, query.shape[2]):
+        q, y, grad = (wide[i][:, :, start:stop] for i in (0, 3, 4))
+        for piece in _pieces(pairs, start, stop):
+            log_sum = norm[:, :, start:stop] if piece.kept is None else norm[:, :, start:stop] - piece.kept
+            dq, dk, dv = _differentiated(grad, q, wide[1][:, :, piece.pairs], wide[2][:, :, piece.pairs], y, log_sum, piece)
+            grad_query[:, :, start:stop] += dq
+            if weighted:
+                grad_weights[:, :, piece.pairs] += dk[..., features]
+            grad_keys[:, :, piece.pairs] += _summed(dk, keys.shape[1])
+            grad_values[:, :, piece.pairs] += _summed(dv, keys.shape[1])
+    past, age, total, resets, importance = weights
+    of_slots, of_tokens = grad_weights.split((past.shape[-1], query.shape[2]), dim=-1)
+    return [grad_query[..., :features], grad_keys[..., :features], grad_values[..., : values.shape[-1]], of_slots, None,
+            None if total is None else -of_tokens.to(total), None, None if importance is None else of_tokens]
+
+
+def _differentiable(inputs: list[Tensor | None], composite: Composite, window: int | None, grad_y: Tensor) -> list[Tensor | None]:
+    """The same so that they can be differentiated again. They are taken in views, each a tensor of its own: where one input was made
+    from another, the way between them is the outer graph's."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        views = [x if x is None or not x.is_floating_point() else x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in inputs]
+        query, keys, values, *weights = views
+        y = composite(_weights(window, *weights), query, keys, values)
+    moved = [x for x in views if x is not None and x.is_floating_point()]
+    each = iter(torch.autograd.grad(y, moved, grad_y, create_graph=create_graph, allow_unused=True, materialize_grads=True))
+    return [next(each) if x is not None and x.is_floating_point() else None for x in views]
+
+
+# ------------------------------------------------------------------------------------------------------------ the kernel
+def _read(query: Tensor, keys: Tensor, values: Tensor, piece: _Piece) -> tuple[Tensor, Tensor]:
+    """Read-outs [B,H,C,D] and the logs of their sums of exponentials [B,H,C], of keys and values [B,Hk,P,D]."""
+    heads = keys.shape[1]
+    y, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        _by_group(query, heads), _shared(keys, query), _shared(values, query), 0.0, piece.causal, attn_mask=_by_group(piece.weights, heads), scale=1.0)
+    return y.reshape(query.shape), log_sum.reshape(query.shape[:3])
+
+
+def _differentiated(grad_y: Tensor, query: Tensor, keys: Tensor, values: Tensor, y: Tensor, log_sum: Tensor, piece: _Piece) -> tuple[Tensor, ...]:
+    """Gradients of query, keys and values, the latter two for every head."""
+    heads = keys.shape[1]
+    gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        _by_group(grad_y, heads), _by_group(query, heads), _shared(keys, query), _shared(values, query), _by_group(y, heads),
+        _by_group(log_sum, heads), 0.0, piece.causal, attn_mask=_by_group(piece.weights, heads), scale=1.0)
+    return tuple(x.reshape(*query.shape[:2], *x.shape[2:]) for x in gradients)
+
+
+def _by_group(x: Tensor | None, heads: int) -> Tensor | None:
+    """[B,H,...] as [B Hk,G,...], the G queries that share a key in place of the heads; nothing to do without groups or heads."""
+    return x if x is None or x.shape[1] in (1, heads) else x.reshape(x.shape[0] * heads, x.shape[1] // heads, *x.shape[2:])
+
+
+def _shared(x: Tensor, query: Tensor) -> Tensor:
+    """[B,Hk,P,D] as [B Hk,G,P,D], nothing copied for the G queries."""
+    if x.shape[1] == query.shape[1]:
+        return x
+    return x.reshape(-1, 1, *x.shape[2:]).expand(-1, query.shape[1] // x.shape[1], -1, -1)
+
+
+def _summed(x: Tensor, heads: int) -> Tensor:
+    """[B,H,P,D] summed over those that share a key, [B,Hk,P,D]."""
+    return x if x.shape[1] == heads else x.unflatten(1, (heads, -1)).sum(2)
+
+
+def _join(parts: list[tuple[Tensor, Tensor]], y: Tensor, norm: Tensor) -> None:
+    """Read-outs of one or two sets of pairs, each with the log of its sum of exponentials, into those of their union."""
+    if len(parts) == 1:
+        y.copy_(parts[0][0])
+        norm.copy_(parts[0][1])
+        return
+    (first, log_first), (second, log_second) = parts
+    torch.lerp(second, first, (log_first - log_second).sigmoid()[..., None], out=y)
+    torch.logaddexp(log_first, log_second, out=norm)
+
+
+def _weights(window: int | None, past: Tensor, age: Tensor, total: Tensor | None, resets: Tensor | None, importance: Tensor | None) -> PairWeights:
+    return PairWeights(past, age, None if total is None else CumulativeDecay(total, resets), importance, window)
+
+
+def _blocks(size: int, time: int) -> list[tuple[int, int]]:
+    return [(start, min(start + size, time)) for start in range(0, time, size)]
+
+
+def _width(features: int, values: int, more: int) -> int:
+    """One size for keys and values, which is what the kernel takes, with room for ``more`` channels of keys."""
+    size = max(features + more, values)
+    return size if features == values == size else -(-size // LANES) * LANES
+
+
+def _widened(x: Tensor, size: int) -> Tensor:
+    return x if x.shape[-1] == size else pad(x, (0, size - x.shape[-1]))
