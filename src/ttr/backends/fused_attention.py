@@ -14,7 +14,7 @@ either sign is added to one of the other, and no mask of T x T is formed. Within
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -30,17 +30,16 @@ FLOOR = -1e30
 LANES = 8
 """Head sizes that are padded are padded to a multiple of this: whole vectors."""
 
-Composite = Callable[[PairWeights, Tensor, Tensor, Tensor], Tensor]
-"""(pairs, query, keys, values) -> the same read-outs by operations that can be differentiated at will."""
+def attend(pairs: PairWeights, query: Tensor, keys: Tensor, values: Tensor, scale: float, block: int, composite: Callable[..., Tensor]) -> Tensor:
+    """The read-outs [B,H,T,V] of queries [B,H,T,F], keys [B,Hk,M,F] and values [B,Hk,M,V], ``block`` queries at a time, with the logits'
+    dot products multiplied by ``scale``.
 
-
-def attend(pairs: PairWeights, query: Tensor, keys: Tensor, values: Tensor, block: int, composite: Composite) -> Tensor:
-    """The read-outs [B,H,T,V] of queries [B,H,T,F], keys [B,Hk,M,F] and values [B,Hk,M,V], ``block`` queries at a time.
-
-    On the CPU, not empty, in float32 or float64. Memory grows linearly with M, for the gradients too.
+    On the CPU, not empty, in float32 or float64. Memory grows linearly with M, for the gradients too. ``composite`` gives the same of
+    (pairs, query, keys, values, scale) by operations that can be differentiated at will.
     """
     decay = (None, None) if pairs.decay is None else (pairs.decay.total, pairs.decay.resets)
-    return _Attention.apply(block, composite, pairs.window, query, keys, values, pairs.past, pairs.age, *decay, pairs.importance)
+    call = _Call(scale, block, pairs.window, composite)
+    return _Attention.apply(call, query, keys, values, pairs.past, pairs.age, *decay, pairs.importance)
 
 
 @dataclass(frozen=True)
@@ -54,39 +53,57 @@ class _Piece:
     causal: bool = False
 
 
-def _pieces(pairs: PairWeights, start: int, stop: int) -> list[_Piece]:
-    """What the tokens start..stop meet."""
-    slots = pairs.past.shape[-1]
-    if pairs.window is not None:
-        return [_Piece(slice(pairs.first_seen(start), slots + stop), pairs.block(start, stop).clamp(min=FLOOR))]
-    weights = pairs.own(start, stop)
-    own = _Piece(slice(slots + start, slots + stop), weights if pairs.importance is None else weights.clamp(min=FLOOR), causal=True)
-    if slots + start == 0:
-        return [own]
-    kept = None if pairs.decay is None else pairs.decay.kept(start, stop).to(pairs.past).clamp(min=FLOOR)
-    return [_Piece(slice(0, slots + start), pairs.earlier(start).clamp(min=FLOOR), kept), own]
+@dataclass(frozen=True)
+class _Call:
+    """What of a call is no tensor."""
+
+    scale: float
+    block: int
+    window: int | None
+    composite: Callable[..., Tensor]
+
+    def pairs(self, past: Tensor, age: Tensor, total: Tensor | None, resets: Tensor | None, importance: Tensor | None) -> PairWeights:
+        return PairWeights(past, age, None if total is None else CumulativeDecay(total, resets), importance, self.window)
+
+    def blocks(self, pairs: PairWeights, like: Tensor) -> Iterator[tuple[slice, list[_Piece]]]:
+        """The queries, a block at a time, and what they meet: until the next block is asked for."""
+        time, slots = like.shape[2], pairs.slots
+        room = like.new_empty(*like.shape[:2], *(min(self.block, time),) * 2) if pairs.decay is not None and self.window is None else None
+
+        def floored(weights: Tensor | None) -> Tensor | None:
+            return weights if weights is None or pairs.importance is None else weights.clamp(min=FLOOR)
+
+        for start in range(0, time, self.block):
+            stop = min(start + self.block, time)
+            if self.window is not None:
+                yield slice(start, stop), [_Piece(slice(pairs.first_seen(start), slots + stop), floored(pairs.block(start, stop)))]
+                continue
+            weights = pairs.own(start, stop, room if room is None else room[..., : stop - start, : stop - start])
+            pieces = [_Piece(slice(slots + start, slots + stop), floored(weights), causal=True)]
+            if slots + start > 0:
+                kept = None if pairs.decay is None else pairs.decay.kept(start, stop).to(pairs.past).clamp(min=FLOOR)
+                pieces.append(_Piece(slice(0, slots + start), pairs.earlier(start).clamp(min=FLOOR), kept))
+            yield slice(start, stop), pieces
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, block, composite, window, query, keys, values, past, age, total, resets, importance):
-        pairs = _weights(window, past, age, total, resets, importance)
+    def forward(ctx, call, query, keys, values, past, age, total, resets, importance):
+        pairs = call.pairs(past, age, total, resets, importance)
         size = _width(query.shape[-1], values.shape[-1], 0)
-        wide = [_widened(x, size) for x in (query, keys, values)]
-        y = query.new_empty(query.shape[0], query.shape[2], query.shape[1], size).transpose(1, 2)
-        norm = query.new_empty(query.shape[:3])
-        for start, stop in _blocks(block, query.shape[2]):
-            rows, parts = slice(start, stop), []
-            for piece in _pieces(pairs, start, stop):
-                part, log_sum = _read(wide[0][:, :, rows], *(x[:, :, piece.pairs] for x in wide[1:]), piece)
+        wide, read = [_widened(x, size) for x in (query, keys, values)], []
+        for rows, pieces in call.blocks(pairs, query):
+            parts = []
+            for piece in pieces:
+                part, log_sum = _read(wide[0][:, :, rows], *(x[:, :, piece.pairs] for x in wide[1:]), piece, call.scale)
                 parts.append((part, log_sum if piece.kept is None else log_sum + piece.kept))
-            _join(parts, y[:, :, rows], norm[:, :, rows])
+            read.append(_joined(*parts))
+        y, norm = read[0] if len(read) == 1 else (torch.cat([x[i].transpose(1, 2) for x in read], dim=1).transpose(1, 2) for i in (0, 1))
         if importance is not None:  # which alone can take a token's own pair away: a row without any reads 0 and has no gradients
             empty = norm < FLOOR / 2
-            y.masked_fill_(empty[..., None], 0.0)
-            norm.masked_fill_(empty, torch.inf)
+            y, norm = y.masked_fill(empty[..., None], 0.0), norm.masked_fill(empty, torch.inf)
         y = y[..., : values.shape[-1]]
-        ctx.settings = block, composite, window
+        ctx.call = call
         ctx.save_for_backward(query, keys, values, past, age, total, resets, importance, y, norm)
         return y
 
@@ -95,67 +112,64 @@ class _Attention(torch.autograd.Function):
         *inputs, y, norm = ctx.saved_tensors
         with torch.autocast("cpu", enabled=False):
             if torch.is_grad_enabled() or needs_composite() or in_batches(grad_y):
-                gradients = _differentiable(inputs, ctx.settings[1], ctx.settings[2], grad_y)
-            else:
-                gradients = _gradients(inputs, ctx.settings[0], ctx.settings[2], y, norm, grad_y, any(ctx.needs_input_grad[i] for i in (6, 8, 10)))
-        return None, None, None, *gradients
+                return None, *_differentiable(ctx.call, inputs, grad_y)
+            return None, *_gradients(ctx.call, inputs, y, norm, grad_y, weighted=any(ctx.needs_input_grad[4:]))
 
 
-def _gradients(inputs: list[Tensor | None], block: int, window: int | None, y: Tensor, norm: Tensor, grad_y: Tensor,
-               weighted: bool) -> list[Tensor | None]:
-    """Gradients of query, keys, values, past, age, total, resets and importance; of the weights only if ``weighted``."""
+def _gradients(call: _Call, inputs: list[Tensor | None], y: Tensor, norm: Tensor, grad_y: Tensor, weighted: bool) -> list[Tensor | None]:
+    """Gradients of all inputs; those of the weights hold only if ``weighted``."""
     query, keys, values, *weights = inputs
-    pairs, features = _weights(window, *weights), query.shape[-1]
+    pairs, features = call.pairs(*weights), query.shape[-1]
     size = _width(features, values.shape[-1], int(weighted))
     wide = [_widened(x, size) for x in (query, keys, values, y, grad_y)]
     if weighted:
-        wide[0][..., features] = 1.0
+        wide[0][..., features] = 1 / call.scale
     grad_query, grad_keys, grad_values = (torch.zeros_like(x) for x in wide[:3])
     grad_weights = query.new_zeros(*query.shape[:2], keys.shape[2])
-    for start, stop in _blocks(block, query.shape[2]):
-        q, y, grad = (wide[i][:, :, start:stop] for i in (0, 3, 4))
-        for piece in _pieces(pairs, start, stop):
-            log_sum = norm[:, :, start:stop] if piece.kept is None else norm[:, :, start:stop] - piece.kept
-            dq, dk, dv = _differentiated(grad, q, wide[1][:, :, piece.pairs], wide[2][:, :, piece.pairs], y, log_sum, piece)
-            grad_query[:, :, start:stop] += dq
+    for rows, pieces in call.blocks(pairs, query):
+        q, y, grad = (wide[i][:, :, rows] for i in (0, 3, 4))
+        for piece in pieces:
+            log_sum = norm[:, :, rows] if piece.kept is None else norm[:, :, rows] - piece.kept
+            dq, dk, dv = _differentiated(grad, q, *(x[:, :, piece.pairs] for x in wide[1:3]), y, log_sum, piece, call.scale)
+            grad_query[:, :, rows] += dq
             if weighted:
                 grad_weights[:, :, piece.pairs] += dk[..., features]
             grad_keys[:, :, piece.pairs] += _summed(dk, keys.shape[1])
             grad_values[:, :, piece.pairs] += _summed(dv, keys.shape[1])
-    past, age, total, resets, importance = weights
-    of_slots, of_tokens = grad_weights.split((past.shape[-1], query.shape[2]), dim=-1)
+    _, _, total, _, importance = weights
+    of_slots, of_tokens = grad_weights.split((pairs.slots, query.shape[2]), dim=-1)
     return [grad_query[..., :features], grad_keys[..., :features], grad_values[..., : values.shape[-1]], of_slots, None,
             None if total is None else -of_tokens.to(total), None, None if importance is None else of_tokens]
 
 
-def _differentiable(inputs: list[Tensor | None], composite: Composite, window: int | None, grad_y: Tensor) -> list[Tensor | None]:
-    """The same so that they can be differentiated again. They are taken in views, each a tensor of its own: where one input was made
-    from another, the way between them is the outer graph's."""
-    create_graph = torch.is_grad_enabled()
+def _differentiable(call: _Call, inputs: list[Tensor | None], grad_y: Tensor) -> list[Tensor | None]:
+    """Gradients that can be differentiated again. They are taken in views, each a tensor of its own: where one input was made from
+    another, the way between them is the outer graph's."""
+    create_graph, real = torch.is_grad_enabled(), [x is not None and x.is_floating_point() for x in inputs]
     with torch.enable_grad():
-        views = [x if x is None or not x.is_floating_point() else x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in inputs]
-        query, keys, values, *weights = views
-        y = composite(_weights(window, *weights), query, keys, values)
-    moved = [x for x in views if x is not None and x.is_floating_point()]
-    each = iter(torch.autograd.grad(y, moved, grad_y, create_graph=create_graph, allow_unused=True, materialize_grads=True))
-    return [next(each) if x is not None and x.is_floating_point() else None for x in views]
+        views = [x if not moves else x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x, moves in zip(inputs, real)]
+        y = call.composite(call.pairs(*views[3:]), *views[:3], call.scale)
+    each = iter(torch.autograd.grad(y, [x for x, moves in zip(views, real) if moves], grad_y, create_graph=create_graph, allow_unused=True,
+                                    materialize_grads=True))
+    return [next(each) if moves else None for moves in real]
 
 
 # ------------------------------------------------------------------------------------------------------------ the kernel
-def _read(query: Tensor, keys: Tensor, values: Tensor, piece: _Piece) -> tuple[Tensor, Tensor]:
+def _read(query: Tensor, keys: Tensor, values: Tensor, piece: _Piece, scale: float) -> tuple[Tensor, Tensor]:
     """Read-outs [B,H,C,D] and the logs of their sums of exponentials [B,H,C], of keys and values [B,Hk,P,D]."""
     heads = keys.shape[1]
     y, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        _by_group(query, heads), _shared(keys, query), _shared(values, query), 0.0, piece.causal, attn_mask=_by_group(piece.weights, heads), scale=1.0)
+        _by_group(query, heads), _shared(keys, query), _shared(values, query), 0.0, piece.causal, attn_mask=_by_group(piece.weights, heads), scale=scale)
     return y.reshape(query.shape), log_sum.reshape(query.shape[:3])
 
 
-def _differentiated(grad_y: Tensor, query: Tensor, keys: Tensor, values: Tensor, y: Tensor, log_sum: Tensor, piece: _Piece) -> tuple[Tensor, ...]:
+def _differentiated(grad_y: Tensor, query: Tensor, keys: Tensor, values: Tensor, y: Tensor, log_sum: Tensor, piece: _Piece,
+                    scale: float) -> tuple[Tensor, ...]:
     """Gradients of query, keys and values, the latter two for every head."""
     heads = keys.shape[1]
     gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
         _by_group(grad_y, heads), _by_group(query, heads), _shared(keys, query), _shared(values, query), _by_group(y, heads),
-        _by_group(log_sum, heads), 0.0, piece.causal, attn_mask=_by_group(piece.weights, heads), scale=1.0)
+        _by_group(log_sum, heads), 0.0, piece.causal, attn_mask=_by_group(piece.weights, heads), scale=scale)
     return tuple(x.reshape(*query.shape[:2], *x.shape[2:]) for x in gradients)
 
 
@@ -176,23 +190,12 @@ def _summed(x: Tensor, heads: int) -> Tensor:
     return x if x.shape[1] == heads else x.unflatten(1, (heads, -1)).sum(2)
 
 
-def _join(parts: list[tuple[Tensor, Tensor]], y: Tensor, norm: Tensor) -> None:
-    """Read-outs of one or two sets of pairs, each with the log of its sum of exponentials, into those of their union."""
-    if len(parts) == 1:
-        y.copy_(parts[0][0])
-        norm.copy_(parts[0][1])
-        return
-    (first, log_first), (second, log_second) = parts
-    torch.lerp(second, first, (log_first - log_second).sigmoid()[..., None], out=y)
-    torch.logaddexp(log_first, log_second, out=norm)
-
-
-def _weights(window: int | None, past: Tensor, age: Tensor, total: Tensor | None, resets: Tensor | None, importance: Tensor | None) -> PairWeights:
-    return PairWeights(past, age, None if total is None else CumulativeDecay(total, resets), importance, window)
-
-
-def _blocks(size: int, time: int) -> list[tuple[int, int]]:
-    return [(start, min(start + size, time)) for start in range(0, time, size)]
+def _joined(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    """Read-outs of one or two sets of pairs, each with the logs of their sums of exponentials, as those of all pairs."""
+    if second is None:
+        return first
+    (y_first, log_first), (y_second, log_second) = first, second
+    return torch.lerp(y_second, y_first, (log_first - log_second).sigmoid()[..., None]), torch.logaddexp(log_first, log_second)
 
 
 def _width(features: int, values: int, more: int) -> int:

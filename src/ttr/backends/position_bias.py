@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -37,17 +38,16 @@ class CumulativeDecay:
         kept = self.total[..., read, None] - self.total[..., None, write]
         return kept.masked_fill(self.resets[..., read, None] != self.resets[..., None, write], -torch.inf)
 
-    def within(self, start: int, stop: int, like: Tensor) -> Float[Tensor, "*lead C C"]:
-        """``between`` for the tokens start..stop, in the dtype of ``like`` and cheaper: the sums are split into a rounded part and its rest,
-        whose differences are rounded relative to themselves."""
+    def within(self, start: int, stop: int, out: Float[Tensor, "*lead C C"]) -> Float[Tensor, "*lead C C"]:
+        """``between`` for the tokens start..stop, written to ``out`` in its dtype and cheaper: the sums are split into a rounded part and its
+        rest, whose differences are rounded relative to themselves."""
         total, resets = self.total[..., start:stop], self.resets[..., start:stop]
-        rounded = total.to(like)
-        rest = (total - rounded).to(like)
-        kept = rounded[..., None] - rounded[..., None, :]
-        kept += rest[..., None] - rest[..., None, :]
+        rounded = total.to(out)
+        rest = (total - rounded).to(out)
+        torch.sub(rounded[..., None], rounded[..., None, :], out=out).add_(rest[..., None]).sub_(rest[..., None, :])
         if (resets[..., 0] == resets[..., -1]).all():
-            return kept
-        return kept.masked_fill_(resets[..., None] != resets[..., None, :], -torch.inf)
+            return out
+        return out.masked_fill_(resets[..., None] != resets[..., None, :], -torch.inf)
 
     def kept(self, start: int, stop: int) -> Float[Tensor, "*lead C"]:
         """Log of what the tokens start..stop still keep of what was there before them."""
@@ -88,6 +88,14 @@ class PairWeights:
         importance = None if x.log_importance is None else x.log_importance.mT
         return PairWeights(x.state["log_weight"].mT, pair_index(x.state, window) - x.state.position[:, None], decay, importance, window)
 
+    @property
+    def slots(self) -> int:
+        return self.past.shape[-1]
+
+    def of_slots(self, count: int) -> PairWeights:
+        """Of at most the first ``count`` slots."""
+        return dataclasses.replace(self, past=self.past[..., :count], age=self.age[:, :count])
+
     def first_seen(self, start: int) -> int:
         """The first place, among the slots followed by the new tokens, that a token from ``start`` on can see."""
         return 0 if self.window is None or start < self.window - 1 else self.past.shape[-1] + start - self.window + 1
@@ -118,12 +126,13 @@ class PairWeights:
         shape = (*self.past.shape[:2], stop - start)
         return torch.cat([past.expand(*shape, -1), new.expand(*shape, -1)], dim=-1)
 
-    def own(self, start: int, stop: int) -> Float[Tensor, "B H #C C"] | None:
-        """The log weights of ``block`` for the tokens start..stop among themselves, but for those that a window or the future hides."""
+    def own(self, start: int, stop: int, out: Float[Tensor, "B H C C"] | None) -> Float[Tensor, "B H #C C"] | None:
+        """The log weights of ``block`` for the tokens start..stop among themselves, but for what a window or the future hides; if there is
+        a decay they are written to ``out``."""
         importance = None if self.importance is None else self.importance[..., None, start:stop]
         if self.decay is None:
             return importance
-        kept = self.decay.within(start, stop, self.past)
+        kept = self.decay.within(start, stop, out)
         return kept if importance is None else kept.add_(importance)
 
     def earlier(self, start: int) -> Float[Tensor, "B H 1 P"]:
