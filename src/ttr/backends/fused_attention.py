@@ -7,7 +7,7 @@ all logits of a row share, has none, and z_j has sum_t ds_tj. The kernel differe
 sum_t ds_tj q_t, and so one more channel, 1 in every query and 0 in every key, makes it give the gradient of z_j too.
 
 Digits. z_j + C_t is a difference of two sums, either of which may be large where the other cancels it. So a block of queries meets the
-pairs before it in a call of its own, whose mask [B,H,1,P] has them seen from the block's first token, and what the queries keep of that
+pairs before it in a call of its own, whose mask [B,H,1,P] has them seen from the border between them, and what the queries keep of that
 view goes into the sum of exponentials by which the two read-outs are joined (FlashAttention's rule, arXiv 2205.14135): no term of
 either sign is added to one of the other, and no mask of T x T is formed. Within the block the differences are formed as such.
 """
@@ -44,9 +44,10 @@ def attend(pairs: PairWeights, query: Tensor, keys: Tensor, values: Tensor, scal
 
 @dataclass(frozen=True)
 class _Piece:
-    """Pairs that a block of queries meets in one call of the kernel, their log weights [#B,#H,#C,P], and what the queries keep of them
-    beyond that, [B,H,C]. With ``causal`` they are the block's own tokens."""
+    """What goes through the kernel in one call: queries, the pairs they meet, the log weights [#B,#H,#C,P] of those, and what the queries
+    keep of them beyond that, [B,H,C]. With ``causal`` the pairs are the queries' own tokens."""
 
+    rows: slice
     pairs: slice
     weights: Tensor | None
     kept: Tensor | None = None
@@ -55,7 +56,7 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _Call:
-    """What of a call is no tensor."""
+    """What of a call is no tensor, and how it falls into pieces."""
 
     scale: float
     block: int
@@ -65,25 +66,42 @@ class _Call:
     def pairs(self, past: Tensor, age: Tensor, total: Tensor | None, resets: Tensor | None, importance: Tensor | None) -> PairWeights:
         return PairWeights(past, age, None if total is None else CumulativeDecay(total, resets), importance, self.window)
 
-    def blocks(self, pairs: PairWeights, like: Tensor) -> Iterator[tuple[slice, list[_Piece]]]:
-        """The queries, a block at a time, and what they meet: until the next block is asked for."""
-        time, slots = like.shape[2], pairs.slots
-        room = like.new_empty(*like.shape[:2], *(min(self.block, time),) * 2) if pairs.decay is not None and self.window is None else None
+    def by_queries(self, pairs: PairWeights, like: Tensor) -> Iterator[list[_Piece]]:
+        """One block of queries after another. Only until the next is asked for do its pieces hold."""
+        for own in self._blocks(pairs, like):
+            start = own.rows.start
+            alone = self.window is not None or pairs.slots + start == 0
+            yield [own] if alone else [own, _apart(pairs, own.rows, slice(0, pairs.slots + start), start)]
 
-        def floored(weights: Tensor | None) -> Tensor | None:
-            return weights if weights is None or pairs.importance is None else weights.clamp(min=FLOOR)
+    def by_pairs(self, pairs: PairWeights, like: Tensor) -> Iterator[_Piece]:
+        """The same, one block of pairs after another, so that only the queries' gradients are summed over blocks."""
+        time = like.shape[2]
+        if self.window is None and pairs.slots:
+            yield _apart(pairs, slice(0, time), slice(0, pairs.slots), 0)
+        for own in self._blocks(pairs, like):
+            yield own
+            if self.window is None and own.rows.stop < time:
+                yield _apart(pairs, slice(own.rows.stop, time), own.pairs, own.rows.stop)
 
-        for start in range(0, time, self.block):
-            stop = min(start + self.block, time)
-            if self.window is not None:
-                yield slice(start, stop), [_Piece(slice(pairs.first_seen(start), slots + stop), floored(pairs.block(start, stop)))]
-                continue
-            weights = pairs.own(start, stop, room if room is None else room[..., : stop - start, : stop - start])
-            pieces = [_Piece(slice(slots + start, slots + stop), floored(weights), causal=True)]
-            if slots + start > 0:
-                kept = None if pairs.decay is None else pairs.decay.kept(start, stop).to(pairs.past).clamp(min=FLOOR)
-                pieces.append(_Piece(slice(0, slots + start), pairs.earlier(start).clamp(min=FLOOR), kept))
-            yield slice(start, stop), pieces
+    def _blocks(self, pairs: PairWeights, like: Tensor) -> Iterator[_Piece]:
+        """Blocks of queries with their own tokens, or with all that a window shows them."""
+        time, size = like.shape[2], min(self.block, like.shape[2])
+        room = like.new_empty(*like.shape[:2], size, size) if pairs.decay is not None and self.window is None else None
+        for start in range(0, time, size):
+            stop = min(start + size, time)
+            first = pairs.slots + start if self.window is None else pairs.first_seen(start)
+            if self.window is None:
+                weights = pairs.own(start, stop, room if room is None else room[..., : stop - start, : stop - start])
+            else:
+                weights = pairs.block(start, stop)
+            weights = weights if pairs.importance is None else weights.clamp(min=FLOOR)
+            yield _Piece(slice(start, stop), slice(first, pairs.slots + stop), weights, causal=self.window is None)
+
+
+def _apart(pairs: PairWeights, rows: slice, met: slice, border: int) -> _Piece:
+    """Queries and pairs on either side of the border before a token."""
+    kept = None if pairs.decay is None else pairs.decay.kept(border, rows.stop).to(pairs.past).clamp(min=FLOOR)
+    return _Piece(rows, met, pairs.earlier(border)[..., met].clamp(min=FLOOR), kept)
 
 
 class _Attention(torch.autograd.Function):
@@ -92,12 +110,8 @@ class _Attention(torch.autograd.Function):
         pairs = call.pairs(past, age, total, resets, importance)
         size = _width(query.shape[-1], values.shape[-1], 0)
         wide, read = [_widened(x, size) for x in (query, keys, values)], []
-        for rows, pieces in call.blocks(pairs, query):
-            parts = []
-            for piece in pieces:
-                part, log_sum = _read(wide[0][:, :, rows], *(x[:, :, piece.pairs] for x in wide[1:]), piece, call.scale)
-                parts.append((part, log_sum if piece.kept is None else log_sum + piece.kept))
-            read.append(_joined(*parts))
+        for pieces in call.by_queries(pairs, query):
+            read.append(_joined(*(_read(*wide, piece, call.scale) for piece in pieces)))
         y, norm = read[0] if len(read) == 1 else (torch.cat([x[i].transpose(1, 2) for x in read], dim=1).transpose(1, 2) for i in (0, 1))
         if importance is not None:  # which alone can take a token's own pair away: a row without any reads 0 and has no gradients
             empty = norm < FLOOR / 2
@@ -126,16 +140,13 @@ def _gradients(call: _Call, inputs: list[Tensor | None], y: Tensor, norm: Tensor
         wide[0][..., features] = 1 / call.scale
     grad_query, grad_keys, grad_values = (torch.zeros_like(x) for x in wide[:3])
     grad_weights = query.new_zeros(*query.shape[:2], keys.shape[2])
-    for rows, pieces in call.blocks(pairs, query):
-        q, y, grad = (wide[i][:, :, rows] for i in (0, 3, 4))
-        for piece in pieces:
-            log_sum = norm[:, :, rows] if piece.kept is None else norm[:, :, rows] - piece.kept
-            dq, dk, dv = _differentiated(grad, q, *(x[:, :, piece.pairs] for x in wide[1:3]), y, log_sum, piece, call.scale)
-            grad_query[:, :, rows] += dq
-            if weighted:
-                grad_weights[:, :, piece.pairs] += dk[..., features]
-            grad_keys[:, :, piece.pairs] += _summed(dk, keys.shape[1])
-            grad_values[:, :, piece.pairs] += _summed(dv, keys.shape[1])
+    for piece in call.by_pairs(pairs, query):
+        dq, dk, dv = _differentiated(*wide, norm, piece, call.scale)
+        grad_query[:, :, piece.rows] += dq
+        if weighted:
+            grad_weights[:, :, piece.pairs] += dk[..., features]
+        grad_keys[:, :, piece.pairs] += _summed(dk, keys.shape[1])
+        grad_values[:, :, piece.pairs] += _summed(dv, keys.shape[1])
     _, _, total, _, importance = weights
     of_slots, of_tokens = grad_weights.split((pairs.slots, query.shape[2]), dim=-1)
     return [grad_query[..., :features], grad_keys[..., :features], grad_values[..., : values.shape[-1]], of_slots, None,
@@ -156,20 +167,23 @@ def _differentiable(call: _Call, inputs: list[Tensor | None], grad_y: Tensor) ->
 
 # ------------------------------------------------------------------------------------------------------------ the kernel
 def _read(query: Tensor, keys: Tensor, values: Tensor, piece: _Piece, scale: float) -> tuple[Tensor, Tensor]:
-    """Read-outs [B,H,C,D] and the logs of their sums of exponentials [B,H,C], of keys and values [B,Hk,P,D]."""
-    heads = keys.shape[1]
+    """Read-outs [B,H,C,D] and the logs of their sums of exponentials [B,H,C], of keys and values [B,Hk,M,D]."""
+    heads, query = keys.shape[1], query[:, :, piece.rows]
     y, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        _by_group(query, heads), _shared(keys, query), _shared(values, query), 0.0, piece.causal, attn_mask=_by_group(piece.weights, heads), scale=scale)
-    return y.reshape(query.shape), log_sum.reshape(query.shape[:3])
+        _by_group(query, heads), *(_shared(x[:, :, piece.pairs], query) for x in (keys, values)), 0.0, piece.causal,
+        attn_mask=_by_group(piece.weights, heads), scale=scale)
+    y, log_sum = y.reshape(query.shape), log_sum.reshape(query.shape[:3])
+    return y, log_sum if piece.kept is None else log_sum + piece.kept
 
 
-def _differentiated(grad_y: Tensor, query: Tensor, keys: Tensor, values: Tensor, y: Tensor, log_sum: Tensor, piece: _Piece,
+def _differentiated(query: Tensor, keys: Tensor, values: Tensor, y: Tensor, grad_y: Tensor, norm: Tensor, piece: _Piece,
                     scale: float) -> tuple[Tensor, ...]:
-    """Gradients of query, keys and values, the latter two for every head."""
-    heads = keys.shape[1]
+    """Gradients of the piece's queries, keys and values, the latter two for every head; ``norm`` is the log of the sum of all exponentials."""
+    heads, (query, y, grad_y, norm) = keys.shape[1], (x[:, :, piece.rows] for x in (query, y, grad_y, norm))
+    norm = norm if piece.kept is None else norm - piece.kept
     gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        _by_group(grad_y, heads), _by_group(query, heads), _shared(keys, query), _shared(values, query), _by_group(y, heads),
-        _by_group(log_sum, heads), 0.0, piece.causal, attn_mask=_by_group(piece.weights, heads), scale=scale)
+        _by_group(grad_y, heads), _by_group(query, heads), *(_shared(x[:, :, piece.pairs], query) for x in (keys, values)), _by_group(y, heads),
+        _by_group(norm, heads), 0.0, piece.causal, attn_mask=_by_group(piece.weights, heads), scale=scale)
     return tuple(x.reshape(*query.shape[:2], *x.shape[2:]) for x in gradients)
 
 
