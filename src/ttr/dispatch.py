@@ -41,12 +41,12 @@ def regress(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B 
     Raises:
         ValueError: on wrong shapes, dtypes, names or values, or when a named backend cannot run; the sentence says what to do.
     """
-    x = prepare(problem, q, k, v, params, state, cu_seqlens, controls)
+    x = replace(prepare(problem, q, k, v, params, state, cu_seqlens, controls), wants_state=return_state)
     check_streaming(problem, return_state or state is not None)
     chosen = choose(problem, x, backend)
     with _exact_arithmetic(x):
         y, state = chosen.run(problem, x) if cu_seqlens is None else _packed(chosen, problem, x, cu_seqlens.tolist())
-    state = state if x.length else state.clone()  # without tokens it would be the caller's own
+    state = state if x.length or not return_state else state.clone()  # without tokens it would be the caller's own
     y = y.to(x.out_dtype)
     return (y, state) if return_state else y
 

@@ -42,7 +42,7 @@ class Inputs:
     With several pairs per token k is [B,T,n,Hk,K] and v [B,T,n,Hv,V]. ``log_decay`` and ``log_importance`` come from the
     weights, broadcast to [B,T,H], [B,T,H,K] or [B,T,n,H]; -inf in ``log_decay`` is a reset. ``phase`` is the angle by which a
     complex memory turns at each token. ``controls`` holds the others, ridge broadcast to [H,F]. With ``owns_state`` the tensors of
-    ``state`` may be overwritten.
+    ``state`` may be overwritten; without ``wants_state`` nobody looks at the state after the call, which may then be any.
 
     Where the log decay is a product of ``log_retention`` [B,T,H] and ``rates`` [H,K], it is formed only when it is asked for: of
     all tokens it may be large, so restrict the call to some of them before.
@@ -62,6 +62,7 @@ class Inputs:
     rates: Tensor | None = None
     phase: Tensor | None = None
     owns_state: bool = False
+    wants_state: bool = True
 
     @property
     def log_decay(self) -> Tensor | None:

@@ -39,11 +39,15 @@ class Attention(Backend):
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         traced = torch.compiler.is_compiling() or needs_composite()  # torch must see its own operations
         pairs = PairWeights.of(problem, x)
-        state = pairs.final_state(x)
-        if x.state.capacity is None and pairs.window is None:  # the slots followed by the new tokens, as they are needed here
+        state = pairs.final_state(x) if x.wants_state else x.state
+        grows = x.state.capacity is None and pairs.window is None
+        if not (grows or traced):
+            pairs = pairs.of_slots(max(x.state.position.tolist(), default=0))  # those filled so far
+        if pairs.slots == 0:
+            keys, values = x.k, x.v
+        elif grows and x.wants_state:  # the slots followed by the new tokens, as they are needed here
             keys, values = state["keys"], state["values"]
         else:
-            pairs = pairs if traced else pairs.of_slots(max(x.state.position.tolist(), default=0))  # those filled so far
             keys, values = (torch.cat([x.state[name][:, : pairs.slots], new], dim=1) for name, new in (("keys", x.k), ("values", x.v)))
         # A parameter has an entry per head, so with one the heads of a group no longer share their keys.
         params = x.axis_params("function")

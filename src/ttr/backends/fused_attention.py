@@ -109,10 +109,11 @@ class _Attention(torch.autograd.Function):
     def forward(ctx, call, query, keys, values, past, age, total, resets, importance):
         pairs = call.pairs(past, age, total, resets, importance)
         size = _width(query.shape[-1], values.shape[-1], 0)
-        wide, read = [_widened(x, size) for x in (query, keys, values)], []
+        wide = [_widened(x, size) for x in (query, keys, values)]
+        y, norm = query.new_empty(query.transpose(1, 2).shape[:3] + (size,)).transpose(1, 2), query.new_empty(query.shape[:3])
         for pieces in call.by_queries(pairs, query):
-            read.append(_joined(*(_read(*wide, piece, call.scale) for piece in pieces)))
-        y, norm = read[0] if len(read) == 1 else (torch.cat([x[i].transpose(1, 2) for x in read], dim=1).transpose(1, 2) for i in (0, 1))
+            rows = pieces[0].rows
+            _join([_read(*wide, piece, call.scale) for piece in pieces], y[:, :, rows], norm[:, :, rows])
         if importance is not None:  # which alone can take a token's own pair away: a row without any reads 0 and has no gradients
             empty = norm < FLOOR / 2
             y, norm = y.masked_fill(empty[..., None], 0.0), norm.masked_fill(empty, torch.inf)
@@ -204,12 +205,15 @@ def _summed(x: Tensor, heads: int) -> Tensor:
     return x if x.shape[1] == heads else x.unflatten(1, (heads, -1)).sum(2)
 
 
-def _joined(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-    """Read-outs of one or two sets of pairs, each with the logs of their sums of exponentials, as those of all pairs."""
-    if second is None:
-        return first
-    (y_first, log_first), (y_second, log_second) = first, second
-    return torch.lerp(y_second, y_first, (log_first - log_second).sigmoid()[..., None]), torch.logaddexp(log_first, log_second)
+def _join(parts: list[tuple[Tensor, Tensor]], y: Tensor, norm: Tensor) -> None:
+    """Write the read-outs of one or two sets of pairs, each with the logs of their sums of exponentials, as those of all pairs."""
+    if len(parts) == 1:
+        y.copy_(parts[0][0])
+        norm.copy_(parts[0][1])
+        return
+    (y_first, log_first), (y_second, log_second) = parts
+    torch.lerp(y_second, y_first, (log_first - log_second).sigmoid()[..., None], out=y)
+    torch.logaddexp(log_first, log_second, out=norm)
 
 
 def _width(features: int, values: int, more: int) -> int:
