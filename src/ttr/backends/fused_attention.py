@@ -30,6 +30,7 @@ FLOOR = -1e30
 LANES = 8
 """Head sizes that are padded are padded to a multiple of this: whole vectors."""
 
+
 def attend(pairs: PairWeights, query: Tensor, keys: Tensor, values: Tensor, scale: float, block: int, composite: Callable[..., Tensor]) -> Tensor:
     """The read-outs [B,H,T,V] of queries [B,H,T,F], keys [B,Hk,M,F] and values [B,Hk,M,V], ``block`` queries at a time, with the logits'
     dot products multiplied by ``scale``.
@@ -112,8 +113,11 @@ class _Attention(torch.autograd.Function):
         wide = [_widened(x, size) for x in (query, keys, values)]
         y, norm = query.new_empty(query.transpose(1, 2).shape[:3] + (size,)).transpose(1, 2), query.new_empty(query.shape[:3])
         for pieces in call.by_queries(pairs, query):
-            rows = pieces[0].rows
-            _join([_read(*wide, piece, call.scale) for piece in pieces], y[:, :, rows], norm[:, :, rows])
+            parts, rows = [_read(*wide, piece, call.scale) for piece in pieces], pieces[0].rows
+            if len(parts) == 1 and rows == slice(0, query.shape[2]):  # nothing to be put together
+                y, norm = parts[0]
+            else:
+                _join(parts, y[:, :, rows], norm[:, :, rows])
         if importance is not None:  # which alone can take a token's own pair away: a row without any reads 0 and has no gradients
             empty = norm < FLOOR / 2
             y, norm = y.masked_fill(empty[..., None], 0.0), norm.masked_fill(empty, torch.inf)
