@@ -186,10 +186,11 @@ def refusal(backend: Backend, problem: Problem, x: Inputs | None = None) -> str 
 
 def _packed(backend: Backend, problem: Problem, x: Inputs, bounds: list[int]) -> tuple[Tensor, State]:
     """Packed sequences, each from its own row of the state."""
-    starts = [single(x.state, row, problem.weights.window) for row in range(len(bounds) - 1)]
-    parts = [backend.run(problem, x.tokens(*ends, start)) for start, *ends in zip(starts, bounds, bounds[1:])]
-    if not parts:
+    lengths = [stop - start for start, stop in zip(bounds, bounds[1:])]
+    if not lengths:
         return x.q.new_zeros(1, 0, x.heads, x.v.shape[-1]), x.state
+    starts = [single(x.state, row, problem.weights.window) for row in range(len(lengths))]
+    parts = [backend.run(problem, one.after(start)) for start, one in zip(starts, x.split(lengths))]
     return torch.cat([y for y, _ in parts], dim=1), State.cat([state for _, state in parts])
 
 

@@ -83,11 +83,11 @@ class Inputs:
         return dataclasses.replace(self, q=cut(self.q), k=cut(self.k), v=cut(self.v), log_retention=cut(self.log_retention),
                                    log_importance=cut(self.log_importance), phase=cut(self.phase), controls=controls, state=state)
 
-    def split(self, size: int) -> list[Inputs]:
-        """The call in blocks of ``size`` tokens, at least one, all with the call's own state.
+    def split(self, size: int | list[int]) -> list[Inputs]:
+        """The call in blocks of ``size`` tokens, at least one, or of those sizes, all with the call's own state.
 
         Its backward pass joins the blocks' gradients at once; that of ``tokens`` in a loop would be quadratic in T."""
-        count = max(1, -(-self.length // size))
+        count = max(1, -(-self.length // size)) if isinstance(size, int) else len(size)
         fields = ("q", "k", "v", "log_retention", "log_importance", "phase")
         pieces = {name: x.split(size, dim=1) for name in fields if (x := getattr(self, name)) is not None}
         controls = {name: (x,) * count if name == "ridge" else x.split(size, dim=1) for name, x in self.controls.items()}
