@@ -143,19 +143,29 @@ def _gradients(call: _Call, inputs: list[Tensor | None], y: Tensor, norm: Tensor
     wide = [_widened(x, size) for x in (query, keys, values, y, grad_y)]
     if weighted:
         wide[0][..., features] = 1 / call.scale
-    grad_query, grad_keys, grad_values = (torch.zeros_like(x) for x in wide[:3])
+    grad_query = grad_keys = grad_values = None
     grad_weights = query.new_zeros(*query.shape[:2], keys.shape[2])
     for piece in call.by_pairs(pairs, query):
         dq, dk, dv = _differentiated(*wide, norm, piece, call.scale)
-        grad_query[:, :, piece.rows] += dq
+        grad_query = _plus(grad_query, dq, piece.rows, wide[0])
+        grad_keys = _plus(grad_keys, _summed(dk, keys.shape[1]), piece.pairs, wide[1])
+        grad_values = _plus(grad_values, _summed(dv, keys.shape[1]), piece.pairs, wide[2])
         if weighted:
             grad_weights[:, :, piece.pairs] += dk[..., features]
-        grad_keys[:, :, piece.pairs] += _summed(dk, keys.shape[1])
-        grad_values[:, :, piece.pairs] += _summed(dv, keys.shape[1])
     _, _, total, _, importance = weights
     of_slots, of_tokens = grad_weights.split((pairs.slots, query.shape[2]), dim=-1)
     return [grad_query[..., :features], grad_keys[..., :features], grad_values[..., : values.shape[-1]], of_slots, None,
             None if total is None else -of_tokens.to(total), None, None if importance is None else of_tokens]
+
+
+def _plus(total: Tensor | None, part: Tensor, where: slice, like: Tensor) -> Tensor:
+    """A sum over pieces, of the shape of ``like``, with one more: the first itself where there is no other."""
+    if total is None:
+        if part.shape == like.shape:
+            return part
+        total = torch.zeros_like(like)
+    total[:, :, where] += part
+    return total
 
 
 def _differentiable(call: _Call, inputs: list[Tensor | None], grad_y: Tensor) -> list[Tensor | None]:
