@@ -18,8 +18,8 @@ from ttr.state import State
 
 
 class Attention(Backend):
-    """p = softmax(logits + log gamma), y = p V. Position weights enter as a bias of the logits, ``block`` queries at a time,
-    so memory grows linearly with T; plain causal attention is one call of torch's."""
+    """p = softmax(logits + log gamma), y = p V, ``block`` queries at a time, so that memory grows linearly with T. On the CPU by torch's fused
+    kernel, see ``fused_attention``; elsewhere, and where torch must see its own operations, the weights are a bias of the logits."""
 
     name: ClassVar[str] = "attention"
 
