@@ -6,6 +6,7 @@ import functools
 import jaxtyping
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ttr
 from ttr.backends import BACKENDS
@@ -245,6 +246,29 @@ def test_in_place_is_all_or_nothing():
     assert new["keys"].shape[1] == 3 and torch.equal(case.state.position, kept.position)
     y, _ = ttr.step(ATTENTION, state=None, inplace=True, **at(case, 0))
     assert y.shape == (2, 2, 2)
+
+
+class _Numbers(TorchDispatchMode):
+    """Counts the numbers that all operations make."""
+
+    made = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.made += sum(x.numel() for x in (result if isinstance(result, (tuple, list)) else (result,)) if isinstance(x, torch.Tensor))
+        return result
+
+
+def test_gradients_of_packed_sequences_cost_what_the_sequences_do():
+    """Not their number times the whole call: a slice of it per sequence would."""
+    made = []
+    for sequences in (16, 32):
+        case = make_case(ATTENTION, Sizes(batch=1, time=4 * sequences)).differentiable()
+        y = ttr.regress(ATTENTION, **case.arguments(), cu_seqlens=torch.arange(0, 4 * sequences + 1, 4))
+        with _Numbers() as numbers:
+            torch.autograd.grad(y.sum(), list(case.leaves().values()))
+        made.append(numbers.made)
+    assert made[1] <= 2.2 * made[0]
 
 
 @pytest.mark.parametrize("name", [*FORMS, "linear-attention-normalized"])

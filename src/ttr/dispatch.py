@@ -41,12 +41,12 @@ def regress(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B 
     Raises:
         ValueError: on wrong shapes, dtypes, names or values, or when a named backend cannot run; the sentence says what to do.
     """
-    x = prepare(problem, q, k, v, params, state, cu_seqlens, controls)
+    x = replace(prepare(problem, q, k, v, params, state, cu_seqlens, controls), wants_state=return_state)
     check_streaming(problem, return_state or state is not None)
     chosen = choose(problem, x, backend)
     with _exact_arithmetic(x):
         y, state = chosen.run(problem, x) if cu_seqlens is None else _packed(chosen, problem, x, cu_seqlens.tolist())
-    state = state if x.length else state.clone()  # without tokens it would be the caller's own
+    state = state if x.length or not return_state else state.clone()  # without tokens it would be the caller's own
     y = y.to(x.out_dtype)
     return (y, state) if return_state else y
 
@@ -186,10 +186,11 @@ def refusal(backend: Backend, problem: Problem, x: Inputs | None = None) -> str 
 
 def _packed(backend: Backend, problem: Problem, x: Inputs, bounds: list[int]) -> tuple[Tensor, State]:
     """Packed sequences, each from its own row of the state."""
-    starts = [single(x.state, row, problem.weights.window) for row in range(len(bounds) - 1)]
-    parts = [backend.run(problem, x.tokens(*ends, start)) for start, *ends in zip(starts, bounds, bounds[1:])]
-    if not parts:
+    lengths = [stop - start for start, stop in zip(bounds, bounds[1:])]
+    if not lengths:
         return x.q.new_zeros(1, 0, x.heads, x.v.shape[-1]), x.state
+    starts = [single(x.state, row, problem.weights.window) for row in range(len(lengths))]
+    parts = [backend.run(problem, one.after(start)) for start, one in zip(starts, x.split(lengths))]
     return torch.cat([y for y, _ in parts], dim=1), State.cat([state for _, state in parts])
 
 

@@ -42,7 +42,7 @@ class Inputs:
     With several pairs per token k is [B,T,n,Hk,K] and v [B,T,n,Hv,V]. ``log_decay`` and ``log_importance`` come from the
     weights, broadcast to [B,T,H], [B,T,H,K] or [B,T,n,H]; -inf in ``log_decay`` is a reset. ``phase`` is the angle by which a
     complex memory turns at each token. ``controls`` holds the others, ridge broadcast to [H,F]. With ``owns_state`` the tensors of
-    ``state`` may be overwritten.
+    ``state`` may be overwritten; without ``wants_state`` nobody looks at the state after the call, which may then be any.
 
     Where the log decay is a product of ``log_retention`` [B,T,H] and ``rates`` [H,K], it is formed only when it is asked for: of
     all tokens it may be large, so restrict the call to some of them before.
@@ -62,6 +62,7 @@ class Inputs:
     rates: Tensor | None = None
     phase: Tensor | None = None
     owns_state: bool = False
+    wants_state: bool = True
 
     @property
     def log_decay(self) -> Tensor | None:
@@ -82,11 +83,11 @@ class Inputs:
         return dataclasses.replace(self, q=cut(self.q), k=cut(self.k), v=cut(self.v), log_retention=cut(self.log_retention),
                                    log_importance=cut(self.log_importance), phase=cut(self.phase), controls=controls, state=state)
 
-    def split(self, size: int) -> list[Inputs]:
-        """The call in blocks of ``size`` tokens, at least one, all with the call's own state.
+    def split(self, size: int | list[int]) -> list[Inputs]:
+        """The call in blocks of ``size`` tokens, at least one, or of those sizes, all with the call's own state.
 
         Its backward pass joins the blocks' gradients at once; that of ``tokens`` in a loop would be quadratic in T."""
-        count = max(1, -(-self.length // size))
+        count = max(1, -(-self.length // size)) if isinstance(size, int) else len(size)
         fields = ("q", "k", "v", "log_retention", "log_importance", "phase")
         pieces = {name: x.split(size, dim=1) for name in fields if (x := getattr(self, name)) is not None}
         controls = {name: (x,) * count if name == "ridge" else x.split(size, dim=1) for name, x in self.controls.items()}
@@ -340,3 +341,8 @@ def _check_range(name: str, x: Tensor) -> None:
 def needs_composite() -> bool:
     """Whether torch needs to see its own operations: a functorch transform (vmap, grad, jvp) or forward-mode differentiation is running."""
     return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+
+
+def in_batches(gradient: Tensor) -> bool:
+    """Whether this is one of several gradients that torch.autograd.grad takes through the graph together."""
+    return torch._C._functorch.is_legacy_batchedtensor(gradient)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -37,13 +38,32 @@ class CumulativeDecay:
         kept = self.total[..., read, None] - self.total[..., None, write]
         return kept.masked_fill(self.resets[..., read, None] != self.resets[..., None, write], -torch.inf)
 
+    def within(self, start: int, stop: int, out: Float[Tensor, "*lead C C"]) -> Float[Tensor, "*lead C C"]:
+        """``between`` for the tokens start..stop, written to ``out`` in its dtype and cheaper: the sums are split into a rounded part and its
+        rest, whose differences are rounded relative to themselves."""
+        total, resets = self.total[..., start:stop], self.resets[..., start:stop]
+        rounded = total.to(out)
+        rest = (total - rounded).to(out)
+        torch.sub(rounded[..., None], rounded[..., None, :], out=out).add_(rest[..., None]).sub_(rest[..., None, :])
+        if (resets[..., 0] == resets[..., -1]).all():
+            return out
+        return out.masked_fill_(resets[..., None] != resets[..., None, :], -torch.inf)
+
+    def kept(self, start: int, stop: int) -> Float[Tensor, "*lead C"]:
+        """Log of what the tokens start..stop still keep of what was there before them."""
+        if start == 0:
+            return self.since_start()[..., :stop]
+        total, resets = (x[..., start - 1 : stop] for x in (self.total, self.resets))
+        return (total[..., 1:] - total[..., :1]).masked_fill(resets[..., 1:] != resets[..., :1], -torch.inf)
+
     def since_start(self) -> Float[Tensor, "*lead T"]:
         """Log of what every token still keeps of the incoming state."""
         return self.total.masked_fill(self.resets > 0, -torch.inf)
 
-    def to_end(self) -> Float[Tensor, "*lead T"]:
-        """Log of what the last token still keeps of every pair."""
-        return (self.total[..., -1:] - self.total).masked_fill(self.resets[..., -1:] != self.resets, -torch.inf)
+    def to_end(self, stop: int | None = None) -> Float[Tensor, "*lead T"]:
+        """Log of what the last token, or that before ``stop``, still keeps of every pair until then."""
+        total, resets = self.total[..., :stop], self.resets[..., :stop]
+        return (total[..., -1:] - total).masked_fill(resets[..., -1:] != resets, -torch.inf)
 
 
 @dataclass(frozen=True)
@@ -67,6 +87,14 @@ class PairWeights:
         decay = None if x.log_decay is None else CumulativeDecay.of(x.log_decay.mT)
         importance = None if x.log_importance is None else x.log_importance.mT
         return PairWeights(x.state["log_weight"].mT, pair_index(x.state, window) - x.state.position[:, None], decay, importance, window)
+
+    @property
+    def slots(self) -> int:
+        return self.past.shape[-1]
+
+    def of_slots(self, count: int) -> PairWeights:
+        """Of at most the first ``count`` slots."""
+        return dataclasses.replace(self, past=self.past[..., :count], age=self.age[:, :count])
 
     def first_seen(self, start: int) -> int:
         """The first place, among the slots followed by the new tokens, that a token from ``start`` on can see."""
@@ -97,6 +125,25 @@ class PairWeights:
             past = past.masked_fill((self.age[:, None] + self.window <= read)[:, None], -torch.inf)
         shape = (*self.past.shape[:2], stop - start)
         return torch.cat([past.expand(*shape, -1), new.expand(*shape, -1)], dim=-1)
+
+    def own(self, start: int, stop: int, out: Float[Tensor, "B H C C"] | None) -> Float[Tensor, "B H #C C"] | None:
+        """The log weights of ``block`` for the tokens start..stop among themselves, but for what a window or the future hides; if there is
+        a decay they are written to ``out``."""
+        importance = None if self.importance is None else self.importance[..., None, start:stop]
+        if self.decay is None:
+            return importance
+        kept = self.decay.within(start, stop, out)
+        return kept if importance is None else kept.add_(importance)
+
+    def earlier(self, start: int) -> Float[Tensor, "B H 1 P"]:
+        """The log weights of the slots and tokens before ``start``, seen from just there: ``decay.kept`` and these are those of ``block``,
+        but for what a window hides."""
+        past = self.past
+        new = past.new_zeros(*past.shape[:2], start) if self.importance is None else self.importance[..., :start]
+        if self.decay is not None and start:
+            past = past + self.decay.since_start()[..., start - 1 : start].to(past)
+            new = new + self.decay.to_end(start).to(past)
+        return torch.cat([past, new], dim=-1)[:, :, None]
 
     def final_state(self, x: Inputs) -> State:
         """The state after the call: its pairs with their weights seen from the last token."""

@@ -41,11 +41,17 @@ class _ExponentialKernel(Function):
         return {"kernel": unit, "scale": scale + (", where the learned scale of every head starts" if self.learned_scale else ""),
                 "normalisation": "p_i = gamma_i^(t) kappa(q_t, k_i) / sum_{j<=t} gamma_j^(t) kappa(q_t, k_j)"}
 
+    def plain_scale(self, key_size: int) -> float | None:
+        return None if self.unit_norm or self.learned_scale else scale_or_default(self.scale, key_size)
+
     def query(self, q: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         scale = params["scale"][..., None] if self.learned_scale else scale_or_default(self.scale, q.shape[-1])
-        return scale * self.key(q, params)
+        return (scale * _inverse_norm(q) if self.unit_norm else scale) * q
 
     def key(self, k: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        if not self.unit_norm:
-            return k
-        return k / (k * k).sum(-1, keepdim=True).add(1e-12).sqrt()
+        return k * _inverse_norm(k) if self.unit_norm else k
+
+
+def _inverse_norm(x: Tensor) -> Tensor:
+    """[...,1] of rows [...,K]; finite for rows of zeros."""
+    return (x * x).sum(-1, keepdim=True).add(1e-12).rsqrt()

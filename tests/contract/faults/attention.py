@@ -2,6 +2,7 @@
 
 from .fault import Fault
 
+SOFTMAX = "attention", "weights=Geometric(), function=LocalConstant(), solver=ExactLocalFit"
 PATH, DELTA, NYSTROM = "weights=Uniform(), function=TransportedConstant()", "weights=Uniform(), function=LocalConstant(), solver=FunctionalDelta", "Nystrom("
 FAULTS = (
     # definitions
@@ -18,6 +19,22 @@ FAULTS = (
     Fault("functions/gaussian_nystrom.py", "self.landmarks // 2", "self.landmarks // 2 + 1", ("nothing",)),
     Fault("functions/gaussian_nystrom.py", "x[:, :, a:b].mean(2)", "x[:, :, a]", ("nothing",)),
     # backends
+    Fault("backends/attention.py", "state[\"keys\"], state[\"values\"]", "state[\"keys\"], 0 * state[\"values\"]", SOFTMAX),
+    Fault("backends/fused_attention.py", "wide[0][..., features] = 1 / call.scale", "wide[0][..., features] = 1.0", SOFTMAX),
+    Fault("backends/fused_attention.py", "log_sum if piece.kept is None else log_sum + piece.kept", "log_sum", SOFTMAX),
+    Fault("backends/fused_attention.py", "norm if piece.kept is None else norm - piece.kept", "norm", SOFTMAX),
+    Fault("backends/fused_attention.py", "(log_first - log_second).sigmoid()", "(log_second - log_first).sigmoid()", SOFTMAX),
+    Fault("backends/fused_attention.py", "x.unflatten(1, (heads, -1)).sum(2)", "x.unflatten(1, (heads, -1))[:, :, 0]", SOFTMAX),
+    Fault("backends/fused_attention.py", "-of_tokens.to(total)", "of_tokens.to(total)", SOFTMAX),
+    Fault("backends/fused_attention.py", "norm.masked_fill(empty, torch.inf)", "norm", ("attention", "Importance")),
+    Fault("backends/fused_attention.py", "call.pairs(*views[3:])", "call.pairs(*inputs[3:])", SOFTMAX),
+    Fault("backends/fused_attention.py", "or in_batches(grad_y)", "", ("test_gradients_in_batches",)),
+    Fault("backends/fused_attention.py", "slice(own.rows.stop, time), own.pairs, own.rows.stop", "slice(own.rows.stop, time), own.pairs, own.rows.start", SOFTMAX),
+    Fault("backends/position_bias.py", ".add_(rest[..., None]).sub_(rest[..., None, :])", "", ("test_digits",)),
+    Fault("backends/position_bias.py", "resets[..., None] != resets[..., None, :]", "resets[..., None] < resets[..., None, :]", SOFTMAX),
+    Fault("backends/position_bias.py", "self.decay.to_end(start).to(past)", "0 * self.decay.to_end(start).to(past)", SOFTMAX),
+    Fault("backends/position_bias.py", "resets[..., 1:] != resets[..., :1], -torch.inf", "resets[..., 1:] < resets[..., :1], -torch.inf", SOFTMAX),
+    Fault("backends/position_bias.py", "self.past[..., :count], age=self.age[:, :count]", "self.past[..., count:], age=self.age[:, count:]", ("test_slots",)),
     Fault("backends/steps/rewriting.py", "keys - along * turn", "keys + along * turn", ("recurrent", PATH)),
     Fault("backends/steps/rewriting.py", "<= state.position[:, None] - window", "< state.position[:, None] - window", ("recurrent", "weights=Window", "FunctionalDelta")),
     Fault("backends/steps/rewriting.py", "logits = logits + x.log_decay", "logits = logits", ("recurrent", "weights=Geometric()", "FunctionalDelta")),

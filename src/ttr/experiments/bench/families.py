@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
@@ -9,9 +12,14 @@ from torch.nn.functional import logsigmoid, normalize
 from ttr import catalogue
 from ttr.experiments.bench import peers
 from ttr.experiments.bench.cases import Family, Memories, Shape, Surroundings
-from ttr.experiments.bench.contestants import of_surrounding
+from ttr.experiments.bench.contestants import Contestant, of_surrounding
+from ttr.functions.local_constant import LocalConstant
+from ttr.problem import Problem
+from ttr.solvers.exact_local_fit import ExactLocalFit
 from ttr.surroundings.keys.short_convolution import ShortConvolution
 from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
+from ttr.weights.uniform import Uniform
+from ttr.weights.window import Window
 
 CHUNK = 64
 """The chunk length at which operations are counted, whatever a contestant uses."""
@@ -55,6 +63,11 @@ def gated_channels(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
     return gated(s, generator) | {"log_decay": logsigmoid(torch.randn(s.batch, s.time, s.heads, s.key, generator=generator) + 4)}
 
 
+def forgetting(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
+    """A decay per head and token, mostly 0.9 to 1."""
+    return qkv(s, generator) | {"log_decay": logsigmoid(torch.randn(s.batch, s.time, s.heads, generator=generator) + 4)}
+
+
 CONVOLUTION = ShortConvolution(streams=("v",))
 
 
@@ -73,6 +86,13 @@ def heads_and_gate(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
     so that the projection, which ours and peers share, costs little more than writing the gate."""
     return {"y": torch.randn(s.batch, s.time, s.heads, s.value, generator=generator), "gain": 1 + torch.rand(s.value, generator=generator),
             "x": torch.randn(s.batch, s.time, 1, generator=generator), "weight": torch.randn(s.heads, s.value, 1, generator=generator)}
+
+
+def softmax(member: str, words: str, problem: Problem, draw: Callable[[Shape, torch.Generator], dict[str, Tensor]], masked: Contestant) -> Memories:
+    """Softmax attention with something to it, beside the same by a mask, or by a norm of its own, and beside plain attention."""
+    return Memories(name=f"softmax.{member}", words=words, problem=problem, draw=draw,
+                    peers=dict.fromkeys(("forward", "training"), (masked, peers.attention)),
+                    shapes=dict.fromkeys(("forward", "training"), at(1024, 4096, size=64)))
 
 
 def at(*times: int, size: int = 128, **others: int) -> tuple[Shape, ...]:
@@ -96,6 +116,14 @@ FAMILIES: tuple[Family, ...] = (
         problem=catalogue["kda"].problem, draw=gated_channels, token_flops=delta_flops, formula=DELTA,
         peers=dict.fromkeys(("forward", "training"), (peers.kda, peers.kda_recurrent)),
         shapes={"forward": at(512), "training": at(512)}),
+    softmax("qknorm", "softmax attention of unit queries and keys (QK-norm)",
+            Problem(Uniform(), LocalConstant(scale=10.0, unit_norm=True), ExactLocalFit()), qkv, peers.unit_norm_attention(scale=10.0)),
+    softmax("forget", "softmax attention with a forget gate (Forgetting Transformer)",
+            catalogue["forgetting-attention"].problem, forgetting, peers.masked_attention(peers.forget_bias)),
+    softmax("alibi", "softmax attention with a slope per head (ALiBi)",
+            catalogue["alibi-attention"].problem, qkv, peers.masked_attention(peers.alibi_bias)),
+    softmax("window", "softmax attention to the newest 128 tokens",
+            Problem(Window(128), LocalConstant(), ExactLocalFit()), qkv, peers.masked_attention(functools.partial(peers.window_bias, width=128))),
     Surroundings(
         name="short-convolution", words="four neighbours of every channel weighted and summed, then SiLU (Mamba, Gated DeltaNet)",
         contestants=(of_surrounding("short-convolution", CONVOLUTION, ("v",), {"v": "weight"}),), draw=stream,

@@ -100,6 +100,59 @@ def _attention(x: Tensors) -> Call:
     return Call(lambda: scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2), {name: x[name] for name in "qkv"})
 
 
+def unit_norm_attention(scale: float) -> Contestant:
+    """torch's attention of queries and keys divided by their norms."""
+    def prepared(x: Tensors) -> Call:
+        def run() -> Tensor:
+            q, k = (torch.nn.functional.normalize(x[name], dim=-1).transpose(1, 2) for name in "qk")
+            return scaled_dot_product_attention(q, k, x["v"].transpose(1, 2), is_causal=True, scale=scale).transpose(1, 2)
+
+        return Call(run, {name: x[name] for name in "qkv"})
+
+    return Contestant("sdpa-normalized", "peer", prepared)
+
+
+MOST_MASKED = 2048
+"""Tokens of which a mask of T x T per head, its gradient and the scores still fit beside others."""
+
+
+def masked_attention(bias: Callable[[Tensors], Tensor]) -> Contestant:
+    """torch's attention with a bias [#B,#H,T,T] as a mask, made in every call, as a layer without a kernel of its own does it."""
+    def prepared(x: Tensors) -> Call:
+        q, k, v = (x[name].transpose(1, 2) for name in "qkv")
+
+        def run() -> Tensor:
+            mask = bias(x)
+            future = torch.ones(mask.shape[-2:], dtype=torch.bool).triu(1)
+            return scaled_dot_product_attention(q, k, v, attn_mask=mask.masked_fill(future, -torch.inf)).transpose(1, 2)
+
+        return Call(run, {name: tensor for name, tensor in x.items() if name in ("q", "k", "v", "log_decay")})
+
+    def missing(x: Tensors | None) -> str | None:
+        return None if x is None or x["q"].shape[1] <= MOST_MASKED else f"Its mask of T x T is for at most {MOST_MASKED} tokens. Use shorter ones."
+
+    return Contestant("sdpa-masked", "peer", prepared, missing)
+
+
+def forget_bias(x: Tensors) -> Tensor:
+    """c_t - c_j for the running sums c of the log decay (arXiv 2503.02130)."""
+    total = x["log_decay"].transpose(1, 2).cumsum(-1)
+    return total[..., None] - total[..., None, :]
+
+
+def alibi_bias(x: Tensors) -> Tensor:
+    """-m_h (t - j), m_h = 2^(-8 h / H), h = 1..H, H a power of two (arXiv 2108.12409)."""
+    _, time, heads, _ = x["q"].shape
+    place = torch.arange(time)
+    return 2.0 ** (-8 / heads * torch.arange(1, heads + 1))[:, None, None] * (place - place[:, None])
+
+
+def window_bias(x: Tensors, width: int) -> Tensor:
+    """-inf for tokens that are not of the newest ``width``."""
+    place = torch.arange(x["q"].shape[1])
+    return torch.where(place[:, None] - place < width, 0.0, -torch.inf)
+
+
 def _convolution(x: Tensors) -> Call:
     """The layers keep [B,T,C], turn it to [B,C,T] for torch's convolution, and turn the result back."""
     function = torch_path("qwen3_next", "causal_conv1d_fn")
