@@ -105,10 +105,10 @@ def test_an_update_in_place_is_seen_by_graphs_that_hold_the_state():
     (q, k, v), controls, state = token()
     for _ in range(2):  # the second call is bound
         ttr.step(PROBLEM, q, k, v, state, inplace=True, **controls)
-    y, _ = ttr.step(PROBLEM, q.requires_grad_(), k, v, state, **controls)
-    ttr.step(PROBLEM, q.detach(), k, v, state, inplace=True, **controls)
+    y, _ = ttr.step(PROBLEM, q, k.requires_grad_(), v, state, **controls)
+    ttr.step(PROBLEM, q, k.detach(), v, state, inplace=True, **controls)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        torch.autograd.grad(y.sum(), q)
+        torch.autograd.grad(y.sum(), k)
 
 
 def test_an_expanded_state_is_left_alone_in_place():

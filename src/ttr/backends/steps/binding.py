@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from ttr.inputs import Inputs, needs_composite, repeat_heads
 from ttr.problem import Problem
 from ttr.state import State
 
-BoundStep = Callable[[Tensor, Tensor, Tensor, State, Mapping[str, Tensor]], "tuple[Tensor, State] | None"]
+BoundStep = Callable[[Tensor, Tensor, Tensor, State | None, Mapping[str, Tensor]], "tuple[Tensor, State] | None"]
 """(q, k, v, state, controls) of one token -> (y [B,H,V], state), or None, with nothing changed, where the call is not like the bound one."""
 
 
@@ -33,8 +34,8 @@ class Sources(NamedTuple):
 
 
 def bind(problem: Problem, x: Inputs, compiled: bool) -> BoundStep | None:
-    """A call for tokens like that of ``x``, in place if it owns its state, by the ``compiled`` kernel, which looks at the numbers too, or by
-    torch; None where the update needs more than the caller's tensors."""
+    """A call for tokens like that of ``x``, in place if it owns its state, by the ``compiled`` kernel or by torch; None where the update
+    needs more than the caller's tensors."""
     sources = _sources(problem, x)
     if sources is None:
         return None
@@ -45,7 +46,7 @@ def bind(problem: Problem, x: Inputs, compiled: bool) -> BoundStep | None:
     update = _native(problem, x, sources) if compiled else _eager(problem, x, sources)
     inplace = x.owns_state
 
-    def run(q: Tensor, k: Tensor, v: Tensor, state: State, controls: Mapping[str, Tensor]) -> tuple[Tensor, State] | None:
+    def run(q: Tensor, k: Tensor, v: Tensor, state: State | None, controls: Mapping[str, Tensor]) -> tuple[Tensor, State] | None:
         if torch.compiler.is_compiling() or type(state) is not State or len(controls) != len(names) or len(state.tensors) != 1:
             return None
         memory, position = state.tensors.get("memory"), state.position
@@ -71,16 +72,16 @@ def _alike(tensors: tuple[Tensor, ...], shapes: tuple[torch.Size, ...], dtypes: 
 
 def _native(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tuple[Tensor, Tensor] | None]:
     """The update by the compiled kernel, which looks at the numbers itself and refuses unsound ones before it writes."""
-    kernel, inplace, dtype, pick = native.kernel(x.q.dtype), x.owns_state, x.q.dtype, sources.pick
+    kernel, inplace, pick, pack = native.kernel(x.q.dtype), x.owns_state, sources.pick, native.TENSORS.pack
     constant = sources.constant  # kept here, since the kernel knows its address alone
     given = [t[:, 0].contiguous() for t in (x.q, x.k, x.v, *map(x.controls.get, sources.names))]
     operands = pick((*given, None, sources.constant))
     layout = ctypes.byref(native.layout(operands, x.state["memory"], problem.solver.gradient_at == "old", sources.scale))
-    output, pack = (x.q.shape[0], x.heads, x.v.shape[-1]), native.TENSORS.pack
+    output = torch.empty(x.q.shape[0], x.heads, x.v.shape[-1], dtype=x.q.dtype)
 
     def update(*tensors: Tensor) -> tuple[Tensor, Tensor] | None:
-        *pointers, memory, position = [tensor.data_ptr() for tensor in tensors]
-        y = torch.empty(output, dtype=dtype, device=tensors[0].device)
+        *pointers, memory, position = map(Tensor.data_ptr, tensors)
+        y = torch.empty_like(output)  # with a shape and a type to parse it takes twice as long
         operands = pick((*pointers, 0, 0 if constant is None else constant.data_ptr()))
         if inplace:
             failed = kernel(pack(*operands, memory, 0, memory, y.data_ptr(), position), layout)
@@ -96,21 +97,36 @@ def _native(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tupl
 
 
 def _eager(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tuple[Tensor, Tensor] | None]:
-    """The update in torch's operations."""
-    old, inplace, heads, scale = problem.solver.gradient_at == "old", x.owns_state, x.heads, sources.scale
+    """The update in torch's operations, which looks at the numbers as the kernel does."""
+    old, inplace, heads, look = problem.solver.gradient_at == "old", x.owns_state, x.heads, matrix.look_of(x.state["memory"])
+    scale = torch.tensor(sources.scale, dtype=x.q.dtype)  # to multiply with a number of Python takes twice as long
+    shared = any(tensor.shape[-2] != heads for tensor in (x.q, x.k, x.v))
 
     def update(*tensors: Tensor) -> tuple[Tensor, Tensor] | None:
-        if torch.is_autocast_enabled("cpu"):  # which would narrow the products
-            return None
         *given, memory, position = tensors
         query, key, value, read, erase, step, log_decay = sources.pick((*given, None, sources.constant))
-        query, key, value, read, erase = (row if row is None else repeat_heads(row, heads) for row in (query, key, value, read, erase))
-        done = matrix.learn(matrix.Pair(query * scale, key, value, read, erase, step, log_decay), memory, old, inplace)
+        if torch.is_autocast_enabled("cpu") or not _sound(given, step, log_decay):  # autocast would narrow the products
+            return None
+        if shared:
+            query, key, value, read, erase = (row if row is None else repeat_heads(row, heads) for row in (query, key, value, read, erase))
+        after = matrix.learn(matrix.Pair(key, value, read, erase, step, log_decay), memory, old, inplace, look)
         if inplace:
             position.add_(1)
-        return done
+        return look(after, query * scale), after
 
     return update
+
+
+def _sound(given: list[Tensor], step: Tensor | None, log_decay: Tensor | None) -> bool:
+    """Whether what a token brings is finite, steps >= 0 and log decays <= 0, -inf allowed, as sums and extremes show it: NaN passes through
+    both. A sum of finite numbers that overflows costs a closer look, no more."""
+    if step is not None:
+        low, high = torch.aminmax(step)
+        if not (low.item() >= 0 and high.item() < math.inf):
+            return False
+    if log_decay is not None and not log_decay.max().item() <= 0:
+        return False
+    return all(math.isfinite(x.sum().item()) for x in given if x is not step and x is not log_decay)
 
 
 def _sources(problem: Problem, x: Inputs) -> Sources | None:
