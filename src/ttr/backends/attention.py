@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ttr.backends.backend import Backend, shape_of
 from ttr.backends.position_bias import PairWeights, probabilities
-from ttr.inputs import Inputs, needs_composite
+from ttr.inputs import Inputs, is_transformed
 from ttr.problem import Problem
 from ttr.state import State
 
@@ -44,7 +44,7 @@ class Attention(Backend):
         keys = problem.function.key(x.grouped(keys) if params else keys, params).transpose(1, 2)
         values = values.transpose(1, 2)
         # torch's fused kernels cannot be differentiated twice, nor transformed by functorch; float64 is for checking gradients.
-        transformed = not torch.compiler.is_compiling() and needs_composite()
+        transformed = is_transformed()
         fused = not transformed and not (x.wants_grad and query.dtype == torch.float64)
         plain = pairs.past.shape[-1] == 0 and pairs.decay is None and pairs.importance is None and pairs.window is None
         if plain and fused and query.shape[-1] == values.shape[-1] and x.length:  # its kernels of linear memory need equal sizes

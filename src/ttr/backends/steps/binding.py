@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from ttr.backends.lowering import linear_form
 from ttr.backends.native import step as native
 from ttr.backends.steps import matrix
-from ttr.inputs import Inputs, needs_composite, repeat_heads
+from ttr.inputs import Inputs, is_transformed, needs_composite, repeat_heads
 from ttr.problem import Problem
 from ttr.state import State
 
@@ -24,11 +24,11 @@ BoundStep = Callable[[Tensor, Tensor, Tensor, State | None, Mapping[str, Tensor]
 
 
 class Sources(NamedTuple):
-    """Where an update finds its operands: ``pick`` takes them, as ``native.OPERANDS``, from (q, k, v, *controls by ``names``, None,
-    constant), the constant being the log decay [B,H] or [B,H,F] of weights that no input moves. The query lacks its factor ``scale``."""
+    """Where an update finds its operands, ``native.OPERANDS``: at ``places`` of (q, k, v, *controls by ``names``, None, constant), the
+    constant being the log decay [B,H] or [B,H,F] of weights that no input moves. The query lacks its factor ``scale``."""
 
     names: tuple[str, ...]
-    pick: itemgetter
+    places: tuple[int, ...]
     constant: Tensor | None
     scale: float
 
@@ -43,15 +43,15 @@ def bind(problem: Problem, x: Inputs, compiled: bool) -> BoundStep | None:
     memory = x.state["memory"]
     shapes = (*(t.shape[:1] + t.shape[2:] for t in (x.q, x.k, x.v, *map(x.controls.get, names))), memory.shape, x.state.position.shape)
     dtypes = (*[dtype] * (len(shapes) - 1), torch.int64)
-    update = _native(problem, x, sources) if compiled else _eager(problem, x, sources)
+    updates = ((_native if compiled else _eager)(problem, x, sources), _traced(problem, x, sources))
     inplace = x.owns_state
 
     def run(q: Tensor, k: Tensor, v: Tensor, state: State | None, controls: Mapping[str, Tensor]) -> tuple[Tensor, State] | None:
-        if torch.compiler.is_compiling() or type(state) is not State or len(controls) != len(names) or len(state.tensors) != 1:
+        if type(state) is not State or len(controls) != len(names) or len(state.tensors) != 1:
             return None
         memory, position = state.tensors.get("memory"), state.position
         tensors = (q, k, v, *map(controls.get, names), memory, position)
-        done = update(*tensors) if _alike(tensors, shapes, dtypes) else None
+        done = updates[torch.compiler.is_compiling()](*tensors) if _alike(tensors, shapes, dtypes) else None
         if done is None:
             return None
         return (done[0], state) if inplace else (done[0], State({"memory": done[1]}, position + 1, state.capacity))
@@ -67,12 +67,12 @@ def _alike(tensors: tuple[Tensor, ...], shapes: tuple[torch.Size, ...], dtypes: 
             return False
         if wants_grad and tensor.requires_grad:
             return False
-    return not needs_composite()
+    return not is_transformed()
 
 
 def _native(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tuple[Tensor, Tensor] | None]:
     """The update by the compiled kernel, which looks at the numbers itself and refuses unsound ones before it writes."""
-    kernel, inplace, pick, pack = native.kernel(x.q.dtype), x.owns_state, sources.pick, native.TENSORS.pack
+    kernel, inplace, pick, pack = native.kernel(x.q.dtype), x.owns_state, itemgetter(*sources.places), native.TENSORS.pack
     constant = sources.constant  # kept here, since the kernel knows its address alone
     given = [t[:, 0].contiguous() for t in (x.q, x.k, x.v, *map(x.controls.get, sources.names))]
     operands = pick((*given, None, sources.constant))
@@ -98,18 +98,15 @@ def _native(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tupl
 
 def _eager(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tuple[Tensor, Tensor] | None]:
     """The update in torch's operations, which looks at the numbers as the kernel does."""
-    old, inplace, heads, look = problem.solver.gradient_at == "old", x.owns_state, x.heads, matrix.look_of(x.state["memory"])
+    old, inplace, pair_of, look = problem.solver.gradient_at == "old", x.owns_state, _pairs(x, sources), matrix.look_of(x.state["memory"])
     scale = torch.tensor(sources.scale, dtype=x.q.dtype)  # to multiply with a number of Python takes twice as long
-    shared = any(tensor.shape[-2] != heads for tensor in (x.q, x.k, x.v))
 
     def update(*tensors: Tensor) -> tuple[Tensor, Tensor] | None:
         *given, memory, position = tensors
-        query, key, value, read, erase, step, log_decay = sources.pick((*given, None, sources.constant))
-        if torch.is_autocast_enabled("cpu") or not _sound(given, step, log_decay):  # autocast would narrow the products
+        query, pair = pair_of(given)
+        if torch.is_autocast_enabled("cpu") or not _sound(given, pair):  # autocast would narrow the products
             return None
-        if shared:
-            query, key, value, read, erase = (row if row is None else repeat_heads(row, heads) for row in (query, key, value, read, erase))
-        after = matrix.learn(matrix.Pair(key, value, read, erase, step, log_decay), memory, old, inplace, look)
+        after = matrix.changed(pair, matrix.change_by(pair, memory, old, look), memory, inplace)
         if inplace:
             position.add_(1)
         return look(after, query * scale), after
@@ -117,9 +114,44 @@ def _eager(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tuple
     return update
 
 
-def _sound(given: list[Tensor], step: Tensor | None, log_decay: Tensor | None) -> bool:
+def _traced(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tuple[Tensor, Tensor] | None]:
+    """The update for torch.compile to trace, which sees no numbers. Short ways matter here too: all that is looked at while it is traced is
+    looked at again before every call of what was compiled."""
+    old, inplace, pair_of, scale = problem.solver.gradient_at == "old", x.owns_state, _pairs(x, sources), sources.scale
+
+    def update(*tensors: Tensor) -> tuple[Tensor, Tensor] | None:
+        *given, memory, position = tensors
+        if torch.is_autocast_enabled("cpu"):
+            return None
+        query, pair = pair_of(given)
+        change = matrix.change_by(pair, memory, old, matrix.look_up)
+        y, after = matrix.foretold(query * scale, pair, change, memory), matrix.changed(pair, change, memory, inplace)
+        if inplace:
+            position.add_(1)
+        return y, after
+
+    return update
+
+
+def _pairs(x: Inputs, sources: Sources) -> Callable[[Sequence[Tensor]], tuple[Tensor, matrix.Pair]]:
+    """(q, k, v, *controls) -> the query, without its factor, and the pair, with as many heads as the memory has."""
+    heads, shared = x.heads, any(tensor.shape[-2] != x.heads for tensor in (x.q, x.k, x.v))
+    places, constant = sources.places, sources.constant
+
+    def pair_of(given: Sequence[Tensor]) -> tuple[Tensor, matrix.Pair]:
+        found = (*given, None, constant)
+        query, key, value, read, erase, step, log_decay = [found[place] for place in places]
+        if shared:
+            query, key, value, read, erase = (row if row is None else repeat_heads(row, heads) for row in (query, key, value, read, erase))
+        return query, matrix.Pair(key, value, read, erase, step, log_decay)
+
+    return pair_of
+
+
+def _sound(given: Sequence[Tensor], pair: matrix.Pair) -> bool:
     """Whether what a token brings is finite, steps >= 0 and log decays <= 0, -inf allowed, as sums and extremes show it: NaN passes through
     both. A sum of finite numbers that overflows costs a closer look, no more."""
+    step, log_decay = pair.step, pair.log_decay
     if step is not None:
         low, high = torch.aminmax(step)
         if not (low.item() >= 0 and high.item() < math.inf):
@@ -136,7 +168,7 @@ def _sources(problem: Problem, x: Inputs) -> Sources | None:
     scale = function.plain_scale(x.q.shape[-1])
     if problem.memory != "matrix" or function.normalized or scale is None or weights.rotation or x.rates is not None or x.params or x.wants_grad:
         return None
-    if not x.q.is_cpu or x.q.numel() == 0 or x.q.dtype is not x.out_dtype or needs_composite() or torch.compiler.is_compiling():
+    if not x.q.is_cpu or x.q.numel() == 0 or x.q.dtype is not x.out_dtype or needs_composite():
         return None
     names = tuple(x.controls)
     copies = {name: control.clone() for name, control in x.controls.items()}
@@ -154,4 +186,4 @@ def _sources(problem: Problem, x: Inputs) -> Sources | None:
     elif not weights.controls():
         constant = form.log_decay[:, 0].contiguous()
         places.append(none + 1)
-    return Sources(names, itemgetter(*places), constant, scale) if len(places) == len(native.OPERANDS) and None not in places else None
+    return Sources(names, tuple(places), constant, scale) if len(places) == len(native.OPERANDS) and None not in places else None

@@ -1,7 +1,11 @@
 """One token of a memory that is a matrix S, in place if the call owns it.
 
-With found = S_x^T p and the decay D, the memory after a pair is D S + step (k v^T - e found^T), and what it reads at q is y. Every pass over
-S counts, since moving it is what takes the time: two that read a row (S^T p, S^T q), one that fades, one for each outer product.
+With found = S_x^T p and the decay D, the memory after a pair is S' = D S + step (k v^T - e found^T). Moving S is what takes the time, so
+every pass over it counts. What S' reads at q is S'^T q, one more pass, or, told before S is written,
+
+    y = S^T (D q) + step ((q.k) v - (q.e) found)
+
+which takes small operations instead: dear where each is a call, nothing to a compiler, which makes one pass of the two reads.
 """
 
 from __future__ import annotations
@@ -16,7 +20,6 @@ from ttr.backends.lowering import finish, linear_form, widen_state
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
-
 
 Look = Callable[[Tensor, Tensor], Tensor]
 """(S [B,H,F,V], row [B,H,F]) -> S^T row [B,H,V]."""
@@ -52,21 +55,29 @@ class Pair(NamedTuple):
     log_decay: Tensor | None
 
 
+class Change(NamedTuple):
+    """What a pair does to a memory: kept [B,H,1] or [B,H,F] of it, written and erased [B,H,V], at its key and its erase key."""
+
+    kept: Tensor | None
+    written: Tensor
+    erased: Tensor | None
+
+
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     form, memory = linear_form(problem, x), widen_state(problem, x)
     query, y = form.query[:, 0], None
     if form.bonus is not None:  # reads before it learns
-        key, value = form.key[:, 0], form.value[:, 0]
-        y = look_up(memory, query) + (query * form.bonus * key).sum(-1, keepdim=True) * value
+        y = look_up(memory, query) + _dot(query, form.bonus * form.key[:, 0]) * form.value[:, 0]
     for j in range(form.pairs):
-        parts = (None if part is None else part[:, j] for part in (form.key, form.value, form.read, form.erase, form.step, form.log_decay))
-        memory = learn(Pair(*parts), memory, form.gradient_at == "old", x.owns_state)
-    y = look_up(memory, query) if y is None else y
+        pair = Pair(*(None if part is None else part[:, j] for part in (form.key, form.value, form.read, form.erase, form.step, form.log_decay)))
+        change = change_by(pair, memory, form.gradient_at == "old", look_up)
+        if y is None and j == form.pairs - 1:
+            y = foretold(query, pair, change, memory)
+        memory = changed(pair, change, memory, x.owns_state)
     return finish(problem, x, y[:, None], memory, form)
 
 
-def learn(pair: Pair, memory: Tensor, old: bool, inplace: bool, look: Look = look_up) -> Tensor:
-    """The memory [B,H,F,V] after the pair."""
+def change_by(pair: Pair, memory: Tensor, old: bool, look: Look) -> Change:
     key, value, read, erase, step, log_decay = pair
     kept = None if log_decay is None else _per_feature(log_decay.exp())
 
@@ -74,11 +85,27 @@ def learn(pair: Pair, memory: Tensor, old: bool, inplace: bool, look: Look = loo
         return row if step is None else step[..., None] * row
 
     found = None if read is None else look(memory, read if old or kept is None else read * kept)
-    written = sized(value if found is None or erase is not None else value - found)
-    if kept is not None:
-        memory = memory.mul_(kept[..., None]) if inplace else memory * kept[..., None]
-    memory = _outer_sum(memory, key, written, inplace)
-    return memory if erase is None else _outer_sum(memory, -erase, sized(found), inplace)
+    if erase is not None:
+        return Change(kept, sized(value), sized(found))
+    return Change(kept, sized(value if found is None else value - found), None)
+
+
+def changed(pair: Pair, change: Change, memory: Tensor, inplace: bool) -> Tensor:
+    """The memory [B,H,F,V] after the pair."""
+    if change.kept is not None:
+        memory = memory.mul_(change.kept[..., None]) if inplace else memory * change.kept[..., None]
+    memory = _outer_sum(memory, pair.key, change.written, inplace)
+    return memory if change.erased is None else _outer_sum(memory, -pair.erase, change.erased, inplace)
+
+
+def foretold(query: Tensor, pair: Pair, change: Change, memory: Tensor) -> Tensor:
+    """What the memory after the pair will read at the query, [B,H,V]."""
+    y = look_up(memory, query if change.kept is None else query * change.kept) + _dot(query, pair.key) * change.written
+    return y if change.erased is None else y - _dot(query, pair.erase) * change.erased
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    return (x * y).sum(-1, keepdim=True)
 
 
 def _outer_sum(memory: Tensor, key: Tensor, value: Tensor, inplace: bool) -> Tensor:
