@@ -5,6 +5,7 @@ import importlib.util
 import io
 import itertools
 import json
+import os
 import subprocess
 import sys
 
@@ -16,9 +17,10 @@ import ttr
 from ttr import catalogue, cli
 from ttr.backends.chunkwise_additive import ChunkwiseAdditive
 from ttr.backends.chunkwise_delta import ChunkwiseDelta
+from ttr.backends.native import library
 from ttr.experiments.bench import figures, machine, peak, peers, report, run
 from ttr.experiments.bench.cases import Case, Memories, Shape, cases
-from ttr.experiments.bench.contestants import Call, Contestant, broken_case, broken_law
+from ttr.experiments.bench.contestants import Call, Contestant, broken_case, broken_law, of_plan_compiled, without_native
 from ttr.experiments.bench.families import DELTA, FAMILIES, delta_flops, gated
 from ttr.experiments.bench.results import Figures, load
 from ttr.experiments.bench.rounds import LEAST_SECONDS, OTHERS_ALLOWED, Rounds, SystemClock, measure
@@ -58,6 +60,8 @@ class Ticking(Hands):
 
 
 GATED = catalogue["gated-deltanet"].problem
+TRACEABLE = os.environ.get("TTR_TEST_TYPES", "1") != "1"
+"""torch.compile cannot look through the shape checks."""
 
 
 def scaled(factor, side="peer", **options):
@@ -174,16 +178,78 @@ def test_a_named_backend_that_refuses_is_left_out_with_its_reason(bench):
 
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
 @pytest.mark.parametrize("case", [case for case in cases(FAMILIES) if case.shape.batch == 1], ids=lambda case: case.name)
-def test_all_peers_compute_what_ours_do(case):
+def test_all_peers_compute_what_ours_do(case, monkeypatch):
     """At a small shape of several chunks, the last not full: outputs, and gradients by the names they share."""
+    monkeypatch.setattr("ttr.experiments.bench.contestants.COMPILER", "eager")
     x = (case if case.direction == "decode" else case.shaped(time=300)).shaped(heads=2, key=16, value=16)
     inputs = x.inputs()
-    found = [each for each in x.contestants((), False, inputs) if each.compared]
+    found = [each for each in x.contestants((), False, inputs) if each.compared and (TRACEABLE or each.name != "compiled")]
     outcomes = {each.name: each.timed(each.prepare(inputs), case.direction == "training")() for each in found}
     name, reference = next(iter(outcomes.items()))
     assert len(outcomes) > 1 and all(disagreement(outcome, name, reference) is None for outcome in outcomes.values())
     if case.direction == "training":
         assert reference[1] and all(len(outcome[1]) >= 2 for outcome in outcomes.values())
+
+
+@pytest.mark.parametrize("peer, function, names", [
+    (peers.fla_additive, "chunk_simple_gla", {"g"}), (peers.fla_gated_delta, "chunk_gated_delta_rule", {"g", "beta"}),
+    (peers.fla_kda, "chunk_kda", {"g", "beta"})])
+def test_the_peers_on_a_gpu(monkeypatch, peer, function, names):
+    """Absent with a sentence; present, their function gets the case's tensors on the device under its own names. The stand-in is ours."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "torch sees none" in peer.missing(None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert peer.missing(None) == "fla is not installed. Use pip install flash-linear-attention."
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert peer.missing(None) is None
+
+    family = next(f for f in FAMILIES if peer in f.peers["forward"])
+    moved, awaited = [], []
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, device: moved.append(device) or x)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: awaited.append(True))
+
+    def stand_in(q, k, v, *, scale, **controls):
+        assert set(controls) == names
+        given = {"log_decay": controls["g"]} | ({"step_size": controls["beta"]} if "beta" in controls else {})
+        ours = family.problem.function.plain_scale(q.shape[-1])
+        assert (q.shape[-1] ** -0.5 if scale is None else scale) == pytest.approx(ours)
+        return given, None
+
+    module = type(sys)("fla.ops")
+    setattr(module, function, stand_in)
+    monkeypatch.setitem(sys.modules, "fla", type(sys)("fla"))
+    monkeypatch.setitem(sys.modules, "fla.ops", module)
+    x = Case(family, "forward", Shape(time=3, heads=2, key=4, value=4)).inputs()
+    given = peer.prepare(x).run()
+    assert all(given[name] is x[name] for name in given) and set(given) == set(family.problem.controls())
+    assert moved == ["cuda"] * (3 + len(names)) and awaited == [True]
+
+
+def test_a_compiled_plan_needs_a_compiler(monkeypatch):
+    contestant = of_plan_compiled(GATED)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert contestant.missing(None) == ("torch.compile needs a C++ compiler, and there is no no-such-compiler. Install it, or name another in CXX.")
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    assert contestant.missing(None) is None
+
+
+@pytest.mark.skipif(not library.available(), reason=library.reason() or "")
+def test_a_row_without_the_native_kernels():
+    seen = []
+
+    def prepare(x):
+        return Call(lambda: seen.append(library.available()) or torch.zeros(1))
+
+    row = Contestant("row", "ours", prepare, broken=lambda: seen.append(library.available()))
+    other = without_native(row)
+    for each in (row, other):
+        each.broken()
+        each.timed(each.prepare({}), training=False)()
+    assert seen == [True, True, False, False] and library.available() and other.missing({}) is None
+    with library.left_out():
+        assert "left out" in other.missing({})
 
 
 # ----------------------------------------------------------------------------------------------------------------- which rounds count

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -9,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 import ttr
 from ttr.backends import BACKENDS
 from ttr.backends.linear.backend import OperatorBackend
+from ttr.backends.native import library
+from ttr.laws.rows import Sizes, make_case
 from ttr.laws.tolerances import FLOAT64, error
 from ttr.operators.rms_norm import rms_norm
 from ttr.operators.short_convolution import short_convolution
@@ -70,6 +74,60 @@ def test_forward_mode():
     assert error(found, expected) <= FLOAT64
 
 
+@pytest.fixture(params=["all tiers", "torch alone"])
+def tiers(request):
+    """Calls choose for themselves among what is there."""
+    with contextlib.nullcontext() if request.param == "all tiers" else library.left_out():
+        assert request.param == "all tiers" or not library.available()
+        yield
+
+
+@pytest.mark.parametrize("name", ["linear-attention", "gla", "gated-deltanet", "kda"])
+def test_functorch_goes_through_the_public_calls(name, tiers):
+    """vmap, grad, vmap of grad and jvp of a whole sequence, over the query, a control and the state, are what plain calls give."""
+    problem = ttr.catalogue[name].problem
+    rows = [make_case(problem, Sizes(time=5), seed=seed) for seed in range(3)]
+    case, names = rows[0], ("q", "k", "v", *rows[0].controls)
+    given = {each: torch.stack([row.arguments()[each] for row in rows]) for each in names}
+    memories = torch.stack([torch.randn_like(ttr.regress(problem, **case.arguments(), return_state=True)[1]["memory"]) for _ in rows])
+
+    def call(memory, *tensors):
+        state = ttr.State({"memory": memory}, torch.zeros(memory.shape[0], dtype=torch.int64))
+        return ttr.regress(problem, **dict(zip(names, tensors)), state=state)
+
+    def loss(*tensors):
+        return call(*tensors).square().sum()
+
+    calls = [(memories[i], *(given[each][i] for each in names)) for i in range(3)]
+    assert error(torch.func.vmap(call)(memories, *given.values()), torch.stack([call(*each) for each in calls])) <= FLOAT64
+    leaves = [[x.clone().requires_grad_() for x in each] for each in calls]
+    wanted = [torch.autograd.grad(loss(*each), each) for each in leaves]
+    everything = tuple(range(1 + len(names)))
+    assert max(map(error, torch.func.grad(loss, everything)(*calls[0]), wanted[0])) <= FLOAT64
+    together = torch.func.vmap(torch.func.grad(loss, everything))(memories, *given.values())
+    assert max(error(found[i], one) for i in range(3) for found, one in zip(together, wanted[i])) <= FLOAT64
+    tangents = tuple(map(torch.randn_like, calls[0]))
+    _, slope = torch.func.jvp(loss, calls[0], tangents)
+    assert error(slope, sum((g * t).sum() for g, t in zip(wanted[0], tangents))) <= FLOAT64
+
+
+def test_functorch_goes_through_single_tokens(tiers):
+    (q, k, v), controls, state = token()
+    for _ in range(2):  # the second call is bound
+        y, _ = ttr.step(PROBLEM, q, k, v, state, **controls)
+    found = torch.func.vmap(lambda q: ttr.step(PROBLEM, q, k, v, state, **controls)[0])(torch.stack([q, 2 * q]))
+    assert error(found, torch.stack([y, 2 * y])) <= FLOAT64  # y is linear in q
+    _, slope = torch.func.jvp(lambda q: ttr.step(PROBLEM, q, k, v, state, **controls)[0], (q,), (3 * q,))
+    assert error(slope, 3 * y) <= FLOAT64
+
+
+@pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
+def test_a_backend_that_functorch_cannot_see_through_says_so(backend):
+    tensors, controls = call()
+    with pytest.raises(ValueError, match="functorch transforms need"):
+        torch.func.vmap(lambda q: ttr.regress(PROBLEM, q, tensors["k"], tensors["v"], backend=backend, **controls))(torch.stack([tensors["q"]] * 2))
+
+
 @pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
 def test_activation_checkpointing(backend):
     tensors, controls = call()
@@ -105,10 +163,10 @@ def test_an_update_in_place_is_seen_by_graphs_that_hold_the_state():
     (q, k, v), controls, state = token()
     for _ in range(2):  # the second call is bound
         ttr.step(PROBLEM, q, k, v, state, inplace=True, **controls)
-    y, _ = ttr.step(PROBLEM, q.requires_grad_(), k, v, state, **controls)
-    ttr.step(PROBLEM, q.detach(), k, v, state, inplace=True, **controls)
+    y, _ = ttr.step(PROBLEM, q, k.requires_grad_(), v, state, **controls)
+    ttr.step(PROBLEM, q, k.detach(), v, state, inplace=True, **controls)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        torch.autograd.grad(y.sum(), q)
+        torch.autograd.grad(y.sum(), k)
 
 
 def test_an_expanded_state_is_left_alone_in_place():

@@ -14,7 +14,7 @@ from ttr.backends import BACKENDS
 from ttr.backends.backend import Backend
 from ttr.backends.steps import BoundStep
 from ttr.component import Parameter
-from ttr.inputs import Inputs, check_names, check_streaming, needs_composite, prepare
+from ttr.inputs import Inputs, check_names, check_streaming, is_transformed, prepare
 from ttr.problem import Problem
 from ttr.state import State, empty_state, single
 
@@ -72,7 +72,7 @@ def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pair
         y, new = chosen.step(problem, x)
     if x.owns_state:
         new = _overwrite(state, new)
-    if plain and bound is None and (bound := chosen.bind_step(problem, replace(x, owns_state=inplace), watchful=True)):
+    if plain and bound is None and (bound := chosen.bind_step(problem, replace(x, owns_state=inplace))):
         if len(_BOUND) == MOST_BOUND:
             _BOUND.clear()
         _BOUND[call] = bound
@@ -123,7 +123,7 @@ def plan(problem: Problem, q: Tensor, k: Tensor, v: Tensor, *, inplace: bool = F
 
     It checks each call but chooses no more, for hot loops with one shape. For a single token, q [B,H,K], it is ``step`` that is bound:
     ``run(q, k, v, state, **controls) -> (y, state)``, with ``inplace`` as there. Where such tensors can be used as they come, only
-    their shapes and types are looked at (their numbers too if a compiled kernel runs), and all that was not planned goes the way of ``step``.
+    their shapes, types and numbers are looked at, and all that was not planned goes the way of ``step``.
 
     Raises:
         ValueError: as ``regress`` and ``step``.
@@ -177,7 +177,7 @@ def choose(problem: Problem, x: Inputs, backend: str | Backend = "auto") -> Back
 
 def refusal(backend: Backend, problem: Problem, x: Inputs | None = None) -> str | None:
     """Why a backend does not run a call: its own reason, or what surrounds the call."""
-    if x is not None and not backend.composite and needs_composite():
+    if x is not None and not backend.composite and is_transformed():
         return "It is not made of plain torch operations, which functorch transforms need."
     if x is not None and not (backend.composite or backend.compiles) and torch.compiler.is_compiling():
         return "It is not made of operations that torch.compile can trace."

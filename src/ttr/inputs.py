@@ -286,7 +286,7 @@ def _check_levels(problem: Problem, state: State, lengths: int | Tensor, time: i
     levels = problem.weights.levels
     if levels == 0 or time == 0:
         return
-    visible = state.position.device.type == "cpu" and not torch.compiler.is_compiling() and not needs_composite()
+    visible = state.position.device.type == "cpu" and not needs_composite()
     reached = int((state.position + lengths).max()) if visible else time if isinstance(lengths, int) else 0
     if reached > 2 ** (levels - 1):
         raise ValueError(f"{problem.weights!r} serves {2 ** (levels - 1)} tokens, and this call reaches {reached}. "
@@ -295,7 +295,7 @@ def _check_levels(problem: Problem, state: State, lengths: int | Tensor, time: i
 
 def _check_numbers(problem: Problem, inputs: Inputs, controls: Mapping[str, Tensor], cu_seqlens: Tensor | None) -> None:
     """NaN, infinities, ranges and horizons; skipped where looking at values would stall the device or break a graph."""
-    if torch.compiler.is_compiling() or needs_composite():
+    if needs_composite():
         return
     wanted = _check_values.get()
     if wanted is False or (wanted is None and inputs.q.device.type != "cpu"):
@@ -339,8 +339,13 @@ def _check_range(name: str, x: Tensor) -> None:
 
 
 def needs_composite() -> bool:
-    """Whether torch needs to see its own operations: a functorch transform (vmap, grad, jvp) or forward-mode differentiation is running."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+    """Whether torch needs to see its own operations: it compiles, or transforms the call."""
+    return torch.compiler.is_compiling() or is_transformed()
+
+
+def is_transformed() -> bool:
+    """Whether a functorch transform (vmap, grad, jvp) or forward-mode differentiation is running."""
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 def in_batches(gradient: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from ttr.backends.backend import Backend, shape_of
 from ttr.backends.fused_attention import attend
 from ttr.backends.position_bias import PairWeights, probabilities
-from ttr.inputs import Inputs, needs_composite
+from ttr.inputs import Inputs, is_transformed, needs_composite
 from ttr.problem import Problem
 from ttr.state import State
 
@@ -37,7 +37,7 @@ class Attention(Backend):
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        traced = torch.compiler.is_compiling() or needs_composite()  # torch must see its own operations
+        traced = needs_composite()  # torch must see its own operations
         pairs = PairWeights.of(problem, x)
         state = pairs.final_state(x) if x.wants_state or x.state.capacity is not None else x.state  # one that is full refuses
         grows = x.state.capacity is None and pairs.window is None
@@ -60,11 +60,11 @@ class Attention(Backend):
         plain = pairs.slots == 0 and pairs.decay is None and pairs.importance is None and pairs.window is None
         if x.q.is_cpu and not traced and query.numel():
             y = attend(pairs, query, keys, values, scale, x.length if plain else self._queries(pairs.window), self._blocks)
-        elif plain and not needs_composite() and query.shape[-1] == values.shape[-1] and x.length:  # its kernels of linear memory need equal sizes
+        elif plain and not is_transformed() and query.shape[-1] == values.shape[-1] and x.length:  # its kernels of linear memory need equal sizes
             y = _fused(query, keys, values, None, scale)
         else:
             recompute = x.wants_grad and x.length > self.block and not traced
-            y = self._blocks(pairs, query, keys, values, scale, fused=not needs_composite(), recompute=recompute)
+            y = self._blocks(pairs, query, keys, values, scale, fused=not is_transformed(), recompute=recompute)
         return y.transpose(1, 2), state
 
     def _queries(self, window: int | None) -> int:

@@ -55,7 +55,6 @@ class Backend(ABC):
         """One token: as ``run`` with T = 1."""
         return steps.advance(problem, x)
 
-    def bind_step(self, problem: Problem, x: Inputs, watchful: bool = False) -> steps.BoundStep | None:
-        """A short way for tokens like the one of ``x``; None where there is none but ``step``. A ``watchful`` one takes only sound
-        numbers, as ``step`` does."""
-        return None if watchful else steps.bind(problem, x, compiled=False)
+    def bind_step(self, problem: Problem, x: Inputs) -> steps.BoundStep | None:
+        """A short way for tokens like the one of ``x``; None where there is none but ``step``."""
+        return steps.bind(problem, x, compiled=False)

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from ttr.backends.attention import grouped_product
 from ttr.backends.backend import Backend, shape_of
 from ttr.backends.position_bias import PairWeights, probabilities
-from ttr.inputs import Inputs, needs_composite
+from ttr.inputs import Inputs, is_transformed
 from ttr.problem import Problem
 from ttr.state import State
 
@@ -46,7 +46,7 @@ class CorrectedAttention(Backend):
         keys = torch.cat([x.state["keys"], x.k], dim=1)
         keys = problem.function.key(x.grouped(keys) if params else keys, params).transpose(1, 2)
         step, fresh = x.controls["step_size"].mT[..., None], x.v.transpose(1, 2)
-        transformed = not torch.compiler.is_compiling() and needs_composite()
+        transformed = is_transformed()
         recompute = x.wants_grad and x.length > self.block and not transformed and not torch.compiler.is_compiling()
         values, outputs = [x.state["values"].transpose(1, 2)], [fresh.new_zeros(*fresh.shape[:2], 0, fresh.shape[-1])]
         for start, *block in zip(range(0, x.length, self.block), *(part.split(self.block, dim=2) for part in (query, step, fresh))):

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ttr.backends.position_bias import CumulativeDecay, PairWeights
-from ttr.inputs import in_batches, needs_composite
+from ttr.inputs import in_batches, is_transformed
 
 FLOOR = -1e30
 """The log weight of what counts nothing: below every logit, yet finite, so that rows without any pair have one too."""
@@ -130,7 +130,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx, grad_y):
         *inputs, y, norm = ctx.saved_tensors
         with torch.autocast("cpu", enabled=False):
-            if torch.is_grad_enabled() or needs_composite() or in_batches(grad_y):
+            if torch.is_grad_enabled() or is_transformed() or in_batches(grad_y):
                 return None, *_differentiable(ctx.call, inputs, grad_y)
             return None, *_gradients(ctx.call, inputs, y, norm, grad_y, weighted=any(ctx.needs_input_grad[4:]))
 

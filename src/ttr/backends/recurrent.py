@@ -32,7 +32,7 @@ class Recurrent(Backend):
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        if not x.wants_grad or x.length <= self.short or torch.compiler.is_compiling() or needs_composite():
+        if not x.wants_grad or x.length <= self.short or needs_composite():
             return self._tokens(problem, x)
         size = math.isqrt(x.length - 1) + 1
         outputs, state = [], x.state

@@ -14,7 +14,7 @@ from ttr.backends.attention import grouped_product
 from ttr.backends.backend import Backend, shape_of
 from ttr.backends.chunks import split
 from ttr.backends.position_bias import PairWeights, probabilities
-from ttr.inputs import Inputs, needs_composite
+from ttr.inputs import Inputs, is_transformed
 from ttr.problem import Problem
 from ttr.state import State
 
@@ -82,7 +82,7 @@ class TransportedAttention(Backend):
         chunks = [parts.unbind() for parts in (transport.inside, transport.query, transport.key, transport.whole)]
         slots = problem.function.key(x.state["keys"], params).transpose(1, 2)
         values = torch.cat([x.state["values"], x.v], dim=1).transpose(1, 2)
-        transformed = not torch.compiler.is_compiling() and needs_composite()
+        transformed = is_transformed()
         recompute = x.wants_grad and x.length > size and not transformed and not torch.compiler.is_compiling()
         outputs = [values.new_zeros(*slots.shape[:2], 0, values.shape[-1])]
         for number, start in enumerate(range(0, x.length, size)):

@@ -43,7 +43,7 @@ def rms_norm(x: Tensor, eps: float, *, gain: Tensor | None = None, gate: Tensor 
     size = x.shape[x.ndim - axes :].numel()
     call = (x.reshape(-1, size), None if gain is None else gain.flatten(), None if gate is None else gate.reshape(-1, size),
             eps, 1 / max(size, 1) if mean else 1.0, activation, gate_first)
-    if needs_composite() or torch.compiler.is_compiling() or x.numel() <= BLOCK:
+    if needs_composite() or x.numel() <= BLOCK:
         return composite(*call).reshape(x.shape)
     wants_grad = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in call[:3])
     return (_BlockByBlock.apply if wants_grad else _forward)(*call).reshape(x.shape)

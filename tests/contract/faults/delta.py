@@ -14,7 +14,7 @@ FAULTS = (
     Fault("solvers/delta_rule.py", "- predict(memory, key) * value", "- predict(memory, *erase_key) * value", ERASE),
     Fault("memorize.py", 'pair.value * controls["write"] if "write" in controls', 'pair.value if "write" in controls', GATED),
     Fault("backends/lowering.py", 'x.grouped(x.v) * x.controls["write"] if', 'x.grouped(x.v) if', GATED),
-    Fault("backends/steps/matrix.py", "_outer_sum(after, -erase, row", "_outer_sum(after, -key, row", ("recurrent", *ERASE)),
+    Fault("backends/steps/matrix.py", "_outer_sum(memory, -pair.erase", "_outer_sum(memory, -pair.key", ("recurrent", *ERASE)),
     Fault("backends/linear/chunkwise.py", "target = -(scores(read, key", "target = -(scores(read, eraser", ("chunkwise-delta", *ERASE)),
     Fault("backends/linear/chunkwise.py", "outputs = scores(query, key, log_query, log, visible, tokens) @ value", "outputs = 0", ("chunkwise-delta", *ERASE)),
     Fault("backends/linear/chunkwise.py", "known = shrink(key, whole - log).mT @ value", "known = key.mT @ value", ("chunkwise-delta", *ERASE)),

@@ -60,7 +60,7 @@ FAULTS = (
     Fault("backends/lowering.py", "finite = log_decay.clamp(min=RESET)", "finite = log_decay.clamp(min=-10.0)", ("recurrent", "weights=Geometric()", "OneStep")),
     Fault("backends/lowering.py", "torch.cat([finite[:, :, None], others], dim=2)", "torch.cat([others, finite[:, :, None]], dim=2)", ("Geometric", "pairs_per_token=2")),
     Fault("backends/lowering.py", "LinearForm(query, key, value", "LinearForm(query, key.detach(), value", PLAIN),
-    Fault("backends/steps/matrix.py", 'read if old else decayed(read)', "decayed(read)", ("recurrent", "'old'")),
+    Fault("backends/steps/matrix.py", 'read if old or kept is None', "read if kept is None", ("recurrent", "'old'")),
     Fault("backends/steps/moments.py", "gram + torch.diag_embed(ridge)", "gram + 1.001 * torch.diag_embed(ridge)", ("recurrent", "ExactRidge")),
     Fault("backends/steps/pairs.py", "monomials(keys - query[..., None, :]", "monomials(keys", ("recurrent", "LocalLinear")),
     Fault("backends/steps/pairs.py", "torch.where(total == 0, 1.0, total)", "total", ("recurrent", "LocalConstant")),

@@ -31,7 +31,7 @@ FAULTS = (
           ("chunkwise-additive", *GATE)),
     Fault("backends/lowering.py", "decay + scale[:, :-1] - scale[:, 1:]", "decay", GATE),
     Fault("backends/lowering.py", "(-scale[:, 1:]).exp().to(x.q.dtype)", "(-scale[:, :-1]).exp().to(x.q.dtype)", ("ExponentialGate()", "floor=0.5")),
-    Fault("backends/steps/matrix.py", "_dot(query, bonus * key) * value)", "_dot(query, key) * value)", ("recurrent", *BONUS)),
+    Fault("backends/steps/matrix.py", "_dot(query, form.bonus * form.key", "_dot(query, form.key", ("recurrent", *BONUS)),
     Fault("backends/linear/chunkwise.py", "pad(log, (0, 0, 1, -1)), visible - 1", "log, visible - 1", ("chunkwise-additive", *BONUS)),
     Fault("backends/linear/backend.py", "(form.query * form.bonus * form.key)", "(form.query * form.key)", ("chunkwise-additive", *BONUS)),
     Fault("backends/linear/chunkwise.py", "log[..., r.pairs - 1 :: r.pairs, :], log", "log[..., :: r.pairs, :], log", ("chunkwise-additive", *TRAPEZOID)),

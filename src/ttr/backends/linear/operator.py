@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ttr.backends.linear import chunkwise
 from ttr.backends.linear.recurrence import Engine, Recurrence
-from ttr.inputs import in_batches, needs_composite
+from ttr.inputs import in_batches, is_transformed
 
 ENGINES: dict[str, Engine] = {}
 """By name; whoever defines an engine puts it here."""
@@ -76,7 +76,7 @@ def _backward(ctx, grad_y: Tensor, grad_memory: Tensor, grad_saved: list[Tensor]
     pairs, old, reads_first, scale, reads_key, engine, chunk, _ = ctx.settings
     present = [x is not None for x in tensors]
     with torch.autocast(tensors[0].device.type, enabled=False):
-        if torch.is_grad_enabled() or needs_composite() or in_batches(grad_y):
+        if torch.is_grad_enabled() or is_transformed() or in_batches(grad_y):
             gradients = _differentiable(tensors, (pairs, old, reads_first, scale), reads_key, chunk, grad_y, grad_memory)
         else:
             gradients = linear_recurrence_backward(*tensors, pairs, old, reads_first, scale, reads_key, engine, chunk, list(saved),

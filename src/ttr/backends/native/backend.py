@@ -31,8 +31,8 @@ class Native(OperatorBackend):
         form = linear_form(problem, x)
         return finish(problem, x, *step.advance(form, widen_state(problem, x), x.owns_state), form)
 
-    def bind_step(self, problem: Problem, x: Inputs, watchful: bool = False) -> BoundStep | None:
-        return steps.bind(problem, x, compiled=True) if step.usable(x) else super().bind_step(problem, x, watchful)
+    def bind_step(self, problem: Problem, x: Inputs) -> BoundStep | None:
+        return steps.bind(problem, x, compiled=step.usable(x))
 
     def missing(self) -> str | None:
         return library.reason()

@@ -6,10 +6,12 @@ instruction set to run instead of the widest.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,15 +39,30 @@ class Library:
     handle: ctypes.CDLL
 
 
+_left_out: ContextVar[bool] = ContextVar("ttr_native_left_out", default=False)
+
+
+@contextlib.contextmanager
+def left_out() -> Iterator[None]:
+    """Inside the block there are no kernels, as with TTR_NATIVE=0: to see the rest beside them."""
+    token = _left_out.set(True)
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
+
+
 def available() -> bool:
     """Whether the compiled kernels can be called here."""
-    return isinstance(_load(), Library)
+    return isinstance(_load(), Library) and not _left_out.get()
 
 
 def reason() -> str | None:
     """Why there are no compiled kernels here, as a sentence with the remedy; None if there are."""
     found = _load()
-    return None if isinstance(found, Library) else found
+    if isinstance(found, Library):
+        return "The native kernels are left out here. Leave the block of library.left_out() to use them." if _left_out.get() else None
+    return found
 
 
 def library() -> Library:

@@ -32,7 +32,7 @@ class Token(ctypes.Structure):
 def usable(x: Inputs) -> bool:
     """Whether kernels can take the tensors of a call and give back all that it wants."""
     return (not x.wants_grad and x.q.is_cpu and type(x.q) in library.PLAIN and x.q.dtype in (torch.float32, torch.float64) and not needs_composite()
-            and not torch.compiler.is_compiling() and library.available())
+            and library.available())
 
 
 def advance(form: LinearForm, memory: Tensor, inplace: bool) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,16 @@
-"""One token of a memory that is a matrix S, which is read once for the error and for the read-out, and in place if the call owns it.
+"""One token of a memory that is a matrix S, in place if the call owns it.
 
-With found = S_x^T p and the decay D, the memory after a pair, D S + step (k v^T - e found^T), reads at q
+With found = S_x^T p and the decay D, the memory after a pair is S' = D S + step (k v^T - e found^T). Moving S is what takes the time, so
+every pass over it counts. What S' reads at q is S'^T q, one more pass, or, told before S is written,
 
-    y = (D S)^T q - step (q.e) found + step (q.k) v
+    y = S^T (D q) + step ((q.k) v - (q.e) found)
+
+which takes small operations instead: dear where each is a call, nothing to a compiler, which makes one pass of the two reads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,50 +21,87 @@ from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
 
+Look = Callable[[Tensor, Tensor], Tensor]
+"""(S [B,H,F,V], row [B,H,F]) -> S^T row [B,H,V]."""
+
+
+def look_up(memory: Tensor, row: Tensor) -> Tensor:
+    return (row[..., None, :] @ memory)[..., 0, :]
+
+
+def look_of(memory: Tensor) -> Look:
+    """The fastest for contiguous memories like this one on the CPU, without derivatives. S^T row is a sum of weighted rows, which is what
+    torch's embedding bag gives: it reads them as they lie, where a batched product of MKL packs them first."""
+    batch, heads, features, values = memory.shape
+    if memory.dtype is not torch.float32 or memory.numel() == 0:
+        return look_up
+    rows = torch.arange(batch * heads * features)
+    starts = rows[::features].contiguous()
+
+    def look(memory: Tensor, row: Tensor) -> Tensor:
+        return torch.embedding_bag(memory.view(-1, values), rows, starts, False, 0, False, row.view(-1))[0].view(batch, heads, values)
+
+    return look
+
 
 class Pair(NamedTuple):
-    """A pair and the query after it: query, key, read, erase [B,H,F], value [B,H,V], step [B,H], log_decay [B,H] or [B,H,F], bonus [H,F];
-    see ``LinearForm``."""
+    """Key, read, erase [B,H,F], value [B,H,V], step [B,H], log_decay [B,H] or [B,H,F]; see ``LinearForm``."""
 
-    query: Tensor
     key: Tensor
     value: Tensor
     read: Tensor | None
     erase: Tensor | None
     step: Tensor | None
     log_decay: Tensor | None
-    bonus: Tensor | None = None
+
+
+class Change(NamedTuple):
+    """What a pair does to a memory: kept [B,H,1] or [B,H,F] of it, written and erased [B,H,V], at its key and its erase key."""
+
+    kept: Tensor | None
+    written: Tensor
+    erased: Tensor | None
 
 
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     form, memory = linear_form(problem, x), widen_state(problem, x)
+    query, y = form.query[:, 0], None
+    if form.bonus is not None:  # reads before it learns
+        y = look_up(memory, query) + _dot(query, form.bonus * form.key[:, 0]) * form.value[:, 0]
     for j in range(form.pairs):
-        parts = (None if part is None else part[:, j] for part in (form.key, form.value, form.read, form.erase, form.step, form.log_decay))
-        y, memory = learn(Pair(form.query[:, 0], *parts, form.bonus), memory, form.gradient_at == "old", x.owns_state)
+        pair = Pair(*(None if part is None else part[:, j] for part in (form.key, form.value, form.read, form.erase, form.step, form.log_decay)))
+        change = change_by(pair, memory, form.gradient_at == "old", look_up)
+        if y is None and j == form.pairs - 1:
+            y = foretold(query, pair, change, memory)
+        memory = changed(pair, change, memory, x.owns_state)
     return finish(problem, x, y[:, None], memory, form)
 
 
-def learn(pair: Pair, memory: Tensor, old: bool, inplace: bool) -> tuple[Tensor, Tensor]:
-    """The read-out [B,H,V] at the query and the memory [B,H,F,V] after the pair."""
-    query, key, value, read, erase, step, log_decay, bonus = pair
+def change_by(pair: Pair, memory: Tensor, old: bool, look: Look) -> Change:
+    key, value, read, erase, step, log_decay = pair
     kept = None if log_decay is None else _per_feature(log_decay.exp())
 
-    def decayed(row: Tensor) -> Tensor:
-        return row if kept is None else row * kept
+    def sized(row: Tensor) -> Tensor:
+        return row if step is None else step[..., None] * row
 
-    written = value if step is None else step[..., None] * value
-    rows = [decayed(query) if bonus is None else query, *([] if read is None else [read if old else decayed(read)])]
-    y, *found = (torch.stack(rows, dim=2) @ memory).unbind(dim=2)
-    erased = [row if step is None else step[..., None] * row for row in found]
-    if erased and erase is None:
-        written, erased = written - erased[0], []
-    y = y + (_dot(query, key) * written if bonus is None else _dot(query, bonus * key) * value)
-    kept = memory if kept is None else memory.mul_(kept[..., None]) if inplace else memory * kept[..., None]
-    after = _outer_sum(kept, key, written, inplace)
-    for row in erased:
-        y = y if bonus is not None else y - _dot(query, erase) * row
-        after = _outer_sum(after, -erase, row, inplace)
-    return y, after
+    found = None if read is None else look(memory, read if old or kept is None else read * kept)
+    if erase is not None:
+        return Change(kept, sized(value), sized(found))
+    return Change(kept, sized(value if found is None else value - found), None)
+
+
+def changed(pair: Pair, change: Change, memory: Tensor, inplace: bool) -> Tensor:
+    """The memory [B,H,F,V] after the pair."""
+    if change.kept is not None:
+        memory = memory.mul_(change.kept[..., None]) if inplace else memory * change.kept[..., None]
+    memory = _outer_sum(memory, pair.key, change.written, inplace)
+    return memory if change.erased is None else _outer_sum(memory, -pair.erase, change.erased, inplace)
+
+
+def foretold(query: Tensor, pair: Pair, change: Change, memory: Tensor) -> Tensor:
+    """What the memory after the pair will read at the query, [B,H,V]."""
+    y = look_up(memory, query if change.kept is None else query * change.kept) + _dot(query, pair.key) * change.written
+    return y if change.erased is None else y - _dot(query, pair.erase) * change.erased
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ttr.experiments.bench.contestants import Contestant, Tensors, backends_named, of_backend, of_backend_decoding, within_onednn
+from ttr.experiments.bench.contestants import Contestant, Tensors, backends_named, of_backend, of_backend_decoding, of_plan_compiled, within_onednn
 from ttr.problem import Problem
 
 Direction = Literal["forward", "training", "decode"]
@@ -76,7 +76,7 @@ class Memories(Family):
 
     def ours(self, direction: Direction, backends: tuple[str, ...], x: Tensors | None = None) -> tuple[Contestant, ...]:
         """If no backends are named, all that do not refuse the problem and the inputs; to decode, the first of those that share their
-        update of one token."""
+        update of one token, and that update compiled."""
         made = of_backend_decoding if direction == "decode" else of_backend
         found = [(backend, made(self.problem, backend)) for backend in backends_named(backends)]
         if backends:
@@ -85,7 +85,8 @@ class Memories(Family):
         for backend, contestant in found:
             if contestant.missing(x) is None:
                 ways.setdefault(type(backend).step if direction == "decode" else backend, contestant)
-        return tuple(ways.values())
+        compiled = (of_plan_compiled(self.problem),) if direction == "decode" else ()
+        return (*ways.values(), *compiled)
 
     def flops(self, shape: Shape) -> float | None:
         return None if self.token_flops is None else shape.batch * shape.time * shape.heads * self.token_flops(shape.key, shape.value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,6 +16,7 @@ from torch import Tensor
 
 import ttr
 from ttr.backends import BACKENDS, Backend
+from ttr.backends.native import library
 from ttr.dispatch import refusal
 from ttr.inputs import prepare
 from ttr.laws import equality, streaming
@@ -94,6 +97,22 @@ def within_onednn(contestant: Contestant) -> Contestant:
     return dataclasses.replace(contestant, name=contestant.name + ONEDNN, context=ttr.onednn)
 
 
+WITHOUT_NATIVE = ", torch alone"
+
+
+def without_native(contestant: Contestant) -> Contestant:
+    """The same without the native kernels, where they would serve it: the other tier, in the same rounds."""
+
+    def broken() -> str | None:
+        with library.left_out():
+            return contestant.broken()
+
+    def missing(x: Tensors | None) -> str | None:
+        return contestant.missing(x) or library.reason()
+
+    return dataclasses.replace(contestant, name=contestant.name + WITHOUT_NATIVE, missing=missing, broken=broken, context=library.left_out)
+
+
 def backends_named(names: tuple[str, ...]) -> tuple[Backend, ...]:
     """The backends of those names; if none are named all but the last resort, which goes token by token and would take the time of all others.
 
@@ -126,13 +145,8 @@ def of_backend(problem: Problem, backend: Backend) -> Contestant:
 def of_backend_decoding(problem: Problem, backend: Backend) -> Contestant:
     """The backend for one token after another through ``ttr.plan``: inputs [B,1,...], and the memory to start from, updated in place."""
 
-    def arguments(x: Tensors) -> dict[str, Tensor]:
-        return {name: x[name][:, 0] for name in ("q", "k", "v", *problem.controls())}
-
     def prepared(x: Tensors) -> Call:
-        given = arguments(x)
-        batch, heads, key_size, value_size = x["memory"].shape
-        state = ttr.initial_state(problem, batch, heads, key_size, value_size).replace(memory=x["memory"].clone())
+        given, state = _token(problem, x), _memory(problem, x)
         advance = ttr.plan(problem, **given, state=state, inplace=True, backend=backend)
 
         def run() -> Tensor:
@@ -143,9 +157,45 @@ def of_backend_decoding(problem: Problem, backend: Backend) -> Contestant:
         return Call(run)
 
     def missing(x: Tensors | None) -> str | None:
-        return _refusal(problem, backend, x if x is None else {name: tensor[:, None] for name, tensor in arguments(x).items()})
+        return _refusal(problem, backend, x if x is None else {name: tensor[:, None] for name, tensor in _token(problem, x).items()})
 
     return Contestant(backend.name, "ours", prepared, missing, functools.partial(broken_law, problem, backend, EQUALITY + STEPS))
+
+
+COMPILER = "inductor"
+"""The backend of torch.compile."""
+
+
+def of_plan_compiled(problem: Problem) -> Contestant:
+    """One token after another through a plan that torch.compile takes, as a user would give it: inputs as ``of_backend_decoding``."""
+
+    def prepared(x: Tensors) -> Call:
+        given, state = _token(problem, x), _memory(problem, x)
+        advance = torch.compile(ttr.plan(problem, **given, state=state, inplace=True), fullgraph=True, backend=COMPILER)
+        with torch.no_grad():
+            advance(state=state.clone(), **given)  # compiles, which is not timed
+
+        def run() -> Tensor:
+            return advance(state=state, **given)[0][:, None]
+
+        return Call(run)
+
+    def missing(_: Tensors | None) -> str | None:
+        wanted = os.environ.get("CXX", "g++")
+        return None if shutil.which(wanted) else f"torch.compile needs a C++ compiler, and there is no {wanted}. Install it, or name another in CXX."
+
+    return Contestant("compiled", "ours", prepared, missing)
+
+
+def _token(problem: Problem, x: Tensors) -> dict[str, Tensor]:
+    """The arguments of one token from inputs [B,1,...]."""
+    return {name: x[name][:, 0] for name in ("q", "k", "v", *problem.controls())}
+
+
+def _memory(problem: Problem, x: Tensors) -> ttr.State:
+    """A state of its own that begins with the memory of the inputs."""
+    batch, heads, key_size, value_size = x["memory"].shape
+    return ttr.initial_state(problem, batch, heads, key_size, value_size).replace(memory=x["memory"].clone())
 
 
 def of_surrounding(name: str, step: Surrounding, streams: tuple[str, ...], params: Mapping[str, str]) -> Contestant:

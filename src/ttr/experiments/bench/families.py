@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid, normalize
 from ttr import catalogue
 from ttr.experiments.bench import peers
 from ttr.experiments.bench.cases import Family, Memories, Shape, Surroundings
-from ttr.experiments.bench.contestants import Contestant, of_surrounding
+from ttr.experiments.bench.contestants import Contestant, of_surrounding, without_native
 from ttr.functions.local_constant import LocalConstant
 from ttr.problem import Problem
 from ttr.solvers.exact_local_fit import ExactLocalFit
@@ -99,22 +99,26 @@ def at(*times: int, size: int = 128, **others: int) -> tuple[Shape, ...]:
     return tuple(Shape(time=time, key=size, value=size, **others) for time in times)
 
 
+convolution = of_surrounding("short-convolution", CONVOLUTION, ("v",), {"v": "weight"})
+
 FAMILIES: tuple[Family, ...] = (
     Memories(
         name="additive", words="a sum of pairs that fades by a decay per head (Mamba-2, RetNet, lightning attention)",
         problem=catalogue["mamba2"].problem, draw=fixed_decay, token_flops=additive_flops, formula=ADDITIVE,
-        peers=dict.fromkeys(("forward", "training"), (peers.mamba2, peers.minimax, peers.attention)),
+        peers={"forward": (peers.mamba2, peers.minimax, peers.fla_additive, peers.attention),
+               "training": (peers.mamba2, peers.minimax, peers.attention)},
         shapes={"forward": at(512, 4096) + at(4096, size=64), "training": at(512, 4096)}),
     Memories(
         name="gated-delta", words="the delta rule with a decay per head (Gated DeltaNet)",
         problem=catalogue["gated-deltanet"].problem, draw=gated, token_flops=delta_flops, formula=DELTA,
-        peers=dict.fromkeys(("forward", "training"), (peers.gated_delta,)) | {"decode": (peers.gated_delta_token, peers.state_copy)},
+        peers={"forward": (peers.gated_delta, peers.fla_gated_delta), "training": (peers.gated_delta,),
+               "decode": (peers.gated_delta_token, peers.state_copy)},
         shapes={"forward": at(512, 4096) + at(512, 4096, size=64), "training": at(512, 4096, 8192),
                 "decode": at(1) + at(1, batch=4) + at(1, batch=32) + at(1, size=64)}),
     Memories(
         name="kda", words="the delta rule with a decay per key channel (Kimi Delta Attention)",
         problem=catalogue["kda"].problem, draw=gated_channels, token_flops=delta_flops, formula=DELTA,
-        peers=dict.fromkeys(("forward", "training"), (peers.kda, peers.kda_recurrent)),
+        peers={"forward": (peers.kda, peers.kda_recurrent, peers.fla_kda), "training": (peers.kda, peers.kda_recurrent)},
         shapes={"forward": at(512), "training": at(512)}),
     softmax("qknorm", "softmax attention of unit queries and keys (QK-norm)",
             Problem(Uniform(), LocalConstant(scale=10.0, unit_norm=True), ExactLocalFit()), qkv, peers.unit_norm_attention(scale=10.0)),
@@ -126,7 +130,7 @@ FAMILIES: tuple[Family, ...] = (
             Problem(Window(128), LocalConstant(), ExactLocalFit()), qkv, peers.masked_attention(functools.partial(peers.window_bias, width=128))),
     Surroundings(
         name="short-convolution", words="four neighbours of every channel weighted and summed, then SiLU (Mamba, Gated DeltaNet)",
-        contestants=(of_surrounding("short-convolution", CONVOLUTION, ("v",), {"v": "weight"}),), draw=stream,
+        contestants=(convolution, without_native(convolution)), draw=stream,
         peers={"forward": (peers.convolution, peers.silu), "training": (peers.convolution,)},
         shapes={"forward": at(512, 2048, heads=24), "training": at(2048, heads=24)}),
     Surroundings(

@@ -175,6 +175,33 @@ def _silu(x: Tensors) -> Call:
     return Call(lambda: torch.nn.functional.silu(x["v"]))
 
 
+def fla(function: str, scale: float | None = None, **names: str) -> Contestant:
+    """A chunked function of flash-linear-attention (Triton) forward on the first GPU, its inputs moved there beforehand: time passes there
+    while this process waits. ``names`` are its arguments' names for the controls; ``scale``, that of the queries, is K^-1/2 unless given.
+    Its float32 products may be rounded to TF32, so its numbers are not compared."""
+
+    def prepared(x: Tensors) -> Call:
+        chunked = getattr(importlib.import_module("fla.ops"), function)
+        given = {argument: x[name].to("cuda") for argument, name in ({each: each for each in "qkv"} | names).items()}
+
+        def run() -> Tensor:
+            y, _ = chunked(**given, scale=scale)
+            torch.cuda.synchronize()
+            return y
+
+        return Call(run)
+
+    def absent(_: Tensors | None) -> str | None:
+        if not torch.cuda.is_available():
+            return "flash-linear-attention runs on a GPU, and torch sees none. Run it where torch.cuda.is_available()."
+        return None if importlib.util.find_spec("fla") else "fla is not installed. Use pip install flash-linear-attention."
+
+    return Contestant(f"fla-{function}", "peer", prepared, absent, compared=False)
+
+
+fla_additive = fla("chunk_simple_gla", scale=1.0, g="log_decay")
+fla_gated_delta = fla("chunk_gated_delta_rule", g="log_decay", beta="step_size")
+fla_kda = fla("chunk_kda", g="log_decay", beta="step_size")
 gated_delta = Contestant("qwen3-next", "peer", delta_rule("qwen3_next", "torch_chunk_gated_delta_rule"), needs_transformers)
 gated_delta_token = Contestant("qwen3-next-recurrent", "peer", _gated_delta_token, needs_transformers)
 kda = Contestant("kimi-linear", "peer", delta_rule("kimi_linear", "chunk_kimi_delta_attention"), needs_transformers)
