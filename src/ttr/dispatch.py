@@ -124,6 +124,7 @@ def plan(problem: Problem, q: Tensor, k: Tensor, v: Tensor, *, inplace: bool = F
     It checks each call but chooses no more, for hot loops with one shape. For a single token, q [B,H,K], it is ``step`` that is bound:
     ``run(q, k, v, state, **controls) -> (y, state)``, with ``inplace`` as there. Where such tensors can be used as they come, only
     their shapes, types and numbers are looked at, and all that was not planned goes the way of ``step``.
+    ``torch.compile(run)`` makes one kernel of such a token, in place too; it sees no numbers, so it checks none.
 
     Raises:
         ValueError: as ``regress`` and ``step``.

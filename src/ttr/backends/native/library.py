@@ -52,11 +52,13 @@ def left_out() -> Iterator[None]:
         _left_out.reset(token)
 
 
+@torch.compiler.assume_constant_result  # torch.compile cannot trace the loader, and what it found holds for the process
 def available() -> bool:
     """Whether the compiled kernels can be called here."""
     return isinstance(_load(), Library) and not _left_out.get()
 
 
+@torch.compiler.assume_constant_result
 def reason() -> str | None:
     """Why there are no compiled kernels here, as a sentence with the remedy; None if there are."""
     found = _load()

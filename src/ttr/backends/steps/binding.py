@@ -22,6 +22,9 @@ from ttr.state import State
 BoundStep = Callable[[Tensor, Tensor, Tensor, State | None, Mapping[str, Tensor]], "tuple[Tensor, State] | None"]
 """(q, k, v, state, controls) of one token -> (y [B,H,V], state), or None, with nothing changed, where the call is not like the bound one."""
 
+Update = Callable[[tuple[Tensor, ...]], "tuple[Tensor, Tensor] | None"]
+"""(q, k, v, *controls, memory, position), as they were bound -> (y, memory after), or None with nothing changed."""
+
 
 class Sources(NamedTuple):
     """Where an update finds its operands, ``native.OPERANDS``: at ``places`` of (q, k, v, *controls by ``names``, None, constant), the
@@ -51,7 +54,7 @@ def bind(problem: Problem, x: Inputs, compiled: bool) -> BoundStep | None:
             return None
         memory, position = state.tensors.get("memory"), state.position
         tensors = (q, k, v, *map(controls.get, names), memory, position)
-        done = updates[torch.compiler.is_compiling()](*tensors) if _alike(tensors, shapes, dtypes) else None
+        done = updates[torch.compiler.is_compiling()](tensors) if _alike(tensors, shapes, dtypes) else None
         if done is None:
             return None
         return (done[0], state) if inplace else (done[0], State({"memory": done[1]}, position + 1, state.capacity))
@@ -70,7 +73,7 @@ def _alike(tensors: tuple[Tensor, ...], shapes: tuple[torch.Size, ...], dtypes: 
     return not is_transformed()
 
 
-def _native(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tuple[Tensor, Tensor] | None]:
+def _native(problem: Problem, x: Inputs, sources: Sources) -> Update:
     """The update by the compiled kernel, which looks at the numbers itself and refuses unsound ones before it writes."""
     kernel, inplace, pick, pack = native.kernel(x.q.dtype), x.owns_state, itemgetter(*sources.places), native.TENSORS.pack
     constant = sources.constant  # kept here, since the kernel knows its address alone
@@ -79,7 +82,7 @@ def _native(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tupl
     layout = ctypes.byref(native.layout(operands, x.state["memory"], problem.solver.gradient_at == "old", sources.scale))
     output = torch.empty(x.q.shape[0], x.heads, x.v.shape[-1], dtype=x.q.dtype)
 
-    def update(*tensors: Tensor) -> tuple[Tensor, Tensor] | None:
+    def update(tensors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor] | None:
         *pointers, memory, position = map(Tensor.data_ptr, tensors)
         y = torch.empty_like(output)  # with a shape and a type to parse it takes twice as long
         operands = pick((*pointers, 0, 0 if constant is None else constant.data_ptr()))
@@ -96,12 +99,12 @@ def _native(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tupl
     return update
 
 
-def _eager(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tuple[Tensor, Tensor] | None]:
+def _eager(problem: Problem, x: Inputs, sources: Sources) -> Update:
     """The update in torch's operations, which looks at the numbers as the kernel does."""
     old, inplace, pair_of, look = problem.solver.gradient_at == "old", x.owns_state, _pairs(x, sources), matrix.look_of(x.state["memory"])
     scale = torch.tensor(sources.scale, dtype=x.q.dtype)  # to multiply with a number of Python takes twice as long
 
-    def update(*tensors: Tensor) -> tuple[Tensor, Tensor] | None:
+    def update(tensors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor] | None:
         *given, memory, position = tensors
         query, pair = pair_of(given)
         if torch.is_autocast_enabled("cpu") or not _sound(given, pair):  # autocast would narrow the products
@@ -114,12 +117,12 @@ def _eager(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tuple
     return update
 
 
-def _traced(problem: Problem, x: Inputs, sources: Sources) -> Callable[..., tuple[Tensor, Tensor] | None]:
+def _traced(problem: Problem, x: Inputs, sources: Sources) -> Update:
     """The update for torch.compile to trace, which sees no numbers. Short ways matter here too: all that is looked at while it is traced is
     looked at again before every call of what was compiled."""
     old, inplace, pair_of, scale = problem.solver.gradient_at == "old", x.owns_state, _pairs(x, sources), sources.scale
 
-    def update(*tensors: Tensor) -> tuple[Tensor, Tensor] | None:
+    def update(tensors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor] | None:
         *given, memory, position = tensors
         if torch.is_autocast_enabled("cpu"):
             return None

@@ -48,7 +48,7 @@ def draw(curve: str, cases: Sequence[Mapping[str, Any]], machine: Mapping[str, A
     shape = cases[0]["shape"]
     figure.suptitle(f"{cases[0]['family']}, {cases[0]['direction']}: B={shape['batch']} H={shape['heads']} D={shape['key']}, "
                     f"{machine['processor']}, torch {machine['torch']}", fontsize=11, fontweight="bold")
-    panels[0].legend(frameon=False, fontsize=9)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4 if remembered else 2, frameon=False, fontsize=9)
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
@@ -79,6 +79,9 @@ def _finish(axes: Axes, lengths: Sequence[int], title: str, places: LogLocator, 
     axes.set_yscale("log")
     axes.set_xticks(sorted(set(lengths)), [f"{length:,}" for length in sorted(set(lengths))])
     axes.xaxis.set_minor_locator(NullLocator())
+    low, high = axes.get_ylim()
+    ticks = places.tick_values(low, high)  # some beyond both ends: the axis begins and ends at the nearest
+    axes.set_ylim(max(tick for tick in ticks if tick <= low), min(tick for tick in ticks if tick >= high))
     axes.yaxis.set_major_locator(places)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())
