@@ -1,0 +1,96 @@
+"""Preconditioners of the systems of a chunk: blocked recursive least squares, and the diagonal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ttr.backends.ridge.system import System
+
+Preconditioner = Callable[[Tensor], Tensor]
+"""r [G,C,F] -> M_t^-1 r_t, M_t close to A_t."""
+
+SMALL = 32
+"""Matrices up to this size go to LAPACK; larger ones are inverted by halves, in products of matrices."""
+
+
+def jacobi(diagonal: Float[Tensor, "G C F"]) -> Preconditioner:
+    """M_t is the diagonal of A_t."""
+    inverse = torch.where(diagonal > 0, diagonal, 1.0).reciprocal_()
+    return lambda residual: residual * inverse
+
+
+def fits(system: System) -> Tensor:
+    """The chunks [G] in which ``recursive_least_squares`` preconditions well: memory fades by a factor of less than exp(2)."""
+    return system.log_kept[:, 0] - system.log_kept[:, -1] < 2  # false for the NaN of a chunk that begins with a reset
+
+
+def recursive_least_squares(system: System) -> Float[Tensor, "G C+F F"]:
+    """Inverts, for all tokens of a chunk, the matrices A_t with a ridge that fades as the memory does.
+
+    With a_t relative to that of a token m in the middle,
+
+        M_t = a_t (B + sum_{i<=t} (w_i / a_i) k_i k_i^T),        B = a_m H_0 + diag(ridge),
+
+    differs from A_t in diag(ridge) (a_t - 1) alone, so all eigenvalues of M_t^-1 A_t lie between 1 and 1 / a_t, whatever the keys and
+    however small the ridge. Woodbury's identity needs one inverse P = B^-1 for the chunk. With the rows of K scaled by the roots of
+    w_i / a_i, R R^T = 1 + K P K^T and F = R^-1 K P,
+
+        a_t M_t^-1 = P - F_{<=t}^T F_{<=t},
+
+    because the factor of the leading block of t tokens is the leading block of R. Gives [-F; P], ``apply`` what is done with them.
+    """
+    keys, middle = system.keys, system.weights.shape[-1] // 2
+    root = (system.weights.diagonal(dim1=-2, dim2=-1)[..., None] / _relative(system)).sqrt()
+    matrix = system.gram * system.kept[:, middle, None] + torch.diag_embed(system.ridge[:, 0])
+    inverse = spd_inverse(matrix)
+    keys = root * keys
+    read = keys @ inverse
+    factor = torch.linalg.cholesky_ex((read @ keys.mT).add_(torch.eye(keys.shape[1], dtype=keys.dtype, device=keys.device)))[0]
+    return torch.cat([torch.linalg.solve_triangular(-factor, read, upper=False), inverse], dim=1)
+
+
+def apply(system: System, factors: Float[Tensor, "G C+F F"]) -> Preconditioner:
+    """r -> M_t^-1 r, from what ``recursive_least_squares`` gives."""
+    size = system.weights.shape[-1]
+    shares = factors.new_empty(factors.shape[0], size, factors.shape[1])
+    past, inverse = factors[:, :size], _relative(system).reciprocal()
+    sign = -torch.ones(size, size, dtype=factors.dtype, device=factors.device).tril()
+    scores, result = torch.empty_like(system.weights), torch.empty_like(system.keys)
+
+    def precondition(residual: Tensor) -> Tensor:
+        torch.mul(residual, inverse, out=shares[..., size:])
+        torch.mul(torch.bmm(shares[..., size:], past.mT, out=scores), sign, out=shares[..., :size])
+        return torch.bmm(shares, factors, out=result)
+
+    return precondition
+
+
+def _relative(system: System) -> Float[Tensor, "G C 1"]:
+    """a_t relative to the token in the middle."""
+    return (system.log_kept - system.log_kept[:, system.log_kept.shape[1] // 2, None]).exp().to(system.keys)[..., None]
+
+
+def spd_inverse(matrix: Float[Tensor, "*lead D D"]) -> Float[Tensor, "*lead D D"]:
+    """Inverses of symmetric positive definite matrices, in which other ones give numbers without meaning.
+
+    By halves, [[X, Y], [Y^T, Z]]^-1 = [[X^-1 + E S E^T, -E S], [., S]] with E = X^-1 Y and S = (Z - Y^T E)^-1: products, which
+    for many matrices of moderate size are several times faster than LAPACK's factorisation of each.
+    """
+    size = matrix.shape[-1]
+    if size <= SMALL:
+        return torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix)[0])
+    half = size // 2
+    across = matrix[..., :half, half:]
+    first = spd_inverse(matrix[..., :half, :half])
+    carried = first @ across
+    last = spd_inverse(matrix[..., half:, half:] - across.mT @ carried)
+    result = torch.empty_like(matrix)
+    corner = torch.mul(carried @ last, -1, out=result[..., :half, half:])
+    result[..., half:, :half] = corner.mT
+    torch.sub(first, corner @ carried.mT, out=result[..., :half, :half])
+    result[..., half:, half:] = last
+    return result

@@ -1,0 +1,64 @@
+"""The systems of all tokens of some chunks, which are never formed."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+class System(NamedTuple):
+    """A_t = a_t H_0 + sum_{i<=t} W_ti k_i k_i^T + diag(ridge) for the C tokens of each of G chunks (MesaNet, arXiv 2506.05233).
+
+    Args:
+        pairs: the keys k_i of a chunk, and below them the moments H_0 that enter it.
+        weights: W, lower triangular.
+        kept: a_t.
+        log_kept: log a_t up to a constant of the chunk; -inf from a reset on.
+    """
+
+    pairs: Float[Tensor, "G C+F F"]
+    weights: Float[Tensor, "G C C"]
+    kept: Float[Tensor, "G C 1"]
+    log_kept: Float[Tensor, "G C"]
+    ridge: Float[Tensor, "G 1 F"]
+
+    @property
+    def keys(self) -> Float[Tensor, "G C F"]:
+        return self.pairs[:, : self.weights.shape[-1]]
+
+    @property
+    def gram(self) -> Float[Tensor, "G F F"]:
+        return self.pairs[:, self.weights.shape[-1] :]
+
+    def select(self, groups: Bool[Tensor, " G"]) -> System:
+        """The systems of some chunks."""
+        return self if bool(groups.all()) else System(*(tensor[groups] for tensor in self))
+
+    def shares(self, x: Float[Tensor, "G C F"], scores: Float[Tensor, "G C C"] | None = None,
+               out: Float[Tensor, "G C C+F"] | None = None) -> Float[Tensor, "G C C+F"]:
+        """[W_ti (x_t.k_i), a_t x_t]: times ``pairs`` the product A_t x_t but for the ridge, times values and their moments what x_t reads.
+        ``scores`` takes x_t.k_i."""
+        size = self.weights.shape[-1]
+        out = x.new_empty(*x.shape[:2], size + x.shape[2]) if out is None else out
+        torch.mul(torch.bmm(x, self.keys.mT, out=scores), self.weights, out=out[..., :size])
+        torch.mul(x, self.kept, out=out[..., size:])
+        return out
+
+    def diagonal(self) -> Float[Tensor, "G C F"]:
+        """The diagonals of all A_t."""
+        return torch.baddbmm(self.kept * self.gram.diagonal(dim1=-2, dim2=-1)[:, None], self.weights, self.keys.square()) + self.ridge
+
+    def trace(self) -> Float[Tensor, "G C"]:
+        """Their sums, from C numbers per token."""
+        inside = (self.weights @ self.keys.square().sum(-1, keepdim=True))[..., 0]
+        return inside + self.kept[..., 0] * self.gram.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) + self.ridge.sum(-1)
+
+    def matrices(self, group: Tensor, row: Tensor) -> Float[Tensor, "n F F"]:
+        """The matrices of some tokens, in float64 where the device has it."""
+        wide = self.pairs.dtype if self.pairs.device.type == "mps" else torch.float64
+        keys, weights = self.keys[group].to(wide), self.weights[group, row].to(wide)[..., None]
+        matrix = (weights * keys).mT @ keys + torch.diag_embed(self.ridge[group, 0].to(wide))
+        return matrix.addcmul_(self.kept[group, row].to(wide)[..., None], self.gram[group].to(wide))
