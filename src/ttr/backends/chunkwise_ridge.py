@@ -35,6 +35,7 @@ class ChunkwiseRidge(Backend):
 
     name: ClassVar[str] = "chunkwise-ridge"
     composite: ClassVar[bool] = False
+    adaptive: ClassVar[bool] = True  # how a chunk's systems are preconditioned depends on how much it forgets
 
     def __init__(self, chunk: int = 32) -> None:
         self.chunk = chunk

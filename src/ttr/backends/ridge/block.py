@@ -14,7 +14,7 @@ from ttr.backends.ridge.system import System
 
 def cut(x: Float[Tensor, "B L H *rest"], size: int) -> Float[Tensor, "N R C *rest"]:
     """N chunks of ``size`` tokens for R = B H rows, the last filled with zeros: pairs without weight that forget nothing."""
-    x = pad(x, (0, 0) * (x.ndim - 2) + (0, -x.shape[1] % size))
+    x = pad(x, (0, 0) * (x.ndim - 2) + (0, -x.shape[1] % size)) if x.shape[1] % size else x
     return x.unflatten(1, (-1, size)).movedim((1, 3), (0, 2)).flatten(1, 2).contiguous()
 
 
@@ -39,25 +39,26 @@ class Block:
         everything, decay = slice(None), CumulativeDecay.of(log_decay)
         importance = log_importance[..., None].exp()
         future = torch.ones(self.size, self.size, dtype=torch.bool, device=key.device).triu(1)
-        weights = decay.between(everything, everything).masked_fill_(future, -torch.inf).to(key).exp_() * importance.mT
+        weights = decay.between(everything, everything).masked_fill_(future, -torch.inf).to(key).exp_().mul_(importance.mT)
         kept = decay.since_start()
-        self.both = torch.cat([key, value], dim=-1)
-        self.to_end = decay.to_end().to(key).exp_()[..., None] * importance
+        self.to_end = decay.to_end().to(key).exp_()[..., None].mul_(importance).flatten(0, 1)
         self.last = kept[..., -1:, None].to(key).exp()
-        self.states = key.new_empty(self.count + 1, *start.shape)
-        self.states[0] = start
-        written = (self.to_end * key).mT @ self.both
+
+        pairs = key.new_empty(self.count, self.rows, self.size + self.features, start.shape[-1])
+        pairs[:, :, : self.size, : self.features] = key
+        pairs[:, :, : self.size, self.features :] = value
+        entering, self.end = pairs[:, :, self.size :], torch.empty_like(start)
+        entering[0] = start
+        written = self._unfold((self.to_end * key.flatten(0, 1)).mT @ pairs.flatten(0, 1)[:, : self.size])
         for i in range(self.count):
-            torch.addcmul(written[i], self.last[i], self.states[i], out=self.states[i + 1])
-        gram, memory = self.states[:-1].split([self.features, value.shape[-1]], dim=-1)
-        self.system = System(torch.cat([key, gram], dim=2).flatten(0, 1), weights.flatten(0, 1), kept.to(key).exp()[..., None].flatten(0, 1),
-                             kept.flatten(0, 1), ridge[:, None].expand(self.count, -1, -1, -1).flatten(0, 1))
-        self.values = torch.cat([value, memory], dim=2).flatten(0, 1)
+            torch.addcmul(written[i], self.last[i], entering[i], out=entering[i + 1] if i + 1 < self.count else self.end)
+        self.system = System(pairs.flatten(0, 1), weights.flatten(0, 1), kept.to(key).exp()[..., None].flatten(0, 1), kept.flatten(0, 1),
+                             ridge[:, None].expand(self.count, -1, -1, -1).flatten(0, 1))
 
     def forward(self, query: Float[Tensor, "N R C F"], report: Report) -> tuple[Tensor, Tensor, Tensor]:
         """The read-outs [N,R,C,V], and what the derivative needs: the solutions and the preconditioner's factors."""
         solution, factors = solve(self.system, query.flatten(0, 1), None, report)
-        return self._unfold(self.system.shares(solution) @ self.values), solution, factors
+        return self._unfold(self.system.read(solution)), solution, factors
 
     def backward(self, solution: Tensor, factors: Tensor, grad_y: Float[Tensor, "N R C V"], grad_state: Float[Tensor, "R F F+V"],
                  report: Report) -> tuple[Tensor, ...]:
@@ -66,32 +67,31 @@ class Block:
         With g_t = dL/dy_t, the implicit function theorem gives dq_t = z_t, A_t z_t = U_t g_t, and all else is the gradient of
         sum_t x_t^T U_t g_t - x_t^T A_t z_t at fixed x and z, in which W_ti meets (x_t.k_i) (v_i.g_t - k_i.z_t).
         """
-        s, n = self.system, self.size
-        grad_y, values = grad_y.flatten(0, 1), self.values[:, :n]
-        heard = torch.cat([(grad_y @ values.mT).mul_(s.weights), s.kept * grad_y], dim=-1)
-        right = heard @ torch.cat([s.keys, self.values[:, n:].mT], dim=1)
+        s, grad_y = self.system, grad_y.flatten(0, 1)
+        both, moments = s.pairs[:, : self.size], s.pairs[:, self.size :]
+        heard = grad_y @ s.values.mT
+        right = ((s.kept * grad_y) @ s.memory.mT).baddbmm_(s.weights * heard, s.keys)
         adjoint, _ = solve(s, right, factors, report)
 
         met = solution @ s.keys.mT
-        error = torch.baddbmm(grad_y @ values.mT, adjoint, s.keys.mT, alpha=-1)
-        seen, error = s.weights * met, error.mul_(s.weights)
-        log_weights = error * met
-        grad_key = torch.baddbmm(error.mT @ solution, seen.mT, adjoint, alpha=-1)
+        error = heard.baddbmm_(adjoint, s.keys.mT, alpha=-1).mul_(s.weights)
+        log_weights, seen = error * met, met.mul_(s.weights)
+        grad_key = (error.mT @ solution).baddbmm_(seen.mT, adjoint, alpha=-1)
         grad_value = seen.mT @ grad_y
         aim, held = torch.cat([-adjoint, grad_y], dim=-1), s.kept * solution
-        log_kept = torch.linalg.vecdot(held @ self.states[:-1].flatten(0, 1), aim)
+        log_kept = torch.linalg.vecdot(held @ moments, aim)
 
-        own, ends = self._unfold(held.mT @ aim), torch.empty_like(self.states[1:])
+        own, ends = self._unfold(held.mT @ aim), grad_state.new_empty(self.count, *grad_state.shape)
         for i in reversed(range(self.count)):
             ends[i] = grad_state
             grad_state = torch.addcmul(own[i], self.last[i], grad_state)
-        carried = self.both.flatten(0, 1)[..., : self.features] @ ends.flatten(0, 1)
-        to_end, both = self.to_end.flatten(0, 1), self.both.flatten(0, 1)
-        log_to_end = to_end[..., 0] * torch.linalg.vecdot(carried, both)
-        log_last = self.last[..., 0, 0] * (self.states[:-1] * ends).sum((-2, -1))
-        grad_both = carried.mul_(to_end)
-        grad_key.add_(grad_both[..., : self.features]).addcmul_(to_end, both @ ends.flatten(0, 1).mT)
-        grad_value.add_(grad_both[..., self.features :])
+        log_last = self.last[..., 0, 0] * (self._unfold(moments) * ends).sum((-2, -1))
+        ends = ends.flatten(0, 1)
+        carried = s.keys @ ends
+        log_to_end = self.to_end[..., 0] * torch.linalg.vecdot(carried, both)
+        carried.mul_(self.to_end)
+        grad_key.add_(carried[..., : self.features]).addcmul_(self.to_end, both @ ends.mT)
+        grad_value.add_(carried[..., self.features :])
 
         # Sums of the same numbers, in float64 where the device has it, so that those which cancel do so without a trace.
         wide = log_weights.dtype if log_weights.device.type == "mps" else torch.float64

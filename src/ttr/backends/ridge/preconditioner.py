@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -10,17 +11,22 @@ from torch import Tensor
 
 from ttr.backends.ridge.system import System
 
-Preconditioner = Callable[[Tensor], Tensor]
-"""r [G,C,F] -> M_t^-1 r_t, M_t close to A_t."""
-
 SMALL = 32
 """Matrices up to this size go to LAPACK; larger ones are inverted by halves, in products of matrices."""
 
 
-def jacobi(diagonal: Float[Tensor, "G C F"]) -> Preconditioner:
+class Preconditioner(NamedTuple):
+    """Matrices M_t close to the A_t of a system: ``invert`` is r -> M_t^-1 r_t, and ``product`` (x, M x) -> A_t x_t."""
+
+    invert: Callable[[Tensor], Tensor]
+    product: Callable[[Tensor, Tensor], Tensor]
+
+
+def jacobi(system: System) -> Preconditioner:
     """M_t is the diagonal of A_t."""
+    diagonal = system.diagonal()
     inverse = torch.where(diagonal > 0, diagonal, 1.0).reciprocal_()
-    return lambda residual: residual * inverse
+    return Preconditioner(lambda residual: residual * inverse, lambda x, _: system.product(x))
 
 
 def fits(system: System) -> Tensor:
@@ -28,45 +34,43 @@ def fits(system: System) -> Tensor:
     return system.log_kept[:, 0] - system.log_kept[:, -1] < 2  # false for the NaN of a chunk that begins with a reset
 
 
-def recursive_least_squares(system: System) -> Float[Tensor, "G C+F F"]:
-    """Inverts, for all tokens of a chunk, the matrices A_t with a ridge that fades as the memory does.
+def factorise(system: System) -> Float[Tensor, "G C+F F"]:
+    """The factors of ``recursive_least_squares``, [-F; P]."""
+    keys, middle = system.keys, system.weights.shape[-1] // 2
+    matrix = torch.diag_embed(system.ridge[:, 0]).addcmul_(system.gram, system.kept[:, middle, None])
+    inverse = spd_inverse(matrix)
+    keys = (system.weights.diagonal(dim1=-2, dim2=-1)[..., None] / _relative(system)).sqrt() * keys
+    read, identity = keys @ inverse, torch.eye(keys.shape[1], dtype=keys.dtype, device=keys.device)
+    factor = torch.linalg.cholesky_ex((read @ keys.mT).add_(identity))[0]
+    return torch.cat([torch.linalg.solve_triangular(factor, -identity, upper=False) @ read, inverse], dim=1)
+
+
+def recursive_least_squares(system: System, factors: Float[Tensor, "G C+F F"]) -> Preconditioner:
+    """M_t is A_t with a ridge that fades as the memory does.
 
     With a_t relative to that of a token m in the middle,
 
-        M_t = a_t (B + sum_{i<=t} (w_i / a_i) k_i k_i^T),        B = a_m H_0 + diag(ridge),
+        M_t = a_t (B + sum_{i<=t} (w_i / a_i) k_i k_i^T) = A_t - (1 - a_t) diag(ridge),        B = a_m H_0 + diag(ridge),
 
-    differs from A_t in diag(ridge) (a_t - 1) alone, so all eigenvalues of M_t^-1 A_t lie between 1 and 1 / a_t, whatever the keys and
-    however small the ridge. Woodbury's identity needs one inverse P = B^-1 for the chunk. With the rows of K scaled by the roots of
+    so all eigenvalues of M_t^-1 A_t lie between 1 and 1 / a_t, whatever the keys and however small the ridge, and with M_t x known
+    A_t x costs no product. Woodbury's identity needs one inverse P = B^-1 for the chunk. With the rows of K scaled by the roots of
     w_i / a_i, R R^T = 1 + K P K^T and F = R^-1 K P,
 
         a_t M_t^-1 = P - F_{<=t}^T F_{<=t},
 
-    because the factor of the leading block of t tokens is the leading block of R. Gives [-F; P], ``apply`` what is done with them.
+    because the factor of the leading block of t tokens is the leading block of R.
     """
-    keys, middle = system.keys, system.weights.shape[-1] // 2
-    root = (system.weights.diagonal(dim1=-2, dim2=-1)[..., None] / _relative(system)).sqrt()
-    matrix = system.gram * system.kept[:, middle, None] + torch.diag_embed(system.ridge[:, 0])
-    inverse = spd_inverse(matrix)
-    keys = root * keys
-    read = keys @ inverse
-    factor = torch.linalg.cholesky_ex((read @ keys.mT).add_(torch.eye(keys.shape[1], dtype=keys.dtype, device=keys.device)))[0]
-    return torch.cat([torch.linalg.solve_triangular(-factor, read, upper=False), inverse], dim=1)
-
-
-def apply(system: System, factors: Float[Tensor, "G C+F F"]) -> Preconditioner:
-    """r -> M_t^-1 r, from what ``recursive_least_squares`` gives."""
-    size = system.weights.shape[-1]
+    size, relative = system.weights.shape[-1], _relative(system)
+    past, inverse, shift = factors[:, :size].mT, relative.reciprocal(), (1 - relative) * system.ridge
+    seen = -torch.ones(size, size, dtype=factors.dtype, device=factors.device).tril()
     shares = factors.new_empty(factors.shape[0], size, factors.shape[1])
-    past, inverse = factors[:, :size], _relative(system).reciprocal()
-    sign = -torch.ones(size, size, dtype=factors.dtype, device=factors.device).tril()
-    scores, result = torch.empty_like(system.weights), torch.empty_like(system.keys)
 
-    def precondition(residual: Tensor) -> Tensor:
-        torch.mul(residual, inverse, out=shares[..., size:])
-        torch.mul(torch.bmm(shares[..., size:], past.mT, out=scores), sign, out=shares[..., :size])
-        return torch.bmm(shares, factors, out=result)
+    def invert(residual: Tensor) -> Tensor:
+        scaled = torch.mul(residual, inverse, out=shares[..., size:])
+        torch.mul(scaled @ past, seen, out=shares[..., :size])
+        return shares @ factors
 
-    return precondition
+    return Preconditioner(invert, lambda x, image: torch.addcmul(image, shift, x))
 
 
 def _relative(system: System) -> Float[Tensor, "G C 1"]:

@@ -13,7 +13,7 @@ from ttr.backends.ridge.block import Block, cut, join
 from ttr.backends.ridge.solve import Report
 from ttr.diagnostics import record
 
-ROWS = 2048
+ROWS = 1024
 """Systems (tokens x heads x batch) that are solved together: what an iteration writes then stays in the cache."""
 
 
@@ -49,7 +49,7 @@ class _Run(torch.autograd.Function):
             block, start = _block(r, tokens, chunk, state), state
             read, *needed = block.forward(cut(r.query[:, tokens], chunk), report)
             join(read, y[:, tokens])
-            state = block.states[-1]
+            state = block.end
             if any(ctx.needs_input_grad):
                 saved += [start, *needed]
         record(**report.facts())

@@ -13,12 +13,16 @@ from ttr.backends.ridge import preconditioner
 from ttr.backends.ridge.preconditioner import Preconditioner
 from ttr.backends.ridge.system import System
 
-TARGET, ACCEPTED = 4, 32
-"""Conjugate gradient stops at a residual of TARGET eps |b| as its recursion sees it (5e-7 |b| in float32). A row is believed at
-ACCEPTED eps |b| as measured afterwards, or ACCEPTED eps |A||x| where that is larger: what rounding x alone may cost."""
+TARGET, REFINED, ROUNDING, ACCEPTED = 4, 8, 1, 8
+"""Conjugate gradient stops at a residual of TARGET eps |b| as its recursion sees it, and starts again from one that is measured above
+REFINED eps |b| (1e-6 |b| in float32), unless rounding x alone may cost that, ROUNDING eps |A||x|. In the end a row is believed at
+ACCEPTED eps |b|, or ACCEPTED eps |A||x| where that is larger."""
 
-HOPELESS = 1.0
-"""The largest eps |A||x| / |b| at which an output has digits."""
+ROUNDS = 4
+"""How often it starts at most."""
+
+HOPELESS = 0.05
+"""The largest eps |A||x| / |b|, about the relative error of an output, at which a call is answered."""
 
 ELEMENTS = 2**22
 """Numbers in the largest temporary of a direct solve."""
@@ -53,81 +57,95 @@ def solve(system: System, right: Float[Tensor, "G C F"], factors: Float[Tensor, 
     size = torch.where(size > 0, size, 1.0)
     right = right / size  # so that no squared norm under- or overflows, and a scaled query gives a scaled solution
     near = preconditioner.fits(system)
-    solution = torch.empty_like(right)
+    solution, residual = torch.empty_like(right), torch.empty_like(right)
     for chosen, fading in ((near, False), (~near, True)):
-        if not bool(chosen.any()):
-            factors = right.new_empty(0, *system.pairs.shape[1:]) if factors is None and not fading else factors
-            continue
         part = system.select(chosen)
-        if fading:
-            precondition = preconditioner.jacobi(part.diagonal())
-        else:
-            factors = preconditioner.recursive_least_squares(part) if factors is None else factors
-            precondition = preconditioner.apply(part, factors)
-            report.preconditioned_rows += part.kept.numel()
-        whole = part is system
-        found, iterations = _conjugate_gradient(part, right if whole else right[chosen], precondition)
-        report.iterations = max(report.iterations, iterations)
-        if whole:
-            solution = found
-        else:
-            solution[chosen] = found
-    _correct(system, right, solution, report)
+        if not fading and factors is None:
+            factors = preconditioner.factorise(part)
+        if part.kept.numel():
+            report.preconditioned_rows += 0 if fading else part.kept.numel()
+            method = preconditioner.jacobi(part) if fading else preconditioner.recursive_least_squares(part, factors)
+            found = _iterate(part, method, right if part is system else right[chosen], report)
+            solution, residual = found if part is system else (whole.index_put((chosen,), x) for whole, x in zip((solution, residual), found))
+    _correct(system, right, solution, residual.norm(dim=-1), report)
     return solution.mul_(size), factors
 
 
-def _conjugate_gradient(system: System, right: Float[Tensor, "G C F"], precondition: Preconditioner) -> tuple[Tensor, int]:
+def _iterate(system: System, method: Preconditioner, right: Float[Tensor, "G C F"], report: Report) -> tuple[Tensor, Tensor]:
+    """x by conjugate gradient, and b - A x as measured."""
+    eps, length = torch.finfo(right.dtype).eps, right.norm(dim=-1, keepdim=True)
+    solution, residual, iterations, left, error = torch.zeros_like(right), right, 0, length > 0, length
+    for _ in range(ROUNDS):
+        change, taken = _conjugate_gradient(method, torch.where(left, residual, 0.0), TARGET * eps * length)
+        solution, iterations = solution.add_(change), iterations + taken
+        residual = right - system.product(solution)
+        before, error = error, residual.norm(dim=-1, keepdim=True)
+        left = (error > REFINED * eps * length) & (error < before / 2)
+        if bool(left.any()):
+            left &= error > ROUNDING * eps * system.diagonal().amax(-1, keepdim=True) * solution.norm(dim=-1, keepdim=True)
+        if not bool(left.any()):
+            break
+    report.iterations = max(report.iterations, iterations)
+    return solution, residual
+
+
+def _conjugate_gradient(method: Preconditioner, right: Float[Tensor, "G C F"], bound: Float[Tensor, "G C 1"]) -> tuple[Tensor, int]:
     """Conjugate gradient from 0. A row that has converged is left as it is, to the last bit, whatever the others need."""
-    scores, shares = torch.empty_like(system.weights), right.new_empty(*right.shape[:2], system.pairs.shape[1])
-    bound = TARGET * torch.finfo(right.dtype).eps * right.norm(dim=-1, keepdim=True)
-    solution, residual, image = torch.zeros_like(right), right.clone(), torch.empty_like(right)
-    direction = precondition(residual).clone()
+    residual, solution, iterations = right.clone(), torch.zeros_like(right), 0
+    direction, image = method.invert(right), right  # the image of the direction by the preconditioner
     energy = torch.linalg.vecdot(residual, direction)[..., None]
-    active = bound > 0
-    limit, iterations = right.shape[-1] + 16, 0
+    active, limit = right.norm(dim=-1, keepdim=True) > bound, right.shape[-1] + 16
     while iterations < limit and bool(active.any()):
         iterations += 1
-        torch.bmm(system.shares(direction, scores, shares), system.pairs, out=image).addcmul_(system.ridge, direction)
-        curvature = torch.linalg.vecdot(direction, image)[..., None]
-        step = torch.where(active & (curvature > 0), energy / curvature, 0.0)
+        product = method.product(direction, image)
+        curvature = torch.linalg.vecdot(direction, product)[..., None]
+        active = active & (curvature > 0) & (energy > 0)
+        step = torch.where(active, energy / curvature, 0.0)
         solution.addcmul_(step, direction)
-        residual.addcmul_(step, image, value=-1)
-        active = active & (step > 0) & (residual.norm(dim=-1, keepdim=True) > bound)
-        preconditioned = precondition(residual)
-        new_energy = torch.linalg.vecdot(residual, preconditioned)[..., None]
-        direction.mul_(torch.where(active, new_energy / energy, 0.0)).add_(preconditioned)
-        energy = new_energy
+        residual.addcmul_(step, product, value=-1)
+        active = active & (residual.norm(dim=-1, keepdim=True) > bound)
+        preconditioned = method.invert(residual)
+        before, energy = energy, torch.linalg.vecdot(residual, preconditioned)[..., None]
+        ratio = torch.where(active, energy / before, 0.0)
+        direction = torch.addcmul(preconditioned, ratio, direction)
+        image = torch.addcmul(residual, ratio, image)
     return solution, iterations
 
 
-def _correct(system: System, right: Float[Tensor, "G C F"], solution: Float[Tensor, "G C F"], report: Report) -> None:
-    """Measure the residuals of all rows, solve directly those that are too large, and refuse what has no digits."""
-    eps = torch.finfo(right.dtype).eps
-    length = right.norm(dim=-1)
-    found = _residual(system, right, solution)
+def _correct(system: System, right: Float[Tensor, "G C F"], solution: Float[Tensor, "G C F"], found: Float[Tensor, "G C"], report: Report) -> None:
+    """Solve directly the rows whose residuals were found too large, and refuse what has no digits."""
+    eps, length = torch.finfo(right.dtype).eps, right.norm(dim=-1)
     wrong = ~(found <= ACCEPTED * eps * length)
     if bool((wrong | ~(eps * system.trace() * solution.norm(dim=-1) <= HOPELESS * length)).any()):
         largest = system.diagonal().amax(-1)
         wrong &= ~(found <= ACCEPTED * eps * largest * solution.norm(dim=-1))
-        found = _solve_directly(system, right, solution, wrong, found, report)
-        hopeless = eps * largest * solution.norm(dim=-1) > HOPELESS * length
-        if bool(hopeless.any()):
-            raise ValueError("The regression is too ill-conditioned for its dtype: the pairs and the ridge hardly fix it, and the output would have no "
-                             "digit. Use a larger ridge, or float64 inputs.")
+        if bool(wrong.any()):
+            _solve_directly(system, right, solution, wrong, report)
+            found = (right - system.product(solution)).norm(dim=-1)
+        refuse_without_digits(largest, solution, right)
     report.rows += found.numel()
     if found.numel():
         report.residual = max(report.residual, (found / torch.where(length > 0, length, 1.0)).max().item())
 
 
-def _residual(system: System, right: Tensor, solution: Tensor) -> Float[Tensor, "G C"]:
-    return torch.bmm(system.shares(solution), system.pairs).addcmul_(system.ridge, solution).sub_(right).norm(dim=-1)
+def refuse_without_digits(largest: Float[Tensor, "*rows"], solution: Float[Tensor, "*rows F"], right: Float[Tensor, "*rows F"]) -> None:
+    """Refuse A x = b where the rounding errors of the moments reach the output: their product with x, against b.
+
+    Args:
+        largest: a lower bound of |A|, the largest entry of its diagonal.
+
+    Raises:
+        ValueError: if a row has hardly a digit.
+    """
+    lost = torch.finfo(right.dtype).eps * largest * solution.norm(dim=-1)
+    if bool((lost > HOPELESS * right.norm(dim=-1)).any()):
+        raise ValueError("The regression is too ill-conditioned for its dtype: its pairs and its ridge hardly fix it, and the output would be rounding "
+                         "errors. Use a larger ridge, or float64 inputs.")
 
 
-def _solve_directly(system: System, right: Tensor, solution: Tensor, wrong: Bool[Tensor, "G C"], found: Tensor, report: Report) -> Tensor:
-    """Put solutions by Cholesky factors into the rows that are wrong; the residuals of all rows."""
+def _solve_directly(system: System, right: Tensor, solution: Tensor, wrong: Bool[Tensor, "G C"], report: Report) -> None:
+    """Put solutions by Cholesky factors into the rows that are wrong."""
     group, row = wrong.nonzero(as_tuple=True)
-    if not len(group):
-        return found
     keys = system.keys
     limit = max(ELEMENTS // max(keys.shape[1] * keys.shape[2], keys.shape[2] ** 2, 1), 1)
     for g, r in zip(group.split(limit), row.split(limit)):
@@ -137,4 +155,3 @@ def _solve_directly(system: System, right: Tensor, solution: Tensor, wrong: Bool
             raise ValueError("The regression is singular: its pairs do not fix it. Use a larger ridge, or a smaller log_importance.")
         solution[g, r] = torch.cholesky_solve(right[g, r, :, None].to(matrix), factor)[..., 0].to(solution)
     report.direct_rows += len(group)
-    return _residual(system, right, solution)

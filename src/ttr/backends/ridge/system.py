@@ -13,13 +13,13 @@ class System(NamedTuple):
     """A_t = a_t H_0 + sum_{i<=t} W_ti k_i k_i^T + diag(ridge) for the C tokens of each of G chunks (MesaNet, arXiv 2506.05233).
 
     Args:
-        pairs: the keys k_i of a chunk, and below them the moments H_0 that enter it.
+        pairs: the pairs [k_i v_i] of a chunk, and below them the moments [H_0 U_0] that enter it.
         weights: W, lower triangular.
         kept: a_t.
         log_kept: log a_t up to a constant of the chunk; -inf from a reset on.
     """
 
-    pairs: Float[Tensor, "G C+F F"]
+    pairs: Float[Tensor, "G C+F F+V"]
     weights: Float[Tensor, "G C C"]
     kept: Float[Tensor, "G C 1"]
     log_kept: Float[Tensor, "G C"]
@@ -27,25 +27,39 @@ class System(NamedTuple):
 
     @property
     def keys(self) -> Float[Tensor, "G C F"]:
-        return self.pairs[:, : self.weights.shape[-1]]
+        return self.pairs[:, : self.weights.shape[-1], : self.ridge.shape[-1]]
+
+    @property
+    def values(self) -> Float[Tensor, "G C V"]:
+        return self.pairs[:, : self.weights.shape[-1], self.ridge.shape[-1] :]
 
     @property
     def gram(self) -> Float[Tensor, "G F F"]:
-        return self.pairs[:, self.weights.shape[-1] :]
+        return self.pairs[:, self.weights.shape[-1] :, : self.ridge.shape[-1]]
+
+    @property
+    def memory(self) -> Float[Tensor, "G F V"]:
+        return self.pairs[:, self.weights.shape[-1] :, self.ridge.shape[-1] :]
 
     def select(self, groups: Bool[Tensor, " G"]) -> System:
         """The systems of some chunks."""
         return self if bool(groups.all()) else System(*(tensor[groups] for tensor in self))
 
-    def shares(self, x: Float[Tensor, "G C F"], scores: Float[Tensor, "G C C"] | None = None,
-               out: Float[Tensor, "G C C+F"] | None = None) -> Float[Tensor, "G C C+F"]:
-        """[W_ti (x_t.k_i), a_t x_t]: times ``pairs`` the product A_t x_t but for the ridge, times values and their moments what x_t reads.
-        ``scores`` takes x_t.k_i."""
+    def product(self, x: Float[Tensor, "G C F"]) -> Float[Tensor, "G C F"]:
+        """A_t x_t for every token."""
+        return (self.shares(x) @ self.pairs[..., : x.shape[-1]]).addcmul_(self.ridge, x)
+
+    def read(self, x: Float[Tensor, "G C F"]) -> Float[Tensor, "G C V"]:
+        """U_t^T x_t for every token."""
+        return self.shares(x) @ self.pairs[..., x.shape[-1] :]
+
+    def shares(self, x: Float[Tensor, "G C F"]) -> Float[Tensor, "G C C+F"]:
+        """[W_ti (x_t.k_i), a_t x_t]."""
         size = self.weights.shape[-1]
-        out = x.new_empty(*x.shape[:2], size + x.shape[2]) if out is None else out
-        torch.mul(torch.bmm(x, self.keys.mT, out=scores), self.weights, out=out[..., :size])
-        torch.mul(x, self.kept, out=out[..., size:])
-        return out
+        shares = x.new_empty(*x.shape[:2], size + x.shape[2])
+        torch.mul(x @ self.keys.mT, self.weights, out=shares[..., :size])
+        torch.mul(x, self.kept, out=shares[..., size:])
+        return shares
 
     def diagonal(self) -> Float[Tensor, "G C F"]:
         """The diagonals of all A_t."""
