@@ -17,6 +17,7 @@ from ttr.backends.position_bias import CumulativeDecay
 from ttr.backends.ridge import regression
 from ttr.backends.ridge.block import cut
 from ttr.backends.ridge.regression import Regression
+from ttr.backends.ridge.system import squared_norms
 from ttr.backends.truncated_solve import truncated_solve
 from ttr.inputs import Inputs
 from ttr.problem import Problem, Solver
@@ -94,14 +95,4 @@ def _truncated(solver: Solver, wants_grad: bool, mix: Tensor | None, system: Sys
     def product(y: Tensor) -> Tensor:
         return checkpoint(system.product, y, use_reentrant=False, preserve_rng_state=False) if wants_grad else system.product(y)
 
-    return truncated_solve(solver, product, _squared_norms(system), right, mix)
-
-
-def _squared_norms(system: System) -> Tensor:
-    """||H_t||_F^2 [G,R] of every row, without H_t: with G_ij = k_i.k_j, H_t = a_t H_0 + sum_i W_ti k_i k_i^T has
-    a_t^2 ||H_0||^2 + 2 a_t sum_i W_ti k_i^T H_0 k_i + sum_ij W_ti G_ij^2 W_tj. No term is negative."""
-    wide = system.keys.dtype if system.keys.device.type == "mps" else torch.float64
-    weights, keys, share, before = (t.to(wide) for t in (system.weights, system.keys, system.kept[..., 0], system.gram))
-    across = ((keys @ before) * keys).sum(-1)
-    inside = ((weights @ (keys @ keys.mT).square()) * weights).sum(-1)
-    return share.square() * before.square().sum((-2, -1))[:, None] + 2 * share * (weights @ across[..., None])[..., 0] + inside
+    return truncated_solve(solver, product, squared_norms(system.weights, system.keys, system.kept, system.gram), right, mix)

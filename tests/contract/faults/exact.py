@@ -22,7 +22,7 @@ FAULTS = (
           "for _ in range(solver.iterations - 1):\n        x = x + direction", ("nothing",)),
     Fault("backends/truncated_solve.py", "energy / (before + solver.damping)", "energy / before", ("nothing",)),
     Fault("backends/truncated_solve.py", "torch.where(squared_norm > 0, squared_norm, 1.0)", "squared_norm", ("recurrent", "weights=Importance()", "Chebyshev")),
-    Fault("backends/chunkwise_ridge.py", "2 * share * (weights @ across", "share * (weights @ across", ("chunkwise-ridge", "weights=Uniform()", "Chebyshev")),
+    Fault("backends/ridge/system.py", "2 * share * (weights @ across", "share * (weights @ across", ("chunkwise-ridge", "weights=Uniform()", "Chebyshev")),
     Fault("backends/chunkwise_ridge.py", "return checkpoint(system.product, y,", "return checkpoint(system.product, y.detach(),",
           ("chunkwise-ridge", "weights=Uniform()", "ConjugateGradient")),
     Fault("backends/centred_fit.py", "centred = features - mean[..., None, :]", "centred = features", ("nothing",)),

@@ -62,7 +62,7 @@ class _Run(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor, grad_gram: Tensor, grad_memory: Tensor) -> tuple[Tensor | None, ...]:
         kept = ctx.saved_tensors  # looked at once: activation checkpointing makes them again at every look
         r, saved = Regression(*kept[: len(Regression._fields)]), kept[len(Regression._fields) :]
-        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad_y):
+        if torch.is_grad_enabled():
             return None, None, *_differentiably(r, ctx.differentiable, (grad_y, grad_gram, grad_memory))
         grads = Regression(*(torch.empty_like(x, memory_format=torch.contiguous_format) for x in r[:5]), torch.zeros_like(r.ridge), grad_gram, grad_memory)
         grad_state, report = torch.cat([grad_gram, grad_memory], dim=-1).flatten(0, 1), Report()
@@ -94,8 +94,7 @@ def _block(r: Regression, tokens: slice, chunk: int, start: Tensor) -> Block:
 def _differentiably(r: Regression, differentiable: Differentiable, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Gradients that can be differentiated again. They are taken in views, each a tensor of its own: where one input was made from
     another, the way between them is the outer graph's."""
-    create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs = Regression(*(x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in r))
         outputs = differentiable(inputs)
-    return torch.autograd.grad(outputs, inputs, grads, create_graph=create_graph, allow_unused=True, materialize_grads=True)
+    return torch.autograd.grad(outputs, inputs, grads, create_graph=True, allow_unused=True, materialize_grads=True)

@@ -22,7 +22,7 @@ ROUNDS = 4
 """How often it starts at most."""
 
 HOPELESS = 0.05
-"""The largest eps |A||x| / |b|, about the relative error of an output, at which a call is answered."""
+"""The largest eps ||A||_F |x| / |b|, about the relative error of an output, at which a call is answered."""
 
 ELEMENTS = 2**22
 """Numbers in the largest temporary of a direct solve."""
@@ -122,22 +122,22 @@ def _correct(system: System, right: Float[Tensor, "G C F"], solution: Float[Tens
         if bool(wrong.any()):
             _solve_directly(system, right, solution, wrong, report)
             found = (right - system.product(solution)).norm(dim=-1)
-        refuse_without_digits(largest, solution, right)
+        refuse_without_digits(system.norm(), solution, right)
     report.rows += found.numel()
     if found.numel():
         report.residual = max(report.residual, (found / torch.where(length > 0, length, 1.0)).max().item())
 
 
-def refuse_without_digits(largest: Float[Tensor, "*rows"], solution: Float[Tensor, "*rows F"], right: Float[Tensor, "*rows F"]) -> None:
+def refuse_without_digits(norm: Float[Tensor, "*rows"], solution: Float[Tensor, "*rows F"], right: Float[Tensor, "*rows F"]) -> None:
     """Refuse A x = b where the rounding errors of the moments reach the output: their product with x, against b.
 
     Args:
-        largest: a lower bound of |A|, the largest entry of its diagonal.
+        norm: ||A||_F.
 
     Raises:
         ValueError: if a row has hardly a digit.
     """
-    lost = torch.finfo(right.dtype).eps * largest * solution.norm(dim=-1)
+    lost = torch.finfo(right.dtype).eps * norm * solution.norm(dim=-1)
     if bool((lost > HOPELESS * right.norm(dim=-1)).any()):
         raise ValueError("The regression is too ill-conditioned for its dtype: its pairs and its ridge hardly fix it, and the output would be rounding "
                          "errors. Use a larger ridge, or float64 inputs.")

@@ -70,9 +70,26 @@ class System(NamedTuple):
         inside = (self.weights @ self.keys.square().sum(-1, keepdim=True))[..., 0]
         return inside + self.kept[..., 0] * self.gram.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) + self.ridge.sum(-1)
 
+    def norm(self) -> Float[Tensor, "G C"]:
+        """||A_t||_F, which lies between |A_t| and its multiple by the root of F."""
+        diagonal = self.diagonal() - self.ridge
+        squares = squared_norms(self.weights, self.keys, self.kept, self.gram)
+        return (squares + (self.ridge * (2 * diagonal + self.ridge)).sum(-1)).sqrt()
+
     def matrices(self, group: Tensor, row: Tensor) -> Float[Tensor, "n F F"]:
         """The matrices of some tokens, in float64 where the device has it."""
         wide = self.pairs.dtype if self.pairs.device.type == "mps" else torch.float64
         keys, weights = self.keys[group].to(wide), self.weights[group, row].to(wide)[..., None]
         matrix = (weights * keys).mT @ keys + torch.diag_embed(self.ridge[group, 0].to(wide))
         return matrix.addcmul_(self.kept[group, row].to(wide)[..., None], self.gram[group].to(wide))
+
+
+def squared_norms(weights: Float[Tensor, "G C C"], keys: Float[Tensor, "G C F"], kept: Float[Tensor, "G C 1"],
+                  gram: Float[Tensor, "G F F"]) -> Float[Tensor, "G C"]:
+    """||H_t||_F^2 without H_t: with G_ij = k_i.k_j, H_t = a_t H_0 + sum_i W_ti k_i k_i^T has
+    a_t^2 ||H_0||^2 + 2 a_t sum_i W_ti k_i^T H_0 k_i + sum_ij W_ti G_ij^2 W_tj. No term is negative."""
+    wide = keys.dtype if keys.device.type == "mps" else torch.float64
+    weights, keys, share, gram = (t.to(wide) for t in (weights, keys, kept[..., 0], gram))
+    across = ((keys @ gram) * keys).sum(-1)
+    inside = ((weights @ (keys @ keys.mT).square()) * weights).sum(-1)
+    return share.square() * gram.square().sum((-2, -1))[:, None] + 2 * share * (weights @ across[..., None])[..., 0] + inside
