@@ -64,21 +64,30 @@ def chunk_system(fall: float, ridge: float, tokens: int = 8, size: int = 5) -> S
     return System(pairs, weights, log.exp()[..., None], log, torch.full((1, 1, size), ridge, dtype=torch.float64))
 
 
+def test_the_norm_of_a_system():
+    system = chunk_system(1.0, 2.0)
+    rows = torch.arange(system.weights.shape[1])
+    matrices = system.matrices(torch.zeros_like(rows), rows)
+    assert error(system.norm()[0], torch.linalg.matrix_norm(matrices)) <= FLOAT64
+    assert error(system.trace()[0], matrices.diagonal(dim1=-2, dim2=-1).sum(-1)) <= FLOAT64
+    assert error(system.diagonal()[0], matrices.diagonal(dim1=-2, dim2=-1)) <= FLOAT64
+
+
 @pytest.mark.parametrize("fall, ridge", ((0.0, 1e-3), (1.0, 1.0), (1.9, 1e-6)))
 def test_preconditioned_eigenvalues_lie_between_one_and_what_the_middle_keeps_more(fall, ridge):
     system = chunk_system(fall, ridge)
     method = preconditioner.recursive_least_squares(system, preconditioner.factorise(system))
     tokens, size = system.weights.shape[1], system.ridge.shape[2]
     rows = torch.arange(tokens)
-    for direction, matrix in ((torch.eye(size, dtype=torch.float64), system.matrices(torch.zeros(tokens, dtype=int), rows)),):
-        product = torch.stack([method.invert(matrix[:, :, i][None])[0] for i in range(size)], dim=-1)  # M_t^-1 A_t, column by column
-        image = torch.stack([method.invert(column.expand(1, tokens, -1)).clone()[0] for column in direction], dim=-1)
-    found = torch.linalg.eigvals(product).real
+    matrices, identity = system.matrices(torch.zeros_like(rows), rows), torch.eye(size, dtype=torch.float64)
+    product, inverse = (torch.stack([method.invert(columns[..., i].expand(1, tokens, -1))[0] for i in range(size)], dim=-1)
+                        for columns in (matrices, identity))
+    found = torch.linalg.eigvals(product).real  # of M_t^-1 A_t
     ratio = (system.log_kept[0, tokens // 2] - system.log_kept[0]).exp()[:, None]
     slack = ill_conditioned(1 / ridge, torch.float64)
     assert ((found >= ratio.clamp(max=1) - slack) & (found <= ratio.clamp(min=1) + slack)).all()
     x = torch.randn(1, tokens, size, dtype=torch.float64)
-    known = torch.linalg.solve(image, x[0, ..., None])[None, ..., 0]
+    known = torch.linalg.solve(inverse, x[0, ..., None])[None, ..., 0]
     assert error(method.product(x, known), system.product(x)) <= FLOAT64 / ridge
 
 

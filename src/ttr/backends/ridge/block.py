@@ -98,7 +98,7 @@ class Block:
         written = log_weights.sum(-2, dtype=wide) + log_to_end
         fading = log_weights.sum(-1, dtype=wide) + log_kept - written
         fading[:, -1] += log_to_end.sum(-1, dtype=wide) + log_last.flatten()
-        grad_decay = fading.flip(-1).cumsum(-1).flip(-1)
+        grad_decay = fading @ torch.ones(self.size, self.size, dtype=wide, device=fading.device).tril()
         grad_ridge = self._unfold((adjoint * solution).sum(-2)).sum(0).neg_()
         found = (adjoint, grad_key, grad_value, grad_decay.to(grad_key), written.to(grad_key))
         return *(self._unfold(x) for x in found), grad_ridge, grad_state

@@ -74,7 +74,6 @@ class _Run(torch.autograd.Function):
                 join(gradient, out[:, tokens])
             grads.ridge.add_(grad_ridge.unflatten(0, r.gram.shape[:2]).sum(0))
         record(**report.facts())
-        grads.log_decay.masked_fill_(r.log_decay == -torch.inf, 0.0)
         gram, memory = grad_state.unflatten(0, r.gram.shape[:2]).split([r.gram.shape[-1], r.memory.shape[-1]], dim=-1)
         return None, None, *grads._replace(gram=gram, memory=memory)
 
