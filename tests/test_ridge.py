@@ -186,7 +186,7 @@ def _gradients(case: Case, chunk: int) -> list[torch.Tensor]:
 def test_blocks_of_chunks_are_one_sequence(monkeypatch):
     case = make_case(MESANET, Sizes(batch=2, time=41), past=3)
     whole = _gradients(case, 4)
-    monkeypatch.setattr(regression, "ROWS", 32)  # two chunks of the four rows
+    monkeypatch.setattr(regression, "BLOCK", 96)  # two chunks of four rows and three features
     assert max(error(*pair) for pair in zip(_gradients(case, 4), whole)) <= FLOAT64
 
 

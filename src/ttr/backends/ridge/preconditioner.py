@@ -37,12 +37,15 @@ def fits(system: System) -> Tensor:
 def factorise(system: System) -> Float[Tensor, "G C+F F"]:
     """The factors of ``recursive_least_squares``, [-F; P]."""
     keys, middle = system.keys, system.weights.shape[-1] // 2
-    matrix = torch.diag_embed(system.ridge[:, 0]).addcmul_(system.gram, system.kept[:, middle, None])
-    inverse = spd_inverse(matrix)
+    factors = keys.new_empty(keys.shape[0], keys.shape[1] + keys.shape[2], keys.shape[2])
+    matrix = system.gram * system.kept[:, middle, None]
+    matrix.diagonal(dim1=-2, dim2=-1).add_(system.ridge[:, 0])
+    inverse = spd_inverse(matrix, out=factors[:, keys.shape[1] :])
     keys = (system.weights.diagonal(dim1=-2, dim2=-1)[..., None] / _relative(system)).sqrt() * keys
     read, identity = keys @ inverse, torch.eye(keys.shape[1], dtype=keys.dtype, device=keys.device)
     factor = torch.linalg.cholesky_ex((read @ keys.mT).add_(identity))[0]
-    return torch.cat([torch.linalg.solve_triangular(factor, -identity, upper=False) @ read, inverse], dim=1)
+    factors[:, : keys.shape[1]] = torch.linalg.solve_triangular(factor, -identity, upper=False) @ read
+    return factors
 
 
 def recursive_least_squares(system: System, factors: Float[Tensor, "G C+F F"]) -> Preconditioner:
@@ -78,23 +81,22 @@ def _relative(system: System) -> Float[Tensor, "G C 1"]:
     return (system.log_kept - system.log_kept[:, system.log_kept.shape[1] // 2, None]).exp().to(system.keys)[..., None]
 
 
-def spd_inverse(matrix: Float[Tensor, "*lead D D"]) -> Float[Tensor, "*lead D D"]:
+def spd_inverse(matrix: Float[Tensor, "G D D"], out: Float[Tensor, "G D D"] | None = None) -> Float[Tensor, "G D D"]:
     """Inverses of symmetric positive definite matrices, in which other ones give numbers without meaning.
 
     By halves, [[X, Y], [Y^T, Z]]^-1 = [[X^-1 + E S E^T, -E S], [., S]] with E = X^-1 Y and S = (Z - Y^T E)^-1: products, which
     for many matrices of moderate size are several times faster than LAPACK's factorisation of each.
     """
+    out = torch.empty_like(matrix) if out is None else out
     size = matrix.shape[-1]
     if size <= SMALL:
-        return torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix)[0])
+        return out.copy_(torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix)[0]))
     half = size // 2
-    across = matrix[..., :half, half:]
-    first = spd_inverse(matrix[..., :half, :half])
+    across = matrix[:, :half, half:]
+    first = spd_inverse(matrix[:, :half, :half])
     carried = first @ across
-    last = spd_inverse(matrix[..., half:, half:] - across.mT @ carried)
-    result = torch.empty_like(matrix)
-    corner = torch.mul(carried @ last, -1, out=result[..., :half, half:])
-    result[..., half:, :half] = corner.mT
-    torch.sub(first, corner @ carried.mT, out=result[..., :half, :half])
-    result[..., half:, half:] = last
-    return result
+    last = spd_inverse(torch.baddbmm(matrix[:, half:, half:], across.mT, carried, alpha=-1), out=out[:, half:, half:])
+    corner = torch.mul(carried @ last, -1, out=out[:, :half, half:])
+    out[:, half:, :half] = corner.mT
+    out[:, :half, :half] = first.baddbmm_(corner, carried.mT, alpha=-1)
+    return out

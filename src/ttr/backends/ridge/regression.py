@@ -13,8 +13,8 @@ from ttr.backends.ridge.block import Block, cut, join
 from ttr.backends.ridge.solve import Report
 from ttr.diagnostics import record
 
-ROWS = 1024
-"""Systems (tokens x heads x batch) that are solved together: what an iteration writes then stays in the cache."""
+BLOCK = 2**17
+"""Numbers of the solutions (tokens x heads x batch x F) that are iterated together, so that they stay in the cache."""
 
 
 class Regression(NamedTuple):
@@ -79,9 +79,9 @@ class _Run(torch.autograd.Function):
 
 
 def _blocks(r: Regression, chunk: int) -> Iterator[slice]:
-    """The tokens of each block: whole chunks, ``ROWS`` systems if a chunk of all rows has no more."""
-    batch, time, heads = r.query.shape[:3]
-    size = chunk * max(1, ROWS // max(batch * heads * chunk, 1))
+    """The tokens of each block: whole chunks, at least one."""
+    batch, time, heads, features = r.query.shape
+    size = chunk * max(1, BLOCK // max(batch * heads * chunk * features, 1))
     return (slice(start, start + size) for start in range(0, time, size))
 
 

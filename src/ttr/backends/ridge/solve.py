@@ -53,7 +53,7 @@ def solve(system: System, right: Float[Tensor, "G C F"], factors: Float[Tensor, 
     Raises:
         ValueError: if a matrix is singular, or so nearly that the working precision leaves no digit of the output.
     """
-    size = right.abs().amax(-1, keepdim=True)
+    size = torch.linalg.vector_norm(right, torch.inf, dim=-1, keepdim=True)
     size = torch.where(size > 0, size, 1.0)
     right = right / size  # so that no squared norm under- or overflows, and a scaled query gives a scaled solution
     near = preconditioner.fits(system)
@@ -91,24 +91,25 @@ def _iterate(system: System, method: Preconditioner, right: Float[Tensor, "G C F
 
 def _conjugate_gradient(method: Preconditioner, right: Float[Tensor, "G C F"], bound: Float[Tensor, "G C 1"]) -> tuple[Tensor, int]:
     """Conjugate gradient from 0. A row that has converged is left as it is, to the last bit, whatever the others need."""
-    residual, solution, iterations = right.clone(), torch.zeros_like(right), 0
-    direction, image = method.invert(right), right  # the image of the direction by the preconditioner
-    energy = torch.linalg.vecdot(residual, direction)[..., None]
+    residual, solution, direction, image, energy, iterations = right.clone(), torch.zeros_like(right), None, None, None, 0
     active, limit = right.norm(dim=-1, keepdim=True) > bound, right.shape[-1] + 16
     while iterations < limit and bool(active.any()):
         iterations += 1
-        product = method.product(direction, image)
+        preconditioned = method.invert(residual)
+        before, energy = energy, torch.linalg.vecdot(residual, preconditioned)[..., None]
+        if direction is None:
+            direction, image = preconditioned, residual.clone()
+        else:
+            ratio = torch.where(active, energy / before, 0.0)
+            for new, old in ((preconditioned, direction), (residual, image)):
+                torch.addcmul(new, ratio, old, out=old)
+        product = method.product(direction, image)  # the image is that by the preconditioner, M x
         curvature = torch.linalg.vecdot(direction, product)[..., None]
         active = active & (curvature > 0) & (energy > 0)
         step = torch.where(active, energy / curvature, 0.0)
         solution.addcmul_(step, direction)
         residual.addcmul_(step, product, value=-1)
         active = active & (residual.norm(dim=-1, keepdim=True) > bound)
-        preconditioned = method.invert(residual)
-        before, energy = energy, torch.linalg.vecdot(residual, preconditioned)[..., None]
-        ratio = torch.where(active, energy / before, 0.0)
-        direction = torch.addcmul(preconditioned, ratio, direction)
-        image = torch.addcmul(residual, ratio, image)
     return solution, iterations
 
 

@@ -67,7 +67,7 @@ class System(NamedTuple):
 
     def trace(self) -> Float[Tensor, "G C"]:
         """Their sums, from C numbers per token."""
-        inside = (self.weights @ self.keys.square().sum(-1, keepdim=True))[..., 0]
+        inside = (self.weights * torch.linalg.vecdot(self.keys, self.keys)[:, None]).sum(-1)
         return inside + self.kept[..., 0] * self.gram.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) + self.ridge.sum(-1)
 
     def norm(self) -> Float[Tensor, "G C"]:
