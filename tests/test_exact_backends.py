@@ -137,10 +137,10 @@ def test_equal_sizes_of_keys_and_values(problem):
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_future_does_not_reach_the_past(problem):
     """To the last bit, whatever the size of the change and however long later rows iterate; within tolerance if the backend is adaptive."""
-    factors = {"q": 100, "k": 100, "v": 100}
 
     def mixed(name, old, new, token):
-        return old if name == "ridge" or old.ndim < 3 else torch.cat([old[:, :token], factors.get(name, 1) * new[:, token:]], dim=1)
+        size = {"q": 100, "k": 100 if old.dtype == torch.float64 else 10, "v": 100}  # longer keys leave no digit of float32, and are refused
+        return old if name == "ridge" or old.ndim < 3 else torch.cat([old[:, :token], size.get(name, 1) * new[:, token:]], dim=1)
 
     for dtype in (torch.float64, torch.float32):
         case, other = (make_case(problem, Sizes(time=12), strong_gates=True, dtype=dtype, seed=seed) for seed in (0, 1))

@@ -11,11 +11,10 @@ from torch.nn.functional import logsigmoid, normalize
 import ttr
 from ttr.backends.chunkwise_ridge import ChunkwiseRidge
 from ttr.backends.ridge import preconditioner, regression
-from ttr.backends.ridge.solve import ACCEPTED
+from ttr.backends.ridge.solve import ACCEPTED, REFINED
 from ttr.backends.ridge.system import System
 from ttr.laws.rows import Case, Sizes, make_case
 from ttr.laws.tolerances import FLOAT32_OUTPUTS, FLOAT64, error, ill_conditioned, tolerance
-from ttr.problem import Problem
 
 MESANET = ttr.catalogue["mesanet"].problem
 FADING = {"none": -torch.inf, "a little": -4.1, "more than the preconditioner takes": -1.0, "nearly all": 5.0}
@@ -127,7 +126,7 @@ def test_a_tiny_ridge_is_solved_or_refused(fading, dtype):
     refused = 0
     for exponent in range(1, 13):
         case = regression_case(96, 24, 10.0**-exponent, FADING[fading], dtype)
-        largest = torch.linalg.eigvalsh((case.k[0].double().transpose(0, 1).mT @ case.k[0].double().transpose(0, 1))).max().item()
+        largest = torch.linalg.eigvalsh(case.k[0].double().transpose(0, 1).mT @ case.k[0].double().transpose(0, 1)).max().item()
         try:
             y, _ = solved(case)
         except ValueError as reason:
@@ -172,7 +171,8 @@ def test_a_report_for_each_pass():
         ttr.regress(case.problem, backend=ChunkwiseRidge(), **case.arguments()).sum().backward()
     assert [set(record) for record in told.records] == 2 * [
         {"solver", "iterations", "rows", "preconditioned_rows", "direct_rows", "residual"}]
-    assert all(0 < record["iterations"] <= 12 and record["rows"] == 10 * 32 * 2 and 0 < record["residual"] <= 1e-6 for record in told.records)
+    assert all(0 < record["iterations"] <= 12 and record["rows"] == 10 * 32 * 2 for record in told.records)
+    assert all(0 < record["residual"] <= REFINED * torch.finfo(torch.float32).eps for record in told.records)
 
 
 # ----------------------------------------------------------------------------------------------------------------- derivatives

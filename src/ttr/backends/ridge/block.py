@@ -103,5 +103,5 @@ class Block:
         found = (adjoint, grad_key, grad_value, grad_decay.to(grad_key), written.to(grad_key))
         return *(self._unfold(x) for x in found), grad_ridge, grad_state
 
-    def _unfold(self, x: Float[Tensor, "G *rest"]) -> Float[Tensor, "N R *rest"]:
+    def _unfold(self, x: Float[Tensor, "G ..."]) -> Float[Tensor, "N R ..."]:
         return x.unflatten(0, (self.count, self.rows))

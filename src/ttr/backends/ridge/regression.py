@@ -55,7 +55,7 @@ class _Run(torch.autograd.Function):
         record(**report.facts())
         ctx.chunk, ctx.differentiable = chunk, differentiable
         ctx.save_for_backward(*tensors, *saved)
-        gram, memory = state.clone().unflatten(0, r.gram.shape[:2]).split([r.gram.shape[-1], r.memory.shape[-1]], dim=-1)
+        gram, memory = state.unflatten(0, r.gram.shape[:2]).split([r.gram.shape[-1], r.memory.shape[-1]], dim=-1)
         return y, gram.contiguous(), memory.contiguous()
 
     @staticmethod
@@ -64,7 +64,7 @@ class _Run(torch.autograd.Function):
         r, saved = Regression(*kept[: len(Regression._fields)]), kept[len(Regression._fields) :]
         if torch.is_grad_enabled():
             return None, None, *_differentiably(r, ctx.differentiable, (grad_y, grad_gram, grad_memory))
-        grads = Regression(*(torch.empty_like(x, memory_format=torch.contiguous_format) for x in r[:5]), torch.zeros_like(r.ridge), grad_gram, grad_memory)
+        grads = Regression(*(x.new_empty(x.shape) for x in r[:5]), torch.zeros_like(r.ridge), grad_gram, grad_memory)
         grad_state, report = torch.cat([grad_gram, grad_memory], dim=-1).flatten(0, 1), Report()
         for index, tokens in reversed(list(enumerate(_blocks(r, ctx.chunk)))):
             start, solution, factors = saved[3 * index : 3 * index + 3]

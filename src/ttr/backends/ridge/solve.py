@@ -89,10 +89,11 @@ def _iterate(system: System, method: Preconditioner, right: Float[Tensor, "G C F
     return solution, residual
 
 
-def _conjugate_gradient(method: Preconditioner, right: Float[Tensor, "G C F"], bound: Float[Tensor, "G C 1"]) -> tuple[Tensor, int]:
-    """Conjugate gradient from 0. A row that has converged is left as it is, to the last bit, whatever the others need."""
-    residual, solution, direction, image, energy, iterations = right.clone(), torch.zeros_like(right), None, None, None, 0
-    active, limit = right.norm(dim=-1, keepdim=True) > bound, right.shape[-1] + 16
+def _conjugate_gradient(method: Preconditioner, residual: Float[Tensor, "G C F"], bound: Float[Tensor, "G C 1"]) -> tuple[Tensor, int]:
+    """Conjugate gradient from 0, with ``residual`` overwritten by what is left of it. A row that has converged is left as it is, to the
+    last bit, whatever the others need."""
+    solution, direction, image, energy, iterations = torch.zeros_like(residual), None, None, None, 0
+    active, limit = residual.norm(dim=-1, keepdim=True) > bound, residual.shape[-1] + 16
     while iterations < limit and bool(active.any()):
         iterations += 1
         preconditioned = method.invert(residual)
@@ -140,8 +141,8 @@ def refuse_without_digits(norm: Float[Tensor, "*rows"], solution: Float[Tensor, 
     """
     lost = torch.finfo(right.dtype).eps * norm * solution.norm(dim=-1)
     if bool((lost > HOPELESS * right.norm(dim=-1)).any()):
-        raise ValueError("The regression is too ill-conditioned for its dtype: its pairs and its ridge hardly fix it, and the output would be rounding "
-                         "errors. Use a larger ridge, or float64 inputs.")
+        raise ValueError("The regression is too ill-conditioned for its dtype: its pairs and its ridge hardly fix it, and the output would be "
+                         "rounding errors. Use a larger ridge, or float64 inputs.")
 
 
 def _solve_directly(system: System, right: Tensor, solution: Tensor, wrong: Bool[Tensor, "G C"], report: Report) -> None:
