@@ -24,7 +24,7 @@ def join(x: Float[Tensor, "N R C *rest"], out: Float[Tensor, "B L H *rest"]) -> 
 
 
 class Block:
-    """N chunks of C tokens for R rows, from the moments [H U] [R,F,F+V] before them, as G = N R independent systems and
+    """N chunks of C tokens for R rows, from the moments [H U] [R,F,D] before them, as G = N R independent systems and
 
         y_t = a_t U_0^T x_t + sum_{i<=t} W_ti (x_t.k_i) v_i,        A_t x_t = q_t,
 
@@ -33,7 +33,7 @@ class Block:
     """
 
     def __init__(self, key: Float[Tensor, "N R C F"], value: Float[Tensor, "N R C V"], log_decay: Float[Tensor, "N R C"],
-                 log_importance: Float[Tensor, "N R C"], ridge: Float[Tensor, "R F"], start: Float[Tensor, "R F F+V"]) -> None:
+                 log_importance: Float[Tensor, "N R C"], ridge: Float[Tensor, "R F"], start: Float[Tensor, "R F D"]) -> None:
         self.count, self.rows = key.shape[:2]
         self.size, self.features = key.shape[2:]
         everything, decay = slice(None), CumulativeDecay.of(log_decay)
@@ -60,7 +60,7 @@ class Block:
         solution, factors = solve(self.system, query.flatten(0, 1), None, report)
         return self._unfold(self.system.read(solution)), solution, factors
 
-    def backward(self, solution: Tensor, factors: Tensor, grad_y: Float[Tensor, "N R C V"], grad_state: Float[Tensor, "R F F+V"],
+    def backward(self, solution: Tensor, factors: Tensor, grad_y: Float[Tensor, "N R C V"], grad_state: Float[Tensor, "R F D"],
                  report: Report) -> tuple[Tensor, ...]:
         """Gradients of query, key, value, log decay, log importance (as they were given), ridge [R,F] and the moments before.
 

@@ -34,7 +34,7 @@ def fits(system: System) -> Tensor:
     return system.log_kept[:, 0] - system.log_kept[:, -1] < 2  # false for the NaN of a chunk that begins with a reset
 
 
-def factorise(system: System) -> Float[Tensor, "G C+F F"]:
+def factorise(system: System) -> Float[Tensor, "G L F"]:
     """The factors of ``recursive_least_squares``, [-F; P]."""
     keys, middle = system.keys, system.weights.shape[-1] // 2
     factors = keys.new_empty(keys.shape[0], keys.shape[1] + keys.shape[2], keys.shape[2])
@@ -48,7 +48,7 @@ def factorise(system: System) -> Float[Tensor, "G C+F F"]:
     return factors
 
 
-def recursive_least_squares(system: System, factors: Float[Tensor, "G C+F F"]) -> Preconditioner:
+def recursive_least_squares(system: System, factors: Float[Tensor, "G L F"]) -> Preconditioner:
     """M_t is A_t with a ridge that fades as the memory does.
 
     With a_t relative to that of a token m in the middle,

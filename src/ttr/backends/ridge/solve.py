@@ -43,8 +43,8 @@ class Report:
         return {"solver": "conjugate gradient", **dataclasses.asdict(self)}
 
 
-def solve(system: System, right: Float[Tensor, "G C F"], factors: Float[Tensor, "g C+F F"] | None,
-          report: Report) -> tuple[Float[Tensor, "G C F"], Float[Tensor, "g C+F F"]]:
+def solve(system: System, right: Float[Tensor, "G C F"], factors: Float[Tensor, "g L F"] | None,
+          report: Report) -> tuple[Float[Tensor, "G C F"], Float[Tensor, "g L F"]]:
     """x with A_t x_t = right_t, and the preconditioner's factors, which another call with the same matrices takes.
 
     Where a chunk forgets little conjugate gradient is preconditioned by blocked recursive least squares, elsewhere by the diagonal;

@@ -1,4 +1,7 @@
-"""The systems of all tokens of some chunks, which are never formed."""
+"""The systems of all tokens of some chunks, which are never formed.
+
+Letters: G chunks of C tokens, F features, V value channels; L = C + F and D = F + V, a chunk's pairs with the moments before it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ class System(NamedTuple):
         log_kept: log a_t up to a constant of the chunk; -inf from a reset on.
     """
 
-    pairs: Float[Tensor, "G C+F F+V"]
+    pairs: Float[Tensor, "G L D"]
     weights: Float[Tensor, "G C C"]
     kept: Float[Tensor, "G C 1"]
     log_kept: Float[Tensor, "G C"]
@@ -53,7 +56,7 @@ class System(NamedTuple):
         """U_t^T x_t for every token."""
         return self.shares(x) @ self.pairs[..., x.shape[-1] :]
 
-    def shares(self, x: Float[Tensor, "G C F"]) -> Float[Tensor, "G C C+F"]:
+    def shares(self, x: Float[Tensor, "G C F"]) -> Float[Tensor, "G C L"]:
         """[W_ti (x_t.k_i), a_t x_t]."""
         size = self.weights.shape[-1]
         shares = x.new_empty(*x.shape[:2], size + x.shape[2])
