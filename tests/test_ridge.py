@@ -215,6 +215,13 @@ def test_gradcheck(strong_gates):
     assert torch.autograd.gradcheck(call, list(case.leaves().values()))
 
 
+def test_no_autocast_in_the_backward_pass():
+    case = make_case(MESANET, Sizes(time=11), dtype=torch.float32)
+    plain = _gradients(case, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert max(error(*pair) for pair in zip(_gradients(case, 4), plain)) <= FLOAT32_OUTPUTS
+
+
 def test_what_is_kept_for_gradients_is_kept_for_them_alone():
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):

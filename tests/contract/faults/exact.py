@@ -42,6 +42,7 @@ FAULTS = (
           ("chunkwise-ridge", "weights=Uniform()", "ExactRidge")),
     Fault("backends/ridge/block.py", "fading[:, -1] += log_to_end", "fading[:, -1] -= log_to_end", ("chunkwise-ridge", "weights=Geometric()", "ExactRidge")),
     Fault("backends/ridge/regression.py", "grads.ridge.add_(", "grads.ridge.copy_(", ("test_blocks_of_chunks",)),
+    Fault("backends/ridge/regression.py", "with torch.autocast(grad_y.device.type, enabled=False)", "if True", ("test_no_autocast",)),
     Fault("backends/ridge/regression.py", "if torch.is_grad_enabled():", "if False:", ("chunkwise-ridge", "weights=Uniform()", "ExactRidge")),
     Fault("backends/ridge/system.py", "2 * share * (weights @ across", "share * (weights @ across", ("chunkwise-ridge", "weights=Uniform()", "Chebyshev")),
     Fault("backends/chunkwise_ridge.py", "return checkpoint(system.product, y,", "return checkpoint(system.product, y.detach(),",

@@ -62,20 +62,26 @@ class _Run(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor, grad_gram: Tensor, grad_memory: Tensor) -> tuple[Tensor | None, ...]:
         kept = ctx.saved_tensors  # looked at once: activation checkpointing makes them again at every look
         r, saved = Regression(*kept[: len(Regression._fields)]), kept[len(Regression._fields) :]
-        if torch.is_grad_enabled():
-            return None, None, *_differentiably(r, ctx.differentiable, (grad_y, grad_gram, grad_memory))
-        grads = Regression(*(x.new_empty(x.shape) for x in r[:5]), torch.zeros_like(r.ridge), grad_gram, grad_memory)
-        grad_state, report = torch.cat([grad_gram, grad_memory], dim=-1).flatten(0, 1), Report()
-        for index, tokens in reversed(list(enumerate(_blocks(r, ctx.chunk)))):
-            start, solution, factors = saved[3 * index : 3 * index + 3]
-            block = _block(r, tokens, ctx.chunk, start)
-            *found, grad_ridge, grad_state = block.backward(solution, factors, cut(grad_y[:, tokens], ctx.chunk), grad_state, report)
-            for gradient, out in zip(found, grads):
-                join(gradient, out[:, tokens])
-            grads.ridge.add_(grad_ridge.unflatten(0, r.gram.shape[:2]).sum(0))
-        record(**report.facts())
-        gram, memory = grad_state.unflatten(0, r.gram.shape[:2]).split([r.gram.shape[-1], r.memory.shape[-1]], dim=-1)
-        return None, None, *grads._replace(gram=gram, memory=memory)
+        with torch.autocast(grad_y.device.type, enabled=False):
+            if torch.is_grad_enabled():
+                return None, None, *_differentiably(r, ctx.differentiable, (grad_y, grad_gram, grad_memory))
+            return None, None, *_gradients(r, ctx.chunk, saved, grad_y, grad_gram, grad_memory)
+
+
+def _gradients(r: Regression, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_gram: Tensor, grad_memory: Tensor) -> Regression:
+    """Gradients of a call's tensors, from what each block saved: the moments before it, its solutions, its preconditioner's factors."""
+    grads = Regression(*(x.new_empty(x.shape) for x in r[:5]), torch.zeros_like(r.ridge), grad_gram, grad_memory)
+    grad_state, report = torch.cat([grad_gram, grad_memory], dim=-1).flatten(0, 1), Report()
+    for index, tokens in reversed(list(enumerate(_blocks(r, chunk)))):
+        start, solution, factors = saved[3 * index : 3 * index + 3]
+        block = _block(r, tokens, chunk, start)
+        *found, grad_ridge, grad_state = block.backward(solution, factors, cut(grad_y[:, tokens], chunk), grad_state, report)
+        for gradient, out in zip(found, grads):
+            join(gradient, out[:, tokens])
+        grads.ridge.add_(grad_ridge.unflatten(0, r.gram.shape[:2]).sum(0))
+    record(**report.facts())
+    gram, memory = grad_state.unflatten(0, r.gram.shape[:2]).split([r.gram.shape[-1], r.memory.shape[-1]], dim=-1)
+    return grads._replace(gram=gram, memory=memory)
 
 
 def _blocks(r: Regression, chunk: int) -> Iterator[slice]:
