@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from ttr.backends.linear import chunkwise, operator
 from ttr.backends.linear.backend import OperatorBackend
 from ttr.backends.linear.recurrence import Recurrence
 from ttr.backends.linear.triangle import unit_lower_inverse
+from ttr.laws.rows import make_case
 from ttr.laws.tolerances import FLOAT32_OUTPUTS, FLOAT64, error, tolerance
 
 PRESENT = tuple(backend for backend in BACKENDS if isinstance(backend, OperatorBackend) and backend.missing() is None)
@@ -178,3 +180,21 @@ def test_narrow_inputs_have_a_wide_memory(backend):
     wide, wide_state = ttr.regress(problem, q.float(), (k / 8).float(), v.float(), backend=backend.name, return_state=True, **controls)
     assert y.dtype == torch.bfloat16 and torch.equal(y, wide.bfloat16())
     assert state["memory"].dtype == torch.float32 and torch.equal(state["memory"], wide_state["memory"])
+
+
+@pytest.mark.skipif(os.environ.get("TTR_TEST_TYPES", "1") == "1", reason="the compiler cannot trace the shape checks: run with TTR_TEST_TYPES=0")
+@pytest.mark.parametrize("backend", ("auto", "superblock"))
+def test_a_compiled_call_runs_the_operator(backend):
+    """Whole, with sizes that may change: falling back to the composite form is slower and shows nowhere else."""
+    torch._dynamo.reset()
+    case, operations = make_case(ttr.catalogue["gated-deltanet"].problem), set()
+
+    def look(graph, inputs):
+        operations.update(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    compiled = torch.compile(lambda q, k, v, controls: ttr.regress(case.problem, q, k, v, backend=backend, **controls), backend=look,
+                             fullgraph=True, dynamic=True)
+    y = compiled(case.q, case.k, case.v, dict(case.controls))
+    assert error(y, ttr.regress(case.problem, case.q, case.k, case.v, **case.controls)) <= FLOAT64
+    assert "ttr.linear_recurrence.default" in operations

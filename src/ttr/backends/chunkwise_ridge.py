@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from ttr.backends.backend import Backend
 from ttr.backends.implicit_solve import System, solve
 from ttr.backends.lowering import linear_form
 from ttr.backends.position_bias import CumulativeDecay
+from ttr.backends.ridge import regression
+from ttr.backends.ridge.block import cut
+from ttr.backends.ridge.regression import Regression
+from ttr.backends.ridge.system import squared_norms
 from ttr.backends.truncated_solve import truncated_solve
 from ttr.inputs import Inputs
-from ttr.problem import Problem
+from ttr.problem import Problem, Solver
 from ttr.state import State
 
 KEPT = {"matrix": "one matrix", "pairs": "the pairs themselves", "levels": "one matrix per level", "nothing": "nothing"}
@@ -31,6 +36,7 @@ class ChunkwiseRidge(Backend):
 
     name: ClassVar[str] = "chunkwise-ridge"
     composite: ClassVar[bool] = False
+    adaptive: ClassVar[bool] = True  # how a chunk's systems are preconditioned depends on how much it forgets
 
     def __init__(self, chunk: int = 32) -> None:
         self.chunk = chunk
@@ -46,55 +52,47 @@ class ChunkwiseRidge(Backend):
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         form = linear_form(problem, x)
         none = torch.zeros_like(form.key[..., 0])
-        log_decay, importance = ((none if log is None else log)[..., None] for log in (x.log_decay, x.log_importance))
-        query, key, value, log_decay, importance = (self._chunks(t) for t in (form.query, form.key, form.value, log_decay, importance))
-        decay, whole = CumulativeDecay.of(log_decay[..., 0]), slice(None)
-        future = torch.ones(query.shape[-2], query.shape[-2], dtype=torch.bool, device=query.device).triu(1)
-        inside = (decay.between(whole, whole).to(query) + importance.mT).masked_fill(future, -torch.inf).exp()
-        kept, to_end = (log.exp().to(query)[..., None] for log in (decay.since_start(), decay.to_end()))
-
-        states = [torch.cat([x.state["gram"], x.state["memory"]], dim=-1)]
-        written = (to_end * importance.exp() * key).mT @ torch.cat([key, value], dim=-1)
-        for last, new in zip(kept[..., -1:, :].unbind(2), written.unbind(2)):
-            states.append(last * states[-1] + new)
-        gram, memory = torch.stack(states, dim=2)[:, :, :-1].split([key.shape[-1], value.shape[-1]], dim=-1)
-        y = self._read(problem, x, query, key, value, inside, kept, gram, memory)
-        y = y.flatten(2, 3)[:, :, : x.length].transpose(1, 2)
-        gram, memory = states[-1].split([key.shape[-1], value.shape[-1]], dim=-1)
+        log_decay, importance = (none if log is None else log for log in (x.log_decay, x.log_importance))
+        ridge = x.controls["ridge"] if "ridge" in x.controls else form.query.new_zeros(form.query.shape[2:])
+        call = Regression(form.query, form.key, form.value, log_decay, importance, ridge, x.state["gram"], x.state["memory"])
+        size = min(self.chunk, max(x.length, 1))
+        if problem.solver.iteration is None:
+            y, gram, memory = regression.run(call, size, functools.partial(differentiable, chunk=size, solver=solve))
+        else:
+            mix = cut(x.controls["mix"], size).transpose(0, 1).flatten(0, 1) if "mix" in x.controls else None
+            y, gram, memory = differentiable(call, size, functools.partial(_truncated, problem.solver, x.wants_grad, mix))
         return y, x.state.replace(gram=gram, memory=memory, position=x.state.position + x.length)
 
-    def _chunks(self, tensor: Tensor) -> Tensor:
-        """[B,T,H,D] as [B,H,T/C,C,D], the last chunk filled with zeros: pairs without weight that forget nothing."""
-        time = tensor.shape[1]
-        size = min(self.chunk, max(time, 1))
-        return pad(tensor, (0, 0, 0, 0, 0, -time % size)).unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4)
 
-    def _read(self, problem: Problem, x: Inputs, query: Tensor, key: Tensor, value: Tensor, inside: Tensor, kept: Tensor, gram: Tensor,
-              memory: Tensor) -> Tensor:
-        """The read-outs of all chunks: [B,H,N,C,.] for tokens, [B,H,N,C,C] for ``inside``, [B,H,N,F,.] for the moments before."""
-        lead = query.shape[:3]
-        ridge = x.controls["ridge"] if "ridge" in x.controls else query.new_zeros(query.shape[1], query.shape[-1])
-        rows = ridge[:, None, None].expand(*lead, 1, -1)
-        weights, keys, rows, share, before, right = (t.flatten(0, 2) for t in (inside, key, rows, kept, gram, query))
-        system = System(weights, keys, rows, kept=share, gram=before)
-        if problem.solver.iteration is None:
-            solution = solve(system, right)
-        else:
-            mix = self._chunks(x.controls["mix"][..., None]).flatten(0, 2)[..., 0] if "mix" in x.controls else None
+def differentiable(call: Regression, chunk: int, solver: Callable[[System, Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Read-outs and the moments after the call by torch's own operations, all chunks at once: what truncated solvers, which are
+    differentiated through their steps, and second derivatives go through."""
+    lead = call.query.shape[:1] + call.query.shape[2:3]
+    query, key, value, log_decay, importance = (cut(t, chunk).transpose(0, 1) for t in call[:5])
+    decay, whole = CumulativeDecay.of(log_decay), slice(None)
+    importance = importance[..., None]
+    future = torch.ones(chunk, chunk, dtype=torch.bool, device=query.device).triu(1)
+    inside = (decay.between(whole, whole).to(query) + importance.mT).masked_fill(future, -torch.inf).exp()
+    kept, to_end = (log.exp().to(query)[..., None] for log in (decay.since_start(), decay.to_end()))
 
-            def product(y: Tensor) -> Tensor:  # what it computes on the way is computed again when gradients are asked for
-                return checkpoint(system.product, y, use_reentrant=False, preserve_rng_state=False) if x.wants_grad else system.product(y)
+    states = [torch.cat([call.gram, call.memory], dim=-1).flatten(0, 1)]
+    written = (to_end * importance.exp() * key).mT @ torch.cat([key, value], dim=-1)
+    for last, new in zip(kept[..., -1:, :].unbind(1), written.unbind(1)):
+        states.append(last * states[-1] + new)
+    sizes = [key.shape[-1], value.shape[-1]]
+    gram, memory = torch.stack(states, dim=1)[:, :-1].split(sizes, dim=-1)
+    ridge = call.ridge[:, None, None].expand(*lead, key.shape[1], 1, -1)
+    system = System(*(t.flatten(0, 1) for t in (inside, key)), ridge.flatten(0, 2), kept=kept.flatten(0, 1), gram=gram.flatten(0, 1))
+    solution = solver(system, query.flatten(0, 1)).unflatten(0, query.shape[:2])
+    y = kept * (solution @ memory) + (inside * (solution @ key.mT)) @ value
+    y = y.unflatten(0, lead).flatten(2, 3).transpose(1, 2)[:, : call.query.shape[1]]
+    return y, *states[-1].unflatten(0, lead).split(sizes, dim=-1)
 
-            solution = truncated_solve(problem.solver, product, _squared_norms(system), right, mix)
-        solution = solution.unflatten(0, lead)
-        return kept * (solution @ memory) + (inside * (solution @ key.mT)) @ value
 
+def _truncated(solver: Solver, wants_grad: bool, mix: Tensor | None, system: System, right: Tensor) -> Tensor:
+    """The steps of a truncated solver; what they compute on the way is computed again when gradients are asked for."""
 
-def _squared_norms(system: System) -> Tensor:
-    """||H_t||_F^2 [G,R] of every row, without H_t: with G_ij = k_i.k_j, H_t = a_t H_0 + sum_i W_ti k_i k_i^T has
-    a_t^2 ||H_0||^2 + 2 a_t sum_i W_ti k_i^T H_0 k_i + sum_ij W_ti G_ij^2 W_tj. No term is negative."""
-    wide = system.keys.dtype if system.keys.device.type == "mps" else torch.float64
-    weights, keys, share, before = (t.to(wide) for t in (system.weights, system.keys, system.kept[..., 0], system.gram))
-    across = ((keys @ before) * keys).sum(-1)
-    inside = ((weights @ (keys @ keys.mT).square()) * weights).sum(-1)
-    return share.square() * before.square().sum((-2, -1))[:, None] + 2 * share * (weights @ across[..., None])[..., 0] + inside
+    def product(y: Tensor) -> Tensor:
+        return checkpoint(system.product, y, use_reentrant=False, preserve_rng_state=False) if wants_grad else system.product(y)
+
+    return truncated_solve(solver, product, squared_norms(system.weights, system.keys, system.kept, system.gram), right, mix)

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from ttr.backends.lowering import linear_form
+from ttr.backends.ridge.solve import refuse_without_digits
 from ttr.backends.steps.matrix import decay
 from ttr.backends.truncated_solve import truncated_solve
-from ttr.inputs import Inputs
+from ttr.inputs import Inputs, needs_composite
 from ttr.problem import Problem
 from ttr.state import State
 
@@ -43,13 +44,20 @@ def solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
     """
     wide = matrix.dtype if matrix.device.type == "mps" else torch.float64
     try:
-        solution = torch.linalg.solve(matrix.to(wide), right.to(wide)[..., None])[..., 0]
+        solution = torch.cholesky_solve(right.to(wide)[..., None], torch.linalg.cholesky(matrix.to(wide)))[..., 0]
     except torch.linalg.LinAlgError as error:
         raise ValueError("The regression is singular: its pairs do not fix it. Use a larger ridge, or a smaller log_importance.") from error
     return solution.to(right.dtype)
 
 
 def ridge_read(gram: Tensor, moment: Tensor, ridge: Tensor, query: Tensor) -> Tensor:
-    """y = U^T (H + diag(ridge))^-1 q: [B,H,F,F], [B,H,F,V], [H,F], [B,H,F] -> [B,H,V]."""
-    solution = solve_spd(gram + torch.diag_embed(ridge), query)
+    """y = U^T (H + diag(ridge))^-1 q: [B,H,F,F], [B,H,F,V], [H,F], [B,H,F] -> [B,H,V].
+
+    Raises:
+        ValueError: if a system is singular, or so nearly that y would be rounding errors.
+    """
+    matrix = gram + torch.diag_embed(ridge)
+    solution = solve_spd(matrix, query)
+    if not (needs_composite() or torch.compiler.is_compiling()):
+        refuse_without_digits(matrix.norm(dim=(-2, -1)), solution, query)
     return (solution[..., None, :] @ moment)[..., 0, :]

@@ -35,8 +35,15 @@ def delta_flops(key: int, value: int) -> float:
     return additive_flops(key, value) + 2 * CHUNK * (key + value) + CHUNK**2 / 3 + 2 * key * value
 
 
+def ridge_flops(key: int, value: int) -> float:
+    """Seven products of a preconditioner like the system, 4 C K + 2 K^2; an inverse of each chunk's moments, 2 K^3; writing the moments,
+    2 K (K + V); reading, 2 C V + 2 K V."""
+    return 7 * (4.0 * CHUNK * key + 2.0 * key * key) + 2 * key**3 / CHUNK + 2 * key * (key + 2 * value) + 2 * CHUNK * value
+
+
 ADDITIVE = "2 C (K + V) + 4 K V per token and head, C = 64"
 DELTA = "4 C (K + V) + C^2 / 3 + 6 K V per token and head, C = 64"
+RIDGE = "7 (4 C K + 2 K^2) + 2 K^3 / C + 2 K^2 + 4 K V + 2 C V per token and head, C = 64"
 
 
 def qkv(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
@@ -66,6 +73,13 @@ def gated_channels(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
 def forgetting(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
     """A decay per head and token, mostly 0.9 to 1."""
     return qkv(s, generator) | {"log_decay": logsigmoid(torch.randn(s.batch, s.time, s.heads, generator=generator) + 4)}
+
+
+def regressed(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
+    """A decay per head and token, mostly 0.9 to 1; sample weights between 0 and 1; the ridge [H,K], MesaNet's lower bound of 0.25."""
+    drawn = qkv(s, generator) | {"log_decay": logsigmoid(torch.randn(s.batch, s.time, s.heads, generator=generator) + 4)}
+    drawn["log_importance"] = logsigmoid(torch.randn(s.batch, s.time, s.heads, generator=generator))
+    return drawn | {"ridge": torch.full((s.heads, s.key), 0.25)}
 
 
 CONVOLUTION = ShortConvolution(streams=("v",))
@@ -128,6 +142,11 @@ FAMILIES: tuple[Family, ...] = (
             catalogue["alibi-attention"].problem, qkv, peers.masked_attention(peers.alibi_bias)),
     softmax("window", "softmax attention to the newest 128 tokens",
             Problem(Window(128), LocalConstant(), ExactLocalFit()), qkv, peers.masked_attention(functools.partial(peers.window_bias, width=128))),
+    Memories(
+        name="mesanet", words="ridge regression at every token, with a decay per head (MesaNet)",
+        problem=catalogue["mesanet"].problem, draw=regressed, token_flops=ridge_flops, formula=RIDGE,
+        peers=dict.fromkeys(("forward", "training"), (peers.mesanet,)),
+        shapes=dict.fromkeys(("forward", "training"), at(512, 2048, size=64) + at(512, 2048))),
     Surroundings(
         name="short-convolution", words="four neighbours of every channel weighted and summed, then SiLU (Mamba, Gated DeltaNet)",
         contestants=(convolution, without_native(convolution)), draw=stream,

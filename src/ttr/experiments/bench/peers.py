@@ -10,11 +10,15 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from ttr.experiments.bench.contestants import Call, Contestant, Tensors
 
@@ -27,6 +31,35 @@ def missing(package: str, extra: str, _: Tensors | None = None) -> str | None:
 
 
 needs_transformers = functools.partial(missing, "transformers", "hf")
+
+
+FLA = "flash-linear-attention==0.6.0"
+
+
+def fla_folder() -> Path:
+    """Where flash-linear-attention lies beside the environment, as for the parity tests: installed in it, it would change what transformers runs."""
+    return Path(os.environ.get("TTR_PARITY") or ".parity")
+
+
+def needs_fla(_: Tensors | None = None) -> str | None:
+    """Why its files cannot be run, as a sentence; None if they can."""
+    if all((fla_folder() / name).exists() for name in ("fla", "einops")):
+        return None
+    return (f"{FLA} is not in the folder {fla_folder()}. Use pip install --no-deps --target {fla_folder()} {FLA} fla-core==0.6.0 einops==0.8.2, "
+            "or name its folder in TTR_PARITY.")
+
+
+@functools.cache
+def fla_file(path: str) -> ModuleType:
+    """A file of flash-linear-attention that needs torch and einops alone; the package itself, which wants a GPU compiler, is not imported."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, fla_folder() / "fla" / path)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.append(str(fla_folder()))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(fla_folder()))
+    return module
 
 
 def torch_path(model: str, name: str) -> Callable[..., object]:
@@ -93,6 +126,23 @@ def _minimax(x: Tensors, block: int = 256) -> Call:
         return torch.cat(outputs, dim=2).transpose(1, 2)
 
     return Call(run, {name: x[name] for name in "qkv"})
+
+
+def _mesanet(x: Tensors, chunk: int = 64, iterations: int = 30) -> Call:
+    """Conjugate gradient without a preconditioner or a stop. It adds 1e-5 to the denominators of its steps, so that they end at a residual
+    of about 1e-3; queries 1000 times larger, and outputs as much smaller, let it solve the same systems to the end."""
+    function = fla_file("ops/mesa_net/naive.py").naive_mesa_net_CG
+    names = ("q", "k", "v", "log_decay", "log_importance", "ridge")
+    time = x["q"].shape[1]
+
+    def padded(tensor: Tensor) -> Tensor:
+        return pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, -time % chunk)) if time % chunk else tensor
+
+    def run() -> Tensor:
+        q, k, v, log_decay, importance = (padded(t) for t in (1e3 * x["q"], x["k"], x["v"], x["log_decay"], x["log_importance"].exp()))
+        return function(q, k, v, log_decay, x["ridge"], importance, chunk, iterations)[0][:, :time] / 1e3
+
+    return Call(run, {name: x[name] for name in names})
 
 
 def _attention(x: Tensors) -> Call:
@@ -208,6 +258,7 @@ kda = Contestant("kimi-linear", "peer", delta_rule("kimi_linear", "chunk_kimi_de
 kda_recurrent = Contestant("kimi-linear-recurrent", "peer", delta_rule("kimi_linear", "recurrent_kimi_delta_attention"), needs_transformers)
 mamba2 = Contestant("mamba2", "peer", _mamba2, needs_transformers)
 minimax = Contestant("minimax", "peer", _minimax, needs_transformers)
+mesanet = Contestant("fla-naive-cg30", "peer", _mesanet, needs_fla)
 attention = Contestant("softmax-attention", "peer", _attention, compared=False)
 convolution = Contestant("qwen3-next", "peer", _convolution, needs_transformers)
 gated_norm = Contestant("qwen3-next", "peer", _gated_norm, needs_transformers)
