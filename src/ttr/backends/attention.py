@@ -46,8 +46,7 @@ class Attention(Backend):
         # torch's fused kernels cannot be differentiated twice, nor transformed by functorch; float64 is for checking gradients.
         transformed = not torch.compiler.is_compiling() and needs_composite()
         fused = not transformed and not (x.wants_grad and query.dtype == torch.float64)
-        plain = pairs.past.shape[-1] == 0 and pairs.decay is None and pairs.importance is None and pairs.window is None
-        if plain and fused and query.shape[-1] == values.shape[-1] and x.length:  # its kernels of linear memory need equal sizes
+        if pairs.plain and fused and query.shape[-1] == values.shape[-1] and x.length:  # its kernels of linear memory need equal sizes
             y = _fused(query, keys, values, None)
         else:
             recompute = x.wants_grad and x.length > self.block and not transformed and not torch.compiler.is_compiling()

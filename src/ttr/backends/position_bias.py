@@ -68,6 +68,11 @@ class PairWeights:
         importance = None if x.log_importance is None else x.log_importance.mT
         return PairWeights(x.state["log_weight"].mT, pair_index(x.state, window) - x.state.position[:, None], decay, importance, window)
 
+    @property
+    def plain(self) -> bool:
+        """Whether all weights are 1: no pairs came with the state, and new ones neither fade nor differ nor leave."""
+        return self.past.shape[-1] == 0 and self.decay is None and self.importance is None and self.window is None
+
     def first_seen(self, start: int) -> int:
         """The first place, among the slots followed by the new tokens, that a token from ``start`` on can see."""
         return 0 if self.window is None or start < self.window - 1 else self.past.shape[-1] + start - self.window + 1

@@ -1,0 +1,190 @@
+"""Solve with the weighted covariances of many queries at once: for a block of rows, whose weights are written out, and for all of
+its right-hand sides.
+
+Row t of a group asks for x_t in (Cov_t + diag(ridge_t)) x_t = b_t with Cov_t = sum_i p_ti (k_i - m_t)(k_i - m_t)^T and
+m_t = sum_i p_ti k_i, for weights that sum to 1 (or are all 0). Three ways lead there:
+
+- few channels: all Cov_t by one product of the weights with the second moments of the pairs, and elimination in all rows at once;
+- many: conjugate gradient, whose step costs two products of the size of the scores (local linear attention, arXiv 2510.01450),
+  preconditioned by the average of the block's matrices: tilting the weights towards a query moves the mean of the keys more than
+  their covariance, so that the average is near them all once a row has seen many pairs;
+- rows that have seen less than two pairs per channel, and rows for which the others fail: their matrices in float64, and Cholesky.
+
+With y = vbar - Cov(v, k).x what counts is the error of x in the norm of the matrix A: |Cov(v, k).dx| <= sd(v) |dx|_A. The iteration
+measures it as the norm of the residual in the inverse of the preconditioner, relative to that of the right-hand side.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from ttr.backends.steps.moments import solve_spd
+from ttr.diagnostics import record
+
+FEW_CHANNELS = 24
+"""Up to here all second moments cost less than the steps of the iteration."""
+ACCEPTED = 4
+"""A residual above so many times what was asked for is not believed, and the row solved directly."""
+LEAST_PIVOT = 2.0**-7
+"""Where elimination leaves less than this of a second moment, its digits are no longer those of the pairs."""
+ELEMENTS = 2**21
+"""Numbers in the largest temporary of a direct solve."""
+
+
+class Covariances(NamedTuple):
+    """The matrices of R rows in each of G groups; see the head of this file. ``scratch`` is overwritten."""
+
+    weights: Float[Tensor, "G R N"]
+    points: Float[Tensor, "G N D"]
+    ridge: Float[Tensor, "G R D"]
+    mean: Float[Tensor, "G R D"]
+    scratch: Float[Tensor, "G R N"]
+    second: Float[Tensor, "D D G R"] | None = None
+
+    @staticmethod
+    def of(weights: Float[Tensor, "G R N"], points: Float[Tensor, "G N D"], ridge: Float[Tensor, "G R D"],
+           scratch: Float[Tensor, "G R N"]) -> Covariances:
+        size = points.shape[-1]
+        if size > FEW_CHANNELS:
+            return Covariances(weights, points, ridge, weights @ points, scratch)
+        first, other = torch.triu_indices(size, size, device=points.device)
+        moments = torch.cat([points, points[..., first] * points[..., other]], dim=-1).mT @ weights.mT
+        mean, products = moments.split([size, len(first)], dim=1)
+        second = moments.new_empty(size, size, *weights.shape[:2])
+        second[first, other] = second[other, first] = products.transpose(0, 1)
+        return Covariances(weights, points, ridge, mean.mT, scratch, second)
+
+    def tilt(self, x: Float[Tensor, "G R D"]) -> Float[Tensor, "G R N"]:
+        """p_ti (k_i - m_t).x_t, in the scratch."""
+        offset = (x * self.mean).sum(-1, keepdim=True)
+        return torch.baddbmm(offset, x, self.points.mT, beta=-1, out=self.scratch).mul_(self.weights)
+
+    def product(self, x: Float[Tensor, "G R D"]) -> Float[Tensor, "G R D"]:
+        """A_t x_t for every row; leaves ``tilt(x)`` in the scratch."""
+        return torch.addcmul(self.tilt(x) @ self.points, self.ridge, x)
+
+    def rows(self, index: Int[Tensor, "G r"]) -> Covariances:
+        """Some rows of every group, as many in each."""
+        weights, ridge, mean = (_rows(x, index) for x in (self.weights, self.ridge, self.mean))
+        return Covariances(weights, self.points, ridge, mean, self.scratch.flatten()[: weights.numel()].view_as(weights))
+
+    def average_inverse(self) -> Float[Tensor, "G D D"]:
+        """The inverse of the average of a group's matrices, or of its diagonal where that has none; a preconditioner needs no digits."""
+        weight = self.weights.mean(1)[..., None]
+        average = (weight * self.points).mT @ self.points - self.mean.mT @ self.mean / self.mean.shape[1] + torch.diag_embed(self.ridge.mean(1))
+        factor, failed = torch.linalg.cholesky_ex(average)
+        diagonal = average.diagonal(dim1=-2, dim2=-1)
+        plain = torch.diag_embed(torch.where(diagonal > 0, diagonal, 1.0))
+        return torch.cholesky_inverse(torch.where(failed[:, None, None] > 0, plain.sqrt(), factor))
+
+
+def target(dtype: torch.dtype) -> float:
+    """The relative residual at which the iteration stops: 2e-5 in float32, 4e-11 in float64."""
+    return torch.finfo(dtype).eps ** (2 / 3)
+
+
+def solve(system: Covariances, right: Float[Tensor, "G R D"], few: Bool[Tensor, " R"]) -> Float[Tensor, "G R D"]:
+    """x with A_t x_t = right_t. ``few`` are the rows with little more pairs than channels. Leaves ``tilt(x)`` in the scratch."""
+    size = right.abs().amax(-1, keepdim=True)
+    size = torch.where(size > 0, size, 1.0)
+    unit = right / size  # so that no squared norm under- or overflows
+    if system.second is None:
+        inverse, direct = system.average_inverse(), few.expand(right.shape[:2])
+        solution, iterations = _iterate(system, unit, inverse, ~direct)
+    else:
+        inverse, iterations = None, 0
+        solution, direct = _eliminate(system, unit)
+    solution = _solve_directly(system, right, direct, solution.mul_(size))
+    scale = _norm(unit, inverse)
+    scale = torch.where(scale > 0, scale, 1.0)
+    error = _norm((right - system.product(solution)) / size, inverse) / scale
+    if inverse is not None and (doubtful := ~direct & ~(error <= ACCEPTED * target(right.dtype))).any():
+        solution = _solve_directly(system, right, doubtful, solution)
+        error, direct = _norm((right - system.product(solution)) / size, inverse) / scale, direct | doubtful
+    record(solver="elimination" if inverse is None else "conjugate gradient", iterations=iterations, rows=error.numel(),
+           direct_rows=int(direct.sum()), residual=error.max() if error.numel() else error.sum())
+    return solution
+
+
+def _norm(x: Tensor, inverse: Float[Tensor, "G D D"] | None) -> Float[Tensor, "G R"]:
+    """The norm of every row, in the inverse of the preconditioner where there is one."""
+    return (x * (x if inverse is None else x @ inverse)).sum(-1).clamp(min=0).sqrt()
+
+
+def _iterate(system: Covariances, right: Tensor, inverse: Tensor, active: Bool[Tensor, "G R"]) -> tuple[Tensor, int]:
+    """Conjugate gradient for the active rows; the solution, and the steps of the slowest. A row that has converged is frozen, and when
+    half of those in work are, the others go on alone. Whether a row has converged at all is for the caller to see."""
+    solution, x, residual = torch.zeros_like(right), torch.zeros_like(right), right.clone()
+    place = torch.arange(right.shape[1], device=right.device).expand(right.shape[:2])
+    direction = residual @ inverse
+    energy = (residual * direction).sum(-1)
+    enough = target(right.dtype) ** 2 * energy
+    active, iterations = active & (energy > 0), 0
+    while iterations < right.shape[-1] + 16 and (most := int(active.sum(1).max())):
+        iterations += 1
+        if 2 * most <= active.shape[1]:
+            chosen = active.to(torch.uint8).argsort(dim=1, descending=True)[:, :most]
+            solution.scatter_(1, place[..., None].expand_as(x), x)
+            system = system.rows(chosen)
+            place, x, residual, direction, energy, enough, active = (
+                _rows(t, chosen) for t in (place, x, residual, direction, energy, enough, active))
+        image = system.product(direction)
+        curvature = (direction * image).sum(-1)
+        active = active & (curvature > 0)
+        step = torch.where(active, energy / curvature, 0.0)[..., None]
+        x.addcmul_(step, direction)
+        residual.addcmul_(step, image, value=-1)
+        preconditioned = residual @ inverse
+        before, energy = energy, (residual * preconditioned).sum(-1)
+        active = active & (energy > enough)
+        direction = torch.addcmul(preconditioned, torch.where(active, energy / before, 0.0)[..., None], direction)
+    return solution.scatter_(1, place[..., None].expand_as(x), x), iterations
+
+
+def _rows(x: Shaped[Tensor, "G R *rest"], index: Int[Tensor, "G r"]) -> Shaped[Tensor, "G r *rest"]:
+    """Some rows of every group, as many in each."""
+    return x.gather(1, index.reshape(*index.shape, *(1,) * (x.ndim - 2)).expand(*index.shape, *x.shape[2:]))
+
+
+def _eliminate(system: Covariances, right: Tensor) -> tuple[Tensor, Bool[Tensor, "G R"]]:
+    """Gaussian elimination in all rows at once, in float64 where the device has it, and the rows in which it lost too many digits:
+    second moments minus squares of means may cancel."""
+    wide, size = _wide(right), right.shape[-1]
+    ridge, mean, rows = (x.to(wide).permute(2, 0, 1) for x in (system.ridge, system.mean, right))
+    second = system.second.to(wide)
+    table = torch.cat([second - mean[:, None] * mean, rows[:, None]], dim=1)
+    table.diagonal(dim1=0, dim2=1).add_(ridge.movedim(0, -1))
+    least = LEAST_PIVOT * second.diagonal(dim1=0, dim2=1).movedim(-1, 0)
+    lost = torch.zeros_like(rows[0], dtype=torch.bool)
+    for j in range(size):
+        pivot = table[j, j].clone()
+        lost |= ~((pivot > 0) & (pivot >= least[j]))
+        table[j, j:] /= pivot
+        table[j + 1 :, j + 1 :].addcmul_(table[j + 1 :, j, None], table[j, None, j + 1 :], value=-1)
+    solution = table[:, size]
+    for j in range(size - 1, 0, -1):
+        solution[:j].addcmul_(table[:j, j], solution[j], value=-1)
+    return solution.permute(1, 2, 0).to(right.dtype).contiguous(), lost
+
+
+def _solve_directly(system: Covariances, right: Tensor, wanted: Bool[Tensor, "G R"], solution: Tensor) -> Tensor:
+    """The solution with the wanted rows put in, from their matrices in float64 where the device has it."""
+    wide, size = _wide(right), right.shape[-1]
+    for group in wanted.any(1).nonzero()[:, 0].tolist():
+        points = system.points[group].to(wide)
+        for row in wanted[group].nonzero()[:, 0].split(max(ELEMENTS // size**2, 1)):
+            weights = system.weights[group, row].to(wide)
+            mean, second = weights @ points, torch.diag_embed(system.ridge[group, row].to(wide)).flatten(1)
+            for some, share in zip(points.split(max(ELEMENTS // size**2, 1)), weights.split(max(ELEMENTS // size**2, 1), dim=1)):
+                second.addmm_(share, (some[:, :, None] * some[:, None]).flatten(1))
+            matrix = second.unflatten(1, (size, size)).sub_(mean[:, :, None] * mean[:, None])
+            solution[group, row] = solve_spd(matrix, right[group, row])
+    return solution
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return x.dtype if x.device.type == "mps" else torch.float64
