@@ -27,12 +27,15 @@ from ttr.diagnostics import record
 
 FEW_CHANNELS = 24
 """Up to here all second moments cost less than the steps of the iteration."""
+TARGET = {torch.float32: 2e-5, torch.float64: 1e-11}
+"""The relative residual at which the iteration stops. The error of a read-out is mostly below it: it has no reason to point along
+Cov(v, k) among D directions."""
 ACCEPTED = 4
 """A residual above so many times what was asked for is not believed, and the row solved directly."""
 LEAST_PIVOT = 2.0**-7
 """Where elimination leaves less than this of a second moment, its digits are no longer those of the pairs."""
 ELEMENTS = 2**21
-"""Numbers in the largest temporary of a direct solve."""
+"""Products of channels that are written out at a time."""
 
 
 class Covariances(NamedTuple):
@@ -52,7 +55,10 @@ class Covariances(NamedTuple):
         if size > FEW_CHANNELS:
             return Covariances(weights, points, ridge, weights @ points, scratch)
         first, other = torch.triu_indices(size, size, device=points.device)
-        moments = torch.cat([points, points[..., first] * points[..., other]], dim=-1).mT @ weights.mT
+        moments = weights.new_zeros(weights.shape[0], size + len(first), weights.shape[1])
+        at_once = ELEMENTS // (moments.shape[0] * moments.shape[1]) + 1
+        for some, share in zip(points.split(at_once, dim=1), weights.split(at_once, dim=2)):
+            moments.baddbmm_(torch.cat([some, some[..., first] * some[..., other]], dim=-1).mT, share.mT)
         mean, products = moments.split([size, len(first)], dim=1)
         second = moments.new_empty(size, size, *weights.shape[:2])
         second[first, other] = second[other, first] = products.transpose(0, 1)
@@ -82,11 +88,6 @@ class Covariances(NamedTuple):
         return torch.cholesky_inverse(torch.where(failed[:, None, None] > 0, plain.sqrt(), factor))
 
 
-def target(dtype: torch.dtype) -> float:
-    """The relative residual at which the iteration stops: 2e-5 in float32, 4e-11 in float64."""
-    return torch.finfo(dtype).eps ** (2 / 3)
-
-
 def solve(system: Covariances, right: Float[Tensor, "G R D"], few: Bool[Tensor, " R"]) -> Float[Tensor, "G R D"]:
     """x with A_t x_t = right_t. ``few`` are the rows with little more pairs than channels. Leaves ``tilt(x)`` in the scratch."""
     size = right.abs().amax(-1, keepdim=True)
@@ -102,7 +103,7 @@ def solve(system: Covariances, right: Float[Tensor, "G R D"], few: Bool[Tensor, 
     scale = _norm(unit, inverse)
     scale = torch.where(scale > 0, scale, 1.0)
     error = _norm((right - system.product(solution)) / size, inverse) / scale
-    if inverse is not None and (doubtful := ~direct & ~(error <= ACCEPTED * target(right.dtype))).any():
+    if inverse is not None and (doubtful := ~direct & ~(error <= ACCEPTED * TARGET[right.dtype])).any():
         solution = _solve_directly(system, right, doubtful, solution)
         error, direct = _norm((right - system.product(solution)) / size, inverse) / scale, direct | doubtful
     record(solver="elimination" if inverse is None else "conjugate gradient", iterations=iterations, rows=error.numel(),
@@ -115,33 +116,31 @@ def _norm(x: Tensor, inverse: Float[Tensor, "G D D"] | None) -> Float[Tensor, "G
     return (x * (x if inverse is None else x @ inverse)).sum(-1).clamp(min=0).sqrt()
 
 
-def _iterate(system: Covariances, right: Tensor, inverse: Tensor, active: Bool[Tensor, "G R"]) -> tuple[Tensor, int]:
-    """Conjugate gradient for the active rows; the solution, and the steps of the slowest. A row that has converged is frozen, and when
-    half of those in work are, the others go on alone. Whether a row has converged at all is for the caller to see."""
+def _iterate(system: Covariances, right: Tensor, inverse: Tensor, wanted: Bool[Tensor, "G R"]) -> tuple[Tensor, int]:
+    """Conjugate gradient for the wanted rows; the solution, and the steps of the slowest. A row whose energy is 0 is frozen: it has
+    converged, or was not wanted. When half of the rows in work are, the others go on alone. Whether a row has converged at all is for
+    the caller to see."""
+    tiny = torch.finfo(right.dtype).tiny
     solution, x, residual = torch.zeros_like(right), torch.zeros_like(right), right.clone()
     place = torch.arange(right.shape[1], device=right.device).expand(right.shape[:2])
     direction = residual @ inverse
-    energy = (residual * direction).sum(-1)
-    enough = target(right.dtype) ** 2 * energy
-    active, iterations = active & (energy > 0), 0
-    while iterations < right.shape[-1] + 16 and (most := int(active.sum(1).max())):
+    energy = (residual * direction).sum(-1) * wanted
+    enough, iterations = TARGET[right.dtype] ** 2 * energy, 0
+    while iterations < right.shape[-1] + 16 and (most := int(energy.count_nonzero(1).max())):
         iterations += 1
-        if 2 * most <= active.shape[1]:
-            chosen = active.to(torch.uint8).argsort(dim=1, descending=True)[:, :most]
+        if 2 * most <= energy.shape[1]:
+            chosen = energy.argsort(dim=1, descending=True)[:, :most]
             solution.scatter_(1, place[..., None].expand_as(x), x)
             system = system.rows(chosen)
-            place, x, residual, direction, energy, enough, active = (
-                _rows(t, chosen) for t in (place, x, residual, direction, energy, enough, active))
+            place, x, residual, direction, energy, enough = (_rows(t, chosen) for t in (place, x, residual, direction, energy, enough))
         image = system.product(direction)
-        curvature = (direction * image).sum(-1)
-        active = active & (curvature > 0)
-        step = torch.where(active, energy / curvature, 0.0)[..., None]
+        step = energy.div((direction * image).sum(-1).clamp_(min=tiny))[..., None]
         x.addcmul_(step, direction)
         residual.addcmul_(step, image, value=-1)
         preconditioned = residual @ inverse
-        before, energy = energy, (residual * preconditioned).sum(-1)
-        active = active & (energy > enough)
-        direction = torch.addcmul(preconditioned, torch.where(active, energy / before, 0.0)[..., None], direction)
+        before, energy = energy.clamp_(min=tiny), torch.mul(residual, preconditioned, out=image).sum(-1)
+        energy.mul_(energy > enough)
+        direction = preconditioned.addcmul_(energy.div(before)[..., None], direction)
     return solution.scatter_(1, place[..., None].expand_as(x), x), iterations
 
 
@@ -174,15 +173,21 @@ def _eliminate(system: Covariances, right: Tensor) -> tuple[Tensor, Bool[Tensor,
 def _solve_directly(system: Covariances, right: Tensor, wanted: Bool[Tensor, "G R"], solution: Tensor) -> Tensor:
     """The solution with the wanted rows put in, from their matrices in float64 where the device has it."""
     wide, size = _wide(right), right.shape[-1]
+    some = min(max(ELEMENTS // size**2, 1), 32)  # of neighbouring rows, the first of which see few pairs
     for group in wanted.any(1).nonzero()[:, 0].tolist():
-        points = system.points[group].to(wide)
-        for row in wanted[group].nonzero()[:, 0].split(max(ELEMENTS // size**2, 1)):
-            weights = system.weights[group, row].to(wide)
+        for row in wanted[group].nonzero()[:, 0].split(some):
+            weights = system.weights[group, row]
+            seen = int(weights.any(0).nonzero().amax()) + 1 if weights.any() else 0
+            weights, points = weights[:, :seen].to(wide), system.points[group, :seen].to(wide)
             mean, second = weights @ points, torch.diag_embed(system.ridge[group, row].to(wide)).flatten(1)
-            for some, share in zip(points.split(max(ELEMENTS // size**2, 1)), weights.split(max(ELEMENTS // size**2, 1), dim=1)):
-                second.addmm_(share, (some[:, :, None] * some[:, None]).flatten(1))
+            for share, each in zip(weights.split(ELEMENTS // size**2 + 1, dim=1), points.split(ELEMENTS // size**2 + 1)):
+                second.addmm_(share, (each[:, :, None] * each[:, None]).flatten(1))
             matrix = second.unflatten(1, (size, size)).sub_(mean[:, :, None] * mean[:, None])
-            solution[group, row] = solve_spd(matrix, right[group, row])
+            factor, failed = torch.linalg.cholesky_ex(matrix)
+            if failed.any():  # rounding left it no positive pivot, if not a ridge of 0
+                solution[group, row] = solve_spd(matrix, right[group, row])
+            else:
+                solution[group, row] = torch.cholesky_solve(right[group, row].to(wide)[..., None], factor)[..., 0].to(right.dtype)
     return solution
 
 

@@ -32,7 +32,7 @@ from ttr.backends.implicit_solve import System
 from ttr.backends.implicit_solve import solve as solve_twice_differentiable
 from ttr.backends.position_bias import PairWeights, probabilities
 
-SCORES = 2**18
+SCORES = 2**19
 """Scores that are in work at a time: a few such tensors stay in the cache."""
 
 

@@ -52,17 +52,17 @@ class LocalPolynomial(Backend):
         query, batch, groups = x.grouped(x.q), x.q.shape[0], keys.shape[2]
 
         def of_query(tensor: Tensor) -> Tensor:
-            return tensor.transpose(1, 2).reshape(batch * groups, x.heads // groups, x.length, tensor.shape[-1])
+            return tensor.transpose(1, 2).unflatten(1, (groups, -1)).flatten(0, 1).contiguous()
 
         def of_pairs(tensor: Tensor) -> Tensor:
-            return tensor.transpose(1, 2).flatten(0, 1)
+            return tensor.transpose(1, 2).flatten(0, 1).contiguous()
 
         function = problem.function
         slope = of_query(controls["slope"]) if problem.solver.amortized else None
-        ridge = None if slope is not None else controls["ridge"].expand(batch, -1, -1).reshape(batch * groups, x.heads // groups, -1)
+        ridge = None if slope is not None else controls["ridge"].expand(batch, -1, -1).unflatten(1, (groups, -1)).flatten(0, 1)
         lines = Lines(of_query(function.query(query, params)), of_pairs(function.key(keys, params)), of_query(query), of_pairs(keys),
                       of_pairs(values), ridge, slope)
-        return fit(pairs, lines, self.block).reshape(batch, x.heads, x.length, -1)
+        return fit(pairs, lines, self.block).unflatten(0, (batch, groups)).flatten(1, 2)
 
     def _polynomials(self, problem: Problem, x: Inputs, pairs: PairWeights) -> Tensor:
         """[B,H,T,V], with the monomials written out: fewer tokens per block where there are more, for a bounded memory."""

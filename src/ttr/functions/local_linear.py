@@ -16,18 +16,39 @@ class LocalLinear(_ExponentialKernel):
 
     The slope A is regularised by the control ``ridge``, relative to weights that sum to 1 (arXiv 2501.12352, 2510.01450).
     ``unit_norm`` affects the kernel only; the displacement k - q always takes the vectors as they are.
+
+    With ``rank`` r the line has a slope along r directions alone: v = b + A P (k - q), with P the parameter "function.projection"
+    [H,r,K], which starts with orthonormal rows. r = K, with any orthogonal P and one ridge for all channels, is the full line; no
+    directions at all would be softmax attention.
     """
 
     local_degree: ClassVar[int] = 1
+    rank: int | None = None
+
+    def feature_size(self, key_size: int) -> int:
+        return key_size if self.rank is None else self.rank
+
+    def parameters(self, heads: int, key_size: int, value_size: int) -> dict[str, Parameter]:
+        if self.rank is not None and not 1 <= self.rank <= key_size:
+            raise ValueError(f"A slope of rank {self.rank} needs keys of at least as many channels, not {key_size}. Use a rank from 1 to {key_size}.")
+        projection = {} if self.rank is None else {"projection": Parameter((heads, self.rank, key_size), _orthonormal)}
+        return super().parameters(heads, key_size, value_size) | projection
+
+    def point(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        return x if self.rank is None else torch.einsum("...hk,hrk->...hr", x, params["projection"])
 
     def formulas(self) -> dict[str, str]:
-        return {"prediction": "m_t(k) = b_t + A_t (k - q_t), fitted for every query", **super().formulas(),
-                "read-out": "y_t = b_t = sum_{i<=t} p_i (1 - (k_i - kbar)^T rho) v_i, kbar = sum_{i<=t} p_i k_i, "
-                            "rho = (sum_{i<=t} p_i (k_i - kbar) (k_i - kbar)^T + diag(ridge))^-1 (kbar - q_t)"}
+        if self.rank is None:
+            return {"prediction": "m_t(k) = b_t + A_t (k - q_t), fitted for every query", **super().formulas(),
+                    "read-out": "y_t = b_t = sum_{i<=t} p_i (1 - (k_i - kbar)^T rho) v_i, kbar = sum_{i<=t} p_i k_i, "
+                                "rho = (sum_{i<=t} p_i (k_i - kbar) (k_i - kbar)^T + diag(ridge))^-1 (kbar - q_t)"}
+        return {"prediction": f"m_t(k) = b_t + A_t P (k - q_t), P a learned {self.rank} x K matrix, fitted for every query", **super().formulas(),
+                "read-out": "y_t = b_t = sum_{i<=t} p_i (1 - (z_i - zbar)^T rho) v_i, z_i = P k_i, zbar = sum_{i<=t} p_i z_i, "
+                            "rho = (sum_{i<=t} p_i (z_i - zbar) (z_i - zbar)^T + diag(ridge))^-1 (zbar - P q_t)"}
 
     @classmethod
     def examples(cls) -> tuple[LocalLinear, ...]:
-        return (cls(), cls(scale=1.3, unit_norm=True, learned_scale=True))
+        return (cls(), cls(scale=1.3, unit_norm=True, learned_scale=True), cls(rank=2))
 
     @classmethod
     def worked(cls) -> tuple[Worked, ...]:
