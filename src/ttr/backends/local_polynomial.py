@@ -60,8 +60,8 @@ class LocalPolynomial(Backend):
         function = problem.function
         slope = of_query(controls["slope"]) if problem.solver.amortized else None
         ridge = None if slope is not None else controls["ridge"].expand(batch, -1, -1).unflatten(1, (groups, -1)).flatten(0, 1)
-        lines = Lines(of_query(function.query(query, params)), of_pairs(function.key(keys, params)), of_query(query), of_pairs(keys),
-                      of_pairs(values), ridge, slope)
+        lines = Lines(of_query(function.query(query, params)), of_pairs(function.key(keys, params)),
+                      of_query(function.point(query, params)), of_pairs(function.point(keys, params)), of_pairs(values), ridge, slope)
         return fit(pairs, lines, self.block).unflatten(0, (batch, groups)).flatten(1, 2)
 
     def _polynomials(self, problem: Problem, x: Inputs, pairs: PairWeights) -> Tensor:

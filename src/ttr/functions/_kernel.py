@@ -45,10 +45,6 @@ class _ExponentialKernel(Function):
         scale = params["scale"][..., None] if self.learned_scale else scale_or_default(self.scale, q.shape[-1])
         return scale * self.key(q, params)
 
-    def point(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        """Where a query or a key [..., H, K] lies for the fit, whose displacements are differences of such points: [..., H, D]."""
-        return x
-
     def key(self, k: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         if not self.unit_norm:
             return k

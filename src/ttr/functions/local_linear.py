@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
+from ttr.component import Parameter
 from ttr.functions._kernel import _ExponentialKernel
 from ttr.problem import Problem, Worked
 
@@ -79,7 +82,19 @@ class LocalLinear(_ExponentialKernel):
             #   a = (0.652570279515, 0.400612975156, -0.053183254671).
             [[2, -3, 0.5], [3.362547658750, -5.384458402813, -0.351592286719], [0.237998335364, -0.328667310585, 1.740857083908]],
         ))
+        # Rank 1 with P = (2, -1.5), ridge 0.5 and the kernel of the first case: P k = 1.75, -6.25, 2 and P q = ., 4, 0.25.
+        # t = 2: mean 0.15, C + ridge = 10.74, rho = -385/1074, a = (676, -139) / 537.
+        # t = 3: mean 7/22, C + ridge = 9769/968, rho = 66/9769, a = (77396, 20405, 9658) / 107459.
+        yr = torch.tensor([[2, -3, 0.5], [1630 / 537, -2584 / 537, -79 / 537], [162272 / 107459, -155397 / 107459, 61281 / 107459]],
+                          dtype=torch.float64)[None, :, None]
+        projection = {"function.projection": torch.tensor([[[2, -1.5]]], dtype=torch.float64)}
         ridge = {"ridge": torch.tensor([[0.5, 2]], dtype=torch.float64)}
         scale = {"function.scale": torch.tensor([1.3], dtype=torch.float64)}
         return (Worked(Problem(Uniform(), cls(scale=math.log(2)), ExactLocalFit()), q, k, v, y, ridge),
-                Worked(Problem(Uniform(), cls(0.7, unit_norm=True, learned_scale=True), ExactLocalFit()), qu, ku, v, yu, ridge, scale))
+                Worked(Problem(Uniform(), cls(0.7, unit_norm=True, learned_scale=True), ExactLocalFit()), qu, ku, v, yu, ridge, scale),
+                Worked(Problem(Uniform(), cls(math.log(2), rank=1), ExactLocalFit()), q, k, v, yr, {"ridge": ridge["ridge"][:, :1]}, projection))
+
+
+def _orthonormal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    """Random orthonormal rows."""
+    return torch.linalg.qr(torch.randn(shape, generator=generator).mT)[0].mT.contiguous()
