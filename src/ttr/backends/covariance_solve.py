@@ -46,23 +46,18 @@ class Covariances(NamedTuple):
     ridge: Float[Tensor, "G R D"]
     mean: Float[Tensor, "G R D"]
     scratch: Float[Tensor, "G R N"]
-    second: Float[Tensor, "D D G R"] | None = None
+    second: Float[Tensor, "G D D R"] | None = None
 
     @staticmethod
-    def of(weights: Float[Tensor, "G R N"], points: Float[Tensor, "G N D"], ridge: Float[Tensor, "G R D"],
-           scratch: Float[Tensor, "G R N"]) -> Covariances:
-        size = points.shape[-1]
-        if size > FEW_CHANNELS:
+    def of(weights: Float[Tensor, "G R N"], points: Float[Tensor, "G N D"], products: Float[Tensor, "G N E"] | None,
+           ridge: Float[Tensor, "G R D"], scratch: Float[Tensor, "G R N"]) -> Covariances:
+        """``products`` are those of ``products_of``."""
+        if products is None:
             return Covariances(weights, points, ridge, weights @ points, scratch)
-        first, other = torch.triu_indices(size, size, device=points.device)
-        moments = weights.new_zeros(weights.shape[0], size + len(first), weights.shape[1])
-        at_once = ELEMENTS // (moments.shape[0] * moments.shape[1]) + 1
-        for some, share in zip(points.split(at_once, dim=1), weights.split(at_once, dim=2)):
-            moments.baddbmm_(torch.cat([some, some[..., first] * some[..., other]], dim=-1).mT, share.mT)
-        mean, products = moments.split([size, len(first)], dim=1)
-        second = moments.new_empty(size, size, *weights.shape[:2])
-        second[first, other] = second[other, first] = products.transpose(0, 1)
-        return Covariances(weights, points, ridge, mean.mT, scratch, second)
+        size = points.shape[-1]
+        moments = products.mT @ weights.mT
+        second = moments.index_select(1, _entries(size, moments.device)).unflatten(1, (size, size))
+        return Covariances(weights, points, ridge, moments[:, :size].mT, scratch, second)
 
     def tilt(self, x: Float[Tensor, "G R D"]) -> Float[Tensor, "G R N"]:
         """p_ti (k_i - m_t).x_t, in the scratch."""
@@ -71,7 +66,11 @@ class Covariances(NamedTuple):
 
     def product(self, x: Float[Tensor, "G R D"]) -> Float[Tensor, "G R D"]:
         """A_t x_t for every row; leaves ``tilt(x)`` in the scratch."""
-        return torch.addcmul(self.tilt(x) @ self.points, self.ridge, x)
+        tilted = self.tilt(x)
+        if self.second is None:
+            return torch.addcmul(tilted @ self.points, self.ridge, x)
+        along = (self.second * x.mT[:, None]).sum(2).mT.addcmul_(self.mean, (self.mean * x).sum(-1, keepdim=True), value=-1)
+        return along.addcmul_(self.ridge, x)
 
     def rows(self, index: Int[Tensor, "G r"]) -> Covariances:
         """Some rows of every group, as many in each."""
@@ -86,6 +85,23 @@ class Covariances(NamedTuple):
         diagonal = average.diagonal(dim1=-2, dim2=-1)
         plain = torch.diag_embed(torch.where(diagonal > 0, diagonal, 1.0))
         return torch.cholesky_inverse(torch.where(failed[:, None, None] > 0, plain.sqrt(), factor))
+
+
+def products_of(points: Float[Tensor, "G N D"]) -> Float[Tensor, "G N E"] | None:
+    """The channels of all points and their products, each once; None where there are too many."""
+    size = points.shape[-1]
+    if size > FEW_CHANNELS:
+        return None
+    first, other = torch.triu_indices(size, size, device=points.device)
+    return torch.cat([points, points[..., first] * points[..., other]], dim=-1)
+
+
+def _entries(size: int, device: torch.device) -> Int[Tensor, " D*D"]:
+    """Where the entries of a symmetric matrix stand among ``products_of``."""
+    first, other = torch.triu_indices(size, size, device=device)
+    place = torch.empty(size, size, dtype=torch.int64, device=device)
+    place[first, other] = place[other, first] = torch.arange(size, size + len(first), device=device)
+    return place.flatten()
 
 
 def solve(system: Covariances, right: Float[Tensor, "G R D"], few: Bool[Tensor, " R"]) -> Float[Tensor, "G R D"]:
@@ -153,21 +169,21 @@ def _eliminate(system: Covariances, right: Tensor) -> tuple[Tensor, Bool[Tensor,
     """Gaussian elimination in all rows at once, in float64 where the device has it, and the rows in which it lost too many digits:
     second moments minus squares of means may cancel."""
     wide, size = _wide(right), right.shape[-1]
-    ridge, mean, rows = (x.to(wide).permute(2, 0, 1) for x in (system.ridge, system.mean, right))
+    ridge, mean, rows = (x.mT.to(wide) for x in (system.ridge, system.mean, right))
     second = system.second.to(wide)
-    table = torch.cat([second - mean[:, None] * mean, rows[:, None]], dim=1)
-    table.diagonal(dim1=0, dim2=1).add_(ridge.movedim(0, -1))
-    least = LEAST_PIVOT * second.diagonal(dim1=0, dim2=1).movedim(-1, 0)
-    lost = torch.zeros_like(rows[0], dtype=torch.bool)
+    table = torch.cat([torch.addcmul(second, mean[:, :, None], mean[:, None], value=-1), rows[:, :, None]], dim=2)
+    table.diagonal(dim1=1, dim2=2).add_(ridge.mT)
+    least = LEAST_PIVOT * second.diagonal(dim1=1, dim2=2).mT
+    pivots = []
     for j in range(size):
-        pivot = table[j, j].clone()
-        lost |= ~((pivot > 0) & (pivot >= least[j]))
-        table[j, j:] /= pivot
-        table[j + 1 :, j + 1 :].addcmul_(table[j + 1 :, j, None], table[j, None, j + 1 :], value=-1)
-    solution = table[:, size]
+        pivots.append(table[:, j, j].clone())
+        table[:, j, j:] /= pivots[j][:, None]
+        table[:, j + 1 :, j + 1 :].addcmul_(table[:, j + 1 :, None, j], table[:, None, j, j + 1 :], value=-1)
+    solution = table[:, :, size]
     for j in range(size - 1, 0, -1):
-        solution[:j].addcmul_(table[:j, j], solution[j], value=-1)
-    return solution.permute(1, 2, 0).to(right.dtype).contiguous(), lost
+        solution[:, :j].addcmul_(table[:, :j, j], solution[:, None, j], value=-1)
+    kept = torch.stack(pivots, dim=1)
+    return solution.mT.to(right.dtype).contiguous(), ~((kept > 0) & (kept >= least)).all(1)
 
 
 def _solve_directly(system: Covariances, right: Tensor, wanted: Bool[Tensor, "G R"], solution: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ttr.backends.covariance_solve import Covariances, solve
+from ttr.backends.covariance_solve import Covariances, products_of, solve
 from ttr.backends.implicit_solve import System
 from ttr.backends.implicit_solve import solve as solve_twice_differentiable
 from ttr.backends.position_bias import PairWeights, probabilities
@@ -58,6 +58,7 @@ class _Part(NamedTuple):
     keys: Float[Tensor, "g P K"]
     places: Float[Tensor, "g R D"]
     points: Float[Tensor, "g P D"]
+    products: Float[Tensor, "g P E"] | None
     values: Float[Tensor, "g P V"]
     ridge: Float[Tensor, "g R D"] | None
     few: Bool[Tensor, " R"]
@@ -86,7 +87,7 @@ class _Fit(torch.autograd.Function):
         for part in _parts(pairs, lines, block, spare=1):
             scratch, = part.spare
             if lines.slope is None:
-                system = Covariances.of(part.weights, part.points, part.ridge, scratch)
+                system = Covariances.of(part.weights, part.points, part.products, part.ridge, scratch)
                 part.put(rho, solve(system, system.mean - part.places, part.few))
             else:
                 system = Covariances(part.weights, part.points, None, part.weights @ part.points, scratch)
@@ -108,7 +109,12 @@ def _parts(pairs: PairWeights, lines: Lines, block: int, spare: int) -> Iterator
     """Block by block, with ``spare`` tensors of the size of its scores to be overwritten."""
     groups, sharing, time = lines.query.shape[:3]
     slots, size = pairs.past.shape[-1], lines.points.shape[-1]
-    buffers: list[Tensor] = []
+    # Only differences count. Seen from a point of the block, or from the middle of all where their products are made once, those of points
+    # far from 0 cancel nothing.
+    middle = lines.points.mean(1, keepdim=True)
+    products = products_of(lines.points - middle) if lines.slope is None else None
+    most = sharing * min(block, time) * (slots + time if pairs.window is None else slots + pairs.window + block)
+    buffers = [lines.query.new_empty(max(most, min(SCORES, most * groups))) for _ in range(spare + 1)]
     for start in range(0, time, block):
         stop = min(start + block, time)
         first, last = pairs.first_seen(start), slots + stop
@@ -118,8 +124,6 @@ def _parts(pairs: PairWeights, lines: Lines, block: int, spare: int) -> Iterator
         for group in range(0, groups, step):
             units = slice(group, min(group + step, groups))
             count = (units.stop - units.start) * shape[0] * shape[1]
-            if not buffers or buffers[0].numel() < count:
-                buffers = [lines.query.new_empty(count) for _ in range(spare + 1)]
             weights, *rest = (buffer[:count].view(-1, *shape) for buffer in buffers)
             at, seen = (units, slice(None), slice(start, stop)), (units, slice(first, last))
             query, keys = lines.query[at].flatten(1, 2), lines.keys[seen]
@@ -132,11 +136,11 @@ def _parts(pairs: PairWeights, lines: Lines, block: int, spare: int) -> Iterator
                 torch.softmax(logits, -1, out=weights)
             else:
                 weights.copy_(probabilities(logits, True))
-            # Only differences count. Seen from a point of the block, those of points far from 0 cancel nothing.
-            origin = lines.points[units, slots + start, None]
+            origin = lines.points[units, slots + start, None] if products is None else middle[units]
+            points = lines.points[seen] - origin if products is None else products[seen][..., :size]
             ridge = None if lines.ridge is None else lines.ridge[units, :, None].expand(-1, -1, stop - start, -1).flatten(1, 2)
-            yield _Part(at, seen, weights, query, keys, lines.places[at].flatten(1, 2) - origin, lines.points[seen] - origin, lines.values[seen],
-                        ridge, few, tuple(rest))
+            yield _Part(at, seen, weights, query, keys, lines.places[at].flatten(1, 2) - origin, points,
+                        None if products is None else products[seen], lines.values[seen], ridge, few, tuple(rest))
 
 
 def _future(size: int, like: Tensor) -> Float[Tensor, "C C"]:
@@ -163,7 +167,7 @@ def _gradients(pairs: PairWeights, block: int, inputs: list[Tensor | None], rho:
         torch.bmm(g, part.values.mT, out=across)
         across.sub_(torch.mul(part.weights, across, out=scratch).sum(-1, keepdim=True))
         if lines.slope is None:
-            system = Covariances.of(part.weights, part.points, part.ridge, other)
+            system = Covariances.of(part.weights, part.points, part.products, part.ridge, other)
             eta = solve(system, torch.mul(part.weights, across, out=scratch) @ part.points, part.few)
             tilted = scratch.sub_(other)
             shift = (slope * part.ridge * eta).sum(-1, keepdim=True)

@@ -46,7 +46,7 @@ class LocalPolynomial(Backend):
     def _lines(self, problem: Problem, x: Inputs, pairs: PairWeights) -> Tensor:
         """[B,H,T,V]."""
         params, controls = x.axis_params("function"), x.controls
-        keys, values = (torch.cat([x.state[name], new], dim=1) for name, new in (("keys", x.k), ("values", x.v)))
+        keys, values = (torch.cat([x.state[name], new], dim=1) if x.state[name].shape[1] else new for name, new in (("keys", x.k), ("values", x.v)))
         if params or keys.shape[2] != values.shape[2]:  # a parameter has an entry per head, so heads no longer share their keys
             keys, values = x.grouped(keys), x.grouped(values)
         query, batch, groups = x.grouped(x.q), x.q.shape[0], keys.shape[2]
