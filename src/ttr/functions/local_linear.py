@@ -20,21 +20,23 @@ class LocalLinear(_ExponentialKernel):
     The slope A is regularised by the control ``ridge``, relative to weights that sum to 1 (arXiv 2501.12352, 2510.01450).
     ``unit_norm`` affects the kernel only; the displacement k - q always takes the vectors as they are.
 
-    With ``rank`` r the line has a slope along r directions alone: v = b + A P (k - q), with P the parameter "function.projection"
-    [H,r,K], which starts with orthonormal rows. r = K, with any orthogonal P and one ridge for all channels, is the full line; no
-    directions at all would be softmax attention.
+    With ``rank`` r the line has a slope along r directions alone, never more than K: v = b + A P (k - q), with P the parameter
+    "function.projection" [H,r,K], which starts with orthonormal rows. r = K, with an orthogonal P and one ridge for all channels, is the
+    full line; no directions at all would be softmax attention.
     """
 
     local_degree: ClassVar[int] = 1
     rank: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"A slope needs at least one direction, not {self.rank}. Use a rank of 1 or more, or LocalConstant.")
+
     def feature_size(self, key_size: int) -> int:
-        return key_size if self.rank is None else self.rank
+        return key_size if self.rank is None else min(self.rank, key_size)
 
     def parameters(self, heads: int, key_size: int, value_size: int) -> dict[str, Parameter]:
-        if self.rank is not None and not 1 <= self.rank <= key_size:
-            raise ValueError(f"A slope of rank {self.rank} needs keys of at least as many channels, not {key_size}. Use a rank from 1 to {key_size}.")
-        projection = {} if self.rank is None else {"projection": Parameter((heads, self.rank, key_size), _orthonormal)}
+        projection = {} if self.rank is None else {"projection": Parameter((heads, self.feature_size(key_size), key_size), _orthonormal)}
         return super().parameters(heads, key_size, value_size) | projection
 
     def point(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:

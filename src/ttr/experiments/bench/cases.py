@@ -68,11 +68,12 @@ class Family:
 class Memories(Family):
     """A problem of the library; its rows are backends.
 
-    ``token_flops`` gives the operations of one token and head from the key and value sizes.
+    ``token_flops`` gives the operations of one token and head from the key and value sizes; None where the data decide, by how long an
+    iteration takes.
     """
 
     problem: Problem
-    token_flops: Callable[[int, int], float]
+    token_flops: Callable[[int, int], float] | None = None
 
     def ours(self, direction: Direction, backends: tuple[str, ...], x: Tensors | None = None) -> tuple[Contestant, ...]:
         """If no backends are named, all that do not refuse the problem and the inputs; to decode, the first of those that share their
@@ -87,8 +88,8 @@ class Memories(Family):
                 ways.setdefault(type(backend).step if direction == "decode" else backend, contestant)
         return tuple(ways.values())
 
-    def flops(self, shape: Shape) -> float:
-        return shape.batch * shape.time * shape.heads * self.token_flops(shape.key, shape.value)
+    def flops(self, shape: Shape) -> float | None:
+        return None if self.token_flops is None else shape.batch * shape.time * shape.heads * self.token_flops(shape.key, shape.value)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
