@@ -96,7 +96,7 @@ def products_of(points: Float[Tensor, "G N D"]) -> Float[Tensor, "G N E"] | None
     return torch.cat([points, points[..., first] * points[..., other]], dim=-1)
 
 
-def _entries(size: int, device: torch.device) -> Int[Tensor, " D*D"]:
+def _entries(size: int, device: torch.device) -> Int[Tensor, " entries"]:
     """Where the entries of a symmetric matrix stand among ``products_of``."""
     first, other = torch.triu_indices(size, size, device=device)
     place = torch.empty(size, size, dtype=torch.int64, device=device)

@@ -214,6 +214,8 @@ class _BiasGradients:
         if units.stop == groups:
             with torch.enable_grad():
                 bias = _bias(with_tensors(self.pairs, *self.tensors), sharing, rows.start, rows.stop)
+                if not bias.requires_grad:  # the window has left the slots behind
+                    return
                 wanted = [x for x, needed in zip(self.tensors, self.needed) if needed]
                 found = iter(torch.autograd.grad(bias, wanted, self.block, allow_unused=True, materialize_grads=True))
             for total in self.sums:
