@@ -80,7 +80,8 @@ def fit(pairs: PairWeights, lines: Lines, block: int) -> Float[Tensor, "U S T V"
 
 class _Fit(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pairs: PairWeights, block: int, past: Tensor, total: Tensor | None, importance: Tensor | None, *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, pairs: PairWeights, block: int, past: Tensor, total: Tensor | None, importance: Tensor | None,
+                *tensors: Tensor | None) -> Tensor:
         lines = Lines(*tensors)
         y = lines.query.new_empty(*lines.query.shape[:3], lines.values.shape[-1])
         rho = torch.empty_like(lines.places) if lines.slope is None else lines.slope

@@ -1,0 +1,167 @@
+"""What a slope of a rank is worth, and what it costs: softmax attention, lines of rank r, and the full line on streams to regress on.
+
+``python -m ttr.experiments.slope_rank docs/slope-rank`` writes the numbers, the table and the figure. A layer reads at the next key and is
+scored on the next value; the scale of its kernel and its ridge are chosen on other streams than those it is scored on. Rank r has
+once a random projection and once one that was trained on further streams, by the derivative of the layer.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import ttr
+from ttr.functions.local_constant import LocalConstant
+from ttr.functions.local_linear import LocalLinear
+from ttr.problem import Problem
+from ttr.solvers.exact_local_fit import ExactLocalFit
+from ttr.tasks.regression import piecewise_linear, smooth_map
+from ttr.weights.uniform import Uniform
+
+SCALES, RIDGES = (4.0, 8.0, 16.0, 32.0, 64.0), (1e-3, 1e-2, 1e-1)
+RANKS = (2, 4, 8, 16)
+TUNE, TRAIN, SCORE = 1000, 2000, 3000
+"""Seeds of the streams that choose the numbers, of the first that train a projection, and of the first that score."""
+
+NOTE = """Softmax attention (rank 0), lines with a slope along some directions of the keys, and the full line, none of them with anything else
+to train: a layer reads at the next key and is scored on the next value, over 1024 tokens of four streams, three times. The scale of its kernel
+and its ridge are chosen on other streams. A rank below the number of channels has a random projection, and one that 60 steps of Adam on further
+streams have trained through the layer's derivative. Times are of the forward pass, on one core.
+
+Where all directions of the keys count alike, as in the first two streams, a slope of low rank is no bargain: little is gained before the rank is
+that of the keys. Where few directions count, as in the third and in the smooth maps, a learned projection finds them, and its line is better than
+the full one, which has more to fit from the same pairs. The streams are those of `ttr.tasks.regression`; `python -m ttr.experiments.slope_rank
+docs/slope-rank` writes this page."""
+
+Stream = Callable[[int], tuple[Tensor, Tensor]]
+
+
+def streams(length: int) -> dict[str, tuple[int, Stream]]:
+    """The streams by name, with their number of channels."""
+    piecewise = functools.partial(piecewise_linear, 4, length, segment=128)
+    return {"piecewise linear, 16 channels": (16, lambda seed: piecewise(size=16, seed=seed)),
+            "piecewise linear, 32 channels": (32, lambda seed: piecewise(size=32, seed=seed)),
+            "the same, 4 channels count": (32, lambda seed: piecewise(size=32, seed=seed, directions=4)),
+            "one smooth map, 4 channels": (4, lambda seed: smooth_map(4, length, 4, seed)),
+            "one smooth map, 16 channels": (16, lambda seed: smooth_map(4, length, 16, seed))}
+
+
+def problem(rank: int, size: int, scale: float) -> Problem:
+    """Rank 0 is softmax attention, rank ``size`` the full line."""
+    function = LocalConstant(scale=scale) if rank == 0 else LocalLinear(scale=scale, rank=None if rank == size else rank)
+    return Problem(Uniform(), function, ExactLocalFit())
+
+
+def read(rank: int, scale: float, ridge: float, keys: Tensor, values: Tensor, projection: Tensor | None) -> Tensor:
+    """What the layer says at every next key, [B,T-1,D]."""
+    params = {} if projection is None else {"function.projection": projection}
+    controls = {"ridge": ridge} if rank else {}
+    q, k, v = (x[:, :, None] for x in (keys[:, 1:], keys[:, :-1], values[:, :-1]))
+    return ttr.regress(problem(rank, keys.shape[-1], scale), q, k, v, params=params, **controls)[:, :, 0]
+
+
+def score(rank: int, scale: float, ridge: float, stream: tuple[Tensor, Tensor], projection: Tensor | None) -> Tensor:
+    """The squared error relative to the squared values."""
+    keys, values = stream
+    return (read(rank, scale, ridge, keys, values, projection) - values[:, 1:]).square().sum() / values[:, 1:].square().sum()
+
+
+def learned(rank: int, scale: float, ridge: float, stream: Stream, start: Tensor, steps: int) -> Tensor:
+    """A projection trained by Adam, every step on a new stream; the ridge keeps its length, so its rows are made orthonormal at the end."""
+    projection = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([projection], lr=0.02)
+    for step in range(steps):
+        optimizer.zero_grad()
+        score(rank, scale, ridge, stream(TRAIN + step), projection).backward()
+        optimizer.step()
+    return torch.linalg.qr(projection.detach().mT)[0].mT.contiguous()
+
+
+def seconds(call: Callable[[], object], rounds: int = 5) -> float:
+    """Median time of one core."""
+    call()
+    times = []
+    for _ in range(rounds):
+        start = time.process_time()
+        call()
+        times.append(time.process_time() - start)
+    return statistics.median(times)
+
+
+def measure(length: int = 1024, steps: int = 60, scored: int = 3) -> list[dict[str, object]]:
+    """One row per stream, rank and way to come to a projection."""
+    rows = []
+    for name, (size, stream) in streams(length).items():
+        attention = None
+        for rank in sorted({0, *(rank for rank in RANKS if rank < size), size}):
+            random = None
+            if 0 < rank < size:
+                random = ttr.init_params(problem(rank, size, 1.0), heads=1, key_size=size, value_size=size,
+                                         generator=torch.Generator().manual_seed(0))["function.projection"]
+            with torch.no_grad():
+                tuned = min(itertools.product(SCALES, RIDGES if rank else (0.0,)), key=lambda numbers: score(rank, *numbers, stream(TUNE), random))
+            ways = {"none" if random is None else "random": random}
+            if random is not None:
+                ways["learned"] = learned(rank, *tuned, stream, random, steps)
+            for way, projection in ways.items():
+                with torch.no_grad():
+                    errors = [score(rank, *tuned, stream(SCORE + i), projection).item() for i in range(scored)]
+                    cost = seconds(functools.partial(read, rank, *tuned, *stream(SCORE), projection))
+                attention = cost if rank == 0 else attention
+                rows.append({"stream": name, "rank": rank, "projection": way, "scale": tuned[0], "ridge": tuned[1],
+                             "error": statistics.mean(errors), "least": min(errors), "most": max(errors), "cost": cost / attention})
+                print(rows[-1], flush=True)
+    return rows
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """The rows as a table in Markdown."""
+    lines = ["| stream | rank | projection | scale | ridge | relative error, mean (range) | time, softmax attention = 1 |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        lines.append(f"| {row['stream']} | {row['rank']} | {row['projection']} | {row['scale']:g} | {row['ridge']:g} | "
+                     f"{row['error']:.3f} ({row['least']:.3f}-{row['most']:.3f}) | {row['cost']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: list[dict[str, object]], file: Path) -> None:
+    """Error against time, a panel per stream."""
+    names = list(dict.fromkeys(row["stream"] for row in rows))
+    figure = Figure(figsize=(3.4 * len(names), 3.4), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
+        for way, colour, marker in (("random", "#0072B2", "o"), ("learned", "#D55E00", "s")):
+            of_way = [row for row in rows if row["stream"] == name and row["projection"] in (way, "none")]
+            axes.plot([row["cost"] for row in of_way], [row["error"] for row in of_way], marker=marker, color=colour, label=f"{way} projection")
+            if way == "random":
+                for row in of_way:
+                    axes.annotate(f"r = {row['rank']}", (row["cost"], row["error"]), xytext=(5, 5), textcoords="offset points", fontsize=8)
+        axes.set(title=name, xlabel="time, softmax attention = 1", ylabel="relative squared error", xscale="log")
+        axes.set_ylim(bottom=0)
+        axes.title.set_fontsize(10)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(file, metadata={"Software": None})
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = measure()
+    (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (folder / "README.md").write_text(f"# What the rank of a slope is worth\n\n![Error against time](figure.png)\n\n{NOTE}\n\n{table(rows)}")
+    draw(rows, folder / "figure.png")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
