@@ -11,12 +11,14 @@ from torch.utils.checkpoint import checkpoint
 from ttr.backends.attention import grouped_product
 from ttr.backends.backend import Backend, shape_of
 from ttr.backends.centred_fit import monomials, tilted
-from ttr.backends.implicit_solve import ELEMENTS
 from ttr.backends.line_fit import Lines, fit
 from ttr.backends.position_bias import PairWeights, probabilities
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
+
+MONOMIALS = 2**20
+"""Monomials that are written out at a time."""
 
 
 class LocalPolynomial(Backend):
@@ -74,7 +76,7 @@ class LocalPolynomial(Backend):
         query, keys = problem.function.query(raw_query, params).transpose(1, 2), problem.function.key(raw_keys, params).transpose(1, 2)
         raw_query, raw_keys, values = (tensor.transpose(1, 2) for tensor in (raw_query, raw_keys, values))
         numbers = x.q.shape[0] * x.heads * keys.shape[2] * problem.function.feature_size(x.q.shape[-1])
-        size = max(min(self.block, ELEMENTS // max(numbers, 1)), 1)
+        size = max(min(self.block, MONOMIALS // max(numbers, 1)), 1)
         outputs = [query.new_zeros(*query.shape[:2], 0, values.shape[-1])]
         for start in range(0, x.length, size):
             part, raw_part = (t[:, :, start : start + size] for t in (query, raw_query))
