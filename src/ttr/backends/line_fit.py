@@ -110,10 +110,10 @@ def _parts(pairs: PairWeights, lines: Lines, block: int, spare: int) -> Iterator
     """Block by block, with ``spare`` tensors of the size of its scores to be overwritten."""
     groups, sharing, time = lines.query.shape[:3]
     slots, size = pairs.past.shape[-1], lines.points.shape[-1]
-    # Only differences count. Seen from a point of the block, or from the middle of all where their products are made once, those of points
-    # far from 0 cancel nothing.
-    middle = lines.points.mean(1, keepdim=True)
-    products = products_of(lines.points - middle) if lines.slope is None else None
+    # Only differences count. Seen from a point of the block, or from the first where all products are made once, those of points far from 0
+    # cancel nothing.
+    first_point = lines.points[:, slots : slots + min(time, 1)]
+    products = products_of(lines.points - first_point) if lines.slope is None and time else None
     most = sharing * min(block, time) * (slots + time if pairs.window is None else slots + pairs.window + block)
     buffers = [lines.query.new_empty(max(most, min(SCORES, most * groups))) for _ in range(spare + 1)]
     for start in range(0, time, block):
@@ -137,7 +137,7 @@ def _parts(pairs: PairWeights, lines: Lines, block: int, spare: int) -> Iterator
                 torch.softmax(logits, -1, out=weights)
             else:
                 weights.copy_(probabilities(logits, True))
-            origin = lines.points[units, slots + start, None] if products is None else middle[units]
+            origin = lines.points[units, slots + start, None] if products is None else first_point[units]
             points = lines.points[seen] - origin if products is None else products[seen][..., :size]
             ridge = None if lines.ridge is None else lines.ridge[units, :, None].expand(-1, -1, stop - start, -1).flatten(1, 2)
             yield _Part(at, seen, weights, query, keys, lines.places[at].flatten(1, 2) - origin, points,
