@@ -132,7 +132,7 @@ def _parts(pairs: PairWeights, lines: Lines, block: int, spare: int) -> Iterator
             if bias is None:
                 logits.unflatten(1, (sharing, -1))[..., start - stop :].add_(_future(stop - start, logits))
             else:
-                logits.add_((bias if bias.shape[0] == 1 else bias[units]).flatten(1, 2))
+                logits.add_(bias[units].flatten(1, 2))
             if pairs.importance is None:
                 torch.softmax(logits, -1, out=weights)
             else:
@@ -148,10 +148,8 @@ def _future(size: int, like: Tensor) -> Float[Tensor, "C C"]:
     return torch.full((size, size), -torch.inf, dtype=like.dtype, device=like.device).triu(1)
 
 
-def _bias(pairs: PairWeights, sharing: int, start: int, stop: int) -> Float[Tensor, "#U #S C P"] | None:
-    """The log weights; None where new pairs count alike and there are no others."""
-    if pairs.plain:
-        return None
+def _bias(pairs: PairWeights, sharing: int, start: int, stop: int) -> Float[Tensor, "U S C P"]:
+    """The log weights of ``pairs.block``."""
     bias = pairs.block(start, stop)
     batch, heads = pairs.past.shape[:2]
     return bias.expand(batch, heads, -1, -1).reshape(batch * heads // sharing, sharing, *bias.shape[2:])
@@ -247,9 +245,7 @@ def _composite(pairs: PairWeights, lines: Lines, block: int) -> Float[Tensor, "U
         seen = slice(pairs.first_seen(start), slots + rows.stop)
         origin = lines.points[:, slots + start, None].detach()
         keys, points, values = lines.keys[:, seen], lines.points[:, seen] - origin, lines.values[:, seen]
-        bias = _bias(pairs, sharing, rows.start, rows.stop)
-        logits = lines.query[:, :, rows] @ keys[:, None].mT
-        logits = logits + (pairs.block(rows.start, rows.stop) if bias is None else bias)
+        logits = lines.query[:, :, rows] @ keys[:, None].mT + _bias(pairs, sharing, rows.start, rows.stop)
         weights = probabilities(logits, pairs.importance is not None).flatten(1, 2)
         mean = weights @ points
         if lines.slope is None:

@@ -34,16 +34,17 @@ RANKS = (2, 4, 8, 16)
 TUNE, TRAIN, SCORE = 1000, 2000, 3000
 """Seeds of the streams that choose the numbers, of the first that train a projection, and of the first that score."""
 
-NOTE = """Softmax attention (rank 0), lines with a slope along some directions of the keys, and the full line, none of them with anything else
-to train: a layer reads at the next key and is scored on the next value, over 1024 tokens of five streams, four at a time and three times. The scale of its
-kernel and its ridge are chosen on other streams. A rank below the number of channels has a random projection, and one that 100 steps of Adam on
-further streams have trained through the layer's derivative. Times are of the forward pass of these small layers, on one core of a busy machine.
+NOTE = """Softmax attention (rank 0), lines with a slope along some directions of the keys, and the full line, none of them with anything else to
+train: a layer reads at the next key and is scored on the next value, over 1024 tokens of five streams, four at a time and three times.
+The scale of its kernel and its ridge are chosen on other streams. A rank below the number of channels has a random projection, and one
+that 100 steps of Adam on further streams have trained through the layer's derivative. Times are of the forward pass of these small
+layers, on one core of a busy machine.
 
-Where all directions of the keys count alike, as in the first two streams, a slope of low rank is no bargain: nothing is gained before the rank is
-nearly that of the keys. Where only 4 of 32 channels count, a learned slope of rank 4 has less than half the error of the full line, which has more
-to fit from the same pairs, at a seventh of its time; in the smooth map of 16 channels rank 8 is better than the full line too. A random
-projection gains little anywhere. The streams are those of `ttr.tasks.regression`; `python -m ttr.experiments.slope_rank
-docs/slope-rank` writes this page."""
+Where all directions of the keys count alike, as in the first two streams, a slope of low rank is no bargain: nothing is gained before the
+rank is nearly that of the keys. Where only 4 of 32 channels count, a learned slope of rank 4 has less than half the error of the full
+line, which has more to fit from the same pairs, at a seventh of its time; in the smooth map of 16 channels rank 8 is better than the full
+line too. A random projection gains little anywhere. The streams are those of `ttr.tasks.regression`; `python -m
+ttr.experiments.slope_rank docs/slope-rank` writes this page."""
 
 Stream = Callable[[int], tuple[Tensor, Tensor]]
 
