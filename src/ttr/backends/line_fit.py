@@ -120,7 +120,7 @@ def _parts(pairs: PairWeights, lines: Lines, block: int, spare: int) -> Iterator
         stop = min(start + block, time)
         first, last = pairs.first_seen(start), slots + stop
         shape = (sharing * (stop - start), last - first)
-        bias, step = _bias(pairs, sharing, start, stop), max(SCORES // (shape[0] * shape[1]), 1)
+        bias, step = None if pairs.plain else _bias(pairs, sharing, start, stop), max(SCORES // (shape[0] * shape[1]), 1)
         few = (slots + torch.arange(start, stop, device=pairs.past.device) + 1 < 2 * size).repeat(sharing)
         for group in range(0, groups, step):
             units = slice(group, min(group + step, groups))
