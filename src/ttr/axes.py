@@ -248,6 +248,10 @@ class Function(_Axis):
         """[..., H, K] -> [..., H, F]."""
         raise NotImplementedError
 
+    def point(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        """Of a local function: where a query or a key [..., H, K] lies for the fit, whose displacements are differences of such points."""
+        return x
+
     def kernel_matrix(self, left: Tensor, right: Tensor) -> Tensor:
         """Of a dual function: kappa of every pair of rows, [..., N, K] and [..., M, K] -> [..., N, M]."""
         raise NotImplementedError

@@ -222,8 +222,7 @@ def _work(problem: Problem, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
     work = [shape for shape in held if len(shape) == max(map(len, held))]
     if problem.function.dual:
         return [*work, (sizes["N"],) * 3]
-    degree, pairs = problem.function.local_degree, sizes["N"] if problem.memory == "pairs" else 1
-    unknowns = problem.function.feature_size(sizes["K"]) if degree is None else math.comb(sizes["K"] + degree, degree) - 1
+    pairs, unknowns = sizes["N"] if problem.memory == "pairs" else 1, problem.function.feature_size(sizes["K"])
     if problem.solver.exact and unknowns and not problem.solver.amortized:
         work += [(pairs, unknowns, unknowns)] if pairs > 1 else []
         work += [(unknowns, unknowns, unknowns)]

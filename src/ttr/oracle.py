@@ -138,7 +138,7 @@ def _read_pairs(problem: Problem, x: Inputs, keys: Tensor, values: Tensor, log_w
         if problem.solver.amortized:
             of_head = (tensor.transpose(1, 2) for tensor in (values, keys, kernel))
             return retrieve.read_along(*of_head, x.controls["slope"][:, 0])
-        features = retrieve.displacement_features(function, keys.transpose(1, 2), q)
+        features = retrieve.displacement_features(function, function.point(keys, params).transpose(1, 2), function.point(q, params))
         ridge = x.controls["ridge"] if function.local_degree else q.new_zeros(q.shape[1], 0)
         return retrieve.read_local(memorize.local_fit(features, values.transpose(1, 2), kernel.transpose(1, 2), ridge))
     weights = torch.exp(log_weight)[..., None]

@@ -11,6 +11,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+import ttr
 from ttr.solvers.conjugate_gradient import ConjugateGradient
 
 from .case import B, Draw, H, K, T, V, fold, parity, problem
@@ -111,6 +112,26 @@ def local_linear_attention(draw: Draw):
         return (torch.stack(y, dim=1),)
 
     return draw.qkv() | {"ridge": draw.between(0.1, 0.5, H, K)}, ours, theirs
+
+
+@parity("local-linear-rank8", "LAPACK least squares on stacked rows (1, P (k_i - q)), weights softmax(q.k_i / K^1/2)")
+def local_linear_rank8(draw: Draw):
+    """With fewer than 8 channels P is square; nothing else is asked of it, so it has 2 rows here."""
+    low = dataclasses.replace(problem("local-linear-rank8"), function=dataclasses.replace(problem("local-linear-rank8").function, rank=2))
+
+    def ours(q, k, v, ridge, projection):
+        return (ttr.oracle(low, q, k, v, params={"function.projection": projection}, ridge=ridge),)
+
+    def theirs(q, k, v, ridge, projection):
+        y = []
+        for query, keys, values in prefixes(q, k, v):
+            weights = torch.softmax((keys @ query[..., None])[..., 0] / K**0.5, dim=-1)
+            rows = torch.cat([torch.ones_like(keys[..., :1]), (keys - query[..., None, :]) @ projection.mT], dim=-1)
+            penalty = torch.cat([torch.zeros(H, 1), ridge], dim=-1)
+            y.append(least_squares(rows, values, weights, penalty)[..., 0, :])
+        return (torch.stack(y, dim=1),)
+
+    return draw.qkv() | {"ridge": draw.between(0.1, 0.5, H, 2), "projection": draw.normal(H, 2, K)}, ours, theirs
 
 
 @parity("mesa", "the recursion of the inverse P_t of arXiv 2309.05858")

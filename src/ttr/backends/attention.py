@@ -57,7 +57,7 @@ class Attention(Backend):
         values = values.transpose(1, 2)
         if keys.shape[1] != values.shape[1]:
             keys, values = (part.repeat_interleave(x.heads // part.shape[1], dim=1) for part in (keys, values))
-        plain = pairs.slots == 0 and pairs.decay is None and pairs.importance is None and pairs.window is None
+        plain = pairs.plain
         if x.q.is_cpu and not traced and query.numel():
             y = attend(pairs, query, keys, values, scale, x.length if plain else self._queries(pairs.window), self._blocks)
         elif plain and not is_transformed() and query.shape[-1] == values.shape[-1] and x.length:  # its kernels of linear memory need equal sizes

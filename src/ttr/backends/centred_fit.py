@@ -13,27 +13,30 @@ from ttr.backends.steps.moments import solve_spd
 
 def monomials(z: Float[Tensor, "*lead K"], degree: int) -> Float[Tensor, "*lead D"]:
     """The monomials of z of degree 1 to ``degree``, each times the root of its multinomial coefficient, in lexicographic order."""
-    parts = [z]
+    parts, plain, channels = [z], z, z.split(1, dim=-1)
     for d in range(2, degree + 1):
-        index, roots = _monomials_of_degree(int(z.shape[-1]), d)
-        parts.append(torch.tensor(roots, dtype=z.dtype, device=z.device) * z[..., torch.tensor(index, device=z.device)].prod(-1))
+        variables = _variables(len(channels), d - 1)
+        # In this order those that go on from a variable, and so may follow it, are the last.
+        plain = torch.cat([x * plain[..., [row[0] for row in variables].index(i) :] for i, x in enumerate(channels)], dim=-1)
+        parts.append(plain * torch.tensor([_root(row) for row in _variables(len(channels), d)], dtype=z.dtype, device=z.device))
     return torch.cat(parts, dim=-1)
 
 
-def _monomials_of_degree(variables: int, degree: int) -> tuple[list[tuple[int, ...]], list[float]]:
-    """The variables of every monomial of that degree, and the root of its multinomial coefficient; plain numbers, since the compiler
-    knows no size of torch.combinations."""
-    index: list[tuple[int, ...]] = [(i,) for i in range(variables)]
+def _variables(count: int, degree: int) -> list[tuple[int, ...]]:
+    """The variables of every monomial of that degree; plain numbers, since the compiler knows no size of torch.combinations."""
+    index: list[tuple[int, ...]] = [(i,) for i in range(count)]
     for _ in range(1, degree):
-        index = [(*row, i) for row in index for i in range(row[-1], variables)]
-    roots = []
-    for row in index:
-        orders, run = math.factorial(degree), 1
-        for previous, i in zip(row, row[1:]):
-            run = run + 1 if i == previous else 1
-            orders //= run
-        roots.append(math.sqrt(orders))
-    return index, roots
+        index = [(*row, i) for row in index for i in range(row[-1], count)]
+    return index
+
+
+def _root(row: tuple[int, ...]) -> float:
+    """The root of a monomial's multinomial coefficient."""
+    orders, run = math.factorial(len(row)), 1
+    for previous, i in zip(row, row[1:]):
+        run = run + 1 if i == previous else 1
+        orders //= run
+    return math.sqrt(orders)
 
 
 def tilted(p: Float[Tensor, "*lead N"], features: Float[Tensor, "*lead N D"], ridge: Float[Tensor, "*#ridge D"] | None,

@@ -96,6 +96,11 @@ class PairWeights:
         """Of at most the first ``count`` slots."""
         return dataclasses.replace(self, past=self.past[..., :count], age=self.age[:, :count])
 
+    @property
+    def plain(self) -> bool:
+        """Whether all weights are 1: no pairs came with the state, and new ones neither fade nor differ nor leave."""
+        return self.slots == 0 and self.decay is None and self.importance is None and self.window is None
+
     def first_seen(self, start: int) -> int:
         """The first place, among the slots followed by the new tokens, that a token from ``start`` on can see."""
         return 0 if self.window is None or start < self.window - 1 else self.past.shape[-1] + start - self.window + 1

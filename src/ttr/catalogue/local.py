@@ -21,6 +21,12 @@ ENTRIES: dict[str, Architecture] = {
         source="Wang, Shi, Fox: Test-time regression", arxiv="2501.12352", year=2025,
         original=None, verified="memory: weighted least squares by LAPACK, and its dual",
         note="K (K + 3) / 2 monomials per query: keep key_size small, such as 16."),
+    "local-linear-rank8": Architecture(
+        Problem(Uniform(), LocalLinear(rank=8), ExactLocalFit()),
+        keys=(HeadRMSNorm(), Rotary()), controls=(LearnedRidge(start=1.0, at_least=0.1, per="head"),),
+        source="Wang, Shi, Fox: Test-time regression; the projection is ours", arxiv="2501.12352", year=2025,
+        original=None, verified="memory: weighted least squares by LAPACK",
+        note="The slope along 8 learned directions of the keys: between softmax attention and local linear attention."),
     "parallax": Architecture(
         Problem(Uniform(), LocalLinear(), LearnedSlope()),
         keys=(Rotary(streams=("q", "k", "slope")),), controls=(ProjectedSlope(),),

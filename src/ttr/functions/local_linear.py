@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
+from ttr.component import Parameter
 from ttr.functions._kernel import _ExponentialKernel
 from ttr.problem import Problem, Worked
 
@@ -16,18 +19,41 @@ class LocalLinear(_ExponentialKernel):
 
     The slope A is regularised by the control ``ridge``, relative to weights that sum to 1 (arXiv 2501.12352, 2510.01450).
     ``unit_norm`` affects the kernel only; the displacement k - q always takes the vectors as they are.
+
+    With ``rank`` r the line has a slope along r directions alone, never more than K: v = b + A P (k - q), with P the parameter
+    "function.projection" [H,r,K], which starts with orthonormal rows. r = K, with an orthogonal P and one ridge for all channels, is the
+    full line; no directions at all would be softmax attention.
     """
 
     local_degree: ClassVar[int] = 1
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"A slope needs at least one direction, not {self.rank}. Use a rank of 1 or more, or LocalConstant.")
+
+    def feature_size(self, key_size: int) -> int:
+        return key_size if self.rank is None else min(self.rank, key_size)
+
+    def parameters(self, heads: int, key_size: int, value_size: int) -> dict[str, Parameter]:
+        projection = {} if self.rank is None else {"projection": Parameter((heads, self.feature_size(key_size), key_size), _orthonormal)}
+        return super().parameters(heads, key_size, value_size) | projection
+
+    def point(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        return x if self.rank is None else torch.einsum("...hk,hrk->...hr", x, params["projection"])
 
     def formulas(self) -> dict[str, str]:
-        return {"prediction": "m_t(k) = b_t + A_t (k - q_t), fitted for every query", **super().formulas(),
-                "read-out": "y_t = b_t = sum_{i<=t} p_i (1 - (k_i - kbar)^T rho) v_i, kbar = sum_{i<=t} p_i k_i, "
-                            "rho = (sum_{i<=t} p_i (k_i - kbar) (k_i - kbar)^T + diag(ridge))^-1 (kbar - q_t)"}
+        if self.rank is None:
+            return {"prediction": "m_t(k) = b_t + A_t (k - q_t), fitted for every query", **super().formulas(),
+                    "read-out": "y_t = b_t = sum_{i<=t} p_i (1 - (k_i - kbar)^T rho) v_i, kbar = sum_{i<=t} p_i k_i, "
+                                "rho = (sum_{i<=t} p_i (k_i - kbar) (k_i - kbar)^T + diag(ridge))^-1 (kbar - q_t)"}
+        return {"prediction": f"m_t(k) = b_t + A_t P (k - q_t), P a learned {self.rank} x K matrix, fitted for every query", **super().formulas(),
+                "read-out": "y_t = b_t = sum_{i<=t} p_i (1 - (z_i - zbar)^T rho) v_i, z_i = P k_i, zbar = sum_{i<=t} p_i z_i, "
+                            "rho = (sum_{i<=t} p_i (z_i - zbar) (z_i - zbar)^T + diag(ridge))^-1 (zbar - P q_t)"}
 
     @classmethod
     def examples(cls) -> tuple[LocalLinear, ...]:
-        return (cls(), cls(scale=1.3, unit_norm=True, learned_scale=True))
+        return (cls(), cls(scale=1.3, unit_norm=True, learned_scale=True), cls(rank=2))
 
     @classmethod
     def worked(cls) -> tuple[Worked, ...]:
@@ -58,7 +84,19 @@ class LocalLinear(_ExponentialKernel):
             #   a = (0.652570279515, 0.400612975156, -0.053183254671).
             [[2, -3, 0.5], [3.362547658750, -5.384458402813, -0.351592286719], [0.237998335364, -0.328667310585, 1.740857083908]],
         ))
+        # Rank 1 with P = (2, -1.5), ridge 0.5 and the kernel of the first case: P k = 1.75, -6.25, 2 and P q = ., 4, 0.25.
+        # t = 2: mean 0.15, C + ridge = 10.74, rho = -385/1074, a = (676, -139) / 537.
+        # t = 3: mean 7/22, C + ridge = 9769/968, rho = 66/9769, a = (77396, 20405, 9658) / 107459.
+        yr = torch.tensor([[2, -3, 0.5], [1630 / 537, -2584 / 537, -79 / 537], [162272 / 107459, -155397 / 107459, 61281 / 107459]],
+                          dtype=torch.float64)[None, :, None]
+        projection = {"function.projection": torch.tensor([[[2, -1.5]]], dtype=torch.float64)}
         ridge = {"ridge": torch.tensor([[0.5, 2]], dtype=torch.float64)}
         scale = {"function.scale": torch.tensor([1.3], dtype=torch.float64)}
         return (Worked(Problem(Uniform(), cls(scale=math.log(2)), ExactLocalFit()), q, k, v, y, ridge),
-                Worked(Problem(Uniform(), cls(0.7, unit_norm=True, learned_scale=True), ExactLocalFit()), qu, ku, v, yu, ridge, scale))
+                Worked(Problem(Uniform(), cls(0.7, unit_norm=True, learned_scale=True), ExactLocalFit()), qu, ku, v, yu, ridge, scale),
+                Worked(Problem(Uniform(), cls(math.log(2), rank=1), ExactLocalFit()), q, k, v, yr, {"ridge": ridge["ridge"][:, :1]}, projection))
+
+
+def _orthonormal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    """Random orthonormal rows."""
+    return torch.linalg.qr(torch.randn(shape, generator=generator).mT)[0].mT.contiguous()

@@ -34,6 +34,8 @@ class LearnedSlope(Solver):
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if function.local_degree != 1:
             return f"LearnedSlope stands in for the slope of a line around every query, and {type(function).__name__} fits none. Use LocalLinear."
+        if function.rank is not None:
+            return f"LearnedSlope has a slope for every channel of the keys, and {function!r} fits {function.rank}. Use LocalLinear without a rank."
         return None
 
     @classmethod

@@ -29,7 +29,8 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         y = _read_weighted(problem, x, query, keys, values, log_weight.exp())
     else:
         logits = log_weight + (keys @ query[..., None])[..., 0]
-        y = _read_locally(problem, x, raw_query, raw_keys, values, logits)
+        points = problem.function.point(raw_keys.transpose(1, 2), params).transpose(1, 2)
+        y = _read_locally(problem, x, problem.function.point(raw_query, params), points, values, logits)
     return y[:, None], state
 
 

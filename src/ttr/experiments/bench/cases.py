@@ -68,7 +68,8 @@ class Family:
 class Memories(Family):
     """A problem of the library; its rows are backends.
 
-    ``token_flops`` gives the operations of one token and head from the key and value sizes, where it is these that decide.
+    ``token_flops`` gives the operations of one token and head from the key and value sizes; None where the data decide, by how long an
+    iteration takes.
     """
 
     problem: Problem

@@ -127,17 +127,14 @@ def backends_named(names: tuple[str, ...]) -> tuple[Backend, ...]:
 
 
 def of_backend(problem: Problem, backend: Backend) -> Contestant:
-    """The backend as a contestant for whole sequences: inputs q, k, v and the problem's controls."""
-
-    def arguments(x: Tensors) -> dict[str, Tensor]:
-        return {name: x[name] for name in ("q", "k", "v", *problem.controls())}
+    """The backend as a contestant for whole sequences: inputs q, k, v and the problem's controls and parameters."""
 
     def prepared(x: Tensors) -> Call:
-        given = arguments(x)
-        return Call(lambda: ttr.regress(problem, backend=backend, **given), given)
+        given, params = {name: x[name] for name in ("q", "k", "v", *problem.controls())}, _parameters(problem, x)
+        return Call(lambda: ttr.regress(problem, backend=backend, params=params, **given), given | params)
 
     def missing(x: Tensors | None) -> str | None:
-        return _refusal(problem, backend, x if x is None else arguments(x))
+        return _refusal(problem, backend, x)
 
     return Contestant(backend.name, "ours", prepared, missing, functools.partial(broken_law, problem, backend, EQUALITY))
 
@@ -228,7 +225,11 @@ def _refusal(problem: Problem, backend: Backend, x: Tensors | None) -> str | Non
     if x is None:
         return refusal(backend, problem)
     controls = {name: x[name] for name in problem.controls()}
-    return refusal(backend, problem, prepare(problem, x["q"], x["k"], x["v"], None, None, None, controls))
+    return refusal(backend, problem, prepare(problem, x["q"], x["k"], x["v"], _parameters(problem, x), None, None, controls))
+
+
+def _parameters(problem: Problem, x: Tensors) -> dict[str, Tensor]:
+    return {name: x[name] for name in problem.parameters(x["q"].shape[-2], x["k"].shape[-1], x["v"].shape[-1])}
 
 
 @functools.cache
@@ -238,7 +239,7 @@ def broken_law(problem: Problem, backend: Backend, laws: tuple[Law, ...]) -> str
     tried = False
     for dtype in (torch.float64, torch.float32):
         case = make_case(problem, dtype=dtype)
-        if _refusal(problem, backend, {"q": case.q, "k": case.k, "v": case.v, **case.controls}) is not None:
+        if _refusal(problem, backend, {"q": case.q, "k": case.k, "v": case.v, **case.controls, **case.params}) is not None:
             continue
         tried = True
         for law in laws:

@@ -109,6 +109,22 @@ def softmax(member: str, words: str, problem: Problem, draw: Callable[[Shape, to
                     shapes=dict.fromkeys(("forward", "training"), at(1024, 4096, size=64)))
 
 
+RIDGE_OF_LINES = 0.1
+"""That of the lines, relative to queries and keys of unit variance per channel."""
+
+
+def lines(s: Shape, generator: torch.Generator, rank: int | None = None) -> dict[str, Tensor]:
+    """Queries, keys and values of unit variance; for a slope of a rank its projection [H,rank,K], of orthonormal rows."""
+    drawn = {name: torch.randn(s.batch, s.time, s.heads, size, generator=generator) for name, size in zip("qkv", (s.key, s.key, s.value))}
+    drawn["ridge"] = torch.full((s.heads, rank or s.key), RIDGE_OF_LINES)
+    if rank:
+        drawn["function.projection"] = torch.linalg.qr(torch.randn(s.heads, s.key, rank, generator=generator))[0].mT.contiguous()
+    return drawn
+
+
+RANK = 8
+
+
 def at(*times: int, size: int = 128, **others: int) -> tuple[Shape, ...]:
     return tuple(Shape(time=time, key=size, value=size, **others) for time in times)
 
@@ -147,6 +163,16 @@ FAMILIES: tuple[Family, ...] = (
         problem=catalogue["mesanet"].problem, draw=regressed, token_flops=ridge_flops, formula=RIDGE,
         peers=dict.fromkeys(("forward", "training"), (peers.mesanet,)),
         shapes=dict.fromkeys(("forward", "training"), at(512, 2048, size=64) + at(512, 2048))),
+    Memories(
+        name="local-linear", words="a line fitted around every query (local linear attention)",
+        problem=catalogue["local-linear-attention"].problem, draw=lines,
+        peers=dict.fromkeys(("forward", "training"), (peers.line_by_lapack, peers.attention)),
+        shapes={"forward": at(1024, 2048, 4096, size=64), "training": at(1024, 2048, size=64)}),
+    Memories(
+        name="local-linear-rank8", words="the same with a slope along 8 directions of the keys",
+        problem=catalogue["local-linear-rank8"].problem, draw=functools.partial(lines, rank=RANK),
+        peers=dict.fromkeys(("forward", "training"), (peers.low_rank_line_by_lapack, peers.attention)),
+        shapes={"forward": at(1024, 2048, 4096, size=64) + at(1024, 2048), "training": at(1024, 2048, size=64)}),
     Surroundings(
         name="short-convolution", words="four neighbours of every channel weighted and summed, then SiLU (Mamba, Gated DeltaNet)",
         contestants=(convolution, without_native(convolution)), draw=stream,

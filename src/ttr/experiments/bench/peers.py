@@ -201,6 +201,22 @@ def window_bias(x: Tensors, width: int) -> Tensor:
     """-inf for tokens that are not of the newest ``width``."""
     place = torch.arange(x["q"].shape[1])
     return torch.where(place[:, None] - place < width, 0.0, -torch.inf)
+def _line_by_lapack(x: Tensors, projection: str | None = None) -> Call:
+    """Local linear attention written out: all weights, all covariances, LAPACK for every token."""
+    names = ("q", "k", "v", "ridge", *filter(None, [projection]))
+
+    def run() -> Tensor:
+        q, k, v = (x[name].transpose(1, 2) for name in "qkv")
+        future = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).triu(1)
+        p = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(future, -torch.inf).softmax(-1)
+        q, k = (q, k) if projection is None else (each @ x[projection].mT for each in (q, k))
+        mean = p @ k
+        second = (p @ (k[..., :, None] * k[..., None, :]).flatten(-2)).unflatten(-1, (k.shape[-1], -1))
+        covariance = second - mean[..., :, None] * mean[..., None, :] + torch.diag_embed(x["ridge"])[:, None]
+        slope = torch.linalg.solve(covariance, mean - q)
+        return (p * (1 - (slope @ k.mT - (slope * mean).sum(-1, keepdim=True))) @ v).transpose(1, 2)
+
+    return Call(run, {name: x[name] for name in names})
 
 
 def _convolution(x: Tensors) -> Call:
@@ -260,6 +276,8 @@ mamba2 = Contestant("mamba2", "peer", _mamba2, needs_transformers)
 minimax = Contestant("minimax", "peer", _minimax, needs_transformers)
 mesanet = Contestant("fla-naive-cg30", "peer", _mesanet, needs_fla)
 attention = Contestant("softmax-attention", "peer", _attention, compared=False)
+line_by_lapack = Contestant("lapack", "peer", _line_by_lapack)
+low_rank_line_by_lapack = Contestant("lapack", "peer", functools.partial(_line_by_lapack, projection="function.projection"))
 convolution = Contestant("qwen3-next", "peer", _convolution, needs_transformers)
 gated_norm = Contestant("qwen3-next", "peer", _gated_norm, needs_transformers)
 state_copy = Contestant("state-copy", "floor", _state_copy, compared=False)
