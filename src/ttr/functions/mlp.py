@@ -43,6 +43,10 @@ class Mlp(_Network):
         return self.depth
 
     @property
+    def inner(self) -> tuple[str, ...]:
+        return ("gain", "shift") if self.residual else ()
+
+    @property
     def least_value_size(self) -> int:
         return 4 if self.residual else 1  # a norm over two channels is their sign
 
