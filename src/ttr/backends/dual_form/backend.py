@@ -11,6 +11,7 @@ from ttr.backends.dual_form import derivative
 from ttr.backends.dual_form.chunks import Chunks, Named, Weights, under
 from ttr.backends.grid import Grid
 from ttr.backends.mini_batch import MiniBatch, coefficients
+from ttr.backends.native import network
 from ttr.backends.network import matrices
 from ttr.inputs import Inputs
 from ttr.problem import Problem
@@ -107,22 +108,20 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: Chunks, names: tuple[str, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         x = dict(zip(names, tensors))
-        y, end, entered = derivative.run(plan, x)
-        ctx.plan, ctx.names = plan, names
-        ctx.entered = [[list(part) for part in weights] for weights in entered]
-        ctx.save_for_backward(*tensors, *(tensor for weights in entered for part in weights for tensor in part.values()))
+        ctx.plan, ctx.names, ctx.compiled = plan, names, network.serves(plan, x)
+        y, end, entered = network.forward(plan, x, any(ctx.needs_input_grad)) if ctx.compiled else derivative.run(plan, x)
+        ctx.save_for_backward(*tensors, *entered)
         return y, *end.now.values(), *end.momentum.values()
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor, *grad_end: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        x, rest = dict(zip(ctx.names, saved)), iter(saved[len(ctx.names):])
+        x, entered = dict(zip(ctx.names, saved)), saved[len(ctx.names):]
         if torch.is_grad_enabled():
             return None, None, *_again(ctx.plan, x, (grad_y, *grad_end))
-        entered = [Weights(*({name: next(rest) for name in part} for part in weights)) for weights in ctx.entered]
         each = iter(grad_end)
         grad = Weights(*({name: next(each) for name in under(kind, x)} for kind in ("weight", "momentum")))
-        found = derivative.derivative(ctx.plan, x, entered, grad_y, grad)
+        found = (network.backward if ctx.compiled else derivative.derivative)(ctx.plan, x, entered, grad_y, grad)
         return None, None, *(found[name] for name in ctx.names)
 
 

@@ -13,15 +13,15 @@ TIMED = ("key", "value", "query", "pairs", "kept", "moved", "momentum_kept", "mo
 """The tensors that have one entry per chunk, and those of the kind "control"."""
 
 
-def run(plan: Chunks, x: Tensors) -> tuple[Tensor, Weights, list[Weights]]:
-    """What all chunks read, the weights behind the last, and those that enter every block."""
+def run(plan: Chunks, x: Tensors) -> tuple[Tensor, Weights, tuple[Tensor, ...]]:
+    """What all chunks read, the weights behind the last, and those that enter every block, one after the other."""
     weights, outputs, entered = Weights(under("weight", x), under("momentum", x)), [], []
     for part in blocks(plan, x):
-        entered.append(weights)
+        entered += [*weights.now.values(), *weights.momentum.values()]
         passed = Block.of(plan, part, weights)
         outputs.append(passed.read(plan, part))
         weights = passed.end
-    return torch.cat(outputs), weights, entered
+    return torch.cat(outputs), weights, tuple(entered)
 
 
 def blocks(plan: Chunks, x: Tensors) -> list[Named]:
@@ -61,11 +61,13 @@ def row(parts: tuple[Named, ...]) -> Named:
     return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
 
 
-def derivative(plan: Chunks, x: Tensors, entered: list[Weights], grad_y: Tensor, grad_end: Weights) -> Named:
+def derivative(plan: Chunks, x: Tensors, entered: tuple[Tensor, ...], grad_y: Tensor, grad_end: Weights) -> Named:
     """Gradients of all tensors of the call, by name."""
+    each_tensor, names = iter(entered), [under(kind, x) for kind in ("weight", "momentum")]
+    starts = [Weights(*({name: next(each_tensor) for name in part} for part in names)) for _ in grad_y.split(plan.block)]
     found: list[Named] = []
     d_params: Named = {}
-    for part, start, grad in reversed(list(zip(blocks(plan, x), entered, grad_y.split(plan.block)))):
+    for part, start, grad in reversed(list(zip(blocks(plan, x), starts, grad_y.split(plan.block)))):
         timed, grad_end, params = _block(plan, part, start, grad, grad_end)
         found.append(timed)
         for name, tensor in params.items():
