@@ -107,15 +107,18 @@ def backends_named(names: tuple[str, ...]) -> tuple[Backend, ...]:
     return tuple(known[name] for name in names) if names else BACKENDS[:-1]
 
 
-def of_backend(problem: Problem, backend: Backend) -> Contestant:
-    """The backend as a contestant for whole sequences: inputs q, k, v and the problem's controls."""
+def of_backend(problem: Problem, backend: Backend, every: int = 1) -> Contestant:
+    """The backend as a contestant for whole sequences: inputs q, k, v, the problem's controls and its parameters, whose names have a dot.
+
+    Its output is what the last of ``every`` tokens reads."""
 
     def arguments(x: Tensors) -> dict[str, Tensor]:
-        return {name: x[name] for name in ("q", "k", "v", *problem.controls())}
+        return {name: x[name] for name in ("q", "k", "v", *problem.controls(), *_parameters(x))}
 
     def prepared(x: Tensors) -> Call:
-        given = arguments(x)
-        return Call(lambda: ttr.regress(problem, backend=backend, **given), given)
+        given, params = arguments(x), _parameters(x)
+        call = {name: tensor for name, tensor in given.items() if name not in params}
+        return Call(lambda: ttr.regress(problem, backend=backend, params=params, **call)[:, every - 1 :: every], given)
 
     def missing(x: Tensors | None) -> str | None:
         return _refusal(problem, backend, x if x is None else arguments(x))
@@ -178,7 +181,12 @@ def _refusal(problem: Problem, backend: Backend, x: Tensors | None) -> str | Non
     if x is None:
         return refusal(backend, problem)
     controls = {name: x[name] for name in problem.controls()}
-    return refusal(backend, problem, prepare(problem, x["q"], x["k"], x["v"], None, None, None, controls))
+    return refusal(backend, problem, prepare(problem, x["q"], x["k"], x["v"], _parameters(x), None, None, controls))
+
+
+def _parameters(x: Tensors) -> dict[str, Tensor]:
+    """Those of a problem, "axis.name"."""
+    return {name: tensor for name, tensor in x.items() if "." in name}
 
 
 @functools.cache
@@ -188,7 +196,7 @@ def broken_law(problem: Problem, backend: Backend, laws: tuple[Law, ...]) -> str
     tried = False
     for dtype in (torch.float64, torch.float32):
         case = make_case(problem, dtype=dtype)
-        if _refusal(problem, backend, {"q": case.q, "k": case.k, "v": case.v, **case.controls}) is not None:
+        if _refusal(problem, backend, {"q": case.q, "k": case.k, "v": case.v, **case.controls, **case.params}) is not None:
             continue
         tried = True
         for law in laws:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
@@ -9,7 +12,8 @@ from torch.nn.functional import logsigmoid, normalize
 from ttr import catalogue
 from ttr.experiments.bench import peers
 from ttr.experiments.bench.cases import Family, Memories, Shape, Surroundings
-from ttr.experiments.bench.contestants import of_surrounding
+from ttr.experiments.bench.contestants import Contestant, of_surrounding
+from ttr.problem import Problem
 from ttr.surroundings.keys.short_convolution import ShortConvolution
 from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
 
@@ -55,6 +59,50 @@ def gated_channels(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
     return gated(s, generator) | {"log_decay": logsigmoid(torch.randn(s.batch, s.time, s.heads, s.key, generator=generator) + 4)}
 
 
+def network_flops(key: int, value: int, layers: int, momentum: bool) -> float:
+    """Per matrix of I x O weights: keys through it, queries through the weights, and their momentum where there is one, and the outer products
+    that move these, 2 I O each; errors back through all matrices but the first, 2 I O; scores and their products with slopes, 2 C (I + O)."""
+    widths = [key, *[4 * key] * (layers - 1), value]
+    weights = [inputs * outputs for inputs, outputs in zip(widths, widths[1:])]
+    return 2.0 * ((5 if momentum else 3) * sum(weights) + sum(weights[1:]) + NETWORK_CHUNK * sum(a + b for a, b in zip(widths, widths[1:])))
+
+
+NETWORK_CHUNK = 16
+"""Tokens between the gradients of TTT and Titans."""
+
+NETWORK = "2 (n I O + C (I + O)) per matrix, token and head, n = 3 or, with momentum, 5, and 1 more for all matrices but the first; C = 16"
+
+
+def trained(s: Shape, generator: torch.Generator, problem: Problem) -> dict[str, Tensor]:
+    """Queries, keys and values, small steps, and the problem's parameters as they are drawn, biases and shifts too."""
+    drawn = qkv(s, generator) | {"step_size": 0.1 * torch.rand(s.batch, s.time, s.heads, generator=generator)}
+    declared = problem.parameters(s.heads, s.key, s.value)
+    return drawn | {name: p.init(p.shape, generator) + 0.02 * torch.randn(p.shape, generator=generator) for name, p in declared.items()}
+
+
+def ttt(s: Shape, generator: torch.Generator, problem: Problem) -> dict[str, Tensor]:
+    """With read steps 1 / i at token i of a mini-batch, where TTT's learned ones start."""
+    read_step = 1 / (1 + torch.arange(s.time) % NETWORK_CHUNK)
+    return trained(s, generator, problem) | {"read_step": read_step[None, :, None].repeat(s.batch, 1, s.heads)}
+
+
+def titans(s: Shape, generator: torch.Generator, problem: Problem) -> dict[str, Tensor]:
+    """A decay at the first token of every chunk and a momentum of 0: with these alone titans-pytorch, whose decay and momentum act once per
+    chunk, arrives at the same weights as the publication, whose act at every token. Either computes them whatever their numbers."""
+    first = (torch.arange(s.time) % NETWORK_CHUNK == 0)[None, :, None]
+    decay = logsigmoid(torch.randn(s.batch, s.time, s.heads, generator=generator) + 3)
+    return trained(s, generator, problem) | {"log_decay": decay * first, "momentum": torch.zeros(s.batch, s.time, s.heads)}
+
+
+def _network(name: str, words: str, layers: int, draw: Callable[..., dict[str, Tensor]], peer: Contestant, every: int = 1) -> Memories:
+    problem = catalogue[name].problem
+    return Memories(
+        name=name, words=words, problem=problem, draw=functools.partial(draw, problem=problem), every=every, formula=NETWORK,
+        token_flops=functools.partial(network_flops, layers=layers, momentum=problem.solver.momentum),
+        peers=dict.fromkeys(("forward", "training"), (peer,)),
+        shapes=dict.fromkeys(("forward", "training"), at(512, 2048, size=64, heads=4)))
+
+
 CONVOLUTION = ShortConvolution(streams=("v",))
 
 
@@ -96,6 +144,10 @@ FAMILIES: tuple[Family, ...] = (
         problem=catalogue["kda"].problem, draw=gated_channels, token_flops=delta_flops, formula=DELTA,
         peers=dict.fromkeys(("forward", "training"), (peers.kda, peers.kda_recurrent)),
         shapes={"forward": at(512), "training": at(512)}),
+    _network("ttt-linear", "a matrix behind a norm, trained in mini-batches of 16 (TTT-Linear)", 1, ttt, peers.ttt_linear),
+    _network("ttt-mlp", "two matrices behind a norm, trained in mini-batches of 16 (TTT-MLP)", 2, ttt, peers.ttt_mlp),
+    _network("titans", "two matrices, trained with momentum and decay in chunks of 16 (Titans), read at the ends of chunks", 2, titans,
+             peers.titans, every=NETWORK_CHUNK),
     Surroundings(
         name="short-convolution", words="four neighbours of every channel weighted and summed, then SiLU (Mamba, Gated DeltaNet)",
         contestants=(of_surrounding("short-convolution", CONVOLUTION, ("v",), {"v": "weight"}),), draw=stream,
