@@ -57,7 +57,7 @@ class MiniBatch(Backend):
         outputs = []
         for m in range(grid.count):
             controls = {name: c[m] for name, c in extra.items()}
-            inner = inner_pairs(function, params, solver.loss, state.base, keys[m], values[m], controls, names)
+            inner = inner_pairs(function, params, solver.loss, state.base, keys[m], values[m], controls, names, steps[m])
             inner = {name: (inputs, steps[m][..., None] * slopes) for name, (inputs, slopes) in inner.items()}
             here = table.chunk(m)
             outputs.append(function.forward(functools.partial(_read, state, inner, here), queries[m], params))

@@ -99,9 +99,10 @@ class Mlp(_Network):
         return found
 
     def _through_norm(self, x: Tensor, slope: Tensor) -> Tensor:
-        """With x^ = (x - mean) / s, s^2 = var + eps: dx = (g - mean(g) - x^ mean(g x^)) / s, which torch has in one operation."""
-        _, mean, rate = torch.native_layer_norm(x, x.shape[-1:], None, None, self.eps)
-        return torch.ops.aten.native_layer_norm_backward(slope, x, x.shape[-1:], mean, rate, None, None, (True, False, False))[0]
+        """With x^ = (x - mean) / s, s^2 = var + eps: dx = (g - mean(g) - x^ mean(g x^)) / s."""
+        normed = layer_norm(x, x.shape[-1:], eps=self.eps)
+        rate = torch.rsqrt(x.var(-1, keepdim=True, correction=0) + self.eps)
+        return rate * (slope - slope.mean(-1, keepdim=True) - normed * (slope * normed).mean(-1, keepdim=True))
 
     def feature_size(self, key_size: int) -> int:
         return self.features.size(key_size)

@@ -10,9 +10,11 @@ from torch import Tensor
 from ttr.backends.dual_form import derivative
 from ttr.backends.dual_form.chunks import Chunks, Named, Weights, under
 from ttr.backends.grid import Grid
+from ttr.backends.linear.operator import in_batches
 from ttr.backends.mini_batch import MiniBatch, coefficients
 from ttr.backends.native import network
 from ttr.backends.network import matrices
+from ttr.diagnostics import listening
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -53,6 +55,9 @@ class DualForm(MiniBatch):
         return torch.cat(outputs, dim=1), state
 
     def _whole(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+        if listening():  # the plain form tells of every step; what it returns is not used
+            with torch.no_grad():
+                super().run(problem, x)
         function, params, chunk, momentum = problem.function, x.axis_params("function"), problem.solver.chunk, problem.solver.momentum
         batch, heads = x.v.shape[0], x.heads
 
@@ -117,17 +122,20 @@ class _Whole(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor, *grad_end: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         x, entered = dict(zip(ctx.names, saved)), saved[len(ctx.names):]
-        if torch.is_grad_enabled():
-            return None, None, *_again(ctx.plan, x, (grad_y, *grad_end))
-        each = iter(grad_end)
-        grad = Weights(*({name: next(each) for name in under(kind, x)} for kind in ("weight", "momentum")))
-        found = (network.backward if ctx.compiled else derivative.derivative)(ctx.plan, x, entered, grad_y, grad)
+        with torch.autocast(grad_y.device.type, enabled=False):
+            if torch.is_grad_enabled() or any(map(in_batches, (grad_y, *grad_end))):
+                return None, None, *_again(ctx.plan, x, (grad_y, *grad_end))
+            each = iter(grad_end)
+            grad = Weights(*({name: next(each) for name in under(kind, x)} for kind in ("weight", "momentum")))
+            found = (network.backward if ctx.compiled else derivative.derivative)(ctx.plan, x, entered, grad_y, grad)
         return None, None, *(found[name] for name in ctx.names)
 
 
 def _again(plan: Chunks, x: Named, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Gradients that can be differentiated again: those of the same operations, recorded."""
-    inputs = {name: tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_() for name, tensor in x.items()}
-    y, end, _ = derivative.run(plan, inputs)
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = {name: tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_() for name, tensor in x.items()}
+        y, end, _ = derivative.run(plan, inputs)
     outputs = (y, *end.now.values(), *end.momentum.values())
-    return torch.autograd.grad(outputs, list(inputs.values()), grads, create_graph=True, allow_unused=True, materialize_grads=True)
+    return torch.autograd.grad(outputs, list(inputs.values()), grads, create_graph=create_graph, allow_unused=True, materialize_grads=True)

@@ -76,7 +76,7 @@ def _backward(ctx, grad_y: Tensor, grad_memory: Tensor, grad_saved: list[Tensor]
     pairs, old, reads_first, scale, reads_key, engine, chunk, _ = ctx.settings
     present = [x is not None for x in tensors]
     with torch.autocast(tensors[0].device.type, enabled=False):
-        if torch.is_grad_enabled() or needs_composite() or _in_batches(grad_y):
+        if torch.is_grad_enabled() or needs_composite() or in_batches(grad_y):
             gradients = _differentiable(tensors, (pairs, old, reads_first, scale), reads_key, chunk, grad_y, grad_memory)
         else:
             gradients = linear_recurrence_backward(*tensors, pairs, old, reads_first, scale, reads_key, engine, chunk, list(saved),
@@ -85,7 +85,7 @@ def _backward(ctx, grad_y: Tensor, grad_memory: Tensor, grad_saved: list[Tensor]
     return *(next(each) if there else None for there in present), *(None,) * len(ctx.settings)
 
 
-def _in_batches(gradient: Tensor) -> bool:
+def in_batches(gradient: Tensor) -> bool:
     """Whether this is one of several gradients that torch.autograd.grad takes through the graph together."""
     return torch._C._functorch.is_legacy_batchedtensor(gradient)
 

@@ -62,7 +62,8 @@ def backward(plan: Chunks, x: Tensors, entered: tuple[Tensor, ...], grad_y: Tens
     if grad_end.momentum:
         made["grad_end_momentum"] = _pack(plan, x, grad_end.momentum)
     _call("network_backward", plan, x, given, block, made)
-    found = {name: made[f"grad_{name}"] for name in given if name in x} | {f"param.{name}": made[f"grad_{name}"][:, None] for name in plan.function.inner}
+    found = {name: made[f"grad_{name}"] for name in given if name in x}
+    found |= {f"param.{name}": made[f"grad_{name}"][:, None] for name in plan.function.inner}
     for kind, name in (("weight", "weights"), ("momentum", "momentum")):
         if name in given:
             found |= {f"{kind}.{own}": tensor for own, tensor in _unpacked(made[f"grad_{name}"], under(kind, x)).items()}

@@ -141,23 +141,22 @@ def _titans(x: Tensors, chunk: int = 16) -> Call:
             first, second = self.weights
             return gelu(key @ first, approximate="tanh") @ second
 
-    def slice_of(*at: int) -> Callable[[Tensor], Tensor]:
-        return lambda sequence: sequence[..., slice(*at)]
-
     memory = module.NeuralMemory(dim=heads * size, dim_head=size, heads=heads, chunk_size=chunk, batch_size=chunk, pre_rmsnorm=False,
                                  model=Network(size, 2, 4.0), mem_model_norm_add_residual=False, adaptive_step_transform=lambda step: step,
                                  store_memory_loss_fn=lambda found, wanted: (found - wanted).square().sum(-1) / 2)
     memory.retrieve_gate, memory.combine_heads = None, torch.nn.Identity()
-    wide = heads * size
-    gates = {"to_adaptive_step": (3 * wide, 3 * wide + heads), "to_decay_factor": (3 * wide + heads, 3 * wide + 2 * heads),
-             "to_momentum": (3 * wide + 2 * heads, 3 * wide + 3 * heads)}
-    lay = {"to_adaptive_step": lambda g: g.transpose(1, 2).flatten(0, 1), "to_decay_factor": lambda g: g.transpose(1, 2).flatten(0, 1)[..., None],
-           "to_momentum": lambda g: g.transpose(1, 2).flatten(0, 1)[None, ..., None]}
-    parts = {"to_queries": slice_of(0, wide), "to_keys": slice_of(wide, 2 * wide), "to_values": slice_of(2 * wide, 3 * wide)}
-    parts |= {name: functools.partial(lambda name, sequence: lay[name](slice_of(*gates[name])(sequence)), name) for name in gates}
-    for name, part in parts.items():
+    parts = {"to_queries": heads * size, "to_keys": heads * size, "to_values": heads * size,
+             "to_adaptive_step": heads, "to_decay_factor": heads, "to_momentum": heads}
+    shapes = {"to_adaptive_step": (-1,), "to_decay_factor": (-1, 1), "to_momentum": (-1, 1)}
+
+    def part(name: str, sequence: Tensor) -> Tensor:
+        found = sequence.split(list(parts.values()), dim=-1)[list(parts).index(name)]
+        found = found.transpose(1, 2).flatten(0, 1).unflatten(1, shapes[name]) if name in shapes else found
+        return found[None] if name == "to_momentum" else found
+
+    for name in parts:
         delattr(memory, name)
-        setattr(memory, name, part)
+        setattr(memory, name, functools.partial(part, name))
     del memory.memory_model_parameters
     memory.memory_model_parameters = [x["function.w1"], x["function.w2"]]
 
@@ -167,12 +166,12 @@ def _titans(x: Tensors, chunk: int = 16) -> Call:
     still = torch.full_like(forgotten, -200.0).requires_grad_(x["q"].requires_grad)
 
     def run() -> Tensor:
-        per_token = [gate.repeat_interleave(chunk, dim=1) for gate in (forgotten, still)]
+        per_token = [gate.repeat_interleave(chunk, dim=1)[:, : x["q"].shape[1]] for gate in (forgotten, still)]
         sequence = torch.cat([*(x[name].flatten(2) for name in "qkv"), x["step_size"], *per_token], dim=-1)
         return memory(sequence)[0].unflatten(-1, (heads, size))[:, chunk - 1 :: chunk]
 
-    return Call(run, {name: x[name] for name in ("q", "k", "v", "step_size", "function.w1", "function.w2")} | {"chunk_decay": forgotten,
-                                                                                                          "chunk_momentum": still})
+    shared = {name: x[name] for name in ("q", "k", "v", "step_size", "function.w1", "function.w2")}
+    return Call(run, shared | {"chunk_decay": forgotten, "chunk_momentum": still})
 
 
 def _silu(x: Tensors) -> Call:

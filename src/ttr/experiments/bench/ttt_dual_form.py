@@ -35,10 +35,10 @@ def gelu_slope(x: Tensor) -> Tensor:
 
 def ttt(x: Mapping[str, Tensor], layers: int, chunk: int = 16) -> Tensor:
     """What a TTT-Linear (1 layer) or TTT-MLP (2) reads, [B,T,H,D], with weights "w1" [H,D,O], "w1_bias" [H,O], and so on."""
-    batch, time, heads, _ = x["q"].shape
+    batch, _, heads, _ = x["q"].shape
 
     def mini_batches(tensor: Tensor) -> tuple[Tensor, ...]:
-        return tensor.transpose(1, 2).contiguous().unflatten(2, (time // chunk, chunk)).unbind(2)
+        return tensor.transpose(1, 2).contiguous().split(chunk, dim=2)
 
     gain, shift = x["gain"][:, None], x["shift"][:, None]
     weights = [x[f"w{layer + 1}"].expand(batch, *x[f"w{layer + 1}"].shape) for layer in range(layers)]
@@ -63,4 +63,4 @@ def ttt(x: Mapping[str, Tensor], layers: int, chunk: int = 16) -> Tensor:
         last = rates[..., -1, :, None]
         weights = [weight - (last * inner).mT @ slope for weight, inner, slope in zip(weights, inputs, slopes)]
         biases = [bias - (last * slope).sum(-2, keepdim=True) for bias, slope in zip(biases, slopes)]
-    return torch.stack(outputs, dim=2).flatten(2, 3).transpose(1, 2)
+    return torch.cat(outputs, dim=2).transpose(1, 2)
