@@ -1,4 +1,4 @@
-"""Networks in mini-batches: the compiled and the plain derivative of whole chunks, the published dual form, memory, and what is told of every step."""
+"""Networks in mini-batches: both derivatives of whole chunks, the published dual form, memory, and what is told of every step."""
 
 import functools
 import multiprocessing
