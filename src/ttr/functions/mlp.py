@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import layer_norm, pad
+from torch.nn.functional import pad
 
 from ttr.component import Parameter, constant
 from ttr.functions._network import _Network
@@ -85,7 +85,9 @@ class Mlp(_Network):
             x = affine(name, _gelu(x))
         if not self.residual:
             return x
-        return torch.addcmul(pad(key, (0, x.shape[-1] - key.shape[-1])) + params["shift"], layer_norm(x, x.shape[-1:], eps=self.eps), params["gain"])
+        centred = x - x.mean(-1, keepdim=True)
+        normed = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + self.eps)
+        return pad(key, (0, x.shape[-1] - key.shape[-1])) + normed * params["gain"] + params["shift"]
 
     def slopes(self, back: Callable[[str, Tensor], Tensor], inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], slope: Tensor,
                params: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -100,8 +102,8 @@ class Mlp(_Network):
 
     def _through_norm(self, x: Tensor, slope: Tensor) -> Tensor:
         """With x^ = (x - mean) / s, s^2 = var + eps: dx = (g - mean(g) - x^ mean(g x^)) / s."""
-        normed = layer_norm(x, x.shape[-1:], eps=self.eps)
         rate = torch.rsqrt(x.var(-1, keepdim=True, correction=0) + self.eps)
+        normed = (x - x.mean(-1, keepdim=True)) * rate
         return rate * (slope - slope.mean(-1, keepdim=True) - normed * (slope * normed).mean(-1, keepdim=True))
 
     def feature_size(self, key_size: int) -> int:

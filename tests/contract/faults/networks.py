@@ -13,7 +13,7 @@ FAULTS = (
     # functions
     Fault("functions/mlp.py", "x = affine(name, _gelu(x))", "x = affine(name, x * x.sigmoid())", NOTHING),
     Fault("functions/mlp.py", "x * x, x, value=RATE * 0.044715)", "x * x, x, value=RATE * 0.4)", NOTHING),
-    Fault("functions/mlp.py", 'eps=self.eps), params["gain"])', 'eps=self.eps), 1 / params["gain"])', NOTHING),
+    Fault("functions/mlp.py", "normed * params[\"gain\"]", "normed / params[\"gain\"]", NOTHING),
     Fault("functions/mlp.py", "- normed * (slope * normed).mean(-1, keepdim=True))", ")", ("recurrent", *TTT)),
     Fault("functions/mlp.py", "gate - gate * gate, rate)", "gate - gate * gate, -rate)", ("recurrent", *TITANS)),
     Fault("functions/gated_mlp.py", 'silu(affine("w0", key)) * affine("w2", key)', 'silu(affine("w2", key)) * affine("w0", key)', NOTHING),

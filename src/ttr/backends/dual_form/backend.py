@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +23,8 @@ from ttr.state import State
 
 class DualForm(MiniBatch):
     """As ``MiniBatch``, with a derivative of its own for whole chunks: it keeps the weights once per block of chunks and forms the rest again.
+
+    Perceptrons with the squared error run in compiled kernels where they were built (``csrc/network.c``), all others in torch's operations.
 
     Tokens of a chunk that began before the call or goes on after it, and rows that stand at different places of their chunks, take the
     plain form."""
@@ -83,7 +86,7 @@ class DualForm(MiniBatch):
         return y, x.state.replace(**tensors, position=x.state.position + x.length)
 
 
-def _coefficients(problem: Problem, x: Inputs, laid: Any) -> Named:
+def _coefficients(problem: Problem, x: Inputs, laid: Callable[[Tensor], Tensor]) -> Named:
     """Those of the mini-batch form with steps and read steps in them, [M,G,...]."""
     grid = Grid(torch.zeros_like(x.state.position), x.length, problem.solver.chunk)
     table = coefficients(problem, x, grid)

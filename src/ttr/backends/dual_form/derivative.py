@@ -63,8 +63,8 @@ def row(parts: tuple[Named, ...]) -> Named:
 
 def derivative(plan: Chunks, x: Tensors, entered: tuple[Tensor, ...], grad_y: Tensor, grad_end: Weights) -> Named:
     """Gradients of all tensors of the call, by name."""
-    each_tensor, names = iter(entered), [under(kind, x) for kind in ("weight", "momentum")]
-    starts = [Weights(*({name: next(each_tensor) for name in part} for part in names)) for _ in grad_y.split(plan.block)]
+    rest, names = iter(entered), [under(kind, x) for kind in ("weight", "momentum")]
+    starts = [Weights(*({name: next(rest) for name in part} for part in names)) for _ in grad_y.split(plan.block)]
     found: list[Named] = []
     d_params: Named = {}
     for part, start, grad in reversed(list(zip(blocks(plan, x), starts, grad_y.split(plan.block)))):

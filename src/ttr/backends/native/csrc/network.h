@@ -109,7 +109,7 @@ static inline void add_rows(int64_t rows, int64_t columns, matrix from, real *to
     for (int64_t i = 0; i < rows; i++) add_scaled(columns, 1, row(from, i), to);
 }
 
-/* gelu(x) = x g, g = sigmoid(w), w = 2 sqrt(2 / pi) (x + 0.044715 x^3), its slope and the slope of that, and the slope times `by` */
+/* gelu(x) = x g, g = sigmoid(w), w = 2 sqrt(2 / pi) (x + 0.044715 x^3), its slope and the slope of that */
 typedef struct {
     vec value, slope, second;
 } gelu_parts;
@@ -239,7 +239,7 @@ static inline void load_pairs(worker *w, int64_t m, pass *p) {
     }
 }
 
-/* The weights behind chunk m, in place of those of `next`, which may be those that enter. */
+/* The weights and the momentum behind chunk m; they may take the place of those that enter. */
 static inline void step_weights(worker *w, int64_t m, const pass *p, real *weights, real *momentum) {
     const network *n = w->n;
     int64_t tokens = tokens_of(n), end = place(w, m, 1) + n->tokens - 1;
