@@ -178,6 +178,8 @@ class Function(_Axis):
         keeps_channels: whether key channels reach the memory as channels.
         dual: whether the regressor is a combination of kernels centred at the keys, given by ``kernel_matrix``.
         groups: number of groups of parameters with a step of their own.
+        perceptron: whether it is matrices with GELU (tanh form) between them, at the end with a ``residual`` norm or without.
+        inner: names of the parameters [H,V] that ``forward`` and ``slopes`` take, broadcast against the values' last two axes.
         transported: whether every token turns the keys of the older pairs: k <- k - step_size w (w.k), w its transport_key.
         causal: False if every token reads the whole sequence by ``whole``: then there is neither a state nor a single step.
         learned_start: whether the memory starts from parameters of the layer (``initial``) instead of 0.
@@ -192,6 +194,8 @@ class Function(_Axis):
     keeps_channels: ClassVar[bool] = False
     dual: ClassVar[bool] = False
     groups: ClassVar[int] = 1
+    perceptron: ClassVar[bool] = False
+    inner: ClassVar[tuple[str, ...]] = ()
     transported: ClassVar[bool] = False
     causal: ClassVar[bool] = True
     learned_start: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""What solvers tell about themselves: residuals and iterations, without changing what a call returns."""
+"""What solvers tell about themselves, without changing what a call returns: residuals and iterations, or losses and norms of the weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _current: ContextVar[Diagnostics | None] = ContextVar("ttr_diagnostics", default
 
 @dataclass
 class Diagnostics:
-    """The records of the calls made inside the block, oldest first: dicts such as {"solver", "residual", "iterations"}."""
+    """The records of the calls made inside the block, oldest first: dicts such as {"solver", "residual", "iterations"}; one for every step
+    that a network takes, {"solver", "loss", "norms", "pairs"}, all [B,H], norms by the name of the weights (see ``ttr.backends.network``)."""
 
     records: list[dict[str, Any]] = field(default_factory=list)
 
@@ -31,10 +32,12 @@ def diagnostics() -> Iterator[Diagnostics]:
         _current.reset(token)
 
 
+def listening() -> bool:
+    """Whether anyone would hear what ``record`` notes: to be asked before what costs something to find out."""
+    return not torch.compiler.is_compiling() and _current.get() is not None
+
+
 def record(**facts: Any) -> None:
     """Note facts about a solve, if anyone listens."""
-    if torch.compiler.is_compiling():
-        return
-    collected = _current.get()
-    if collected is not None:
-        collected.records.append(facts)
+    if listening():
+        _current.get().records.append(facts)

@@ -14,7 +14,7 @@ from ttr.backends.native import library
 
 PACKAGE = Path(ttr.__file__).parent
 FOLDERS = ("weights", "functions", "functions/features", "solvers", "solvers/losses", "solvers/maps", "backends", "backends/steps", "backends/linear",
-           "backends/ridge", "backends/native", "operators")
+           "backends/ridge", "backends/dual_form", "backends/native", "operators")
 EMPTY = {f"{folder}/__init__.py" for folder in FOLDERS} | {"backends/backend.py", "backends/linear/recurrence.py", "weights/uniform.py"} \
     | {"functions/_network.py", "solvers/losses/_loss.py", "solvers/maps/_map.py"} | {"backends/superblock.py", "backends/native/backend.py"}
 """Files in which nothing is computed."""

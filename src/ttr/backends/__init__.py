@@ -9,6 +9,7 @@ from ttr.backends.chunkwise_levels import ChunkwiseLevels
 from ttr.backends.chunkwise_momentum import ChunkwiseMomentum
 from ttr.backends.chunkwise_ridge import ChunkwiseRidge
 from ttr.backends.corrected_attention import CorrectedAttention
+from ttr.backends.dual_form.backend import DualForm
 from ttr.backends.kernel_ridge import KernelRidge
 from ttr.backends.large_chunk import LargeChunk
 from ttr.backends.local_polynomial import LocalPolynomial
@@ -27,6 +28,7 @@ BACKENDS: tuple[Backend, ...] = (
     ChunkwiseLevels(),
     ChunkwiseDelta(),
     ChunkwiseMomentum(),
+    DualForm(),
     MiniBatch(),
     LargeChunk(),
     ChunkwiseRidge(),

@@ -52,14 +52,14 @@ class MiniBatch(Backend):
         names = matrices(problem, key.shape[-1], value.shape[-1])
         keys, values, queries, steps = (grid.chunks(tensor) for tensor in (key, value, function.query(x.grouped(x.q), params), step))
         extra = {name: grid.chunks(x.controls[name], fill=1.0) for name in solver.loss.controls()}
-        coefficients = _coefficients(problem, x, grid)
+        table = coefficients(problem, x, grid)
         state = _Weights.of(x.state, function.memory(key.shape[-1], value.shape[-1]))
         outputs = []
         for m in range(grid.count):
             controls = {name: c[m] for name, c in extra.items()}
-            inner = inner_pairs(function, params, solver.loss, state.base, keys[m], values[m], controls, names)
+            inner = inner_pairs(function, params, solver.loss, state.base, keys[m], values[m], controls, names, steps[m])
             inner = {name: (inputs, steps[m][..., None] * slopes) for name, (inputs, slopes) in inner.items()}
-            here = coefficients.chunk(m)
+            here = table.chunk(m)
             outputs.append(function.forward(functools.partial(_read, state, inner, here), queries[m], params))
             state = state.after(inner, here, grid.full(m, solver.chunk))
         return grid.join(outputs), x.state.replace(**state.tensors(solver.momentum), position=x.state.position + x.length)
@@ -81,7 +81,7 @@ class _Coefficients:
         return _Coefficients(self.kept[m], self.moved[m], self.pairs[m], self.momentum_kept[m], self.momentum_pairs[m], self.read_step[m])
 
 
-def _coefficients(problem: Problem, x: Inputs, grid: Grid) -> _Coefficients:
+def coefficients(problem: Problem, x: Inputs, grid: Grid) -> _Coefficients:
     """By running the recurrence on rows of numbers, [1 for A_0, 1 for Z_0, C for the pairs], in all chunks at once.
 
     Tokens of the grid that are not there add nothing to the weights, and their slopes are 0.

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ttr.component import Component
+from ttr.diagnostics import listening, record
 from ttr.problem import Function, Problem
 
 Inner = dict[str, tuple[Tensor, Tensor]]
@@ -23,8 +24,10 @@ def matrices(problem: Problem, key_size: int, value_size: int) -> list[str]:
 
 
 def inner_pairs(function: Function, params: Mapping[str, Tensor], loss: Component, weights: Mapping[str, Tensor], key: Tensor, value: Tensor,
-                controls: Mapping[str, Tensor], names: list[str]) -> Inner:
-    """Inputs and slopes of every matrix at keys [B,C,H,F] and values [B,C,H,V]: one pass forward, one backward through the network."""
+                controls: Mapping[str, Tensor], names: list[str], steps: Tensor) -> Inner:
+    """Inputs and slopes of every matrix at keys [B,C,H,F] and values [B,C,H,V]: one pass forward, one backward through the network.
+
+    Pairs of step 0, in ``steps`` [B,C,H] or [B,C,H,P], are there to fill the chunk and not told of in the diagnostics."""
 
     inputs, outputs = {}, {}
 
@@ -33,9 +36,19 @@ def inner_pairs(function: Function, params: Mapping[str, Tensor], loss: Componen
         return outputs[name]
 
     prediction = function.forward(affine, key, params)
+    if listening():
+        _tell(loss(prediction, value, controls), weights, steps)
     slopes = function.slopes(lambda name, x: (x.transpose(1, 2) @ weights[name].mT).transpose(1, 2), inputs, outputs,
                              loss.slope(prediction, value, controls), params)
     return {name: (inputs[name], slopes[name]) for name in names}
+
+
+def _tell(losses: Tensor, weights: Mapping[str, Tensor], steps: Tensor) -> None:
+    """Note the mean loss [B,H] of the pairs of a step, before it is taken, and the norms [B,H] of the weights."""
+    counted = (steps if steps.ndim == 3 else steps.abs().amax(-1)) != 0
+    pairs = counted.sum(1)
+    mean = (losses.detach() * counted).sum(1) / pairs.clamp(min=1)
+    record(solver="gradient descent", loss=mean, norms={name: x.detach().flatten(2).norm(dim=-1) for name, x in weights.items()}, pairs=pairs)
 
 
 def apply(weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ NOTHING = ("nothing",)
 
 FAULTS = (
     # functions
-    Fault("functions/mlp.py", 'x = affine(name, gelu(x, approximate="tanh"))', "x = affine(name, gelu(x))", NOTHING),
+    Fault("functions/mlp.py", "x = affine(name, _gelu(x))", "x = affine(name, x * x.sigmoid())", NOTHING),
+    Fault("functions/mlp.py", "x * x, x, value=RATE * 0.044715)", "x * x, x, value=RATE * 0.4)", NOTHING),
     Fault("functions/mlp.py", "normed * params[\"gain\"]", "normed / params[\"gain\"]", NOTHING),
     Fault("functions/mlp.py", "- normed * (slope * normed).mean(-1, keepdim=True))", ")", ("recurrent", *TTT)),
-    Fault("functions/mlp.py", "0.5 * (1 + tanh) + 0.5 * x", "0.5 * (1 + tanh) - 0.5 * x", ("recurrent", *TITANS)),
+    Fault("functions/mlp.py", "gate - gate * gate, rate)", "gate - gate * gate, -rate)", ("recurrent", *TITANS)),
     Fault("functions/gated_mlp.py", 'silu(affine("w0", key)) * affine("w2", key)', 'silu(affine("w2", key)) * affine("w0", key)', NOTHING),
     Fault("functions/gated_mlp.py", '"w2": hidden * outputs["w0"] * gate', '"w2": hidden * gate', ("recurrent", *LACT)),
     # losses and maps
@@ -52,6 +53,14 @@ FAULTS = (
     Fault("backends/mini_batch.py", "unit[1].expand_as(weights)", "unit[0].expand_as(weights)", ("mini-batch", *TITANS)),
     Fault("backends/mini_batch.py", "return start + here.read_step[..., None] * way", "return start + way", ("mini-batch", *TTT)),
     Fault("backends/mini_batch.py", "there[:, :, i, :, None] * moving", "moving", ("mini-batch", *TITANS)),
+    Fault("backends/network.py", "amax(-1)) != 0", "amax(-1)) >= 0", ("test_every_step_tells",)),
+    Fault("backends/dual_form/backend.py", "pairs = ours(table.pairs) * step[:, :, None]", "pairs = ours(table.pairs)", ("dual-form", *TTT)),
+    Fault("backends/dual_form/backend.py", "1 + read[..., 0] * (kept - 1)", "read[..., 0] * kept", ("test_the_dual_form",)),
+    Fault("backends/dual_form/chunks.py", "scores = scores + 1", "scores = scores", ("test_the_dual_form",)),
+    Fault("backends/dual_form/chunks.py", "torch.addcmul(start, x[\"moved\"]", "torch.addcmul(start, -x[\"moved\"]", ("test_networks_without",)),
+    Fault("backends/dual_form/derivative.py", "d_slopes[name], d_inputs[name] = last * d_last,", "d_slopes[name], d_inputs[name] = d_last,",
+          ("test_networks_without",)),
+    Fault("backends/native/network.py", "pad(bias, (0, outputs))", "pad(0 * bias, (0, outputs))", ("dual-form", *TTT)),
     Fault("backends/large_chunk.py", "state = move(problem, x, state, grid.full(m", "state = move(problem, x, state, grid.full(m + 1", ("large-chunk", *LACT)),
     Fault("backends/large_chunk.py", 'fill=0.0 if name == "momentum" else 1.0', "fill=1.0", ("large-chunk", *LACT)),
     Fault("backends/grid.py", "return self.position % self.size", "return 0 * self.position", ("large-chunk", *LACT)),

@@ -30,7 +30,7 @@ def collect(problem: Problem, x: Inputs, state: State, key: Tensor, value: Tenso
     """The state with the gradients of pairs [B,C,H,.] of one chunk added; pairs of step 0 and momentum 0 change nothing."""
     names = matrices(problem, key.shape[-1], value.shape[-1])
     weights = {name: state[name] for name in problem.function.memory(key.shape[-1], value.shape[-1])}
-    inner = inner_pairs(problem.function, x.axis_params("function"), problem.solver.loss, weights, key, value, controls, names)
+    inner = inner_pairs(problem.function, x.axis_params("function"), problem.solver.loss, weights, key, value, controls, names, steps)
     added = descent(inner, dict(zip(names, steps.unbind(-1))), weights)
     tensors = {f"gradient.{name}": state[f"gradient.{name}"] + new for name, new in added.items()}
     if problem.solver.momentum:

@@ -28,7 +28,7 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     if solver.window > 1:
         recent = {name: torch.cat([x.state[name].transpose(1, 2), new], dim=1) for name, new in recent.items()}
     keys, values, steps = recent.values()
-    inner = inner_pairs(function, params, solver.loss, _mapped(solver.mirror, base, names), keys, values, x.controls, names)
+    inner = inner_pairs(function, params, solver.loss, _mapped(solver.mirror, base, names), keys, values, x.controls, names, steps)
     moves = descent(inner, dict.fromkeys(names, steps), base)
 
     tensors = {name: new[:, 1:].transpose(1, 2) for name, new in recent.items()} if solver.window > 1 else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -69,16 +70,17 @@ class Memories(Family):
     """A problem of the library; its rows are backends.
 
     ``token_flops`` gives the operations of one token and head from the key and value sizes; None where the data decide, by how long an
-    iteration takes.
+    iteration takes. What the last of ``every`` tokens reads is the output that is compared and differentiated.
     """
 
     problem: Problem
     token_flops: Callable[[int, int], float] | None = None
+    every: int = 1
 
     def ours(self, direction: Direction, backends: tuple[str, ...], x: Tensors | None = None) -> tuple[Contestant, ...]:
         """If no backends are named, all that do not refuse the problem and the inputs; to decode, the first of those that share their
         update of one token, and that update compiled."""
-        made = of_backend_decoding if direction == "decode" else of_backend
+        made = of_backend_decoding if direction == "decode" else functools.partial(of_backend, every=self.every)
         found = [(backend, made(self.problem, backend)) for backend in backends_named(backends)]
         if backends:
             return tuple(contestant for _, contestant in found)

@@ -126,12 +126,14 @@ def backends_named(names: tuple[str, ...]) -> tuple[Backend, ...]:
     return tuple(known[name] for name in names) if names else BACKENDS[:-1]
 
 
-def of_backend(problem: Problem, backend: Backend) -> Contestant:
-    """The backend as a contestant for whole sequences: inputs q, k, v and the problem's controls and parameters."""
+def of_backend(problem: Problem, backend: Backend, every: int = 1) -> Contestant:
+    """The backend as a contestant for whole sequences: inputs q, k, v and the problem's controls and parameters.
+
+    Its output is what the last of ``every`` tokens reads."""
 
     def prepared(x: Tensors) -> Call:
         given, params = {name: x[name] for name in ("q", "k", "v", *problem.controls())}, _parameters(problem, x)
-        return Call(lambda: ttr.regress(problem, backend=backend, params=params, **given), given | params)
+        return Call(lambda: ttr.regress(problem, backend=backend, params=params, **given)[:, every - 1 :: every], given | params)
 
     def missing(x: Tensors | None) -> str | None:
         return _refusal(problem, backend, x)

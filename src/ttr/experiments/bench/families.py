@@ -82,6 +82,50 @@ def regressed(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
     return drawn | {"ridge": torch.full((s.heads, s.key), 0.25)}
 
 
+def network_flops(key: int, value: int, layers: int, momentum: bool) -> float:
+    """Per matrix of I x O weights: keys through it, queries through the weights, and their momentum where there is one, and the outer products
+    that move these, 2 I O each; errors back through all matrices but the first, 2 I O; scores and their products with slopes, 2 C (I + O)."""
+    widths = [key, *[4 * key] * (layers - 1), value]
+    weights = [inputs * outputs for inputs, outputs in zip(widths, widths[1:])]
+    return 2.0 * ((5 if momentum else 3) * sum(weights) + sum(weights[1:]) + NETWORK_CHUNK * sum(a + b for a, b in zip(widths, widths[1:])))
+
+
+NETWORK_CHUNK = 16
+"""Tokens between the gradients of TTT and Titans."""
+
+NETWORK = "2 (n I O + C (I + O)) per matrix, token and head, n = 3 or, with momentum, 5, and 1 more for all matrices but the first; C = 16"
+
+
+def trained(s: Shape, generator: torch.Generator, problem: Problem) -> dict[str, Tensor]:
+    """Queries, keys and values, small steps, and the problem's parameters as they are drawn, biases and shifts too."""
+    drawn = qkv(s, generator) | {"step_size": 0.1 * torch.rand(s.batch, s.time, s.heads, generator=generator)}
+    declared = problem.parameters(s.heads, s.key, s.value)
+    return drawn | {name: p.init(p.shape, generator) + 0.02 * torch.randn(p.shape, generator=generator) for name, p in declared.items()}
+
+
+def ttt(s: Shape, generator: torch.Generator, problem: Problem) -> dict[str, Tensor]:
+    """With read steps 1 / i at token i of a mini-batch, where TTT's learned ones start."""
+    read_step = 1 / (1 + torch.arange(s.time) % NETWORK_CHUNK)
+    return trained(s, generator, problem) | {"read_step": read_step[None, :, None].repeat(s.batch, 1, s.heads)}
+
+
+def titans(s: Shape, generator: torch.Generator, problem: Problem) -> dict[str, Tensor]:
+    """A decay at the first token of every chunk and a momentum of 0: with these alone titans-pytorch, whose decay and momentum act once per
+    chunk, arrives at the same weights as the publication, whose act at every token. Either computes them whatever their numbers."""
+    first = (torch.arange(s.time) % NETWORK_CHUNK == 0)[None, :, None]
+    decay = logsigmoid(torch.randn(s.batch, s.time, s.heads, generator=generator) + 3)
+    return trained(s, generator, problem) | {"log_decay": decay * first, "momentum": torch.zeros(s.batch, s.time, s.heads)}
+
+
+def _network(name: str, words: str, layers: int, draw: Callable[..., dict[str, Tensor]], peer: Contestant, every: int = 1) -> Memories:
+    problem = catalogue[name].problem
+    return Memories(
+        name=name, words=words, problem=problem, draw=functools.partial(draw, problem=problem), every=every, formula=NETWORK,
+        token_flops=functools.partial(network_flops, layers=layers, momentum=problem.solver.momentum),
+        peers=dict.fromkeys(("forward", "training"), (peer,)),
+        shapes=dict.fromkeys(("forward", "training"), at(512, 2048, size=64, heads=4)))
+
+
 CONVOLUTION = ShortConvolution(streams=("v",))
 
 
@@ -173,6 +217,10 @@ FAMILIES: tuple[Family, ...] = (
         problem=catalogue["local-linear-rank8"].problem, draw=functools.partial(lines, rank=RANK),
         peers=dict.fromkeys(("forward", "training"), (peers.low_rank_line_by_lapack, peers.attention)),
         shapes={"forward": at(1024, 2048, 4096, size=64) + at(1024, 2048), "training": at(1024, 2048, size=64)}),
+    _network("ttt-linear", "a matrix behind a norm, trained in mini-batches of 16 (TTT-Linear)", 1, ttt, peers.ttt_linear),
+    _network("ttt-mlp", "two matrices behind a norm, trained in mini-batches of 16 (TTT-MLP)", 2, ttt, peers.ttt_mlp),
+    _network("titans", "two matrices, trained with momentum and decay in chunks of 16 (Titans), read at the ends of chunks", 2, titans,
+             peers.titans, every=NETWORK_CHUNK),
     Surroundings(
         name="short-convolution", words="four neighbours of every channel weighted and summed, then SiLU (Mamba, Gated DeltaNet)",
         contestants=(convolution, without_native(convolution)), draw=stream,

@@ -18,19 +18,20 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import gelu, pad, scaled_dot_product_attention
 
+from ttr.experiments.bench import ttt_dual_form
 from ttr.experiments.bench.contestants import Call, Contestant, Tensors
 
 MODELS = "transformers.models"
 
 
-def missing(package: str, extra: str, _: Tensors | None = None) -> str | None:
+def missing(package: str, install: str, _: Tensors | None = None) -> str | None:
     """Why a package's functions cannot be called, as a sentence; None if they can."""
-    return None if importlib.util.find_spec(package) else f"{package} is not installed. Use pip install 'test-time-regression[{extra}]'."
+    return None if importlib.util.find_spec(package) else f"{package} is not installed. Use pip install {install}."
 
 
-needs_transformers = functools.partial(missing, "transformers", "hf")
+needs_transformers = functools.partial(missing, "transformers", "'test-time-regression[hf]'")
 
 
 FLA = "flash-linear-attention==0.6.0"
@@ -237,6 +238,61 @@ def _gated_norm(x: Tensors) -> Call:
     return Call(lambda: norm(x["y"], torch.einsum("btd,hvd->bthv", x["x"], x["weight"])), x)
 
 
+def _ttt(layers: int) -> Callable[[Tensors], Call]:
+    """The published dual form, transcribed."""
+
+    def prepared(x: Tensors) -> Call:
+        plain = {name.removeprefix("function."): tensor for name, tensor in x.items()}
+        return Call(lambda: ttt_dual_form.ttt(plain, layers), x)
+
+    return prepared
+
+
+def _titans(x: Tensors, chunk: int = 16) -> Call:
+    """NeuralMemory of titans-pytorch with its memory alone: in place of its projections stand slices of one input, so that queries, keys,
+    values and gates are the case's. The same network and loss (its own has the exact GELU and a mean over channels), and ``batch_size`` the
+    chunk, by which it takes gradients at the last boundary's weights. Its tokens read the weights of whole chunks: those at ends are compared."""
+    module = importlib.import_module("titans_pytorch")
+    heads, size = x["q"].shape[2:]
+
+    class Network(module.MemoryMLP):
+        def forward(self, key: Tensor) -> Tensor:
+            first, second = self.weights
+            return gelu(key @ first, approximate="tanh") @ second
+
+    memory = module.NeuralMemory(dim=heads * size, dim_head=size, heads=heads, chunk_size=chunk, batch_size=chunk, pre_rmsnorm=False,
+                                 model=Network(size, 2, 4.0), mem_model_norm_add_residual=False, adaptive_step_transform=lambda step: step,
+                                 store_memory_loss_fn=lambda found, wanted: (found - wanted).square().sum(-1) / 2)
+    memory.retrieve_gate, memory.combine_heads = None, torch.nn.Identity()
+    parts = {"to_queries": heads * size, "to_keys": heads * size, "to_values": heads * size,
+             "to_adaptive_step": heads, "to_decay_factor": heads, "to_momentum": heads}
+    shapes = {"to_adaptive_step": (-1,), "to_decay_factor": (-1, 1), "to_momentum": (-1, 1)}
+
+    def part(name: str, sequence: Tensor) -> Tensor:
+        found = sequence.split(list(parts.values()), dim=-1)[list(parts).index(name)]
+        found = found.transpose(1, 2).flatten(0, 1).unflatten(1, shapes[name]) if name in shapes else found
+        return found[None] if name == "to_momentum" else found
+
+    for name in parts:
+        delattr(memory, name)
+        setattr(memory, name, functools.partial(part, name))
+    del memory.memory_model_parameters
+    memory.memory_model_parameters = [x["function.w1"], x["function.w2"]]
+
+    # its decay factor and momentum are sigmoids of these, a number per chunk
+    kept = x["log_decay"].detach()[:, ::chunk].exp()
+    forgotten = torch.log1p(-kept).sub(kept.log()).requires_grad_(x["q"].requires_grad)
+    still = torch.full_like(forgotten, -200.0).requires_grad_(x["q"].requires_grad)
+
+    def run() -> Tensor:
+        per_token = [gate.repeat_interleave(chunk, dim=1)[:, : x["q"].shape[1]] for gate in (forgotten, still)]
+        sequence = torch.cat([*(x[name].flatten(2) for name in "qkv"), x["step_size"], *per_token], dim=-1)
+        return memory(sequence)[0].unflatten(-1, (heads, size))[:, chunk - 1 :: chunk]
+
+    shared = {name: x[name] for name in ("q", "k", "v", "step_size", "function.w1", "function.w2")}
+    return Call(run, shared | {"chunk_decay": forgotten, "chunk_momentum": still})
+
+
 def _silu(x: Tensors) -> Call:
     return Call(lambda: torch.nn.functional.silu(x["v"]))
 
@@ -280,5 +336,8 @@ line_by_lapack = Contestant("lapack", "peer", _line_by_lapack)
 low_rank_line_by_lapack = Contestant("lapack", "peer", functools.partial(_line_by_lapack, projection="function.projection"))
 convolution = Contestant("qwen3-next", "peer", _convolution, needs_transformers)
 gated_norm = Contestant("qwen3-next", "peer", _gated_norm, needs_transformers)
+ttt_linear = Contestant("ttt-lm-pytorch", "peer", _ttt(1))
+ttt_mlp = Contestant("ttt-lm-pytorch", "peer", _ttt(2))
+titans = Contestant("titans-pytorch", "peer", _titans, functools.partial(missing, "titans_pytorch", "titans-pytorch==0.5.5"))
 state_copy = Contestant("state-copy", "floor", _state_copy, compared=False)
 silu = Contestant("silu", "floor", _silu, compared=False)

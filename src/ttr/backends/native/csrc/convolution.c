@@ -7,7 +7,7 @@
 #include <pthread.h>
 #include <string.h>
 
-#include "simd.h"
+#include "exponential.h"
 
 enum {
     TOGETHER = 4,  /* tokens that share the loads of a weight */
@@ -31,9 +31,6 @@ typedef struct {
 #error "build with the macros that simd.h names"
 #endif
 
-#define IS_DOUBLE (sizeof(real) == 8)
-typedef __typeof__((vec){0} < (vec){0}) ints; /* integers as wide as real */
-
 /* ---- vectors ------------------------------------------------------------------------------------------------------------------------ */
 /* n = LANES but at the end of a row; a constant wherever this is inlined in a loop */
 static inline __attribute__((always_inline)) vec load(const real *from, int64_t n) {
@@ -46,32 +43,6 @@ static inline __attribute__((always_inline)) vec load(const real *from, int64_t 
 static inline __attribute__((always_inline)) void store(real *to, vec x, int64_t n) {
     if (n == LANES) *(uvec *)to = x;
     else memcpy(to, &x, n * sizeof(real));
-}
-
-/* x where it is at most `most`; NaN stays */
-static inline vec at_most(vec x, real most) {
-    vec top = (vec){0} + most;
-    ints above = x > top;
-    return (vec)(((ints)top & above) | ((ints)x & ~above));
-}
-
-/* e^x for x <= 88 (708): e^x = 2^n e^r with n the integer next to x / ln 2, |r| <= ln(2) / 2, and the Taylor series of e^r as far as its
- * remainder is below rounding, |r|^8 / 8! < 6e-9 (|r|^14 / 14! < 5e-18). Adding 1.5 * 2^23 (2^52) rounds to an integer and leaves it in the
- * last bits, from where it is moved to the exponent. Below -87 (-708) it is that of the bound: nothing beside 1. */
-static inline vec exponential(vec x) {
-    const real bound = IS_DOUBLE ? 708 : 87, magic = IS_DOUBLE ? 6755399441055744.0 : 12582912.0;
-    const real high = IS_DOUBLE ? 6.93147180369123816490e-01 : 0.693359375, low = IS_DOUBLE ? 1.90821492927058770002e-10 : -2.12194440e-4;
-    x = -at_most(-at_most(x, bound), bound);
-    vec shifted = x * (real)1.4426950408889634 + magic;
-    vec n = shifted - magic, r = x - n * high - n * low, sum = (vec){0} + 1;
-    for (int k = IS_DOUBLE ? 13 : 7; k > 0; k--) sum = 1 + sum * (r * (real)(1.0 / k));
-    return sum * (vec)(((ints)shifted + (IS_DOUBLE ? 1023 : 127)) << (IS_DOUBLE ? 52 : 23));
-}
-
-/* 0 below the bound, where z times the bound's would not be nothing for a huge z; a NaN stays one in z sigmoid(z) */
-static inline vec sigmoid(vec z) {
-    const vec s = 1 / (1 + exponential(-z));
-    return (vec)((ints)s & (ints)(z >= (real)(IS_DOUBLE ? -708 : -87)));
 }
 
 /* ---- rows ---------------------------------------------------------------------------------------------------------------------------- */

@@ -90,7 +90,7 @@ static __attribute__((noinline)) void product(int64_t rows, int64_t columns, int
 }
 
 /* C = AB, while what is wanted comes nearer */
-static __attribute__((noinline)) void fetching_product(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix b, matrix c, queue wanted) {
+static __attribute__((noinline, unused)) void fetching_product(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix b, matrix c, queue wanted) {
     product_(rows, columns, depth, a.data, a.stride, 1, b, c, SET, &wanted);
 }
 
@@ -104,7 +104,7 @@ static __attribute__((noinline)) void transposed_product(int64_t rows, int64_t c
 
 /* C_ij = kept_i past_ij + (A^T B)_ij, or kept_j by column, for A [depth, rows] and B [depth, columns]; C may be `past`. Tile by tile, since
  * these are whole memories, which the first-level cache does not hold, and while what is wanted comes nearer. */
-static __attribute__((noinline)) void faded_product(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix b, matrix past,
+static __attribute__((noinline, unused)) void faded_product(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix b, matrix past,
                                                     const real *kept, enum fading by, matrix c, queue wanted) {
     for (int64_t j = 0, width = 2 * LANES; j < columns; j += width) {
         if (columns - j < width) width = columns - j;

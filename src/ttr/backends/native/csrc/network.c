@@ -1,0 +1,320 @@
+/* Networks in mini-batches, forwards and backwards: all chunks of one memory after the other, memories in parallel. */
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "network.h"
+
+enum { MOST_THREADS = 256, ALIGNMENT = 64 };
+
+/* Where the weights of a memory lie that enter a block of chunks; its momentum behind them. */
+static real *state_of(const network *n, int64_t block, int64_t memory) {
+    return n->states + (block * n->memories + memory) * n->state * (n->momentum ? 2 : 1);
+}
+
+static void copy(const network *n, const real *from, real *to) { memcpy(to, from, (size_t)n->state * sizeof(real)); }
+
+/* ---- forwards -------------------------------------------------------------------------------------------------------------------------- */
+static void read_out(worker *w, int64_t m, const pass *p, const reading *r) {
+    const network *n = w->n;
+    int64_t size = n->width[n->layers], last = n->layers - 1;
+    const real *gain = n->residual ? n->gain + w->memory * size : NULL, *shift = n->residual ? n->shift + w->memory * size : NULL;
+    for (int64_t i = 0; i < n->tokens; i++) {
+        real *y = n->y + place(w, m, size) + i * size, *normed = w->row[0];
+        if (!n->residual) {
+            memcpy(y, row(r->o[last], i), (size_t)size * sizeof(real));
+            continue;
+        }
+        normalise(n, row(r->o[last], i), normed);
+        for (int64_t j = 0; j < size; j++) y[j] = normed[j] * gain[j] + shift[j];
+        for (int64_t j = 0; j < shared(n); j++) y[j] += row(r->h[0], i)[j];
+    }
+}
+
+static void run_forward(const network *n, int64_t memory, arena scratch, int64_t *needed) {
+    worker w = reserve_worker(n, memory, &scratch);
+    pass p = reserve_pass(n, &scratch);
+    reading r = reserve_reading(n, &scratch);
+    if (!scratch.base) {
+        *needed = scratch.used;
+        return;
+    }
+    copy(n, n->weights + memory * n->state, p.weights);
+    if (p.momentum) copy(n, n->momentum + memory * n->state, p.momentum);
+    for (int64_t m = 0; m < n->chunks; m++) {
+        if (n->states && m % n->block == 0) {
+            copy(n, p.weights, state_of(n, m / n->block, memory));
+            if (p.momentum) copy(n, p.momentum, state_of(n, m / n->block, memory) + n->state);
+        }
+        load_pairs(&w, m, &p);
+        read_queries(&w, m, &p, &r);
+        read_out(&w, m, &p, &r);
+        step_weights(&w, m, &p, p.weights, p.momentum);
+    }
+    copy(n, p.weights, n->end_weights + memory * n->state);
+    if (p.momentum) copy(n, p.momentum, n->end_momentum + memory * n->state);
+}
+
+/* ---- backwards: `d` is the gradient of what stands in the same place --------------------------------------------------------------------- */
+typedef struct {
+    real *weights, *momentum; /* of those behind the chunk, and in the end of those that enter it */
+    matrix x[MOST_LAYERS], z[MOST_LAYERS], s[MOST_LAYERS], value, query, pairs, o[2], h;
+} gradient;
+
+static gradient reserve_gradient(const network *n, arena *a) {
+    gradient d = {.weights = reserve(a, n->state), .momentum = n->momentum ? reserve(a, n->state) : NULL,
+                  .value = reserve_matrix(a, n->tokens, n->width[n->layers]), .pairs = reserve_matrix(a, n->tokens, n->tokens),
+                  .h = reserve_matrix(a, n->tokens, widest(n))};
+    for (int i = 0; i < 2; i++) d.o[i] = reserve_matrix(a, n->tokens, widest(n));
+    for (int64_t l = 0; l < n->layers; l++) {
+        d.x[l] = reserve_matrix(a, n->tokens, n->width[l]);
+        d.z[l] = reserve_matrix(a, n->tokens, n->width[l + 1]);
+        d.s[l] = reserve_matrix(a, n->tokens, n->width[l + 1]);
+    }
+    return d;
+}
+
+/* From the gradients of the weights behind the chunk to those of the weights that enter, of the pairs and of the coefficients at its end. */
+static void back_through_step(worker *w, int64_t m, const pass *p, gradient *d) {
+    const network *n = w->n;
+    int64_t tokens = tokens_of(n), start = place(w, m, 1), end = n->tokens - 1;
+    clear(tokens, tokens, d->pairs);
+    if (d->momentum) memset(n->grad_momentum_pairs + start, 0, (size_t)n->tokens * sizeof(real));
+    for (int64_t l = 0; l < n->layers; l++) {
+        int64_t inputs = wide(n, l), outputs = wide(n, l + 1);
+        matrix met = {w->wide[0].data, outputs}, scaled = {w->wide[1].data, outputs};
+        clear(tokens, outputs, d->s[l]);
+        clear(tokens, outputs, scaled);
+        for (int moving = 0; moving < (d->momentum ? 2 : 1); moving++) {
+            real *behind = moving ? d->momentum : d->weights, sign = moving ? 1 : -1;
+            const real *by = moving ? n->momentum_pairs + start : row(w->pairs, end);
+            real *grad_by = moving ? n->grad_momentum_pairs + start : row(d->pairs, end);
+            affine(n, p->x[l], behind, l, met);
+            for (int64_t i = 0; i < n->tokens; i++) {
+                add_scaled(outputs, sign * by[i], row(met, i), row(d->s[l], i));
+                grad_by[i] += sign * dot(outputs, row(met, i), row(p->s[l], i));
+                for (int64_t j = 0; j < outputs; j += LANES)
+                    *(uvec *)(row(scaled, i) + j) = sign * by[i] * *(const uvec *)(row(p->s[l], i) + j);
+            }
+            back(tokens, inputs, outputs, scaled, weight(n, behind, l), w->work, d->x[l], moving ? ADD : SET);
+        }
+    }
+    if (n->kept) n->grad_kept[start + end] += dot(n->state, d->weights, p->weights);
+    if (d->momentum) {
+        int64_t chunk = m * n->memories + w->memory;
+        n->grad_moved[start + end] += dot(n->state, d->weights, p->momentum);
+        n->grad_momentum_kept[chunk] = dot(n->state, d->momentum, p->momentum);
+        scale(n->state, n->momentum_kept[chunk], d->momentum);
+        add_scaled(n->state, n->moved[start + end], d->weights, d->momentum);
+    }
+    if (n->kept) scale(n->state, n->kept[start + end], d->weights);
+}
+
+/* From the gradient of what is read to d->o[0], that of the last matrix's output. */
+static void back_through_read_out(worker *w, int64_t m, const reading *r, matrix out) {
+    const network *n = w->n;
+    int64_t size = n->width[n->layers], last = n->layers - 1;
+    const real *grad_y = n->grad_y + place(w, m, size);
+    clear(tokens_of(n), wide(n, n->layers), out);
+    for (int64_t i = 0; i < n->tokens; i++, grad_y += size) {
+        real *normed = w->row[0], *scaled = w->row[1];
+        if (!n->residual) {
+            memcpy(row(out, i), grad_y, (size_t)size * sizeof(real));
+            continue;
+        }
+        const real *gain = n->gain + w->memory * size;
+        real *grad_gain = n->grad_gain + w->memory * size, *grad_shift = n->grad_shift + w->memory * size;
+        real rate = normalise(n, row(r->o[last], i), normed);
+        for (int64_t j = 0; j < size; j++) {
+            scaled[j] = grad_y[j] * gain[j];
+            grad_gain[j] += grad_y[j] * normed[j];
+            grad_shift[j] += grad_y[j];
+        }
+        through_norm(size, normed, rate, scaled, row(out, i));
+    }
+}
+
+static void back_through_queries(worker *w, int64_t m, const pass *p, const reading *r, gradient *d) {
+    const network *n = w->n;
+    int64_t tokens = tokens_of(n), start = place(w, m, 1);
+    matrix o = {d->o[0].data, wide(n, n->layers)};
+    back_through_read_out(w, m, r, o);
+    for (int64_t l = n->layers; l-- > 0;) {
+        int64_t inputs = wide(n, l), outputs = wide(n, l + 1);
+        matrix turned = {w->work, tokens}, weighted = w->small[0], d_scores = w->small[1], h = {d->h.data, inputs};
+        transpose(tokens, outputs, p->s[l], turned);
+        product(tokens, tokens, outputs, o, turned, d_scores, SET);
+        for (int64_t i = 0; i < tokens; i++)
+            for (int64_t j = 0; j < tokens; j++) {
+                real d_weighted = j <= i ? -row(d_scores, i)[j] : 0, pair = row(w->pairs, i)[j], score = row(r->scores[l], i)[j];
+                row(d->pairs, i)[j] += d_weighted * score;
+                row(d_scores, i)[j] = d_weighted * pair;
+                row(weighted, i)[j] = score * pair;
+            }
+        transposed_product(tokens, outputs, tokens, weighted, o, d->s[l], SUBTRACT);
+        transposed_product(tokens, inputs, tokens, d_scores, r->h[l], d->x[l], ADD);
+        product(tokens, inputs, tokens, d_scores, p->x[l], h, SET);
+        for (int moving = 0; moving < (n->momentum ? 2 : 1); moving++) {
+            const real *by = moving ? n->moved + start : n->kept ? n->kept + start : NULL;
+            real *grad_by = moving ? n->grad_moved : n->grad_kept, *grad_weights = moving ? d->momentum : d->weights;
+            matrix scaled = o;
+            if (by) {
+                scaled = (matrix){w->wide[0].data, outputs};
+                clear(tokens, outputs, scaled);
+                scale_rows(n->tokens, outputs, o, by, 1, scaled);
+                for (int64_t i = 0; i < n->tokens; i++)
+                    grad_by[start + i] += dot(outputs, row(o, i), row(moving ? r->moving[l] : r->now[l], i));
+            }
+            back(tokens, inputs, outputs, scaled, weight(n, moving ? p->momentum : p->weights, l), w->work, h, ADD);
+            transposed_product(inputs, outputs, tokens, r->h[l], scaled, weight(n, grad_weights, l), ADD);
+            if (n->bias) add_rows(tokens, outputs, scaled, bias(n, grad_weights, l));
+        }
+        if (l == 0) {
+            give(h, n->tokens, n->width[0], n->grad_query + place(w, m, n->width[0]));
+            break;
+        }
+        o = (matrix){d->o[o.data == d->o[0].data].data, inputs};
+        through_activation(tokens, inputs, r->o[l - 1], h, o, SET);
+    }
+    if (!n->residual) return;
+    int64_t size = n->width[n->layers];
+    for (int64_t i = 0; i < n->tokens; i++)
+        for (int64_t j = 0; j < shared(n); j++)
+            n->grad_query[place(w, m, n->width[0]) + i * n->width[0] + j] += n->grad_y[place(w, m, size) + i * size + j];
+}
+
+/* From the gradient of the last slope, s = rate (h - mean(h) - n mean(h n)) with h = e gain and e = key + n gain + shift - value, to those of
+ * the last output, of value, gain and shift, and of the first input; `first` is that of the key. */
+static void back_through_error(worker *w, const pass *p, gradient *d) {
+    const network *n = w->n;
+    int64_t size = n->width[n->layers], last = n->layers - 1;
+    for (int64_t i = 0; i < n->tokens; i++) {
+        real *ds = row(d->s[last], i), *dz = row(d->z[last], i), *normed = w->row[0], *e = w->row[1], *slope = w->row[2], *dn = w->row[3];
+        real *d_value = row(d->value, i), *s = row(p->s[last], i);
+        if (!n->residual) {
+            for (int64_t j = 0; j < size; j++) dz[j] = ds[j], d_value[j] = -ds[j];
+            continue;
+        }
+        const real *gain = n->gain + w->memory * size;
+        real *grad_gain = n->grad_gain + w->memory * size, *grad_shift = n->grad_shift + w->memory * size;
+        real rate = normalise(n, row(p->z[last], i), normed);
+        error_of(w, p, i, normed, e);
+        through_norm(size, normed, rate, ds, slope); /* the gradient of h, for s is linear in it by a symmetric map */
+        real along = 0;
+        for (int64_t j = 0; j < size; j++) along += e[j] * gain[j] * normed[j];
+        along /= (real)size;
+        real centred = dot(size, ds, normed) / (real)size, grown = dot(size, ds, s) / (real)size;
+        for (int64_t j = 0; j < size; j++) {
+            real de = slope[j] * gain[j];
+            dn[j] = de * gain[j] - rate * (ds[j] * along + e[j] * gain[j] * centred);
+            grad_gain[j] += slope[j] * e[j] + de * normed[j];
+            grad_shift[j] += de;
+            d_value[j] = -de;
+        }
+        through_norm(size, normed, rate, dn, dz);
+        for (int64_t j = 0; j < size; j++) dz[j] -= rate * normed[j] * grown;
+        for (int64_t j = 0; j < shared(n); j++) row(d->x[0], i)[j] -= d_value[j];
+    }
+}
+
+/* From the gradients of inputs and slopes of the pairs to those of the weights, of the key and of the value. */
+static void back_through_pairs(worker *w, int64_t m, const pass *p, gradient *d) {
+    const network *n = w->n;
+    int64_t tokens = tokens_of(n), last = n->layers - 1, size = n->width[n->layers];
+    for (int64_t l = 0; l < last; l++) {
+        int64_t inputs = wide(n, l + 1), outputs = wide(n, l + 2);
+        matrix du = {w->wide[0].data, inputs};
+        for (int64_t i = 0; i < tokens; i++)
+            for (int64_t j = 0; j < inputs; j += LANES) {
+                gelu_parts g = gelu(*(const uvec *)(row(p->z[l], i) + j));
+                vec ds = *(const uvec *)(row(d->s[l], i) + j);
+                *(uvec *)(row(du, i) + j) = ds * g.slope;
+                *(uvec *)(row(d->z[l], i) + j) = ds * g.second * *(const uvec *)(row(p->u[l], i) + j);
+            }
+        product(tokens, outputs, inputs, du, weight(n, p->weights, l + 1), d->s[l + 1], ADD);
+        transposed_product(inputs, outputs, tokens, du, p->s[l + 1], weight(n, d->weights, l + 1), ADD);
+    }
+    back_through_error(w, p, d);
+    for (int64_t l = last;; l--) {
+        int64_t inputs = wide(n, l), outputs = wide(n, l + 1);
+        back(tokens, inputs, outputs, d->z[l], weight(n, p->weights, l), w->work, d->x[l], ADD);
+        transposed_product(inputs, outputs, tokens, p->x[l], d->z[l], weight(n, d->weights, l), ADD);
+        if (n->bias) add_rows(tokens, outputs, d->z[l], bias(n, d->weights, l));
+        if (l == 0) break;
+        through_activation(tokens, inputs, p->z[l - 1], d->x[l], d->z[l - 1], ADD);
+    }
+    give(d->x[0], n->tokens, n->width[0], n->grad_key + place(w, m, n->width[0]));
+    give(d->value, n->tokens, size, n->grad_value + place(w, m, size));
+    give(d->pairs, n->tokens, n->tokens, n->grad_pairs + place(w, m, n->tokens));
+}
+
+static void run_backward(const network *n, int64_t memory, arena scratch, int64_t *needed) {
+    worker w = reserve_worker(n, memory, &scratch);
+    reading r = reserve_reading(n, &scratch);
+    gradient d = reserve_gradient(n, &scratch);
+    pass passes[MOST_BLOCK];
+    for (int64_t i = 0; i < n->block; i++) passes[i] = reserve_pass(n, &scratch);
+    if (!scratch.base) {
+        *needed = scratch.used;
+        return;
+    }
+    copy(n, n->grad_end_weights + memory * n->state, d.weights);
+    if (d.momentum) copy(n, n->grad_end_momentum + memory * n->state, d.momentum);
+    for (int64_t block = (n->chunks - 1) / n->block; block >= 0; block--) {
+        int64_t first = block * n->block, count = n->chunks - first < n->block ? n->chunks - first : n->block;
+        copy(n, state_of(n, block, memory), passes[0].weights);
+        if (d.momentum) copy(n, state_of(n, block, memory) + n->state, passes[0].momentum);
+        for (int64_t i = 0; i < count; i++) {
+            load_pairs(&w, first + i, &passes[i]);
+            if (i + 1 < count) step_weights(&w, first + i, &passes[i], passes[i + 1].weights, passes[i + 1].momentum);
+        }
+        for (int64_t i = count; i-- > 0;) {
+            int64_t m = first + i, size = n->width[n->layers];
+            take(n->value + place(&w, m, size), n->tokens, size, w.value);
+            take(n->pairs + place(&w, m, n->tokens), n->tokens, n->tokens, w.pairs);
+            read_queries(&w, m, &passes[i], &r);
+            back_through_step(&w, m, &passes[i], &d);
+            back_through_queries(&w, m, &passes[i], &r, &d);
+            back_through_pairs(&w, m, &passes[i], &d);
+        }
+    }
+    copy(n, d.weights, n->grad_weights + memory * n->state);
+    if (d.momentum) copy(n, d.momentum, n->grad_momentum + memory * n->state);
+}
+
+/* ---- memories in parallel ----------------------------------------------------------------------------------------------------------------- */
+typedef void task(const network *n, int64_t memory, arena scratch, int64_t *needed);
+
+typedef struct {
+    const network *n;
+    task *run;
+    int64_t *next, needed; /* the next memory of all, shared */
+    real *base;
+} thread;
+
+static void *work(void *argument) {
+    thread *t = argument;
+    int64_t i;
+    while ((i = __atomic_fetch_add(t->next, 1, __ATOMIC_RELAXED)) < t->n->memories) t->run(t->n, i, (arena){t->base, 0}, NULL);
+    return NULL;
+}
+
+/* 0, or -1 if there is no memory for the scratch. */
+static int run_all(const network *n, task *run) {
+    int64_t threads = n->threads < n->memories ? n->threads : n->memories, next = 0, needed = 0, started = 1;
+    threads = threads > MOST_THREADS ? MOST_THREADS : threads < 1 ? 1 : threads;
+    run(n, 0, (arena){NULL, 0}, &needed);
+    needed = (needed + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    real *scratch = aligned_alloc(ALIGNMENT, (size_t)(threads * needed) * sizeof(real));
+    if (!scratch) return -1;
+    thread all[MOST_THREADS];
+    pthread_t others[MOST_THREADS];
+    for (int64_t i = 0; i < threads; i++) all[i] = (thread){n, run, &next, needed, scratch + i * needed};
+    while (started < threads && !pthread_create(&others[started], NULL, work, &all[started])) started++;
+    work(&all[0]);
+    for (int64_t i = 1; i < started; i++) pthread_join(others[i], NULL);
+    free(scratch);
+    return 0;
+}
+
+int TTR_NAME(network_forward)(const network *n) { return run_all(n, run_forward); }
+int TTR_NAME(network_backward)(const network *n) { return run_all(n, run_backward); }
