@@ -173,8 +173,10 @@ def _field(name: str, value: object) -> str:
 
 
 def _form(weights: Weights, function: Function, solver: Solver) -> object:
-    """What two triples share that differ in numbers alone; one pair per token and several are told apart."""
-    return _without_numbers(weights), _without_numbers(function), _without_numbers(solver), solver.pairs_per_token > 1
+    """What two triples share that differ in numbers alone; one pair per token and several are told apart, and so are functions with other
+    parameters."""
+    parameters = frozenset(function.parameters(heads=1, key_size=2, value_size=2))
+    return _without_numbers(weights), _without_numbers(function), parameters, _without_numbers(solver), solver.pairs_per_token > 1
 
 
 def _without_numbers(value: object) -> object:
