@@ -11,12 +11,11 @@ from torch import Tensor
 from ttr.backends.dual_form import derivative
 from ttr.backends.dual_form.chunks import Chunks, Named, Weights, under
 from ttr.backends.grid import Grid
-from ttr.backends.linear.operator import in_batches
 from ttr.backends.mini_batch import MiniBatch, coefficients
 from ttr.backends.native import network
 from ttr.backends.network import matrices
 from ttr.diagnostics import listening
-from ttr.inputs import Inputs
+from ttr.inputs import Inputs, in_batches
 from ttr.problem import Problem
 from ttr.state import State
 
