@@ -11,16 +11,18 @@ import sys
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from rich.console import Console
 
 import ttr
-from ttr import catalogue, cli
+from ttr import catalogue, cli, matmul
 from ttr.backends.chunkwise_additive import ChunkwiseAdditive
 from ttr.backends.chunkwise_delta import ChunkwiseDelta
 from ttr.backends.native import library
 from ttr.experiments.bench import figures, machine, peak, peers, report, run
 from ttr.experiments.bench.cases import Case, Memories, Shape, cases
-from ttr.experiments.bench.contestants import Call, Contestant, broken_case, broken_law, of_plan_compiled, without_native
+from ttr.experiments.bench.contestants import Call, Contestant, broken_case, broken_law, of_plan_compiled, within_onednn, without_native
 from ttr.experiments.bench.families import DELTA, FAMILIES, delta_flops, gated
 from ttr.experiments.bench.results import Figures, load
 from ttr.experiments.bench.rounds import LEAST_SECONDS, OTHERS_ALLOWED, Rounds, SystemClock, measure
@@ -261,6 +263,11 @@ def test_a_row_without_the_native_kernels():
     assert seen == [True, True, False, False] and library.available() and other.missing({}) is None
     with library.left_out():
         assert "left out" in other.missing({})
+    if matmul.refuses() is None:
+        seen.clear()
+        within = within_onednn(other)
+        within.timed(within.prepare({}), training=False)()
+        assert seen == [False], "the context of a row holds within oneDNN too"
 
 
 # ----------------------------------------------------------------------------------------------------------------- which rounds count
@@ -441,6 +448,16 @@ def test_measurements_of_other_arguments_or_another_source_are_not_mixed(bench, 
     (tmp_path / "out" / "bench.json").write_text("{}")
     with pytest.raises(UserError, match="is damaged"):
         bench(family(times=(8,)))
+
+
+def test_the_axis_of_a_picture_takes_any_range():
+    """Between 5 and 10 there is no tick, and beyond the last decade none either."""
+    for i in range(60):
+        axes = Figure().subplots()
+        axes.plot([1, 2], [10 ** (i / 10 - 4), 10 ** (i / 10 - 4 + i % 7 / 4)])
+        low, high = axes.get_ylim()
+        figures._finish(axes, [1, 2], "", LogLocator(10, subs=(1, 2, 5)), str)
+        assert axes.get_ylim()[0] <= low and axes.get_ylim()[1] >= high
 
 
 def test_a_picture_per_curve_with_two_lengths(bench, tmp_path):

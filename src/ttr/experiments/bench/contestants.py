@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -94,7 +94,13 @@ ONEDNN = " + oneDNN"
 
 def within_onednn(contestant: Contestant) -> Contestant:
     """The same with float32 products through oneDNN, which torch does not use for them by default."""
-    return dataclasses.replace(contestant, name=contestant.name + ONEDNN, context=ttr.onednn)
+
+    @contextlib.contextmanager
+    def context() -> Iterator[None]:
+        with contestant.context(), ttr.onednn():
+            yield
+
+    return dataclasses.replace(contestant, name=contestant.name + ONEDNN, context=context)
 
 
 WITHOUT_NATIVE = ", torch alone"

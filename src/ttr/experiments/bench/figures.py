@@ -80,8 +80,8 @@ def _finish(axes: Axes, lengths: Sequence[int], title: str, places: LogLocator, 
     axes.set_xticks(sorted(set(lengths)), [f"{length:,}" for length in sorted(set(lengths))])
     axes.xaxis.set_minor_locator(NullLocator())
     low, high = axes.get_ylim()
-    ticks = places.tick_values(low, high)  # some beyond both ends: the axis begins and ends at the nearest
-    axes.set_ylim(max(tick for tick in ticks if tick <= low), min(tick for tick in ticks if tick >= high))
+    ticks = places.tick_values(low, high)  # the axis begins and ends at the nearest beyond its ends, where there are such
+    axes.set_ylim(max((tick for tick in ticks if tick <= low), default=low), min((tick for tick in ticks if tick >= high), default=high))
     axes.yaxis.set_major_locator(places)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())
