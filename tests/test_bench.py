@@ -453,9 +453,8 @@ def test_measurements_of_other_arguments_or_another_source_are_not_mixed(bench, 
 def test_the_axis_of_a_picture_takes_any_range():
     """Between 5 and 10 there is no tick, and beyond the last decade none either."""
     for i in range(60):
-        axes = Figure().subplots()
-        axes.plot([1, 2], [10 ** (i / 10 - 4), 10 ** (i / 10 - 4 + i % 7 / 4)])
-        low, high = axes.get_ylim()
+        axes, low, high = Figure().subplots(), 10 ** (i / 10 - 4), 10 ** (i / 10 - 4 + i % 7 / 4)
+        axes.plot([1, 2], [low, high])
         figures._finish(axes, [1, 2], "", LogLocator(10, subs=(1, 2, 5)), str)
         assert axes.get_ylim()[0] <= low and axes.get_ylim()[1] >= high
 
