@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import ttr
+from tests.largest import Largest
 from ttr.backends.attention import Attention
 from ttr.functions.local_constant import LocalConstant
 from ttr.laws.rows import Case, Sizes, make_case
@@ -79,18 +79,6 @@ def test_digits_of_long_and_strong_decay():
     assert error(ttr.regress(GATED, backend=Attention(), **case.arguments()), ttr.oracle(GATED, **case.arguments())) <= FLOAT32_OUTPUTS
 
 
-class _Largest(TorchDispatchMode):
-    """Notes the largest tensor that any operation makes."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            self.numel = max(self.numel, tensor.numel() if isinstance(tensor, torch.Tensor) else 0)
-        return result
-
-
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_memory_is_linear(problem):
     """Nothing of T x T forward or backward; and what a graph holds is what went in, what came out and a few numbers per token."""
@@ -101,7 +89,7 @@ def test_memory_is_linear(problem):
         held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with _Largest() as largest, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with Largest() as largest, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         y = ttr.regress(problem, backend=Attention(), **case.arguments())
     with largest:
         y.sum().backward()

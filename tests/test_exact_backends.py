@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import ttr
+from tests.largest import Largest
 from ttr.backends.attention import Attention
 from ttr.backends.backend import Backend
 from ttr.backends.chunkwise_ridge import ChunkwiseRidge
@@ -169,18 +169,6 @@ def test_second_derivatives(problem):
     assert torch.autograd.gradgradcheck(call, list(case.leaves().values()), fast_mode=True)
 
 
-class _Largest(TorchDispatchMode):
-    """Notes the largest tensor that any operation makes."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            self.numel = max(self.numel, tensor.numel() if isinstance(tensor, torch.Tensor) else 0)
-        return result
-
-
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_memory_is_linear(problem):
     """No score matrix of T x T, no moments per token; and what a graph holds for its backward grows with T, not with T^2."""
@@ -192,7 +180,7 @@ def test_memory_is_linear(problem):
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        with _Largest() as largest, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        with Largest() as largest, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             y = ttr.regress(problem, backend=_backend(problem, 4), **case.arguments())
         with largest:
             y.sum().backward()

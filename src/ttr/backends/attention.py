@@ -39,7 +39,7 @@ class Attention(Backend):
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         traced = needs_composite()  # torch must see its own operations
         pairs = PairWeights.of(problem, x)
-        state = pairs.final_state(x) if x.wants_state or x.state.capacity is not None else x.state  # one that is full refuses
+        state = pairs.final_state(x)
         grows = x.state.capacity is None and pairs.window is None
         if not (grows or traced):
             pairs = pairs.of_slots(max(x.state.position.tolist(), default=0))  # those filled so far

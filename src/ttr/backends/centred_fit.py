@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ttr.backends.steps.moments import solve_spd
+from ttr.backends.direct_solve import solve_spd
 
 
 def monomials(z: Float[Tensor, "*lead K"], degree: int) -> Float[Tensor, "*lead D"]:

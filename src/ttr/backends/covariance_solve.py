@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from ttr.backends.steps.moments import solve_spd
+from ttr.backends.direct_solve import solve_spd
 from ttr.diagnostics import record
 
 FEW_CHANNELS = 24
@@ -199,11 +199,7 @@ def _solve_directly(system: Covariances, right: Tensor, wanted: Bool[Tensor, "G 
             for share, each in zip(weights.split(ELEMENTS // size**2 + 1, dim=1), points.split(ELEMENTS // size**2 + 1)):
                 second.addmm_(share, (each[:, :, None] * each[:, None]).flatten(1))
             matrix = second.unflatten(1, (size, size)).sub_(mean[:, :, None] * mean[:, None])
-            factor, failed = torch.linalg.cholesky_ex(matrix)
-            if failed.any():  # rounding left it no positive pivot, if not a ridge of 0
-                solution[group, row] = solve_spd(matrix, right[group, row])
-            else:
-                solution[group, row] = torch.cholesky_solve(right[group, row].to(wide)[..., None], factor)[..., 0].to(right.dtype)
+            solution[group, row] = solve_spd(matrix, right[group, row])
     return solution
 
 

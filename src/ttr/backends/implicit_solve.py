@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ttr.backends.steps.moments import solve_spd
+from ttr.backends.direct_solve import solve_spd
 from ttr.diagnostics import record
 
 TARGET, ACCEPTED = 4, 32
@@ -66,23 +66,21 @@ class System(NamedTuple):
         return matrix if self.gram is None else matrix + self.kept[group, row].to(wide)[..., None] * self.gram[group].to(wide)
 
 
-def solve(system: System, right: Float[Tensor, "G R F"], known: list[Tensor] | None = None) -> Float[Tensor, "G R F"]:
+def solve(system: System, right: Float[Tensor, "G R F"]) -> Float[Tensor, "G R F"]:
     """x with A_t x_t = right_t, each row to the accuracy of a direct solve.
 
     Differentiable any number of times: the gradient is the implicit function theorem's, one more solve with the same
-    matrices. ``known`` is an empty list that keeps the solution for a recomputation of the same call.
+    matrices.
     """
-    return _Solve.apply([] if known is None else known, right, *system)
+    return _Solve.apply(right, *system)
 
 
 class _Solve(torch.autograd.Function):
     """x = A^-1 b: db = A^-1 dx, and dA enters through -db . d(A x) at fixed x. A is symmetric."""
 
     @staticmethod
-    def forward(ctx: Any, known: list[Tensor], right: Tensor, *tensors: Tensor | None) -> Tensor:
-        if not known:
-            known.append(_solve_rows(System(*tensors), right))
-        solution = known[0].clone()
+    def forward(ctx: Any, right: Tensor, *tensors: Tensor | None) -> Tensor:
+        solution = _solve_rows(System(*tensors), right)
         ctx.save_for_backward(solution, *tensors)
         return solution
 
@@ -93,9 +91,9 @@ class _Solve(torch.autograd.Function):
         twice = torch.is_grad_enabled()
         with torch.enable_grad():
             system = System(*(None if t is None else t.view_as(t) for t in tensors))
-            wanted = [t for t, needed in zip(system, ctx.needs_input_grad[2:]) if needed]
+            wanted = [t for t, needed in zip(system, ctx.needs_input_grad[1:]) if needed]
             found = iter(torch.autograd.grad(system.product(solution), wanted, -adjoint, create_graph=twice) if wanted else ())
-        return None, adjoint, *(next(found) if needed else None for needed in ctx.needs_input_grad[2:])
+        return adjoint, *(next(found) if needed else None for needed in ctx.needs_input_grad[1:])
 
 
 def _solve_rows(system: System, right: Tensor) -> Tensor:

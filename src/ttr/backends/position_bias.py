@@ -151,7 +151,10 @@ class PairWeights:
         return torch.cat([past, new], dim=-1)[:, :, None]
 
     def final_state(self, x: Inputs) -> State:
-        """The state after the call: its pairs with their weights seen from the last token."""
+        """The state after the call: its pairs with their weights seen from the last token. Where nobody looks at it, only one that may
+        be full, and then refuses, is made."""
+        if not x.wants_state and x.state.capacity is None:
+            return x.state
         weight = torch.zeros_like(x.q[:, :, :1, 0]).expand(-1, -1, x.heads) if x.log_importance is None else x.log_importance
         if self.decay is None or x.length == 0:
             return append_pairs(x.state, self.window, x.k, x.v, weight, None)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ttr.backends.direct_solve import HOPELESS, refuse_without_digits, solve_spd
 from ttr.backends.ridge import preconditioner
 from ttr.backends.ridge.preconditioner import Preconditioner
 from ttr.backends.ridge.system import System
@@ -20,9 +21,6 @@ ACCEPTED eps |b|, or ACCEPTED eps |A||x| where that is larger."""
 
 ROUNDS = 4
 """How often it starts at most."""
-
-HOPELESS = 0.05
-"""The largest eps ||A||_F |x| / |b|, about the relative error of an output, at which a call is answered."""
 
 ELEMENTS = 2**22
 """Numbers in the largest temporary of a direct solve."""
@@ -130,30 +128,11 @@ def _correct(system: System, right: Float[Tensor, "G C F"], solution: Float[Tens
         report.residual = max(report.residual, (found / torch.where(length > 0, length, 1.0)).max().item())
 
 
-def refuse_without_digits(norm: Float[Tensor, "*rows"], solution: Float[Tensor, "*rows F"], right: Float[Tensor, "*rows F"]) -> None:
-    """Refuse A x = b where the rounding errors of the moments reach the output: their product with x, against b.
-
-    Args:
-        norm: ||A||_F.
-
-    Raises:
-        ValueError: if a row has hardly a digit.
-    """
-    lost = torch.finfo(right.dtype).eps * norm * solution.norm(dim=-1)
-    if bool((lost > HOPELESS * right.norm(dim=-1)).any()):
-        raise ValueError("The regression is too ill-conditioned for its dtype: its pairs and its ridge hardly fix it, and the output would be "
-                         "rounding errors. Use a larger ridge, or float64 inputs.")
-
-
 def _solve_directly(system: System, right: Tensor, solution: Tensor, wrong: Bool[Tensor, "G C"], report: Report) -> None:
     """Put solutions by Cholesky factors into the rows that are wrong."""
     group, row = wrong.nonzero(as_tuple=True)
     keys = system.keys
     limit = max(ELEMENTS // max(keys.shape[1] * keys.shape[2], keys.shape[2] ** 2, 1), 1)
     for g, r in zip(group.split(limit), row.split(limit)):
-        matrix = system.matrices(g, r)
-        factor, failed = torch.linalg.cholesky_ex(matrix)
-        if bool(failed.any()):
-            raise ValueError("The regression is singular: its pairs do not fix it. Use a larger ridge, or a smaller log_importance.")
-        solution[g, r] = torch.cholesky_solve(right[g, r, :, None].to(matrix), factor)[..., 0].to(solution)
+        solution[g, r] = solve_spd(system.matrices(g, r), right[g, r])
     report.direct_rows += len(group)

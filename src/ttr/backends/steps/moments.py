@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ttr.backends.direct_solve import refuse_without_digits, solve_spd
 from ttr.backends.lowering import linear_form
-from ttr.backends.ridge.solve import refuse_without_digits
 from ttr.backends.steps.matrix import decay
 from ttr.backends.truncated_solve import truncated_solve
 from ttr.inputs import Inputs, needs_composite
@@ -36,20 +36,6 @@ def squared_norm(matrix: Tensor) -> Tensor:
     return matrix.to(matrix.dtype if matrix.device.type == "mps" else torch.float64).square().sum((-2, -1))
 
 
-def solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
-    """Solve symmetric positive definite systems [..., D, D] x = [..., D] in float64 where the device has it.
-
-    Raises:
-        ValueError: if a system is singular.
-    """
-    wide = matrix.dtype if matrix.device.type == "mps" else torch.float64
-    try:
-        solution = torch.cholesky_solve(right.to(wide)[..., None], torch.linalg.cholesky(matrix.to(wide)))[..., 0]
-    except torch.linalg.LinAlgError as error:
-        raise ValueError("The regression is singular: its pairs do not fix it. Use a larger ridge, or a smaller log_importance.") from error
-    return solution.to(right.dtype)
-
-
 def ridge_read(gram: Tensor, moment: Tensor, ridge: Tensor, query: Tensor) -> Tensor:
     """y = U^T (H + diag(ridge))^-1 q: [B,H,F,F], [B,H,F,V], [H,F], [B,H,F] -> [B,H,V].
 
@@ -58,6 +44,6 @@ def ridge_read(gram: Tensor, moment: Tensor, ridge: Tensor, query: Tensor) -> Te
     """
     matrix = gram + torch.diag_embed(ridge)
     solution = solve_spd(matrix, query)
-    if not (needs_composite() or torch.compiler.is_compiling()):
+    if not needs_composite():
         refuse_without_digits(matrix.norm(dim=(-2, -1)), solution, query)
     return (solution[..., None, :] @ moment)[..., 0, :]

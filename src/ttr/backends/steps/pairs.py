@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ttr.backends.centred_fit import monomials, tilted
+from ttr.backends.direct_solve import solve_spd
 from ttr.backends.steps import rewriting
-from ttr.backends.steps.moments import ridge_read, solve_spd
+from ttr.backends.steps.moments import ridge_read
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State, append_pairs
