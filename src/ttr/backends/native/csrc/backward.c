@@ -258,4 +258,4 @@ static void run_heads(const recurrence *r, int64_t first, int64_t count, arena s
     }
 }
 
-int TTR_NAME(backward)(const recurrence *r) { return run_tasks(r, run_heads); }
+int TTR_NAME(backward)(const recurrence *r) { return run_all_heads(r, run_heads); }

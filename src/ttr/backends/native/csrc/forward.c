@@ -94,7 +94,7 @@ static void run_heads(const recurrence *r, int64_t first, int64_t count, arena s
     }
 }
 
-int TTR_NAME(forward)(const recurrence *r) { return run_tasks(r, run_heads); }
+int TTR_NAME(forward)(const recurrence *r) { return run_all_heads(r, run_heads); }
 
 /* For the caller to compare with what it passes. */
 int TTR_NAME(recurrence_size)(void) { return sizeof(recurrence); }

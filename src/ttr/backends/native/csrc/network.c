@@ -1,10 +1,6 @@
 /* Networks in mini-batches, forwards and backwards: all chunks of one memory after the other, memories in parallel. */
-#include <pthread.h>
-#include <stdlib.h>
-
 #include "network.h"
-
-enum { MOST_THREADS = 256, ALIGNMENT = 64 };
+#include "parallel.h"
 
 /* Where the weights of a memory lie that enter a block of chunks; its momentum behind them. */
 static real *state_of(const network *n, int64_t block, int64_t memory) {
@@ -30,7 +26,8 @@ static void read_out(worker *w, int64_t m, const pass *p, const reading *r) {
     }
 }
 
-static void run_forward(const network *n, int64_t memory, arena scratch, int64_t *needed) {
+static void run_forward(const void *job, int64_t memory, arena scratch, int64_t *needed) {
+    const network *n = job;
     worker w = reserve_worker(n, memory, &scratch);
     pass p = reserve_pass(n, &scratch);
     reading r = reserve_reading(n, &scratch);
@@ -169,7 +166,7 @@ static void back_through_queries(worker *w, int64_t m, const pass *p, const read
             if (n->bias) add_rows(tokens, outputs, scaled, bias(n, grad_weights, l));
         }
         if (l == 0) {
-            give(h, n->tokens, n->width[0], n->grad_query + place(w, m, n->width[0]));
+            store_rows(h, n->tokens, n->width[0], n->grad_query + place(w, m, n->width[0]));
             break;
         }
         o = (matrix){d->o[o.data == d->o[0].data].data, inputs};
@@ -242,12 +239,13 @@ static void back_through_pairs(worker *w, int64_t m, const pass *p, gradient *d)
         if (l == 0) break;
         through_activation(tokens, inputs, p->z[l - 1], d->x[l], d->z[l - 1], ADD);
     }
-    give(d->x[0], n->tokens, n->width[0], n->grad_key + place(w, m, n->width[0]));
-    give(d->value, n->tokens, size, n->grad_value + place(w, m, size));
-    give(d->pairs, n->tokens, n->tokens, n->grad_pairs + place(w, m, n->tokens));
+    store_rows(d->x[0], n->tokens, n->width[0], n->grad_key + place(w, m, n->width[0]));
+    store_rows(d->value, n->tokens, size, n->grad_value + place(w, m, size));
+    store_rows(d->pairs, n->tokens, n->tokens, n->grad_pairs + place(w, m, n->tokens));
 }
 
-static void run_backward(const network *n, int64_t memory, arena scratch, int64_t *needed) {
+static void run_backward(const void *job, int64_t memory, arena scratch, int64_t *needed) {
+    const network *n = job;
     worker w = reserve_worker(n, memory, &scratch);
     reading r = reserve_reading(n, &scratch);
     gradient d = reserve_gradient(n, &scratch);
@@ -269,8 +267,8 @@ static void run_backward(const network *n, int64_t memory, arena scratch, int64_
         }
         for (int64_t i = count; i-- > 0;) {
             int64_t m = first + i, size = n->width[n->layers];
-            take(n->value + place(&w, m, size), n->tokens, size, w.value);
-            take(n->pairs + place(&w, m, n->tokens), n->tokens, n->tokens, w.pairs);
+            load_rows(n->value + place(&w, m, size), n->tokens, size, w.value);
+            load_rows(n->pairs + place(&w, m, n->tokens), n->tokens, n->tokens, w.pairs);
             read_queries(&w, m, &passes[i], &r);
             back_through_step(&w, m, &passes[i], &d);
             back_through_queries(&w, m, &passes[i], &r, &d);
@@ -281,40 +279,5 @@ static void run_backward(const network *n, int64_t memory, arena scratch, int64_
     if (d.momentum) copy(n, d.momentum, n->grad_momentum + memory * n->state);
 }
 
-/* ---- memories in parallel ----------------------------------------------------------------------------------------------------------------- */
-typedef void task(const network *n, int64_t memory, arena scratch, int64_t *needed);
-
-typedef struct {
-    const network *n;
-    task *run;
-    int64_t *next, needed; /* the next memory of all, shared */
-    real *base;
-} thread;
-
-static void *work(void *argument) {
-    thread *t = argument;
-    int64_t i;
-    while ((i = __atomic_fetch_add(t->next, 1, __ATOMIC_RELAXED)) < t->n->memories) t->run(t->n, i, (arena){t->base, 0}, NULL);
-    return NULL;
-}
-
-/* 0, or -1 if there is no memory for the scratch. */
-static int run_all(const network *n, task *run) {
-    int64_t threads = n->threads < n->memories ? n->threads : n->memories, next = 0, needed = 0, started = 1;
-    threads = threads > MOST_THREADS ? MOST_THREADS : threads < 1 ? 1 : threads;
-    run(n, 0, (arena){NULL, 0}, &needed);
-    needed = (needed + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    real *scratch = aligned_alloc(ALIGNMENT, (size_t)(threads * needed) * sizeof(real));
-    if (!scratch) return -1;
-    thread all[MOST_THREADS];
-    pthread_t others[MOST_THREADS];
-    for (int64_t i = 0; i < threads; i++) all[i] = (thread){n, run, &next, needed, scratch + i * needed};
-    while (started < threads && !pthread_create(&others[started], NULL, work, &all[started])) started++;
-    work(&all[0]);
-    for (int64_t i = 1; i < started; i++) pthread_join(others[i], NULL);
-    free(scratch);
-    return 0;
-}
-
-int TTR_NAME(network_forward)(const network *n) { return run_all(n, run_forward); }
-int TTR_NAME(network_backward)(const network *n) { return run_all(n, run_backward); }
+int TTR_NAME(network_forward)(const network *n) { return run_tasks(n, n->memories, n->threads, run_forward); }
+int TTR_NAME(network_backward)(const network *n) { return run_tasks(n, n->memories, n->threads, run_backward); }

@@ -15,7 +15,7 @@
 #include <string.h>
 
 #include "exponential.h"
-#include "matrix.h"
+#include "scratch.h"
 
 enum { MOST_LAYERS = 8, MOST_BLOCK = 16 }; /* as in ttr.backends.native.network */
 
@@ -40,14 +40,9 @@ typedef struct {
 } pass;
 
 /* ---- scratch memory ------------------------------------------------------------------------------------------------------------------- */
-typedef struct {
-    real *base; /* NULL to count only */
-    int64_t used;
-} arena;
-
+/* With zeros in it */
 static inline real *reserve(arena *a, int64_t size) {
-    real *found = a->base ? a->base + a->used : NULL;
-    a->used += padded(size);
+    real *found = take(a, size);
     if (found) memset(found, 0, (size_t)padded(size) * sizeof(real));
     return found;
 }
@@ -86,10 +81,10 @@ static inline pass reserve_pass(const network *n, arena *a) {
 
 /* ---- rows ------------------------------------------------------------------------------------------------------------------------------- */
 /* Rows of `size` numbers, side by side, into a matrix, and back. */
-static inline void take(const real *from, int64_t rows, int64_t size, matrix to) {
+static inline void load_rows(const real *from, int64_t rows, int64_t size, matrix to) {
     for (int64_t i = 0; i < rows; i++) memcpy(row(to, i), from + i * size, (size_t)size * sizeof(real));
 }
-static inline void give(matrix from, int64_t rows, int64_t size, real *to) {
+static inline void store_rows(matrix from, int64_t rows, int64_t size, real *to) {
     for (int64_t i = 0; i < rows; i++) memcpy(to + i * size, row(from, i), (size_t)size * sizeof(real));
 }
 
@@ -215,9 +210,9 @@ static inline void error_of(const worker *w, const pass *p, int64_t i, const rea
 static inline void load_pairs(worker *w, int64_t m, pass *p) {
     const network *n = w->n;
     int64_t size = n->width[n->layers], last = n->layers - 1, tokens = tokens_of(n);
-    take(n->key + place(w, m, n->width[0]), n->tokens, n->width[0], p->x[0]);
-    take(n->value + place(w, m, size), n->tokens, size, w->value);
-    take(n->pairs + place(w, m, n->tokens), n->tokens, n->tokens, w->pairs);
+    load_rows(n->key + place(w, m, n->width[0]), n->tokens, n->width[0], p->x[0]);
+    load_rows(n->value + place(w, m, size), n->tokens, size, w->value);
+    load_rows(n->pairs + place(w, m, n->tokens), n->tokens, n->tokens, w->pairs);
     for (int64_t l = 0; l <= last; l++) {
         affine(n, p->x[l], p->weights, l, p->z[l]);
         if (l < last) activate(tokens, wide(n, l + 1), p->z[l], p->x[l + 1]);
@@ -285,7 +280,7 @@ static inline reading reserve_reading(const network *n, arena *a) {
 static inline void read_queries(worker *w, int64_t m, const pass *p, reading *r) {
     const network *n = w->n;
     int64_t tokens = tokens_of(n), start = place(w, m, 1);
-    take(n->query + place(w, m, n->width[0]), n->tokens, n->width[0], r->h[0]);
+    load_rows(n->query + place(w, m, n->width[0]), n->tokens, n->width[0], r->h[0]);
     for (int64_t l = 0; l < n->layers; l++) {
         int64_t inputs = wide(n, l), outputs = wide(n, l + 1);
         matrix turned = {w->work, tokens}, weighted = w->small[0];

@@ -7,7 +7,7 @@
 #ifndef TTR_RECURRENCE_H
 #define TTR_RECURRENCE_H
 
-#include "matrix.h"
+#include "scratch.h"
 
 typedef struct {
     real *data;
@@ -42,25 +42,8 @@ static inline int64_t chunk_rows(const recurrence *r) { return padded(r->chunk);
 static inline int64_t chunks(const recurrence *r) { return (r->time + r->chunk - 1) / r->chunk; }
 static inline int64_t stretches(const recurrence *r) { return (chunks(r) + r->stretch - 1) / r->stretch; }
 
-/* Scratch is handed out piece by piece; with base NULL the pieces are only counted. */
 enum { MOST_STRETCH = 64 };
 enum { LINE = 64 / sizeof(real), MOST_TENSORS = 12 }; /* entries of a cache line; tensors whose rows a chunk may want ahead */
-
-typedef struct {
-    real *base;
-    int64_t used;
-} arena;
-
-static inline real *take(arena *a, int64_t size) {
-    real *piece = a->base ? a->base + a->used : NULL;
-    a->used += padded(size);
-    return piece;
-}
-
-static inline matrix take_matrix(arena *a, int64_t rows, int64_t columns) {
-    matrix m = {take(a, rows * columns), columns};
-    return m;
-}
 
 /* A chunk, in scratch memory. C tokens (padded), R = groups C rows of probes. */
 typedef struct {
