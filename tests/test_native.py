@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.recurrences import leaves, literally
+from tests.tiers import ISAS, tier
 from ttr.backends.linear.recurrence import Recurrence
 from ttr.backends.native import library
 from ttr.backends.native.engine import INPUTS, NativeEngine, _Arguments
@@ -26,7 +27,6 @@ ORDERS = tuple(itertools.product((False, True), (False, True)))
 """``old``, ``reads_first``."""
 
 DTYPES = (torch.float64, torch.float32)
-ISAS = [isa for isa in library.ISAS if library.available() and library.library().handle.ttr_runs(isa.encode())]
 
 
 def _recurrence(kind="delta", decay="head", old=False, reads_first=False, *, dtype=torch.float64, batch=2, time=11, heads=2, sizes=(3, 2),
@@ -79,15 +79,10 @@ def _check(r: Recurrence, chunk: int) -> None:
 
 
 @pytest.fixture(params=ISAS)
-def isa(request, monkeypatch):
+def isa(request):
     """Run the kernels of one instruction set."""
-    handle = library.library().handle
-
-    def function(name, dtype):
-        return getattr(handle, f"ttr_{name}_{request.param}_{'float' if dtype == torch.float32 else 'double'}")
-
-    monkeypatch.setattr(library, "function", function)
-    return request.param
+    with tier(request.param):
+        yield request.param
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -92,8 +92,11 @@ def products_of(points: Float[Tensor, "G N D"]) -> Float[Tensor, "G N E"] | None
     size = points.shape[-1]
     if size > FEW_CHANNELS:
         return None
-    first, other = torch.triu_indices(size, size, device=points.device)
-    return torch.cat([points, points[..., first] * points[..., other]], dim=-1)
+    products = points.new_empty(*points.shape[:2], size + size * (size + 1) // 2)
+    products[..., :size] = points
+    for first, part in enumerate(products[..., size:].split(list(range(size, 0, -1)), dim=-1)):
+        torch.mul(points[..., first, None], points[..., first:], out=part)
+    return products
 
 
 def _entries(size: int, device: torch.device) -> Int[Tensor, " entries"]:

@@ -10,6 +10,10 @@ HOPELESS = 0.05
 """The largest eps ||A||_F |x| / |b|, about the relative error of an output, at which a call is answered."""
 
 
+SINGULAR = "The regression is singular: its pairs do not fix it. Use a larger ridge, or a smaller log_importance."
+"""What a call is told that cannot be answered."""
+
+
 def solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
     """Solve symmetric positive definite systems [..., D, D] x = [..., D] in float64 where the device has it.
 
@@ -20,7 +24,7 @@ def solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
     try:
         solution = torch.cholesky_solve(right.to(wide)[..., None], torch.linalg.cholesky(matrix.to(wide)))[..., 0]
     except torch.linalg.LinAlgError as error:
-        raise ValueError("The regression is singular: its pairs do not fix it. Use a larger ridge, or a smaller log_importance.") from error
+        raise ValueError(SINGULAR) from error
     return solution.to(right.dtype)
 
 

@@ -30,10 +30,11 @@ from torch import Tensor
 from ttr.backends.covariance_solve import Covariances, products_of, solve
 from ttr.backends.implicit_solve import System
 from ttr.backends.implicit_solve import solve as solve_twice_differentiable
+from ttr.backends.native import lines as kernels
 from ttr.backends.position_bias import PairWeights, probabilities
 
-SCORES = 2**19
-"""Scores that are in work at a time: a few such tensors stay in the cache."""
+SCORES, KERNEL_SCORES = 2**19, 2**21
+"""Scores that are in work at a time: a few such tensors stay in the cache. A kernel reads its own once per step, and each of its threads has some."""
 
 
 class Lines(NamedTuple):
@@ -83,17 +84,7 @@ class _Fit(torch.autograd.Function):
     def forward(ctx: Any, pairs: PairWeights, block: int, past: Tensor, total: Tensor | None, importance: Tensor | None,
                 *tensors: Tensor | None) -> Tensor:
         lines = Lines(*tensors)
-        y = lines.query.new_empty(*lines.query.shape[:3], lines.values.shape[-1])
-        rho = torch.empty_like(lines.places) if lines.slope is None else lines.slope
-        for part in _parts(pairs, lines, block, spare=1):
-            scratch, = part.spare
-            if lines.slope is None:
-                system = Covariances.of(part.weights, part.points, part.products, part.ridge, scratch)
-                part.put(rho, solve(system, system.mean - part.places, part.few))
-            else:
-                system = Covariances(part.weights, part.points, None, part.weights @ part.points, scratch)
-                system.tilt(part.rows(rho))
-            part.put(y, torch.sub(part.weights, scratch, out=scratch) @ part.values)
+        y, rho = (_read_compiled if kernels.serves(lines) else _read)(pairs, lines, block)
         ctx.pairs, ctx.block = pairs, block
         ctx.save_for_backward(past, total, importance, *tensors, rho)
         return y
@@ -104,6 +95,39 @@ class _Fit(torch.autograd.Function):
         gradients = _differentiable if torch.is_grad_enabled() else _gradients
         found = iter(gradients(ctx.pairs, ctx.block, inputs, rho, grad, ctx.needs_input_grad[2:]))
         return None, None, *(next(found) if needed else None for needed in ctx.needs_input_grad[2:])
+
+
+def _read(pairs: PairWeights, lines: Lines, block: int) -> tuple[Float[Tensor, "U S T V"], Float[Tensor, "U S T D"]]:
+    """What all queries read, and their slopes."""
+    y = lines.query.new_empty(*lines.query.shape[:3], lines.values.shape[-1])
+    rho = torch.empty_like(lines.places) if lines.slope is None else lines.slope
+    for part in _parts(pairs, lines, block, spare=1):
+        scratch, = part.spare
+        if lines.slope is None:
+            system = Covariances.of(part.weights, part.points, part.products, part.ridge, scratch)
+            part.put(rho, solve(system, system.mean - part.places, part.few))
+        else:
+            system = Covariances(part.weights, part.points, None, part.weights @ part.points, scratch)
+            system.tilt(part.rows(rho))
+        part.put(y, torch.sub(part.weights, scratch, out=scratch) @ part.values)
+    return y, rho
+
+
+def _read_compiled(pairs: PairWeights, lines: Lines, block: int) -> tuple[Float[Tensor, "U S T V"], Float[Tensor, "U S T D"]]:
+    kernel = kernels.Kernel(lines._asdict(), pairs.slots)
+    y, rho = kernel.outputs()
+    for rows, bias in _blocks(pairs, lines, block):
+        kernel.read(rows.start, rows.stop, pairs.first_seen(rows.start), bias)
+    return y, rho if lines.slope is None else lines.slope
+
+
+def _blocks(pairs: PairWeights, lines: Lines, block: int) -> Iterator[tuple[slice, Float[Tensor, "U S C P"] | None]]:
+    """The tokens of every block for the kernels, with their log weights: fewer where they see many pairs."""
+    sharing, time = lines.query.shape[1:3]
+    block = min(block, max(KERNEL_SCORES // max(sharing * (pairs.slots + time), 1), 16))
+    for start in range(0, time, block):
+        stop = min(start + block, time)
+        yield slice(start, stop), None if pairs.plain else _bias(pairs, sharing, start, stop)
 
 
 def _parts(pairs: PairWeights, lines: Lines, block: int, spare: int) -> Iterator[_Part]:
@@ -158,8 +182,24 @@ def _bias(pairs: PairWeights, sharing: int, start: int, stop: int) -> Float[Tens
 def _gradients(pairs: PairWeights, block: int, inputs: list[Tensor | None], rho: Tensor, grad: Tensor, needed: tuple[bool, ...]) -> list[Tensor]:
     """By the formulas at the head of this file; weights are made again block by block."""
     lines = Lines(*inputs[3:])
-    sums = Lines(*(None if x is None else torch.zeros_like(x) for x in lines))
     of_bias = _BiasGradients(pairs, inputs[:3], needed[:3], rho.shape)
+    sums = (_compiled_sums if kernels.serves((*lines, grad)) else _sums)(pairs, lines, block, rho, grad, of_bias)
+    return [x for x, wanted in zip((*of_bias.sums, *sums), needed) if wanted]
+
+
+def _compiled_sums(pairs: PairWeights, lines: Lines, block: int, rho: Tensor, grad: Tensor, of_bias: _BiasGradients) -> Lines:
+    kernel = kernels.Kernel(lines._asdict(), pairs.slots, backwards=True)
+    sums = kernel.gradients(rho, grad)
+    for rows, bias in _blocks(pairs, lines, block):
+        logits = kernel.differentiate(rows.start, rows.stop, pairs.first_seen(rows.start), bias, of_bias.wanted)
+        if logits is not None:
+            of_bias.add(slice(0, len(logits)), rows, logits)
+    return Lines(**{name: sums.get(name) for name in Lines._fields})
+
+
+def _sums(pairs: PairWeights, lines: Lines, block: int, rho: Tensor, grad: Tensor, of_bias: _BiasGradients) -> Lines:
+    """The gradients of the lines' tensors; those of the logits are handed to ``of_bias``."""
+    sums = Lines(*(None if x is None else torch.zeros_like(x) for x in lines))
     for part in _parts(pairs, lines, block, spare=3):
         scratch, across, other = part.spare
         g, slope = part.rows(grad), part.rows(rho)
@@ -188,8 +228,8 @@ def _gradients(pairs: PairWeights, block: int, inputs: list[Tensor | None], rho:
         sums.points[part.seen].baddbmm_(tilted.mT, slope, alpha=-1)
         if lines.slope is None:
             sums.points[part.seen].baddbmm_(counts.mT, eta, alpha=-1)
-        of_bias.add(part, logits)
-    return [x for x, wanted in zip((*of_bias.sums, *sums), needed) if wanted]
+        of_bias.add(part.at[0], part.at[2], logits)
+    return sums
 
 
 class _BiasGradients:
@@ -201,11 +241,14 @@ class _BiasGradients:
         self.sums = [torch.zeros_like(x) if wanted else None for x, wanted in zip(tensors, needed)]
         self.block: Tensor | None = None
 
-    def add(self, part: _Part, logits: Float[Tensor, "g R P"]) -> None:
-        """Those of one part; the last part of a block hands the block's on."""
-        if not any(self.needed):
+    @property
+    def wanted(self) -> bool:
+        return any(self.needed)
+
+    def add(self, units: slice, rows: slice, logits: Float[Tensor, "*shape P"]) -> None:
+        """Those of some groups and a block's tokens; the last groups of a block hand the block's on."""
+        if not self.wanted:
             return
-        units, _, rows = part.at
         groups, sharing = self.shape[:2]
         if units.start == 0:
             self.block = logits.new_empty(groups, sharing, rows.stop - rows.start, logits.shape[-1])

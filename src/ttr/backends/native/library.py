@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-ABI = 3
+ABI = 4
 """The version of the kernels' arguments that this package passes; csrc/abi.c has the same."""
 
 ISAS = ("avx512", "avx2", "portable")
