@@ -73,7 +73,7 @@ FAULTS = (
     Fault("backends/attention.py", "grouped_product(scale * query, keys.mT) + bias", "grouped_product(scale * query, keys.mT)", ("attention", "Geometric")),
     Fault("backends/position_bias.py", "self.age[:, None] + self.window <= read", "self.age[:, None] + self.window < read", ("attention", "Window")),
     Fault("backends/local_polynomial.py", "of_query(function.point(query, params))", "of_query(query * 0.5)", ("local-polynomial", "Uniform")),
-    Fault("backends/line_fit.py", "system.mean - part.places", "system.mean", ("local-polynomial", "Uniform")),
+    Fault("backends/line_fit.py", "system.mean - part.places", "system.mean", ("test_lines_of_few",)),
     Fault("backends/implicit_solve.py", "wanted, -adjoint", "wanted, adjoint", ("chunkwise-ridge", "Uniform")),
     Fault("dispatch.py", "state = state if x.length or not return_state else state.clone()", "state = state", ("test_a_call_never_hands_back_the_callers_state",)),
     Fault("dispatch.py", "for start, one in zip(starts, x.split(lengths))", "for start, one in zip(starts, [x.tokens(a, b, x.state) for a, b in zip(bounds, bounds[1:])])",
