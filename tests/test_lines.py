@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import functools
 
@@ -34,6 +35,7 @@ SOLVED = [problem for problem in LINES if not problem.solver.amortized]
 MANY = FEW_CHANNELS + 2
 """Channels of a line that is fitted by iteration, and by Cholesky where it has seen few pairs."""
 
+compiled = pytest.mark.skipif(not ISAS, reason="the library of compiled kernels was not built")
 DTYPES = pytest.mark.parametrize("dtype", (torch.float64, torch.float32), ids=str)
 
 
@@ -151,7 +153,13 @@ def test_singular_lines_are_refused(key, name):
         ttr.regress(case.problem, backend=LocalPolynomial(2), **case.arguments())
 
 
-@pytest.mark.skipif(not ISAS, reason="the library of compiled kernels was not built")
+@compiled
+def test_the_kernel_takes_what_it_is_passed():
+    for dtype in (torch.float32, torch.float64):
+        assert library.function("lines_size", dtype)() == ctypes.sizeof(lines._Lines)
+
+
+@compiled
 @pytest.mark.parametrize("key", (4, MANY))
 def test_threads_change_no_bit(key):
     case, found = make_case(LINES[4], Sizes(time=70, key=key), dtype=torch.float32), []
@@ -164,7 +172,7 @@ def test_threads_change_no_bit(key):
     assert all(torch.equal(found[0][name], other[name]) for other in found[1:] for name in found[0])
 
 
-@pytest.mark.skipif(not ISAS, reason="the library of compiled kernels was not built")
+@compiled
 def test_the_kernels_serve_what_they_know(monkeypatch):
     """Plain tensors of one dtype on the CPU; without the library torch does it all."""
     kernel = lines.Kernel

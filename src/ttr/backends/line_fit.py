@@ -115,10 +115,10 @@ def _read(pairs: PairWeights, lines: Lines, block: int) -> tuple[Float[Tensor, "
 
 def _read_compiled(pairs: PairWeights, lines: Lines, block: int) -> tuple[Float[Tensor, "U S T V"], Float[Tensor, "U S T D"]]:
     kernel = kernels.Kernel(lines._asdict(), pairs.slots)
-    y, rho = kernel.outputs()
+    outputs = kernel.outputs()
     for rows, bias in _blocks(pairs, lines, block):
         kernel.read(rows.start, rows.stop, pairs.first_seen(rows.start), bias)
-    return y, rho if lines.slope is None else lines.slope
+    return outputs
 
 
 def _blocks(pairs: PairWeights, lines: Lines, block: int) -> Iterator[tuple[slice, Float[Tensor, "U S C P"] | None]]:

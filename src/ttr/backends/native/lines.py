@@ -70,9 +70,10 @@ class Kernel:
         self._give(**self._held)
 
     def outputs(self) -> tuple[Float[Tensor, "U S T V"], Float[Tensor, "U S T D"]]:
-        """Where ``read`` puts what the blocks read, and their slopes."""
-        y = self._held["query"].new_empty(*self._held["query"].shape[:3], self._call.value_size)
-        rho = torch.empty_like(self._held["places"])
+        """Where ``read`` puts what the blocks read, and their slopes unless these are given."""
+        held = self._held
+        y = held["query"].new_empty(*held["query"].shape[:3], self._call.value_size)
+        rho = held["slope"] if "slope" in held else torch.empty_like(held["places"])
         self._give(y=y, rho=rho)
         return y, rho
 
