@@ -351,6 +351,15 @@ def test_there_is_no_error_where_none_of_ours_takes_float64(bench, monkeypatch):
     assert "error: None of ours takes float64." in printed
 
 
+def test_the_call_in_float64_is_one_that_keeps_its_contract_and_takes_no_part_in_the_peaks(bench, monkeypatch):
+    asked = []
+    monkeypatch.setattr(peak.PeakMemory, "of", lambda self, case, name, *others: asked.append(name))
+    monkeypatch.setattr("ttr.experiments.bench.contestants.BACKENDS", (Faulty(), ChunkwiseDelta(), ChunkwiseDelta()))
+    held, _ = bench(family(times=(8,)), memory=True)
+    assert statuses(held) == [{"faulty": "refused", "chunkwise-delta": "timed"}] and asked == ["chunkwise-delta"]
+    assert held["cases"][0]["float64"]["of"] == "chunkwise-delta" and held["cases"][0]["rows"][1]["error"]["output"] < FLOAT32_OUTPUTS
+
+
 def test_what_is_solved_is_told_of_ours_alone(bench):
     mesanet = next(each for each in FAMILIES if each.name == "mesanet")
     given = ("q", "k", "v", "log_decay", "log_importance", "ridge")

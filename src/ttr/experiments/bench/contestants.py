@@ -83,7 +83,7 @@ class Contestant:
             with self.context():
                 y = call.run()
                 if not grad_y:  # the same for all, and made in the first call, which is not timed
-                    grad_y.append(torch.randn(y.shape, generator=torch.Generator().manual_seed(0)).to(y.dtype))
+                    grad_y.append(torch.randn(y.shape, generator=torch.Generator().manual_seed(0)))
                 return y.detach(), dict(zip(call.leaves, torch.autograd.grad(y, list(call.leaves.values()), grad_y[0])))
 
         return forward_and_backward if training else forward
@@ -200,7 +200,7 @@ def _token(problem: Problem, x: Tensors) -> dict[str, Tensor]:
 def _memory(problem: Problem, x: Tensors) -> ttr.State:
     """A state of its own that begins with the memory of the inputs."""
     batch, heads, key_size, value_size = x["memory"].shape
-    return ttr.initial_state(problem, batch, heads, key_size, value_size, dtype=x["memory"].dtype).replace(memory=x["memory"].clone())
+    return ttr.initial_state(problem, batch, heads, key_size, value_size).replace(memory=x["memory"].clone())
 
 
 def of_surrounding(name: str, step: Surrounding, streams: tuple[str, ...], params: Mapping[str, str]) -> Contestant:
