@@ -20,6 +20,7 @@ from ttr import catalogue, cli, matmul
 from ttr.backends.chunkwise_additive import ChunkwiseAdditive
 from ttr.backends.chunkwise_delta import ChunkwiseDelta
 from ttr.backends.native import library
+from ttr.diagnostics import record
 from ttr.experiments.bench import figures, machine, peak, peers, report, run
 from ttr.experiments.bench.cases import Case, Memories, Shape, cases
 from ttr.experiments.bench.contestants import Call, Contestant, broken_case, broken_law, of_plan_compiled, within_onednn, without_native
@@ -27,10 +28,10 @@ from ttr.experiments.bench.families import DELTA, FAMILIES, delta_flops, gated
 from ttr.experiments.bench.results import Figures, load
 from ttr.experiments.bench.rounds import LEAST_SECONDS, OTHERS_ALLOWED, Rounds, SystemClock, measure
 from ttr.experiments.bench.settings import BenchSettings
-from ttr.experiments.bench.trial import Past, disagreement, predicted
+from ttr.experiments.bench.trial import FLOAT64, Past, disagreement, predicted, solves
 from ttr.experiments.errors import UserError
 from ttr.laws import LAWS
-from ttr.laws.tolerances import FLOAT32
+from ttr.laws.tolerances import FLOAT32, FLOAT32_OUTPUTS, error
 from ttr.surroundings.keys.short_convolution import ShortConvolution
 
 
@@ -218,23 +219,23 @@ def test_the_peers_on_a_gpu(monkeypatch, peer, function, names):
     assert peer.missing(None) is None
 
     family = next(f for f in FAMILIES if peer in f.peers["forward"])
-    moved, awaited = [], []
+    moved, awaited, given = [], [], {}
     monkeypatch.setattr(torch.Tensor, "to", lambda x, device: moved.append(device) or x)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: awaited.append(True))
 
     def stand_in(q, k, v, *, scale, **controls):
         assert set(controls) == names
-        given = {"log_decay": controls["g"]} | ({"step_size": controls["beta"]} if "beta" in controls else {})
+        given.update({"log_decay": controls["g"]} | ({"step_size": controls["beta"]} if "beta" in controls else {}))
         ours = family.problem.function.plain_scale(q.shape[-1])
         assert (q.shape[-1] ** -0.5 if scale is None else scale) == pytest.approx(ours)
-        return given, None
+        return v, None
 
     module = type(sys)("fla.ops")
     setattr(module, function, stand_in)
     monkeypatch.setitem(sys.modules, "fla", type(sys)("fla"))
     monkeypatch.setitem(sys.modules, "fla.ops", module)
     x = Case(family, "forward", Shape(time=3, heads=2, key=4, value=4)).inputs()
-    given = peer.prepare(x).run()
+    assert peer.prepare(x).run() is x["v"]
     assert all(given[name] is x[name] for name in given) and set(given) == set(family.problem.controls())
     assert moved == ["cuda"] * (3 + len(names)) and awaited == [True]
 
@@ -268,6 +269,135 @@ def test_a_row_without_the_native_kernels():
         within = within_onednn(other)
         within.timed(within.prepare({}), training=False)()
         assert seen == [False], "the context of a row holds within oneDNN too"
+
+
+# ------------------------------------------------------------------------------------------------------ how exact they are, and how they solve
+def test_the_error_of_an_output_is_told(bench):
+    off_by = {"near": FLOAT32 / 3, "far": 1e-3}
+    near, far, broken = scaled(1 + off_by["near"]), scaled(1 + off_by["far"]), scaled(float("nan"))
+    held, printed = bench(family(near, far, broken, scaled(2.0, side="floor", compared=False), times=(8,)), backends=("chunkwise-delta",))
+    (case,) = held["cases"]
+    errors = {row["name"]: row["error"] for row in case["rows"]}
+    x = Case(family(), "forward", Shape(time=8, heads=2, key=4, value=4)).inputs()
+    x.pop("memory")
+    off = error(ttr.regress(GATED, backend="chunkwise-delta", **x), ttr.oracle(GATED, **{name: tensor.double() for name, tensor in x.items()}))
+    assert 0 < off < FLOAT32_OUTPUTS and errors["chunkwise-delta"]["output"] == pytest.approx(off) and errors["times 2.0"] is None
+    assert all(errors[each.name]["output"] == pytest.approx(off_by[name], rel=0.1) for name, each in (("near", near), ("far", far)))
+    assert errors[broken.name] == {"output": None} and statuses(held)[0] | {far.name: "wrong", broken.name: "wrong"} == statuses(held)[0]
+    told = next(line for line in printed.splitlines() if line.lstrip().startswith(near.name))
+    assert " 3e-05" in told and f"error: against {case['float64']['of']} in float64, which the laws hold equal to the oracle." in printed
+    assert FLOAT64 not in case["passes"][0]["rounds"][0]["samples"] and case["float64"]["status"] == "timed"
+
+
+def test_the_error_of_the_worst_gradient_is_told(bench):
+    """Its output is right, the gradient of its values is not."""
+    def prepare(x):
+        given = {name: x[name] for name in ("q", "k", "v", "log_decay", "step_size")}
+        factor = 1 + FLOAT32 / 3
+        return Call(lambda: ttr.regress(GATED, **given | {"v": factor * x["v"] + (1 - factor) * x["v"].detach()}), given)
+
+    held, printed = bench(family(Contestant("planted", "peer", prepare), directions=("training",), times=(8,)))
+    ours, *_, planted = (row["error"] for row in held["cases"][0]["rows"])
+    assert set(planted) == set(ours) == {"output", *(f"gradient of {name}" for name in ("q", "k", "v", "log_decay", "step_size"))}
+    assert max(ours.values()) < FLOAT32_OUTPUTS and planted.pop("gradient of v") == pytest.approx(FLOAT32 / 3, rel=0.1)
+    assert max(planted.values()) < FLOAT32_OUTPUTS and any(line.split()[:1] == ["planted"] and "3e-05" in line for line in printed.splitlines())
+
+
+def test_an_error_that_is_not_finite_is_the_largest():
+    row = {"error": {"output": 2.0, "gradient of q": None, "gradient of k": 3.0}}
+    assert Figures({}).error(row, "output") == 2.0 and Figures({}).error(row, "gradient") == float("inf")
+    assert Figures({}).error({"error": None}, "output") is None and Figures({}).error({"error": {"output": 1.0}}, "gradient") is None
+
+
+def test_the_error_of_a_decoded_token(bench, monkeypatch):
+    monkeypatch.setattr("ttr.experiments.bench.contestants.COMPILER", "eager")
+    shape = Shape(time=1, heads=2, key=4, value=4)
+    held, _ = bench(dataclasses.replace(family(directions=("decode",)), shapes={"decode": (shape,)}), backends=("chunkwise-delta",))
+    assert held["cases"][0]["rows"][0]["error"]["output"] < FLOAT32_OUTPUTS
+
+
+def spending_in_float64(monkeypatch, seconds, float64_seconds):
+    """Every call takes some seconds by a clock set by hand, that in float64 others."""
+    clock, timed = Ticking(), Contestant.timed
+
+    def spending(self, call, training):
+        run_it = timed(self, call, training)
+        return lambda: (clock.spend(float64_seconds if self.name == FLOAT64 else seconds), run_it())[1]
+
+    monkeypatch.setattr(Contestant, "timed", spending)
+    monkeypatch.setattr(run, "SystemClock", lambda: clock)
+
+
+def test_there_is_no_error_where_float64_would_take_too_long(bench, monkeypatch):
+    spending_in_float64(monkeypatch, 20.0, 1e9)
+    held, printed = bench(family(times=(8,)), limit=30.0, backends=("chunkwise-delta",))
+    (case,) = held["cases"]
+    assert [(row["status"], row["error"]) for row in case["rows"]] == [("timed", None)]
+    assert case["float64"]["why"] == "A call would take about 80 s, longer than --limit 30." and f"error: {case['float64']['why']}" in printed
+
+
+def test_what_float64_took_is_remembered(bench, monkeypatch):
+    spending_in_float64(monkeypatch, 1.0, 20.0)
+    held, _ = bench(family(times=(8, 16)), limit=30.0, backends=("chunkwise-delta",))
+    assert [case["float64"]["status"] for case in held["cases"]] == ["timed", "stopped"]
+    assert [case["rows"][0]["error"] is None for case in held["cases"]] == [False, True]
+
+
+def test_there_is_no_error_where_none_of_ours_takes_float64(bench, monkeypatch):
+    monkeypatch.setattr(ChunkwiseDelta, "refuses", lambda self, problem, x=None: "No." if x is not None and x.v.dtype == torch.float64 else None)
+    monkeypatch.setattr("ttr.experiments.bench.contestants.BACKENDS", (ChunkwiseDelta(), ChunkwiseDelta()))
+    held, printed = bench(family(times=(8,)))
+    assert [(row["status"], row["error"]) for row in held["cases"][0]["rows"]] == [("timed", None)]
+    assert "error: None of ours takes float64." in printed
+
+
+def test_the_call_in_float64_is_one_that_keeps_its_contract_and_takes_no_part_in_the_peaks(bench, monkeypatch):
+    asked = []
+    monkeypatch.setattr(peak.PeakMemory, "of", lambda self, case, name, *others: asked.append(name))
+    monkeypatch.setattr("ttr.experiments.bench.contestants.BACKENDS", (Faulty(), ChunkwiseDelta(), ChunkwiseDelta()))
+    held, _ = bench(family(times=(8,)), memory=True)
+    assert statuses(held) == [{"faulty": "refused", "chunkwise-delta": "timed"}] and asked == ["chunkwise-delta"]
+    assert held["cases"][0]["float64"]["of"] == "chunkwise-delta" and held["cases"][0]["rows"][1]["error"]["output"] < FLOAT32_OUTPUTS
+
+
+def test_what_is_solved_is_told_of_ours_alone(bench):
+    mesanet = next(each for each in FAMILIES if each.name == "mesanet")
+    given = ("q", "k", "v", "log_decay", "log_importance", "ridge")
+    peer = Contestant("peer", "peer", lambda x: Call(lambda: ttr.regress(mesanet.problem, **{name: x[name] for name in given})))
+    held, printed = bench(dataclasses.replace(mesanet, peers={"forward": (peer,)}, shapes={"forward": (Shape(time=8, heads=1, key=4, value=4),)}),
+                          family(times=(8,)))
+    (ours, theirs), (delta, *_) = (case["rows"] for case in held["cases"])
+    assert ours["solves"]["solver"] == "conjugate gradient" and ours["solves"]["iterations"] > 0 and ours["solves"]["residual"] < FLOAT32_OUTPUTS
+    assert theirs["solves"] is None and delta["solves"] is None
+    assert f"chunkwise-ridge: conjugate gradient, at most {ours['solves']['iterations']} iterations, residual at most" in printed
+
+
+def test_solves_are_the_largest_of_all_records_of_a_call():
+    def call():
+        record(solver="gradient descent", loss=torch.ones(1))
+        record(solver="conjugate gradient", iterations=3, rows=30, direct_rows=3, residual=torch.tensor(0.5))
+        record(solver="elimination", iterations=0, rows=10, direct_rows=0, residual=0.25)
+        record(solver="conjugate gradient", iterations=2, rows=0, direct_rows=0, residual=0.0)
+
+    assert solves(call) == {"solver": "conjugate gradient, elimination", "iterations": 3, "residual": 0.5, "direct": 3 / 40}
+    assert solves(lambda: record(solver="gradient descent", loss=torch.ones(1))) is None
+    assert solves(lambda: record(solver="elimination", iterations=0, rows=0, direct_rows=0, residual=float("nan")))["residual"] is None
+
+
+def test_a_wide_table_is_read_on_120_columns():
+    """Three peers whose names are long, training, memory and two numbers of threads: no figure is broken."""
+    names = ("chunkwise-additive", "minimax", "mamba2", "softmax-attention")
+    rows = [{"name": name, "side": "peer" if i else "ours", "status": "timed", "why": None, "peak": {"bytes": 12345678}, "solves": None,
+             "error": {"output": 6e-7, "gradient of q": 8e-7}} for i, name in enumerate(names)]
+    clock = Hands()
+    calls, rates = {name: spending(clock, 0.0174) for name in names}, dict.fromkeys(machine.PRODUCTS, 1e9)
+    passes = [measure(calls, 1, threads, clock).to_dict() | {"rates": rates} for threads in (1, 2)]
+    console = Console(file=io.StringIO(), width=120)
+    report.show({"name": "wide", "flops": 1e9, "rows": rows, "float64": None, "passes": passes}, console)
+    lines = console.file.getvalue().splitlines()
+    assert all(len(line) <= 120 for line in lines)
+    found = next(line.split() for line in lines if line.lstrip().startswith(names[0]))
+    assert found[1:5] == ["17.4", "ms", "17.4-17.4", "ms"] and found[-6:] == ["6e-07", "8e-07", "11.8", "MiB", "17.4", "ms"]
 
 
 # ----------------------------------------------------------------------------------------------------------------- which rounds count
@@ -377,6 +507,7 @@ def test_who_would_take_too_much_memory_is_stopped(bench, monkeypatch):
     monkeypatch.setattr(peak.PeakMemory, "of", lambda self, case, *others: {"bytes": 300, "mark": "VmHWM"})
     held, printed = bench(family(times=(8, 16)), memory=True)
     assert [case["rows"][0]["status"] for case in held["cases"]] == ["timed", "stopped"]
+    assert held["cases"][0]["float64"]["why"] in printed and "about 600 B of memory" in held["cases"][0]["float64"]["why"]
     assert held["cases"][0]["rows"][0]["peak"]["bytes"] == 300 and "A call would take about 600 B of memory, and 1e+03 B are free." in printed
 
 
@@ -394,13 +525,13 @@ def test_peak_memory_is_at_least_the_output():
 def test_the_file_holds_every_round_and_what_it_was_measured_on(bench, tmp_path):
     held, printed = bench(family(scaled(1.0), directions=("forward", "training")), rounds=2)
     path = tmp_path / "out" / "bench.json"
-    assert load(path) == json.loads(json.dumps(held)) and held["schema"] == 1 and str(path) in printed.splitlines()[-1]
+    assert load(path) == json.loads(json.dumps(held)) and held["schema"] == 2 and str(path) in printed.splitlines()[-1]
     assert {"processor", "flags", "cores", "torch", "transformers", "python", "commit", "native", "environment", "source"} <= set(held["machine"])
     assert held["settings"] == BenchSettings(rounds=2, threads=1, memory=False).to_dict() and held["command"].startswith("ttr bench --rounds 2")
     assert [case["name"] for case in held["cases"]] == ["tiny.forward.H2.T8.D4", "tiny.forward.H2.T16.D4", "tiny.training.H2.T8.D4",
                                                          "tiny.training.H2.T16.D4"]
     for case in held["cases"]:
-        assert set(case) == {"name", "family", "direction", "curve", "shape", "flops", "formula", "rows", "passes"}
+        assert set(case) == {"name", "family", "direction", "curve", "shape", "flops", "formula", "rows", "float64", "passes"}
         (passed,) = case["passes"]
         assert passed["threads"] == 1 and set(passed["rates"]) == {*machine.PRODUCTS, "copy"} and len(passed["rounds"]) >= 2
         assert case["flops"] == (3 if case["direction"] == "training" else 1) * 2 * case["shape"]["time"] * delta_flops(4, 4)
@@ -439,9 +570,12 @@ def test_an_interrupted_run_keeps_what_is_finished(bench, monkeypatch):
 
 
 def test_measurements_of_other_arguments_or_another_source_are_not_mixed(bench, monkeypatch, tmp_path):
-    bench(family(times=(8,)))
+    held, _ = bench(family(times=(8,)))
     with pytest.raises(UserError, match="rounds changed"):
         bench(family(times=(8,)), rounds=2)
+    (tmp_path / "out" / "bench.json").write_text(json.dumps(held | {"schema": 1}))
+    with pytest.raises(UserError, match="cannot be continued .schema changed.. Choose another folder"):
+        bench(family(times=(8,)))
     monkeypatch.setattr(machine, "source_digest", lambda: "another")
     with pytest.raises(UserError, match="source changed"):
         bench(family(times=(8,)))

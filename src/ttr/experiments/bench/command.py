@@ -27,7 +27,7 @@ def bench_command(
     show_list: Annotated[bool, typer.Option("--list", help="Show the cases and who takes part, and stop.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of the results; the same arguments resume there.")] = DEFAULTS.out,
 ) -> None:
-    """How fast the memories run here, beside other implementations of the same functions."""
+    """How fast and how exact the memories are here, beside other implementations of the same functions."""
     from ttr.experiments.bench.run import bench, list_cases, wrong
 
     settings = BenchSettings(cases=tuple(cases or ()), backends=_names(backends), lengths=_numbers(lengths), rounds=rounds,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -20,11 +21,14 @@ Row = Mapping[str, Any]
 
 
 def show(case: Mapping[str, Any], console: Console) -> None:
-    """Print a case: CPU time of a call with one thread, how many times faster than each peer, and who was not timed and why."""
+    """Print a case: CPU time of a call with one thread, how many times faster than each peer, the error against float64, what was iterated,
+    and who was not timed and why."""
     figures = Figures(case)
     console.print(f"[bold]{case['name']}[/]", highlight=False)
     if figures.timed:
         console.print(_table(figures))
+    for line in _accuracy(figures):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     for row in case["rows"]:
         if row["status"] != "timed":
             colour = "bold red" if row["status"] in ("refused", "wrong") else "yellow"
@@ -39,12 +43,14 @@ def _table(figures: Figures) -> Table:
     others = [row["name"] for row in figures.timed if row["side"] != "ours"]
     columns = {"CPU time": _cpu, "range": _range} | ({"GFLOP/s": _rate, "of matmul": _share} if figures.case["flops"] else {})
     columns |= {f"x {other}": functools.partial(_ratio, other=other) for other in others}
+    columns |= {head: functools.partial(_error, part=part) for head, part in (("error", "output"), ("gradient error", "gradient"))
+                if any(figures.error(row, part) is not None for row in figures.timed)}
     columns |= {"peak": _peak} if any(row["peak"] for row in figures.timed) else {}
     columns |= {f"{held['threads']} threads": _wall for held in figures.case["passes"][1:]}
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("", no_wrap=True)
     for head in columns:
-        table.add_column(head, justify="right", overflow="fold")
+        table.add_column("\n".join(textwrap.wrap(head, 8, break_long_words=False)), justify="right", vertical="bottom", overflow="fold")
     for row in figures.timed:
         table.add_row(row["name"], *(cell(figures, row) for cell in columns.values()), style="" if row["side"] == "ours" else "dim")
     return table
@@ -56,7 +62,8 @@ def _cpu(figures: Figures, row: Row) -> str:
 
 def _range(figures: Figures, row: Row) -> str:
     found = figures.cpu(row["name"])
-    return f"{duration(found['low'])}-{duration(found['high'])}"
+    low, high = duration(found["low"]), duration(found["high"])
+    return f"{low.removesuffix(high[high.index(' '):])}-{high}"
 
 
 def _rate(figures: Figures, row: Row) -> str:
@@ -69,6 +76,11 @@ def _share(figures: Figures, row: Row) -> str:
 
 def _ratio(figures: Figures, row: Row, other: str) -> str:
     return "" if row["name"] == other else f"{figures.passes[0].ratio(row['name'], other, 'cpu')['median']:.2f}"
+
+
+def _error(figures: Figures, row: Row, part: str) -> str:
+    found = figures.error(row, part)
+    return "-" if found is None else f"{found:.0e}"
 
 
 def _peak(figures: Figures, row: Row) -> str:
@@ -84,6 +96,17 @@ def duration(seconds: float) -> str:
     """Seconds as 1.23 s, 45.6 ms, 789 us."""
     factor, unit = next(((f, u) for f, u in ((1, "s"), (1e3, "ms")) if seconds * f >= 1), (1e6, "us"))
     return f"{seconds * factor:.3g} {unit}" if seconds * factor < 999.5 else f"{seconds * factor:.0f} {unit}"
+
+
+def _accuracy(figures: Figures) -> Iterator[str]:
+    """What the errors are against, or why there are none; and how those of ours that solve arrived."""
+    if float64 := figures.case["float64"]:
+        yield f"error: {float64['why']}" if float64["why"] else f"error: against {float64['of']} in float64, which the laws hold equal to the oracle."
+    for row in figures.timed:
+        if solves := row["solves"]:
+            steps = f", at most {solves['iterations']} iterations" if solves["iterations"] else ""
+            residual = "not finite" if solves["residual"] is None else f"at most {solves['residual']:.0e}"
+            yield f"{row['name']}: {solves['solver']}{steps}, residual {residual}, {solves['direct']:.1%} of the rows solved directly."
 
 
 def _cleanliness(held: Mapping[str, Any]) -> str:

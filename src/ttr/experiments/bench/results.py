@@ -1,6 +1,6 @@
 """The file of a benchmark, bench.json, and what is read off it.
 
-    schema          1
+    schema          2
     command         the command line; ``settings``: its options
     machine         processor, flags, cores, system, versions, the native kernels (their instruction set, or why there are none),
                     environment variables that matter, git commit, digest of the source
@@ -8,7 +8,11 @@
       name, family, direction, shape, curve (what cases that differ in T alone share), flops of a call and their formula
       rows          contestants: name, side (ours, peer, floor), status (timed, left out, refused, stopped, wrong), why
                     (a sentence where it is not timed), seconds (CPU time of the first call, or expected), peak (bytes over the
-                    inputs, and the mark they were read from, ``ttr.experiments.bench.peak``; null where not measured)
+                    inputs, and the mark they were read from, ``ttr.experiments.bench.peak``; null where not measured), error
+                    ("output" and "gradient of NAME" -> against float64, relative as in ``ttr.laws.tolerances``, null where not finite;
+                    null where not known), solves (of ours: solver, iterations and residual, the largest of a call and its
+                    derivative, direct: the share of the rows that were solved directly; null where nothing is solved)
+      float64       the call that the errors are against: of (who made it), status, why, seconds; null where nobody is compared
       passes        one per number of threads: threads, rates (operations per second of products; bytes per second of a copy),
                     clean and discarded (numbers of rounds), rounds: others (share of a core that other processes had), clean,
                     samples: name -> [CPU seconds of this process, seconds passed] per call
@@ -19,6 +23,7 @@ Every figure that is shown is computed from these.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +35,7 @@ from ttr.experiments.bench.settings import BenchSettings
 from ttr.experiments.errors import UserError
 from ttr.experiments.storage import make_folder, to_json, write
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Results:
@@ -96,6 +101,11 @@ class Figures:
         """Seconds that passed with several threads; None where they were not measured, or while the machine did other things too."""
         several = [rounds for rounds in self.passes if rounds.threads > 1 and rounds.mostly_clean]
         return several[0].spread(name, "wall") if several else None
+
+    def error(self, row: Mapping[str, Any], part: str) -> float | None:
+        """The largest error against float64 of the "output", or of a "gradient"; None where none is known, infinite where one is not finite."""
+        found = [error for what, error in (row["error"] or {}).items() if what.startswith(part)]
+        return math.inf if None in found else max(found, default=None)
 
     def rate(self, name: str) -> float:
         """Operations per second of CPU time with one thread."""

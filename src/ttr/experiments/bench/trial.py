@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+import ttr
 from ttr.experiments.bench import machine
 from ttr.experiments.bench.cases import Case
 from ttr.experiments.bench.contestants import Contestant, Tensors
@@ -24,6 +26,13 @@ Timed = Callable[[], Outcome]
 
 ROOM = 0.5
 """The share of the memory that is free which a call may take."""
+
+FLOAT64 = "float64"
+"""What the call in float64 goes by among the contestants,"""
+
+SLOWER = 4.0
+"""and how many times longer than one in float32 it is expected to take at least: it moves twice as many bytes, in vectors of
+half as many numbers, and kernels for float32 alone leave it to others."""
 
 
 class Past(NamedTuple):
@@ -45,19 +54,10 @@ class Trial:
         """The figures of a case, JSON-ready; the docstring of ``ttr.experiments.bench.results`` says which."""
         torch.set_num_threads(1)
         machine.settle_allocator()
-        x = case.inputs()
-        rows, calls, reference = [], {}, None
-        for contestant in case.contestants(self.settings.backends, self.settings.onednn, x):
-            row, timed, outcome = self._admit(case, contestant, x)
-            if timed is not None and contestant.compared:
-                reference = reference or (contestant.name, outcome)
-                if why := disagreement(outcome, *reference):
-                    row, timed = row | {"status": "wrong", "why": why}, None
-            rows.append(row)
-            if timed is not None:
-                calls[contestant.name] = timed
+        rows, float64, calls = self._admit_all(case)
         told: dict[str, Any] = {"name": case.name, "family": case.family.name, "direction": case.direction, "curve": case.curve,
-                                "shape": vars(case.shape), "flops": case.flops, "formula": case.family.formula, "rows": rows, "passes": []}
+                                "shape": vars(case.shape), "flops": case.flops, "formula": case.family.formula, "rows": rows, "float64": float64,
+                                "passes": []}
         if calls:
             told["passes"].append(self._time(case, calls, 1))
             if self.settings.threads > 1 and Rounds.from_dict(told["passes"][0]).mostly_clean:
@@ -67,7 +67,7 @@ class Trial:
 
     def remember(self, told: Mapping[str, Any]) -> None:
         """Note what the contestants of a finished case took."""
-        for row in told["rows"]:
+        for row in (*told["rows"], *filter(None, [told["float64"]])):
             if row["seconds"] is not None:
                 past = Past(told["shape"]["time"], row["seconds"], float(row["peak"]["bytes"]) if row["peak"] else 0.0)
                 self._past.setdefault((told["curve"], row["name"]), []).append(past)
@@ -88,9 +88,48 @@ class Trial:
         finally:
             torch.set_num_threads(1)
 
-    def _admit(self, case: Case, contestant: Contestant, x: Tensors) -> tuple[dict[str, Any], Timed | None, Outcome | None]:
+    def _admit_all(self, case: Case) -> tuple[list[dict[str, Any]], dict[str, Any] | None, dict[str, Timed]]:
+        """All rows, that of the call in float64, and what to time, by name. What the first calls gave is compared and not kept."""
+        x = case.inputs()
+        rows, calls, reference, float64, exact = [], {}, None, None, None
+        for contestant in case.contestants(self.settings.backends, self.settings.onednn, x):
+            row, timed, outcome = self._admit(case, contestant, x, self.peaks)
+            if timed is not None and contestant.compared:
+                if reference is None:
+                    reference = contestant.name, outcome
+                    float64, exact = self._in_float64(case, x, row)
+                row["error"] = None if exact is None else {what: finite(found) for what, found in differences(outcome, exact).items()}
+                if why := disagreement(outcome, *reference):
+                    row, timed = row | {"status": "wrong", "why": why}, None
+            if timed is not None:
+                row["solves"] = solves(timed) if contestant.side == "ours" else None
+                calls[contestant.name] = timed
+            rows.append(row)
+        return rows, float64, calls
+
+    def _in_float64(self, case: Case, x: Tensors, like: Mapping[str, Any]) -> tuple[dict[str, Any], Outcome | None]:
+        """What the errors are errors against: the same call on the same numbers by the first of ours that takes float64. The oracle itself
+        goes token by token and would take minutes; that ours are equal to it in float64 is the contract that is asked for here too.
+
+        Args:
+            like: the row of one that has run in float32, from which time and memory are guessed; time also from what float64 took before.
+        """
+        promoted = {name: tensor.detach().double().requires_grad_(tensor.requires_grad) for name, tensor in x.items()}
+        ours = case.family.ours(case.direction, (), promoted)
+        found = next((each for each in ours if each.missing(promoted) is None and each.broken() is None), None)
+        if found is None:
+            return {"name": FLOAT64, "of": None, "status": "left out", "why": "None of ours takes float64.", "seconds": None, "peak": None}, None
+        past = self._past.setdefault((case.curve, FLOAT64), [])
+        seconds = max(predicted(past, case.shape.time)[0], SLOWER * like["seconds"])
+        past.append(Past(case.shape.time, seconds, 2.0 * like["peak"]["bytes"] if like["peak"] else 0.0))
+        row, _, outcome = self._admit(case, dataclasses.replace(found, name=FLOAT64), promoted, None)
+        return row | {"of": found.name}, outcome
+
+    def _admit(self, case: Case, contestant: Contestant, x: Tensors,
+               peaks: PeakMemory | None) -> tuple[dict[str, Any], Timed | None, Outcome | None]:
         """The contestant's row, which says whether it is timed and, if not, why; if it is, what to time, and what that gave."""
-        row = {"name": contestant.name, "side": contestant.side, "status": "timed", "why": None, "seconds": None, "peak": None}
+        row = {"name": contestant.name, "side": contestant.side, "status": "timed", "why": None, "seconds": None, "peak": None, "error": None,
+               "solves": None}
         self.say(f"{case.name}: {contestant.name}, its contract")
         if why := contestant.missing(x):
             return row | {"status": "left out", "why": why}, None, None
@@ -104,9 +143,9 @@ class Trial:
         if size > ROOM * free_memory():
             why = f"A call would take about {readable(size)} of memory, and {readable(free_memory())} are free."
             return row | {"status": "stopped", "why": why, "seconds": seconds}, None, None
-        if self.peaks is not None:
+        if peaks is not None:
             self.say(f"{case.name}: {contestant.name}, its memory")
-            row["peak"] = self.peaks.of(case, contestant.name, self.settings.backends, self.settings.onednn)
+            row["peak"] = peaks.of(case, contestant.name, self.settings.backends, self.settings.onednn)
         self.say(f"{case.name}: {contestant.name}, a first call")
         timed = contestant.timed(contestant.prepare(x), case.direction == "training")
         before = self.clock.cpu()
@@ -117,15 +156,36 @@ class Trial:
         return row, timed, outcome
 
 
+def differences(outcome: Outcome, reference: Outcome) -> dict[str, float]:
+    """The errors of the output and of the gradients that both have, as the laws measure them, by what they are errors of."""
+    found = {"output": error(outcome[0], reference[0])}
+    return found | {f"gradient of {leaf}": error(g, reference[1][leaf]) for leaf, g in outcome[1].items() if leaf in reference[1]}
+
+
 def disagreement(outcome: Outcome, name: str, reference: Outcome) -> str | None:
     """In what an output or a gradient is not that of ``name``, as a sentence; None if all agree."""
-    pairs = [("output", outcome[0], reference[0])]
-    pairs += [(f"gradient of {leaf}", g, reference[1][leaf]) for leaf, g in outcome[1].items() if leaf in reference[1]]
-    for what, ours, theirs in pairs:
-        found, allowed = error(ours, theirs), tolerance(theirs.dtype)
+    allowed = tolerance(reference[0].dtype)
+    for what, found in differences(outcome, reference).items():
         if not found <= allowed:
             return f"Its {what} differs from that of {name} by {found:.1e}, allowed are {allowed:.0e}: they do not compute the same."
     return None
+
+
+def finite(number: float) -> float | None:
+    """As JSON can hold it."""
+    return number if math.isfinite(number) else None
+
+
+def solves(call: Timed) -> dict[str, Any] | None:
+    """What the solvers of one call, of its derivative too, tell of themselves; None if they tell of no solve."""
+    with ttr.diagnostics() as told:
+        call()
+    found = [each for each in told.records if "iterations" in each]
+    if not found:
+        return None
+    return {"solver": ", ".join(dict.fromkeys(each["solver"] for each in found)), "iterations": max(each["iterations"] for each in found),
+            "residual": finite(max(float(each["residual"]) for each in found)),
+            "direct": sum(each["direct_rows"] for each in found) / max(sum(each["rows"] for each in found), 1)}
 
 
 def predicted(past: list[Past], time: int) -> tuple[float, float]:
