@@ -146,11 +146,11 @@ def test_a_surrounding_that_is_not_its_worked_case_is_not_timed(monkeypatch):
 
 @pytest.mark.parametrize("direction", ("forward", "training"))
 def test_a_peer_that_disagrees_is_an_error_and_not_a_number(bench, direction):
-    right, wrong = scaled(1 + FLOAT32 / 3), scaled(1 + 3 * FLOAT32)
+    right, wrong = scaled(1 + 3 * FLOAT32), scaled(1 + 30 * FLOAT32)  # a peer may be ten times less exact than ours
     held, printed = bench(family(right, wrong, directions=(direction,), times=(8,)), backends=("chunkwise-delta",))
     assert statuses(held) == [{"chunkwise-delta": "timed", right.name: "timed", wrong.name: "wrong"}]
     why = held["cases"][0]["rows"][2]["why"]
-    assert "Its output differs from that of chunkwise-delta by 3.0e-04" in why and why in printed
+    assert "Its output differs from that of chunkwise-delta by 3.0e-03" in why and why in printed
     assert wrong.name not in held["cases"][0]["passes"][0]["rounds"][0]["samples"] and len(run.wrong(held)) == 1
 
 
@@ -273,7 +273,7 @@ def test_a_row_without_the_native_kernels():
 
 # ------------------------------------------------------------------------------------------------------ how exact they are, and how they solve
 def test_the_error_of_an_output_is_told(bench):
-    off_by = {"near": FLOAT32 / 3, "far": 1e-3}
+    off_by = {"near": FLOAT32 / 3, "far": 1e-2}
     near, far, broken = scaled(1 + off_by["near"]), scaled(1 + off_by["far"]), scaled(float("nan"))
     held, printed = bench(family(near, far, broken, scaled(2.0, side="floor", compared=False), times=(8,)), backends=("chunkwise-delta",))
     (case,) = held["cases"]

@@ -35,6 +35,10 @@ SLOWER = 4.0
 half as many numbers, and kernels for float32 alone leave it to others."""
 
 
+CARELESS = 10.0
+"""A peer computes the same function if it is this much less exact than ours must be; how exact it is stands beside its time."""
+
+
 class Past(NamedTuple):
     """What a contestant took at a shorter length."""
 
@@ -99,7 +103,7 @@ class Trial:
                     reference = contestant.name, outcome
                     float64, exact = self._in_float64(case, x, row)
                 row["error"] = None if exact is None else {what: finite(found) for what, found in differences(outcome, exact).items()}
-                if why := disagreement(outcome, *reference):
+                if why := disagreement(outcome, *reference, slack=1.0 if contestant.side == "ours" else CARELESS):
                     row, timed = row | {"status": "wrong", "why": why}, None
             if timed is not None:
                 row["solves"] = solves(timed) if contestant.side == "ours" else None
@@ -162,9 +166,9 @@ def differences(outcome: Outcome, reference: Outcome) -> dict[str, float]:
     return found | {f"gradient of {leaf}": error(g, reference[1][leaf]) for leaf, g in outcome[1].items() if leaf in reference[1]}
 
 
-def disagreement(outcome: Outcome, name: str, reference: Outcome) -> str | None:
-    """In what an output or a gradient is not that of ``name``, as a sentence; None if all agree."""
-    allowed = tolerance(reference[0].dtype)
+def disagreement(outcome: Outcome, name: str, reference: Outcome, slack: float = 1.0) -> str | None:
+    """In what an output or a gradient is not that of ``name``, as a sentence; None if all agree, to ``slack`` times what the laws allow."""
+    allowed = slack * tolerance(reference[0].dtype)
     for what, found in differences(outcome, reference).items():
         if not found <= allowed:
             return f"Its {what} differs from that of {name} by {found:.1e}, allowed are {allowed:.0e}: they do not compute the same."
