@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ from ttr.weights.product import Product
 @functools.cache
 def triples() -> tuple[Problem, ...]:
     """Every valid triple of the components' examples."""
-    return tuple(Problem(w, f, s) for w, f, s in _product() if refusal(w, f, s) is None)
+    return tuple(Problem(*triple) for triple, reason in _judged() if reason is None)
 
 
 @functools.cache
@@ -49,12 +50,14 @@ def _pairs(problem: Problem) -> set[tuple[object, object]]:
 @functools.cache
 def refused_triples() -> tuple[tuple[object, object, object], ...]:
     """Every triple of the components' examples that is refused."""
-    return tuple((w, f, s) for w, f, s in _product() if refusal(w, f, s) is not None)
+    return tuple(triple for triple, reason in _judged() if reason is not None)
 
 
-def _product():
+@functools.cache
+def _judged() -> tuple[tuple[tuple[object, object, object], str | None], ...]:
+    """Every triple, and why it is refused."""
     axes = [[example for cls in registry.members(kind) for example in cls.examples()] for kind in ("weights", "function", "solver")]
-    return ((w, f, s) for w in axes[0] for f in axes[1] for s in axes[2])
+    return tuple((triple, refusal(*triple)) for triple in itertools.product(*axes))
 
 
 def with_weights(problem: Problem, weights: Weights) -> Problem | None:
@@ -139,7 +142,13 @@ def make_case(problem: Problem, sizes: Sizes = Sizes(), *, strong_gates: bool = 
     ``past`` > 0 starts from the state after that many tokens, where there is one; ``strong_gates`` mixes the decays of law 7.
     Parameters lie near where a layer starts; with ``trained`` a learned initial memory has unit scale too, however small it starts.
     """
-    past = past if problem.function.causal else 0
+    case = _made(problem, sizes, strong_gates, past if problem.function.causal else 0, trained, dtype, seed)
+    state = None if case.state is None else case.state.clone()
+    return _move(dataclasses.replace(case, state=state).with_leaves({name: x.clone() for name, x in case.leaves().items()}), device)
+
+
+@functools.lru_cache(maxsize=64)  # the laws ask for the same once per backend
+def _made(problem: Problem, sizes: Sizes, strong_gates: bool, past: int, trained: bool, dtype: torch.dtype, seed: int) -> Case:
     sizes = dataclasses.replace(sizes, value=max(sizes.value, problem.function.least_value_size))
     digest = hashlib.sha256(repr((problem, sizes, strong_gates, past, seed)).encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
@@ -147,7 +156,7 @@ def make_case(problem: Problem, sizes: Sizes = Sizes(), *, strong_gates: bool = 
     if past:
         _, state = oracle(problem, return_state=True, **case.tokens(slice(0, past)).arguments())
         case = case.tokens(slice(past, None), state.to(dtype=torch.promote_types(dtype, torch.float32)))
-    return _move(case, device)
+    return case
 
 
 def _draw(problem: Problem, sizes: Sizes, strong_gates: bool, trained: bool, generator: torch.Generator, dtype: torch.dtype) -> Case:
