@@ -12,6 +12,9 @@ import ttr
 from ttr.backends import BACKENDS
 from ttr.backends.linear.backend import OperatorBackend
 from ttr.backends.native import library
+from ttr.dispatch import refusal
+from ttr.laws import Setting
+from ttr.laws.law import outcome
 from ttr.laws.rows import Sizes, make_case
 from ttr.laws.tolerances import FLOAT64, error
 from ttr.operators.rms_norm import rms_norm
@@ -61,6 +64,22 @@ def test_batched_gradients(backend):
     together = torch.autograd.grad(y, q, directions, is_grads_batched=True, retain_graph=True)[0]
     for found, direction in zip(together, directions):
         assert error(found, torch.autograd.grad(y, q, direction, retain_graph=True)[0]) <= FLOAT64
+
+
+@pytest.mark.parametrize("name", ttr.catalogue)
+def test_batched_gradients_of_every_layer(name):
+    """What ``jacobian(vectorize=True)`` asks for: several gradients at once, of outputs or of states, are those one by one on every backend."""
+    problem = ttr.catalogue[name].problem
+    case = make_case(problem, Sizes(batch=1, time=5), past=2).differentiable()
+    leaves = list(case.leaves().values())
+    for backend in (backend for backend in BACKENDS if refusal(backend, problem) is None):
+        y, state = outcome(Setting(backend.small()).run, case)
+        for ends in filter(None, ([y], [x for x in state.tensors.values() if x.requires_grad])):
+            grads = [torch.randn(2, *x.shape, dtype=x.dtype) for x in ends]
+            together, *alone = (torch.autograd.grad(ends, leaves, each, retain_graph=True, is_grads_batched=batched, allow_unused=True)
+                                for each, batched in ((grads, True), *((each, False) for each in zip(*grads))))
+            for found, *expected in zip(together, *alone):
+                assert found is None and expected == [None, None] or error(found, torch.stack(expected)) <= FLOAT64, backend.name
 
 
 def test_forward_mode():

@@ -101,6 +101,21 @@ def test_first_and_second_derivatives(name, engine):
     assert torch.autograd.gradgradcheck(call, leaves, fast_mode=True)
 
 
+@pytest.mark.parametrize("name", ["ttt-linear", "ttt-mlp"])
+def test_second_derivatives_where_a_layer_starts(name, engine):
+    """Weights of 0.02 under a norm: gradients of 1e6, which differences cannot check, so those of the definition do."""
+    problem = ttr.catalogue[name].problem
+    case = make_case(problem, Sizes(batch=1, time=19, heads=1, key=2, value=4)).differentiable()
+    leaves = list(case.leaves().values())
+
+    def second(call, **options):
+        torch.manual_seed(0)
+        first = torch.autograd.grad(call(problem, **case.arguments(), **options).sin().sum(), leaves, create_graph=True)
+        return torch.autograd.grad([(x * torch.randn_like(x)).sum() for x in first], leaves)
+
+    assert max(error(*pair) for pair in zip(second(ttr.regress, backend=DualForm(block=1)), second(ttr.oracle))) <= FLOAT64
+
+
 def test_gradients_in_batches(engine):
     case = make_case(TTT, SIZES).differentiable()
     y = ttr.regress(TTT, backend=DualForm(), **case.arguments())

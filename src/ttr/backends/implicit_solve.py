@@ -80,7 +80,7 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, right: Tensor, *tensors: Tensor | None) -> Tensor:
-        solution = _solve_rows(System(*tensors), right)
+        solution = solve_rows(right, *tensors)
         ctx.save_for_backward(solution, *tensors)
         return solution
 
@@ -96,8 +96,15 @@ class _Solve(torch.autograd.Function):
         return adjoint, *(next(found) if needed else None for needed in ctx.needs_input_grad[1:])
 
 
-def _solve_rows(system: System, right: Tensor) -> Tensor:
-    """Conjugate gradient for all rows, and a direct solve of those it does not bring to the accuracy asked for."""
+@torch.library.custom_op("ttr::solve_rows", mutates_args=(), schema="(Tensor right, Tensor weights, Tensor keys, Tensor ridge, Tensor? mean, "
+                                                                    "Tensor? kept, Tensor? gram) -> Tensor")
+def solve_rows(right: Tensor, weights: Tensor, keys: Tensor, ridge: Tensor, mean: Tensor | None, kept: Tensor | None,
+               gram: Tensor | None) -> Tensor:
+    """Conjugate gradient for all rows of a ``System``, and a direct solve of those it does not bring to the accuracy asked for.
+
+    An operator, because gradients that come in batches (``is_grads_batched``) cannot steer an iteration: torch calls one for each.
+    """
+    system = System(weights, keys, ridge, mean, kept, gram)
     size = right.abs().amax(-1, keepdim=True)
     size = torch.where(size > 0, size, 1.0)
     right = right / size  # so that no squared norm under- or overflows, and a scaled query gives a scaled solution

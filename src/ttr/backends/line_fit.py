@@ -32,6 +32,7 @@ from ttr.backends.implicit_solve import System
 from ttr.backends.implicit_solve import solve as solve_twice_differentiable
 from ttr.backends.native import lines as kernels
 from ttr.backends.position_bias import PairWeights, probabilities
+from ttr.inputs import in_batches
 
 SCORES, KERNEL_SCORES = 2**19, 2**21
 """Scores that are in work at a time: a few such tensors stay in the cache. A kernel reads its own once per step, and each of its threads has some."""
@@ -92,7 +93,7 @@ class _Fit(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, rho = ctx.saved_tensors
-        gradients = _differentiable if torch.is_grad_enabled() else _gradients
+        gradients = _differentiable if torch.is_grad_enabled() or in_batches(grad) else _gradients
         found = iter(gradients(ctx.pairs, ctx.block, inputs, rho, grad, ctx.needs_input_grad[2:]))
         return None, None, *(next(found) if needed else None for needed in ctx.needs_input_grad[2:])
 
@@ -275,10 +276,12 @@ def with_tensors(pairs: PairWeights, past: Tensor, total: Tensor | None, importa
 def _differentiable(pairs: PairWeights, block: int, inputs: list[Tensor | None], rho: Tensor, grad: Tensor, needed: tuple[bool, ...]) -> list[Tensor]:
     """Gradients that can be differentiated again, through torch's own operations. They are taken in views, each a tensor of its own:
     where one input was made from another, the way between them is the outer graph's."""
-    inputs = [x.view_as(x) if wanted else x for x, wanted in zip(inputs, needed)]
-    y = _composite(with_tensors(pairs, *inputs[:3]), Lines(*inputs[3:]), block)
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = [x.view_as(x) if wanted else x for x, wanted in zip(inputs, needed)]
+        y = _composite(with_tensors(pairs, *inputs[:3]), Lines(*inputs[3:]), block)
     wanted = [x for x, needed in zip(inputs, needed) if needed]
-    return list(torch.autograd.grad(y, wanted, grad, create_graph=True, allow_unused=True, materialize_grads=True))
+    return list(torch.autograd.grad(y, wanted, grad, create_graph=create_graph, allow_unused=True, materialize_grads=True))
 
 
 def _composite(pairs: PairWeights, lines: Lines, block: int) -> Float[Tensor, "U S T V"]:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from ttr.laws.law import Law, Setting, compare, compare_states, outcome
+from ttr.laws.law import Law, Setting, by_definition, compare, compare_states, outcome
 from ttr.laws.rows import Case, Sizes, make_case
 from ttr.laws.tolerances import error, ill_conditioned
-from ttr.oracle import oracle
 from ttr.problem import Problem
+from ttr.state import State
 
 
 def equality(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
     """Outputs, final state and all gradients, from the empty memory and from a state."""
     for name, past in (("", 0), (" from a state", 5))[: 2 if problem.function.causal else 1]:
-        case = make_case(problem, past=past, dtype=setting.dtype, device=setting.device)
-        yield from _against_oracle(case, setting, name)
+        yield from _against_oracle(problem, setting, name, past=past)
 
 
 def full_blocks(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
@@ -26,9 +26,10 @@ def full_blocks(problem: Problem, setting: Setting) -> Iterable[tuple[str, float
 
     A network that learns at every token magnifies rounding from token to token. Where that breaks the plain bound, the bound follows
     from the condition that the definition itself is measured to have, and where this leaves no digit of the dtype nothing is compared."""
-    case = make_case(problem, Sizes(batch=1, time=150, heads=1), past=5, dtype=setting.dtype, device=setting.device)
-    found = list(_against_oracle(case, setting, " of 150 tokens"))
+    sizes = Sizes(batch=1, time=150, heads=1)
+    found = list(_against_oracle(problem, setting, " of 150 tokens", sizes=sizes, past=5))
     if problem.solver.trains and any(error > bound for _, error, bound in found):
+        case = make_case(problem, sizes, past=5, dtype=setting.dtype, device=setting.device)
         least = ill_conditioned(_measured_condition(case), setting.dtype)
         found = [(quantity, error, max(bound, least) if bound else bound) for quantity, error, bound in found] if least < 1.0 else []
     yield from found
@@ -41,7 +42,7 @@ def _measured_condition(case: Case, noise: float = 1e-10) -> float:
     noisy = {name: x * (1 + noise * torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)) for name, x in exact.leaves().items()}
     results = []
     for source in (exact.differentiable(), exact.with_leaves(noisy).differentiable()):
-        y, state = outcome(lambda case, **options: oracle(case.problem, **case.arguments(), **options), source)
+        y, state = outcome(by_definition, source)
         results.append([y, *_gradients(source, y, state)])
     return max(error(*pair) for pair in zip(*results)) / noise
 
@@ -49,19 +50,27 @@ def _measured_condition(case: Case, noise: float = 1e-10) -> float:
 def strong_gates(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
     """The same for log decays 0, -1e-3, -1, -5, -20, -100, -inf mixed at random."""
     if "log_decay" in problem.controls():
-        case = make_case(problem, Sizes(time=13), strong_gates=True, past=3, dtype=setting.dtype, device=setting.device)
-        yield from _against_oracle(case, setting, " with strong gates")
+        yield from _against_oracle(problem, setting, " with strong gates", sizes=Sizes(time=13), strong_gates=True, past=3)
 
 
-def _against_oracle(case: Case, setting: Setting, suffix: str) -> Iterable[tuple[str, float, float]]:
-    fast, slow = case.differentiable(), case.differentiable()
-    y, state = outcome(setting.run, fast)
-    reference, reference_state = outcome(lambda case, **options: oracle(case.problem, **case.arguments(), **options), slow)
+def _against_oracle(problem: Problem, setting: Setting, suffix: str, **made: object) -> Iterable[tuple[str, float, float]]:
+    """The backend at ``make_case(problem, **made)``."""
+    made |= {"dtype": setting.dtype, "device": setting.device}
+    case = make_case(problem, **made).differentiable()
+    y, state = outcome(setting.run, case)
+    reference, reference_state, reference_gradients = _defined(problem, **made)
     yield compare(f"output{suffix}", y, reference, setting.dtype)
     yield from compare_states(f"state{suffix}", state, reference_state, setting.dtype)
-    gradients = zip(fast.leaves(), _gradients(fast, y, state), _gradients(slow, reference, reference_state))
-    for name, gradient, expected in gradients:
+    for name, gradient, expected in zip(case.leaves(), _gradients(case, y, state), reference_gradients):
         yield compare(f"gradient of {name}{suffix}", gradient, expected, setting.dtype)
+
+
+@functools.lru_cache(maxsize=8)  # the same for all backends
+def _defined(problem: Problem, **made: object) -> tuple[Tensor, State, list[Tensor]]:
+    """Outputs, state and gradients of the definition."""
+    case = make_case(problem, **made).differentiable()
+    y, state = outcome(by_definition, case)
+    return y.detach(), state.detach(), _gradients(case, y, state)
 
 
 def _gradients(case: Case, y: Tensor, state) -> list[Tensor]:

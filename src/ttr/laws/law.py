@@ -12,6 +12,7 @@ from ttr.backends.backend import Backend
 from ttr.dispatch import regress
 from ttr.laws.rows import Case
 from ttr.laws.tolerances import error, ill_conditioned, tolerance
+from ttr.oracle import oracle
 from ttr.problem import Problem
 from ttr.state import State
 
@@ -67,6 +68,11 @@ class Law:
         least = ill_conditioned(problem.solver.condition, setting.dtype)
         return [Measurement(self.name, quantity, error, max(bound, least) if bound else bound)
                 for quantity, error, bound in self.measure(problem, setting)]
+
+
+def by_definition(case: Case, **options: object):
+    """The call through the oracle, as ``Setting.run`` through a backend."""
+    return oracle(case.problem, **case.arguments(), **options)
 
 
 def outcome(run: Callable[..., object], case: Case, **options: object) -> tuple[Tensor, State]:

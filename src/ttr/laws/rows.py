@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ttr import registry
+from ttr.axes import axis_params
 from ttr.controls import CONTROLS
 from ttr.dispatch import init_params
 from ttr.oracle import oracle
@@ -24,7 +26,7 @@ from ttr.weights.product import Product
 @functools.cache
 def triples() -> tuple[Problem, ...]:
     """Every valid triple of the components' examples."""
-    return tuple(Problem(w, f, s) for w, f, s in _product() if refusal(w, f, s) is None)
+    return tuple(Problem(*triple) for triple, reason in _judged() if reason is None)
 
 
 @functools.cache
@@ -48,12 +50,14 @@ def _pairs(problem: Problem) -> set[tuple[object, object]]:
 @functools.cache
 def refused_triples() -> tuple[tuple[object, object, object], ...]:
     """Every triple of the components' examples that is refused."""
-    return tuple((w, f, s) for w, f, s in _product() if refusal(w, f, s) is not None)
+    return tuple(triple for triple, reason in _judged() if reason is not None)
 
 
-def _product():
+@functools.cache
+def _judged() -> tuple[tuple[tuple[object, object, object], str | None], ...]:
+    """Every triple, and why it is refused."""
     axes = [[example for cls in registry.members(kind) for example in cls.examples()] for kind in ("weights", "function", "solver")]
-    return ((w, f, s) for w in axes[0] for f in axes[1] for s in axes[2])
+    return tuple((triple, refusal(*triple)) for triple in itertools.product(*axes))
 
 
 def with_weights(problem: Problem, weights: Weights) -> Problem | None:
@@ -131,24 +135,31 @@ class Case:
         return self.with_leaves({name: x.detach().clone().requires_grad_() for name, x in self.leaves().items()})
 
 
-def make_case(problem: Problem, sizes: Sizes = Sizes(), *, strong_gates: bool = False, past: int = 0,
+def make_case(problem: Problem, sizes: Sizes = Sizes(), *, strong_gates: bool = False, past: int = 0, trained: bool = False,
               dtype: torch.dtype = torch.float64, device: str = "cpu", seed: int = 0) -> Case:
     """Random inputs of unit scale for a problem: a pure function of the arguments.
 
     ``past`` > 0 starts from the state after that many tokens, where there is one; ``strong_gates`` mixes the decays of law 7.
+    Parameters lie near where a layer starts; with ``trained`` a learned initial memory has unit scale too, however small it starts.
     """
-    past = past if problem.function.causal else 0
+    case = _made(problem, sizes, strong_gates, past if problem.function.causal else 0, trained, dtype, seed)
+    state = None if case.state is None else case.state.clone()
+    return _move(dataclasses.replace(case, state=state).with_leaves({name: x.clone() for name, x in case.leaves().items()}), device)
+
+
+@functools.lru_cache(maxsize=64)  # the laws ask for the same once per backend
+def _made(problem: Problem, sizes: Sizes, strong_gates: bool, past: int, trained: bool, dtype: torch.dtype, seed: int) -> Case:
     sizes = dataclasses.replace(sizes, value=max(sizes.value, problem.function.least_value_size))
     digest = hashlib.sha256(repr((problem, sizes, strong_gates, past, seed)).encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
-    case = _draw(problem, dataclasses.replace(sizes, time=sizes.time + past), strong_gates, generator, dtype)
+    case = _draw(problem, dataclasses.replace(sizes, time=sizes.time + past), strong_gates, trained, generator, dtype)
     if past:
         _, state = oracle(problem, return_state=True, **case.tokens(slice(0, past)).arguments())
         case = case.tokens(slice(past, None), state.to(dtype=torch.promote_types(dtype, torch.float32)))
-    return _move(case, device)
+    return case
 
 
-def _draw(problem: Problem, sizes: Sizes, strong_gates: bool, generator: torch.Generator, dtype: torch.dtype) -> Case:
+def _draw(problem: Problem, sizes: Sizes, strong_gates: bool, trained: bool, generator: torch.Generator, dtype: torch.dtype) -> Case:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
@@ -165,6 +176,10 @@ def _draw(problem: Problem, sizes: Sizes, strong_gates: bool, generator: torch.G
     q = normal(*lead, sizes.query_heads or sizes.heads, sizes.key)
     k = normal(*inner, sizes.key_heads or sizes.heads, sizes.key) / sizes.key**0.5
     v = normal(*inner, sizes.value_heads or sizes.heads, sizes.value)
+    if trained:
+        for name in problem.function.initial(axis_params(params, "function")):
+            matrix = params[f"function.{name}"]
+            params[f"function.{name}"] = normal(*matrix.shape) / (matrix.shape[-2]**0.5 if matrix.ndim == 3 else 1)
     controls, params = ({name: x.to(dtype) for name, x in group.items()} for group in (controls, params))
     return Case(problem, q.to(dtype), k.to(dtype), v.to(dtype), controls, params)
 

@@ -76,7 +76,7 @@ def _backward(ctx, grad_y: Tensor, grad_memory: Tensor, grad_saved: list[Tensor]
     pairs, old, reads_first, scale, reads_key, engine, chunk, _ = ctx.settings
     present = [x is not None for x in tensors]
     with torch.autocast(tensors[0].device.type, enabled=False):
-        if torch.is_grad_enabled() or is_transformed() or in_batches(grad_y):
+        if torch.is_grad_enabled() or is_transformed() or in_batches(grad_y) or in_batches(grad_memory):
             gradients = _differentiable(tensors, (pairs, old, reads_first, scale), reads_key, chunk, grad_y, grad_memory)
         else:
             gradients = linear_recurrence_backward(*tensors, pairs, old, reads_first, scale, reads_key, engine, chunk, list(saved),
@@ -86,7 +86,7 @@ def _backward(ctx, grad_y: Tensor, grad_memory: Tensor, grad_saved: list[Tensor]
 
 
 def _differentiable(tensors: tuple[Tensor | None, ...], kind: tuple[int, bool, bool, float], reads_key: bool, chunk: int, grad_y: Tensor,
-                    grad_memory: Tensor) -> list[Tensor]:
+                    grad_memory: Tensor) -> tuple[Tensor, ...]:
     """Gradients that can be differentiated again, of the tensors that are there.
 
     They are taken in views, each a tensor of its own: where one input was made from another, the way between them is the outer graph's."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from ttr.backends.ridge.block import Block, cut, join
 from ttr.backends.ridge.solve import Report
 from ttr.diagnostics import record
+from ttr.inputs import in_batches
 
 BLOCK = 2**17
 """Numbers of the solutions (tokens x heads x batch x F) that are iterated together, so that they stay in the cache."""
@@ -63,7 +64,7 @@ class _Run(torch.autograd.Function):
         kept = ctx.saved_tensors  # looked at once: activation checkpointing makes them again at every look
         r, saved = Regression(*kept[: len(Regression._fields)]), kept[len(Regression._fields) :]
         with torch.autocast(grad_y.device.type, enabled=False):
-            if torch.is_grad_enabled():
+            if torch.is_grad_enabled() or any(map(in_batches, (grad_y, grad_gram, grad_memory))):
                 return None, None, *_differentiably(r, ctx.differentiable, (grad_y, grad_gram, grad_memory))
             return None, None, *_gradients(r, ctx.chunk, saved, grad_y, grad_gram, grad_memory)
 
@@ -99,7 +100,8 @@ def _block(r: Regression, tokens: slice, chunk: int, start: Tensor) -> Block:
 def _differentiably(r: Regression, differentiable: Differentiable, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Gradients that can be differentiated again. They are taken in views, each a tensor of its own: where one input was made from
     another, the way between them is the outer graph's."""
+    create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs = Regression(*(x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in r))
         outputs = differentiable(inputs)
-    return torch.autograd.grad(outputs, inputs, grads, create_graph=True, allow_unused=True, materialize_grads=True)
+    return torch.autograd.grad(outputs, inputs, grads, create_graph=create_graph, allow_unused=True, materialize_grads=True)
