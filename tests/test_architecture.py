@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "latex": {"controls"},
     "explain": {"component", "controls", "backends", "dispatch", "inputs", "latex", "problem", "state"},
     "combinations": {"catalogue", "component", "problem", "registry"},
-    "laws": {"component", "controls", "laws", "dispatch", "oracle", "backends", "problem", "state", "registry", "weights", "catalogue"},
+    "laws": {"axes", "component", "controls", "laws", "dispatch", "oracle", "backends", "problem", "state", "registry", "weights", "catalogue"},
     "operators": {"backends", "inputs", "operators"},  # of the backends the loader of compiled kernels alone
     "surroundings": {"component", "controls", "inputs", "operators", "problem", "surroundings", "state"},
     "architecture": {"component", "controls", "problem", "surroundings", "state"},
