@@ -158,11 +158,13 @@ class Mlp(_Network):
 
 
 RATE = 2 * math.sqrt(2 / math.pi)
+CUBIC = 0.044715 * RATE
+SLOPE = 3 * CUBIC  # named, because torch.compile rounds what it multiplies itself another way, and then refuses its own guard
 
 
 def _gate(x: Tensor) -> Tensor:
     """(1 + tanh u) / 2 = sigmoid(2 u) with u = sqrt(2 / pi) (x + 0.044715 x^3): a sigmoid is cheaper than a hyperbolic tangent."""
-    return torch.addcmul(RATE * x, x * x, x, value=RATE * 0.044715).sigmoid()
+    return torch.addcmul(RATE * x, x * x, x, value=CUBIC).sigmoid()
 
 
 def _gelu(x: Tensor) -> Tensor:
@@ -172,5 +174,5 @@ def _gelu(x: Tensor) -> Tensor:
 
 def _gelu_slope(x: Tensor) -> Tensor:
     gate = _gate(x)
-    rate = torch.addcmul(RATE * x, x * x, x, value=3 * RATE * 0.044715)  # x times the slope of 2 u
+    rate = torch.addcmul(RATE * x, x * x, x, value=SLOPE)  # x times the slope of 2 u
     return torch.addcmul(gate, gate - gate * gate, rate)

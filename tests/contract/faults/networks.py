@@ -12,7 +12,7 @@ NOTHING = ("nothing",)
 FAULTS = (
     # functions
     Fault("functions/mlp.py", "x = affine(name, _gelu(x))", "x = affine(name, x * x.sigmoid())", NOTHING),
-    Fault("functions/mlp.py", "x * x, x, value=RATE * 0.044715)", "x * x, x, value=RATE * 0.4)", NOTHING),
+    Fault("functions/mlp.py", "x * x, x, value=CUBIC)", "x * x, x, value=0.4 * RATE)", NOTHING),
     Fault("functions/mlp.py", "normed * params[\"gain\"]", "normed / params[\"gain\"]", NOTHING),
     Fault("functions/mlp.py", "- normed * (slope * normed).mean(-1, keepdim=True))", ")", ("recurrent", *TTT)),
     Fault("functions/mlp.py", "gate - gate * gate, rate)", "gate - gate * gate, -rate)", ("recurrent", *TITANS)),

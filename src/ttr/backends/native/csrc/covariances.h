@@ -39,7 +39,7 @@ static inline solver take_solver(const lines *l, arena *a) {
 }
 
 /* ---- directly, in float64 --------------------------------------------------------------------------------------------------------------------- */
-typedef double several __attribute__((vector_size(TOGETHER * sizeof(double))));
+typedef double several __attribute__((vector_size(TOGETHER * sizeof(double)), may_alias));
 
 static inline int64_t in_several(int64_t size) { return (size + TOGETHER - 1) / TOGETHER; }
 
