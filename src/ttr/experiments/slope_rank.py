@@ -42,7 +42,7 @@ layers, on one core of a busy machine.
 
 Where all directions of the keys count alike, as in the first two streams, a slope of low rank is no bargain: nothing is gained before the
 rank is nearly that of the keys. Where only 4 of 32 channels count, a learned slope of rank 4 has less than half the error of the full
-line, which has more to fit from the same pairs, at a seventh of its time; in the smooth map of 16 channels rank 8 is better than the full
+line, which has more to fit from the same pairs, at a ninth of its time; in the smooth map of 16 channels rank 8 is better than the full
 line too. A random projection gains little anywhere. The streams are those of `ttr.tasks.regression`; `python -m
 ttr.experiments.slope_rank docs/slope-rank` writes this page."""
 
