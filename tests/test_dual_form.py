@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import ttr
+from tests.tiers import TIERS, tier
 from ttr.backends.dual_form.backend import DualForm
 from ttr.backends.mini_batch import MiniBatch
-from ttr.backends.native import library, network
+from ttr.backends.native import library
 from ttr.experiments.bench import ttt_dual_form
 from ttr.experiments.bench.families import FAMILIES, Shape
 from ttr.functions.gated_mlp import GatedMlp
@@ -40,11 +41,11 @@ SIZES = Sizes(batch=2, time=23, heads=2, key=5, value=7)
 compiled = pytest.mark.skipif(not library.available(), reason="the library of compiled kernels was not built")
 
 
-@pytest.fixture(params=[pytest.param(True, marks=compiled, id="compiled"), pytest.param(False, id="plain")])
-def engine(request, monkeypatch):
-    """Either derivative; the plain one serves what the kernels do not."""
-    if not request.param:
-        monkeypatch.setattr(network, "serves", lambda plan, x: False)
+@pytest.fixture(params=TIERS)
+def engine(request):
+    """Every derivative: the kernels of each instruction set, and the plain one, which serves what they do not."""
+    with tier(request.param):
+        yield
 
 
 def outcomes(case: Case, backend) -> dict[str, torch.Tensor]:

@@ -143,6 +143,13 @@ def test_lines_far_from_the_origin(key, name):
     assert error(y, ttr.oracle(case.problem, **case.arguments())) <= tolerance(torch.float32)
 
 
+@pytest.mark.parametrize("key", (4, MANY))
+def test_sharp_scores(key):
+    """Logits of several hundreds, whose exponentials no dtype holds: weights are relative to the largest."""
+    case = make_case(Problem(Uniform(), LocalLinear(scale=200.0), ExactLocalFit()), Sizes(time=70, key=key))
+    _equals_oracle_on_every_tier(case, size=16)
+
+
 @pytest.mark.parametrize("name", TIERS)
 @pytest.mark.parametrize("key", (4, MANY))
 def test_singular_lines_are_refused(key, name):

@@ -9,7 +9,6 @@ from torch import Tensor
 HOPELESS = 0.05
 """The largest eps ||A||_F |x| / |b|, about the relative error of an output, at which a call is answered."""
 
-
 SINGULAR = "The regression is singular: its pairs do not fix it. Use a larger ridge, or a smaller log_importance."
 """What a call is told that cannot be answered."""
 

@@ -111,8 +111,7 @@ def _call(name: str, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], y: Te
     held = [_fill(getattr(arguments, name), tensor) for name, tensor in tensors.items() if tensor is not None]  # alive until the call is over
     for field, tensor in zip(("states", "scores", "written"), saved, strict=True):
         setattr(arguments, field, tensor.data_ptr() or None)
-    if library.function(name, r.query.dtype)(ctypes.byref(arguments)):
-        raise RuntimeError(f"There is no memory for the scratch of {threads} threads. Call torch.set_num_threads with a smaller number.")
+    library.run(name, r.query.dtype, arguments)
     del held
 
 

@@ -91,6 +91,16 @@ def function(name: str, dtype: torch.dtype) -> Callable[..., int]:
     return getattr(library().handle, f"ttr_{name}_{library().isa}_{real}")
 
 
+def run(name: str, dtype: torch.dtype, arguments: ctypes.Structure) -> None:
+    """Call a kernel that takes its arguments in a struct, the number of ``threads`` among them.
+
+    Raises:
+        RuntimeError: if there is no memory for its scratch, or no library.
+    """
+    if function(name, dtype)(ctypes.byref(arguments)):
+        raise RuntimeError(f"There is no memory for the scratch of {arguments.threads} threads. Call torch.set_num_threads with a smaller number.")
+
+
 @functools.cache
 def _load() -> Library | str:
     """The library, or why there is none."""

@@ -60,37 +60,30 @@ class Kernel:
                    "keys_t": _columns(keys), "points_t": _columns(points), "points": _rows(features), "values": _rows(values)}
         if backwards:
             tensors |= {"values_t": _columns(values), "keys": _rows(keys)}
-        self._held = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
-        self._dtype, self._groups = query.dtype, groups
         self._told = torch.zeros(groups, 4, dtype=torch.float64)
         self._call = _Lines(groups=groups, sharing=sharing, time=time, pairs=pairs, columns=pairs + TILE, key_size=key_size, size=size,
                             value_size=values.shape[-1], moments=features.shape[-1], slots=slots, threads=torch.get_num_threads(),
                             target=TARGET[query.dtype], accepted=ACCEPTED, least_pivot=LEAST_PIVOT, told=self._told.data_ptr())
         self._solver = None if lines["slope"] is not None else "conjugate gradient" if products is None else "elimination"
-        self._give(**self._held)
+        self._held: dict[str, Tensor] = {}
+        self._hold({name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None})
 
     def outputs(self) -> tuple[Float[Tensor, "U S T V"], Float[Tensor, "U S T D"]]:
         """Where ``read`` puts what the blocks read, and their slopes unless these are given."""
         held = self._held
         y = held["query"].new_empty(*held["query"].shape[:3], self._call.value_size)
         rho = held["slope"] if "slope" in held else torch.empty_like(held["places"])
-        self._give(y=y, rho=rho)
+        self._hold({"y": y, "rho": rho})
         return y, rho
 
     def gradients(self, rho: Tensor, grad: Tensor) -> dict[str, Tensor | None]:
         """Where ``differentiate`` puts the gradients of the tensors of ``line_fit.Lines``, by name; ``rho`` are the slopes, ``grad`` that of the
         output. What is padded shares its memory with the whole."""
-        call, held = self._call, self._held
-        self._held |= {"rho": rho.contiguous(), "grad": grad.contiguous()}
-
-        def of_pairs(size: int) -> Tensor:
-            return grad.new_zeros(call.groups, call.columns, size + -size % UNIT)
-
+        call = self._call
         sizes = {"keys": call.key_size, "points": call.size, "values": call.value_size}
-        whole = {name: of_pairs(size) for name, size in sizes.items()}
-        rows = {name: torch.zeros_like(held[name]) for name in ("query", "places", "ridge", "slope") if name in held}
-        self._held |= {f"grad_{name}": tensor for name, tensor in (whole | rows).items()}
-        self._give(**{name: self._held[name] for name in ("rho", "grad", *(f"grad_{name}" for name in whole | rows))})
+        whole = {name: grad.new_zeros(call.groups, call.columns, size + -size % UNIT) for name, size in sizes.items()}
+        rows = {name: torch.zeros_like(self._held[name]) for name in ("query", "places", "ridge", "slope") if name in self._held}
+        self._hold({"rho": rho.contiguous(), "grad": grad.contiguous()} | {f"grad_{name}": tensor for name, tensor in (whole | rows).items()})
         return rows | {name: whole[name][:, : call.pairs, :size] for name, size in sizes.items()}
 
     def read(self, start: int, stop: int, first: int, bias: Float[Tensor, "U S C P"] | None) -> None:
@@ -104,13 +97,15 @@ class Kernel:
     def differentiate(self, start: int, stop: int, first: int, bias: Float[Tensor, "U S C P"] | None,
                       wanted: bool) -> Float[Tensor, "U S C P"] | None:
         """Adds to the gradients what the block gives; returns those of its logits if they are wanted."""
-        shape = (self._groups, self._call.sharing, stop - start, self._call.slots + stop - first)
+        shape = (self._call.groups, self._call.sharing, stop - start, self._call.slots + stop - first)
         logits = self._held["grad"].new_empty(shape) if wanted else None
         self._call.grad_logits = None if logits is None else logits.data_ptr()
         self._run("lines_backward", start, stop, first, bias)
         return logits
 
-    def _give(self, **tensors: Tensor) -> None:
+    def _hold(self, tensors: Mapping[str, Tensor]) -> None:
+        """Pass them to the kernels, and keep them alive for as long."""
+        self._held |= tensors
         for name, tensor in tensors.items():
             setattr(self._call, name, tensor.data_ptr())
 
@@ -118,15 +113,14 @@ class Kernel:
         call = self._call
         bias = None if bias is None else bias.contiguous()
         call.start, call.stop, call.first, call.bias = start, stop, first, None if bias is None else bias.data_ptr()
-        if library.function(kernel, self._dtype)(ctypes.byref(call)):
-            raise RuntimeError(f"There is no memory for the scratch of {call.threads} threads. Call torch.set_num_threads with a smaller number.")
+        library.run(kernel, self._held["query"].dtype, call)
         if self._solver is None:
             return
         steps, direct, residual, singular = self._told.unbind(1)
         if bool(singular.any()):
             raise ValueError(SINGULAR)
-        if self._groups:
-            record(solver=self._solver, iterations=int(steps.max()), rows=self._groups * call.sharing * (stop - start),
+        if call.groups:
+            record(solver=self._solver, iterations=int(steps.max()), rows=call.groups * call.sharing * (stop - start),
                    direct_rows=int(direct.sum()), residual=residual.max())
 
 

@@ -113,5 +113,4 @@ def _call(kernel: str, plan: Chunks, x: Tensors, given: Named, block: int, made:
                     bias=f"weight.{plan.matrices[0]}_bias" in x, threads=torch.get_num_threads(), state=given["weights"].shape[-1],
                     width=(ctypes.c_int64 * (MOST_LAYERS + 1))(*widths), eps=plan.function.eps,
                     **{name: tensor.data_ptr() for name, tensor in (given | made).items()})
-    if library.function(kernel, x["key"].dtype)(ctypes.byref(call)):
-        raise RuntimeError(f"There is no memory for the scratch of {call.threads} threads. Call torch.set_num_threads with a smaller number.")
+    library.run(kernel, x["key"].dtype, call)

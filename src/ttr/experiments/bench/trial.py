@@ -34,7 +34,6 @@ SLOWER = 4.0
 """and how many times longer than one in float32 it is expected to take at least: it moves twice as many bytes, in vectors of
 half as many numbers, and kernels for float32 alone leave it to others."""
 
-
 CARELESS = 10.0
 """A peer computes the same function if it is this much less exact than ours must be; how exact it is stands beside its time."""
 

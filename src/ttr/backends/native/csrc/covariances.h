@@ -41,8 +41,6 @@ static inline solver take_solver(const lines *l, arena *a) {
 /* ---- directly, in float64 --------------------------------------------------------------------------------------------------------------------- */
 typedef double several __attribute__((vector_size(TOGETHER * sizeof(double)), may_alias));
 
-static inline int64_t in_several(int64_t size) { return (size + TOGETHER - 1) / TOGETHER; }
-
 /* x = A^-1 x by Cholesky for A [D, D] row by row, of which the lower triangle is given and overwritten; rows are `stride` long. `column` is
  * room for a row. 0, or -1 if A is singular. */
 static int cholesky_solve(int64_t size, int64_t stride, double *a, double *column, double *x) {
@@ -53,7 +51,7 @@ static int cholesky_solve(int64_t size, int64_t stride, double *a, double *colum
         a[k * stride + k] = pivot;
         for (int64_t i = k + 1; i < size; i++) column[i] = a[i * stride + k] /= pivot;
         for (int64_t i = k + 1, first = (k + 1) / TOGETHER; i < size; i++) {
-            /* the vector that holds column k + 1 may begin before it: there lies the factor, which must not move */
+            /* the vector that holds column k + 1 may begin before it, with the factor, which must not move */
             several *target = (several *)(a + i * stride);
             for (int64_t j = k + 1; j <= i && j < (first + 1) * TOGETHER; j++) a[i * stride + j] -= column[i] * column[j];
             for (int64_t j = first + 1; j <= i / TOGETHER; j++) target[j] -= column[i] * ((several *)column)[j];
@@ -75,7 +73,7 @@ static int cholesky_solve(int64_t size, int64_t stride, double *a, double *colum
 static int solve_directly(const block *b, int64_t r, const real *right, double *table, real *solution) {
     const real *p = row(b->weights, r);
     const matrix pairs = points(b);
-    int64_t size = b->l->size, blocks = in_several(size), stride = blocks * TOGETHER, seen = b->seen;
+    int64_t size = b->l->size, stride = (size + TOGETHER - 1) / TOGETHER * TOGETHER, seen = b->seen;
     double *a = table, *mean = a + size * stride, *column = mean + stride, *x = column + stride, *z = x + stride; /* z [BATCH, stride] */
     while (seen > 0 && p[seen - 1] == 0) seen--;
     memset(table, 0, (size_t)((size + BATCH + 3) * stride) * sizeof(double));
@@ -172,7 +170,7 @@ static int64_t eliminate(const block *b, solver *s, matrix right, matrix solutio
             }
             for (int64_t m = 0; m < rows; m++) left[m] += sum[m] * sum[m], all[m] += target[m] * target[m];
         }
-        for (int64_t m = 0; m < rows; m++) {
+        for (int64_t m = 0; m < rows; m++) { /* of a row that lost its digits the moments cannot tell what is left */
             if (lost[m]) s->doubtful[doubtful++] = r + m;
             else if (all[m] > 0 && sqrt(left[m] / all[m]) > s->largest) s->largest = sqrt(left[m] / all[m]);
         }
@@ -204,11 +202,11 @@ static void precondition(const block *b, solver *s) {
     matrix scaled = b->tile, average = s->inverse;
     real share = 1 / (real)b->rows;
     clear(wide, wide, average);
-    for (int64_t j = 0; j < b->seen; j += CHUNK) { /* a row of `scaled` is a pair, of whose channels there may be more than TILE */
-        int64_t some = fewer(CHUNK, b->seen - j);
-        real weight[CHUNK] = {0};
+    for (int64_t j = 0; j < b->seen; j += TILE) { /* a row of `scaled` is a pair, of whose channels there may be more than it has columns */
+        int64_t some = fewer(TILE, b->seen - j);
+        real weight[TILE] = {0};
         for (int64_t r = 0; r < b->rows; r++)
-            for (int64_t c = 0; c < CHUNK; c += LANES) *(uvec *)(weight + c) += *(const uvec *)(row(b->weights, r) + j + c);
+            for (int64_t c = 0; c < TILE; c += LANES) *(uvec *)(weight + c) += *(const uvec *)(row(b->weights, r) + j + c);
         for (int64_t i = 0; i < wide; i += TILE) {
             int64_t columns = fewer(TILE, wide - i);
             for (int64_t c = 0; c < some; c++)
@@ -241,10 +239,6 @@ static void choose_inverse(const block *b, solver *s) {
 
 static inline void gather(const int64_t *index, int64_t count, int64_t wide, matrix from_rows, matrix to) {
     for (int64_t i = 0; i < count; i++) memcpy(row(to, i), row(from_rows, index[i]), (size_t)wide * sizeof(real));
-}
-
-static inline void add_scaled(int64_t wide, real a, const real *x, real *y) {
-    for (int64_t j = 0; j < wide; j += LANES) *(uvec *)(y + j) += a * *(const uvec *)(x + j);
 }
 
 /* image_i += diag(ridge) x_i */

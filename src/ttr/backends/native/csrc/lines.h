@@ -13,15 +13,15 @@
 #include "exponential.h"
 #include "scratch.h"
 
-/* backends/native/lines.py holds the same fields in the same order. Tensors are contiguous; U groups, S heads of each, T tokens, M pairs. Sizes of
- * channels are padded to BLOCK where an axis has its length in the name of a field `.._width`, and zeros stand there. */
+/* backends/native/lines.py holds the same fields in the same order. Tensors are contiguous; U groups, S heads of each, T tokens, M pairs, P of
+ * them seen by the block. K', D', E', V' are sizes padded to BLOCK, with zeros behind the channels. */
 typedef struct {
     int64_t groups, sharing, time, pairs, columns; /* columns >= M + TILE: of the transposes, and rows of the pairs' gradients */
     int64_t key_size, size, value_size, moments;   /* K, D, V, and E: the points' channels and, where there are few, their products */
     int64_t start, stop, first, slots, threads;    /* the tokens of the block, the first pair it sees, the pairs before the first token */
     double target, accepted, least_pivot;          /* those of backends/covariance_solve.py */
     const real *query, *places, *ridge, *slope;    /* [U,S,T,K], [U,S,T,D], [U,S,D] or NULL, [U,S,T,D] or NULL */
-    const real *bias;                              /* [U,S,C,P] or NULL, added to the logits; later pairs are hidden without it */
+    const real *bias;                              /* [U,S,C,P] or NULL, added to the logits; later pairs are hidden anyway */
     const real *keys_t, *points_t, *values_t;      /* [U,K,columns], [U,D,columns], [U,V,columns] (the last backwards only) */
     const real *keys, *points, *values;            /* [U,M,K'], [U,M,E'], [U,M,V'], padded (the first backwards only) */
     real *y, *rho;                                 /* [U,S,T,V], [U,S,T,D] */

@@ -162,6 +162,11 @@ static inline void clear(int64_t rows, int64_t columns, matrix m) {
         for (int64_t j = 0; j < columns; j++) row(m, i)[j] = 0;
 }
 
+/* y = a x + y over `size` numbers, a multiple of LANES */
+static inline void add_scaled(int64_t size, real a, const real *x, real *y) {
+    for (int64_t j = 0; j < size; j += LANES) *(uvec *)(y + j) += a * *(const uvec *)(x + j);
+}
+
 /* Of any size; the order of the sum is fixed. */
 static inline real dot(int64_t size, const real *restrict a, const real *restrict b) {
     vec sum[4] = {{0}, {0}, {0}, {0}};

@@ -88,10 +88,7 @@ static inline void store_rows(matrix from, int64_t rows, int64_t size, real *to)
     for (int64_t i = 0; i < rows; i++) memcpy(to + i * size, row(from, i), (size_t)size * sizeof(real));
 }
 
-/* y = a x + y over `size` numbers, a multiple of LANES; and y = a y */
-static inline void add_scaled(int64_t size, real a, const real *x, real *y) {
-    for (int64_t j = 0; j < size; j += LANES) *(uvec *)(y + j) += a * *(const uvec *)(x + j);
-}
+/* y = a y over `size` numbers, a multiple of LANES */
 static inline void scale(int64_t size, real a, real *y) {
     for (int64_t j = 0; j < size; j += LANES) *(uvec *)(y + j) *= a;
 }
