@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from ttr.experiments.compare import compare
 from ttr.experiments.errors import UserError
 from ttr.experiments.evaluation import MOST_BITS
 from ttr.experiments.memories import build, equal_widths, memories, parameters
+from ttr.experiments.report import html
 from ttr.experiments.results import UNIGRAM
 from ttr.experiments.settings import LAYERS, CompareSettings
-from ttr.experiments.storage import load_tensors, save_tensors
+from ttr.experiments.storage import load_tensors, save_tensors, write
 from ttr.tasks.text import read_text, split, training_starts
 
 TINY = {"layers": ("linear-attention", "softmax-attention-qknorm"), "steps": 6, "width": 16, "context": 32, "batch": 2, "head_size": 8, "depth": 1,
@@ -83,6 +85,15 @@ def test_a_comparison_and_its_rerun(text, tmp_path, monkeypatch):
         monkeypatch.setattr(job, name, lambda *a, name=name, **k: pytest.fail(f"the second call called {name}"))
     again, _ = run(settings)
     assert again == results and contents(settings.out) == kept
+
+
+def test_the_check_of_the_slice_tells_the_size_of_a_gap_of_either_sign(text, tmp_path):
+    results, _ = run(tiny(text, tmp_path))
+    for sign in (1, -1):
+        for row, gap in zip(results["memories"], (0.0, 0.319)):
+            row["slice_gap"]["value"] = sign * gap
+            row["slice_gap_of_shuffled_mask"]["value"] = sign * gap / 2
+        assert "at most 0.160 bits here; with the slice as it is, up to 0.319." in html(results, b"")
 
 
 def test_stopped_at_any_step_it_ends_at_the_same_numbers(text, tmp_path, monkeypatch):
@@ -216,7 +227,7 @@ def test_bad_text_is_refused_in_a_sentence(content, sentence, tmp_path):
 
 
 def test_missing_files_and_folders_are_named(tmp_path):
-    for path, sentence in ((tmp_path / "nowhere.txt", "no file"), (tmp_path, "is a folder")):
+    for path, sentence in ((tmp_path / "nowhere.txt", "no file"), (tmp_path, "is a folder"), (tmp_path / ("n" * 256), "cannot be read")):
         with pytest.raises(ValueError, match=sentence) as caught:
             read_text([path])
         assert str(path) in str(caught.value)
@@ -246,6 +257,7 @@ def test_settings_that_cannot_be_are_refused(changes):
 @pytest.mark.parametrize("content, sentence", [
     ("x = 1", "defines no memory"), ("memory = 3", "neither a Problem"), ("1 / 0", "ZeroDivisionError"), ("memories = [1]", "not a dict"),
     ("memories = ['a']", "not a dict"),
+    ("import ttr; memories = {'m' * 65: ttr.catalogue['gla']}", "cannot name a memory. Use at most 64"),
     ("memories = {1: 2}", "not a dict"), ("memories = {}", "defines no memory"), ("raise SystemExit(3)", "SystemExit: 3"),
     (None, "no Python file.*Name a .py file")])
 def test_a_bad_memory_file_is_named(content, sentence, text, tmp_path):
@@ -326,7 +338,7 @@ def test_a_damaged_resume_file_is_named_and_nothing_is_touched(text, tmp_path):
         path = settings.out / name
         whole = path.read_bytes()
         flipped = whole[:-40] + bytes([whole[-40] ^ 0xFF]) + whole[-39:]
-        for damaged in (whole[:len(whole) // 2], b"", flipped):
+        for damaged in (whole[:len(whole) // 2], b"", flipped, b"[" * 100_000, _header(b"[" * 100_000), _header(b'{"__metadata__": 3}')):
             path.write_bytes(damaged)
             kept = contents(settings.out)
             with pytest.raises(UserError) as caught:
@@ -334,6 +346,47 @@ def test_a_damaged_resume_file_is_named_and_nothing_is_touched(text, tmp_path):
             assert str(path) in str(caught.value)
             assert contents(settings.out) == kept
         path.write_bytes(whole)
+
+
+def _header(text):
+    """A safetensors file of a header alone."""
+    return len(text).to_bytes(8, "little") + text
+
+
+def test_several_writers_of_one_file_leave_one_of_their_files(tmp_path):
+    path, failed = tmp_path / ("n" * 255), []
+
+    def again(content):
+        try:
+            for _ in range(40):
+                write(path, content)
+        except Exception as failure:
+            failed.append(failure)
+
+    contents = [bytes([n]) * 50_000 for n in range(4)]
+    writers = [threading.Thread(target=again, args=(content,)) for content in contents]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert not failed and path.read_bytes() in contents and list(tmp_path.iterdir()) == [path]
+
+
+def test_names_that_are_no_utf8_are_compared_and_shown(text, tmp_path):
+    """On the command line, where a terminal that knows ASCII alone prints them."""
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/a\xe9\xff")
+    os.rename(text, odd)
+    options = ["--layers", "linear-attention", "--steps", "1", "--width", "32", "--context", "32", "--out", odd + "-out"]
+
+    def command(*arguments):
+        return subprocess.run([sys.executable, "-c", "from ttr.cli import main; main()", "compare", *arguments], capture_output=True,
+                              env=os.environ | {"PYTHONIOENCODING": "ascii"})
+
+    whole = command(odd, *options)
+    assert whole.returncode == 0, whole.stderr.decode()
+    assert json.loads((Path(odd + "-out") / "results.json").read_bytes())["text"]["files"] == [odd]
+    missing = command(odd + "x")
+    assert missing.returncode == 1 and missing.stderr.count(b"\n") == 1 and b"There is no file" in missing.stderr
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -347,7 +400,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space"):
         save_tensors(path, {"x": torch.zeros(3)}, {"n": 2})
     tensors, facts = load_tensors(path)
-    assert tensors["x"].tolist() == [1.0, 1.0, 1.0] and facts == {"n": 1}
+    assert tensors["x"].tolist() == [1.0, 1.0, 1.0] and facts == {"n": 1} and list(tmp_path.iterdir()) == [path]
 
 
 def test_the_command_asks_for_the_same_settings():

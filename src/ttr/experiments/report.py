@@ -92,7 +92,7 @@ def _method(results: Mapping[str, Any]) -> str:
     sizes = [row["parameters"] for row in results["memories"]]
     seeds = f"{s['seeds']} seeds from {s['seed']}" if s["seeds"] > 1 else f"one seed ({s['seed']}); --seeds N adds the spread between seeds"
     shuffled = max(abs(row["slice_gap_of_shuffled_mask"]["value"]) for row in results["memories"])
-    gap = max(row["slice_gap"]["value"] for row in results["memories"])
+    gap = max(abs(row["slice_gap"]["value"]) for row in results["memories"])
     items = (
         f"Every memory stands in the same byte-level decoder: {s['depth']} layers, width {s['width']}, heads of {s['head_size']}. The MLP's width "
         f"makes up for what a memory brings in parameters of its own: {min(sizes):,} to {max(sizes):,} in all.",
