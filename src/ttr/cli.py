@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +31,8 @@ STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 
 def main() -> None:
     """Run a command; what the user can put right is one sentence and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # file names may hold bytes that the terminal's encoding does not know
     try:
         app()
     except UserError as error:
@@ -124,6 +128,7 @@ def verify_command(names: Annotated[list[str] | None, typer.Argument(help="Catal
 
     import ttr
     from ttr.doctor import devices
+    from ttr.experiments.storage import to_json, write
 
     if bool(names) == everything:
         raise UserError("Name memories (ttr list shows the names), or use --all.")
@@ -131,13 +136,13 @@ def verify_command(names: Annotated[list[str] | None, typer.Argument(help="Catal
         raise UserError(f"The dtype {dtype!r} is not verified. Use float64 or float32.")
     if device.split(":")[0] not in devices():
         raise UserError(f"This machine has no device {device!r}. Use {' or '.join(devices())}.")
-    if as_json is not None and not as_json.parent.is_dir():
+    if as_json is not None and not os.path.isdir(as_json.parent):
         raise UserError(f"There is no folder {as_json.parent}. Make it first, or name another file.")
     found = dict(ttr.catalogue) if everything else {each: entry for name in names for each, entry in memories_named(name).items()}
     reports = _verify(found, device, getattr(torch, dtype), not quick)
     if as_json is not None:
         told = {"ttr": ttr.__version__, "torch": torch.__version__, "memories": {name: report.to_dict() for name, report in reports.items()}}
-        as_json.write_text(json.dumps(told, indent=1) + "\n")
+        write(as_json, to_json(told))
     broken = [name for name, report in reports.items() if not report]
     kept = f"[green]All laws are kept[/] by {', '.join(reports) if names else f'all {len(reports)} layers'}."
     say(f"[bold red]Laws are broken by {', '.join(broken)}.[/]" if broken else kept)

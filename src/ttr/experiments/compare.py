@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from ttr.experiments.progress import Bar
 from ttr.experiments.report import html, show
 from ttr.experiments.results import conclusion, summarise
 from ttr.experiments.settings import CompareSettings
-from ttr.experiments.storage import make_folder, to_json, write
+from ttr.experiments.storage import from_json, make_folder, to_json, write
 from ttr.tasks.text import Text, read_text, standard_library
 
 REPORT = ("results.json", "comparison.png", "report.html")
@@ -57,7 +56,7 @@ def compare(settings: CompareSettings, console: Console) -> dict[str, Any]:
 def publish(settings: CompareSettings, results: Mapping[str, Any], console: Console) -> None:
     """Write results.json, comparison.png and report.html where they differ from what is there, and print the table."""
     png = draw(results)
-    for name, content in zip(REPORT, (to_json(results), png, html(results, png).encode()), strict=True):
+    for name, content in zip(REPORT, (to_json(results), png, html(results, png).encode(errors="backslashreplace")), strict=True):
         write(settings.out / name, content)
     show(results, console)
     console.print("Written:", *(str(settings.out / name) for name in REPORT), highlight=False, markup=False, soft_wrap=True)
@@ -85,7 +84,7 @@ def claim(settings: CompareSettings, text: Text, found: Sequence[Memory]) -> dic
         write(path, to_json(about))
         return about
     try:
-        held = json.loads(path.read_bytes())
+        held = from_json(path.read_bytes())
         before = {key: held[key] for key in about}
         if any(type(before[key]) is not type(value) for key, value in about.items()):
             raise TypeError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,12 @@ def make_folder(folder: Path) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Put ``content`` at ``path`` all at once; a file that holds it already is left alone.
+    """Put ``content`` at ``path`` all at once; a file that holds it already is left alone. Several processes may do so together.
 
     Raises:
         UserError: if the file cannot be written; what stood there before still stands.
     """
-    beside = path.with_name(path.name + ".part")
+    beside = path.with_name(f".{uuid.uuid4().hex}.part")  # a name of this call's own
     try:
         if path.exists() and path.read_bytes() == content:
             return
@@ -45,12 +46,27 @@ def write(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
+        beside.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written ({error.strerror}). Make room there and repeat the command; what is finished is kept.") from None
 
 
 def to_json(value: Any) -> bytes:
-    """JSON as a person reads it, the same bytes for the same value; not-a-number is refused."""
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    """JSON as a person reads it, the same bytes for the same value; not-a-number is refused.
+
+    A byte of a file name that is no UTF-8 becomes the escape by which JSON, and ``from_json``, know it."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(errors="backslashreplace")
+
+
+def from_json(content: bytes) -> Any:
+    """What the bytes of a JSON file say.
+
+    Raises:
+        ValueError: if they are no JSON, or nested deeper than any file of ttr.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("This JSON is nested too deeply to be read. Look at what wrote it.") from None
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -75,10 +91,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         content = path.read_bytes()
         tensors = load(content)
-        header = json.loads(content[8:8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-        facts = json.loads(header["facts"])
+        header = from_json(content[8:8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        facts = from_json(header["facts"])
         intact = header["sha256"] == _digest(tensors, header["facts"])
-    except (OSError, SafetensorError, ValueError, KeyError):
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         raise broken from None
     if not intact:
         raise broken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import sys
 from pathlib import Path
@@ -28,13 +29,13 @@ def load_memories(path: Path) -> dict[str, Problem | Architecture]:
         told = f"{', '.join(wrong)} in {path} is neither a Problem nor an Architecture" if wrong else f"{path} defines no memory"
         raise UserError(f"{told}. Write memory = ttr.Problem(weights=..., function=..., solver=...), or memories = {{\"name\": ttr.Problem(...)}}.")
     for name in found:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise UserError(f"{name!r} in {path} cannot name a memory. Use letters, digits, '-', '_' and '.'.")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+            raise UserError(f"{name!r} in {path} cannot name a memory. Use at most 64 letters, digits, '-', '_' and '.'.")
     return dict(found)
 
 
 def _execute(path: Path) -> ModuleType:
-    if not path.is_file() or path.suffix != ".py":
+    if path.suffix != ".py" or not os.path.isfile(path):
         raise UserError(f"There is no Python file {path}. Name a .py file that defines `memory`.")
     spec = importlib.util.spec_from_file_location(f"ttr_user_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)

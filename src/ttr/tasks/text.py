@@ -6,6 +6,7 @@ Everything is a pure function of its arguments; nothing here draws from a global
 from __future__ import annotations
 
 import hashlib
+import os
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def read_text(files: Sequence[Path]) -> Text:
 
 
 def _read(path: Path) -> bytes:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ValueError(f"{path} is a folder. Name the text files in it, for example {path}/*.txt.")
     try:
         content = path.read_bytes()

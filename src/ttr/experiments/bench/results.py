@@ -22,7 +22,6 @@ Every figure that is shown is computed from these.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from ttr.experiments.bench import machine
 from ttr.experiments.bench.rounds import Rounds
 from ttr.experiments.bench.settings import BenchSettings
 from ttr.experiments.errors import UserError
-from ttr.experiments.storage import make_folder, to_json, write
+from ttr.experiments.storage import from_json, make_folder, to_json, write
 
 SCHEMA = 2
 
@@ -55,7 +54,7 @@ class Results:
 
     def _earlier(self) -> list[dict[str, Any]]:
         try:
-            before = json.loads(self.path.read_bytes())
+            before = from_json(self.path.read_bytes())
             differ = [key for key, value in self.held["settings"].items() if before["settings"].get(key) != value]
             facts = ("processor", "torch", "transformers", "native", "environment", "source")
             differ += [key for key in facts if before["machine"][key] != self.held["machine"][key]]
@@ -118,4 +117,4 @@ class Figures:
 
 def load(path: Path) -> dict[str, Any]:
     """What bench.json holds."""
-    return json.loads(path.read_bytes())
+    return from_json(path.read_bytes())
