@@ -36,7 +36,8 @@ ENTRIES: dict[str, Architecture] = {
         Problem(Uniform(), Linear(Hedgehog(), normalized=True, scale=1.0, tied=False), OneStep()),
         source="Zhang, Bhatia, Kumbong, Ré: The Hedgehog & the Porcupine", arxiv="2402.04347", year=2024,
         original="fla.layers.LinearAttention", verified="memory: fla/modules/feature_map.py and fla/ops/linear_attn/naive.py",
-        note="One softmax over both signs. Every head has its own map, as published; in the original all heads share one."),
+        note="One softmax over z and -z together, with a factor 2, as in flash-linear-attention; the authors' code (HazyResearch/zoology) takes two, "
+             "one of each sign, without it: another map. Every head has its own map, as published; in the original all heads share one."),
     "rebased": Architecture(
         Problem(Uniform(), Linear(Rebased(), normalized=True, scale=1.0, eps=1e-6), OneStep()),
         source="Aksenov et al.: Linear Transformers with Learnable Kernel Functions are Better In-Context Models", arxiv="2402.10644", year=2024,
@@ -60,5 +61,6 @@ ENTRIES: dict[str, Architecture] = {
         source="MiniMax: MiniMax-01; Qin et al.: Lightning Attention-2 (arXiv 2401.04658)", arxiv="2501.08313", year=2025,
         original="transformers.models.minimax.modeling_minimax.MiniMaxLightningAttention",
         verified="layer and memory: transformers models/minimax",
-        note="The decay falls with depth. flash-linear-attention's layer of this name has other decays and a scale."),
+        note="The decay falls with depth. Its slopes 2^(-8 (h + 1) / H) are those of transformers for every number of heads H; the authors' code has "
+             "those of ALiBi, which differ where H is no power of two. flash-linear-attention's layer of this name has other decays and a scale."),
 }

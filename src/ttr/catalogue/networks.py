@@ -66,7 +66,8 @@ ENTRIES: dict[str, Architecture] = {
         output=(GatedRMSNorm("silu"),),
         source="Behrouz et al.: ATLAS: Learning to Optimally Memorize the Context at Test Time", arxiv="2505.23735", year=2025,
         original=None, verified="derived from the publication's equations: every token's weights and windowed gradient written out",
-        note="No author code is public. Each pair of the window keeps the step of its own token; fixed features of degree 2."),
+        note="No author code is public. Each pair of the window keeps the step of its own token; fixed features of degree 2, the first V of which "
+             "(1, then the scaled key) are what the residual adds."),
     "moneta": Architecture(
         Problem(Geometric(), Mlp(), GradientDescent(chunk=16, loss=PowerError(3.0), mirror=PowerNorm(4.0))),
         keys=(ShortConvolution(), UnitNorm()), controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize()), output=(GatedRMSNorm("silu"),),

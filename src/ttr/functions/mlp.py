@@ -61,7 +61,8 @@ class Mlp(_Network):
         body = ""
         for layer in range(1, self.depth + 1):
             body = f"W_{layer}^T {f'gelu({body})' if body else 'phi(x)'}" + (f" + c_{layer}" if self.bias else "")
-        prediction = f"m(x) = phi(x) + LN({body}), LN with learned gain and shift" if self.residual else f"m(x) = {body}"
+        norm = f"LN with learned gain and shift, eps = {self.eps:g}, [.]_V the first V entries, 0 where there are fewer"
+        prediction = f"m(x) = [phi(x)]_V + LN({body}), {norm}" if self.residual else f"m(x) = {body}"
         hidden = f", hidden layers {self._width()}" if self.depth > 1 else ""
         return {"prediction": prediction + hidden, **self.features.formulas(), **super().formulas()}
 

@@ -28,7 +28,7 @@ class Dijiang(FeatureMap):
         return (x @ (transform * params["diagonal"])).softmax(-1)
 
     def formulas(self) -> dict[str, str]:
-        return {"features": "phi(x) = softmax(D C^T x), C^T the cosine transform (DCT-II), D a fixed random diagonal"}
+        return {"features": "phi(x) = softmax(D C^T x), C the cosine transform (DCT-II), D a fixed random diagonal"}
 
     @classmethod
     def examples(cls) -> tuple[Dijiang, ...]:

@@ -49,7 +49,7 @@ class RandomFourier(FeatureMap):
     def formulas(self) -> dict[str, str]:
         scale = "" if self.tau == 1 else f" / {self.tau:g}"
         amplitude = "m^(-1/2)" if self.amplitude is None else f"{self.amplitude:g}"
-        return {"features": f"phi(x) = c (sin(W x~), cos(W x~)), x~ = x / (||x|| + eps), c = {amplitude}, W_r = sigma * omega_r{scale}, "
+        return {"features": f"phi(x) = c (sin(W x~), cos(W x~)), x~ = x / (||x|| + {self.eps:g}), c = {amplitude}, W_r = sigma * omega_r{scale}, "
                             f"r = 1, ..., m = {self.number}, omega_r fixed and normal, sigma learned"}
 
     @classmethod

@@ -32,7 +32,7 @@ class Rebased(FeatureMap):
         return SymmetricPower(2)(layer_norm(x, x.shape[-1:], params["gain"], params["bias"], self.eps), {})
 
     def formulas(self) -> dict[str, str]:
-        return {"features": "phi(q)^T phi(k) = (q~^T k~)^2 / K, x~ = LN(x) with learned gain and shift"}
+        return {"features": f"phi(q)^T phi(k) = (q~^T k~)^2 / K, x~ = LN(x) with learned gain and shift, eps = {self.eps:g}"}
 
     @classmethod
     def examples(cls) -> tuple[Rebased, ...]:

@@ -14,7 +14,7 @@ MUON = ((3.4445, -4.775, 2.0315),) * 5
 
 @dataclass(frozen=True)
 class NewtonSchulz(_Map):
-    """The nearest matrix with orthonormal rows or columns, nearly: X <- a X + (b A + c A A) X with A = X X^T, from X = G / ||G||_F.
+    """The nearest matrix with orthonormal rows or columns, nearly: X <- a X + (b A + c A A) X with A = X X^T, from X = G / (||G||_F + eps).
 
     One triple (a, b, c) per iteration. After Muon (Jordan et al. 2024), used in LaCT (arXiv 2505.23884) and ATLAS (2505.23735).
     """
@@ -26,7 +26,7 @@ class NewtonSchulz(_Map):
     def formula(self) -> str:
         told = [f"({a:g}, {b:g}, {c:g})" for a, b, c in dict.fromkeys(self.coefficients)]
         told = f"= {told[0]}" if len(told) == 1 else f"from {told[0]} to {told[-1]}"
-        return (f"NS(G) ~ the nearest orthonormal matrix, {len(self.coefficients)} times X <- a X + (b Y + c Y Y) X from X = G / ||G||, "
+        return (f"NS(G) ~ the nearest orthonormal matrix, {len(self.coefficients)} times X <- a X + (b Y + c Y Y) X from X = G / (||G|| + {self.eps:g}), "
                 f"Y = X X^T, (a, b, c) {told}")
 
     def __call__(self, matrix: Tensor) -> Tensor:
