@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import tomllib
 import venv
 from pathlib import Path
 
@@ -63,11 +64,22 @@ def only(folder: Path, *roots: str) -> Path:
     return folder
 
 
+PINNED = ("-c", str(ROOT / "constraints.txt"))
+"""The options of pip for the versions the project is developed with."""
+
+
+def oldest() -> list[str]:
+    """Every package for which pyproject.toml names the least version that will do, at that version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(text for extra in ("hf", "cli", "test") for text in project["optional-dependencies"][extra])]
+    return [text.replace(">=", "==") for text in wanted if ">=" in text]
+
+
 def fresh(folder: Path, *packages: str) -> Path:
-    """A new environment with these packages at the pinned versions; its Python."""
+    """A new environment with these packages; its Python."""
     venv.create(folder, with_pip=True)
     executable = folder / "bin" / "python"
-    command = [str(executable), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), "torch", *packages]
+    command = [str(executable), "-m", "pip", "install", "-q", "torch", *packages]
     result = subprocess.run(command, capture_output=True, text=True, timeout=1800, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     return executable
@@ -86,9 +98,21 @@ def test_the_command_line_without_the_models(tmp_path):
 
 @pytest.mark.full
 def test_fresh_environment_with_torch_and_jaxtyping(tmp_path):
-    python([str(fresh(tmp_path / "bare", "."))], USE)
+    python([str(fresh(tmp_path / "bare", ".", *PINNED))], USE)
 
 
 @pytest.mark.full
 def test_beside_flash_linear_attention_without_a_gpu(tmp_path):
-    python([str(fresh(tmp_path / "crowded", ".[hf]", "flash-linear-attention==0.6.0", "triton"))], MODEL)
+    python([str(fresh(tmp_path / "crowded", ".[hf]", "flash-linear-attention==0.6.0", "triton", *PINNED))], MODEL)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("versions", ["oldest", "newest"])
+def test_the_ends_of_the_promised_range_of_versions(versions, tmp_path):
+    """The laws of every name and the models, with the least versions that pyproject.toml allows and with the newest that pip finds."""
+    executable = str(fresh(tmp_path / versions, ".[hf,cli,test]", *(oldest() if versions == "oldest" else ("--upgrade",))))
+    python([executable], "import sys; from ttr.cli import main; sys.argv[1:] = ['verify', '--all', '--quick']; main()")
+    tests = subprocess.run([executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "tests/test_model.py", "tests/test_mixer.py",
+                            "tests/test_compare.py"], capture_output=True, text=True, timeout=1800, cwd=ROOT,
+                           env=os.environ | {"TTR_TEST_TYPES": "0"})
+    assert tests.returncode == 0, tests.stdout[-10_000:] + tests.stderr

@@ -351,7 +351,8 @@ def test_gradient_checkpointing_changes_no_gradient(reentrant):
     gradients = []
     for checkpoint in (False, True):
         if checkpoint:
-            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+            enable = "activation_checkpointing_enable" if hasattr(model, "activation_checkpointing_enable") else "gradient_checkpointing_enable"
+            getattr(model, enable)({"use_reentrant": reentrant})
         model.zero_grad()
         model(ids, labels=ids).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})

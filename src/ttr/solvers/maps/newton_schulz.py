@@ -26,8 +26,8 @@ class NewtonSchulz(_Map):
     def formula(self) -> str:
         told = [f"({a:g}, {b:g}, {c:g})" for a, b, c in dict.fromkeys(self.coefficients)]
         told = f"= {told[0]}" if len(told) == 1 else f"from {told[0]} to {told[-1]}"
-        return (f"NS(G) ~ the nearest orthonormal matrix, {len(self.coefficients)} times X <- a X + (b Y + c Y Y) X from X = G / (||G|| + {self.eps:g}), "
-                f"Y = X X^T, (a, b, c) {told}")
+        return (f"NS(G) ~ the nearest orthonormal matrix, {len(self.coefficients)} times X <- a X + (b Y + c Y Y) X "
+                f"from X = G / (||G|| + {self.eps:g}), Y = X X^T, (a, b, c) {told}")
 
     def __call__(self, matrix: Tensor) -> Tensor:
         tall = matrix.shape[-2] > matrix.shape[-1]
