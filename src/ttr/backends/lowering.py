@@ -127,7 +127,8 @@ def _rescaled(x: Inputs, form: LinearForm) -> LinearForm:
     log_decay, log_step = decay + scale[:, :-1] - scale[:, 1:], importance - scale[:, 1:]
     tiny = torch.finfo(x.q.dtype).tiny ** 0.5  # a divisor below this is rounding, and eps times the unit must not become 0
     unit = (-scale[:, 1:]).exp().to(x.q.dtype).clamp(min=tiny)[..., None]
-    return replace(form, log_decay=log_decay.clamp(RESET, 0.0).to(x.q.dtype), step=log_step.exp().to(x.q.dtype), unit=unit,
+    log_decay = (log_decay - relu(log_decay)).clamp(min=RESET)  # rounding above 0 goes; at 0 some versions of clamp have no gradient
+    return replace(form, log_decay=log_decay.to(x.q.dtype), step=log_step.exp().to(x.q.dtype), unit=unit,
                    carried={"log_scale": scale[:, -1].to(x.q.dtype)})
 
 
