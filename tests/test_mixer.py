@@ -9,6 +9,7 @@ import torch
 import ttr
 from ttr.architecture import Architecture
 from ttr.functions.linear import Linear
+from ttr.laws.layout import LAYOUTS, Placed
 from ttr.laws.rows import triples
 from ttr.laws.tolerances import FLOAT32, FLOAT64, HALF, error
 from ttr.nn import Mixer
@@ -95,6 +96,22 @@ def test_whole_is_any_split_is_step_by_step(memory):
         state = new
     assert error(torch.stack(steps, dim=1), whole) <= FLOAT64
     assert_states_equal(state, end)
+
+
+@every_memory
+def test_layout_changes_nothing(memory):
+    layer = mixer(memory).eval()
+    x = inputs()
+    with torch.no_grad():
+        _, past = layer(x, return_state=True)
+        whole, end = layer(x, past, return_state=True)
+        token, _ = layer.step(x[:, 0], past)
+        for layout in LAYOUTS[:3]:
+            odd = past.map(lambda tensor, layout=layout: Placed(tensor, layout).tensor).replace(position=Placed(past.position, layout).tensor)
+            y, state = layer(Placed(x, layout).tensor, odd, return_state=True)
+            assert error(y, whole) <= FLOAT64
+            assert_states_equal(state, end)
+            assert error(layer.step(Placed(x[:, 0], layout).tensor, odd, inplace=True)[0], token) <= FLOAT64
 
 
 @every_memory

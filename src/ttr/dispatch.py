@@ -99,7 +99,8 @@ def _token(problem: Problem, q: Tensor, k: Tensor, v: Tensor, state: State | Non
 
     check_streaming(problem, True)
     x = prepare(problem, q[:, None], k[:, None], v[:, None], params, state, None, {name: timed(name, c) for name, c in controls.items()})
-    return replace(x, owns_state=inplace and state is not None and not x.wants_grad)
+    owns_state = inplace and state is not None and not x.wants_grad and all(map(_writable, (*state.tensors.values(), state.position)))
+    return replace(x, owns_state=owns_state)
 
 
 def _exact_arithmetic(x: Inputs) -> torch.autocast:
@@ -107,11 +108,15 @@ def _exact_arithmetic(x: Inputs) -> torch.autocast:
     return torch.autocast(x.q.device.type, enabled=False)
 
 
+def _writable(tensor: Tensor) -> bool:
+    """Whether every entry has a place of its own, unlike those of an expanded tensor."""
+    return 0 not in tensor.stride() or all(stride > 0 or size == 1 for stride, size in zip(tensor.stride(), tensor.shape))
+
+
 def _overwrite(old: State, new: State) -> State:
-    """The old state holding the new numbers; the new one, and the old untouched, where any tensor has another shape or dtype, or entries
-    that share their memory (an expanded state)."""
+    """The old state holding the new numbers; the new one, and the old untouched, where any tensor has another shape or dtype."""
     pairs = [*((old[name], new[name]) for name in new), (old.position, new.position)]
-    if any(target.shape != source.shape or target.dtype != source.dtype or 0 in target.stride() and target.numel() > 1 for target, source in pairs):
+    if any(target.shape != source.shape or target.dtype != source.dtype for target, source in pairs):
         return new
     for target, source in pairs:
         target.copy_(source)

@@ -17,6 +17,8 @@ ALWAYS = {repr(problem) for problem in covering()} | set(ttr.catalogue)
 """The rows of every run: each pair of examples in some triple, and the catalogue. The other triples belong to `make check`."""
 FLOAT32_LAWS = (1, 2, 7)
 """In float32 the laws that measure rounding; the others do not depend on the dtype."""
+CALL_LAWS = (12, 13)
+"""Laws about how a call is made, not about its mathematics: they depend on the code that runs, which the catalogue reaches everywhere."""
 
 
 @pytest.fixture(autouse=True)
@@ -32,17 +34,23 @@ def check(problem: Problem, law, setting: Setting) -> None:
     assert not broken, "\n".join(f"{m.quantity}: {m.error:.2e} > {m.bound:.0e}" for m in broken)
 
 
-def cases(dtype):
+def cases(dtype, always=ALWAYS):
     for name, problem in PROBLEMS.items():
         for backend in BACKENDS:
             if refusal(backend, problem) is None:
-                marks = () if name in ALWAYS else pytest.mark.full
+                marks = () if name in always else pytest.mark.full
                 yield pytest.param(problem, backend, id=f"{backend.name}-{name}-{str(dtype)[6:]}", marks=marks)
 
 
-@pytest.mark.parametrize("law", [law for law in LAWS if not law.slow], ids=lambda law: law.name)
+@pytest.mark.parametrize("law", [law for law in LAWS if law.number not in CALL_LAWS and not law.slow], ids=lambda law: law.name)
 @pytest.mark.parametrize("problem, backend", cases(torch.float64))
 def test_law(problem, backend, law):
+    check(problem, law, Setting(backend.small()))
+
+
+@pytest.mark.parametrize("law", [law for law in LAWS if law.number in CALL_LAWS and not law.slow], ids=lambda law: law.name)
+@pytest.mark.parametrize("problem, backend", cases(torch.float64, always=NAMED))
+def test_law_of_calls(problem, backend, law):
     check(problem, law, Setting(backend.small()))
 
 

@@ -185,8 +185,8 @@ def _read(query: Tensor, keys: Tensor, values: Tensor, piece: _Piece, scale: flo
     """Read-outs [B,H,C,D] and the logs of their sums of exponentials [B,H,C], of keys and values [B,Hk,M,D]."""
     heads, query = keys.shape[1], query[:, :, piece.rows]
     y, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        _by_group(query, heads), *(_shared(x[:, :, piece.pairs], query) for x in (keys, values)), 0.0, piece.causal,
-        attn_mask=_by_group(piece.weights, heads), scale=scale)
+        _rows(_by_group(query, heads)), *(_shared(_rows(x[:, :, piece.pairs]), query) for x in (keys, values)), 0.0, piece.causal,
+        attn_mask=_rows(_by_group(piece.weights, heads)), scale=scale)
     y, log_sum = y.reshape(query.shape), log_sum.reshape(query.shape[:3])
     return y, log_sum if piece.kept is None else log_sum + piece.kept
 
@@ -197,9 +197,14 @@ def _differentiated(query: Tensor, keys: Tensor, values: Tensor, y: Tensor, grad
     heads, (query, y, grad_y, norm) = keys.shape[1], (x[:, :, piece.rows] for x in (query, y, grad_y, norm))
     norm = norm if piece.kept is None else norm - piece.kept
     gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        _by_group(grad_y, heads), _by_group(query, heads), *(_shared(x[:, :, piece.pairs], query) for x in (keys, values)), _by_group(y, heads),
-        _by_group(norm, heads), 0.0, piece.causal, attn_mask=_by_group(piece.weights, heads), scale=scale)
+        *(_rows(_by_group(x, heads)) for x in (grad_y, query)), *(_shared(_rows(x[:, :, piece.pairs]), query) for x in (keys, values)),
+        _rows(_by_group(y, heads)), _by_group(norm, heads), 0.0, piece.causal, attn_mask=_rows(_by_group(piece.weights, heads)), scale=scale)
     return tuple(x.reshape(*query.shape[:2], *x.shape[2:]) for x in gradients)
+
+
+def _rows(x: Tensor | None) -> Tensor | None:
+    """x with the entries of its last axis side by side: the kernel does not look at that stride, in some versions not even at the mask's."""
+    return x if x is None or x.shape[-1] == 1 or x.stride(-1) == 1 else x.contiguous()
 
 
 def _by_group(x: Tensor | None, heads: int) -> Tensor | None:

@@ -41,22 +41,17 @@ def backward(grad: Tensor, x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor
     width, channels = weight.shape
     grad_x, grad_tail = torch.empty(x.shape, dtype=x.dtype, device=x.device), torch.zeros(tail.shape, dtype=x.dtype, device=x.device)
     sums = torch.zeros(2, width + 1, channels, dtype=x.dtype, device=x.device)
-    grad = _rows(grad)
+    grad = library.rows(grad)
     _call(x, tail, weight, bias, bounds, silu, grad_row_stride=grad.stride(0), grad_stride=grad.stride(1), grad_y=grad, grad_x=grad_x,
           grad_tail=grad_tail, sums=sums)
     return grad_x, grad_tail, sums[0, :width].clone(), sums[0, width].clone()
 
 
 def _call(x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor | None, bounds: Tensor | None, silu: bool, **others: Tensor | int) -> None:
-    x, tail, weight = _rows(x), tail.contiguous(), weight.contiguous()
-    bias, bounds = None if bias is None else bias.contiguous(), None if bounds is None else bounds.to(torch.int64).contiguous()
+    x, tail, weight = library.rows(x), library.contiguous(tail), library.contiguous(weight)
+    bias, bounds = None if bias is None else library.contiguous(bias), None if bounds is None else library.contiguous(bounds.to(torch.int64))
     given = {"x": x, "tail": tail, "weight": weight, "bias": bias, "bounds": bounds, **others}
     fields = {name: value.data_ptr() if isinstance(value, Tensor) else value for name, value in given.items()}
     call = _Convolution(sequences=len(tail), channels=x.shape[2], width=len(weight), silu=silu, threads=torch.get_num_threads(),
                         tokens=x.shape[1], x_row_stride=x.stride(0), x_stride=x.stride(1), **fields)
     library.function("short_convolution", x.dtype)(ctypes.byref(call))
-
-
-def _rows(x: Tensor) -> Tensor:
-    """x with its channels side by side."""
-    return x if x.stride(-1) == 1 else x.contiguous()

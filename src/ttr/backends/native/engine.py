@@ -116,8 +116,7 @@ def _call(name: str, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], y: Te
 
 
 def _fill(field: _Tensor, tensor: Tensor) -> Tensor:
-    """Point ``field`` at the tensor, or at a copy whose last axis is contiguous; return what it points at."""
-    if tensor.ndim == 4 and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
-        tensor = tensor.contiguous()
+    """Point ``field`` at the tensor, or at a copy that kernels may read; return what it points at."""
+    tensor = library.rows(tensor) if tensor.ndim == 4 else tensor.resolve_neg()
     field.data, field.stride[:] = tensor.data_ptr(), tensor.stride()[:3]
     return tensor

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 ABI = 4
 """The version of the kernels' arguments that this package passes; csrc/abi.c has the same."""
@@ -89,6 +90,19 @@ def function(name: str, dtype: torch.dtype) -> Callable[..., int]:
     """
     real = {torch.float32: "float", torch.float64: "double"}[dtype]
     return getattr(library().handle, f"ttr_{name}_{library().isa}_{real}")
+
+
+def contiguous(tensor: Tensor) -> Tensor:
+    """The tensor as a kernel that knows no strides may read it: contiguous, and with no negation that torch has put off.
+
+    It may be a copy, which the caller keeps alive for as long as a kernel has its address; so may what ``rows`` returns."""
+    return tensor.resolve_neg().contiguous()
+
+
+def rows(tensor: Tensor) -> Tensor:
+    """The same for a kernel that knows the strides of all axes but the last: entries of the last lie side by side."""
+    beside = tensor.shape[-1] <= 1 or tensor.stride(-1) == 1
+    return tensor.resolve_neg() if beside else contiguous(tensor)
 
 
 def run(name: str, dtype: torch.dtype, arguments: ctypes.Structure) -> None:

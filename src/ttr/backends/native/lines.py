@@ -66,7 +66,7 @@ class Kernel:
                             target=TARGET[query.dtype], accepted=ACCEPTED, least_pivot=LEAST_PIVOT, told=self._told.data_ptr())
         self._solver = None if lines["slope"] is not None else "conjugate gradient" if products is None else "elimination"
         self._held: dict[str, Tensor] = {}
-        self._hold({name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None})
+        self._hold({name: library.contiguous(tensor) for name, tensor in tensors.items() if tensor is not None})
 
     def outputs(self) -> tuple[Float[Tensor, "U S T V"], Float[Tensor, "U S T D"]]:
         """Where ``read`` puts what the blocks read, and their slopes unless these are given."""
@@ -83,7 +83,8 @@ class Kernel:
         sizes = {"keys": call.key_size, "points": call.size, "values": call.value_size}
         whole = {name: grad.new_zeros(call.groups, call.columns, size + -size % UNIT) for name, size in sizes.items()}
         rows = {name: torch.zeros_like(self._held[name]) for name in ("query", "places", "ridge", "slope") if name in self._held}
-        self._hold({"rho": rho.contiguous(), "grad": grad.contiguous()} | {f"grad_{name}": tensor for name, tensor in (whole | rows).items()})
+        given = {"rho": library.contiguous(rho), "grad": library.contiguous(grad)}
+        self._hold(given | {f"grad_{name}": tensor for name, tensor in (whole | rows).items()})
         return rows | {name: whole[name][:, : call.pairs, :size] for name, size in sizes.items()}
 
     def read(self, start: int, stop: int, first: int, bias: Float[Tensor, "U S C P"] | None) -> None:
@@ -111,7 +112,7 @@ class Kernel:
 
     def _run(self, kernel: str, start: int, stop: int, first: int, bias: Tensor | None) -> None:
         call = self._call
-        bias = None if bias is None else bias.contiguous()
+        bias = None if bias is None else library.contiguous(bias)
         call.start, call.stop, call.first, call.bias = start, stop, first, None if bias is None else bias.data_ptr()
         library.run(kernel, self._held["query"].dtype, call)
         if self._solver is None:

@@ -58,7 +58,7 @@ def backward(plan: Chunks, x: Tensors, entered: tuple[Tensor, ...], grad_y: Tens
     """The gradients of all tensors of the call, by name."""
     given, block = _packed(plan, x)
     made = {f"grad_{name}": torch.zeros_like(tensor) for name, tensor in given.items()}
-    made |= {"states": entered[0], "grad_y": grad_y.contiguous(), "grad_end_weights": _pack(plan, x, grad_end.now)}
+    made |= {"states": entered[0], "grad_y": library.contiguous(grad_y), "grad_end_weights": _pack(plan, x, grad_end.now)}
     if grad_end.momentum:
         made["grad_end_momentum"] = _pack(plan, x, grad_end.momentum)
     _call("network_backward", plan, x, given, block, made)
@@ -72,8 +72,8 @@ def backward(plan: Chunks, x: Tensors, entered: tuple[Tensor, ...], grad_y: Tens
 
 def _packed(plan: Chunks, x: Tensors) -> tuple[Named, int]:
     """The tensors as the kernel takes them, and the chunks of a block."""
-    given = {name: tensor.contiguous() for name, tensor in x.items() if name in INPUTS}
-    given |= {name: x[f"param.{name}"].contiguous().flatten(1) for name in plan.function.inner}
+    given = {name: library.contiguous(tensor) for name, tensor in x.items() if name in INPUTS}
+    given |= {name: library.contiguous(x[f"param.{name}"]).flatten(1) for name in plan.function.inner}
     given["weights"] = _pack(plan, x, under("weight", x))
     if momentum := under("momentum", x):
         given["momentum"] = _pack(plan, x, momentum)

@@ -37,8 +37,8 @@ def usable(x: Inputs) -> bool:
 
 def advance(form: LinearForm, memory: Tensor, inplace: bool) -> tuple[Tensor, Tensor]:
     """Read-out [B,1,H,V] and memory [B,H,F,V] after the pairs of the one token of ``form``; with ``inplace`` the memory is the given one."""
-    memory = memory.contiguous()
-    after, bonus = memory if inplace else torch.empty_like(memory), None if form.bonus is None else form.bonus.contiguous()
+    memory = library.contiguous(memory)
+    after, bonus = memory if inplace else torch.empty_like(memory), None if form.bonus is None else library.contiguous(form.bonus)
     y = memory.new_empty(*memory.shape[:2], memory.shape[-1])
     for pair in range(form.pairs):
         operands = tuple(None if (tensor := getattr(form, name)) is None else _rows(tensor[:, 0 if name == "query" else pair]) for name in OPERANDS)
@@ -73,5 +73,5 @@ def layout(operands: tuple[Tensor | None, ...], memory: Tensor, old: bool, scale
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """[B,h] as it is, [B,h,d] with a contiguous last axis."""
-    return tensor if tensor.ndim == 2 or tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+    """[B,h] or [B,h,d], the latter with a contiguous last axis."""
+    return tensor.resolve_neg() if tensor.ndim == 2 else library.rows(tensor)

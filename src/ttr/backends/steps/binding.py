@@ -83,6 +83,8 @@ def _native(problem: Problem, x: Inputs, sources: Sources) -> Update:
     output = torch.empty(x.q.shape[0], x.heads, x.v.shape[-1], dtype=x.q.dtype)
 
     def update(tensors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor] | None:
+        if any(map(Tensor.is_neg, tensors)):  # the kernel would read what lies in memory; torch.compile, which cannot ask, needs no kernel
+            return None
         *pointers, memory, position = map(Tensor.data_ptr, tensors)
         y = torch.empty_like(output)  # with a shape and a type to parse it takes twice as long
         operands = pick((*pointers, 0, 0 if constant is None else constant.data_ptr()))
