@@ -22,6 +22,21 @@ class Parameter:
     init: Callable[[tuple[int, ...], torch.Generator | None], Tensor]
     trainable: bool = True
 
+    def draw(self, generator: torch.Generator | None = None) -> Tensor:
+        """A fresh tensor of torch's default dtype on its default device.
+
+        Narrow numbers are drawn as float32 ones and rounded, since torch has no QR of them. On the meta device nothing is computed: the
+        numbers are still to be loaded, and transformers puts what some functions of torch make there on the CPU.
+        """
+        like = torch.empty(self.shape)
+        if like.is_meta:
+            return like
+        torch.set_default_dtype(torch.promote_types(like.dtype, torch.float32))
+        try:
+            return self.init(self.shape, generator).to(like.dtype)
+        finally:
+            torch.set_default_dtype(like.dtype)
+
 
 def constant(value: float) -> Callable[[tuple[int, ...], torch.Generator | None], Tensor]:
     """The initialiser that fills with ``value``."""

@@ -226,4 +226,4 @@ def initial_state(problem: Problem, batch: int, heads: int | tuple[int, int, int
 def init_params(problem: Problem, *, heads: int, key_size: int, value_size: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
     """Fresh tensors for every parameter the problem declares: "axis.name" -> tensor."""
     declared: dict[str, Parameter] = problem.parameters(heads, key_size, value_size)
-    return {name: p.init(p.shape, generator) for name, p in declared.items()}
+    return {name: p.draw(generator) for name, p in declared.items()}

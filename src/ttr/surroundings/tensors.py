@@ -20,9 +20,9 @@ class Tensors(nn.Module):
             if dot:
                 inner.setdefault(head, {})[rest] = spec
             elif spec.trainable:
-                self.register_parameter(name, nn.Parameter(spec.init(spec.shape, None)))
+                self.register_parameter(name, nn.Parameter(spec.draw()))
             else:
-                self.register_buffer(name, spec.init(spec.shape, None))
+                self.register_buffer(name, spec.draw())
         for head, specs in inner.items():
             self.add_module(head, Tensors(specs))
 
