@@ -55,6 +55,10 @@ class State:
         """A copy that shares nothing."""
         return dataclasses.replace(self.map(Tensor.clone), position=self.position.clone())
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> State:
+        """``clone``: torch copies tensors in a graph in no other way."""
+        return self.clone()
+
     def detach(self) -> State:
         """The same numbers, cut from the graph."""
         return self.map(Tensor.detach)
@@ -150,6 +154,13 @@ class State:
         padded = [_with_slots(s, slots) if "keys" in s.tensors else s for s in states]
         tensors = {name: torch.cat([s[name] for s in padded]) for name in padded[0].tensors}
         return dataclasses.replace(padded[0], tensors=tensors, position=torch.cat([s.position for s in padded]))
+
+
+def writable(state: State) -> State:
+    """The state, or a copy where it was made in inference mode, which has ended: torch neither changes nor differentiates such tensors."""
+    if torch.is_inference_mode_enabled() or not any(tensor.is_inference() for tensor in (*state.tensors.values(), state.position)):
+        return state
+    return state.clone()
 
 
 def _with_slots(state: State, slots: int) -> State:

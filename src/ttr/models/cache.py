@@ -9,11 +9,17 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from ttr.problem import Problem
 from ttr.state import State
+from ttr.surroundings import Sizes
 
 
 class MemoryLayer:
-    """The state of one layer; None before its first token. The names of the methods are those that ``Cache`` calls."""
+    """The state of one layer; None before its first token. The names of the methods are those that ``Cache`` calls.
+
+    A call that runs leaves the state after it in ``next``, with the form of the memory that made it, until every layer has run; only where
+    that memory goes on with one token are the state's own tensors ``written``.
+    """
 
     is_compileable = False
     is_croppable = False
@@ -21,10 +27,20 @@ class MemoryLayer:
 
     def __init__(self) -> None:
         self.state: State | None = None
+        self.form: tuple[Problem, Sizes] | None = None
+        self.next: tuple[State, tuple[Problem, Sizes]] | None = None
+        self.written = False
+
+    def commit(self) -> None:
+        """Take the state that the call made. One of a graph must not be written to, whatever its form."""
+        self.state, self.form = self.next
+        if any(tensor.requires_grad for tensor in self.state.tensors.values()):
+            self.form = None
+        self.next, self.written = None, False
 
     def reset(self) -> None:
         """Forget everything."""
-        self.state = None
+        self.state, self.next, self.written = None, None, False
 
     def batch_select_indices(self, indices: Int[Tensor, " rows"]) -> None:
         """Keep some rows of the batch, in that order."""
@@ -69,6 +85,31 @@ class TTRCache(Cache):
     def states(self) -> list[State | None]:
         """The state of every layer."""
         return [layer.state for layer in self.layers]
+
+    def has_states(self) -> bool:
+        """Whether any layer has read a token."""
+        return any(layer.state is not None for layer in self.layers)
+
+    def check(self, layers: int) -> None:
+        """Refuse what a model of so many layers cannot go on from.
+
+        Raises:
+            ValueError: if the cache has another number of layers, or not all of them stand at one token.
+        """
+        if len(self.layers) != layers:
+            raise ValueError(f"This cache has {len(self.layers)} layers and the model {layers}. "
+                             "Use TTRCache(config.num_hidden_layers), or the cache of a call of this model.")
+        if any(layer.written for layer in self.layers):
+            raise ValueError("A call with this cache failed after some of its layers had gone on. "
+                             "Go on from a copy.deepcopy(cache) of before, or reset() it and read the sequence again.")
+        if self.has_states() and None in self.states():
+            raise ValueError("Some layers of this cache have a state and others none. Use the cache of a call of this model.")
+
+    def commit(self, columns: int) -> None:
+        """Every layer has read so many more columns."""
+        for layer in self.layers:
+            layer.commit()
+        self.columns += columns
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Number of columns read so far."""

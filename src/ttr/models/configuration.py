@@ -32,7 +32,7 @@ class TTRConfig(PreTrainedConfig):
     """
 
     model_type = "ttr"
-    keys_to_ignore_at_inference = ["past_key_values"]  # without annotation: these are no fields
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]  # without annotation: these are no fields
     attribute_map = {"num_attention_heads": "num_heads"}
 
     vocab_size: int = 256

@@ -6,6 +6,7 @@ a memory that wants positions has them in its surroundings.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from itertools import chain
 from typing import Any
 
@@ -20,6 +21,12 @@ from transformers.utils import can_return_tuple
 from ttr.models.cache import MemoryLayer, TTRCache
 from ttr.models.configuration import TTRConfig
 from ttr.models.packing import packing_of
+
+CACHE = next(f.name for f in fields(BaseModelOutputWithPast) if f.name in ("cache", "past_key_values"))
+"""What this version of transformers calls the cache, in outputs and in ``generate``."""
+
+READ_BY_THE_LOSS = ("num_items_in_batch", "shift_labels")
+READ_BY_NOBODY = ("max_length_q", "max_length_k")  # DataCollatorWithFlattening gives them beside the boundaries, which tell as much
 
 
 class TTRMLP(nn.Module):
@@ -48,20 +55,24 @@ class TTRBlock(GradientCheckpointingLayer):
         for tensor in chain(self.mixer.parameters(), self.mixer.buffers()):  # drawn by the mixer, unless they are still to be loaded
             tensor._is_hf_initialized = not tensor.is_meta
 
-    def forward(self, x: Float[Tensor, "B T D"], past_key_values: Cache | None = None,
+    def forward(self, x: Float[Tensor, "B T D"], cache: TTRCache | None = None,
                 cu_seqlens: Int[Tensor, " bounds"] | None = None) -> Float[Tensor, "B T D"]:
-        """One block; the layer's state in ``past_key_values`` is read and replaced."""
-        memory = None if past_key_values is None else past_key_values.layers[self.layer]
+        """One block; the layer's state in ``cache`` is read, and the next one kept there until the cache commits it."""
+        memory = None if cache is None else cache.layers[self.layer]
         x = x + self._mix(self.mixer_norm(x), memory, cu_seqlens)
         return x + self.mlp(self.mlp_norm(x))
 
     def _mix(self, x: Tensor, memory: MemoryLayer | None, cu_seqlens: Tensor | None) -> Tensor:
         if memory is None:
             return self.mixer(x, cu_seqlens=cu_seqlens)
+        form = self.mixer.problem, self.mixer.sizes
         if memory.state is not None and cu_seqlens is None and x.shape[1] == 1:
-            y, memory.state = self.mixer.step(x[:, 0], memory.state, inplace=True)  # the cache owns its states
-            return y[:, None]
-        y, memory.state = self.mixer(x, memory.state, return_state=True, cu_seqlens=cu_seqlens)
+            memory.written = memory.form == form  # the cache owns its states, and one of this form cannot be refused for its form
+            y, new = self.mixer.step(x[:, 0], memory.state, inplace=memory.written)
+            y = y[:, None]
+        else:
+            y, new = self.mixer(x, memory.state, return_state=True, cu_seqlens=cu_seqlens)
+        memory.next = new, form
         return y
 
 
@@ -72,7 +83,7 @@ class TTRPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ("TTRBlock",)
-    _skip_keys_device_placement = ("past_key_values",)
+    _skip_keys_device_placement = ("cache", "past_key_values")
     _is_stateful = True  # no assisted generation: a memory cannot take back rejected tokens
 
 
@@ -102,50 +113,75 @@ class TTRModel(TTRPreTrainedModel):
     @can_return_tuple
     def forward(self, input_ids: Int[Tensor, "B T"] | None = None, attention_mask: Tensor | None = None, position_ids: Tensor | None = None,
                 past_key_values: Cache | None = None, inputs_embeds: Float[Tensor, "B T D"] | None = None, use_cache: bool | None = None,
-                cu_seqlens: Int[Tensor, " bounds"] | None = None, output_hidden_states: bool | None = None, **unused: Any) -> BaseModelOutputWithPast:
+                cu_seqlens: Int[Tensor, " bounds"] | None = None, output_hidden_states: bool | None = None, cache: Cache | None = None,
+                cu_seq_lens_q: Int[Tensor, " bounds"] | None = None, cu_seq_lens_k: Int[Tensor, " bounds"] | None = None,
+                seq_idx: Tensor | None = None, **others: Any) -> BaseModelOutputWithPast:
         """The hidden state of every token.
 
         Args:
             attention_mask: [B, T], 0 at padding on either side, which is left out of the computation; its hidden states are 0. It may
-                also cover the columns of earlier calls.
-            position_ids: only read, without mask and cache, to find sequences packed along time, each of which starts at 0.
-            past_key_values: where to go on; it is changed. Its states have one row per sequence.
+                also cover the columns of earlier calls. Numbers 1, 2, ... tell sequences that are packed in a row apart.
+            position_ids: [B or 1, T], only read to find sequences packed in a row, each of which starts at 0; they rise by one.
+            past_key_values, cache: where to go on, under either name; it is changed, unless the call is refused. Its states have one row
+                per sequence.
             use_cache: also return the states; by default as configured, but not in training.
-            cu_seqlens: boundaries [0, ..., T] of sequences packed along time, with B = 1.
+            cu_seqlens, cu_seq_lens_q, cu_seq_lens_k: boundaries [0, ..., T] of sequences packed along time, with B = 1.
+            seq_idx: [B or 1, T], which of the sequences packed in its row a token belongs to, rising.
+            others: switches of transformers that mean nothing here.
 
         Raises:
-            ValueError: on inputs that do not fit each other; the sentence says what to pass.
+            ValueError: on inputs that do not fit each other, or hold data that nothing reads; the sentence says what to pass.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give the model either input_ids or inputs_embeds, and not both.")
+        _check_read(others)
+        cache = self._cache(_one_cache(past_key_values, cache), use_cache)
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         shape = x.shape[0], x.shape[1]
-        cache = self._cache(past_key_values, use_cache)
-        packing = packing_of(shape, attention_mask, cu_seqlens, position_ids if past_key_values is None else None)
+        packing = packing_of(shape, attention_mask=attention_mask, position_ids=position_ids, seq_idx=seq_idx, cu_seqlens=cu_seqlens,
+                             cu_seq_lens_q=cu_seq_lens_q, cu_seq_lens_k=cu_seq_lens_k, continues=cache is not None and cache.has_states())
         x = x if packing is None else packing.pack(x)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         entered = []
         for block in self.layers:
             if wanted:
                 entered.append(x)
-            x = block(x, past_key_values=cache, cu_seqlens=None if packing is None else packing.cu_seqlens)
+            x = block(x, cache=cache, cu_seqlens=None if packing is None else packing.cu_seqlens)
         if cache is not None:
-            cache.columns += shape[1]
+            cache.commit(shape[1])
         hidden_states = tuple(h if packing is None else packing.unpack(h) for h in (*entered, self.norm(x)))
-        return BaseModelOutputWithPast(last_hidden_state=hidden_states[-1], past_key_values=cache, hidden_states=hidden_states if wanted else None)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states[-1], hidden_states=hidden_states if wanted else None, **{CACHE: cache})
 
-    def _cache(self, past_key_values: Cache | None, use_cache: bool | None) -> TTRCache | None:
+    def _cache(self, cache: Cache | None, use_cache: bool | None) -> TTRCache | None:
         """The cache to use; one that is given is always used."""
-        if past_key_values is not None and not isinstance(past_key_values, TTRCache):
-            raise ValueError(f"past_key_values must be a ttr.models.TTRCache, got {type(past_key_values).__name__}. Leave it out to start afresh.")
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
-        if past_key_values is None and not use_cache:
+        if cache is None and not use_cache:
             return None
         if self.training and self.gradient_checkpointing:
             raise ValueError("Gradient checkpointing runs every layer twice and would write its state twice. "
                              "Call activation_checkpointing_disable(), or leave out past_key_values and use_cache.")
-        return TTRCache(self.config.num_hidden_layers) if past_key_values is None else past_key_values
+        if cache is None:
+            return TTRCache(self.config.num_hidden_layers)
+        cache.check(self.config.num_hidden_layers)
+        return cache
+
+
+def _one_cache(past_key_values: Cache | None, cache: Cache | None) -> TTRCache | None:
+    """The cache, whatever it is called."""
+    if past_key_values is not None and cache is not None:
+        raise ValueError("past_key_values and cache are two names of one thing. Give one of them.")
+    given = past_key_values if cache is None else cache
+    if given is not None and not isinstance(given, TTRCache):
+        raise ValueError(f"past_key_values must be a ttr.models.TTRCache, got {type(given).__name__}. Leave it out to start afresh.")
+    return given
+
+
+def _check_read(others: dict[str, Any]) -> None:
+    """Refuse data under a name that nothing reads, which may be one misspelt; switches may pass."""
+    for name, value in others.items():
+        if name not in READ_BY_NOBODY and not isinstance(value, bool | int | float | str | None):
+            raise ValueError(f"Nothing reads {name!r} in this model, and it holds a {type(value).__name__}. Leave it out, or mend its name.")
 
 
 class TTRForCausalLM(TTRPreTrainedModel, GenerationMixin):
@@ -172,22 +208,36 @@ class TTRForCausalLM(TTRPreTrainedModel, GenerationMixin):
     def forward(self, input_ids: Int[Tensor, "B T"] | None = None, attention_mask: Tensor | None = None, position_ids: Tensor | None = None,
                 past_key_values: Cache | None = None, inputs_embeds: Float[Tensor, "B T D"] | None = None, labels: Int[Tensor, "B T"] | None = None,
                 use_cache: bool | None = None, cu_seqlens: Int[Tensor, " bounds"] | None = None, output_hidden_states: bool | None = None,
-                logits_to_keep: int | Tensor = 0, **loss_arguments: Any) -> CausalLMOutputWithPast:
+                logits_to_keep: int | Tensor = 0, cache: Cache | None = None, cu_seq_lens_q: Int[Tensor, " bounds"] | None = None,
+                cu_seq_lens_k: Int[Tensor, " bounds"] | None = None, seq_idx: Tensor | None = None, **others: Any) -> CausalLMOutputWithPast:
         """Logits [B, T, vocabulary], and the loss where there are labels; see ``TTRModel.forward`` for the other inputs.
 
         Args:
             labels: the tokens themselves, -100 where none counts; the shift happens here. A token is predicted only from one of its
                 own sequence, so the first of each is not counted, nor is padding.
             logits_to_keep: number of last columns that get logits, or their indices; 0 for all.
+            others: also ``num_items_in_batch`` and ``shift_labels``, which the loss of transformers reads.
         """
-        outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, past_key_values=past_key_values,
-                             inputs_embeds=inputs_embeds, use_cache=use_cache, cu_seqlens=cu_seqlens, output_hidden_states=output_hidden_states,
-                             return_dict=True)
+        of_loss = {name: others.pop(name) for name in READ_BY_THE_LOSS if name in others}
+        cache = _one_cache(past_key_values, cache)
+        packed = {"attention_mask": attention_mask, "position_ids": position_ids, "cu_seqlens": cu_seqlens, "cu_seq_lens_q": cu_seq_lens_q,
+                  "cu_seq_lens_k": cu_seq_lens_k, "seq_idx": seq_idx}
+        if labels is not None:  # before the cache goes on
+            x = input_ids if inputs_embeds is None else inputs_embeds
+            labels = _within_sequences(labels, x, continues=cache is not None and cache.has_states(), **packed)
+        outputs = self.model(input_ids=input_ids, inputs_embeds=inputs_embeds, cache=cache, use_cache=use_cache,
+                             output_hidden_states=output_hidden_states, **packed, **others | {"return_dict": True})
         columns = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, columns])
         loss = None
-        if labels is not None:
-            packing = packing_of((labels.shape[0], labels.shape[1]), attention_mask, cu_seqlens, position_ids if past_key_values is None else None)
-            labels = labels if packing is None else packing.labels(labels)
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_arguments)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states)
+        if labels is not None or of_loss.get("shift_labels") is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **of_loss)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, hidden_states=outputs.hidden_states, **{CACHE: outputs.get(CACHE)})
+
+
+def _within_sequences(labels: Int[Tensor, "B T"], x: Tensor | None, **packed: Any) -> Int[Tensor, "B T"]:
+    """The labels that the token before predicts within one sequence."""
+    if x is not None and labels.shape != x.shape[:2]:
+        raise ValueError(f"labels have shape {list(labels.shape)}, but the tokens {list(x.shape[:2])}. Give one label per token, -100 where none counts.")
+    packing = packing_of((labels.shape[0], labels.shape[1]), **packed)
+    return labels if packing is None else packing.labels(labels)
