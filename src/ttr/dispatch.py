@@ -16,7 +16,7 @@ from ttr.backends.steps import BoundStep
 from ttr.component import Parameter
 from ttr.inputs import Inputs, check_names, check_streaming, is_transformed, prepare
 from ttr.problem import Problem
-from ttr.state import State, empty_state, single
+from ttr.state import State, empty_state, single, writable
 
 
 def regress(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B T *pairs Hk K"], v: Float[Tensor, "B T *pairs Hv V"], *,
@@ -41,7 +41,7 @@ def regress(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B 
     Raises:
         ValueError: on wrong shapes, dtypes, names or values, or when a named backend cannot run; the sentence says what to do.
     """
-    x = replace(prepare(problem, q, k, v, params, state, cu_seqlens, controls), wants_state=return_state)
+    x = replace(prepare(problem, q, k, v, params, writable(state), cu_seqlens, controls), wants_state=return_state)
     check_streaming(problem, return_state or state is not None)
     chosen = choose(problem, x, backend)
     with _exact_arithmetic(x):
@@ -55,7 +55,8 @@ def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pair
          params: Mapping[str, Tensor] | None = None, inplace: bool = False, backend: str | Backend = "auto",
          **controls: Tensor | float) -> tuple[Float[Tensor, "B H V"], State]:
     """One token: as ``regress`` without the time axis. With ``inplace`` the tensors of ``state`` hold the new one, where their
-    shapes and dtypes do not change and no gradients are wanted; what is returned is always the new state. None starts empty.
+    shapes and dtypes do not change, no gradients are wanted and no inference mode has ended that made them; what is returned is always
+    the new state. None starts empty.
 
     Raises:
         ValueError: as ``regress``; the state is then unchanged.
@@ -66,6 +67,7 @@ def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pair
     bound = _BOUND.get(call)
     if bound is not None and (done := bound(q, k, v, state, controls)):
         return done
+    state = writable(state)
     x = _token(problem, q, k, v, state, params, inplace, controls)
     chosen = choose(problem, x, backend)
     with _exact_arithmetic(x):

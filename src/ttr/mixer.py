@@ -13,7 +13,7 @@ from ttr.inputs import check_packing
 from ttr.output import Output
 from ttr.problem import Problem
 from ttr.project import Project
-from ttr.state import State
+from ttr.state import State, writable
 from ttr.surroundings import Sizes, Streams
 from ttr.surroundings.sequences import Sequences
 from ttr.surroundings.tensors import Tensors
@@ -118,7 +118,7 @@ class Mixer(nn.Module):
                                  f"Use initial_state({rows}) or the state that a call of this layer returned.")
         if list(state.position.shape) != [rows]:
             raise ValueError(f"The state counts tokens for {len(state.position)} sequences, but this call has {rows}. Use one row per sequence.")
-        return state
+        return writable(state)
 
 
 def _architecture(memory: object) -> Architecture:

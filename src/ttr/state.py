@@ -156,9 +156,9 @@ class State:
         return dataclasses.replace(padded[0], tensors=tensors, position=torch.cat([s.position for s in padded]))
 
 
-def writable(state: State) -> State:
+def writable(state: State | None) -> State | None:
     """The state, or a copy where it was made in inference mode, which has ended: torch neither changes nor differentiates such tensors."""
-    if torch.is_inference_mode_enabled() or not any(tensor.is_inference() for tensor in (*state.tensors.values(), state.position)):
+    if not isinstance(state, State) or torch.is_inference_mode_enabled() or not any(t.is_inference() for t in (*state.tensors.values(), state.position)):
         return state
     return state.clone()
 

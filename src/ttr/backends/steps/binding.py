@@ -54,7 +54,12 @@ def bind(problem: Problem, x: Inputs, compiled: bool) -> BoundStep | None:
             return None
         memory, position = state.tensors.get("memory"), state.position
         tensors = (q, k, v, *map(controls.get, names), memory, position)
-        done = updates[torch.compiler.is_compiling()](tensors) if _alike(tensors, shapes, dtypes) else None
+        if not _alike(tensors, shapes, dtypes):
+            return None
+        compiling = torch.compiler.is_compiling()  # which cannot trace whether torch lets nobody write to them
+        if inplace and not compiling and (memory.is_inference() or position.is_inference()) and not torch.is_inference_mode_enabled():
+            return None
+        done = updates[compiling](tensors)
         if done is None:
             return None
         return (done[0], state) if inplace else (done[0], State({"memory": done[1]}, position + 1, state.capacity))
