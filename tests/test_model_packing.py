@@ -176,6 +176,13 @@ def test_labels_are_of_the_sequences_of_the_call_that_goes_on():
         assert_close(loss, torch.nn.functional.cross_entropy(whole[0, :-1].float(), ids[0, 4:]), FLOAT32)
 
 
+@pytest.mark.parametrize("told", [{"position_ids": POSITIONS[:, :0]}, {"attention_mask": ONES[:, :0]}, {"seq_idx": NUMBERS[:, :0]},
+                                  {"cu_seqlens": BOUNDS[:1]}, {"cu_seqlens": BOUNDS[[0, 0, 0]]}], ids=lambda told: "-".join(told))
+def test_nothing_is_read_from_no_tokens(told):
+    with torch.no_grad():
+        assert tiny()(tokens(1, 0), **told).logits.shape == (1, 0, 11)
+
+
 def test_shifted_labels_alone_have_a_loss():
     model, ids = tiny(), tokens(2, 6)
     shifted = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)

@@ -158,9 +158,9 @@ class State:
 
 def writable(state: State | None) -> State | None:
     """The state, or a copy where it was made in inference mode, which has ended: torch neither changes nor differentiates such tensors."""
-    if not isinstance(state, State) or torch.is_inference_mode_enabled() or not any(t.is_inference() for t in (*state.tensors.values(), state.position)):
+    if not isinstance(state, State) or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():  # it cannot trace the questions
         return state
-    return state.clone()
+    return state.clone() if any(tensor.is_inference() for tensor in (*state.tensors.values(), state.position)) else state
 
 
 def _with_slots(state: State, slots: int) -> State:

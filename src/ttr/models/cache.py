@@ -17,8 +17,8 @@ from ttr.surroundings import Sizes
 class MemoryLayer:
     """The state of one layer; None before its first token. The names of the methods are those that ``Cache`` calls.
 
-    A call that runs leaves the state after it in ``next``, with the form of the memory that made it, until every layer has run; only where
-    that memory goes on with one token are the state's own tensors ``written``.
+    A call leaves the state after it in ``next`` until every layer has run, so that one that is refused changes nothing. Only a single token
+    is ``written`` into the state's own tensors, where the cache made them itself and they are ``owned`` by no graph.
     """
 
     is_compileable = False
@@ -27,20 +27,18 @@ class MemoryLayer:
 
     def __init__(self) -> None:
         self.state: State | None = None
-        self.form: tuple[Problem, Sizes] | None = None
-        self.next: tuple[State, tuple[Problem, Sizes]] | None = None
-        self.written = False
+        self.next: State | None = None
+        self.owned = self.written = False
 
     def commit(self) -> None:
-        """Take the state that the call made. One of a graph must not be written to, whatever its form."""
-        self.state, self.form = self.next
-        if any(tensor.requires_grad for tensor in self.state.tensors.values()):
-            self.form = None
-        self.next, self.written = None, False
+        """Take the state that the call made."""
+        self.state, self.next = self.next, None
+        self.owned, self.written = not any(tensor.requires_grad for tensor in self.state.tensors.values()), False
 
     def reset(self) -> None:
         """Forget everything."""
-        self.state, self.next, self.written = None, None, False
+        self.state = self.next = None
+        self.owned = self.written = False
 
     def batch_select_indices(self, indices: Int[Tensor, " rows"]) -> None:
         """Keep some rows of the batch, in that order."""
@@ -81,6 +79,7 @@ class TTRCache(Cache):
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[MemoryLayer() for _ in range(layers)])
         self.columns = 0
+        self.memories: tuple[tuple[Problem, Sizes], ...] | None = None
 
     def states(self) -> list[State | None]:
         """The state of every layer."""
@@ -90,25 +89,32 @@ class TTRCache(Cache):
         """Whether any layer has read a token."""
         return any(layer.state is not None for layer in self.layers)
 
-    def check(self, layers: int) -> None:
-        """Refuse what a model of so many layers cannot go on from.
+    def check(self, memories: tuple[tuple[Problem, Sizes], ...], rows: int) -> None:
+        """Refuse what a model with these memories cannot go on from with so many sequences.
 
         Raises:
-            ValueError: if the cache has another number of layers, or not all of them stand at one token.
+            ValueError: if the cache has other memories, or another number of sequences, or not all layers stand at one token.
         """
-        if len(self.layers) != layers:
-            raise ValueError(f"This cache has {len(self.layers)} layers and the model {layers}. "
+        if len(self.layers) != len(memories):
+            raise ValueError(f"This cache has {len(self.layers)} layers and the model {len(memories)}. "
                              "Use TTRCache(config.num_hidden_layers), or the cache of a call of this model.")
+        if self.memories not in (None, memories):
+            raise ValueError("This cache is of a model whose layers have other memories or sizes. Use one of this model, or reset() this one.")
         if any(layer.written for layer in self.layers):
             raise ValueError("A call with this cache failed after some of its layers had gone on. "
                              "Go on from a copy.deepcopy(cache) of before, or reset() it and read the sequence again.")
-        if self.has_states() and None in self.states():
+        held = {None if state is None else len(state.position) for state in self.states()}
+        if held - {None, rows}:
+            raise ValueError(f"This cache holds the states of {max(held - {None})} sequences, and the call brings {rows}. "
+                             "Give as many, in the same order, or use batch_select_indices or batch_repeat_interleave.")
+        if len(held) > 1:
             raise ValueError("Some layers of this cache have a state and others none. Use the cache of a call of this model.")
 
-    def commit(self, columns: int) -> None:
-        """Every layer has read so many more columns."""
+    def commit(self, memories: tuple[tuple[Problem, Sizes], ...], columns: int) -> None:
+        """Every layer of a model with these memories has read so many more columns."""
         for layer in self.layers:
             layer.commit()
+        self.memories = memories
         self.columns += columns
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -123,6 +129,7 @@ class TTRCache(Cache):
         """Forget everything."""
         super().reset()
         self.columns = 0
+        self.memories = None
 
     def update(self, *args: object, **kwargs: object) -> NoReturn:
         """Refuse keys and values, which only attention layers of transformers bring.

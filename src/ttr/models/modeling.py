@@ -65,14 +65,11 @@ class TTRBlock(GradientCheckpointingLayer):
     def _mix(self, x: Tensor, memory: MemoryLayer | None, cu_seqlens: Tensor | None) -> Tensor:
         if memory is None:
             return self.mixer(x, cu_seqlens=cu_seqlens)
-        form = self.mixer.problem, self.mixer.sizes
         if memory.state is not None and cu_seqlens is None and x.shape[1] == 1:
-            memory.written = memory.form == form  # the cache owns its states, and one of this form cannot be refused for its form
-            y, new = self.mixer.step(x[:, 0], memory.state, inplace=memory.written)
-            y = y[:, None]
-        else:
-            y, new = self.mixer(x, memory.state, return_state=True, cu_seqlens=cu_seqlens)
-        memory.next = new, form
+            memory.written = memory.owned
+            y, memory.next = self.mixer.step(x[:, 0], memory.state, inplace=memory.owned)
+            return y[:, None]
+        y, memory.next = self.mixer(x, memory.state, return_state=True, cu_seqlens=cu_seqlens)
         return y
 
 
@@ -140,6 +137,9 @@ class TTRModel(TTRPreTrainedModel):
         shape = x.shape[0], x.shape[1]
         packing = packing_of(shape, attention_mask=attention_mask, position_ids=position_ids, seq_idx=seq_idx, cu_seqlens=cu_seqlens,
                              cu_seq_lens_q=cu_seq_lens_q, cu_seq_lens_k=cu_seq_lens_k, continues=cache is not None and cache.has_states())
+        memories = tuple((block.mixer.problem, block.mixer.sizes) for block in self.layers)
+        if cache is not None:
+            cache.check(memories, shape[0] if packing is None else len(packing.cu_seqlens) - 1)
         x = x if packing is None else packing.pack(x)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         entered = []
@@ -148,7 +148,7 @@ class TTRModel(TTRPreTrainedModel):
                 entered.append(x)
             x = block(x, cache=cache, cu_seqlens=None if packing is None else packing.cu_seqlens)
         if cache is not None:
-            cache.commit(shape[1])
+            cache.commit(memories, shape[1])
         hidden_states = tuple(h if packing is None else packing.unpack(h) for h in (*entered, self.norm(x)))
         return BaseModelOutputWithPast(last_hidden_state=hidden_states[-1], hidden_states=hidden_states if wanted else None, **{CACHE: cache})
 
@@ -161,10 +161,7 @@ class TTRModel(TTRPreTrainedModel):
         if self.training and self.gradient_checkpointing:
             raise ValueError("Gradient checkpointing runs every layer twice and would write its state twice. "
                              "Call activation_checkpointing_disable(), or leave out past_key_values and use_cache.")
-        if cache is None:
-            return TTRCache(self.config.num_hidden_layers)
-        cache.check(self.config.num_hidden_layers)
-        return cache
+        return TTRCache(self.config.num_hidden_layers) if cache is None else cache
 
 
 def _one_cache(past_key_values: Cache | None, cache: Cache | None) -> TTRCache | None:
@@ -238,6 +235,7 @@ class TTRForCausalLM(TTRPreTrainedModel, GenerationMixin):
 def _within_sequences(labels: Int[Tensor, "B T"], x: Tensor | None, **packed: Any) -> Int[Tensor, "B T"]:
     """The labels that the token before predicts within one sequence."""
     if x is not None and labels.shape != x.shape[:2]:
-        raise ValueError(f"labels have shape {list(labels.shape)}, but the tokens {list(x.shape[:2])}. Give one label per token, -100 where none counts.")
+        raise ValueError(f"labels have shape {list(labels.shape)}, but the tokens {list(x.shape[:2])}. "
+                         "Give one label per token, -100 where none counts.")
     packing = packing_of((labels.shape[0], labels.shape[1]), **packed)
     return labels if packing is None else packing.labels(labels)

@@ -37,7 +37,7 @@ class Packing:
     def unpack(self, x: Float[Tensor, "1 N D"]) -> Float[Tensor, "B T D"]:
         """The tokens back in their places; 0 where there was padding."""
         flat = x.new_zeros(self.shape[0] * self.shape[1], x.shape[-1])
-        return flat.index_copy(0, self.index, x[0]).view(*self.shape, -1)
+        return flat.index_copy(0, self.index, x[0]).view(*self.shape, x.shape[-1])
 
     def labels(self, labels: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
         """The labels that the token just before predicts, within one sequence; -100 elsewhere."""

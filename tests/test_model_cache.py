@@ -1,0 +1,107 @@
+"""The decoder's cache: what it goes on from, what it refuses, and that a refused call leaves it as it was."""
+
+import copy
+
+import pytest
+import torch
+
+from tests.decoders import ENTRIES, HYBRID, assert_close, tiny, tokens
+from ttr.models import TTRCache
+from ttr.models.modeling import CACHE
+
+
+@pytest.mark.parametrize("name", [*ENTRIES, HYBRID])
+def test_a_prompt_read_in_inference_mode_goes_on_outside_it(name):
+    model, ids = tiny(name), tokens(2, 7)
+    with torch.no_grad():
+        wanted = model(ids).logits[:, 4:]
+    with torch.inference_mode():
+        cache = model(ids[:, :4], use_cache=True).past_key_values
+    kept, stepped = copy.deepcopy(cache), copy.deepcopy(cache)
+    with torch.no_grad():
+        steps = [model(ids[:, t : t + 1], past_key_values=stepped).logits for t in range(4, 7)]
+        assert_close(torch.cat(steps, dim=1), wanted)
+        new = model.generate(ids[:, :5], **{CACHE: cache}, max_new_tokens=3, do_sample=False)
+        assert torch.equal(new, model.generate(ids[:, :5], max_new_tokens=3, do_sample=False))
+    logits = model(ids[:, 4:], past_key_values=kept).logits
+    assert_close(logits, wanted)
+    logits.sum().backward()
+
+
+def test_a_cache_in_a_graph_can_be_copied_and_its_graph_outlives_steps():
+    model, ids = tiny(), tokens(2, 6)
+    out = model(ids[:, :4], use_cache=True)
+    kept = copy.deepcopy(out.past_key_values)
+    with torch.no_grad():
+        model.generate(ids[:, :5], **{CACHE: out.past_key_values}, max_new_tokens=3, do_sample=False)
+    logits = model(ids[:, 4:], past_key_values=kept).logits
+    gradients = []
+    for loss in (out.logits.square().sum() + logits.square().sum(), model(ids).logits.square().sum()):
+        model.zero_grad()
+        loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, gradient in gradients[1].items():
+        assert_close(gradients[0][name], gradient)
+
+
+@pytest.mark.parametrize(("layers", "rows", "words"), [
+    (HYBRID[:2], 2, "This cache has 2 layers and the model 3"), ((*HYBRID, HYBRID[0]), 2, "This cache has 4 layers and the model 3"),
+    (HYBRID, 1, "holds the states of 1 sequences, and the call brings 2"), ((*HYBRID[:2], "gla"), 2, "of a model whose layers have other memories"),
+    ((*HYBRID[:2], "linear-attention"), 2, "of a model whose layers have other memories"),
+])
+@pytest.mark.parametrize("time", [1, 4])
+def test_a_refused_cache_stays_as_it_was(layers, rows, words, time):
+    model, other, ids = tiny(), tiny(layers), tokens(2, 4)
+    with torch.no_grad():
+        cache = other(ids[:rows], use_cache=True).past_key_values
+        other(ids[:rows, :1], past_key_values=cache)
+        before = copy.deepcopy(cache)
+        with pytest.raises(ValueError, match=words):
+            model(ids[:, :time], past_key_values=cache)
+        assert cache.get_seq_length() == 5
+        assert torch.equal(other(ids[:rows], past_key_values=cache).logits, other(ids[:rows], past_key_values=before).logits)
+
+
+@pytest.mark.parametrize("time", [1, 4])
+def test_states_of_another_memory_put_in_by_hand_are_refused_before_any_layer_goes_on(time):
+    model, other, ids = tiny(), tiny((*HYBRID[:2], "gla")), tokens(2, 4)
+    with torch.no_grad():
+        read, cache = other(ids, use_cache=True).past_key_values, TTRCache(3)
+        for layer, state in zip(cache.layers, read.states(), strict=True):
+            layer.state = state.clone()
+        with pytest.raises(ValueError, match="The state.*(must have shape|holds)|This state holds"):
+            model(ids[:, :time], past_key_values=cache)
+        assert torch.equal(other(ids, past_key_values=cache).logits, other(ids, past_key_values=read).logits)
+
+
+def test_a_call_that_fails_midway_is_not_gone_on_from():
+    model, ids = tiny(), tokens(2, 5)
+    with torch.no_grad():
+        cache = model(ids[:, :4], use_cache=True).past_key_values
+        model(ids[:, 4:], past_key_values=cache)
+        norm, model.model.layers[2].mixer_norm = model.model.layers[2].mixer_norm, torch.nn.Linear(16, 16).double()
+        model.model.layers[2].mixer_norm.weight.fill_(torch.nan)
+        kept = copy.deepcopy(cache)
+        with pytest.raises(ValueError, match="NaN"):
+            model(ids, past_key_values=kept)
+        with pytest.raises(ValueError, match="NaN"):
+            model(ids[:, :1], past_key_values=cache)
+        model.model.layers[2].mixer_norm = norm
+        with pytest.raises(ValueError, match="failed after some of its layers had gone on.*reset"):
+            model(ids[:, :1], past_key_values=cache)
+        assert_close(model(ids, past_key_values=kept).logits, model(torch.cat([ids, ids], dim=1)).logits[:, 5:])
+        cache.reset()
+        assert_close(model(ids, past_key_values=cache).logits, model(ids).logits)
+
+
+def test_a_cache_has_two_names_and_is_given_once():
+    model, ids = tiny(), tokens(1, 4)
+    for part in (model, model.model):
+        cache = part(ids[:, :2], use_cache=True).past_key_values
+        assert_close(part(ids[:, 2:], cache=copy.deepcopy(cache))[0], part(ids[:, 2:], past_key_values=copy.deepcopy(cache))[0])
+        with pytest.raises(ValueError, match="two names of one thing"):
+            part(ids[:, 2:], cache=cache, past_key_values=cache)
+    half = TTRCache(3)
+    half.layers[0].state = cache.layers[0].state
+    with pytest.raises(ValueError, match="Some layers of this cache have a state"):
+        model(ids, cache=half)
