@@ -94,6 +94,13 @@ class Inputs:
         return [dataclasses.replace(self, controls={name: parts[i] for name, parts in controls.items()},
                                     **{name: parts[i] for name, parts in pieces.items()}) for i in range(count)]
 
+    def to(self, dtype: torch.dtype) -> Inputs:
+        """The same call in another working dtype."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        changed = {name: x.to(dtype) for name, x in fields.items() if isinstance(x, Tensor)}
+        controls, params = ({name: x.to(dtype) for name, x in group.items()} for group in (self.controls, self.params))
+        return dataclasses.replace(self, controls=controls, params=params, state=self.state.to(dtype), owns_state=False, **changed)
+
     def after(self, state: State) -> Inputs:
         """The same call from another state."""
         return dataclasses.replace(self, state=state)

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ttr.backends.direct_solve import solve_spd
+from ttr.backends.direct_solve import require_digits, solve_spd
+from ttr.inputs import needs_composite
 
 
 def monomials(z: Float[Tensor, "*lead K"], degree: int) -> Float[Tensor, "*lead D"]:
@@ -51,4 +52,6 @@ def tilted(p: Float[Tensor, "*lead N"], features: Float[Tensor, "*lead N D"], ri
     if rho is None:
         covariance = (p[..., None] * centred).mT @ centred
         rho = solve_spd(covariance + torch.diag_embed(ridge), mean)
+        if centred.shape[-2] and not needs_composite():
+            require_digits(rho, centred.norm(dim=-1).amax(-1), rho.requires_grad)
     return p * (1 - (centred @ rho[..., None])[..., 0])

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from ttr.backends.direct_solve import solve_spd
+from ttr.backends.direct_solve import solve_spd, wide_dtype
 from ttr.diagnostics import record
 
 FEW_CHANNELS = 24
@@ -171,7 +171,7 @@ def _rows(x: Shaped[Tensor, "G R *rest"], index: Int[Tensor, "G r"]) -> Shaped[T
 def _eliminate(system: Covariances, right: Tensor) -> tuple[Tensor, Bool[Tensor, "G R"]]:
     """Gaussian elimination in all rows at once, in float64 where the device has it, and the rows in which it lost too many digits:
     second moments minus squares of means may cancel."""
-    wide, size = _wide(right), right.shape[-1]
+    wide, size = wide_dtype(right), right.shape[-1]
     ridge, mean, rows = (x.mT.to(wide) for x in (system.ridge, system.mean, right))
     second = system.second.to(wide)
     table = torch.cat([torch.addcmul(second, mean[:, :, None], mean[:, None], value=-1), rows[:, :, None]], dim=2)
@@ -191,7 +191,7 @@ def _eliminate(system: Covariances, right: Tensor) -> tuple[Tensor, Bool[Tensor,
 
 def _solve_directly(system: Covariances, right: Tensor, wanted: Bool[Tensor, "G R"], solution: Tensor) -> Tensor:
     """The solution with the wanted rows put in, from their matrices in float64 where the device has it."""
-    wide, size = _wide(right), right.shape[-1]
+    wide, size = wide_dtype(right), right.shape[-1]
     some = min(max(ELEMENTS // size**2, 1), 32)  # of neighbouring rows, the first of which see few pairs
     for group in wanted.any(1).nonzero()[:, 0].tolist():
         for row in wanted[group].nonzero()[:, 0].split(some):
@@ -204,7 +204,3 @@ def _solve_directly(system: Covariances, right: Tensor, wanted: Bool[Tensor, "G 
             matrix = second.unflatten(1, (size, size)).sub_(mean[:, :, None] * mean[:, None])
             solution[group, row] = solve_spd(matrix, right[group, row])
     return solution
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return x.dtype if x.device.type == "mps" else torch.float64

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ttr.backends.backend import Backend
-from ttr.inputs import Inputs
+from ttr.backends.direct_solve import HOPELESS, NO_DIGITS, SINGULAR, NoDigits, wide_dtype
+from ttr.inputs import Inputs, needs_composite
 from ttr.problem import Problem
 from ttr.state import State, append_pairs
 
@@ -34,7 +35,7 @@ class KernelRidge(Backend):
         new = torch.zeros_like(x.q[:, :, :1, 0]).expand(-1, -1, x.heads) if x.log_importance is None else x.log_importance
         keys, values, log_weight = (torch.cat(both, dim=1) for both in (
             (x.state["keys"], x.k), (x.state["values"], x.v), (x.state["log_weight"], new)))
-        wide = x.q.dtype if x.q.device.type == "mps" else torch.float64
+        wide = wide_dtype(x.q)
         query, keys, values = (x.grouped(t).transpose(1, 2).to(wide) for t in (x.q, keys, values))
         root = (0.5 * log_weight).exp().transpose(1, 2)[..., None].to(wide)
 
@@ -52,9 +53,14 @@ def _factor(gram: Tensor) -> Tensor:
     """The Cholesky factor.
 
     Raises:
-        ValueError: if the ridge is too small for the rounding errors of the kernel matrix.
+        ValueError: if the ridge is too small for the rounding errors of the kernel matrix, by eps times its condition as the factor shows it.
     """
     try:
-        return torch.linalg.cholesky(gram)
+        factor = torch.linalg.cholesky(gram)
     except torch.linalg.LinAlgError as error:
-        raise ValueError("The kernel matrix is singular to working precision. Use a larger ridge, or a smaller log_importance.") from error
+        raise NoDigits(SINGULAR) from error
+    if gram.shape[-1] and not needs_composite():
+        least = factor.diagonal(dim1=-2, dim2=-1).amin(-1).square()
+        if not bool((torch.finfo(gram.dtype).eps * gram.norm(dim=(-2, -1)) <= HOPELESS * least).all()):
+            raise NoDigits(NO_DIGITS)
+    return factor

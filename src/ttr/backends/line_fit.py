@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ttr.backends.covariance_solve import Covariances, products_of, solve
+from ttr.backends.direct_solve import require_digits
 from ttr.backends.implicit_solve import System
 from ttr.backends.implicit_solve import solve as solve_twice_differentiable
 from ttr.backends.native import lines as kernels
@@ -86,6 +87,8 @@ class _Fit(torch.autograd.Function):
                 *tensors: Tensor | None) -> Tensor:
         lines = Lines(*tensors)
         y, rho = (_read_compiled if kernels.serves(lines) else _read)(pairs, lines, block)
+        if lines.slope is None and rho.numel():  # of two points none is farther from their mean than twice the farthest from one of them
+            require_digits(rho, 2 * (lines.points - lines.points[:, :1]).norm(dim=-1).amax(1)[:, None, None], any(ctx.needs_input_grad))
         ctx.pairs, ctx.block = pairs, block
         ctx.save_for_backward(past, total, importance, *tensors, rho)
         return y

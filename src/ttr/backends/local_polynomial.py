@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from ttr.backends.attention import grouped_product
 from ttr.backends.backend import Backend, shape_of
 from ttr.backends.centred_fit import monomials, tilted
+from ttr.backends.direct_solve import with_digits
 from ttr.backends.line_fit import Lines, fit
 from ttr.backends.position_bias import PairWeights, probabilities
 from ttr.inputs import Inputs
@@ -41,6 +42,9 @@ class LocalPolynomial(Backend):
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+        return with_digits(self._run, problem, x)
+
+    def _run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         pairs = PairWeights.of(problem, x)
         y = self._lines(problem, x, pairs) if problem.function.local_degree == 1 else self._polynomials(problem, x, pairs)
         return y.transpose(1, 2), pairs.final_state(x)

@@ -23,6 +23,9 @@ HALF = 2e-2
 PARITY = 1e-9
 """Oracle against the original implementation, both in float64."""
 
+ANSWERED = 0.1
+"""What is answered at all, however ill-conditioned: less than that is no digit, and the call must be refused."""
+
 FLOOR = 0.1
 """Below this a reference's scale is taken as this: contract inputs have unit scale."""
 

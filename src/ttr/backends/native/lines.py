@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ttr.backends.covariance_solve import ACCEPTED, LEAST_PIVOT, TARGET, products_of
-from ttr.backends.direct_solve import SINGULAR
+from ttr.backends.direct_solve import SINGULAR, NoDigits
 from ttr.backends.native import library
 from ttr.diagnostics import record
 
@@ -119,7 +119,7 @@ class Kernel:
             return
         steps, direct, residual, singular = self._told.unbind(1)
         if bool(singular.any()):
-            raise ValueError(SINGULAR)
+            raise NoDigits(SINGULAR)
         if call.groups:
             record(solver=self._solver, iterations=int(steps.max()), rows=call.groups * call.sharing * (stop - start),
                    direct_rows=int(direct.sum()), residual=residual.max())

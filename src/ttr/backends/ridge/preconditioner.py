@@ -90,7 +90,9 @@ def spd_inverse(matrix: Float[Tensor, "G D D"], out: Float[Tensor, "G D D"] | No
     out = torch.empty_like(matrix) if out is None else out
     size = matrix.shape[-1]
     if size <= SMALL:
-        return out.copy_(torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix)[0]))
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        factor.diagonal(dim1=-2, dim2=-1)[failed > 0] = 1.0  # a 0 there would be an error
+        return out.copy_(torch.cholesky_inverse(factor))
     half = size // 2
     across = matrix[:, :half, half:]
     first = spd_inverse(matrix[:, :half, :half])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ttr.backends.direct_solve import refuse_without_digits, solve_spd
+from ttr.backends.direct_solve import refuse_without_digits, solve_spd, without_digits
 from ttr.backends.lowering import linear_form
 from ttr.backends.steps.matrix import decay
 from ttr.backends.truncated_solve import truncated_solve
@@ -44,6 +44,8 @@ def ridge_read(gram: Tensor, moment: Tensor, ridge: Tensor, query: Tensor) -> Te
     """
     matrix = gram + torch.diag_embed(ridge)
     solution = solve_spd(matrix, query)
-    if not needs_composite():
+    if needs_composite():  # nobody may look at the numbers, so that those of a row without digits are none
+        solution = torch.where(without_digits(matrix.norm(dim=(-2, -1)), solution, query)[..., None], torch.nan, solution)
+    else:
         refuse_without_digits(matrix.norm(dim=(-2, -1)), solution, query)
     return (solution[..., None, :] @ moment)[..., 0, :]

@@ -1,0 +1,159 @@
+"""Ill-conditioned regressions in narrow numbers: what is answered has digits, whoever computes it; the rest is refused in a sentence."""
+
+import functools
+
+import pytest
+import torch
+
+import ttr
+from ttr.backends.native import library
+from ttr.functions.kernel_regression import KernelRegression
+from ttr.functions.linear import Linear
+from ttr.functions.local_linear import LocalLinear
+from ttr.functions.local_quadratic import LocalQuadratic
+from ttr.laws.tolerances import ANSWERED, FLOAT32, error
+from ttr.problem import Problem
+from ttr.solvers.exact_local_fit import ExactLocalFit
+from ttr.solvers.exact_ridge import ExactRidge
+from ttr.weights.geometric import Geometric
+from ttr.weights.uniform import Uniform
+from ttr.weights.window import Window
+
+T, H, D = 40, 2, 8
+PROBLEMS = {
+    "lines": Problem(Uniform(), LocalLinear(), ExactLocalFit()), "lines of rank 2": Problem(Geometric(), LocalLinear(rank=2), ExactLocalFit()),
+    "lines in a window": Problem(Window(6), LocalLinear(), ExactLocalFit()), "parabolas": Problem(Uniform(), LocalQuadratic(), ExactLocalFit()),
+    "kernels": Problem(Uniform(), KernelRegression(), ExactRidge()), "fading kernels": Problem(Geometric(), KernelRegression(), ExactRidge()),
+    "ridge": Problem(Uniform(), Linear(), ExactRidge()), "ridge in a window": Problem(Window(6), Linear(), ExactRidge()),
+}
+CALLS = [(ridge, size, spread) for ridge in (1e-1, 1e-4, 1e-8) for size in (1.0, 30.0) for spread in (1.0, 1e-3)]
+CALLS += [(1e-1, 1e4, 1.0), (1e-4, 1e4, 1.0)]
+"""Ridge, size of the keys, and how far they lie apart beside it."""
+
+
+def call(problem, ridge, size, spread, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, T, H, D, generator=generator) for _ in range(3))
+    k = size * (k if spread == 1 else k[:, :1] + spread * k) / D**0.5
+    controls = {"ridge": ridge} | ({"log_decay": -torch.rand(1, T, H, generator=generator)} if "log_decay" in problem.controls() else {})
+    params = ttr.init_params(problem, heads=H, key_size=D, value_size=D, generator=generator)
+    return {"q": (q * size**0.5).to(dtype), "k": k.to(dtype), "v": v.to(dtype), "params": params, **controls}
+
+
+def whole(problem, **given):
+    return ttr.regress(problem, **given)
+
+
+def in_torch(problem, **given):
+    with library.left_out():
+        return ttr.regress(problem, **given)
+
+
+def planned(problem, **given):
+    return ttr.plan(problem, **given)(**given)
+
+
+def packed(problem, **given):
+    return ttr.regress(problem, cu_seqlens=torch.tensor([0, T]), **given)
+
+
+def from_a_state(problem, q, k, v, params, ridge, **controls):
+    rows, state = [], None
+    for part in (slice(0, 9), slice(9, T)):
+        inside = {name: x[:, part] for name, x in controls.items()}
+        y, state = ttr.regress(problem, q[:, part], k[:, part], v[:, part], params=params, state=state, return_state=True, ridge=ridge, **inside)
+        rows.append(y)
+    return torch.cat(rows, dim=1)
+
+
+def by_steps(problem, q, k, v, params, ridge, take=ttr.step, **controls):
+    rows, state = [], ttr.initial_state(problem, 1, H, D, D, params=params, dtype=q.dtype)
+    for t in range(T):
+        y, state = take(problem, q[:, t], k[:, t], v[:, t], state, params=params, ridge=ridge, **{name: x[:, t] for name, x in controls.items()})
+        rows.append(y)
+    return torch.stack(rows, dim=1)
+
+
+def by_planned_steps(problem, **given):
+    def take(problem, q, k, v, state, **others):
+        return ttr.plan(problem, q, k, v, state=state, **others)(q, k, v, state, **others)
+
+    return by_steps(problem, take=take, **given)
+
+
+ENTRIES = (whole, in_torch, planned, packed, from_a_state, by_steps, by_planned_steps)
+
+
+def answered(run, problem, given):
+    """The error of what is answered; None if the call is refused in a sentence."""
+    try:
+        y = run(problem, **given)
+    except ValueError as refusal:
+        assert str(refusal).endswith(".") and "Use " in str(refusal)
+        return None
+    return error(y, ttr.oracle(problem, **given))
+
+
+@pytest.mark.parametrize("run", ENTRIES, ids=lambda run: run.__name__)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_what_is_answered_has_digits(name, run):
+    found = {setting: answered(run, PROBLEMS[name], call(PROBLEMS[name], *setting)) for setting in CALLS}
+    assert not {setting: e for setting, e in found.items() if e is not None and not e <= ANSWERED}
+    assert found[CALLS[0]] <= FLOAT32  # an ordinary call
+
+
+@pytest.mark.parametrize("name", [name for name in PROBLEMS if "ridge" not in name and "kernel" not in name])
+def test_memories_of_pairs_are_answered_in_wider_numbers(name):
+    """Not refused: float64 has the digits, and diagnostics tell of it."""
+    given = call(PROBLEMS[name], 1e-8, 1.0, 1.0)
+    with ttr.diagnostics() as told:
+        assert answered(whole, PROBLEMS[name], given) <= FLOAT32
+    assert any(record["solver"] == "in float64 again" for record in told.records)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_gradients_of_what_is_answered_have_digits(name):
+    problem, missed = PROBLEMS[name], {}
+    for ridge, size, spread in CALLS[:-2]:
+        given = call(problem, ridge, size, spread)
+        both = []
+        for run, dtype in ((ttr.regress, torch.float32), (ttr.oracle, torch.float64)):
+            leaves = [given[x].detach().to(dtype).requires_grad_() for x in "qkv"]
+            try:
+                y = run(problem, **given | dict(zip("qkv", leaves)))
+                both.append(torch.autograd.grad(y.square().sum(), leaves))
+            except ValueError as refusal:
+                assert str(refusal).endswith(".")
+                break
+        if len(both) == 2:
+            missed |= {(ridge, size, spread, x): e for x, a, b in zip("qkv", *both) if not (e := error(a, b)) <= ANSWERED}
+    assert not missed
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_other_dtypes(name, dtype):
+    found = {setting: answered(whole, PROBLEMS[name], call(PROBLEMS[name], *setting, dtype)) for setting in CALLS[:-2]}
+    assert not {setting: e for setting, e in found.items() if e is not None and not e <= ANSWERED}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_compiled_steps_are_wider_or_no_numbers(name):
+    """A compiled call sees no numbers: memories of pairs are read in float64, and a row of moments without digits is NaN."""
+    torch._dynamo.reset()
+    problem = PROBLEMS[name]
+    if problem.weights.window is not None and problem.function.local_degree is None:
+        pytest.skip("as without a window")
+    step = torch.compile(functools.partial(ttr.step, problem), backend="aot_eager")
+    for setting in ((1e-1, 1.0, 1.0), (1e-4, 30.0, 1.0), (1e-8, 1.0, 1.0)):
+        given = call(problem, *setting)
+        past = {name: x if name in ("params", "ridge") else x[:, :12] for name, x in given.items()}
+        token = {name: x if name in ("params", "ridge") else x[:, 12] for name, x in given.items()}
+        try:
+            _, state = ttr.regress(problem, return_state=True, **past)
+            y, _ = step(token["q"], token["k"], token["v"], state, **{name: x for name, x in token.items() if name not in "qkv"})
+        except ValueError:
+            continue
+        reference = ttr.oracle(problem, **{name: x if name in ("params", "ridge") else x[:, :13] for name, x in given.items()})[:, 12]
+        assert y.isnan().any() or error(y, reference) <= ANSWERED
