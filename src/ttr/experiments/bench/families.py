@@ -100,7 +100,7 @@ def trained(s: Shape, generator: torch.Generator, problem: Problem) -> dict[str,
     """Queries, keys and values, small steps, and the problem's parameters as they are drawn, biases and shifts too."""
     drawn = qkv(s, generator) | {"step_size": 0.1 * torch.rand(s.batch, s.time, s.heads, generator=generator)}
     declared = problem.parameters(s.heads, s.key, s.value)
-    return drawn | {name: p.init(p.shape, generator) + 0.02 * torch.randn(p.shape, generator=generator) for name, p in declared.items()}
+    return drawn | {name: p.draw(generator) + 0.02 * torch.randn(p.shape, generator=generator) for name, p in declared.items()}
 
 
 def ttt(s: Shape, generator: torch.Generator, problem: Problem) -> dict[str, Tensor]:
