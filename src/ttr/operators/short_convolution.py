@@ -117,6 +117,7 @@ def _convolve(window: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     tokens = window.shape[1] - len(weight) + 1
     if _onednn_serves(window):
         image, kernel, ones = window.transpose(1, 2)[:, :, None], weight.T[:, None, None], (1, 1)
+        bias = None if bias is None else bias.contiguous()  # of which oneDNN does not look at the stride
         return torch.mkldnn_convolution(image, kernel, bias, (0, 0), ones, ones, window.shape[2])[:, :, 0].transpose(1, 2)
     z = window[:, :tokens] * weight[0] if bias is None else torch.addcmul(bias, window[:, :tokens], weight[0])
     for j in range(1, len(weight)):
