@@ -14,7 +14,7 @@ from ttr.backends import BACKENDS
 from ttr.backends.backend import Backend
 from ttr.backends.steps import BoundStep
 from ttr.component import Parameter
-from ttr.inputs import Inputs, check_names, check_streaming, is_transformed, prepare
+from ttr.inputs import Inputs, check_names, check_streaming, is_transformed, prepare, within_graph
 from ttr.problem import Problem
 from ttr.state import State, empty_state, single, writable
 
@@ -47,7 +47,7 @@ def regress(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B 
     with _exact_arithmetic(x):
         y, state = chosen.run(problem, x) if cu_seqlens is None else _packed(chosen, problem, x, cu_seqlens.tolist())
     state = state if x.length or not return_state else state.clone()  # without tokens it would be the caller's own
-    y = y.to(x.out_dtype)
+    y = within_graph(y.to(x.out_dtype), x.wants_grad)
     return (y, state) if return_state else y
 
 

@@ -70,6 +70,11 @@ class Inputs:
         return self.log_retention if self.rates is None else with_rates(self.log_retention, self.rates)
 
     @property
+    def own_log_weight(self) -> Tensor:
+        """Log weight of every pair at its own token, [B,T,H]; 0 where all count alike."""
+        return self.q.new_zeros(*self.q.shape[:2], self.heads) if self.log_importance is None else self.log_importance
+
+    @property
     def length(self) -> int:
         return self.q.shape[1]
 
@@ -112,6 +117,11 @@ class Inputs:
     def grouped(self, x: Float[Tensor, "*lead h d"]) -> Float[Tensor, "*lead H d"]:
         """Keys, values or queries with their heads repeated to the full number: head h of H uses h // (H / heads of x)."""
         return repeat_heads(x, self.heads)
+
+
+def within_graph(y: Tensor, wants_grad: bool) -> Tensor:
+    """An output without numbers depends on nothing; where gradients are wanted it takes part in the backward pass all the same."""
+    return y.requires_grad_() if wants_grad and y.numel() == 0 and not y.requires_grad else y
 
 
 def repeat_heads(x: Float[Tensor, "*lead h d"], heads: int) -> Float[Tensor, "*lead H d"]:
@@ -291,7 +301,7 @@ def _check_state(problem: Problem, state: State | None, rows: int, heads: tuple[
 def _check_levels(problem: Problem, state: State, lengths: int | Tensor, time: int) -> None:
     """L levels end at token 2^(L-1); the states' positions are looked at in eager calls on the CPU."""
     levels = problem.weights.levels
-    if levels == 0 or time == 0:
+    if levels == 0 or time == 0 or state.position.numel() == 0:
         return
     visible = state.position.device.type == "cpu" and not needs_composite()
     reached = int((state.position + lengths).max()) if visible else time if isinstance(lengths, int) else 0

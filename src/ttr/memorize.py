@@ -65,7 +65,7 @@ def fold(problem: Problem, params: Mapping[str, Tensor], memory: Mapping[str, Te
     if problem.recurrence is not None:
         return problem.recurrence.learn(problem.function, params, memory, pair)
     solver, controls = problem.solver, pair.controls
-    step = controls.get("step_size", torch.ones_like(pair.key[..., 0]))
+    step = controls.get("step_size", pair.key.new_ones(pair.key.shape[:-1]))
     value = pair.value * controls["write"] if "write" in controls else pair.value
     predict = functools.partial(_predict, problem.function, params)
     read_key = controls.get("read_key", pair.key)
@@ -96,6 +96,8 @@ def _minimiser(objective, start: Float[Tensor, "B H F V"]) -> Float[Tensor, "B H
 
     The gradient is affine, g(S) = A S - c, so its differences along the unit directions of F give the columns of A.
     """
+    if start.numel() == 0:
+        return start
     gradient = torch.func.grad(objective)
     constant = gradient(start)
     size = start.shape[-2]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ttr import memorize, retrieve
 from ttr.controls import CONTROLS
-from ttr.inputs import Inputs, check_streaming, prepare
+from ttr.inputs import Inputs, check_streaming, prepare, within_graph
 from ttr.problem import Pair, Problem
 from ttr.state import State, append_pairs, pair_index, single
 
@@ -38,6 +38,7 @@ def oracle(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B T
         y = torch.cat([x.q.new_zeros(1, 0, x.heads, v.shape[-1]), *(rows for rows, _ in parts)], dim=1)
         state = State.cat([end for _, end in parts]) if parts else x.state
     state = state if x.length else state.clone()  # without tokens it would be the caller's own
+    y = within_graph(y, x.wants_grad)
     return (y, state) if return_state else y
 
 
@@ -85,12 +86,12 @@ def _refit_from_moments(problem: Problem, x: Inputs) -> tuple[list[Tensor], Stat
     params = x.axis_params("function")
     queries = problem.function.query(x.grouped(x.q), params)
     keys, values = problem.function.key(x.grouped(x.k), params), x.grouped(x.v)
-    targets = {"memory": values, "gram": keys, "normalizer": torch.ones_like(values[..., :1])}
+    targets = {"memory": values, "gram": keys, "normalizer": values.new_ones(*values.shape[:-1], 1)}
     y, sums = [], dict(x.state.tensors)
     for t in range(x.length):
         weights, kept = (w if w.ndim == 4 else w[..., None] for w in (_log_weights(x, t).exp(), _forgotten(x, t).exp()))
         for name, start in x.state.tensors.items():
-            past = kept[:, 0, :, :, None] * start.reshape(*start.shape[:3], -1)
+            past = kept[:, 0, :, :, None] * (start if start.ndim == 4 else start[..., None])
             new = memorize.moments(keys[:, : t + 1], targets[name][:, : t + 1], weights)
             sums[name] = (past + new).reshape(start.shape)
         memory = memorize.ridge_fit(sums["gram"], sums["memory"], x.controls["ridge"]) if problem.solver.exact else sums["memory"]
@@ -145,7 +146,7 @@ def _read_pairs(problem: Problem, x: Inputs, keys: Tensor, values: Tensor, log_w
     memory = memorize.moments(mapped, values, weights)
     if problem.solver.exact:
         memory = memorize.ridge_fit(memorize.moments(mapped, mapped, weights), memory, x.controls["ridge"])
-    ones = memorize.moments(mapped, torch.ones_like(values[..., :1]), weights)[..., 0] if function.normalized else None
+    ones = memorize.moments(mapped, values.new_ones(*values.shape[:-1], 1), weights)[..., 0] if function.normalized else None
     return _read(problem, memory, ones, query)
 
 

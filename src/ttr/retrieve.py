@@ -30,7 +30,7 @@ def displacement_features(function: Function, keys: Float[Tensor, "B H N K"], qu
     an equal ridge for all of them prefers no direction.
     """
     offset = (keys - query[..., None, :]).unbind(-1)
-    features = [torch.ones_like(keys[..., 0])]
+    features = [keys.new_ones(keys.shape[:-1])]
     for degree in range(1, function.local_degree + 1):
         for channels in itertools.combinations_with_replacement(range(len(offset)), degree):
             repeats = math.prod(math.factorial(channels.count(c)) for c in set(channels))

@@ -71,7 +71,7 @@ class State:
 
     def select(self, rows: Tensor | list[int] | slice) -> State:
         """The state of some rows of the batch, in that order, copied."""
-        rows = torch.as_tensor(rows, device=self.position.device) if isinstance(rows, list) else rows
+        rows = torch.as_tensor(rows or torch.zeros(0, dtype=torch.int64), device=self.position.device) if isinstance(rows, list) else rows
         return dataclasses.replace(self.map(lambda tensor: tensor[rows].clone()), position=self.position[rows].clone())
 
     def reorder(self, beam: Tensor) -> State:

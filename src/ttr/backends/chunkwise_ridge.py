@@ -51,6 +51,8 @@ class ChunkwiseRidge(Backend):
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         form = linear_form(problem, x)
+        if x.state["gram"].numel() == 0:  # of no features or rows: nothing is learned, and what is read is 0
+            return torch.einsum("bthf,bhfv->bthv", form.query, x.state["memory"]), x.state.replace(position=x.state.position + x.length)
         none = torch.zeros_like(form.key[..., 0])
         log_decay, importance = (none if log is None else log for log in (x.log_decay, x.log_importance))
         ridge = x.controls["ridge"] if "ridge" in x.controls else form.query.new_zeros(form.query.shape[2:])

@@ -32,7 +32,7 @@ class KernelRidge(Backend):
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        new = torch.zeros_like(x.q[:, :, :1, 0]).expand(-1, -1, x.heads) if x.log_importance is None else x.log_importance
+        new = x.own_log_weight
         keys, values, log_weight = (torch.cat(both, dim=1) for both in (
             (x.state["keys"], x.k), (x.state["values"], x.v), (x.state["log_weight"], new)))
         wide = wide_dtype(x.q)

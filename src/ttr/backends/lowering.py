@@ -64,7 +64,7 @@ def linear_form(problem: Problem, x: Inputs) -> LinearForm:
     key = flat(function.key(x.grouped(x.k), params))
     value = flat(x.grouped(x.v) * x.controls["write"] if "write" in x.controls else x.grouped(x.v))
     if function.normalized:
-        value = torch.cat([value, torch.ones_like(value[..., :1])], dim=-1)
+        value = pad(value, (0, 1), value=1.0)
     read = None if problem.solver.gradient_at is None else key
     if "read_key" in x.controls:
         read = flat(function.key(x.controls["read_key"], params))

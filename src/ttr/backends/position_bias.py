@@ -155,7 +155,7 @@ class PairWeights:
         be full, and then refuses, is made."""
         if not x.wants_state and x.state.capacity is None:
             return x.state
-        weight = torch.zeros_like(x.q[:, :, :1, 0]).expand(-1, -1, x.heads) if x.log_importance is None else x.log_importance
+        weight = x.own_log_weight
         if self.decay is None or x.length == 0:
             return append_pairs(x.state, self.window, x.k, x.v, weight, None)
         weight = weight + self.decay.to_end().mT.to(weight)

@@ -41,7 +41,7 @@ def double(key: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def turn(value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Complex numbers, pairs of neighbouring channels, times cos + i sin."""
-    real, imaginary = value.unflatten(-1, (-1, 2)).unbind(-1)
+    real, imaginary = value[..., ::2], value[..., 1::2]
     return torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1).flatten(-2)
 
 

@@ -83,6 +83,8 @@ class GaussianNystrom(Function):
         return min(queries, time), min(self.landmarks - queries, time)
 
     def query(self, q: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        if q.shape[-1] == 0 and self.inverse == "newton":
+            raise ValueError("Without key channels all landmarks are one point, which this start of the iteration loses. Use inverse='balanced'.")
         return math.sqrt(scale_or_default(self.scale, q.shape[-1])) * q
 
     def key(self, k: Tensor, params: Mapping[str, Tensor]) -> Tensor:

@@ -18,7 +18,7 @@ from ttr.state import State
 def equality(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
     """Outputs, final state and all gradients, from the empty memory and from a state."""
     for name, past in (("", 0), (" from a state", 5))[: 2 if problem.function.causal else 1]:
-        yield from _against_oracle(problem, setting, name, past=past)
+        yield from against_oracle(problem, setting, name, past=past)
 
 
 def full_blocks(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
@@ -27,7 +27,7 @@ def full_blocks(problem: Problem, setting: Setting) -> Iterable[tuple[str, float
     A network that learns at every token magnifies rounding from token to token. Where that breaks the plain bound, the bound follows
     from the condition that the definition itself is measured to have, and where this leaves no digit of the dtype nothing is compared."""
     sizes = Sizes(batch=1, time=150, heads=1)
-    found = list(_against_oracle(problem, setting, " of 150 tokens", sizes=sizes, past=5))
+    found = list(against_oracle(problem, setting, " of 150 tokens", sizes=sizes, past=5))
     if problem.solver.trains and any(error > bound for _, error, bound in found):
         case = make_case(problem, sizes, past=5, dtype=setting.dtype, device=setting.device)
         least = ill_conditioned(_measured_condition(case), setting.dtype)
@@ -50,10 +50,10 @@ def _measured_condition(case: Case, noise: float = 1e-10) -> float:
 def strong_gates(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
     """The same for log decays 0, -1e-3, -1, -5, -20, -100, -inf mixed at random."""
     if "log_decay" in problem.controls():
-        yield from _against_oracle(problem, setting, " with strong gates", sizes=Sizes(time=13), strong_gates=True, past=3)
+        yield from against_oracle(problem, setting, " with strong gates", sizes=Sizes(time=13), strong_gates=True, past=3)
 
 
-def _against_oracle(problem: Problem, setting: Setting, suffix: str, **made: object) -> Iterable[tuple[str, float, float]]:
+def against_oracle(problem: Problem, setting: Setting, suffix: str, **made: object) -> Iterable[tuple[str, float, float]]:
     """The backend at ``make_case(problem, **made)``."""
     made |= {"dtype": setting.dtype, "device": setting.device}
     case = make_case(problem, **made).differentiable()

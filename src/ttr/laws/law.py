@@ -82,6 +82,15 @@ def outcome(run: Callable[..., object], case: Case, **options: object) -> tuple[
     return run(case, **options), State({}, torch.zeros(case.q.shape[0], dtype=torch.int64, device=case.q.device))
 
 
+def sentence(call: Callable[[], object]) -> str | None:
+    """The sentence in which a call is refused; None if it is not refused, or not in a sentence."""
+    try:
+        call()
+    except ValueError as refusal:
+        return str(refusal) if str(refusal).rstrip().endswith((".", ".)")) else None
+    return None
+
+
 def compare(quantity: str, value: Tensor, reference: Tensor, dtype: torch.dtype) -> tuple[str, float, float]:
     """The relative error of ``value`` beside the bound for ``dtype``."""
     return quantity, error(value, reference), tolerance(dtype)

@@ -149,7 +149,7 @@ def make_case(problem: Problem, sizes: Sizes = Sizes(), *, strong_gates: bool = 
 
 @functools.lru_cache(maxsize=64)  # the laws ask for the same once per backend
 def _made(problem: Problem, sizes: Sizes, strong_gates: bool, past: int, trained: bool, dtype: torch.dtype, seed: int) -> Case:
-    sizes = dataclasses.replace(sizes, value=max(sizes.value, problem.function.least_value_size))
+    sizes = dataclasses.replace(sizes, value=sizes.value and max(sizes.value, problem.function.least_value_size))
     digest = hashlib.sha256(repr((problem, sizes, strong_gates, past, seed)).encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
     case = _draw(problem, dataclasses.replace(sizes, time=sizes.time + past), strong_gates, trained, generator, dtype)

@@ -20,6 +20,9 @@ FLOAT32_OUTPUTS = 1e-5
 HALF = 2e-2
 """The same for bfloat16 and float16 inputs and outputs; the arithmetic between them is float32."""
 
+ORDER = 1.0
+"""What is only asked to be finite and not far off: results whose digits another law measures."""
+
 PARITY = 1e-9
 """Oracle against the original implementation, both in float64."""
 

@@ -92,7 +92,7 @@ class ChunkDescent(Solver):
 
     def learn(self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair) -> dict[str, Tensor]:
         names = function.memory(pair.key.shape[-1], pair.value.shape[-1])
-        weights, once = {name: memory[name] for name in names}, torch.ones_like(pair.value[..., 0])
+        weights, once = {name: memory[name] for name in names}, pair.value.new_ones(pair.value.shape[:-1])
         gradient = loss_gradient(function, params, self.loss, weights, [(pair.key, pair.value, once)], pair.controls)
         groups = [name for name in names if not name.endswith("_bias")]
         ends = (pair.position + 1) % self.chunk == 0

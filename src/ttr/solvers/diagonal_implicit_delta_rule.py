@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.problem import Function, Pair, Problem, Solver, Weights, Worked
+from ttr.solvers._training import expand
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class DiagonalImplicitDeltaRule(Solver):
     def learn(self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair) -> dict[str, Tensor]:
         key, step, kept = pair.key, pair.controls["step_size"][..., None], memory["memory"]
         if pair.log_decay is not None:
-            kept = pair.log_decay.exp().reshape(*pair.log_decay.shape, *(1,) * (4 - pair.log_decay.ndim)) * kept
+            kept = expand(pair.log_decay.exp(), kept) * kept
         d = step / (1 + step * (key * key).sum(-1, keepdim=True))
         return {"memory": (1 - d * key**2)[..., None] * kept + (d * key)[..., None] * pair.value[..., None, :]}
 

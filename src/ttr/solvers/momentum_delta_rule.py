@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.problem import Function, Pair, Problem, Solver, Weights, Worked
+from ttr.solvers._training import expand
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class MomentumDeltaRule(Solver):
         eta, mu, beta = (pair.controls[name][..., None, None] for name in ("step_size", "momentum", "momentum_step"))
         kept = memory["memory"]
         if pair.log_decay is not None:
-            kept = pair.log_decay.reshape(*pair.log_decay.shape[:2], -1, 1).exp() * kept
+            kept = expand(pair.log_decay.exp(), kept) * kept
         source = kept if self.gradient_at == "decayed" else memory["memory"]
         error = pair.value - torch.einsum("bhfv,bhf->bhv", source, pair.controls.get("read_key", pair.key))
         momentum = mu * memory["momentum"] - eta * torch.einsum("bhf,bhv->bhfv", pair.key, error)

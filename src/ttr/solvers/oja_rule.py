@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.problem import Function, Pair, Problem, Solver, Weights, Worked
+from ttr.solvers._training import expand
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class OjaRule(Solver):
     def learn(self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair) -> dict[str, Tensor]:
         kept = memory["memory"] * pair.controls["value_log_decay"].exp()[..., None, :]
         if pair.log_decay is not None:
-            kept = pair.log_decay.reshape(*pair.log_decay.shape[:2], -1, 1).exp() * kept
+            kept = expand(pair.log_decay.exp(), kept) * kept
         error = pair.key - torch.einsum("bhfv,bhv->bhf", kept, pair.value)
         return {"memory": kept + pair.controls["step_size"][..., None, None] * torch.einsum("bhf,bhv->bhfv", error, pair.value)}
 

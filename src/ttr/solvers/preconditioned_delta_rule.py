@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ttr.component import Parameter, constant
 from ttr.problem import Function, Pair, Problem, Solver, Weights, Worked
+from ttr.solvers._training import expand
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class PreconditionedDeltaRule(Solver):
         written = self.bound ** (-r / (1 + r.abs())) * key
         kept = memory["memory"]
         if pair.log_decay is not None:
-            kept = pair.log_decay.reshape(*pair.log_decay.shape[:2], -1, 1).exp() * kept
+            kept = expand(pair.log_decay.exp(), kept) * kept
         error = pair.value - torch.einsum("bhfv,bhf->bhv", kept, key)
         return {"memory": kept + torch.einsum("bhf,bhv->bhfv", control["step_size"] * written, error), "preconditioner": sums}
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ttr.problem import Function, Solver, Weights
 
@@ -30,7 +31,7 @@ def joined(memory: Mapping[str, Tensor]) -> Tensor:
 
 def outer(memory: Mapping[str, Tensor], key: Tensor, value: Tensor) -> Tensor:
     """k v^T [...,F,V] for k [...,F] and v [...,V], with a value 1 for the normaliser where there is one."""
-    value = torch.cat([value, torch.ones_like(value[..., :1])], dim=-1) if "normalizer" in memory else value
+    value = pad(value, (0, 1), value=1.0) if "normalizer" in memory else value
     return key[..., :, None] * value[..., None, :]
 
 

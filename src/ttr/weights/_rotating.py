@@ -25,29 +25,34 @@ class _Rotating(Weights):
         return {} if self.complex_values else turning
 
     def learn(self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair) -> dict[str, Tensor]:
-        log_decay = torch.zeros_like(pair.key[..., 0]) if pair.log_decay is None else pair.log_decay
+        log_decay = pair.key.new_zeros(pair.key.shape[:-1]) if pair.log_decay is None else pair.log_decay
         phase = self.phase(pair.controls, params, pair.key)
         retention = torch.exp(torch.complex(log_decay, phase.expand_as(log_decay)))
         retention = retention.reshape(*retention.shape, *(1,) * (4 - retention.ndim))
         if self.complex_values:
             state = retention * _complex(memory["memory"]) + pair.key[..., None] * _complex(pair.value)[..., None, :]
-            return {"memory": torch.view_as_real(state).flatten(-2)}
+            return {"memory": _channels(state)}
         learned = {}
-        targets = {"memory": pair.value, "normalizer": torch.ones_like(pair.value[..., :1])}
+        targets = {"memory": pair.value, "normalizer": pair.value.new_ones(*pair.value.shape[:-1], 1)}
         for name in function.memory(1, 1):
-            state = torch.complex(memory[name], memory[f"imaginary_{name}"]).reshape(*pair.key.shape, -1)
-            state = (retention * state + pair.key[..., None] * targets[name][..., None, :]).reshape(memory[name].shape)
+            state = torch.complex(memory[name], memory[f"imaginary_{name}"])
+            state = (retention * (state if state.ndim == 4 else state[..., None]) + pair.key[..., None] * targets[name][..., None, :]).reshape(memory[name].shape)
             learned |= {name: state.real, f"imaginary_{name}": state.imag}
         return learned
 
     def read(self, function: Function, params: Mapping[str, Tensor], before: Mapping[str, Tensor], after: Mapping[str, Tensor],
              query: Tensor, pair: Pair) -> Tensor:
         if self.complex_values:
-            return torch.view_as_real((query[..., None] * _complex(after["memory"])).sum(-2)).flatten(-2)
+            return _channels((query[..., None] * _complex(after["memory"])).sum(-2))
         y = (query[..., None] * after["memory"]).sum(-2)
         return function.ratio(y, (query * after["normalizer"]).sum(-1, keepdim=True)) if function.normalized else y
 
 
 def _complex(x: Tensor) -> Tensor:
     """Neighbouring channels as the real and imaginary parts of one complex number: [..., 2 C] -> [..., C]."""
-    return torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
+    return torch.complex(x[..., ::2], x[..., 1::2])
+
+
+def _channels(z: Tensor) -> Tensor:
+    """Undo ``_complex``; a view of the complex numbers would have a derivative at even places of the memory alone."""
+    return torch.stack([z.real, z.imag], dim=-1).flatten(-2)

@@ -48,7 +48,7 @@ class FenwickLevels(_Recurrence):
     def learn(self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair) -> dict[str, Tensor]:
         """Merge levels 0..j into level j + 1, j the trailing zeros of t > 0; decay all; level 0 is the token's own pair."""
         rows = [self._merged(levels, t) for levels, t in zip(memory["memory"], pair.position.tolist())]
-        kept = pair.log_decay.exp()[..., None, None, None] * torch.stack(rows)
+        kept = pair.log_decay.exp()[..., None, None, None] * (torch.stack(rows) if rows else memory["memory"])
         return {"memory": torch.cat([(pair.key[..., None] * pair.value[..., None, :])[:, :, None], kept[:, :, 1:]], dim=2)}
 
     def _merged(self, levels: Tensor, t: int) -> Tensor:

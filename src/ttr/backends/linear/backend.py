@@ -6,6 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ttr.backends.backend import Backend
@@ -36,7 +37,11 @@ class LinearBackend(Backend):
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         form = linear_form(problem, x)
-        y, memory = self.recur(form.recurrence(widen_state(problem, x)), x.wants_grad)
+        r = form.recurrence(widen_state(problem, x))
+        if r.memory.numel() == 0:  # of no features, values or rows: nothing is learned, and what is read is 0
+            y, memory = torch.einsum("bthf,bhfv->bthv", r.query, r.memory), r.memory
+        else:
+            y, memory = self.recur(r, x.wants_grad)
         if form.bonus is not None:
             y = y + (form.query * form.bonus * form.key).sum(-1, keepdim=True) * form.value
         return finish(problem, x, y, memory, form)

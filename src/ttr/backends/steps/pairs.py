@@ -20,8 +20,7 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
 
 def _advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     x = rewriting.rewritten(problem, x)
-    new_weight = torch.zeros_like(x.q[:, :, :1, 0]).expand(-1, -1, x.heads) if x.log_importance is None else x.log_importance
-    state = append_pairs(x.state, problem.weights.window, x.k, x.v, new_weight, None if x.log_decay is None else x.log_decay[:, 0])
+    state = append_pairs(x.state, problem.weights.window, x.k, x.v, x.own_log_weight, None if x.log_decay is None else x.log_decay[:, 0])
     params = x.axis_params("function")
     raw_query = x.grouped(x.q)[:, 0]
     raw_keys, values = (x.grouped(state[name]).transpose(1, 2) for name in ("keys", "values"))

@@ -23,7 +23,7 @@ class Dijiang(FeatureMap):
     def __call__(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         size = x.shape[-1]
         channel = torch.arange(size, dtype=x.dtype, device=x.device)
-        transform = torch.cos(math.pi / size * channel[:, None] * (channel + 0.5)) * (2 / size) ** 0.5
+        transform = torch.cos(math.pi / max(size, 1) * channel[:, None] * (channel + 0.5)) * (2 / max(size, 1)) ** 0.5
         transform = torch.cat([transform[:1] / 2**0.5, transform[1:]])
         return (x @ (transform * params["diagonal"])).softmax(-1)
 

@@ -33,7 +33,7 @@ class PositiveRandom(FeatureMap):
             raise ValueError(f"PositiveRandom(number={self.number}) has no features. Use a number from 1 on, or None for int(K ln K).")
 
     def size(self, key_size: int) -> int:
-        return max(1, int(key_size * math.log(key_size))) if self.number is None else self.number
+        return max(1, int(key_size * math.log(max(key_size, 1)))) if self.number is None else self.number
 
     def parameters(self, heads: int, key_size: int, value_size: int) -> dict[str, Parameter]:
         return {"directions": Parameter((self.size(key_size), key_size), _orthogonal, trainable=False)}
@@ -74,6 +74,8 @@ class PositiveRandom(FeatureMap):
 def _orthogonal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     """Rows with the distribution of normal ones, orthogonal to one another in blocks of as many as there are channels."""
     number, size = shape
+    if size == 0:
+        return torch.zeros(shape)
     q, r = torch.linalg.qr(torch.randn(-(-number // size), size, size, generator=generator))
     q = q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None]  # else the sign of each row would hang together with its first entry
     lengths = torch.randn(number, size, generator=generator).norm(dim=-1, keepdim=True)

@@ -22,9 +22,8 @@ class Taylor(FeatureMap):
     def __call__(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         size = x.shape[-1]
         first, second = torch.triu_indices(size, size, offset=1, device=x.device)
-        one = torch.ones_like(x[..., :1])
         products = x[..., first] * x[..., second]
-        return torch.cat([one, x / size**0.25, products / size**0.5, x * x / (2 * size) ** 0.5], dim=-1)
+        return torch.cat([x.new_ones(*x.shape[:-1], 1), x / size**0.25, products / size**0.5, x * x / (2 * size) ** 0.5], dim=-1)
 
     def formulas(self) -> dict[str, str]:
         return {"features": "phi(x) = (1, x_i / K^(1/4), x_i x_j / K^(1/2), x_i^2 / (2 K)^(1/2)), i < j, "
