@@ -47,7 +47,7 @@ def regress(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B 
     with _exact_arithmetic(x):
         y, state = chosen.run(problem, x) if cu_seqlens is None else _packed(chosen, problem, x, cu_seqlens.tolist())
     state = state if x.length or not return_state else state.clone()  # without tokens it would be the caller's own
-    y = within_graph(y.to(x.out_dtype), x.wants_grad)
+    y = within_graph(y.to(x.out_dtype), x)
     return (y, state) if return_state else y
 
 

@@ -119,9 +119,11 @@ class Inputs:
         return repeat_heads(x, self.heads)
 
 
-def within_graph(y: Tensor, wants_grad: bool) -> Tensor:
-    """An output without numbers depends on nothing; where gradients are wanted it takes part in the backward pass all the same."""
-    return y.requires_grad_() if wants_grad and y.numel() == 0 and not y.requires_grad else y
+def within_graph(y: Tensor, x: Inputs) -> Tensor:
+    """The output of a call; one without numbers depends on nothing, but a backward pass through it gives all that went in zeros."""
+    if not x.wants_grad or y.numel():
+        return y
+    return y + sum(0 * t.sum() for t in (x.q, x.k, x.v, *x.controls.values(), *x.params.values(), *x.state.tensors.values()))
 
 
 def repeat_heads(x: Float[Tensor, "*lead h d"], heads: int) -> Float[Tensor, "*lead H d"]:

@@ -38,7 +38,7 @@ def oracle(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B T
         y = torch.cat([x.q.new_zeros(1, 0, x.heads, v.shape[-1]), *(rows for rows, _ in parts)], dim=1)
         state = State.cat([end for _, end in parts]) if parts else x.state
     state = state if x.length else state.clone()  # without tokens it would be the caller's own
-    y = within_graph(y, x.wants_grad)
+    y = within_graph(y, x)
     return (y, state) if return_state else y
 
 

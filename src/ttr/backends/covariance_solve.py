@@ -109,6 +109,9 @@ def _entries(size: int, device: torch.device) -> Int[Tensor, " entries"]:
 
 def solve(system: Covariances, right: Float[Tensor, "G R D"], few: Bool[Tensor, " R"]) -> Float[Tensor, "G R D"]:
     """x with A_t x_t = right_t. ``few`` are the rows with little more pairs than channels. Leaves ``tilt(x)`` in the scratch."""
+    if right.shape[-1] == 0:  # without channels there is no slope
+        system.tilt(right)
+        return torch.empty_like(right)
     size = right.abs().amax(-1, keepdim=True)
     size = torch.where(size > 0, size, 1.0)
     unit = right / size  # so that no squared norm under- or overflows

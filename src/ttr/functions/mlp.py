@@ -103,8 +103,9 @@ class Mlp(_Network):
 
     def _through_norm(self, x: Tensor, slope: Tensor) -> Tensor:
         """With x^ = (x - mean) / s, s^2 = var + eps: dx = (g - mean(g) - x^ mean(g x^)) / s."""
-        rate = torch.rsqrt(x.var(-1, keepdim=True, correction=0) + self.eps)
-        normed = (x - x.mean(-1, keepdim=True)) * rate
+        centred = x - x.mean(-1, keepdim=True)
+        rate = torch.rsqrt(centred.square().mean(-1, keepdim=True) + self.eps)
+        normed = centred * rate
         return rate * (slope - slope.mean(-1, keepdim=True) - normed * (slope * normed).mean(-1, keepdim=True))
 
     def feature_size(self, key_size: int) -> int:

@@ -40,8 +40,8 @@ def rms_norm(x: Tensor, eps: float, *, gain: Tensor | None = None, gate: Tensor 
         mean: c is 1 / D, else 1.
     """
     axes = 1 if gain is None else gain.ndim
-    size = x.shape[x.ndim - axes :].numel()
-    call = (x.reshape(-1, size), None if gain is None else gain.flatten(), None if gate is None else gate.reshape(-1, size),
+    rows, size = x.shape[: x.ndim - axes].numel(), x.shape[x.ndim - axes :].numel()
+    call = (x.reshape(rows, size), None if gain is None else gain.flatten(), None if gate is None else gate.reshape(rows, size),
             eps, 1 / max(size, 1) if mean else 1.0, activation, gate_first)
     if needs_composite() or x.numel() <= BLOCK:
         return composite(*call).reshape(x.shape)

@@ -25,7 +25,7 @@ class SigmoidRate(Controls):
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         gate = torch.sigmoid(wide(streams["x"] @ params["weight"].mT) + wide(params["bias"]))
-        return {"step_size": self.base * gate / streams["k"].shape[-1]}
+        return {"step_size": self.base * gate / max(streams["k"].shape[-1], 1)}
 
     @classmethod
     def examples(cls) -> tuple[SigmoidRate, ...]:
