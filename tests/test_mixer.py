@@ -254,8 +254,8 @@ def test_memory_parameters_are_the_layers():
 
 @pytest.mark.parametrize("arguments, message", [
     ({"memory": "gated-deltanet"}, r"ttr.catalogue\['gated-deltanet'\]"), ({"memory": 3}, "an Architecture or a Problem, got 3"),
-    ({"heads": 3}, "d_model = 8 is not a multiple of heads = 3"), ({"heads": 4, "key_heads": 3}, "must each divide the largest, got 4, 3 and 4"),
-    ({"heads": 0}, "must each divide"), ({"memory": ttr.catalogue["hgrn2"], "key_heads": 1}, "Use key_heads = 2"),
+    ({"heads": 3}, "d_model = 8 is not a multiple of heads = 3"), ({"heads": 4, "key_heads": 3}, "must each divide the largest number, got 4, 3, 4"),
+    ({"heads": 0}, "heads must be a whole number from 1 on, got 0"), ({"memory": ttr.catalogue["hgrn2"], "key_heads": 1}, "Use key_heads = 2"),
 ])
 def test_wrong_sizes_are_a_sentence(arguments, message):
     with pytest.raises(ValueError, match=message):

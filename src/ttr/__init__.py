@@ -11,11 +11,11 @@ from ttr._version import __version__
 from ttr.diagnostics import diagnostics
 from ttr.dispatch import init_params, initial_state, plan, regress, step
 from ttr.explain import explain
-from ttr.inputs import checks
 from ttr.matmul import onednn
 from ttr.oracle import oracle
 from ttr.problem import Problem
 from ttr.state import State
+from ttr.values import checks
 
 if TYPE_CHECKING:
     from ttr import catalogue, models, nn

@@ -14,9 +14,23 @@ from ttr.backends import BACKENDS
 from ttr.backends.backend import Backend
 from ttr.backends.steps import BoundStep
 from ttr.component import Parameter
-from ttr.inputs import Inputs, check_names, check_streaming, is_transformed, prepare, within_graph
+from ttr.inputs import (
+    Inputs,
+    check_device,
+    check_heads,
+    check_names,
+    check_param,
+    check_problem,
+    check_sizes,
+    check_streaming,
+    is_transformed,
+    looks,
+    prepare,
+    within_graph,
+)
 from ttr.problem import Problem
 from ttr.state import State, empty_state, single, writable
+from ttr.values import FLOATING, check_tensor, suspicious, vouch
 
 
 def regress(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B T *pairs Hk K"], v: Float[Tensor, "B T *pairs Hv V"], *,
@@ -61,8 +75,9 @@ def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pair
     Raises:
         ValueError: as ``regress``; the state is then unchanged.
     """
-    tensors = isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(v, Tensor)
-    plain = tensors and backend == "auto" and not params and state is not None and not torch.compiler.is_compiling()
+    shaped = type(q) is type(k) is type(v) is Tensor and not (q.is_nested or k.is_nested or v.is_nested)
+    auto = type(backend) is str and backend == "auto" and _is_nothing(params)
+    plain = shaped and auto and isinstance(problem, Problem) and state is not None and not torch.compiler.is_compiling()
     call = (problem, inplace, q.shape, k.shape, v.shape, q.dtype, torch.get_num_threads()) if plain else None
     bound = _BOUND.get(call)
     if bound is not None and (done := bound(q, k, v, state, controls)):
@@ -74,6 +89,9 @@ def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pair
         y, new = chosen.step(problem, x)
     if x.owns_state:
         new = _overwrite(state, new)
+    if looks(x.q) and not suspicious(y):
+        for tensor in new.tensors.values():
+            vouch(tensor)
     if plain and bound is None and (bound := chosen.bind_step(problem, replace(x, owns_state=inplace))):
         if len(_BOUND) == MOST_BOUND:
             _BOUND.clear()
@@ -90,19 +108,26 @@ MOST_BOUND = 64
 def _token(problem: Problem, q: Tensor, k: Tensor, v: Tensor, state: State | None, params: Mapping[str, Tensor] | None, inplace: bool,
            controls: Mapping[str, Tensor | float]) -> Inputs:
     """The checked call of one token."""
+    check_problem(problem)
     for name, x in (("q", q), ("k", k), ("v", v)):
-        if not isinstance(x, Tensor):
-            raise ValueError(f"{name} must be a floating-point tensor, got {type(x).__name__}. Pass one token, [batch, heads, channels].")
-    if q.ndim != 3:
-        raise ValueError(f"step takes one token, q [batch, heads, channels], got shape {tuple(q.shape)}. Use regress for a sequence.")
+        check_tensor(name, x)
+        if x.ndim != (3 if name == "q" or problem.solver.pairs_per_token == 1 else 4):
+            raise ValueError(f"step takes one token, q [batch, heads, channels], got {name} of shape {tuple(x.shape)}. Use regress for a sequence.")
 
     def timed(name: str, x: Tensor | float) -> Tensor | float:
-        return x if name == "ridge" or not isinstance(x, Tensor) or x.ndim == 0 else x[:, None]
+        if not isinstance(x, Tensor):
+            return x
+        check_tensor(f"The control {name!r}", x)
+        return x if name == "ridge" or x.ndim == 0 else x[:, None]
 
     check_streaming(problem, True)
     x = prepare(problem, q[:, None], k[:, None], v[:, None], params, state, None, {name: timed(name, c) for name, c in controls.items()})
     owns_state = inplace and state is not None and not x.wants_grad and all(map(_writable, (*state.tensors.values(), state.position)))
     return replace(x, owns_state=owns_state)
+
+
+def _is_nothing(params: object) -> bool:
+    return params is None or type(params) is dict and not params
 
 
 def _exact_arithmetic(x: Inputs) -> torch.autocast:
@@ -136,6 +161,7 @@ def plan(problem: Problem, q: Tensor, k: Tensor, v: Tensor, *, inplace: bool = F
     Raises:
         ValueError: as ``regress`` and ``step``.
     """
+    check_tensor("q", q)
     if q.ndim == 3:
         return _plan_step(problem, q, k, v, inplace, **call)
     if inplace:
@@ -160,8 +186,8 @@ def _plan_step(problem: Problem, q: Tensor, k: Tensor, v: Tensor, inplace: bool,
 
     def run(q: Tensor, k: Tensor, v: Tensor, state: State | None, *, params: Mapping[str, Tensor] | None = None,
             **controls: Tensor | float) -> tuple[Tensor, State]:
-        done = None if bound is None or params else bound(q, k, v, state, controls)
-        return done or step(problem, q, k, v, state, params=params, inplace=inplace, backend=backend, **controls)
+        done = bound(q, k, v, state, controls) if bound is not None and _is_nothing(params) else None
+        return done or step(problem, q, k, v, state, **{"params": params, "inplace": inplace, "backend": backend, **controls})
 
     return run
 
@@ -172,15 +198,27 @@ def choose(problem: Problem, x: Inputs, backend: str | Backend = "auto") -> Back
     Raises:
         ValueError: if the name is unknown, or the named backend refuses, with its reason.
     """
-    if backend != "auto":
-        named = backend if isinstance(backend, Backend) else {b.name: b for b in BACKENDS}.get(backend)
-        if named is None:
-            raise ValueError(f"There is no backend {backend!r}. Use 'auto' or one of {', '.join(b.name for b in BACKENDS)}.")
+    named = check_backend(backend)
+    if named is not None:
         reason = refusal(named, problem, x)
         if reason:
             raise ValueError(f"The backend {named.name!r} cannot run this: {reason} Use backend='auto'.")
         return named
     return next(b for b in BACKENDS if refusal(b, problem, x) is None)
+
+
+def check_backend(backend: str | Backend) -> Backend | None:
+    """The backend of that name, or given itself; None for "auto".
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if isinstance(backend, Backend):
+        return backend
+    names = ["auto", *(each.name for each in BACKENDS)]
+    if not isinstance(backend, str) or backend not in names:
+        raise ValueError(f"There is no backend {backend!r}. Use 'auto' or one of {', '.join(names[1:])}.")
+    return (None, *BACKENDS)[names.index(backend)]
 
 
 def refusal(backend: Backend, problem: Problem, x: Inputs | None = None) -> str | None:
@@ -212,20 +250,36 @@ def initial_state(problem: Problem, batch: int, heads: int | tuple[int, int, int
         params: the problem's parameters; a learned initial memory starts from them and needs them.
         capacity: for memories of pairs, a fixed number of slots; None lets the state grow with every call.
         dtype: float32 unless given; narrower types are widened.
+
+    Raises:
+        ValueError: on sizes, parameters or a dtype that no state has.
     """
-    heads = (heads, heads, heads) if isinstance(heads, int) else heads
+    check_problem(problem)
+    heads = heads if isinstance(heads, tuple) and len(heads) == 3 else (heads, heads, heads)
+    check_sizes(batch=batch, key_size=key_size, value_size=value_size)
+    check_heads(*heads)
     if params is not None:
-        check_names(problem.parameters(max(heads), key_size, value_size), params, "parameter")
+        declared = problem.parameters(max(heads), key_size, value_size)
+        params = {name: check_param(name, spec.shape, params) for name, spec in check_names(declared, params, "parameter").items()}
         params = axis_params(params, "function")
     elif problem.function.learned_start:
         raise ValueError(f"The memory of {problem.function!r} starts from its parameters. Pass params=, from ttr.init_params or your layer.")
-    if capacity is not None and capacity < 1:
+    if capacity is not None and (not isinstance(capacity, int) or capacity < 1):
         raise ValueError(f"A capacity of {capacity} holds nothing. Use the number of tokens to come, or None for a state that grows.")
+    if dtype not in (None, *FLOATING):
+        raise ValueError(f"A state holds floating-point numbers, not {dtype}. Use torch.float32 or torch.float64.")
     wide = torch.promote_types(dtype or torch.float32, torch.float32)
-    return empty_state(problem, batch, heads, key_size, value_size, capacity, torch.device(device) if device else None, wide, params)
+    return empty_state(problem, batch, heads, key_size, value_size, capacity, check_device(device), wide, params)
 
 
 def init_params(problem: Problem, *, heads: int, key_size: int, value_size: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-    """Fresh tensors for every parameter the problem declares: "axis.name" -> tensor."""
+    """Fresh tensors for every parameter the problem declares: "axis.name" -> tensor.
+
+    Raises:
+        ValueError: on sizes that no layer has.
+    """
+    check_problem(problem)
+    check_sizes(key_size=key_size, value_size=value_size)
+    check_heads(heads)
     declared: dict[str, Parameter] = problem.parameters(heads, key_size, value_size)
     return {name: p.draw(generator) for name, p in declared.items()}

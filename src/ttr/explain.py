@@ -17,7 +17,7 @@ from ttr.backends import BACKENDS
 from ttr.component import Component
 from ttr.controls import CONTROLS
 from ttr.dispatch import choose, refusal
-from ttr.inputs import prepare
+from ttr.inputs import check_problem, check_sizes, prepare
 from ttr.latex import latex
 from ttr.problem import Problem
 from ttr.state import empty_state
@@ -120,6 +120,7 @@ def explain(problem: object, q: Tensor | None = None, k: Tensor | None = None, v
         name: the title.
     """
     entry, problem = problem, getattr(problem, "problem", problem)
+    check_problem(problem)
     x = None
     if q is not None:
         known = {name: call.pop(name, None) for name in ("params", "state", "cu_seqlens", "return_state")}
@@ -135,6 +136,9 @@ def explain(problem: object, q: Tensor | None = None, k: Tensor | None = None, v
     missing = [letter for letter in "HKV" if sizes[letter] is None]
     if 0 < len(missing) < 3:
         raise ValueError("State and cost in numbers need all of heads, key_size and value_size. Give all three, or none.")
+    if not missing:
+        check_sizes(1, heads=heads)
+        check_sizes(key_size=key_size, value_size=value_size, tokens=tokens)
     how = [("parallel form", _written_out(problem, told)) for told in _told(problem, "parallel form")]
     how += [("backend", chosen), *((f"not {name}", reason) for name, reason in others)]
     sections = (_section(SOURCE, _source(entry)), _section("The three choices", _choices(problem)),

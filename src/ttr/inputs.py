@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-import operator
-from collections.abc import Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ttr import values
 from ttr.axes import axis_params, with_rates
 from ttr.controls import CONTROLS
 from ttr.problem import Problem
-from ttr.state import State, empty_state
-
-_check_values: ContextVar[bool | None] = ContextVar("ttr_check_values", default=None)
-
-
-@contextlib.contextmanager
-def checks(*, values: bool) -> Iterator[None]:
-    """Turn the checks of values (NaN, positive log decay) on or off inside the block.
-
-    By default they run in eager calls on the CPU only; shapes, dtypes and names are always checked.
-    """
-    token = _check_values.set(values)
-    try:
-        yield
-    finally:
-        _check_values.reset(token)
-
+from ttr.state import State, check_fields, empty_state
 
 @dataclass(frozen=True)
 class Inputs:
@@ -138,7 +121,7 @@ def prepare(problem: Problem, q: Tensor, k: Tensor, v: Tensor, params: Mapping[s
     Raises:
         ValueError: a sentence that says what to pass instead; nothing has been changed.
     """
-    _check_problem(problem)
+    check_problem(problem)
     heads = _check_layout(problem, q, k, v)
     k = repeat_heads(k, heads) if problem.function.transported else k  # every head of the memory turns its keys by itself,
     v = repeat_heads(v, heads) if problem.solver.corrects else v  # or corrects its values
@@ -150,8 +133,8 @@ def prepare(problem: Problem, q: Tensor, k: Tensor, v: Tensor, params: Mapping[s
     sizes = {"B": batch, "T": time, "H": heads, "K": key_size, "V": value_size, "n": problem.solver.pairs_per_token,
              "F": problem.function.feature_size(key_size), "L": problem.weights.levels, "P": problem.function.groups}
     controls = {name: _control(name, axes, controls, sizes, like) for name, axes in check_names(problem.controls(), controls, "control").items()}
-    declared = problem.parameters(heads, key_size, value_size)
-    params = {name: _param(name, spec.shape, params or {}, like) for name, spec in check_names(declared, params or {}, "parameter").items()}
+    declared, params = problem.parameters(heads, key_size, value_size), {} if params is None else params
+    params = {name: check_param(name, spec.shape, params, like).to(like) for name, spec in check_names(declared, params, "parameter").items()}
     rows = check_packing(cu_seqlens, batch, time)
     of_function = axis_params(params, "function")
     state = _check_state(problem, state, rows, (heads, k.shape[-2], v.shape[-2]), key_size, value_size, like, of_function)
@@ -179,7 +162,7 @@ def _wants_grad(*groups: Tensor | Mapping[str, Tensor] | State) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
-def _check_problem(problem: Problem) -> None:
+def check_problem(problem: Problem) -> None:
     if not isinstance(problem, Problem):
         hint = f"Use ttr.catalogue[{problem!r}].problem." if isinstance(problem, str) else "Use ttr.Problem(weights=..., function=..., solver=...)."
         raise ValueError(f"The first argument must be a Problem, got {type(problem).__name__}. {hint}")
@@ -190,8 +173,7 @@ def _check_layout(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> int:
     pairs = problem.solver.pairs_per_token
     for name, x in (("q", q), ("k", k), ("v", v)):
         axes = 4 if name == "q" or pairs == 1 else 5
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise ValueError(f"{name} must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}. Convert it with .float().")
+        values.check_tensor(name, x)
         if x.ndim != axes:
             pair_axis = "" if axes == 4 else f"{pairs} (pairs per token), "
             layout = f"batch, time, {pair_axis}heads, channels"
@@ -204,11 +186,36 @@ def _check_layout(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> int:
             raise ValueError(f"{name} is on {x.device} and q on {q.device}. Move them to one device.")
     if k.shape[-1] != q.shape[-1]:
         raise ValueError(f"q has {q.shape[-1]} channels and k has {k.shape[-1]}. Queries and keys must have the same size.")
-    heads = max(q.shape[-2], k.shape[-2], v.shape[-2])
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        if x.shape[-2] == 0 or heads % x.shape[-2]:
-            raise ValueError(f"{name} has {x.shape[-2]} heads, which does not divide the largest number, {heads}.")
-    return heads
+    return check_heads(q.shape[-2], k.shape[-2], v.shape[-2])
+
+
+def check_heads(*heads: int) -> int:
+    """The largest of the numbers of heads, of queries, keys and values, each of which must divide it."""
+    for number in heads:
+        check_sizes(1, heads=number)
+    largest = max(heads)
+    if any(largest % number for number in heads):
+        raise ValueError(f"The heads of queries, keys and values must each divide the largest number, got {', '.join(map(str, heads))}.")
+    return largest
+
+
+def check_device(device: torch.device | str | None) -> torch.device | None:
+    """The device of that name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    try:
+        return None if device is None else torch.device(device)
+    except (RuntimeError, TypeError) as failure:
+        raise ValueError(f"There is no device {device!r}. Use 'cpu', 'cuda' or another that torch.device knows.") from failure
+
+
+def check_sizes(least: int = 0, **sizes: int) -> None:
+    """Raises a ValueError unless these are whole numbers from ``least`` on."""
+    for name, size in sizes.items():
+        if not isinstance(size, Integral | torch.SymInt) or size < least:
+            raise ValueError(f"{name} must be a whole number from {least} on, got {size!r}.")
 
 
 def check_streaming(problem: Problem, streams: bool) -> None:
@@ -219,8 +226,14 @@ def check_streaming(problem: Problem, streams: bool) -> None:
 
 
 def check_names(declared: Mapping[str, object], given: Mapping[str, object], what: str) -> Mapping[str, object]:
-    """The declared mapping, once the given names are exactly those."""
-    unknown, missing = sorted(set(given) - set(declared)), sorted(set(declared) - set(given))
+    """The declared mapping, once the given names are exactly those.
+
+    Raises:
+        ValueError: if they are not, or nothing is given by name.
+    """
+    if not hasattr(given, "keys"):
+        raise ValueError(f"The {what}s must be a mapping of names to tensors, got {type(given).__name__}. Use a dict.")
+    unknown, missing = sorted(set(given) - set(declared), key=str), sorted(set(declared) - set(given))
     if missing or unknown:
         words = [f"The {what} {name!r} is missing." for name in missing] + [f"There is no {what} {name!r} in this problem." for name in unknown]
         wants = ", ".join(f"{name} {list(spec) if isinstance(spec, str) else list(spec.shape)}" for name, spec in declared.items())
@@ -237,8 +250,7 @@ def _control(name: str, axes: str, given: Mapping[str, Tensor | float], sizes: M
     if not isinstance(x, Tensor | int | float):
         raise ValueError(f"The control {name!r} must be a tensor, got {type(x).__name__}. See problem.controls() for what to pass.")
     x = x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=like.dtype, device=like.device)
-    if not x.is_floating_point():
-        raise ValueError(f"The control {name!r} must be floating point, got {x.dtype}.")
+    values.check_tensor(f"The control {name!r}", x)
     if x.device != like.device and x.ndim:
         raise ValueError(f"The control {name!r} is on {x.device} and q on {like.device}. Move them to one device.")
     allowed = [axes] if axes.startswith("BT") else CONTROLS[name].axes
@@ -251,12 +263,21 @@ def _control(name: str, axes: str, given: Mapping[str, Tensor | float], sizes: M
     return x.reshape(x.shape + (1,) * (len(axes) - x.ndim)).expand(_shape(axes, sizes))
 
 
-def _param(name: str, shape: tuple[int, ...], given: Mapping[str, Tensor], like: Tensor) -> Tensor:
+def check_param(name: str, shape: tuple[int, ...], given: Mapping[str, Tensor], like: Tensor | None = None) -> Tensor:
+    """The parameter of that name, once it is a tensor of that shape that holds numbers if ``like`` does."""
     x = given[name]
-    if not isinstance(x, Tensor) or tuple(x.shape) != tuple(shape):
-        got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"The parameter {name!r} must be a tensor of shape {list(shape)}, got {got}. See ttr.init_params.")
-    return x.to(like)
+    values.check_tensor(f"The parameter {name!r}", x)
+    if tuple(x.shape) != tuple(shape):
+        raise ValueError(f"The parameter {name!r} must be a tensor of shape {list(shape)}, got {list(x.shape)}. See ttr.init_params.")
+    if like is not None:
+        check_place(f"The parameter {name!r}", x, like)
+    return x
+
+
+def check_place(what: str, x: Tensor, like: Tensor) -> None:
+    """Raises a ValueError if x is on the meta device, which holds no numbers, and ``like`` is not."""
+    if x.is_meta and not like.is_meta:
+        raise ValueError(f"{what} is on the meta device, which holds no numbers. Load it, or use .to_empty() and fill it.")
 
 
 def check_packing(cu_seqlens: Tensor | None, batch: int, time: int) -> int:
@@ -265,6 +286,8 @@ def check_packing(cu_seqlens: Tensor | None, batch: int, time: int) -> int:
         return batch
     if not isinstance(cu_seqlens, Tensor):
         raise ValueError(f"cu_seqlens must be a tensor of boundaries, got {type(cu_seqlens).__name__}. Use torch.tensor([0, ..., T]).")
+    if cu_seqlens.is_nested or cu_seqlens.layout is not torch.strided:
+        raise ValueError("cu_seqlens must be a dense tensor of boundaries. Use torch.tensor([0, ..., T]).")
     if cu_seqlens.ndim != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64) or cu_seqlens.numel() < 1:
         got = f"{cu_seqlens.dtype} {list(cu_seqlens.shape)}"
         raise ValueError(f"cu_seqlens must be a 1-D int32 or int64 tensor of boundaries [0, ..., T], got {got}.")
@@ -280,21 +303,23 @@ def _check_state(problem: Problem, state: State | None, rows: int, heads: tuple[
                  like: Tensor, params: Mapping[str, Tensor]) -> State:
     if state is None:
         return empty_state(problem, rows, heads, key_size, value_size, device=like.device, dtype=like.dtype, params=params)
-    if not isinstance(state, State):
-        raise ValueError(f"state must be a ttr.State or None, got {type(state).__name__}. Use ttr.initial_state or the state a call returned.")
+    check_fields(state)
     expected = empty_state(problem, rows, heads, key_size, value_size, device=torch.device("meta"))  # shapes alone
     if set(state.tensors) != set(expected.tensors):
         raise ValueError(f"This state holds {sorted(state.tensors)}, but the problem keeps {sorted(expected.tensors)}. "
                          "Use the state of a call with the same problem.")
+    slots = state["log_weight"].shape[1:2] if problem.memory == "pairs" and problem.weights.window is None else ()
     for name, tensor in expected.tensors.items():
         shape, wanted = list(state[name].shape), list(tensor.shape)
-        if problem.memory == "pairs" and problem.weights.window is None and len(shape) > 1:
-            wanted[1] = state["log_weight"].shape[1]
+        wanted[1:2] = slots or wanted[1:2]
+        check_place(f"The state's {name!r}", state[name], like)
         if shape != wanted:
             raise ValueError(f"The state's {name!r} has shape {shape}, but this call needs {wanted}. "
                              "Batch (packed: number of sequences), heads and sizes must stay the same.")
-    if state.position.shape != (rows,):
+    if tuple(state.position.shape) != (rows,):
         raise ValueError(f"The state's position has shape {list(state.position.shape)}, but this call needs [{rows}].")
+    if looks(like):
+        values.check_state(state.tensors, state.position)
     if "gram" in state.tensors:  # only its symmetric part means anything, to the fit and to the gradient
         state = state.replace(gram=(state["gram"] + state["gram"].mT) / 2)
     return state.to(like.device, like.dtype)
@@ -314,19 +339,14 @@ def _check_levels(problem: Problem, state: State, lengths: int | Tensor, time: i
 
 def _check_numbers(problem: Problem, inputs: Inputs, controls: Mapping[str, Tensor], cu_seqlens: Tensor | None) -> None:
     """NaN, infinities, ranges and horizons; skipped where looking at values would stall the device or break a graph."""
-    if needs_composite():
-        return
-    wanted = _check_values.get()
-    if wanted is False or (wanted is None and inputs.q.device.type != "cpu"):
+    if not looks(inputs.q):
         return
     for name, x in (("q", inputs.q), ("k", inputs.k), ("v", inputs.v)):
-        if _suspicious(x) and not torch.isfinite(x).all():
-            raise ValueError(f"{name} holds NaN or infinite numbers. Look at what produced it; ttr.checks(values=False) skips this check.")
-    for name, x in (*inputs.params.items(), *controls.items()):
-        if _suspicious(x) and torch.isnan(x).any():
-            raise ValueError(f"{name!r} holds NaN. Look at what produced it; ttr.checks(values=False) skips this check.")
+        values.check_finite(name, x)
+    for name, x in inputs.params.items():
+        values.check_numbers(name, x)
     for name, x in controls.items():
-        _check_range(name, x)
+        values.check_control(name, x)
     if problem.weights.horizon is not None:
         ends = inputs.state.position + (inputs.length if cu_seqlens is None else cu_seqlens.diff().to(inputs.state.position))
         if (ends > problem.weights.horizon).any():
@@ -338,23 +358,9 @@ def _check_numbers(problem: Problem, inputs: Inputs, controls: Mapping[str, Tens
             raise ValueError(f"log_importance exceeds {limit:.4g}, whose exponential {inputs.q.dtype} cannot hold. Subtract a constant per head.")
 
 
-def _suspicious(x: Tensor) -> bool:
-    """Whether x may hold NaN or infinities: if it does, its sum is one. A sum needs one pass and no memory; a mask several of each."""
-    return not math.isfinite(x.detach().sum().item())
-
-
-def _check_range(name: str, x: Tensor) -> None:
-    control = CONTROLS[name]
-    if x.numel() == 0:
-        return
-    low, high = (end.item() for end in torch.aminmax(x.detach()))
-    inside, wanted = (high < math.inf, "below infinity") if control.logarithm else (math.isfinite(low) and math.isfinite(high), "finite")
-    for bound, end, holds, words in ((control.at_most, high, operator.le, "<="), (control.at_least, low, operator.ge, ">="),
-                                     (control.above, low, operator.gt, "above")):
-        if bound is not None:
-            inside, wanted = inside and holds(end, bound), f"{words} {bound} and {wanted}"
-    if not inside:
-        raise ValueError(f"The control {name!r} ({control.meaning}) must be {wanted}, but reaches from {low:.4g} to {high:.4g}.")
+def looks(x: Tensor) -> bool:
+    """Whether a call with such a tensor looks at numbers: not where that would break a graph, or stall the device."""
+    return not needs_composite() and values.wanted(x.device)
 
 
 def needs_composite() -> bool:

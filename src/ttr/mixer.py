@@ -8,15 +8,16 @@ from torch import Tensor, nn
 
 from ttr.architecture import Architecture
 from ttr.backends.backend import Backend
-from ttr.dispatch import initial_state, regress, step
-from ttr.inputs import check_packing
+from ttr.dispatch import check_backend, initial_state, regress, step
+from ttr.inputs import check_heads, check_packing, check_place, check_sizes
 from ttr.output import Output
 from ttr.problem import Problem
 from ttr.project import Project
-from ttr.state import State, writable
+from ttr.state import State, check_fields, writable
 from ttr.surroundings import Sizes, Streams
 from ttr.surroundings.sequences import Sequences
 from ttr.surroundings.tensors import Tensors
+from ttr.values import FLOATING, check_tensor
 
 
 class Mixer(nn.Module):
@@ -41,7 +42,9 @@ class Mixer(nn.Module):
         super().__init__()
         self.architecture = _architecture(memory)
         self.problem = self.architecture.problem.at_layer(layer, layers)
-        self.sizes = _sizes(self.problem, d_model, (heads, key_heads or heads, value_heads or heads), key_size, value_size, layer, layers)
+        all_heads = heads, *(heads if given is None else given for given in (key_heads, value_heads))
+        self.sizes = _sizes(self.problem, d_model, all_heads, key_size, value_size, layer, layers)
+        check_backend(backend)
         self.backend = backend
         self.project = Project(self.architecture, self.sizes)
         self.memory = Tensors(self.problem.parameters(self.sizes.heads, self.sizes.key_size, self.sizes.value_size))
@@ -60,8 +63,8 @@ class Mixer(nn.Module):
         """
         self._check_width(x)
         rows = check_packing(cu_seqlens, x.shape[0], x.shape[1])
-        memory_state = None if state is None else self._memory_state(state)
-        state = self.initial_state(rows) if state is None else self._checked(state, rows)
+        given = None if state is None else self._checked(state, rows)
+        state, memory_state = (self.initial_state(rows), None) if given is None else (given, self._memory_state(given))
         streams, tails = self.project(x, Sequences(x.shape[1], state.position, cu_seqlens), self._tails(state))
         y = regress(self.problem, streams["q"], streams["k"], streams["v"], params=self.memory.tensors(), state=memory_state,
                     return_state=return_state, cu_seqlens=cu_seqlens, backend=self.backend, **self._controls(streams))
@@ -73,6 +76,9 @@ class Mixer(nn.Module):
     def step(self, x: Float[Tensor, "B d"], state: State, *, inplace: bool = False) -> tuple[Float[Tensor, "B d"], State]:
         """One token: as ``forward`` without the time axis. With ``inplace`` the memory's own tensors of ``state`` hold the new ones,
         as in ``ttr.step``: go on from the state returned, and keep no other use of the given one."""
+        check_tensor("The input of a layer", x)
+        if x.ndim != 2:
+            raise ValueError(f"step takes one token, x [batch, channels], got shape {list(x.shape)}. Call the layer itself for a sequence.")
         x = x[:, None]
         self._check_width(x)
         state = self._checked(state, x.shape[0])
@@ -104,15 +110,21 @@ class Mixer(nn.Module):
         return State({name: tensor for name, tensor in state.tensors.items() if name not in tails}, state.position, state.capacity)
 
     def _check_width(self, x: Tensor) -> None:
+        weight = self.output.projection.weight
+        check_tensor("The input of a layer", x)
+        check_place("The input of a layer", x, weight)
+        if weight.dtype in FLOATING and x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"This layer's weights are {weight.dtype}, and its input {x.dtype}. Convert one of them with .to(), or use torch.autocast.")
         if x.ndim != 3 or x.shape[-1] != self.sizes.d_model:
             raise ValueError(f"This layer takes vectors of {self.sizes.d_model} channels, got an input of shape {list(x.shape)}.")
 
     def _checked(self, state: State, rows: int) -> State:
         """The state, if it can be one of this layer; the memory's own tensors are checked where they are used."""
-        if not isinstance(state, State):
-            raise ValueError(f"state must be a ttr.State or None, got {type(state).__name__}. Use initial_state(batch) or the state a call returned.")
+        check_fields(state)
         for name, shape in self.project.tails().items():
             found = list(state[name].shape) if name in state.tensors else "missing"
+            if name in state.tensors:
+                check_place(f"The state's {name!r}", state[name], self.output.projection.weight)
             if found != [rows, *shape]:
                 raise ValueError(f"The state's {name!r} must have shape {[rows, *shape]}, but is {found}. "
                                  f"Use initial_state({rows}) or the state that a call of this layer returned.")
@@ -133,11 +145,15 @@ def _architecture(memory: object) -> Architecture:
 def _sizes(problem: Problem, d_model: int, heads: tuple[int, int, int], key_size: int | None, value_size: int | None,
            layer: int, layers: int) -> Sizes:
     """The sizes of the layer, ``heads`` = those of queries, keys and values."""
-    if min(heads) < 1 or any(max(heads) % h for h in heads):
-        raise ValueError(f"The heads of queries, keys and values must each divide the largest, got {heads[0]}, {heads[1]} and {heads[2]}.")
+    check_heads(*heads)
+    check_sizes(1, d_model=d_model, layers=layers)
+    check_sizes(layer=layer)
+    if layer >= layers:
+        raise ValueError(f"There is no layer {layer} among {layers}. Layers are counted from 0; give layers their number.")
     if d_model % heads[0] and None in (key_size, value_size):
         raise ValueError(f"d_model = {d_model} is not a multiple of heads = {heads[0]}. Give key_size and value_size, or other numbers.")
     key_size = d_model // heads[0] if key_size is None else key_size
     value_size = d_model // heads[0] if value_size is None else value_size
+    check_sizes(key_size=key_size, value_size=value_size)
     return Sizes(d_model, *heads, key_size, value_size, problem.function.feature_size(key_size), problem.solver.pairs_per_token, layer, layers,
                  problem.weights.levels, problem.function.groups)

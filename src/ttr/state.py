@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ttr import values
 from ttr.axes import axis_params, with_rates
 from ttr.problem import Problem
 
@@ -161,6 +162,18 @@ def writable(state: State | None) -> State | None:
     if not isinstance(state, State) or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():  # it cannot trace the questions
         return state
     return state.clone() if any(tensor.is_inference() for tensor in (*state.tensors.values(), state.position)) else state
+
+
+def check_fields(state: object) -> None:
+    """Raises a ValueError unless this is a ``State`` of dense floating-point tensors and whole numbers of tokens."""
+    if not isinstance(state, State) or not isinstance(state.tensors, Mapping):
+        raise ValueError(f"state must be a ttr.State or None, got {type(state).__name__}. Use ttr.initial_state or the state a call returned.")
+    for name, tensor in state.tensors.items():
+        values.check_tensor(f"The state's {name!r}", tensor)
+    position = state.position
+    if not isinstance(position, Tensor) or position.layout is not torch.strided or position.dtype != torch.int64:
+        got = position.dtype if isinstance(position, Tensor) else type(position).__name__
+        raise ValueError(f"The state's position must be a tensor of int64, the tokens seen in every row, got {got}. Convert it with .long().")
 
 
 def _with_slots(state: State, slots: int) -> State:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from ttr.experiments.training import next_byte_loss
-from ttr.inputs import checks
+from ttr.values import checks
 
 MOST_BITS = 64.0
 """What a byte is counted as at most, also where a model's figure for it is not finite, so that a broken model has a mean."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ttr.experiments.errors import UserError
 from ttr.experiments.settings import CompareSettings
 from ttr.experiments.storage import load_tensors, save_tensors
-from ttr.inputs import checks
+from ttr.values import checks
 from ttr.tasks.text import windows
 
 

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 
 from ttr.backends import BACKENDS
+from ttr.backends.backend import Backend
 from ttr.dispatch import refusal
+from ttr.inputs import check_device, check_problem
 from ttr.laws import LAWS
 from ttr.laws.law import Law, Measurement, Setting
 from ttr.problem import Problem
+from ttr.values import FLOATING
 
 
 @dataclass(frozen=True)
@@ -118,16 +121,18 @@ def verify(problem: object, device: str = "cpu", dtype: torch.dtype = torch.floa
 
     Raises:
         KeyError: if a name is not in the catalogue.
+        ValueError: if the problem is none, a backend is unknown, or device or dtype are.
     """
     if isinstance(problem, str):
         from ttr import catalogue
 
         problem = catalogue[problem]
-    problem = getattr(problem, "problem", problem)
-    findings = []
-    for backend in BACKENDS:
-        if backends is not None and backend.name not in backends:
-            continue
+    problem, findings = getattr(problem, "problem", problem), []
+    check_problem(problem)
+    check_device(device)
+    if dtype not in FLOATING:
+        raise ValueError(f"The laws are tried in a floating-point type, not in {dtype}. Use torch.float64 or torch.float32.")
+    for backend in _chosen(backends):
         reason = refusal(backend, problem)
         if reason is not None:
             findings.append(Finding(backend.name, "", 0, None, refusal=reason))
@@ -142,6 +147,18 @@ def verify(problem: object, device: str = "cpu", dtype: torch.dtype = torch.floa
             if done is not None:
                 done()
     return Report(problem, device, dtype, tuple(findings))
+
+
+def _chosen(names: Iterable[str] | None) -> tuple[Backend, ...]:
+    """The backends of those names, in their own order; all of them for None."""
+    if names is None:
+        return BACKENDS
+    known = [backend.name for backend in BACKENDS]
+    names = list(names) if isinstance(names, Iterable) and not isinstance(names, str) else [names]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"There is no backend {unknown[0]!r}. Use a list of some of {', '.join(known)}, or None for all.")
+    return tuple(backend for backend in BACKENDS if backend.name in names)
 
 
 def count(problem: object, *, slow: bool = True) -> int:

@@ -17,6 +17,9 @@ OPERANDS = ("query", "key", "value", "read", "erase", "step", "log_decay")
 TENSORS = struct.Struct(f"{len(OPERANDS) + 5}P")
 """The pointers of a call: the operands, memory, bonus, next memory, y, position."""
 
+UNSOUND, NO_MEMORY, OVERFLOWED = 1, 2, 3
+"""What the kernel returns instead of 0: the first two with nothing changed, the last when all is done but an output is not finite."""
+
 THREADED = 4 << 20
 """Bytes of states from which more threads than one are worth their start."""
 
@@ -44,7 +47,7 @@ def advance(form: LinearForm, memory: Tensor, inplace: bool) -> tuple[Tensor, Te
         operands = tuple(None if (tensor := getattr(form, name)) is None else _rows(tensor[:, 0 if name == "query" else pair]) for name in OPERANDS)
         rest = layout(operands, memory, form.gradient_at == "old", reads_first=form.bonus is not None, checked=True)
         tensors = TENSORS.pack(*(0 if tensor is None else tensor.data_ptr() for tensor in (*operands, memory, bonus, after, y)), 0)
-        if kernel(memory.dtype)(tensors, rest):
+        if kernel(memory.dtype)(tensors, rest) == NO_MEMORY:
             raise MemoryError("The native kernel for one token found no memory for its scratch. Free some, or set TTR_NATIVE=0.")
         memory = after
     if inplace:
@@ -53,7 +56,7 @@ def advance(form: LinearForm, memory: Tensor, inplace: bool) -> tuple[Tensor, Te
 
 
 def kernel(dtype: torch.dtype) -> Callable[[bytes, Token], int]:
-    """(``TENSORS``, ``layout``) -> 0; 1 if a number is not sound, 2 if there is no memory for the scratch, both with nothing changed."""
+    """(``TENSORS``, ``layout``) -> 0, or what stands beside ``UNSOUND``."""
     function = library.function("step", dtype)
     function.argtypes = [ctypes.c_char_p, ctypes.POINTER(Token)]
     return function

@@ -18,6 +18,7 @@ from ttr.backends.steps import matrix
 from ttr.inputs import Inputs, is_transformed, needs_composite, repeat_heads
 from ttr.problem import Problem
 from ttr.state import State
+from ttr.values import counts, sound, suspicious, vouch
 
 BoundStep = Callable[[Tensor, Tensor, Tensor, State | None, Mapping[str, Tensor]], "tuple[Tensor, State] | None"]
 """(q, k, v, state, controls) of one token -> (y [B,H,V], state), or None, with nothing changed, where the call is not like the bound one."""
@@ -50,7 +51,7 @@ def bind(problem: Problem, x: Inputs, compiled: bool) -> BoundStep | None:
     inplace = x.owns_state
 
     def run(q: Tensor, k: Tensor, v: Tensor, state: State | None, controls: Mapping[str, Tensor]) -> tuple[Tensor, State] | None:
-        if type(state) is not State or len(controls) != len(names) or len(state.tensors) != 1:
+        if type(state) is not State or type(state.tensors) is not dict or len(controls) != len(names) or len(state.tensors) != 1:
             return None
         memory, position = state.tensors.get("memory"), state.position
         tensors = (q, k, v, *map(controls.get, names), memory, position)
@@ -70,11 +71,14 @@ def bind(problem: Problem, x: Inputs, compiled: bool) -> BoundStep | None:
 def _alike(tensors: tuple[Tensor, ...], shapes: tuple[torch.Size, ...], dtypes: tuple[torch.dtype, ...]) -> bool:
     """Whether these are plain contiguous tensors on the CPU of such shapes and types, without gradients."""
     wants_grad = torch.is_grad_enabled()
-    for tensor, shape, dtype in zip(tensors, shapes, dtypes):
-        if type(tensor) is not Tensor or tensor.dtype is not dtype or tensor.shape != shape or not (tensor.is_cpu and tensor.is_contiguous()):
-            return False
-        if wants_grad and tensor.requires_grad:
-            return False
+    try:
+        for tensor, shape, dtype in zip(tensors, shapes, dtypes):
+            if type(tensor) is not Tensor or tensor.dtype is not dtype or tensor.shape != shape or not (tensor.is_cpu and tensor.is_contiguous()):
+                return False
+            if wants_grad and tensor.requires_grad:
+                return False
+    except RuntimeError:  # nested tensors have no shape, sparse ones no strides
+        return False
     return not is_transformed()
 
 
@@ -88,20 +92,21 @@ def _native(problem: Problem, x: Inputs, sources: Sources) -> Update:
     output = torch.empty(x.q.shape[0], x.heads, x.v.shape[-1], dtype=x.q.dtype)
 
     def update(tensors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor] | None:
-        if any(map(Tensor.is_neg, tensors)):  # the kernel would read what lies in memory; torch.compile, which cannot ask, needs no kernel
+        # The kernel would read what lies in memory; torch.compile, which cannot ask, needs no kernel.
+        if any(map(Tensor.is_neg, tensors)) or not sound(tensors[-2]):
             return None
         *pointers, memory, position = map(Tensor.data_ptr, tensors)
         y = torch.empty_like(output)  # with a shape and a type to parse it takes twice as long
         operands = pick((*pointers, 0, 0 if constant is None else constant.data_ptr()))
+        after = tensors[-2] if inplace else torch.empty_like(tensors[-2])
+        failed = kernel(pack(*operands, memory, 0, memory if inplace else after.data_ptr(), y.data_ptr(), position), layout)
+        if failed in (native.UNSOUND, native.NO_MEMORY):
+            return None
         if inplace:
-            failed = kernel(pack(*operands, memory, 0, memory, y.data_ptr(), position), layout)
-            if failed:
-                return None
             torch.autograd.graph.increment_version(tensors[-2:])  # graphs that hold them must see the change
-            return y, y
-        after = torch.empty_like(tensors[-2])
-        failed = kernel(pack(*operands, memory, 0, after.data_ptr(), y.data_ptr(), 0), layout)
-        return None if failed else (y, after)
+        if not failed:
+            vouch(after)
+        return y, after
 
     return update
 
@@ -114,12 +119,15 @@ def _eager(problem: Problem, x: Inputs, sources: Sources) -> Update:
     def update(tensors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor] | None:
         *given, memory, position = tensors
         query, pair = pair_of(given)
-        if torch.is_autocast_enabled("cpu") or not _sound(given, pair):  # autocast would narrow the products
-            return None
+        if torch.is_autocast_enabled("cpu") or not (_sound(given, pair) and sound(memory) and counts(position)):
+            return None  # autocast would narrow the products
         after = matrix.changed(pair, matrix.change_by(pair, memory, old, look), memory, inplace)
         if inplace:
             position.add_(1)
-        return look(after, query * scale), after
+        y = look(after, query * scale)
+        if not suspicious(y):
+            vouch(after)
+        return y, after
 
     return update
 

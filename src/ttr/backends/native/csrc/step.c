@@ -27,7 +27,7 @@ struct token {
     const real *operands[OPERANDS];
     const real *memory, *bonus;                  /* [B,H,F,V] and [H,F] or NULL, contiguous */
     real *next, *y;                              /* the memory after the token, which may be the same tensor; [B,H,V] */
-    int64_t *position;                           /* [B], to be raised by one; or NULL */
+    int64_t *position;                           /* [B], looked at, and raised by one where the memory is written in place; or NULL */
     int64_t strides[OPERANDS][3];                /* of the batch and of a head, and how many heads of the memory share it */
     int64_t batch, heads, features, values;
     int64_t channels, old, reads_first, checked; /* log_decay is [B,H,F]; S_x; see above; numbers are known to be sound */
@@ -48,6 +48,8 @@ INLINE const real *at(const struct token *t, int which, int64_t b, int64_t h) {
 #else
 #define LOAD_ONCE(x)
 #endif
+
+#define LAST_POSITION (INT64_C(1) << 62) /* as in values.py */
 
 /* Rows at a time: so many that what they share, V sums or V numbers to write, is seldom fetched. */
 enum { ROWS = 4, LINE = 64 / sizeof(real) };
@@ -120,8 +122,8 @@ struct scratch {
     real *decay, *error, *query, *found, *written, *erased, *y;
 };
 
-/* ``fetch``: the memory of the next head follows, and is not in the cache. */
-static void one_head(const struct token *t, int64_t b, int64_t h, struct scratch row, int fetch) {
+/* ``fetch``: the memory of the next head follows, and is not in the cache. Whether what was read is finite. */
+static int one_head(const struct token *t, int64_t b, int64_t h, struct scratch row, int fetch) {
     const int64_t F = t->features, V = t->values, index = b * t->heads + h;
     const real *query = at(t, QUERY, b, h), *key = at(t, KEY, b, h), *value = at(t, VALUE, b, h);
     const real *read = at(t, READ, b, h), *erase = at(t, ERASE, b, h), *log_decay = at(t, LOG_DECAY, b, h);
@@ -155,9 +157,12 @@ static void one_head(const struct token *t, int64_t b, int64_t h, struct scratch
     if (read) erase ? update_memory(&u, F, 0, 1) : update_memory(&u, F, 0, 0);
     else first ? update_memory(&u, F, 1, 1) : update_memory(&u, F, 1, 0);
     memcpy(t->y + index * V, y, V * sizeof(real));
+    int wrong = 0;
+    for (int64_t c = 0; c < V; c++) wrong |= y[c] - y[c] != 0; /* NaN for what is not finite */
+    return !wrong;
 }
 
-/* Whether all numbers that the token brings are finite, steps >= 0 and log decays <= 0, -inf allowed. */
+/* Whether all numbers that the token brings are finite, steps >= 0, log decays <= 0, -inf allowed, and positions counts. */
 static int sound(const struct token *t) {
     const int64_t sizes[OPERANDS] = {t->features, t->features, t->values, t->features, t->features, 1, t->channels ? t->features : 1};
     int wrong = 0;
@@ -168,9 +173,10 @@ static int sound(const struct token *t) {
                 if (which == LOG_DECAY)
                     for (int64_t i = 0; i < sizes[which]; i++) wrong |= !(x[i] <= 0);
                 else
-                    for (int64_t i = 0; i < sizes[which]; i++) wrong |= x[i] - x[i] != 0; /* NaN for what is not finite */
+                    for (int64_t i = 0; i < sizes[which]; i++) wrong |= x[i] - x[i] != 0;
                 if (which == STEP) wrong |= *x < 0;
             }
+    for (int64_t b = 0; t->position && b < t->batch; b++) wrong |= t->position[b] < 0 || t->position[b] > LAST_POSITION;
     return !wrong;
 }
 
@@ -178,20 +184,20 @@ static int sound(const struct token *t) {
 struct share {
     const struct token *token;
     struct scratch rows;
-    int fetch;
+    int fetch, finite;
     int64_t start, stop;
 };
 
 static void *run_share(void *argument) {
-    const struct share *s = argument;
-    for (int64_t i = s->start; i < s->stop; i++) one_head(s->token, i / s->token->heads, i % s->token->heads, s->rows, s->fetch && i + 1 < s->stop);
+    struct share *s = argument;
+    for (int64_t i = s->start; i < s->stop; i++) s->finite &= one_head(s->token, i / s->token->heads, i % s->token->heads, s->rows, s->fetch && i + 1 < s->stop);
     return NULL;
 }
 
 enum { MOST_THREADS = 64, NEAR = 1 << 20 }; /* NEAR: bytes that a core's own cache is taken to keep */
 
 /* ``tensors`` are the pointers with which a token begins, in its order; those of ``layout`` do not count. 0, or 1 with nothing changed if a
- * number is not sound, 2 with nothing changed if there is no memory for the scratch. */
+ * number is not sound, 2 with nothing changed if there is no memory for the scratch, 3 if all is done and not all that was read is finite. */
 int TTR_NAME(step)(const void *tensors, const struct token *layout) {
     struct token call = *layout;
     const struct token *t = memcpy(&call, tensors, offsetof(struct token, strides));
@@ -206,13 +212,15 @@ int TTR_NAME(step)(const void *tensors, const struct token *layout) {
     pthread_t workers[MOST_THREADS];
     for (int64_t i = 0; i < threads; i++) {
         real *f = scratch + i * (3 * F + 4 * V), *v = f + 3 * F;
-        shares[i] = (struct share){t, {f, f + F, f + 2 * F, v, v + V, v + 2 * V, v + 3 * V}, far, all * i / threads, all * (i + 1) / threads};
+        shares[i] = (struct share){t, {f, f + F, f + 2 * F, v, v + V, v + 2 * V, v + 3 * V}, far, 1, all * i / threads, all * (i + 1) / threads};
     }
     while (started < threads && pthread_create(&workers[started], NULL, run_share, &shares[started]) == 0) started++;
     run_share(&shares[0]);
     for (int64_t i = started; i < threads; i++) run_share(&shares[i]); /* those that no thread could be had for */
     for (int64_t i = 1; i < started; i++) pthread_join(workers[i], NULL);
     free(scratch);
-    for (int64_t b = 0; t->position && b < t->batch; b++) t->position[b]++;
-    return 0;
+    for (int64_t b = 0; t->position && t->next == t->memory && b < t->batch; b++) t->position[b]++;
+    int finite = 1;
+    for (int64_t i = 0; i < threads; i++) finite &= shares[i].finite;
+    return finite ? 0 : 3;
 }
