@@ -18,6 +18,7 @@ from ttr.controls import CONTROLS
 from ttr.problem import Problem
 from ttr.state import State, check_fields, empty_state
 
+
 @dataclass(frozen=True)
 class Inputs:
     """A checked call. All floating tensors have the working dtype (float32 or wider); heads are as given for q, k, v.

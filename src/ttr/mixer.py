@@ -114,7 +114,8 @@ class Mixer(nn.Module):
         check_tensor("The input of a layer", x)
         check_place("The input of a layer", x, weight)
         if weight.dtype in FLOATING and x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise ValueError(f"This layer's weights are {weight.dtype}, and its input {x.dtype}. Convert one of them with .to(), or use torch.autocast.")
+            raise ValueError(f"This layer's weights are {weight.dtype}, and its input {x.dtype}. "
+                             "Convert one of them with .to(), or use torch.autocast.")
         if x.ndim != 3 or x.shape[-1] != self.sizes.d_model:
             raise ValueError(f"This layer takes vectors of {self.sizes.d_model} channels, got an input of shape {list(x.shape)}.")
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from ttr.experiments.errors import UserError
 from ttr.experiments.settings import CompareSettings
 from ttr.experiments.storage import load_tensors, save_tensors
-from ttr.values import checks
 from ttr.tasks.text import windows
+from ttr.values import checks
 
 
 @dataclass

@@ -36,7 +36,8 @@ class _Rotating(Weights):
         targets = {"memory": pair.value, "normalizer": pair.value.new_ones(*pair.value.shape[:-1], 1)}
         for name in function.memory(1, 1):
             state = torch.complex(memory[name], memory[f"imaginary_{name}"])
-            state = (retention * (state if state.ndim == 4 else state[..., None]) + pair.key[..., None] * targets[name][..., None, :]).reshape(memory[name].shape)
+            kept = retention * (state if state.ndim == 4 else state[..., None])
+            state = (kept + pair.key[..., None] * targets[name][..., None, :]).reshape(memory[name].shape)
             learned |= {name: state.real, f"imaginary_{name}": state.imag}
         return learned
 
