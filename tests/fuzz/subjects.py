@@ -1,0 +1,132 @@
+"""What a call runs, a memory or a layer: by the library along the route of the call, and by the definition, once, in float64."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+import ttr
+from tests.fuzz.call import Call
+from tests.fuzz.routes import LAYERS, ROUTES, Caller, Result, bounds
+from tests.fuzz.tensors import build, each, laid_out
+from ttr.backends.backend import Backend
+from ttr.dispatch import choose
+from ttr.inputs import Inputs, prepare
+from ttr.nn import Mixer
+from ttr.oracle import oracle
+from ttr.problem import Problem
+
+NOISE = 1e-10
+"""Relative noise by which the condition of the definition is measured in float64."""
+
+
+class Subject(ABC):
+    """What a call runs; ``leaves`` are the tensors that go in, by name."""
+
+    leaves: dict[str, Tensor]
+    call: Call
+    differentiates: bool = True
+    """Whether gradients go through the whole route."""
+
+    @abstractmethod
+    def run(self) -> Result:
+        """Outputs and state along the route of the call."""
+
+    @abstractmethod
+    def define(self, noise: torch.Generator | None = None) -> tuple[Result, dict[str, Tensor]]:
+        """The same by the definition, with noise on all leaves if there is a generator for it, and the leaves then."""
+
+    @abstractmethod
+    def backend(self) -> str:
+        """Who runs it."""
+
+    def _as_leaf(self, x: Tensor) -> Tensor:
+        """The tensor where it is, a leaf of the graph if gradients are wanted."""
+        return x.detach().requires_grad_() if self.call.mode == "grad" else x
+
+
+def _plain(x: Tensor, noise: torch.Generator | None) -> Tensor:
+    """A contiguous float64 copy with relative noise."""
+    x = x.detach().to(torch.float64).contiguous().clone()
+    return x if noise is None else x * (1 + NOISE * torch.randn(x.shape, generator=noise, dtype=x.dtype))
+
+
+def _with_state(result: object) -> Result:
+    return result if isinstance(result, tuple) else (result, None)
+
+
+class Memory(Subject):
+    def __init__(self, call: Call, problem: Problem) -> None:
+        self.call, self.route = call, ROUTES[call.entry]
+        self.differentiates = self.route.differentiates
+        case = build(call, problem)
+        learned = case.leaves()  # but for the log weights -inf of empty slots
+        self.case = each(case, lambda name, x: self._as_leaf(x) if name in learned else x)
+        self.leaves = self.case.leaves()
+
+    def run(self) -> Result:
+        return self.route.run(Caller(self.call), self.case)
+
+    def define(self, noise: torch.Generator | None = None) -> tuple[Result, dict[str, Tensor]]:
+        plain = each(self.case, lambda name, x: _plain(x, noise))
+        plain = plain.differentiable() if self.call.mode == "grad" else plain
+        expected = self.route.expected(self.call, plain)
+        streams = {"return_state": plain.problem.function.causal, "cu_seqlens": bounds(self.call)}
+        return _with_state(oracle(plain.problem, **expected.arguments(), **streams)), plain.leaves()
+
+    def backend(self) -> str:
+        x = self.case
+        with contextlib.suppress(Exception):
+            inputs = prepare(x.problem, x.q, x.k, x.v, x.params, x.state, bounds(self.call), x.controls)
+            return choose(x.problem, inputs, self.call.chosen()).name
+        return self.call.backend
+
+
+class Definition(Backend):
+    """The oracle in the place of a backend, for layers."""
+
+    name = "definition"
+
+    def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
+        return None
+
+    def run(self, problem: Problem, x: Inputs) -> Result:
+        if not problem.function.causal:
+            return oracle(problem, x.q, x.k, x.v, params=x.params, **x.controls), x.state
+        return oracle(problem, x.q, x.k, x.v, params=x.params, state=x.state, return_state=True, **x.controls)
+
+
+class Layer(Subject):
+    def __init__(self, call: Call, problem: Problem) -> None:
+        self.call = call
+        torch.manual_seed(call.seed)
+        memory = problem if call.problem not in ttr.catalogue else ttr.catalogue[call.problem]
+        heads = dict(zip(("heads", "key_heads", "value_heads"), (call.heads // group for group in call.groups)))
+        layer = Mixer(6, memory, **heads, key_size=call.key, value_size=call.value, layer=1, layers=3, backend=call.chosen())
+        with torch.no_grad():
+            for parameter in layer.parameters():  # off their even starting values
+                parameter += 0.1 * torch.rand_like(parameter)
+        self.layer = layer.to(getattr(torch, call.dtype)).requires_grad_(call.mode == "grad")
+        x = torch.randn(call.batch, call.time, 6).to(getattr(torch, call.dtype))
+        self.x = self._as_leaf(laid_out(call, "x", x))
+        self.leaves = {"x": self.x, **dict(self.layer.named_parameters())}
+
+    def run(self) -> Result:
+        return LAYERS[self.call.entry](Caller(self.call), self.layer, self.x)
+
+    def define(self, noise: torch.Generator | None = None) -> tuple[Result, dict[str, Tensor]]:
+        layer = copy.deepcopy(self.layer).double()
+        layer.backend = Definition()
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.copy_(_plain(parameter, noise))
+        x = self._as_leaf(_plain(self.x, noise))
+        found = layer(x, return_state=layer.problem.function.causal, cu_seqlens=bounds(self.call))
+        return _with_state(found), {"x": x, **dict(layer.named_parameters())}
+
+    def backend(self) -> str:
+        return f"{self.call.backend} in a layer"
