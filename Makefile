@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: compare test check lint setup docs clean
+.PHONY: compare test check fuzz mutate lint setup docs clean
 .DEFAULT_GOAL := test
 
 compare: $(VENV)/.run
@@ -27,6 +27,10 @@ test: $(VENV)/.test lint
 check: $(VENV)/.test lint
 	TTR_TEST_TYPES=0 $(PYTEST) --full tests $(addprefix --ignore ,$(TYPED)) $(ARGS)
 	$(PYTEST) --full $(TYPED) $(ARGS)
+
+# Drawn calls, each equal to the definition or refused in a sentence: make fuzz ARGS="--seed 3 4 --calls 2000"
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check --quiet src tests

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
+import numbers
+import types
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -61,8 +66,20 @@ class Component:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__repr__ = Component.__repr__  # in the class itself, so that dataclass keeps it
+        if "__post_init__" in cls.__dict__:  # it may take for granted that the fields have their types
+            cls.__post_init__ = _after(Component.__post_init__, cls.__post_init__)
         if "kind" not in cls.__dict__ and not cls.__name__.startswith("_"):  # an axis states its kind, a member inherits it
             Component.registry[cls.kind, cls.__name__] = cls
+
+    def __post_init__(self) -> None:
+        """Every field has its type.
+
+        Raises:
+            ValueError: if one has not, or is no finite number.
+        """
+        for name, kind in _field_types(type(self)).items():
+            if not _is_a(getattr(self, name), kind):
+                raise ValueError(f"{type(self).__name__}({name}={getattr(self, name)!r}) is not possible. Use {_in_words(kind)} for {name}.")
 
     def __repr__(self) -> str:
         """The class and the fields that differ from their defaults."""
@@ -116,6 +133,50 @@ class Component:
         if unknown:
             raise ValueError(f"{name} has no field {', '.join(unknown)}. It has: {', '.join(f.name for f in dataclasses.fields(cls)) or 'none'}.")
         return cls(**fields)
+
+
+def _after(first: Callable[[Any], None], then: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Both, one after the other."""
+
+    @functools.wraps(then)
+    def both(self: Any) -> None:
+        first(self)
+        then(self)
+
+    return both
+
+
+@functools.cache
+def _field_types(cls: type[Component]) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value has the type of a field; a whole number is a number too, and True is none."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return any(value == allowed and type(value) is type(allowed) for allowed in arguments)
+    if origin in (types.UnionType, typing.Union):
+        return any(_is_a(value, argument) for argument in arguments)
+    if origin is tuple:
+        fits = isinstance(value, tuple) and (arguments[-1] is ... or len(value) == len(arguments))
+        return fits and all(_is_a(item, arguments[0] if arguments[-1] is ... else arguments[i]) for i, item in enumerate(value))
+    if kind in (int, float):
+        number = numbers.Integral if kind is int else numbers.Real
+        return isinstance(value, number) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind)
+
+
+def _in_words(kind: Any) -> str:
+    """The values that ``_is_a`` takes."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        return f"a tuple, each entry {_in_words(arguments[0])}" if arguments[-1] is ... else f"a tuple of {len(arguments)}"
+    if origin is not None:
+        return " or ".join(map(repr if origin is Literal else _in_words, arguments))
+    known = {int: "a whole number", float: "a finite number", bool: "True or False", str: "a string", types.NoneType: "None"}
+    return known.get(kind, f"a {kind.__name__}")
 
 
 def _default(field: dataclasses.Field) -> Any:

@@ -132,8 +132,10 @@ def _layouts(draw: st.DrawFn, names: list[str]) -> tuple[tuple[str, str], ...]:
 def _wrong(draw: st.DrawFn, problem: Problem, names: list[str], entry: str) -> tuple[str, str]:
     """One wrong argument."""
     if entry in LAYERS:
-        return ("x", draw(st.sampled_from([how for how in WRONG if how != "no heads"]))) if entry != "layer" or draw(st.booleans()) \
-            else ("cu_seqlens", draw(st.sampled_from(list(PLAIN["cu_seqlens"]))))
+        other = "cu_seqlens" if entry == "layer" else "state"
+        allowed = {"x": [how for how in WRONG if how != "no heads"], "cu_seqlens": list(PLAIN["cu_seqlens"]), "state": list(STATES)}
+        name = draw(st.sampled_from(["x", other]))
+        return name, draw(st.sampled_from(allowed[name]))
     which = draw(st.sampled_from(["tensor", "tensor", "state", "plain"]))
     if which == "state" and problem.function.causal:
         return "state", draw(st.sampled_from(list(STATES)))

@@ -6,7 +6,7 @@ import contextlib
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,9 +92,9 @@ def _watched(call: Call, what: str) -> Iterator[None]:
         if type(failure) is ValueError and own[-1:] == frames[-1:] and words.endswith((".", ".)")):
             raise Refusal(words) from failure
         place = f"{Path(own[-1].filename).relative_to(PACKAGE)}:{own[-1].name}" if own else what
-        said = textwrap.shorten(words.partition("\n")[0], 200)
-        of = _argument(call) if call.wrong else place
-        raise Finding("foreign exception", f"{type(failure).__name__} while {what}, in {place}: {said}", f"{type(failure).__name__} {of}") from failure
+        said, name = textwrap.shorten(words.partition("\n")[0], 200), type(failure).__name__
+        words = f"{name} while {what}, in {place}: {said}"
+        raise Finding("foreign exception", words, f"{name} {_argument(call) if call.wrong else place}") from failure
 
 
 def _argument(call: Call) -> str:
@@ -226,9 +226,14 @@ def _quantities(found: Result, leaves: Mapping[str, Tensor], directions: Mapping
 
 
 def _conditions(subject: Subject, reference: Mapping[str, Tensor], found: Result) -> dict[str, float]:
-    """By how much the definition magnifies relative noise of everything that goes in, incoming gradients too, for every quantity."""
+    """By how much the definition magnifies relative noise of everything that goes in, incoming gradients too, for every quantity; of a layer
+    also the rounding of what stands around its memory."""
     generator = torch.Generator().manual_seed(1)
-    worst = dict.fromkeys(reference, 1.0)
+    worst = dict.fromkeys(reference, subject.call.memory().solver.condition)
+    if isinstance(subject, Layer):
+        dtype = subject.x.dtype
+        rounded = _quantities(*subject.define(dtype=dtype), _directions(subject.call, found))
+        worst = {name: max(worst[name], error(rounded[name], reference[name]) / torch.finfo(dtype).eps) for name in reference}
     for _ in range(3):
         noisy = {name: x.double() * (1 + NOISE * torch.randn(x.shape, generator=generator, dtype=torch.float64))
                  for name, x in _directions(subject.call, found).items()}

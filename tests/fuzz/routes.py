@@ -147,7 +147,7 @@ def _through(verb: Callable[[State], State]) -> Callable[[Caller, Case], Result]
     def route(caller: Caller, case: Case) -> Result:
         first, second = (case.tokens(part, case.state) for part in (slice(0, _middle(caller.call)), slice(_middle(caller.call), None)))
         y, state = caller(ttr.regress, **_arguments(first, caller.call, return_state=True))
-        state = caller(verb, state=state)
+        state = caller(lambda state: verb(state), state=state)
         rest, end = caller(ttr.regress, **_arguments(dataclasses.replace(second, state=state), caller.call, return_state=True))
         return torch.cat([y, rest], dim=1), end
 
@@ -240,9 +240,11 @@ STEPS = {"step": Route(_steps(False)), "step in place": Route(_steps(True)), "pl
          "planned step in place": Route(_steps(True, True))}
 VERBS = {"clone": State.clone, "detach": State.detach, "file": _through_file, "wider": lambda state: state.to(torch.float64),
          "tree": lambda state: pytree.tree_map(lambda x: x, state), "copy": copy.deepcopy}
+CUTS = (State.detach, _through_file)
+"""Verbs through which no gradient goes."""
 ROUTES = {"regress": Route(regress, streams=False), "plan": Route(plan, streams=False), "oracle": Route(define, streams=False),
           "segments": Route(segments)} | STEPS
-ROUTES |= {f"state {name}": Route(_through(lambda state, verb=verb: verb(state)), differentiates=name not in ("detach", "file")) for name, verb in VERBS.items()}
+ROUTES |= {f"state {name}": Route(_through(verb), differentiates=verb not in CUTS) for name, verb in VERBS.items()}
 ROUTES |= {"state select": Route(select, lambda call, case: of_rows(case, rows(call))), "state cat": Route(cat), "state combine": Route(combine),
            "state rewind": Route(rewind),
            "state capacity": Route(lambda caller, case: regress(caller, with_capacity(caller.call, case)), with_capacity)}

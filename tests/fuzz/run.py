@@ -13,7 +13,7 @@ from hypothesis.errors import NoSuchExample
 
 from tests.fuzz.call import Call
 from tests.fuzz.draw import calls
-from tests.fuzz.play import Outcome
+from tests.fuzz.play import Outcome, play
 from tests.fuzz.workers import Workers
 
 SHRINKING = 30
@@ -41,12 +41,12 @@ class Report:
         return f"{self.counts.total()} calls: {', '.join(f'{count} {kind}' for kind, count in self.counts.most_common())}"
 
 
-def run(seed: int, count: int, processes: int, tell: Callable[[str], None] = print) -> Report:
+def run(seed: int, count: int, processes: int, tell: Callable[[str], None] = print, play: Callable[[Call], Outcome] = play) -> Report:
     """Play ``count`` calls of a seed; ``tell`` hears how it goes on."""
     report, started = Report(), time.monotonic()
     tell(f"Seed {seed}: drawing {count} calls")
     drawn = draw(seed, count)
-    with Workers(processes) as workers:
+    with Workers(processes, play) as workers:
         for number, (call, outcome) in enumerate(workers.play(drawn), 1):
             report.counts[outcome.kind] += 1
             if outcome.found:

@@ -118,13 +118,14 @@ class Layer(Subject):
     def run(self) -> Result:
         return LAYERS[self.call.entry](Caller(self.call), self.layer, self.x)
 
-    def define(self, noise: torch.Generator | None = None) -> tuple[Result, dict[str, Tensor]]:
-        layer = copy.deepcopy(self.layer).double()
+    def define(self, noise: torch.Generator | None = None, dtype: torch.dtype = torch.float64) -> tuple[Result, dict[str, Tensor]]:
+        """With another dtype everything but the memory is computed in it."""
+        layer = copy.deepcopy(self.layer).to(dtype)
         layer.backend = Definition()
         with torch.no_grad():
             for parameter in layer.parameters():
                 parameter.copy_(_plain(parameter, noise))
-        x = self._as_leaf(_plain(self.x, noise))
+        x = self._as_leaf(_plain(self.x, noise).to(dtype))
         found = layer(x, return_state=layer.problem.function.causal, cu_seqlens=bounds(self.call))
         return _with_state(found), {"x": x, **dict(layer.named_parameters())}
 

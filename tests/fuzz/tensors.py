@@ -166,7 +166,8 @@ WRONG: Mapping[str, Callable[[Tensor], object]] = {
 STATES: Mapping[str, Callable[[State], object]] = {
     "a dict": lambda s: dict(s.tensors), "text": lambda s: "text", "a tensor missing": lambda s: dataclasses.replace(s, tensors={}),
     "a tensor more": lambda s: s.replace(nothing=torch.zeros(1)), "two batches": lambda s: State.cat([s, s]),
-    "negative position": lambda s: s.replace(position=s.position - 100), "position at the end": lambda s: s.replace(position=s.position * 0 + 2**63 - 1),
+    "negative position": lambda s: s.replace(position=s.position - 100),
+    "position at the end": lambda s: s.replace(position=torch.full_like(s.position, 2**63 - 1)),
     "position of floats": lambda s: s.replace(position=s.position.double()), "position of two axes": lambda s: s.replace(position=s.position[None]),
     "integers": lambda s: s.map(lambda x: x.nan_to_num().long()), "NaN": lambda s: s.map(torch.Tensor.clone).map(_filled(torch.nan)),
     "infinity": lambda s: s.map(_filled(torch.inf)), "on meta": lambda s: s.to("meta"), "an axis more": lambda s: s.map(lambda x: x[None]),
@@ -179,7 +180,8 @@ PLAIN: Mapping[str, Mapping[str, object]] = {
     "backend": {"unknown": "nobody", "None": None, "a number": 3, "a list": ["native"], "an object": object()},
     "cu_seqlens": {"a list": [0, 1], "floats": torch.tensor([0.0, 1.0]), "falling": torch.tensor([0, 5, 1]), "two axes": torch.tensor([[0, 1]]),
                    "bytes": torch.tensor([0, 1], dtype=torch.int8), "empty": torch.tensor([], dtype=torch.int64), "text": "text",
-                   "too far": torch.tensor([0, 10**6]), "negative": torch.tensor([-1, 1]), "on meta": torch.zeros(2, dtype=torch.int64, device="meta")},
+                   "too far": torch.tensor([0, 10**6]), "negative": torch.tensor([-1, 1]),
+                   "on meta": torch.zeros(2, dtype=torch.int64, device="meta")},
     "params": {"a list": [3], "text": "text", "a number": 3, "unknown": {"function.nothing": torch.zeros(1)}, "numbers": {1: 2, "a": 3}},
     "unknown_control": {"a tensor": torch.zeros(1), "a number": 1.0, "None": None},
 }

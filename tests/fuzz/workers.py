@@ -7,24 +7,24 @@ import itertools
 import multiprocessing
 import queue
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import torch
+
 from tests.fuzz.call import Call
 from tests.fuzz.play import Outcome, play
 
-LONGEST = 120
-"""Seconds after which a call is taken to hang."""
+FORKS = multiprocessing.get_context("forkserver")  # of a process that has imported all and run nothing
 
 
-def _serve(calls: Connection, log: str) -> None:
-    import torch
-
+def _serve(calls: Connection, log: str, play: Callable[[Call], Outcome]) -> None:
     with open(log, "w") as crashes:
         faulthandler.enable(crashes)
         torch.set_num_threads(1)
+        calls.send(None)
         while True:
             calls.send(play(calls.recv()))
 
@@ -32,16 +32,17 @@ def _serve(calls: Connection, log: str) -> None:
 class Worker:
     """One process, started anew when it has died."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, play: Callable[[Call], Outcome], longest: float) -> None:
+        self.play_there, self.longest = play, longest
         self.log = tempfile.mkstemp(dir=folder)[1]
         self.process = None
 
     def start(self) -> None:
-        context = multiprocessing.get_context("spawn")  # nothing of a process that has used threads
-        self.calls, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, self.log), daemon=True)
+        self.calls, theirs = FORKS.Pipe()
+        self.process = FORKS.Process(target=_serve, args=(theirs, self.log, self.play_there), daemon=True)
         self.process.start()
         theirs.close()
+        self.calls.recv()  # it takes seconds until it plays
 
     def stop(self) -> None:
         if self.process is not None:
@@ -55,23 +56,24 @@ class Worker:
             self.start()
         self.calls.send(call)
         try:
-            if self.calls.poll(LONGEST):
+            if self.calls.poll(self.longest):
                 return self.calls.recv()
-            kind, words = "hang", f"no answer after {LONGEST} s"
+            kind, words = "hang", f"no answer after {self.longest} s"
         except (EOFError, ConnectionError):
             self.process.join()
             kind, words = "crash", f"exit code {self.process.exitcode}"
-        faulthandler_says = [line.strip() for line in Path(self.log).read_text().splitlines() if line.startswith("  File")]
+        frames = [line.strip() for line in Path(self.log).read_text().splitlines() if line.startswith("  File")]
         self.stop()
-        return Outcome(kind, f"{words}: {' < '.join(faulthandler_says[:4])}", call.entry)
+        return Outcome(kind, f"{words}: {' < '.join(frames[:4])}", call.entry)
 
 
 class Workers:
-    """Some processes: ``with Workers(2) as workers: workers.play(calls)``."""
+    """Some processes: ``with Workers(2) as workers: workers.play(calls)``. ``longest``: seconds after which a call is taken to hang."""
 
-    def __init__(self, processes: int) -> None:
+    def __init__(self, processes: int, play: Callable[[Call], Outcome] = play, longest: float = 120) -> None:
+        FORKS.set_forkserver_preload([__name__])
         self.folder = tempfile.TemporaryDirectory()
-        self.all = [Worker(Path(self.folder.name)) for _ in range(processes)]
+        self.all = [Worker(Path(self.folder.name), play, longest) for _ in range(processes)]
         self.free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for worker in self.all:
             self.free.put(worker)
