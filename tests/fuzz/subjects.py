@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,8 +21,16 @@ from ttr.nn import Mixer
 from ttr.oracle import oracle
 from ttr.problem import Problem
 
-NOISE = 1e-10
-"""Relative noise by which the condition of the definition is measured in float64."""
+
+@dataclass(frozen=True)
+class Noise:
+    """Relative noise of normal numbers."""
+
+    relative: float
+    generator: torch.Generator
+
+    def on(self, x: Tensor) -> Tensor:
+        return x * (1 + self.relative * torch.randn(x.shape, generator=self.generator, dtype=x.dtype))
 
 
 class Subject(ABC):
@@ -37,8 +46,8 @@ class Subject(ABC):
         """Outputs and state along the route of the call."""
 
     @abstractmethod
-    def define(self, noise: torch.Generator | None = None) -> tuple[Result, dict[str, Tensor]]:
-        """The same by the definition, with noise on all leaves if there is a generator for it, and the leaves then."""
+    def define(self, noise: Noise | None = None) -> tuple[Result, dict[str, Tensor]]:
+        """The same by the definition, with noise on all leaves if there is any, and the leaves then."""
 
     @abstractmethod
     def backend(self) -> str:
@@ -49,10 +58,10 @@ class Subject(ABC):
         return x.detach().requires_grad_() if self.call.mode == "grad" else x
 
 
-def _plain(x: Tensor, noise: torch.Generator | None) -> Tensor:
+def _plain(x: Tensor, noise: Noise | None) -> Tensor:
     """A contiguous float64 copy with relative noise."""
     x = x.detach().to(torch.float64).contiguous().clone()
-    return x if noise is None else x * (1 + NOISE * torch.randn(x.shape, generator=noise, dtype=x.dtype))
+    return x if noise is None else noise.on(x)
 
 
 def _with_state(result: object) -> Result:
@@ -71,7 +80,7 @@ class Memory(Subject):
     def run(self) -> Result:
         return self.route.run(Caller(self.call), self.case)
 
-    def define(self, noise: torch.Generator | None = None) -> tuple[Result, dict[str, Tensor]]:
+    def define(self, noise: Noise | None = None) -> tuple[Result, dict[str, Tensor]]:
         plain = each(self.case, lambda name, x: _plain(x, noise))
         plain = plain.differentiable() if self.call.mode == "grad" else plain
         expected = self.route.expected(self.call, plain)
@@ -118,7 +127,7 @@ class Layer(Subject):
     def run(self) -> Result:
         return LAYERS[self.call.entry](Caller(self.call), self.layer, self.x)
 
-    def define(self, noise: torch.Generator | None = None, dtype: torch.dtype = torch.float64) -> tuple[Result, dict[str, Tensor]]:
+    def define(self, noise: Noise | None = None, dtype: torch.dtype = torch.float64) -> tuple[Result, dict[str, Tensor]]:
         """With another dtype everything but the memory is computed in it."""
         layer = copy.deepcopy(self.layer).to(dtype)
         layer.backend = Definition()
