@@ -113,13 +113,14 @@ def _coarsest(subject: Subject, name: str, dtype: torch.dtype) -> torch.dtype:
 
 def _conditions(subject: Subject, found: Result, reference: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, float]:
     """By how much the definition magnifies relative noise of everything that goes in, incoming gradients too, for every quantity: noise as
-    large as the rounding of the dtype, so that what saturates there does so here. Of a layer also the rounding around its memory."""
+    large as the rounding of the dtype, so that what saturates there does so here. Where that is not all of the rounding, also by how much it is
+    off in that dtype."""
     noise = Noise(max(LEAST_NOISE, torch.finfo(dtype).eps), torch.Generator().manual_seed(1))
     directions = _directions(subject, found)
     worst = dict.fromkeys(reference, subject.call.memory().solver.condition)
-    if isinstance(subject, Layer):
-        rounded = _quantities(subject, *subject.define(dtype=subject.x.dtype), directions)
-        worst = {name: max(worst[name], error(rounded[name], x) / torch.finfo(subject.x.dtype).eps) for name, x in reference.items()}
+    if subject.rounds and dtype != torch.float64:
+        rounded = _quantities(subject, *subject.define(dtype=dtype), directions)
+        worst = {name: max(worst[name], error(rounded[name], x) / torch.finfo(dtype).eps) for name, x in reference.items()}
     for _ in range(3):
         noisy = {name: noise.on(x.double()) for name, x in directions.items()}
         moved = _quantities(subject, *subject.define(noise), noisy)

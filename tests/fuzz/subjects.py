@@ -18,7 +18,7 @@ from ttr.backends.backend import Backend
 from ttr.dispatch import choose
 from ttr.inputs import Inputs, prepare
 from ttr.nn import Mixer
-from ttr.oracle import oracle
+from ttr.oracle import _sequence, oracle
 from ttr.problem import Problem
 
 
@@ -45,9 +45,12 @@ class Subject(ABC):
     def run(self) -> Result:
         """Outputs and state along the route of the call."""
 
+    rounds: bool = True
+    """Whether noise of what goes in is not all of the rounding: in a layer, and in the slopes of a network, whose norms cancel."""
+
     @abstractmethod
-    def define(self, noise: Noise | None = None) -> tuple[Result, dict[str, Tensor]]:
-        """The same by the definition, with noise on all leaves if there is any, and the leaves then."""
+    def define(self, noise: Noise | None = None, dtype: torch.dtype = torch.float64) -> tuple[Result, dict[str, Tensor]]:
+        """The same by the definition, and the leaves of its graph: with noise on these if there is any, or in a narrower arithmetic."""
 
     @abstractmethod
     def backend(self) -> str:
@@ -71,7 +74,7 @@ def _with_state(result: object) -> Result:
 class Memory(Subject):
     def __init__(self, call: Call, problem: Problem) -> None:
         self.call, self.route = call, ROUTES[call.entry]
-        self.differentiates = self.route.differentiates
+        self.differentiates, self.rounds = self.route.differentiates, problem.solver.trains and call.lengths is None
         case = build(call, problem)
         learned = case.leaves()  # but for the log weights -inf of empty slots
         self.case = each(case, lambda name, x: self._as_leaf(x) if name in learned else x)
@@ -80,10 +83,14 @@ class Memory(Subject):
     def run(self) -> Result:
         return self.route.run(Caller(self.call), self.case)
 
-    def define(self, noise: Noise | None = None) -> tuple[Result, dict[str, Tensor]]:
+    def define(self, noise: Noise | None = None, dtype: torch.dtype = torch.float64) -> tuple[Result, dict[str, Tensor]]:
         plain = each(self.case, lambda name, x: _plain(x, noise))
         plain = plain.differentiable() if self.call.mode == "grad" else plain
         expected = self.route.expected(self.call, plain)
+        if dtype != torch.float64:
+            x = expected
+            inputs = prepare(x.problem, x.q, x.k, x.v, x.params, x.state, None, x.controls, dtype=torch.promote_types(dtype, torch.float32))
+            return _sequence(x.problem, inputs), plain.leaves()
         streams = {"return_state": plain.problem.function.causal, "cu_seqlens": bounds(self.call)}
         return _with_state(oracle(plain.problem, **expected.arguments(), **streams)), plain.leaves()
 
@@ -128,7 +135,6 @@ class Layer(Subject):
         return LAYERS[self.call.entry](Caller(self.call), self.layer, self.x)
 
     def define(self, noise: Noise | None = None, dtype: torch.dtype = torch.float64) -> tuple[Result, dict[str, Tensor]]:
-        """With another dtype everything but the memory is computed in it."""
         layer = copy.deepcopy(self.layer).to(dtype)
         layer.backend = Definition()
         with torch.no_grad():
