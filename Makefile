@@ -32,6 +32,10 @@ check: $(VENV)/.test lint
 fuzz: $(VENV)/.test
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
+# Faults drawn at random from changed files, which the tests must catch: make mutate ARGS="--since v0.3 --count 100 --seed 1"
+mutate: $(VENV)/.test
+	$(BIN)/python -m tests.mutate $(ARGS)
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check --quiet src tests
 
