@@ -12,6 +12,7 @@ import torch
 
 import ttr
 from ttr.backends.native import library
+from ttr.laws.rows import make_case
 
 ROOT = Path(__file__).parents[1]
 built = pytest.mark.skipif(not library.available(), reason=library.reason() or "")
@@ -67,16 +68,27 @@ def test_an_instruction_set_that_does_not_run_is_a_sentence(reload):
 
 def put(folder: Path, source: str) -> None:
     """A library made of ``source`` instead of the kernels."""
-    command = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-x", "c", "-", "-o", str(folder / "_kernels.so")]
+    command = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-x", "c", "-", "-o", str(folder / library.FILE)]
     subprocess.run(command, input=source, text=True, check=True)
 
 
+VERSION = f"int ttr_abi(void) {{ return {library.ABI}; }}"
+
+
 @pytest.mark.parametrize("source, words", [
-    (None, r"were not built when ttr was installed"), ("int ttr_abi(void) { return 999; }", r"are of version 999, and this ttr calls version"),
-    ("int other(void) { return 1; }", r"cannot be loaded"), ("text", r"cannot be loaded")])
+    (None, "were not built when ttr was installed"), ("another file", "were not built when ttr was installed"),
+    ("int ttr_abi(void) { return 999; }", "are of version 999, and this ttr calls version"),
+    ("int other(void) { return 1; }", "cannot be loaded"), ("text", "cannot be loaded"), ("folder", "cannot be loaded"),
+    (VERSION, "cannot be loaded"), (VERSION + "int ttr_runs(char *isa) { return 0; }", "are for other processors than this"),
+    (VERSION + "int ttr_runs(char *isa) { return *isa == 'p'; }", "cannot be loaded"),
+], ids=["none", "another file", "another version", "no version", "text", "folder", "no instruction sets", "other instruction sets", "no kernels"])
 def test_a_library_that_does_not_fit_is_a_sentence(reload, monkeypatch, tmp_path, source, words):
-    if source == "text":
-        (tmp_path / "_kernels.so").write_text("no library")
+    if source == "another file":
+        (tmp_path / "_kernels.old").write_text("of another system, or put aside")
+    elif source == "text":
+        (tmp_path / library.FILE).write_text("no library")
+    elif source == "folder":
+        (tmp_path / library.FILE).mkdir()
     elif source and shutil.which(os.environ.get("CC", "cc")) is None:
         pytest.skip("There is no C compiler here to make such a library with.")
     elif source:
@@ -85,6 +97,30 @@ def test_a_library_that_does_not_fit_is_a_sentence(reload, monkeypatch, tmp_path
     reload()
     assert not library.available()
     assert words in library.reason() and library.reason().endswith(library.INSTALL)
+    case = make_case(ttr.catalogue["gated-deltanet"].problem)
+    assert ttr.explain(case.problem, **case.arguments()).backend != "native"
+    assert ttr.regress(case.problem, **case.arguments()).isfinite().all()
+
+
+@built
+@pytest.mark.parametrize("length", [0, 100, 5000, 100_000, 500_000, 1_000_000, None])
+def test_a_truncated_library_is_a_sentence(tmp_path, length):
+    """Of the whole one the segments that are mapped take 2 MB; information for debuggers, if any, follows."""
+    (tmp_path / library.FILE).write_bytes(library.library().path.read_bytes()[:length])
+    code = f"""from ttr.backends.native import library
+library.__file__ = {str(tmp_path / "library.py")!r}
+print(library.reason())"""
+    found = in_fresh_python(code)
+    assert found == "None" if length is None else "cannot be loaded" in found and found.endswith(library.INSTALL)
+
+
+@built
+def test_another_library_can_be_named(reload, tmp_path):
+    other = shutil.copy(library.library().path, tmp_path / "other.so")
+    reload(TTR_NATIVE_LIBRARY=str(other))
+    assert library.library().path == Path(other)
+    reload(TTR_NATIVE_LIBRARY=str(tmp_path / "none.so"))
+    assert not library.available() and "Unset TTR_NATIVE_LIBRARY" in library.reason()
 
 
 def test_the_doctor_says_which_kernels_run(reload):

@@ -1,7 +1,7 @@
 """The library of compiled kernels: found, checked and loaded when it is first asked for. Nothing needs it.
 
 ``setup.py`` builds it; nothing is compiled here. Environment, read once: TTR_NATIVE=0 switches it off, TTR_NATIVE_ISA names the
-instruction set to run instead of the widest.
+instruction set to run instead of the widest, and TTR_NATIVE_LIBRARY the file to load instead of the installed one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import itertools
 import os
+import struct
+import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -23,6 +26,18 @@ ABI = 5
 
 ISAS = ("avx512", "avx2", "portable")
 """The instruction sets kernels are compiled for, widest vectors first."""
+
+KERNELS = ("step", "forward", "backward", "short_convolution", "lines_forward", "lines_backward",
+           "network_forward", "network_backward")
+"""All that a library holds, for every instruction set that it runs, in float32 and float64."""
+
+REALS = {torch.float32: "float", torch.float64: "double"}
+
+FILE = "_kernels" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+"""As ``setup.py`` names it."""
+
+SEGMENT = struct.Struct("=I4xQ16xQ16x")
+"""Of an ELF file: its type, 1 where it is mapped, where it begins in the file and how many bytes it has there."""
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 """Tensors that have an address of their own; those of other classes may hold none."""
@@ -88,8 +103,7 @@ def function(name: str, dtype: torch.dtype) -> Callable[..., int]:
         RuntimeError: if there is no library.
         AttributeError: if the library has no such kernel.
     """
-    real = {torch.float32: "float", torch.float64: "double"}[dtype]
-    return getattr(library().handle, f"ttr_{name}_{library().isa}_{real}")
+    return getattr(library().handle, f"ttr_{name}_{library().isa}_{REALS[dtype]}")
 
 
 def contiguous(tensor: Tensor) -> Tensor:
@@ -120,18 +134,43 @@ def _load() -> Library | str:
     """The library, or why there is none."""
     if os.environ.get("TTR_NATIVE") == "0":
         return "The native kernels are switched off by TTR_NATIVE=0. Unset it to use them."
-    path = next(Path(__file__).parent.glob("_kernels.*"), None)
-    if path is None:
+    named = os.environ.get("TTR_NATIVE_LIBRARY")
+    path = Path(named) if named else Path(__file__).parent / FILE
+    remedy = "Unset TTR_NATIVE_LIBRARY, which names it, to use those that were installed." if named else INSTALL
+    if not named and not path.exists():
         return f"The native kernels were not built when ttr was installed: no compiler took them, or TTR_NATIVE=0 was set. {INSTALL}"
     try:
+        _check_length(path)
         handle = ctypes.CDLL(str(path))
-        version = handle.ttr_abi()
+        if (version := handle.ttr_abi()) != ABI:
+            return f"The native kernels in {path} are of version {version}, and this ttr calls version {ABI}. {remedy}"
+        runs = tuple(isa for isa in ISAS if handle.ttr_runs(isa.encode()))
+        for name, isa, real in itertools.product(KERNELS, runs, REALS.values()):
+            getattr(handle, f"ttr_{name}_{isa}_{real}")
     except (OSError, AttributeError) as failure:
-        return f"The native kernels in {path} cannot be loaded: {failure}. {INSTALL}"
-    if version != ABI:
-        return f"The native kernels in {path} are of version {version}, and this ttr calls version {ABI}. {INSTALL}"
-    runs = tuple(isa for isa in ISAS if handle.ttr_runs(isa.encode()))
+        return f"The native kernels in {path} cannot be loaded: {failure}. {remedy}"
+    if not runs:
+        return f"The native kernels in {path} are for other processors than this. {remedy}"
     wanted = os.environ.get("TTR_NATIVE_ISA") or runs[0]
     if wanted not in runs:
         return f"The native kernels for {wanted!r}, which TTR_NATIVE_ISA asks for, do not run here. Unset it, or use {' or '.join(runs)}."
     return Library(path, wanted, runs, handle)
+
+
+def _check_length(path: Path) -> None:
+    """Linux maps a file without a look at its length, and the process dies of reading what a truncated one lacks;
+    the loaders of other systems look.
+
+    Raises:
+        OSError: if an ELF file ends before a segment that is to be mapped, or cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(64)
+        if len(head) < 64 or head[:5] != b"\x7fELF\x02":
+            return  # not of ELF's 64-bit kind: for the loader to judge
+        (start,), (count,) = struct.unpack_from("Q", head, 32), struct.unpack_from("H", head, 56)
+        file.seek(start)
+        table, length = file.read(count * SEGMENT.size), path.stat().st_size
+    if len(table) < count * SEGMENT.size or any(
+            mapped == 1 and offset + size > length for mapped, offset, size in SEGMENT.iter_unpack(table)):
+        raise OSError(f"it is truncated after {length} bytes")
