@@ -23,6 +23,8 @@ ISAS = {"portable": (16, []), "avx2": (32, ["-mavx2", "-mfma"]),
 
 # Nothing here lets a NaN, an infinity or the order of a sum be ignored.
 FLAGS = ["-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp-simd", "-pthread"]
+MORE = os.environ.get("TTR_CFLAGS", "").split()
+"""Further flags of both the compiler, which heeds the last of two that differ, and the linker: how `make sanitize` builds."""
 FAILURES = (BaseError, CCompilerError, OSError)
 
 
@@ -37,7 +39,7 @@ class BuildKernels(build_ext):
         try:
             objects = self._kernels(ext)
             product.parent.mkdir(parents=True, exist_ok=True)
-            self.compiler.link_shared_object(objects, str(product), extra_postargs=["-pthread", "-lm"], build_temp=self.build_temp, target_lang="c")
+            self.compiler.link_shared_object(objects, str(product), extra_postargs=["-pthread", "-lm", *MORE], build_temp=self.build_temp, target_lang="c")
         except FAILURES as failure:
             self._leave_out(failure)
 
@@ -61,7 +63,7 @@ class BuildKernels(build_ext):
             kernels, f"{isa}-{real}", [("TTR_ISA", isa), ("TTR_REAL", real), ("TTR_VECTOR_BYTES", str(size))], flags)]
 
     def _objects(self, sources: list[str], folder: str, macros: list[tuple[str, str]], flags: list[str]) -> list[str]:
-        return self.compiler.compile(sources, str(Path(self.build_temp, folder)), macros, extra_postargs=FLAGS + flags)
+        return self.compiler.compile(sources, str(Path(self.build_temp, folder)), macros, extra_postargs=FLAGS + flags + MORE)
 
     def _leave_out(self, why: object) -> None:
         self.extensions = self.distribution.ext_modules = []
