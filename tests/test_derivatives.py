@@ -188,10 +188,13 @@ def test_an_update_in_place_is_seen_by_graphs_that_hold_the_state():
         torch.autograd.grad(y.sum(), k)
 
 
-def test_an_expanded_state_is_left_alone_in_place():
+@pytest.mark.parametrize("apart", [0, 1], ids=["expanded", "windows"])
+def test_a_state_that_overlaps_itself_is_left_alone_in_place(apart):
     (q, k, v), controls, state = token()
+    size = state["memory"].numel()
+    rows_of_memory = torch.cat([state["memory"].flatten(), state["memory"].flatten()[:1]]).as_strided((2, size), (apart, 1))
     rows, controls = [x.expand(2, -1, -1) for x in (q, k, v)], {name: x.expand(2, -1) for name, x in controls.items()}
-    shared = ttr.State({"memory": state["memory"].expand(2, -1, -1, -1)}, torch.tensor([3, 3]))
+    shared = ttr.State({"memory": rows_of_memory.unflatten(1, state["memory"].shape[1:])}, torch.tensor([3, 3]))
     before = shared.clone()
     y, after = ttr.step(PROBLEM, *rows, shared, inplace=True, **controls)
     assert torch.equal(shared["memory"], before["memory"]) and torch.equal(shared.position, before.position)
