@@ -9,7 +9,7 @@ import torch
 import ttr
 from ttr.architecture import Architecture
 from ttr.functions.linear import Linear
-from ttr.laws.layout import LAYOUTS, Placed
+from ttr.laws.layout import LAYOUTS
 from ttr.laws.rows import triples
 from ttr.laws.tolerances import FLOAT32, FLOAT64, HALF, error
 from ttr.nn import Mixer
@@ -106,12 +106,12 @@ def test_layout_changes_nothing(memory):
         _, past = layer(x, return_state=True)
         whole, end = layer(x, past, return_state=True)
         token, _ = layer.step(x[:, 0], past)
-        for layout in LAYOUTS[:3]:
-            odd = past.map(lambda tensor, layout=layout: Placed(tensor, layout).tensor).replace(position=Placed(past.position, layout).tensor)
-            y, state = layer(Placed(x, layout).tensor, odd, return_state=True)
+        for lay in LAYOUTS.values():
+            odd = past.map(lambda tensor, lay=lay: lay(tensor)[1]).replace(position=lay(past.position)[1])
+            y, state = layer(lay(x)[1], odd, return_state=True)
             assert error(y, whole) <= FLOAT64
             assert_states_equal(state, end)
-            assert error(layer.step(Placed(x[:, 0], layout).tensor, odd, inplace=True)[0], token) <= FLOAT64
+            assert error(layer.step(lay(x[:, 0])[1], odd, inplace=True)[0], token) <= FLOAT64
 
 
 @every_memory

@@ -7,7 +7,7 @@ import torch
 
 from ttr.backends.native import convolution as native
 from ttr.backends.native import library
-from ttr.laws.layout import LAYOUTS, Placed
+from ttr.laws.layout import LAYOUTS
 from ttr.laws.tolerances import error, tolerance
 from ttr.operators import short_convolution as operator
 from ttr.operators.short_convolution import composite, short_convolution
@@ -49,14 +49,14 @@ def double(tensors):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)  # oneDNN runs the latter
-@pytest.mark.parametrize("layout", LAYOUTS[:3])
-def test_every_layout_gives_the_same(tier, layout, dtype):
+@pytest.mark.parametrize("lay", LAYOUTS.values(), ids=LAYOUTS)
+def test_every_layout_gives_the_same(tier, lay, dtype):
     tensors = case(dtype, bounds=PACKED, rows=1)
-    laid = [Placed(tensor.detach(), layout).tensor for tensor in tensors]
+    laid = [lay(tensor.detach())[1] for tensor in tensors]
     inputs = [tensor.detach().requires_grad_() if tensor.is_floating_point() else tensor for tensor in laid]
     y, *gradients = outcome(short_convolution, *tensors)
     found = short_convolution(*inputs[:4], bounds=inputs[4], silu=True)
-    cotangent = Placed(torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y), layout).tensor
+    cotangent = lay(torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y))[1]
     for one, other in zip([found, *torch.autograd.grad(found, inputs[:4], cotangent)], [y, *gradients], strict=True):
         assert error(one, other) <= tolerance(dtype)
 

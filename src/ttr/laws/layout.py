@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,161 +15,236 @@ from ttr.laws.rows import Case, Sizes, make_case
 from ttr.problem import Problem
 from ttr.state import State
 
-
-class Placed:
-    """A tensor's numbers once more, in a buffer full of NaN (-1 for integers) that is as large as the layout wants.
-
-    Attributes:
-        tensor: the numbers, as a view of the buffer.
-    """
-
-    def __init__(self, x: Tensor, layout: str) -> None:
-        steps = 2 if layout == "every second entry" else 1
-        shape = [1 + steps * size for size in x.shape]  # a border that no kernel may read or write, in front and between
-        order = list(reversed(range(x.ndim))) if layout == "axes reversed" else list(range(x.ndim))
-        fill = torch.nan if x.is_floating_point() else -1
-        self.buffer = x.new_full([shape[axis] for axis in order] + [1], fill)[..., 0]
-        view = self.buffer.permute([order.index(axis) for axis in range(x.ndim)])
-        self.inside = tuple(slice(1, None, steps) for _ in x.shape)
-        self.view = view
-        lazy = layout == "lazily negated" and x.is_floating_point()
-        self.tensor = torch._neg_view(torch.neg(x.contiguous())) if lazy else view[self.inside]
-        if not lazy:
-            self.tensor.copy_(x)
-
-    @property
-    def surrounded(self) -> bool:
-        """Whether nothing was written outside of the numbers."""
-        outside = torch.ones_like(self.view, dtype=torch.bool)
-        if self.tensor.untyped_storage().data_ptr() != self.buffer.untyped_storage().data_ptr():
-            return True
-        outside[self.inside] = False
-        rest = self.view[outside]
-        return bool((rest.isnan() if rest.is_floating_point() else rest == -1).all())
+Found = Iterable[tuple[str, float, float]]
+"""(quantity, error, bound), as a law yields them."""
 
 
-LAYOUTS = ("axes reversed", "every second entry", "lazily negated", "one row for all")
-"""Channels apart and time next to time; a slice with a step; torch's negation that waits to be done; a batch that is an expanded row."""
+# ------------------------------------------------------------------------------------------------ layouts
+def _rows_apart(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Channels adjacent, heads outermost."""
+    return _strided(x, [*reversed(range(x.ndim - 1)), *range(x.ndim)[-1:]])
 
 
-def layouts(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """All inputs, parameters, controls, states and incoming gradients in one layout, through ``regress``, ``step`` and ``plan``: outputs,
-    states and gradients are those of contiguous copies, and nothing is written but a state that is to be overwritten."""
-    fresh, case = (make_case(problem, Sizes(time=5, key=2, value=2), past=past, dtype=setting.dtype, device=setting.device) for past in (0, 3))
-    alike = _one_row(case)
-    for batch, laid_out in ((fresh, LAYOUTS[:1]), (case, LAYOUTS[1:-1]), (alike, LAYOUTS[-1:])):
-        expected = _differentiated(_contiguous(batch), "", setting)
-        for layout in laid_out:
-            yield from _sequences(batch, layout, expected, setting)
+def _axes_reversed(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Batch innermost, channels outermost."""
+    return _strided(x, [*reversed(range(x.ndim))])
+
+
+def _imaginary(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Every second entry, negated when it is read; not negated where there is no complex type."""
+    if x.dtype not in (torch.float32, torch.float64):
+        return _strided(x, [*range(x.ndim)], step=2)
+    buffer = torch.complex(_nothing(x, *x.shape), -x)
+    return torch.view_as_real(buffer), buffer.conj().imag
+
+
+def _inside(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Contiguous."""
+    buffer = torch.cat([edge := _nothing(x, 1), x.flatten(), edge])
+    return buffer, buffer[1:-1].view(x.shape)
+
+
+def _negated(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Contiguous, with torch's negation that waits to be done."""
+    buffer, inner = _inside(-x)
+    return buffer, torch._neg_view(inner)
+
+
+LAYOUTS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+    "rows apart": _rows_apart, "axes reversed": _axes_reversed, "imaginary part of a conjugate": _imaginary,
+    "negated": _negated, "inside a buffer": _inside}
+"""x -> (a buffer, a view of it that holds the numbers of x, all else NaN or -1)."""
+
+APART, CONTIGUOUS = tuple(LAYOUTS)[:3], tuple(LAYOUTS)[3:]
+"""What tensors take by turns. Contiguous ones go the shortest ways; were all negated, signs would cancel."""
+
+
+def _strided(x: Tensor, order: list[int], step: int = 1) -> tuple[Tensor, Tensor]:
+    """``order`` names the axes from the outermost inwards; around the entries of each lie others."""
+    buffer = _nothing(x, *(step * x.shape[axis] + 2 for axis in order))
+    inside = tuple(slice(1, 1 + step * size, step) for size in x.shape)
+    inner = buffer.permute([order.index(axis) for axis in range(x.ndim)])[inside]
+    inner.copy_(x)
+    return buffer, inner
+
+
+def _nothing(x: Tensor, *shape: int) -> Tensor:
+    return x.new_full(shape, torch.nan if x.is_floating_point() else -1)
+
+
+Lay = Callable[[int, str, Tensor], tuple[Tensor, Tensor]]
+"""(number, name, x) -> a buffer and a view of it, as in ``LAYOUTS``."""
+
+
+def _by_turns(names: tuple[str, ...], first: int) -> Lay:
+    """Tensor ``number`` in the layout that is as many behind the ``first``: neighbours lie differently."""
+    return lambda number, name, x: LAYOUTS[names[(first + number) % len(names)]](x)
+
+
+def _turns(names: tuple[str, ...]) -> dict[str, Lay]:
+    return {f"q {name}": _by_turns(names, first) for first, name in enumerate(names)}
+
+
+def _one_row(number: int, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    """All rows of the batch are the first, expanded."""
+    row = x[:1].clone() if _has_rows(name) else x.clone()
+    return row, row.expand(x.shape)
+
+
+def _has_rows(name: str) -> bool:
+    return name != "ridge" and (name.startswith("state.") or "." not in name)
+
+
+class _Laid:
+    """A case with all its tensors, the state's position among them, laid somewhere else."""
+
+    def __init__(self, case: Case, lay: Lay) -> None:
+        tensors = case.leaves()
+        if case.state is not None:
+            tensors |= {f"state.{name}": x for name, x in case.state.tensors.items()}
+            tensors["state.position"] = case.state.position
+        self._lies = {name: lay(number, name, x.detach()) for number, (name, x) in enumerate(tensors.items())}
+        self._before = {name: (x, self._lies[name][0].clone()) for name, x in tensors.items()}
+        self.case = case.with_leaves({name: view for name, (_, view) in self._lies.items()})
+        if case.state is not None:
+            state = {name: self._lies[f"state.{name}"][1] for name in (*case.state, "position")}
+            self.case = replace(self.case, state=case.state.replace(**state))
+
+    def changed(self, overwritten: bool = False) -> float:
+        """How many buffers do not hold what they held, once a state that was ``overwritten`` is set back."""
+        found = 0
+        for name, (x, before) in self._before.items():
+            buffer, view = self._lies[name]
+            if overwritten and name.startswith("state."):
+                view.copy_(x)
+            found += not ((buffer == before) | (buffer != buffer) & (before != before)).all()
+        return float(found)
+
+
+# ------------------------------------------------------------------------------------------------ the law
+def layouts(problem: Problem, setting: Setting) -> Found:
+    """Inputs, parameters, controls, states and incoming gradients each in every layout, through ``regress``,
+    ``step`` and ``plan``: outputs, states and gradients are those of contiguous tensors, and nothing is
+    written but a state that may be overwritten."""
+    yield from _everywhere(problem, setting, time=6)
+
+
+def layouts_of_blocks(problem: Problem, setting: Setting) -> Found:
+    """The same over the borders of blocks of the size that calls really use."""
+    yield from _everywhere(problem, setting, time=70)
+
+
+def _everywhere(problem: Problem, setting: Setting, time: int) -> Found:
+    """The sizes are those that cause no copies on the way to a kernel: keys as long as values, which are not
+    padded; one row and head, whose axes are exchanged in place; no past, so that attention has no weights."""
+    sizes, made = Sizes(time=time, key=2, value=2), {"dtype": setting.dtype, "device": setting.device}
+    fresh, past = (make_case(problem, sizes, past=past, **made) for past in (0, 3))
+    single = make_case(problem, replace(sizes, batch=1, heads=1), past=3, **made)
+    apart, contiguous, one_row = _turns(APART), _turns(CONTIGUOUS), {"one row for all": _one_row}
+    yield from _sequences(fresh, apart, setting)
+    yield from _sequences(single, contiguous | {"a single q axes reversed": _by_turns(APART, 1)}, setting)
+    yield from _sequences(_repeated(past), one_row, setting)
+    yield from _packed(replace(single, state=None), setting)
     if problem.function.causal:
-        yield from _tokens(case, LAYOUTS[:-1], setting)
-        yield from _tokens(alike, LAYOUTS[-1:], setting)
-    bounds = torch.tensor([0, 2, 2], device=setting.device)
-    one = make_case(problem, Sizes(batch=1, time=2), dtype=setting.dtype, device=setting.device)
-    packed, expected = (setting.run(one, cu_seqlens=x) for x in (Placed(bounds, LAYOUTS[1]).tensor, bounds))
-    yield compare("output packed, every second entry", packed, expected, setting.dtype)
+        yield from _tokens(_token(past), apart | contiguous, setting)
+        yield from _tokens(_token(_repeated(past)), one_row, setting)
 
 
-def _one_row(case: Case) -> Case:
-    """The case with the first row of the batch in the place of all, as a view."""
-    first = {name: x[:1].expand_as(x) if "." not in name and x.ndim > 2 or name.startswith("state.") else x for name, x in case.leaves().items()}
-    return case.with_leaves(first)
+def _repeated(case: Case) -> Case:
+    """The case with the first row of the batch in the place of all."""
+    def repeated(name: str, x: Tensor) -> Tensor:
+        return x[:1].expand_as(x).contiguous() if _has_rows(name) else x
+
+    case = case.with_leaves({name: repeated(name, x) for name, x in case.leaves().items()})
+    if case.state is None:
+        return case
+    return replace(case, state=case.state.map(lambda x: repeated("state.", x)))
 
 
-def _laid(case: Case, layout: str) -> tuple[Case, dict[str, Placed]]:
-    """The case with all its tensors in a layout, and where they lie."""
-    if layout == "one row for all":
-        return case, {}
-    tensors = case.leaves()
-    if case.state is not None:
-        tensors |= {f"state.{name}": x for name, x in case.state.tensors.items()}
-    placed = {name: Placed(x, layout) for name, x in tensors.items()}
-    laid = case.with_leaves({name: p.tensor for name, p in placed.items()})
-    if case.state is not None:
-        placed["state.position"] = Placed(case.state.position, layout)
-        state = {name: placed[f"state.{name}"].tensor for name in (*case.state, "position")}
-        laid = replace(laid, state=case.state.replace(**state))
-    return laid, placed
+def _sequences(case: Case, ways: Mapping[str, Lay], setting: Setting) -> Found:
+    """``regress`` with gradients, and in the last way a plan without."""
+    reference, end, expected = _differentiated(case, None, setting)
+    for words, lay in ways.items():
+        laid = _Laid(case, lay)
+        y, state, gradients = _differentiated(laid.case, lay, setting)
+        yield compare(f"output, {words}", y, reference, setting.dtype)
+        yield from compare_states(f"state, {words}", state, end, setting.dtype)
+        for name, gradient in gradients.items():
+            yield compare(f"gradient of {name}, {words}", gradient, expected[name], setting.dtype)
+        yield f"tensors that were changed, {words}", laid.changed(), 0.0
+    planned = plan(case.problem, backend=setting.backend, **case.arguments())
+    yield compare(f"output of a plan, {words}", planned(**laid.case.arguments()), reference, setting.dtype)
 
 
-def _contiguous(case: Case) -> Case:
-    copied = case.with_leaves({name: x.clone(memory_format=torch.contiguous_format) for name, x in case.leaves().items()})
-    return copied if case.state is None else replace(copied, state=State.from_state_dict(case.state.state_dict()))
-
-
-Found = tuple[Tensor, State, dict[str, Tensor]]
-"""Output, state, and gradients by name."""
-
-
-def _sequences(case: Case, layout: str, expected: Found, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """``regress`` with its gradients, and a plan, which has none, where channels are apart."""
-    laid, placed = _laid(case, layout)
-    (y, state, gradients), (reference, end, references) = _differentiated(laid, layout, setting), expected
-    yield compare(f"output, {layout}", y, reference, setting.dtype)
-    yield from compare_states(f"state, {layout}", state, end, setting.dtype)
-    for name, gradient in gradients.items():
-        yield compare(f"gradient of {name}, {layout}", gradient, references[name], setting.dtype)
-    if layout == LAYOUTS[0]:
-        planned = plan(case.problem, backend=setting.backend, **_contiguous(case).arguments())
-        yield compare(f"output of a plan, {layout}", planned(**laid.arguments()), reference, setting.dtype)
-    yield from _untouched(laid, placed, case, layout)
-
-
-def _differentiated(case: Case, layout: str, setting: Setting) -> Found:
-    """From incoming gradients that lie as the inputs do; they are the same in every row of the batch."""
+def _differentiated(case: Case, lay: Lay | None, setting: Setting) -> tuple[Tensor, State, dict[str, Tensor]]:
+    """Output, state, and gradients from incoming ones that lie contiguous or as ``lay`` has them."""
     leaves = {name: x.detach().requires_grad_() for name, x in case.leaves().items()}
     y, state = outcome(setting.run, case.with_leaves(leaves))
-    outputs = [x for x in (y, *(state[name] for name in state)) if x.requires_grad and not torch.isneginf(x).any()]
-    generator = torch.Generator().manual_seed(1)
-    incoming = [torch.randn(x[:1].shape, generator=generator, dtype=torch.float64).to(x).expand_as(x) for x in outputs]
-    if layout != LAYOUTS[-1]:
-        incoming = [Placed(x, layout).tensor if layout else x.contiguous() for x in incoming]
-    found = torch.autograd.grad(outputs, list(leaves.values()), incoming, allow_unused=True, materialize_grads=True)
+    outputs = [x for x in (y, *state.tensors.values()) if x.requires_grad and not torch.isneginf(x).any()]
+    incoming = [_direction(x) for x in outputs]
+    if lay is not None:
+        incoming = [lay(number, "gradient", x)[1] for number, x in enumerate(incoming)]
+    found = torch.autograd.grad(outputs, [*leaves.values()], incoming, allow_unused=True,
+                                materialize_grads=True)
     return y.detach(), state.detach(), dict(zip(leaves, found))
 
 
+def _direction(x: Tensor) -> Tensor:
+    """A gradient for the output x, the same for all rows of the batch."""
+    row = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return row.to(x).expand(x.shape).contiguous()
+
+
 @torch.no_grad()
-def _tokens(case: Case, laid_out: Iterable[str], setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Single tokens without gradients: a step; one in place by the way that the step before it has found; a planned one in place."""
-    token = _token(case)
-    plain = _contiguous(token)
-    y, end = _step(plain, setting.backend, inplace=False)
-    bound = plan(case.problem, inplace=True, backend=setting.backend, **_arguments(plain))
-    _step(_contiguous(token), "auto", inplace=True)
-    ways: dict[str, Callable[[Case], tuple[Tensor, State]]] = {
-        "step": lambda one: _step(one, setting.backend, inplace=False), "step in place": lambda one: _step(one, "auto", inplace=True),
-        # A kernel that took the controls with a wrong sign would refuse them, and another way be gone.
-        "planned token in place": lambda one: bound(**_arguments(replace(one, controls=plain.controls)))}
-    for layout in laid_out:
-        for words, run in ways.items():
-            laid, placed = _laid(token, layout)
-            found, state = run(laid)
-            yield compare(f"output of a {words}, {layout}", found, y, setting.dtype)
-            yield from compare_states(f"state of a {words}, {layout}", state, end, setting.dtype)
-            if words == "step":
-                yield from _untouched(laid, placed, token, f"{words}, {layout}")
-            yield f"surroundings of a {words}, {layout}", float(not all(p.surrounded for p in placed.values())), 0.0
+def _tokens(token: Case, ways: Mapping[str, Lay], setting: Setting) -> Found:
+    """``step`` and planned tokens, in place and not."""
+    y, end = _step(token, setting, False)
+    grows = any(end[name].shape != x.shape for name, x in token.state.tensors.items())
+    runs = {"step": partial(_step, setting=setting, inplace=False),
+            "step in place": partial(_step, setting=setting, inplace=True),
+            "planned token": _planned(token, setting, False),
+            "planned token in place": _planned(token, setting, True)}
+    for words, lay in ways.items():
+        laid = _Laid(token, lay)
+        for name, run in runs.items():
+            found, state = run(laid.case)
+            overwritten = name.endswith("in place") and lay is not _one_row and not grows
+            after = laid.case.state if overwritten else state
+            yield compare(f"output of a {name}, {words}", found, y, setting.dtype)
+            yield from compare_states(f"state of a {name}, {words}", after, end, setting.dtype)
+            yield f"tensors changed by a {name}, {words}", laid.changed(overwritten), 0.0
+    found, state = _planned(laid.case, setting, False)(token)
+    yield compare("output of a token planned with others", found, y, setting.dtype)
+    yield from compare_states("state of a token planned with others", state, end, setting.dtype)
+
+
+def _step(token: Case, setting: Setting, inplace: bool) -> tuple[Tensor, State]:
+    return step(token.problem, backend=setting.backend, inplace=inplace, **token.arguments())
+
+
+def _planned(like: Case, setting: Setting, inplace: bool) -> Callable[[Case], tuple[Tensor, State]]:
+    bound = plan(like.problem, inplace=inplace, backend=setting.backend, **_arguments(like))
+    return lambda token: bound(**_arguments(token))
+
+
+def _arguments(token: Case) -> dict[str, object]:
+    """Without params where there are none: given any, a bound token is not run as such."""
+    return {name: x for name, x in token.arguments().items() if name != "params" or x}
 
 
 def _token(case: Case) -> Case:
     """The first token of the case, without its axis of time."""
     one = case.tokens(slice(0, 1), case.state)
     controls = {name: x if name == "ridge" else x[:, 0] for name, x in one.controls.items()}
-    return replace(one, q=one.q[:, 0], k=one.k[:, 0], v=one.v[:, 0], controls=controls)
+    token = replace(one, q=one.q[:, 0], k=one.k[:, 0], v=one.v[:, 0], controls=controls)
+    return token.with_leaves({name: x.contiguous() for name, x in token.leaves().items()})
 
 
-def _arguments(token: Case) -> dict[str, object]:
-    return {name: x for name, x in token.arguments().items() if name != "params" or x}
+def _packed(case: Case, setting: Setting) -> Found:
+    """Packed sequences, one empty, with their boundaries laid somewhere else too."""
+    bounds, lay = torch.tensor([0, 4, 4, case.q.shape[1]], device=setting.device), _by_turns(APART, 0)
+    y = setting.run(_Laid(case, lay).case, cu_seqlens=lay(2, "cu_seqlens", bounds)[1])
+    yield compare("output packed", y, setting.run(case, cu_seqlens=bounds), setting.dtype)
 
 
-def _step(token: Case, backend: object, inplace: bool) -> tuple[Tensor, State]:
-    return step(token.problem, backend=backend, inplace=inplace, **token.arguments())
-
-
-def _untouched(laid: Case, placed: Mapping[str, Placed], case: Case, words: str) -> Iterable[tuple[str, float, float]]:
-    """The inputs still hold their numbers, and what lies around them too."""
-    same = all(torch.equal(x, case.leaves()[name]) for name, x in laid.leaves().items())
-    yield f"inputs afterwards, {words}", float(not (same and all(p.surrounded for p in placed.values()))), 0.0
-
-
-LAWS = (Law(12, "layout", layouts),)
+LAWS = (Law(12, "layout", layouts), Law(12, "layout over full blocks", layouts_of_blocks, slow=True))
