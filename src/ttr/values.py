@@ -118,6 +118,9 @@ def vouch(x: Tensor) -> None:
     x._ttr_sound = _stamp(x)
 
 
-def _stamp(x: Tensor) -> tuple[int, int]:
+def _stamp(x: Tensor) -> tuple[int, int | None]:
     """What a copy of the tensor, which takes the note along, and one that has been written to have another of."""
-    return id(x), 0 if x.is_inference() else x._version
+    try:
+        return id(x), x._version
+    except RuntimeError:  # of tensors made in inference mode torch does not count the writes
+        return id(x), None

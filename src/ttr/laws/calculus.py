@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from ttr.controls import CONTROLS
+from ttr.dispatch import plan
 from ttr.laws.law import Law, Setting, by_definition, compare, compare_states, outcome, sentence
 from ttr.laws.rows import Case, Sizes, make_case
 from ttr.problem import Problem
@@ -87,16 +88,35 @@ def repeatable(problem: Problem, setting: Setting) -> Iterable[tuple[str, float,
 
 
 def bad_input(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Wrong tensors are refused in a sentence and leave the state as it was; no tokens are valid."""
+    """Wrong tensors are refused in a sentence, by a token in place as well, and leave the state as it was; no tokens are valid."""
     case = make_case(problem, past=2, dtype=setting.dtype, device=setting.device)
     kept = None if case.state is None else case.state.clone()
     for name, wrong in (*_wrong_calls(case), *_wrong_states(case)):
         yield f"refusal of {name}", float(sentence(functools.partial(setting.run, wrong)) is None), 0.0
+    if problem.function.causal:
+        with torch.no_grad():
+            yield from _refusals_of_a_token(case, setting)
     nothing, state = outcome(setting.run, case.tokens(slice(0, 0), case.state))
     yield "shape of no tokens", float(tuple(nothing.shape) != (2, 0, 2, case.v.shape[-1])), 0.0
     if kept is not None:
         yield from compare_states("state after refusals", case.state, kept, setting.dtype)
         yield from compare_states("state after no tokens", state, kept, setting.dtype)
+
+
+def _refusals_of_a_token(case: Case, setting: Setting) -> Iterable[tuple[str, float, float]]:
+    """Of wrong states by a token that was planned with a right one."""
+
+    def token(source: Case) -> dict[str, object]:
+        first = source.tokens(slice(0, 1), source.state).arguments()
+        return {name: x[:, 0] if isinstance(x, torch.Tensor) and name != "ridge" else x for name, x in first.items()}
+
+    run = plan(case.problem, inplace=True, backend=setting.backend, **token(case))
+    for name, wrong in _wrong_states(case):
+        tensors = [*wrong.state.tensors.values(), wrong.state.position] if isinstance(wrong.state, State) else []
+        kept = [x.clone() for x in tensors]
+        yield f"refusal of {name} by a token", float(sentence(functools.partial(run, **token(wrong))) is None), 0.0
+        changed = any(((x != before) & ((x == x) | (before == before))).any() for x, before in zip(tensors, kept))
+        yield f"a token changes {name}", float(changed), 0.0
 
 
 def _wrong_calls(case: Case) -> Iterable[tuple[str, Case]]:
@@ -121,10 +141,27 @@ def _wrong_calls(case: Case) -> Iterable[tuple[str, Case]]:
 
 def _wrong_states(case: Case) -> Iterable[tuple[str, Case]]:
     yield "not a state", dataclasses.replace(case, state={})
-    if case.problem.function.causal:
-        yield "a state of another batch", dataclasses.replace(case, state=case.state.select([0]))
-    else:
+    if not case.problem.function.causal:
         yield "any state", dataclasses.replace(case, state=State({}, torch.zeros(2, dtype=torch.int64)))
+        return
+    state = case.state
+    wrong = {"a state of another batch": state.select([0]), "a state of another memory": State({}, state.position),
+             "a position that is no whole number": state.replace(position=state.position.double())}
+    for name, x in state.tensors.items():
+        wrong |= {f"a state whose {name} is {dtype}": state.replace(**{name: torch.zeros_like(x, dtype=dtype)})
+                  for dtype in (torch.int64, torch.complex128)}
+        if x.device.type == "cpu":
+            wrong |= {f"a state whose {name} holds {number}": state.replace(**{name: _with_last(x, number)}) for number in (torch.nan, torch.inf)}
+    if state.position.device.type == "cpu":
+        wrong |= {f"a position of {tokens}": state.replace(position=torch.full_like(state.position, tokens)) for tokens in (-1, 2**63 - 1)}
+    yield from ((words, dataclasses.replace(case, state=of_words)) for words, of_words in wrong.items())
+
+
+def _with_last(x: torch.Tensor, number: float) -> torch.Tensor:
+    """The tensor with its last entry replaced."""
+    changed = x.clone()
+    changed.view(-1)[-1:] = number
+    return changed
 
 
 def _wrong_values(case: Case) -> Iterable[tuple[str, Case]]:

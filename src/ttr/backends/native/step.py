@@ -17,8 +17,9 @@ OPERANDS = ("query", "key", "value", "read", "erase", "step", "log_decay")
 TENSORS = struct.Struct(f"{len(OPERANDS) + 5}P")
 """The pointers of a call: the operands, memory, bonus, next memory, y, position."""
 
-UNSOUND, NO_MEMORY, OVERFLOWED = 1, 2, 3
-"""What the kernel returns instead of 0: the first two with nothing changed, the last when all is done but an output is not finite."""
+NO_MEMORY, OVERFLOWED = 2, 3
+"""What the kernel returns instead of 0, as 1 where a number is not sound: with nothing changed; when all is done, but not all outputs
+are finite."""
 
 THREADED = 4 << 20
 """Bytes of states from which more threads than one are worth their start."""
@@ -56,7 +57,7 @@ def advance(form: LinearForm, memory: Tensor, inplace: bool) -> tuple[Tensor, Te
 
 
 def kernel(dtype: torch.dtype) -> Callable[[bytes, Token], int]:
-    """(``TENSORS``, ``layout``) -> 0, or what stands beside ``UNSOUND``."""
+    """(``TENSORS``, ``layout``) -> 0; else 1 if a number is not sound, with nothing changed, or one of the two above."""
     function = library.function("step", dtype)
     function.argtypes = [ctypes.c_char_p, ctypes.POINTER(Token)]
     return function

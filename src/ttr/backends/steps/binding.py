@@ -100,7 +100,7 @@ def _native(problem: Problem, x: Inputs, sources: Sources) -> Update:
         operands = pick((*pointers, 0, 0 if constant is None else constant.data_ptr()))
         after = tensors[-2] if inplace else torch.empty_like(tensors[-2])
         failed = kernel(pack(*operands, memory, 0, memory if inplace else after.data_ptr(), y.data_ptr(), position), layout)
-        if failed in (native.UNSOUND, native.NO_MEMORY):
+        if failed and failed != native.OVERFLOWED:
             return None
         if inplace:
             torch.autograd.graph.increment_version(tensors[-2:])  # graphs that hold them must see the change
