@@ -1,13 +1,17 @@
 """The decoder's cache: what it goes on from, what it refuses, and that a refused call leaves it as it was."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 
+import ttr
 from tests.decoders import ENTRIES, HYBRID, assert_close, tiny, tokens
 from ttr.models import TTRCache
 from ttr.models.modeling import CACHE
+from ttr.weights.cosine import Cosine
+from ttr.weights.fenwick_levels import FenwickLevels
 
 
 @pytest.mark.parametrize("name", [*ENTRIES, HYBRID])
@@ -72,6 +76,52 @@ def test_states_of_another_memory_put_in_by_hand_are_refused_before_any_layer_go
         with pytest.raises(ValueError, match="The state.*(must have shape|holds)|This state holds"):
             model(ids[:, :time], past_key_values=cache)
         assert torch.equal(other(ids, past_key_values=cache).logits, other(ids, past_key_values=read).logits)
+
+
+LIMITED = {
+    "horizon": dataclasses.replace(ttr.catalogue["cosformer"].problem, weights=Cosine(horizon=6)),
+    "levels": dataclasses.replace(ttr.catalogue["log-linear-attention"].problem, weights=FenwickLevels(levels=4)),
+    "capacity": ttr.catalogue["softmax-attention"].problem,
+}
+
+
+@pytest.mark.parametrize("limit", LIMITED)
+@pytest.mark.parametrize("time", [1, 3])
+def test_a_token_beyond_a_limit_leaves_the_layers_before_as_they_were(limit, time):
+    model, ids, cache = tiny(("gated-deltanet", LIMITED[limit])), tokens(2, 12), TTRCache(2)
+    with torch.no_grad():
+        if limit == "capacity":
+            for layer, block in zip(cache.layers, model.model.layers, strict=True):
+                layer.state = block.mixer.initial_state(2, capacity=6)
+        model(ids[:, :5], past_key_values=cache)
+        most = 8 if limit == "levels" else 6
+        for t in range(5, most):
+            model(ids[:, t : t + 1], past_key_values=cache)
+        before = copy.deepcopy(cache)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="horizon is 6|serves 8 tokens|room for 6 pairs"):
+                model(ids[:, most : most + time], past_key_values=cache)
+            assert_same(cache, before)
+
+
+@pytest.mark.parametrize("time", [1, 3])
+def test_a_token_that_the_first_layer_refuses_changes_nothing(time):
+    model, ids = tiny(), tokens(2, 5)
+    with torch.no_grad():
+        cache = model(ids, use_cache=True).past_key_values
+        model(ids[:, :1], past_key_values=cache)
+        before = copy.deepcopy(cache)
+        with pytest.raises(ValueError, match="NaN"):
+            model(inputs_embeds=torch.full((2, time, 16), torch.nan).double(), past_key_values=cache)
+        assert_same(cache, before)
+        assert torch.equal(model(ids, past_key_values=cache).logits, model(ids, past_key_values=before).logits)
+
+
+def assert_same(cache, other):
+    assert cache.get_seq_length() == other.get_seq_length()
+    for state, wanted in zip(cache.states(), other.states(), strict=True):
+        for name, tensor in wanted.state_dict().items():
+            assert torch.equal(state.state_dict()[name], tensor), name
 
 
 def test_a_call_that_fails_midway_is_not_gone_on_from():

@@ -140,6 +140,7 @@ REFUSED = [
     ({"attention_mask": torch.tensor([[2, 2, 2, 1, 1, 1]])}, "attention_mask must number"),
     ({"attention_mask": FULL - 1.5}, "must hold 1 at tokens and 0 at padding.*added to logits"),
     ({"attention_mask": torch.zeros(1, 6).log()}, "must hold 1 at tokens and 0 at padding.*added to logits"),
+    ({"attention_mask": torch.ones(1, 8)}, r"attention_mask must have shape \[1, 6\].*got \[1, 8\]"),
     ({"attention_mask": torch.zeros(1, 1, 6, 6)}, r"attention_mask must have shape \[1, 6\].*got \[1, 1, 6, 6\]"),
     ({"attention_mask": {"full_attention": FULL}}, "attention_mask must have shape.*got dict"),
     ({"atention_mask": PADDED}, "Nothing reads 'atention_mask'.*holds a Tensor.*mend its name"),

@@ -18,7 +18,8 @@ class MemoryLayer:
     """The state of one layer; None before its first token. The names of the methods are those that ``Cache`` calls.
 
     A call leaves the state after it in ``next`` until every layer has run, so that one that is refused changes nothing. Only a single token
-    is ``written`` into the state's own tensors, where the cache made them itself and they are ``owned`` by no graph.
+    is ``written`` into the state's own tensors, where they are ``owned``: made by the cache, in no graph, and in a model without limits,
+    which another layer could reach first.
     """
 
     is_compileable = False
@@ -30,10 +31,10 @@ class MemoryLayer:
         self.next: State | None = None
         self.owned = self.written = False
 
-    def commit(self) -> None:
+    def commit(self, endless: bool) -> None:
         """Take the state that the call made."""
         self.state, self.next = self.next, None
-        self.owned, self.written = not any(tensor.requires_grad for tensor in self.state.tensors.values()), False
+        self.owned, self.written = endless and not any(tensor.requires_grad for tensor in self.state.tensors.values()), False
 
     def reset(self) -> None:
         """Forget everything."""
@@ -112,8 +113,10 @@ class TTRCache(Cache):
 
     def commit(self, memories: tuple[tuple[Problem, Sizes], ...], columns: int) -> None:
         """Every layer of a model with these memories has read so many more columns."""
+        endless = not any(problem.weights.levels or problem.weights.horizon or layer.next.capacity
+                          for (problem, _), layer in zip(memories, self.layers))
         for layer in self.layers:
-            layer.commit()
+            layer.commit(endless)
         self.memories = memories
         self.columns += columns
 

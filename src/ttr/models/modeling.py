@@ -67,7 +67,11 @@ class TTRBlock(GradientCheckpointingLayer):
             return self.mixer(x, cu_seqlens=cu_seqlens)
         if memory.state is not None and cu_seqlens is None and x.shape[1] == 1:
             memory.written = memory.owned
-            y, memory.next = self.mixer.step(x[:, 0], memory.state, inplace=memory.owned)
+            try:
+                y, memory.next = self.mixer.step(x[:, 0], memory.state, inplace=memory.owned)
+            except ValueError:  # a token that is refused is not written
+                memory.written = False
+                raise
             return y[:, None]
         y, memory.next = self.mixer(x, memory.state, return_state=True, cu_seqlens=cu_seqlens)
         return y

@@ -64,7 +64,7 @@ def packing_of(shape: tuple[int, int], *, attention_mask: Tensor | None = None, 
     Raises:
         ValueError: if one of them has a form that is not understood, or two contradict each other.
     """
-    mask, least, largest = (None, 1, 1) if attention_mask is None else _mask(shape, attention_mask)
+    mask, least, largest = (None, 1, 1) if attention_mask is None else _mask(shape, attention_mask, continues)
     ids = {"attention_mask": mask if largest > 1 else None, "seq_idx": None if seq_idx is None else _integers(shape, "seq_idx", seq_idx)}
     ids = {name: x for name, x in ids.items() if x is not None}
     position = None if position_ids is None else _integers(shape, "position_ids", position_ids)
@@ -95,10 +95,11 @@ def packing_of(shape: tuple[int, int], *, attention_mask: Tensor | None = None, 
     return Packing(shape, index, torch.cat([rows, starts.nonzero()[:, 0]]).sort().values)
 
 
-def _mask(shape: tuple[int, int], mask: Tensor) -> tuple[Int[Tensor, "B T"], int, int]:
+def _mask(shape: tuple[int, int], mask: Tensor, continues: bool) -> tuple[Int[Tensor, "B T"], int, int]:
     """The columns of this call, as integers, and the least and the largest of them."""
     batch, time = shape
-    if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[0] != batch or mask.shape[1] < time:
+    fits = isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[0] == batch
+    if not fits or mask.shape[1] < time or mask.shape[1] > time and not continues:
         got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(f"attention_mask must have shape [{batch}, {time}], or more columns where earlier calls are covered, and 0 at padding; "
                          f"got {got}.")
