@@ -61,7 +61,7 @@ def test_arguments_that_should_be_refused_are_found(monkeypatch):
 
 
 def test_right_calls_that_are_refused_are_found(monkeypatch):
-    monkeypatch.setattr(dispatch, "check_streaming", lambda problem, streams: inputs._check_problem("gla"))
+    monkeypatch.setattr(dispatch, "check_streaming", lambda problem, streams: inputs.check_problem("gla"))
     assert play(KNOWN).kind == "refuses what is right"
 
 
