@@ -1,0 +1,1 @@
+"""`make sanitize`: the kernels under the compilers' sanitizers."""

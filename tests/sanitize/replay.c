@@ -1,0 +1,126 @@
+/* Makes the calls again that recorder.py wrote down, without Python, for a sanitizer to watch:
+ *
+ *     replay LIBRARY FILE [exact]
+ *
+ * each in every instruction set that the library runs here, at 1, 2 and 4 threads, in memory of its own that is not a byte
+ * longer than what the caller's tensors held. The number of threads must change no bit; with `exact`, for a library built as
+ * that of the recording was, nor must the second time. With FEW_THREADS no more than every third thread can be had. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct { /* as HEAD in recorder.py */
+    char kernel[32], isa[16], real[8];
+    uint64_t result, layout, threads, stretches, pointers;
+} head;
+
+typedef struct {
+    uint64_t size;
+    unsigned char *before, *after, *first; /* of the recording, and what the call at one thread left */
+} stretch;
+
+typedef struct {
+    uint64_t at, stretch, offset;
+} pointer;
+
+typedef struct {
+    head head;
+    unsigned char *layout;
+    stretch *stretches;
+    pointer *pointers;
+} record;
+
+static const char *const ISAS[] = {"avx512", "avx2", "portable"};
+static const int64_t THREADS[] = {1, 2, 4};
+
+#ifdef FEW_THREADS
+int pthread_create(pthread_t *made, const pthread_attr_t *attributes, void *(*run)(void *), void *argument) {
+    static int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    static int asked;
+    if (!real) *(void **)&real = dlsym(RTLD_NEXT, "pthread_create");
+    return asked++ % 3 ? 11 : real(made, attributes, run, argument); /* EAGAIN */
+}
+#endif
+
+static void fail(const record *r, const char *isa, int64_t threads, const char *what) {
+    fprintf(stderr, "%s %s, %s, %d threads: %s\n", r->head.kernel, r->head.real, isa, (int)threads, what);
+    exit(1);
+}
+
+static void *read_bytes(FILE *file, uint64_t size) {
+    void *found = malloc(size ? size : 1);
+    if (!found || fread(found, 1, size, file) != size) {
+        fprintf(stderr, "The recording ends in the middle of a call.\n");
+        exit(1);
+    }
+    return found;
+}
+
+static int next_record(FILE *file, record *r) {
+    if (fread(&r->head, sizeof r->head, 1, file) != 1) return 0;
+    r->layout = read_bytes(file, r->head.layout);
+    r->stretches = calloc(r->head.stretches + 1, sizeof(stretch));
+    for (uint64_t i = 0; i < r->head.stretches; i++) {
+        stretch *s = &r->stretches[i];
+        if (fread(&s->size, sizeof s->size, 1, file) != 1) return 0;
+        s->before = read_bytes(file, s->size), s->after = read_bytes(file, s->size), s->first = malloc(s->size);
+    }
+    r->pointers = read_bytes(file, r->head.pointers * sizeof(pointer));
+    return 1;
+}
+
+static void forget(record *r) {
+    for (uint64_t i = 0; i < r->head.stretches; i++) free(r->stretches[i].before), free(r->stretches[i].after), free(r->stretches[i].first);
+    free(r->layout), free(r->stretches), free(r->pointers);
+}
+
+static void make_call(void *library, const record *r, const char *isa, int64_t threads, int exact) {
+    char symbol[96];
+    snprintf(symbol, sizeof symbol, "ttr_%s_%s_%s", r->head.kernel, isa, r->head.real);
+    void *found = dlsym(library, symbol), *layout = malloc(r->head.layout);
+    unsigned char **memory = calloc(r->head.stretches + 1, sizeof *memory);
+    if (!found) fail(r, isa, threads, "the library has no such kernel");
+    memcpy(layout, r->layout, r->head.layout);
+    memcpy((char *)layout + r->head.threads, &threads, sizeof threads);
+    for (uint64_t i = 0; i < r->head.stretches; i++)
+        memory[i] = memcpy(malloc(r->stretches[i].size), r->stretches[i].before, r->stretches[i].size);
+    for (uint64_t i = 0; i < r->head.pointers; i++) {
+        const pointer *p = &r->pointers[i];
+        void *place = memory[p->stretch] + p->offset;
+        memcpy((char *)layout + p->at, &place, sizeof place);
+    }
+    int result = strcmp(r->head.kernel, "step") ? (*(int (**)(const void *))&found)(layout)
+                                                : (*(int (**)(const void *, const void *))&found)(layout, layout);
+    if (result != (int)r->head.result) fail(r, isa, threads, "it returned something else");
+    for (uint64_t i = 0; i < r->head.stretches; i++) {
+        stretch *s = &r->stretches[i];
+        if (threads == 1) memcpy(s->first, memory[i], s->size);
+        else if (memcmp(s->first, memory[i], s->size)) fail(r, isa, threads, "another result than at one thread");
+        if (exact && !strcmp(isa, r->head.isa) && memcmp(s->after, memory[i], s->size)) fail(r, isa, threads, "another result than recorded");
+        free(memory[i]);
+    }
+    free(memory), free(layout);
+}
+
+int main(int count, char **arguments) {
+    void *library = count > 2 ? dlopen(arguments[1], RTLD_NOW) : NULL;
+    FILE *file = count > 2 ? fopen(arguments[2], "rb") : NULL;
+    int (*runs)(const char *) = NULL, exact = count > 3 && !strcmp(arguments[3], "exact");
+    if (library) *(void **)&runs = dlsym(library, "ttr_runs");
+    if (!runs || !file) {
+        fprintf(stderr, "usage: replay LIBRARY FILE [exact]; %s\n", library ? "no such file" : dlerror());
+        return 2;
+    }
+    record r;
+    long calls = 0;
+    for (; next_record(file, &r); forget(&r))
+        for (int i = 0; i < 3; i++)
+            for (int t = 0; t < 3 && runs(ISAS[i]); t++, calls++) make_call(library, &r, ISAS[i], THREADS[t], exact);
+    fclose(file);
+    printf("%ld calls\n", calls);
+    return calls == 0;
+}
