@@ -1,6 +1,7 @@
 """What a state can do beyond being continued: go back by some tokens, and be combined with the state of the next segment."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 import ttr
 from ttr.functions.linear import Linear
 from ttr.functions.local_constant import LocalConstant
-from ttr.laws.rows import make_case, triples
+from ttr.laws.rows import Sizes, make_case, triples
 from ttr.laws.tolerances import FLOAT64, error
 from ttr.solvers.delta_rule import DeltaRule
 from ttr.solvers.exact_local_fit import ExactLocalFit
@@ -157,3 +158,25 @@ def test_what_cannot_be_rewound_says_so():
     delta = ttr.Problem(Uniform(), Linear(), DeltaRule())
     with pytest.raises(ValueError, match="mixed its pairs"):
         end(make_case(delta)).rewind(delta, 1)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in ttr.catalogue.items() if entry.problem.function.causal])
+def test_a_state_made_in_inference_mode_goes_on_outside_it(name):
+    case = make_case(ttr.catalogue[name].problem, Sizes(time=6))
+    wanted = ttr.regress(case.problem, **case.arguments())[:, 3:]
+    with torch.inference_mode():
+        state = end(case.tokens(slice(0, 3)))
+    rest = dataclasses.replace(case.tokens(slice(3, 6)).differentiable(), state=state)
+    for entry in (ttr.regress, ttr.oracle):
+        y = entry(case.problem, **rest.arguments())
+        assert error(y, wanted) <= FLOAT64
+        y.sum().backward()
+    for planned in (False, True):
+        steps, now = [], state
+        for t in range(3):
+            at = {key: x if key in ("ridge", "params") else x[:, t].detach().contiguous() for key, x in rest.arguments().items() if key != "state"}
+            with torch.no_grad():
+                run = ttr.plan(case.problem, state=now, inplace=True, **at) if planned else functools.partial(ttr.step, case.problem, inplace=True)
+                y, now = run(**at, state=now)
+            steps.append(y)
+        assert error(torch.stack(steps, dim=1), wanted) <= FLOAT64

@@ -17,7 +17,7 @@ from ttr import memorize, retrieve
 from ttr.controls import CONTROLS
 from ttr.inputs import Inputs, check_streaming, prepare, within_graph
 from ttr.problem import Pair, Problem
-from ttr.state import State, append_pairs, pair_index, single
+from ttr.state import State, append_pairs, pair_index, single, writable
 
 
 def oracle(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B T *pairs Hk K"], v: Float[Tensor, "B T *pairs Hv V"], *,
@@ -27,7 +27,7 @@ def oracle(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B T
 
     Arguments, shapes and errors are those of ``ttr.regress``; the result is float64 and differentiable, time is O(T^2) or worse.
     """
-    x = prepare(problem, q, k, v, params, state, cu_seqlens, controls, dtype=torch.float64)
+    x = prepare(problem, q, k, v, params, writable(state), cu_seqlens, controls, dtype=torch.float64)
     check_streaming(problem, return_state or state is not None)
     if cu_seqlens is None:
         y, state = _sequence(problem, x)
