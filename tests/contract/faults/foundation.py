@@ -49,7 +49,7 @@ FAULTS = (
     # calls and state
     Fault("inputs.py", "x.repeat_interleave(heads // x.shape[-2], dim=-2)", "torch.cat([x] * (heads // x.shape[-2]), dim=-2)", PLAIN),
     Fault("inputs.py", "if missing or unknown:", "if missing:", PLAIN),
-    Fault("inputs.py", "raise ValueError(f\"{name!r} holds NaN.", "print(f\"{name!r} holds NaN.", ("recurrent", "Geometric()", "EluPlusOne")),
+    Fault("values.py", "raise ValueError(f\"{name!r} holds NaN.", "print(f\"{name!r} holds NaN.", ("recurrent", "Geometric()", "EluPlusOne")),
     Fault("state.py", "return newest - (newest - slots) % window", "return newest - (newest + 1 - slots) % window", ("Window",)),
     Fault("state.py", "slots = slots if window is None else slots % window", "slots = slots if window is None else (slots + 1) % window", ("Window",)),
     Fault("state.py", 'state["log_weight"] + log_decay[:, None]', 'state["log_weight"] + 0 * log_decay[:, None]', ("Alibi", "LocalConstant")),

@@ -18,7 +18,7 @@ FAULTS = (
     Fault("weights/exponential_gate.py", "relu(torch.maximum(past, pair.log_importance))", "torch.maximum(past, pair.log_importance)", GATE),
     Fault("weights/fenwick_levels.py", "top = (t & -t).bit_length()", "top = t.bit_length()", LEVELS),
     Fault("weights/fenwick_levels.py", "levels[:, : top + 1].sum(1", "levels[:, : top].sum(1", LEVELS),
-    Fault("weights/_recurrence.py", "torch.ones_like(value[..., :1])", "value[..., :1]", ("Trapezoid()", "EluPlusOne")),
+    Fault("weights/_recurrence.py", "pad(value, (0, 1), value=1.0)", "pad(value, (0, 1), value=2.0)", ("Trapezoid()", "EluPlusOne")),
     Fault("weights/_recurrence.py", "y[..., -1:], unit)", "y[..., -1:])", ("ExponentialGate()", "floor=0.5")),
     Fault("weights/_recurrence.py", "if not solver.additive:", "if False:", BONUS),
     Fault("functions/linear.py", "self.eps * unit", "self.eps", ("nothing",)),
