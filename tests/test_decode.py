@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import ttr
+from ttr import dispatch
 from ttr.backends.native import library
 from ttr.backends.native import step as native
 from ttr.backends.steps import matrix
@@ -240,3 +241,11 @@ def test_what_is_no_tensor_is_refused_in_a_sentence():
     for wrong in ((None, q, q), (q, None, q), (q, q, [1.0])):
         with pytest.raises(ValueError, match=r"must be a floating-point tensor, got .*\.$"):
             ttr.step(problem, *wrong, None)
+
+
+def test_what_step_remembers_is_bounded_though_threads_step_over_the_limit(monkeypatch):
+    monkeypatch.setattr(dispatch, "_BOUND", {(n,): None for n in range(dispatch.MOST_BOUND + 1)})
+    problem = ttr.catalogue["linear-attention"].problem
+    q, k, v = (torch.randn(1, 2, 3) for _ in range(3))
+    ttr.step(problem, q, k, v, ttr.initial_state(problem, 1, 2, 3, 3))
+    assert len(dispatch._BOUND) <= 1
