@@ -317,6 +317,8 @@ def _check_state(problem: Problem, state: State | None, rows: int, heads: tuple[
         if shape != wanted:
             raise ValueError(f"The state's {name!r} has shape {shape}, but this call needs {wanted}. "
                              "Batch (packed: number of sequences), heads and sizes must stay the same.")
+    if slots and state.capacity not in (None, *slots):
+        raise ValueError(f"This state has a capacity of {state.capacity} and {slots[0]} slots. Use initial_state(capacity=...).")
     if tuple(state.position.shape) != (rows,):
         raise ValueError(f"The state's position has shape {list(state.position.shape)}, but this call needs [{rows}].")
     if looks(like):

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ttr import values
-from ttr.axes import axis_params, with_rates
 from ttr.problem import Problem
 
 EMPTY = {"keys": 0.0, "values": 0.0, "log_weight": -torch.inf}
@@ -71,9 +70,18 @@ class State:
         return dataclasses.replace(moved, position=self.position.to(device))
 
     def select(self, rows: Tensor | list[int] | slice) -> State:
-        """The state of some rows of the batch, in that order, copied."""
-        rows = torch.as_tensor(rows or torch.zeros(0, dtype=torch.int64), device=self.position.device) if isinstance(rows, list) else rows
-        return dataclasses.replace(self.map(lambda tensor: tensor[rows].clone()), position=self.position[rows].clone())
+        """The state of some rows of the batch, in that order, copied.
+
+        Raises:
+            ValueError: if there are no such rows.
+        """
+        try:
+            if not isinstance(rows, slice):
+                rows = torch.as_tensor(rows if len(rows) else torch.zeros(0, dtype=torch.int64), device=self.position.device).reshape(len(rows))
+            return dataclasses.replace(self.map(lambda tensor: tensor[rows].clone()), position=self.position[rows].clone())
+        except (IndexError, TypeError, ValueError, RuntimeError) as failure:
+            known = f"This state has {len(self.position)} rows, of which {rows!r} are none."
+            raise ValueError(f"{known} Use a list of their numbers, from 0.") from failure
 
     def reorder(self, beam: Tensor) -> State:
         """Beam search: row i of the result continues row ``beam[i]``."""
@@ -90,12 +98,15 @@ class State:
         """The state that ``state_dict`` describes.
 
         Raises:
-            ValueError: if there is no position.
+            ValueError: if it describes none.
         """
-        if "position" not in tensors:
+        if not isinstance(tensors, Mapping) or "position" not in tensors:
             raise ValueError("This is not a saved state: it has no 'position'. Use State.state_dict() to save one.")
-        capacity = int(tensors["capacity"]) if "capacity" in tensors else None
-        return State({name: tensor for name, tensor in tensors.items() if name not in ("position", "capacity")}, tensors["position"], capacity)
+        capacity = tensors.get("capacity")
+        capacity = capacity.item() if isinstance(capacity, Tensor) and capacity.numel() == 1 else capacity
+        state = State({name: x for name, x in tensors.items() if name not in ("position", "capacity")}, tensors["position"], capacity)
+        check_whole(state)
+        return state
 
     @property
     def nbytes(self) -> int:
@@ -117,7 +128,7 @@ class State:
             newest = kept["log_weight"][:, -1:]
         else:
             gone = torch.arange(self.capacity, device=position.device) >= position[:, None]
-            kept = {name: tensor.masked_fill(_beside(gone, tensor), EMPTY[name]) for name, tensor in self.tensors.items()}
+            kept = {name: tensor.masked_fill(beside(gone, tensor), EMPTY[name]) for name, tensor in self.tensors.items()}
             newest = kept["log_weight"].gather(1, (position[:, None, None] - 1).clamp(min=0).expand(-1, 1, self["log_weight"].shape[-1]))
         if problem.weights.retention is not None and newest.shape[1]:  # the newest pair left had weight 1 before the tokens forgot
             if (torch.isneginf(newest) & (position > 0)[:, None, None]).any():
@@ -138,19 +149,18 @@ class State:
         Raises:
             ValueError: if a segment of this memory has no such summary, or the states do not fit; the sentence says what to do.
         """
-        _check_summaries(problem, first, second)
-        log_decay = _forgotten_over(problem, second, params or {}, controls)
-        position = first.position + second.position
-        if problem.memory == "pairs":
-            return _join(first, second, problem.weights.window, log_decay).replace(position=position)
-        if log_decay is None:
-            return first.replace(**{name: first[name] + second[name] for name in first}, position=position)
-        kept = log_decay.exp()
-        return first.replace(**{name: _beside(kept, first[name]) * first[name] + second[name] for name in first}, position=position)
+        from ttr import segments
+
+        return segments.combine(problem, first, second, {} if params is None else params, controls)
 
     @staticmethod
     def cat(states: list[State]) -> State:
-        """One state with the rows of several; memories of pairs are padded with empty slots to the longest."""
+        """One state with the rows of several; memories of pairs are padded with empty slots to the longest.
+
+        Raises:
+            ValueError: if they are not states of one memory.
+        """
+        _check_alike(states)
         slots = max((s["keys"].shape[1] for s in states if "keys" in s.tensors), default=0)
         padded = [_with_slots(s, slots) if "keys" in s.tensors else s for s in states]
         tensors = {name: torch.cat([s[name] for s in padded]) for name in padded[0].tensors}
@@ -161,6 +171,7 @@ def writable(state: State | None) -> State | None:
     """The state, or a copy where it was made in inference mode, which has ended: torch neither changes nor differentiates such tensors."""
     if not isinstance(state, State) or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():  # it cannot trace the questions
         return state
+    check_fields(state)
     return state.clone() if any(tensor.is_inference() for tensor in (*state.tensors.values(), state.position)) else state
 
 
@@ -174,6 +185,32 @@ def check_fields(state: object) -> None:
     if not isinstance(position, Tensor) or position.layout is not torch.strided or position.dtype != torch.int64:
         got = position.dtype if isinstance(position, Tensor) else type(position).__name__
         raise ValueError(f"The state's position must be a tensor of int64, the tokens seen in every row, got {got}. Convert it with .long().")
+    if state.capacity is not None and not isinstance(state.capacity, int):
+        raise ValueError(f"The state's capacity must be a number of slots or None, got {state.capacity!r}. Use initial_state(capacity=...).")
+
+
+def check_whole(state: State, look: bool = True) -> None:
+    """Raises a ValueError unless every tensor has a row for every position, on one device, and numbers that are sound if one is to ``look``."""
+    check_fields(state)
+    rows = state.position.shape
+    if len(rows) != 1 or any(tensor.shape[:1] != rows for tensor in state.tensors.values()):
+        raise ValueError(f"A state has one position for each row of its tensors, not {list(rows)}. Use all that State.state_dict() gave.")
+    if any(tensor.device != state.position.device for tensor in state.tensors.values()):
+        raise ValueError("The tensors of this state are on several devices. Move it to one with State.to().")
+    if look and values.wanted(state.position.device) and not state.position.is_meta:
+        values.check_state(state.tensors, state.position)
+
+
+def _check_alike(states: list[State]) -> None:
+    """Raises a ValueError unless the states differ in rows alone, and in slots that grow."""
+    if not isinstance(states, list | tuple):
+        raise ValueError(f"State.cat takes a list of states, got {type(states).__name__}. Use [first, second].")
+    for state in states:
+        check_whole(state, look=False)
+    kinds = {(s.capacity, s.position.device, *((name, x.shape[1 + (name in EMPTY) :], x.dtype) for name, x in s.tensors.items())) for s in states}
+    if len(kinds) != 1:
+        raise ValueError("Only states of one memory, with the same sizes, types and capacity, have their rows in one state. "
+                         f"Use some that a call with the same problem returned; these are {'of different kinds' if states else 'none'}.")
 
 
 def _with_slots(state: State, slots: int) -> State:
@@ -189,7 +226,10 @@ def _with_slots(state: State, slots: int) -> State:
 
 def _cannot_rewind(problem: Problem, state: State, tokens: int) -> str | None:
     """Why the state cannot be taken back, as a sentence; None if it can."""
-    if tokens < 0 or (state.position < tokens).any():
+    check_whole(state)
+    if not isinstance(problem, Problem):
+        return f"What a state can give back its problem tells, and {problem!r} is none. Use a ttr.Problem."
+    if not isinstance(tokens, int) or tokens < 0 or (state.position < tokens).any():
         return f"This state has seen {state.position.tolist()} tokens and cannot go back by {tokens}."
     if problem.memory != "pairs" or problem.recurrence is not None or problem.solver.pairs_per_token > 1:
         return "This memory has mixed its pairs, and none can be taken out again."
@@ -199,78 +239,14 @@ def _cannot_rewind(problem: Problem, state: State, tokens: int) -> str | None:
         return f"Besides the pairs this state holds {', '.join(sorted(set(state.tensors) - set(EMPTY)))}, which cannot be taken back."
     if problem.weights.window is not None:
         return "A window has given up the pairs that would be in it again."
+    if state.capacity not in (None, state["log_weight"].shape[1]):
+        return f"Its capacity of {state.capacity} is not the number of its slots, so nobody knows which are the newest."
     if problem.weights.retention is not None and problem.weights.importance:
         return "Every pair keeps what is forgotten of it and its importance in one number, which cannot be told apart."
     return None
 
 
-def _check_summaries(problem: Problem, first: State, second: State) -> None:
-    """Raises a ValueError unless the two states are associative summaries of segments of the same problem."""
-    summed = problem.memory == "moments" or problem.memory == "matrix" and problem.solver.additive
-    kept = problem.memory == "pairs" and not (problem.function.transported or problem.solver.corrects)  # as they came
-    if problem.recurrence is not None or problem.solver.weights_act_on == "memory" or not (summed or kept):
-        raise ValueError("What a segment does to this memory depends on what it held before, so segments have no summary. "
-                         "Pass the first segment's state to regress with the second.")
-    if first.capacity is not None or second.capacity is not None:
-        raise ValueError("States with a fixed capacity cannot be joined. Use states that grow, as regress(return_state=True) returns them.")
-
-    def shapes(state: State) -> dict[str, tuple[int, ...]]:
-        slots = problem.memory == "pairs" and problem.weights.window is None
-        return {name: (*tensor.shape[:1], *tensor.shape[2:]) if slots else tuple(tensor.shape) for name, tensor in state.tensors.items()}
-
-    expected = set(EMPTY) if problem.memory == "pairs" else set(problem.state_shapes(2, 2))
-    if shapes(first) != shapes(second) or set(first.tensors) != expected:
-        raise ValueError(f"States of {shapes(first)} and {shapes(second)} cannot be combined. Use two states of this problem, with the same sizes.")
-
-
-def _forgotten_over(problem: Problem, segment: State, params: Mapping[str, Tensor], controls: Mapping[str, Tensor]) -> Tensor | None:
-    """The log of what a segment keeps of what came before it, [B,H] or [B,H,K]; None if it keeps everything."""
-    weights = problem.weights
-    if weights.retention is None:
-        return None
-    if set(controls) != set(weights.controls()):
-        raise ValueError(f"combine needs the second segment's {', '.join(weights.controls()) or 'state alone, and no controls'}, "
-                         f"got {', '.join(controls) or 'nothing'}. Pass the controls of the weights that regress got.")
-    wrong = [name for name, control in controls.items() if (segment.position != control.shape[1]).any()]
-    if wrong:
-        raise ValueError(f"The second segment has seen {segment.position.tolist()} tokens, but {', '.join(wrong)} brings another number. "
-                         "Pass the controls of exactly its tokens.")
-    tensor = next(iter(segment.tensors.values()))
-    heads = segment["log_weight"].shape[-1] if problem.memory == "pairs" else tensor.shape[1]
-    of_weights = axis_params(params, "weights")
-    log_decay = weights.log_retention({name: x.to(tensor) for name, x in controls.items()}, of_weights, heads, tensor)
-    rates = weights.rates(of_weights)
-    log_decay = log_decay if rates is None else with_rates(log_decay, rates.to(tensor))
-    axes = 4 if weights.retention == "channel" else 3
-    if log_decay.ndim == axes and controls:
-        return log_decay.sum(1)
-    rate = log_decay.reshape(log_decay.shape[2 - axes :])  # the same at every token
-    time = segment.position.reshape(-1, *(1,) * rate.ndim)
-    return torch.where(time > 0, time * rate, 0.0)
-
-
-def _join(first: State, second: State, window: int | None, log_decay: Tensor | None) -> State:
-    """The pairs of both, those of the first with what the second has left of their weights."""
-    old = first if log_decay is None else first.replace(log_weight=first["log_weight"] + log_decay[:, None])
-    if window is None:
-        both = {name: torch.cat([old[name], second[name]], dim=1) for name in old}
-        slots = [pair_index(state, None) >= 0 for state in (first, second)]
-        order = torch.cat(slots, dim=1).long().argsort(dim=1, stable=True)  # the empty ones first
-        longest = int((first.position + second.position).max()) if order.shape[0] else 0
-        order = order[:, order.shape[1] - longest :]
-        return first.replace(**{name: _take(tensor, order) for name, tensor in both.items()})
-    order = (torch.arange(window, device=first.position.device) - first.position[:, None]) % window
-    index = pair_index(second, window).gather(1, order)
-    newer = {name: _take(second[name], order) for name in old}
-    return first.replace(**{name: torch.where(_beside(index >= 0, tensor), newer[name], tensor) for name, tensor in old.tensors.items()})
-
-
-def _take(tensor: Tensor, slots: Tensor) -> Tensor:
-    """The tensor [B,N,...] with its slots in the order [B,M]."""
-    return tensor.gather(1, _beside(slots, tensor).expand(-1, -1, *tensor.shape[2:]))
-
-
-def _beside(x: Tensor, tensor: Tensor) -> Tensor:
+def beside(x: Tensor, tensor: Tensor) -> Tensor:
     """x [B,...] with further axes, to be broadcast against a tensor [B,...,...]."""
     return x.reshape(*x.shape, *(1,) * (tensor.ndim - x.ndim))
 
