@@ -47,6 +47,96 @@ class HalfLife(Weights):
         return (Worked(Problem(cls(2.0), Linear(scale=0.3), OneStep()), q, column(2, 3, 5), v, y),)
 '''
 
+FLOORED = '''
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ttr.problem import Problem, Weights, Worked
+
+
+@dataclass(frozen=True)
+class Floored(Weights):
+    """Input-dependent forgetting that keeps at least a share of the past."""
+
+    least: float = 0.5
+
+    retention = "head"
+
+    def controls(self):
+        return {"log_decay": "BTH"}
+
+    def log_retention(self, controls, params, heads, like):
+        return controls["log_decay"].clamp(min=math.log(self.least))
+
+    @classmethod
+    def examples(cls):
+        return (cls(0.6),)
+
+    @classmethod
+    def worked(cls):
+        """Decays 0.5, 0.2, 0.8, the second held at 0.6: S = 2 * 7 = 14, 0.6 * 14 + 3 * 11 = 41.4, 0.8 * 41.4 + 5 * 13 = 98.12."""
+        from ttr.functions.linear import Linear
+        from ttr.solvers.one_step import OneStep
+
+        column = lambda *x: torch.tensor(x, dtype=torch.float64)[None, :, None, None]
+        v = torch.cat([column(7, 11, 13), 2 * column(7, 11, 13)], dim=-1)
+        q, memory = column(4, 1.5, 2.5), column(14, 41.4, 98.12)
+        y = torch.cat([memory, 2 * memory], dim=-1) * 0.3 * q
+        controls = {"log_decay": column(0.5, 0.2, 0.8)[..., 0].log()}
+        return (Worked(Problem(cls(0.6), Linear(scale=0.3), OneStep()), q, column(2, 3, 5), v, y, controls),)
+'''
+
+GUARDED = '''
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ttr.controls import Control, declare
+from ttr.problem import Problem, Weights, Worked
+
+declare("log_gate", Control(("BTH",), "natural log of what a token would keep", at_most=0.0, logarithm=True))
+declare("guard", Control(("BTH",), "the least it keeps", above=0.0))
+
+
+@dataclass(frozen=True)
+class Guarded(Weights):
+    """Forgetting by a gate that a second one holds up, both controls of its own: it keeps the larger of the two."""
+
+    retention = "head"
+
+    def controls(self):
+        return {"log_gate": "BTH", "guard": "BTH"}
+
+    def log_retention(self, controls, params, heads, like):
+        return torch.maximum(controls["log_gate"], controls["guard"].clamp(max=1.0).log())
+
+    def formulas(self):
+        return {"weight": "gamma_i^(t) = prod_{i<j<=t} a_j, a_t = max(exp(log_gate_t), guard_t)", "decay": "D_t = a_t"}
+
+    @classmethod
+    def examples(cls):
+        return (cls(),)
+
+    @classmethod
+    def worked(cls):
+        """Gates 0.5, 0.2, 0.8 and guards 0.3, 0.6, 0.7: decays (any), 0.6, 0.8, so S = 14, 0.6 * 14 + 33 = 41.4, 0.8 * 41.4 + 65 = 98.12."""
+        from ttr.functions.linear import Linear
+        from ttr.solvers.one_step import OneStep
+
+        column = lambda *x: torch.tensor(x, dtype=torch.float64)[None, :, None, None]
+        v = torch.cat([column(7, 11, 13), 2 * column(7, 11, 13)], dim=-1)
+        q, memory = column(4, 1.5, 2.5), column(14, 41.4, 98.12)
+        y = torch.cat([memory, 2 * memory], dim=-1) * 0.3 * q
+        controls = {"log_gate": column(0.5, 0.2, 0.8)[..., 0].log(), "guard": column(0.3, 0.6, 0.7)[..., 0]}
+        return (Worked(Problem(cls(), Linear(scale=0.3), OneStep()), q, column(2, 3, 5), v, y, controls),)
+'''
+
 SQUARES = '''
 from __future__ import annotations
 
@@ -132,7 +222,8 @@ class CautiousDeltaRule(Solver):
         return (Worked(Problem(Uniform(), Linear(scale=0.7), cls(0.5)), q, column(2, 3, 1.5), v, y, {"step_size": column(0.4, 0.6, 0.3)[..., 0]}),)
 '''
 
-NEW = {"weights/half_life.py": (HALF_LIFE, ("HalfLife",)), "functions/features/squares.py": (SQUARES, ("Squares",)),
+NEW = {"weights/half_life.py": (HALF_LIFE, ("HalfLife",)), "weights/floored.py": (FLOORED, ("Floored",)),
+       "weights/guarded.py": (GUARDED, ("Guarded",)), "functions/features/squares.py": (SQUARES, ("Squares",)),
        "solvers/cautious_delta_rule.py": (HALF_STEP, ("CautiousDeltaRule",))}
 
 
@@ -151,6 +242,8 @@ def test_one_file_is_enough(file, tmp_path):
 
 
 @pytest.mark.parametrize("file, old, new", [("weights/half_life.py", "-math.log(2) / self.tokens", "-math.log(3) / self.tokens"),
+                                            ("weights/floored.py", "min=math.log(self.least)", "min=math.log(self.least) - 1"),
+                                            ("weights/guarded.py", "torch.maximum(", "torch.minimum("),
                                             ("functions/features/squares.py", "return x * x", "return x * x.abs()"),
                                             ("solvers/cautious_delta_rule.py", "return self.share * step_size", "return step_size")])
 def test_a_wrong_file_is_caught(file, old, new, tmp_path):

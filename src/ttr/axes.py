@@ -109,6 +109,11 @@ class Weights(_Axis):
     horizon: ClassVar[int | None] = None
     retention_control: ClassVar[str | None] = None
 
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if "log_retention" in cls.__dict__ and "retention_control" not in cls.__dict__:
+            cls.retention_control = None  # what the class above says of its own log_retention need not hold of this one
+
     @property
     def keeps(self) -> str | None:
         return None if self.window is None else "pairs"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -21,7 +20,7 @@ class Control:
     key: bool = False
 
 
-CONTROLS: Mapping[str, Control] = {
+CONTROLS: dict[str, Control] = {
     "log_decay": Control(("BTH", "BTHK"), "natural log of the retention, acts before token t is written", at_most=0.0, logarithm=True),
     "value_log_decay": Control(("BTHV",), "natural log of the retention of every value channel", at_most=0.0, logarithm=True),
     "phase": Control(("BTH", "BTHK"), "angle of a complex retention exp(log_decay + i phase)"),
@@ -43,3 +42,23 @@ CONTROLS: Mapping[str, Control] = {
     "slope": Control(("BTHK",), "learned slope that stands in for the solution of the local fit"),
     "level_weight": Control(("BTHL",), "weight of every Fenwick level at the token that reads"),
 }
+
+LETTERS = "BTHKVLP"
+"""What the axes of a control that comes with every token may be: see ``ttr.problem``; L levels, P groups of parameters."""
+
+ARGUMENTS = ("problem", "q", "k", "v", "params", "state", "return_state", "cu_seqlens", "backend", "inplace")
+"""Names that calls take for something else."""
+
+
+def declare(name: str, control: Control) -> None:
+    """Make a control known that a component of your own brings; say it in the file of the component, above its class.
+
+    Raises:
+        ValueError: if the name is taken, or the control does not come with every token.
+    """
+    if not isinstance(control, Control) or not control.axes or any(axes[:2] != "BT" or set(axes) - set(LETTERS) for axes in control.axes):
+        raise ValueError(f"A control has axes that begin with BT, of the letters {LETTERS}, got {control!r}. What does not come with every token "
+                         "is a parameter of the component.")
+    if not str(name).isidentifier() or name in ARGUMENTS or CONTROLS.get(name, control) != control:
+        raise ValueError(f"A control cannot be called {name!r}, which is no name or means something else. Use another name.")
+    CONTROLS[name] = control

@@ -18,9 +18,9 @@ ACCENTS = {"bar": r"\bar", "hat": r"\hat", "~": r"\tilde"}
 SIGNS = {"<=": r"\leq", ">=": r"\geq", "!=": r"\neq", "<-": r"\leftarrow", "->": r"\rightarrow", "||": r"\Vert", "...": r"\ldots", "..": r"\ldots",
          "*": r"\odot", "{": r"\{", "}": r"\}", "~": r"\sim", "%": r"\%", "#": r"\#", "&": r"\&", "$": r"\$", "inf": r"\infty"}
 
-_NAMES = "|".join(sorted(CONTROLS, key=len, reverse=True))
-_TOKENS = re.compile(rf"(?P<name>(?:{_NAMES})(?![A-Za-z]))|(?P<number>\d+(?:\.\d+)?(?:e[+-]?\d+)?)|(?P<word>[A-Za-z]+~?)"
-                     r"|(?P<sign><=|>=|!=|<-|->|\|\||\.\.\.|\.\.|\S)|(?P<space>\s+)")
+_TOKENS = (r"(?P<name>(?:{names})(?![A-Za-z]))|(?P<number>\d+(?:\.\d+)?(?:e[+-]?\d+)?)|(?P<word>[A-Za-z]+~?)"
+           r"|(?P<sign><=|>=|!=|<-|->|\|\||\.\.\.|\.\.|\S)|(?P<space>\s+)")
+"""The pattern of a token, for the names of the controls."""
 
 
 def latex(formula: str) -> str:
@@ -32,7 +32,8 @@ class _Reader:
     """The tokens of one formula, (kind, text) each, read once from left to right."""
 
     def __init__(self, formula: str) -> None:
-        self.tokens = [(match.lastgroup, match.group()) for match in _TOKENS.finditer(formula)]
+        pattern = _TOKENS.replace("{names}", "|".join(sorted(CONTROLS, key=len, reverse=True)))
+        self.tokens = [(match.lastgroup, match.group()) for match in re.finditer(pattern, formula)]
         self.at = 0
 
     def peek(self, ahead: int = 0) -> tuple[str, str]:

@@ -47,9 +47,21 @@ class Problem:
         for name, kind in (("weights", Weights), ("function", Function), ("solver", Solver)):
             if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"{name} must be an instance of {kind.__name__}, got {getattr(self, name)!r}. Use a member of that axis.")
-        reason = refusal(self.weights, self.function, self.solver)
+        reason = refusal(self.weights, self.function, self.solver) or self._undeclared()
         if reason:
             raise ValueError(reason)
+
+    def _undeclared(self) -> str | None:
+        """What is missing for its controls, as a sentence; None if nothing is."""
+        for part in (self.weights, self.function, self.solver):
+            for name, axes in part.controls().items():
+                if name not in CONTROLS:
+                    return (f"Nobody has declared the control {name!r} of {part!r}. Use ttr.controls.declare({name!r}, Control(({axes!r},), "
+                            "'what it means')) in the file of the component.")
+                if axes not in CONTROLS[name].axes:
+                    return (f"The control {name!r} has axes {' or '.join(CONTROLS[name].axes)}, and {part!r} asks for {axes}. "
+                            "Use one of these, or a control of its own.")
+        return None
 
     @property
     def memory(self) -> str:

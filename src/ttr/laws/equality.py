@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ttr.controls import CONTROLS
 from ttr.laws.law import Law, Setting, by_definition, compare, compare_states, outcome
 from ttr.laws.rows import Case, Sizes, make_case
 from ttr.laws.tolerances import error, ill_conditioned
@@ -49,7 +50,7 @@ def _measured_condition(case: Case, noise: float = 1e-10) -> float:
 
 def strong_gates(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
     """The same for log decays 0, -1e-3, -1, -5, -20, -100, -inf mixed at random."""
-    if "log_decay" in problem.controls():
+    if any(CONTROLS[name].at_most == 0.0 for name in problem.controls()):
         yield from against_oracle(problem, setting, " with strong gates", sizes=Sizes(time=13), strong_gates=True, past=3)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
 from ttr.controls import CONTROLS
+from ttr.inputs import Inputs, prepare
 from ttr.laws.law import Law, Setting, compare, compare_states
 from ttr.laws.rows import Case, Sizes, make_case, with_factor, with_importance, with_weights
 from ttr.oracle import oracle
-from ttr.problem import Problem, Weights
+from ttr.problem import Problem
+from ttr.state import State
 from ttr.weights.uniform import Uniform
 from ttr.weights.window import Window
 
@@ -84,69 +86,68 @@ def _at(x: torch.Tensor, token: int, factor: float) -> torch.Tensor:
     return changed
 
 
-def _removal(absent: Case, y: torch.Tensor, end, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Leaving the token out, its decay passed on to the next one, gives the other tokens' outputs and the state."""
-    if _fixed(absent):
-        return  # a fixed decay acts once per token, present or not
+def _removal(absent: Case, y: torch.Tensor, end: State, setting: Setting) -> Iterable[tuple[str, float, float]]:
+    """Leaving the token out, what it forgets and turns passed on to the next one, gives the other tokens' outputs and the state.
+
+    Said of what the weights make of their controls, so that it holds whatever these are, and of weights that have none."""
+    x = _inputs(absent)
     keep = torch.tensor([t for t in range(y.shape[1]) if t != 4], device=y.device)
-    controls = dict(absent.controls)
-    for name in (name for name in absent.controls if CONTROLS[name].at_most == 0.0 or name == "phase"):
-        passed = controls[name].clone()
-        passed[:, 5] += passed[:, 4]
-        controls[name] = passed
-    without = dataclasses.replace(absent, controls=controls).tokens(keep)
-    shorter, state = setting.run(without, return_state=True)
+    passed_on = _with_each(x, lambda log: torch.cat([log[:, :5], log[:, 4:5] + log[:, 5:6], log[:, 6:]], dim=1))
+    shorter, state = setting.backend.run(absent.problem, _in_order(passed_on, keep))
     yield compare("token of importance 0 left out", shorter, y[:, keep], setting.dtype)
     if "keys" not in state.tensors:
         yield from compare_states("state with a token left out", state.replace(position=end.position), end, setting.dtype)
 
 
-def _fixed(case: Case) -> bool:
-    """Whether the past fades or turns at every token without a control that could stop it."""
-    weights = case.problem.weights
-    return any(part is not None and name not in case.controls for part, name in ((weights.retention, "log_decay"), (weights.rotation, "phase")))
-
-
 def _repetition(case: Case, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Importance 2 equals the pair twice, the second time without decay and without turning keys."""
-    if _fixed(case):
-        return
+    """Importance 2 equals the pair twice, the second time without forgetting and without turning the past or the keys."""
     twice = case.controls["log_importance"].clone()
     twice[:, 4] = twice[:, 4] + torch.log(torch.tensor(2.0, dtype=twice.dtype))
     once = dataclasses.replace(case, controls={**case.controls, "log_importance": twice})
     order = torch.tensor([0, 1, 2, 3, 4, 4, 5, 6, 7, 8], device=twice.device)
-    repeated = case.tokens(order)
-    for name in {"log_decay", "phase"} & set(case.controls):
-        repeated.controls[name][:, 5] = 0.0
+    repeated = _with_each(_in_order(_inputs(case), order), lambda log: torch.cat([log[:, :5], 0 * log[:, 5:6], log[:, 6:]], dim=1))
     if case.problem.function.transported:
         repeated.controls["step_size"][:, 5] = 0.0
     keep = torch.tensor([0, 1, 2, 3, 5, 6, 7, 8, 9], device=twice.device)
-    yield compare("importance 2 = pair repeated", setting.run(once), setting.run(repeated)[:, keep], setting.dtype)
+    y, _ = setting.backend.run(case.problem, repeated)
+    yield compare("importance 2 = pair repeated", setting.run(once), y[:, keep], setting.dtype)
+
+
+def _inputs(case: Case) -> Inputs:
+    return prepare(case.problem, case.q, case.k, case.v, case.params, case.state, None, case.controls)
+
+
+def _with_each(x: Inputs, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
+    """The call with every log of a retention, the solver's own among them, and every phase changed."""
+    logs = {name: change(log) for name in ("log_retention", "phase") if (log := getattr(x, name)) is not None}
+    own = {name: change(log) for name, log in x.controls.items() if CONTROLS[name].at_most == 0.0}
+    return dataclasses.replace(x, **logs, controls={**x.controls, **own})
+
+
+def _in_order(x: Inputs, order: torch.Tensor) -> Inputs:
+    """The call's tokens at those places."""
+    fields = ("q", "k", "v", "log_retention", "log_importance", "phase")
+    taken = {name: tensor[:, order] for name in fields if (tensor := getattr(x, name)) is not None}
+    return dataclasses.replace(x, **taken, controls={name: c if name == "ridge" else c[:, order] for name, c in x.controls.items()})
 
 
 def limits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """No decay = uniform weights; no importance = none declared; a window that holds everything = none; order of the rows."""
+    """Nothing forgotten, nothing turned and no importance = uniform weights; a window that holds everything = none."""
     case = make_case(problem, dtype=setting.dtype, device=setting.device)
-    for name, plain in _simpler(problem.weights):
-        simpler = with_weights(problem, plain)
-        if simpler is None or setting.backend.refuses(simpler) is not None:
-            continue
-        neutral = {control: torch.zeros_like(x) if control in ("log_decay", "log_importance", "phase") else x for control, x in case.controls.items()}
-        kept = {control: x for control, x in neutral.items() if control in simpler.controls()}
-        params = {name: x for name, x in case.params.items() if not name.startswith("weights.")}
-        full = setting.run(dataclasses.replace(case, controls=neutral))
-        bare = setting.run(dataclasses.replace(case, problem=simpler, controls=kept, params=params))
-        yield compare(f"{name} at its limit", full, bare, setting.dtype)
-    wide = with_factor(problem, Window(case.q.shape[1])) if problem.weights.window is None else None
+    weights = problem.weights
+    plain = with_weights(problem, Uniform() if weights.window is None else Window(weights.window))
+    does_something = weights.retention is not None or weights.rotation is not None or weights.importance
+    if plain is not None and does_something and not weights.folds and setting.backend.refuses(plain) is None:
+        x = _inputs(case)
+        neutral = {name: torch.zeros_like(log) for name in ("log_retention", "log_importance", "phase") if (log := getattr(x, name)) is not None}
+        kept = {control: c for control, c in case.controls.items() if control in plain.controls()}
+        params = {name: p for name, p in case.params.items() if not name.startswith("weights.")}
+        full, _ = setting.backend.run(problem, dataclasses.replace(x, **neutral))
+        bare = setting.run(dataclasses.replace(case, problem=plain, controls=kept, params=params))
+        yield compare(f"{type(weights).__name__} at its limit", full, bare, setting.dtype)
+    wide = with_factor(problem, Window(case.q.shape[1])) if weights.window is None else None
     if wide is not None and setting.backend.refuses(wide) is None:
         yield compare("a window over everything", setting.run(dataclasses.replace(case, problem=wide)), setting.run(case), setting.dtype)
-
-
-def _simpler(weights: Weights) -> Iterable[tuple[str, Weights]]:
-    """Weights that the given ones become when their controls are 0."""
-    if weights.folds or not weights.controls() or (weights.retention and "log_decay" not in weights.controls()):
-        return
-    yield type(weights).__name__, Uniform() if weights.window is None else Window(weights.window)
 
 
 LAWS = (Law(5, "rows and heads apart", independence), Law(6, "importance", importance), Law(8, "limits", limits))
