@@ -3,6 +3,8 @@
 import inspect
 import itertools
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -103,6 +105,36 @@ def test_plain_memories_are_bound(name, tier):
     problem = ttr.catalogue[name].problem
     arguments, _, params = token(problem)
     assert bound(ttr.plan(problem, **arguments, params=params)) is not None
+
+
+class Slow(dict):
+    """Lets other threads in between a look at its size and what follows from it, and remembers how large it has been."""
+
+    largest = 0
+
+    def __len__(self):
+        size = super().__len__()
+        time.sleep(0.002)
+        return size
+
+    def __setitem__(self, key, value):
+        super().__setitem__(key, value)
+        self.largest = max(self.largest, super().__len__())
+
+
+def test_what_is_bound_stays_few_whoever_steps(monkeypatch):
+    kept = Slow()
+    monkeypatch.setattr("ttr.dispatch._BOUND", kept)
+    monkeypatch.setattr("ttr.dispatch.MOST_BOUND", 3)
+
+    def steps(first):
+        for batch in range(first, first + 6):
+            arguments, state, _ = token(DELTA, batch)
+            ttr.step(DELTA, **arguments, state=state)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(steps, (1, 11, 21, 31)))
+    assert 1 <= kept.largest <= 3
 
 
 @pytest.mark.parametrize("name", ["linear-attention-normalized", "deltaproduct", "mesanet", "softmax-attention"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -93,9 +94,10 @@ def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pair
         for tensor in new.tensors.values():
             vouch(tensor)
     if plain and bound is None and (bound := chosen.bind_step(problem, replace(x, owns_state=inplace))):
-        if len(_BOUND) >= MOST_BOUND:  # of two threads each may add one past the limit
-            _BOUND.clear()
-        _BOUND[call] = bound
+        with _BINDING:  # else two threads step over the limit together
+            if len(_BOUND) >= MOST_BOUND:
+                _BOUND.clear()
+            _BOUND[call] = bound
     return y[:, 0].to(x.out_dtype), new
 
 
@@ -103,6 +105,7 @@ _BOUND: dict[tuple[object, ...], BoundStep] = {}
 """What ``step`` found out about calls of one kind, so that the next one is spared most of the checks."""
 
 MOST_BOUND = 64
+_BINDING = threading.Lock()
 
 
 def _token(problem: Problem, q: Tensor, k: Tensor, v: Tensor, state: State | None, params: Mapping[str, Tensor] | None, inplace: bool,
@@ -136,13 +139,8 @@ def _exact_arithmetic(x: Inputs) -> torch.autocast:
 
 
 def _writable(tensor: Tensor) -> bool:
-    """Whether every entry has a place of its own, unlike those of an expanded tensor or of windows that overlap."""
-    reach = 0  # of the entries along the axes looked at so far, from the innermost outwards
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape)):
-        if size > 1 and stride <= reach:
-            return False
-        reach += stride * (size - 1)
-    return True
+    """Whether every entry has a place of its own, unlike those of an expanded tensor."""
+    return 0 not in tensor.stride() or all(stride > 0 or size == 1 for stride, size in zip(tensor.stride(), tensor.shape))
 
 
 def _overwrite(old: State, new: State) -> State:
