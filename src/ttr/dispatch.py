@@ -139,8 +139,13 @@ def _exact_arithmetic(x: Inputs) -> torch.autocast:
 
 
 def _writable(tensor: Tensor) -> bool:
-    """Whether every entry has a place of its own, unlike those of an expanded tensor."""
-    return 0 not in tensor.stride() or all(stride > 0 or size == 1 for stride, size in zip(tensor.stride(), tensor.shape))
+    """Whether every entry has a place of its own, unlike those of an expanded tensor or of windows that overlap."""
+    reach = 0  # of the entries along the axes looked at so far, from the innermost outwards
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape)):
+        if size > 1 and stride <= reach:
+            return False
+        reach += stride * (size - 1)
+    return True
 
 
 def _overwrite(old: State, new: State) -> State:

@@ -50,6 +50,10 @@ class Problem:
         reason = refusal(self.weights, self.function, self.solver) or self._undeclared()
         if reason:
             raise ValueError(reason)
+        try:
+            hash(self)
+        except TypeError as failure:
+            raise ValueError(f"This problem cannot be hashed: {failure}. Use frozen dataclasses of numbers, strings and tuples.") from failure
 
     def _undeclared(self) -> str | None:
         """What is missing for its controls, as a sentence; None if nothing is."""

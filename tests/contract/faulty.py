@@ -19,7 +19,7 @@ import torch._dynamo  # torch.func imports it at its first call; here all forks 
 WIDE = (torch.float64, torch.float32)
 NAMED = ("test_worked.py", "test_dispatch.py", "test_linear_recurrence.py", "test_derivatives.py", "test_decode.py", "test_short_convolution.py",
          "test_rms_norm.py", "test_attention.py", "test_ridge.py", "test_exact_backends.py", "test_dual_form.py", "test_lines.py",
-         "test_conditioning.py")
+         "test_conditioning.py", "test_sizes.py", "test_wrong_input.py", "test_controls.py")
 """The files whose tests are picked by name."""
 
 

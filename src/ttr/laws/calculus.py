@@ -108,7 +108,7 @@ def _refusals_of_a_token(case: Case, setting: Setting) -> Iterable[tuple[str, fl
 
     def token(source: Case) -> dict[str, object]:
         first = source.tokens(slice(0, 1), source.state).arguments()
-        return {name: x[:, 0] if isinstance(x, torch.Tensor) and name != "ridge" else x for name, x in first.items()}
+        return {name: x[:, 0].contiguous() if isinstance(x, torch.Tensor) and name != "ridge" else x for name, x in first.items()}
 
     run = plan(case.problem, inplace=True, backend=setting.backend, **token(case))
     for name, wrong in _wrong_states(case):

@@ -100,8 +100,8 @@ def _new_memory_holds_nan() -> Iterator[None]:
 
 def _token(setting: Setting, words: str, case: Case) -> Iterable[tuple[str, float, float]]:
     problem, first = case.problem, case.tokens(slice(0, 1), case.state)
-    call = {name: x if name == "ridge" else x[:, 0] for name, x in first.controls.items()} | {"params": case.params}
-    q, k, v = first.q[:, 0], first.k[:, 0], first.v[:, 0]
+    call = {name: x if name == "ridge" else x[:, 0].contiguous() for name, x in first.controls.items()} | {"params": case.params}
+    q, k, v = (x[:, 0].contiguous() for x in (first.q, first.k, first.v))
     bound = plan(problem, q, k, v, state=case.state, backend=setting.backend, inplace=True, **call)
     reference, end = outcome(by_definition, first)
     for way, (y, state) in (("a step", step(problem, q, k, v, case.state, backend=setting.backend, **call)),
