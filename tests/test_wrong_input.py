@@ -18,8 +18,6 @@ NAMES = ("gated-deltanet", "softmax-attention", "mesanet", "ttt-mlp", "rwkv6")
 BACKENDS = (["native"], ("native",), None, 3, Native, {"a": 1}, "nope", torch.zeros(2), np.zeros(2), b"auto")
 PROBLEMS = ("gla", None, {"a": 1}, [1], ttr.Problem, ttr.catalogue["gla"].problem.solver, torch.zeros(1))
 PARAMS = ([1], "x", 3, torch.zeros(2), {1: 2}, {"x": 1})
-STATES = ({}, [1], 3, ttr.State({}, torch.zeros(2, dtype=torch.int64)), ttr.State(None, torch.zeros(2, dtype=torch.int64)),
-          ttr.State([1], torch.zeros(2, dtype=torch.int64)))
 SIZES = ({"batch": -1}, {"batch": 1.5}, {"heads": 0}, {"heads": (2, 2)}, {"heads": (2, 3, 2)}, {"heads": "2"}, {"key_size": -1}, {"key_size": 2.5},
          {"value_size": None}, {"capacity": 0}, {"capacity": 1.5}, {"dtype": torch.int64}, {"dtype": "float32"}, {"dtype": torch.complex64},
          {"device": "nowhere"}, {"params": [1]}, {"params": {"x": 1}})
@@ -46,6 +44,12 @@ def odd(x):
         "jagged": torch.nested.nested_tensor([x.reshape(-1, 1)] * 2, layout=torch.jagged), "numpy": x.numpy(), "list": x.tolist(), "none": None,
         "words": "x", "bytes": x.float().to(torch.float8_e4m3fn), "reordered": x.float().to_mkldnn(), "meta": x.to("meta"),
         "too few axes": torch.ones(3, dtype=x.dtype), "too many axes": x[None]}
+
+
+def states():
+    """What is no state of anything."""
+    position = torch.zeros(2, dtype=torch.int64)
+    return ({}, [1], 3, *(ttr.State(tensors, position) for tensors in ({}, None, [1])))
 
 
 def entries(problem, call, token):
@@ -101,7 +105,7 @@ def test_odd_parameters_and_states(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_odd_arguments(name):
     problem = ttr.catalogue[name].problem
-    for part, odds in (("backend", BACKENDS), ("params", PARAMS), ("state", STATES)):
+    for part, odds in (("backend", BACKENDS), ("params", PARAMS), ("state", states())):
         for bad in odds:
             assert set(accepted(problem, {part: bad})) <= ({"oracle"} if part == "backend" else set()), (part, bad)
     call, _ = right(problem)
@@ -154,7 +158,7 @@ def test_layers(name):
     assert not [w for w, bad in odd(x).items() if sentence(functools.partial(layer, bad)) is None]
     assert not [w for w, bad in odd(x[:, 0]).items() if sentence(functools.partial(layer.step, bad, state)) is None]
     assert "float64" in sentence(functools.partial(layer, x.double()))
-    states = [*STATES, state.replace(position=state.position.int()), state.replace(position=-state.position), state.select([0])]
+    states = [*states(), state.replace(position=state.position.int()), state.replace(position=-state.position), state.select([0])]
     states += [state.replace(**{part: bad}) for part in state for bad in odd(state[part]).values()]
     for bad in states:
         assert sentence(functools.partial(layer, x, bad)) is not None and sentence(functools.partial(layer.step, x[:, 0], bad)) is not None, bad
@@ -168,7 +172,7 @@ def test_verbs_of_a_state(name):
     controls = {part: case.controls[part] for part in problem.weights.controls()}
     combine = functools.partial(ttr.State.combine, problem, params=case.params, **controls)
     assert combine(state, state).position.tolist() == [18, 18]
-    bad_states = [*STATES, None, state.replace(position=state.position.double()), state.replace(position=state.position[0]),
+    bad_states = [*states(), None, state.replace(position=state.position.double()), state.replace(position=state.position[0]),
                   ttr.State(state.tensors, state.position, 3.5)]
     bad_states += [state.replace(**{part: bad}) for part in state for bad in odd(state[part]).values()]
     unsound = [state.replace(position=state.position - 20), state.replace(position=state.position + 2**62),
