@@ -15,7 +15,7 @@ import torch
 import ttr
 from tests.fuzz.call import Call
 from tests.fuzz.compare import compare, has_digits, wrong_form
-from tests.fuzz.routes import LAYERS, ROUTES, InputChanged
+from tests.fuzz.routes import LAYERS, ROUTES, Caller, InputChanged
 from tests.fuzz.subjects import Layer, Memory, Subject
 from tests.fuzz.tensors import PLAIN
 from ttr.problem import Problem
@@ -108,14 +108,15 @@ def _judge(call: Call) -> Outcome:
         if not problem.function.causal and (call.entry not in ROUTES or ROUTES[call.entry].streams):
             return Outcome("not judged")
         subject = (Layer if call.entry in LAYERS else Memory)(call, problem)
+    caller = Caller(call)
     try:
         with _watched(call, "calling it"):
-            found = subject.run()
+            found = subject.run(caller)
     except Refusal as refusal:
         if call.wrong is None and call.backend == "auto" and not call.entry.startswith("state "):
             _must_run(subject, str(refusal))
         raise
-    if call.wrong is not None:
+    if caller.spoiled:
         return _must_refuse(subject)
     try:
         with _watched(call, "defining it"):
@@ -145,6 +146,6 @@ def _must_refuse(subject: Subject) -> Outcome:
     call, (name, how) = subject.call, subject.call.wrong
     numbers, shapes = how in ("NaN", "infinity"), how in ("another axis", "an axis less", "a channel more", "two batches", "no heads")
     empty = name in subject.leaves and subject.leaves[name].numel() == 0 or 0 in (call.time, call.batch) and name not in subject.leaves
-    if numbers and (call.checks is False or empty) or shapes and (name == "ridge" or call.batch == 0) or name == "state" and not call.past:
+    if numbers and (call.checks is False or empty) or shapes and (name == "ridge" or call.batch == 0):
         return Outcome("not judged")
     raise Finding("not refused", f"{name}: {how}", _argument(call))

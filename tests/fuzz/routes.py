@@ -38,10 +38,13 @@ class Caller:
     def __init__(self, call: Call) -> None:
         self.call = call
         self.count = 0
+        self.spoiled = False
 
     def __call__(self, function: Callable, writes: str = "", **arguments: object) -> object:
         """``function(**arguments)``, the wrong argument put in; it may change the argument ``writes`` if it returns."""
+        given = arguments
         arguments = spoil(arguments, self.call.wrong) if self.call.wrong else arguments
+        self.spoiled = self.spoiled or arguments is not given
         before = _memory(arguments)
         first, later = MODES[self.call.mode]
         self.count += 1

@@ -42,7 +42,7 @@ class Subject(ABC):
     """Whether gradients go through the whole route."""
 
     @abstractmethod
-    def run(self) -> Result:
+    def run(self, caller: Caller) -> Result:
         """Outputs and state along the route of the call."""
 
     rounds: bool = True
@@ -80,8 +80,8 @@ class Memory(Subject):
         self.case = each(case, lambda name, x: self._as_leaf(x) if name in learned else x)
         self.leaves = self.case.leaves()
 
-    def run(self) -> Result:
-        return self.route.run(Caller(self.call), self.case)
+    def run(self, caller: Caller) -> Result:
+        return self.route.run(caller, self.case)
 
     def define(self, noise: Noise | None = None, dtype: torch.dtype = torch.float64) -> tuple[Result, dict[str, Tensor]]:
         plain = each(self.case, lambda name, x: _plain(x, noise))
@@ -131,8 +131,8 @@ class Layer(Subject):
         self.x = self._as_leaf(laid_out(call, "x", x))
         self.leaves = {"x": self.x, **dict(self.layer.named_parameters())}
 
-    def run(self) -> Result:
-        return LAYERS[self.call.entry](Caller(self.call), self.layer, self.x)
+    def run(self, caller: Caller) -> Result:
+        return LAYERS[self.call.entry](caller, self.layer, self.x)
 
     def define(self, noise: Noise | None = None, dtype: torch.dtype = torch.float64) -> tuple[Result, dict[str, Tensor]]:
         layer = copy.deepcopy(self.layer).to(dtype)

@@ -146,7 +146,7 @@ def _filled(value: float) -> Change:
     """The value in one place."""
 
     def change(x: Tensor) -> Tensor:
-        x = x.detach().clone()
+        x = x.detach().clone(memory_format=torch.contiguous_format)
         x.view(-1)[-1:] = value
         return x
 
