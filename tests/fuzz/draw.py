@@ -133,7 +133,8 @@ def _wrong(draw: st.DrawFn, problem: Problem, names: list[str], entry: str) -> t
     """One wrong argument."""
     if entry in LAYERS:
         other = "cu_seqlens" if entry == "layer" else "state"
-        allowed = {"x": [how for how in WRONG if how not in ("no heads", "two batches")], "cu_seqlens": list(PLAIN["cu_seqlens"]), "state": list(STATES)}
+        fits = ("no heads", "two batches")  # of time and batch, which may be any
+        allowed = {"x": [how for how in WRONG if how not in fits], "cu_seqlens": list(PLAIN["cu_seqlens"]), "state": list(STATES)}
         name = draw(st.sampled_from(["x", other]))
         return name, draw(st.sampled_from(allowed[name]))
     which = draw(st.sampled_from(["tensor", "tensor", "state", "plain"]))
