@@ -22,6 +22,7 @@ class Call:
 
     problem: a name of the catalogue, or the examples of the three axes, "Geometric() | Linear() | OneStep()".
     changed: (axis, field, value) of the problem that is replaced before the call.
+    tier: the instruction set of the kernels, "torch" for none, "widest" for what runs by itself.
     entry: a route of ``routes.ROUTES``; cuts: how its sequence is split, lengths: the packed sequences, else none.
     groups: heads of q, k, v as divisors of ``heads``.
     dtypes, layouts: (tensor, what) for those that differ from ``dtype`` and from contiguous.
@@ -32,6 +33,7 @@ class Call:
     problem: str
     entry: str = "regress"
     backend: str = "auto"
+    tier: str = "widest"
     small_blocks: bool = False
     batch: int = 1
     time: int = 3

@@ -11,6 +11,7 @@ import ttr
 from tests.fuzz.call import AXES, Call, combinations, examples
 from tests.fuzz.routes import LAYERS, MODES, ROUTES, STEPS
 from tests.fuzz.tensors import LAYOUTS, PLAIN, RIDGES, STATES, VALUES, WRONG
+from tests.tiers import TIERS
 from ttr.backends import BACKENDS
 from ttr.problem import Problem
 
@@ -42,6 +43,7 @@ def calls(draw: st.DrawFn) -> Call:
     names = [*"qkv", *problem.controls(), *_parameters(problem)]
     return Call(
         name, entry, changed=changed, **sizes, backend=draw(st.sampled_from(["auto"] * 4 + [b.name for b in _willing(problem)])),
+        tier=draw(st.sampled_from(["widest"] * 4 + list(TIERS))),
         small_blocks=draw(st.booleans()), past=draw(st.sampled_from([0, 0, 1, 3, 6])), cuts=draw(_cuts(sizes["time"])),
         lengths=draw(_lengths(sizes["time"])) if sizes["batch"] == 1 and entry in ("regress", "plan", "oracle", "layer") else None,
         dtype=draw(st.sampled_from(DTYPES[:2] * 2 + DTYPES)), dtypes=draw(_dtypes(names)), layouts=draw(_layouts(names)),

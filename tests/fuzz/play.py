@@ -18,6 +18,7 @@ from tests.fuzz.compare import compare, has_digits, wrong_form
 from tests.fuzz.routes import LAYERS, ROUTES, Caller, InputChanged
 from tests.fuzz.subjects import Layer, Memory, Subject
 from tests.fuzz.tensors import PLAIN
+from tests.tiers import tier
 from ttr.problem import Problem
 
 PACKAGE = Path(ttr.__file__).parent
@@ -60,8 +61,9 @@ def play(call: Call) -> Outcome:
     threads = torch.get_num_threads()
     torch.set_num_threads(call.threads)
     checked = contextlib.nullcontext() if call.checks is None else ttr.checks(values=call.checks)
+    kernels = contextlib.nullcontext() if call.tier == "widest" else tier(call.tier)
     try:
-        with checked, warnings.catch_warnings():
+        with checked, kernels, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _judge(call)
     except Finding as finding:

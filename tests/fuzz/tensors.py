@@ -116,6 +116,9 @@ def build(call: Call, problem: Problem) -> Case:
     names = ("query_heads", "key_heads", "value_heads")
     sizes = Sizes(call.batch, call.time, call.heads, call.key, call.value, **{n: call.heads // g for n, g in zip(names, call.groups)})
     case = make_case(problem, sizes, strong_gates=call.values == "strong gates", past=call.past, seed=call.seed)
+    if case.state is not None and call.lengths is not None:  # one for each sequence, none like the other
+        pasts = [make_case(problem, sizes, past=call.past + row, seed=call.seed + row).state for row in range(len(call.lengths))]
+        case = dataclasses.replace(case, state=State.cat(pasts))
     generator = torch.Generator().manual_seed(call.seed)
     dtypes = dict(call.dtypes)
 
