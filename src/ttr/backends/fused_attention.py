@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ttr.backends.native import library
 from ttr.backends.position_bias import CumulativeDecay, PairWeights
 from ttr.inputs import in_batches, is_transformed
 
@@ -203,8 +204,8 @@ def _differentiated(query: Tensor, keys: Tensor, values: Tensor, y: Tensor, grad
 
 
 def _rows(x: Tensor | None) -> Tensor | None:
-    """x with the entries of its last axis side by side: the kernel does not look at that stride, in some versions not even at the mask's."""
-    return x if x is None or x.shape[-1] == 1 or x.stride(-1) == 1 else x.contiguous()
+    """As the kernel reads it, which does not look at the stride of the last axis; in some versions not even at that of the mask."""
+    return None if x is None else library.rows(x)
 
 
 def _by_group(x: Tensor | None, heads: int) -> Tensor | None:

@@ -30,10 +30,15 @@ def _axes_reversed(x: Tensor) -> tuple[Tensor, Tensor]:
     return _strided(x, [*reversed(range(x.ndim))])
 
 
+def _every_second(x: Tensor) -> tuple[Tensor, Tensor]:
+    """A slice with a step."""
+    return _strided(x, [*range(x.ndim)], step=2)
+
+
 def _imaginary(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Every second entry, negated when it is read; not negated where there is no complex type."""
+    """Every second entry along the last axis, negated when it is read, where there is such a complex type."""
     if x.dtype not in (torch.float32, torch.float64):
-        return _strided(x, [*range(x.ndim)], step=2)
+        return _every_second(x)
     buffer = torch.complex(_nothing(x, *x.shape), -x)
     return torch.view_as_real(buffer), buffer.conj().imag
 
@@ -51,13 +56,9 @@ def _negated(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 LAYOUTS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
-    "rows apart": _rows_apart, "axes reversed": _axes_reversed, "imaginary part of a conjugate": _imaginary,
-    "negated": _negated, "inside a buffer": _inside}
+    "rows apart": _rows_apart, "axes reversed": _axes_reversed, "every second entry": _every_second,
+    "imaginary part of a conjugate": _imaginary, "negated": _negated, "inside a buffer": _inside}
 """x -> (a buffer, a view of it that holds the numbers of x, all else NaN or -1)."""
-
-APART, CONTIGUOUS = tuple(LAYOUTS)[:3], tuple(LAYOUTS)[3:]
-"""What tensors take by turns. Contiguous ones go the shortest ways; were all negated, signs would cancel."""
-
 
 def _strided(x: Tensor, order: list[int], step: int = 1) -> tuple[Tensor, Tensor]:
     """``order`` names the axes from the outermost inwards; around the entries of each lie others."""
@@ -81,8 +82,14 @@ def _by_turns(names: tuple[str, ...], first: int) -> Lay:
     return lambda number, name, x: LAYOUTS[names[(first + number) % len(names)]](x)
 
 
-def _turns(names: tuple[str, ...]) -> dict[str, Lay]:
-    return {f"q {name}": _by_turns(names, first) for first, name in enumerate(names)}
+def _turns(*names: str) -> dict[str, Lay]:
+    return {f"q {name}, turn {first}": _by_turns(names, first) for first, name in enumerate(names)}
+
+
+APART = _turns("rows apart", "axes reversed", "every second entry")
+CONJUGATES = _turns("imaginary part of a conjugate")
+CONTIGUOUS = _turns("negated", "inside a buffer", "inside a buffer")
+"""Contiguous tensors go the shortest ways. A third is negated: of all or every second the signs could cancel."""
 
 
 def _one_row(number: int, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,13 +147,13 @@ def _everywhere(problem: Problem, setting: Setting, time: int) -> Found:
     sizes, made = Sizes(time=time, key=2, value=2), {"dtype": setting.dtype, "device": setting.device}
     fresh, past = (make_case(problem, sizes, past=past, **made) for past in (0, 3))
     single = make_case(problem, replace(sizes, batch=1, heads=1), past=3, **made)
-    apart, contiguous, one_row = _turns(APART), _turns(CONTIGUOUS), {"one row for all": _one_row}
-    yield from _sequences(fresh, apart, setting)
-    yield from _sequences(single, contiguous | {"a single q axes reversed": _by_turns(APART, 1)}, setting)
+    one_row: dict[str, Lay] = {"one row for all": _one_row}
+    yield from _sequences(fresh, APART, setting)
+    yield from _sequences(single, CONTIGUOUS | CONJUGATES, setting)
     yield from _sequences(_repeated(past), one_row, setting)
     yield from _packed(replace(single, state=None), setting)
     if problem.function.causal:
-        yield from _tokens(_token(past), apart | contiguous, setting)
+        yield from _tokens(_token(past), APART | CONTIGUOUS | CONJUGATES, setting)
         yield from _tokens(_token(_repeated(past)), one_row, setting)
 
 
@@ -202,7 +209,6 @@ def _tokens(token: Case, ways: Mapping[str, Lay], setting: Setting) -> Found:
     grows = any(end[name].shape != x.shape for name, x in token.state.tensors.items())
     runs = {"step": partial(_step, setting=setting, inplace=False),
             "step in place": partial(_step, setting=setting, inplace=True),
-            "planned token": _planned(token, setting, False),
             "planned token in place": _planned(token, setting, True)}
     for words, lay in ways.items():
         laid = _Laid(token, lay)
@@ -242,8 +248,8 @@ def _token(case: Case) -> Case:
 
 def _packed(case: Case, setting: Setting) -> Found:
     """Packed sequences, one empty, with their boundaries laid somewhere else too."""
-    bounds, lay = torch.tensor([0, 4, 4, case.q.shape[1]], device=setting.device), _by_turns(APART, 0)
-    y = setting.run(_Laid(case, lay).case, cu_seqlens=lay(2, "cu_seqlens", bounds)[1])
+    bounds, lay = torch.tensor([0, 4, 4, case.q.shape[1]], device=setting.device), next(iter(APART.values()))
+    y = setting.run(_Laid(case, lay).case, cu_seqlens=_every_second(bounds)[1])
     yield compare("output packed", y, setting.run(case, cu_seqlens=bounds), setting.dtype)
 
 

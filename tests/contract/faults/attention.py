@@ -21,7 +21,9 @@ FAULTS = (
     # backends
     Fault("backends/attention.py", "state[\"keys\"], state[\"values\"]", "state[\"keys\"], 0 * state[\"values\"]", SOFTMAX),
     Fault("backends/fused_attention.py", "wide[0][..., features] = 1 / call.scale", "wide[0][..., features] = 1.0", SOFTMAX),
-    Fault("backends/fused_attention.py", "x.shape[-1] == 1 or x.stride(-1) == 1 else x.contiguous()", "True else x.contiguous()", SOFTMAX),
+    Fault("backends/fused_attention.py", "None if x is None else library.rows(x)", "x", SOFTMAX),
+    Fault("backends/fused_attention.py", "*(_rows(_by_group(x, heads)) for x in (grad_y, query))", "*(_by_group(x, heads) for x in (grad_y, query))",
+          ("attention", "weights=Uniform(), function=LocalConstant(), solver=ExactLocalFit")),
     Fault("backends/fused_attention.py", "log_sum if piece.kept is None else log_sum + piece.kept", "log_sum", SOFTMAX),
     Fault("backends/fused_attention.py", "norm if piece.kept is None else norm - piece.kept", "norm", SOFTMAX),
     Fault("backends/fused_attention.py", "(log_first - log_second).sigmoid()", "(log_second - log_first).sigmoid()", SOFTMAX),

@@ -77,6 +77,7 @@ FAULTS = (
     Fault("backends/covariance_solve.py", "out=part)", "out=part).mul_(2)", ("local-polynomial", "weights=Uniform()", "ExactLocalFit")),
     Fault("backends/native/lines.py", "lines[\"places\"] - origin[:, None]", "lines[\"places\"]", ("test_lines_of_few",)),
     Fault("backends/native/lines.py", "self._call.slots + stop - first", "self._call.slots + stop", ("test_lines_of_few",)),
+    Fault("backends/native/lines.py", "library.contiguous(grad)", "grad", ("local-polynomial", "weights=Uniform(), function=LocalLinear")),
     Fault("backends/native/lines.py", "if bool(singular.any()):", "if False:", ("test_singular_lines",)),
     Fault("backends/native/lines.py", "accepted=ACCEPTED", "accepted=1e9", ("test_iteration_without",)),
     Fault("backends/native/lines.py", "least_pivot=LEAST_PIVOT", "least_pivot=0.0", ("test_elimination_without",)),

@@ -70,6 +70,7 @@ FAULTS = (
     Fault("dispatch.py", "x.wants_grad and all(map(_writable, (*state.tensors.values(), state.position)))", "x.wants_grad", ("test_a_state_that_overlaps",)),
     Fault("dispatch.py", "stride <= reach", "stride <= 0", ("test_a_state_that_overlaps",)),
     Fault("backends/native/library.py", "return tensor.resolve_neg().contiguous()", "return tensor.contiguous()", NATIVE),
+    Fault("backends/native/library.py", "return tensor.resolve_neg() if beside", "return tensor if beside", NATIVE),
     Fault("backends/native/engine.py", "library.rows(tensor) if tensor.ndim == 4 else tensor.resolve_neg()", "tensor.resolve_neg()", NATIVE),
     Fault("backends/steps/binding.py", "if any(map(Tensor.is_neg, tensors)) or not", "if not", ("native", "weights=Uniform(),", "function=Linear(),", "OneStep()")),
     Fault("backends/native/convolution.py", "library.rows(x), library.contiguous(tail)", "library.rows(x), tail", ("test_every_layout",)),

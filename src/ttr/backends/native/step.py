@@ -45,7 +45,8 @@ def advance(form: LinearForm, memory: Tensor, inplace: bool) -> tuple[Tensor, Te
     after, bonus = memory if inplace else torch.empty_like(memory), None if form.bonus is None else library.contiguous(form.bonus)
     y = memory.new_empty(*memory.shape[:2], memory.shape[-1])
     for pair in range(form.pairs):
-        operands = tuple(None if (tensor := getattr(form, name)) is None else _rows(tensor[:, 0 if name == "query" else pair]) for name in OPERANDS)
+        given = ((getattr(form, name), 0 if name == "query" else pair) for name in OPERANDS)
+        operands = tuple(None if tensor is None else library.rows(tensor[:, place]) for tensor, place in given)
         rest = layout(operands, memory, form.gradient_at == "old", reads_first=form.bonus is not None, checked=True)
         tensors = TENSORS.pack(*(0 if tensor is None else tensor.data_ptr() for tensor in (*operands, memory, bonus, after, y)), 0)
         if kernel(memory.dtype)(tensors, rest) == NO_MEMORY:
@@ -74,8 +75,3 @@ def layout(operands: tuple[Tensor | None, ...], memory: Tensor, old: bool, scale
     for stride, tensor in zip(token.strides, operands):
         stride[:] = (0, 0, 1) if tensor is None else (*tensor.stride()[:2], heads // tensor.shape[1])
     return token
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    """[B,h] or [B,h,d], the latter with a contiguous last axis."""
-    return tensor.resolve_neg() if tensor.ndim == 2 else library.rows(tensor)
