@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: compare test check fuzz mutate lint setup docs clean
+.PHONY: compare test check sanitize fuzz mutate lint setup docs clean
 .DEFAULT_GOAL := test
 
 compare: $(VENV)/.run
@@ -24,9 +24,13 @@ test: $(VENV)/.test lint
 	TTR_TEST_TYPES=0 $(PYTEST) tests $(addprefix --ignore ,$(TYPED)) $(ARGS)
 	$(PYTEST) $(TYPED) $(ARGS)
 
-check: $(VENV)/.test lint
+check: $(VENV)/.test lint sanitize
 	TTR_TEST_TYPES=0 $(PYTEST) --full tests $(addprefix --ignore ,$(TYPED)) $(ARGS)
 	$(PYTEST) --full $(TYPED) $(ARGS)
+
+# The compiled kernels under the sanitizers of gcc: addresses, undefined behaviour, threads
+sanitize: $(VENV)/.test
+	TTR_TEST_TYPES=0 $(BIN)/python -m tests.sanitize
 
 # Drawn calls, each equal to the definition or refused in a sentence: make fuzz ARGS="--seed 3 4 --calls 2000"
 fuzz: $(VENV)/.test

@@ -53,6 +53,7 @@ static gradient take_gradient(const block *b, arena *a) {
 static void pull(const block *b, gradient *d) {
     const lines *l = b->l;
     load(b, l->grad, l->value_size, d->grad);
+    clear_columns(d->grad, b->rows, l->value_size, padded(l->value_size));
     for (int64_t i = 0; i < b->rows; i += CHUNK) {
         int64_t some = fewer(CHUNK, b->rows - i);
         real average[CHUNK] = {0};

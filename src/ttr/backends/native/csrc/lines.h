@@ -62,13 +62,14 @@ static inline int64_t place_of(const block *b, int64_t s, int64_t size) {
     return ((b->group * b->l->sharing + s) * b->l->time + b->l->start) * size;
 }
 
+/* A tensor that is empty is NULL, which memcpy does not take. */
 static inline void load(const block *b, const real *tensor, int64_t size, matrix to) {
-    for (int64_t s = 0, count = tokens(b->l); s < b->l->sharing; s++)
+    for (int64_t s = 0, count = tokens(b->l); size && s < b->l->sharing; s++)
         for (int64_t c = 0; c < count; c++) memcpy(row(to, s * count + c), tensor + place_of(b, s, size) + c * size, (size_t)size * sizeof(real));
 }
 
 static inline void store(const block *b, matrix m, int64_t size, real *tensor) {
-    for (int64_t s = 0, count = tokens(b->l); s < b->l->sharing; s++)
+    for (int64_t s = 0, count = tokens(b->l); size && s < b->l->sharing; s++)
         for (int64_t c = 0; c < count; c++) memcpy(tensor + place_of(b, s, size) + c * size, row(m, s * count + c), (size_t)size * sizeof(real));
 }
 
@@ -126,6 +127,7 @@ static inline void weigh(const block *b) {
     const lines *l = b->l;
     int64_t count = tokens(l), features = padded(l->moments);
     load(b, l->query, l->key_size, b->query);
+    clear_columns(b->query, b->rows, l->key_size, padded(l->key_size));
     load(b, l->places, l->size, b->place);
     clear_columns(b->place, b->rows, l->size, padded(l->size));
     clear(b->tall, padded(l->size), b->ridge);

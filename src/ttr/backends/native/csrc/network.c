@@ -7,19 +7,19 @@ static real *state_of(const network *n, int64_t block, int64_t memory) {
     return n->states + (block * n->memories + memory) * n->state * (n->momentum ? 2 : 1);
 }
 
-static void copy(const network *n, const real *from, real *to) { memcpy(to, from, (size_t)n->state * sizeof(real)); }
+static void copy(const network *n, const real *from, real *to) { load_rows(from, 1, n->state, (matrix){to, n->state}); }
 
 /* ---- forwards -------------------------------------------------------------------------------------------------------------------------- */
 static void read_out(worker *w, int64_t m, const pass *p, const reading *r) {
     const network *n = w->n;
     int64_t size = n->width[n->layers], last = n->layers - 1;
-    const real *gain = n->residual ? n->gain + w->memory * size : NULL, *shift = n->residual ? n->shift + w->memory * size : NULL;
+    if (!n->residual) {
+        store_rows(r->o[last], n->tokens, size, n->y + place(w, m, size));
+        return;
+    }
+    const real *gain = n->gain + w->memory * size, *shift = n->shift + w->memory * size;
     for (int64_t i = 0; i < n->tokens; i++) {
         real *y = n->y + place(w, m, size) + i * size, *normed = w->row[0];
-        if (!n->residual) {
-            memcpy(y, row(r->o[last], i), (size_t)size * sizeof(real));
-            continue;
-        }
         normalise(n, row(r->o[last], i), normed);
         for (int64_t j = 0; j < size; j++) y[j] = normed[j] * gain[j] + shift[j];
         for (int64_t j = 0; j < shared(n); j++) y[j] += row(r->h[0], i)[j];
@@ -112,12 +112,12 @@ static void back_through_read_out(worker *w, int64_t m, const reading *r, matrix
     int64_t size = n->width[n->layers], last = n->layers - 1;
     const real *grad_y = n->grad_y + place(w, m, size);
     clear(tokens_of(n), wide(n, n->layers), out);
+    if (!n->residual) {
+        load_rows(grad_y, n->tokens, size, out);
+        return;
+    }
     for (int64_t i = 0; i < n->tokens; i++, grad_y += size) {
         real *normed = w->row[0], *scaled = w->row[1];
-        if (!n->residual) {
-            memcpy(row(out, i), grad_y, (size_t)size * sizeof(real));
-            continue;
-        }
         const real *gain = n->gain + w->memory * size;
         real *grad_gain = n->grad_gain + w->memory * size, *grad_shift = n->grad_shift + w->memory * size;
         real rate = normalise(n, row(r->o[last], i), normed);

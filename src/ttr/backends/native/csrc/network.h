@@ -80,12 +80,12 @@ static inline pass reserve_pass(const network *n, arena *a) {
 }
 
 /* ---- rows ------------------------------------------------------------------------------------------------------------------------------- */
-/* Rows of `size` numbers, side by side, into a matrix, and back. */
+/* Rows of `size` numbers, side by side, into a matrix, and back; a tensor that is empty is NULL, which memcpy does not take. */
 static inline void load_rows(const real *from, int64_t rows, int64_t size, matrix to) {
-    for (int64_t i = 0; i < rows; i++) memcpy(row(to, i), from + i * size, (size_t)size * sizeof(real));
+    for (int64_t i = 0; size && i < rows; i++) memcpy(row(to, i), from + i * size, (size_t)size * sizeof(real));
 }
 static inline void store_rows(matrix from, int64_t rows, int64_t size, real *to) {
-    for (int64_t i = 0; i < rows; i++) memcpy(to + i * size, row(from, i), (size_t)size * sizeof(real));
+    for (int64_t i = 0; size && i < rows; i++) memcpy(to + i * size, row(from, i), (size_t)size * sizeof(real));
 }
 
 /* y = a y over `size` numbers, a multiple of LANES */

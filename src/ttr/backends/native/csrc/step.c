@@ -156,7 +156,7 @@ static int one_head(const struct token *t, int64_t b, int64_t h, struct scratch 
                              .written = row.written, .erased = row.erased, .y = y, .V = V, .ahead = fetch ? F * V : 0};
     if (read) erase ? update_memory(&u, F, 0, 1) : update_memory(&u, F, 0, 0);
     else first ? update_memory(&u, F, 1, 1) : update_memory(&u, F, 1, 0);
-    memcpy(t->y + index * V, y, V * sizeof(real));
+    if (V) memcpy(t->y + index * V, y, V * sizeof(real)); /* a tensor that is empty is NULL, which memcpy does not take */
     int wrong = 0;
     for (int64_t c = 0; c < V; c++) wrong |= y[c] - y[c] != 0; /* NaN for what is not finite */
     return !wrong;
