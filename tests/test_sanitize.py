@@ -1,0 +1,83 @@
+"""What `make sanitize` stands on: calls are written down as they are made, and every sanitizer sees a fault that is planted."""
+
+import shutil
+import subprocess
+
+import pytest
+import torch
+
+import ttr
+from tests.sanitize import __main__ as sanitize
+from tests.sanitize.recorder import joined, recording, span
+from ttr.backends.native import library
+from ttr.laws.rows import make_case
+from ttr.operators.short_convolution import short_convolution
+
+pytestmark = [pytest.mark.skipif(not library.available(), reason=library.reason() or ""),
+              pytest.mark.skipif(shutil.which(sanitize.COMPILER) is None, reason="There is no C compiler here.")]
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(sanitize, "FOLDER", tmp_path)
+    return tmp_path
+
+
+def convolve(channels=40):
+    """One convolution forwards and backwards, of channels enough for several threads."""
+    x = torch.randn(2, 5, channels, requires_grad=True)
+    short_convolution(x, torch.zeros(2, 3, channels), torch.randn(4, channels, requires_grad=True), silu=True).sum().backward()
+
+
+def test_what_a_tensor_reaches():
+    x = torch.zeros(4, 6)
+    assert [span(x), span(x[1:, 2:]), span(x[:, ::2]), span(x[:1].expand(9, 6)), span(x[:0])] == [96, 64, 92, 24, 0]
+    assert joined({100: 8, 104: 8, 112: 4, 200: 1}) == [(100, 112), (112, 116), (200, 201)]
+
+
+def test_recorded_calls_give_the_same_bits_without_python(folder):
+    case = make_case(ttr.catalogue["gated-deltanet"].problem, dtype=torch.float32)
+    with recording(folder / "calls") as recorder:
+        convolve()
+        q, k, v = (x.detach().requires_grad_() for x in (case.q, case.k, case.v))
+        ttr.regress(case.problem, **case.arguments() | {"q": q, "k": k, "v": v}).sum().backward()
+        ttr.plan(case.problem, **case.arguments())(**case.arguments())
+    assert set(recorder.calls) >= {"forward float", "backward float", "short_convolution float"}
+    plain = sanitize.replayer("plain", "-O1")
+    sanitize.replay(plain, library.library().path, folder / "calls", "exact", MALLOC_PERTURB_="1")
+    whole = bytearray((folder / "calls").read_bytes())
+    whole[len(whole) - 200] ^= 1  # the end is pointers, before it what the last call left
+    (folder / "calls").write_bytes(whole)
+    with pytest.raises(subprocess.CalledProcessError):
+        sanitize.replay(plain, library.library().path, folder / "calls", "exact")
+
+
+FAULTS = {
+    "reads past the end": ("address", "s->x + t * c->x_stride", "s->x + t * c->x_stride + 1", "ERROR: AddressSanitizer"),
+    "reads what is freed": ("address", "    return 0;\n}", "    free((void *)c->x);\n    return c->x[0] > 1e30f;\n}", "heap-use-after-free"),
+    "signed overflow": ("address", "(summed += count)", "(summed += count * 0x7fffffff)", "signed integer overflow"),
+    "a race that changes no number": ("thread", "    const Slab *slab = argument;", "    const Slab *slab = argument;\n"
+                                      "    ((Convolution *)slab->c)->threads = 0;", "data race"),
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind, old, new, report", FAULTS.values(), ids=FAULTS)
+def test_a_planted_fault_is_seen(folder, capfd, kind, old, new, report):
+    with recording(folder / "calls"):
+        convolve()
+    sources = sanitize.ROOT / "src/ttr/backends/native/csrc"
+    program = sanitize.replayer(kind, sanitize.FLAGS[kind])
+    for fault in (False, True):
+        code = (sources / "convolution.c").read_text()
+        assert code.count(old) == 1
+        (folder / "convolution.c").write_text(("#include <stdlib.h>\n" + code.replace(old, new)) if fault else code)
+        macros = ["-DTTR_ISA=portable", "-DTTR_REAL=float", "-DTTR_VECTOR_BYTES=16", f"-I{sources}"]
+        subprocess.run([sanitize.COMPILER, "-std=c11", "-shared", "-fPIC", *sanitize.FLAGS[kind].split(), *macros, str(folder / "convolution.c"),
+                        str(sources / "abi.c"), "-o", str(folder / "kernels.so"), "-pthread", "-lm"], check=True)
+        if fault:
+            with pytest.raises(subprocess.CalledProcessError):
+                sanitize.replay(program, folder / "kernels.so", folder / "calls")
+            assert report in capfd.readouterr().err
+        else:
+            sanitize.replay(program, folder / "kernels.so", folder / "calls")
