@@ -1,6 +1,7 @@
 """Runs the suite's checks on a copy of the package that may hold a planted fault: ``python faulty.py WORD [WORD...]``.
 
 Only rows whose problem or backend contains every WORD are tried, and the first broken check ends the run with exit code 1.
+On the command line all laws are tried on them; in the tests those of `make test`, which catch every fault.
 A WORD that begins with "test_" picks tests of the files ``NAMED`` by their names instead.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,11 @@ NAMED = ("test_worked.py", "test_dispatch.py", "test_linear_recurrence.py", "tes
 """The files whose tests are picked by name."""
 
 
-def broken(words: list[str], one_per_class: bool) -> str | None:
+Tried = Mapping[str, Set[int]]
+"""The numbers of the laws that are tried on "backend problem"."""
+
+
+def broken(words: list[str], one_per_class: bool, tried: Tried | None) -> str | None:
     """The first broken check, in words; None if all are kept."""
     from ttr.laws.rows import refused_triples, triples
 
@@ -32,7 +37,7 @@ def broken(words: list[str], one_per_class: bool) -> str | None:
     tests = [word for word in words if word.startswith("test_")]
     if tests:
         return broken_case() or broken_test(tests)
-    return broken_case() or broken_law(words, one_per_class) or (broken_test(words) if one_per_class else None)
+    return broken_case() or broken_law(words, one_per_class, tried) or (broken_test(words) if one_per_class else None)
 
 
 def worked_cases() -> Iterator[tuple]:
@@ -73,12 +78,12 @@ def rows(words: list[str], one_per_class: bool) -> Iterator[tuple]:
             yield from ((problem, backend) for backend in chosen)
 
 
-def broken_law(words: list[str], one_per_class: bool) -> str | None:
+def broken_law(words: list[str], one_per_class: bool, tried: Tried | None) -> str | None:
     from ttr.laws import LAWS, Setting
 
     for problem, backend in rows(words, one_per_class):
         for law in LAWS:
-            if law.slow:
+            if law.slow or tried is not None and law.number not in tried.get(f"{backend.name} {problem!r}", ()):
                 continue
             for dtype in WIDE if law.number in (1, 7) else WIDE[:1]:
                 for m in law(problem, Setting(backend.small(), dtype=dtype)):
@@ -96,22 +101,22 @@ def broken_test(tests: list[str]) -> str | None:
     return None if code == pytest.ExitCode.OK else "the tests by name"
 
 
-def main(words: list[str], one_per_class: bool = False) -> None:
+def main(words: list[str], one_per_class: bool = False, tried: Tried | None = None) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     try:
-        found = broken(words, one_per_class)
+        found = broken(words, one_per_class, tried)
     except Exception as failure:  # a fault may as well make the package raise
         found = f"{type(failure).__name__}: {failure}"
     print(found or "nothing broken")
     sys.exit(1 if found else 0)
 
 
-def main_with(source: str, words: list[str], log: str, one_per_class: bool = False) -> None:
+def main_with(source: str, words: list[str], log: str, one_per_class: bool, tried: Tried | None) -> None:
     """``main`` in a process that has imported torch but not ttr: it is imported from ``source``; what is printed goes to a file."""
     sys.path.insert(0, source)
     with open(log, "w") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        main(words, one_per_class)
+        main(words, one_per_class, tried)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The suite catches every planted fault, and nothing on the package as it is."""
+"""The laws, on the rows that `make test` tries, and the tests catch every planted fault, and nothing on the package as it is."""
 
 import atexit
 import compileall
@@ -15,6 +15,7 @@ import pytest
 import ttr
 from tests.contract import faulty
 from tests.contract.faults import FAULTS, Fault
+from tests.contract.rows import checks, rows
 from ttr.backends.native import library
 
 PACKAGE = Path(ttr.__file__).parent
@@ -28,17 +29,26 @@ PRELOAD = ["tests.contract.faulty"]
 
 
 def run_checks(folder: Path, words: tuple[str, ...], one_per_class: bool = False) -> tuple[int, str]:
-    """The exit code of the checks on the package in ``folder``, and what they print."""
+    """The exit code of the checks on the package in ``folder``, and what they print.
+
+    With ``one_per_class`` all laws are tried on the first row of each class."""
     log = folder / "log"
     if forkserver._forkserver._preload_modules != PRELOAD:  # the one server of this process may have been started with ttr itself imported
         forkserver._forkserver._stop()
         FORKS.set_forkserver_preload(PRELOAD)
-    process = FORKS.Process(target=faulty.main_with, args=(str(folder), list(words), str(log), one_per_class))
+    process = FORKS.Process(target=faulty.main_with, args=(str(folder), list(words), str(log), one_per_class, None if one_per_class else tried_laws()))
     process.start()
     process.join(900)
     process.kill()
     process.join()
     return process.exitcode, log.read_text()
+
+
+@functools.cache
+def tried_laws() -> dict[str, set[int]]:
+    """The numbers of the laws that `make test` tries, of every row that it tries."""
+    found = {f"{backend.name} {problem!r}": {law.number for law, _ in checks((problem, backend), full=False)} for problem, backend in rows()}
+    return {row: numbers for row, numbers in found.items() if numbers}
 
 
 @functools.cache

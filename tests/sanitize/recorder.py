@@ -11,6 +11,7 @@ import ctypes
 import dataclasses
 import functools
 import struct
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,14 +69,15 @@ class Kernel:
         given = getattr(given, "_obj", given)
         function = self.function
         function.argtypes = [*[ctypes.c_char_p] * len(tensors), ctypes.c_void_p]
-        return self.recorder.call(self, b"".join(tensors), given, lambda: function(*tensors, ctypes.byref(given)))
+        with self.recorder.lock:
+            return self.recorder.call(self, b"".join(tensors), given, lambda: function(*tensors, ctypes.byref(given)))
 
 
 class Recorder:
     """Stands for the handle of a library: calls its kernels and writes the calls into a file."""
 
     def __init__(self, handle: ctypes.CDLL, file: BinaryIO) -> None:
-        self.handle, self.file = handle, file
+        self.handle, self.file, self.lock = handle, file, threading.Lock()
         self.reached: dict[int, int] = {}
         self.alike: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()

@@ -75,7 +75,6 @@ FAULTS = (
     Fault("backends/steps/binding.py", "if any(map(Tensor.is_neg, tensors)) or not", "if not", ("native", "weights=Uniform(),", "function=Linear(),", "OneStep()")),
     Fault("backends/native/convolution.py", "library.rows(x), library.contiguous(tail)", "library.rows(x), tail", ("test_every_layout",)),
     Fault("backends/native/convolution.py", "grad = library.rows(grad)", "pass", ("test_every_layout",)),
-    Fault("operators/short_convolution.py", "bias = None if bias is None else bias.contiguous()", "pass", ("test_every_layout",)),
     Fault("operators/short_convolution.py", "tail.shape != (sequences, width - 1, channels) or", "", ("test_the_convolution_refuses",)),
     Fault("backends/steps/binding.py", "if wants_grad and tensor.requires_grad:", "if False:", ("test_gradients_are_asked_for",)),
     Fault("backends/linear/operator.py", "x.view_as(x) if x.requires_grad", "x if x.requires_grad", ("test_first_derivatives",)),

@@ -1,0 +1,64 @@
+"""Which rows a law is tried on. `make check` tries every law on every valid triple; `make test` on as many as show what the law depends on."""
+
+import functools
+from collections.abc import Iterator
+
+import torch
+
+import ttr
+from ttr.backends import BACKENDS
+from ttr.backends.backend import Backend
+from ttr.dispatch import refusal
+from ttr.laws import LAWS, Law
+from ttr.laws.rows import covering, triples
+from ttr.problem import Problem
+
+Row = tuple[Problem, Backend]
+
+NAMED = {ttr.catalogue[name].problem: name for name in ttr.catalogue}
+NAMES = {problem: repr(problem) for problem in triples()} | NAMED
+FLOAT32_LAWS = (1, 2, 7)
+"""In float32 the laws that measure rounding; the others do not depend on the dtype."""
+CALL_LAWS = (12, 13)
+"""Laws about how a call is made: they depend on the code that runs, which the catalogue reaches everywhere."""
+COMPONENT_LAWS = (5, 6, 9, 10, 11)
+"""Laws that each component keeps or breaks by itself, on every backend that serves it; the others depend on how two go together."""
+
+
+@functools.cache
+def rows() -> tuple[Row, ...]:
+    """Every problem on every backend that serves it."""
+    return tuple((problem, backend) for problem in NAMES for backend in BACKENDS if refusal(backend, problem) is None)
+
+
+@functools.cache
+def tried(law: Law) -> frozenset[Row]:
+    """The rows of a law in `make test`: the catalogue, and others with all pairs of examples, or all examples on all backends, or none."""
+    named = {row for row in rows() if row[0] in NAMED}
+    if law.number in CALL_LAWS:
+        return frozenset(named)
+    if law.number in COMPONENT_LAWS:
+        return frozenset(named | _with_every_example(named))
+    paired = set(covering())
+    return frozenset(named | {row for row in rows() if row[0] in paired})
+
+
+def _with_every_example(have: set[Row]) -> set[Row]:
+    """Further rows, so that each backend meets every example of a component that it serves."""
+    met, found = {example for row in have for example in _examples(row)}, set()
+    for row in sorted(rows(), key=lambda row: row[0] not in covering()):  # those that other laws try as well come first
+        if not _examples(row) <= met:
+            met |= _examples(row)
+            found.add(row)
+    return found
+
+
+def _examples(row: Row) -> set[tuple[str, object]]:
+    problem, backend = row
+    return {(backend.name, part) for part in (problem.weights, problem.function, problem.solver)}
+
+
+def checks(row: Row, full: bool) -> Iterator[tuple[Law, torch.dtype]]:
+    """The laws to be tried on a row, and their dtypes."""
+    for law in (law for law in LAWS if not law.slow and (full or row in tried(law))):
+        yield from ((law, dtype) for dtype in (torch.float64, torch.float32)[: 1 + (law.number in FLOAT32_LAWS)])
