@@ -158,9 +158,9 @@ def test_layers(name):
     assert not [w for w, bad in odd(x).items() if sentence(functools.partial(layer, bad)) is None]
     assert not [w for w, bad in odd(x[:, 0]).items() if sentence(functools.partial(layer.step, bad, state)) is None]
     assert "float64" in sentence(functools.partial(layer, x.double()))
-    states = [*states(), state.replace(position=state.position.int()), state.replace(position=-state.position), state.select([0])]
-    states += [state.replace(**{part: bad}) for part in state for bad in odd(state[part]).values()]
-    for bad in states:
+    bad_states = [*states(), state.replace(position=state.position.int()), state.replace(position=-state.position), state.select([0])]
+    bad_states += [state.replace(**{part: bad}) for part in state for bad in odd(state[part]).values()]
+    for bad in bad_states:
         assert sentence(functools.partial(layer, x, bad)) is not None and sentence(functools.partial(layer.step, x[:, 0], bad)) is not None, bad
 
 

@@ -36,7 +36,8 @@ def run_checks(folder: Path, words: tuple[str, ...], one_per_class: bool = False
     if forkserver._forkserver._preload_modules != PRELOAD:  # the one server of this process may have been started with ttr itself imported
         forkserver._forkserver._stop()
         FORKS.set_forkserver_preload(PRELOAD)
-    process = FORKS.Process(target=faulty.main_with, args=(str(folder), list(words), str(log), one_per_class, None if one_per_class else tried_laws()))
+    arguments = (str(folder), list(words), str(log), one_per_class, None if one_per_class else tried_laws())
+    process = FORKS.Process(target=faulty.main_with, args=arguments)
     process.start()
     process.join(900)
     process.kill()
