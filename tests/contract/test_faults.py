@@ -24,6 +24,8 @@ FOLDERS = ("weights", "functions", "functions/features", "solvers", "solvers/los
 EMPTY = {f"{folder}/__init__.py" for folder in FOLDERS} | {"backends/backend.py", "backends/linear/recurrence.py", "weights/uniform.py"} \
     | {"functions/_network.py", "solvers/losses/_loss.py", "solvers/maps/_map.py"} | {"backends/superblock.py", "backends/native/backend.py"}
 """Files in which nothing is computed."""
+FIRST = {fault.file: fault for fault in reversed(FAULTS)}.values()
+"""One fault of each file, for every run; the others belong to `make check`."""
 FORKS = multiprocessing.get_context("forkserver")  # of a process that has imported torch, which takes longer than most checks
 PRELOAD = ["tests.contract.faulty"]
 
@@ -86,7 +88,7 @@ def test_the_checks_pass_without_a_fault(tmp_path):
     assert code == 0, printed
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=str)
+@pytest.mark.parametrize("fault", [pytest.param(fault, id=str(fault), marks=() if fault in FIRST else pytest.mark.full) for fault in FAULTS])
 def test_fault_is_caught(fault, tmp_path):
     if fault.file.startswith("backends/native/") and not library.available():
         pytest.skip(library.reason())
