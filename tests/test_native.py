@@ -97,7 +97,7 @@ def test_equals_the_definition(isa, kind, decay, order, strong, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("strong", [False, True], ids=["", "strong"])
-@pytest.mark.parametrize("chunk", [16, 32, 64])
+@pytest.mark.parametrize("chunk", [16, pytest.param(32, marks=pytest.mark.full), 64])
 @pytest.mark.parametrize("decay", DECAYS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_the_definition_in_full_chunks(isa, kind, decay, chunk, strong, dtype):

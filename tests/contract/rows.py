@@ -22,8 +22,9 @@ FLOAT32_LAWS = (1, 2, 7)
 """In float32 the laws that measure rounding; the others do not depend on the dtype."""
 CALL_LAWS = (12, 13)
 """Laws about how a call is made: they depend on the code that runs, which the catalogue reaches everywhere."""
-COMPONENT_LAWS = (5, 6, 9, 10, 11)
-"""Laws that each component keeps or breaks by itself, on every backend that serves it; the others depend on how two go together."""
+PAIR_LAWS = (1,)
+"""The law that says it all: it depends on how two components go together. What the others say each component keeps or breaks by itself, on
+every backend that serves it."""
 
 FAULTY = {fault.words for fault in FAULTS if not fault.words[:1] or not fault.words[0].startswith("test_")}
 """Words that say on which rows a planted fault shows."""
@@ -37,16 +38,16 @@ def rows() -> tuple[Row, ...]:
 
 @functools.cache
 def tried(law: Law) -> frozenset[Row]:
-    """The rows of a law in `make test`: the catalogue, and others with all pairs of examples, or all examples on all backends, or none. A
-    planted fault shows on some of them."""
+    """The rows of a law in `make test`: the catalogue; beyond it those where planted faults show, and more with all pairs of examples or all
+    examples on all backends."""
     chosen = {row for row in rows() if row[0] in NAMED}
     if law.number in CALL_LAWS:
         return frozenset(chosen)
     chosen |= _of_faults()
-    if law.number in COMPONENT_LAWS:
-        return frozenset(chosen | _with_every_example(chosen))
-    paired = set(covering())
-    return frozenset(chosen | {row for row in rows() if row[0] in paired})
+    if law.number in PAIR_LAWS:
+        paired = set(covering())
+        return frozenset(chosen | {row for row in rows() if row[0] in paired})
+    return frozenset(chosen | _with_every_example(chosen))
 
 
 def _of_faults() -> set[Row]:
