@@ -54,15 +54,18 @@ $(VENV)/.base: constraints.txt
 	@$(PIP) torch==$(TORCH)
 	@touch $@
 
-$(VENV)/.run: $(VENV)/.base pyproject.toml setup.py $(wildcard src/ttr/backends/native/csrc/*)
+SOURCES := $(VENV)/.base pyproject.toml setup.py $(wildcard src/ttr/backends/native/csrc/*)
+
+$(VENV)/.run: $(SOURCES)
 	@$(PIP) --editable '.[hf,cli]'
 	@touch $@
 
-# The originals that the parity tests compare with lie apart: installed beside transformers they change how its models run.
-$(VENV)/.test: $(VENV)/.run
+# All that .run has and more: the kernels are compiled once. The originals that the parity tests compare with lie apart: installed beside
+# transformers they change how its models run.
+$(VENV)/.test: $(SOURCES)
 	@$(PIP) --editable '.[hf,cli,test]'
 	@rm -rf .parity && $(PIP) --no-deps --target .parity $(FLA)
-	@touch $@
+	@touch $(VENV)/.run $@
 
 clean:
 	rm -rf $(VENV) .parity build dist src/*.egg-info
