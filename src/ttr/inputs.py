@@ -347,7 +347,7 @@ def _check_numbers(problem: Problem, inputs: Inputs, controls: Mapping[str, Tens
     for name, x in (("q", inputs.q), ("k", inputs.k), ("v", inputs.v)):
         values.check_finite(name, x)
     for name, x in inputs.params.items():
-        values.check_numbers(name, x)
+        values.check_finite(repr(name), x)
     for name, x in controls.items():
         values.check_control(name, x)
     if problem.weights.horizon is not None:

@@ -40,13 +40,15 @@ class Subject(ABC):
     call: Call
     differentiates: bool = True
     """Whether gradients go through the whole route."""
+    fixed: tuple[str, ...] = ()
+    """Leaves that are no variables on the route."""
 
     @abstractmethod
     def run(self, caller: Caller) -> Result:
         """Outputs and state along the route of the call."""
 
     rounds: bool = True
-    """Whether noise of what goes in is not all of the rounding: in a layer, and in the slopes of a network, whose norms cancel."""
+    """Whether the definition runs in narrower arithmetic too, which shows what noise of what goes in does not: rounding on the way."""
 
     @abstractmethod
     def define(self, noise: Noise | None = None, dtype: torch.dtype = torch.float64) -> tuple[Result, dict[str, Tensor]]:
@@ -74,7 +76,7 @@ def _with_state(result: object) -> Result:
 class Memory(Subject):
     def __init__(self, call: Call, problem: Problem) -> None:
         self.call, self.route = call, ROUTES[call.entry]
-        self.differentiates, self.rounds = self.route.differentiates, problem.solver.trains and call.lengths is None
+        self.differentiates, self.rounds, self.fixed = self.route.differentiates, call.lengths is None, self.route.fixed
         case = build(call, problem)
         learned = case.leaves()  # but for the log weights -inf of empty slots
         self.case = each(case, lambda name, x: self._as_leaf(x) if name in learned else x)

@@ -53,5 +53,5 @@ def tilted(p: Float[Tensor, "*lead N"], features: Float[Tensor, "*lead N D"], ri
         covariance = (p[..., None] * centred).mT @ centred
         rho = solve_spd(covariance + torch.diag_embed(ridge), mean)
         if centred.shape[-2] and not needs_composite():
-            require_digits(rho, centred.norm(dim=-1).amax(-1), rho.requires_grad)
+            require_digits(rho, centred.norm(dim=-1).amax(-1))
     return p * (1 - (centred @ rho[..., None])[..., 0])

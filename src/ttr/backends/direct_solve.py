@@ -16,8 +16,8 @@ from ttr.state import State
 HOPELESS = 0.05
 """The largest eps ||A||_F |x| / |b|, about the relative error of an output, at which a call is answered."""
 
-HOPELESS_GRADIENT = 1e-3
-"""The same where a call is differentiated."""
+POOR = 1e-3
+"""The same where the call can be made once more in a wider dtype; gradients lose about a digit more."""
 
 SINGULAR = "The regression is singular: its pairs do not fix it. Use a larger ridge, or a smaller log_importance."
 """What a call is told that cannot be answered."""
@@ -85,16 +85,15 @@ def without_digits(norm: Float[Tensor, "*rows"], solution: Float[Tensor, "*rows 
     return lost > HOPELESS * right.norm(dim=-1)
 
 
-def require_digits(rho: Float[Tensor, "*rows F"], reach: Float[Tensor, "*#rows"], differentiated: bool) -> None:
+def require_digits(rho: Float[Tensor, "*rows F"], reach: Float[Tensor, "*#rows"]) -> None:
     """Ask for a wider call where the shares 1 - z.rho of the pairs of a local fit are rounding errors: of z.rho about eps |z| |rho|.
 
     Args:
         reach: a bound of |z|, the distance of a row's pairs from their mean.
-        differentiated: whether gradients are wanted, which multiply the shares with rho once more.
 
     Raises:
-        NoDigits: if a row has hardly a digit.
+        NoDigits: if a row has few digits and there is a wider dtype, or hardly one.
     """
     lost = torch.finfo(rho.dtype).eps * reach * rho.norm(dim=-1)
-    if not bool((lost <= (HOPELESS_GRADIENT if differentiated else HOPELESS)).all()):
+    if not bool((lost <= (HOPELESS if rho.dtype == wide_dtype(rho) else POOR)).all()):
         raise NoDigits(NO_DIGITS)

@@ -88,7 +88,7 @@ class _Fit(torch.autograd.Function):
         lines = Lines(*tensors)
         y, rho = (_read_compiled if kernels.serves(lines) else _read)(pairs, lines, block)
         if lines.slope is None and rho.numel():  # of two points none is farther from their mean than twice the farthest from one of them
-            require_digits(rho, 2 * (lines.points - lines.points[:, :1]).norm(dim=-1).amax(1)[:, None, None], any(ctx.needs_input_grad))
+            require_digits(rho, 2 * (lines.points - lines.points[:, :1]).norm(dim=-1).amax(1)[:, None, None])
         ctx.pairs, ctx.block = pairs, block
         ctx.save_for_backward(past, total, importance, *tensors, rho)
         return y

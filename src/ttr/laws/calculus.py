@@ -165,11 +165,12 @@ def _with_last(x: torch.Tensor, number: float) -> torch.Tensor:
 
 
 def _wrong_values(case: Case) -> Iterable[tuple[str, Case]]:
-    """NaN anywhere, and controls outside the range they declare."""
-    for name in ("q", "k", "v"):
-        yield f"{name} with NaN", dataclasses.replace(case, **{name: getattr(case, name) * torch.nan})
-    for name, x in case.params.items():
-        yield f"{name} with NaN", dataclasses.replace(case, params={**case.params, name: x * torch.nan})
+    """NaN or infinities anywhere, and controls outside the range they declare."""
+    for number in (torch.nan, torch.inf):
+        for name in ("q", "k", "v"):
+            yield f"{name} with {number}", dataclasses.replace(case, **{name: _with_last(getattr(case, name), number)})
+        for name, x in case.params.items():
+            yield f"{name} with {number}", dataclasses.replace(case, params={**case.params, name: _with_last(x, number)})
     for name, x in case.controls.items():
         control = CONTROLS[name]
         wrong = {"NaN": x * torch.nan, "infinity": torch.full_like(x, torch.inf)}

@@ -49,7 +49,7 @@ FAULTS = (
     # calls and state
     Fault("inputs.py", "x.repeat_interleave(heads // x.shape[-2], dim=-2)", "torch.cat([x] * (heads // x.shape[-2]), dim=-2)", PLAIN),
     Fault("inputs.py", "if missing or unknown:", "if missing:", PLAIN),
-    Fault("values.py", "raise ValueError(f\"{name!r} holds NaN.", "print(f\"{name!r} holds NaN.", ("recurrent", "FactoredGeometric()", "EluPlusOne")),
+    Fault("inputs.py", "values.check_finite(repr(name), x)", "pass", ("recurrent", "FactoredGeometric()", "EluPlusOne")),
     Fault("inputs.py", "values.check_state(state.tensors, state.position)", "pass", PLAIN),
     Fault("inputs.py", "self.q.new_zeros(*self.q.shape[:2], self.heads)", "torch.zeros_like(self.q[:, :, :1, 0]).expand(-1, -1, self.heads)",
           ("recurrent", "weights=Uniform()", "LocalConstant()")),
