@@ -38,15 +38,15 @@ def rows() -> tuple[Row, ...]:
 
 @functools.cache
 def tried(law: Law) -> frozenset[Row]:
-    """The rows of a law in `make test`: the catalogue; beyond it those where planted faults show, and more with all pairs of examples or all
-    examples on all backends."""
+    """The rows of a law in `make test`: the catalogue; beyond it those where planted faults show, and more, so that each backend meets every
+    example that it serves, and law 1 every pair of examples."""
     chosen = {row for row in rows() if row[0] in NAMED}
     if law.number in CALL_LAWS:
         return frozenset(chosen)
     chosen |= _of_faults()
     if law.number in PAIR_LAWS:
         paired = set(covering())
-        return frozenset(chosen | {row for row in rows() if row[0] in paired})
+        chosen |= {row for row in rows() if row[0] in paired}
     return frozenset(chosen | _with_every_example(chosen))
 
 
@@ -58,15 +58,15 @@ def _of_faults() -> set[Row]:
 
 def _with_every_example(have: set[Row]) -> set[Row]:
     """Further rows, so that each backend meets every example of a component that it serves."""
-    met, found = {example for row in have for example in _examples(row)}, set()
+    met, found = {example for row in have for example in examples(row)}, set()
     for row in sorted(rows(), key=lambda row: row[0] not in covering()):  # those that other laws try as well come first
-        if not _examples(row) <= met:
-            met |= _examples(row)
+        if not examples(row) <= met:
+            met |= examples(row)
             found.add(row)
     return found
 
 
-def _examples(row: Row) -> set[tuple[str, object]]:
+def examples(row: Row) -> set[tuple[str, object]]:
     problem, backend = row
     return {(backend.name, part) for part in (problem.weights, problem.function, problem.solver)}
 

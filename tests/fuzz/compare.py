@@ -20,6 +20,10 @@ UNITS: Mapping[str, float] = {"tiny values": 1e-9, "tiny": 1e-6}
 LEAST_NOISE = 1e-12
 """Relative noise by which a condition is measured, in float64, for results of float64; for others it is the eps of their dtype."""
 
+PER_TOKEN, PER_FIT = 10, 300
+"""By how much more than such noise, in float64, a network loses that rounds at every token anew, and a local fit whose shares 1 - z.rho cancel;
+in narrower numbers the definition itself tells."""
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -114,8 +118,7 @@ def _coarsest(subject: Subject, name: str, dtype: torch.dtype) -> torch.dtype:
 def _conditions(subject: Subject, found: Result, reference: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, float]:
     """By how much the definition magnifies relative noise of everything that goes in, incoming gradients too, for every quantity: noise as
     large as the rounding of the dtype, so that what saturates there does so here. Noise is not all of the rounding: in narrow numbers the definition
-    tells by how much it is off in that dtype; in float64, what is unseen is that networks round at every token anew, and that the shares
-    1 - z.rho of a local fit cancel."""
+    tells by how much it is off in that dtype."""
     noise = Noise(max(LEAST_NOISE, torch.finfo(dtype).eps), torch.Generator().manual_seed(1))
     directions = _directions(subject, found)
     worst = dict.fromkeys(reference, subject.call.memory().solver.condition)
@@ -132,8 +135,8 @@ def _conditions(subject: Subject, found: Result, reference: Mapping[str, Tensor]
             change = error(moved[name], x)
             worst[name] = max(worst[name], change / noise.relative if change < 0.1 else torch.inf)
     problem = subject.call.memory()
-    unseen = (10 * subject.call.time if problem.solver.trains else 1) * (1 if problem.function.local_degree is None else 300)
-    return worst if dtype != torch.float64 else {name: unseen * condition for name, condition in worst.items()}
+    unseen = (PER_TOKEN * subject.call.time if problem.solver.trains else 1) * (1 if problem.function.local_degree is None else PER_FIT)
+    return {name: unseen * condition for name, condition in worst.items()} if dtype == torch.float64 else worst
 
 
 def _holds(reference: Tensor, dtype: torch.dtype) -> bool:

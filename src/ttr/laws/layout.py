@@ -209,6 +209,7 @@ def _tokens(token: Case, ways: Mapping[str, Lay], setting: Setting) -> Found:
     grows = any(end[name].shape != x.shape for name, x in token.state.tensors.items())
     runs = {"step": partial(_step, setting=setting, inplace=False),
             "step in place": partial(_step, setting=setting, inplace=True),
+            "planned token": _planned(token, setting, False),
             "planned token in place": _planned(token, setting, True)}
     for words, lay in ways.items():
         laid = _Laid(token, lay)
