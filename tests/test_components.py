@@ -4,9 +4,11 @@ import dataclasses
 import typing
 
 import pytest
+import torch
 
 from ttr import registry
 from ttr.component import Component
+from ttr.functions.features.symmetric_power import SymmetricPower
 
 WRONG = ("text", None, float("nan"), float("inf"), (), True, 2.5, 7, object(), (None,), ("text",))
 
@@ -47,3 +49,10 @@ def test_the_sentence(value, words, monkeypatch):
     monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
     with pytest.raises(ValueError, match=words):
         GradientDescent(chunk=value)
+
+
+def test_a_component_may_be_made_in_a_compiled_call():
+    torch._dynamo.reset()
+    x = torch.tensor([[2.0, 3.0]])
+    compiled = torch.compile(lambda x: SymmetricPower(2)(x, {}), backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), SymmetricPower(2)(x, {}))

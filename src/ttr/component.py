@@ -72,11 +72,13 @@ class Component:
             Component.registry[cls.kind, cls.__name__] = cls
 
     def __post_init__(self) -> None:
-        """Every field has its type.
+        """Every field has its type. Compiled code is not asked: torch cannot trace the question.
 
         Raises:
             ValueError: if one has not, or is no finite number.
         """
+        if torch.compiler.is_compiling():
+            return
         for name, kind in _field_types(type(self)).items():
             if not _is_a(getattr(self, name), kind):
                 raise ValueError(f"{type(self).__name__}({name}={getattr(self, name)!r}) is not possible. Use {_in_words(kind)} for {name}.")
