@@ -42,6 +42,7 @@ mutate: $(VENV)/.test
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check --quiet src tests
+	$(BIN)/ruff format --quiet --check src tests setup.py
 
 setup: $(VENV)/.test
 

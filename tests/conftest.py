@@ -1,10 +1,12 @@
-"""Strict numerics for every test: shapes are checked as types, one thread, warnings are errors (pyproject)."""
+"""Strict numerics for every test: shapes are checked as types, one thread, warnings are errors
+(pyproject)."""
 
 import os
 
 from jaxtyping import install_import_hook
 
-if os.environ.get("TTR_TEST_TYPES", "1") == "1":  # torch.compile cannot look through the checks; its tests switch them off
+# torch.compile cannot look through the checks; its tests switch them off
+if os.environ.get("TTR_TEST_TYPES", "1") == "1":
     install_import_hook("ttr", "beartype.beartype")
 
 import pytest
@@ -27,7 +29,8 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--full"):  # deselected, not skipped: of so many the skips alone would take half a minute
+    # deselected, not skipped: of so many the skips alone would take half a minute
+    if not config.getoption("--full"):
         left = [item for item in items if "full" in item.keywords]
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if "full" not in item.keywords]

@@ -13,8 +13,18 @@ ENTRIES = tuple(name for name, entry in ttr.catalogue.items() if entry.problem.f
 
 def tiny(layers=HYBRID, dtype=torch.float64, **settings):
     layers = [layers] if isinstance(layers, str) else list(layers)
-    config = TTRConfig(**{"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": len(layers), "num_heads": 2, "intermediate_size": 24,
-                          "layers": layers, "initializer_range": 0.5, **settings})
+    config = TTRConfig(
+        **{
+            "vocab_size": VOCABULARY,
+            "hidden_size": 16,
+            "num_hidden_layers": len(layers),
+            "num_heads": 2,
+            "intermediate_size": 24,
+            "layers": layers,
+            "initializer_range": 0.5,
+            **settings,
+        }
+    )
     return TTRForCausalLM(config).to(dtype).eval()
 
 

@@ -21,14 +21,20 @@ def literally(r: Recurrence) -> tuple[torch.Tensor, torch.Tensor]:
                 memory = memory * (kept[..., None] if kept.ndim == 3 else kept[..., None, None])
             found = 0 if r.read is None else r.read[:, j, :, None] @ (old if r.old else memory)
             eraser = r.key if r.erase is None else r.erase
-            memory = memory + step * (r.key[:, j, ..., None] * r.value[:, j, :, None] - eraser[:, j, ..., None] * found)
-        outputs.append((r.scale * r.query[:, t, :, None] @ (before if r.reads_first else memory)).transpose(1, 2))
+            memory = memory + step * (
+                r.key[:, j, ..., None] * r.value[:, j, :, None] - eraser[:, j, ..., None] * found
+            )
+        outputs.append(
+            (r.scale * r.query[:, t, :, None] @ (before if r.reads_first else memory)).transpose(1, 2)
+        )
     return torch.cat(outputs, dim=1), memory
 
 
 def leaves(r: Recurrence) -> tuple[Recurrence, dict[str, torch.Tensor]]:
     """The recurrence on tensors that require gradients, and these by name."""
-    named = {name: getattr(r, name).detach().requires_grad_() for name in NAMES if getattr(r, name) is not None}
+    named = {
+        name: getattr(r, name).detach().requires_grad_() for name in NAMES if getattr(r, name) is not None
+    }
     shared = r.read is r.key
     r = r._replace(**named)
     if shared:

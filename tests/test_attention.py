@@ -1,4 +1,5 @@
-"""Softmax attention with weights of position on torch's fused kernel: digits, memory, derivatives of every kind, states that are not full."""
+"""Softmax attention with weights of position on torch's fused kernel: digits, memory, derivatives of every
+kind, states that are not full."""
 
 from __future__ import annotations
 
@@ -23,7 +24,14 @@ from ttr.weights.uniform import Uniform
 from ttr.weights.window import Window
 
 GATED = Problem(Geometric("head"), LocalConstant(), ExactLocalFit())
-WEIGHTS = (Uniform(), Geometric("head"), Alibi(), Window(5), Product((Geometric("head"), Window(5))), Product((Geometric("head"), Importance())))
+WEIGHTS = (
+    Uniform(),
+    Geometric("head"),
+    Alibi(),
+    Window(5),
+    Product((Geometric("head"), Window(5))),
+    Product((Geometric("head"), Importance())),
+)
 PROBLEMS = [Problem(weights, LocalConstant(), ExactLocalFit()) for weights in WEIGHTS]
 
 
@@ -36,10 +44,16 @@ def gradients(case: Case, **options) -> list[torch.Tensor]:
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_first_and_second_derivatives(problem):
     """Also those of the state's weights; some blocks are met whole, the last is not full."""
-    case = make_case(problem, Sizes(batch=1, heads=2, time=5, key=2, value=3, key_heads=1, value_heads=1), past=2).differentiable()
+    case = make_case(
+        problem, Sizes(batch=1, heads=2, time=5, key=2, value=3, key_heads=1, value_heads=1), past=2
+    ).differentiable()
 
     def call(*leaves):
-        return ttr.regress(problem, backend=Attention(2), **case.with_leaves(dict(zip(case.leaves(), leaves, strict=True))).arguments())
+        return ttr.regress(
+            problem,
+            backend=Attention(2),
+            **case.with_leaves(dict(zip(case.leaves(), leaves, strict=True))).arguments(),
+        )
 
     assert torch.autograd.gradcheck(call, list(case.leaves().values()))
     assert torch.autograd.gradgradcheck(call, list(case.leaves().values()), fast_mode=True)
@@ -48,11 +62,14 @@ def test_first_and_second_derivatives(problem):
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_second_derivatives_in_float32(problem):
     """Which torch's own attention has not."""
+
     def second(dtype):
         case = make_case(problem, Sizes(time=9), dtype=dtype).differentiable()
         y = ttr.regress(problem, backend=Attention(4), **case.arguments())
         first = torch.autograd.grad(y.square().sum(), case.q, create_graph=True)[0]
-        return torch.autograd.grad(first.square().sum(), list(case.leaves().values()), allow_unused=True, materialize_grads=True)
+        return torch.autograd.grad(
+            first.square().sum(), list(case.leaves().values()), allow_unused=True, materialize_grads=True
+        )
 
     for found, wanted in zip(second(torch.float32), second(torch.float64), strict=True):
         assert error(found, wanted) <= tolerance(torch.float32)
@@ -65,25 +82,39 @@ def test_gradients_in_batches():
     directions = torch.randn(3, *y.shape, dtype=y.dtype)
     together = torch.autograd.grad(y, leaves, directions, is_grads_batched=True, retain_graph=True)
     for i, direction in enumerate(directions):
-        for found, wanted in zip(together, torch.autograd.grad(y, leaves, direction, retain_graph=True), strict=True):
+        for found, wanted in zip(
+            together, torch.autograd.grad(y, leaves, direction, retain_graph=True), strict=True
+        ):
             assert error(found[i], wanted) <= FLOAT64
 
 
 def test_digits_of_long_and_strong_decay():
-    """Sums of log decays reach 5,000, where float32 has three digits behind the point; the differences that count have theirs."""
+    """Sums of log decays reach 5,000, where float32 has three digits behind the point; the differences that
+    count have theirs."""
     case = make_case(GATED, Sizes(batch=1, heads=2, time=700, key=8, value=8), dtype=torch.float32)
     strong = torch.arange(700) % 256 < 100
-    log_decay = -torch.rand(1, 700, 2, generator=torch.Generator().manual_seed(0)) * torch.where(strong, 40.0, 0.02)[:, None]
+    log_decay = (
+        -torch.rand(1, 700, 2, generator=torch.Generator().manual_seed(0))
+        * torch.where(strong, 40.0, 0.02)[:, None]
+    )
     case = dataclasses.replace(case, controls={"log_decay": log_decay})
     assert log_decay.sum(1).max() < -5e3
-    assert error(ttr.regress(GATED, backend=Attention(), **case.arguments()), ttr.oracle(GATED, **case.arguments())) <= FLOAT32_OUTPUTS
+    assert (
+        error(
+            ttr.regress(GATED, backend=Attention(), **case.arguments()), ttr.oracle(GATED, **case.arguments())
+        )
+        <= FLOAT32_OUTPUTS
+    )
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_memory_is_linear(problem):
-    """Nothing of T x T forward or backward; and what a graph holds is what went in, what came out and a few numbers per token."""
+    """Nothing of T x T forward or backward; and what a graph holds is what went in, what came out and a few
+    numbers per token."""
     time, size, held = 4096, 8, {}
-    case = make_case(problem, Sizes(batch=1, heads=1, time=time, key=size, value=size), dtype=torch.float32).differentiable()
+    case = make_case(
+        problem, Sizes(batch=1, heads=1, time=time, key=size, value=size), dtype=torch.float32
+    ).differentiable()
 
     def note(tensor):
         held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
@@ -106,8 +137,12 @@ def test_slots_that_hold_no_pair_do_not_count(problem, held):
     for capacity in (None, 40):
         state = ttr.initial_state(problem, 2, 2, 3, 2, capacity=capacity, dtype=torch.float64)
         _, state = ttr.regress(problem, return_state=True, **case.tokens(slice(0, held), state).arguments())
-        states[capacity] = ttr.State.cat([state.select([0]), ttr.regress(problem, return_state=True, **_row(case, 1, held, state))[1]])
-        ends[capacity] = ttr.regress(problem, backend=Attention(4), **case.tokens(slice(held + 2, None), states[capacity]).arguments())
+        states[capacity] = ttr.State.cat(
+            [state.select([0]), ttr.regress(problem, return_state=True, **_row(case, 1, held, state))[1]]
+        )
+        ends[capacity] = ttr.regress(
+            problem, backend=Attention(4), **case.tokens(slice(held + 2, None), states[capacity]).arguments()
+        )
     assert states[40].position.tolist() == [held, held + 2]
     assert error(ends[40], ends[None]) <= FLOAT64
 
@@ -115,4 +150,9 @@ def test_slots_that_hold_no_pair_do_not_count(problem, held):
 def _row(case: Case, row: int, start: int, state: ttr.State) -> dict[str, object]:
     """Two more tokens of one row of the batch."""
     few = case.tokens(slice(start, start + 2), state.select([row]))
-    return {**few.arguments(), **{name: x[row : row + 1] for name, x in {"q": few.q, "k": few.k, "v": few.v, **few.controls}.items()}}
+    return {
+        **few.arguments(),
+        **{
+            name: x[row : row + 1] for name, x in {"q": few.q, "k": few.k, "v": few.v, **few.controls}.items()
+        },
+    }

@@ -23,7 +23,15 @@ from ttr.backends.native import library
 from ttr.diagnostics import record
 from ttr.experiments.bench import figures, machine, peak, peers, report, run
 from ttr.experiments.bench.cases import Case, Memories, Shape, cases
-from ttr.experiments.bench.contestants import Call, Contestant, broken_case, broken_law, of_plan_compiled, within_onednn, without_native
+from ttr.experiments.bench.contestants import (
+    Call,
+    Contestant,
+    broken_case,
+    broken_law,
+    of_plan_compiled,
+    within_onednn,
+    without_native,
+)
 from ttr.experiments.bench.families import DELTA, FAMILIES, delta_flops, gated
 from ttr.experiments.bench.results import Figures, load
 from ttr.experiments.bench.rounds import LEAST_SECONDS, OTHERS_ALLOWED, Rounds, SystemClock, measure
@@ -42,7 +50,11 @@ class Hands:
         self.passed = self.own = self.stolen = 0.0
 
     def spend(self, seconds, others=0.0, own=1.0):
-        self.passed, self.own, self.stolen = self.passed + seconds, self.own + own * seconds, self.stolen + others * seconds
+        self.passed, self.own, self.stolen = (
+            self.passed + seconds,
+            self.own + own * seconds,
+            self.stolen + others * seconds,
+        )
 
     def cpu(self):
         return self.own
@@ -80,20 +92,32 @@ def scaled(factor, side="peer", **options):
 def family(*others, directions=("forward",), times=(8, 16)):
     """Gated DeltaNet at small sizes beside other contestants."""
     shapes = tuple(Shape(time=time, heads=2, key=4, value=4) for time in times)
-    return Memories(name="tiny", words="a small one", problem=GATED, draw=gated, token_flops=delta_flops, formula=DELTA,
-                    peers=dict.fromkeys(directions, others), shapes=dict.fromkeys(directions, shapes))
+    return Memories(
+        name="tiny",
+        words="a small one",
+        problem=GATED,
+        draw=gated,
+        token_flops=delta_flops,
+        formula=DELTA,
+        peers=dict.fromkeys(directions, others),
+        shapes=dict.fromkeys(directions, shapes),
+    )
 
 
 @pytest.fixture
 def bench(monkeypatch, tmp_path):
     """Run a benchmark of some families: what it returns, and what it prints."""
-    monkeypatch.setattr(machine, "rates", lambda threads, clock: dict.fromkeys((*machine.PRODUCTS, "copy"), 1e9))
+    monkeypatch.setattr(
+        machine, "rates", lambda threads, clock: dict.fromkeys((*machine.PRODUCTS, "copy"), 1e9)
+    )
     monkeypatch.setattr("ttr.experiments.bench.rounds.LEAST_SECONDS", 0.0)
 
     def run_it(*families, **changes):
         monkeypatch.setattr(run, "FAMILIES", families)
         console = Console(file=io.StringIO(), width=150)
-        settings = BenchSettings(**({"out": tmp_path / "out", "rounds": 1, "threads": 1, "memory": False} | changes))
+        settings = BenchSettings(
+            **({"out": tmp_path / "out", "rounds": 1, "threads": 1, "memory": False} | changes)
+        )
         return run.bench(settings, console), console.file.getvalue()
 
     return run_it
@@ -103,7 +127,7 @@ def statuses(held):
     return [{row["name"]: row["status"] for row in case["rows"]} for case in held["cases"]]
 
 
-# ------------------------------------------------------------------------------------------------------------ who may be timed
+# ------------------------------------------------------------------------------------------- who may be timed
 class Faulty(ChunkwiseDelta):
     """A backend that loses a little of everything it reads."""
 
@@ -118,12 +142,18 @@ class Faulty(ChunkwiseDelta):
 
 
 def test_a_backend_whose_contract_is_red_is_not_timed(bench, monkeypatch):
-    monkeypatch.setattr("ttr.experiments.bench.contestants.BACKENDS", (ChunkwiseDelta(), Faulty(), ChunkwiseDelta()))
+    monkeypatch.setattr(
+        "ttr.experiments.bench.contestants.BACKENDS", (ChunkwiseDelta(), Faulty(), ChunkwiseDelta())
+    )
     held, printed = bench(family())
     assert statuses(held) == [{"chunkwise-delta": "timed", "faulty": "refused"}] * 2
     why = held["cases"][0]["rows"][1]["why"]
     assert "faulty breaks law 1 (equals the oracle) in float64: the output" in why and why in printed
-    assert all(set(sample["samples"]) == {"chunkwise-delta"} for case in held["cases"] for sample in case["passes"][0]["rounds"])
+    assert all(
+        set(sample["samples"]) == {"chunkwise-delta"}
+        for case in held["cases"]
+        for sample in case["passes"][0]["rounds"]
+    )
     assert run.wrong(held) == [f"{case['name']}, faulty" for case in held["cases"]]
 
 
@@ -140,18 +170,27 @@ def test_a_backend_that_raises_is_not_timed(bench, monkeypatch):
 def test_a_surrounding_that_is_not_its_worked_case_is_not_timed(monkeypatch):
     assert broken_case(ShortConvolution) is None
     right = ShortConvolution.__call__
-    monkeypatch.setattr(ShortConvolution, "__call__", lambda self, *call: {name: 1.001 * y for name, y in right(self, *call).items()})
+    monkeypatch.setattr(
+        ShortConvolution,
+        "__call__",
+        lambda self, *call: {name: 1.001 * y for name, y in right(self, *call).items()},
+    )
     assert "breaks its worked case" in broken_case(ShortConvolution)
 
 
 @pytest.mark.parametrize("direction", ("forward", "training"))
 def test_a_peer_that_disagrees_is_an_error_and_not_a_number(bench, direction):
-    right, wrong = scaled(1 + 3 * FLOAT32), scaled(1 + 30 * FLOAT32)  # a peer may be ten times less exact than ours
-    held, printed = bench(family(right, wrong, directions=(direction,), times=(8,)), backends=("chunkwise-delta",))
+    # a peer may be ten times less exact than ours
+    right, wrong = scaled(1 + 3 * FLOAT32), scaled(1 + 30 * FLOAT32)
+    held, printed = bench(
+        family(right, wrong, directions=(direction,), times=(8,)), backends=("chunkwise-delta",)
+    )
     assert statuses(held) == [{"chunkwise-delta": "timed", right.name: "timed", wrong.name: "wrong"}]
     why = held["cases"][0]["rows"][2]["why"]
     assert "Its output differs from that of chunkwise-delta by 3.0e-03" in why and why in printed
-    assert wrong.name not in held["cases"][0]["passes"][0]["rounds"][0]["samples"] and len(run.wrong(held)) == 1
+    assert (
+        wrong.name not in held["cases"][0]["passes"][0]["rounds"][0]["samples"] and len(run.wrong(held)) == 1
+    )
 
 
 def test_gradients_must_agree_too():
@@ -170,14 +209,22 @@ def test_a_peer_that_is_not_installed_is_left_out_with_a_sentence(bench, monkeyp
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     held, printed = bench(family(peers.gated_delta, times=(8,)))
     why = "transformers is not installed. Use pip install 'test-time-regression[hf]'."
-    assert statuses(held)[0]["qwen3-next"] == "left out" and f"left out qwen3-next: {why}" in printed and not run.wrong(held)
+    assert (
+        statuses(held)[0]["qwen3-next"] == "left out"
+        and f"left out qwen3-next: {why}" in printed
+        and not run.wrong(held)
+    )
 
 
 def test_flash_linear_attention_is_looked_for_beside_the_environment(bench, monkeypatch, tmp_path):
     monkeypatch.setenv("TTR_PARITY", str(tmp_path))
     mesanet = next(each for each in FAMILIES if each.name == "mesanet")
-    held, printed = bench(dataclasses.replace(mesanet, shapes={"forward": (Shape(time=8, heads=1, key=4, value=4),)}))
-    assert statuses(held)[0] == {"chunkwise-ridge": "timed", "fla-naive-cg30": "left out"} and not run.wrong(held)
+    held, printed = bench(
+        dataclasses.replace(mesanet, shapes={"forward": (Shape(time=8, heads=1, key=4, value=4),)})
+    )
+    assert statuses(held)[0] == {"chunkwise-ridge": "timed", "fla-naive-cg30": "left out"} and not run.wrong(
+        held
+    )
     assert f"--target {tmp_path} flash-linear-attention" in printed
 
 
@@ -188,28 +235,43 @@ def test_a_named_backend_that_refuses_is_left_out_with_its_reason(bench):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
-@pytest.mark.parametrize("case", [case for case in cases(FAMILIES) if case.shape.batch == 1], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [case for case in cases(FAMILIES) if case.shape.batch == 1], ids=lambda case: case.name
+)
 def test_all_peers_compute_what_ours_do(case, monkeypatch):
-    """At a small shape of several chunks, the last not full: outputs, and gradients by the names they share."""
+    """At a small shape of several chunks, the last not full: outputs, and gradients by the names they
+    share."""
     monkeypatch.setattr("ttr.experiments.bench.contestants.COMPILER", "eager")
     x = (case if case.direction == "decode" else case.shaped(time=300)).shaped(heads=2, key=16, value=16)
     inputs = x.inputs()
-    found = [each for each in x.contestants((), False, inputs) if each.compared and (TRACEABLE or each.name != "compiled")]
+    found = [
+        each
+        for each in x.contestants((), False, inputs)
+        if each.compared and (TRACEABLE or each.name != "compiled")
+    ]
     absent = [why for each in found if (why := each.missing(inputs))]
     if absent:
         pytest.skip(absent[0])
     outcomes = {each.name: each.timed(each.prepare(inputs), case.direction == "training")() for each in found}
     name, reference = next(iter(outcomes.items()))
-    assert len(outcomes) > 1 and all(disagreement(outcome, name, reference) is None for outcome in outcomes.values())
+    assert len(outcomes) > 1 and all(
+        disagreement(outcome, name, reference) is None for outcome in outcomes.values()
+    )
     if case.direction == "training":
         assert reference[1] and all(len(outcome[1]) >= 2 for outcome in outcomes.values())
 
 
-@pytest.mark.parametrize("peer, function, names", [
-    (peers.fla_additive, "chunk_simple_gla", {"g"}), (peers.fla_gated_delta, "chunk_gated_delta_rule", {"g", "beta"}),
-    (peers.fla_kda, "chunk_kda", {"g", "beta"})])
+@pytest.mark.parametrize(
+    "peer, function, names",
+    [
+        (peers.fla_additive, "chunk_simple_gla", {"g"}),
+        (peers.fla_gated_delta, "chunk_gated_delta_rule", {"g", "beta"}),
+        (peers.fla_kda, "chunk_kda", {"g", "beta"}),
+    ],
+)
 def test_the_peers_on_a_gpu(monkeypatch, peer, function, names):
-    """Absent with a sentence; present, their function gets the case's tensors on the device under its own names. The stand-in is ours."""
+    """Absent with a sentence; present, their function gets the case's tensors on the device under its own
+    names. The stand-in is ours."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "torch sees none" in peer.missing(None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -225,7 +287,9 @@ def test_the_peers_on_a_gpu(monkeypatch, peer, function, names):
 
     def stand_in(q, k, v, *, scale, **controls):
         assert set(controls) == names
-        given.update({"log_decay": controls["g"]} | ({"step_size": controls["beta"]} if "beta" in controls else {}))
+        given.update(
+            {"log_decay": controls["g"]} | ({"step_size": controls["beta"]} if "beta" in controls else {})
+        )
         ours = family.problem.function.plain_scale(q.shape[-1])
         assert (q.shape[-1] ** -0.5 if scale is None else scale) == pytest.approx(ours)
         return v, None
@@ -244,7 +308,10 @@ def test_a_compiled_plan_needs_a_compiler(monkeypatch):
     contestant = of_plan_compiled(GATED)
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert contestant.missing(None) == ("torch.compile needs a C++ compiler, and there is no no-such-compiler. Install it, or name another in CXX.")
+    assert contestant.missing(None) == (
+        "torch.compile needs a C++ compiler, and there is no "
+        "no-such-compiler. Install it, or name another in CXX."
+    )
     monkeypatch.setattr("shutil.which", lambda name: name)
     assert contestant.missing(None) is None
 
@@ -271,48 +338,88 @@ def test_a_row_without_the_native_kernels():
         assert seen == [False], "the context of a row holds within oneDNN too"
 
 
-# ------------------------------------------------------------------------------------------------------ how exact they are, and how they solve
+# --------------------------------------------------------------------- how exact they are, and how they solve
 def test_the_error_of_an_output_is_told(bench):
     off_by = {"near": FLOAT32 / 3, "far": 1e-2}
     near, far, broken = scaled(1 + off_by["near"]), scaled(1 + off_by["far"]), scaled(float("nan"))
-    held, printed = bench(family(near, far, broken, scaled(2.0, side="floor", compared=False), times=(8,)), backends=("chunkwise-delta",))
+    held, printed = bench(
+        family(near, far, broken, scaled(2.0, side="floor", compared=False), times=(8,)),
+        backends=("chunkwise-delta",),
+    )
     (case,) = held["cases"]
     errors = {row["name"]: row["error"] for row in case["rows"]}
     x = Case(family(), "forward", Shape(time=8, heads=2, key=4, value=4)).inputs()
     x.pop("memory")
-    off = error(ttr.regress(GATED, backend="chunkwise-delta", **x), ttr.oracle(GATED, **{name: tensor.double() for name, tensor in x.items()}))
-    assert 0 < off < FLOAT32_OUTPUTS and errors["chunkwise-delta"]["output"] == pytest.approx(off) and errors["times 2.0"] is None
-    assert all(errors[each.name]["output"] == pytest.approx(off_by[name], rel=0.1) for name, each in (("near", near), ("far", far)))
-    assert errors[broken.name] == {"output": None} and statuses(held)[0] | {far.name: "wrong", broken.name: "wrong"} == statuses(held)[0]
+    off = error(
+        ttr.regress(GATED, backend="chunkwise-delta", **x),
+        ttr.oracle(GATED, **{name: tensor.double() for name, tensor in x.items()}),
+    )
+    assert (
+        0 < off < FLOAT32_OUTPUTS
+        and errors["chunkwise-delta"]["output"] == pytest.approx(off)
+        and errors["times 2.0"] is None
+    )
+    assert all(
+        errors[each.name]["output"] == pytest.approx(off_by[name], rel=0.1)
+        for name, each in (("near", near), ("far", far))
+    )
+    assert (
+        errors[broken.name] == {"output": None}
+        and statuses(held)[0] | {far.name: "wrong", broken.name: "wrong"} == statuses(held)[0]
+    )
     told = next(line for line in printed.splitlines() if line.lstrip().startswith(near.name))
-    assert " 3e-05" in told and f"error: against {case['float64']['of']} in float64, which the laws hold equal to the oracle." in printed
+    assert (
+        " 3e-05" in told
+        and (f"error: against {case['float64']['of']} in float64, which the laws hold equal to the oracle.")
+        in printed
+    )
     assert FLOAT64 not in case["passes"][0]["rounds"][0]["samples"] and case["float64"]["status"] == "timed"
 
 
 def test_the_error_of_the_worst_gradient_is_told(bench):
     """Its output is right, the gradient of its values is not."""
+
     def prepare(x):
         given = {name: x[name] for name in ("q", "k", "v", "log_decay", "step_size")}
         factor = 1 + FLOAT32 / 3
-        return Call(lambda: ttr.regress(GATED, **given | {"v": factor * x["v"] + (1 - factor) * x["v"].detach()}), given)
+        return Call(
+            lambda: ttr.regress(GATED, **given | {"v": factor * x["v"] + (1 - factor) * x["v"].detach()}),
+            given,
+        )
 
-    held, printed = bench(family(Contestant("planted", "peer", prepare), directions=("training",), times=(8,)))
+    held, printed = bench(
+        family(Contestant("planted", "peer", prepare), directions=("training",), times=(8,))
+    )
     ours, *_, planted = (row["error"] for row in held["cases"][0]["rows"])
-    assert set(planted) == set(ours) == {"output", *(f"gradient of {name}" for name in ("q", "k", "v", "log_decay", "step_size"))}
-    assert max(ours.values()) < FLOAT32_OUTPUTS and planted.pop("gradient of v") == pytest.approx(FLOAT32 / 3, rel=0.1)
-    assert max(planted.values()) < FLOAT32_OUTPUTS and any(line.split()[:1] == ["planted"] and "3e-05" in line for line in printed.splitlines())
+    assert (
+        set(planted)
+        == set(ours)
+        == {"output", *(f"gradient of {name}" for name in ("q", "k", "v", "log_decay", "step_size"))}
+    )
+    assert max(ours.values()) < FLOAT32_OUTPUTS and planted.pop("gradient of v") == pytest.approx(
+        FLOAT32 / 3, rel=0.1
+    )
+    assert max(planted.values()) < FLOAT32_OUTPUTS and any(
+        line.split()[:1] == ["planted"] and "3e-05" in line for line in printed.splitlines()
+    )
 
 
 def test_an_error_that_is_not_finite_is_the_largest():
     row = {"error": {"output": 2.0, "gradient of q": None, "gradient of k": 3.0}}
     assert Figures({}).error(row, "output") == 2.0 and Figures({}).error(row, "gradient") == float("inf")
-    assert Figures({}).error({"error": None}, "output") is None and Figures({}).error({"error": {"output": 1.0}}, "gradient") is None
+    assert (
+        Figures({}).error({"error": None}, "output") is None
+        and Figures({}).error({"error": {"output": 1.0}}, "gradient") is None
+    )
 
 
 def test_the_error_of_a_decoded_token(bench, monkeypatch):
     monkeypatch.setattr("ttr.experiments.bench.contestants.COMPILER", "eager")
     shape = Shape(time=1, heads=2, key=4, value=4)
-    held, _ = bench(dataclasses.replace(family(directions=("decode",)), shapes={"decode": (shape,)}), backends=("chunkwise-delta",))
+    held, _ = bench(
+        dataclasses.replace(family(directions=("decode",)), shapes={"decode": (shape,)}),
+        backends=("chunkwise-delta",),
+    )
     assert held["cases"][0]["rows"][0]["error"]["output"] < FLOAT32_OUTPUTS
 
 
@@ -333,7 +440,10 @@ def test_there_is_no_error_where_float64_would_take_too_long(bench, monkeypatch)
     held, printed = bench(family(times=(8,)), limit=30.0, backends=("chunkwise-delta",))
     (case,) = held["cases"]
     assert [(row["status"], row["error"]) for row in case["rows"]] == [("timed", None)]
-    assert case["float64"]["why"] == "A call would take about 80 s, longer than --limit 30." and f"error: {case['float64']['why']}" in printed
+    assert (
+        case["float64"]["why"] == "A call would take about 80 s, longer than --limit 30."
+        and (f"error: {case['float64']['why']}") in printed
+    )
 
 
 def test_what_float64_took_is_remembered(bench, monkeypatch):
@@ -344,32 +454,60 @@ def test_what_float64_took_is_remembered(bench, monkeypatch):
 
 
 def test_there_is_no_error_where_none_of_ours_takes_float64(bench, monkeypatch):
-    monkeypatch.setattr(ChunkwiseDelta, "refuses", lambda self, problem, x=None: "No." if x is not None and x.v.dtype == torch.float64 else None)
+    monkeypatch.setattr(
+        ChunkwiseDelta,
+        "refuses",
+        lambda self, problem, x=None: "No." if x is not None and x.v.dtype == torch.float64 else None,
+    )
     monkeypatch.setattr("ttr.experiments.bench.contestants.BACKENDS", (ChunkwiseDelta(), ChunkwiseDelta()))
     held, printed = bench(family(times=(8,)))
     assert [(row["status"], row["error"]) for row in held["cases"][0]["rows"]] == [("timed", None)]
     assert "error: None of ours takes float64." in printed
 
 
-def test_the_call_in_float64_is_one_that_keeps_its_contract_and_takes_no_part_in_the_peaks(bench, monkeypatch):
+def test_the_call_in_float64_is_one_that_keeps_its_contract_and_takes_no_part_in_the_peaks(
+    bench, monkeypatch
+):
     asked = []
     monkeypatch.setattr(peak.PeakMemory, "of", lambda self, case, name, *others: asked.append(name))
-    monkeypatch.setattr("ttr.experiments.bench.contestants.BACKENDS", (Faulty(), ChunkwiseDelta(), ChunkwiseDelta()))
+    monkeypatch.setattr(
+        "ttr.experiments.bench.contestants.BACKENDS", (Faulty(), ChunkwiseDelta(), ChunkwiseDelta())
+    )
     held, _ = bench(family(times=(8,)), memory=True)
-    assert statuses(held) == [{"faulty": "refused", "chunkwise-delta": "timed"}] and asked == ["chunkwise-delta"]
-    assert held["cases"][0]["float64"]["of"] == "chunkwise-delta" and held["cases"][0]["rows"][1]["error"]["output"] < FLOAT32_OUTPUTS
+    assert statuses(held) == [{"faulty": "refused", "chunkwise-delta": "timed"}] and asked == [
+        "chunkwise-delta"
+    ]
+    assert (
+        held["cases"][0]["float64"]["of"] == "chunkwise-delta"
+        and held["cases"][0]["rows"][1]["error"]["output"] < FLOAT32_OUTPUTS
+    )
 
 
 def test_what_is_solved_is_told_of_ours_alone(bench):
     mesanet = next(each for each in FAMILIES if each.name == "mesanet")
     given = ("q", "k", "v", "log_decay", "log_importance", "ridge")
-    peer = Contestant("peer", "peer", lambda x: Call(lambda: ttr.regress(mesanet.problem, **{name: x[name] for name in given})))
-    held, printed = bench(dataclasses.replace(mesanet, peers={"forward": (peer,)}, shapes={"forward": (Shape(time=8, heads=1, key=4, value=4),)}),
-                          family(times=(8,)))
+    peer = Contestant(
+        "peer",
+        "peer",
+        lambda x: Call(lambda: ttr.regress(mesanet.problem, **{name: x[name] for name in given})),
+    )
+    held, printed = bench(
+        dataclasses.replace(
+            mesanet, peers={"forward": (peer,)}, shapes={"forward": (Shape(time=8, heads=1, key=4, value=4),)}
+        ),
+        family(times=(8,)),
+    )
     (ours, theirs), (delta, *_) = (case["rows"] for case in held["cases"])
-    assert ours["solves"]["solver"] == "conjugate gradient" and ours["solves"]["iterations"] > 0 and ours["solves"]["residual"] < FLOAT32_OUTPUTS
+    assert (
+        ours["solves"]["solver"] == "conjugate gradient"
+        and ours["solves"]["iterations"] > 0
+        and ours["solves"]["residual"] < FLOAT32_OUTPUTS
+    )
     assert theirs["solves"] is None and delta["solves"] is None
-    assert f"chunkwise-ridge: conjugate gradient, at most {ours['solves']['iterations']} iterations, residual at most" in printed
+    assert (
+        f"chunkwise-ridge: conjugate gradient, at most {ours['solves']['iterations']} iterations, "
+        "residual at most"
+    ) in printed
 
 
 def test_solves_are_the_largest_of_all_records_of_a_call():
@@ -379,16 +517,36 @@ def test_solves_are_the_largest_of_all_records_of_a_call():
         record(solver="elimination", iterations=0, rows=10, direct_rows=0, residual=0.25)
         record(solver="conjugate gradient", iterations=2, rows=0, direct_rows=0, residual=0.0)
 
-    assert solves(call) == {"solver": "conjugate gradient, elimination", "iterations": 3, "residual": 0.5, "direct": 3 / 40}
+    assert solves(call) == {
+        "solver": "conjugate gradient, elimination",
+        "iterations": 3,
+        "residual": 0.5,
+        "direct": 3 / 40,
+    }
     assert solves(lambda: record(solver="gradient descent", loss=torch.ones(1))) is None
-    assert solves(lambda: record(solver="elimination", iterations=0, rows=0, direct_rows=0, residual=float("nan")))["residual"] is None
+    assert (
+        solves(
+            lambda: record(solver="elimination", iterations=0, rows=0, direct_rows=0, residual=float("nan"))
+        )["residual"]
+        is None
+    )
 
 
 def test_a_wide_table_is_read_on_120_columns():
     """Three peers whose names are long, training, memory and two numbers of threads: no figure is broken."""
     names = ("chunkwise-additive", "minimax", "mamba2", "softmax-attention")
-    rows = [{"name": name, "side": "peer" if i else "ours", "status": "timed", "why": None, "peak": {"bytes": 12345678}, "solves": None,
-             "error": {"output": 6e-7, "gradient of q": 8e-7}} for i, name in enumerate(names)]
+    rows = [
+        {
+            "name": name,
+            "side": "peer" if i else "ours",
+            "status": "timed",
+            "why": None,
+            "peak": {"bytes": 12345678},
+            "solves": None,
+            "error": {"output": 6e-7, "gradient of q": 8e-7},
+        }
+        for i, name in enumerate(names)
+    ]
     clock = Hands()
     calls, rates = {name: spending(clock, 0.0174) for name in names}, dict.fromkeys(machine.PRODUCTS, 1e9)
     passes = [measure(calls, 1, threads, clock).to_dict() | {"rates": rates} for threads in (1, 2)]
@@ -397,10 +555,17 @@ def test_a_wide_table_is_read_on_120_columns():
     lines = console.file.getvalue().splitlines()
     assert all(len(line) <= 120 for line in lines)
     found = next(line.split() for line in lines if line.lstrip().startswith(names[0]))
-    assert found[1:5] == ["17.4", "ms", "17.4-17.4", "ms"] and found[-6:] == ["6e-07", "8e-07", "11.8", "MiB", "17.4", "ms"]
+    assert found[1:5] == ["17.4", "ms", "17.4-17.4", "ms"] and found[-6:] == [
+        "6e-07",
+        "8e-07",
+        "11.8",
+        "MiB",
+        "17.4",
+        "ms",
+    ]
 
 
-# ----------------------------------------------------------------------------------------------------------------- which rounds count
+# ----------------------------------------------------------------------------------------- which rounds count
 def spending(clock, seconds, others=lambda: 0.0, own=1.0):
     return lambda: clock.spend(seconds, others(), own)
 
@@ -417,9 +582,13 @@ def test_disturbed_rounds_are_discarded_and_counted():
         busy[0] = (next(count) + 1) // 2 % 3 == 2
 
     rounds = measure({"ours": call, "peer": call}, 4, 1, clock, done)
-    assert [r.clean for r in rounds.rounds] == [True, True, False, True, True] and rounds.to_dict()["discarded"] == 1
+    assert [r.clean for r in rounds.rounds] == [True, True, False, True, True] and rounds.to_dict()[
+        "discarded"
+    ] == 1
     assert rounds.spread("ours", "wall") == {"median": 1.0, "low": 1.0, "high": 1.0}
-    assert [r.others for r in rounds.rounds] == [pytest.approx(OTHERS_ALLOWED / 2)] * 2 + [1.0] + [pytest.approx(OTHERS_ALLOWED / 2)] * 2
+    assert [r.others for r in rounds.rounds] == [pytest.approx(OTHERS_ALLOWED / 2)] * 2 + [1.0] + [
+        pytest.approx(OTHERS_ALLOWED / 2)
+    ] * 2
 
 
 def test_one_thread_that_is_kept_off_its_core_is_disturbed():
@@ -427,7 +596,9 @@ def test_one_thread_that_is_kept_off_its_core_is_disturbed():
     rounds = measure({"ours": spending(clock, 1.0, own=0.5)}, 3, 1, clock)
     assert not rounds.clean and len(rounds.rounds) == 3 and rounds.spread("ours", "cpu")["median"] == 0.5
     clock = Hands()
-    assert measure({"ours": spending(clock, 1.0, own=0.5)}, 3, 2, clock).mostly_clean, "two threads may wait for each other"
+    assert measure({"ours": spending(clock, 1.0, own=0.5)}, 3, 2, clock).mostly_clean, (
+        "two threads may wait for each other"
+    )
 
 
 def test_time_passed_is_not_told_of_a_run_that_was_mostly_disturbed():
@@ -458,7 +629,9 @@ def test_the_order_rotates_and_short_calls_are_repeated():
 
         return spend
 
-    rounds = measure({"a": call("a", 1.0), "b": call("b", 1.0), "c": call("c", 0.6 * LEAST_SECONDS)}, 3, 1, clock)
+    rounds = measure(
+        {"a": call("a", 1.0), "b": call("b", 1.0), "c": call("c", 0.6 * LEAST_SECONDS)}, 3, 1, clock
+    )
     assert "".join(order) == "aabbcc" + "abcc" + "bcca" + "ccab"
     assert all(r.samples["c"].cpu == pytest.approx(0.6 * LEAST_SECONDS) for r in rounds.rounds)
     assert rounds.ratio("c", "a", "cpu")["median"] == pytest.approx(1 / (0.6 * LEAST_SECONDS))
@@ -468,7 +641,11 @@ def test_the_systems_clock_runs():
     clock = SystemClock()
     before = clock.cpu(), clock.wall(), clock.others()
     sum(range(200_000))
-    assert clock.cpu() > before[0] and clock.wall() > before[1] and (before[2] is None or clock.others() is not None)
+    assert (
+        clock.cpu() > before[0]
+        and clock.wall() > before[1]
+        and (before[2] is None or clock.others() is not None)
+    )
 
 
 def test_rounds_come_back_from_the_file_as_they_were():
@@ -477,11 +654,14 @@ def test_rounds_come_back_from_the_file_as_they_were():
     assert Rounds.from_dict(json.loads(json.dumps(rounds.to_dict()))) == rounds
 
 
-# --------------------------------------------------------------------------------------------------------------- who would take too much
+# ------------------------------------------------------------------------------------ who would take too much
 def test_what_is_expected_grows_at_least_with_the_length_and_at_most_with_its_square():
     assert predicted([], 512) == (0.0, 0.0)
     assert predicted([Past(100, 2.0, 10.0)], 400) == (8.0, 40)
-    assert predicted([Past(100, 2.0, 10.0), Past(200, 8.0, 40.0)], 400) == (pytest.approx(32.0), pytest.approx(160))
+    assert predicted([Past(100, 2.0, 10.0), Past(200, 8.0, 40.0)], 400) == (
+        pytest.approx(32.0),
+        pytest.approx(160),
+    )
     assert predicted([Past(100, 2.0, 10.0), Past(200, 80.0, 10.0)], 400) == (pytest.approx(320.0), 20)
 
 
@@ -507,12 +687,19 @@ def test_who_would_take_too_much_memory_is_stopped(bench, monkeypatch):
     monkeypatch.setattr(peak.PeakMemory, "of", lambda self, case, *others: {"bytes": 300, "mark": "VmHWM"})
     held, printed = bench(family(times=(8, 16)), memory=True)
     assert [case["rows"][0]["status"] for case in held["cases"]] == ["timed", "stopped"]
-    assert held["cases"][0]["float64"]["why"] in printed and "about 600 B of memory" in held["cases"][0]["float64"]["why"]
-    assert held["cases"][0]["rows"][0]["peak"]["bytes"] == 300 and "A call would take about 600 B of memory, and 1e+03 B are free." in printed
+    assert (
+        held["cases"][0]["float64"]["why"] in printed
+        and "about 600 B of memory" in held["cases"][0]["float64"]["why"]
+    )
+    assert (
+        held["cases"][0]["rows"][0]["peak"]["bytes"] == 300
+        and ("A call would take about 600 B of memory, and 1e+03 B are free.") in printed
+    )
 
 
 def test_peak_memory_is_at_least_the_output():
-    """Softmax attention holds its output [B,T,H,V] and little else; the delta rule chunk by chunk holds several times as much."""
+    """Softmax attention holds its output [B,T,H,V] and little else; the delta rule chunk by chunk holds
+    several times as much."""
     output = 4 * 1024 * 8 * 128
     with peak.PeakMemory() as peaks:
         case = Case(FAMILIES[0], "forward", Shape(time=1024))
@@ -521,32 +708,76 @@ def test_peak_memory_is_at_least_the_output():
     assert output <= least["bytes"] < more["bytes"] and least["mark"] == more["mark"]
 
 
-# -------------------------------------------------------------------------------------------------------------------- what is written down
+# --------------------------------------------------------------------------------------- what is written down
 def test_the_file_holds_every_round_and_what_it_was_measured_on(bench, tmp_path):
     held, printed = bench(family(scaled(1.0), directions=("forward", "training")), rounds=2)
     path = tmp_path / "out" / "bench.json"
-    assert load(path) == json.loads(json.dumps(held)) and held["schema"] == 2 and str(path) in printed.splitlines()[-1]
-    assert {"processor", "flags", "cores", "torch", "transformers", "python", "commit", "native", "environment", "source"} <= set(held["machine"])
-    assert held["settings"] == BenchSettings(rounds=2, threads=1, memory=False).to_dict() and held["command"].startswith("ttr bench --rounds 2")
-    assert [case["name"] for case in held["cases"]] == ["tiny.forward.H2.T8.D4", "tiny.forward.H2.T16.D4", "tiny.training.H2.T8.D4",
-                                                         "tiny.training.H2.T16.D4"]
+    assert (
+        load(path) == json.loads(json.dumps(held))
+        and held["schema"] == 2
+        and str(path) in printed.splitlines()[-1]
+    )
+    assert {
+        "processor",
+        "flags",
+        "cores",
+        "torch",
+        "transformers",
+        "python",
+        "commit",
+        "native",
+        "environment",
+        "source",
+    } <= set(held["machine"])
+    assert held["settings"] == BenchSettings(rounds=2, threads=1, memory=False).to_dict() and held[
+        "command"
+    ].startswith("ttr bench --rounds 2")
+    assert [case["name"] for case in held["cases"]] == [
+        "tiny.forward.H2.T8.D4",
+        "tiny.forward.H2.T16.D4",
+        "tiny.training.H2.T8.D4",
+        "tiny.training.H2.T16.D4",
+    ]
     for case in held["cases"]:
-        assert set(case) == {"name", "family", "direction", "curve", "shape", "flops", "formula", "rows", "float64", "passes"}
+        assert set(case) == {
+            "name",
+            "family",
+            "direction",
+            "curve",
+            "shape",
+            "flops",
+            "formula",
+            "rows",
+            "float64",
+            "passes",
+        }
         (passed,) = case["passes"]
-        assert passed["threads"] == 1 and set(passed["rates"]) == {*machine.PRODUCTS, "copy"} and len(passed["rounds"]) >= 2
-        assert case["flops"] == (3 if case["direction"] == "training" else 1) * 2 * case["shape"]["time"] * delta_flops(4, 4)
+        assert (
+            passed["threads"] == 1
+            and set(passed["rates"]) == {*machine.PRODUCTS, "copy"}
+            and len(passed["rounds"]) >= 2
+        )
+        assert case["flops"] == (3 if case["direction"] == "training" else 1) * 2 * case["shape"][
+            "time"
+        ] * delta_flops(4, 4)
         timed = {row["name"] for row in case["rows"] if row["status"] == "timed"}
-        assert all(set(r) == {"others", "clean", "samples"} and set(r["samples"]) == timed for r in passed["rounds"])
+        assert all(
+            set(r) == {"others", "clean", "samples"} and set(r["samples"]) == timed for r in passed["rounds"]
+        )
         figures_of = Figures(case)
-        assert figures_of.share("times 1.0") == pytest.approx(case["flops"] / figures_of.cpu("times 1.0")["median"] / 1e9)
+        assert figures_of.share("times 1.0") == pytest.approx(
+            case["flops"] / figures_of.cpu("times 1.0")["median"] / 1e9
+        )
 
 
 def test_operations_are_those_of_the_chunked_algorithm():
-    """T=4096, H=8, D=128, C=64: 98,304 of the additive form per token and head, as two products of scores (2 C 128 each) and two with the
-    memory (2 128 128 each)."""
+    """T=4096, H=8, D=128, C=64: 98,304 of the additive form per token and head, as two products of scores (2
+    C 128 each) and two with the memory (2 128 128 each)."""
     additive, delta = (next(f for f in FAMILIES if f.name == name) for name in ("additive", "gated-delta"))
     assert Case(additive, "forward", Shape(time=4096)).flops == 4096 * 8 * 98_304
-    assert Case(delta, "training", Shape(time=4096)).flops == pytest.approx(3 * 4096 * 8 * (98_304 + 2 * 16_384 + 64 * 64 / 3 + 32_768))
+    assert Case(delta, "training", Shape(time=4096)).flops == pytest.approx(
+        3 * 4096 * 8 * (98_304 + 2 * 16_384 + 64 * 64 / 3 + 32_768)
+    )
     assert Case(delta, "decode", Shape(time=1)).flops is None
 
 
@@ -601,7 +832,7 @@ def test_a_picture_per_curve_with_two_lengths(bench, tmp_path):
     assert not figures.curves(held["cases"][:1])
 
 
-# --------------------------------------------------------------------------------------------------------------------------- the command
+# ------------------------------------------------------------------------------------------------ the command
 def command(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["ttr", "bench", *arguments])
     monkeypatch.setenv("COLUMNS", "200")
@@ -613,22 +844,31 @@ def command(monkeypatch, capsys, *arguments):
 
 def test_the_list_tells_cases_and_who_is_there(monkeypatch, capsys):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "transformers" else find(name))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "transformers" else find(name)
+    )
     code, out, _ = command(monkeypatch, capsys, "--list")
     assert code == 0 and all(case.name in out for case in cases(FAMILIES))
-    assert "ours  chunkwise-delta: ready" in out and "peer  softmax-attention: ready" in out and "floor state-copy: ready" in out
+    assert (
+        "ours  chunkwise-delta: ready" in out
+        and "peer  softmax-attention: ready" in out
+        and ("floor state-copy: ready") in out
+    )
     assert "peer  mamba2: transformers is not installed. Use pip install 'test-time-regression[hf]'." in out
     code, out, _ = command(monkeypatch, capsys, "kda.forward", "--list", "--lengths", "64,32")
     assert "kda.forward.T32.D128  kda.forward.T64.D128" in out and "gated-delta" not in out
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (("mamba",), "There is no case 'mamba'. ttr bench --list shows the cases"),
-    (("--backends", "fastest"), "There is no backend 'fastest'. Use one of channel-scan"),
-    (("--rounds", "0"), "--rounds must be at least 1, not 0."),
-    (("--lengths", "0"), "--lengths must be at least 1, not 0."),
-    (("--lengths", "long"), "--lengths takes numbers with commas between, not 'long'."),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("mamba",), "There is no case 'mamba'. ttr bench --list shows the cases"),
+        (("--backends", "fastest"), "There is no backend 'fastest'. Use one of channel-scan"),
+        (("--rounds", "0"), "--rounds must be at least 1, not 0."),
+        (("--lengths", "0"), "--lengths must be at least 1, not 0."),
+        (("--lengths", "long"), "--lengths takes numbers with commas between, not 'long'."),
+    ],
+)
 def test_what_cannot_be_run_is_one_sentence(monkeypatch, capsys, tmp_path, arguments, words):
     code, out, err = command(monkeypatch, capsys, *arguments, "--out", str(tmp_path / "out"))
     assert code == 1 and words in err and not (tmp_path / "out").exists()
@@ -641,29 +881,46 @@ def test_names_choose_cases_by_whole_words():
         return [case.name for case in run.chosen(BenchSettings(cases=chosen, **options), known)]
 
     assert names() == [case.name for case in known]
-    assert names("gated-delta.decode.B4") == names("gated-delta.decode.B4.D128") == ["gated-delta.decode.B4.D128"]
+    assert (
+        names("gated-delta.decode.B4")
+        == names("gated-delta.decode.B4.D128")
+        == ["gated-delta.decode.B4.D128"]
+    )
     assert set(name.split(".")[1] for name in names("kda", "additive.training")) == {"forward", "training"}
-    assert names("kda", quick=True) and max(case.shape.time for case in run.chosen(BenchSettings(quick=True), known)) <= run.QUICK_TIME
+    assert (
+        names("kda", quick=True)
+        and max(case.shape.time for case in run.chosen(BenchSettings(quick=True), known)) <= run.QUICK_TIME
+    )
 
 
 def test_the_command_line_repeats_the_settings():
-    settings = BenchSettings(cases=("kda",), backends=("a", "b"), lengths=(1, 2), rounds=9, onednn=True, memory=False, quick=True)
-    assert settings.command() == "ttr bench kda --backends a,b --lengths 1,2 --rounds 9 --onednn --no-memory --quick"
+    settings = BenchSettings(
+        cases=("kda",), backends=("a", "b"), lengths=(1, 2), rounds=9, onednn=True, memory=False, quick=True
+    )
+    assert settings.command() == (
+        "ttr bench kda --backends a,b --lengths 1,2 --rounds 9 --onednn --no-memory --quick"
+    )
 
 
 def test_peers_and_safetensors_are_not_needed():
-    script = ("import sys; sys.modules |= dict.fromkeys(('transformers', 'safetensors', 'fla'));"
-              "from ttr.cli import main; sys.argv = ['ttr', 'bench', '--list']; main()")
+    script = (
+        "import sys; sys.modules |= dict.fromkeys(('transformers', 'safetensors', 'fla'));"
+        "from ttr.cli import main; sys.argv = ['ttr', 'bench', '--list']; main()"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "ours  chunkwise-delta: ready" in done.stdout
 
 
-@pytest.mark.parametrize("seconds, words", [(2.5, "2.5 s"), (0.0123, "12.3 ms"), (4.56e-5, "45.6 us"), (0.9996, "1000 ms")])
+@pytest.mark.parametrize(
+    "seconds, words", [(2.5, "2.5 s"), (0.0123, "12.3 ms"), (4.56e-5, "45.6 us"), (0.9996, "1000 ms")]
+)
 def test_durations_read_well(seconds, words):
     assert report.duration(seconds) == words
 
 
 def test_a_backend_on_which_no_law_can_be_tried_has_no_contract(monkeypatch):
     assert broken_law(catalogue["retnet"].problem, ChunkwiseAdditive(16), LAWS[:1]) is None
-    monkeypatch.setattr(ChunkwiseAdditive, "refuses", lambda self, problem, x=None: "No." if x is not None else None)
+    monkeypatch.setattr(
+        ChunkwiseAdditive, "refuses", lambda self, problem, x=None: "No." if x is not None else None
+    )
     assert "none was tried" in broken_law(catalogue["retnet"].problem, ChunkwiseAdditive(8), LAWS[:1])

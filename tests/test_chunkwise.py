@@ -1,4 +1,5 @@
-"""The chunkwise backends against the oracle over everything they declare to run, and what their form promises beside that."""
+"""The chunkwise backends against the oracle over everything they declare to run, and what their form promises
+beside that."""
 
 from __future__ import annotations
 
@@ -33,19 +34,30 @@ from ttr.weights.uniform import Uniform
 from ttr.weights.window import Window
 
 RETENTIONS = (Uniform(), Geometric("head"), Geometric("channel"))
-WEIGHTS = (*RETENTIONS, MultiScale(first=1.0), Product((Geometric("head"), Importance())), Product((Geometric("channel"), Importance())))
+WEIGHTS = (
+    *RETENTIONS,
+    MultiScale(first=1.0),
+    Product((Geometric("head"), Importance())),
+    Product((Geometric("channel"), Importance())),
+)
 FUNCTIONS = (Linear(), Linear(EluPlusOne(), normalized=True), Linear(Taylor(), scale=0.7))
-DELTA_RULES = tuple(DeltaRule(*options) for options in itertools.product(("decayed", "old"), (False, True), (1, 2, 3)))
+DELTA_RULES = tuple(
+    DeltaRule(*options) for options in itertools.product(("decayed", "old"), (False, True), (1, 2, 3))
+)
 
 
 def _problems(weights, functions, solvers):
-    return [Problem(*parts) for parts in itertools.product(weights, functions, solvers) if refusal(*parts) is None]
+    return [
+        Problem(*parts) for parts in itertools.product(weights, functions, solvers) if refusal(*parts) is None
+    ]
 
 
 ADDITIVE = _problems(WEIGHTS, FUNCTIONS, (OneStep(),))
 DELTA = _problems(WEIGHTS[:3] + WEIGHTS[-1:], FUNCTIONS[:1], (*DELTA_RULES, ImplicitDeltaRule()))
 DELTA += _problems(RETENTIONS, FUNCTIONS[2:], (DeltaRule(),))
-PLAIN = _problems(RETENTIONS, (Linear(),), (OneStep(), DeltaRule("old", separate_read=True, pairs_per_token=2)))
+PLAIN = _problems(
+    RETENTIONS, (Linear(),), (OneStep(), DeltaRule("old", separate_read=True, pairs_per_token=2))
+)
 
 
 def _backend(problem: Problem, chunk: int):
@@ -57,9 +69,16 @@ def _all_of(call, case: Case, **options) -> dict[str, torch.Tensor]:
     case = case.differentiable()
     y, state = call(case.problem, return_state=True, **{**case.arguments(), **options})
     generator = torch.Generator().manual_seed(2)
-    total = sum((x.double() * torch.randn(x.shape, generator=generator, dtype=torch.float64)).sum() for x in (y, *state.tensors.values()))
-    gradients = torch.autograd.grad(total, list(case.leaves().values()), allow_unused=True, materialize_grads=True)
-    return {"y": y, **state.tensors, "position": state.position} | {f"gradient of {n}": g for n, g in zip(case.leaves(), gradients, strict=True)}
+    total = sum(
+        (x.double() * torch.randn(x.shape, generator=generator, dtype=torch.float64)).sum()
+        for x in (y, *state.tensors.values())
+    )
+    gradients = torch.autograd.grad(
+        total, list(case.leaves().values()), allow_unused=True, materialize_grads=True
+    )
+    return {"y": y, **state.tensors, "position": state.position} | {
+        f"gradient of {n}": g for n, g in zip(case.leaves(), gradients, strict=True)
+    }
 
 
 def _equals_oracle(case: Case, chunk: int):
@@ -87,12 +106,16 @@ def test_equals_oracle_around_the_borders(problem, time):
 @pytest.mark.parametrize("problem", PLAIN, ids=repr)
 def test_equals_oracle_in_float32_with_the_default_chunk(problem):
     backend = _backend(problem, 4)
-    _equals_oracle(make_case(problem, Sizes(batch=1, time=70), strong_gates=True, past=2, dtype=torch.float32), chunk=type(backend)().chunk)
+    _equals_oracle(
+        make_case(problem, Sizes(batch=1, time=70), strong_gates=True, past=2, dtype=torch.float32),
+        chunk=type(backend)().chunk,
+    )
 
 
 @pytest.mark.parametrize("problem", PLAIN[2:], ids=repr)
 def test_weak_decay_after_a_strong_one_keeps_its_digits(problem):
-    """In float32 a sum of 2000 would swallow decays of 1e-4, which here change every output by far more than the tolerance."""
+    """In float32 a sum of 2000 would swallow decays of 1e-4, which here change every output by far more than
+    the tolerance."""
     case = make_case(problem, Sizes(batch=1, time=64), dtype=torch.float32)
     log_decay = torch.full_like(case.controls["log_decay"], -1e-3)
     log_decay[:, :25] = -79.0
@@ -103,7 +126,10 @@ def test_weak_decay_after_a_strong_one_keeps_its_digits(problem):
 @pytest.mark.parametrize("channels", (1, 5))
 def test_scores_are_what_they_say(channels, rows_per_token, keys_per_token):
     tokens, features = 8, 5
-    rows, keys = (torch.randn(2, 1, 2, tokens * count, features, dtype=torch.float64) for count in (rows_per_token, keys_per_token))
+    rows, keys = (
+        torch.randn(2, 1, 2, tokens * count, features, dtype=torch.float64)
+        for count in (rows_per_token, keys_per_token)
+    )
     log = -torch.rand(2, 1, 2, tokens, channels, dtype=torch.float64).cumsum(-2)
     log_rows, log_keys = (log.repeat_interleave(count, -2) for count in (rows_per_token, keys_per_token))
     visible = torch.arange(tokens * rows_per_token) * keys_per_token // rows_per_token + 1
@@ -122,13 +148,17 @@ def test_future_does_not_reach_the_past(problem):
     other = make_case(problem, Sizes(time=12), seed=1)
     before = ttr.regress(problem, backend=_backend(problem, 4), **case.arguments())
     for token in range(1, 12):
-        mixed = {name: torch.cat([x[:, :token], 100 * other.leaves()[name][:, token:]], dim=1) for name, x in case.leaves().items()}
+        mixed = {
+            name: torch.cat([x[:, :token], 100 * other.leaves()[name][:, token:]], dim=1)
+            for name, x in case.leaves().items()
+        }
         after = ttr.regress(problem, backend=_backend(problem, 4), **case.with_leaves(mixed).arguments())
         assert torch.equal(after[:, :token], before[:, :token])
 
 
 class _Watch(TorchDispatchMode):
-    """Notes the largest argument of any exponential, the largest tensor, and how many numbers are written in all."""
+    """Notes the largest argument of any exponential, the largest tensor, and how many numbers are written in
+    all."""
 
     def __init__(self):
         super().__init__()
@@ -146,7 +176,9 @@ class _Watch(TorchDispatchMode):
 
 
 def _watch(problem: Problem, time: int, chunk: int, size: int = 3) -> _Watch:
-    case = make_case(problem, Sizes(batch=1, heads=1, time=time, key=size, value=size), strong_gates=True).differentiable()
+    case = make_case(
+        problem, Sizes(batch=1, heads=1, time=time, key=size, value=size), strong_gates=True
+    ).differentiable()
     with ttr.checks(values=False), _Watch() as watch:
         ttr.regress(problem, backend=_backend(problem, chunk), **case.arguments()).sum().backward()
     return watch
@@ -160,7 +192,8 @@ def test_no_exponential_grows(problem):
 
 @pytest.mark.parametrize("problem", PLAIN, ids=repr)
 def test_memory_and_work_are_linear(problem):
-    """No tensor of T F V, forward or backward, nor of T C F; twice the tokens are twice the numbers written."""
+    """No tensor of T F V, forward or backward, nor of T C F; twice the tokens are twice the numbers
+    written."""
     pairs, time, chunk, size = problem.solver.pairs_per_token, 128, 16, 16
     once, twice = (_watch(problem, t, chunk, size) for t in (time, 2 * time))
     assert once.largest <= time * pairs * max(size, chunk * pairs)
@@ -174,7 +207,9 @@ def test_second_derivatives(problem):
 
     def call(*leaves):
         changed = case.with_leaves(dict(zip(names, leaves, strict=True)))
-        y, state = ttr.regress(problem, backend=_backend(problem, 2), return_state=True, **changed.arguments())
+        y, state = ttr.regress(
+            problem, backend=_backend(problem, 2), return_state=True, **changed.arguments()
+        )
         return y, state["memory"]
 
     assert torch.autograd.gradcheck(call, list(case.leaves().values()), fast_mode=True)
@@ -184,7 +219,10 @@ def test_second_derivatives(problem):
 def test_refusals():
     others = _problems((Uniform(), Window(4)), (Linear(), LocalConstant()), (ExactRidge(), ExactLocalFit()))
     others += _problems((Window(4),), FUNCTIONS, (OneStep(),))
-    for backend, served, refused in ((ChunkwiseAdditive(), ADDITIVE, DELTA), (ChunkwiseDelta(), DELTA, ADDITIVE)):
+    for backend, served, refused in (
+        (ChunkwiseAdditive(), ADDITIVE, DELTA),
+        (ChunkwiseDelta(), DELTA, ADDITIVE),
+    ):
         assert all(backend.refuses(problem) is None for problem in served)
         assert all(backend.refuses(problem).endswith(".") for problem in refused + others)
 

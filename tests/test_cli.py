@@ -1,4 +1,5 @@
-"""The commands that people read, end to end: what they print, their exit codes, and errors of one sentence."""
+"""The commands that people read, end to end: what they print, their exit codes, and errors of one
+sentence."""
 
 import json
 import sys
@@ -50,8 +51,11 @@ def test_list_groups_every_name_by_family(run):
         start = lines.index(family)
         block = lines[start + 1 : start + 1 + len(names)]
         assert [line.split()[0] for line in block] == list(names)
-        assert all(str(ttr.catalogue[name].year) in line and combinations.composition(ttr.catalogue[name].problem) in line
-                   for name, line in zip(names, block))
+        assert all(
+            str(ttr.catalogue[name].year) in line
+            and combinations.composition(ttr.catalogue[name].problem) in line
+            for name, line in zip(names, block)
+        )
     assert sum(map(len, ttr.catalogue.FAMILIES.values())) == len(ttr.catalogue)
 
 
@@ -68,8 +72,16 @@ def test_combinations_for_machines_are_complete(run):
     assert runs == {(repr(p.weights), repr(p.function), repr(p.solver)) for p in triples()}
     assert len(found["combinations"]) - len(runs) == len(refused_triples()) == found["counts"]["refused"]
     assert all(c["refusal"] is None for c in found["combinations"] if c["names"])
-    gated = next(c for c in found["combinations"] if (c["weights"], c["function"], c["solver"]) == ("Geometric()", "Linear()", "DeltaRule()"))
-    assert "gated-deltanet" in gated["names"] and "deltanet" not in gated["names"] and "gated-deltaproduct" not in gated["names"]
+    gated = next(
+        c
+        for c in found["combinations"]
+        if (c["weights"], c["function"], c["solver"]) == ("Geometric()", "Linear()", "DeltaRule()")
+    )
+    assert (
+        "gated-deltanet" in gated["names"]
+        and "deltanet" not in gated["names"]
+        and "gated-deltaproduct" not in gated["names"]
+    )
 
 
 def test_combinations_for_people(run):
@@ -100,7 +112,10 @@ def test_tables_hold_every_combination_that_runs():
 
 def test_reasons_speak_of_axes_and_keep_their_remedies():
     reasons = [reason for reason, _ in combinations.refusals()]
-    assert "The function is fitted around every query, which the solver cannot do. Use ExactLocalFit, or a global function such as Linear." in reasons
+    assert (
+        "The function is fitted around every query, which the solver cannot do. Use ExactLocalFit, or a "
+        "global function such as Linear."
+    ) in reasons
     assert all(" Use " in reason for reason in reasons)
 
 
@@ -122,17 +137,20 @@ def test_explain_a_file_of_ones_own(run, tmp_path):
     assert code == 0 and out.startswith("mine\n") and "diag(a_t)" in out and "Around the memory" not in out
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (("explain", "gated-delta-net"), "Did you mean gated-deltanet"),
-    (("explain", "deltanet", "--heads", 3), "Give all three, or none."),
-    (("explain", "nowhere.py"), "no Python file"),
-    (("verify",), "Name memories"),
-    (("verify", "deltanet", "--all"), "Name memories"),
-    (("verify", "deltanet", "--dtype", "float16"), "Use float64 or float32."),
-    (("verify", "deltanet", "--device", "abacus"), "no device 'abacus'"),
-    (("verify", "deltanet", "--json", "/no/such/folder/x.json"), "no folder /no/such/folder"),
-    (("verify", "deltanett"), "Did you mean deltanet"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("explain", "gated-delta-net"), "Did you mean gated-deltanet"),
+        (("explain", "deltanet", "--heads", 3), "Give all three, or none."),
+        (("explain", "nowhere.py"), "no Python file"),
+        (("verify",), "Name memories"),
+        (("verify", "deltanet", "--all"), "Name memories"),
+        (("verify", "deltanet", "--dtype", "float16"), "Use float64 or float32."),
+        (("verify", "deltanet", "--device", "abacus"), "no device 'abacus'"),
+        (("verify", "deltanet", "--json", "/no/such/folder/x.json"), "no folder /no/such/folder"),
+        (("verify", "deltanett"), "Did you mean deltanet"),
+    ],
+)
 def test_errors_are_a_sentence_and_exit_code_1(run, arguments, words):
     code, out, err = run(*arguments)
     assert code == 1 and out == "" and err.startswith("ttr: ") and words in err and err.count("\n") == 1
@@ -143,18 +161,26 @@ def test_verify_one_memory_shows_every_backend(run, laws):
     code, out, _ = run("verify", "softmax-attention")
     assert code == 0 and "All laws are kept by softmax-attention." in out
     rows = [line.split() for line in out.splitlines() if " kept " in line and "<=" in line]
-    assert [row[-1] for row in rows] == ["attention", "recurrent"] and all("2.5e-01 <= 5e-01, a quantity" in " ".join(row) for row in rows)
+    assert [row[-1] for row in rows] == ["attention", "recurrent"] and all(
+        "2.5e-01 <= 5e-01, a quantity" in " ".join(row) for row in rows
+    )
 
 
 def test_verify_writes_every_measurement(run, laws, tmp_path):
     laws(*(law for law in LAWS if law.number in (1, 10)))
-    code, out, _ = run("verify", "deltanet", "intention", "--quick", "--dtype", "float32", "--json", tmp_path / "found.json")
+    code, out, _ = run(
+        "verify", "deltanet", "intention", "--quick", "--dtype", "float32", "--json", tmp_path / "found.json"
+    )
     found = json.loads((tmp_path / "found.json").read_text())
     assert code == 0, out
     assert set(found["memories"]) == {"deltanet", "intention"} and found["ttr"] == ttr.__version__
     for report in found["memories"].values():
         ran = [finding for finding in report["findings"] if finding["refusal"] is None]
-        assert report["kept"] and report["dtype"] == "float32" and len({finding["backend"] for finding in ran}) >= 2
+        assert (
+            report["kept"]
+            and report["dtype"] == "float32"
+            and len({finding["backend"] for finding in ran}) >= 2
+        )
         measured = [finding for finding in ran if "error" in finding]
         assert measured and all(finding["error"] <= finding["bound"] for finding in measured)
         assert any(finding["error"] > 0 for finding in measured)
@@ -170,19 +196,30 @@ def test_verify_all_goes_through_every_name_and_fails_for_one(run, laws, tmp_pat
     code, out, _ = run("verify", "--all", "--json", tmp_path / "all.json")
     found = json.loads((tmp_path / "all.json").read_text())["memories"]
     windowed = [name for name, entry in ttr.catalogue.items() if entry.problem.weights.window]
-    assert code == 1 and list(found) == list(ttr.catalogue) and [name for name, report in found.items() if not report["kept"]] == windowed
-    assert f"Laws are broken by {', '.join(windowed)}." in out and out.count("BROKEN 3.0e+00 > 2e+00, a number") == len(windowed)
+    assert (
+        code == 1
+        and list(found) == list(ttr.catalogue)
+        and [name for name, report in found.items() if not report["kept"]] == windowed
+    )
+    assert f"Laws are broken by {', '.join(windowed)}." in out and out.count(
+        "BROKEN 3.0e+00 > 2e+00, a number"
+    ) == len(windowed)
 
 
 def test_verify_survives_an_exception_and_an_infinite_error(run, laws, tmp_path):
     def raising(problem, setting):
         raise RuntimeError("a fault")
 
-    laws(Law(1, "raising", raising), Law(2, "infinite", lambda problem, setting: [("a number", float("inf"), 1.0)]))
+    laws(
+        Law(1, "raising", raising),
+        Law(2, "infinite", lambda problem, setting: [("a number", float("inf"), 1.0)]),
+    )
     code, out, _ = run("verify", "deltanet", "--json", tmp_path / "x.json")
     findings = json.loads((tmp_path / "x.json").read_text())["memories"]["deltanet"]["findings"]
     assert code == 1 and "BROKEN raised RuntimeError: a fault" in out and "BROKEN inf > 1e+00" in out
-    assert {finding.get("error") for finding in findings} >= {"inf"} and "RuntimeError: a fault" in {finding["exception"] for finding in findings}
+    assert {finding.get("error") for finding in findings} >= {"inf"} and "RuntimeError: a fault" in {
+        finding["exception"] for finding in findings
+    }
 
 
 def test_quick_leaves_the_slow_laws_out(run, laws):
@@ -196,8 +233,15 @@ def test_the_worst_backend_stands_for_a_law():
         return Finding(backend, "a law", 1, measured, (measured,) if broken else ())
 
     def worst(*findings):
-        return [found.backend for found in Report(ttr.catalogue["deltanet"].problem, "cpu", torch.float64, findings).by_law()]
+        return [
+            found.backend
+            for found in Report(ttr.catalogue["deltanet"].problem, "cpu", torch.float64, findings).by_law()
+        ]
 
-    assert worst(finding("near", 0.9, 1.0), finding("far", 2.0, 8.0)) == worst(finding("far", 2.0, 8.0), finding("near", 0.9, 1.0)) == ["near"]
+    assert (
+        worst(finding("near", 0.9, 1.0), finding("far", 2.0, 8.0))
+        == worst(finding("far", 2.0, 8.0), finding("near", 0.9, 1.0))
+        == ["near"]
+    )
     assert worst(finding("kept", 7.0, 8.0), finding("broken", 0.2, 0.1, broken=True)) == ["broken"]
     assert worst(Finding("silent", "a law", 1, None), finding("measured", 0.0, 1.0)) == ["measured"]

@@ -28,8 +28,19 @@ from ttr.experiments.settings import LAYERS, CompareSettings
 from ttr.experiments.storage import load_tensors, save_tensors, write
 from ttr.tasks.text import read_text, split, training_starts
 
-TINY = {"layers": ("linear-attention", "softmax-attention-qknorm"), "steps": 6, "width": 16, "context": 32, "batch": 2, "head_size": 8, "depth": 1,
-        "evaluation_windows": 24, "decoded": 3, "checkpoint_every": 2, "resamples": 100}
+TINY = {
+    "layers": ("linear-attention", "softmax-attention-qknorm"),
+    "steps": 6,
+    "width": 16,
+    "context": 32,
+    "batch": 2,
+    "head_size": 8,
+    "depth": 1,
+    "evaluation_windows": 24,
+    "decoded": 3,
+    "checkpoint_every": 2,
+    "resamples": 100,
+}
 SPEEDS = ("training_tokens_per_second", "decoding_tokens_per_second")
 
 
@@ -59,10 +70,14 @@ def contents(folder):
 
 
 def without_speeds(results):
-    return results | {"memories": [{key: value for key, value in row.items() if key not in SPEEDS} for row in results["memories"]]}
+    return results | {
+        "memories": [
+            {key: value for key, value in row.items() if key not in SPEEDS} for row in results["memories"]
+        ]
+    }
 
 
-# ------------------------------------------------------------------------------------------------------ the comparison
+# --------------------------------------------------------------------------------------------- the comparison
 def test_models_are_equal_within_one_percent():
     settings = CompareSettings()
     found = memories(settings)
@@ -77,12 +92,16 @@ def test_a_comparison_and_its_rerun(text, tmp_path, monkeypatch):
     kept = contents(settings.out)
     assert {"results.json", "comparison.png", "report.html", "settings.json"} <= {path.name for path in kept}
     assert json.loads(kept[settings.out / "results.json"]) == results
-    assert [row["name"] in printed for row in results["memories"]] == [True, True] and results["conclusion"][0][:20] in printed
+    assert [row["name"] in printed for row in results["memories"]] == [True, True] and results["conclusion"][
+        0
+    ][:20] in printed
     page = kept[settings.out / "report.html"].decode()
     assert all(name in page for name in (*settings.layers, UNIGRAM)) and "data:image/png;base64," in page
     assert not re.search(r"""(?:src|href)=["'](?!data:)|url\(|@import""", page)
     for name in ("train", "build", "bits_of_every_byte"):
-        monkeypatch.setattr(job, name, lambda *a, name=name, **k: pytest.fail(f"the second call called {name}"))
+        monkeypatch.setattr(
+            job, name, lambda *a, name=name, **k: pytest.fail(f"the second call called {name}")
+        )
     again, _ = run(settings)
     assert again == results and contents(settings.out) == kept
 
@@ -99,7 +118,8 @@ def test_the_check_of_the_slice_tells_the_size_of_a_gap_of_either_sign(text, tmp
 def test_stopped_at_any_step_it_ends_at_the_same_numbers(text, tmp_path, monkeypatch):
     whole, _ = run(tiny(text, tmp_path, out=tmp_path / "whole"))
     settings = tiny(text, tmp_path)
-    left = [3, 1, 9]  # steps until the next stop, one not after a checkpoint, one in the other memory's training
+    # steps until the next stop, one not after a checkpoint, one in the other memory's training
+    left = [3, 1, 9]
 
     def interrupted(model, tokens):
         left[0] -= 1
@@ -120,8 +140,12 @@ def test_stopped_at_any_step_it_ends_at_the_same_numbers(text, tmp_path, monkeyp
 
 def test_killed_it_goes_on(text, tmp_path):
     settings = tiny(text, tmp_path, steps=3000)
-    program = (f"from pathlib import Path, PosixPath\nfrom rich.console import Console\nimport torch\ntorch.set_num_threads(1)\n"
-               f"from ttr.experiments.compare import compare\nfrom ttr.experiments.settings import CompareSettings\ncompare({settings!r}, Console())")
+    program = (
+        "from pathlib import Path, PosixPath\nfrom rich.console import Console\nimport "
+        "torch\ntorch.set_num_threads(1)\n"
+        "from ttr.experiments.compare import compare\nfrom ttr.experiments.settings import "
+        f"CompareSettings\ncompare({settings!r}, Console())"
+    )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL)
     checkpoint = settings.out / "runs" / "linear-attention.seed0.rate0.008.checkpoint.safetensors"
     deadline = time.monotonic() + 60
@@ -133,9 +157,20 @@ def test_killed_it_goes_on(text, tmp_path):
 
 
 def test_three_rates_and_two_seeds(text, tmp_path):
-    settings = tiny(text, tmp_path, layers=("linear-attention",), tune_lr=True, seeds=2, learning_rate=3e-3, tuning_factors=(1e-3, 1.0, 2.0))
+    settings = tiny(
+        text,
+        tmp_path,
+        layers=("linear-attention",),
+        tune_lr=True,
+        seeds=2,
+        learning_rate=3e-3,
+        tuning_factors=(1e-3, 1.0, 2.0),
+    )
     results, _ = run(settings)
-    finished = {path.name.removesuffix(".result.safetensors"): path for path in (settings.out / "runs").glob("*.result.safetensors")}
+    finished = {
+        path.name.removesuffix(".result.safetensors"): path
+        for path in (settings.out / "runs").glob("*.result.safetensors")
+    }
     tried = {rate: f"linear-attention.seed0.rate{rate}" for rate in settings.rates}
     rate = results["memories"][0]["learning_rate"]
     assert set(finished) == {*tried.values(), f"linear-attention.seed1.rate{rate}"}
@@ -145,9 +180,13 @@ def test_three_rates_and_two_seeds(text, tmp_path):
 
 def test_a_memory_from_a_file(text, tmp_path):
     path = tmp_path / "my_memory.py"
-    path.write_text("import ttr\nfrom ttr.weights.geometric import Geometric\nfrom ttr.functions.linear import Linear\n"
-                    "from ttr.solvers.implicit_delta_rule import ImplicitDeltaRule\n"
-                    "memory = ttr.Problem(weights=Geometric(per='head'), function=Linear(), solver=ImplicitDeltaRule())\n")
+    path.write_text(
+        "import ttr\nfrom ttr.weights.geometric import Geometric\nfrom ttr.functions.linear "
+        "import Linear\n"
+        "from ttr.solvers.implicit_delta_rule import ImplicitDeltaRule\n"
+        "memory = ttr.Problem(weights=Geometric(per='head'), function=Linear(), "
+        "solver=ImplicitDeltaRule())\n"
+    )
     results, _ = run(tiny(text, tmp_path, layers=("linear-attention",), memory=path))
     assert {row["name"] for row in results["memories"]} == {"linear-attention", "my_memory"}
     path.write_text(path.read_text() + "# changed\n")
@@ -165,13 +204,16 @@ def test_a_training_that_diverges_is_told_and_stops_nobody(text, tmp_path, monke
     monkeypatch.setattr(training, "next_byte_loss", diverging)
     results, printed = run(tiny(text, tmp_path))
     rows = {row["name"]: row for row in results["memories"]}
-    assert rows["linear-attention"]["diverged_at"] == [4] and rows["softmax-attention-qknorm"]["diverged_at"] == [None]
+    assert rows["linear-attention"]["diverged_at"] == [4] and rows["softmax-attention-qknorm"][
+        "diverged_at"
+    ] == [None]
     assert "diverged at step 4" in " ".join(printed.split())
 
 
 @pytest.mark.parametrize("steps, diverged_at", [(6, 2), (1, None)])
 def test_a_rate_that_breaks_the_models_breaks_nothing_else(steps, diverged_at, text, tmp_path):
-    """The second loss is not finite, so the first update is taken back; after one step alone nobody has seen it yet."""
+    """The second loss is not finite, so the first update is taken back; after one step alone nobody has seen
+    it yet."""
     results, _ = run(tiny(text, tmp_path, steps=steps, learning_rate=1e20))
     assert [row["diverged_at"] for row in results["memories"]] == [[diverged_at]] * 2
     bits = [row["bits_per_byte"]["all"]["value"] for row in results["memories"]]
@@ -182,11 +224,14 @@ def test_a_rate_that_breaks_the_models_breaks_nothing_else(steps, diverged_at, t
 def test_a_training_that_diverges_ends_before_the_update_that_led_there(text, tmp_path, monkeypatch):
     settings = tiny(text, tmp_path, checkpoint_every=1)
     content = read_text([text]).content
-    starts = training_starts(split(len(content), settings.context).train, settings.context, settings.steps, settings.batch, 0)
+    starts = training_starts(
+        split(len(content), settings.context).train, settings.context, settings.steps, settings.batch, 0
+    )
     whole = training.next_byte_loss
 
     def trained(name, fate):
-        """Parameters, and the history or None; ``fate`` says what becomes of the n-th loss of this call, from 1."""
+        """Parameters, and the history or None; ``fate`` says what becomes of the n-th loss of this call, from
+        1."""
         calls = []
 
         def loss(model, tokens):
@@ -200,7 +245,9 @@ def test_a_training_that_diverges_ends_before_the_update_that_led_there(text, tm
         model = build(memories(settings)[0], settings, 16, 0)
         history = None
         try:
-            history = training.train(model, content, starts, 1e-2, settings, tmp_path / name, {}, lambda _: None)
+            history = training.train(
+                model, content, starts, 1e-2, settings, tmp_path / name, {}, lambda _: None
+            )
         except KeyboardInterrupt:
             pass
         return [p.detach().clone() for p in model.parameters()], history
@@ -216,8 +263,10 @@ def test_a_training_that_diverges_ends_before_the_update_that_led_there(text, tm
         assert all(torch.equal(a, b) for a, b in zip(found, two_updates, strict=True))
 
 
-# ----------------------------------------------------------------------------------------------------------- bad input
-@pytest.mark.parametrize("content, sentence", [(b"", "is empty"), (b"a\x00b" * 9000, "NUL"), (b"too short", "more text")])
+# -------------------------------------------------------------------------------------------------- bad input
+@pytest.mark.parametrize(
+    "content, sentence", [(b"", "is empty"), (b"a\x00b" * 9000, "NUL"), (b"too short", "more text")]
+)
 def test_bad_text_is_refused_in_a_sentence(content, sentence, tmp_path):
     path = tmp_path / "bad.txt"
     path.write_bytes(content)
@@ -227,7 +276,11 @@ def test_bad_text_is_refused_in_a_sentence(content, sentence, tmp_path):
 
 
 def test_missing_files_and_folders_are_named(tmp_path):
-    for path, sentence in ((tmp_path / "nowhere.txt", "no file"), (tmp_path, "is a folder"), (tmp_path / ("n" * 256), "cannot be read")):
+    for path, sentence in (
+        (tmp_path / "nowhere.txt", "no file"),
+        (tmp_path, "is a folder"),
+        (tmp_path / ("n" * 256), "cannot be read"),
+    ):
         with pytest.raises(ValueError, match=sentence) as caught:
             read_text([path])
         assert str(path) in str(caught.value)
@@ -247,19 +300,39 @@ def test_an_unknown_layer_brings_similar_names(text, tmp_path):
         run(tiny(text, tmp_path, layers=("gated-deltanets",)))
 
 
-@pytest.mark.parametrize("changes", [{"steps": 0}, {"width": 20}, {"context": 3}, {"layers": ()}, {"seeds": 0}, {"seed": -1},
-                                     {"seed": 2**63 - 1, "seeds": 2}, {"seed": 10**30}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 0},
+        {"width": 20},
+        {"context": 3},
+        {"layers": ()},
+        {"seeds": 0},
+        {"seed": -1},
+        {"seed": 2**63 - 1, "seeds": 2},
+        {"seed": 10**30},
+    ],
+)
 def test_settings_that_cannot_be_are_refused(changes):
     with pytest.raises(UserError):
         CompareSettings(**changes)
 
 
-@pytest.mark.parametrize("content, sentence", [
-    ("x = 1", "defines no memory"), ("memory = 3", "neither a Problem"), ("1 / 0", "ZeroDivisionError"), ("memories = [1]", "not a dict"),
-    ("memories = ['a']", "not a dict"),
-    ("import ttr; memories = {'m' * 65: ttr.catalogue['gla']}", "cannot name a memory. Use at most 64"),
-    ("memories = {1: 2}", "not a dict"), ("memories = {}", "defines no memory"), ("raise SystemExit(3)", "SystemExit: 3"),
-    (None, "no Python file.*Name a .py file")])
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        ("x = 1", "defines no memory"),
+        ("memory = 3", "neither a Problem"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("memories = [1]", "not a dict"),
+        ("memories = ['a']", "not a dict"),
+        ("import ttr; memories = {'m' * 65: ttr.catalogue['gla']}", "cannot name a memory. Use at most 64"),
+        ("memories = {1: 2}", "not a dict"),
+        ("memories = {}", "defines no memory"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        (None, "no Python file.*Name a .py file"),
+    ],
+)
 def test_a_bad_memory_file_is_named(content, sentence, text, tmp_path):
     path = tmp_path / "mine.py"
     if content is not None:
@@ -298,8 +371,17 @@ def test_runs_of_another_comparison_are_not_taken_over(text, tmp_path):
         run(dataclasses.replace(settings, steps=4))
 
 
-@pytest.mark.parametrize("spoil", [lambda held: held.pop("command"), lambda held: held.pop("versions"), lambda held: held.update(versions=[1]),
-                                   lambda held: held.update(command=3), lambda held: held.update(settings=[]), None])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda held: held.pop("command"),
+        lambda held: held.pop("versions"),
+        lambda held: held.update(versions=[1]),
+        lambda held: held.update(command=3),
+        lambda held: held.update(settings=[]),
+        None,
+    ],
+)
 def test_a_settings_file_that_is_not_whole_is_named(spoil, text, tmp_path):
     settings = tiny(text, tmp_path, steps=1)
     path = settings.out / "settings.json"
@@ -332,13 +414,24 @@ def test_other_arguments_leave_a_folder_alone(text, tmp_path):
 def test_a_damaged_resume_file_is_named_and_nothing_is_touched(text, tmp_path):
     settings = tiny(text, tmp_path, steps=2)
     run(settings)
-    (settings.out / "runs" / "linear-attention.seed0.rate0.008.result.safetensors").unlink()  # so that the checkpoint is needed
-    for name in ("settings.json", "runs/linear-attention.seed0.rate0.008.checkpoint.safetensors",
-                 "runs/softmax-attention-qknorm.seed0.rate0.008.result.safetensors"):
+    # so that the checkpoint is needed
+    (settings.out / "runs" / "linear-attention.seed0.rate0.008.result.safetensors").unlink()
+    for name in (
+        "settings.json",
+        "runs/linear-attention.seed0.rate0.008.checkpoint.safetensors",
+        "runs/softmax-attention-qknorm.seed0.rate0.008.result.safetensors",
+    ):
         path = settings.out / name
         whole = path.read_bytes()
         flipped = whole[:-40] + bytes([whole[-40] ^ 0xFF]) + whole[-39:]
-        for damaged in (whole[:len(whole) // 2], b"", flipped, b"[" * 100_000, _header(b"[" * 100_000), _header(b'{"__metadata__": 3}')):
+        for damaged in (
+            whole[: len(whole) // 2],
+            b"",
+            flipped,
+            b"[" * 100_000,
+            _header(b"[" * 100_000),
+            _header(b'{"__metadata__": 3}'),
+        ):
             path.write_bytes(damaged)
             kept = contents(settings.out)
             with pytest.raises(UserError) as caught:
@@ -376,17 +469,33 @@ def test_names_that_are_no_utf8_are_compared_and_shown(text, tmp_path):
     """On the command line, where a terminal that knows ASCII alone prints them."""
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/a\xe9\xff")
     os.rename(text, odd)
-    options = ["--layers", "linear-attention", "--steps", "1", "--width", "32", "--context", "32", "--out", odd + "-out"]
+    options = [
+        "--layers",
+        "linear-attention",
+        "--steps",
+        "1",
+        "--width",
+        "32",
+        "--context",
+        "32",
+        "--out",
+        odd + "-out",
+    ]
 
     def command(*arguments):
-        return subprocess.run([sys.executable, "-c", "from ttr.cli import main; main()", "compare", *arguments], capture_output=True,
-                              env=os.environ | {"PYTHONIOENCODING": "ascii"})
+        return subprocess.run(
+            [sys.executable, "-c", "from ttr.cli import main; main()", "compare", *arguments],
+            capture_output=True,
+            env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        )
 
     whole = command(odd, *options)
     assert whole.returncode == 0, whole.stderr.decode()
     assert json.loads((Path(odd + "-out") / "results.json").read_bytes())["text"]["files"] == [odd]
     missing = command(odd + "x")
-    assert missing.returncode == 1 and missing.stderr.count(b"\n") == 1 and b"There is no file" in missing.stderr
+    assert (
+        missing.returncode == 1 and missing.stderr.count(b"\n") == 1 and b"There is no file" in missing.stderr
+    )
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -400,9 +509,13 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space"):
         save_tensors(path, {"x": torch.zeros(3)}, {"n": 2})
     tensors, facts = load_tensors(path)
-    assert tensors["x"].tolist() == [1.0, 1.0, 1.0] and facts == {"n": 1} and list(tmp_path.iterdir()) == [path]
+    assert (
+        tensors["x"].tolist() == [1.0, 1.0, 1.0] and facts == {"n": 1} and list(tmp_path.iterdir()) == [path]
+    )
 
 
 def test_the_command_asks_for_the_same_settings():
-    assert CompareSettings(files=(Path("a b.txt"),), steps=7, tune_lr=True, layers=("retnet", "gla")).command() == \
-        "ttr compare 'a b.txt' --layers retnet,gla --steps 7 --tune-lr"
+    assert (
+        CompareSettings(files=(Path("a b.txt"),), steps=7, tune_lr=True, layers=("retnet", "gla")).command()
+        == "ttr compare 'a b.txt' --layers retnet,gla --steps 7 --tune-lr"
+    )

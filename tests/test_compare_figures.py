@@ -1,4 +1,5 @@
-"""The figures of a comparison: the recall slice, intervals that mean what they say, sentences that follow from them, a picture that shows them."""
+"""The figures of a comparison: the recall slice, intervals that mean what they say, sentences that follow
+from them, a picture that shows them."""
 
 import dataclasses
 
@@ -9,16 +10,24 @@ from ttr.experiments import picture
 from ttr.experiments.results import UNIGRAM, Measured, conclusion, slice_gap, summarise
 from ttr.experiments.statistics import Bootstrap, interval
 from ttr.laws.tolerances import FLOAT32, FLOAT64
-from ttr.tasks.text import evaluation_starts, recall_slice, shuffled, split, standard_library, training_starts, windows
+from ttr.tasks.text import (
+    evaluation_starts,
+    recall_slice,
+    shuffled,
+    split,
+    standard_library,
+    training_starts,
+    windows,
+)
 
 
-# ---------------------------------------------------------------------------------------------------------------- text
+# ------------------------------------------------------------------------------------------------------- text
 def recall_by_hand(row, n):
     """The docstring of ``recall_slice``, literally."""
     found = []
     for i in range(len(row) - 1):
-        gram = row[i - n + 1:i + 1] if i >= n - 1 else None
-        earlier = any(row[j - n + 1:j + 1] == gram for j in range(n - 1, i))
+        gram = row[i - n + 1 : i + 1] if i >= n - 1 else None
+        earlier = any(row[j - n + 1 : j + 1] == gram for j in range(n - 1, i))
         found.append(gram is not None and len(set(gram)) > 1 and earlier)
     return found
 
@@ -32,10 +41,11 @@ def test_the_recall_slice_is_what_its_docstring_says(ngram):
 
 
 def test_the_recall_slice_of_a_sentence():
-    """'the cat the cow': the bytes after the second 'the ' and 'he c' could be looked up; its answer is not consulted."""
+    """'the cat the cow': the bytes after the second 'the ' and 'he c' could be looked up; its answer is not
+    consulted."""
     sentence = b"the cat the cow"
     mask = recall_slice(torch.tensor([list(sentence)]), 4)[0]
-    assert [sentence[i + 1:i + 2] for i in range(len(sentence) - 1) if mask[i]] == [b"c", b"o"]
+    assert [sentence[i + 1 : i + 2] for i in range(len(sentence) - 1) if mask[i]] == [b"c", b"o"]
 
 
 def test_splits_share_no_byte_and_windows_stay_inside_them():
@@ -44,7 +54,9 @@ def test_splits_share_no_byte_and_windows_stay_inside_them():
     assert sorted(covered) == list(range(50_000))
     pieces = (range(10, 20), range(30, 36))
     assert set(training_starts(pieces, 5, 50, 20, 0).flatten().tolist()) == {10, 11, 12, 13, 14, 30}
-    assert evaluation_starts(pieces, 4, 100).tolist() == [10, 14, 30] and evaluation_starts(pieces, 4, 2).tolist() == [10, 14]
+    assert evaluation_starts(pieces, 4, 100).tolist() == [10, 14, 30] and evaluation_starts(
+        pieces, 4, 2
+    ).tolist() == [10, 14]
 
 
 def test_data_follow_from_the_seed_alone():
@@ -52,7 +64,10 @@ def test_data_follow_from_the_seed_alone():
     assert torch.equal(training_starts(pieces, 64, 5, 3, 7), training_starts(pieces, 64, 5, 3, 7))
     assert not torch.equal(training_starts(pieces, 64, 5, 3, 7), training_starts(pieces, 64, 5, 3, 8))
     content = torch.arange(100, dtype=torch.uint8)
-    assert windows(content, torch.tensor([3, 90]), 5).tolist() == [[3, 4, 5, 6, 7, 8], [90, 91, 92, 93, 94, 95]]
+    assert windows(content, torch.tensor([3, 90]), 5).tolist() == [
+        [3, 4, 5, 6, 7, 8],
+        [90, 91, 92, 93, 94, 95],
+    ]
 
 
 def test_the_default_text_is_pythons_own():
@@ -60,7 +75,7 @@ def test_the_default_text_is_pythons_own():
     assert any(path.name == "argparse.py" for path in files) and files == tuple(sorted(files))
 
 
-# ---------------------------------------------------------------------------------------------------------- statistics
+# ------------------------------------------------------------------------------------------------- statistics
 def test_the_estimate_is_the_mean_over_bytes():
     bits, mask = torch.rand(2, 30, 9), torch.rand(30, 9) < 0.3
     estimate = interval(Bootstrap.draw(30, 2, 50).bits_per_byte(bits, mask)).value
@@ -71,39 +86,67 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     generator = torch.Generator().manual_seed(1)
     hits = 0
     for _ in range(200):
-        draws = Bootstrap.draw(60, 1, 200).bits_per_byte(torch.randn(1, 60, 4, generator=generator), torch.ones(60, 4, dtype=torch.bool))
+        draws = Bootstrap.draw(60, 1, 200).bits_per_byte(
+            torch.randn(1, 60, 4, generator=generator), torch.ones(60, 4, dtype=torch.bool)
+        )
         found = interval(draws)
         hits += found.low <= 0 <= found.high
     assert 180 <= hits <= 198
 
 
 def measured(name, bits):
-    facts = {"run": {"learning_rate": 0.01}, "parameters": 10, "mlp_width": 3, "tuning_bits_per_byte": 2.0, "state_bytes": 64, "loss": [3.0, 2.0],
-             "diverged_at": None, "training_tokens_per_second": 5.0, "decoding_tokens_per_second": 7.0}
+    facts = {
+        "run": {"learning_rate": 0.01},
+        "parameters": 10,
+        "mlp_width": 3,
+        "tuning_bits_per_byte": 2.0,
+        "state_bytes": 64,
+        "loss": [3.0, 2.0],
+        "diverged_at": None,
+        "training_tokens_per_second": 5.0,
+        "decoding_tokens_per_second": 7.0,
+    }
     return Measured(name, bits, [facts] * len(bits))
 
 
 def test_pairing_separates_what_marginal_intervals_do_not():
-    """Windows differ far more than the memories do; the same windows for all make the small difference plain."""
+    """Windows differ far more than the memories do; the same windows for all make the small difference
+    plain."""
     generator = torch.Generator().manual_seed(0)
     hard = 2 + torch.rand(1, 100, 1, generator=generator).expand(1, 100, 20)
     worse = hard + 0.05 + 0.01 * torch.randn(1, 100, 20, generator=generator)
     mask = torch.rand(100, 20, generator=generator) < 0.3
-    results = summarise([measured("a", worse), measured("b", hard), measured("c", hard.clone())], hard[0] + 2, mask, 300)
+    results = summarise(
+        [measured("a", worse), measured("b", hard), measured("c", hard.clone())], hard[0] + 2, mask, 300
+    )
     rows = {row["name"]: row for row in results["memories"]}
     assert rows["a"]["bits_per_byte"]["all"]["low"] < rows["b"]["bits_per_byte"]["all"]["high"]
     assert rows["a"]["behind_best"]["all"]["low"] > 0
     assert rows["a"]["recall_behind"]["c"]["low"] > 0 and rows["b"]["recall_behind"]["a"]["high"] < 0
     first = conclusion(results)[0]
-    assert first.startswith("b predicts") and "c cannot be told apart" in first and "behind it a by 0.05" in first
+    assert (
+        first.startswith("b predicts")
+        and "c cannot be told apart" in first
+        and "behind it a by 0.05" in first
+    )
     assert results["reference"]["name"] == UNIGRAM and rows["a"]["under_unigram"]["low"] > 0.5
 
 
-@pytest.mark.parametrize("above, first", [((0.1, 0.2, -0.5), "c predicts"), ((0.1, 0.2, 0.3), "a, b and c are no better than the byte frequencies")])
+@pytest.mark.parametrize(
+    "above, first",
+    [
+        ((0.1, 0.2, -0.5), "c predicts"),
+        ((0.1, 0.2, 0.3), "a, b and c are no better than the byte frequencies"),
+    ],
+)
 def test_memories_that_learned_nothing_are_all_named_and_not_praised(above, first):
     frequencies = 3 + torch.rand(60, 10, generator=torch.Generator().manual_seed(0))
     runs = [measured(name, frequencies[None] + extra) for name, extra in zip("abc", above, strict=True)]
-    told = conclusion(summarise(runs, frequencies, torch.rand(60, 10, generator=torch.Generator().manual_seed(1)) < 0.3, 100))
+    told = conclusion(
+        summarise(
+            runs, frequencies, torch.rand(60, 10, generator=torch.Generator().manual_seed(1)) < 0.3, 100
+        )
+    )
     assert told[0].startswith(first)
     assert "a and b are no better" in told[-1] or told[0].startswith("a, b and c are")
 
@@ -127,11 +170,14 @@ def test_the_gap_of_the_slice_vanishes_with_its_mask_shuffled():
     assert chance.sum() == mask.sum() and false.low < 0 < false.high < 0.1
 
 
-# ------------------------------------------------------------------------------------------------------------- picture
+# ---------------------------------------------------------------------------------------------------- picture
 def drawn(monkeypatch, sizes, losses):
-    """The figure of a comparison with these state sizes and training losses, whose byte frequencies cost 4 bits."""
+    """The figure of a comparison with these state sizes and training losses, whose byte frequencies cost 4
+    bits."""
     figures = []
-    monkeypatch.setattr(picture, "Figure", lambda *a, whole=picture.Figure, **k: figures.append(whole(*a, **k)) or figures[-1])
+    monkeypatch.setattr(
+        picture, "Figure", lambda *a, whole=picture.Figure, **k: figures.append(whole(*a, **k)) or figures[-1]
+    )
     frequencies = torch.full((20, 6), 4.0)
     rows = [measured(f"memory-{i}", 3 + torch.rand(1, 20, 6)) for i in range(len(sizes))]
     results = summarise(rows, frequencies, torch.rand(20, 6) < 0.5, 20)
@@ -141,17 +187,32 @@ def drawn(monkeypatch, sizes, losses):
     return figures[0].axes
 
 
-@pytest.mark.parametrize("losses, low, high", [(([8.0, 7.0], [8.0, 6.0]), 4.0, 8.0), (([1e12, 1e13], [8.0, 3.0]), 3.0, 4.0),
-                                               (([], []), 4.0, 4.0), (([], [3.0]), 3.0, 4.0)])
+@pytest.mark.parametrize(
+    "losses, low, high",
+    [
+        (([8.0, 7.0], [8.0, 6.0]), 4.0, 8.0),
+        (([1e12, 1e13], [8.0, 3.0]), 3.0, 4.0),
+        (([], []), 4.0, 4.0),
+        (([], [3.0]), 3.0, 4.0),
+    ],
+)
 def test_the_learning_panel_shows_the_curves_and_the_frequencies(losses, low, high, monkeypatch):
     bottom, top = drawn(monkeypatch, (512, 1024), losses)[2].get_ylim()
     assert bottom < low and high < top and (not low < high or top - bottom < 2 * (high - low))
 
 
-@pytest.mark.parametrize("sizes, shown", [((16384, 20992, 35840, 266240), ["16 KiB", "35 KiB", "260 KiB"]), ((512, 512), ["512 B"]),
-                                          ((4096, 8192), ["4 KiB", "8 KiB"])])
+@pytest.mark.parametrize(
+    "sizes, shown",
+    [
+        ((16384, 20992, 35840, 266240), ["16 KiB", "35 KiB", "260 KiB"]),
+        ((512, 512), ["512 B"]),
+        ((4096, 8192), ["4 KiB", "8 KiB"]),
+    ],
+)
 def test_the_state_panel_names_sizes_that_occur_and_no_label_covers_another(sizes, shown, monkeypatch):
     axis = drawn(monkeypatch, sizes, [[5.0]] * len(sizes))[1].xaxis
-    assert [label.get_text() for label in axis.get_ticklabels()] == shown and not axis.get_ticklabels(minor=True)
+    assert [label.get_text() for label in axis.get_ticklabels()] == shown and not axis.get_ticklabels(
+        minor=True
+    )
     boxes = [label.get_window_extent() for label in axis.get_ticklabels()]
     assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))

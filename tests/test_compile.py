@@ -1,4 +1,5 @@
-"""torch.compile(fullgraph=True, dynamic=True) of every entry, gradients included; needs the shape checks off: TTR_TEST_TYPES=0."""
+"""torch.compile(fullgraph=True, dynamic=True) of every entry, gradients included; needs the shape checks off:
+TTR_TEST_TYPES=0."""
 
 import os
 
@@ -9,8 +10,11 @@ import ttr
 from ttr.laws.rows import Sizes, make_case
 from ttr.laws.tolerances import FLOAT64, error
 
-pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore::FutureWarning"),  # the compiler's own
-              pytest.mark.skipif(os.environ.get("TTR_TEST_TYPES", "1") == "1", reason="run with TTR_TEST_TYPES=0")]
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.filterwarnings("ignore::FutureWarning"),  # the compiler's own
+    pytest.mark.skipif(os.environ.get("TTR_TEST_TYPES", "1") == "1", reason=("run with TTR_TEST_TYPES=0")),
+]
 
 ONE_PER_FORM = ("gated-deltanet", "gla", "mesanet", "forgetting-attention", "local-linear-attention")
 
@@ -27,7 +31,10 @@ def run(case, backend):
     return y, *torch.autograd.grad(y.square().sum(), list(case.leaves().values()))
 
 
-@pytest.mark.parametrize("name, backend", [(name, "aot_eager") for name in ttr.catalogue] + [(name, "inductor") for name in ONE_PER_FORM])
+@pytest.mark.parametrize(
+    "name, backend",
+    [(name, "aot_eager") for name in ttr.catalogue] + [(name, "inductor") for name in ONE_PER_FORM],
+)
 def test_compiled_equals_eager(name, backend):
     case = make_case(ttr.catalogue[name].problem, Sizes(time=4))
     for compiled, eager in zip(run(case, backend), run(case, None)):

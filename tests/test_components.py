@@ -18,7 +18,10 @@ def fields():
     registry.discover()
     for cls in Component.registry.values():
         if cls.__module__.startswith("ttr."):
-            yield from (pytest.param(cls.examples()[0], f.name, id=f"{cls.__name__}.{f.name}") for f in dataclasses.fields(cls))
+            yield from (
+                pytest.param(cls.examples()[0], f.name, id=f"{cls.__name__}.{f.name}")
+                for f in dataclasses.fields(cls)
+            )
 
 
 @pytest.mark.parametrize("example, name", fields())
@@ -32,7 +35,11 @@ def test_a_field_has_its_type_or_the_sentence_says_what_to_use(example, name, mo
             assert str(refusal).endswith(".") and " " in str(refusal), refusal
             kept += "is not possible. Use " in str(refusal)
         else:
-            assert type(value) in (bool, int, float, str, tuple) or value is None and type(None) in types_of(example, name)
+            assert (
+                type(value) in (bool, int, float, str, tuple)
+                or value is None
+                and type(None) in types_of(example, name)
+            )
             assert changed.to_dict()
     assert kept >= 5
 
@@ -41,8 +48,15 @@ def types_of(example, name):
     return typing.get_args(typing.get_type_hints(type(example))[name])
 
 
-@pytest.mark.parametrize("value, words", [("3", "Use a whole number for chunk."), (True, "Use a whole number for chunk."),
-                                          (2.5, "Use a whole number for chunk."), (0, "learn nothing")])
+@pytest.mark.parametrize(
+    "value, words",
+    [
+        ("3", "Use a whole number for chunk."),
+        (True, "Use a whole number for chunk."),
+        (2.5, "Use a whole number for chunk."),
+        (0, "learn nothing"),
+    ],
+)
 def test_the_sentence(value, words, monkeypatch):
     from ttr.solvers.gradient_descent import GradientDescent
 

@@ -1,4 +1,5 @@
-"""Ill-conditioned regressions in narrow numbers: what is answered has digits, whoever computes it; the rest is refused in a sentence."""
+"""Ill-conditioned regressions in narrow numbers: what is answered has digits, whoever computes it; the rest
+is refused in a sentence."""
 
 import functools
 
@@ -21,12 +22,18 @@ from ttr.weights.window import Window
 
 T, H, D = 40, 2, 8
 PROBLEMS = {
-    "lines": Problem(Uniform(), LocalLinear(), ExactLocalFit()), "lines of rank 2": Problem(Geometric(), LocalLinear(rank=2), ExactLocalFit()),
-    "lines in a window": Problem(Window(6), LocalLinear(), ExactLocalFit()), "parabolas": Problem(Uniform(), LocalQuadratic(), ExactLocalFit()),
-    "kernels": Problem(Uniform(), KernelRegression(), ExactRidge()), "fading kernels": Problem(Geometric(), KernelRegression(), ExactRidge()),
-    "ridge": Problem(Uniform(), Linear(), ExactRidge()), "ridge in a window": Problem(Window(6), Linear(), ExactRidge()),
+    "lines": Problem(Uniform(), LocalLinear(), ExactLocalFit()),
+    "lines of rank 2": Problem(Geometric(), LocalLinear(rank=2), ExactLocalFit()),
+    "lines in a window": Problem(Window(6), LocalLinear(), ExactLocalFit()),
+    "parabolas": Problem(Uniform(), LocalQuadratic(), ExactLocalFit()),
+    "kernels": Problem(Uniform(), KernelRegression(), ExactRidge()),
+    "fading kernels": Problem(Geometric(), KernelRegression(), ExactRidge()),
+    "ridge": Problem(Uniform(), Linear(), ExactRidge()),
+    "ridge in a window": Problem(Window(6), Linear(), ExactRidge()),
 }
-CALLS = [(ridge, size, spread) for ridge in (1e-1, 1e-4, 1e-8) for size in (1.0, 30.0) for spread in (1.0, 1e-3)]
+CALLS = [
+    (ridge, size, spread) for ridge in (1e-1, 1e-4, 1e-8) for size in (1.0, 30.0) for spread in (1.0, 1e-3)
+]
 CALLS += [(1e-1, 1e4, 1.0), (1e-4, 1e4, 1.0)]
 """Ridge, size of the keys, and how far they lie apart beside it."""
 
@@ -35,7 +42,9 @@ def call(problem, ridge, size, spread, dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, T, H, D, generator=generator) for _ in range(3))
     k = size * (k if spread == 1 else k[:, :1] + spread * k) / D**0.5
-    controls = {"ridge": ridge} | ({"log_decay": -torch.rand(1, T, H, generator=generator)} if "log_decay" in problem.controls() else {})
+    controls = {"ridge": ridge} | (
+        {"log_decay": -torch.rand(1, T, H, generator=generator)} if "log_decay" in problem.controls() else {}
+    )
     params = ttr.init_params(problem, heads=H, key_size=D, value_size=D, generator=generator)
     return {"q": (q * size**0.5).to(dtype), "k": k.to(dtype), "v": v.to(dtype), "params": params, **controls}
 
@@ -61,7 +70,17 @@ def from_a_state(problem, q, k, v, params, ridge, **controls):
     rows, state = [], None
     for part in (slice(0, 9), slice(9, T)):
         inside = {name: x[:, part] for name, x in controls.items()}
-        y, state = ttr.regress(problem, q[:, part], k[:, part], v[:, part], params=params, state=state, return_state=True, ridge=ridge, **inside)
+        y, state = ttr.regress(
+            problem,
+            q[:, part],
+            k[:, part],
+            v[:, part],
+            params=params,
+            state=state,
+            return_state=True,
+            ridge=ridge,
+            **inside,
+        )
         rows.append(y)
     return torch.cat(rows, dim=1)
 
@@ -69,7 +88,16 @@ def from_a_state(problem, q, k, v, params, ridge, **controls):
 def by_steps(problem, q, k, v, params, ridge, take=ttr.step, **controls):
     rows, state = [], ttr.initial_state(problem, 1, H, D, D, params=params, dtype=q.dtype)
     for t in range(T):
-        y, state = take(problem, q[:, t], k[:, t], v[:, t], state, params=params, ridge=ridge, **{name: x[:, t] for name, x in controls.items()})
+        y, state = take(
+            problem,
+            q[:, t],
+            k[:, t],
+            v[:, t],
+            state,
+            params=params,
+            ridge=ridge,
+            **{name: x[:, t] for name, x in controls.items()},
+        )
         rows.append(y)
     return torch.stack(rows, dim=1)
 
@@ -128,26 +156,34 @@ def gradients(problem, given):
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_gradients_of_what_is_answered_have_digits(name):
     found = {setting: gradients(PROBLEMS[name], call(PROBLEMS[name], *setting)) for setting in CALLS[:-2]}
-    assert not {setting: errors for setting, errors in found.items() if not all(e <= ANSWERED for e in errors)}
+    assert not {
+        setting: errors for setting, errors in found.items() if not all(e <= ANSWERED for e in errors)
+    }
 
 
 @pytest.mark.parametrize("name", ["lines", "lines in a window"])
 def test_what_has_few_digits_is_worked_out_wider(name):
     given = call(PROBLEMS[name], 1e-2, 10.0, 1.0)
-    assert answered(whole, PROBLEMS[name], given) <= FLOAT32 and max(gradients(PROBLEMS[name], given)) <= FLOAT32
+    assert (
+        answered(whole, PROBLEMS[name], given) <= FLOAT32 and max(gradients(PROBLEMS[name], given)) <= FLOAT32
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_other_dtypes(name, dtype):
-    found = {setting: answered(whole, PROBLEMS[name], call(PROBLEMS[name], *setting, dtype)) for setting in CALLS[:-2]}
+    found = {
+        setting: answered(whole, PROBLEMS[name], call(PROBLEMS[name], *setting, dtype))
+        for setting in CALLS[:-2]
+    }
     assert not {setting: e for setting, e in found.items() if e is not None and not e <= ANSWERED}
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_compiled_steps_are_wider_or_no_numbers(name):
-    """A compiled call sees no numbers: memories of pairs are read in float64, and a row of moments without digits is NaN."""
+    """A compiled call sees no numbers: memories of pairs are read in float64, and a row of moments without
+    digits is NaN."""
     torch._dynamo.reset()
     problem = PROBLEMS[name]
     if problem.weights.window is not None and problem.function.local_degree is None:
@@ -159,8 +195,16 @@ def test_compiled_steps_are_wider_or_no_numbers(name):
         token = {name: x if name in ("params", "ridge") else x[:, 12] for name, x in given.items()}
         try:
             _, state = ttr.regress(problem, return_state=True, **past)
-            y, _ = step(token["q"], token["k"], token["v"], state, **{name: x for name, x in token.items() if name not in "qkv"})
+            y, _ = step(
+                token["q"],
+                token["k"],
+                token["v"],
+                state,
+                **{name: x for name, x in token.items() if name not in "qkv"},
+            )
         except ValueError:
             continue
-        reference = ttr.oracle(problem, **{name: x if name in ("params", "ridge") else x[:, :13] for name, x in given.items()})[:, 12]
+        reference = ttr.oracle(
+            problem, **{name: x if name in ("params", "ridge") else x[:, :13] for name, x in given.items()}
+        )[:, 12]
         assert y.isnan().any() or error(y, reference) <= ANSWERED

@@ -1,4 +1,5 @@
-"""Controls that a component outside the package brings: declared they are like the others, undeclared they are refused in a sentence."""
+"""Controls that a component outside the package brings: declared they are like the others, undeclared they
+are refused in a sentence."""
 
 import dataclasses
 
@@ -39,7 +40,13 @@ def declared(monkeypatch):
 
 
 def test_an_undeclared_control_is_refused_where_the_problem_is_made():
-    with pytest.raises(ValueError, match=r"Nobody has declared the control 'floor' of _Floored\(\). Use ttr.controls.declare\('floor', .*\.$"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"Nobody has declared the control 'floor' of _Floored\(\). Use "
+            r"ttr.controls.declare\('floor', .*\.$"
+        ),
+    ):
         Problem(_Floored(), Linear(), OneStep())
 
 
@@ -57,9 +64,19 @@ def test_a_declared_control_is_like_the_others(declared):
         ttr.nn.Mixer(8, problem, heads=2)
 
 
-@pytest.mark.parametrize("name, control", [
-    ("log_decay", FLOOR), ("state", FLOOR), ("a floor", FLOOR), (3, FLOOR), ("floor", None), ("floor", Control((), "none")),
-    ("floor", Control(("H",), "a parameter")), ("floor", Control(("BTZ",), "Z"))])
+@pytest.mark.parametrize(
+    "name, control",
+    [
+        ("log_decay", FLOOR),
+        ("state", FLOOR),
+        ("a floor", FLOOR),
+        (3, FLOOR),
+        ("floor", None),
+        ("floor", Control((), "none")),
+        ("floor", Control(("H",), "a parameter")),
+        ("floor", Control(("BTZ",), "Z")),
+    ],
+)
 def test_what_is_no_control_cannot_be_declared(name, control):
     with pytest.raises(ValueError, match=r"\.$"):
         declare(name, control)
@@ -72,16 +89,26 @@ def test_axes_that_a_control_does_not_have_are_refused():
         def controls(self):
             return {"log_decay": "BTV"}
 
-    with pytest.raises(ValueError, match=r"'log_decay' has axes BTH or BTHK, and _Odd\(\) asks for BTV. Use one of these"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"'log_decay' has axes BTH or BTHK, and _Odd\(\) asks for BTV. Use "
+            r"one of these"
+        ),
+    ):
         Problem(_Odd(), Linear(), OneStep())
 
 
 @pytest.mark.parametrize("solver", [OneStep(), DeltaRule()], ids=repr)
 def test_a_token_is_that_of_the_weights_and_not_of_the_class_they_are_made_from(solver):
-    """Geometric says that its control is the log of the retention; a class made from it says nothing of the kind."""
+    """Geometric says that its control is the log of the retention; a class made from it says nothing of the
+    kind."""
     problem = Problem(_Held(), Linear(), solver)
     case = make_case(problem, past=2)
-    token = {name: x[:, 0].contiguous() if isinstance(x, torch.Tensor) else x for name, x in case.arguments().items()}
+    token = {
+        name: x[:, 0].contiguous() if isinstance(x, torch.Tensor) else x
+        for name, x in case.arguments().items()
+    }
     reference = ttr.oracle(problem, **case.arguments())[:, 0]
     assert (case.controls["log_decay"][:, 0] < -0.3).any()
     for y, _ in (ttr.step(problem, **token), ttr.step(problem, **token), ttr.plan(problem, **token)(**token)):

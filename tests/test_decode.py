@@ -1,4 +1,5 @@
-"""Single tokens: the compiled kernel and torch's operations against the oracle, bound, in place, and falling back."""
+"""Single tokens: the compiled kernel and torch's operations against the oracle, bound, in place, and falling
+back."""
 
 import inspect
 import itertools
@@ -23,11 +24,25 @@ from ttr.weights.geometric import Geometric
 from ttr.weights.multi_scale import MultiScale
 from ttr.weights.uniform import Uniform
 
-TIERS = ["torch", pytest.param("native", marks=pytest.mark.skipif(not library.available(), reason=library.reason() or ""))]
-RULES = (OneStep(), DeltaRule(), DeltaRule("old"), DeltaRule("old", separate_read=True), DeltaRule(separate_read=True, separate_erase=True),
-         DeltaRule("old", separate_read=True, separate_erase=True, unit_step=True), DeltaRule(separate_read=True, gated_write=True))
-PROBLEMS = {f"{weights!r}, {solver!r}": ttr.Problem(weights, Linear(), solver)
-            for weights, solver in itertools.product((Uniform(), Geometric(), Geometric("channel"), MultiScale()), RULES)}
+TIERS = [
+    "torch",
+    pytest.param("native", marks=pytest.mark.skipif(not library.available(), reason=library.reason() or "")),
+]
+RULES = (
+    OneStep(),
+    DeltaRule(),
+    DeltaRule("old"),
+    DeltaRule("old", separate_read=True),
+    DeltaRule(separate_read=True, separate_erase=True),
+    DeltaRule("old", separate_read=True, separate_erase=True, unit_step=True),
+    DeltaRule(separate_read=True, gated_write=True),
+)
+PROBLEMS = {
+    f"{weights!r}, {solver!r}": ttr.Problem(weights, Linear(), solver)
+    for weights, solver in itertools.product(
+        (Uniform(), Geometric(), Geometric("channel"), MultiScale()), RULES
+    )
+}
 PROBLEMS["bonus"] = ttr.Problem(Bonus(), Linear(), OneStep())
 DELTA = ttr.catalogue["gated-deltanet"].problem
 
@@ -50,32 +65,57 @@ def token(problem, batch=2, heads=(4, 4, 4), key_size=5, value_size=7, dtype=tor
         x = torch.randn([sizes[a] for a in axes if a != "T"], dtype=dtype)
         return -x.abs() if name == "log_decay" else x.abs() / 2 if name == "step_size" else x / 2
 
-    q, k, v = (torch.randn(batch, h, size, dtype=dtype) for h, size in zip(heads, (key_size, key_size, value_size)))
+    q, k, v = (
+        torch.randn(batch, h, size, dtype=dtype) for h, size in zip(heads, (key_size, key_size, value_size))
+    )
     controls = {name: draw(name, axes) for name, axes in problem.controls().items()}
-    params = {name: x.to(dtype) for name, x in ttr.init_params(problem, heads=H, key_size=key_size, value_size=value_size).items()}
+    params = {
+        name: x.to(dtype)
+        for name, x in ttr.init_params(problem, heads=H, key_size=key_size, value_size=value_size).items()
+    }
     state = ttr.initial_state(problem, batch, (H, *heads[1:]), key_size, value_size, dtype=dtype)
-    return {"q": q, "k": torch.nn.functional.normalize(k, dim=-1), "v": v, **controls}, state.map(torch.randn_like), params or None
+    return (
+        {"q": q, "k": torch.nn.functional.normalize(k, dim=-1), "v": v, **controls},
+        state.map(torch.randn_like),
+        params or None,
+    )
 
 
 def expected(problem, arguments, state, params):
-    y, after = ttr.oracle(problem, **{name: x[:, None] for name, x in arguments.items()}, state=state, params=params, return_state=True)
+    y, after = ttr.oracle(
+        problem,
+        **{name: x[:, None] for name, x in arguments.items()},
+        state=state,
+        params=params,
+        return_state=True,
+    )
     return y[:, 0], after
 
 
 def agrees(done, wanted, dtype):
-    return (error(done[0], wanted[0]) <= tolerance(dtype) and torch.equal(done[1].position, wanted[1].position)
-            and all(error(done[1][name], wanted[1][name]) <= tolerance(dtype) for name in wanted[1]))
+    return (
+        error(done[0], wanted[0]) <= tolerance(dtype)
+        and torch.equal(done[1].position, wanted[1].position)
+        and all(error(done[1][name], wanted[1][name]) <= tolerance(dtype) for name in wanted[1])
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
 def test_one_token_is_that_of_the_oracle(problem, dtype, tier):
-    for sizes in ({}, {"key_size": 9, "value_size": 37}, {"key_size": 8, "value_size": 64}, {"key_size": 3, "value_size": 1}):
+    for sizes in (
+        {},
+        {"key_size": 9, "value_size": 37},
+        {"key_size": 8, "value_size": 64},
+        {"key_size": 3, "value_size": 1},
+    ):
         arguments, state, params = token(problem, dtype=dtype, **sizes)
         wanted = expected(problem, arguments, state, params)
         kept = state.clone()
         assert agrees(ttr.step(problem, **arguments, state=state, params=params), wanted, dtype)
-        assert all(torch.equal(state[name], kept[name]) for name in state) and torch.equal(state.position, kept.position)
+        assert all(torch.equal(state[name], kept[name]) for name in state) and torch.equal(
+            state.position, kept.position
+        )
         y, same = ttr.step(problem, **arguments, state=kept, params=params, inplace=True)
         assert same is kept and agrees((y, kept), wanted, dtype)
 
@@ -100,7 +140,10 @@ def bound(run) -> object:
     return dict(zip(run.__code__.co_freevars, (cell.cell_contents for cell in run.__closure__)))["bound"]
 
 
-@pytest.mark.parametrize("name", ["linear-attention", "retnet", "gla", "mamba2", "deltanet", "gated-deltanet", "kda", "comba", "rwkv7"])
+@pytest.mark.parametrize(
+    "name",
+    ["linear-attention", "retnet", "gla", "mamba2", "deltanet", "gated-deltanet", "kda", "comba", "rwkv7"],
+)
 def test_plain_memories_are_bound(name, tier):
     problem = ttr.catalogue[name].problem
     arguments, _, params = token(problem)
@@ -108,7 +151,8 @@ def test_plain_memories_are_bound(name, tier):
 
 
 class Slow(dict):
-    """Lets other threads in between a look at its size and what follows from it, and remembers how large it has been."""
+    """Lets other threads in between a look at its size and what follows from it, and remembers how large it
+    has been."""
 
     largest = 0
 
@@ -137,7 +181,9 @@ def test_what_is_bound_stays_few_whoever_steps(monkeypatch):
     assert 1 <= kept.largest <= 3
 
 
-@pytest.mark.parametrize("name", ["linear-attention-normalized", "deltaproduct", "mesanet", "softmax-attention"])
+@pytest.mark.parametrize(
+    "name", ["linear-attention-normalized", "deltaproduct", "mesanet", "softmax-attention"]
+)
 def test_others_go_the_checked_way(name, tier):
     problem = ttr.catalogue[name].problem
     case = ttr.laws.rows.make_case(problem, ttr.laws.rows.Sizes(time=1)).arguments()
@@ -161,7 +207,9 @@ def test_batches_and_grouped_heads(batch, heads, tier):
 
 def test_steps_are_the_sequence(tier):
     arguments, state, _ = token(DELTA)
-    sequence = {name: torch.stack([x, x.flip(0), x * 0.5, x.roll(1, 1)], dim=1) for name, x in arguments.items()}
+    sequence = {
+        name: torch.stack([x, x.flip(0), x * 0.5, x.roll(1, 1)], dim=1) for name, x in arguments.items()
+    }
     y, wanted = ttr.regress(DELTA, **sequence, state=state, return_state=True)
     run, mine = ttr.plan(DELTA, **arguments, inplace=True), state.clone()
     for t in range(4):
@@ -186,11 +234,21 @@ def test_what_is_not_as_planned_is_still_right(tier):
         assert agrees(run(**arguments, state=state), expected(DELTA, arguments, state, None), torch.float64)
 
 
-@pytest.mark.parametrize("name, value", [("v", torch.nan), ("q", torch.inf), ("log_decay", 0.5), ("log_decay", torch.nan), ("step_size", -1.0),
-                                         ("step_size", torch.inf)])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("v", torch.nan),
+        ("q", torch.inf),
+        ("log_decay", 0.5),
+        ("log_decay", torch.nan),
+        ("step_size", -1.0),
+        ("step_size", torch.inf),
+    ],
+)
 def test_bad_numbers_leave_the_state_untouched(name, value, tier):
     arguments, state, _ = token(DELTA)
-    ttr.step(DELTA, **arguments, state=state.clone(), inplace=True)  # the second call is spared the checks, but not these
+    # the second call is spared the checks, but not these
+    ttr.step(DELTA, **arguments, state=state.clone(), inplace=True)
     kept = state.clone()
     arguments[name].view(-1)[-1] = value
     with pytest.raises(ValueError, match=name):
@@ -203,7 +261,11 @@ def test_bad_numbers_leave_the_state_untouched(name, value, tier):
 def test_a_reset_forgets_everything(tier):
     arguments, state, _ = token(DELTA)
     arguments["log_decay"].view(-1)[::3] = -torch.inf
-    assert agrees(ttr.plan(DELTA, **arguments)(**arguments, state=state), expected(DELTA, arguments, state, None), torch.float64)
+    assert agrees(
+        ttr.plan(DELTA, **arguments)(**arguments, state=state),
+        expected(DELTA, arguments, state, None),
+        torch.float64,
+    )
 
 
 @pytest.mark.skipif(not library.available(), reason=library.reason() or "")
@@ -219,10 +281,16 @@ def test_threads_change_no_bit(monkeypatch):
 def test_the_eager_update_in_place_makes_no_second_memory():
     pair = matrix.Pair(*torch.randn(2, 2, 4, 6, dtype=torch.float64).unbind(), None, None, None, None)
     memory = torch.randn(2, 4, 6, 6, dtype=torch.float64)
-    assert matrix.changed(pair, matrix.change_by(pair, memory, False, matrix.look_up), memory, True).data_ptr() == memory.data_ptr()
+    assert (
+        matrix.changed(pair, matrix.change_by(pair, memory, False, matrix.look_up), memory, True).data_ptr()
+        == memory.data_ptr()
+    )
 
 
-@pytest.mark.skipif(os.environ.get("TTR_TEST_TYPES", "1") == "1", reason="torch.compile cannot look through the shape checks")
+@pytest.mark.skipif(
+    os.environ.get("TTR_TEST_TYPES", "1") == "1",
+    reason=("torch.compile cannot look through the shape checks"),
+)
 @pytest.mark.parametrize("name", ["retnet", "deltanet", "kda", "comba", "rwkv7"])
 def test_a_compiled_plan_is_in_place_and_that_of_the_oracle(name, tier):
     """Not through ``step``, whose checks would all be looked at again before every compiled call."""
@@ -254,7 +322,10 @@ def test_gradients_are_asked_for_at_every_call():
     """Bound without gradients, a call with them takes the long way; in functorch too."""
     problem = ttr.catalogue["gated-deltanet"].problem
     q, k, v = torch.randn(3, 1, 2, 4, dtype=torch.float64).unbind()
-    call = {"log_decay": -torch.rand(1, 2, dtype=torch.float64), "step_size": torch.rand(1, 2, dtype=torch.float64)}
+    call = {
+        "log_decay": -torch.rand(1, 2, dtype=torch.float64),
+        "step_size": torch.rand(1, 2, dtype=torch.float64),
+    }
     state = ttr.initial_state(problem, 1, 2, 4, 4, dtype=torch.float64)
     planned = ttr.plan(problem, q, k / 4, v, state=state, **call)
     for run in (planned, lambda *args, **controls: ttr.step(problem, *args, **controls)):

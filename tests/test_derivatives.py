@@ -1,4 +1,5 @@
-"""Derivatives of the operators in every way that torch takes them: second ones, batched, forward, checkpointed, inside autocast."""
+"""Derivatives of the operators in every way that torch takes them: second ones, batched, forward,
+checkpointed, inside autocast."""
 
 from __future__ import annotations
 
@@ -20,16 +21,33 @@ from ttr.laws.tolerances import FLOAT64, error
 from ttr.operators.rms_norm import rms_norm
 from ttr.operators.short_convolution import short_convolution
 
-PRESENT = tuple(backend for backend in BACKENDS if isinstance(backend, OperatorBackend) and backend.missing() is None)
+PRESENT = tuple(
+    backend for backend in BACKENDS if isinstance(backend, OperatorBackend) and backend.missing() is None
+)
 PROBLEM = ttr.catalogue["gated-deltanet"].problem
-NAMES = ("linear-attention", "gla", "rwkv6", "gated-deltanet", "rwkv7", "comba", "longhorn", "longhorn-exact", "precond-kda", "gated-deltanet2")
+NAMES = (
+    "linear-attention",
+    "gla",
+    "rwkv6",
+    "gated-deltanet",
+    "rwkv7",
+    "comba",
+    "longhorn",
+    "longhorn-exact",
+    "precond-kda",
+    "gated-deltanet2",
+)
 
 
-def call(tokens: int = 7, dtype: torch.dtype = torch.float64) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def call(
+    tokens: int = 7, dtype: torch.dtype = torch.float64
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(tokens)
     q, k, v = torch.randn(3, 1, tokens, 2, 4, generator=generator, dtype=dtype).unbind()
-    controls = {"log_decay": -torch.rand(1, tokens, 2, generator=generator, dtype=dtype),
-                "step_size": torch.rand(1, tokens, 2, generator=generator, dtype=dtype)}
+    controls = {
+        "log_decay": -torch.rand(1, tokens, 2, generator=generator, dtype=dtype),
+        "step_size": torch.rand(1, tokens, 2, generator=generator, dtype=dtype),
+    }
     return {"q": q, "k": k / 2, "v": v}, controls
 
 
@@ -41,15 +59,22 @@ def test_first_derivatives_do_not_depend_on_whether_second_ones_are_wanted(backe
     mixer = ttr.nn.Mixer(8, ttr.catalogue[name], heads=2, backend=backend).double()
     x = torch.randn(1, 6, 8, dtype=torch.float64, requires_grad=True)
     leaves = [x, *mixer.parameters()]
-    plain, again = (torch.autograd.grad(mixer(x).square().sum(), leaves, create_graph=wanted, allow_unused=True, materialize_grads=True)
-                    for wanted in (False, True))
+    plain, again = (
+        torch.autograd.grad(
+            mixer(x).square().sum(), leaves, create_graph=wanted, allow_unused=True, materialize_grads=True
+        )
+        for wanted in (False, True)
+    )
     assert max(error(b, a) for a, b in zip(plain, again)) <= FLOAT64
 
 
 def test_the_operators_around_a_memory_count_every_way_once():
     x = torch.randn(1, 6, 4, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    for y in (short_convolution(x, x[:, :2] * 2, weight, silu=True), rms_norm(x, 1e-5, gain=weight[0], gate=x * 3)):
+    for y in (
+        short_convolution(x, x[:, :2] * 2, weight, silu=True),
+        rms_norm(x, 1e-5, gain=weight[0], gate=x * 3),
+    ):
         plain = torch.autograd.grad(y.square().sum(), x, retain_graph=True)[0]
         again = torch.autograd.grad(y.square().sum(), x, create_graph=True)[0]
         assert error(again, plain) <= FLOAT64
@@ -68,7 +93,8 @@ def test_batched_gradients(backend):
 
 @pytest.mark.parametrize("name", ttr.catalogue)
 def test_batched_gradients_of_every_layer(name):
-    """What ``jacobian(vectorize=True)`` asks for: several gradients at once, of outputs or of states, are those one by one on every backend."""
+    """What ``jacobian(vectorize=True)`` asks for: several gradients at once, of outputs or of states, are
+    those one by one on every backend."""
     problem = ttr.catalogue[name].problem
     case = make_case(problem, Sizes(batch=1, time=5), past=2).differentiable()
     leaves = list(case.leaves().values())
@@ -76,10 +102,18 @@ def test_batched_gradients_of_every_layer(name):
         y, state = outcome(Setting(backend.small()).run, case)
         for ends in filter(None, ([y], [x for x in state.tensors.values() if x.requires_grad])):
             grads = [torch.randn(2, *x.shape, dtype=x.dtype) for x in ends]
-            together, *alone = (torch.autograd.grad(ends, leaves, each, retain_graph=True, is_grads_batched=batched, allow_unused=True)
-                                for each, batched in ((grads, True), *((each, False) for each in zip(*grads))))
+            together, *alone = (
+                torch.autograd.grad(
+                    ends, leaves, each, retain_graph=True, is_grads_batched=batched, allow_unused=True
+                )
+                for each, batched in ((grads, True), *((each, False) for each in zip(*grads)))
+            )
             for found, *expected in zip(together, *alone):
-                assert found is None and expected == [None, None] or error(found, torch.stack(expected)) <= FLOAT64, backend.name
+                assert (
+                    found is None
+                    and expected == [None, None]
+                    or error(found, torch.stack(expected)) <= FLOAT64
+                ), backend.name
 
 
 def test_forward_mode():
@@ -103,12 +137,18 @@ def tiers(request):
 
 @pytest.mark.parametrize("name", ["linear-attention", "gla", "gated-deltanet", "kda"])
 def test_functorch_goes_through_the_public_calls(name, tiers):
-    """vmap, grad, vmap of grad and jvp of a whole sequence, over the query, a control and the state, are what plain calls give."""
+    """vmap, grad, vmap of grad and jvp of a whole sequence, over the query, a control and the state, are what
+    plain calls give."""
     problem = ttr.catalogue[name].problem
     rows = [make_case(problem, Sizes(time=5), seed=seed) for seed in range(3)]
     case, names = rows[0], ("q", "k", "v", *rows[0].controls)
     given = {each: torch.stack([row.arguments()[each] for row in rows]) for each in names}
-    memories = torch.stack([torch.randn_like(ttr.regress(problem, **case.arguments(), return_state=True)[1]["memory"]) for _ in rows])
+    memories = torch.stack(
+        [
+            torch.randn_like(ttr.regress(problem, **case.arguments(), return_state=True)[1]["memory"])
+            for _ in rows
+        ]
+    )
 
     def call(memory, *tensors):
         state = ttr.State({"memory": memory}, torch.zeros(memory.shape[0], dtype=torch.int64))
@@ -118,7 +158,10 @@ def test_functorch_goes_through_the_public_calls(name, tiers):
         return call(*tensors).square().sum()
 
     calls = [(memories[i], *(given[each][i] for each in names)) for i in range(3)]
-    assert error(torch.func.vmap(call)(memories, *given.values()), torch.stack([call(*each) for each in calls])) <= FLOAT64
+    assert (
+        error(torch.func.vmap(call)(memories, *given.values()), torch.stack([call(*each) for each in calls]))
+        <= FLOAT64
+    )
     leaves = [[x.clone().requires_grad_() for x in each] for each in calls]
     wanted = [torch.autograd.grad(loss(*each), each) for each in leaves]
     everything = tuple(range(1 + len(names)))
@@ -134,7 +177,9 @@ def test_functorch_goes_through_single_tokens(tiers):
     (q, k, v), controls, state = token()
     for _ in range(2):  # the second call is bound
         y, _ = ttr.step(PROBLEM, q, k, v, state, **controls)
-    found = torch.func.vmap(lambda q: ttr.step(PROBLEM, q, k, v, state, **controls)[0])(torch.stack([q, 2 * q]))
+    found = torch.func.vmap(lambda q: ttr.step(PROBLEM, q, k, v, state, **controls)[0])(
+        torch.stack([q, 2 * q])
+    )
     assert error(found, torch.stack([y, 2 * y])) <= FLOAT64  # y is linear in q
     _, slope = torch.func.jvp(lambda q: ttr.step(PROBLEM, q, k, v, state, **controls)[0], (q,), (3 * q,))
     assert error(slope, 3 * y) <= FLOAT64
@@ -144,7 +189,9 @@ def test_functorch_goes_through_single_tokens(tiers):
 def test_a_backend_that_functorch_cannot_see_through_says_so(backend):
     tensors, controls = call()
     with pytest.raises(ValueError, match="functorch transforms need"):
-        torch.func.vmap(lambda q: ttr.regress(PROBLEM, q, tensors["k"], tensors["v"], backend=backend, **controls))(torch.stack([tensors["q"]] * 2))
+        torch.func.vmap(
+            lambda q: ttr.regress(PROBLEM, q, tensors["k"], tensors["v"], backend=backend, **controls)
+        )(torch.stack([tensors["q"]] * 2))
 
 
 @pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
@@ -155,7 +202,9 @@ def test_activation_checkpointing(backend):
     def run(q: torch.Tensor) -> torch.Tensor:
         return ttr.regress(PROBLEM, q, tensors["k"], tensors["v"], backend=backend, **controls)
 
-    plain, again = (torch.autograd.grad(y.square().sum(), q)[0] for y in (run(q), checkpoint(run, q, use_reentrant=False)))
+    plain, again = (
+        torch.autograd.grad(y.square().sum(), q)[0] for y in (run(q), checkpoint(run, q, use_reentrant=False))
+    )
     assert torch.equal(plain, again)
 
 
@@ -171,7 +220,9 @@ def test_a_backward_pass_inside_autocast_keeps_its_digits(backend):
     assert torch.equal(*gradients)
 
 
-def token(dtype: torch.dtype = torch.float64) -> tuple[list[torch.Tensor], dict[str, torch.Tensor], ttr.State]:
+def token(
+    dtype: torch.dtype = torch.float64,
+) -> tuple[list[torch.Tensor], dict[str, torch.Tensor], ttr.State]:
     tensors, controls = call(3, dtype)
     rows = [x[:, 0].contiguous() for x in tensors.values()]
     _, state = ttr.regress(PROBLEM, **tensors, return_state=True, **controls)
@@ -192,17 +243,31 @@ def test_an_update_in_place_is_seen_by_graphs_that_hold_the_state():
 def test_a_state_that_overlaps_itself_is_left_alone_in_place(apart):
     (q, k, v), controls, state = token()
     size = state["memory"].numel()
-    rows_of_memory = torch.cat([state["memory"].flatten(), state["memory"].flatten()[:1]]).as_strided((2, size), (apart, 1))
-    rows, controls = [x.expand(2, -1, -1) for x in (q, k, v)], {name: x.expand(2, -1) for name, x in controls.items()}
-    shared = ttr.State({"memory": rows_of_memory.unflatten(1, state["memory"].shape[1:])}, torch.tensor([3, 3]))
+    rows_of_memory = torch.cat([state["memory"].flatten(), state["memory"].flatten()[:1]]).as_strided(
+        (2, size), (apart, 1)
+    )
+    rows, controls = (
+        [x.expand(2, -1, -1) for x in (q, k, v)],
+        {name: x.expand(2, -1) for name, x in controls.items()},
+    )
+    shared = ttr.State(
+        {"memory": rows_of_memory.unflatten(1, state["memory"].shape[1:])}, torch.tensor([3, 3])
+    )
     before = shared.clone()
     y, after = ttr.step(PROBLEM, *rows, shared, inplace=True, **controls)
     assert torch.equal(shared["memory"], before["memory"]) and torch.equal(shared.position, before.position)
-    assert error(y, ttr.step(PROBLEM, *rows, before, **controls)[0]) <= FLOAT64 and after.position.tolist() == [4, 4]
+    assert error(
+        y, ttr.step(PROBLEM, *rows, before, **controls)[0]
+    ) <= FLOAT64 and after.position.tolist() == [4, 4]
 
 
 def test_the_convolution_refuses_what_does_not_fit():
     x, tail, weight = torch.randn(2, 5, 3), torch.randn(2, 2, 3), torch.randn(3, 3)
-    for wrong in ((x, tail[:1], weight), (x, tail[:, :1], weight), (x, tail, weight[:, :2]), (x, tail, weight, torch.randn(2))):
+    for wrong in (
+        (x, tail[:1], weight),
+        (x, tail[:, :1], weight),
+        (x, tail, weight[:, :2]),
+        (x, tail, weight, torch.randn(2)),
+    ):
         with pytest.raises(ValueError, match=r"takes x .* Give all"):
             short_convolution(*wrong, silu=True)

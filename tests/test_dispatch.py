@@ -1,4 +1,5 @@
-"""The public functions around a call: the choice of a backend, step, plan, explain, diagnostics, dtypes, and the state as an object."""
+"""The public functions around a call: the choice of a backend, step, plan, explain, diagnostics, dtypes, and
+the state as an object."""
 
 import dataclasses
 import functools
@@ -21,9 +22,15 @@ from ttr.problem import Problem, Weights
 from ttr.solvers.exact_local_fit import ExactLocalFit
 from ttr.weights.importance import Importance
 
-ATTENTION, GATED, RIDGE = (ttr.catalogue[name].problem for name in ("forgetting-attention", "gated-deltanet", "mesanet"))
-FORMS = {"gated-deltanet": GATED, "mesanet": RIDGE, "forgetting-attention": ATTENTION,
-         "local-linear-attention": ttr.catalogue["local-linear-attention"].problem}
+ATTENTION, GATED, RIDGE = (
+    ttr.catalogue[name].problem for name in ("forgetting-attention", "gated-deltanet", "mesanet")
+)
+FORMS = {
+    "gated-deltanet": GATED,
+    "mesanet": RIDGE,
+    "forgetting-attention": ATTENTION,
+    "local-linear-attention": ttr.catalogue["local-linear-attention"].problem,
+}
 
 
 def at(case, t):
@@ -39,7 +46,10 @@ def test_auto_takes_the_first_that_does_not_refuse_and_explain_says_why(name):
     assert told.backend == willing[0] and told.backend != "recurrent"
     assert {other for other, _ in told.refusals} == {b.name for b in BACKENDS} - {told.backend}
     assert all(f"not {other}" in str(told) and reason.endswith(".") for other, reason in told.refusals)
-    assert torch.equal(ttr.regress(case.problem, **case.arguments()), ttr.regress(case.problem, backend=told.backend, **case.arguments()))
+    assert torch.equal(
+        ttr.regress(case.problem, **case.arguments()),
+        ttr.regress(case.problem, backend=told.backend, **case.arguments()),
+    )
 
 
 def test_a_named_backend_that_cannot_run_says_why():
@@ -94,12 +104,15 @@ def test_half_precision_comes_back_and_accumulates_wider(name, dtype):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_narrow_inputs_cost_their_conversion_alone(name):
-    """q, k, v in bfloat16 with controls and state in float32: to the bit what the same numbers in float32 give, only y is rounded."""
+    """q, k, v in bfloat16 with controls and state in float32: to the bit what the same numbers in float32
+    give, only y is rounded."""
     case = make_case(FORMS[name], Sizes(time=40), dtype=torch.float32)
     narrow = {**case.arguments(), **{x: getattr(case, x).bfloat16() for x in "qkv"}}
     widened = {**narrow, **{x: narrow[x].float() for x in "qkv"}}
     _, state = ttr.regress(case.problem, return_state=True, **widened)
-    (y, found), (expected, last) = (ttr.regress(case.problem, return_state=True, **{**call, "state": state}) for call in (narrow, widened))
+    (y, found), (expected, last) = (
+        ttr.regress(case.problem, return_state=True, **{**call, "state": state}) for call in (narrow, widened)
+    )
     assert y.dtype == torch.bfloat16 and torch.equal(y, expected.bfloat16())
     assert all(found[part].dtype == torch.float32 and torch.equal(found[part], last[part]) for part in last)
 
@@ -117,7 +130,9 @@ def test_diagnostics_tell_residual_and_iterations():
         ttr.regress(RIDGE, **case.arguments())
     ttr.regress(RIDGE, **case.arguments())
     assert len(told.records) == 1
-    assert told.records[0]["iterations"] > 0 and float(told.records[0]["residual"]) <= tolerance(torch.float64)
+    assert told.records[0]["iterations"] > 0 and float(told.records[0]["residual"]) <= tolerance(
+        torch.float64
+    )
 
 
 def test_checks_of_values_can_be_switched_off():
@@ -148,8 +163,17 @@ def test_numbers_whose_sum_is_infinite_are_no_fault():
         ttr.regress(GATED, **{**case.arguments(), "v": large})
 
 
-@pytest.mark.parametrize("control, wrong, reach", [("log_decay", 0.5, "<= 0"), ("log_decay", torch.inf, "<= 0"), ("log_decay", torch.nan, "NaN"),
-                                                   ("step_size", -0.5, ">= 0"), ("step_size", torch.inf, "finite"), ("step_size", torch.nan, "NaN")])
+@pytest.mark.parametrize(
+    "control, wrong, reach",
+    [
+        ("log_decay", 0.5, "<= 0"),
+        ("log_decay", torch.inf, "<= 0"),
+        ("log_decay", torch.nan, "NaN"),
+        ("step_size", -0.5, ">= 0"),
+        ("step_size", torch.inf, "finite"),
+        ("step_size", torch.nan, "NaN"),
+    ],
+)
 def test_a_control_out_of_its_range_is_seen(control, wrong, reach):
     case = make_case(GATED)
     spoilt = case.controls[control].clone()
@@ -204,7 +228,9 @@ def test_verify_reports_what_is_broken(monkeypatch):
     monkeypatch.setattr("ttr.laws.verify.LAWS", (Law(1, "wrong", wrong), Law(2, "raising", raising)))
     report = verify("gated-deltanet")
     assert not report
-    assert "BROKEN 1.0e+00 > 1e-09, something" in str(report) and "BROKEN raised RuntimeError: no such thing" in str(report)
+    assert "BROKEN 1.0e+00 > 1e-09, something" in str(
+        report
+    ) and "BROKEN raised RuntimeError: no such thing" in str(report)
     assert any(finding.refusal for finding in report.findings)
 
 
@@ -212,7 +238,11 @@ def test_singular_regressions_are_refused_in_a_sentence():
     case = make_case(RIDGE)
     with pytest.raises(ValueError, match="'ridge'.* must be above 0.0 and finite"):
         ttr.regress(RIDGE, **{**case.arguments(), "ridge": 0.0})
-    empty = {**case.arguments(), "ridge": 0.0, "log_importance": torch.full((2, 9, 2), -torch.inf, dtype=torch.float64)}
+    empty = {
+        **case.arguments(),
+        "ridge": 0.0,
+        "log_importance": torch.full((2, 9, 2), -torch.inf, dtype=torch.float64),
+    }
     with ttr.checks(values=False):
         for backend in ("recurrent", "chunkwise-ridge"):
             with pytest.raises(ValueError, match="singular.*larger ridge"):
@@ -225,7 +255,9 @@ def test_grouped_parameters_and_unknown_names_in_params():
     with pytest.raises(ValueError, match="'function.scale' is missing"):
         ttr.regress(problem, **dataclasses.replace(case, params={}).arguments())
     with pytest.raises(ValueError, match=r"must be a tensor of shape \[2\]"):
-        ttr.regress(problem, **dataclasses.replace(case, params={"function.scale": torch.ones(3)}).arguments())
+        ttr.regress(
+            problem, **dataclasses.replace(case, params={"function.scale": torch.ones(3)}).arguments()
+        )
 
 
 def test_a_call_never_hands_back_the_callers_state():
@@ -234,9 +266,13 @@ def test_a_call_never_hands_back_the_callers_state():
         kept = case.state.clone()
         for run in (functools.partial(ttr.regress, backend="recurrent"), ttr.oracle):
             _, state = run(problem, return_state=True, **case.tokens(slice(0, 0), case.state).arguments())
-            assert not {state[n].data_ptr() for n in state if state[n].numel()} & {case.state[n].data_ptr() for n in case.state}
+            assert not {state[n].data_ptr() for n in state if state[n].numel()} & {
+                case.state[n].data_ptr() for n in case.state
+            }
         ttr.step(problem, state=state, inplace=True, **at(case, 0))
-        assert all(torch.equal(case.state[n], kept[n]) for n in kept) and torch.equal(case.state.position, kept.position)
+        assert all(torch.equal(case.state[n], kept[n]) for n in kept) and torch.equal(
+            case.state.position, kept.position
+        )
 
 
 def test_in_place_is_all_or_nothing():
@@ -255,7 +291,11 @@ class _Numbers(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        self.made += sum(x.numel() for x in (result if isinstance(result, (tuple, list)) else (result,)) if isinstance(x, torch.Tensor))
+        self.made += sum(
+            x.numel()
+            for x in (result if isinstance(result, (tuple, list)) else (result,))
+            if isinstance(x, torch.Tensor)
+        )
         return result
 
 
@@ -294,11 +334,18 @@ def test_plan_keeps_what_it_was_given():
     case = make_case(GATED)
     run = ttr.plan(GATED, backend=ChunkwiseDelta(chunk=2), return_state=True, **case.arguments())
     y, state = run(**case.arguments())
-    assert torch.equal(y, ttr.regress(GATED, backend=ChunkwiseDelta(chunk=2), **case.arguments())) and state.position.tolist() == [9, 9]
+    assert torch.equal(
+        y, ttr.regress(GATED, backend=ChunkwiseDelta(chunk=2), **case.arguments())
+    ) and state.position.tolist() == [9, 9]
 
 
-@pytest.mark.parametrize("wrong, words", [({"log_decay": None}, "'log_decay' must be a tensor, got NoneType"),
-                                          ({"cu_seqlens": [0, 9]}, "cu_seqlens must be a tensor")])
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({"log_decay": None}, "'log_decay' must be a tensor, got NoneType"),
+        ({"cu_seqlens": [0, 9]}, "cu_seqlens must be a tensor"),
+    ],
+)
 def test_wrong_types_are_refused_in_a_sentence(wrong, words, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     case = make_case(GATED, Sizes(batch=1))
@@ -311,7 +358,9 @@ def test_wrong_types_are_refused_in_a_sentence(wrong, words, monkeypatch):
     with pytest.raises(ValueError, match="capacity of 0"):
         ttr.initial_state(GATED, 1, 2, 3, 2, capacity=0)
     with pytest.raises(ValueError, match="DeltaRule has no field steps. It has: gradient_at"):
-        ttr.Problem.from_dict({**GATED.to_dict(), "solver": {"kind": "solver", "type": "DeltaRule", "steps": 2}})
+        ttr.Problem.from_dict(
+            {**GATED.to_dict(), "solver": {"kind": "solver", "type": "DeltaRule", "steps": 2}}
+        )
 
 
 def test_importance_that_overflows_is_refused():
@@ -320,7 +369,9 @@ def test_importance_that_overflows_is_refused():
         ttr.regress(RIDGE, **{**case.arguments(), "log_importance": case.controls["log_importance"] + 100})
     attention = Problem(Importance(), LocalConstant(), ExactLocalFit())
     case = make_case(attention, dtype=torch.float32)
-    shifted = ttr.regress(attention, **{**case.arguments(), "log_importance": case.controls["log_importance"] + 100})
+    shifted = ttr.regress(
+        attention, **{**case.arguments(), "log_importance": case.controls["log_importance"] + 100}
+    )
     assert error(shifted, ttr.regress(attention, **case.arguments())) <= tolerance(torch.float32)
 
 
@@ -344,5 +395,7 @@ def test_a_weight_with_a_parameter_gets_its_gradient():
 
 def test_long_decays_add_up():
     case = make_case(ATTENTION, Sizes(batch=1, time=300, heads=1))
-    y, reference = (ttr.regress(ATTENTION, backend=backend, **case.arguments()) for backend in ("attention", "recurrent"))
+    y, reference = (
+        ttr.regress(ATTENTION, backend=backend, **case.arguments()) for backend in ("attention", "recurrent")
+    )
     assert error(y, reference) <= tolerance(torch.float64)

@@ -16,8 +16,12 @@ def test_page_is_current(page):
 
 
 def test_every_cell_of_the_coverage_matrix_is_filled():
-    rows = [line for line in (ROOT / "docs" / "coverage.md").read_text().splitlines() if line.startswith("| `")]
-    assert rows and all(re.fullmatch(r"runs|\[\d+\]", cell.strip()) for row in rows for cell in row.split("|")[2:-1])
+    rows = [
+        line for line in (ROOT / "docs" / "coverage.md").read_text().splitlines() if line.startswith("| `")
+    ]
+    assert rows and all(
+        re.fullmatch(r"runs|\[\d+\]", cell.strip()) for row in rows for cell in row.split("|")[2:-1]
+    )
 
 
 def test_readme_examples_run(capsys):

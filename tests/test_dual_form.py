@@ -1,4 +1,5 @@
-"""Networks in mini-batches: both derivatives of whole chunks, the published dual form, memory, and what is told of every step."""
+"""Networks in mini-batches: both derivatives of whole chunks, the published dual form, memory, and what is
+told of every step."""
 
 import functools
 import multiprocessing
@@ -30,7 +31,9 @@ PERCEPTRONS = {
     "ttt-linear": Problem(Uniform(), Mlp(depth=1, bias=True), GradientDescent(chunk=4, read_step=True)),
     "ttt-mlp": TTT,
     "titans": Problem(Geometric(), Mlp(residual=False, hidden=2), GradientDescent(chunk=4, momentum=True)),
-    "all at once": Problem(Geometric(), Mlp(bias=True, eps=0.1), GradientDescent(chunk=5, momentum=True, read_step=True)),
+    "all at once": Problem(
+        Geometric(), Mlp(bias=True, eps=0.1), GradientDescent(chunk=5, momentum=True, read_step=True)
+    ),
     "three layers": Problem(Geometric(), Mlp(depth=3, bias=True, residual=False), GradientDescent(chunk=3)),
 }
 OTHERS = {
@@ -43,17 +46,29 @@ compiled = pytest.mark.skipif(not library.available(), reason="the library of co
 
 @pytest.fixture(params=TIERS)
 def engine(request):
-    """Every derivative: the kernels of each instruction set, and the plain one, which serves what they do not."""
+    """Every derivative: the kernels of each instruction set, and the plain one, which serves what they do
+    not."""
     with tier(request.param):
         yield
 
 
 def outcomes(case: Case, backend) -> dict[str, torch.Tensor]:
     """Output, state, and the gradients of a random functional of both."""
-    y, state = ttr.regress(case.problem, case.q, case.k, case.v, params=case.params, state=case.state, return_state=True, backend=backend,
-                           **case.controls)
+    y, state = ttr.regress(
+        case.problem,
+        case.q,
+        case.k,
+        case.v,
+        params=case.params,
+        state=case.state,
+        return_state=True,
+        backend=backend,
+        **case.controls,
+    )
     generator, found = torch.Generator().manual_seed(0), {"y": y, **state.tensors}
-    grads = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype) for x in found.values()]
+    grads = [
+        torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype) for x in found.values()
+    ]
     leaves = case.leaves()
     total = sum((x * grad).sum() for x, grad in zip(found.values(), grads))
     gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, materialize_grads=True)
@@ -96,7 +111,15 @@ def test_first_and_second_derivatives(name, engine):
 
     def call(*tensors):
         given = case.with_leaves(dict(zip(names, tensors)))
-        return ttr.regress(given.problem, given.q, given.k, given.v, params=given.params, backend=DualForm(block=1), **given.controls)
+        return ttr.regress(
+            given.problem,
+            given.q,
+            given.k,
+            given.v,
+            params=given.params,
+            backend=DualForm(block=1),
+            **given.controls,
+        )
 
     assert torch.autograd.gradcheck(call, leaves, fast_mode=True)
     assert torch.autograd.gradgradcheck(call, leaves, fast_mode=True)
@@ -104,17 +127,23 @@ def test_first_and_second_derivatives(name, engine):
 
 @pytest.mark.parametrize("name", ["ttt-linear", "ttt-mlp"])
 def test_second_derivatives_where_a_layer_starts(name, engine):
-    """Weights of 0.02 under a norm: gradients of 1e6, which differences cannot check, so those of the definition do."""
+    """Weights of 0.02 under a norm: gradients of 1e6, which differences cannot check, so those of the
+    definition do."""
     problem = ttr.catalogue[name].problem
     case = make_case(problem, Sizes(batch=1, time=19, heads=1, key=2, value=4)).differentiable()
     leaves = list(case.leaves().values())
 
     def second(call, **options):
         torch.manual_seed(0)
-        first = torch.autograd.grad(call(problem, **case.arguments(), **options).sin().sum(), leaves, create_graph=True)
+        first = torch.autograd.grad(
+            call(problem, **case.arguments(), **options).sin().sum(), leaves, create_graph=True
+        )
         return torch.autograd.grad([(x * torch.randn_like(x)).sum() for x in first], leaves)
 
-    assert max(error(*pair) for pair in zip(second(ttr.regress, backend=DualForm(block=1)), second(ttr.oracle))) <= FLOAT64
+    assert (
+        max(error(*pair) for pair in zip(second(ttr.regress, backend=DualForm(block=1)), second(ttr.oracle)))
+        <= FLOAT64
+    )
 
 
 def test_gradients_in_batches(engine):
@@ -122,28 +151,44 @@ def test_gradients_in_batches(engine):
     y = ttr.regress(TTT, backend=DualForm(), **case.arguments())
     grads = torch.randn(3, *y.shape, dtype=y.dtype)
     together = torch.autograd.grad(y, case.v, grads, retain_graph=True, is_grads_batched=True)[0]
-    assert error(together, torch.stack([torch.autograd.grad(y, case.v, grad, retain_graph=True)[0] for grad in grads])) <= FLOAT64
+    assert (
+        error(
+            together,
+            torch.stack([torch.autograd.grad(y, case.v, grad, retain_graph=True)[0] for grad in grads]),
+        )
+        <= FLOAT64
+    )
 
 
 def test_rows_at_different_places_of_their_chunks():
     case = make_case(TTT, SIZES, past=2)
     state = case.state.replace(position=case.state.position + torch.tensor([0, 1]))
     call = {**case.arguments(), "state": state}
-    assert torch.equal(ttr.regress(TTT, backend=DualForm(), **call), ttr.regress(TTT, backend=MiniBatch(), **call))
+    assert torch.equal(
+        ttr.regress(TTT, backend=DualForm(), **call), ttr.regress(TTT, backend=MiniBatch(), **call)
+    )
 
 
 @pytest.mark.parametrize("name", ["ttt-linear", "ttt-mlp"])
 def test_the_published_dual_form(name):
     """The transcription that the benchmark times is the same function, to what float64 holds."""
     family = next(family for family in FAMILIES if family.name == name)
-    x = {key: t.double() for key, t in family.draw(Shape(time=75, heads=2, key=16, value=16), torch.Generator().manual_seed(0)).items()}
+    x = {
+        key: t.double()
+        for key, t in family.draw(
+            Shape(time=75, heads=2, key=16, value=16), torch.Generator().manual_seed(0)
+        ).items()
+    }
     params = {key: t for key, t in x.items() if "." in key}
     call = {key: t for key, t in x.items() if key not in params}
-    theirs = ttt_dual_form.ttt(call | {key.partition(".")[2]: t for key, t in params.items()}, layers=1 if name == "ttt-linear" else 2)
+    theirs = ttt_dual_form.ttt(
+        call | {key.partition(".")[2]: t for key, t in params.items()},
+        layers=1 if name == "ttt-linear" else 2,
+    )
     assert error(ttr.regress(family.problem, params=params, **call), theirs) <= PARITY
 
 
-# ------------------------------------------------------------------------------------------------------------------------ what is told
+# ----------------------------------------------------------------------------------------------- what is told
 @pytest.mark.parametrize("backend", ["dual-form", "mini-batch", "recurrent"])
 def test_every_step_tells_its_loss_and_the_norms(backend):
     case = make_case(TTT, SIZES)
@@ -154,18 +199,23 @@ def test_every_step_tells_its_loss_and_the_norms(backend):
     first, last = told.records[0], [r for r in told.records if r["pairs"].any()][-1]
     params = {name.partition(".")[2]: x for name, x in case.params.items()}
     pairs = 1 if backend == "recurrent" else 4
-    prediction = TTT.function.predict({n: x[None, None] for n, x in TTT.function.initial(params).items()}, case.k[:, :pairs], params)
+    prediction = TTT.function.predict(
+        {n: x[None, None] for n, x in TTT.function.initial(params).items()}, case.k[:, :pairs], params
+    )
     loss = 0.5 * (prediction - case.v[:, :pairs]).square().sum(-1).mean(1)
     assert error(first["loss"], loss) <= FLOAT64
-    assert all(error(x, state[name].flatten(2).norm(dim=-1)) <= FLOAT64 for name, x in last["norms"].items()) and set(last["norms"]) == {
-        "w1", "w1_bias", "w2", "w2_bias"}
+    assert all(
+        error(x, state[name].flatten(2).norm(dim=-1)) <= FLOAT64 for name, x in last["norms"].items()
+    ) and set(last["norms"]) == {"w1", "w1_bias", "w2", "w2_bias"}
 
 
 def test_a_large_chunk_tells_its_loss():
     problem = ttr.catalogue["lact"].problem
     with ttr.diagnostics() as told:
         ttr.regress(problem, **make_case(problem, SIZES).arguments())
-    assert int(sum(r["pairs"][0, 0] for r in told.records)) == 23 and told.records[0]["norms"]["w0"].shape == (2, 2)
+    assert int(sum(r["pairs"][0, 0] for r in told.records)) == 23 and told.records[0]["norms"][
+        "w0"
+    ].shape == (2, 2)
 
 
 def test_nothing_is_computed_for_nobody(monkeypatch):
@@ -176,7 +226,7 @@ def test_nothing_is_computed_for_nobody(monkeypatch):
     ttr.regress(TTT, **make_case(TTT, SIZES).arguments())
 
 
-# -------------------------------------------------------------------------------------------------------------------------------- memory
+# ----------------------------------------------------------------------------------------------------- memory
 GIB = 2**30
 
 
@@ -184,9 +234,15 @@ def _peak_of_training(name: str, time: int, answer) -> None:
     problem = ttr.catalogue[name].problem
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, time, 4, 64, generator=generator).requires_grad_() for _ in "qkv")
-    params = {key: x.requires_grad_() for key, x in ttr.init_params(problem, heads=4, key_size=64, value_size=64).items()}
+    params = {
+        key: x.requires_grad_()
+        for key, x in ttr.init_params(problem, heads=4, key_size=64, value_size=64).items()
+    }
     shapes = {"step_size": (1, time, 4, 3) if name == "lact" else (1, time, 4)}
-    controls = {key: torch.full(shapes.get(key, (1, time, 4)), -0.01 if key == "log_decay" else 0.01) for key in problem.controls()}
+    controls = {
+        key: torch.full(shapes.get(key, (1, time, 4)), -0.01 if key == "log_decay" else 0.01)
+        for key in problem.controls()
+    }
     y = ttr.regress(problem, q, k / 8, v, params=params, **controls)
     gradients = torch.autograd.grad(y.square().mean(), [q, k, v, *params.values()])
     finite = all(x.isfinite().all() for x in gradients)

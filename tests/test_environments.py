@@ -1,4 +1,5 @@
-"""ttr in the environments people have: torch and jaxtyping alone, and transformers beside flash-linear-attention without a GPU."""
+"""ttr in the environments people have: torch and jaxtyping alone, and transformers beside
+flash-linear-attention without a GPU."""
 
 import importlib.metadata
 import os
@@ -35,20 +36,27 @@ MODEL = textwrap.dedent("""
     from ttr.models import TTRConfig, TTRForCausalLM
     assert not torch.cuda.is_available()
     layers = ["gated-deltanet", "kda", "mamba2", "softmax-attention"]
-    model = TTRForCausalLM(TTRConfig(vocab_size=16, hidden_size=16, num_hidden_layers=4, num_heads=2, intermediate_size=16, layers=layers))
+    sizes = dict(vocab_size=16, hidden_size=16, num_hidden_layers=4, num_heads=2, intermediate_size=16)
+    model = TTRForCausalLM(TTRConfig(layers=layers, **sizes))
     tokens = torch.randint(16, (2, 7))
     model(tokens, labels=tokens).loss.backward()
     assert model.generate(tokens, max_new_tokens=3, do_sample=False).shape == (2, 10)
 """)
 
+
 def python(command: list[str], code: str, path: Path | None = None) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | ({"PYTHONPATH": str(path)} if path else {})
-    result = subprocess.run([*command, "-c", code], capture_output=True, text=True, timeout=900, env=environment)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | (
+        {"PYTHONPATH": str(path)} if path else {}
+    )
+    result = subprocess.run(
+        [*command, "-c", code], capture_output=True, text=True, timeout=900, env=environment
+    )
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 def only(folder: Path, *roots: str) -> Path:
-    """A folder of links to ttr, the named packages and what they require, to be the whole of a Python's packages."""
+    """A folder of links to ttr, the named packages and what they require, to be the whole of a Python's
+    packages."""
     (folder / "ttr").symlink_to(Path(ttr.__file__).parent)
     todo, done = list(roots), set()
     while todo:
@@ -56,7 +64,9 @@ def only(folder: Path, *roots: str) -> Path:
         if distribution.name in done:
             continue
         done.add(distribution.name)
-        for name in {file.parts[0] for file in distribution.files if file.parts[0] not in ("..", "__pycache__")}:
+        for name in {
+            file.parts[0] for file in distribution.files if file.parts[0] not in ("..", "__pycache__")
+        }:
             if not (folder / name).exists():
                 (folder / name).symlink_to(distribution.locate_file(name))
         requirements = [Requirement(text) for text in distribution.requires or ()]
@@ -71,7 +81,10 @@ PINNED = ("-c", str(ROOT / "constraints.txt"))
 def oldest() -> list[str]:
     """Every package for which pyproject.toml names the least version that will do, at that version."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(text for extra in ("hf", "cli", "test") for text in project["optional-dependencies"][extra])]
+    wanted = [
+        *project["dependencies"],
+        *(text for extra in ("hf", "cli", "test") for text in project["optional-dependencies"][extra]),
+    ]
     return [text.replace(">=", "==") for text in wanted if ">=" in text]
 
 
@@ -103,16 +116,40 @@ def test_fresh_environment_with_torch_and_jaxtyping(tmp_path):
 
 @pytest.mark.full
 def test_beside_flash_linear_attention_without_a_gpu(tmp_path):
-    python([str(fresh(tmp_path / "crowded", ".[hf]", "flash-linear-attention==0.6.0", "triton", *PINNED))], MODEL)
+    python(
+        [str(fresh(tmp_path / "crowded", ".[hf]", "flash-linear-attention==0.6.0", "triton", *PINNED))], MODEL
+    )
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("versions", ["oldest", "newest"])
 def test_the_ends_of_the_promised_range_of_versions(versions, tmp_path):
-    """The laws of every name and the models, with the least versions that pyproject.toml allows and with the newest that pip finds."""
-    executable = str(fresh(tmp_path / versions, ".[hf,cli,test]", *(oldest() if versions == "oldest" else ("--upgrade",))))
-    python([executable], "import sys; from ttr.cli import main; sys.argv[1:] = ['verify', '--all', '--quick']; main()")
-    tests = subprocess.run([executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "tests/test_model.py", "tests/test_mixer.py",
-                            "tests/test_compare.py"], capture_output=True, text=True, timeout=1800, cwd=ROOT,
-                           env=os.environ | {"TTR_TEST_TYPES": "0"})
+    """The laws of every name and the models, with the least versions that pyproject.toml allows and with the
+    newest that pip finds."""
+    executable = str(
+        fresh(tmp_path / versions, ".[hf,cli,test]", *(oldest() if versions == "oldest" else ("--upgrade",)))
+    )
+    python(
+        [executable],
+        "import sys; from ttr.cli import main; sys.argv[1:] = ['verify', '--all', '--quick']; main()",
+    )
+    tests = subprocess.run(
+        [
+            executable,
+            "-m",
+            "pytest",
+            "-n",
+            "0",
+            "-p",
+            "no:cacheprovider",
+            "tests/test_model.py",
+            "tests/test_mixer.py",
+            "tests/test_compare.py",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        cwd=ROOT,
+        env=os.environ | {"TTR_TEST_TYPES": "0"},
+    )
     assert tests.returncode == 0, tests.stdout[-10_000:] + tests.stderr

@@ -1,4 +1,5 @@
-"""The backends of exact fits (ridge in chunks, softmax attention, local lines): against the oracle, and what their solves promise."""
+"""The backends of exact fits (ridge in chunks, softmax attention, local lines): against the oracle, and what
+their solves promise."""
 
 from __future__ import annotations
 
@@ -38,12 +39,25 @@ from ttr.weights.product import Product
 from ttr.weights.uniform import Uniform
 from ttr.weights.window import Window
 
-WEIGHTS = (Uniform(), Geometric("head"), Product((Geometric("head"), Importance())), Product((Geometric("head"), Importance(), Window(5))))
-FITS = ((Linear(), ExactRidge()), (Linear(Taylor(), scale=0.7), ExactRidge()), (LocalConstant(), ExactLocalFit()),
-        (LocalConstant(scale=1.7, unit_norm=True, learned_scale=True), ExactLocalFit()), (LocalLinear(), ExactLocalFit()),
-        (TransportedConstant(), ExactLocalFit()), (LocalConstant(), FunctionalDeltaRule()),
-        (LocalLinear(scale=1.3, unit_norm=True, learned_scale=True), ExactLocalFit()),
-        (Linear(), Chebyshev(iterations=6)), (Linear(), ConjugateGradient(iterations=2, damping=0.05)), (LocalLinear(), LearnedSlope()))
+WEIGHTS = (
+    Uniform(),
+    Geometric("head"),
+    Product((Geometric("head"), Importance())),
+    Product((Geometric("head"), Importance(), Window(5))),
+)
+FITS = (
+    (Linear(), ExactRidge()),
+    (Linear(Taylor(), scale=0.7), ExactRidge()),
+    (LocalConstant(), ExactLocalFit()),
+    (LocalConstant(scale=1.7, unit_norm=True, learned_scale=True), ExactLocalFit()),
+    (LocalLinear(), ExactLocalFit()),
+    (TransportedConstant(), ExactLocalFit()),
+    (LocalConstant(), FunctionalDeltaRule()),
+    (LocalLinear(scale=1.3, unit_norm=True, learned_scale=True), ExactLocalFit()),
+    (Linear(), Chebyshev(iterations=6)),
+    (Linear(), ConjugateGradient(iterations=2, damping=0.05)),
+    (LocalLinear(), LearnedSlope()),
+)
 BACKENDS = (ChunkwiseRidge, Attention, LocalPolynomial, TransportedAttention, CorrectedAttention)
 
 
@@ -51,7 +65,11 @@ def _backend(problem: Problem, size: int) -> Backend | None:
     return next((backend(size) for backend in BACKENDS if backend().refuses(problem) is None), None)
 
 
-PROBLEMS = [p for p in (Problem(w, *fit) for w in WEIGHTS for fit in FITS if refusal(w, *fit) is None) if _backend(p, 4)]
+PROBLEMS = [
+    p
+    for p in (Problem(w, *fit) for w in WEIGHTS for fit in FITS if refusal(w, *fit) is None)
+    if _backend(p, 4)
+]
 SOLVES = [p for p in PROBLEMS if p.function.local_degree != 0 and p.solver.exact and not p.solver.amortized]
 """Those whose solution is exact, however many steps that takes."""
 
@@ -63,8 +81,13 @@ def _equals_oracle(case: Case, size: int):
 
 
 def test_every_exact_triple_is_served():
-    """But for windows of global fits, which no moments can forget, and kernel ridge regression with forgetting, which has no common factor."""
-    exact = [p for p in triples() if p.solver.exact and (p.weights.window is None or p.function.local_degree is not None)]
+    """But for windows of global fits, which no moments can forget, and kernel ridge regression with
+    forgetting, which has no common factor."""
+    exact = [
+        p
+        for p in triples()
+        if p.solver.exact and (p.weights.window is None or p.function.local_degree is not None)
+    ]
     exact = [p for p in exact if not p.function.dual or p.weights.retention is None]
     assert exact and all(_backend(p, 4) or KernelRidge().refuses(p) is None for p in exact)
 
@@ -80,7 +103,16 @@ def test_equals_oracle(problem, strong_gates, dtype):
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_equals_oracle_with_grouped_heads(problem, heads):
     """Heads of q, k and v; Attention in float32 takes torch's kernels, which group heads themselves."""
-    sizes = Sizes(batch=2, time=9, heads=4, key=2, value=3, query_heads=heads[0], key_heads=heads[1], value_heads=heads[2])
+    sizes = Sizes(
+        batch=2,
+        time=9,
+        heads=4,
+        key=2,
+        value=3,
+        query_heads=heads[0],
+        key_heads=heads[1],
+        value_heads=heads[2],
+    )
     for dtype in (torch.float64, torch.float32):
         _equals_oracle(make_case(problem, sizes, past=2, dtype=dtype), size=4)
 
@@ -109,7 +141,10 @@ def test_pairs_without_weight(problem):
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_equals_oracle_in_float32_with_default_blocks(problem):
-    _equals_oracle(make_case(problem, Sizes(batch=1, heads=1, time=140), strong_gates=True, past=2, dtype=torch.float32), size=_default(problem))
+    _equals_oracle(
+        make_case(problem, Sizes(batch=1, heads=1, time=140), strong_gates=True, past=2, dtype=torch.float32),
+        size=_default(problem),
+    )
 
 
 def _default(problem: Problem) -> int:
@@ -125,17 +160,27 @@ def test_equal_sizes_of_keys_and_values(problem):
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_future_does_not_reach_the_past(problem):
-    """To the last bit, whatever the size of the change and however long later rows iterate; within tolerance if the backend is adaptive."""
+    """To the last bit, whatever the size of the change and however long later rows iterate; within tolerance
+    if the backend is adaptive."""
 
     def mixed(name, old, new, token):
-        size = {"q": 100, "k": 100 if old.dtype == torch.float64 else 10, "v": 100}  # longer keys leave no digit of float32, and are refused
-        return old if name == "ridge" or old.ndim < 3 else torch.cat([old[:, :token], size.get(name, 1) * new[:, token:]], dim=1)
+        # longer keys leave no digit of float32, and are refused
+        size = {"q": 100, "k": 100 if old.dtype == torch.float64 else 10, "v": 100}
+        return (
+            old
+            if name == "ridge" or old.ndim < 3
+            else torch.cat([old[:, :token], size.get(name, 1) * new[:, token:]], dim=1)
+        )
 
     for dtype in (torch.float64, torch.float32):
-        case, other = (make_case(problem, Sizes(time=12), strong_gates=True, dtype=dtype, seed=seed) for seed in (0, 1))
+        case, other = (
+            make_case(problem, Sizes(time=12), strong_gates=True, dtype=dtype, seed=seed) for seed in (0, 1)
+        )
         before = ttr.regress(problem, backend=_backend(problem, 4), **case.arguments())
         for token in range(1, 12):
-            leaves = {name: mixed(name, old, other.leaves()[name], token) for name, old in case.leaves().items()}
+            leaves = {
+                name: mixed(name, old, other.leaves()[name], token) for name, old in case.leaves().items()
+            }
             after = ttr.regress(problem, backend=_backend(problem, 4), **case.with_leaves(leaves).arguments())
             if _backend(problem, 4).adaptive:
                 assert error(after[:, :token], before[:, :token]) <= tolerance(dtype)
@@ -158,10 +203,14 @@ def test_second_derivatives(problem):
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_memory_is_linear(problem):
-    """No score matrix of T x T, no moments per token; and what a graph holds for its backward grows with T, not with T^2."""
+    """No score matrix of T x T, no moments per token; and what a graph holds for its backward grows with T,
+    not with T^2."""
     held = []
     for time in (64, 128):
-        case, storages = make_case(problem, Sizes(batch=1, heads=1, time=time, key=6, value=6)).differentiable(), {}
+        case, storages = (
+            make_case(problem, Sizes(batch=1, heads=1, time=time, key=6, value=6)).differentiable(),
+            {},
+        )
 
         def note(tensor, storages=storages):
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
@@ -172,13 +221,16 @@ def test_memory_is_linear(problem):
         with largest:
             y.sum().backward()
         features = max(problem.function.feature_size(6), 6)
-        moments, products = (time // 4 + 1) * (features + 4) * (features + 6), (time + 5) * (features * (features + 3) // 2 + 15)
+        moments, products = (
+            (time // 4 + 1) * (features + 4) * (features + 6),
+            (time + 5) * (features * (features + 3) // 2 + 15),
+        )
         assert largest.numel <= max(time * 4, moments, time * features, products)
         held.append(sum(storages.values()))
     assert held[1] <= 2.2 * held[0]
 
 
-# ----------------------------------------------------------------------------------------------------------- the solves
+# ------------------------------------------------------------------------------------------------- the solves
 @pytest.mark.parametrize("problem", SOLVES, ids=repr)
 def test_solves_tell_their_residual(problem):
     for dtype in (torch.float64, torch.float32):
@@ -187,14 +239,19 @@ def test_solves_tell_their_residual(problem):
             y = ttr.regress(problem, backend=_backend(problem, 4), **case.arguments())
             forward = len(told.records)
             y.sum().backward()
-        assert len(told.records) == 2 * forward > 0  # one solve per block and one for its gradient: recomputation does not iterate
-        assert all((record["iterations"] > 0) == (record["solver"] == "conjugate gradient") for record in told.records)
+        # one solve per block and one for its gradient: recomputation does not iterate
+        assert len(told.records) == 2 * forward > 0
+        assert all(
+            (record["iterations"] > 0) == (record["solver"] == "conjugate gradient")
+            for record in told.records
+        )
         assert all(record["residual"] <= ACCEPTED * torch.finfo(dtype).eps for record in told.records)
 
 
 @pytest.mark.parametrize("exponent", (-100, -10, 60))
 def test_ridge_is_linear_in_the_query(exponent):
-    """Bit for bit where the factor is a power of 2: the stopping rule is relative and no norm under- or overflows."""
+    """Bit for bit where the factor is a power of 2: the stopping rule is relative and no norm under- or
+    overflows."""
     case = make_case(Problem(Geometric("head"), Linear(), ExactRidge()), Sizes(time=20), dtype=torch.float32)
     scaled = dataclasses.replace(case, q=case.q * 2.0**exponent)
     y, other = (ttr.regress(c.problem, backend=ChunkwiseRidge(8), **c.arguments()) for c in (case, scaled))
@@ -204,8 +261,13 @@ def test_ridge_is_linear_in_the_query(exponent):
 def test_local_fit_does_not_see_the_unit_of_length():
     """Queries and keys 1000 times smaller, with the kernel's scale and the ridge in the same unit."""
     case = make_case(Problem(Uniform(), LocalLinear(scale=0.5), ExactLocalFit()), Sizes(time=20))
-    small = dataclasses.replace(case, problem=Problem(Uniform(), LocalLinear(scale=0.5e6), ExactLocalFit()), q=case.q * 1e-3, k=case.k * 1e-3,
-                                controls={"ridge": case.controls["ridge"] * 1e-6})
+    small = dataclasses.replace(
+        case,
+        problem=Problem(Uniform(), LocalLinear(scale=0.5e6), ExactLocalFit()),
+        q=case.q * 1e-3,
+        k=case.k * 1e-3,
+        controls={"ridge": case.controls["ridge"] * 1e-6},
+    )
     y, other = (ttr.regress(c.problem, backend=LocalPolynomial(8), **c.arguments()) for c in (case, small))
     assert error(other, y) <= FLOAT64
 
@@ -213,8 +275,10 @@ def test_local_fit_does_not_see_the_unit_of_length():
 def test_packed_sequences():
     for problem in PROBLEMS:
         case, bounds = make_case(problem, Sizes(batch=1, time=13)), torch.tensor([0, 5, 5, 13])
-        fast, slow = (all_of(call, case, cu_seqlens=bounds, **options) for call, options in
-                      ((ttr.regress, {"backend": _backend(problem, 4)}), (ttr.oracle, {})))
+        fast, slow = (
+            all_of(call, case, cu_seqlens=bounds, **options)
+            for call, options in ((ttr.regress, {"backend": _backend(problem, 4)}), (ttr.oracle, {}))
+        )
         assert max(error(fast[name], slow[name]) for name in slow) <= FLOAT64
 
 

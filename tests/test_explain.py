@@ -1,4 +1,5 @@
-"""What is told about memories: formulas of every component and entry, their LaTeX, the layout, and that it is true where that can be measured."""
+"""What is told about memories: formulas of every component and entry, their LaTeX, the layout, and that it is
+true where that can be measured."""
 
 import dataclasses
 import re
@@ -39,8 +40,12 @@ WORDS = ("order", "parallel form", "approximation")
 
 
 def silent(component, field):
-    """Whether a field need not stand in a formula: it keeps a division in order, or there is nothing that it could change."""
-    unused = {"hidden": getattr(component, "depth", None) == 1, "tied": isinstance(component, Linear) and not component.parameters(1, 4, 3)}
+    """Whether a field need not stand in a formula: it keeps a division in order, or there is nothing that it
+    could change."""
+    unused = {
+        "hidden": getattr(component, "depth", None) == 1,
+        "tied": isinstance(component, Linear) and not component.parameters(1, 4, 3),
+    }
     return field == "eps" or unused.get(field, False)
 
 
@@ -51,7 +56,9 @@ def needed(component):
     """The titles that a component of that kind must have."""
     if component.kind == "solver":
         return {"update", "order", "parallel form"} | (set() if component.folds else {"objective"})
-    return {"weights": {"weight"}, "function": {"prediction", "read-out", "scale"}, "feature": {"features"}}[component.kind]
+    return {"weights": {"weight"}, "function": {"prediction", "read-out", "scale"}, "feature": {"features"}}[
+        component.kind
+    ]
 
 
 @pytest.mark.parametrize("component", EXAMPLES, ids=repr)
@@ -68,13 +75,21 @@ def others(component, field):
     if isinstance(value, bool):
         new = [not value]
     elif isinstance(value, Component):
-        new = [example for cls in registry.members(value.kind) for example in cls.examples() if example != value][:1]
+        new = [
+            example for cls in registry.members(value.kind) for example in cls.examples() if example != value
+        ][:1]
     elif value is None and Component in typing.get_args(hint):
         new = [example for cls in registry.members("map") for example in cls.examples()]
     elif isinstance(value, str):
         new = [other for other in typing.get_args(hint) if other != value]
     else:
-        new = [value + 1] if isinstance(value, int) else [0.625, 0.875] if value is None or isinstance(value, float) else []
+        new = (
+            [value + 1]
+            if isinstance(value, int)
+            else [0.625, 0.875]
+            if value is None or isinstance(value, float)
+            else []
+        )
     for other in new:
         try:
             yield dataclasses.replace(component, **{field.name: other})
@@ -86,7 +101,9 @@ def others(component, field):
 def test_formulas_say_what_every_field_changes(component):
     for field in dataclasses.fields(component):
         for other in others(component, field) if not silent(component, field.name) else ():
-            assert other == component or other.formulas() != component.formulas(), f"{field.name} changes nothing in the formulas"
+            assert other == component or other.formulas() != component.formulas(), (
+                f"{field.name} changes nothing in the formulas"
+            )
 
 
 def rendered(formula):
@@ -109,13 +126,17 @@ def test_formulas_of_layers_are_latex(name):
 
 
 def check_document(text):
-    """Braces and environments are balanced, scripts have their braces, rows their columns, and nothing special stands bare in a text."""
+    """Braces and environments are balanced, scripts have their braces, rows their columns, and nothing
+    special stands bare in a text."""
     plain = re.sub(r"\\[{}_&%#$]", "", text)
     depth = 0
     for character in plain:
         depth += (character == "{") - (character == "}")
         assert depth >= 0
-    assert depth == 0 and re.findall(r"\\begin\{(.*?)\}", text) == re.findall(r"\\end\{(.*?)\}", text) == ["align*", "description"]
+    assert depth == 0 and re.findall(r"\\begin\{(.*?)\}", text) == re.findall(r"\\end\{(.*?)\}", text) == [
+        "align*",
+        "description",
+    ]
     rows = plain.split(r"\begin{align*}")[1].split(r"\end{align*}")[0].split(r"\\")
     assert rows and all(row.count("&") == 3 for row in rows)
     assert not re.search(r"[_^](?!\{)", "".join(rows))
@@ -123,17 +144,29 @@ def check_document(text):
     assert not re.search(r"[_^&#$%~|<>]", words) and words.count(r"\item[") >= 2
 
 
-@pytest.mark.parametrize("formula, expected", [
-    ("S_t = a_t S_{t-1} + k_t v_t^T", r"S_{t} = a_{t} S_{t-1} + k_{t} v_{t}^{\top}"),
-    ("sum_{i<=t} gamma_i^(t) ||v_i - S^T k_i||^2 / 2",
-     r"\sum _{i\leq t} \gamma _{i}^{(t)} \Vert v_{i} - S^{\top} k_{i}\Vert ^{2} / 2"),
-    ("exp(log_decay_t) K^(-1/2) 1e-10", r"\exp (\mathrm{log\_decay}_{t}) K^{-1/2} 10^{-10}"),
-    ("(H + diag(ridge))^-1 q.k, kbar, S~", r"(H + \operatorname{diag}(\mathrm{ridge}))^{-1} q\cdot k, \bar{k}, \tilde{S}"),
-    ("gamma_i^(t-1) a^(t-1)", r"\gamma _{i}^{(t-1)} a^{t-1}"),
-    ("silu(W x) * y, 2 pairs of a token", r"\operatorname{silu}(W x) \odot y, 2 \text{ pairs of a token}"),
-    ("2^-(h + 1) K^(-1/2)", r"2^{-(h + 1)} K^{-1/2}"),
-    ("sqrt(x + 1) {0, 1} S_old", r"\sqrt{x + 1} \{ 0, 1\} S_{\mathrm{old}}"),
-])
+@pytest.mark.parametrize(
+    "formula, expected",
+    [
+        ("S_t = a_t S_{t-1} + k_t v_t^T", r"S_{t} = a_{t} S_{t-1} + k_{t} v_{t}^{\top}"),
+        (
+            "sum_{i<=t} gamma_i^(t) ||v_i - S^T k_i||^2 / 2",
+            r"\sum _{i\leq t} \gamma _{i}^{(t)} \Vert v_{i} - S^{\top} k_{i}\Vert ^{2} / 2",
+        ),
+        ("exp(log_decay_t) K^(-1/2) 1e-10", r"\exp (\mathrm{log\_decay}_{t}) K^{-1/2} 10^{-10}"),
+        (
+            "(H + diag(ridge))^-1 q.k, kbar, S~",
+            r"(H + \operatorname{diag}(\mathrm{ridge}))^{-1} q\cdot k, "
+            r"\bar{k}, \tilde{S}",
+        ),
+        ("gamma_i^(t-1) a^(t-1)", r"\gamma _{i}^{(t-1)} a^{t-1}"),
+        (
+            "silu(W x) * y, 2 pairs of a token",
+            r"\operatorname{silu}(W x) \odot y, 2 \text{ pairs of a token}",
+        ),
+        ("2^-(h + 1) K^(-1/2)", r"2^{-(h + 1)} K^{-1/2}"),
+        ("sqrt(x + 1) {0, 1} S_old", r"\sqrt{x + 1} \{ 0, 1\} S_{\mathrm{old}}"),
+    ],
+)
 def test_translation(formula, expected):
     assert latex(formula) == expected
     assert rendered(formula)
@@ -147,20 +180,34 @@ def test_broken_formulas_give_balanced_braces(formula):
 
 UPDATES = {
     (Uniform(), OneStep()): "S_t = S_{t-1} + k_t v_t^T = sum_{i<=t} gamma_i^(t) k_i v_i^T",
-    (Geometric("channel"), OneStep()): "S_t = diag(a_t) S_{t-1} + k_t v_t^T = sum_{i<=t} gamma_i^(t) k_i v_i^T",
-    (Product((Geometric(), Importance())), OneStep()): "S_t = a_t S_{t-1} + w_t k_t v_t^T = sum_{i<=t} gamma_i^(t) k_i v_i^T",
-    (Geometric(), DeltaRule()): "S_t = a_t S_{t-1} + b_t k_t (v_t - (a_t S_{t-1})^T k_t)^T, b_t = step_size_t",
+    (Geometric("channel"), OneStep()): (
+        "S_t = diag(a_t) S_{t-1} + k_t v_t^T = sum_{i<=t} gamma_i^(t) k_i v_i^T"
+    ),
+    (Product((Geometric(), Importance())), OneStep()): (
+        "S_t = a_t S_{t-1} + w_t k_t v_t^T = sum_{i<=t} gamma_i^(t) k_i v_i^T"
+    ),
+    (Geometric(), DeltaRule()): (
+        "S_t = a_t S_{t-1} + b_t k_t (v_t - (a_t S_{t-1})^T k_t)^T, b_t = step_size_t"
+    ),
     (Uniform(), DeltaRule()): "S_t = S_{t-1} + b_t k_t (v_t - S_{t-1}^T k_t)^T, b_t = step_size_t",
-    (Geometric(), DeltaRule("old", separate_read=True)):
-        "S_t = a_t S_{t-1} + b_t k_t (v_t - S_{t-1}^T p_t)^T, b_t = step_size_t, p = read_key",
-    (Product((Geometric(), Importance())), MomentumDeltaRule()):
-        "Z_t = momentum_t Z_{t-1} - b_t k_t (v_t - S_{t-1}^T k_t)^T, S_t = a_t S_{t-1} - momentum_step_t Z_t, b_t = w_t step_size_t",
-    (Geometric("channel"), DeltaRule("old", separate_read=True, separate_erase=True, unit_step=True)):
-        "S_t = diag(a_t) S_{t-1} + (k_t v_t^T - e_t (S_{t-1}^T p_t)^T), p = read_key, e = erase_key",
+    (
+        Geometric(),
+        DeltaRule("old", separate_read=True),
+    ): "S_t = a_t S_{t-1} + b_t k_t (v_t - S_{t-1}^T p_t)^T, b_t = step_size_t, p = read_key",
+    (Product((Geometric(), Importance())), MomentumDeltaRule()): (
+        "Z_t = momentum_t Z_{t-1} - b_t k_t (v_t - S_{t-1}^T k_t)^T, S_t = a_t S_{t-1} - momentum_step_t "
+        "Z_t, b_t = w_t step_size_t"
+    ),
+    (
+        Geometric("channel"),
+        DeltaRule("old", separate_read=True, separate_erase=True, unit_step=True),
+    ): "S_t = diag(a_t) S_{t-1} + (k_t v_t^T - e_t (S_{t-1}^T p_t)^T), p = read_key, e = erase_key",
     (Bonus(), OneStep()): "S_t = R_{t-1} + (u * k_t) v_t^T, R_t = diag(a_t) R_{t-1} + k_t v_t^T",
     (Trapezoid(), OneStep()): "S_t = a_t (S_{t-1} + (1 - l_t) d_t k_{t-1} v_{t-1}^T) + l_t d_t k_t v_t^T",
-    (ComplexGeometric(), OneStep()):
-        "S_t = Re(R_t) = sum_{i<=t} gamma_i^(t) k_i v_i^T, R_t = a_t R_{t-1} + k_t v_t^T in complex numbers",
+    (
+        ComplexGeometric(),
+        OneStep(),
+    ): "S_t = Re(R_t) = sum_{i<=t} gamma_i^(t) k_i v_i^T, R_t = a_t R_{t-1} + k_t v_t^T in complex numbers",
 }
 
 
@@ -183,10 +230,14 @@ def test_components_without_formulas_are_told_by_their_structure():
 
 
 def test_another_axis_has_the_last_word_on_a_title():
-    parallax, intention, nystrom = (ttr.explain(ttr.catalogue[name]).formulas() for name in ("parallax", "kernel-intention", "skyformer"))
+    parallax, intention, nystrom = (
+        ttr.explain(ttr.catalogue[name]).formulas() for name in ("parallax", "kernel-intention", "skyformer")
+    )
     assert "slope_t" in parallax["read-out"] and "rho" not in parallax["read-out"]
     assert intention["update"].startswith("C = (kappa(K, K) + ridge Gamma^-1)^-1 V")
-    assert "S_t" not in nystrom["update"] and ttr.explain(ttr.catalogue["skyformer"]).facts("state")[0].startswith("nothing")
+    assert "S_t" not in nystrom["update"] and ttr.explain(ttr.catalogue["skyformer"]).facts("state")[
+        0
+    ].startswith("nothing")
 
 
 def test_features_that_change_the_key_stay_in_the_formulas():
@@ -196,14 +247,28 @@ def test_features_that_change_the_key_stay_in_the_formulas():
 
 
 def limits(problem):
-    return [fact.text for section in ttr.explain(problem).sections if section.title == APPROXIMATE for fact in section.facts]
+    return [
+        fact.text
+        for section in ttr.explain(problem).sections
+        if section.title == APPROXIMATE
+        for fact in section.facts
+    ]
 
 
 def test_limits_of_the_regression():
-    assert limits(Problem(Uniform(), LocalConstant(), ExactLocalFit())) == limits(ttr.catalogue["mesanet"].problem) == [EXACT]
+    assert (
+        limits(Problem(Uniform(), LocalConstant(), ExactLocalFit()))
+        == limits(ttr.catalogue["mesanet"].problem)
+        == [EXACT]
+    )
     assert EXACT not in limits(Problem(Uniform(), LocalLinear(), LearnedSlope()))
-    assert SHRUNK in limits(Problem(Geometric(), Linear(), DeltaRule())) and SHRUNK not in limits(Problem(Uniform(), Linear(), DeltaRule()))
-    assert any("per key channel" in text for text in limits(Problem(Product((Geometric("channel"), Importance())), Linear(), OneStep())))
+    assert SHRUNK in limits(Problem(Geometric(), Linear(), DeltaRule())) and SHRUNK not in limits(
+        Problem(Uniform(), Linear(), DeltaRule())
+    )
+    assert any(
+        "per key channel" in text
+        for text in limits(Problem(Product((Geometric("channel"), Importance())), Linear(), OneStep()))
+    )
     assert any("ratio" in text for text in limits(ttr.catalogue["based"].problem))
     assert EXACT not in limits(Problem(Uniform(), Linear(), OneStep()))
 
@@ -220,7 +285,14 @@ def test_a_layer_is_told_in_full_on_80_columns(name):
     steps = [repr(step) for step in (*entry.before_memory(), *entry.output)]
     places = [flat.index(f"{step}:", flat.index("Around the memory")) for step in steps]
     assert places == sorted(places) and len(set(places)) == len(steps)
-    for words in (entry.source, entry.arxiv, entry.verified, entry.note, entry.original or "no public implementation", *entry.problem.controls()):
+    for words in (
+        entry.source,
+        entry.arxiv,
+        entry.verified,
+        entry.note,
+        entry.original or ("no public implementation"),
+        *entry.problem.controls(),
+    ):
         assert words in flat
 
 
@@ -229,14 +301,21 @@ def test_state_in_numbers_is_the_state(problem):
     value_size = 2 if problem.weights.complex_values else 3
     told = ttr.explain(problem, heads=2, key_size=4, value_size=value_size, tokens=7)
     params = ttr.init_params(problem, heads=2, key_size=4, value_size=value_size)
-    state = ttr.initial_state(problem, 1, 2, 4, value_size, params=params, capacity=7 if problem.memory == "pairs" else None)
+    state = ttr.initial_state(
+        problem, 1, 2, 4, value_size, params=params, capacity=7 if problem.memory == "pairs" else None
+    )
     assert told.facts("in numbers")[0].startswith(f"{state.nbytes:,} bytes of state in float32")
     assert all(name in told.facts("state")[0] for name in state)
 
 
 def test_window_and_pairs_and_costs_are_told():
-    told = ttr.explain(Problem(Window(5), LocalConstant(), ExactLocalFit()), heads=2, key_size=4, value_size=3, tokens=100)
-    assert "the sums run over the 5 newest pairs" in told.facts("window") and "N = 5" in told.facts("in numbers")[0]
+    told = ttr.explain(
+        Problem(Window(5), LocalConstant(), ExactLocalFit()), heads=2, key_size=4, value_size=3, tokens=100
+    )
+    assert (
+        "the sums run over the 5 newest pairs" in told.facts("window")
+        and "N = 5" in told.facts("in numbers")[0]
+    )
     assert told.facts("work per token") == ("O(N K + N V) per head",)
     several = ttr.explain(Problem(Uniform(), Linear(), DeltaRule(pairs_per_token=2)))
     assert several.facts("work per token") == ("O(K V) per head, for each of 2 pairs",)

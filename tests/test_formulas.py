@@ -1,6 +1,8 @@
-"""What ``ttr.explain`` prints of losses, maps of matrices and feature maps is what they compute, from tiny numbers to large ones.
+"""What ``ttr.explain`` prints of losses, maps of matrices and feature maps is what they compute, from tiny
+numbers to large ones.
 
-Every formula is read literally, under the very text that is printed: whoever changes the text or the code changes both.
+Every formula is read literally, under the very text that is printed: whoever changes the text or the code
+changes both.
 """
 
 import itertools
@@ -19,6 +21,7 @@ from ttr.solvers.maps.power_norm import PowerNorm
 
 SCALES = (1e-4, 1e-2, 1.0, 30.0)
 
+
 def length(x: Tensor) -> Tensor:
     return (x * x).sum(-1, keepdim=True).sqrt()
 
@@ -33,14 +36,17 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
     return weights / weights.sum(axis, keepdim=True)
 
 
-# --------------------------------------------------------------------------------------------------------------- losses
+# ----------------------------------------------------------------------------------------------------- losses
 LOSSES = {
     "||m - v||^2 / 2": lambda m, v, c: length(m - v)[..., 0] ** 2 / 2,
     "-m^T v": lambda m, v, c: -(m * v).sum(-1),
     "sum_c |m_c - v_c|^3 / 3": lambda m, v, c: ((m - v).abs() ** 3).sum(-1) / 3,
-    "||m - v||^2 / 2 where ||m - v|| <= threshold, else threshold (||m - v|| - threshold / 2)":
-        lambda m, v, c: torch.where(length(m - v)[..., 0] <= c["threshold"], length(m - v)[..., 0] ** 2 / 2,
-                                    c["threshold"] * (length(m - v)[..., 0] - c["threshold"] / 2)),
+    "||m - v||^2 / 2 where ||m - v|| <= threshold, "
+    "else threshold (||m - v|| - threshold / 2)": lambda m, v, c: torch.where(
+        length(m - v)[..., 0] <= c["threshold"],
+        length(m - v)[..., 0] ** 2 / 2,
+        c["threshold"] * (length(m - v)[..., 0] - c["threshold"] / 2),
+    ),
 }
 
 
@@ -52,14 +58,20 @@ def newton_schulz(matrix: Tensor, coefficients, eps: float = 1e-7) -> Tensor:
     return x
 
 
-# ----------------------------------------------------------------------------------------------------- maps of matrices
+# ------------------------------------------------------------------------------------------- maps of matrices
 MAPS = {
-    "W = A (sum_ij |A_ij|^4 + 1e-18)^(-2/4)": lambda a: a * ((a.abs() ** 4).sum((-2, -1), keepdim=True) + 1e-18) ** (-2 / 4),
+    "W = A (sum_ij |A_ij|^4 + 1e-18)^(-2/4)": lambda a: (
+        a * ((a.abs() ** 4).sum((-2, -1), keepdim=True) + 1e-18) ** (-2 / 4)
+    ),
     "W = softmax(A) over the inputs of every output": lambda a: softmax(a, -2),
-    "NS(G) ~ the nearest orthonormal matrix, 5 times X <- a X + (b Y + c Y Y) X from X = G / (||G|| + 1e-07), Y = X X^T, "
+    "NS(G) ~ the nearest orthonormal matrix, 5 times X <- a X + (b Y + c Y Y) X from X = G / (||G|| + "
+    "1e-07), Y = X X^T, "
     "(a, b, c) = (3.4445, -4.775, 2.0315)": lambda g: newton_schulz(g, [(3.4445, -4.775, 2.0315)] * 5),
-    "NS(G) ~ the nearest orthonormal matrix, 2 times X <- a X + (b Y + c Y Y) X from X = G / (||G|| + 1e-07), Y = X X^T, "
-    "(a, b, c) from (2, -1.5, 0.5) to (1.5, -0.5, 0.25)": lambda g: newton_schulz(g, [(2.0, -1.5, 0.5), (1.5, -0.5, 0.25)]),
+    "NS(G) ~ the nearest orthonormal matrix, 2 times X <- a X + (b Y + c Y Y) X from X = G / (||G|| + "
+    "1e-07), Y = X X^T, "
+    "(a, b, c) from (2, -1.5, 0.5) to (1.5, -0.5, 0.25)": lambda g: newton_schulz(
+        g, [(2.0, -1.5, 0.5), (1.5, -0.5, 0.25)]
+    ),
 }
 
 
@@ -78,7 +90,9 @@ def positive(x: Tensor, p: dict[str, Tensor]) -> Tensor:
 
 
 def fourier(x: Tensor, p: dict[str, Tensor], amplitude: float, tau: float) -> Tensor:
-    angle = torch.einsum("...hk,hmk->...hm", x / (length(x) + 0.001), p["sigma"][:, None] * p["directions"] / tau)
+    angle = torch.einsum(
+        "...hk,hmk->...hm", x / (length(x) + 0.001), p["sigma"][:, None] * p["directions"] / tau
+    )
     return amplitude * torch.cat([angle.sin(), angle.cos()], -1)
 
 
@@ -90,7 +104,10 @@ def hedgehog(x: Tensor, p: dict[str, Tensor]) -> Tensor:
 def monomials(x: Tensor) -> Tensor:
     size, pairs = x.shape[-1], list(itertools.combinations(range(x.shape[-1]), 2))
     first = [torch.ones_like(x[..., 0]), *(x[..., i] / size**0.25 for i in range(size))]
-    second = [*(x[..., i] * x[..., j] / size**0.5 for i, j in pairs), *(x[..., i] ** 2 / (2 * size) ** 0.5 for i in range(size))]
+    second = [
+        *(x[..., i] * x[..., j] / size**0.5 for i, j in pairs),
+        *(x[..., i] ** 2 / (2 * size) ** 0.5 for i in range(size)),
+    ]
     return torch.stack(first + second, -1)
 
 
@@ -98,36 +115,52 @@ def dot(q: Tensor, k: Tensor) -> Tensor:
     return (q * k).sum(-1)
 
 
-# --------------------------------------------------------------------------------------- feature maps: phi, or its kernel
+# --------------------------------------------------------------------------- feature maps: phi, or its kernel
 PHI = {
     "phi(x) = x": lambda x, p: x,
     "phi(x) = elu(x) + 1": lambda x, p: torch.where(x > 0, x + 1, x.exp()),
     "phi(x) = max(x, 0)": lambda x, p: torch.where(x > 0, x, 0.0),
-    "phi(x) = softmax(D C^T x), C the cosine transform (DCT-II), D a fixed random diagonal":
-        lambda x, p: softmax(p["diagonal"] * torch.einsum("jk,...j->...k", cosine_transform(x.shape[-1]), x)),
+    "phi(x) = softmax(D C^T x), C the cosine transform (DCT-II), D a fixed random diagonal": lambda x, p: (
+        softmax(p["diagonal"] * torch.einsum("jk,...j->...k", cosine_transform(x.shape[-1]), x))
+    ),
     "phi(x) = softmax((2 z, -2 z)), z = W x + b with learned W and b": hedgehog,
-    "phi(x) = exp(W x~ - ||x~||^2 / 2) / m^(1/2), x~ = x / K^(1/4), W of m = int(K log K) fixed random rows, exponents up to 30, "
+    "phi(x) = exp(W x~ - ||x~||^2 / 2) / m^(1/2), x~ = x / K^(1/4), W of m = int(K log K) fixed random "
+    "rows, exponents up to 30, "
     "so phi(q)^T phi(k) is exp(q^T k / K^(1/2)) in the mean": positive,
-    "phi(x) = exp(W x~ - ||x~||^2 / 2) / m^(1/2), x~ = x / K^(1/4), W of m = 4 fixed random rows, exponents up to 30, "
+    "phi(x) = exp(W x~ - ||x~||^2 / 2) / m^(1/2), x~ = x / K^(1/4), W of m = 4 fixed random rows, exponents "
+    "up to 30, "
     "so phi(q)^T phi(k) is exp(q^T k / K^(1/2)) in the mean": positive,
-    "phi(x) = c (sin(W x~), cos(W x~)), x~ = x / (||x|| + 0.001), c = m^(-1/2), W_r = sigma * omega_r, r = 1, ..., m = 3, "
+    "phi(x) = c (sin(W x~), cos(W x~)), x~ = x / (||x|| + 0.001), c = m^(-1/2), W_r = sigma * omega_r, r = "
+    "1, ..., m = 3, "
     "omega_r fixed and normal, sigma learned": lambda x, p: fourier(x, p, 3**-0.5, 1.0),
-    "phi(x) = c (sin(W x~), cos(W x~)), x~ = x / (||x|| + 0.001), c = 0.5, W_r = sigma * omega_r / 0.7, r = 1, ..., m = 2, "
+    "phi(x) = c (sin(W x~), cos(W x~)), x~ = x / (||x|| + 0.001), c = 0.5, W_r = sigma * omega_r / 0.7, r = "
+    "1, ..., m = 2, "
     "omega_r fixed and normal, sigma learned": lambda x, p: fourier(x, p, 0.5, 0.7),
-    "phi(x) = (1, x_i / K^(1/4), x_i x_j / K^(1/2), x_i^2 / (2 K)^(1/2)), i < j, so phi(q)^T phi(k) = 1 + u + u^2 / 2, "
+    "phi(x) = (1, x_i / K^(1/4), x_i x_j / K^(1/2), x_i^2 / (2 K)^(1/2)), i < j, so phi(q)^T phi(k) = 1 + u "
+    "+ u^2 / 2, "
     "u = q^T k / K^(1/2)": lambda x, p: monomials(x),
 }
 
 KERNELS = {
-    "phi(q)^T phi(k) = (q~^T k~)^2 / K, x~ = LN(x) with learned gain and shift, eps = 1e-05":
-        lambda q, k, p: dot(*(layer_norm(x, 1e-5, p["gain"], p["bias"]) for x in (q, k))) ** 2 / q.shape[-1],
-    "phi(q)^T phi(k) = (q^T k / K^(1/2))^2, phi(x) the monomials of degree 2 in x": lambda q, k, p: (dot(q, k) / q.shape[-1] ** 0.5) ** 2,
-    "phi(q)^T phi(k) = (q^T k / K^(1/2))^4, phi(x) the monomials of degree 4 in x": lambda q, k, p: (dot(q, k) / q.shape[-1] ** 0.5) ** 4,
+    "phi(q)^T phi(k) = (q~^T k~)^2 / K, "
+    "x~ = LN(x) with learned gain and shift, eps = 1e-05": lambda q, k, p: (
+        dot(*(layer_norm(x, 1e-5, p["gain"], p["bias"]) for x in (q, k))) ** 2 / q.shape[-1]
+    ),
+    "phi(q)^T phi(k) = (q^T k / K^(1/2))^2, phi(x) the monomials of degree 2 in x": lambda q, k, p: (
+        (dot(q, k) / q.shape[-1] ** 0.5) ** 2
+    ),
+    "phi(q)^T phi(k) = (q^T k / K^(1/2))^4, phi(x) the monomials of degree 4 in x": lambda q, k, p: (
+        (dot(q, k) / q.shape[-1] ** 0.5) ** 4
+    ),
 }
 
 
 def examples(kind: str):
-    return [pytest.param(example, id=repr(example)) for cls in registry.members(kind) for example in cls.examples()]
+    return [
+        pytest.param(example, id=repr(example))
+        for cls in registry.members(kind)
+        for example in cls.examples()
+    ]
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -152,7 +185,10 @@ def test_a_map_of_matrices_is_what_it_prints(change):
 def test_a_feature_map_is_what_it_prints(features):
     size, told = 5, features.formulas()["features"]
     declared = features.parameters(2, size, 3)
-    params = {name: p.draw(torch.Generator().manual_seed(1)).double() * (1 + 0.1 * normal(*p.shape)) for name, p in declared.items()}
+    params = {
+        name: p.draw(torch.Generator().manual_seed(1)).double() * (1 + 0.1 * normal(*p.shape))
+        for name, p in declared.items()
+    }
     for scale in SCALES:
         q, k = scale * normal(7, 2, size), normal(7, 2, size, seed=1)
         mapped = features(q, params), features(k, params)
@@ -165,12 +201,27 @@ def test_a_feature_map_is_what_it_prints(features):
 @pytest.mark.parametrize("values", [2, 6])
 def test_a_residual_network_cuts_and_pads_its_input_as_it_prints(values):
     network = Mlp(depth=1)
-    assert network.formulas()["prediction"] == ("m(x) = [phi(x)]_V + LN(W_1^T phi(x)), LN with learned gain and shift, eps = 1e-06, "
-                                                "[.]_V the first V entries, 0 where there are fewer") and network.features == Identity()
-    x, w, gain, shift = normal(7, 2, 4), normal(2, 4, values), normal(2, values, seed=1), normal(2, values, seed=2)
+    assert (
+        network.formulas()["prediction"]
+        == (
+            "m(x) = [phi(x)]_V + LN(W_1^T phi(x)), LN with learned gain "
+            "and shift, eps = 1e-06, "
+            "[.]_V the first V entries, 0 where there are fewer"
+        )
+        and network.features == Identity()
+    )
+    x, w, gain, shift = (
+        normal(7, 2, 4),
+        normal(2, 4, values),
+        normal(2, values, seed=1),
+        normal(2, values, seed=2),
+    )
     cut = torch.cat([x, torch.zeros(7, 2, 4)], -1)[..., :values]
     found = network.predict({"w1": w}, x, {"gain": gain, "shift": shift})
-    assert error(found, cut + layer_norm(torch.einsum("hfv,...hf->...hv", w, x), network.eps, gain, shift)) < FLOAT64
+    assert (
+        error(found, cut + layer_norm(torch.einsum("hfv,...hf->...hv", w, x), network.eps, gain, shift))
+        < FLOAT64
+    )
 
 
 def test_the_constant_in_the_norm_of_moneta_has_no_say_under_ordinary_forgetting():

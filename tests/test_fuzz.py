@@ -39,15 +39,19 @@ def _raises(x, y, state):
     raise IndexError("index 3 is out of bounds")
 
 
-@pytest.mark.parametrize("kind, change", [
-    ("wrong number", lambda x, y, state: (y * (1 + 1e-6), state)),
-    ("wrong number", lambda x, y, state: (y, state.replace(keys=state["keys"] + 1e-6))),
-    ("wrong number", lambda x, y, state: (y.detach() + 0 * x.q.sum(), state)),
-    ("wrong number", lambda x, y, state: (y * torch.nan, state)),
-    ("wrong form", lambda x, y, state: (y[..., :1], state)),
-    ("wrong form", lambda x, y, state: (y, state.replace(position=state.position + 1))),
-    ("input changed", _writes), ("foreign exception", _raises),
-])
+@pytest.mark.parametrize(
+    "kind, change",
+    [
+        ("wrong number", lambda x, y, state: (y * (1 + 1e-6), state)),
+        ("wrong number", lambda x, y, state: (y, state.replace(keys=state["keys"] + 1e-6))),
+        ("wrong number", lambda x, y, state: (y.detach() + 0 * x.q.sum(), state)),
+        ("wrong number", lambda x, y, state: (y * torch.nan, state)),
+        ("wrong form", lambda x, y, state: (y[..., :1], state)),
+        ("wrong form", lambda x, y, state: (y, state.replace(position=state.position + 1))),
+        ("input changed", _writes),
+        ("foreign exception", _raises),
+    ],
+)
 def test_faults_of_a_backend_are_found(monkeypatch, kind, change):
     wrapped(monkeypatch, change)
     call = KNOWN if kind != "input changed" else Call("softmax-attention", time=5)
@@ -70,7 +74,9 @@ def test_writing_beside_a_view_is_found(monkeypatch):
         return y, state
 
     wrapped(monkeypatch, change)
-    assert play(Call("softmax-attention", time=5, layouts=(("v", "inside a buffer"),))).kind == "input changed"
+    assert play(Call("softmax-attention", time=5, layouts=(("v", "inside a buffer"),))).kind == (
+        "input changed"
+    )
 
 
 @pytest.mark.parametrize("place", ["q", "k", "v", "gradient"])
@@ -78,7 +84,9 @@ def test_every_layout_keeps_the_numbers_or_repeats_them(place):
     from tests.fuzz.tensors import LAYOUTS
 
     for layout in LAYOUTS:
-        call = Call("linear-attention", time=5, heads=2, key=3, value=2, layouts=((place, layout),), mode="grad")
+        call = Call(
+            "linear-attention", time=5, heads=2, key=3, value=2, layouts=((place, layout),), mode="grad"
+        )
         assert play(call).kind == "equal", layout
 
 
@@ -99,7 +107,9 @@ def fragile(call: Call) -> Outcome:
 
 def test_a_crash_or_a_hang_ends_one_call_alone():
     with Workers(1, fragile, longest=3) as workers:
-        outcomes = [outcome for _, outcome in workers.play(Call("gla", time=length) for length in (3, 4, 3, 5, 3))]
+        outcomes = [
+            outcome for _, outcome in workers.play(Call("gla", time=length) for length in (3, 4, 3, 5, 3))
+        ]
     assert [outcome.kind for outcome in outcomes] == ["equal", "crash", "equal", "hang", "equal"]
     assert "exit code -6" in outcomes[1].words and "in fragile" in outcomes[1].words
 
@@ -112,10 +122,12 @@ def faulty(call: Call) -> Outcome:
 def test_a_finding_is_made_simple_and_printed_as_python():
     heard = []
     report = run(0, 80, 1, heard.append, faulty)
-    (call, outcome), = report.found.values()
+    ((call, outcome),) = report.found.values()
     assert call == Call(call.problem, heads=3, key=5) and outcome.kind == "wrong number"
     assert report.counts.total() == 80 and 1 <= report.counts["wrong number"] < 80
-    assert f"print(play(Call(problem={call.problem!r}, heads=3, key=5)))" in str(report) and str(report).endswith(report.summary())
+    assert f"print(play(Call(problem={call.problem!r}, heads=3, key=5)))" in str(report) and str(
+        report
+    ).endswith(report.summary())
 
 
 @pytest.mark.full
@@ -123,4 +135,6 @@ def test_two_thousand_calls_are_equal_or_refused(capsys):
     with capsys.disabled():
         report = run(0, 2000, 2)
     assert not report.found, f"\n{report}"
-    assert report.counts["equal"] > 1000 and report.counts["refused"] > 100 and report.counts["no digit"] < 200, report.summary()
+    assert (
+        report.counts["equal"] > 1000 and report.counts["refused"] > 100 and report.counts["no digit"] < 200
+    ), report.summary()

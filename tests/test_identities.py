@@ -1,6 +1,7 @@
 """Identities that tie the layers to one another (law 8), stated of the definition alone.
 
-Every backend equals the oracle elsewhere; here the oracle is held to mathematics: exact identities, limits, and invariances.
+Every backend equals the oracle elsewhere; here the oracle is held to mathematics: exact identities, limits,
+and invariances.
 """
 
 from __future__ import annotations
@@ -77,36 +78,57 @@ def same(value: Tensor, reference: Tensor) -> bool:
 
 
 def reaches(layer: Callable[[float], Tensor], limit: Tensor) -> bool:
-    """Whether layer(h) -> limit as h -> 0, by Richardson: layer(h) = limit + c h + O(h^2), so 2 layer(h/2) - layer(h) is
-    off by O(h^2) only. At h = 1 the layer must still be another one, or there would be nothing to show."""
+    """Whether layer(h) -> limit as h -> 0, by Richardson: layer(h) = limit + c h + O(h^2), so 2 layer(h/2) -
+    layer(h) is off by O(h^2) only. At h = 1 the layer must still be another one, or there would be nothing to
+    show."""
     h = 1e-6
     return error(layer(1.0), limit) > HALF and same(2 * layer(h / 2) - layer(h), limit)
 
 
-# ------------------------------------------------------------------------------------------------------ delta rule family
+# ------------------------------------------------------------------------------------------ delta rule family
 def test_kda_with_equal_channels_is_gated_deltanet(qkv, step, decay) -> None:
     channels = decay[..., None].expand(B, T, H, K)
-    assert same(run(linear(CHANNEL, DELTA), qkv, step_size=step, log_decay=channels), run(linear(HEAD, DELTA), qkv, step_size=step, log_decay=decay))
+    assert same(
+        run(linear(CHANNEL, DELTA), qkv, step_size=step, log_decay=channels),
+        run(linear(HEAD, DELTA), qkv, step_size=step, log_decay=decay),
+    )
 
 
 @pytest.mark.parametrize("solver", [DELTA, DeltaRule("old")], ids=str)
 @pytest.mark.parametrize("weights", [HEAD, CHANNEL], ids=str)
 def test_zero_gate_is_deltanet(qkv, step, weights, solver) -> None:
     open_gate = torch.zeros(B, T, H) if weights == HEAD else torch.zeros(B, T, H, K)
-    assert same(run(linear(weights, solver), qkv, step_size=step, log_decay=open_gate), run(linear(Uniform(), DELTA), qkv, step_size=step))
+    assert same(
+        run(linear(weights, solver), qkv, step_size=step, log_decay=open_gate),
+        run(linear(Uniform(), DELTA), qkv, step_size=step),
+    )
 
 
 @pytest.mark.parametrize("at", ["decayed", "old"])
 @pytest.mark.parametrize("weights", [HEAD, CHANNEL], ids=str)
 def test_read_key_zero_is_gated_linear_attention(qkv, step, weights, at) -> None:
     log_decay = -uniform(0.02, 1.2, B, T, H) if weights == HEAD else -uniform(0.02, 1.2, B, T, H, K)
-    blind = run(linear(weights, DeltaRule(at, separate_read=True)), qkv, step_size=step, log_decay=log_decay, read_key=torch.zeros(B, T, H, K))
-    assert same(blind, run(linear(weights, OneStep()), qkv | {"v": step[..., None] * qkv["v"]}, log_decay=log_decay))
+    blind = run(
+        linear(weights, DeltaRule(at, separate_read=True)),
+        qkv,
+        step_size=step,
+        log_decay=log_decay,
+        read_key=torch.zeros(B, T, H, K),
+    )
+    assert same(
+        blind, run(linear(weights, OneStep()), qkv | {"v": step[..., None] * qkv["v"]}, log_decay=log_decay)
+    )
 
 
 def test_read_key_equal_to_the_key_is_the_plain_delta_rule(qkv, step, decay) -> None:
     for at in ("decayed", "old"):
-        separate = run(linear(HEAD, DeltaRule(at, separate_read=True)), qkv, step_size=step, log_decay=decay, read_key=qkv["k"])
+        separate = run(
+            linear(HEAD, DeltaRule(at, separate_read=True)),
+            qkv,
+            step_size=step,
+            log_decay=decay,
+            read_key=qkv["k"],
+        )
         assert same(separate, run(linear(HEAD, DeltaRule(at)), qkv, step_size=step, log_decay=decay))
 
 
@@ -115,56 +137,101 @@ def test_old_state_read_at_the_decayed_key_is_the_decayed_state(qkv, step, weigh
     """(D S)^T k = S^T (D k): Comba with p = a k is Gated DeltaNet."""
     log_decay = -uniform(0.02, 1.2, B, T, H) if weights == HEAD else -uniform(0.02, 1.2, B, T, H, K)
     kept = log_decay.exp() if weights == CHANNEL else log_decay.exp()[..., None]
-    old = run(linear(weights, DeltaRule("old", separate_read=True)), qkv, step_size=step, log_decay=log_decay, read_key=kept * qkv["k"])
+    old = run(
+        linear(weights, DeltaRule("old", separate_read=True)),
+        qkv,
+        step_size=step,
+        log_decay=log_decay,
+        read_key=kept * qkv["k"],
+    )
     assert same(old, run(linear(weights, DELTA), qkv, step_size=step, log_decay=log_decay))
 
 
 def test_deltaproduct_is_gated_deltanet_on_all_pairs_with_the_gate_on_the_first(step, decay) -> None:
     n = 3
-    q, k, v = torch.randn(B, T, H, K), torch.nn.functional.normalize(torch.randn(B, T, n, H, K), dim=-1), torch.randn(B, T, n, H, V)
+    q, k, v = (
+        torch.randn(B, T, H, K),
+        torch.nn.functional.normalize(torch.randn(B, T, n, H, K), dim=-1),
+        torch.randn(B, T, n, H, V),
+    )
     steps = uniform(0.1, 1.0, B, T, n, H)
-    product = ttr.oracle(linear(HEAD, DeltaRule(pairs_per_token=n)), q, k, v, step_size=steps, log_decay=decay)
+    product = ttr.oracle(
+        linear(HEAD, DeltaRule(pairs_per_token=n)), q, k, v, step_size=steps, log_decay=decay
+    )
     gates = torch.nn.functional.pad(decay[:, :, None], (0, 0, 0, n - 1))
-    spread = ttr.oracle(linear(HEAD, DELTA), q.repeat_interleave(n, 1), k.flatten(1, 2), v.flatten(1, 2), step_size=steps.flatten(1, 2),
-                        log_decay=gates.flatten(1, 2))
+    spread = ttr.oracle(
+        linear(HEAD, DELTA),
+        q.repeat_interleave(n, 1),
+        k.flatten(1, 2),
+        v.flatten(1, 2),
+        step_size=steps.flatten(1, 2),
+        log_decay=gates.flatten(1, 2),
+    )
     assert same(product, spread[:, n - 1 :: n])
 
 
 def test_deltaproduct_whose_further_steps_are_zero_is_gated_deltanet(qkv, step, decay) -> None:
-    pairs = {"q": qkv["q"]} | {name: torch.stack([qkv[name], torch.randn_like(qkv[name])], dim=2) for name in "kv"}
-    product = run(linear(HEAD, DeltaRule(pairs_per_token=2)), pairs, step_size=torch.stack([step, torch.zeros_like(step)], dim=2), log_decay=decay)
+    pairs = {"q": qkv["q"]} | {
+        name: torch.stack([qkv[name], torch.randn_like(qkv[name])], dim=2) for name in "kv"
+    }
+    product = run(
+        linear(HEAD, DeltaRule(pairs_per_token=2)),
+        pairs,
+        step_size=torch.stack([step, torch.zeros_like(step)], dim=2),
+        log_decay=decay,
+    )
     assert same(product, run(linear(HEAD, DELTA), qkv, step_size=step, log_decay=decay))
 
 
 def test_n_steps_on_one_pair_are_one_step(qkv, step, decay) -> None:
-    """With a unit key the error shrinks by 1 - beta each time, so n steps amount to the step 1 - (1 - beta)^n."""
+    """With a unit key the error shrinks by 1 - beta each time, so n steps amount to the step 1 - (1 -
+    beta)^n."""
     n = 3
     pairs = {"q": qkv["q"]} | {name: qkv[name][:, :, None].expand(-1, -1, n, -1, -1) for name in "kv"}
-    repeated = run(linear(HEAD, DeltaRule(pairs_per_token=n)), pairs, step_size=step[:, :, None].expand(-1, -1, n, -1), log_decay=decay)
+    repeated = run(
+        linear(HEAD, DeltaRule(pairs_per_token=n)),
+        pairs,
+        step_size=step[:, :, None].expand(-1, -1, n, -1),
+        log_decay=decay,
+    )
     assert same(repeated, run(linear(HEAD, DELTA), qkv, step_size=1 - (1 - step) ** n, log_decay=decay))
 
 
 def test_step_of_the_inverse_squared_norm_stores_the_pair(qkv, decay) -> None:
     k = 2.5 * torch.randn(B, T, H, K)
     inputs = {"q": k, "k": k, "v": qkv["v"]}
-    assert same(run(linear(HEAD, DELTA, scale=1.0), inputs, step_size=1 / k.square().sum(-1), log_decay=decay), qkv["v"])
+    assert same(
+        run(linear(HEAD, DELTA, scale=1.0), inputs, step_size=1 / k.square().sum(-1), log_decay=decay),
+        qkv["v"],
+    )
 
 
-def test_implicit_step_is_the_explicit_step_divided_by_one_plus_step_times_squared_norm(step, qkv, decay) -> None:
+def test_implicit_step_is_the_explicit_step_divided_by_one_plus_step_times_squared_norm(
+    step, qkv, decay
+) -> None:
     inputs = qkv | {"k": torch.randn(B, T, H, K)}
     explicit = step / (1 + step * inputs["k"].square().sum(-1))
-    assert same(run(linear(HEAD, ImplicitDeltaRule()), inputs, step_size=step, log_decay=decay),
-                run(linear(HEAD, DELTA), inputs, step_size=explicit, log_decay=decay))
+    assert same(
+        run(linear(HEAD, ImplicitDeltaRule()), inputs, step_size=step, log_decay=decay),
+        run(linear(HEAD, DELTA), inputs, step_size=explicit, log_decay=decay),
+    )
 
 
 def test_implicit_step_tends_to_storing_the_pair(qkv) -> None:
     inputs = {"q": qkv["k"], "k": qkv["k"], "v": qkv["v"]}
-    assert reaches(lambda h: run(linear(Uniform(), ImplicitDeltaRule(), scale=1.0), inputs, step_size=torch.full((B, T, H), 1 / h)), qkv["v"])
+    assert reaches(
+        lambda h: run(
+            linear(Uniform(), ImplicitDeltaRule(), scale=1.0), inputs, step_size=torch.full((B, T, H), 1 / h)
+        ),
+        qkv["v"],
+    )
 
 
 def test_delta_rule_with_a_small_step_is_linear_attention(qkv) -> None:
     attention = run(linear(Uniform(), OneStep()), qkv)
-    assert reaches(lambda h: run(linear(Uniform(), DELTA), qkv, step_size=torch.full((B, T, H), h)) / h, attention)
+    assert reaches(
+        lambda h: run(linear(Uniform(), DELTA), qkv, step_size=torch.full((B, T, H), h)) / h, attention
+    )
 
 
 def test_importance_multiplies_the_step_of_a_delta_rule(qkv, step) -> None:
@@ -174,7 +241,7 @@ def test_importance_multiplies_the_step_of_a_delta_rule(qkv, step) -> None:
         assert same(weighted, run(linear(Uniform(), solver), qkv, step_size=step * log_importance.exp()))
 
 
-# ----------------------------------------------------------------------------------------------- least squares and one step
+# --------------------------------------------------------------------------------- least squares and one step
 @pytest.fixture
 def orthonormal(qkv) -> dict[str, Tensor]:
     """Three tokens whose keys are orthonormal."""
@@ -183,46 +250,73 @@ def orthonormal(qkv) -> dict[str, Tensor]:
 
 
 def test_orthonormal_keys_make_deltanet_least_squares_and_linear_attention_one(orthonormal) -> None:
-    """With the ridge r, (K^T K + r I)^-1 divides by 1 + r on the span of the keys; r -> 0 is the minimum-norm solution."""
+    """With the ridge r, (K^T K + r I)^-1 divides by 1 + r on the span of the keys; r -> 0 is the minimum-norm
+    solution."""
     attention = run(linear(Uniform(), OneStep()), orthonormal)
     assert same(run(linear(Uniform(), DELTA), orthonormal, step_size=torch.ones(B, 3, H)), attention)
     assert same(1.3 * run(linear(Uniform(), ExactRidge()), orthonormal, ridge=0.3), attention)
     assert reaches(lambda h: run(linear(Uniform(), ExactRidge()), orthonormal, ridge=h), attention)
 
 
-def test_decay_weighs_samples_in_least_squares_and_shrinks_the_memory_in_the_delta_rule(orthonormal, decay) -> None:
-    """With orthonormal keys the weighted least-squares solution does not depend on the weights at all, while Gated
-    DeltaNet with step 1 is gated linear attention."""
+def test_decay_weighs_samples_in_least_squares_and_shrinks_the_memory_in_the_delta_rule(
+    orthonormal, decay
+) -> None:
+    """With orthonormal keys the weighted least-squares solution does not depend on the weights at all, while
+    Gated DeltaNet with step 1 is gated linear attention."""
     decay = decay[:, :3]
     gated = run(linear(HEAD, OneStep()), orthonormal, log_decay=decay)
     assert same(run(linear(HEAD, DELTA), orthonormal, step_size=torch.ones(B, 3, H), log_decay=decay), gated)
-    assert reaches(lambda h: run(linear(HEAD, ExactRidge()), orthonormal, ridge=h, log_decay=decay), run(linear(Uniform(), OneStep()), orthonormal))
+    assert reaches(
+        lambda h: run(linear(HEAD, ExactRidge()), orthonormal, ridge=h, log_decay=decay),
+        run(linear(Uniform(), OneStep()), orthonormal),
+    )
 
 
 def test_mesanet_with_a_large_ridge_is_gated_linear_attention(qkv, decay) -> None:
-    weights, controls = Product((HEAD, Importance())), {"log_decay": decay, "log_importance": -uniform(0.0, 2.0, B, T, H)}
+    weights, controls = (
+        Product((HEAD, Importance())),
+        {"log_decay": decay, "log_importance": -uniform(0.0, 2.0, B, T, H)},
+    )
     attention = run(linear(weights, OneStep()), qkv, **controls)
     assert reaches(lambda h: run(linear(weights, ExactRidge()), qkv, ridge=1 / h, **controls) / h, attention)
 
 
 def test_ridge_is_linear_attention_on_whitened_keys_and_queries(qkv) -> None:
-    """H^-1 = L L^T: q^T H^-1 U is the read-out of linear attention with L^T q and L^T k. H is that of the last token."""
+    """H^-1 = L L^T: q^T H^-1 U is the read-out of linear attention with L^T q and L^T k. H is that of the
+    last token."""
     ridge = 0.4
     gram = torch.einsum("bthk,bthl->bhkl", qkv["k"], qkv["k"]) + ridge * torch.eye(K)
     whiten = torch.linalg.cholesky(torch.linalg.inv(gram))
     white = qkv | {name: torch.einsum("bhkl,bthk->bthl", whiten, qkv[name]) for name in "qk"}
-    assert same(run(linear(Uniform(), OneStep()), white)[:, -1], run(linear(Uniform(), ExactRidge()), qkv, ridge=ridge)[:, -1])
+    assert same(
+        run(linear(Uniform(), OneStep()), white)[:, -1],
+        run(linear(Uniform(), ExactRidge()), qkv, ridge=ridge)[:, -1],
+    )
 
 
 def test_mamba2_is_gla_with_equal_channels(decay) -> None:
     dt = uniform(0.1, 0.9, B, T, H)
     q, k, v = torch.randn(B, T, H, K), torch.randn(B, T, H, K), dt[..., None] * torch.randn(B, T, H, V)
     scalar = ttr.oracle(linear(HEAD, OneStep(), scale=1.0), q, k, v, log_decay=dt * decay)
-    assert same(ttr.oracle(linear(CHANNEL, OneStep(), scale=1.0), q, k, v, log_decay=(dt * decay)[..., None].expand(-1, -1, -1, K)), scalar)
+    assert same(
+        ttr.oracle(
+            linear(CHANNEL, OneStep(), scale=1.0),
+            q,
+            k,
+            v,
+            log_decay=(dt * decay)[..., None].expand(-1, -1, -1, K),
+        ),
+        scalar,
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------ local fits
-LOCAL = {LocalConstant(): {}, LocalConstant(unit_norm=True): {}, LocalLinear(): {"ridge": 0.3}, LocalLinear(unit_norm=True): {"ridge": 0.3}}
+# ------------------------------------------------------------------------------------------------- local fits
+LOCAL = {
+    LocalConstant(): {},
+    LocalConstant(unit_norm=True): {},
+    LocalLinear(): {"ridge": 0.3},
+    LocalLinear(unit_norm=True): {"ridge": 0.3},
+}
 
 
 def test_forgetting_attention_with_an_open_gate_is_softmax_attention(qkv) -> None:
@@ -234,7 +328,12 @@ def test_forgetting_attention_with_an_open_gate_is_softmax_attention(qkv) -> Non
 def test_local_linear_with_a_large_ridge_is_softmax_attention(qkv, unit_norm) -> None:
     inputs = qkv | {"k": 2 * torch.randn_like(qkv["k"])}
     softmax = run(Problem(Uniform(), LocalConstant(unit_norm=unit_norm), ExactLocalFit()), inputs)
-    assert reaches(lambda h: run(Problem(Uniform(), LocalLinear(unit_norm=unit_norm), ExactLocalFit()), inputs, ridge=1 / h), softmax)
+    assert reaches(
+        lambda h: run(
+            Problem(Uniform(), LocalLinear(unit_norm=unit_norm), ExactLocalFit()), inputs, ridge=1 / h
+        ),
+        softmax,
+    )
 
 
 def test_local_linear_reproduces_affine_maps(qkv) -> None:
@@ -244,14 +343,19 @@ def test_local_linear_reproduces_affine_maps(qkv) -> None:
     inputs["v"] = inputs["k"] @ slope + offset
     tokens = slice(K + 3, None)
     exact = (inputs["q"] @ slope + offset)[:, tokens]
-    assert reaches(lambda h: run(Problem(Uniform(), LocalLinear(), ExactLocalFit()), inputs, ridge=h)[:, tokens], exact)
+    assert reaches(
+        lambda h: run(Problem(Uniform(), LocalLinear(), ExactLocalFit()), inputs, ridge=h)[:, tokens], exact
+    )
 
 
 @pytest.mark.parametrize("function", LOCAL, ids=str)
 @pytest.mark.parametrize("weights", [Uniform(), HEAD, Window(3), Alibi()], ids=str)
 def test_weights_of_a_local_fit_sum_to_one(qkv, decay, function, weights) -> None:
     controls = LOCAL[function] | ({"log_decay": decay} if weights == HEAD else {})
-    assert same(run(Problem(weights, function, ExactLocalFit()), qkv | {"v": torch.ones(B, T, H, V)}, **controls), torch.ones(B, T, H, V))
+    assert same(
+        run(Problem(weights, function, ExactLocalFit()), qkv | {"v": torch.ones(B, T, H, V)}, **controls),
+        torch.ones(B, T, H, V),
+    )
 
 
 def test_weights_of_normalised_linear_attention_sum_to_one(qkv) -> None:
@@ -261,7 +365,9 @@ def test_weights_of_normalised_linear_attention_sum_to_one(qkv) -> None:
 
 @pytest.mark.parametrize("function", LOCAL, ids=str)
 def test_the_first_token_of_a_local_fit_reads_its_own_value(qkv, function) -> None:
-    assert same(run(Problem(Uniform(), function, ExactLocalFit()), qkv, **LOCAL[function])[:, 0], qkv["v"][:, 0])
+    assert same(
+        run(Problem(Uniform(), function, ExactLocalFit()), qkv, **LOCAL[function])[:, 0], qkv["v"][:, 0]
+    )
 
 
 def test_unit_norm_softmax_is_the_gaussian_smoother(qkv) -> None:
@@ -272,12 +378,18 @@ def test_unit_norm_softmax_is_the_gaussian_smoother(qkv) -> None:
     gaussian = torch.exp(-scale / 2 * distance).tril()
     smooth = (gaussian / gaussian.sum(-1, keepdim=True)) @ qkv["v"].transpose(1, 2)
     function = LocalConstant(scale=scale, unit_norm=True)
-    assert same(run(Problem(Uniform(), function, ExactLocalFit()), {"q": 5 * q, "k": 0.2 * k, "v": qkv["v"]}), smooth.transpose(1, 2))
+    assert same(
+        run(Problem(Uniform(), function, ExactLocalFit()), {"q": 5 * q, "k": 0.2 * k, "v": qkv["v"]}),
+        smooth.transpose(1, 2),
+    )
 
 
 def test_softmax_is_invariant_under_a_shift_of_the_keys_and_local_linear_is_not(qkv) -> None:
     shifted = qkv | {"k": qkv["k"] + torch.randn(1, 1, H, K)}
-    constant, line = Problem(Uniform(), LocalConstant(), ExactLocalFit()), Problem(Uniform(), LocalLinear(), ExactLocalFit())
+    constant, line = (
+        Problem(Uniform(), LocalConstant(), ExactLocalFit()),
+        Problem(Uniform(), LocalLinear(), ExactLocalFit()),
+    )
     assert same(run(constant, shifted), run(constant, qkv))
     assert error(run(line, shifted, ridge=0.3), run(line, qkv, ridge=0.3)) > HALF
 
@@ -290,11 +402,20 @@ def test_a_common_rotation_of_queries_and_keys_changes_nothing(qkv, function) ->
     assert same(run(problem, rotated, **LOCAL[function]), run(problem, qkv, **LOCAL[function]))
 
 
-# --------------------------------------------------------------------------------------------------------------- weights
-SAMPLES = [(Linear(), OneStep(), {}), (Linear(EluPlusOne(), normalized=True), OneStep(), {}), (Linear(), ExactRidge(), {"ridge": 0.3}),
-           (LocalConstant(), ExactLocalFit(), {}), (LocalLinear(), ExactLocalFit(), {"ridge": 0.3})]
+# ---------------------------------------------------------------------------------------------------- weights
+SAMPLES = [
+    (Linear(), OneStep(), {}),
+    (Linear(EluPlusOne(), normalized=True), OneStep(), {}),
+    (Linear(), ExactRidge(), {"ridge": 0.3}),
+    (LocalConstant(), ExactLocalFit(), {}),
+    (LocalLinear(), ExactLocalFit(), {"ridge": 0.3}),
+]
 STEPS = {"step_size": torch.full((B, T, H), 0.6, dtype=torch.float64)}
-MEMORY = [(Linear(), DELTA, STEPS), (Linear(), DeltaRule("old"), STEPS), (Linear(), ImplicitDeltaRule(), STEPS)]
+MEMORY = [
+    (Linear(), DELTA, STEPS),
+    (Linear(), DeltaRule("old"), STEPS),
+    (Linear(), ImplicitDeltaRule(), STEPS),
+]
 
 
 def kind(part: object) -> str:
@@ -306,7 +427,16 @@ def test_trivial_weights_are_uniform(qkv, function, solver, controls) -> None:
     plain, zero = run(Problem(Uniform(), function, solver), qkv, **controls), torch.zeros(B, T, H)
     assert same(run(Problem(HEAD, function, solver), qkv, log_decay=zero, **controls), plain)
     assert same(run(Problem(Importance(), function, solver), qkv, log_importance=zero, **controls), plain)
-    assert same(run(Problem(Product((HEAD, Importance())), function, solver), qkv, log_decay=zero, log_importance=zero, **controls), plain)
+    assert same(
+        run(
+            Problem(Product((HEAD, Importance())), function, solver),
+            qkv,
+            log_decay=zero,
+            log_importance=zero,
+            **controls,
+        ),
+        plain,
+    )
 
 
 @pytest.mark.parametrize(("function", "solver", "controls"), SAMPLES, ids=kind)
@@ -328,18 +458,33 @@ def test_fixed_forgetting_is_geometric_with_those_rates(qkv, function, solver, c
 
 @pytest.mark.parametrize(("function", "solver", "controls"), SAMPLES, ids=kind)
 def test_forgetting_is_importance_seen_from_the_last_token(qkv, decay, function, solver, controls) -> None:
-    """gamma_i^(T) = prod_{i<j<=T} a_j: given to each pair as its importance, it makes the last read-out the same."""
+    """gamma_i^(T) = prod_{i<j<=T} a_j: given to each pair as its importance, it makes the last read-out the
+    same."""
     past = decay.cumsum(1)
     gated = run(Problem(HEAD, function, solver), qkv, log_decay=decay, **controls)[:, -1]
-    assert same(run(Problem(Importance(), function, solver), qkv, log_importance=past[:, -1:] - past, **controls)[:, -1], gated)
+    assert same(
+        run(Problem(Importance(), function, solver), qkv, log_importance=past[:, -1:] - past, **controls)[
+            :, -1
+        ],
+        gated,
+    )
 
 
 @pytest.mark.parametrize(("function", "solver", "controls"), SAMPLES, ids=kind)
-def test_a_common_importance_scales_one_step_and_leaves_ratios_and_local_fits(qkv, function, solver, controls) -> None:
+def test_a_common_importance_scales_one_step_and_leaves_ratios_and_local_fits(
+    qkv, function, solver, controls
+) -> None:
     """Of an exact solve it divides the ridge."""
     importance = 0.7
-    weighted = run(Problem(Importance(), function, solver), qkv, log_importance=torch.full((B, T, H), importance), **controls)
+    weighted = run(
+        Problem(Importance(), function, solver),
+        qkv,
+        log_importance=torch.full((B, T, H), importance),
+        **controls,
+    )
     if solver == ExactRidge():
         controls = {"ridge": controls["ridge"] * math.exp(-importance)}
     plain = run(Problem(Uniform(), function, solver), qkv, **controls)
-    assert same(weighted, plain * math.exp(importance) if function == Linear() and solver == OneStep() else plain)
+    assert same(
+        weighted, plain * math.exp(importance) if function == Linear() and solver == OneStep() else plain
+    )

@@ -1,4 +1,5 @@
-"""Identities of attention whose keys are transported, whose values are corrected, and of kernel sums through landmarks."""
+"""Identities of attention whose keys are transported, whose values are corrected, and of kernel sums through
+landmarks."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ def qkv() -> dict[str, Tensor]:
     return {"q": torch.randn(B, T, H, K), "k": torch.randn(B, T, H, K), "v": torch.randn(B, T, H, V)}
 
 
-def run(weights: Weights, function: Function, solver: Solver, inputs: dict[str, Tensor], **controls: Tensor) -> Tensor:
+def run(
+    weights: Weights, function: Function, solver: Solver, inputs: dict[str, Tensor], **controls: Tensor
+) -> Tensor:
     if "log_decay" in weights.controls():
         controls["log_decay"] = -torch.linspace(0.1, 0.9, B * T * H).view(B, T, H)
     return ttr.oracle(Problem(weights, function, solver), **inputs, **controls)
@@ -59,7 +62,7 @@ def path(inputs: dict[str, Tensor], turn: Tensor, step: Tensor, weights: Weights
     return run(weights, TransportedConstant(), ExactLocalFit(), inputs, transport_key=turn, step_size=step)
 
 
-# ------------------------------------------------------------------------------------------------------ transported keys
+# ------------------------------------------------------------------------------------------- transported keys
 @pytest.mark.parametrize("weights", WEIGHTS, ids=str)
 def test_keys_that_nothing_turns_give_softmax_attention(qkv, weights) -> None:
     turn, step = normalize(torch.randn(B, T, H, K), dim=-1), torch.rand(B, T, H)
@@ -74,36 +77,64 @@ def test_only_step_times_the_squared_transport_key_matters(qkv) -> None:
 
 
 def test_one_transport_key_for_all_with_step_two_is_attention_to_mirrored_keys(qkv) -> None:
-    """H is then a reflection, H H = 1: between tokens i and t it acts t - i times, as if all q_t and k_i of odd tokens were mirrored."""
+    """H is then a reflection, H H = 1: between tokens i and t it acts t - i times, as if all q_t and k_i of
+    odd tokens were mirrored."""
     turn = normalize(torch.randn(B, 1, H, K), dim=-1)
     odd = (torch.arange(T) % 2 == 1)[None, :, None, None]
-    mirrored = {name: torch.where(odd, x - 2 * (x * turn).sum(-1, keepdim=True) * turn, x) for name, x in qkv.items() if name != "v"}
-    assert same(path(qkv, turn.expand(B, T, H, K), torch.full((B, T, H), 2.0)), softmax({**mirrored, "v": qkv["v"]}))
+    mirrored = {
+        name: torch.where(odd, x - 2 * (x * turn).sum(-1, keepdim=True) * turn, x)
+        for name, x in qkv.items()
+        if name != "v"
+    }
+    assert same(
+        path(qkv, turn.expand(B, T, H, K), torch.full((B, T, H), 2.0)), softmax({**mirrored, "v": qkv["v"]})
+    )
 
 
 def test_two_reflections_per_token_in_one_plane_are_rotary_positions(qkv) -> None:
-    """Two reflections at lines that stand at an angle turn by twice that angle. Tokens at odd places reflect a second time, and only
-    they are read and written: their logits are those of queries and keys turned by twice the angle per token."""
+    """Two reflections at lines that stand at an angle turn by twice that angle. Tokens at odd places reflect
+    a second time, and only
+    they are read and written: their logits are those of queries and keys turned by twice the angle per
+        token."""
     angle = torch.tensor(0.3)
     lines = torch.stack([torch.tensor([1.0, 0.0]), torch.stack([angle.cos(), angle.sin()])])
     turn = lines[torch.arange(2 * T) % 2].view(1, 2 * T, 1, 2).expand(B, 2 * T, H, 2)
     gap = torch.full((B, T, H, 2), 0.0)
     q, k = torch.randn(2, B, T, H, 2)
-    spread = {name: torch.stack([filler, x], dim=2).flatten(1, 2) for name, filler, x in (("q", gap, q), ("k", gap, k), ("v", qkv["v"], qkv["v"]))}
+    spread = {
+        name: torch.stack([filler, x], dim=2).flatten(1, 2)
+        for name, filler, x in (("q", gap, q), ("k", gap, k), ("v", qkv["v"], qkv["v"]))
+    }
     written = torch.tensor([-torch.inf, 0.0]).repeat(T)[None, :, None].expand(B, 2 * T, H)
-    read = ttr.oracle(Problem(Importance(), TransportedConstant(), ExactLocalFit()), **spread, transport_key=turn,
-                      step_size=torch.full((B, 2 * T, H), 2.0), log_importance=written)[:, 1::2]
+    read = ttr.oracle(
+        Problem(Importance(), TransportedConstant(), ExactLocalFit()),
+        **spread,
+        transport_key=turn,
+        step_size=torch.full((B, 2 * T, H), 2.0),
+        log_importance=written,
+    )[:, 1::2]
     turns = -torch.arange(T) * 2 * angle
-    rotation = torch.stack([torch.stack([turns.cos(), -turns.sin()], -1), torch.stack([turns.sin(), turns.cos()], -1)], -2)
+    rotation = torch.stack(
+        [torch.stack([turns.cos(), -turns.sin()], -1), torch.stack([turns.sin(), turns.cos()], -1)], -2
+    )
     rotated = {name: torch.einsum("tkl,bthl->bthk", rotation, x) for name, x in (("q", q), ("k", k))}
     assert same(read, softmax({**rotated, "v": qkv["v"]}))
 
 
-# ------------------------------------------------------------------------------------------------------ corrected values
+# ------------------------------------------------------------------------------------------- corrected values
 @pytest.mark.parametrize("weights", WEIGHTS, ids=str)
 def test_values_that_nothing_corrects_give_softmax_attention(qkv, weights) -> None:
-    assert same(run(weights, LocalConstant(), FunctionalDeltaRule(), qkv, step_size=torch.zeros(B, T, H)), softmax(qkv, weights))
-    assert error(run(weights, LocalConstant(), FunctionalDeltaRule(), qkv, step_size=torch.ones(B, T, H)), softmax(qkv, weights)) > HALF
+    assert same(
+        run(weights, LocalConstant(), FunctionalDeltaRule(), qkv, step_size=torch.zeros(B, T, H)),
+        softmax(qkv, weights),
+    )
+    assert (
+        error(
+            run(weights, LocalConstant(), FunctionalDeltaRule(), qkv, step_size=torch.ones(B, T, H)),
+            softmax(qkv, weights),
+        )
+        > HALF
+    )
 
 
 def test_corrected_attention_is_attention_to_the_solution_of_one_triangular_system(qkv) -> None:
@@ -111,28 +142,43 @@ def test_corrected_attention_is_attention_to_the_solution_of_one_triangular_syst
     step = torch.rand(B, T, H)
     logits = torch.einsum("bthk,bshk->bhts", qkv["q"], qkv["k"]) * K**-0.5
     strict = logits.masked_fill(torch.ones(T, T).triu().bool(), -torch.inf).softmax(-1).nan_to_num(0.0)
-    corrected = torch.linalg.solve(torch.eye(T) + step.mT[..., None] * strict, qkv["v"].transpose(1, 2)).transpose(1, 2)
-    assert same(run(Uniform(), LocalConstant(), FunctionalDeltaRule(), qkv, step_size=step), softmax({**qkv, "v": corrected}))
+    corrected = torch.linalg.solve(
+        torch.eye(T) + step.mT[..., None] * strict, qkv["v"].transpose(1, 2)
+    ).transpose(1, 2)
+    assert same(
+        run(Uniform(), LocalConstant(), FunctionalDeltaRule(), qkv, step_size=step),
+        softmax({**qkv, "v": corrected}),
+    )
 
 
 def test_values_that_are_all_alike_are_known_after_the_first_token(qkv) -> None:
-    """With step 1 all that is new is kept, which is nothing behind the first token: y_t is its share of the first value."""
+    """With step 1 all that is new is kept, which is nothing behind the first token: y_t is its share of the
+    first value."""
     inputs = {**qkv, "v": qkv["v"][:, :1].expand(B, T, H, V)}
     first = torch.zeros(B, T, H, V)
     first[:, 0] = inputs["v"][:, 0]
-    assert same(run(Uniform(), LocalConstant(), FunctionalDeltaRule(), inputs, step_size=torch.ones(B, T, H))[:, :2],
-                softmax({**qkv, "v": first})[:, :2])
+    assert same(
+        run(Uniform(), LocalConstant(), FunctionalDeltaRule(), inputs, step_size=torch.ones(B, T, H))[:, :2],
+        softmax({**qkv, "v": first})[:, :2],
+    )
 
 
-# ----------------------------------------------------------------------------------------------------- kernel through landmarks
+# ----------------------------------------------------------------------------------- kernel through landmarks
 def gaussian(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    return torch.exp(-scale / 2 * (q.transpose(1, 2)[:, :, :, None] - k.transpose(1, 2)[:, :, None]).square().sum(-1))
+    return torch.exp(
+        -scale / 2 * (q.transpose(1, 2)[:, :, :, None] - k.transpose(1, 2)[:, :, None]).square().sum(-1)
+    )
 
 
-@pytest.mark.parametrize("function, keys", [(GaussianNystrom(2 * T, ridge=0.0, steps=40, scale=2.0), "k"),
-                                            (GaussianNystrom(T, "queries", inverse="newton", ridge=0.0, steps=60, scale=2.0), "k"),
-                                            (GaussianNystrom(T, "queries", pooled=True, inverse="newton", ridge=0.0, steps=60, scale=2.0), "q")],
-                         ids=repr)
+@pytest.mark.parametrize(
+    "function, keys",
+    [
+        (GaussianNystrom(2 * T, ridge=0.0, steps=40, scale=2.0), "k"),
+        (GaussianNystrom(T, "queries", inverse="newton", ridge=0.0, steps=60, scale=2.0), "k"),
+        (GaussianNystrom(T, "queries", pooled=True, inverse="newton", ridge=0.0, steps=60, scale=2.0), "q"),
+    ],
+    ids=repr,
+)
 def test_with_every_point_a_landmark_it_is_the_plain_kernel_sum(qkv, function, keys) -> None:
     """All queries are enough: C_q W^-1 = 1 there, and C_k^T V is the kernel sum."""
     y = ttr.oracle(Problem(Uniform(), function, OneStep()), qkv["q"], qkv[keys], qkv["v"])
@@ -148,7 +194,10 @@ def test_a_kernel_of_distances_sees_no_common_shift_or_rotation(qkv, function) -
 
 def test_enough_steps_give_the_inverse(qkv) -> None:
     """Whatever the iteration; with the ridge it is neither the kernel sum nor kernel ridge regression."""
-    several = [GaussianNystrom(6, "queries", inverse=inverse, ridge=0.3, steps=60) for inverse in ("balanced", "newton")]
+    several = [
+        GaussianNystrom(6, "queries", inverse=inverse, ridge=0.3, steps=60)
+        for inverse in ("balanced", "newton")
+    ]
     one, other = (ttr.oracle(Problem(Uniform(), function, OneStep()), **qkv) for function in several)
     assert same(one, other)
     points = qkv["q"][:, [i * T // 6 for i in range(6)]]
@@ -166,14 +215,18 @@ def test_order_matters_to_landmarks_alone(qkv) -> None:
     assert same(moved, ttr.oracle(problem, **qkv)[:, order])
 
 
-# --------------------------------------------------------------------------------------------------------------- refusals
+# --------------------------------------------------------------------------------------------------- refusals
 @pytest.mark.parametrize("name", ["skyformer", "soft"])
 def test_what_reads_the_whole_sequence_neither_streams_nor_generates(name, qkv, monkeypatch) -> None:
     problem = ttr.catalogue[name].problem
     state = ttr.initial_state(problem, B, H, K, V)
-    for call in (lambda: ttr.regress(problem, **qkv, state=state), lambda: ttr.regress(problem, **qkv, return_state=True),
-                 lambda: ttr.oracle(problem, **qkv, state=state), lambda: ttr.regress(problem, **qkv, backend="recurrent"),
-                 lambda: ttr.step(problem, **{part: x[:, 0] for part, x in qkv.items()}, state=None)):
+    for call in (
+        lambda: ttr.regress(problem, **qkv, state=state),
+        lambda: ttr.regress(problem, **qkv, return_state=True),
+        lambda: ttr.oracle(problem, **qkv, state=state),
+        lambda: ttr.regress(problem, **qkv, backend="recurrent"),
+        lambda: ttr.step(problem, **{part: x[:, 0] for part, x in qkv.items()}, state=None),
+    ):
         with pytest.raises(ValueError, match=r"every token reads .* Use "):
             call()
     layer = ttr.nn.Mixer(8, ttr.catalogue[name], heads=2)
@@ -187,20 +240,33 @@ def test_what_reads_the_whole_sequence_neither_streams_nor_generates(name, qkv, 
     changed = x.clone()
     changed[:, -1] += 1.0
     assert error(layer(changed)[:, 0], layer(x)[:, 0]) > FLOAT64
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # law 11 wants the library's own sentences
+    # law 11 wants the library's own sentences
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     report = ttr.verify(name, slow=False)
     assert report and "does not apply: Every token reads the whole sequence" in str(report)
 
 
 def test_what_does_not_fit_is_refused(monkeypatch) -> None:
     for weights, function, solver, words in (
-            (Geometric("head"), GaussianNystrom(4), OneStep(), "nothing is older than the rest. Use Uniform"),
-            (Uniform(), GaussianNystrom(4), ExactLocalFit(), "is one global map"),
-            (Uniform(), TransportedConstant(), FunctionalDeltaRule(), "by the control step_size.*Use ExactLocalFit"),
-            (Uniform(), TransportedConstant(), OneStep(), "fitted around every query.*Use ExactLocalFit")):
+        (Geometric("head"), GaussianNystrom(4), OneStep(), "nothing is older than the rest. Use Uniform"),
+        (Uniform(), GaussianNystrom(4), ExactLocalFit(), "is one global map"),
+        (
+            Uniform(),
+            TransportedConstant(),
+            FunctionalDeltaRule(),
+            "by the control step_size.*Use ExactLocalFit",
+        ),
+        (Uniform(), TransportedConstant(), OneStep(), "fitted around every query.*Use ExactLocalFit"),
+    ):
         with pytest.raises(ValueError, match=words):
             Problem(weights, function, solver)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    for fields in ({"landmarks": 1}, {"steps": 0}, {"ridge": -1.0}, {"inverse": "exact"}, {"landmarks_of": "keys"}):
+    for fields in (
+        {"landmarks": 1},
+        {"steps": 0},
+        {"ridge": -1.0},
+        {"inverse": "exact"},
+        {"landmarks_of": "keys"},
+    ):
         with pytest.raises(ValueError, match="Use "):
             GaussianNystrom(**fields)

@@ -43,12 +43,17 @@ def _float64() -> Iterator[None]:
 
 @pytest.fixture
 def qkv() -> dict[str, Tensor]:
-    return {"q": torch.randn(B, T, H, K), "k": torch.nn.functional.normalize(torch.randn(B, T, H, K), dim=-1), "v": torch.randn(B, T, H, V)}
+    return {
+        "q": torch.randn(B, T, H, K),
+        "k": torch.nn.functional.normalize(torch.randn(B, T, H, K), dim=-1),
+        "v": torch.randn(B, T, H, V),
+    }
 
 
 @pytest.fixture
 def gates() -> dict[str, Tensor]:
     return {"log_decay": -torch.rand(B, T, H), "log_importance": -torch.rand(B, T, H)}
+
 
 UNDAMPED = 1e-16
 """The least damping: none is refused, because a solved system would divide 0 by 0."""
@@ -62,10 +67,11 @@ def same(value: Tensor, reference: Tensor) -> bool:
     return error(value, reference) <= FLOAT64
 
 
-# --------------------------------------------------------------------------------------------------------- global ridge
+# ----------------------------------------------------------------------------------------------- global ridge
 def test_recursive_least_squares_with_forgetting_is_the_ridge_under_importance(qkv) -> None:
-    """P <- P / a before each pair forgets the prior with the pairs: sum_i prod_{i<j<=t} a_j err_i + prod_{j<=t} a_j ridge is
-    prod_{j<=t} a_j times the ridge problem in which pair i counts 1 / prod_{j<=i} a_j. A constant ridge is another layer."""
+    """P <- P / a before each pair forgets the prior with the pairs: sum_i prod_{i<j<=t} a_j err_i +
+    prod_{j<=t} a_j ridge is prod_{j<=t} a_j times the ridge problem in which pair i counts 1 / prod_{j<=i}
+    a_j. A constant ridge is another layer."""
     log_decay, ridge = -0.5 * torch.rand(B, T, H), 0.4
     inverse, memory, y = torch.eye(K).expand(B, H, K, K) / ridge, torch.zeros(B, H, K, V), []
     for t in range(T):
@@ -76,8 +82,27 @@ def test_recursive_least_squares_with_forgetting_is_the_ridge_under_importance(q
         inverse = inverse - gain[..., :, None] * gain[..., None, :] / share[..., None, None]
         y.append(torch.einsum("bhkv,bhkl,bhl->bhv", memory, inverse, qkv["q"][:, t]))
     recursive = torch.stack(y, dim=1)
-    assert same(run(Problem(Importance(), Linear(scale=1.0), ExactRidge()), qkv, ridge=ridge, log_importance=-log_decay.cumsum(1)), recursive)
-    assert error(run(Problem(Geometric("head"), Linear(scale=1.0), ExactRidge()), qkv, ridge=ridge, log_decay=log_decay), recursive) > HALF
+    assert same(
+        run(
+            Problem(Importance(), Linear(scale=1.0), ExactRidge()),
+            qkv,
+            ridge=ridge,
+            log_importance=-log_decay.cumsum(1),
+        ),
+        recursive,
+    )
+    assert (
+        error(
+            run(
+                Problem(Geometric("head"), Linear(scale=1.0), ExactRidge()),
+                qkv,
+                ridge=ridge,
+                log_decay=log_decay,
+            ),
+            recursive,
+        )
+        > HALF
+    )
 
 
 def test_many_chebyshev_iterations_solve_the_ridge_relative_to_the_norm_of_the_moments(qkv, gates) -> None:
@@ -88,31 +113,65 @@ def test_many_chebyshev_iterations_solve_the_ridge_relative_to_the_norm_of_the_m
         _, state = ttr.oracle(layer, **until, mix=torch.ones(B, t + 1, H), return_state=True)
         for row in range(B):
             ridge = 0.05 * torch.linalg.matrix_norm(state["gram"][row])
-            exact = run(Problem(GATED, Linear(), ExactRidge()), {name: x[row : row + 1] for name, x in until.items()}, ridge=ridge)
+            exact = run(
+                Problem(GATED, Linear(), ExactRidge()),
+                {name: x[row : row + 1] for name, x in until.items()},
+                ridge=ridge,
+            )
             assert same(y[row, t], exact[0, t])
 
 
 def test_gated_kalmanet_without_the_solve_is_gated_linear_attention(qkv, gates) -> None:
     attention = run(Problem(GATED, Linear(), OneStep()), qkv, **gates)
-    assert same(run(Problem(GATED, Linear(), Chebyshev(iterations=3)), qkv, mix=torch.zeros(B, T, H), **gates), attention)
+    assert same(
+        run(Problem(GATED, Linear(), Chebyshev(iterations=3)), qkv, mix=torch.zeros(B, T, H), **gates),
+        attention,
+    )
 
 
 def test_gated_kalmanet_weighs_pairs_by_the_square_of_what_scales_keys_and_values(qkv, gates) -> None:
     beta = 0.1 + 0.9 * torch.rand(B, T, H)
     scaled = qkv | {name: beta[..., None] * qkv[name] for name in "kv"}
     mix, layer = torch.rand(B, T, H), Chebyshev(iterations=5)
-    assert same(run(Problem(GATED, Linear(), layer), qkv, mix=mix, log_decay=gates["log_decay"], log_importance=2 * beta.log()),
-                run(Problem(Geometric("head"), Linear(), layer), scaled, mix=mix, log_decay=gates["log_decay"]))
+    assert same(
+        run(
+            Problem(GATED, Linear(), layer),
+            qkv,
+            mix=mix,
+            log_decay=gates["log_decay"],
+            log_importance=2 * beta.log(),
+        ),
+        run(Problem(Geometric("head"), Linear(), layer), scaled, mix=mix, log_decay=gates["log_decay"]),
+    )
 
 
 def test_as_many_conjugate_gradient_steps_as_channels_are_the_exact_ridge(qkv, gates) -> None:
     """But for the damping, which vanishes."""
     exact = run(Problem(GATED, Linear(), ExactRidge()), qkv, ridge=0.3, **gates)
-    assert same(run(Problem(GATED, Linear(), ConjugateGradient(iterations=K, damping=UNDAMPED)), qkv, ridge=0.3, **gates), exact)
-    assert error(run(Problem(GATED, Linear(), ConjugateGradient(iterations=1, damping=UNDAMPED)), qkv, ridge=0.3, **gates), exact) > HALF
+    assert same(
+        run(
+            Problem(GATED, Linear(), ConjugateGradient(iterations=K, damping=UNDAMPED)),
+            qkv,
+            ridge=0.3,
+            **gates,
+        ),
+        exact,
+    )
+    assert (
+        error(
+            run(
+                Problem(GATED, Linear(), ConjugateGradient(iterations=1, damping=UNDAMPED)),
+                qkv,
+                ridge=0.3,
+                **gates,
+            ),
+            exact,
+        )
+        > HALF
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------- kernel ridge
+# ----------------------------------------------------------------------------------------------- kernel ridge
 @dataclasses.dataclass(frozen=True)
 class _TaylorKernel(KernelRegression):
     """The kernel of the Taylor features, by its formula."""
@@ -131,7 +190,11 @@ def test_primal_and_dual_ridge_agree(qkv, gates, weights) -> None:
 
 
 def test_a_small_ridge_lets_the_kernel_interpolate(qkv) -> None:
-    y = run(Problem(Uniform(), KernelRegression("gaussian", scale=20.0), ExactRidge()), qkv | {"q": qkv["k"]}, ridge=1e-11)
+    y = run(
+        Problem(Uniform(), KernelRegression("gaussian", scale=20.0), ExactRidge()),
+        qkv | {"q": qkv["k"]},
+        ridge=1e-11,
+    )
     assert same(y, qkv["v"])
 
 
@@ -139,10 +202,17 @@ def test_kernels_of_unit_vectors_differ_by_a_factor_that_scales_the_ridge(qkv) -
     """exp(s q.k) = e^s exp(-s/2 ||q - k||^2) where ||q|| = ||k|| = 1."""
     inputs, scale = qkv | {"q": torch.nn.functional.normalize(qkv["q"], dim=-1)}, 1.7
     gaussian = run(Problem(Uniform(), KernelRegression("gaussian", scale), ExactRidge()), inputs, ridge=0.3)
-    assert same(run(Problem(Uniform(), KernelRegression("exponential", scale), ExactRidge()), inputs, ridge=0.3 * math.exp(scale)), gaussian)
+    assert same(
+        run(
+            Problem(Uniform(), KernelRegression("exponential", scale), ExactRidge()),
+            inputs,
+            ridge=0.3 * math.exp(scale),
+        ),
+        gaussian,
+    )
 
 
-# -------------------------------------------------------------------------------------------------------------- local fits
+# ------------------------------------------------------------------------------------------------- local fits
 QUADRATIC = Problem(Uniform(), LocalQuadratic(), ExactLocalFit())
 
 
@@ -151,7 +221,8 @@ def softmax_attention(inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def reaches(layer, limit: Tensor) -> bool:
-    """Whether layer(h) -> limit as h -> 0: 2 layer(h/2) - layer(h) is the limit but for O(h^2); monomials of degree 4 want a small h."""
+    """Whether layer(h) -> limit as h -> 0: 2 layer(h/2) - layer(h) is the limit but for O(h^2); monomials of
+    degree 4 want a small h."""
     h = 1e-9
     return error(2 * layer(h / 2) - layer(h), limit) <= FLOAT64
 
@@ -183,7 +254,10 @@ def test_local_quadratic_reproduces_quadratic_maps() -> None:
 def test_a_common_rotation_changes_nothing_of_a_local_quadratic(qkv) -> None:
     """The products of two channels carry the root of 2, so that an equal ridge prefers no direction."""
     rotation = torch.linalg.qr(torch.randn(K, K)).Q
-    assert same(run(QUADRATIC, qkv | {name: qkv[name] @ rotation for name in "qk"}, ridge=0.3), run(QUADRATIC, qkv, ridge=0.3))
+    assert same(
+        run(QUADRATIC, qkv | {name: qkv[name] @ rotation for name in "qk"}, ridge=0.3),
+        run(QUADRATIC, qkv, ridge=0.3),
+    )
 
 
 def test_the_weights_of_a_local_quadratic_sum_to_one(qkv) -> None:

@@ -1,4 +1,5 @@
-"""Where memories trained by gradient steps meet one another and the linear ones: laws of the definition, on the oracle."""
+"""Where memories trained by gradient steps meet one another and the linear ones: laws of the definition, on
+the oracle."""
 
 from __future__ import annotations
 
@@ -34,7 +35,14 @@ def read(case: Case, problem: Problem | None = None, **controls: Tensor) -> Tens
     """The oracle's read-outs of a case, perhaps of another problem and with some controls replaced."""
     problem = problem or case.problem
     given = {**case.controls, **controls}
-    return ttr.oracle(problem, case.q, case.k, case.v, params=case.params, **{name: given[name] for name in problem.controls()})
+    return ttr.oracle(
+        problem,
+        case.q,
+        case.k,
+        case.v,
+        params=case.params,
+        **{name: given[name] for name in problem.controls()},
+    )
 
 
 @pytest.mark.parametrize("weights", [Uniform(), Geometric()])
@@ -47,33 +55,52 @@ def test_one_chunk_from_an_empty_matrix_is_linear_attention():
     """The error of an empty memory is the value, so both losses write step_j k_j v_j^T."""
     for loss in (SquaredError(), InnerProduct()):
         case = make_case(Problem(Uniform(), Linear(), GradientDescent(chunk=16, loss=loss)))
-        plain = read(case, Problem(Importance(), Linear(), OneStep()), log_importance=case.controls["step_size"].log())
+        plain = read(
+            case, Problem(Importance(), Linear(), OneStep()), log_importance=case.controls["step_size"].log()
+        )
         assert error(read(case), plain) <= FLOAT64
 
 
 def test_robust_losses_and_retentions_meet_the_squared_error():
     plain = make_case(Problem(Geometric(), Mlp(), GradientDescent(chunk=4)))
     reference, far = read(plain), torch.full_like(plain.controls["step_size"], 1e6)
-    others = (GradientDescent(chunk=4, loss=PowerError(2.0)), GradientDescent(chunk=4, loss=Huber()), GradientDescent(chunk=4, mirror=PowerNorm(2.0)))
+    others = (
+        GradientDescent(chunk=4, loss=PowerError(2.0)),
+        GradientDescent(chunk=4, loss=Huber()),
+        GradientDescent(chunk=4, mirror=PowerNorm(2.0)),
+    )
     for solver in others:
-        assert error(read(plain, dataclasses.replace(plain.problem, solver=solver), threshold=far), reference) <= FLOAT64
+        assert (
+            error(read(plain, dataclasses.replace(plain.problem, solver=solver), threshold=far), reference)
+            <= FLOAT64
+        )
 
 
 def test_no_momentum_and_full_read_steps_change_nothing():
     plain = make_case(Problem(Geometric(), Mlp(), GradientDescent(chunk=4)))
     step = plain.controls["step_size"]
     for solver in (GradientDescent(chunk=4, momentum=True), GradientDescent(chunk=4, read_step=True)):
-        same = read(plain, dataclasses.replace(plain.problem, solver=solver), momentum=torch.zeros_like(step), read_step=torch.ones_like(step))
+        same = read(
+            plain,
+            dataclasses.replace(plain.problem, solver=solver),
+            momentum=torch.zeros_like(step),
+            read_step=torch.ones_like(step),
+        )
         assert error(same, read(plain)) <= FLOAT64
 
 
 def test_a_chunk_that_moves_once_is_a_chunk_read_at_its_start():
-    """Summed over a full chunk, the steps of every token and the one step of the chunk lead to the same weights."""
+    """Summed over a full chunk, the steps of every token and the one step of the chunk lead to the same
+    weights."""
     case = make_case(Problem(Uniform(), GatedMlp(), GradientDescent(chunk=4, loss=InnerProduct())))
     once = Problem(Uniform(), GatedMlp(), ChunkDescent(chunk=4, renormalise=False))
     steps = case.controls["step_size"][..., None].expand(*case.controls["step_size"].shape, 3)
-    _, every = ttr.oracle(case.problem, case.q, case.k, case.v, params=case.params, return_state=True, **case.controls)
-    y, chunk = ttr.oracle(once, case.q, case.k, case.v, params=case.params, return_state=True, step_size=steps)
+    _, every = ttr.oracle(
+        case.problem, case.q, case.k, case.v, params=case.params, return_state=True, **case.controls
+    )
+    y, chunk = ttr.oracle(
+        once, case.q, case.k, case.v, params=case.params, return_state=True, step_size=steps
+    )
     for name in ("w0", "w1", "w2"):
         assert error(chunk[name], every[name]) <= FLOAT64
     start = ttr.oracle(once, case.q, 0 * case.k, 0 * case.v, params=case.params, step_size=0 * steps)
@@ -84,7 +111,8 @@ def test_a_chunk_that_moves_once_is_a_chunk_read_at_its_start():
 def test_orthogonal_matrices_are_where_newton_schulz_goes():
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(3, 5, generator=generator, dtype=torch.float64)
-    sharp = NewtonSchulz(((15 / 8, -10 / 8, 3 / 8),) * 30, eps=1e-300)  # the polynomial that keeps 1 with two derivatives of 0
+    # the polynomial that keeps 1 with two derivatives of 0
+    sharp = NewtonSchulz(((15 / 8, -10 / 8, 3 / 8),) * 30, eps=1e-300)
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
     assert error(sharp(matrix), u @ v) <= FLOAT64
     assert error(sharp(matrix.mT), (u @ v).mT) <= FLOAT64

@@ -1,6 +1,8 @@
-"""Identities of the memories that add pairs by a recurrence of their own, what their forms promise, and a whole layer of transformers.
+"""Identities of the memories that add pairs by a recurrence of their own, what their forms promise, and a
+whole layer of transformers.
 
-As in test_identities.py the oracle is held to mathematics; backends are held to the oracle by the laws, and here where numbers are extreme.
+As in test_identities.py the oracle is held to mathematics; backends are held to the oracle by the laws, and
+here where numbers are extreme.
 """
 
 from __future__ import annotations
@@ -40,8 +42,15 @@ from ttr.weights.uniform import Uniform
 B, T, H, K, V = 2, 11, 2, 4, 3
 PLAIN, RATIO = Linear(), Linear(EluPlusOne(), normalized=True)
 WEIGHED = Product((Geometric("head"), Importance()))
-PROBLEMS = [Problem(weights, function, OneStep()) for weights, function in
-            ((Bonus(), Linear()), (Trapezoid(), Linear()), (ExponentialGate(), RATIO), (FenwickLevels(9), Linear()))]
+PROBLEMS = [
+    Problem(weights, function, OneStep())
+    for weights, function in (
+        (Bonus(), Linear()),
+        (Trapezoid(), Linear()),
+        (ExponentialGate(), RATIO),
+        (FenwickLevels(9), Linear()),
+    )
+]
 every_problem = pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 
 
@@ -70,10 +79,11 @@ def same(value: Tensor, reference: Tensor) -> bool:
     return error(value, reference) <= FLOAT64
 
 
-# ----------------------------------------------------------------------------------------------------------------- RWKV-6
+# ----------------------------------------------------------------------------------------------------- RWKV-6
 def test_without_bonus_a_token_reads_what_gated_linear_attention_left_before_it(qkv) -> None:
     decay = -1.2 * torch.rand(B, T, H, K)
-    early = qkv | {"q": torch.cat([qkv["q"][:, 1:], qkv["q"][:, :1]], dim=1)}  # every query asked one token earlier
+    # every query asked one token earlier
+    early = qkv | {"q": torch.cat([qkv["q"][:, 1:], qkv["q"][:, :1]], dim=1)}
     blind = run(Bonus(), qkv, params={"weights.bonus": torch.zeros(H, K)}, log_decay=decay)
     assert same(blind[:, 1:], run(Geometric("channel"), early, log_decay=decay)[:, :-1])
     assert blind[:, 0].abs().max() == 0
@@ -81,10 +91,13 @@ def test_without_bonus_a_token_reads_what_gated_linear_attention_left_before_it(
 
 def test_a_bonus_of_one_that_forgets_nothing_is_linear_attention(qkv) -> None:
     open_gate = torch.zeros(B, T, H, K)
-    assert same(run(Bonus(), qkv, params={"weights.bonus": torch.ones(H, K)}, log_decay=open_gate), run(Uniform(), qkv))
+    assert same(
+        run(Bonus(), qkv, params={"weights.bonus": torch.ones(H, K)}, log_decay=open_gate),
+        run(Uniform(), qkv),
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------- Mamba-3
+# ---------------------------------------------------------------------------------------------------- Mamba-3
 def test_mamba3_by_eulers_rule_is_mamba2(qkv, decay) -> None:
     importance = torch.randn(B, T, H)
     newer = run(Trapezoid(), qkv, log_decay=decay, log_importance=importance, trapezoid=torch.ones(B, T, H))
@@ -92,26 +105,35 @@ def test_mamba3_by_eulers_rule_is_mamba2(qkv, decay) -> None:
 
 
 def test_the_older_end_alone_writes_every_pair_one_token_later(qkv, decay) -> None:
-    """l = 0: S_t = a_t (S_{t-1} + d_t k_{t-1} v_{t-1}^T) is a_t times what Mamba-2, with the step of the next token, leaves before it."""
+    """l = 0: S_t = a_t (S_{t-1} + d_t k_{t-1} v_{t-1}^T) is a_t times what Mamba-2, with the step of the next
+    token, leaves before it."""
     importance = torch.randn(B, T, H)
 
     def following(x: Tensor) -> Tensor:
         return torch.cat([x[:, 1:], torch.zeros_like(x[:, :1])], dim=1)
 
     older = run(Trapezoid(), qkv, log_decay=decay, log_importance=importance, trapezoid=torch.zeros(B, T, H))
-    early = {"q": following(decay.exp()[..., None] * qkv["q"]), "k": following(importance.exp())[..., None] * qkv["k"], "v": qkv["v"]}
+    early = {
+        "q": following(decay.exp()[..., None] * qkv["q"]),
+        "k": following(importance.exp())[..., None] * qkv["k"],
+        "v": qkv["v"],
+    }
     assert same(older[:, 1:], run(Geometric("head"), early, log_decay=decay)[:, :-1])
     assert older[:, 0].abs().max() == 0
 
 
-# ------------------------------------------------------------------------------------------------------------------ mLSTM
+# ------------------------------------------------------------------------------------------------------ mLSTM
 @pytest.mark.parametrize("function", [RATIO, Linear(normalized=True, floor=0.5, absolute=True)], ids=repr)
 def test_a_running_maximum_changes_no_number(qkv, decay, function) -> None:
     controls = {"log_decay": decay, "log_importance": 3 * torch.randn(B, T, H)}
     assert same(run(ExponentialGate(), qkv, function, **controls), run(WEIGHED, qkv, function, **controls))
 
 
-@pytest.mark.parametrize("backend", [backend for backend in BACKENDS if refusal(backend, PROBLEMS[2]) is None], ids=lambda backend: backend.name)
+@pytest.mark.parametrize(
+    "backend",
+    [backend for backend in BACKENDS if refusal(backend, PROBLEMS[2]) is None],
+    ids=lambda backend: backend.name,
+)
 @pytest.mark.parametrize("shift", [-500.0, -100.0, 0.0, 100.0, 1e4])
 @pytest.mark.parametrize("function", [RATIO, Linear(normalized=True, floor=1.0, absolute=True)], ids=repr)
 def test_importance_of_any_size_in_float32(backend, shift, function) -> None:
@@ -124,20 +146,33 @@ def test_importance_of_any_size_in_float32(backend, shift, function) -> None:
     y, state = ttr.regress(problem, backend=backend.small(), return_state=True, **fast.arguments())
     reference = ttr.oracle(problem, **slow.arguments())
     assert error(y, reference) <= tolerance(torch.float32)
-    assert all(torch.isfinite(x).all() for x in state.tensors.values()) and state["memory"].abs().max() < 1 / HALF
-    gradients = [torch.autograd.grad(out.sum(), [*x.leaves().values()]) for out, x in ((y, fast), (reference, slow))]
+    assert (
+        all(torch.isfinite(x).all() for x in state.tensors.values())
+        and state["memory"].abs().max() < 1 / HALF
+    )
+    gradients = [
+        torch.autograd.grad(out.sum(), [*x.leaves().values()]) for out, x in ((y, fast), (reference, slow))
+    ]
     assert all(error(a, b) <= tolerance(torch.float32) for a, b in zip(*gradients, strict=True))
     if function is not RATIO:
-        assert ttr.regress(problem, backend=backend, **{**case.arguments(), "q": torch.zeros_like(case.q)}).abs().max() == 0
+        assert (
+            ttr.regress(problem, backend=backend, **{**case.arguments(), "q": torch.zeros_like(case.q)})
+            .abs()
+            .max()
+            == 0
+        )
 
 
 def test_large_importance_shared_by_all_pairs_cancels(qkv, decay) -> None:
     importance = torch.randn(B, T, H)
-    far, near = (run(ExponentialGate(), qkv, RATIO, log_decay=decay, log_importance=shift + importance) for shift in (700.0, 30.0))
+    far, near = (
+        run(ExponentialGate(), qkv, RATIO, log_decay=decay, log_importance=shift + importance)
+        for shift in (700.0, 30.0)
+    )
     assert same(far, near)
 
 
-# ------------------------------------------------------------------------------------------------------------- log-linear
+# ------------------------------------------------------------------------------------------------- log-linear
 def test_equal_level_weights_are_mamba2(qkv, decay) -> None:
     flat = run(FenwickLevels(5), qkv, log_decay=decay, level_weight=torch.ones(B, T, H, 5))
     assert same(flat, run(Geometric("head"), qkv, log_decay=decay))
@@ -157,8 +192,17 @@ def test_levels_are_bit_lengths() -> None:
 def test_rows_stand_at_positions_of_their_own(chunk) -> None:
     problem, backend = PROBLEMS[3], ChunkwiseLevels(chunk)
     cases = [make_case(problem, Sizes(batch=1, time=21), past=past) for past in (1, 6, 17)]
-    together = {name: torch.cat([case.leaves()[name] for case in cases]) for name in ("q", "k", "v", "log_decay", "level_weight")}
-    y, state = ttr.regress(problem, **together, state=State.cat([case.state for case in cases]), return_state=True, backend=backend)
+    together = {
+        name: torch.cat([case.leaves()[name] for case in cases])
+        for name in ("q", "k", "v", "log_decay", "level_weight")
+    }
+    y, state = ttr.regress(
+        problem,
+        **together,
+        state=State.cat([case.state for case in cases]),
+        return_state=True,
+        backend=backend,
+    )
     for row, case in enumerate(cases):
         alone, end = ttr.oracle(problem, **case.arguments(), return_state=True)
         assert same(y[row : row + 1], alone) and same(state["memory"][row : row + 1], end["memory"])
@@ -168,19 +212,34 @@ def test_levels_end() -> None:
     problem = Problem(FenwickLevels(4), Linear(), OneStep())
     case = make_case(problem, Sizes(time=9), past=0)
     for call in (ttr.oracle, ttr.regress):
-        with pytest.raises(ValueError, match=r"FenwickLevels\(levels=4\) serves 8 tokens, and this call reaches 9. Use more levels"):
+        with pytest.raises(
+            ValueError,
+            match=(
+                r"FenwickLevels\(levels=4\) serves 8 tokens, and this call "
+                r"reaches 9. Use more levels"
+            ),
+        ):
             call(problem, **case.arguments())
         y, state = call(problem, **case.tokens(slice(0, 8)).arguments(), return_state=True)
         kept = state.clone()
         with pytest.raises(ValueError, match="reaches 9"):
             call(problem, **case.tokens(slice(8, 9), state).arguments())
         assert torch.equal(state["memory"], kept["memory"]) and torch.equal(state.position, kept.position)
-    one = case.tokens(slice(0, 1)).arguments() | {"cu_seqlens": torch.tensor([0, 1]), "state": state.select([0])}
+    one = case.tokens(slice(0, 1)).arguments() | {
+        "cu_seqlens": torch.tensor([0, 1]),
+        "state": state.select([0]),
+    }
     with pytest.raises(ValueError, match="reaches 9"):
-        ttr.regress(problem, **{name: x[:1] if name in ("q", "k", "v", "log_decay", "level_weight") else x for name, x in one.items()})
+        ttr.regress(
+            problem,
+            **{
+                name: x[:1] if name in ("q", "k", "v", "log_decay", "level_weight") else x
+                for name, x in one.items()
+            },
+        )
 
 
-# ---------------------------------------------------------------------------------------------------------- what forms promise
+# ----------------------------------------------------------------------------------------- what forms promise
 @pytest.mark.parametrize("weights", [problem.weights for problem in PROBLEMS], ids=repr)
 def test_only_sums_of_pairs_are_refused_nothing(weights) -> None:
     wrong = [(RATIO, DeltaRule()), (RATIO, OneStep())] if weights.levels else [(Linear(), DeltaRule())]
@@ -203,7 +262,8 @@ def test_a_wrong_number_of_levels_is_a_sentence(levels) -> None:
 
 
 class _Watch(TorchDispatchMode):
-    """Notes the largest argument of any exponential, the largest tensor, and how many numbers are written in all."""
+    """Notes the largest argument of any exponential, the largest tensor, and how many numbers are written in
+    all."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -221,7 +281,9 @@ class _Watch(TorchDispatchMode):
 
 
 def watch(problem: Problem, time: int, size: int) -> _Watch:
-    case = make_case(problem, Sizes(batch=1, heads=1, time=time, key=size, value=size), strong_gates=True).differentiable()
+    case = make_case(
+        problem, Sizes(batch=1, heads=1, time=time, key=size, value=size), strong_gates=True
+    ).differentiable()
     backend = ChunkwiseLevels(16) if problem.weights.levels else ChunkwiseAdditive(16)
     with ttr.checks(values=False), _Watch() as seen:
         ttr.regress(problem, backend=backend, **case.arguments()).sum().backward()
@@ -230,7 +292,8 @@ def watch(problem: Problem, time: int, size: int) -> _Watch:
 
 @every_problem
 def test_memory_is_linear(problem) -> None:
-    """No tensor of T F V, forward or backward; twice the tokens are twice the numbers written, but for a logarithm."""
+    """No tensor of T F V, forward or backward; twice the tokens are twice the numbers written, but for a
+    logarithm."""
     time, size = 128, 32
     once, twice = (watch(problem, t, size) for t in (time, 2 * time))
     assert once.largest < time * size * size and twice.largest <= 2 * once.largest
@@ -239,7 +302,8 @@ def test_memory_is_linear(problem) -> None:
 
 @pytest.mark.parametrize("problem", [PROBLEMS[0], PROBLEMS[2], PROBLEMS[3]], ids=repr)
 def test_no_exponential_grows(problem) -> None:
-    """But for the rounding of the sums it is a difference of. (The log of a trapezoid's step may be above 0: it is bounded by its call.)"""
+    """But for the rounding of the sums it is a difference of. (The log of a trapezoid's step may be above 0:
+    it is bounded by its call.)"""
     case = make_case(problem, Sizes(batch=1, heads=1, time=40), strong_gates=True)
     large = {name: 300 * x if name == "log_importance" else x for name, x in case.controls.items()}
     for backend in (backend.small() for backend in BACKENDS if refusal(backend, problem) is None):
@@ -248,15 +312,23 @@ def test_no_exponential_grows(problem) -> None:
         assert seen.exponent <= FLOAT64
 
 
-# ------------------------------------------------------------------------------------------------------------- a whole layer
+# ---------------------------------------------------------------------------------------------- a whole layer
 def test_mlstm_is_that_of_transformers() -> None:
     from transformers import xLSTMConfig
     from transformers.models.xlstm.modeling_xlstm import xLSTMLayer
 
     torch.set_default_dtype(torch.float32)
     d_model, heads = 12, 2
-    config = xLSTMConfig(hidden_size=d_model, embedding_dim=d_model, num_heads=heads, qk_dim_factor=0.5, v_dim_factor=1.0, num_hidden_layers=1,
-                         weight_mode="single", autocast_kernel_dtype="float32")
+    config = xLSTMConfig(
+        hidden_size=d_model,
+        embedding_dim=d_model,
+        num_heads=heads,
+        qk_dim_factor=0.5,
+        v_dim_factor=1.0,
+        num_hidden_layers=1,
+        weight_mode="single",
+        autocast_kernel_dtype="float32",
+    )
     original = xLSTMLayer(config).eval()
     with torch.no_grad():
         for parameter in original.parameters():
@@ -265,9 +337,11 @@ def test_mlstm_is_that_of_transformers() -> None:
     tensors = {f"project.{name}.weight": getattr(original, name).weight for name in "qkv"}
     for step, gate in enumerate((original.fgate_preact, original.igate_preact)):
         tensors |= {f"project.learned.{step}.weight": gate.weight, f"project.learned.{step}.bias": gate.bias}
-    tensors |= {"output.learned.0.gain": original.multihead_norm.weight.unflatten(0, (heads, 6)),
-                "output.learned.1.weight": original.ogate_preact.weight.unflatten(0, (heads, 6)),
-                "output.projection.weight": original.out_proj.weight}
+    tensors |= {
+        "output.learned.0.gain": original.multihead_norm.weight.unflatten(0, (heads, 6)),
+        "output.learned.1.weight": original.ogate_preact.weight.unflatten(0, (heads, 6)),
+        "output.projection.weight": original.out_proj.weight,
+    }
     layer.load_state_dict({name: tensor.detach().clone() for name, tensor in tensors.items()})
     x = torch.randn(2, 11, d_model)
     with torch.no_grad():

@@ -15,16 +15,32 @@ def test_mamba_is_that_of_transformers():
     from transformers.models.mamba.modeling_mamba import MambaMixer
 
     inner, size, rank = 2 * D, 5, 1
-    original = off_start(MambaMixer(MambaConfig(hidden_size=D, state_size=size, expand=2, time_step_rank=rank, num_hidden_layers=1), 0))
+    original = off_start(
+        MambaMixer(
+            MambaConfig(hidden_size=D, state_size=size, expand=2, time_step_rank=rank, num_hidden_layers=1), 0
+        )
+    )
     x, z = heads_first(original.in_proj.weight, 2, inner)
     down, k, q = original.x_proj.weight.detach().split([rank, size, size])
     layer = Mixer(D, ttr.catalogue["mamba"], heads=1, value_heads=inner, key_size=size, value_size=1)
-    compare_with(original, layer, {
-        "project.v.weight": x, "project.learned.0.v": original.conv1d.weight[:, 0].T[..., None],
-        "project.learned.0.v_bias": original.conv1d.bias[:, None],
-        "project.learned.1.q": q[None, ..., None], "project.learned.1.k": k[None, ..., None], "project.learned.2.down": down[..., None],
-        "project.learned.2.up": original.dt_proj.weight, "project.learned.2.bias": original.dt_proj.bias, "memory.weights.rate": original.A_log,
-        "output.learned.0.strength": original.D, "output.learned.1.weight": z[:, None], "output.projection.weight": original.out_proj.weight})
+    compare_with(
+        original,
+        layer,
+        {
+            "project.v.weight": x,
+            "project.learned.0.v": original.conv1d.weight[:, 0].T[..., None],
+            "project.learned.0.v_bias": original.conv1d.bias[:, None],
+            "project.learned.1.q": q[None, ..., None],
+            "project.learned.1.k": k[None, ..., None],
+            "project.learned.2.down": down[..., None],
+            "project.learned.2.up": original.dt_proj.weight,
+            "project.learned.2.bias": original.dt_proj.bias,
+            "memory.weights.rate": original.A_log,
+            "output.learned.0.strength": original.D,
+            "output.learned.1.weight": z[:, None],
+            "output.projection.weight": original.out_proj.weight,
+        },
+    )
 
 
 def test_rg_lru_is_that_of_recurrent_gemma():
@@ -41,10 +57,26 @@ def test_rg_lru_is_that_of_recurrent_gemma():
         torch.nn.init.zeros_(linear.bias)
     entry, unit = ttr.catalogue["rg-lru"], original.rg_lru
     gate = dataclasses.replace(entry.keys[1], block=D // blocks)
-    layer = Mixer(D, dataclasses.replace(entry, keys=(entry.keys[0], gate, entry.keys[2])), heads=D, key_size=1, value_size=1)
-    compare_with(lambda x: original(x, torch.arange(11)[None], None, use_cache=False)[0], layer, {
-        "project.v.weight": original.linear_x.weight, "project.learned.0.v": original.conv_1d.weight[:, 0].T[..., None],
-        "project.learned.0.v_bias": original.conv_1d.bias[:, None], "project.learned.1.decay": unit.recurrent_param,
-        "project.learned.1.input_weight": unit.input_gate_weight, "project.learned.1.input_bias": unit.input_gate_bias,
-        "project.learned.1.recurrence_weight": unit.recurrent_gate_weight, "project.learned.1.recurrence_bias": unit.recurrent_gate_bias,
-        "output.learned.0.weight": original.linear_y.weight[:, None], "output.projection.weight": original.linear_out.weight})
+    layer = Mixer(
+        D,
+        dataclasses.replace(entry, keys=(entry.keys[0], gate, entry.keys[2])),
+        heads=D,
+        key_size=1,
+        value_size=1,
+    )
+    compare_with(
+        lambda x: original(x, torch.arange(11)[None], None, use_cache=False)[0],
+        layer,
+        {
+            "project.v.weight": original.linear_x.weight,
+            "project.learned.0.v": original.conv_1d.weight[:, 0].T[..., None],
+            "project.learned.0.v_bias": original.conv_1d.bias[:, None],
+            "project.learned.1.decay": unit.recurrent_param,
+            "project.learned.1.input_weight": unit.input_gate_weight,
+            "project.learned.1.input_bias": unit.input_gate_bias,
+            "project.learned.1.recurrence_weight": unit.recurrent_gate_weight,
+            "project.learned.1.recurrence_bias": unit.recurrent_gate_bias,
+            "output.learned.0.weight": original.linear_y.weight[:, None],
+            "output.projection.weight": original.linear_out.weight,
+        },
+    )

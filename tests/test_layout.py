@@ -13,10 +13,18 @@ from ttr.laws import LAWS, Setting
 
 LAW = next(law for law in LAWS if law.number == 12 and not law.slow)
 TTT = ttr.catalogue["ttt-mlp"].problem
-KERNELS = {name: ttr.catalogue[name].problem for name in ("linear-attention", "kda", "rwkv6", "local-linear-attention")} \
-    | {"ttt-mlp": dataclasses.replace(TTT, solver=dataclasses.replace(TTT.solver, chunk=3))}
+KERNELS = {
+    name: ttr.catalogue[name].problem
+    for name in ("linear-attention", "kda", "rwkv6", "local-linear-attention")
+} | {"ttt-mlp": dataclasses.replace(TTT, solver=dataclasses.replace(TTT.solver, chunk=3))}
 """A problem for each kind of kernel; chunks so short that calls fill some."""
-ATTENTION = ("softmax-attention", "softmax-attention-qknorm", "sliding-window-attention", "alibi-attention", "forgetting-attention")
+ATTENTION = (
+    "softmax-attention",
+    "softmax-attention-qknorm",
+    "sliding-window-attention",
+    "alibi-attention",
+    "forgetting-attention",
+)
 
 
 def check(problem, dtype):

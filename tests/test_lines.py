@@ -29,9 +29,18 @@ from ttr.weights.product import Product
 from ttr.weights.uniform import Uniform
 from ttr.weights.window import Window
 
-WEIGHTS = (Uniform(), Geometric("head"), Product((Geometric("head"), Importance())), Product((Geometric("head"), Importance(), Window(5))))
-FITS = ((LocalLinear(), ExactLocalFit()), (LocalLinear(scale=1.3, unit_norm=True, learned_scale=True), ExactLocalFit()),
-        (LocalLinear(rank=3), ExactLocalFit()), (LocalLinear(), LearnedSlope()))
+WEIGHTS = (
+    Uniform(),
+    Geometric("head"),
+    Product((Geometric("head"), Importance())),
+    Product((Geometric("head"), Importance(), Window(5))),
+)
+FITS = (
+    (LocalLinear(), ExactLocalFit()),
+    (LocalLinear(scale=1.3, unit_norm=True, learned_scale=True), ExactLocalFit()),
+    (LocalLinear(rank=3), ExactLocalFit()),
+    (LocalLinear(), LearnedSlope()),
+)
 LINES = [Problem(weights, *fit) for weights in WEIGHTS for fit in FITS]
 SOLVED = [problem for problem in LINES if not problem.solver.amortized]
 MANY = FEW_CHANNELS + 2
@@ -54,31 +63,51 @@ def _equals_oracle_on_every_tier(case: Case, size: int, slack: float = 1.0) -> N
 @pytest.mark.parametrize("problem", LINES, ids=repr)
 def test_lines_of_few_channels(problem, dtype):
     """No token, one, whole blocks and not; groups of heads; windows that began in the state."""
-    _equals_oracle_on_every_tier(make_case(problem, Sizes(time=11), strong_gates=True, past=2, dtype=dtype), size=4)
+    _equals_oracle_on_every_tier(
+        make_case(problem, Sizes(time=11), strong_gates=True, past=2, dtype=dtype), size=4
+    )
     sizes = Sizes(batch=2, time=9, heads=4, key=4, value=3, query_heads=4, key_heads=1, value_heads=2)
     _equals_oracle_on_every_tier(make_case(problem, sizes, past=3, dtype=dtype), size=5)
     for time in (0, 1, 4):
-        _equals_oracle_on_every_tier(make_case(problem, Sizes(batch=1, time=time), past=time % 3, dtype=dtype), size=4)
+        _equals_oracle_on_every_tier(
+            make_case(problem, Sizes(batch=1, time=time), past=time % 3, dtype=dtype), size=4
+        )
 
 
 @DTYPES
 @pytest.mark.parametrize("problem", LINES, ids=repr)
 def test_lines_of_many_channels(problem, dtype):
-    """Rows that are solved directly and by iteration, alone and in the company of others; more pairs and rows than a tile has."""
-    for sizes in (Sizes(batch=1, heads=1, time=130, key=MANY, value=3), Sizes(heads=4, time=80, key=MANY, value=2, key_heads=2, value_heads=2)):
+    """Rows that are solved directly and by iteration, alone and in the company of others; more pairs and rows
+    than a tile has."""
+    for sizes in (
+        Sizes(batch=1, heads=1, time=130, key=MANY, value=3),
+        Sizes(heads=4, time=80, key=MANY, value=2, key_heads=2, value_heads=2),
+    ):
         # In float32 the gradient of a scale that all tokens share is a sum of iterated ones, which cancel.
-        _equals_oracle_on_every_tier(make_case(problem, sizes, past=3, dtype=dtype), size=40, slack=1 if dtype == torch.float64 else 2)
+        _equals_oracle_on_every_tier(
+            make_case(problem, sizes, past=3, dtype=dtype), size=40, slack=1 if dtype == torch.float64 else 2
+        )
 
 
 @pytest.mark.parametrize("name", TIERS)
-@pytest.mark.parametrize("problem", [p for p in SOLVED if p.weights.window is None and p.function.rank is None], ids=repr)
+@pytest.mark.parametrize(
+    "problem", [p for p in SOLVED if p.weights.window is None and p.function.rank is None], ids=repr
+)
 def test_lines_of_many_channels_tell_their_residual(problem, name):
     for dtype in (torch.float64, torch.float32):
         case = make_case(problem, Sizes(batch=1, heads=2, time=130, key=MANY), dtype=dtype).differentiable()
         with ttr.diagnostics() as told, tier(name):
             ttr.regress(problem, backend=LocalPolynomial(32), **case.arguments()).sum().backward()
-        assert len(told.records) == 10 and all(0 < record["residual"] <= ACCEPTED * TARGET[dtype] for record in told.records)
-        assert [record["direct_rows"] for record in told.records[:5]] == [64, 2 * (2 * MANY - 1 - 32), 0, 0, 0]
+        assert len(told.records) == 10 and all(
+            0 < record["residual"] <= ACCEPTED * TARGET[dtype] for record in told.records
+        )
+        assert [record["direct_rows"] for record in told.records[:5]] == [
+            64,
+            2 * (2 * MANY - 1 - 32),
+            0,
+            0,
+            0,
+        ]
         assert [record["rows"] for record in told.records[:5]] == [64, 64, 64, 64, 4]
         assert all(record["iterations"] > 0 for record in told.records[2:5])
 
@@ -90,7 +119,11 @@ def test_lines_of_many_channels_differentiate_twice(name):
     leaves = case.leaves()
 
     def call(*tensors):
-        return ttr.regress(problem, backend=LocalPolynomial(2), **case.with_leaves(dict(zip(leaves, tensors, strict=True))).arguments())
+        return ttr.regress(
+            problem,
+            backend=LocalPolynomial(2),
+            **case.with_leaves(dict(zip(leaves, tensors, strict=True))).arguments(),
+        )
 
     with tier(name):
         assert torch.autograd.gradcheck(call, list(leaves.values()), fast_mode=True)
@@ -98,7 +131,8 @@ def test_lines_of_many_channels_differentiate_twice(name):
 
 
 def _spread_keys(case: Case, decades: float) -> Case:
-    """Keys whose directions have sizes 1 to 10^-decades, turned at random: no diagonal preconditioner helps."""
+    """Keys whose directions have sizes 1 to 10^-decades, turned at random: no diagonal preconditioner
+    helps."""
     size = case.k.shape[-1]
     turn = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64))[0]
     spread = (turn * torch.logspace(0, -decades, size, dtype=torch.float64)) @ turn.T
@@ -106,10 +140,14 @@ def _spread_keys(case: Case, decades: float) -> Case:
 
 
 @pytest.mark.parametrize("name", TIERS)
-@pytest.mark.parametrize("dtype, ridge, decades", ((torch.float64, 1e-7, 2.5), (torch.float32, 1e-4, 2.0)), ids=str)
+@pytest.mark.parametrize(
+    "dtype, ridge, decades", ((torch.float64, 1e-7, 2.5), (torch.float32, 1e-4, 2.0)), ids=str
+)
 def test_elimination_without_digits_is_done_again(dtype, ridge, decades, name):
     problem = Problem(Uniform(), LocalLinear(), ExactLocalFit())
-    case = _spread_keys(make_case(problem, Sizes(batch=1, time=90, heads=1, key=FEW_CHANNELS, value=2), dtype=dtype), decades)
+    case = _spread_keys(
+        make_case(problem, Sizes(batch=1, time=90, heads=1, key=FEW_CHANNELS, value=2), dtype=dtype), decades
+    )
     _ill_conditioned(case, ridge, name, at_least=1)
 
 
@@ -118,17 +156,25 @@ def test_elimination_without_digits_is_done_again(dtype, ridge, decades, name):
 def test_iteration_without_end_is_done_again(dtype, ridge, name):
     """Resets leave rows with few pairs, of which the average of the block knows nothing."""
     problem = Problem(Geometric("head"), LocalLinear(), ExactLocalFit())
-    case = make_case(problem, Sizes(batch=1, heads=1, time=120, key=MANY, value=2), strong_gates=True, dtype=dtype)
+    case = make_case(
+        problem, Sizes(batch=1, heads=1, time=120, key=MANY, value=2), strong_gates=True, dtype=dtype
+    )
     _ill_conditioned(case, ridge, name, at_least=2 * MANY)
 
 
 def _ill_conditioned(case: Case, ridge: float, name: str, at_least: int) -> None:
-    """Whose rows the quick ways do not all solve: they say so, and the answer is as good as its condition allows, also where it is not made
-    again in float64."""
-    case = dataclasses.replace(case, controls={**case.controls, "ridge": torch.full_like(case.controls["ridge"], ridge)})
+    """Whose rows the quick ways do not all solve: they say so, and the answer is as good as its condition
+    allows, also where it is not made again in float64."""
+    case = dataclasses.replace(
+        case, controls={**case.controls, "ridge": torch.full_like(case.controls["ridge"], ridge)}
+    )
     # Every weighted covariance lies below the plain sum of k k^T, every matrix above the ridge.
     largest = torch.linalg.matrix_norm(case.k[0, :, 0].double().mT @ case.k[0, :, 0].double(), 2).item()
-    with ttr.diagnostics() as told, tier(name), mock.patch.object(direct_solve, "POOR", direct_solve.HOPELESS):
+    with (
+        ttr.diagnostics() as told,
+        tier(name),
+        mock.patch.object(direct_solve, "POOR", direct_solve.HOPELESS),
+    ):
         y = ttr.regress(case.problem, backend=LocalPolynomial(32), **case.arguments())
     assert at_least <= sum(record["direct_rows"] for record in told.records) < case.q.shape[1]
     bound = min(ill_conditioned(1 + largest / ridge, case.q.dtype), tolerance(case.q.dtype) * 1e2)
@@ -139,7 +185,11 @@ def _ill_conditioned(case: Case, ridge: float, name: str, at_least: int) -> None
 @pytest.mark.parametrize("key", (4, MANY))
 def test_lines_far_from_the_origin(key, name):
     """Only differences of keys and queries enter the fit: common offsets must not cost digits."""
-    case = make_case(Problem(Uniform(), LocalLinear(scale=1e-5), ExactLocalFit()), Sizes(time=60, key=key), dtype=torch.float32)
+    case = make_case(
+        Problem(Uniform(), LocalLinear(scale=1e-5), ExactLocalFit()),
+        Sizes(time=60, key=key),
+        dtype=torch.float32,
+    )
     case = dataclasses.replace(case, q=case.q + 300, k=case.k + 300)
     with tier(name):
         y = ttr.regress(case.problem, backend=LocalPolynomial(16), **case.arguments())
@@ -159,7 +209,11 @@ def test_singular_lines_are_refused(key, name):
     """A pair that is no number has no fit."""
     case = make_case(Problem(Uniform(), LocalLinear(), ExactLocalFit()), Sizes(batch=1, time=6, key=key))
     case.k[:, 3] = torch.nan
-    with tier(name), ttr.checks(values=False), pytest.raises(ValueError, match="regression is singular.*Use a larger ridge"):
+    with (
+        tier(name),
+        ttr.checks(values=False),
+        pytest.raises(ValueError, match=("regression is singular.*Use a larger ridge")),
+    ):
         ttr.regress(case.problem, backend=LocalPolynomial(2), **case.arguments())
 
 

@@ -1,4 +1,5 @@
-"""The mixer: whatever the memory and its surroundings, whole = segments = steps, packed = separate, and each row by itself."""
+"""The mixer: whatever the memory and its surroundings, whole = segments = steps, packed = separate, and each
+row by itself."""
 
 import copy
 import dataclasses
@@ -33,8 +34,17 @@ D, B, T = 8, 2, 7
 
 CROWDED = Architecture(
     Problem(Geometric("head"), Linear(), DeltaRule(pairs_per_token=3)),
-    keys=(Silu(("v",)), ShortConvolution(width=3, bias=True), QueryCorrection(), HeadRMSNorm(), Rotary(base=10.0), TimeStepValue()),
-    controls=(SoftplusDecay(), SigmoidStepSize()), output=(Skip(), Skip("input"), RMSNorm("all"), Gate("sigmoid")))
+    keys=(
+        Silu(("v",)),
+        ShortConvolution(width=3, bias=True),
+        QueryCorrection(),
+        HeadRMSNorm(),
+        Rotary(base=10.0),
+        TimeStepValue(),
+    ),
+    controls=(SoftplusDecay(), SigmoidStepSize()),
+    output=(Skip(), Skip("input"), RMSNorm("all"), Gate("sigmoid")),
+)
 """Surroundings that no entry puts together, around a memory with several pairs per token."""
 
 SAMPLE = triples()[3 :: max(1, len(triples()) // 14)]
@@ -44,12 +54,17 @@ def with_full_chunks(entry: Architecture) -> Architecture:
     """The entry, its chunks so short that a few tokens fill them."""
     if getattr(entry.problem.solver, "chunk", 0) < T:
         return entry
-    return dataclasses.replace(entry, problem=dataclasses.replace(entry.problem, solver=dataclasses.replace(entry.problem.solver, chunk=3)))
+    return dataclasses.replace(
+        entry,
+        problem=dataclasses.replace(entry.problem, solver=dataclasses.replace(entry.problem.solver, chunk=3)),
+    )
 
 
 MEMORIES = {name: with_full_chunks(entry) for name, entry in ttr.catalogue.items()}
 MEMORIES |= {"crowded": CROWDED} | {f"bare {problem!r}": problem for problem in SAMPLE}
-MEMORIES = {name: memory for name, memory in MEMORIES.items() if getattr(memory, "problem", memory).function.causal}
+MEMORIES = {
+    name: memory for name, memory in MEMORIES.items() if getattr(memory, "problem", memory).function.causal
+}
 """The others, which neither stream nor see a past, have tests of their own."""
 every_memory = pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
 
@@ -74,7 +89,7 @@ def inputs(batch=B, time=T):
     return torch.randn(batch, time, D, dtype=torch.float64)
 
 
-# --------------------------------------------------------------------------------------------- whole, segments, steps
+# ------------------------------------------------------------------------------------- whole, segments, steps
 @every_memory
 def test_whole_is_any_split_is_step_by_step(memory):
     layer, x = mixer(memory), inputs()
@@ -133,8 +148,12 @@ def test_packed_is_separate(memory):
     assert_states_equal(end, ttr.State.cat(ends))
     leaves = [first, second, *(p for p in layer.parameters() if p.requires_grad)]
     direction = torch.randn(2, sum(lengths), D, dtype=torch.float64)
-    packed = torch.autograd.grad((torch.cat([y1, y2]) * direction).sum(), leaves, allow_unused=True, materialize_grads=True)
-    separate = torch.autograd.grad((torch.stack(expected) * direction).sum(), leaves, allow_unused=True, materialize_grads=True)
+    packed = torch.autograd.grad(
+        (torch.cat([y1, y2]) * direction).sum(), leaves, allow_unused=True, materialize_grads=True
+    )
+    separate = torch.autograd.grad(
+        (torch.stack(expected) * direction).sum(), leaves, allow_unused=True, materialize_grads=True
+    )
     assert all(error(a, b) <= FLOAT64 for a, b in zip(packed, separate, strict=True))
 
 
@@ -152,13 +171,18 @@ def test_causal_and_row_by_row(memory):
 def test_every_parameter_is_used_and_moved_by_a_step(memory):
     layer = mixer(memory)
     layer(inputs()).square().sum().backward()
-    unused = [name for name, p in layer.named_parameters() if p.requires_grad and (p.grad is None or p.grad.abs().max() == 0)]
+    unused = [
+        name
+        for name, p in layer.named_parameters()
+        if p.requires_grad and (p.grad is None or p.grad.abs().max() == 0)
+    ]
     assert not unused and all(torch.isfinite(p.grad).all() for p in layer.parameters() if p.requires_grad)
 
 
 @every_memory
 def test_narrow_parameters(memory):
-    """A layer in bfloat16 gives bfloat16 out, keeps its state in float32, and is near the layer with the same numbers in float64."""
+    """A layer in bfloat16 gives bfloat16 out, keeps its state in float32, and is near the layer with the same
+    numbers in float64."""
     narrow = mixer(memory).bfloat16()
     x = inputs().bfloat16()
     y, state = narrow(x, return_state=True)
@@ -167,9 +191,16 @@ def test_narrow_parameters(memory):
     assert error(*rows) <= 5 * HALF
 
 
-# ---------------------------------------------------------------------------------------------------- sizes and grouping
-@pytest.mark.parametrize("heads", [{"heads": 4, "key_heads": 2, "value_heads": 2}, {"heads": 2, "key_heads": 1, "value_heads": 4},
-                                   {"heads": 1, "key_heads": 1, "value_heads": 2}], ids=repr)
+# ----------------------------------------------------------------------------------------- sizes and grouping
+@pytest.mark.parametrize(
+    "heads",
+    [
+        {"heads": 4, "key_heads": 2, "value_heads": 2},
+        {"heads": 2, "key_heads": 1, "value_heads": 4},
+        {"heads": 1, "key_heads": 1, "value_heads": 2},
+    ],
+    ids=repr,
+)
 @pytest.mark.parametrize("name", ["softmax-attention", "gated-deltanet", "mamba2", "comba", "mesanet", "kda"])
 def test_grouped_heads(name, heads):
     if name == "mamba2" and heads["heads"] == 4:
@@ -191,8 +222,12 @@ def test_grouped_keys_are_repeated_keys(name):
     full = mixer(ttr.catalogue[name], heads=4)
     tensors = grouped.state_dict()
     for stream, shape in (("k", (2, 4)), ("v", (2, 3))):
-        tensors[f"project.{stream}.weight"] = tensors[f"project.{stream}.weight"].unflatten(0, shape).repeat_interleave(2, 0).flatten(0, 1)
-        convolution = next(key for key in tensors if key.startswith("project.learned") and key.endswith(f".{stream}"))
+        tensors[f"project.{stream}.weight"] = (
+            tensors[f"project.{stream}.weight"].unflatten(0, shape).repeat_interleave(2, 0).flatten(0, 1)
+        )
+        convolution = next(
+            key for key in tensors if key.startswith("project.learned") and key.endswith(f".{stream}")
+        )
         tensors[convolution] = tensors[convolution].repeat_interleave(2, 1)
     full.load_state_dict(tensors)
     x = inputs()
@@ -235,7 +270,11 @@ def test_state_counts_the_tails_of_the_convolutions():
     layer = Mixer(D, ttr.catalogue["gated-deltanet"], heads=2, key_size=4, value_size=3)
     state = layer.initial_state(B)
     assert {name: tuple(state[name].shape) for name in state} == {
-        "memory": (B, 2, 4, 3), "conv.q": (B, 3, 2, 4), "conv.k": (B, 3, 2, 4), "conv.v": (B, 3, 2, 3)}
+        "memory": (B, 2, 4, 3),
+        "conv.q": (B, 3, 2, 4),
+        "conv.k": (B, 3, 2, 4),
+        "conv.v": (B, 3, 2, 3),
+    }
     assert state.nbytes == 4 * B * (24 + 24 + 24 + 18)
 
 
@@ -252,11 +291,17 @@ def test_memory_parameters_are_the_layers():
     assert torch.equal(scale.detach(), torch.full((2,), 10.0))
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"memory": "gated-deltanet"}, r"ttr.catalogue\['gated-deltanet'\]"), ({"memory": 3}, "an Architecture or a Problem, got 3"),
-    ({"heads": 3}, "d_model = 8 is not a multiple of heads = 3"), ({"heads": 4, "key_heads": 3}, "must each divide the largest number, got 4, 3, 4"),
-    ({"heads": 0}, "heads must be a whole number from 1 on, got 0"), ({"memory": ttr.catalogue["hgrn2"], "key_heads": 1}, "Use key_heads = 2"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"memory": "gated-deltanet"}, r"ttr.catalogue\['gated-deltanet'\]"),
+        ({"memory": 3}, "an Architecture or a Problem, got 3"),
+        ({"heads": 3}, "d_model = 8 is not a multiple of heads = 3"),
+        ({"heads": 4, "key_heads": 3}, "must each divide the largest number, got 4, 3, 4"),
+        ({"heads": 0}, "heads must be a whole number from 1 on, got 0"),
+        ({"memory": ttr.catalogue["hgrn2"], "key_heads": 1}, "Use key_heads = 2"),
+    ],
+)
 def test_wrong_sizes_are_a_sentence(arguments, message):
     with pytest.raises(ValueError, match=message):
         Mixer(D, **{"memory": ttr.catalogue["gated-deltanet"], "heads": 2} | arguments)
@@ -277,7 +322,7 @@ def test_wrong_calls_are_a_sentence():
         mixer(ttr.catalogue["gla"], backend="fast")(x)
 
 
-# ----------------------------------------------------------------------- whole layers against transformers, same weights
+# ------------------------------------------------------------ whole layers against transformers, same weights
 def heads_first(weight, *shape):
     """A weight of transformers with its output channels split into ``shape``."""
     return weight.detach().unflatten(0, shape)
@@ -302,7 +347,9 @@ def off_start(module):
 def convolutions(conv1d, shapes):
     """Weights [width, heads, channels] of the streams that one convolution treats together."""
     parts = conv1d.weight.detach()[:, 0].split([heads * size for heads, size in shapes.values()])
-    return {name: part.T.unflatten(1, shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    return {
+        name: part.T.unflatten(1, shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
 
 
 def test_gated_deltanet_is_that_of_qwen3_next():
@@ -310,18 +357,39 @@ def test_gated_deltanet_is_that_of_qwen3_next():
     from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
 
     keys, values, size, wide = 2, 4, 4, 3
-    config = Qwen3NextConfig(hidden_size=D, linear_num_key_heads=keys, linear_num_value_heads=values, linear_key_head_dim=size,
-                             linear_value_head_dim=wide, rms_norm_eps=1e-5, num_hidden_layers=1)
+    config = Qwen3NextConfig(
+        hidden_size=D,
+        linear_num_key_heads=keys,
+        linear_num_value_heads=values,
+        linear_key_head_dim=size,
+        linear_value_head_dim=wide,
+        rms_norm_eps=1e-5,
+        num_hidden_layers=1,
+    )
     original = off_start(Qwen3NextGatedDeltaNet(config, 0))
-    q, k, v, z = heads_first(original.in_proj_qkvz.weight, keys, -1).split([size, size, 2 * wide, 2 * wide], dim=1)
+    q, k, v, z = heads_first(original.in_proj_qkvz.weight, keys, -1).split(
+        [size, size, 2 * wide, 2 * wide], dim=1
+    )
     b, a = (part.flatten(0, 1) for part in heads_first(original.in_proj_ba.weight, keys, -1).split(2, dim=1))
     convolution = convolutions(original.conv1d, {"q": (keys, size), "k": (keys, size), "v": (values, wide)})
-    layer = Mixer(D, ttr.catalogue["gated-deltanet"], heads=keys, value_heads=values, key_size=size, value_size=wide)
-    compare_with(original, layer, {f"project.{name}.weight": part.flatten(0, 1) for name, part in (("q", q), ("k", k), ("v", v))}
-                 | {f"project.learned.2.{name}": weight for name, weight in convolution.items()}
-                 | {"project.learned.0.weight": a, "project.learned.0.bias": original.dt_bias, "project.learned.0.rate": original.A_log,
-                    "project.learned.1.weight": b, "output.learned.0.weight": z.reshape(values, wide, D),
-                    "output.learned.0.gain": original.norm.weight, "output.projection.weight": original.out_proj.weight})
+    layer = Mixer(
+        D, ttr.catalogue["gated-deltanet"], heads=keys, value_heads=values, key_size=size, value_size=wide
+    )
+    compare_with(
+        original,
+        layer,
+        {f"project.{name}.weight": part.flatten(0, 1) for name, part in (("q", q), ("k", k), ("v", v))}
+        | {f"project.learned.2.{name}": weight for name, weight in convolution.items()}
+        | {
+            "project.learned.0.weight": a,
+            "project.learned.0.bias": original.dt_bias,
+            "project.learned.0.rate": original.A_log,
+            "project.learned.1.weight": b,
+            "output.learned.0.weight": z.reshape(values, wide, D),
+            "output.learned.0.gain": original.norm.weight,
+            "output.projection.weight": original.out_proj.weight,
+        },
+    )
 
 
 def test_mamba2_is_that_of_transformers():
@@ -329,31 +397,60 @@ def test_mamba2_is_that_of_transformers():
     from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
     heads, size, wide = 4, 5, 4
-    config = Mamba2Config(hidden_size=D, num_heads=heads, head_dim=wide, state_size=size, n_groups=1, expand=2, num_hidden_layers=1)
+    config = Mamba2Config(
+        hidden_size=D,
+        num_heads=heads,
+        head_dim=wide,
+        state_size=size,
+        n_groups=1,
+        expand=2,
+        num_hidden_layers=1,
+    )
     original = off_start(Mamba2Mixer(config, 0))
     inner = heads * wide
     z, x, b, c, dt = original.in_proj.weight.detach().split([inner, inner, size, size, heads])
     shapes = {"v": (heads, wide), "k": (1, size), "q": (1, size)}
     bias = dict(zip(shapes, original.conv1d.bias.split([inner, size, size]), strict=True))
     layer = Mixer(D, ttr.catalogue["mamba2"], heads=1, value_heads=heads, key_size=size, value_size=wide)
-    compare_with(original, layer, {"project.q.weight": c, "project.k.weight": b, "project.v.weight": x}
-                 | {f"project.learned.1.{name}": weight for name, weight in convolutions(original.conv1d, shapes).items()}
-                 | {f"project.learned.1.{name}_bias": bias[name].unflatten(0, shape) for name, shape in shapes.items()}
-                 | {"project.learned.0.weight": dt, "project.learned.0.bias": original.dt_bias, "project.learned.0.rate": original.A_log,
-                    "output.learned.0.strength": original.D, "output.learned.1.gain": heads_first(original.norm.weight, heads, wide),
-                    "output.learned.1.weight": heads_first(z, heads, wide), "output.projection.weight": original.out_proj.weight})
+    compare_with(
+        original,
+        layer,
+        {"project.q.weight": c, "project.k.weight": b, "project.v.weight": x}
+        | {
+            f"project.learned.1.{name}": weight
+            for name, weight in convolutions(original.conv1d, shapes).items()
+        }
+        | {f"project.learned.1.{name}_bias": bias[name].unflatten(0, shape) for name, shape in shapes.items()}
+        | {
+            "project.learned.0.weight": dt,
+            "project.learned.0.bias": original.dt_bias,
+            "project.learned.0.rate": original.A_log,
+            "output.learned.0.strength": original.D,
+            "output.learned.1.gain": heads_first(original.norm.weight, heads, wide),
+            "output.learned.1.weight": heads_first(z, heads, wide),
+            "output.projection.weight": original.out_proj.weight,
+        },
+    )
 
 
 def test_softmax_attention_with_norms_is_that_of_qwen3():
     from transformers import Qwen3Config
     from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3RotaryEmbedding
 
-    config = Qwen3Config(hidden_size=D, num_attention_heads=4, num_key_value_heads=2, head_dim=6, attn_implementation="sdpa")
+    config = Qwen3Config(
+        hidden_size=D, num_attention_heads=4, num_key_value_heads=2, head_dim=6, attn_implementation="sdpa"
+    )
     original = off_start(Qwen3Attention(config, 0))
-    memory = dataclasses.replace(ttr.catalogue["softmax-attention"], keys=(HeadRMSNorm(), Rotary(base=config.rope_parameters["rope_theta"])))
+    memory = dataclasses.replace(
+        ttr.catalogue["softmax-attention"],
+        keys=(HeadRMSNorm(), Rotary(base=config.rope_parameters["rope_theta"])),
+    )
     layer = Mixer(D, memory, heads=4, key_heads=2, value_heads=2, key_size=6, value_size=6)
     positions = Qwen3RotaryEmbedding(config)(torch.zeros(1), torch.arange(11)[None])
-    compare_with(lambda x: original(x, positions, None)[0], layer,
-                 {f"project.{name}.weight": getattr(original, f"{name}_proj").weight for name in "qkv"}
-                 | {f"project.learned.0.{name}": getattr(original, f"{name}_norm").weight for name in "qk"}
-                 | {"output.projection.weight": original.o_proj.weight})
+    compare_with(
+        lambda x: original(x, positions, None)[0],
+        layer,
+        {f"project.{name}.weight": getattr(original, f"{name}_proj").weight for name in "qkv"}
+        | {f"project.learned.0.{name}": getattr(original, f"{name}_norm").weight for name in "qk"}
+        | {"output.projection.weight": original.o_proj.weight},
+    )

@@ -1,4 +1,5 @@
-"""The Hugging Face decoder: whatever the memories are, it saves, loads, continues, generates, pads and trains like any other."""
+"""The Hugging Face decoder: whatever the memories are, it saves, loads, continues, generates, pads and trains
+like any other."""
 
 import copy
 import itertools
@@ -6,7 +7,15 @@ import json
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DataCollatorWithFlattening, DynamicCache, Trainer, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    DataCollatorWithFlattening,
+    DynamicCache,
+    Trainer,
+    TrainingArguments,
+)
 
 import ttr
 from tests.decoders import ENTRIES, HYBRID, VOCABULARY, assert_close, padded, tiny, tokens
@@ -21,7 +30,7 @@ def rows_of(batch, side):
     return [tokens(length) for length in lengths]
 
 
-# ------------------------------------------------------------------------------------------------------- configuration
+# ---------------------------------------------------------------------------------------------- configuration
 def test_config_survives_json():
     layers = ["gated-deltanet", ttr.catalogue["mesanet"], ttr.catalogue["softmax-attention"].problem]
     config = TTRConfig(num_hidden_layers=3, layers=layers, key_size=8, eos_token_id=2)
@@ -39,13 +48,16 @@ def test_one_memory_serves_all_layers(tmp_path):
         assert again.to_diff_dict() == config.to_diff_dict()
 
 
-@pytest.mark.parametrize(("layers", "words"), [
-    (["gated-deltanet", "mesanett"], "Layer 1: .* 'mesanett'.*Did you mean mesanet"),
-    ("?", "Layer 0: There is no memory called"),
-    (["mesanet"], "names 1 memories, but num_hidden_layers is 2"),
-    (["mesanet", 5], "layer 1 is 5. Give a name"),
-    ([{"weights": {}}, "mesanet"], "function, solver missing"),
-])
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        (["gated-deltanet", "mesanett"], "Layer 1: .* 'mesanett'.*Did you mean mesanet"),
+        ("?", "Layer 0: There is no memory called"),
+        (["mesanet"], "names 1 memories, but num_hidden_layers is 2"),
+        (["mesanet", 5], "layer 1 is 5. Give a name"),
+        ([{"weights": {}}, "mesanet"], "function, solver missing"),
+    ],
+)
 def test_wrong_layers_are_a_sentence(layers, words):
     with pytest.raises(ValueError, match=words):
         TTRConfig(num_hidden_layers=2, layers=layers)
@@ -53,14 +65,20 @@ def test_wrong_layers_are_a_sentence(layers, words):
 
 @pytest.mark.parametrize("name", sorted(set(ttr.catalogue) - set(ENTRIES)))
 def test_a_memory_that_reads_ahead_is_no_language_model(name):
-    with pytest.raises(ValueError, match="layer 1 every token reads the ones after it.*Use a causal memory, or TTRModel"):
+    with pytest.raises(
+        ValueError, match=("layer 1 every token reads the ones after it.*Use a causal memory, or TTRModel")
+    ):
         tiny(("gated-deltanet", name))
-    encoder = TTRModel(TTRConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_heads=2, layers=name)).eval()
+    encoder = TTRModel(
+        TTRConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_heads=2, layers=name)
+    ).eval()
     rows = [tokens(3), tokens(5)]
     ids, mask = padded(rows, "left")
     hidden = encoder(ids, attention_mask=mask, use_cache=False).last_hidden_state
     for i, row in enumerate(rows):
-        assert_close(hidden[i, -len(row) :], encoder(row[None], use_cache=False).last_hidden_state[0], FLOAT32)
+        assert_close(
+            hidden[i, -len(row) :], encoder(row[None], use_cache=False).last_hidden_state[0], FLOAT32
+        )
     with pytest.raises(ValueError, match="use_cache=False"):
         encoder(ids, use_cache=True)
 
@@ -71,7 +89,7 @@ def test_auto_classes_know_the_model():
     assert type(AutoModelForCausalLM.from_config(config)) is TTRForCausalLM
 
 
-# ------------------------------------------------------------------------------------------------- save, load, continue
+# --------------------------------------------------------------------------------------- save, load, continue
 @pytest.mark.parametrize("settings", [{}, {"tie_word_embeddings": True}])
 def test_a_reloaded_model_is_the_same_to_the_last_bit(tmp_path, settings):
     model, ids = tiny(dtype=torch.float32, **settings), tokens(2, 9)
@@ -83,7 +101,11 @@ def test_a_reloaded_model_is_the_same_to_the_last_bit(tmp_path, settings):
 
 def assert_drawn_by_a_mixer(mixer, config, layer, names):
     """Tensors of a mixer are as it draws them: equal where that is certain, else of the same size."""
-    mixer, first, second = mixer.state_dict(), config.mixer(layer).state_dict(), config.mixer(layer).state_dict()
+    mixer, first, second = (
+        mixer.state_dict(),
+        config.mixer(layer).state_dict(),
+        config.mixer(layer).state_dict(),
+    )
     for name in names:
         if torch.equal(first[name], second[name]):
             assert torch.equal(mixer[name].to(first[name]), first[name])
@@ -103,7 +125,9 @@ def test_a_layer_whose_memory_was_replaced_starts_as_a_fresh_mixer(tmp_path):
     model.save_pretrained(tmp_path)
     config = TTRConfig.from_pretrained(tmp_path)
     config.layers = ["linear-attention", "mesanet"]
-    changed, report = TTRForCausalLM.from_pretrained(tmp_path, config=config, output_loading_info=True, ignore_mismatched_sizes=True)
+    changed, report = TTRForCausalLM.from_pretrained(
+        tmp_path, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+    )
     new = {name.removeprefix("model.layers.1.mixer.") for name in report["missing_keys"]}
     assert new and not any(name.startswith("model.") for name in new)
     assert_drawn_by_a_mixer(changed.model.layers[1].mixer, config, 1, new)
@@ -132,22 +156,34 @@ def test_states_survive_saving():
         cache = model(ids[:, :4], use_cache=True).past_key_values
         other = TTRCache(len(HYBRID))
         for layer, state in zip(other.layers, cache.states(), strict=True):
-            layer.state = ttr.State.from_state_dict({name: tensor.clone() for name, tensor in state.state_dict().items()})
-        assert torch.equal(model(ids[:, 4:], past_key_values=other).logits, model(ids[:, 4:], past_key_values=cache).logits)
+            layer.state = ttr.State.from_state_dict(
+                {name: tensor.clone() for name, tensor in state.state_dict().items()}
+            )
+        assert torch.equal(
+            model(ids[:, 4:], past_key_values=other).logits, model(ids[:, 4:], past_key_values=cache).logits
+        )
 
 
-# ------------------------------------------------------------------------------------------------------------- generate
+# --------------------------------------------------------------------------------------------------- generate
 @pytest.mark.parametrize("name", ENTRIES)
 def test_greedy_generation_is_the_argmax_of_the_full_pass(name):
     model, rows = tiny(name), [tokens(3), tokens(5)]
     ids, mask = padded(rows, "left")
-    out = model.generate(ids, attention_mask=mask, max_new_tokens=6, do_sample=False, output_logits=True, return_dict_in_generate=True)
+    out = model.generate(
+        ids,
+        attention_mask=mask,
+        max_new_tokens=6,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
     for i, row in enumerate(rows):
         new = out.sequences[i, ids.shape[1] :]
         with torch.no_grad():
             logits = model(torch.cat([row, new])[None]).logits[0, len(row) - 1 : -1]
         assert torch.equal(logits.argmax(-1), new)
-        assert_close(torch.stack([step[i] for step in out.logits]), logits, FLOAT32)  # generate hands out float32
+        # generate hands out float32
+        assert_close(torch.stack([step[i] for step in out.logits]), logits, FLOAT32)
 
 
 def test_sampling_needs_no_cache_to_be_the_same():
@@ -163,7 +199,8 @@ def test_beam_search_finds_the_best_of_all_continuations():
     size, new = 4, 3
     model = tiny(vocab_size=size)
     ids = tokens(2, 5, vocabulary=size)
-    beams = model.generate(ids, max_new_tokens=new, num_beams=size ** (new - 1), do_sample=False)  # wide enough to drop nothing
+    # wide enough to drop nothing
+    beams = model.generate(ids, max_new_tokens=new, num_beams=size ** (new - 1), do_sample=False)
     tails = torch.tensor(list(itertools.product(range(size), repeat=new)))
     for i in range(2):
         every = torch.cat([ids[i].expand(len(tails), -1), tails], dim=1)
@@ -177,8 +214,10 @@ def test_generation_goes_on_from_a_cache():
     model, ids = tiny(), tokens(2, 6)
     with torch.no_grad():
         cache = model(ids[:, :4], use_cache=True).past_key_values
-    assert torch.equal(model.generate(ids, **{CACHE: cache}, max_new_tokens=4, do_sample=False),
-                       model.generate(ids, max_new_tokens=4, do_sample=False))
+    assert torch.equal(
+        model.generate(ids, **{CACHE: cache}, max_new_tokens=4, do_sample=False),
+        model.generate(ids, max_new_tokens=4, do_sample=False),
+    )
 
 
 def test_cache_rows_move_with_the_batch():
@@ -190,7 +229,10 @@ def test_cache_rows_move_with_the_batch():
         repeated.batch_repeat_interleave(2)
         whole = model(ids[:, 4:], past_key_values=cache).logits
         assert_close(model(ids[rows, 4:], past_key_values=reordered).logits, whole[rows])
-        assert_close(model(ids.repeat_interleave(2, 0)[:, 4:], past_key_values=repeated).logits, whole.repeat_interleave(2, 0))
+        assert_close(
+            model(ids.repeat_interleave(2, 0)[:, 4:], past_key_values=repeated).logits,
+            whole.repeat_interleave(2, 0),
+        )
         cache.reset()
         assert cache.get_seq_length() == 0
         assert_close(model(ids[:, :4], past_key_values=cache).logits, model(ids[:, :4]).logits)
@@ -212,18 +254,21 @@ def test_what_a_memory_cannot_do_is_a_sentence():
         model()
 
 
-# ------------------------------------------------------------------------------------------------- padding and packing
+# ---------------------------------------------------------------------------------------- padding and packing
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("side", ["left", "right", "none"])
 def test_padding_changes_nothing(side, batch):
     model, rows = tiny(), rows_of(batch, side)
-    ids, mask = padded([*rows, tokens(8)] if side != "none" else rows, side)  # a longer row, so that one row alone is padded too
+    # a longer row, so that one row alone is padded too
+    ids, mask = padded([*rows, tokens(8)] if side != "none" else rows, side)
     ids, mask, following = ids[:batch], mask[:batch], tokens(batch, 2)
     with torch.no_grad():
         out = model(ids, attention_mask=mask, use_cache=True, output_hidden_states=True)
         longer = torch.cat([mask, torch.ones(batch, 1, dtype=torch.int64)], dim=1)
-        steps = [model(following[:, :1], attention_mask=longer, past_key_values=out.past_key_values).logits,
-                 model(following[:, 1:], past_key_values=out.past_key_values).logits]
+        steps = [
+            model(following[:, :1], attention_mask=longer, past_key_values=out.past_key_values).logits,
+            model(following[:, 1:], past_key_values=out.past_key_values).logits,
+        ]
         for i, row in enumerate(rows):
             alone = model(torch.cat([row, following[i]])[None], output_hidden_states=True)
             real = mask[i].bool()
@@ -236,7 +281,11 @@ def test_padding_changes_nothing(side, batch):
 
 
 def test_padded_rows_continue_with_padded_rows():
-    model, first, second = tiny((*HYBRID, "softmax-attention")), [tokens(4), tokens(2)], [tokens(1), tokens(3)]
+    model, first, second = (
+        tiny((*HYBRID, "softmax-attention")),
+        [tokens(4), tokens(2)],
+        [tokens(1), tokens(3)],
+    )
     between = tokens(2, 1)
     with torch.no_grad():
         ids, mask = padded(first, "left")
@@ -264,7 +313,8 @@ def test_padding_does_not_count_in_the_loss(side):
     parts = [model(row[None], labels=row[None]).loss * (len(row) - 1) for row in rows]
     model.train()
     wanted = sum(parts) / sum(len(row) - 1 for row in rows)
-    assert_close(model(ids, attention_mask=mask, labels=ids).loss, wanted, FLOAT32)  # transformers takes the loss in float32
+    # transformers takes the loss in float32
+    assert_close(model(ids, attention_mask=mask, labels=ids).loss, wanted, FLOAT32)
 
 
 def test_packed_sequences_are_separate_sequences():
@@ -277,7 +327,10 @@ def test_packed_sequences_are_separate_sequences():
         flattened = model(**batch)
         assert_close(packed.logits, torch.cat([out.logits for out in separate], dim=1))
         assert torch.equal(flattened.logits, packed.logits) and torch.equal(flattened.loss, packed.loss)
-        wanted = sum(out.loss * (len(row) - 1) for out, row in zip(separate, rows, strict=True) if len(row) > 1) / 8
+        wanted = (
+            sum(out.loss * (len(row) - 1) for out, row in zip(separate, rows, strict=True) if len(row) > 1)
+            / 8
+        )
         assert_close(packed.loss, wanted, FLOAT32)  # transformers takes the loss in float32
         following = tokens(3, 1)
         step = model(following, past_key_values=packed.past_key_values).logits
@@ -302,19 +355,35 @@ def test_wrong_masks_are_a_sentence():
         model(tokens(2, 4), cu_seqlens=torch.tensor([0, 2, 4]))
 
 
-# ------------------------------------------------------------------------------------------------------------- training
+# --------------------------------------------------------------------------------------------------- training
 def test_a_hybrid_trains_with_trainer(tmp_path):
     model = tiny(dtype=torch.float32, initializer_range=0.02)
-    data = [{"input_ids": row, "labels": row} for row in (torch.arange(12) + torch.arange(16)[:, None]) % VOCABULARY]
-    arguments = TrainingArguments(output_dir=str(tmp_path), max_steps=20, per_device_train_batch_size=8, learning_rate=1e-2, logging_steps=1,
-                                  use_cpu=True, report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
-                                  eval_strategy="steps", eval_steps=20, save_steps=20)
+    data = [
+        {"input_ids": row, "labels": row}
+        for row in (torch.arange(12) + torch.arange(16)[:, None]) % VOCABULARY
+    ]
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=20,
+        per_device_train_batch_size=8,
+        learning_rate=1e-2,
+        logging_steps=1,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        eval_strategy="steps",
+        eval_steps=20,
+        save_steps=20,
+    )
     trainer = Trainer(model=model, args=arguments, train_dataset=data, eval_dataset=data)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < 0.7 * losses[0]
     again = TTRForCausalLM.from_pretrained(tmp_path / "checkpoint-20").eval()
-    assert torch.equal(again(data[0]["input_ids"][None]).logits, model.eval()(data[0]["input_ids"][None]).logits)
+    assert torch.equal(
+        again(data[0]["input_ids"][None]).logits, model.eval()(data[0]["input_ids"][None]).logits
+    )
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -324,7 +393,11 @@ def test_gradient_checkpointing_changes_no_gradient(reentrant):
     gradients = []
     for checkpoint in (False, True):
         if checkpoint:
-            enable = "activation_checkpointing_enable" if hasattr(model, "activation_checkpointing_enable") else "gradient_checkpointing_enable"
+            enable = (
+                "activation_checkpointing_enable"
+                if hasattr(model, "activation_checkpointing_enable")
+                else "gradient_checkpointing_enable"
+            )
             getattr(model, enable)({"use_reentrant": reentrant})
         model.zero_grad()
         model(ids, labels=ids).loss.backward()

@@ -48,11 +48,16 @@ def test_a_cache_in_a_graph_can_be_copied_and_its_graph_outlives_steps():
         assert_close(gradients[0][name], gradient)
 
 
-@pytest.mark.parametrize(("layers", "rows", "words"), [
-    (HYBRID[:2], 2, "This cache has 2 layers and the model 3"), ((*HYBRID, HYBRID[0]), 2, "This cache has 4 layers and the model 3"),
-    (HYBRID, 1, "holds the states of 1 sequences, and the call brings 2"), ((*HYBRID[:2], "gla"), 2, "of a model whose layers have other memories"),
-    ((*HYBRID[:2], "linear-attention"), 2, "of a model whose layers have other memories"),
-])
+@pytest.mark.parametrize(
+    ("layers", "rows", "words"),
+    [
+        (HYBRID[:2], 2, "This cache has 2 layers and the model 3"),
+        ((*HYBRID, HYBRID[0]), 2, "This cache has 4 layers and the model 3"),
+        (HYBRID, 1, "holds the states of 1 sequences, and the call brings 2"),
+        ((*HYBRID[:2], "gla"), 2, "of a model whose layers have other memories"),
+        ((*HYBRID[:2], "linear-attention"), 2, "of a model whose layers have other memories"),
+    ],
+)
 @pytest.mark.parametrize("time", [1, 4])
 def test_a_refused_cache_stays_as_it_was(layers, rows, words, time):
     model, other, ids = tiny(), tiny(layers), tokens(2, 4)
@@ -63,7 +68,9 @@ def test_a_refused_cache_stays_as_it_was(layers, rows, words, time):
         with pytest.raises(ValueError, match=words):
             model(ids[:, :time], past_key_values=cache)
         assert cache.get_seq_length() == 5
-        assert torch.equal(other(ids[:rows], past_key_values=cache).logits, other(ids[:rows], past_key_values=before).logits)
+        assert torch.equal(
+            other(ids[:rows], past_key_values=cache).logits, other(ids[:rows], past_key_values=before).logits
+        )
 
 
 @pytest.mark.parametrize("time", [1, 4])
@@ -80,7 +87,9 @@ def test_states_of_another_memory_put_in_by_hand_are_refused_before_any_layer_go
 
 LIMITED = {
     "horizon": dataclasses.replace(ttr.catalogue["cosformer"].problem, weights=Cosine(horizon=6)),
-    "levels": dataclasses.replace(ttr.catalogue["log-linear-attention"].problem, weights=FenwickLevels(levels=4)),
+    "levels": dataclasses.replace(
+        ttr.catalogue["log-linear-attention"].problem, weights=FenwickLevels(levels=4)
+    ),
     "capacity": ttr.catalogue["softmax-attention"].problem,
 }
 
@@ -114,7 +123,9 @@ def test_a_token_that_the_first_layer_refuses_changes_nothing(time):
         with pytest.raises(ValueError, match="NaN"):
             model(inputs_embeds=torch.full((2, time, 16), torch.nan).double(), past_key_values=cache)
         assert_same(cache, before)
-        assert torch.equal(model(ids, past_key_values=cache).logits, model(ids, past_key_values=before).logits)
+        assert torch.equal(
+            model(ids, past_key_values=cache).logits, model(ids, past_key_values=before).logits
+        )
 
 
 def assert_same(cache, other):
@@ -129,7 +140,10 @@ def test_a_call_that_fails_midway_is_not_gone_on_from():
     with torch.no_grad():
         cache = model(ids[:, :4], use_cache=True).past_key_values
         model(ids[:, 4:], past_key_values=cache)
-        norm, model.model.layers[2].mixer_norm = model.model.layers[2].mixer_norm, torch.nn.Linear(16, 16).double()
+        norm, model.model.layers[2].mixer_norm = (
+            model.model.layers[2].mixer_norm,
+            torch.nn.Linear(16, 16).double(),
+        )
         model.model.layers[2].mixer_norm.weight.fill_(torch.nan)
         kept = copy.deepcopy(cache)
         with pytest.raises(ValueError, match="NaN"):
@@ -139,7 +153,9 @@ def test_a_call_that_fails_midway_is_not_gone_on_from():
         model.model.layers[2].mixer_norm = norm
         with pytest.raises(ValueError, match="failed after some of its layers had gone on.*reset"):
             model(ids[:, :1], past_key_values=cache)
-        assert_close(model(ids, past_key_values=kept).logits, model(torch.cat([ids, ids], dim=1)).logits[:, 5:])
+        assert_close(
+            model(ids, past_key_values=kept).logits, model(torch.cat([ids, ids], dim=1)).logits[:, 5:]
+        )
         cache.reset()
         assert_close(model(ids, past_key_values=cache).logits, model(ids).logits)
 
@@ -148,7 +164,10 @@ def test_a_cache_has_two_names_and_is_given_once():
     model, ids = tiny(), tokens(1, 4)
     for part in (model, model.model):
         cache = part(ids[:, :2], use_cache=True).past_key_values
-        assert_close(part(ids[:, 2:], cache=copy.deepcopy(cache))[0], part(ids[:, 2:], past_key_values=copy.deepcopy(cache))[0])
+        assert_close(
+            part(ids[:, 2:], cache=copy.deepcopy(cache))[0],
+            part(ids[:, 2:], past_key_values=copy.deepcopy(cache))[0],
+        )
         with pytest.raises(ValueError, match="two names of one thing"):
             part(ids[:, 2:], cache=cache, past_key_values=cache)
     half = TTRCache(3)

@@ -1,4 +1,5 @@
-"""Sequences packed in a row of the decoder's batch: in every spelling that collators and trainers use they are kept apart, or refused."""
+"""Sequences packed in a row of the decoder's batch: in every spelling that collators and trainers use they
+are kept apart, or refused."""
 
 import copy
 
@@ -20,28 +21,46 @@ SPELLINGS = {
     "position_ids": {"position_ids": POSITIONS},
     "position_ids and a full mask": {"position_ids": POSITIONS.int(), "attention_mask": ONES},
     "cu_seqlens": {"cu_seqlens": BOUNDS},
-    "flash": {"cu_seq_lens_q": BOUNDS.int(), "cu_seq_lens_k": BOUNDS.int(), "max_length_q": 6, "max_length_k": 6},
+    "flash": {
+        "cu_seq_lens_q": BOUNDS.int(),
+        "cu_seq_lens_k": BOUNDS.int(),
+        "max_length_q": 6,
+        "max_length_k": 6,
+    },
     "cu_seq_lens_q": {"cu_seq_lens_q": BOUNDS},
     "seq_idx": {"seq_idx": NUMBERS.int()},
     "numbers in the mask": {"attention_mask": NUMBERS + 1},
-    "all": {"position_ids": POSITIONS, "seq_idx": NUMBERS, "attention_mask": NUMBERS + 1, "cu_seqlens": BOUNDS, "cu_seq_lens_q": BOUNDS},
+    "all": {
+        "position_ids": POSITIONS,
+        "seq_idx": NUMBERS,
+        "attention_mask": NUMBERS + 1,
+        "cu_seqlens": BOUNDS,
+        "cu_seq_lens_q": BOUNDS,
+    },
 }
 
 
 def outcome(model, rows, inputs=None):
-    """Logits of every row, the loss of all their tokens, and its gradients; from one call, whose logits at ``real`` tokens count, or
-    from a call for each row."""
+    """Logits of every row, the loss of all their tokens, and its gradients; from one call, whose logits at
+    ``real`` tokens count, or from a call for each row."""
     model.zero_grad()
     if inputs is None:
         outputs = [model(row[None], labels=row[None]) for row in rows]
         counted = [(out.loss, len(row) - 1) for out, row in zip(outputs, rows, strict=True) if len(row) > 1]
-        logits, loss = torch.cat([out.logits[0] for out in outputs]), sum(loss * n for loss, n in counted) / sum(n for _, n in counted)
+        logits, loss = (
+            torch.cat([out.logits[0] for out in outputs]),
+            sum(loss * n for loss, n in counted) / sum(n for _, n in counted),
+        )
     else:
         output = model(**inputs, labels=inputs["input_ids"])
         real = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
         logits, loss = output.logits[real], output.loss
     loss.backward()
-    return logits.detach(), loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return (
+        logits.detach(),
+        loss.detach(),
+        {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
+    )
 
 
 def assert_separate(model, rows, inputs):
@@ -60,8 +79,16 @@ def test_every_spelling_keeps_sequences_apart(spelling):
     assert_separate(tiny(), rows, {"input_ids": torch.cat(rows)[None], **SPELLINGS[spelling]})
 
 
-@pytest.mark.parametrize("settings", [{}, {"return_flash_attn_kwargs": True}, {"return_flash_attn_kwargs": True, "return_position_ids": False},
-                                      {"return_seq_idx": True, "return_position_ids": False}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"return_flash_attn_kwargs": True},
+        {"return_flash_attn_kwargs": True, "return_position_ids": False},
+        {"return_seq_idx": True, "return_position_ids": False},
+    ],
+    ids=str,
+)
 def test_the_collator_of_transformers_keeps_sequences_apart(settings):
     model, rows = tiny(), [tokens(length) for length in LENGTHS]
     batch = DataCollatorWithFlattening(**settings)([{"input_ids": row} for row in rows])
@@ -75,10 +102,19 @@ def test_the_collator_of_transformers_keeps_sequences_apart(settings):
 def test_packed_rows_may_be_padded(side, spelling):
     model, packed = tiny(), [[tokens(3), tokens(2)], [tokens(4)], [tokens(1), tokens(1), tokens(5)]]
     ids, mask = padded([torch.cat(parts) for parts in packed], side)
-    numbers = padded([torch.cat([torch.full_like(part, i + 1) for i, part in enumerate(parts)]) for parts in packed], side)[0] * mask
+    numbers = (
+        padded(
+            [torch.cat([torch.full_like(part, i + 1) for i, part in enumerate(parts)]) for parts in packed],
+            side,
+        )[0]
+        * mask
+    )
     positions = padded([torch.cat([torch.arange(len(part)) for part in parts]) for parts in packed], side)[0]
-    told = {"position_ids": {"position_ids": positions, "attention_mask": mask},
-            "seq_idx": {"seq_idx": numbers, "attention_mask": mask}, "numbers in the mask": {"attention_mask": numbers}}[spelling]
+    told = {
+        "position_ids": {"position_ids": positions, "attention_mask": mask},
+        "seq_idx": {"seq_idx": numbers, "attention_mask": mask},
+        "numbers in the mask": {"attention_mask": numbers},
+    }[spelling]
     assert_separate(model, [part for parts in packed for part in parts], {"input_ids": ids, **told})
 
 
@@ -86,21 +122,36 @@ def test_packed_rows_may_be_padded(side, spelling):
 def test_a_cache_goes_on_with_every_packed_sequence(spelling):
     model, rows, following = tiny(), [tokens(length) for length in LENGTHS], tokens(3, 1)
     with torch.no_grad():
-        cache = model(torch.cat(rows)[None], **SPELLINGS[spelling], past_key_values=TTRCache(len(HYBRID))).past_key_values
+        cache = model(
+            torch.cat(rows)[None], **SPELLINGS[spelling], past_key_values=TTRCache(len(HYBRID))
+        ).past_key_values
         step = model(following, past_key_values=cache, position_ids=torch.tensor([[4], [1], [6]])).logits
         for i, row in enumerate(rows):
             assert_close(step[i], model(torch.cat([row, following[i]])[None]).logits[0, -1:])
         tail = tokens(1, 6)
-        logits = model(tail, past_key_values=cache, cu_seqlens=torch.tensor([0, 2, 5, 6]),
-                       position_ids=torch.tensor([[5, 6, 2, 3, 4, 7]])).logits
+        logits = model(
+            tail,
+            past_key_values=cache,
+            cu_seqlens=torch.tensor([0, 2, 5, 6]),
+            position_ids=torch.tensor([[5, 6, 2, 3, 4, 7]]),
+        ).logits
         for i, (start, stop) in enumerate([(0, 2), (2, 5), (5, 6)]):
             whole = torch.cat([rows[i], following[i], tail[0, start:stop]])
             assert_close(logits[0, start:stop], model(whole[None]).logits[0, start - stop :])
 
 
-@pytest.mark.parametrize("told", [{"position_ids": torch.arange(7, 18)[None]}, {"seq_idx": torch.full((1, 11), 3)}, {"attention_mask": ONES.double()},
-                                  {"attention_mask": ONES.bool(), "position_ids": torch.arange(11)[None]}, {"cu_seqlens": BOUNDS[[0, 3]]},
-                                  {"position_ids": torch.arange(11)[None], "output_attentions": False}], ids=lambda told: "-".join(told))
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"position_ids": torch.arange(7, 18)[None]},
+        {"seq_idx": torch.full((1, 11), 3)},
+        {"attention_mask": ONES.double()},
+        {"attention_mask": ONES.bool(), "position_ids": torch.arange(11)[None]},
+        {"cu_seqlens": BOUNDS[[0, 3]]},
+        {"position_ids": torch.arange(11)[None], "output_attentions": False},
+    ],
+    ids=lambda told: "-".join(told),
+)
 def test_one_sequence_in_other_words_is_one_sequence(told):
     model, ids = tiny(), tokens(1, 11)
     with torch.no_grad():
@@ -111,7 +162,10 @@ def test_one_sequence_in_other_words_is_one_sequence(told):
 def test_positions_may_count_a_hole_or_not(positions):
     model, ids, mask = tiny(), tokens(1, 5), torch.tensor([[1, 1, 0, 1, 1]])
     with torch.no_grad():
-        assert torch.equal(model(ids, attention_mask=mask, position_ids=torch.tensor(positions)).logits, model(ids, attention_mask=mask).logits)
+        assert torch.equal(
+            model(ids, attention_mask=mask, position_ids=torch.tensor(positions)).logits,
+            model(ids, attention_mask=mask).logits,
+        )
 
 
 FULL, PADDED = torch.ones(1, 6, dtype=torch.int64), torch.tensor([[0, 1, 1, 1, 1, 1]])
@@ -121,19 +175,38 @@ REFUSED = [
     ({"position_ids": torch.tensor([[0, 1, 2, 5, 6, 7]])}, "must rise by one"),
     ({"position_ids": torch.tensor([[2, 3, 4, 2, 3, 4]])}, "be 0 where another sequence begins.*cu_seqlens"),
     ({"position_ids": torch.tensor([[0, 1, 1, 2, 3, 4]])}, "must rise by one"),
-    ({"position_ids": RESTART.expand(3, 1, 6)}, r"position_ids must be int64 or int32 of shape \[1, 6\].*\[3, 1, 6\]"),
+    (
+        {"position_ids": RESTART.expand(3, 1, 6)},
+        r"position_ids must be int64 or int32 of shape \[1, "
+        r"6\].*\[3, 1, 6\]",
+    ),
     ({"position_ids": RESTART[0]}, "position_ids must be int64 or int32 of shape"),
     ({"position_ids": RESTART.float()}, "position_ids must be int64 or int32.*float32"),
     ({"position_ids": RESTART, "cu_seqlens": THIRDS}, "cu_seqlens and position_ids contradict"),
     ({"position_ids": RISE, "cu_seqlens": HALVES}, "cu_seqlens and position_ids contradict"),
-    ({"position_ids": RESTART, "seq_idx": torch.tensor([[0, 0, 1, 1, 1, 1]])}, "seq_idx and position_ids contradict"),
+    (
+        {"position_ids": RESTART, "seq_idx": torch.tensor([[0, 0, 1, 1, 1, 1]])},
+        "seq_idx and position_ids contradict",
+    ),
     ({"position_ids": RESTART, "seq_idx": FULL}, "seq_idx and position_ids contradict"),
-    ({"cu_seq_lens_q": HALVES, "cu_seq_lens_k": THIRDS}, "cu_seq_lens_q and cu_seq_lens_k give different boundaries"),
-    ({"cu_seqlens": HALVES, "cu_seq_lens_q": torch.tensor([0, 3, 3, 6])}, "cu_seqlens and cu_seq_lens_q give different boundaries"),
+    (
+        {"cu_seq_lens_q": HALVES, "cu_seq_lens_k": THIRDS},
+        "cu_seq_lens_q and cu_seq_lens_k give different boundaries",
+    ),
+    (
+        {"cu_seqlens": HALVES, "cu_seq_lens_q": torch.tensor([0, 3, 3, 6])},
+        "cu_seqlens and cu_seq_lens_q give different boundaries",
+    ),
     ({"cu_seq_lens_q": torch.tensor([0, 3, 5])}, "must rise from 0 to T = 6"),
     ({"cu_seq_lens_k": [0, 3, 6]}, "must be a tensor of boundaries, got list"),
-    ({"cu_seq_lens_k": HALVES, "attention_mask": PADDED}, "padding inside packed sequences.*without cu_seq_lens_k"),
-    ({"seq_idx": torch.tensor([[0, 0, 1, 1, 0, 0]])}, "seq_idx must number the sequences of a row in rising order"),
+    (
+        {"cu_seq_lens_k": HALVES, "attention_mask": PADDED},
+        "padding inside packed sequences.*without cu_seq_lens_k",
+    ),
+    (
+        {"seq_idx": torch.tensor([[0, 0, 1, 1, 0, 0]])},
+        "seq_idx must number the sequences of a row in rising order",
+    ),
     ({"seq_idx": torch.tensor([[0, 0, 1, 1, -1, -1]])}, "seq_idx must number.*Mark padding by 0"),
     ({"seq_idx": torch.zeros(1, 5, dtype=torch.int64)}, "seq_idx must be int64 or int32 of shape"),
     ({"seq_idx": torch.ones(1, 6, dtype=torch.bool)}, "seq_idx must be int64 or int32.*bool"),
@@ -141,7 +214,11 @@ REFUSED = [
     ({"attention_mask": FULL - 1.5}, "must hold 1 at tokens and 0 at padding.*added to logits"),
     ({"attention_mask": torch.zeros(1, 6).log()}, "must hold 1 at tokens and 0 at padding.*added to logits"),
     ({"attention_mask": torch.ones(1, 8)}, r"attention_mask must have shape \[1, 6\].*got \[1, 8\]"),
-    ({"attention_mask": torch.zeros(1, 1, 6, 6)}, r"attention_mask must have shape \[1, 6\].*got \[1, 1, 6, 6\]"),
+    (
+        {"attention_mask": torch.zeros(1, 1, 6, 6)},
+        r"attention_mask must have shape \[1, 6\].*got \[1, 1, 6, "
+        r"6\]",
+    ),
     ({"attention_mask": {"full_attention": FULL}}, "attention_mask must have shape.*got dict"),
     ({"atention_mask": PADDED}, "Nothing reads 'atention_mask'.*holds a Tensor.*mend its name"),
     ({"cu_seq_lens": [0, 3, 6]}, "Nothing reads 'cu_seq_lens'.*holds a list"),
@@ -149,15 +226,24 @@ REFUSED = [
 ]
 CONTINUED = [
     ({"position_ids": RESTART}, "the cache goes on with one sequence for each row.*cu_seqlens"),
-    ({"position_ids": torch.tensor([[3, 4, 5, 0, 1, 2]])}, "the cache goes on with one sequence for each row"),
+    (
+        {"position_ids": torch.tensor([[3, 4, 5, 0, 1, 2]])},
+        "the cache goes on with one sequence for each row",
+    ),
     ({"seq_idx": torch.tensor([[0, 0, 0, 1, 1, 1]])}, "seq_idx numbers sequences, but the cache goes on"),
-    ({"attention_mask": torch.tensor([[1, 1, 1, 2, 2, 2]])}, "attention_mask numbers sequences, but the cache goes on"),
+    (
+        {"attention_mask": torch.tensor([[1, 1, 1, 2, 2, 2]])},
+        "attention_mask numbers sequences, but the cache goes on",
+    ),
     ({"cu_seqlens": HALVES}, "holds the states of 1 sequences, and the call brings 2"),
 ]
 
 
-@pytest.mark.parametrize(("told", "words", "continued"), [(*case, False) for case in REFUSED] + [(*case, True) for case in CONTINUED],
-                         ids=lambda x: "-".join(x) if isinstance(x, dict) else "")
+@pytest.mark.parametrize(
+    ("told", "words", "continued"),
+    [(*case, False) for case in REFUSED] + [(*case, True) for case in CONTINUED],
+    ids=lambda x: "-".join(x) if isinstance(x, dict) else "",
+)
 def test_what_is_not_understood_is_a_sentence(told, words, continued):
     model, ids = tiny(), tokens(1, 6)
     with torch.no_grad():
@@ -165,20 +251,33 @@ def test_what_is_not_understood_is_a_sentence(told, words, continued):
         before = copy.deepcopy(cache)
         with pytest.raises(ValueError, match=words):
             model(ids, **told, past_key_values=cache if continued else None)
-        assert torch.equal(model(ids, past_key_values=cache).logits, model(ids, past_key_values=before).logits)
+        assert torch.equal(
+            model(ids, past_key_values=cache).logits, model(ids, past_key_values=before).logits
+        )
 
 
 def test_labels_are_of_the_sequences_of_the_call_that_goes_on():
     model, ids = tiny(), tokens(1, 8)
     with torch.no_grad():
         cache = model(ids[:, :3], use_cache=True).past_key_values
-        loss = model(ids[:, 3:], past_key_values=cache, position_ids=torch.arange(3, 8)[None], labels=ids[:, 3:]).loss
+        loss = model(
+            ids[:, 3:], past_key_values=cache, position_ids=torch.arange(3, 8)[None], labels=ids[:, 3:]
+        ).loss
         whole = model(ids).logits[:, 3:]
         assert_close(loss, torch.nn.functional.cross_entropy(whole[0, :-1].float(), ids[0, 4:]), FLOAT32)
 
 
-@pytest.mark.parametrize("told", [{"position_ids": POSITIONS[:, :0]}, {"attention_mask": ONES[:, :0]}, {"seq_idx": NUMBERS[:, :0]},
-                                  {"cu_seqlens": BOUNDS[:1]}, {"cu_seqlens": BOUNDS[[0, 0, 0]]}], ids=lambda told: "-".join(told))
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"position_ids": POSITIONS[:, :0]},
+        {"attention_mask": ONES[:, :0]},
+        {"seq_idx": NUMBERS[:, :0]},
+        {"cu_seqlens": BOUNDS[:1]},
+        {"cu_seqlens": BOUNDS[[0, 0, 0]]},
+    ],
+    ids=lambda told: "-".join(told),
+)
 def test_nothing_is_read_from_no_tokens(told):
     with torch.no_grad():
         assert tiny()(tokens(1, 0), **told).logits.shape == (1, 0, 11)

@@ -1,4 +1,5 @@
-"""Saving and loading: every memory comes back to the last bit in every dtype, and what a checkpoint lacks is reported and drawn afresh."""
+"""Saving and loading: every memory comes back to the last bit in every dtype, and what a checkpoint lacks is
+reported and drawn afresh."""
 
 import pytest
 import torch
@@ -20,7 +21,9 @@ def default_dtype():
 
 
 def one_layer(name, dtype):
-    config = TTRConfig(vocab_size=11, hidden_size=16, num_hidden_layers=1, num_heads=2, intermediate_size=24, layers=name)
+    config = TTRConfig(
+        vocab_size=11, hidden_size=16, num_hidden_layers=1, num_heads=2, intermediate_size=24, layers=name
+    )
     return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 
 
@@ -33,7 +36,9 @@ def test_every_memory_comes_back_to_the_last_bit(name, dtype, tmp_path):
     assert not any(report.values())
     assert again.state_dict().keys() == model.state_dict().keys()
     for key, tensor in model.state_dict().items():
-        assert tensor.dtype == again.state_dict()[key].dtype == dtype and torch.equal(again.state_dict()[key], tensor), key
+        assert tensor.dtype == again.state_dict()[key].dtype == dtype and torch.equal(
+            again.state_dict()[key], tensor
+        ), key
     with torch.no_grad():
         logits = model(ids).logits
         assert logits.isfinite().all() and torch.equal(again(ids).logits, logits)
@@ -43,7 +48,9 @@ def test_every_memory_comes_back_to_the_last_bit(name, dtype, tmp_path):
 def test_what_a_checkpoint_lacks_is_reported_and_drawn_afresh(name, tmp_path):
     model = one_layer(name, torch.bfloat16)
     lacking = {key for key in model.state_dict() if ".mixer." in key}
-    model.save_pretrained(tmp_path, state_dict={key: tensor for key, tensor in model.state_dict().items() if key not in lacking})
+    model.save_pretrained(
+        tmp_path, state_dict={key: tensor for key, tensor in model.state_dict().items() if key not in lacking}
+    )
     again, report = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto", output_loading_info=True)
     assert set(report["missing_keys"]) == lacking
     fresh = one_layer(name, torch.bfloat16).state_dict()
@@ -73,7 +80,11 @@ def test_parameters_start_in_every_dtype_and_are_not_drawn_without_a_device(dtyp
     default_dtype(dtype)
     for (component, name, spec), start in zip(specs, wide, strict=True):
         tensor = drawn(spec)
-        assert tensor.dtype == dtype == torch.get_default_dtype() and tensor.shape == spec.shape and tensor.isfinite().all(), (component, name)
+        assert (
+            tensor.dtype == dtype == torch.get_default_dtype()
+            and tensor.shape == spec.shape
+            and tensor.isfinite().all()
+        ), (component, name)
         assert dtype == torch.float64 or torch.equal(tensor, start.to(dtype)), (component, name)
         with torch.device("meta"):
             empty = spec.draw()

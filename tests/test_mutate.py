@@ -33,10 +33,15 @@ def test_what_only_says_something_is_left_out():
     assert lines and not lines & set(range(worked.lineno, worked.end_lineno + 1))
 
 
-@pytest.mark.parametrize("file", ["dispatch.py", "state.py", "models/packing.py", "weights/geometric.py", "backends/native/csrc/step.c"])
+@pytest.mark.parametrize(
+    "file",
+    ["dispatch.py", "state.py", "models/packing.py", "weights/geometric.py", "backends/native/csrc/step.c"],
+)
 def test_every_file_has_checks(file):
     found = checks(file)
-    assert any("pytest" in check for check in found) and found[-1][1].startswith("from tests.contract.faulty import main; main(")
+    assert any("pytest" in check for check in found) and found[-1][1].startswith(
+        "from tests.contract.faulty import main; main("
+    )
 
 
 def mutant(file, line):
@@ -50,14 +55,18 @@ def test_a_fault_is_caught_and_another_survives(tmp_path, monkeypatch, capsys):
     survives = mutant("dispatch.py", "MOST_BOUND = (64 + 1)")
     narrow = [_laws(RECURRENT, one_per_class=False)]
     found = {planted.old: judge(planted, narrow) for planted in (caught, survives)}
-    assert [found[old]["outcome"] for old in ("-", "64")] == ["caught", "survived"] and "recurrent" in found["-"]["by"]
+    assert [found[old]["outcome"] for old in ("-", "64")] == ["caught", "survived"] and "recurrent" in found[
+        "-"
+    ]["by"]
 
     monkeypatch.setattr("tests.mutate.__main__.mutants", lambda file: iter((caught, survives)))
     monkeypatch.setattr("tests.mutate.__main__.judge", lambda planted: found[planted.old])
     out = tmp_path / "found.json"
     assert main(["dispatch.py", "--out", str(out), "--processes", "1"]) == 1
     printed = capsys.readouterr().out
-    assert "1 of 2 caught" in printed and "+MOST_BOUND = (64 + 1)" in printed and "+    lengths" not in printed
+    assert (
+        "1 of 2 caught" in printed and "+MOST_BOUND = (64 + 1)" in printed and "+    lengths" not in printed
+    )
     assert {result["outcome"] for result in json.loads(out.read_text())} == {"caught", "survived"}
 
     monkeypatch.setattr("tests.mutate.__main__.judge", None)  # not called again

@@ -1,4 +1,5 @@
-"""The engine in C against the definition of a recurrence, token by token in float64, and what it promises beside that."""
+"""The engine in C against the definition of a recurrence, token by token in float64, and what it promises
+beside that."""
 
 from __future__ import annotations
 
@@ -29,8 +30,21 @@ ORDERS = tuple(itertools.product((False, True), (False, True)))
 DTYPES = (torch.float64, torch.float32)
 
 
-def _recurrence(kind="delta", decay="head", old=False, reads_first=False, *, dtype=torch.float64, batch=2, time=11, heads=2, sizes=(3, 2),
-                strong=False, step=True, seed=0) -> Recurrence:
+def _recurrence(
+    kind="delta",
+    decay="head",
+    old=False,
+    reads_first=False,
+    *,
+    dtype=torch.float64,
+    batch=2,
+    time=11,
+    heads=2,
+    sizes=(3, 2),
+    strong=False,
+    step=True,
+    seed=0,
+) -> Recurrence:
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -41,22 +55,41 @@ def _recurrence(kind="delta", decay="head", old=False, reads_first=False, *, dty
     erase = torch.nn.functional.normalize(normal(*lead, keys), dim=-1) if kind == "erase" else None
     read = None if kind == "additive" else key + normal(*lead, keys) * 0.1
     shape = lead if decay == "head" else (*lead, keys)
-    gates = STRONG[torch.randint(len(STRONG), shape, generator=generator)] if strong else -torch.rand(shape, generator=generator)
+    gates = (
+        STRONG[torch.randint(len(STRONG), shape, generator=generator)]
+        if strong
+        else -torch.rand(shape, generator=generator)
+    )
     steps = torch.rand(lead, generator=generator, dtype=torch.float64).to(dtype) if step else None
-    return Recurrence(normal(*lead, keys), key, normal(*lead, values), read, erase, steps, None if decay is None else gates.to(dtype),
-                      normal(batch, heads, keys, values), 1, old, reads_first)
+    return Recurrence(
+        normal(*lead, keys),
+        key,
+        normal(*lead, values),
+        read,
+        erase,
+        steps,
+        None if decay is None else gates.to(dtype),
+        normal(batch, heads, keys, values),
+        1,
+        old,
+        reads_first,
+    )
 
 
 def _cotangents(r: Recurrence, seed=1) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     shapes = (r.value.shape, r.memory.shape)
-    return tuple(torch.randn(shape, generator=generator, dtype=torch.float64).to(r.query.dtype) for shape in shapes)
+    return tuple(
+        torch.randn(shape, generator=generator, dtype=torch.float64).to(r.query.dtype) for shape in shapes
+    )
 
 
 def _by_definition(r: Recurrence) -> dict[str, Tensor]:
     """Read-outs, final memory and gradients in float64 by autograd."""
     fields = [x.double() if isinstance(x, Tensor) else x for x in r]
-    wide, named = leaves(Recurrence(*fields)._replace(read=fields[1]) if r.read is r.key else Recurrence(*fields))
+    wide, named = leaves(
+        Recurrence(*fields)._replace(read=fields[1]) if r.read is r.key else Recurrence(*fields)
+    )
     y, last = literally(wide)
     total = sum((x * weight.double()).sum() for x, weight in zip((y, last), _cotangents(r)))
     gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True, materialize_grads=True)
@@ -68,7 +101,9 @@ def _by_engine(r: Recurrence, chunk: int) -> dict[str, Tensor]:
     y, last, saved = engine.forward(r, chunk, save=True)
     assert tuple(x.numel() for x in saved) == engine.saved_sizes(r, chunk)
     gradients = engine.backward(r, chunk, saved, *_cotangents(r))
-    return {"y": y, "last": last} | {f"gradient of {name}": g for name, g in zip(INPUTS, gradients) if g is not None}
+    return {"y": y, "last": last} | {
+        f"gradient of {name}": g for name, g in zip(INPUTS, gradients) if g is not None
+    }
 
 
 def _check(r: Recurrence, chunk: int) -> None:
@@ -142,14 +177,19 @@ def test_strides():
             return x if x is None else torch.stack([x, x], dim=-1)[..., 0]
         return torch.cat([x, x], dim=-1).transpose(0, 2).contiguous().transpose(0, 2)[..., : x.shape[-1]]
 
-    turned = r._replace(**{name: view(getattr(r, name)) for name in INPUTS})._replace(value=r.value.mT.contiguous().mT)
+    turned = r._replace(**{name: view(getattr(r, name)) for name in INPUTS})._replace(
+        value=r.value.mT.contiguous().mT
+    )
     for name, value in _by_engine(turned, 8).items():
         assert torch.equal(value, _by_engine(r, 8)[name]), name
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_threads_change_no_bit(dtype):
-    r, threads = _recurrence("erase", "channel", dtype=dtype, time=300, heads=9, sizes=(20, 24)), torch.get_num_threads()
+    r, threads = (
+        _recurrence("erase", "channel", dtype=dtype, time=300, heads=9, sizes=(20, 24)),
+        torch.get_num_threads(),
+    )
     try:
         torch.set_num_threads(1)
         one = _by_engine(r, 32)
@@ -170,8 +210,13 @@ def test_causal_to_the_last_bit(isa, kind, decay):
     def spliced(x: Tensor | None, late: Tensor | None) -> Tensor | None:
         return None if x is None else torch.cat([x[:, :token], late[:, token:]], dim=1)
 
-    changed = r._replace(**{name: spliced(getattr(r, name), getattr(other, name)) for name in INPUTS if name != "memory"})
-    assert torch.equal(NativeEngine().forward(r, 32, False)[0][:, :token], NativeEngine().forward(changed, 32, False)[0][:, :token])
+    changed = r._replace(
+        **{name: spliced(getattr(r, name), getattr(other, name)) for name in INPUTS if name != "memory"}
+    )
+    assert torch.equal(
+        NativeEngine().forward(r, 32, False)[0][:, :token],
+        NativeEngine().forward(changed, 32, False)[0][:, :token],
+    )
 
 
 def test_nothing_is_saved_unless_asked():
@@ -189,10 +234,17 @@ def test_an_infinity_spreads_as_in_the_definition():
     value[0, 6, 0, 0] = torch.inf
     y = NativeEngine().forward(r._replace(value=value), 4, False)[0]
     finite = torch.isfinite(y)
-    assert finite[1:].all() and finite[:, :4].all() and finite[:, :, 1:].all() and finite[..., 1].all() and not finite[0, 6:, 0, 0].any()
+    assert (
+        finite[1:].all()
+        and finite[:, :4].all()
+        and finite[:, :, 1:].all()
+        and finite[..., 1].all()
+        and not finite[0, 6:, 0, 0].any()
+    )
 
 
 def test_arguments_have_the_size_of_those_in_c():
-    """A field on one side alone moves all later ones; what two that were exchanged would do shows in the results."""
+    """A field on one side alone moves all later ones; what two that were exchanged would do shows in the
+    results."""
     for dtype in DTYPES:
         assert library.function("recurrence_size", dtype)() == ctypes.sizeof(_Arguments)

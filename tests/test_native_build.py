@@ -1,4 +1,5 @@
-"""The library of compiled kernels: what it says of itself, how it is switched off, and why it is not there."""
+"""The library of compiled kernels: what it says of itself, how it is switched off, and why it is not
+there."""
 
 import ctypes
 import os
@@ -21,30 +22,44 @@ built = pytest.mark.skipif(not library.available(), reason=library.reason() or "
 @pytest.fixture
 def reload(monkeypatch):
     """Reads the environment and the library anew, and once more when the test is over."""
+
     def again(**environment):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         library._load.cache_clear()
         library.function.cache_clear()
+
     yield again
     monkeypatch.undo()
     again()
 
 
 def in_fresh_python(code: str, **environment: str) -> str:
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300,
-                            env=os.environ | {"PYTHONPATH": str(Path(ttr.__file__).parents[1])} | environment)
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(Path(ttr.__file__).parents[1])} | environment,
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 
 
 def test_importing_ttr_loads_no_library():
-    assert in_fresh_python("import ttr; from ttr.backends.native import library; print(library._load.cache_info().currsize)") == "0"
+    assert (
+        in_fresh_python(
+            "import ttr; from ttr.backends.native import library; print(library._load.cache_info().currsize)"
+        )
+        == "0"
+    )
 
 
 def test_switched_off_by_the_environment():
     code = "from ttr.backends.native import library; print(library.available(), library.reason())"
-    assert in_fresh_python(code, TTR_NATIVE="0") == "False The native kernels are switched off by TTR_NATIVE=0. Unset it to use them."
+    assert in_fresh_python(code, TTR_NATIVE="0") == (
+        "False The native kernels are switched off by TTR_NATIVE=0. Unset it to use them."
+    )
 
 
 @built
@@ -68,20 +83,47 @@ def test_an_instruction_set_that_does_not_run_is_a_sentence(reload):
 
 def put(folder: Path, source: str) -> None:
     """A library made of ``source`` instead of the kernels."""
-    command = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-x", "c", "-", "-o", str(folder / library.FILE)]
+    command = [
+        os.environ.get("CC", "cc"),
+        "-shared",
+        "-fPIC",
+        "-x",
+        "c",
+        "-",
+        "-o",
+        str(folder / library.FILE),
+    ]
     subprocess.run(command, input=source, text=True, check=True)
 
 
 VERSION = f"int ttr_abi(void) {{ return {library.ABI}; }}"
 
 
-@pytest.mark.parametrize("source, words", [
-    (None, "were not built when ttr was installed"), ("another file", "were not built when ttr was installed"),
-    ("int ttr_abi(void) { return 999; }", "are of version 999, and this ttr calls version"),
-    ("int other(void) { return 1; }", "cannot be loaded"), ("text", "cannot be loaded"), ("folder", "cannot be loaded"),
-    (VERSION, "cannot be loaded"), (VERSION + "int ttr_runs(char *isa) { return 0; }", "are for other processors than this"),
-    (VERSION + "int ttr_runs(char *isa) { return *isa == 'p'; }", "cannot be loaded"),
-], ids=["none", "another file", "another version", "no version", "text", "folder", "no instruction sets", "other instruction sets", "no kernels"])
+@pytest.mark.parametrize(
+    "source, words",
+    [
+        (None, "were not built when ttr was installed"),
+        ("another file", "were not built when ttr was installed"),
+        ("int ttr_abi(void) { return 999; }", "are of version 999, and this ttr calls version"),
+        ("int other(void) { return 1; }", "cannot be loaded"),
+        ("text", "cannot be loaded"),
+        ("folder", "cannot be loaded"),
+        (VERSION, "cannot be loaded"),
+        (VERSION + "int ttr_runs(char *isa) { return 0; }", "are for other processors than this"),
+        (VERSION + "int ttr_runs(char *isa) { return *isa == 'p'; }", "cannot be loaded"),
+    ],
+    ids=[
+        "none",
+        "another file",
+        "another version",
+        "no version",
+        "text",
+        "folder",
+        "no instruction sets",
+        "other instruction sets",
+        "no kernels",
+    ],
+)
 def test_a_library_that_does_not_fit_is_a_sentence(reload, monkeypatch, tmp_path, source, words):
     if source == "another file":
         (tmp_path / "_kernels.old").write_text("of another system, or put aside")
@@ -103,7 +145,15 @@ def test_a_library_that_does_not_fit_is_a_sentence(reload, monkeypatch, tmp_path
 
 
 @built
-@pytest.mark.parametrize("length", [100, 500_000, None, *(pytest.param(length, marks=pytest.mark.full) for length in (0, 5000, 100_000, 1_000_000))])
+@pytest.mark.parametrize(
+    "length",
+    [
+        100,
+        500_000,
+        None,
+        *(pytest.param(length, marks=pytest.mark.full) for length in (0, 5000, 100_000, 1_000_000)),
+    ],
+)
 def test_a_truncated_library_is_a_sentence(tmp_path, length):
     """Of the whole one the segments that are mapped take 2 MB; information for debuggers, if any, follows."""
     (tmp_path / library.FILE).write_bytes(library.library().path.read_bytes()[:length])
@@ -111,7 +161,9 @@ def test_a_truncated_library_is_a_sentence(tmp_path, length):
 library.__file__ = {str(tmp_path / "library.py")!r}
 print(library.reason())"""
     found = in_fresh_python(code)
-    assert found == "None" if length is None else "cannot be loaded" in found and found.endswith(library.INSTALL)
+    assert (
+        found == "None" if length is None else "cannot be loaded" in found and found.endswith(library.INSTALL)
+    )
 
 
 @built
@@ -128,7 +180,11 @@ def test_the_doctor_says_which_kernels_run(reload):
 
     finding = doctor._native()
     if library.available():
-        assert finding.mark == "ok" and str(library.library().path) in finding.words and finding.words.startswith(library.library().isa)
+        assert (
+            finding.mark == "ok"
+            and str(library.library().path) in finding.words
+            and finding.words.startswith(library.library().isa)
+        )
     reload(TTR_NATIVE="0")
     finding = doctor._native()
     assert finding.mark == "note" and "TTR_NATIVE=0" in finding.words
@@ -136,7 +192,8 @@ def test_the_doctor_says_which_kernels_run(reload):
 
 @built
 def test_the_struct_is_that_of_the_kernel():
-    """A layout whose tensors are null and whose sizes are 0 does nothing; one thread and one row of scratch show that the sizes are read."""
+    """A layout whose tensors are null and whose sizes are 0 does nothing; one thread and one row of scratch
+    show that the sizes are read."""
     from ttr.backends.native.step import TENSORS, Token, kernel
 
     assert TENSORS.size == Token.strides.offset
@@ -149,8 +206,20 @@ def test_the_wheel_says_whether_it_holds_the_library(tmp_path, compiler, tag):
     if compiler is None and (shutil.which("cc") is None or not sys.platform.startswith("linux")):
         pytest.skip("There is no C compiler here, or another system.")
     environment = os.environ | ({} if compiler is None else {"CC": compiler})
-    shutil.copytree(ROOT, tmp_path / "ttr", ignore=shutil.ignore_patterns(".venv", ".git", "build", "_kernels.*", "*.egg-info", ".parity", "runs"))
-    result = subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path), "."], cwd=tmp_path / "ttr", env=environment,
-                            capture_output=True, text=True, timeout=600)
+    shutil.copytree(
+        ROOT,
+        tmp_path / "ttr",
+        ignore=shutil.ignore_patterns(
+            ".venv", ".git", "build", "_kernels.*", "*.egg-info", ".parity", "runs"
+        ),
+    )
+    result = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path), "."],
+        cwd=tmp_path / "ttr",
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert result.returncode == 0, result.stderr
     assert [wheel.name.split("-", 2)[2] for wheel in tmp_path.glob("*.whl")][0].startswith(tag)

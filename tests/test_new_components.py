@@ -1,4 +1,5 @@
-"""A new weight, a new function and a new solver of existing kinds are one file each, and then pass the suite."""
+"""A new weight, a new function and a new solver of existing kinds are one file each, and then pass the
+suite."""
 
 from pathlib import Path
 
@@ -34,7 +35,8 @@ class HalfLife(Weights):
 
     @classmethod
     def worked(cls):
-        """Half after 2 tokens keeps r = 2^-1/2 per token; keys 2, 3, 5, values 7, 11, 13 and their doubles, queries 4, 1.5, 2.5, scale 0.3."""
+        """Half after 2 tokens keeps r = 2^-1/2 per token; keys 2, 3, 5, values 7, 11, 13 and their doubles,
+        queries 4, 1.5, 2.5, scale 0.3."""
         from ttr.functions.linear import Linear
         from ttr.solvers.one_step import OneStep
 
@@ -78,7 +80,8 @@ class Floored(Weights):
 
     @classmethod
     def worked(cls):
-        """Decays 0.5, 0.2, 0.8, the second held at 0.6: S = 2 * 7 = 14, 0.6 * 14 + 3 * 11 = 41.4, 0.8 * 41.4 + 5 * 13 = 98.12."""
+        """Decays 0.5, 0.2, 0.8, the second held at 0.6: S = 2 * 7 = 14, 0.6 * 14 + 3 * 11 = 41.4, 0.8 *
+        41.4 + 5 * 13 = 98.12."""
         from ttr.functions.linear import Linear
         from ttr.solvers.one_step import OneStep
 
@@ -106,7 +109,8 @@ declare("guard", Control(("BTH",), "the least it keeps", above=0.0))
 
 @dataclass(frozen=True)
 class Guarded(Weights):
-    """Forgetting by a gate that a second one holds up, both controls of its own: it keeps the larger of the two."""
+    """Forgetting by a gate that a second one holds up, both controls of its own: it keeps the larger of the
+    two."""
 
     retention = "head"
 
@@ -117,7 +121,8 @@ class Guarded(Weights):
         return torch.maximum(controls["log_gate"], controls["guard"].clamp(max=1.0).log())
 
     def formulas(self):
-        return {"weight": "gamma_i^(t) = prod_{i<j<=t} a_j, a_t = max(exp(log_gate_t), guard_t)", "decay": "D_t = a_t"}
+        weight = "gamma_i^(t) = prod_{i<j<=t} a_j, a_t = max(exp(log_gate_t), guard_t)"
+        return {"weight": weight, "decay": "D_t = a_t"}
 
     @classmethod
     def examples(cls):
@@ -125,7 +130,8 @@ class Guarded(Weights):
 
     @classmethod
     def worked(cls):
-        """Gates 0.5, 0.2, 0.8 and guards 0.3, 0.6, 0.7: decays (any), 0.6, 0.8, so S = 14, 0.6 * 14 + 33 = 41.4, 0.8 * 41.4 + 65 = 98.12."""
+        """Gates 0.5, 0.2, 0.8 and guards 0.3, 0.6, 0.7: decays (any), 0.6, 0.8, so S = 14, 0.6 * 14 + 33 =
+        41.4, 0.8 * 41.4 + 65 = 98.12."""
         from ttr.functions.linear import Linear
         from ttr.solvers.one_step import OneStep
 
@@ -163,7 +169,8 @@ class Squares(FeatureMap):
 
     @classmethod
     def worked(cls):
-        """Scale 0.5, queries 2, 3, 4, keys 2, -3, 5: sums of k^2 v are 28, 127, 452 and 12, 57, 282, times 0.5 q^2 = 2, 4.5, 8."""
+        """Scale 0.5, queries 2, 3, 4, keys 2, -3, 5: sums of k^2 v are 28, 127, 452 and 12, 57, 282, times
+        0.5 q^2 = 2, 4.5, 8."""
         from ttr.functions.linear import Linear
         from ttr.solvers.one_step import OneStep
         from ttr.weights.uniform import Uniform
@@ -171,7 +178,8 @@ class Squares(FeatureMap):
         column = lambda *x: torch.tensor(x, dtype=torch.float64)[None, :, None, None]
         v = torch.cat([column(7, 11, 13), column(3, 5, 9)], dim=-1)
         y = torch.cat([column(56, 571.5, 3616), column(24, 256.5, 2256)], dim=-1)
-        return (Worked(Problem(Uniform(), Linear(cls(), scale=0.5), OneStep()), column(2, 3, 4), column(2, -3, 5), v, y),)
+        problem = Problem(Uniform(), Linear(cls(), scale=0.5), OneStep())
+        return (Worked(problem, column(2, 3, 4), column(2, -3, 5), v, y),)
 '''
 
 HALF_STEP = '''
@@ -210,7 +218,8 @@ class CautiousDeltaRule(Solver):
 
     @classmethod
     def worked(cls):
-        """Half of the steps 0.4, 0.6, 0.3, keys 2, 3, 1.5, values 3, 5, 7: S1 = 0.2 * 2 * 3 = 1.2, S2 = 1.2 + 0.3 * 3 * (5 - 3.6) = 2.46,
+        """Half of the steps 0.4, 0.6, 0.3, keys 2, 3, 1.5, values 3, 5, 7: S1 = 0.2 * 2 * 3 = 1.2, S2 = 1.2
+        + 0.3 * 3 * (5 - 3.6) = 2.46,
         S3 = 2.46 + 0.15 * 1.5 * (7 - 3.69) = 3.20475."""
         from ttr.functions.linear import Linear
         from ttr.weights.uniform import Uniform
@@ -219,35 +228,48 @@ class CautiousDeltaRule(Solver):
         v = torch.cat([column(3, 5, 7), 2 * column(3, 5, 7)], dim=-1)
         q, memory = column(2, 4, 3), column(1.2, 2.46, 3.20475)
         y = torch.cat([memory, 2 * memory], dim=-1) * 0.7 * q
-        return (Worked(Problem(Uniform(), Linear(scale=0.7), cls(0.5)), q, column(2, 3, 1.5), v, y, {"step_size": column(0.4, 0.6, 0.3)[..., 0]}),)
+        problem = Problem(Uniform(), Linear(scale=0.7), cls(0.5))
+        return (Worked(problem, q, column(2, 3, 1.5), v, y, {"step_size": column(0.4, 0.6, 0.3)[..., 0]}),)
 '''
 
-NEW = {"weights/half_life.py": (HALF_LIFE, ("HalfLife",)), "weights/floored.py": (FLOORED, ("Floored",)),
-       "weights/guarded.py": (GUARDED, ("Guarded",)), "functions/features/squares.py": (SQUARES, ("Squares",)),
-       "solvers/cautious_delta_rule.py": (HALF_STEP, ("CautiousDeltaRule",))}
+NEW = {
+    "weights/half_life.py": (HALF_LIFE, ("HalfLife",)),
+    "weights/floored.py": (FLOORED, ("Floored",)),
+    "weights/guarded.py": (GUARDED, ("Guarded",)),
+    "functions/features/squares.py": (SQUARES, ("Squares",)),
+    "solvers/cautious_delta_rule.py": (HALF_STEP, ("CautiousDeltaRule",)),
+}
 QUICK = "solvers/cautious_delta_rule.py"
 """The one of every run; the others belong to `make check`."""
 
 
 def run_suite(folder: Path, file: str, text: str, words: tuple[str, ...]) -> tuple[int, str]:
-    """The checks on a copy of the package with one more file, in problems that bring it together with every class of the other axes."""
+    """The checks on a copy of the package with one more file, in problems that bring it together with every
+    class of the other axes."""
     copy_with(None, folder)
     (folder / "ttr" / file).write_text(text)
     return run_checks(folder, words, one_per_class=True)
 
 
-@pytest.mark.parametrize("file", [pytest.param(file, marks=() if file == QUICK else pytest.mark.full) for file in NEW])
+@pytest.mark.parametrize(
+    "file", [pytest.param(file, marks=() if file == QUICK else pytest.mark.full) for file in NEW]
+)
 def test_one_file_is_enough(file, tmp_path):
     code, printed = run_suite(tmp_path, file, *NEW[file])
     assert code == 0, printed
     assert "nothing broken" in printed
 
 
-@pytest.mark.parametrize("file, old, new", [("weights/half_life.py", "-math.log(2) / self.tokens", "-math.log(3) / self.tokens"),
-                                            ("weights/floored.py", "min=math.log(self.least)", "min=math.log(self.least) - 1"),
-                                            ("weights/guarded.py", "torch.maximum(", "torch.minimum("),
-                                            ("functions/features/squares.py", "return x * x", "return x * x.abs()"),
-                                            ("solvers/cautious_delta_rule.py", "return self.share * step_size", "return step_size")])
+@pytest.mark.parametrize(
+    "file, old, new",
+    [
+        ("weights/half_life.py", "-math.log(2) / self.tokens", "-math.log(3) / self.tokens"),
+        ("weights/floored.py", "min=math.log(self.least)", "min=math.log(self.least) - 1"),
+        ("weights/guarded.py", "torch.maximum(", "torch.minimum("),
+        ("functions/features/squares.py", "return x * x", "return x * x.abs()"),
+        ("solvers/cautious_delta_rule.py", "return self.share * step_size", "return step_size"),
+    ],
+)
 def test_a_wrong_file_is_caught(file, old, new, tmp_path):
     text, words = NEW[file]
     assert text.count(old) == 1

@@ -1,4 +1,5 @@
-"""Products by oneDNN: only inside the block, as precise as float32, refused where they would not be, and all settings as before after it."""
+"""Products by oneDNN: only inside the block, as precise as float32, refused where they would not be, and all
+settings as before after it."""
 
 import threading
 
@@ -16,8 +17,14 @@ pytestmark = pytest.mark.skipif(matmul.refuses() is not None, reason=str(matmul.
 def settings():
     """All that torch says about the precision of products; an error where it refuses to say."""
     backends, found = torch.backends, []
-    for ask in (torch.get_float32_matmul_precision, lambda: backends.mkldnn.matmul.fp32_precision, lambda: backends.mkldnn.fp32_precision,
-                lambda: backends.mkldnn.conv.fp32_precision, lambda: backends.cuda.matmul.fp32_precision, lambda: backends.cuda.matmul.allow_tf32):
+    for ask in (
+        torch.get_float32_matmul_precision,
+        lambda: backends.mkldnn.matmul.fp32_precision,
+        lambda: backends.mkldnn.fp32_precision,
+        lambda: backends.mkldnn.conv.fp32_precision,
+        lambda: backends.cuda.matmul.fp32_precision,
+        lambda: backends.cuda.matmul.allow_tf32,
+    ):
         try:
             found.append(ask())
         except (RuntimeError, AttributeError) as failure:
@@ -55,7 +62,10 @@ def test_a_choice_of_the_users_own_comes_back(before):
     finally:
         torch.set_float32_matmul_precision("highest")
         if hasattr(torch.backends.mkldnn, "matmul"):
-            torch.backends.mkldnn.matmul.fp32_precision, torch.backends.cuda.matmul.fp32_precision = before[1], before[4]
+            torch.backends.mkldnn.matmul.fp32_precision, torch.backends.cuda.matmul.fp32_precision = (
+                before[1],
+                before[4],
+            )
 
 
 def test_the_last_of_several_threads_switches_back(before):
@@ -92,9 +102,15 @@ def test_a_memory_runs_inside(before, name):
     assert error(y, ttr.oracle(case.problem, **case.arguments())) <= tolerance(torch.float32)
 
 
-@pytest.mark.parametrize("place, answer, message", [
-    ("torch.cpu._is_amx_tile_supported", True, r"\(AMX\).*bfloat16"), ("ttr.matmul._error_of_a_product", 2.0**-9, "wrong by"),
-    ("ttr.matmul._error_of_a_product", float("nan"), "wrong by"), ("torch.backends.mkldnn.is_available", False, "no oneDNN")])
+@pytest.mark.parametrize(
+    "place, answer, message",
+    [
+        ("torch.cpu._is_amx_tile_supported", True, r"\(AMX\).*bfloat16"),
+        ("ttr.matmul._error_of_a_product", 2.0**-9, "wrong by"),
+        ("ttr.matmul._error_of_a_product", float("nan"), "wrong by"),
+        ("torch.backends.mkldnn.is_available", False, "no oneDNN"),
+    ],
+)
 def test_it_is_refused_where_it_would_round(before, monkeypatch, place, answer, message):
     monkeypatch.setattr(place, lambda: answer)
     with pytest.raises(RuntimeError, match=message), ttr.onednn():
@@ -103,6 +119,11 @@ def test_it_is_refused_where_it_would_round(before, monkeypatch, place, answer, 
 
 def test_the_probe_tells_rounded_products(before, monkeypatch):
     product = torch.Tensor.__matmul__
-    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: product(a.bfloat16(), b.bfloat16()).to(a.dtype) if a.dtype == torch.float32
-                        else product(a, b))
+    monkeypatch.setattr(
+        torch.Tensor,
+        "__matmul__",
+        lambda a, b: (
+            product(a.bfloat16(), b.bfloat16()).to(a.dtype) if a.dtype == torch.float32 else product(a, b)
+        ),
+    )
     assert matmul._error_of_a_product.__wrapped__() > matmul.ROUNDED

@@ -18,10 +18,13 @@ from ttr.laws.tolerances import FLOAT32_OUTPUTS, FLOAT64, error, ill_conditioned
 
 MESANET = ttr.catalogue["mesanet"].problem
 FADING = {"none": -torch.inf, "a little": -4.1, "more than the preconditioner takes": -1.0, "nearly all": 5.0}
-"""What log decays are minus the softplus of, give or take; in chunks of 32 their sums are about 0, -0.5, -10 and -160."""
+"""What log decays are minus the softplus of, give or take; in chunks of 32 their sums are about 0, -0.5, -10
+and -160."""
 
 
-def regression_case(time: int, size: int, ridge: float, fading: float, dtype: torch.dtype = torch.float32, heads: int = 2) -> Case:
+def regression_case(
+    time: int, size: int, ridge: float, fading: float, dtype: torch.dtype = torch.float32, heads: int = 2
+) -> Case:
     """Keys and queries of length 1, as MesaNet has them."""
     generator = torch.Generator().manual_seed(0)
 
@@ -30,13 +33,21 @@ def regression_case(time: int, size: int, ridge: float, fading: float, dtype: to
 
     q, k = (normalize(normal(1, time, heads, size), dim=-1) for _ in "qk")
     log_decay = logsigmoid(0.5 * normal(1, time, heads) - fading).clamp(max=0)
-    controls = {"log_decay": log_decay, "log_importance": logsigmoid(normal(1, time, heads)), "ridge": torch.full((heads, size), ridge, dtype=dtype)}
+    controls = {
+        "log_decay": log_decay,
+        "log_importance": logsigmoid(normal(1, time, heads)),
+        "ridge": torch.full((heads, size), ridge, dtype=dtype),
+    }
     return Case(MESANET, q, k, normal(1, time, heads, size), controls, {})
 
 
 def exact(case: Case) -> torch.Tensor:
     """In float64, token by token, at the same inputs."""
-    return ttr.regress(case.problem, backend="recurrent", **case.with_leaves({name: x.double() for name, x in case.leaves().items()}).arguments())
+    return ttr.regress(
+        case.problem,
+        backend="recurrent",
+        **case.with_leaves({name: x.double() for name, x in case.leaves().items()}).arguments(),
+    )
 
 
 def solved(case: Case, chunk: int = 32) -> tuple[torch.Tensor, dict]:
@@ -45,12 +56,18 @@ def solved(case: Case, chunk: int = 32) -> tuple[torch.Tensor, dict]:
     return y, told.records[0]
 
 
-# -------------------------------------------------------------------------------------------------------- the preconditioner
+# ----------------------------------------------------------------------------------------- the preconditioner
 @pytest.mark.parametrize("size", (1, 32, 33, 70, 128))
 def test_inverse_by_halves(size):
     matrix = torch.randn(3, size, 2 * size, dtype=torch.float64)
     matrix = matrix @ matrix.mT + torch.eye(size, dtype=torch.float64)
-    assert error(preconditioner.spd_inverse(matrix) @ matrix, torch.eye(size, dtype=torch.float64).expand(3, -1, -1)) <= FLOAT64
+    assert (
+        error(
+            preconditioner.spd_inverse(matrix) @ matrix,
+            torch.eye(size, dtype=torch.float64).expand(3, -1, -1),
+        )
+        <= FLOAT64
+    )
 
 
 def chunk_system(fall: float, ridge: float, tokens: int = 8, size: int = 5) -> System:
@@ -59,8 +76,12 @@ def chunk_system(fall: float, ridge: float, tokens: int = 8, size: int = 5) -> S
     pairs = torch.randn(1, tokens + size, size, generator=generator, dtype=torch.float64)
     pairs[:, tokens:] = pairs[:, tokens:] @ pairs[:, tokens:].mT
     log = torch.linspace(0, -fall, tokens, dtype=torch.float64)[None] - 0.1
-    weights = (log[..., None] - log[:, None]).exp().tril() * torch.rand(1, 1, tokens, generator=generator, dtype=torch.float64)
-    return System(pairs, weights, log.exp()[..., None], log, torch.full((1, 1, size), ridge, dtype=torch.float64))
+    weights = (log[..., None] - log[:, None]).exp().tril() * torch.rand(
+        1, 1, tokens, generator=generator, dtype=torch.float64
+    )
+    return System(
+        pairs, weights, log.exp()[..., None], log, torch.full((1, 1, size), ridge, dtype=torch.float64)
+    )
 
 
 def test_the_norm_of_a_system():
@@ -79,8 +100,10 @@ def test_preconditioned_eigenvalues_lie_between_one_and_what_the_middle_keeps_mo
     tokens, size = system.weights.shape[1], system.ridge.shape[2]
     rows = torch.arange(tokens)
     matrices, identity = system.matrices(torch.zeros_like(rows), rows), torch.eye(size, dtype=torch.float64)
-    product, inverse = (torch.stack([method.invert(columns[..., i].expand(1, tokens, -1))[0] for i in range(size)], dim=-1)
-                        for columns in (matrices, identity))
+    product, inverse = (
+        torch.stack([method.invert(columns[..., i].expand(1, tokens, -1))[0] for i in range(size)], dim=-1)
+        for columns in (matrices, identity)
+    )
     found = torch.linalg.eigvals(product).real  # of M_t^-1 A_t
     ratio = (system.log_kept[0, tokens // 2] - system.log_kept[0]).exp()[:, None]
     slack = ill_conditioned(1 / ridge, torch.float64)
@@ -91,7 +114,10 @@ def test_preconditioned_eigenvalues_lie_between_one_and_what_the_middle_keeps_mo
 
 
 def test_the_preconditioner_is_for_chunks_that_forget_little():
-    assert preconditioner.fits(chunk_system(1.9, 1.0)).all() and not preconditioner.fits(chunk_system(2.1, 1.0)).any()
+    assert (
+        preconditioner.fits(chunk_system(1.9, 1.0)).all()
+        and not preconditioner.fits(chunk_system(2.1, 1.0)).any()
+    )
     case = regression_case(96, 8, 0.25, FADING["a little"])
     assert solved(case)[1]["preconditioned_rows"] == case.q[..., 0].numel()
     half = case.controls["log_decay"].clone()
@@ -109,24 +135,31 @@ def test_few_iterations_where_little_is_forgotten_whatever_the_ridge(fading, rid
     assert record["iterations"] <= (5 if fading == "none" else 12) and record["direct_rows"] == 0
 
 
-# ------------------------------------------------------------------------------------------------------------ what it promises
+# ------------------------------------------------------------------------------------------- what it promises
 @pytest.mark.parametrize("ridge", (1.0, 0.25, 0.01))
 @pytest.mark.parametrize("fading", FADING)
 def test_error_in_float32(fading, ridge):
     case = regression_case(160, 32, ridge, FADING[fading])
     y, record = solved(case)
     assert error(y, exact(case)) <= FLOAT32_OUTPUTS
-    assert record["residual"] <= (ACCEPTED if ridge >= 0.25 else 10 * ACCEPTED) * torch.finfo(torch.float32).eps
+    assert (
+        record["residual"] <= (ACCEPTED if ridge >= 0.25 else 10 * ACCEPTED) * torch.finfo(torch.float32).eps
+    )
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
 @pytest.mark.parametrize("fading", FADING)
 def test_a_tiny_ridge_is_solved_or_refused(fading, dtype):
-    """Never silently wrong: as good as the condition of the matrices allows, or a sentence. The ridge bounds them from below."""
+    """Never silently wrong: as good as the condition of the matrices allows, or a sentence. The ridge bounds
+    them from below."""
     refused = 0
     for exponent in range(1, 13):
         case = regression_case(96, 24, 10.0**-exponent, FADING[fading], dtype)
-        largest = torch.linalg.eigvalsh(case.k[0].double().transpose(0, 1).mT @ case.k[0].double().transpose(0, 1)).max().item()
+        largest = (
+            torch.linalg.eigvalsh(case.k[0].double().transpose(0, 1).mT @ case.k[0].double().transpose(0, 1))
+            .max()
+            .item()
+        )
         try:
             y, _ = solved(case)
         except ValueError as reason:
@@ -140,7 +173,10 @@ def test_a_tiny_ridge_is_solved_or_refused(fading, dtype):
 def test_rows_that_do_not_converge_are_solved_directly():
     """Directions of keys whose sizes spread over 3 decades, most of them forgotten at once."""
     case = regression_case(96, 24, 1e-5, FADING["more than the preconditioner takes"])
-    spread = torch.logspace(0, -3, 24) * torch.linalg.qr(torch.randn(24, 24, generator=torch.Generator().manual_seed(2)))[0]
+    spread = (
+        torch.logspace(0, -3, 24)
+        * torch.linalg.qr(torch.randn(24, 24, generator=torch.Generator().manual_seed(2)))[0]
+    )
     case = dataclasses.replace(case, k=case.k @ spread @ spread.mT)
     y, record = solved(case)
     assert record["direct_rows"] > 0 and error(y, exact(case)) <= ill_conditioned(1e5, torch.float32)
@@ -170,16 +206,21 @@ def test_a_report_for_each_pass():
     with ttr.diagnostics() as told:
         ttr.regress(case.problem, backend=ChunkwiseRidge(), **case.arguments()).sum().backward()
     assert [set(record) for record in told.records] == 2 * [
-        {"solver", "iterations", "rows", "preconditioned_rows", "direct_rows", "residual"}]
+        {"solver", "iterations", "rows", "preconditioned_rows", "direct_rows", "residual"}
+    ]
     assert all(0 < record["iterations"] <= 12 and record["rows"] == 10 * 32 * 2 for record in told.records)
     assert all(0 < record["residual"] <= REFINED * torch.finfo(torch.float32).eps for record in told.records)
 
 
-# ----------------------------------------------------------------------------------------------------------------- derivatives
+# ------------------------------------------------------------------------------------------------ derivatives
 def _gradients(case: Case, chunk: int) -> list[torch.Tensor]:
     case = case.differentiable()
     y, state = ttr.regress(case.problem, backend=ChunkwiseRidge(chunk), return_state=True, **case.arguments())
-    total = (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum() + state["memory"].cos().sum() + state["gram"].sin().sum()
+    total = (
+        (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum()
+        + state["memory"].cos().sum()
+        + state["gram"].sin().sum()
+    )
     return [y, *torch.autograd.grad(total, list(case.leaves().values()))]
 
 
@@ -195,8 +236,17 @@ def test_gradients_of_some_inputs_alone():
     names, all_of = list(case.leaves()), _gradients(case, 4)[1:]
     for name, expected in zip(names, all_of):
         leaf = case.leaves()[name].clone().requires_grad_()
-        y, state = ttr.regress(MESANET, backend=ChunkwiseRidge(4), return_state=True, **case.with_leaves({**case.leaves(), name: leaf}).arguments())
-        total = (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum() + state["memory"].cos().sum() + state["gram"].sin().sum()
+        y, state = ttr.regress(
+            MESANET,
+            backend=ChunkwiseRidge(4),
+            return_state=True,
+            **case.with_leaves({**case.leaves(), name: leaf}).arguments(),
+        )
+        total = (
+            (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum()
+            + state["memory"].cos().sum()
+            + state["gram"].sin().sum()
+        )
         assert error(torch.autograd.grad(total, leaf)[0], expected) <= FLOAT64
 
 

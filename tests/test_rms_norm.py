@@ -1,4 +1,5 @@
-"""The norm with gain and gate, block by block: the plain form in values and derivatives of first and second order."""
+"""The norm with gain and gate, block by block: the plain form in values and derivatives of first and second
+order."""
 
 import pytest
 import torch
@@ -11,7 +12,13 @@ from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
 from ttr.surroundings.output.rms_norm import RMSNorm
 
 EPS = 0.25  # so large that it counts
-CALLS = [{}, {"mean": False}, {"activation": "sigmoid"}, {"gate_first": True}, {"gate_first": True, "activation": "sigmoid", "mean": False}]
+CALLS = [
+    {},
+    {"mean": False},
+    {"activation": "sigmoid"},
+    {"gate_first": True},
+    {"gate_first": True, "activation": "sigmoid", "mean": False},
+]
 
 
 @pytest.fixture
@@ -39,7 +46,11 @@ def outcome(function, leaves, **call):
 
 def tensors(dtype=torch.float64, axes=1, rows=(2, 5), without=()):
     shapes = {"x": (*rows, 3, 4), "gain": (3, 4)[2 - axes :], "gate": (*rows, 3, 4)}
-    return {name: torch.randn(shape, dtype=dtype, requires_grad=True) for name, shape in shapes.items() if name not in without}
+    return {
+        name: torch.randn(shape, dtype=dtype, requires_grad=True)
+        for name, shape in shapes.items()
+        if name not in without
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
@@ -49,14 +60,18 @@ def tensors(dtype=torch.float64, axes=1, rows=(2, 5), without=()):
 def test_blocks_are_the_definition(blocks, call, axes, without, dtype):
     leaves = tensors(dtype, axes, without=without)
     wide = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
-    for found, expected in zip(outcome(rms_norm, leaves, **call), outcome(definition, wide, **call), strict=True):
+    for found, expected in zip(
+        outcome(rms_norm, leaves, **call), outcome(definition, wide, **call), strict=True
+    ):
         assert found.dtype == dtype and error(found, expected) <= tolerance(dtype)
 
 
 @pytest.mark.parametrize("call", CALLS, ids=str)
 def test_short_calls_are_the_definition(call):
     leaves = tensors(torch.float32)
-    for found, expected in zip(outcome(rms_norm, leaves, **call), outcome(definition, leaves, **call), strict=True):
+    for found, expected in zip(
+        outcome(rms_norm, leaves, **call), outcome(definition, leaves, **call), strict=True
+    ):
         assert error(found, expected) <= tolerance(torch.float32)
 
 
@@ -98,13 +113,19 @@ def test_functorch_passes_through(blocks):
     def loss(gain, x, gate):
         return rms_norm(x, EPS, gain=gain, gate=gate).square().sum()
 
-    per_row = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(leaves["gain"], leaves["x"], leaves["gate"])
+    per_row = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(
+        leaves["gain"], leaves["x"], leaves["gate"]
+    )
     for row in range(2):
-        expected = torch.autograd.grad(loss(leaves["gain"], leaves["x"][row], leaves["gate"][row]), leaves["gain"])[0]
+        expected = torch.autograd.grad(
+            loss(leaves["gain"], leaves["x"][row], leaves["gate"][row]), leaves["gain"]
+        )[0]
         assert error(per_row[row], expected) <= tolerance(torch.float64)
 
 
-@pytest.mark.parametrize("surrounding", [*GatedRMSNorm.examples(), *RMSNorm.examples(), *UnitNorm.examples()], ids=repr)
+@pytest.mark.parametrize(
+    "surrounding", [*GatedRMSNorm.examples(), *RMSNorm.examples(), *UnitNorm.examples()], ids=repr
+)
 def test_surroundings_are_worked_in_blocks(blocks, surrounding):
     """The cases derived by hand, on many tokens that go through the blocks."""
     case = type(surrounding).worked()

@@ -1,4 +1,5 @@
-"""What `make sanitize` stands on: calls are written down as they are made, and every sanitizer sees a fault that is planted."""
+"""What `make sanitize` stands on: calls are written down as they are made, and every sanitizer sees a fault
+that is planted."""
 
 import shutil
 import subprocess
@@ -13,8 +14,10 @@ from ttr.backends.native import library
 from ttr.laws.rows import Sizes, make_case
 from ttr.operators.short_convolution import short_convolution
 
-pytestmark = [pytest.mark.skipif(not library.available(), reason=library.reason() or ""),
-              pytest.mark.skipif(shutil.which(sanitize.COMPILER) is None, reason="There is no C compiler here.")]
+pytestmark = [
+    pytest.mark.skipif(not library.available(), reason=library.reason() or ""),
+    pytest.mark.skipif(shutil.which(sanitize.COMPILER) is None, reason=("There is no C compiler here.")),
+]
 
 
 @pytest.fixture
@@ -26,18 +29,29 @@ def folder(monkeypatch, tmp_path):
 def convolve(channels=40):
     """One convolution forwards and backwards, of channels enough for several threads."""
     x = torch.randn(2, 5, channels, requires_grad=True)
-    short_convolution(x, torch.zeros(2, 3, channels), torch.randn(4, channels, requires_grad=True), silu=True).sum().backward()
+    short_convolution(
+        x, torch.zeros(2, 3, channels), torch.randn(4, channels, requires_grad=True), silu=True
+    ).sum().backward()
 
 
 def test_what_a_tensor_reaches():
     x = torch.zeros(4, 6)
-    assert [span(x), span(x[1:, 2:]), span(x[:, ::2]), span(x[:1].expand(9, 6)), span(x[:0])] == [96, 64, 92, 24, 0]
+    assert [span(x), span(x[1:, 2:]), span(x[:, ::2]), span(x[:1].expand(9, 6)), span(x[:0])] == [
+        96,
+        64,
+        92,
+        24,
+        0,
+    ]
     assert joined({100: 8, 104: 8, 112: 4, 200: 1}) == [(100, 112), (112, 116), (200, 201)]
 
 
 def test_recorded_calls_give_the_same_bits_without_python(folder):
     names = ("gated-deltanet", "local-linear-attention", "ttt-mlp")
-    cases = [make_case(ttr.catalogue[name].problem, Sizes(time=40), dtype=torch.float32).differentiable() for name in names]
+    cases = [
+        make_case(ttr.catalogue[name].problem, Sizes(time=40), dtype=torch.float32).differentiable()
+        for name in names
+    ]
     with recording(folder / "calls") as recorder:
         convolve()
         for case in cases:
@@ -53,11 +67,30 @@ def test_recorded_calls_give_the_same_bits_without_python(folder):
 
 
 FAULTS = {
-    "reads past the end": ("address", "s->x + t * c->x_stride", "s->x + t * c->x_stride + 1", "ERROR: AddressSanitizer"),
-    "reads what is freed": ("address", "    return 0;\n}", "    free((void *)c->x);\n    return c->x[0] > 1e30f;\n}", "heap-use-after-free"),
-    "signed overflow": ("address", "(summed += count)", "(summed += count * 0x7fffffff)", "signed integer overflow"),
-    "a race that changes no number": ("thread", "    const Slab *slab = argument;", "    const Slab *slab = argument;\n"
-                                      "    ((Convolution *)slab->c)->threads = 0;", "data race"),
+    "reads past the end": (
+        "address",
+        "s->x + t * c->x_stride",
+        "s->x + t * c->x_stride + 1",
+        "ERROR: AddressSanitizer",
+    ),
+    "reads what is freed": (
+        "address",
+        "    return 0;\n}",
+        "    free((void *)c->x);\n    return c->x[0] > 1e30f;\n}",
+        "heap-use-after-free",
+    ),
+    "signed overflow": (
+        "address",
+        "(summed += count)",
+        "(summed += count * 0x7fffffff)",
+        "signed integer overflow",
+    ),
+    "a race that changes no number": (
+        "thread",
+        "    const Slab *slab = argument;",
+        "    const Slab *slab = argument;\n    ((Convolution *)slab->c)->threads = 0;",
+        "data race",
+    ),
 }
 
 
@@ -71,10 +104,27 @@ def test_a_planted_fault_is_seen(folder, capfd, kind, old, new, report):
     for fault in (False, True):
         code = (sources / "convolution.c").read_text()
         assert code.count(old) == 1
-        (folder / "convolution.c").write_text(("#include <stdlib.h>\n" + code.replace(old, new)) if fault else code)
+        (folder / "convolution.c").write_text(
+            ("#include <stdlib.h>\n" + code.replace(old, new)) if fault else code
+        )
         macros = ["-DTTR_ISA=portable", "-DTTR_REAL=float", "-DTTR_VECTOR_BYTES=16", f"-I{sources}"]
-        subprocess.run([sanitize.COMPILER, "-std=c11", "-shared", "-fPIC", *sanitize.FLAGS[kind].split(), *macros, str(folder / "convolution.c"),
-                        str(sources / "abi.c"), "-o", str(folder / "kernels.so"), "-pthread", "-lm"], check=True)
+        subprocess.run(
+            [
+                sanitize.COMPILER,
+                "-std=c11",
+                "-shared",
+                "-fPIC",
+                *sanitize.FLAGS[kind].split(),
+                *macros,
+                str(folder / "convolution.c"),
+                str(sources / "abi.c"),
+                "-o",
+                str(folder / "kernels.so"),
+                "-pthread",
+                "-lm",
+            ],
+            check=True,
+        )
         if fault:
             with pytest.raises(subprocess.CalledProcessError):
                 sanitize.replay(program, folder / "kernels.so", folder / "calls")

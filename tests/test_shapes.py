@@ -1,5 +1,5 @@
-"""The shapes that annotations promise hold in every call that laws 1 and 2 make of the catalogue, and in its layers: run with
-TTR_TEST_TYPES=1, the default, which checks them as types."""
+"""The shapes that annotations promise hold in every call that laws 1 and 2 make of the catalogue, and in its
+layers: run with TTR_TEST_TYPES=1, the default, which checks them as types."""
 
 import pytest
 import torch
@@ -9,16 +9,25 @@ from ttr.backends import BACKENDS
 from ttr.dispatch import refusal
 from ttr.laws import LAWS, Setting
 
-ROWS = [(name, backend) for name in ttr.catalogue for backend in BACKENDS if refusal(backend, ttr.catalogue[name].problem) is None]
+ROWS = [
+    (name, backend)
+    for name in ttr.catalogue
+    for backend in BACKENDS
+    if refusal(backend, ttr.catalogue[name].problem) is None
+]
 
 
-@pytest.mark.parametrize("law", [law for law in LAWS if law.number in (1, 2) and not law.slow], ids=lambda law: law.name)
+@pytest.mark.parametrize(
+    "law", [law for law in LAWS if law.number in (1, 2) and not law.slow], ids=lambda law: law.name
+)
 @pytest.mark.parametrize("name, backend", ROWS, ids=lambda part: getattr(part, "name", part))
 def test_shapes_are_as_annotated(name, backend, law):
     assert all(measurement.kept for measurement in law(ttr.catalogue[name].problem, Setting(backend.small())))
 
 
-@pytest.mark.parametrize("name", [name for name, entry in ttr.catalogue.items() if entry.problem.function.causal])
+@pytest.mark.parametrize(
+    "name", [name for name, entry in ttr.catalogue.items() if entry.problem.function.causal]
+)
 def test_shapes_in_a_layer(name):
     layer = ttr.nn.Mixer(8, ttr.catalogue[name], heads=2)
     x = torch.randn(2, 5, 8)

@@ -1,4 +1,5 @@
-"""The short convolution: every tier is the plain form, in values and derivatives; sequences packed, split and continued."""
+"""The short convolution: every tier is the plain form, in values and derivatives; sequences packed, split and
+continued."""
 
 import os
 
@@ -14,7 +15,9 @@ from ttr.operators.short_convolution import composite, short_convolution
 from ttr.surroundings.keys.short_convolution import ShortConvolution
 from ttr.surroundings.sequences import Sequences
 
-NATIVE = pytest.param("native", marks=pytest.mark.skipif(not library.available(), reason="the native kernels were not built"))
+NATIVE = pytest.param(
+    "native", marks=pytest.mark.skipif(not library.available(), reason=("the native kernels were not built"))
+)
 PACKED = (0, 0, 4, 5, 19, 19)
 
 
@@ -31,7 +34,12 @@ def tier(request, monkeypatch):
 def case(dtype=torch.float64, rows=2, tokens=19, channels=21, width=4, bounds=None, bias=True):
     """x, tail, weight, bias, bounds."""
     bounds = None if bounds is None else torch.tensor(bounds)
-    shapes = [(rows, tokens, channels), (rows if bounds is None else len(bounds) - 1, width - 1, channels), (width, channels), (channels,)]
+    shapes = [
+        (rows, tokens, channels),
+        (rows if bounds is None else len(bounds) - 1, width - 1, channels),
+        (width, channels),
+        (channels,),
+    ]
     tensors = [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
     return *tensors[:3], tensors[3] if bias else None, bounds
 
@@ -45,7 +53,12 @@ def outcome(function, x, tail, weight, bias, bounds, silu=True):
 
 
 def double(tensors):
-    return [tensor.detach().double().requires_grad_() if tensor is not None and tensor.is_floating_point() else tensor for tensor in tensors]
+    return [
+        tensor.detach().double().requires_grad_()
+        if tensor is not None and tensor.is_floating_point()
+        else tensor
+        for tensor in tensors
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)  # oneDNN runs the latter
@@ -57,49 +70,83 @@ def test_every_layout_gives_the_same(tier, lay, dtype):
     y, *gradients = outcome(short_convolution, *tensors)
     found = short_convolution(*inputs[:4], bounds=inputs[4], silu=True)
     cotangent = lay(torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y))[1]
-    for one, other in zip([found, *torch.autograd.grad(found, inputs[:4], cotangent)], [y, *gradients], strict=True):
+    for one, other in zip(
+        [found, *torch.autograd.grad(found, inputs[:4], cotangent)], [y, *gradients], strict=True
+    ):
         assert error(one, other) <= tolerance(dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("silu", [True, False])
-@pytest.mark.parametrize("shape", [{}, {"bounds": PACKED, "rows": 1}, {"width": 2, "bias": False}, {"width": 7, "channels": 3}, {"tokens": 0},
-                                   {"tokens": 1}, {"tokens": 2, "rows": 5}, {"width": 9}, {"rows": 0}, {"rows": 7, "channels": 1},
-                                   {"tokens": 600, "channels": 5}], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"bounds": PACKED, "rows": 1},
+        {"width": 2, "bias": False},
+        {"width": 7, "channels": 3},
+        {"tokens": 0},
+        {"tokens": 1},
+        {"tokens": 2, "rows": 5},
+        {"width": 9},
+        {"rows": 0},
+        {"rows": 7, "channels": 1},
+        {"tokens": 600, "channels": 5},
+    ],
+    ids=str,
+)
 def test_every_tier_is_the_plain_form(tier, dtype, silu, shape):
     tensors = case(dtype, **shape)
-    for found, expected in zip(outcome(short_convolution, *tensors, silu), outcome(composite, *double(tensors), silu), strict=True):
+    for found, expected in zip(
+        outcome(short_convolution, *tensors, silu), outcome(composite, *double(tensors), silu), strict=True
+    ):
         assert found.dtype == dtype and error(found, expected) <= tolerance(dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_silu_is_right_everywhere(tier, dtype):
     """Zero to beyond where exponentials overflow, of both signs."""
-    x = torch.cat([side * torch.logspace(-6, 3, 500, dtype=dtype) for side in (-1, 1)]).reshape(1, 1, 1000).requires_grad_()
-    weight, tail = torch.tensor([[0.0], [1.0]], dtype=dtype).expand(2, 1000), torch.zeros(1, 1, 1000, dtype=dtype)
+    x = (
+        torch.cat([side * torch.logspace(-6, 3, 500, dtype=dtype) for side in (-1, 1)])
+        .reshape(1, 1, 1000)
+        .requires_grad_()
+    )
+    weight, tail = (
+        torch.tensor([[0.0], [1.0]], dtype=dtype).expand(2, 1000),
+        torch.zeros(1, 1, 1000, dtype=dtype),
+    )
     y = short_convolution(x, tail, weight, silu=True)
     (slope,) = torch.autograd.grad(y.sum(), x)
     x = x.detach().double().requires_grad_()
     expected = torch.nn.functional.silu(x)
     (expected_slope,) = torch.autograd.grad(expected.sum(), x)
     near = x.detach().abs().clamp(min=1)
-    assert error(y / near, expected / near) <= tolerance(dtype) and error(slope, expected_slope) <= tolerance(dtype)
+    assert error(y / near, expected / near) <= tolerance(dtype) and error(slope, expected_slope) <= tolerance(
+        dtype
+    )
 
 
 def test_packed_sequences_are_separate_ones(tier):
     x, tail, weight, bias, bounds = case(bounds=PACKED, rows=1)
     packed = short_convolution(x, tail, weight, bias, silu=True, bounds=bounds)
-    parts = [short_convolution(x[:, a:b], tail[i : i + 1], weight, bias, silu=True) for i, (a, b) in enumerate(zip(PACKED, PACKED[1:]))]
+    parts = [
+        short_convolution(x[:, a:b], tail[i : i + 1], weight, bias, silu=True)
+        for i, (a, b) in enumerate(zip(PACKED, PACKED[1:]))
+    ]
     assert error(packed, torch.cat(parts, dim=1)) <= tolerance(x.dtype)
 
 
 @pytest.mark.parametrize("bounds", [None, PACKED])
 @pytest.mark.parametrize("cuts", [(7,), (1, 2, 3), tuple(range(1, 19))])
 def test_segments_with_a_tail_are_the_whole(tier, cuts, bounds):
-    """The surrounding, token streams with heads: outputs and last tails, in segments that cut through packed sequences."""
+    """The surrounding, token streams with heads: outputs and last tails, in segments that cut through packed
+    sequences."""
     rows = 2 if bounds is None else 1
     surrounding, x = ShortConvolution(streams=("k",)), torch.randn(rows, 19, 3, 7, dtype=torch.float64)
-    tail, params = torch.randn(2 if bounds is None else len(PACKED) - 1, 3, 3, 7, dtype=x.dtype), {"k": torch.randn(4, 3, 7, dtype=x.dtype)}
+    tail, params = (
+        torch.randn(2 if bounds is None else len(PACKED) - 1, 3, 3, 7, dtype=x.dtype),
+        {"k": torch.randn(4, 3, 7, dtype=x.dtype)},
+    )
 
     def run(start, stop, tail):
         within = None if bounds is None else torch.tensor(bounds).clamp(start, stop) - start
@@ -108,7 +155,9 @@ def test_segments_with_a_tail_are_the_whole(tier, cuts, bounds):
         return y, sequences.tail(x[:, start:stop], tail)
 
     whole, last = run(0, 19, tail)
-    sequences = Sequences(19, torch.zeros(len(tail), dtype=torch.int64), None if bounds is None else torch.tensor(bounds))
+    sequences = Sequences(
+        19, torch.zeros(len(tail), dtype=torch.int64), None if bounds is None else torch.tensor(bounds)
+    )
     extended = sequences.extend(x, tail)
     assert bounds is not None or error(surrounding(params, {"k": extended})["k"], whole) <= tolerance(x.dtype)
     parts = []
@@ -120,15 +169,22 @@ def test_segments_with_a_tail_are_the_whole(tier, cuts, bounds):
 
 
 def test_memory_layout_and_autocast_change_nothing(tier):
-    x, tail, weight, bias, _ = (tensor if tensor is None else tensor.detach() for tensor in case(torch.float32))
+    x, tail, weight, bias, _ = (
+        tensor if tensor is None else tensor.detach() for tensor in case(torch.float32)
+    )
     expected = short_convolution(x, tail, weight, bias, silu=True)
     inside = torch.randn(19, 2, 50)[:, :, 3:24].transpose(0, 1).copy_(x)
     turned = x.mT.contiguous().mT
     for laid in (inside, turned):
         found = short_convolution(laid, tail.mT.contiguous().mT, weight.mT.contiguous().mT, bias, silu=True)
         assert error(found, expected) <= tolerance(x.dtype)
-    y, cotangent = short_convolution(x.requires_grad_(), tail, weight, bias, silu=True), torch.randn(2, 19, 50)[:, :, 3:24]
-    slopes = [torch.autograd.grad(y, x, laid, retain_graph=True)[0] for laid in (cotangent, cotangent.contiguous())]
+    y, cotangent = (
+        short_convolution(x.requires_grad_(), tail, weight, bias, silu=True),
+        torch.randn(2, 19, 50)[:, :, 3:24],
+    )
+    slopes = [
+        torch.autograd.grad(y, x, laid, retain_graph=True)[0] for laid in (cotangent, cotangent.contiguous())
+    ]
     assert error(*slopes) <= tolerance(x.dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for wants_grad in (False, True):

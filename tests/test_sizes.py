@@ -1,4 +1,5 @@
-"""Sizes beyond what law 13 runs by itself: on every instruction set and without kernels, in narrow types, and through whole layers."""
+"""Sizes beyond what law 13 runs by itself: on every instruction set and without kernels, in narrow types, and
+through whole layers."""
 
 import pytest
 import torch
@@ -14,14 +15,23 @@ from ttr.laws.sizes import extremes
 COMPILED = ("gla", "gated-deltanet", "rwkv7", "ttt-mlp", "local-linear-attention", "local-linear-rank8")
 """A problem for each kind of kernel."""
 NARROW = ("based", "linear-attention-normalized", "softmax-attention", "gated-deltanet", "mesanet", "mlstm")
-CALLS = {"no rows": (0, 3, None), "no tokens": (2, 0, None), "one token": (1, 1, None), "no sequences": (1, 0, [0]),
-         "empty sequences": (1, 3, [0, 0, 1, 1, 3, 3])}
+CALLS = {
+    "no rows": (0, 3, None),
+    "no tokens": (2, 0, None),
+    "one token": (1, 1, None),
+    "no sequences": (1, 0, [0]),
+    "empty sequences": (1, 3, [0, 0, 1, 1, 3, 3]),
+}
 
 
 def check(name, dtype):
     problem = ttr.catalogue[name].problem
     for backend in (backend for backend in BACKENDS if refusal(backend, problem) is None):
-        broken = [q for q, error, bound in extremes(problem, Setting(backend.small(), dtype=dtype)) if not error <= bound]
+        broken = [
+            q
+            for q, error, bound in extremes(problem, Setting(backend.small(), dtype=dtype))
+            if not error <= bound
+        ]
         assert not broken, (backend.name, broken)
 
 
@@ -50,11 +60,15 @@ def test_layers_take_calls_of_every_size(name, words):
         assert layer(x, **packing).shape == x.shape
         return
     y, state = layer(x, return_state=True, **packing)
-    assert y.shape == x.shape and state.position.tolist() == (torch.tensor(bounds).diff().tolist() if bounds else [time] * rows)
+    assert y.shape == x.shape and state.position.tolist() == (
+        torch.tensor(bounds).diff().tolist() if bounds else [time] * rows
+    )
     assert torch.isfinite(torch.autograd.grad(y.sum(), x)[0]).all()
     with torch.no_grad():
         y, after = layer.step(torch.randn(rows, 8), state)
-    assert y.shape == (rows, 8) and torch.isfinite(y).all() and torch.equal(after.position, state.position + 1)
+    assert (
+        y.shape == (rows, 8) and torch.isfinite(y).all() and torch.equal(after.position, state.position + 1)
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")

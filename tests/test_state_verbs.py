@@ -1,4 +1,5 @@
-"""What a state can do beyond being continued: go back by some tokens, and be combined with the state of the next segment."""
+"""What a state can do beyond being continued: go back by some tokens, and be combined with the state of the
+next segment."""
 
 import dataclasses
 import functools
@@ -21,9 +22,14 @@ from ttr.weights.product import Product
 from ttr.weights.uniform import Uniform
 from ttr.weights.window import Window
 
-SUMMARIES = [problem for problem in triples() if problem.recurrence is None and problem.solver.weights_act_on == "samples"
-             and (problem.memory in ("moments", "pairs") or problem.memory == "matrix" and problem.solver.additive)
-             and not (problem.function.transported or problem.solver.corrects)]
+SUMMARIES = [
+    problem
+    for problem in triples()
+    if problem.recurrence is None
+    and problem.solver.weights_act_on == "samples"
+    and (problem.memory in ("moments", "pairs") or problem.memory == "matrix" and problem.solver.additive)
+    and not (problem.function.transported or problem.solver.corrects)
+]
 OTHERS = [problem for problem in triples() if problem not in SUMMARIES and problem.function.causal]
 
 
@@ -44,13 +50,21 @@ def worst(state, reference):
 
 @pytest.mark.parametrize("problem", SUMMARIES, ids=repr)
 def test_combined_states_of_segments_are_the_state_of_the_whole(problem):
-    """Three segments, the middle one longer than the windows of the examples; associative, and strong gates go through."""
+    """Three segments, the middle one longer than the windows of the examples; associative, and strong gates
+    go through."""
     case = make_case(problem, strong_gates=True)
     cuts = [case.tokens(slice(*bounds)) for bounds in ((0, 2), (2, 7), (7, 9))]
     a, b, c = (end(part) for part in cuts)
     whole = end(case)
-    left = ttr.State.combine(problem, ttr.State.combine(problem, a, b, **of_weights(cuts[1])), c, **of_weights(cuts[2]))
-    right = ttr.State.combine(problem, a, ttr.State.combine(problem, b, c, **of_weights(cuts[2])), **of_weights(case.tokens(slice(2, 9))))
+    left = ttr.State.combine(
+        problem, ttr.State.combine(problem, a, b, **of_weights(cuts[1])), c, **of_weights(cuts[2])
+    )
+    right = ttr.State.combine(
+        problem,
+        a,
+        ttr.State.combine(problem, b, c, **of_weights(cuts[2])),
+        **of_weights(case.tokens(slice(2, 9))),
+    )
     assert worst(left, whole) <= FLOAT64 and worst(right, whole) <= FLOAT64
     assert whole.position.max() == 9 and any(error(a[name], whole[name]) > FLOAT64 for name in whole)
 
@@ -62,20 +76,35 @@ def test_rows_of_different_length_combine(weights):
     lengths = ((1, 5), (5, 1))
     first = ttr.State.cat([end(case.tokens(slice(0, n))).select([row]) for row, (n, _) in enumerate(lengths)])
     second = [case.tokens(slice(n, n + m)) for n, m in lengths]
-    rows = [ttr.State.combine(problem, first.select([row]), end(part).select([row]), **{
-        name: x if name == "params" else x[row : row + 1] for name, x in of_weights(part).items()}) for row, part in enumerate(second)]
+    rows = [
+        ttr.State.combine(
+            problem,
+            first.select([row]),
+            end(part).select([row]),
+            **{name: x if name == "params" else x[row : row + 1] for name, x in of_weights(part).items()},
+        )
+        for row, part in enumerate(second)
+    ]
     wholes = [end(case.tokens(slice(0, n + m))).select([row]) for row, (n, m) in enumerate(lengths)]
     assert worst(ttr.State.cat(rows), ttr.State.cat(wholes)) <= FLOAT64
     if not weights.controls():
-        joined = ttr.State.combine(problem, first, ttr.State.cat([end(part).select([row]) for row, part in enumerate(second)]))
+        joined = ttr.State.combine(
+            problem, first, ttr.State.cat([end(part).select([row]) for row, part in enumerate(second)])
+        )
         assert worst(joined, ttr.State.cat(wholes)) <= FLOAT64
 
 
 def test_an_empty_segment_changes_nothing():
-    for problem in (ttr.Problem(MultiScale(2.0), Linear(), OneStep()), ttr.Problem(Uniform(), LocalConstant(), ExactLocalFit())):
+    for problem in (
+        ttr.Problem(MultiScale(2.0), Linear(), OneStep()),
+        ttr.Problem(Uniform(), LocalConstant(), ExactLocalFit()),
+    ):
         case = make_case(problem)
         state, empty = end(case), end(case.tokens(slice(0, 0)))
-        assert worst(ttr.State.combine(problem, state, empty), state) == 0 and worst(ttr.State.combine(problem, empty, state), state) == 0
+        assert (
+            worst(ttr.State.combine(problem, state, empty), state) == 0
+            and worst(ttr.State.combine(problem, empty, state), state) == 0
+        )
 
 
 def test_a_combined_state_has_gradients():
@@ -94,7 +123,11 @@ def test_other_memories_say_what_to_do_instead(problem):
     state = ttr.initial_state(problem, 1, 2, 3, 4, params=params)
     with pytest.raises(ValueError, match="Pass the first segment's state to regress"):
         ttr.State.combine(problem, state, state)
-    if problem.solver.corrects and problem.weights.window is None and not (problem.weights.importance and problem.weights.retention):
+    if (
+        problem.solver.corrects
+        and problem.weights.window is None
+        and not (problem.weights.importance and problem.weights.retention)
+    ):
         return  # a corrected value stays as it is, so the newest pairs can be dropped
     with pytest.raises(ValueError, match=r"Keep state\.clone\(\)"):
         state.rewind(problem, 0)
@@ -104,8 +137,11 @@ def test_states_that_do_not_fit_are_refused():
     problem = ttr.Problem(Geometric(), Linear(), OneStep())
     case = make_case(problem)
     state, log_decay = end(case), case.controls["log_decay"]
-    for wrong, words in (({}, "needs the second segment's log_decay, got nothing"), ({"log_decay": log_decay[:, :3]}, "exactly its tokens"),
-                         ({"log_decay": log_decay, "ridge": log_decay}, "got log_decay, ridge")):
+    for wrong, words in (
+        ({}, "needs the second segment's log_decay, got nothing"),
+        ({"log_decay": log_decay[:, :3]}, "exactly its tokens"),
+        ({"log_decay": log_decay, "ridge": log_decay}, "got log_decay, ridge"),
+    ):
         with pytest.raises(ValueError, match=words):
             ttr.State.combine(problem, state, state, **wrong)
     with pytest.raises(ValueError, match="same sizes"):
@@ -141,7 +177,9 @@ def test_rows_of_different_length_rewind():
 def test_what_cannot_be_rewound_says_so():
     geometric = ttr.Problem(Geometric(), LocalConstant(), ExactLocalFit())
     case = make_case(geometric)
-    reset = dataclasses.replace(case, controls={"log_decay": torch.full_like(case.controls["log_decay"], -torch.inf)})
+    reset = dataclasses.replace(
+        case, controls={"log_decay": torch.full_like(case.controls["log_decay"], -torch.inf)}
+    )
     with pytest.raises(ValueError, match="forgot everything"):
         end(reset).rewind(geometric, 1)
     with pytest.raises(ValueError, match="cannot go back by 10"):
@@ -160,7 +198,9 @@ def test_what_cannot_be_rewound_says_so():
         end(make_case(delta)).rewind(delta, 1)
 
 
-@pytest.mark.parametrize("name", [name for name, entry in ttr.catalogue.items() if entry.problem.function.causal])
+@pytest.mark.parametrize(
+    "name", [name for name, entry in ttr.catalogue.items() if entry.problem.function.causal]
+)
 def test_a_state_made_in_inference_mode_goes_on_outside_it(name):
     case = make_case(ttr.catalogue[name].problem, Sizes(time=6))
     wanted = ttr.regress(case.problem, **case.arguments())[:, 3:]
@@ -174,9 +214,17 @@ def test_a_state_made_in_inference_mode_goes_on_outside_it(name):
     for planned in (False, True):
         steps, now = [], state
         for t in range(3):
-            at = {key: x if key in ("ridge", "params") else x[:, t].detach().contiguous() for key, x in rest.arguments().items() if key != "state"}
+            at = {
+                key: x if key in ("ridge", "params") else x[:, t].detach().contiguous()
+                for key, x in rest.arguments().items()
+                if key != "state"
+            }
             with torch.no_grad():
-                run = ttr.plan(case.problem, state=now, inplace=True, **at) if planned else functools.partial(ttr.step, case.problem, inplace=True)
+                run = (
+                    ttr.plan(case.problem, state=now, inplace=True, **at)
+                    if planned
+                    else functools.partial(ttr.step, case.problem, inplace=True)
+                )
                 y, now = run(**at, state=now)
             steps.append(y)
         assert error(torch.stack(steps, dim=1), wanted) <= FLOAT64

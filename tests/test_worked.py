@@ -20,9 +20,17 @@ from ttr.retrieve import displacement_features
 
 KINDS = ("weights", "feature", "function", "solver")
 MEMBERS = [cls for kind in KINDS for cls in registry.members(kind)]
-CASES = [pytest.param(cls, case, id=f"{cls.__name__}-{i}") for cls in MEMBERS for i, case in enumerate(cls.worked())]
-SOLVED = [pytest.param(case, id=f"{cls.__name__}-{i}") for cls in registry.members("solver") if cls.objective is not Solver.objective
-          for i, case in enumerate(cls.worked())]
+CASES = [
+    pytest.param(cls, case, id=f"{cls.__name__}-{i}")
+    for cls in MEMBERS
+    for i, case in enumerate(cls.worked())
+]
+SOLVED = [
+    pytest.param(case, id=f"{cls.__name__}-{i}")
+    for cls in registry.members("solver")
+    if cls.objective is not Solver.objective
+    for i, case in enumerate(cls.worked())
+]
 """Cases of the solvers that state an objective."""
 
 
@@ -48,23 +56,34 @@ def parts(component):
 
 
 def components(case):
-    return [part for axis in (case.problem.weights, case.problem.function, case.problem.solver) for part in parts(axis)]
+    return [
+        part
+        for axis in (case.problem.weights, case.problem.function, case.problem.solver)
+        for part in parts(axis)
+    ]
 
 
 def modes(cls):
     """What the instances of a class must cover between them: every value of its Literal and bool fields."""
     hints = typing.get_type_hints(cls)
-    values = {f.name: (False, True) if hints[f.name] is bool else typing.get_args(hints[f.name]) for f in dataclasses.fields(cls)
-              if hints[f.name] is bool or typing.get_origin(hints[f.name]) is typing.Literal}
+    values = {
+        f.name: (False, True) if hints[f.name] is bool else typing.get_args(hints[f.name])
+        for f in dataclasses.fields(cls)
+        if hints[f.name] is bool or typing.get_origin(hints[f.name]) is typing.Literal
+    }
     return {(name, value) for name, allowed in values.items() for value in allowed}
 
 
 def covered(instances):
-    return {(f.name, getattr(x, f.name)) for x in instances for f in dataclasses.fields(x)
-            if isinstance(getattr(x, f.name), bool | str)}
+    return {
+        (f.name, getattr(x, f.name))
+        for x in instances
+        for f in dataclasses.fields(x)
+        if isinstance(getattr(x, f.name), bool | str)
+    }
 
 
-# ------------------------------------------------------------------------------------------------------------- numbers
+# ---------------------------------------------------------------------------------------------------- numbers
 @pytest.mark.parametrize(("cls", "case"), CASES)
 def test_oracle_gives_the_numbers_worked_by_hand(cls, case):
     assert error(oracle(case.problem, **call(case)), case.y) <= FLOAT64
@@ -75,18 +94,31 @@ def test_backends_give_the_numbers_worked_by_hand(cls, case):
     x = prepare(case.problem, case.q, case.k, case.v, case.params, None, None, case.controls)
     for backend in {b for fast in BACKENDS for b in (fast, fast.small())}:
         if refusal(backend, case.problem, x) is None:
-            assert error(regress(case.problem, backend=backend, **call(case)), case.y) <= FLOAT64, backend.name
+            assert error(regress(case.problem, backend=backend, **call(case)), case.y) <= FLOAT64, (
+                backend.name
+            )
 
 
 @pytest.mark.parametrize(("cls", "case"), CASES)
 def test_no_number_of_a_worked_case_hides_a_fault(cls, case):
     assert any(type(part) is cls for part in components(case)), "the case is about another class"
     for part in components(case):
-        numbers = [value for f in dataclasses.fields(part) if isinstance(value := getattr(part, f.name), float)]
+        numbers = [
+            value for f in dataclasses.fields(part) if isinstance(value := getattr(part, f.name), float)
+        ]
         assert not {0.0, 1.0} & {abs(x) for x in numbers}, f"{part!r} holds a 0 or a 1"
-    for name, x in {"q": case.q, "k": case.k, "v": case.v, "y": case.y, **case.controls, **case.params}.items():
+    for name, x in {
+        "q": case.q,
+        "k": case.k,
+        "v": case.v,
+        "y": case.y,
+        **case.controls,
+        **case.params,
+    }.items():
         assert x.dtype == torch.float64
-        assert not torch.isin(x.abs(), torch.tensor([0.0, 1.0], dtype=x.dtype)).any(), f"{name} holds a 0 or a 1"
+        assert not torch.isin(x.abs(), torch.tensor([0.0, 1.0], dtype=x.dtype)).any(), (
+            f"{name} holds a 0 or a 1"
+        )
     batch, time = case.q.shape[:2]
     assert batch == 1
     assert time >= 3
@@ -100,16 +132,20 @@ def test_no_number_of_a_worked_case_hides_a_fault(cls, case):
 @pytest.mark.parametrize("cls", MEMBERS, ids=lambda cls: cls.__name__)
 def test_worked_cases_reach_every_mode(cls):
     worked = [part for case in cls.worked() for part in components(case) if type(part) is cls]
-    assert modes(cls) <= covered(worked), f"add worked cases of {cls.__name__} with {modes(cls) - covered(worked)}"
+    assert modes(cls) <= covered(worked), (
+        f"add worked cases of {cls.__name__} with {modes(cls) - covered(worked)}"
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------ examples
+# --------------------------------------------------------------------------------------------------- examples
 @pytest.mark.parametrize("cls", MEMBERS, ids=lambda cls: cls.__name__)
 def test_examples_are_instances_that_reach_every_mode(cls):
     examples = cls.examples()
     assert examples and all(type(example) is cls for example in examples)
     assert len(set(examples)) == len(examples)
-    assert modes(cls) <= covered(examples), f"add examples of {cls.__name__} with {modes(cls) - covered(examples)}"
+    assert modes(cls) <= covered(examples), (
+        f"add examples of {cls.__name__} with {modes(cls) - covered(examples)}"
+    )
 
 
 @pytest.mark.parametrize("cls", MEMBERS, ids=lambda cls: cls.__name__)
@@ -120,7 +156,7 @@ def test_examples_survive_json(cls):
         assert again == component and hash(again) == hash(component) and repr(again) == repr(component)
 
 
-# ---------------------------------------------------------------------------------------------------------- objectives
+# ------------------------------------------------------------------------------------------------- objectives
 def predict(memory, key):
     """S^T k, written here once more."""
     return (memory * key[..., None]).sum(-2)
@@ -132,14 +168,21 @@ def gradient(objective, memory):
     for i in range(memory.numel()):
         direction = torch.zeros_like(memory).flatten()
         direction[i] = 0.5
-        slopes[i] = objective(memory + direction.view_as(memory)) - objective(memory - direction.view_as(memory))
+        slopes[i] = objective(memory + direction.view_as(memory)) - objective(
+            memory - direction.view_as(memory)
+        )
     return slopes.view_as(memory)
 
 
 def hessian(objective, memory):
     """Symmetric [N, N] for a memory of N numbers, from differences of the gradient."""
     units = torch.eye(memory.numel(), dtype=memory.dtype)
-    return torch.stack([(gradient(objective, memory + unit.view_as(memory)) - gradient(objective, memory)).flatten() for unit in units])
+    return torch.stack(
+        [
+            (gradient(objective, memory + unit.view_as(memory)) - gradient(objective, memory)).flatten()
+            for unit in units
+        ]
+    )
 
 
 def is_minimum(objective, memory):
@@ -156,12 +199,15 @@ def single_heads(case):
     axes = case.problem.controls()
     for head in range(x.heads):
         q, k, v = (x.grouped(tensor)[..., head : head + 1, :] for tensor in (x.q, x.k, x.v))
-        controls = {name: x.controls[name].narrow(letters.index("H"), head, 1) for name, letters in axes.items()}
+        controls = {
+            name: x.controls[name].narrow(letters.index("H"), head, 1) for name, letters in axes.items()
+        }
         yield dataclasses.replace(case, q=q, k=k, v=v, y=case.y[:, :, head : head + 1], controls=controls)
 
 
 def retained(case, first, last):
-    """Share that the tokens first+1..last keep of what was there before, multiplied out: a number, or one per channel."""
+    """Share that the tokens first+1..last keep of what was there before, multiplied out: a number, or one per
+    channel."""
     share = torch.ones(1, dtype=torch.float64)
     for t in range(first + 1, last + 1):
         share = share * case.controls["log_decay"][0, t, 0].exp() if "log_decay" in case.controls else share
@@ -173,7 +219,9 @@ def weight(case, pair, token):
     window = case.problem.weights.window
     if window is not None and token - pair >= window:
         return torch.zeros((), dtype=torch.float64)
-    importance = case.controls["log_importance"][0, pair, 0].exp() if "log_importance" in case.controls else 1.0
+    importance = (
+        case.controls["log_importance"][0, pair, 0].exp() if "log_importance" in case.controls else 1.0
+    )
     return importance * retained(case, pair, token).squeeze()
 
 
@@ -186,8 +234,14 @@ def probed(case, time):
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("case", [p for p in SOLVED if p.values[0].problem.solver.weights_act_on == "samples"
-                                  and not p.values[0].problem.solver.corrects])
+@pytest.mark.parametrize(
+    "case",
+    [
+        p
+        for p in SOLVED
+        if p.values[0].problem.solver.weights_act_on == "samples" and not p.values[0].problem.solver.corrects
+    ],
+)
 def test_the_memory_minimises_the_objective_the_solver_states(case):
     function, solver = case.problem.function, case.problem.solver
     for one in single_heads(case):
@@ -200,23 +254,44 @@ def test_the_memory_minimises_the_objective_the_solver_states(case):
             else:
                 weights = weights * torch.exp(keys @ function.query(query, {}))
                 features = displacement_features(function, keys[None, None], query[None, None])
-                memory = local_fit(features, values[None, None], weights.log()[None, None], ridge[0][None])[0, 0]
+                memory = local_fit(features, values[None, None], weights.log()[None, None], ridge[0][None])[
+                    0, 0
+                ]
                 assert error(memory[0], oracle(one.problem, **until(one, t + 1))[0, t, 0]) <= FLOAT64
                 keys, weights = features[0, 0], weights / weights.sum()
-            is_minimum(lambda s, data=(keys, values, weights, *ridge): solver.objective(predict, s, *data), memory)
+            is_minimum(
+                lambda s, data=(keys, values, weights, *ridge): solver.objective(predict, s, *data), memory
+            )
 
 
-DESCENDING = [p for p in SOLVED if p.values[0].problem.solver.weights_act_on == "memory" and p.values[0].problem.recurrence is None]
+DESCENDING = [
+    p
+    for p in SOLVED
+    if p.values[0].problem.solver.weights_act_on == "memory" and p.values[0].problem.recurrence is None
+]
 
 
 @pytest.mark.parametrize("case", DESCENDING)
 def test_the_update_follows_the_objective_the_solver_states(case):
-    """Pair by pair from an empty memory: the explicit step by finite differences, the implicit one as the minimiser."""
+    """Pair by pair from an empty memory: the explicit step by finite differences, the implicit one as the
+    minimiser."""
     solver = case.problem.solver
     for one in single_heads(case):
-        read, erase, ones = one.controls.get("read_key", one.k), one.controls.get("erase_key", one.k), torch.ones_like(one.k[..., 0, :1])
-        given = (one.k, one.v * one.controls.get("write", 1.0), read, erase, one.controls.get("step_size", ones))
-        keys, values, reads, erasers, steps = (x[0, :, :, 0] if solver.pairs_per_token > 1 else x[0] for x in given)
+        read, erase, ones = (
+            one.controls.get("read_key", one.k),
+            one.controls.get("erase_key", one.k),
+            torch.ones_like(one.k[..., 0, :1]),
+        )
+        given = (
+            one.k,
+            one.v * one.controls.get("write", 1.0),
+            read,
+            erase,
+            one.controls.get("step_size", ones),
+        )
+        keys, values, reads, erasers, steps = (
+            x[0, :, :, 0] if solver.pairs_per_token > 1 else x[0] for x in given
+        )
         if "log_importance" in one.controls:
             steps = steps * one.controls["log_importance"][0].exp().view_as(steps)
         memory = torch.zeros(keys.shape[-1], values.shape[-1], dtype=torch.float64)
@@ -224,8 +299,14 @@ def test_the_update_follows_the_objective_the_solver_states(case):
             for j in range(solver.pairs_per_token):
                 kept = memory * (retained(one, t - 1, t)[:, None] if j == 0 else 1.0)
                 anchor = memory if solver.gradient_at == "old" else kept
-                data = (anchor, keys[t, j], reads[t, j], values[t, j], *([steps[t, j]] if solver.proximal else []),
-                        *([erasers[t, j]] if "erase_key" in one.controls else []))
+                data = (
+                    anchor,
+                    keys[t, j],
+                    reads[t, j],
+                    values[t, j],
+                    *([steps[t, j]] if solver.proximal else []),
+                    *([erasers[t, j]] if "erase_key" in one.controls else []),
+                )
 
                 def objective(s, data=data):
                     return solver.objective(predict, s, *data)

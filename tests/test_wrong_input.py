@@ -12,21 +12,71 @@ from ttr.backends.native.backend import Native
 from ttr.laws.law import sentence
 from ttr.laws.rows import make_case
 
-pytestmark = [pytest.mark.filterwarnings(f"ignore:{words}") for words in (
-    "The PyTorch API of nested tensors", "Sparse CSR tensor support", ".*quantize_per_tensor", "torch.ao.quantization")]
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{words}")
+    for words in (
+        "The PyTorch API of nested tensors",
+        "Sparse CSR tensor support",
+        ".*quantize_per_tensor",
+        "torch.ao.quantization",
+    )
+]
 NAMES = ("gated-deltanet", "softmax-attention", "mesanet", "ttt-mlp", "rwkv6")
 BACKENDS = (["native"], ("native",), None, 3, Native, {"a": 1}, "nope", torch.zeros(2), np.zeros(2), b"auto")
 PROBLEMS = ("gla", None, {"a": 1}, [1], ttr.Problem, ttr.catalogue["gla"].problem.solver, torch.zeros(1))
 PARAMS = ([1], "x", 3, torch.zeros(2), {1: 2}, {"x": 1})
-SIZES = ({"batch": -1}, {"batch": 1.5}, {"heads": 0}, {"heads": (2, 2)}, {"heads": (2, 3, 2)}, {"heads": "2"}, {"key_size": -1}, {"key_size": 2.5},
-         {"value_size": None}, {"capacity": 0}, {"capacity": 1.5}, {"dtype": torch.int64}, {"dtype": "float32"}, {"dtype": torch.complex64},
-         {"device": "nowhere"}, {"params": [1]}, {"params": {"x": 1}})
-LAYERS = ({"d_model": "8"}, {"d_model": 0}, {"d_model": 8.0}, {"heads": 2.0}, {"heads": "2"}, {"key_size": -1}, {"key_size": 1.5},
-          {"value_size": "3"}, {"backend": ["native"]}, {"backend": None}, {"key_heads": 0}, {"value_heads": -1}, {"memory": "gla"},
-          {"memory": None}, {"layer": -1},
-          {"layer": 1.5}, {"layers": 0}, {"layer": 3, "layers": 2})
-BOUNDS = ([0, 9], np.array([0, 9]), 3, "x", torch.tensor([0.0, 9.0]), torch.tensor(3), torch.tensor([[0, 9]]), torch.zeros(0, dtype=torch.int64),
-          torch.tensor([0, 9]).to_sparse(), torch.tensor([0, 5, 3, 9]), torch.tensor([-1, 9]))
+SIZES = (
+    {"batch": -1},
+    {"batch": 1.5},
+    {"heads": 0},
+    {"heads": (2, 2)},
+    {"heads": (2, 3, 2)},
+    {"heads": "2"},
+    {"key_size": -1},
+    {"key_size": 2.5},
+    {"value_size": None},
+    {"capacity": 0},
+    {"capacity": 1.5},
+    {"dtype": torch.int64},
+    {"dtype": "float32"},
+    {"dtype": torch.complex64},
+    {"device": "nowhere"},
+    {"params": [1]},
+    {"params": {"x": 1}},
+)
+LAYERS = (
+    {"d_model": "8"},
+    {"d_model": 0},
+    {"d_model": 8.0},
+    {"heads": 2.0},
+    {"heads": "2"},
+    {"key_size": -1},
+    {"key_size": 1.5},
+    {"value_size": "3"},
+    {"backend": ["native"]},
+    {"backend": None},
+    {"key_heads": 0},
+    {"value_heads": -1},
+    {"memory": "gla"},
+    {"memory": None},
+    {"layer": -1},
+    {"layer": 1.5},
+    {"layers": 0},
+    {"layer": 3, "layers": 2},
+)
+BOUNDS = (
+    [0, 9],
+    np.array([0, 9]),
+    3,
+    "x",
+    torch.tensor([0.0, 9.0]),
+    torch.tensor(3),
+    torch.tensor([[0, 9]]),
+    torch.zeros(0, dtype=torch.int64),
+    torch.tensor([0, 9]).to_sparse(),
+    torch.tensor([0, 5, 3, 9]),
+    torch.tensor([-1, 9]),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -39,11 +89,24 @@ def odd(x):
     """Tensors of every kind that no call takes in the place of x, and what is no tensor."""
     x = x.detach()
     return {
-        "sparse": x.to_sparse(), "compressed": x.reshape(-1, x.shape[-1]).to_sparse_csr(), "complex": x.to(torch.complex128), "integers": x.long(),
-        "truths": x.bool(), "quantised": torch.quantize_per_tensor(x.float(), 0.1, 0, torch.qint8), "nested": torch.nested.nested_tensor([x, x]),
-        "jagged": torch.nested.nested_tensor([x.reshape(-1, 1)] * 2, layout=torch.jagged), "numpy": x.numpy(), "list": x.tolist(), "none": None,
-        "words": "x", "bytes": x.float().to(torch.float8_e4m3fn), "reordered": x.float().to_mkldnn(), "meta": x.to("meta"),
-        "too few axes": torch.ones(3, dtype=x.dtype), "too many axes": x[None]}
+        "sparse": x.to_sparse(),
+        "compressed": x.reshape(-1, x.shape[-1]).to_sparse_csr(),
+        "complex": x.to(torch.complex128),
+        "integers": x.long(),
+        "truths": x.bool(),
+        "quantised": torch.quantize_per_tensor(x.float(), 0.1, 0, torch.qint8),
+        "nested": torch.nested.nested_tensor([x, x]),
+        "jagged": torch.nested.nested_tensor([x.reshape(-1, 1)] * 2, layout=torch.jagged),
+        "numpy": x.numpy(),
+        "list": x.tolist(),
+        "none": None,
+        "words": "x",
+        "bytes": x.float().to(torch.float8_e4m3fn),
+        "reordered": x.float().to_mkldnn(),
+        "meta": x.to("meta"),
+        "too few axes": torch.ones(3, dtype=x.dtype),
+        "too many axes": x[None],
+    }
 
 
 def states():
@@ -55,10 +118,17 @@ def states():
 def entries(problem, call, token):
     """Every way to make the call, and the token, which has also been planned with ``right`` arguments."""
     run = ttr.plan(problem, **right(problem)[1])
-    return {"regress": functools.partial(ttr.regress, problem, **call), "plan": functools.partial(ttr.plan, problem, **call),
-            "explain": functools.partial(ttr.explain, problem, **call), "step": functools.partial(ttr.step, problem, **token),
-            "plan of a token": functools.partial(ttr.plan, problem, **token), "planned token": functools.partial(run, **token),
-            "oracle": functools.partial(ttr.oracle, problem, **{name: x for name, x in call.items() if name != "backend"})}
+    return {
+        "regress": functools.partial(ttr.regress, problem, **call),
+        "plan": functools.partial(ttr.plan, problem, **call),
+        "explain": functools.partial(ttr.explain, problem, **call),
+        "step": functools.partial(ttr.step, problem, **token),
+        "plan of a token": functools.partial(ttr.plan, problem, **token),
+        "planned token": functools.partial(run, **token),
+        "oracle": functools.partial(
+            ttr.oracle, problem, **{name: x for name, x in call.items() if name != "backend"}
+        ),
+    }
 
 
 @functools.cache
@@ -66,7 +136,9 @@ def right(problem):
     """A call and its first token, as keyword arguments."""
     case = make_case(problem, past=2)
     call = case.arguments()
-    return call, {name: x[:, 0] if isinstance(x, torch.Tensor) and name != "ridge" else x for name, x in call.items()}
+    return call, {
+        name: x[:, 0] if isinstance(x, torch.Tensor) and name != "ridge" else x for name, x in call.items()
+    }
 
 
 def accepted(problem, wrong, token=None):
@@ -84,7 +156,11 @@ def test_odd_tensors(name):
     for part, x in call.items():
         if isinstance(x, torch.Tensor):
             pairs = zip(odd(x).items(), odd(first[part]).values())
-            assert not [(part, words, ways) for (words, bad), other in pairs if (ways := accepted(problem, {part: bad}, {part: other}))]
+            assert not [
+                (part, words, ways)
+                for (words, bad), other in pairs
+                if (ways := accepted(problem, {part: bad}, {part: other}))
+            ]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,14 +168,30 @@ def test_odd_parameters_and_states(name):
     problem = ttr.catalogue[name].problem
     call, _ = right(problem)
     for part, x in call["params"].items():
-        assert not [(part, w, ways) for w, bad in odd(x).items() if (ways := accepted(problem, {"params": {**call["params"], part: bad}}))]
+        assert not [
+            (part, w, ways)
+            for w, bad in odd(x).items()
+            if (ways := accepted(problem, {"params": {**call["params"], part: bad}}))
+        ]
     state = call["state"]
     for part, x in state.tensors.items():
-        assert not [(part, w, ways) for w, bad in odd(x).items() if (ways := accepted(problem, {"state": state.replace(**{part: bad})}))]
-    positions = {**odd(state.position.double()), "int32": state.position.int(), "before the first": state.position - 10,
-                 "behind the last": state.position + 2**63 - 4}
+        assert not [
+            (part, w, ways)
+            for w, bad in odd(x).items()
+            if (ways := accepted(problem, {"state": state.replace(**{part: bad})}))
+        ]
+    positions = {
+        **odd(state.position.double()),
+        "int32": state.position.int(),
+        "before the first": state.position - 10,
+        "behind the last": state.position + 2**63 - 4,
+    }
     positions["integers"] = state.position[:1]
-    assert not [(w, ways) for w, bad in positions.items() if (ways := accepted(problem, {"state": ttr.State(state.tensors, bad)}))]
+    assert not [
+        (w, ways)
+        for w, bad in positions.items()
+        if (ways := accepted(problem, {"state": ttr.State(state.tensors, bad)}))
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -107,9 +199,14 @@ def test_odd_arguments(name):
     problem = ttr.catalogue[name].problem
     for part, odds in (("backend", BACKENDS), ("params", PARAMS), ("state", states())):
         for bad in odds:
-            assert set(accepted(problem, {part: bad})) <= ({"oracle"} if part == "backend" else set()), (part, bad)
+            assert set(accepted(problem, {part: bad})) <= ({"oracle"} if part == "backend" else set()), (
+                part,
+                bad,
+            )
     call, _ = right(problem)
-    one = {part: x[:1] if isinstance(x, torch.Tensor) and part != "ridge" else x for part, x in call.items()} | {"state": None}
+    one = {
+        part: x[:1] if isinstance(x, torch.Tensor) and part != "ridge" else x for part, x in call.items()
+    } | {"state": None}
     for bad in BOUNDS:
         for run in (ttr.regress, ttr.oracle, ttr.plan, ttr.explain):
             assert sentence(functools.partial(run, problem, **one, cu_seqlens=bad)) is not None, (run, bad)
@@ -119,11 +216,18 @@ def test_odd_arguments(name):
 def test_what_is_no_problem(bad):
     call, first = right(ttr.catalogue["gated-deltanet"].problem)
     sizes = {"heads": 2, "key_size": 3, "value_size": 2}
-    runs = {"regress": functools.partial(ttr.regress, bad, **call), "oracle": functools.partial(ttr.oracle, bad, **call),
-            "step": functools.partial(ttr.step, bad, **first), "plan": functools.partial(ttr.plan, bad, **call),
-            "plan of a token": functools.partial(ttr.plan, bad, **first), "explain": functools.partial(ttr.explain, bad),
-            "init_params": functools.partial(ttr.init_params, bad, **sizes), "initial_state": functools.partial(ttr.initial_state, bad, 1, **sizes),
-            "verify": functools.partial(ttr.verify, bad), "Mixer": functools.partial(ttr.nn.Mixer, 8, bad, heads=2)}
+    runs = {
+        "regress": functools.partial(ttr.regress, bad, **call),
+        "oracle": functools.partial(ttr.oracle, bad, **call),
+        "step": functools.partial(ttr.step, bad, **first),
+        "plan": functools.partial(ttr.plan, bad, **call),
+        "plan of a token": functools.partial(ttr.plan, bad, **first),
+        "explain": functools.partial(ttr.explain, bad),
+        "init_params": functools.partial(ttr.init_params, bad, **sizes),
+        "initial_state": functools.partial(ttr.initial_state, bad, 1, **sizes),
+        "verify": functools.partial(ttr.verify, bad),
+        "Mixer": functools.partial(ttr.nn.Mixer, 8, bad, heads=2),
+    }
     if isinstance(bad, str):  # a name, which verify looks up
         runs.pop("verify")
     assert not [way for way, run in runs.items() if sentence(run) is None]
@@ -132,7 +236,13 @@ def test_what_is_no_problem(bad):
 @pytest.mark.parametrize("name", NAMES)
 def test_odd_sizes(name):
     problem = ttr.catalogue[name].problem
-    right_sizes = {"batch": 1, "heads": 2, "key_size": 3, "value_size": 2, "params": right(problem)[0]["params"] or None}
+    right_sizes = {
+        "batch": 1,
+        "heads": 2,
+        "key_size": 3,
+        "value_size": 2,
+        "params": right(problem)[0]["params"] or None,
+    }
     for wrong in SIZES:
         sizes = right_sizes | wrong
         assert sentence(functools.partial(ttr.initial_state, problem, **sizes)) is not None, wrong
@@ -142,8 +252,20 @@ def test_odd_sizes(name):
             assert sentence(functools.partial(ttr.explain, problem, **of_a_layer)) is not None, wrong
 
 
-@pytest.mark.parametrize("wrong", [{"backends": ["nope"]}, {"backends": 3}, {"backends": [None]}, {"backends": [["native"]]}, {"dtype": torch.int64},
-                                   {"dtype": "float64"}, {"device": "nowhere"}, {"device": 3.5}], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"backends": ["nope"]},
+        {"backends": 3},
+        {"backends": [None]},
+        {"backends": [["native"]]},
+        {"dtype": torch.int64},
+        {"dtype": "float64"},
+        {"device": "nowhere"},
+        {"device": 3.5},
+    ],
+    ids=str,
+)
 def test_verify_says_what_it_cannot_try(wrong):
     assert sentence(functools.partial(ttr.verify, "gated-deltanet", slow=False, **wrong)) is not None
 
@@ -156,12 +278,22 @@ def test_layers(name):
     layer, x = ttr.nn.Mixer(8, ttr.catalogue[name], heads=2), torch.randn(2, 3, 8)
     _, state = layer(x, return_state=True)
     assert not [w for w, bad in odd(x).items() if sentence(functools.partial(layer, bad)) is None]
-    assert not [w for w, bad in odd(x[:, 0]).items() if sentence(functools.partial(layer.step, bad, state)) is None]
+    assert not [
+        w for w, bad in odd(x[:, 0]).items() if sentence(functools.partial(layer.step, bad, state)) is None
+    ]
     assert "float64" in sentence(functools.partial(layer, x.double()))
-    bad_states = [*states(), state.replace(position=state.position.int()), state.replace(position=-state.position), state.select([0])]
+    bad_states = [
+        *states(),
+        state.replace(position=state.position.int()),
+        state.replace(position=-state.position),
+        state.select([0]),
+    ]
     bad_states += [state.replace(**{part: bad}) for part in state for bad in odd(state[part]).values()]
     for bad in bad_states:
-        assert sentence(functools.partial(layer, x, bad)) is not None and sentence(functools.partial(layer.step, x[:, 0], bad)) is not None, bad
+        assert (
+            sentence(functools.partial(layer, x, bad)) is not None
+            and sentence(functools.partial(layer.step, x[:, 0], bad)) is not None
+        ), bad
 
 
 @pytest.mark.parametrize("name", ["gla", "forgetting-attention", "mesanet", "mamba"])
@@ -172,13 +304,28 @@ def test_verbs_of_a_state(name):
     controls = {part: case.controls[part] for part in problem.weights.controls()}
     combine = functools.partial(ttr.State.combine, problem, params=case.params, **controls)
     assert combine(state, state).position.tolist() == [18, 18]
-    bad_states = [*states(), None, state.replace(position=state.position.double()), state.replace(position=state.position[0]),
-                  ttr.State(state.tensors, state.position, 3.5)]
+    bad_states = [
+        *states(),
+        None,
+        state.replace(position=state.position.double()),
+        state.replace(position=state.position[0]),
+        ttr.State(state.tensors, state.position, 3.5),
+    ]
     bad_states += [state.replace(**{part: bad}) for part in state for bad in odd(state[part]).values()]
-    unsound = [state.replace(position=state.position - 20), state.replace(position=state.position + 2**62),
-               *(state.replace(**{part: torch.full_like(x, number)}) for part, x in state.tensors.items() for number in (torch.nan, torch.inf))]
+    unsound = [
+        state.replace(position=state.position - 20),
+        state.replace(position=state.position + 2**62),
+        *(
+            state.replace(**{part: torch.full_like(x, number)})
+            for part, x in state.tensors.items()
+            for number in (torch.nan, torch.inf)
+        ),
+    ]
     for bad in bad_states + unsound:
-        assert sentence(functools.partial(combine, bad, state)) is not None and sentence(functools.partial(combine, state, bad)) is not None, bad
+        assert (
+            sentence(functools.partial(combine, bad, state)) is not None
+            and sentence(functools.partial(combine, state, bad)) is not None
+        ), bad
         if isinstance(bad, ttr.State):
             assert sentence(functools.partial(bad.rewind, problem, 1)) is not None, bad
     for bad in bad_states:
@@ -186,7 +333,13 @@ def test_verbs_of_a_state(name):
     for bad in ([], None, state, (1,)):
         assert sentence(functools.partial(ttr.State.cat, bad)) is not None, bad
     for part, x in controls.items():
-        for bad in [*odd(x).values(), x[:, 1:], x[:, :, :1], x * torch.nan, x.abs() + 1 if part == "log_decay" else x * torch.nan]:
+        for bad in [
+            *odd(x).values(),
+            x[:, 1:],
+            x[:, :, :1],
+            x * torch.nan,
+            x.abs() + 1 if part == "log_decay" else x * torch.nan,
+        ]:
             assert sentence(functools.partial(combine, state, state, **{part: bad})) is not None, (part, bad)
     for bad in PARAMS[:4]:
         assert sentence(functools.partial(combine, state, state, params=bad)) is not None, bad
@@ -197,23 +350,51 @@ def test_loaded_and_selected_states():
     _, state = ttr.regress(problem, return_state=True, **make_case(problem).arguments())
     saved = state.state_dict()
     unsound = {**saved, "keys": saved["keys"] * torch.nan}
-    for bad in (None, [1], {"x": 1}, {**saved, "capacity": torch.tensor([1, 2])}, {**saved, "position": saved["position"].double()},
-                {**saved, "position": saved["position"][:1]}, {**saved, "keys": saved["keys"].long()}, {1: 2, **saved}, unsound):
+    for bad in (
+        None,
+        [1],
+        {"x": 1},
+        {**saved, "capacity": torch.tensor([1, 2])},
+        {**saved, "position": saved["position"].double()},
+        {**saved, "position": saved["position"][:1]},
+        {**saved, "keys": saved["keys"].long()},
+        {1: 2, **saved},
+        unsound,
+    ):
         assert sentence(functools.partial(ttr.State.from_state_dict, bad)) is not None, bad
     with ttr.checks(values=False):
         assert ttr.State.from_state_dict(unsound)["keys"].isnan().all()
-    for rows in ([5], [-7], [1.5], ["a"], None, 3, torch.tensor([5]), torch.tensor([0.5]), torch.tensor(0), [[0, 1]], "ab", [None], [True], {0: 1}):
+    for rows in (
+        [5],
+        [-7],
+        [1.5],
+        ["a"],
+        None,
+        3,
+        torch.tensor([5]),
+        torch.tensor([0.5]),
+        torch.tensor(0),
+        [[0, 1]],
+        "ab",
+        [None],
+        [True],
+        {0: 1},
+    ):
         assert sentence(functools.partial(state.select, rows)) is not None, rows
     for tokens in (-1, 1.5, "1", None, 100, torch.tensor(1)):
         assert sentence(functools.partial(state.rewind, problem, tokens)) is not None, tokens
-    assert sentence(functools.partial(state.rewind, "gla", 1)) and sentence(functools.partial(ttr.State.combine, "gla", state, state))
+    assert sentence(functools.partial(state.rewind, "gla", 1)) and sentence(
+        functools.partial(ttr.State.combine, "gla", state, state)
+    )
     assert state.select([]).position.shape == (0,) and state.select([1, 0, 1]).position.tolist() == [9, 9, 9]
 
 
 @pytest.mark.parametrize("inplace", [False, True])
 def test_a_state_that_was_sound_is_looked_at_again_when_it_has_been_written_to(inplace):
     problem = ttr.catalogue["gated-deltanet"].problem
-    token = {part: x.contiguous() if isinstance(x, torch.Tensor) else x for part, x in right(problem)[1].items()}
+    token = {
+        part: x.contiguous() if isinstance(x, torch.Tensor) else x for part, x in right(problem)[1].items()
+    }
     run = ttr.plan(problem, **token, inplace=inplace)
     with torch.no_grad():
         _, state = run(**{**token, "state": token["state"].clone()})

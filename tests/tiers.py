@@ -1,4 +1,5 @@
-"""The ways a call can be computed here: by the compiled kernels of every instruction set that this machine runs, and by torch alone."""
+"""The ways a call can be computed here: by the compiled kernels of every instruction set that this machine
+runs, and by torch alone."""
 
 from __future__ import annotations
 

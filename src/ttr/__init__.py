@@ -1,7 +1,7 @@
 """Test-time regression: sequence layers as weighted regressions that are solved in the forward pass.
 
-``regress`` runs a problem (weights x function x solver), ``oracle`` defines it in float64, ``verify`` checks the one
-against the other, ``catalogue`` holds the named layers and ``nn.Mixer`` makes a module of any.
+``regress`` runs a problem (weights x function x solver), ``oracle`` defines it in float64, ``verify`` checks
+the one against the other, ``catalogue`` holds the named layers and ``nn.Mixer`` makes a module of any.
 """
 
 import importlib
@@ -21,8 +21,25 @@ if TYPE_CHECKING:
     from ttr import catalogue, models, nn
     from ttr.laws.verify import verify
 
-__all__ = ["Problem", "State", "__version__", "catalogue", "checks", "diagnostics", "explain", "init_params", "initial_state", "models", "nn",
-           "onednn", "oracle", "plan", "regress", "step", "verify"]
+__all__ = [
+    "Problem",
+    "State",
+    "__version__",
+    "catalogue",
+    "checks",
+    "diagnostics",
+    "explain",
+    "init_params",
+    "initial_state",
+    "models",
+    "nn",
+    "onednn",
+    "oracle",
+    "plan",
+    "regress",
+    "step",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> object:

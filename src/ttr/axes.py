@@ -25,9 +25,9 @@ def axis_params(params: Mapping[str, Tensor], axis: str) -> dict[str, Tensor]:
 class Pair:
     """One pair as it is learned, [B,H,...] each: what a definition written as a recurrence gets.
 
-    ``key`` [B,H,F] has gone through the function, ``value`` is [B,H,V]; ``controls`` are those of this pair. ``log_decay``
-    [B,H] or [B,H,F] acts before the pair, None if nothing is forgotten before it; ``log_importance`` [B,H], None if all count
-    alike. ``position`` [B] is the number of the token, from 0.
+    ``key`` [B,H,F] has gone through the function, ``value`` is [B,H,V]; ``controls`` are those of this pair.
+    ``log_decay`` [B,H] or [B,H,F] acts before the pair, None if nothing is forgotten before it;
+    ``log_importance`` [B,H], None if all count alike. ``position`` [B] is the number of the token, from 0.
     """
 
     key: Tensor
@@ -42,9 +42,10 @@ class _Axis(Component):
     """What members of the three axes share.
 
     Declared structure:
-        keeps: the kind of state it needs ("pairs", "moments", ...; a file of ttr.backends.steps), None if any will do.
-        folds: the memory is defined, pair by pair, by ``learn`` and ``read`` of this class: a published recurrence which is
-            the minimiser or the gradient of no objective. Only the oracle calls them.
+        keeps: the kind of state it needs ("pairs", "moments", ...; a file of ttr.backends.steps), None if any
+            will do.
+        folds: the memory is defined, pair by pair, by ``learn`` and ``read`` of this class: a published
+            recurrence which is the minimiser or the gradient of no objective. Only the oracle calls them.
     """
 
     keeps: ClassVar[str | None] = None
@@ -55,45 +56,66 @@ class _Axis(Component):
         return {}
 
     def formulas(self) -> dict[str, str]:
-        """What it does, as formulas for ``ttr.explain``: title -> one line such as "S_t = a_t S_{t-1} + k_t v_t^T".
+        """What it does, as formulas for ``ttr.explain``: title -> one line such as "S_t = a_t S_{t-1} + k_t
+        v_t^T".
 
-        Titles: weights give "weight" (and "decay", "order" where they differ from the rule); functions "prediction", "read-out",
-        "scale" and, where they have them, "features", "kernel" and "normalisation"; solvers "objective" (unless they fold), "update",
-        "order" and "parallel form"; whoever is only approximately a regression says so under "approximation". D_t is what token t
-        keeps of the past and w_t the importance of its pair. ``ttr.latex`` says how formulas are written."""
+        Titles: weights give "weight" (and "decay", "order" where they differ from the rule); functions
+        "prediction", "read-out", "scale" and, where they have them, "features", "kernel" and "normalisation";
+        solvers "objective" (unless they fold), "update", "order" and "parallel form"; whoever is only
+        approximately a regression says so under "approximation". D_t is what token t keeps of the past and
+        w_t the importance of its pair. ``ttr.latex`` says how formulas are written."""
         return {}
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         """Why it cannot stand in that triple, as a sentence that names the remedy; None if it can."""
         return None
 
-    def learn(self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair) -> dict[str, Tensor]:
+    def learn(
+        self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair
+    ) -> dict[str, Tensor]:
         """The state's tensors after one pair; ``params`` are all of the call's, by "axis.name"."""
-        raise NotImplementedError(f"{type(self).__name__} folds, so it needs learn(): write the published recurrence in its file")
+        raise NotImplementedError(
+            f"{type(self).__name__} folds, so it needs learn(): write the published recurrence in its file"
+        )
 
-    def read(self, function: Function, params: Mapping[str, Tensor], before: Mapping[str, Tensor], after: Mapping[str, Tensor],
-             query: Tensor, pair: Pair) -> Tensor:
-        """The read-out [B,H,V] at ``query`` [B,H,F] of a token whose last pair was ``pair``; the state before and after it."""
-        raise NotImplementedError(f"{type(self).__name__} folds, so it needs read(): write the published read-out in its file")
+    def read(
+        self,
+        function: Function,
+        params: Mapping[str, Tensor],
+        before: Mapping[str, Tensor],
+        after: Mapping[str, Tensor],
+        query: Tensor,
+        pair: Pair,
+    ) -> Tensor:
+        """The read-out [B,H,V] at ``query`` [B,H,F] of a token whose last pair was ``pair``; the state before
+        and after it."""
+        raise NotImplementedError(
+            f"{type(self).__name__} folds, so it needs read(): write the published read-out in its file"
+        )
 
 
 class Weights(_Axis):
     """How much pair i counts at token t: log gamma_i^(t) = sum_{i<j<=t} log_retention_j + log_importance_i.
 
     Declared structure, all that a backend may look at:
-        retention: "head" if the past is forgotten at one rate per head, "channel" if at one per key channel, else None.
+        retention: "head" if the past is forgotten at one rate per head, "channel" if at one per key channel,
+            else None.
         window: number of newest pairs that count, the token's own included; None for all of them.
         importance: whether each pair carries a weight of its own.
         levels: number of levels that a control weighs apart, 0 if there are none.
-        reads_first: a token reads before it writes, and its own pair through the parameter ``bonus`` [H,K] alone.
-        writes_previous: every token writes the pair before its own once more, ahead of its decay: the control ``trapezoid`` is
-            the share of its importance that goes to its own.
-        running_maximum: the state is kept divided by exp(log_scale), the running maximum of the log weights and 0.
-        rotation: "head" or "channel" if the retention is complex, exp(log_retention + i phase): the past turns as it fades.
-        complex_values: whether pairs of value channels are the real and imaginary parts of complex values, which turn as a
-            whole; else values are real and the read-out is the real part.
+        reads_first: a token reads before it writes, and its own pair through the parameter ``bonus`` [H,K]
+            alone.
+        writes_previous: every token writes the pair before its own once more, ahead of its decay: the control
+            ``trapezoid`` is the share of its importance that goes to its own.
+        running_maximum: the state is kept divided by exp(log_scale), the running maximum of the log weights
+            and 0.
+        rotation: "head" or "channel" if the retention is complex, exp(log_retention + i phase): the past
+            turns as it fades.
+        complex_values: whether pairs of value channels are the real and imaginary parts of complex values,
+            which turn as a whole; else values are real and the read-out is the real part.
         horizon: number of tokens after which the weights mean nothing; calls that go beyond it are refused.
-        retention_control: the control that is the log of the retention, but for resets; None if it is computed, or constant.
+        retention_control: the control that is the log of the retention, but for resets; None if it is
+            computed, or constant.
     """
 
     kind: ClassVar[str] = "weights"
@@ -112,26 +134,35 @@ class Weights(_Axis):
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if "log_retention" in cls.__dict__ and "retention_control" not in cls.__dict__:
-            cls.retention_control = None  # what the class above says of its own log_retention need not hold of this one
+            # what the class above says of its own log_retention need not hold of this one
+            cls.retention_control = None
 
     @property
     def keeps(self) -> str | None:
         return None if self.window is None else "pairs"
 
-    def log_retention(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor | None:
-        """Log of the share of the past kept at each token, <= 0, -inf at a reset; broadcasts to [B,T,H] or [B,T,H,K].
+    def log_retention(
+        self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor
+    ) -> Tensor | None:
+        """Log of the share of the past kept at each token, <= 0, -inf at a reset; broadcasts to [B,T,H] or
+        [B,T,H,K].
 
-        None if nothing is forgotten. ``params`` are those that ``parameters`` declares; ``like`` gives dtype and device."""
+        None if nothing is forgotten. ``params`` are those that ``parameters`` declares; ``like`` gives dtype
+        and device."""
         return None
 
     def rates(self, params: Mapping[str, Tensor]) -> Tensor | None:
-        """Positive factors [H,K] of the log retention, then [B,T,H], of every key channel; None if it has no such factor.
+        """Positive factors [H,K] of the log retention, then [B,T,H], of every key channel; None if it has no
+        such factor.
 
         The product [B,T,H,K] is formed for the tokens at hand only."""
         return None
 
-    def phase(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], like: Tensor) -> Tensor | None:
-        """The angle by which the past turns at each token; broadcasts to [B,T,H] or [B,T,H,K]. None without ``rotation``."""
+    def phase(
+        self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], like: Tensor
+    ) -> Tensor | None:
+        """The angle by which the past turns at each token; broadcasts to [B,T,H] or [B,T,H,K]. None without
+        ``rotation``."""
         return None
 
     def log_importance(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> Tensor | None:
@@ -156,7 +187,8 @@ class FeatureMap(Component):
     identity: ClassVar[bool] = False
     """Whether phi(x) = x."""
     keeps_channels: ClassVar[bool] = False
-    """Whether entry i of phi(x) depends on entry i of x alone, so that a decay per key channel keeps its meaning."""
+    """Whether entry i of phi(x) depends on entry i of x alone, so that a decay per key channel keeps its
+    meaning."""
 
     def formulas(self) -> dict[str, str]:
         """The map as a formula for ``ttr.explain``, under the title "features": "phi(x) = elu(x) + 1"."""
@@ -174,22 +206,30 @@ class FeatureMap(Component):
 class Function(_Axis):
     """What the memory can represent.
 
-    ``query`` and ``key`` give the vectors that meet in a dot product, scale included; nothing scales outside them.
+    ``query`` and ``key`` give the vectors that meet in a dot product, scale included; nothing scales outside
+    them.
 
     Declared structure:
         local_degree: None for a global map, else the degree of the polynomial fitted around each query.
         linear: whether the prediction is linear in the memory's parameters.
-        normalized: whether the read-out is divided by that of the same memory with the value 1 (a ratio of two fits).
+        normalized: whether the read-out is divided by that of the same memory with the value 1 (a ratio of
+            two fits).
         keeps_channels: whether key channels reach the memory as channels.
-        dual: whether the regressor is a combination of kernels centred at the keys, given by ``kernel_matrix``.
+        dual: whether the regressor is a combination of kernels centred at the keys, given by
+            ``kernel_matrix``.
         groups: number of groups of parameters with a step of their own.
-        perceptron: whether it is matrices with GELU (tanh form) between them, at the end with a ``residual`` norm or without.
-        inner: names of the parameters [H,V] that ``forward`` and ``slopes`` take, broadcast against the values' last two axes.
-        transported: whether every token turns the keys of the older pairs: k <- k - step_size w (w.k), w its transport_key.
-        causal: False if every token reads the whole sequence by ``whole``: then there is neither a state nor a single step.
+        perceptron: whether it is matrices with GELU (tanh form) between them, at the end with a ``residual``
+            norm or without.
+        inner: names of the parameters [H,V] that ``forward`` and ``slopes`` take, broadcast against the
+            values' last two axes.
+        transported: whether every token turns the keys of the older pairs: k <- k - step_size w (w.k), w its
+            transport_key.
+        causal: False if every token reads the whole sequence by ``whole``: then there is neither a state nor
+            a single step.
         learned_start: whether the memory starts from parameters of the layer (``initial``) instead of 0.
         least_value_size: value channels below which it degenerates; the laws try it with no fewer.
-        stable_step: step above which gradient descent on keys of unit scale may diverge; the laws try it with none larger.
+        stable_step: step above which gradient descent on keys of unit scale may diverge; the laws try it with
+            none larger.
     """
 
     kind: ClassVar[str] = "function"
@@ -213,7 +253,9 @@ class Function(_Axis):
 
     def memory(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
         """The parameters theta of the regressor, kept in the state: name -> shape behind batch and heads."""
-        return {"memory": (feature_size, value_size)} | ({"normalizer": (feature_size,)} if self.normalized else {})
+        return {"memory": (feature_size, value_size)} | (
+            {"normalizer": (feature_size,)} if self.normalized else {}
+        )
 
     def initial(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Where those parameters start, [H,...] by name; the ones not named start at 0."""
@@ -228,25 +270,36 @@ class Function(_Axis):
 
         return self.forward(affine, key, params)
 
-    def forward(self, affine: Callable[[str, Tensor], Tensor], key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        """m(k) written with the maps of the memory: ``affine(name, x)`` is x W + b for the matrix W of that name and its bias
-        "name_bias", if there is one. All that the memory learns goes in through ``affine``."""
+    def forward(
+        self, affine: Callable[[str, Tensor], Tensor], key: Tensor, params: Mapping[str, Tensor]
+    ) -> Tensor:
+        """m(k) written with the maps of the memory: ``affine(name, x)`` is x W + b for the matrix W of that
+        name and its bias "name_bias", if there is one. All that the memory learns goes in through
+        ``affine``."""
         return affine("memory", key)
 
-    def slopes(self, back: Callable[[str, Tensor], Tensor], inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], slope: Tensor,
-               params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Derivatives of a loss in the outputs of every map of ``forward``, by name: ``slope`` is that in m(k), ``inputs`` and
-        ``outputs`` are what went through the maps, ``back(name, x)`` is x W^T. For backends: the definition differentiates ``predict``."""
+    def slopes(
+        self,
+        back: Callable[[str, Tensor], Tensor],
+        inputs: Mapping[str, Tensor],
+        outputs: Mapping[str, Tensor],
+        slope: Tensor,
+        params: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Derivatives of a loss in the outputs of every map of ``forward``, by name: ``slope`` is that in
+        m(k), ``inputs`` and ``outputs`` are what went through the maps, ``back(name, x)`` is x W^T. For
+        backends: the definition differentiates ``predict``."""
         return {"memory": slope}
 
     def feature_size(self, key_size: int) -> int:
-        """Number F of features, each with an entry of the ridge: the size of what ``query`` and ``key`` return, or the number of
-        monomials of a local fit; 1 for a dual function, in whose space only one ridge for all directions has a meaning."""
+        """Number F of features, each with an entry of the ridge: the size of what ``query`` and ``key``
+        return, or the number of monomials of a local fit; 1 for a dual function, in whose space only one
+        ridge for all directions has a meaning."""
         return key_size
 
     def plain_scale(self, key_size: int) -> float | None:
-        """The number s where ``key`` returns the key as it is and ``query`` s times the query, so that a kernel can take both as they
-        come; None elsewhere."""
+        """The number s where ``key`` returns the key as it is and ``query`` s times the query, so that a
+        kernel can take both as they come; None elsewhere."""
         return None
 
     def query(self, q: Tensor, params: Mapping[str, Tensor]) -> Tensor:
@@ -258,7 +311,8 @@ class Function(_Axis):
         raise NotImplementedError
 
     def point(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        """Of a local function: where a query or a key [..., H, K] lies for the fit, whose displacements are differences of such points."""
+        """Of a local function: where a query or a key [..., H, K] lies for the fit, whose displacements are
+        differences of such points."""
         return x
 
     def kernel_matrix(self, left: Tensor, right: Tensor) -> Tensor:
@@ -266,13 +320,16 @@ class Function(_Axis):
         raise NotImplementedError
 
     def whole(self, query: Tensor, key: Tensor, value: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        """The read-outs [B,T,H,V] of all tokens of a sequence at once, from ``query`` and ``key`` [B,T,H,F]: the published
-        formula of a function that is not causal. Only the oracle calls it."""
-        raise NotImplementedError(f"{type(self).__name__} is not causal, so it needs whole(): write the published formula in its file")
+        """The read-outs [B,T,H,V] of all tokens of a sequence at once, from ``query`` and ``key`` [B,T,H,F]:
+        the published formula of a function that is not causal. Only the oracle calls it."""
+        raise NotImplementedError(
+            f"{type(self).__name__} is not causal, so it needs whole(): write the "
+            "published formula in its file"
+        )
 
     def ratio(self, numerator: Tensor, denominator: Tensor, unit: Tensor | float = 1.0) -> Tensor:
-        """The normalised read-out: [..., V] of the values over [..., 1] of the same memory with the value 1; ``unit`` is what the
-        number 1 is worth where both have been divided by something."""
+        """The normalised read-out: [..., V] of the values over [..., 1] of the same memory with the value 1;
+        ``unit`` is what the number 1 is worth where both have been divided by something."""
         raise NotImplementedError
 
 
@@ -280,21 +337,28 @@ class Solver(_Axis):
     """How the regression is solved.
 
     Declared structure:
-        weights_act_on: "samples" if the weighted problem of all pairs is solved afresh for every token; "memory" if the
-            memory is updated token by token, retention shrinking it before the pair is learned.
-        additive: the memory is a sum of weighted outer products of keys and values, which fade with time alone or as the
-            solver's ``log_retention`` says.
+        weights_act_on: "samples" if the weighted problem of all pairs is solved afresh for every token;
+            "memory" if the memory is updated token by token, retention shrinking it before the pair is
+            learned.
+        additive: the memory is a sum of weighted outer products of keys and values, which fade with time
+            alone or as the solver's ``log_retention`` says.
         exact: the regularised problem is solved exactly ("global" or "local").
-        iteration: the iteration whose first ``iterations`` steps define the solution ("chebyshev", "conjugate gradient").
-        amortized: what an exact local solver would solve for comes with the call, as the control ``slope``; no ridge is needed.
-        gradient_at: for a rank-one correction S <- D S + k step (v - S_x^T p)^T: "decayed" if S_x = D S, "old" if S_x = S.
+        iteration: the iteration whose first ``iterations`` steps define the solution ("chebyshev", "conjugate
+            gradient").
+        amortized: what an exact local solver would solve for comes with the call, as the control ``slope``;
+            no ridge is needed.
+        gradient_at: for a rank-one correction S <- D S + k step (v - S_x^T p)^T: "decayed" if S_x = D S,
+            "old" if S_x = S.
         proximal: the update is the minimiser of the objective about D S, not a gradient step on it.
-        preconditioned: the written key is multiplied by a function of the running sum of squared keys, the state's "preconditioner".
+        preconditioned: the written key is multiplied by a function of the running sum of squared keys, the
+            state's "preconditioner".
         pairs_per_token: how many pairs are learned, one after the other, per token.
-        corrects: whether step_size times what the older pairs say at the token's query is taken off its value before it is kept.
+        corrects: whether step_size times what the older pairs say at the token's query is taken off its value
+            before it is kept.
         trains: it takes gradient steps on all parameters of any function, networks included.
         condition: by how much it may magnify rounding errors; the laws' bounds are at least 50 eps condition.
-        copies: what it keeps of the size of the memory's parameters, each: "change" makes a state tensor "change.NAME" for every NAME.
+        copies: what it keeps of the size of the memory's parameters, each: "change" makes a state tensor
+            "change.NAME" for every NAME.
     """
 
     kind: ClassVar[str] = "solver"
@@ -313,15 +377,19 @@ class Solver(_Axis):
     copies: ClassVar[tuple[str, ...]] = ()
 
     def log_retention(self, step_size: Tensor, key: Tensor) -> Tensor | None:
-        """Log of what an additive solver itself keeps of the past when it writes the key [..., H, F]; None if all of it."""
+        """Log of what an additive solver itself keeps of the past when it writes the key [..., H, F]; None if
+        all of it."""
         return None
 
     def effective_step(self, step_size: Tensor, key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """The step of the equivalent explicit correction, [..., H], for a written key [..., H, F]."""
         return step_size
 
-    def objective(self, predict: Callable[..., Tensor], memory: Tensor | Mapping[str, Tensor], *data: object) -> Tensor:
-        """What the solver minimises (samples) or descends once per pair (memory); see each solver for ``data``."""
+    def objective(
+        self, predict: Callable[..., Tensor], memory: Tensor | Mapping[str, Tensor], *data: object
+    ) -> Tensor:
+        """What the solver minimises (samples) or descends once per pair (memory); see each solver for
+        ``data``."""
         raise NotImplementedError
 
 

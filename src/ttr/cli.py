@@ -22,8 +22,13 @@ if TYPE_CHECKING:
 
     from ttr.laws.verify import Report
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
-                  help="Test-time regression: memories for sequence models, composed, verified and compared.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Test-time regression: memories for sequence models, composed, verified and compared.",
+)
 console = Console()
 DEFAULTS = CompareSettings()
 STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
@@ -32,7 +37,8 @@ STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 def main() -> None:
     """Run a command; what the user can put right is one sentence and exit code 1."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # file names may hold bytes that the terminal's encoding does not know
+        # file names may hold bytes that the terminal's encoding does not know
+        stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except UserError as error:
@@ -41,7 +47,8 @@ def main() -> None:
 
 
 def memories_named(name: str) -> dict[str, object]:
-    """The Problems or Architectures of a catalogue name, or of a Python file that defines ``memory`` or ``memories``."""
+    """The Problems or Architectures of a catalogue name, or of a Python file that defines ``memory`` or
+    ``memories``."""
     import ttr
     from ttr.experiments.user_file import load_memories
 
@@ -56,35 +63,71 @@ def memories_named(name: str) -> dict[str, object]:
 
 @app.command("compare")
 def compare_command(
-    files: Annotated[list[Path] | None, typer.Argument(help="Text files; Python's own standard library when none are named.")] = None,
-    layers: Annotated[str, typer.Option(help="Names from `ttr list`, with commas between.")] = ",".join(DEFAULTS.layers),
-    memory: Annotated[Path | None, typer.Option(help="A Python file that defines `memory`, or `memories` by name; it is executed.")] = None,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help=("Text files; Python's own standard library when none are named.")),
+    ] = None,
+    layers: Annotated[str, typer.Option(help="Names from `ttr list`, with commas between.")] = ",".join(
+        DEFAULTS.layers
+    ),
+    memory: Annotated[
+        Path | None,
+        typer.Option(help=("A Python file that defines `memory`, or `memories` by name; it is executed.")),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Training steps per model.")] = DEFAULTS.steps,
     width: Annotated[int, typer.Option(help="Width of the models.")] = DEFAULTS.width,
     context: Annotated[int, typer.Option(help="Bytes per window.")] = DEFAULTS.context,
     batch: Annotated[int, typer.Option(help="Windows per step.")] = DEFAULTS.batch,
     seed: Annotated[int, typer.Option(help="First seed of data order and initial weights.")] = DEFAULTS.seed,
-    seeds: Annotated[int, typer.Option(help="How many seeds; more than one gives intervals over seeds.")] = DEFAULTS.seeds,
-    tune_lr: Annotated[bool, typer.Option("--tune-lr", help="Try three learning rates per memory on a split of its own.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the results; the same arguments resume there.")] = DEFAULTS.out,
+    seeds: Annotated[
+        int, typer.Option(help="How many seeds; more than one gives intervals over seeds.")
+    ] = DEFAULTS.seeds,
+    tune_lr: Annotated[
+        bool, typer.Option("--tune-lr", help=("Try three learning rates per memory on a split of its own."))
+    ] = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the results; the same arguments resume there.")
+    ] = DEFAULTS.out,
 ) -> None:
     """Which memory suits your text? Trains a small model per memory, all else equal, and reports."""
     from ttr.experiments.compare import compare
 
     names = tuple(name.strip() for name in layers.split(",") if name.strip())
-    compare(CompareSettings(files=tuple(files or ()), layers=names, memory=memory, out=out, steps=steps, width=width, context=context, batch=batch,
-                            seed=seed, seeds=seeds, tune_lr=tune_lr), console)
+    compare(
+        CompareSettings(
+            files=tuple(files or ()),
+            layers=names,
+            memory=memory,
+            out=out,
+            steps=steps,
+            width=width,
+            context=context,
+            batch=batch,
+            seed=seed,
+            seeds=seeds,
+            tune_lr=tune_lr,
+        ),
+        console,
+    )
 
 
 @app.command("list")
-def list_command(combinations: Annotated[bool, typer.Option("--combinations", help="All triples of the components' examples.")] = False,
-                 as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+def list_command(
+    combinations: Annotated[
+        bool, typer.Option("--combinations", help=("All triples of the components' examples."))
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
     """The named layers by family, or all combinations: named, unnamed, and refused with the reason."""
     import ttr
     from ttr import combinations as combined
 
     if as_json:
-        found = combined.to_dict() if combinations else {name: entry.to_dict() for name, entry in ttr.catalogue.items()}
+        found = (
+            combined.to_dict()
+            if combinations
+            else {name: entry.to_dict() for name, entry in ttr.catalogue.items()}
+        )
         typer.echo(json.dumps(found, indent=1))
         return
     if combinations:
@@ -97,33 +140,54 @@ def list_command(combinations: Annotated[bool, typer.Option("--combinations", he
             entry = ttr.catalogue[name]
             say(f"  [cyan]{name:{width}s}[/]  {entry.year}  {escape(combined.composition(entry.problem))}")
         say("")
-    say(f"{len(ttr.catalogue)} layers: year, and weights x function x solver. `ttr explain NAME` tells more of one.")
+    say(
+        f"{len(ttr.catalogue)} layers: year, and weights x function x solver. `ttr explain NAME` tells more "
+        "of one."
+    )
 
 
 @app.command("explain")
-def explain_command(name: Annotated[str, typer.Argument(help="A catalogue name, or a Python file that defines `memory`.")],
-                    latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX (amsmath) to paste into a paper.")] = False,
-                    heads: Annotated[int | None, typer.Option(help="With the two sizes: state and cost in numbers.", min=1)] = None,
-                    key_size: Annotated[int | None, typer.Option(help="Channels of a key.", min=1)] = None,
-                    value_size: Annotated[int | None, typer.Option(help="Channels of a value.", min=1)] = None,
-                    tokens: Annotated[int, typer.Option(help="Pairs held by a memory that keeps all of them.", min=1)] = 1024) -> None:
-    """What a memory is, in formulas; what it needs, keeps and costs; which backend runs it and why not another."""
+def explain_command(
+    name: Annotated[str, typer.Argument(help=("A catalogue name, or a Python file that defines `memory`."))],
+    latex: Annotated[
+        bool, typer.Option("--latex", help=("Print LaTeX (amsmath) to paste into a paper."))
+    ] = False,
+    heads: Annotated[
+        int | None, typer.Option(help=("With the two sizes: state and cost in numbers."), min=1)
+    ] = None,
+    key_size: Annotated[int | None, typer.Option(help="Channels of a key.", min=1)] = None,
+    value_size: Annotated[int | None, typer.Option(help="Channels of a value.", min=1)] = None,
+    tokens: Annotated[int, typer.Option(help="Pairs held by a memory that keeps all of them.", min=1)] = 1024,
+) -> None:
+    """What a memory is, in formulas; what it needs, keeps and costs; which backend runs it and why not
+    another."""
     import ttr
 
     for each, entry in memories_named(name).items():
         with for_the_user():
-            told = ttr.explain(entry, name=each, heads=heads, key_size=key_size, value_size=value_size, tokens=tokens)
+            told = ttr.explain(
+                entry, name=each, heads=heads, key_size=key_size, value_size=value_size, tokens=tokens
+            )
         typer.echo(f"{told.latex() if latex else told}\n")
 
 
 @app.command("verify")
-def verify_command(names: Annotated[list[str] | None, typer.Argument(help="Catalogue names, or Python files that define `memory`.")] = None,
-                   everything: Annotated[bool, typer.Option("--all", help="Every catalogue entry.")] = False,
-                   device: Annotated[str, typer.Option(help="Where to run the fast side.")] = "cpu",
-                   dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
-                   quick: Annotated[bool, typer.Option("--quick", help="Leave out the laws that take seconds each.")] = False,
-                   as_json: Annotated[Path | None, typer.Option("--json", help="Also write every measurement to this file.")] = None) -> None:
-    """Run the laws on this machine: every measured error beside its bound. One memory: per backend; several: the worst of them."""
+def verify_command(
+    names: Annotated[
+        list[str] | None, typer.Argument(help=("Catalogue names, or Python files that define `memory`."))
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every catalogue entry.")] = False,
+    device: Annotated[str, typer.Option(help="Where to run the fast side.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
+    quick: Annotated[
+        bool, typer.Option("--quick", help=("Leave out the laws that take seconds each."))
+    ] = False,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", help=("Also write every measurement to this file."))
+    ] = None,
+) -> None:
+    """Run the laws on this machine: every measured error beside its bound. One memory: per backend; several:
+    the worst of them."""
     import torch
 
     import ttr
@@ -138,10 +202,18 @@ def verify_command(names: Annotated[list[str] | None, typer.Argument(help="Catal
         raise UserError(f"This machine has no device {device!r}. Use {' or '.join(devices())}.")
     if as_json is not None and not os.path.isdir(as_json.parent):
         raise UserError(f"There is no folder {as_json.parent}. Make it first, or name another file.")
-    found = dict(ttr.catalogue) if everything else {each: entry for name in names for each, entry in memories_named(name).items()}
+    found = (
+        dict(ttr.catalogue)
+        if everything
+        else {each: entry for name in names for each, entry in memories_named(name).items()}
+    )
     reports = _verify(found, device, getattr(torch, dtype), not quick)
     if as_json is not None:
-        told = {"ttr": ttr.__version__, "torch": torch.__version__, "memories": {name: report.to_dict() for name, report in reports.items()}}
+        told = {
+            "ttr": ttr.__version__,
+            "torch": torch.__version__,
+            "memories": {name: report.to_dict() for name, report in reports.items()},
+        }
         write(as_json, to_json(told))
     broken = [name for name, report in reports.items() if not report]
     kept = f"[green]All laws are kept[/] by {', '.join(reports) if names else f'all {len(reports)} layers'}."
@@ -155,21 +227,42 @@ def _verify(memories: dict[str, object], device: str, dtype: torch.dtype, slow: 
     from ttr.laws.verify import count, describe
 
     reports: dict[str, Report] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, expand=True) as progress:
         task = progress.add_task("", total=sum(count(entry, slow=slow) for entry in memories.values()))
         for name, entry in memories.items():
+
             def on_law(backend: str, law: str, name: str = name) -> None:
                 progress.update(task, description=f"{name}: {backend}, {law}")
 
             def on_done() -> None:
                 progress.advance(task)
 
-            reports[name] = report = ttr.verify(entry, device, dtype, slow=slow, progress=on_law, done=on_done)
-            say(f"[bold]{escape(name)}[/] on {device} in {str(dtype).removeprefix('torch.')}, {report.seconds:.0f} s")
+            reports[name] = report = ttr.verify(
+                entry, device, dtype, slow=slow, progress=on_law, done=on_done
+            )
+            say(
+                f"[bold]{escape(name)}[/] on {device} in {str(dtype).removeprefix('torch.')}, "
+                f"{report.seconds:.0f} s"
+            )
             for finding in report.ran if len(memories) == 1 else report.by_law():
-                mark = "[bold red]BROKEN[/]" if not finding.kept else "  -   " if finding.shown is None else "[green]kept  [/]"
-                say(f"  {finding.number:2d} {finding.law:36s} {mark} {escape(f'{describe(finding)}, {finding.backend}')}")
+                mark = (
+                    "[bold red]BROKEN[/]"
+                    if not finding.kept
+                    else "  -   "
+                    if finding.shown is None
+                    else ("[green]kept  [/]")
+                )
+                say(
+                    f"  {finding.number:2d} {finding.law:36s} {mark} "
+                    f"{escape(f'{describe(finding)}, {finding.backend}')}"
+                )
     return reports
 
 
@@ -186,7 +279,9 @@ def doctor_command() -> None:
     wrong = 0
     for finding in examine():
         mark = f"[{STYLES[finding.mark]}]{finding.mark:5s}[/]"
-        console.print(f"{mark} {escape(f'{finding.subject:32s} {finding.words}')}", highlight=False, soft_wrap=True)
+        console.print(
+            f"{mark} {escape(f'{finding.subject:32s} {finding.words}')}", highlight=False, soft_wrap=True
+        )
         wrong += finding.mark == "wrong"
     raise typer.Exit(1 if wrong else 0)
 

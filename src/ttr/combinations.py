@@ -1,4 +1,5 @@
-"""Every combination of the components' examples: which run, which of them have names, and which are refused and why."""
+"""Every combination of the components' examples: which run, which of them have names, and which are refused
+and why."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ LEGEND = f"{NAMED} has a name    {UNNAMED} runs, and nobody has named it    {REF
 
 @dataclass(frozen=True)
 class Combination:
-    """One triple: the names of the layers that are it but for numbers (a scale, the size of a window), or why it is refused."""
+    """One triple: the names of the layers that are it but for numbers (a scale, the size of a window), or why
+    it is refused."""
 
     weights: Weights
     function: Function
@@ -42,7 +44,8 @@ class Combination:
 
 @dataclass(frozen=True)
 class Table:
-    """Weights x solvers for functions that combine alike; solvers and weights that never combine with them are left out."""
+    """Weights x solvers for functions that combine alike; solvers and weights that never combine with them
+    are left out."""
 
     functions: tuple[Function, ...]
     weights: tuple[Weights, ...]
@@ -50,7 +53,8 @@ class Table:
     rows: tuple[str, ...]
     """One per weights: a mark for every solver."""
     names: tuple[tuple[str, tuple[str, ...]], ...]
-    """Weights and solver in a line, with the function where there are several, and the names of the combination."""
+    """Weights and solver in a line, with the function where there are several, and the names of the
+    combination."""
 
     @property
     def running(self) -> int:
@@ -62,7 +66,9 @@ def brief(component: Component) -> str:
     """The component in few words: class, then what differs from the defaults; products as factors."""
     if isinstance(getattr(component, "factors", None), tuple):
         return " * ".join(brief(factor) for factor in component.factors)
-    changed = [f for f in dataclasses.fields(component) if repr(getattr(component, f.name)) != repr(_default(f))]
+    changed = [
+        f for f in dataclasses.fields(component) if repr(getattr(component, f.name)) != repr(_default(f))
+    ]
     words = ", ".join(_field(f.name, getattr(component, f.name)) for f in changed)
     return f"{type(component).__name__}({words})" if words else type(component).__name__
 
@@ -75,11 +81,19 @@ def composition(problem: Problem) -> str:
 @functools.cache
 def combinations() -> tuple[Combination, ...]:
     """Every triple of the components' examples."""
-    axes = [[example for cls in registry.members(kind) for example in cls.examples()] for kind in ("weights", "function", "solver")]
+    axes = [
+        [example for cls in registry.members(kind) for example in cls.examples()]
+        for kind in ("weights", "function", "solver")
+    ]
     names: dict[object, list[str]] = {}
     for name, entry in catalogue.items():
-        names.setdefault(_form(entry.problem.weights, entry.problem.function, entry.problem.solver), []).append(name)
-    return tuple(Combination(*triple, tuple(names.get(_form(*triple), ())), refusal(*triple)) for triple in itertools.product(*axes))
+        names.setdefault(
+            _form(entry.problem.weights, entry.problem.function, entry.problem.solver), []
+        ).append(name)
+    return tuple(
+        Combination(*triple, tuple(names.get(_form(*triple), ())), refusal(*triple))
+        for triple in itertools.product(*axes)
+    )
 
 
 def tables() -> tuple[Table, ...]:
@@ -88,7 +102,9 @@ def tables() -> tuple[Table, ...]:
     weights, functions, solvers = (tuple(dict.fromkeys(axis)) for axis in zip(*marks))
     alike: dict[object, list[Function]] = {}
     for f in functions:
-        alike.setdefault(tuple(marks[w, f, s].refusal is None for w in weights for s in solvers), []).append(f)
+        alike.setdefault(tuple(marks[w, f, s].refusal is None for w in weights for s in solvers), []).append(
+            f
+        )
     patterns = sorted((pattern for pattern in alike if any(pattern)), key=sum, reverse=True)
     return tuple(_table(marks, weights, alike[pattern], solvers) for pattern in patterns)
 
@@ -101,12 +117,20 @@ def refusals() -> list[tuple[str, int]]:
 def counts() -> dict[str, int]:
     """How many combinations there are of each mark, in words."""
     found = Counter(c.mark for c in combinations())
-    return {"named": found[NAMED], "unnamed": found[UNNAMED], "refused": found[REFUSED], "names": len(catalogue)}
+    return {
+        "named": found[NAMED],
+        "unnamed": found[UNNAMED],
+        "refused": found[REFUSED],
+        "names": len(catalogue),
+    }
 
 
 def to_dict() -> dict[str, Any]:
     """All of it, for machines."""
-    named = {name: {axis: repr(getattr(entry.problem, axis)) for axis in ("weights", "function", "solver")} for name, entry in catalogue.items()}
+    named = {
+        name: {axis: repr(getattr(entry.problem, axis)) for axis in ("weights", "function", "solver")}
+        for name, entry in catalogue.items()
+    }
     return {"counts": counts(), "catalogue": named, "combinations": [c.to_dict() for c in combinations()]}
 
 
@@ -117,7 +141,9 @@ def lines(width: int = 80) -> Iterator[str]:
         yield ""
         yield from _wrapped(f"{'; '.join(map(brief, table.functions))}: {table.running} run", width, "", "  ")
         letters = [chr(ord("a") + i) if i < 26 else chr(ord("A") + i - 26) for i in range(len(table.solvers))]
-        yield from _listed([f"{letter} {brief(solver)}" for letter, solver in zip(letters, table.solvers)], width)
+        yield from _listed(
+            [f"{letter} {brief(solver)}" for letter, solver in zip(letters, table.solvers)], width
+        )
         column = max(len(brief(w)) for w in table.weights) + 4
         yield f"{'':{column}s}{' '.join(letters)}"
         yield from (f"  {brief(w):{column - 2}s}{' '.join(row)}" for w, row in zip(table.weights, table.rows))
@@ -141,20 +167,40 @@ def beside() -> list[str]:
 def summary() -> str:
     """The counts in a sentence or two."""
     found = counts()
-    return (f"{sum(found.values()) - found['names']} combinations of the components' examples: {found['named']} have names, {found['unnamed']} run "
-            f"without one, {found['refused']} are refused. Names count for every combination that is theirs but for numbers; "
-            f"`ttr list` shows all {found['names']}.")
+    return (
+        f"{sum(found.values()) - found['names']} combinations of the components' examples: "
+        f"{found['named']} have names, {found['unnamed']} run "
+        f"without one, {found['refused']} are refused. Names count for every combination that is theirs "
+        "but for numbers; "
+        f"`ttr list` shows all {found['names']}."
+    )
 
 
-def _table(marks: dict[object, Combination], weights: Iterable[Weights], functions: list[Function], solvers: Iterable[Solver]) -> Table:
+def _table(
+    marks: dict[object, Combination],
+    weights: Iterable[Weights],
+    functions: list[Function],
+    solvers: Iterable[Solver],
+) -> Table:
     def runs(w: Weights, s: Solver) -> bool:
         return marks[w, functions[0], s].refusal is None
 
     columns = tuple(s for s in solvers if any(runs(w, s) for w in weights))
     rows = tuple(w for w in weights if any(runs(w, s) for s in columns))
-    names = tuple((" x ".join(map(brief, (w, f, s) if len(functions) > 1 else (w, s))), marks[w, f, s].names)
-                  for f in functions for w in rows for s in columns if marks[w, f, s].mark == NAMED)
-    cells = tuple("".join(min((marks[w, f, s].mark for f in functions), key=f"{NAMED}{UNNAMED}{REFUSED}".index) for s in columns) for w in rows)
+    names = tuple(
+        (" x ".join(map(brief, (w, f, s) if len(functions) > 1 else (w, s))), marks[w, f, s].names)
+        for f in functions
+        for w in rows
+        for s in columns
+        if marks[w, f, s].mark == NAMED
+    )
+    cells = tuple(
+        "".join(
+            min((marks[w, f, s].mark for f in functions), key=f"{NAMED}{UNNAMED}{REFUSED}".index)
+            for s in columns
+        )
+        for w in rows
+    )
     return Table(tuple(functions), rows, columns, cells, names)
 
 
@@ -173,10 +219,16 @@ def _field(name: str, value: object) -> str:
 
 
 def _form(weights: Weights, function: Function, solver: Solver) -> object:
-    """What two triples share that differ in numbers alone; one pair per token and several are told apart, and so are functions with other
-    parameters."""
+    """What two triples share that differ in numbers alone; one pair per token and several are told apart, and
+    so are functions with other parameters."""
     parameters = frozenset(function.parameters(heads=1, key_size=2, value_size=2))
-    return _without_numbers(weights), _without_numbers(function), parameters, _without_numbers(solver), solver.pairs_per_token > 1
+    return (
+        _without_numbers(weights),
+        _without_numbers(function),
+        parameters,
+        _without_numbers(solver),
+        solver.pairs_per_token > 1,
+    )
 
 
 def _without_numbers(value: object) -> object:
@@ -188,7 +240,8 @@ def _without_numbers(value: object) -> object:
 
 
 def _general(combination: Combination) -> str:
-    """The reason with "the weighting", "the function" and "the solver" for the components; so too in the remedy after "with" and "for"."""
+    """The reason with "the weighting", "the function" and "the solver" for the components; so too in the
+    remedy after "with" and "for"."""
     reason, use, remedy = combination.refusal.partition(" Use ")
     for axis, word in (("weights", "weighting"), ("function", "function"), ("solver", "solver")):
         part = getattr(combination, axis)
@@ -200,8 +253,18 @@ def _general(combination: Combination) -> str:
 
 def _listed(items: list[str], width: int) -> list[str]:
     """Items side by side, never broken in two."""
-    return [line.replace("\0", " ") for line in _wrapped("   ".join(item.replace(" ", "\0") for item in items), width, "  ", "  ")]
+    return [
+        line.replace("\0", " ")
+        for line in _wrapped("   ".join(item.replace(" ", "\0") for item in items), width, "  ", "  ")
+    ]
 
 
 def _wrapped(text: str, width: int, first: str, others: str) -> list[str]:
-    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,4 +1,5 @@
-"""What weights, functions, solvers and surroundings have in common: frozen descriptions that own no tensor."""
+"""What weights, functions, solvers and surroundings have in common: frozen descriptions that own no
+tensor."""
 
 from __future__ import annotations
 
@@ -30,8 +31,9 @@ class Parameter:
     def draw(self, generator: torch.Generator | None = None) -> Tensor:
         """A fresh tensor of torch's default dtype on its default device.
 
-        Narrow numbers are drawn as float32 ones and rounded, since torch has no QR of them. On the meta device nothing is computed: the
-        numbers are still to be loaded, and transformers puts what some functions of torch make there on the CPU.
+        Narrow numbers are drawn as float32 ones and rounded, since torch has no QR of them. On the meta
+        device nothing is computed: the numbers are still to be loaded, and transformers puts what some
+        functions of torch make there on the CPU.
         """
         like = torch.empty(self.shape)
         if like.is_meta:
@@ -56,8 +58,9 @@ def normal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
 class Component:
     """A member of an axis: a frozen dataclass, hashable, made of numbers, strings and other components.
 
-    A new member is one file in its axis folder. It holds the class, ``examples()`` (small instances, which become rows
-    of the laws) and ``worked()`` (one case derived by hand in a comment), and nothing else needs an edit.
+    A new member is one file in its axis folder. It holds the class, ``examples()`` (small instances, which
+    become rows of the laws) and ``worked()`` (one case derived by hand in a comment), and nothing else needs
+    an edit.
     """
 
     kind: ClassVar[str] = ""
@@ -68,7 +71,8 @@ class Component:
         cls.__repr__ = Component.__repr__  # in the class itself, so that dataclass keeps it
         if "__post_init__" in cls.__dict__:  # it may take for granted that the fields have their types
             cls.__post_init__ = _after(Component.__post_init__, cls.__post_init__)
-        if "kind" not in cls.__dict__ and not cls.__name__.startswith("_"):  # an axis states its kind, a member inherits it
+        # an axis states its kind, a member inherits it
+        if "kind" not in cls.__dict__ and not cls.__name__.startswith("_"):
             Component.registry[cls.kind, cls.__name__] = cls
 
     def __post_init__(self) -> None:
@@ -81,7 +85,10 @@ class Component:
             return
         for name, kind in _field_types(type(self)).items():
             if not _is_a(getattr(self, name), kind):
-                raise ValueError(f"{type(self).__name__}({name}={getattr(self, name)!r}) is not possible. Use {_in_words(kind)} for {name}.")
+                raise ValueError(
+                    f"{type(self).__name__}({name}={getattr(self, name)!r}) is not possible. "
+                    f"Use {_in_words(kind)} for {name}."
+                )
 
     def __repr__(self) -> str:
         """The class and the fields that differ from their defaults."""
@@ -97,7 +104,8 @@ class Component:
         return {}
 
     def at_layer(self, layer: int, layers: int) -> Component:
-        """This component as it is in that layer of so many, counted from 0: itself, unless it depends on depth."""
+        """This component as it is in that layer of so many, counted from 0: itself, unless it depends on
+        depth."""
         return self
 
     @classmethod
@@ -107,13 +115,16 @@ class Component:
 
     @classmethod
     def worked(cls) -> tuple[Worked, ...]:
-        """Cases derived by hand in a comment, one per mode: they show a fault that definition and backend share."""
+        """Cases derived by hand in a comment, one per mode: they show a fault that definition and backend
+        share."""
         raise NotImplementedError(f"{cls.__name__} needs worked(): derive one small case by hand in its file")
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; ``from_dict`` inverts it."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {"kind": self.kind, "type": type(self).__name__} | {name: _pack(value) for name, value in fields.items()}
+        return {"kind": self.kind, "type": type(self).__name__} | {
+            name: _pack(value) for name, value in fields.items()
+        }
 
     @staticmethod
     def from_dict(description: Mapping[str, Any]) -> Component:
@@ -129,11 +140,17 @@ class Component:
         cls = Component.registry.get((kind, name))
         if cls is None:
             known = sorted(n for k, n in Component.registry if k == kind)
-            raise ValueError(f"There is no {kind} called {name!r} here. Known: {', '.join(known) or 'none'}. Import the file that defines it first.")
+            raise ValueError(
+                f"There is no {kind} called {name!r} here. Known: "
+                f"{', '.join(known) or 'none'}. Import the file that defines it first."
+            )
         fields = {key: _unpack(value) for key, value in description.items() if key not in ("kind", "type")}
         unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
-            raise ValueError(f"{name} has no field {', '.join(unknown)}. It has: {', '.join(f.name for f in dataclasses.fields(cls)) or 'none'}.")
+            raise ValueError(
+                f"{name} has no field {', '.join(unknown)}. It has: "
+                f"{', '.join(f.name for f in dataclasses.fields(cls)) or 'none'}."
+            )
         return cls(**fields)
 
 
@@ -163,7 +180,10 @@ def _is_a(value: Any, kind: Any) -> bool:
         return any(_is_a(value, argument) for argument in arguments)
     if origin is tuple:
         fits = isinstance(value, tuple) and (arguments[-1] is ... or len(value) == len(arguments))
-        return fits and all(_is_a(item, arguments[0] if arguments[-1] is ... else arguments[i]) for i, item in enumerate(value))
+        return fits and all(
+            _is_a(item, arguments[0] if arguments[-1] is ... else arguments[i])
+            for i, item in enumerate(value)
+        )
     if kind in (int, float):
         number = numbers.Integral if kind is int else numbers.Real
         return isinstance(value, number) and not isinstance(value, bool) and math.isfinite(value)
@@ -174,10 +194,20 @@ def _in_words(kind: Any) -> str:
     """The values that ``_is_a`` takes."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
-        return f"a tuple, each entry {_in_words(arguments[0])}" if arguments[-1] is ... else f"a tuple of {len(arguments)}"
+        return (
+            f"a tuple, each entry {_in_words(arguments[0])}"
+            if arguments[-1] is ...
+            else (f"a tuple of {len(arguments)}")
+        )
     if origin is not None:
         return " or ".join(map(repr if origin is Literal else _in_words, arguments))
-    known = {int: "a whole number", float: "a finite number", bool: "True or False", str: "a string", types.NoneType: "None"}
+    known = {
+        int: "a whole number",
+        float: "a finite number",
+        bool: "True or False",
+        str: "a string",
+        types.NoneType: "None",
+    }
     return known.get(kind, f"a {kind.__name__}")
 
 

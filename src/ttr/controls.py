@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Control:
-    """A tensor that comes with every token: its axes as letters, whether each pair of a token has its own, its range, whether it
-    is a logarithm, which may be -inf, and whether it is a key, which goes through the function's feature map."""
+    """A tensor that comes with every token: its axes as letters, whether each pair of a token has its own,
+    its range, whether it is a logarithm, which may be -inf, and whether it is a key, which goes through the
+    function's feature map."""
 
     axes: tuple[str, ...]
     meaning: str
@@ -21,44 +22,83 @@ class Control:
 
 
 CONTROLS: dict[str, Control] = {
-    "log_decay": Control(("BTH", "BTHK"), "natural log of the retention, acts before token t is written", at_most=0.0, logarithm=True),
-    "value_log_decay": Control(("BTHV",), "natural log of the retention of every value channel", at_most=0.0, logarithm=True),
+    "log_decay": Control(
+        ("BTH", "BTHK"),
+        "natural log of the retention, acts before token t is written",
+        at_most=0.0,
+        logarithm=True,
+    ),
+    "value_log_decay": Control(
+        ("BTHV",), "natural log of the retention of every value channel", at_most=0.0, logarithm=True
+    ),
     "phase": Control(("BTH", "BTHK"), "angle of a complex retention exp(log_decay + i phase)"),
-    "log_importance": Control(("BTH",), "natural log of the sample weight of pair t", per_pair=True, logarithm=True),
-    "step_size": Control(("BTH", "BTHP"), "step of the update that writes pair t", per_pair=True, at_least=0.0),
-    "read_key": Control(("BTHK",), "key at which the update reads the memory, k by default", per_pair=True, key=True),
-    "erase_key": Control(("BTHK",), "key at which the update takes off what it read, k by default", per_pair=True, key=True),
+    "log_importance": Control(
+        ("BTH",), "natural log of the sample weight of pair t", per_pair=True, logarithm=True
+    ),
+    "step_size": Control(
+        ("BTH", "BTHP"), "step of the update that writes pair t", per_pair=True, at_least=0.0
+    ),
+    "read_key": Control(
+        ("BTHK",), "key at which the update reads the memory, k by default", per_pair=True, key=True
+    ),
+    "erase_key": Control(
+        ("BTHK",), "key at which the update takes off what it read, k by default", per_pair=True, key=True
+    ),
     "write": Control(("BTHV",), "gate on every channel of the written value", per_pair=True),
     "momentum": Control(("BTH",), "share of the running update that is kept", at_least=0.0),
     "momentum_step": Control(("BTH",), "step with which the running update enters the memory", at_least=0.0),
-    "trapezoid": Control(("BTH",), "share of the step that goes to the newer end of the interval", at_least=0.0, at_most=1.0),
-    "mix": Control(("BTH",), "share of the ridge read-out beside that of linear attention", at_least=0.0, at_most=1.0),
-    "read_step": Control(("BTH",), "factor on the steps of the chunk so far, at the token that reads", at_least=0.0),
-    "precond_log_decay": Control(("BTH",), "natural log of the retention of the preconditioner", at_most=0.0, logarithm=True),
+    "trapezoid": Control(
+        ("BTH",), "share of the step that goes to the newer end of the interval", at_least=0.0, at_most=1.0
+    ),
+    "mix": Control(
+        ("BTH",), "share of the ridge read-out beside that of linear attention", at_least=0.0, at_most=1.0
+    ),
+    "read_step": Control(
+        ("BTH",), "factor on the steps of the chunk so far, at the token that reads", at_least=0.0
+    ),
+    "precond_log_decay": Control(
+        ("BTH",), "natural log of the retention of the preconditioner", at_most=0.0, logarithm=True
+    ),
     "precond_step": Control(("BTH",), "weight of the squared key in the preconditioner", at_least=0.0),
-    "threshold": Control(("BTH",), "length of the error beyond which a robust loss grows no faster than the error", above=0.0),
+    "threshold": Control(
+        ("BTH",), "length of the error beyond which a robust loss grows no faster than the error", above=0.0
+    ),
     "transport_key": Control(("BTHK",), "key of the reflection that transports the older keys"),
-    "ridge": Control(("HF", "H", ""), "regulariser; relative to the normalised weights for local fits", above=0.0),
+    "ridge": Control(
+        ("HF", "H", ""), "regulariser; relative to the normalised weights for local fits", above=0.0
+    ),
     "slope": Control(("BTHK",), "learned slope that stands in for the solution of the local fit"),
     "level_weight": Control(("BTHL",), "weight of every Fenwick level at the token that reads"),
 }
 
 LETTERS = "BTHKVLP"
-"""What the axes of a control that comes with every token may be: see ``ttr.problem``; L levels, P groups of parameters."""
+"""What the axes of a control that comes with every token may be: see ``ttr.problem``; L levels, P groups of
+parameters."""
 
 ARGUMENTS = ("problem", "q", "k", "v", "params", "state", "return_state", "cu_seqlens", "backend", "inplace")
 """Names that calls take for something else."""
 
 
 def declare(name: str, control: Control) -> None:
-    """Make a control known that a component of your own brings; say it in the file of the component, above its class.
+    """Make a control known that a component of your own brings; say it in the file of the component, above
+    its class.
 
     Raises:
         ValueError: if the name is taken, or the control does not come with every token.
     """
-    if not isinstance(control, Control) or not control.axes or any(axes[:2] != "BT" or set(axes) - set(LETTERS) for axes in control.axes):
-        raise ValueError(f"A control has axes that begin with BT, of the letters {LETTERS}, got {control!r}. What does not come with every token "
-                         "is a parameter of the component.")
+    if (
+        not isinstance(control, Control)
+        or not control.axes
+        or any(axes[:2] != "BT" or set(axes) - set(LETTERS) for axes in control.axes)
+    ):
+        raise ValueError(
+            f"A control has axes that begin with BT, of the letters {LETTERS}, got "
+            f"{control!r}. What does not come with every token "
+            "is a parameter of the component."
+        )
     if not str(name).isidentifier() or name in ARGUMENTS or CONTROLS.get(name, control) != control:
-        raise ValueError(f"A control cannot be called {name!r}, which is no name or means something else. Use another name.")
+        raise ValueError(
+            f"A control cannot be called {name!r}, which is no name or means something else. "
+            "Use another name."
+        )
     CONTROLS[name] = control

@@ -1,4 +1,5 @@
-"""What solvers tell about themselves, without changing what a call returns: residuals and iterations, or losses and norms of the weights."""
+"""What solvers tell about themselves, without changing what a call returns: residuals and iterations, or
+losses and norms of the weights."""
 
 from __future__ import annotations
 
@@ -15,15 +16,17 @@ _current: ContextVar[Diagnostics | None] = ContextVar("ttr_diagnostics", default
 
 @dataclass
 class Diagnostics:
-    """The records of the calls made inside the block, oldest first: dicts such as {"solver", "residual", "iterations"}; one for every step
-    that a network takes, {"solver", "loss", "norms", "pairs"}, all [B,H], norms by the name of the weights (see ``ttr.backends.network``)."""
+    """The records of the calls made inside the block, oldest first: dicts such as {"solver", "residual",
+    "iterations"}; one for every step that a network takes, {"solver", "loss", "norms", "pairs"}, all [B,H],
+    norms by the name of the weights (see ``ttr.backends.network``)."""
 
     records: list[dict[str, Any]] = field(default_factory=list)
 
 
 @contextlib.contextmanager
 def diagnostics() -> Iterator[Diagnostics]:
-    """Collect what the solvers of the calls inside the block report: ``with ttr.diagnostics() as d: ...; d.records``."""
+    """Collect what the solvers of the calls inside the block report: ``with ttr.diagnostics() as d: ...;
+    d.records``."""
     collected = Diagnostics()
     token = _current.set(collected)
     try:
@@ -33,7 +36,8 @@ def diagnostics() -> Iterator[Diagnostics]:
 
 
 def listening() -> bool:
-    """Whether anyone would hear what ``record`` notes: to be asked before what costs something to find out."""
+    """Whether anyone would hear what ``record`` notes: to be asked before what costs something to find
+    out."""
     return not torch.compiler.is_compiling() and _current.get() is not None
 
 

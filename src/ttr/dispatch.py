@@ -34,19 +34,29 @@ from ttr.state import State, empty_state, single, writable
 from ttr.values import FLOATING, check_tensor, suspicious, vouch
 
 
-def regress(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B T *pairs Hk K"], v: Float[Tensor, "B T *pairs Hv V"], *,
-            params: Mapping[str, Tensor] | None = None, state: State | None = None, return_state: bool = False,
-            cu_seqlens: Int[Tensor, " bounds"] | None = None, backend: str | Backend = "auto",
-            **controls: Tensor | float) -> Float[Tensor, "B T H V"] | tuple[Tensor, State]:
+def regress(
+    problem: Problem,
+    q: Float[Tensor, "B T Hq K"],
+    k: Float[Tensor, "B T *pairs Hk K"],
+    v: Float[Tensor, "B T *pairs Hv V"],
+    *,
+    params: Mapping[str, Tensor] | None = None,
+    state: State | None = None,
+    return_state: bool = False,
+    cu_seqlens: Int[Tensor, " bounds"] | None = None,
+    backend: str | Backend = "auto",
+    **controls: Tensor | float,
+) -> Float[Tensor, "B T H V"] | tuple[Tensor, State]:
     """Memorise the pairs (k, v) and retrieve with the queries q, causally: y_t sees the pairs of tokens 1..t.
 
     Args:
-        q, k, v: [B,T,heads,channels]; each head count divides the largest, H (head h uses head h // (H/heads)). A solver
-            with n pairs per token takes k [B,T,n,Hk,K] and v [B,T,n,Hv,V].
+        q, k, v: [B,T,heads,channels]; each head count divides the largest, H (head h uses head h //
+            (H/heads)). A solver with n pairs per token takes k [B,T,n,Hk,K] and v [B,T,n,Hv,V].
         params: the tensors the problem declares (``ttr.init_params``), by name.
         state: where to continue; None starts empty. It is never changed.
         return_state: also return the state after the last token.
-        cu_seqlens: boundaries [0, ..., T] of sequences packed along time (B = 1); the state then has one row each.
+        cu_seqlens: boundaries [0, ..., T] of sequences packed along time (B = 1); the state then has one row
+            each.
         backend: "auto", or the one that must run (its name, or a ``Backend``).
         controls: the per-token inputs the problem declares (``problem.controls()``).
 
@@ -54,31 +64,52 @@ def regress(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B 
         y [B,T,H,V] in the promoted dtype of q, k, v; with ``return_state`` also the State.
 
     Raises:
-        ValueError: on wrong shapes, dtypes, names or values, or when a named backend cannot run; the sentence says what to do.
+        ValueError: on wrong shapes, dtypes, names or values, or when a named backend cannot run; the sentence
+            says what to do.
     """
-    x = replace(prepare(problem, q, k, v, params, writable(state), cu_seqlens, controls), wants_state=return_state)
+    x = replace(
+        prepare(problem, q, k, v, params, writable(state), cu_seqlens, controls), wants_state=return_state
+    )
     check_streaming(problem, return_state or state is not None)
     chosen = choose(problem, x, backend)
     with _exact_arithmetic(x):
-        y, state = chosen.run(problem, x) if cu_seqlens is None else _packed(chosen, problem, x, cu_seqlens.tolist())
-    state = state if x.length or not return_state else state.clone()  # without tokens it would be the caller's own
+        y, state = (
+            chosen.run(problem, x) if cu_seqlens is None else _packed(chosen, problem, x, cu_seqlens.tolist())
+        )
+    # without tokens it would be the caller's own
+    state = state if x.length or not return_state else state.clone()
     y = within_graph(y.to(x.out_dtype), x)
     return (y, state) if return_state else y
 
 
-def step(problem: Problem, q: Float[Tensor, "B Hq K"], k: Float[Tensor, "B *pairs Hk K"], v: Float[Tensor, "B *pairs Hv V"], state: State | None, *,
-         params: Mapping[str, Tensor] | None = None, inplace: bool = False, backend: str | Backend = "auto",
-         **controls: Tensor | float) -> tuple[Float[Tensor, "B H V"], State]:
-    """One token: as ``regress`` without the time axis. With ``inplace`` the tensors of ``state`` hold the new one, where their
-    shapes and dtypes do not change, no gradients are wanted and no inference mode has ended that made them; what is returned is always
-    the new state. None starts empty.
+def step(
+    problem: Problem,
+    q: Float[Tensor, "B Hq K"],
+    k: Float[Tensor, "B *pairs Hk K"],
+    v: Float[Tensor, "B *pairs Hv V"],
+    state: State | None,
+    *,
+    params: Mapping[str, Tensor] | None = None,
+    inplace: bool = False,
+    backend: str | Backend = "auto",
+    **controls: Tensor | float,
+) -> tuple[Float[Tensor, "B H V"], State]:
+    """One token: as ``regress`` without the time axis. With ``inplace`` the tensors of ``state`` hold the new
+    one, where their shapes and dtypes do not change, no gradients are wanted and no inference mode has ended
+    that made them; what is returned is always the new state. None starts empty.
 
     Raises:
         ValueError: as ``regress``; the state is then unchanged.
     """
     shaped = type(q) is type(k) is type(v) is Tensor and not (q.is_nested or k.is_nested or v.is_nested)
     auto = type(backend) is str and backend == "auto" and _is_nothing(params)
-    plain = shaped and auto and isinstance(problem, Problem) and state is not None and not torch.compiler.is_compiling()
+    plain = (
+        shaped
+        and auto
+        and isinstance(problem, Problem)
+        and state is not None
+        and not torch.compiler.is_compiling()
+    )
     call = (problem, inplace, q.shape, k.shape, v.shape, q.dtype, torch.get_num_threads()) if plain else None
     bound = _BOUND.get(call)
     if bound is not None and (done := bound(q, k, v, state, controls)):
@@ -108,14 +139,25 @@ MOST_BOUND = 64
 _BINDING = threading.Lock()
 
 
-def _token(problem: Problem, q: Tensor, k: Tensor, v: Tensor, state: State | None, params: Mapping[str, Tensor] | None, inplace: bool,
-           controls: Mapping[str, Tensor | float]) -> Inputs:
+def _token(
+    problem: Problem,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: State | None,
+    params: Mapping[str, Tensor] | None,
+    inplace: bool,
+    controls: Mapping[str, Tensor | float],
+) -> Inputs:
     """The checked call of one token."""
     check_problem(problem)
     for name, x in (("q", q), ("k", k), ("v", v)):
         check_tensor(name, x)
         if x.ndim != (3 if name == "q" or problem.solver.pairs_per_token == 1 else 4):
-            raise ValueError(f"step takes one token, q [batch, heads, channels], got {name} of shape {tuple(x.shape)}. Use regress for a sequence.")
+            raise ValueError(
+                f"step takes one token, q [batch, heads, channels], got {name} of shape "
+                f"{tuple(x.shape)}. Use regress for a sequence."
+            )
 
     def timed(name: str, x: Tensor | float) -> Tensor | float:
         if not isinstance(x, Tensor):
@@ -124,8 +166,22 @@ def _token(problem: Problem, q: Tensor, k: Tensor, v: Tensor, state: State | Non
         return x if name == "ridge" or x.ndim == 0 else x[:, None]
 
     check_streaming(problem, True)
-    x = prepare(problem, q[:, None], k[:, None], v[:, None], params, state, None, {name: timed(name, c) for name, c in controls.items()})
-    owns_state = inplace and state is not None and not x.wants_grad and all(map(_writable, (*state.tensors.values(), state.position)))
+    x = prepare(
+        problem,
+        q[:, None],
+        k[:, None],
+        v[:, None],
+        params,
+        state,
+        None,
+        {name: timed(name, c) for name, c in controls.items()},
+    )
+    owns_state = (
+        inplace
+        and state is not None
+        and not x.wants_grad
+        and all(map(_writable, (*state.tensors.values(), state.position)))
+    )
     return replace(x, owns_state=owns_state)
 
 
@@ -134,12 +190,14 @@ def _is_nothing(params: object) -> bool:
 
 
 def _exact_arithmetic(x: Inputs) -> torch.autocast:
-    """No autocast inside a memory: its products accumulate in float32 or wider whatever the surroundings do."""
+    """No autocast inside a memory: its products accumulate in float32 or wider whatever the surroundings
+    do."""
     return torch.autocast(x.q.device.type, enabled=False)
 
 
 def _writable(tensor: Tensor) -> bool:
-    """Whether every entry has a place of its own, unlike those of an expanded tensor or of windows that overlap."""
+    """Whether every entry has a place of its own, unlike those of an expanded tensor or of windows that
+    overlap."""
     reach = 0  # of the entries along the axes looked at so far, from the innermost outwards
     for stride, size in sorted(zip(tensor.stride(), tensor.shape)):
         if size > 1 and stride <= reach:
@@ -149,7 +207,8 @@ def _writable(tensor: Tensor) -> bool:
 
 
 def _overwrite(old: State, new: State) -> State:
-    """The old state holding the new numbers; the new one, and the old untouched, where any tensor has another shape or dtype."""
+    """The old state holding the new numbers; the new one, and the old untouched, where any tensor has another
+    shape or dtype."""
     pairs = [*((old[name], new[name]) for name in new), (old.position, new.position)]
     if any(target.shape != source.shape or target.dtype != source.dtype for target, source in pairs):
         return new
@@ -158,13 +217,17 @@ def _overwrite(old: State, new: State) -> State:
     return old
 
 
-def plan(problem: Problem, q: Tensor, k: Tensor, v: Tensor, *, inplace: bool = False, **call: object) -> Callable[..., object]:
-    """The choice that ``regress`` makes for such a call, bound: a callable with its signature, less the problem.
+def plan(
+    problem: Problem, q: Tensor, k: Tensor, v: Tensor, *, inplace: bool = False, **call: object
+) -> Callable[..., object]:
+    """The choice that ``regress`` makes for such a call, bound: a callable with its signature, less the
+    problem.
 
-    It checks each call but chooses no more, for hot loops with one shape. For a single token, q [B,H,K], it is ``step`` that is bound:
-    ``run(q, k, v, state, **controls) -> (y, state)``, with ``inplace`` as there. Where such tensors can be used as they come, only
-    their shapes, types and numbers are looked at, and all that was not planned goes the way of ``step``.
-    ``torch.compile(run)`` makes one kernel of such a token, in place too; it sees no numbers, so it checks none.
+    It checks each call but chooses no more, for hot loops with one shape. For a single token, q [B,H,K], it
+    is ``step`` that is bound: ``run(q, k, v, state, **controls) -> (y, state)``, with ``inplace`` as there.
+    Where such tensors can be used as they come, only their shapes, types and numbers are looked at, and all
+    that was not planned goes the way of ``step``. ``torch.compile(run)`` makes one kernel of such a token, in
+    place too; it sees no numbers, so it checks none.
 
     Raises:
         ValueError: as ``regress`` and ``step``.
@@ -173,11 +236,16 @@ def plan(problem: Problem, q: Tensor, k: Tensor, v: Tensor, *, inplace: bool = F
     if q.ndim == 3:
         return _plan_step(problem, q, k, v, inplace, **call)
     if inplace:
-        raise ValueError(f"inplace is for single tokens, q [batch, heads, channels], got shape {tuple(q.shape)}. Leave it out.")
+        raise ValueError(
+            "inplace is for single tokens, q [batch, heads, channels], got shape "
+            f"{tuple(q.shape)}. Leave it out."
+        )
     backend = call.pop("backend", "auto")
     settings = {name: call.pop(name) for name in ("params", "state", "cu_seqlens") if name in call}
     return_state = call.pop("return_state", False)
-    x = prepare(problem, q, k, v, settings.get("params"), settings.get("state"), settings.get("cu_seqlens"), call)
+    x = prepare(
+        problem, q, k, v, settings.get("params"), settings.get("state"), settings.get("cu_seqlens"), call
+    )
     chosen = choose(problem, x, backend)
 
     def run(q: Tensor, k: Tensor, v: Tensor, **call: object) -> object:
@@ -186,16 +254,35 @@ def plan(problem: Problem, q: Tensor, k: Tensor, v: Tensor, *, inplace: bool = F
     return run
 
 
-def _plan_step(problem: Problem, q: Tensor, k: Tensor, v: Tensor, inplace: bool, *, state: State | None = None,
-               params: Mapping[str, Tensor] | None = None, backend: str | Backend = "auto", **controls: Tensor | float) -> Callable[..., object]:
+def _plan_step(
+    problem: Problem,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    inplace: bool,
+    *,
+    state: State | None = None,
+    params: Mapping[str, Tensor] | None = None,
+    backend: str | Backend = "auto",
+    **controls: Tensor | float,
+) -> Callable[..., object]:
     x = _token(problem, q, k, v, state, params, False, controls)
     chosen = choose(problem, x, backend)
     bound = chosen.bind_step(problem, replace(x, owns_state=inplace))
 
-    def run(q: Tensor, k: Tensor, v: Tensor, state: State | None, *, params: Mapping[str, Tensor] | None = None,
-            **controls: Tensor | float) -> tuple[Tensor, State]:
+    def run(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: State | None,
+        *,
+        params: Mapping[str, Tensor] | None = None,
+        **controls: Tensor | float,
+    ) -> tuple[Tensor, State]:
         done = bound(q, k, v, state, controls) if bound is not None and _is_nothing(params) else None
-        return done or step(problem, q, k, v, state, **{"params": params, "inplace": inplace, "backend": backend, **controls})
+        return done or step(
+            problem, q, k, v, state, **{"params": params, "inplace": inplace, "backend": backend, **controls}
+        )
 
     return run
 
@@ -248,9 +335,18 @@ def _packed(backend: Backend, problem: Problem, x: Inputs, bounds: list[int]) ->
     return torch.cat([y for y, _ in parts], dim=1), State.cat([state for _, state in parts])
 
 
-def initial_state(problem: Problem, batch: int, heads: int | tuple[int, int, int], key_size: int, value_size: int, *,
-                  params: Mapping[str, Tensor] | None = None, capacity: int | None = None,
-                  device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> State:
+def initial_state(
+    problem: Problem,
+    batch: int,
+    heads: int | tuple[int, int, int],
+    key_size: int,
+    value_size: int,
+    *,
+    params: Mapping[str, Tensor] | None = None,
+    capacity: int | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> State:
     """The state before the first token.
 
     Args:
@@ -268,19 +364,34 @@ def initial_state(problem: Problem, batch: int, heads: int | tuple[int, int, int
     check_heads(*heads)
     if params is not None:
         declared = problem.parameters(max(heads), key_size, value_size)
-        params = {name: check_param(name, spec.shape, params) for name, spec in check_names(declared, params, "parameter").items()}
+        params = {
+            name: check_param(name, spec.shape, params)
+            for name, spec in check_names(declared, params, "parameter").items()
+        }
         params = axis_params(params, "function")
     elif problem.function.learned_start:
-        raise ValueError(f"The memory of {problem.function!r} starts from its parameters. Pass params=, from ttr.init_params or your layer.")
+        raise ValueError(
+            f"The memory of {problem.function!r} starts from its parameters. Pass params=, "
+            "from ttr.init_params or your layer."
+        )
     if capacity is not None and (not isinstance(capacity, int) or capacity < 1):
-        raise ValueError(f"A capacity of {capacity} holds nothing. Use the number of tokens to come, or None for a state that grows.")
+        raise ValueError(
+            f"A capacity of {capacity} holds nothing. Use the number of tokens to come, or "
+            "None for a state that grows."
+        )
     if dtype not in (None, *FLOATING):
-        raise ValueError(f"A state holds floating-point numbers, not {dtype}. Use torch.float32 or torch.float64.")
+        raise ValueError(
+            f"A state holds floating-point numbers, not {dtype}. Use torch.float32 or torch.float64."
+        )
     wide = torch.promote_types(dtype or torch.float32, torch.float32)
-    return empty_state(problem, batch, heads, key_size, value_size, capacity, check_device(device), wide, params)
+    return empty_state(
+        problem, batch, heads, key_size, value_size, capacity, check_device(device), wide, params
+    )
 
 
-def init_params(problem: Problem, *, heads: int, key_size: int, value_size: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+def init_params(
+    problem: Problem, *, heads: int, key_size: int, value_size: int, generator: torch.Generator | None = None
+) -> dict[str, Tensor]:
     """Fresh tensors for every parameter the problem declares: "axis.name" -> tensor.
 
     Raises:

@@ -19,7 +19,11 @@ from ttr.laws.rows import Sizes, make_case, triples
 from ttr.laws.tolerances import error, tolerance
 from ttr.oracle import oracle
 
-EXTRAS = {"hf": ("transformers", "tokenizers", "datasets", "accelerate", "safetensors"), "cli": ("typer", "rich", "matplotlib"), "gpu": ("triton",)}
+EXTRAS = {
+    "hf": ("transformers", "tokenizers", "datasets", "accelerate", "safetensors"),
+    "cli": ("typer", "rich", "matplotlib"),
+    "gpu": ("triton",),
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """The findings, one after the other: versions, devices, extras, known traps, and every backend against the oracle."""
+    """The findings, one after the other: versions, devices, extras, known traps, and every backend against
+    the oracle."""
     yield Finding("ok", "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Finding("ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
     yield _native()
@@ -52,31 +57,57 @@ def devices() -> list[str]:
 def _native() -> Finding:
     """Which compiled kernels run, or why none."""
     if not library.available():
-        return Finding("note", "native kernels", f"{library.reason()} Everything runs without them, in torch's operations.")
+        return Finding(
+            "note",
+            "native kernels",
+            f"{library.reason()} Everything runs without them, in torch's operations.",
+        )
     found = library.library()
     others = [isa for isa in library.ISAS if isa not in found.runs]
     words = f"{found.isa}, of {', '.join(found.runs)} that run here; version {library.ABI}; {found.path}"
-    return Finding("ok", "native kernels", f"{words}. Not built, or not run by this processor: {', '.join(others)}." if others else words)
+    return Finding(
+        "ok",
+        "native kernels",
+        (f"{words}. Not built, or not run by this processor: {', '.join(others)}.") if others else words,
+    )
 
 
 def _extras() -> Iterator[Finding]:
     for extra, packages in EXTRAS.items():
         missing = [name for name in packages if importlib.util.find_spec(name) is None]
         if missing:
-            yield Finding("note", f"extra [{extra}]", f"lacks {', '.join(missing)}. pip install 'test-time-regression[{extra}]' brings them.")
+            yield Finding(
+                "note",
+                f"extra [{extra}]",
+                f"lacks {', '.join(missing)}. pip install 'test-time-regression[{extra}]' brings them.",
+            )
         else:
-            yield Finding("ok", f"extra [{extra}]", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages))
+            yield Finding(
+                "ok",
+                f"extra [{extra}]",
+                ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages),
+            )
 
 
 def _products() -> Iterator[Finding]:
     reason = matmul.refuses()
-    yield Finding("note" if reason else "ok", "float32 products", reason or "with ttr.onednn(): runs those on the CPU through oneDNN")
+    yield Finding(
+        "note" if reason else "ok",
+        "float32 products",
+        reason or ("with ttr.onednn(): runs those on the CPU through oneDNN"),
+    )
 
 
 def _traps() -> Iterator[Finding]:
     if importlib.util.find_spec("fla") is not None and not torch.cuda.is_available():
-        yield Finding("note", "flash-linear-attention", "is installed beside a torch without a GPU: ttr does not use it, but transformers' own "
-                      "Gated DeltaNet models call its kernels here and fail. Keep it in another environment if you need them.")
+        yield Finding(
+            "note",
+            "flash-linear-attention",
+            "is installed beside a torch without a GPU: ttr "
+            "does not use it, but transformers' own "
+            "Gated DeltaNet models call its kernels here and fail. Keep it in another environment "
+            "if you need them.",
+        )
 
 
 def _backends(device: str, dtype: torch.dtype) -> Iterator[Finding]:
@@ -87,8 +118,17 @@ def _backends(device: str, dtype: torch.dtype) -> Iterator[Finding]:
             if refusal(backend, problem) is None:
                 case = make_case(problem, Sizes(time=7), dtype=dtype, device=device)
                 y = regress(problem, backend=backend.small(), **case.arguments())
-                errors[problem] = error(y.cpu(), oracle(problem, **make_case(problem, Sizes(time=7), dtype=dtype).arguments()))
+                errors[problem] = error(
+                    y.cpu(), oracle(problem, **make_case(problem, Sizes(time=7), dtype=dtype).arguments())
+                )
         worst = max(errors, key=errors.__getitem__)
         good = errors[worst] <= tolerance(dtype)
-        words = f"{len(errors)} problems, largest error against the oracle {errors[worst]:.1e} (allowed {tolerance(dtype):.0e})"
-        yield Finding("ok" if good else "wrong", f"{backend.name}, {device}, {str(dtype)[6:]}", words if good else f"{words} in {worst!r}")
+        words = (
+            f"{len(errors)} problems, largest error against the oracle {errors[worst]:.1e} (allowed "
+            f"{tolerance(dtype):.0e})"
+        )
+        yield Finding(
+            "ok" if good else "wrong",
+            f"{backend.name}, {device}, {str(dtype)[6:]}",
+            words if good else f"{words} in {worst!r}",
+        )

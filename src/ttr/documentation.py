@@ -28,32 +28,63 @@ def coverage() -> str:
         rows.append(f"| `{name}` | {' | '.join(cells)} |")
     head = f"| entry | {' | '.join(backend.name for backend in BACKENDS)} |\n|---|{'---|' * len(BACKENDS)}"
     notes = "\n".join(f"{i}. {reason}" for i, reason in enumerate(reasons, 1))
-    return f"{_title('Which backend runs which layer')}{head}\n" + "\n".join(rows) + f"\n\nWhy a backend refuses:\n\n{notes}\n"
+    return (
+        f"{_title('Which backend runs which layer')}{head}\n"
+        + "\n".join(rows)
+        + (f"\n\nWhy a backend refuses:\n\n{notes}\n")
+    )
 
 
 def layers() -> str:
-    """The named layers by family: a table of what they are made of, then the formulas, limits and sources of each."""
-    parts = [_title("The named layers"), "How formulas are written is said in `ttr.latex`; `ttr explain NAME` tells all of this and more.\n"]
+    """The named layers by family: a table of what they are made of, then the formulas, limits and sources of
+    each."""
+    parts = [
+        _title("The named layers"),
+        "How formulas are written is said in `ttr.latex`; `ttr explain NAME` tells all of this and more.\n",
+    ]
     for family, names in ttr.catalogue.FAMILIES.items():
-        rows = [f"| [`{name}`](#{name}) | {_choices(name)} | {_kept(name)} | {_compared(name)} |" for name in names]
-        head = "| layer | weights | function | solver | state | compared with the original |\n|---|---|---|---|---|---|"
+        rows = [
+            f"| [`{name}`](#{name}) | {_choices(name)} | {_kept(name)} | {_compared(name)} |"
+            for name in names
+        ]
+        head = (
+            "| layer | weights | function | solver | state | compared with the original "
+            "|\n|---|---|---|---|---|---|"
+        )
         parts.append(f"## {family}\n\n{head}\n" + "\n".join(rows))
         parts += [_layer(name) for name in names]
     return "\n".join(parts)
 
 
 def combined() -> str:
-    """Every combination of the components' examples: tables of marks, names, and the reasons of the refusals."""
+    """Every combination of the components' examples: tables of marks, names, and the reasons of the
+    refusals."""
     parts = [_title("Combinations"), f"{combinations.summary()}\n\n{combinations.LEGEND}\n"]
     for table in combinations.tables():
-        head = "| | " + " | ".join(f"`{brief(solver)}`" for solver in table.solvers) + " |\n|---|" + "---|" * len(table.solvers)
-        rows = [f"| `{brief(weights)}` | {' | '.join(marks)} |" for weights, marks in zip(table.weights, table.rows)]
-        names = [f"- {place}: {', '.join(f'[`{name}`](layers.md#{name})' for name in found)}" for place, found in table.names]
+        head = (
+            "| | "
+            + " | ".join(f"`{brief(solver)}`" for solver in table.solvers)
+            + " |\n|---|"
+            + "---|" * len(table.solvers)
+        )
+        rows = [
+            f"| `{brief(weights)}` | {' | '.join(marks)} |"
+            for weights, marks in zip(table.weights, table.rows)
+        ]
+        names = [
+            f"- {place}: {', '.join(f'[`{name}`](layers.md#{name})' for name in found)}"
+            for place, found in table.names
+        ]
         functions = ", ".join(f"`{brief(function)}`" for function in table.functions)
-        body = f"{head}\n" + "\n".join(rows) + "\n" + "".join(f"\n{name}" for name in names) + "\n" * bool(names)
+        body = (
+            f"{head}\n" + "\n".join(rows) + "\n" + "".join(f"\n{name}" for name in names) + "\n" * bool(names)
+        )
         parts.append(f"## {functions}\n\n{table.running} run.\n\n{body}")
     parts.append("## Names with components that are no examples\n")
-    parts += [f"- {combinations.composition(ttr.catalogue[name].problem)}: [`{name}`](layers.md#{name})" for name in combinations.beside()]
+    parts += [
+        f"- {combinations.composition(ttr.catalogue[name].problem)}: [`{name}`](layers.md#{name})"
+        for name in combinations.beside()
+    ]
     parts.append("\n## Why the others are refused\n\n| times | reason |\n|---|---|")
     parts += [f"| {count} | {reason} |" for reason, count in combinations.refusals()]
     return "\n".join(parts) + "\n"

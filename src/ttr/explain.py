@@ -22,20 +22,42 @@ from ttr.latex import latex
 from ttr.problem import Problem
 from ttr.state import empty_state
 
-FORMULAS = ("weight", "decay", "objective", "prediction", "features", "kernel", "update", "read-out", "scale", "normalisation")
+FORMULAS = (
+    "weight",
+    "decay",
+    "objective",
+    "prediction",
+    "features",
+    "kernel",
+    "update",
+    "read-out",
+    "scale",
+    "normalisation",
+)
 """Titles of formulas, in reading order; "order", "parallel form" and "approximation" are words."""
 
 LETTERS = {"K": 116, "V": 148, "H": 22, "N": 1042}
-"""Sizes that nobody has, by which a dimension of a shape is told: key size, value size, heads, remembered pairs."""
+"""Sizes that nobody has, by which a dimension of a shape is told: key size, value size, heads, remembered
+pairs."""
 
-OWNERS = {"weights": ("weight", "decay"), "solver": ("objective", "update", "order", "parallel form"),
-          "function": ("prediction", "features", "kernel", "read-out", "scale", "normalisation")}
-"""Whose titles they are. Another axis that speaks under one of them has the last word: weights may change the update."""
+OWNERS = {
+    "weights": ("weight", "decay"),
+    "solver": ("objective", "update", "order", "parallel form"),
+    "function": ("prediction", "features", "kernel", "read-out", "scale", "normalisation"),
+}
+"""Whose titles they are. Another axis that speaks under one of them has the last word: weights may change the
+update."""
 
-FOLDED = ("The pairs are learned one after the other, or a few together, each by a step on its own objective: the memory is not the "
-          "minimiser over all pairs.")
-SHRUNK = ("Forgetting shrinks the memory towards 0 before every update; it does not weigh the pairs of a squared error. With orthonormal "
-          "keys no weighted fit would notice its weights, and this memory does.")
+FOLDED = (
+    "The pairs are learned one after the other, or a few together, each by a step on its own "
+    "objective: the memory is not the "
+    "minimiser over all pairs."
+)
+SHRUNK = (
+    "Forgetting shrinks the memory towards 0 before every update; it does not weigh the pairs of a "
+    "squared error. With orthonormal "
+    "keys no weighted fit would notice its weights, and this memory does."
+)
 PLAIN = "phi(x) = x"
 
 AROUND = "What stands around the memory changes keys, values and read-outs and is no part of the regression."
@@ -71,13 +93,20 @@ class Section:
             if len(head) > column:
                 yield head
                 head = " " * column
-            yield textwrap.fill(fact.text, width, initial_indent=head, subsequent_indent=" " * column, break_long_words=False, break_on_hyphens=False)
+            yield textwrap.fill(
+                fact.text,
+                width,
+                initial_indent=head,
+                subsequent_indent=" " * column,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Facts about a memory, in sections. ``str`` lays them out on 80 columns, ``latex`` as LaTeX; ``backend`` is the name of
-    the one that runs it, ``refusals`` say of every other why it does not."""
+    """Facts about a memory, in sections. ``str`` lays them out on 80 columns, ``latex`` as LaTeX; ``backend``
+    is the name of the one that runs it, ``refusals`` say of every other why it does not."""
 
     name: str
     sections: tuple[Section, ...]
@@ -97,24 +126,55 @@ class Explanation:
         return "\n\n".join([self.name, *blocks] if self.name else blocks)
 
     def latex(self) -> str:
-        """A description to paste into a paper: the formulas in an ``align*`` (amsmath), the words around it."""
+        """A description to paste into a paper: the formulas in an ``align*`` (amsmath), the words around
+        it."""
         source = "".join(f" {_escape(text)}." for text in self.facts("source"))
-        rows = [f"  &{TEXT.format(title) if title else ''} && {latex(part)}" for name, text in self.formulas().items()
-                for title, part in itertools.zip_longest((name,), _clauses(text), fillvalue="")]
+        rows = [
+            f"  &{TEXT.format(title) if title else ''} && {latex(part)}"
+            for name, text in self.formulas().items()
+            for title, part in itertools.zip_longest((name,), _clauses(text), fillvalue="")
+        ]
         words = [(title, text) for title in ("order", "parallel form") for text in self.facts(title)]
-        words += [("approximate", fact.text) for section in self.sections if section.title == APPROXIMATE for fact in section.facts]
-        return "\n".join((f"\\paragraph{{{_escape(self.name)}}}{source}", "\\begin{align*}", " \\\\\n".join(rows), "\\end{align*}",
-                          "\\begin{description}", *(f"  \\item[{title}] {_escape(text)}" for title, text in words), "\\end{description}"))
+        words += [
+            ("approximate", fact.text)
+            for section in self.sections
+            if section.title == APPROXIMATE
+            for fact in section.facts
+        ]
+        return "\n".join(
+            (
+                f"\\paragraph{{{_escape(self.name)}}}{source}",
+                "\\begin{align*}",
+                " \\\\\n".join(rows),
+                "\\end{align*}",
+                "\\begin{description}",
+                *(f"  \\item[{title}] {_escape(text)}" for title, text in words),
+                "\\end{description}",
+            )
+        )
 
 
-def explain(problem: object, q: Tensor | None = None, k: Tensor | None = None, v: Tensor | None = None, *, heads: int | None = None,
-            key_size: int | None = None, value_size: int | None = None, tokens: int = 1024, name: str = "", **call: object) -> Explanation:
-    """A memory in formulas and words: what it minimises, how it is updated and read, what it keeps, needs and costs, how far it
-    is a regression, and the backend that runs it with every other's reason not to.
+def explain(
+    problem: object,
+    q: Tensor | None = None,
+    k: Tensor | None = None,
+    v: Tensor | None = None,
+    *,
+    heads: int | None = None,
+    key_size: int | None = None,
+    value_size: int | None = None,
+    tokens: int = 1024,
+    name: str = "",
+    **call: object,
+) -> Explanation:
+    """A memory in formulas and words: what it minimises, how it is updated and read, what it keeps, needs and
+    costs, how far it is a regression, and the backend that runs it with every other's reason not to.
 
     Args:
-        problem: a Problem, or an Architecture (anything with a ``problem``), whose source and surroundings are told too.
-        q, k, v: with the rest of a call to ``regress``; the backend is then that of this call, without, of calls in general.
+        problem: a Problem, or an Architecture (anything with a ``problem``), whose source and surroundings
+            are told too.
+        q, k, v: with the rest of a call to ``regress``; the backend is then that of this call, without, of
+            calls in general.
         heads, key_size, value_size: give state and cost in numbers; a call gives them by itself.
         tokens: how many pairs a memory that keeps all of them holds in those numbers.
         name: the title.
@@ -128,23 +188,41 @@ def explain(problem: object, q: Tensor | None = None, k: Tensor | None = None, v
         x = prepare(problem, q, k, v, known["params"], known["state"], known["cu_seqlens"], call)
         heads, key_size, value_size, tokens = x.heads, q.shape[-1], v.shape[-1], q.shape[1]
     elif call:
-        raise ValueError(f"explain() got {', '.join(call)} but no q, k, v. Give the whole call, or sizes alone.")
+        raise ValueError(
+            f"explain() got {', '.join(call)} but no q, k, v. Give the whole call, or sizes alone."
+        )
     reasons = {backend.name: refusal(backend, problem, x) for backend in BACKENDS}
-    chosen = choose(problem, x, backend).name if x is not None else next(name for name, reason in reasons.items() if reason is None)
-    others = tuple((name, reason or f"Slower than {chosen}, and runs it when asked for.") for name, reason in reasons.items() if name != chosen)
+    chosen = (
+        choose(problem, x, backend).name
+        if x is not None
+        else next(name for name, reason in reasons.items() if reason is None)
+    )
+    others = tuple(
+        (name, reason or f"Slower than {chosen}, and runs it when asked for.")
+        for name, reason in reasons.items()
+        if name != chosen
+    )
     sizes = {"H": heads, "K": key_size, "V": value_size, "N": problem.weights.window or tokens}
     missing = [letter for letter in "HKV" if sizes[letter] is None]
     if 0 < len(missing) < 3:
-        raise ValueError("State and cost in numbers need all of heads, key_size and value_size. Give all three, or none.")
+        raise ValueError(
+            "State and cost in numbers need all of heads, key_size and value_size. Give all three, or none."
+        )
     if not missing:
         check_sizes(1, heads=heads)
         check_sizes(key_size=key_size, value_size=value_size, tokens=tokens)
     how = [("parallel form", _written_out(problem, told)) for told in _told(problem, "parallel form")]
     how += [("backend", chosen), *((f"not {name}", reason) for name, reason in others)]
-    sections = (_section(SOURCE, _source(entry)), _section("The three choices", _choices(problem)),
-                Section("In formulas", tuple(_formulas(problem))), _section("What it keeps and costs", _costs(problem, None if missing else sizes)),
-                _section("What a call brings", _inputs(problem)), _section(APPROXIMATE, _approximations(entry, problem)),
-                _section("Around the memory, in this order", _surroundings(entry)), _section("How it runs", how))
+    sections = (
+        _section(SOURCE, _source(entry)),
+        _section("The three choices", _choices(problem)),
+        Section("In formulas", tuple(_formulas(problem))),
+        _section("What it keeps and costs", _costs(problem, None if missing else sizes)),
+        _section("What a call brings", _inputs(problem)),
+        _section(APPROXIMATE, _approximations(entry, problem)),
+        _section("Around the memory, in this order", _surroundings(entry)),
+        _section("How it runs", how),
+    )
     return Explanation(name, tuple(section for section in sections if section.facts), chosen, others)
 
 
@@ -157,10 +235,14 @@ def state_words(problem: Problem) -> str:
     """The tensors that a memory keeps per head, with letters for their sizes."""
     if not problem.function.causal:
         return "nothing: every token reads the whole sequence"
-    words = ", ".join(f"{name} [{','.join(_letter(problem, size) for size in shape)}]" for name, shape in _kept(problem, LETTERS).items())
+    words = ", ".join(
+        f"{name} [{','.join(_letter(problem, size) for size in shape)}]"
+        for name, shape in _kept(problem, LETTERS).items()
+    )
     if problem.memory != "pairs":
         return f"{words} per head"
-    return f"{words}; N is {f'the {problem.weights.window} newest tokens' if problem.weights.window else 'the number of tokens so far'}"
+    window = problem.weights.window
+    return f"{words}; N is {f'the {window} newest tokens' if window else 'the number of tokens so far'}"
 
 
 def _section(title: str, facts: object) -> Section:
@@ -168,8 +250,11 @@ def _section(title: str, facts: object) -> Section:
 
 
 def _told(problem: Problem, title: str) -> list[str]:
-    """What there is to say under a title, at most one: by another axis than the title's own, if one speaks, else by its own."""
-    parts = sorted((problem.solver, problem.function, problem.weights), key=lambda part: title not in OWNERS[part.kind])
+    """What there is to say under a title, at most one: by another axis than the title's own, if one speaks,
+    else by its own."""
+    parts = sorted(
+        (problem.solver, problem.function, problem.weights), key=lambda part: title not in OWNERS[part.kind]
+    )
     return [text for part in parts if (text := part.formulas().get(title))][-1:]
 
 
@@ -186,12 +271,18 @@ def _choices(problem: Problem) -> Iterator[tuple[str, str]]:
     for axis in ("weights", "function", "solver"):
         component = getattr(problem, axis)
         yield axis, f"{component!r}: {summary(component)}"
-    yield "weights act on", {"samples": "the samples: every token solves the weighted problem of all pairs",
-                             "memory": "the memory: it fades, then the token's pairs are learned"}[problem.solver.weights_act_on]
+    yield (
+        "weights act on",
+        {
+            "samples": "the samples: every token solves the weighted problem of all pairs",
+            "memory": "the memory: it fades, then the token's pairs are learned",
+        }[problem.solver.weights_act_on],
+    )
 
 
 def _formulas(problem: Problem) -> Iterator[Fact]:
-    """The formulas of the three choices put together; what is written out in the others has no line of its own."""
+    """The formulas of the three choices put together; what is written out in the others has no line of its
+    own."""
     told = {title: text for title in FORMULAS for text in _told(problem, title)}
     for title in FORMULAS:
         if title in told and (title, told[title]) not in (("features", PLAIN), ("decay", told.get("decay"))):
@@ -202,8 +293,13 @@ def _formulas(problem: Problem) -> Iterator[Fact]:
 
 
 def _written_out(problem: Problem, formula: str) -> str:
-    """The formula of a component as it reads in this problem: D_t, w_t and phi replaced by what they are here."""
-    default = {None: "1", "head": "(gamma_i^(t) / gamma_i^(t-1))", "channel": "diag(gamma_i^(t) / gamma_i^(t-1))"}[problem.weights.retention]
+    """The formula of a component as it reads in this problem: D_t, w_t and phi replaced by what they are
+    here."""
+    default = {
+        None: "1",
+        "head": "(gamma_i^(t) / gamma_i^(t-1))",
+        "channel": ("diag(gamma_i^(t) / gamma_i^(t-1))"),
+    }[problem.weights.retention]
     decay = next(iter(_told(problem, "decay")), default).removeprefix("D_t = ")
     formula = formula.replace("D_t = 1 after", "with decay 1 after")
     formula = re.sub(r"\bD_t (?=[A-Za-z(])", "" if decay == "1" else f"{decay} ", formula)
@@ -216,17 +312,25 @@ def _written_out(problem: Problem, formula: str) -> str:
 
 def _kept(problem: Problem, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     if problem.memory == "pairs":
-        return {"keys": (sizes["N"], sizes["K"]), "values": (sizes["N"], sizes["V"]), "log_weight": (sizes["N"],)}
+        return {
+            "keys": (sizes["N"], sizes["K"]),
+            "values": (sizes["N"], sizes["V"]),
+            "log_weight": (sizes["N"],),
+        }
     return problem.state_shapes(sizes["K"], sizes["V"])
 
 
 def _work(problem: Problem, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
-    """The products whose sum one token's work grows with, per head: every number of the state once, and the solves."""
+    """The products whose sum one token's work grows with, per head: every number of the state once, and the
+    solves."""
     held = list(_kept(problem, sizes).values())
     work = [shape for shape in held if len(shape) == max(map(len, held))]
     if problem.function.dual:
         return [*work, (sizes["N"],) * 3]
-    pairs, unknowns = sizes["N"] if problem.memory == "pairs" else 1, problem.function.feature_size(sizes["K"])
+    pairs, unknowns = (
+        sizes["N"] if problem.memory == "pairs" else 1,
+        problem.function.feature_size(sizes["K"]),
+    )
     if problem.solver.exact and unknowns and not problem.solver.amortized:
         work += [(pairs, unknowns, unknowns)] if pairs > 1 else []
         work += [(unknowns, unknowns, unknowns)]
@@ -249,7 +353,9 @@ def _power(problem: Problem, shape: tuple[int, ...]) -> str:
     factors = [name for size in shape for name in _letter(problem, size).split()]
     number = math.prod(int(factor) for factor in factors if factor.isdecimal())
     names = [factor for factor in factors if not factor.isdecimal()]
-    powers = [f"{name}^{names.count(name)}" if names.count(name) > 1 else name for name in dict.fromkeys(names)]
+    powers = [
+        f"{name}^{names.count(name)}" if names.count(name) > 1 else name for name in dict.fromkeys(names)
+    ]
     return " ".join([str(number)] * (number > 1) + powers)
 
 
@@ -262,13 +368,24 @@ def _costs(problem: Problem, sizes: Mapping[str, int] | None) -> Iterator[tuple[
         yield "F", f"features of a key, {_feature_words(problem)}"
     pairs = problem.solver.pairs_per_token
     terms = [_power(problem, shape) for shape in _work(problem, LETTERS)]
-    yield "work per token", f"O({' + '.join(terms)}) per head" + (f", for each of {pairs} pairs" if pairs > 1 else "")
+    yield (
+        "work per token",
+        f"O({' + '.join(terms)}) per head" + (f", for each of {pairs} pairs" if pairs > 1 else ""),
+    )
     if sizes is not None:
         slots = sizes["N"] if problem.memory == "pairs" else None
-        state = empty_state(problem, 1, (sizes["H"],) * 3, sizes["K"], sizes["V"], slots, torch.device("meta"))
+        state = empty_state(
+            problem, 1, (sizes["H"],) * 3, sizes["K"], sizes["V"], slots, torch.device("meta")
+        )
         work = pairs * sizes["H"] * sum(math.prod(shape) for shape in _work(problem, sizes))
         given = ", ".join(f"{letter} = {sizes[letter]}" for letter in ("HKVN" if slots else "HKV"))
-        yield "in numbers", f"{state.nbytes:,} bytes of state in float32, of the order of {work:,} products per token, with {given}"
+        yield (
+            "in numbers",
+            (
+                f"{state.nbytes:,} bytes of state in float32, of the order of {work:,} products "
+                f"per token, with {given}"
+            ),
+        )
 
 
 def _feature_words(problem: Problem) -> str:
@@ -288,7 +405,11 @@ def _inputs(problem: Problem) -> Iterator[tuple[str, str]]:
 
 def _approximations(entry: object, problem: Problem) -> Iterator[tuple[str, str]]:
     parts = (problem.solver, problem.function, problem.weights)
-    told = list(dict.fromkeys(_written_out(problem, text) for part in parts if (text := part.formulas().get("approximation"))))
+    told = list(
+        dict.fromkeys(
+            _written_out(problem, text) for part in parts if (text := part.formulas().get("approximation"))
+        )
+    )
     if problem.solver.weights_act_on == "memory":
         told += [FOLDED] + ([SHRUNK] if problem.weights.retention else [])
     told = told or [EXACT]
@@ -320,5 +441,12 @@ def _clauses(formula: str) -> list[str]:
 
 def _escape(text: str) -> str:
     """Plain text as LaTeX text."""
-    special = {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+    special = {
+        "\\": r"\textbackslash{}",
+        "^": r"\^{}",
+        "~": r"\~{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+    }
     return "".join(special.get(c, f"\\{c}" if c in "_&%#${}" else c) for c in text)

@@ -1,7 +1,8 @@
 """From the plain formulas of the components to LaTeX: ``latex("S_t = a_t S_{t-1} + k_t v_t^T")``.
 
-Plain formulas are one line of ASCII: x_t and x_{t-1}, x^T, x^2 and gamma_i^(t), sum_{i<=t} and prod_{i<j<=t}, Greek letters by
-name, ||x||, juxtaposition or x.y for products, x * y entry by entry, controls by name, and words where they are clearer.
+Plain formulas are one line of ASCII: x_t and x_{t-1}, x^T, x^2 and gamma_i^(t), sum_{i<=t} and prod_{i<j<=t},
+Greek letters by name, ||x||, juxtaposition or x.y for products, x * y entry by entry, controls by name, and
+words where they are clearer.
 """
 
 from __future__ import annotations
@@ -10,16 +11,83 @@ import re
 
 from ttr.controls import CONTROLS
 
-GREEK = {"alpha", "beta", "gamma", "delta", "epsilon", "eps", "zeta", "eta", "theta", "kappa", "lambda", "mu", "nu", "xi", "pi", "rho", "sigma",
-         "tau", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega"}
+GREEK = {
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "eps",
+    "zeta",
+    "eta",
+    "theta",
+    "kappa",
+    "lambda",
+    "mu",
+    "nu",
+    "xi",
+    "pi",
+    "rho",
+    "sigma",
+    "tau",
+    "phi",
+    "chi",
+    "psi",
+    "omega",
+    "Gamma",
+    "Delta",
+    "Theta",
+    "Lambda",
+    "Xi",
+    "Pi",
+    "Sigma",
+    "Phi",
+    "Psi",
+    "Omega",
+}
 FUNCTIONS = {"exp", "log", "ln", "max", "min", "sin", "cos", "tanh", "det", "sum", "prod"}
-OPERATORS = {"argmin", "argmax", "diag", "tr", "sign", "softmax", "sigmoid", "softplus", "gelu", "silu", "elu", "grad", "Re", "LN", "NS"}
+OPERATORS = {
+    "argmin",
+    "argmax",
+    "diag",
+    "tr",
+    "sign",
+    "softmax",
+    "sigmoid",
+    "softplus",
+    "gelu",
+    "silu",
+    "elu",
+    "grad",
+    "Re",
+    "LN",
+    "NS",
+}
 ACCENTS = {"bar": r"\bar", "hat": r"\hat", "~": r"\tilde"}
-SIGNS = {"<=": r"\leq", ">=": r"\geq", "!=": r"\neq", "<-": r"\leftarrow", "->": r"\rightarrow", "||": r"\Vert", "...": r"\ldots", "..": r"\ldots",
-         "*": r"\odot", "{": r"\{", "}": r"\}", "~": r"\sim", "%": r"\%", "#": r"\#", "&": r"\&", "$": r"\$", "inf": r"\infty"}
+SIGNS = {
+    "<=": r"\leq",
+    ">=": r"\geq",
+    "!=": r"\neq",
+    "<-": r"\leftarrow",
+    "->": r"\rightarrow",
+    "||": r"\Vert",
+    "...": r"\ldots",
+    "..": r"\ldots",
+    "*": r"\odot",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\sim",
+    "%": r"\%",
+    "#": r"\#",
+    "&": r"\&",
+    "$": r"\$",
+    "inf": r"\infty",
+}
 
-_TOKENS = (r"(?P<name>(?:{names})(?![A-Za-z]))|(?P<number>\d+(?:\.\d+)?(?:e[+-]?\d+)?)|(?P<word>[A-Za-z]+~?)"
-           r"|(?P<sign><=|>=|!=|<-|->|\|\||\.\.\.|\.\.|\S)|(?P<space>\s+)")
+_TOKENS = (
+    r"(?P<name>(?:{names})(?![A-Za-z]))|(?P<number>\d+(?:\.\d+)?(?:e[+-]?\d+)?)|(?P<word>[A-Za-z]+~?)"
+    r"|(?P<sign><=|>=|!=|<-|->|\|\||\.\.\.|\.\.|\S)|(?P<space>\s+)"
+)
 """The pattern of a token, for the names of the controls."""
 
 
@@ -59,14 +127,19 @@ class _Reader:
     def words(self) -> str:
         """Words of plain English that follow each other, as one text."""
         found = []
-        while self.peek()[0] == "space" or self.peek()[0] == "word" and self.peek(1)[1] not in ("(", "_") and (
-                _plain(self.peek()[1]) or found and self.peek()[1] == "a" and _plain(self.peek(2)[1])):
+        while (
+            self.peek()[0] == "space"
+            or self.peek()[0] == "word"
+            and self.peek(1)[1] not in ("(", "_")
+            and (_plain(self.peek()[1]) or found and self.peek()[1] == "a" and _plain(self.peek(2)[1]))
+        ):
             found.append(self.peek()[1])
             self.at += 1
         if not found:  # a word with an index is a name
             return self.atom()
         text = "".join(found)
-        return rf"\text{{{' ' if self.peek()[1] not in ('_', '^') else ''}{text.strip()}{' ' if text.endswith(' ') else ''}}}"
+        before, after = " " * (self.peek()[1] not in ("_", "^")), " " * text.endswith(" ")
+        return rf"\text{{{before}{text.strip()}{after}}}"
 
     def atom(self) -> str:
         """One symbol, number or name; a square root takes its bracket along."""
@@ -79,7 +152,9 @@ class _Reader:
             return rf"\mathrm{{{text.replace('_', chr(92) + '_')}}}"
         if kind == "number":
             digits, _, power = text.partition("e")
-            return (("" if digits == "1" else rf"{digits} \cdot ") + f"10^{{{int(power)}}}") if power else digits
+            return (
+                (("" if digits == "1" else rf"{digits} \cdot ") + f"10^{{{int(power)}}}") if power else digits
+            )
         if kind == "word":
             return _symbol(text, called=self.peek()[1] == "(")
         if text == "." and self.peek()[0] in ("word", "name"):
@@ -89,7 +164,8 @@ class _Reader:
         return f"{SIGNS[text]} " if text in SIGNS else text
 
     def script(self) -> str:
-        """An index or exponent with its argument in braces; a bracket goes, unless it marks a token, as in gamma_i^(t)."""
+        """An index or exponent with its argument in braces; a bracket goes, unless it marks a token, as in
+        gamma_i^(t)."""
         mark, base = self.peek()[1], "".join(text for _, text in self.tokens[max(self.at - 3, 0) : self.at])
         self.at += 1
         sign = ""

@@ -1,4 +1,5 @@
-"""Products of float32 matrices through oneDNN instead of the library that torch takes by default (MKL on x86), for a block of code."""
+"""Products of float32 matrices through oneDNN instead of the library that torch takes by default (MKL on
+x86), for a block of code."""
 
 from __future__ import annotations
 
@@ -19,12 +20,14 @@ _before = ""  # the setting that the first of them found
 
 @contextlib.contextmanager
 def onednn() -> Iterator[None]:
-    """Inside the block torch multiplies float32 matrices on the CPU by oneDNN, whose kernels use wider vectors than MKL's on some processors
-    (AMD's with AVX-512 foremost). Results stay float32's, to other roundings; what was set before is set again afterwards.
+    """Inside the block torch multiplies float32 matrices on the CPU by oneDNN, whose kernels use wider
+    vectors than MKL's on some processors (AMD's with AVX-512 foremost). Results stay float32's, to other
+    roundings; what was set before is set again afterwards.
 
-    torch has one switch for the whole process: other threads multiply by oneDNN too until the last block that is open anywhere ends. In an
-    asynchronous function leave the block before ``await``. Enter it outside of functions that torch.compile compiles. Inside,
-    ``torch.get_float32_matmul_precision()`` may raise, as it does not know what torch.backends.mkldnn.matmul.fp32_precision says.
+    torch has one switch for the whole process: other threads multiply by oneDNN too until the last block that
+    is open anywhere ends. In an asynchronous function leave the block before ``await``. Enter it outside of
+    functions that torch.compile compiles. Inside, ``torch.get_float32_matmul_precision()`` may raise, as it
+    does not know what torch.backends.mkldnn.matmul.fp32_precision says.
 
     Raises:
         RuntimeError: where torch has no oneDNN, or it would round to bfloat16; the sentence says so.
@@ -39,12 +42,21 @@ def onednn() -> Iterator[None]:
 def refuses() -> str | None:
     """Why ``onednn`` cannot be used here, as a sentence; None if it can."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
-        return "This torch has no oneDNN, or torch.backends.mkldnn.enabled is off. Multiply without ttr.onednn()."
+        return (
+            "This torch has no oneDNN, or torch.backends.mkldnn.enabled is off. Multiply without "
+            "ttr.onednn()."
+        )
     if torch.cpu._is_amx_tile_supported():
-        return "On this processor (AMX) oneDNN would round float32 products to bfloat16. Multiply without ttr.onednn()."
+        return (
+            "On this processor (AMX) oneDNN would round float32 products to bfloat16. Multiply without "
+            "ttr.onednn()."
+        )
     error = _error_of_a_product()
     if not error <= ROUNDED:
-        return f"oneDNN rounds float32 products here: one was wrong by {error:.1e}. Multiply without ttr.onednn()."
+        return (
+            f"oneDNN rounds float32 products here: one was wrong by {error:.1e}. Multiply without "
+            "ttr.onednn()."
+        )
     return None
 
 
@@ -52,9 +64,16 @@ def refuses() -> str | None:
 def _error_of_a_product() -> float:
     """The largest relative error of a single and of a batched product, against float64."""
     with _switched(), torch.autocast("cpu", enabled=False):
-        numbers = torch.arange(1, 1 + 2 * 4 * 128 * 128, dtype=torch.float32, device="cpu").sin().reshape(2, 4, 128, 128)
+        numbers = (
+            torch.arange(1, 1 + 2 * 4 * 128 * 128, dtype=torch.float32, device="cpu")
+            .sin()
+            .reshape(2, 4, 128, 128)
+        )
         pairs = [numbers, numbers[:, 0]]
-        return max(((a @ b - a.double() @ b.double()).abs().max() / (a.double() @ b.double()).abs().max()).item() for a, b in pairs)
+        return max(
+            ((a @ b - a.double() @ b.double()).abs().max() / (a.double() @ b.double()).abs().max()).item()
+            for a, b in pairs
+        )
 
 
 @contextlib.contextmanager
@@ -75,12 +94,17 @@ def _switched() -> Iterator[None]:
 
 
 def _has_new_switch() -> bool:
-    """Whether torch has a switch for oneDNN's products alone; each switch makes the other's getter raise, so one must do."""
+    """Whether torch has a switch for oneDNN's products alone; each switch makes the other's getter raise, so
+    one must do."""
     return hasattr(torch.backends.mkldnn, "matmul")
 
 
 def _precision() -> str:
-    return torch.backends.mkldnn.matmul.fp32_precision if _has_new_switch() else torch.get_float32_matmul_precision()
+    return (
+        torch.backends.mkldnn.matmul.fp32_precision
+        if _has_new_switch()
+        else torch.get_float32_matmul_precision()
+    )
 
 
 def _set_precision(precision: str) -> None:

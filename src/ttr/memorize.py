@@ -18,27 +18,43 @@ def predict(memory: Float[Tensor, "*b F V"], key: Float[Tensor, "*b F"]) -> Floa
     return torch.einsum("...fv,...f->...v", memory, key)
 
 
-def moments(keys: Float[Tensor, "B N H F"], values: Float[Tensor, "B N H V"], weights: Float[Tensor, "B N H #F"]) -> Float[Tensor, "B H F V"]:
+def moments(
+    keys: Float[Tensor, "B N H F"], values: Float[Tensor, "B N H V"], weights: Float[Tensor, "B N H #F"]
+) -> Float[Tensor, "B H F V"]:
     """sum_i gamma_i k_i v_i^T over all pairs; gamma per pair, or per pair and key channel."""
     return torch.einsum("bnhf,bnhv->bhfv", weights * keys, values)
 
 
-def transport(keys: Float[Tensor, "B N H K"], turn: Float[Tensor, "B H K"], step: Float[Tensor, "B H"]) -> Float[Tensor, "B N H K"]:
+def transport(
+    keys: Float[Tensor, "B N H K"], turn: Float[Tensor, "B H K"], step: Float[Tensor, "B H"]
+) -> Float[Tensor, "B N H K"]:
     """H k_i for all keys, with the matrix H = I - step w w^T of the token whose transport key is w."""
-    matrix = torch.eye(turn.shape[-1], dtype=turn.dtype, device=turn.device) - step[..., None, None] * turn[..., :, None] * turn[..., None, :]
+    matrix = (
+        torch.eye(turn.shape[-1], dtype=turn.dtype, device=turn.device)
+        - step[..., None, None] * turn[..., :, None] * turn[..., None, :]
+    )
     return torch.einsum("bhkl,bnhl->bnhk", matrix, keys)
 
 
-def ridge_fit(gram: Float[Tensor, "B H F F"], moment: Float[Tensor, "B H F V"], ridge: Float[Tensor, "H F"]) -> Float[Tensor, "B H F V"]:
-    """The minimiser of 1/2 sum gamma ||v - S^T k||^2 + 1/2 tr(S^T diag(ridge) S): solve (H + diag(ridge)) S = U."""
+def ridge_fit(
+    gram: Float[Tensor, "B H F F"], moment: Float[Tensor, "B H F V"], ridge: Float[Tensor, "H F"]
+) -> Float[Tensor, "B H F V"]:
+    """The minimiser of 1/2 sum gamma ||v - S^T k||^2 + 1/2 tr(S^T diag(ridge) S): solve (H + diag(ridge)) S =
+    U."""
     return torch.linalg.solve(gram + torch.diag_embed(ridge), moment)
 
 
-def local_fit(features: Float[Tensor, "B H N P"], values: Float[Tensor, "B H N V"], log_weight: Float[Tensor, "B H N"],
-              ridge: Float[Tensor, "H R"]) -> Float[Tensor, "B H P V"]:
-    """The polynomial around one query: ``features`` are 1 and the displacement's monomials, P = 1 + R of them.
+def local_fit(
+    features: Float[Tensor, "B H N P"],
+    values: Float[Tensor, "B H N V"],
+    log_weight: Float[Tensor, "B H N"],
+    ridge: Float[Tensor, "H R"],
+) -> Float[Tensor, "B H P V"]:
+    """The polynomial around one query: ``features`` are 1 and the displacement's monomials, P = 1 + R of
+    them.
 
-    The weights are brought to sum 1, so the ridge is relative; the constant is not regularised. No pairs, no memory: 0.
+    The weights are brought to sum 1, so the ridge is relative; the constant is not regularised. No pairs, no
+    memory: 0.
     """
     weights = normalised(log_weight)
     empty = weights.sum(-1, keepdim=True) == 0
@@ -50,17 +66,25 @@ def local_fit(features: Float[Tensor, "B H N P"], values: Float[Tensor, "B H N V
 
 def normalised(log_weight: Float[Tensor, "*b N"]) -> Float[Tensor, "*b N"]:
     """The weights brought to sum 1; all 0 where there is none."""
-    largest = log_weight.amax(-1, keepdim=True) if log_weight.shape[-1] else log_weight.new_zeros((*log_weight.shape[:-1], 1))
+    largest = (
+        log_weight.amax(-1, keepdim=True)
+        if log_weight.shape[-1]
+        else log_weight.new_zeros((*log_weight.shape[:-1], 1))
+    )
     weights = torch.exp(log_weight - torch.where(largest == -torch.inf, 0.0, largest).detach())
     total = weights.sum(-1, keepdim=True)
     return weights / torch.where(total == 0, 1.0, total)
 
 
-def fold(problem: Problem, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair) -> dict[str, Tensor]:
-    """Learn one pair: by the published recurrence where the problem has one, else shrink the memory and descend the objective.
+def fold(
+    problem: Problem, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair
+) -> dict[str, Tensor]:
+    """Learn one pair: by the published recurrence where the problem has one, else shrink the memory and
+    descend the objective.
 
-    An explicit solver takes one gradient step, at the decayed or the old memory; a proximal one goes to the minimiser of its
-    quadratic objective by one Newton step. ``memory`` are the tensors of the state, ``params`` all of the call's.
+    An explicit solver takes one gradient step, at the decayed or the old memory; a proximal one goes to the
+    minimiser of its quadratic objective by one Newton step. ``memory`` are the tensors of the state,
+    ``params`` all of the call's.
     """
     if problem.recurrence is not None:
         return problem.recurrence.learn(problem.function, params, memory, pair)
@@ -75,11 +99,18 @@ def fold(problem: Problem, params: Mapping[str, Tensor], memory: Mapping[str, Te
         data = (kept["memory"], pair.key, read_key, value, step)
         return {"memory": _minimiser(lambda s: solver.objective(predict, s, *data), kept["memory"])}
     anchor = dict(memory) if solver.gradient_at == "old" else kept
-    gradient = torch.func.grad(lambda m: solver.objective(predict, m, anchor, pair.key, read_key, value, *erase_key))(anchor)
-    return {name: kept[name] - step.reshape(*step.shape, *(1,) * (kept[name].ndim - 2)) * gradient[name] for name in memory}
+    gradient = torch.func.grad(
+        lambda m: solver.objective(predict, m, anchor, pair.key, read_key, value, *erase_key)
+    )(anchor)
+    return {
+        name: kept[name] - step.reshape(*step.shape, *(1,) * (kept[name].ndim - 2)) * gradient[name]
+        for name in memory
+    }
 
 
-def _predict(function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor] | Tensor, key: Tensor) -> Tensor:
+def _predict(
+    function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor] | Tensor, key: Tensor
+) -> Tensor:
     memory = {"memory": memory} if isinstance(memory, Tensor) else memory
     return function.predict(memory, key, axis_params(params, "function"))
 
@@ -94,7 +125,8 @@ def _shrunk(tensor: Tensor, log_decay: Tensor | None) -> Tensor:
 def _minimiser(objective, start: Float[Tensor, "B H F V"]) -> Float[Tensor, "B H F V"]:
     """The minimiser of a quadratic objective that treats rows of B and H apart and columns of V alike.
 
-    The gradient is affine, g(S) = A S - c, so its differences along the unit directions of F give the columns of A.
+    The gradient is affine, g(S) = A S - c, so its differences along the unit directions of F give the columns
+    of A.
     """
     if start.numel() == 0:
         return start

@@ -1,7 +1,9 @@
-"""The definition of every layer, in float64, literal and differentiable. Every fast path is checked against it.
+"""The definition of every layer, in float64, literal and differentiable. Every fast path is checked against
+it.
 
-For each token: memorise the pairs seen so far, retrieve with the query. A solver whose weights act on the samples solves
-the weighted problem of pairs 1..t afresh, by the plainest dense method; one whose weights act on the memory folds them in.
+For each token: memorise the pairs seen so far, retrieve with the query. A solver whose weights act on the
+samples solves the weighted problem of pairs 1..t afresh, by the plainest dense method; one whose weights act
+on the memory folds them in.
 """
 
 from __future__ import annotations
@@ -20,12 +22,22 @@ from ttr.problem import Pair, Problem
 from ttr.state import State, append_pairs, pair_index, single, writable
 
 
-def oracle(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B T *pairs Hk K"], v: Float[Tensor, "B T *pairs Hv V"], *,
-           params: Mapping[str, Tensor] | None = None, state: State | None = None, return_state: bool = False,
-           cu_seqlens: Int[Tensor, " bounds"] | None = None, **controls: Tensor | float) -> Float[Tensor, "B T H V"] | tuple[Tensor, State]:
+def oracle(
+    problem: Problem,
+    q: Float[Tensor, "B T Hq K"],
+    k: Float[Tensor, "B T *pairs Hk K"],
+    v: Float[Tensor, "B T *pairs Hv V"],
+    *,
+    params: Mapping[str, Tensor] | None = None,
+    state: State | None = None,
+    return_state: bool = False,
+    cu_seqlens: Int[Tensor, " bounds"] | None = None,
+    **controls: Tensor | float,
+) -> Float[Tensor, "B T H V"] | tuple[Tensor, State]:
     """The read-outs of a problem by its definition, in float64.
 
-    Arguments, shapes and errors are those of ``ttr.regress``; the result is float64 and differentiable, time is O(T^2) or worse.
+    Arguments, shapes and errors are those of ``ttr.regress``; the result is float64 and differentiable, time
+    is O(T^2) or worse.
     """
     x = prepare(problem, q, k, v, params, writable(state), cu_seqlens, controls, dtype=torch.float64)
     check_streaming(problem, return_state or state is not None)
@@ -34,7 +46,9 @@ def oracle(problem: Problem, q: Float[Tensor, "B T Hq K"], k: Float[Tensor, "B T
     else:
         bounds = cu_seqlens.tolist()
         starts = [single(x.state, row, problem.weights.window) for row in range(len(bounds) - 1)]
-        parts = [_sequence(problem, x.tokens(*ends, start)) for start, *ends in zip(starts, bounds, bounds[1:])]
+        parts = [
+            _sequence(problem, x.tokens(*ends, start)) for start, *ends in zip(starts, bounds, bounds[1:])
+        ]
         y = torch.cat([x.q.new_zeros(1, 0, x.heads, v.shape[-1]), *(rows for rows, _ in parts)], dim=1)
         state = State.cat([end for _, end in parts]) if parts else x.state
     state = state if x.length else state.clone()  # without tokens it would be the caller's own
@@ -66,14 +80,16 @@ def _read_whole(problem: Problem, x: Inputs) -> tuple[Sequence[Tensor], State]:
 
 
 def _forgotten(x: Inputs, t: int, pair: int = -1) -> Tensor:
-    """Log of what is left at token t of a pair written at token ``pair`` (-1: of the incoming state). [B,1,H] or [B,1,H,K]."""
+    """Log of what is left at token t of a pair written at token ``pair`` (-1: of the incoming state). [B,1,H]
+    or [B,1,H,K]."""
     if x.log_decay is None:
         return x.q.new_zeros(x.q.shape[0], 1, x.heads)
     return x.log_decay[:, pair + 1 : t + 1].sum(1, keepdim=True)
 
 
 def _log_weights(x: Inputs, t: int) -> Tensor:
-    """Log weights at token t of pairs 0..t: what was forgotten since, plus their importance. [B,t+1,H] or [B,t+1,H,K]."""
+    """Log weights at token t of pairs 0..t: what was forgotten since, plus their importance. [B,t+1,H] or
+    [B,t+1,H,K]."""
     log_weight = torch.cat([_forgotten(x, t, pair) for pair in range(t + 1)], dim=1)
     if x.log_importance is None:
         return log_weight
@@ -82,19 +98,26 @@ def _log_weights(x: Inputs, t: int) -> Tensor:
 
 
 def _refit_from_moments(problem: Problem, x: Inputs) -> tuple[list[Tensor], State]:
-    """Global function, no window: the weighted sums over all pairs, and with an exact solver the ridge fit they define."""
+    """Global function, no window: the weighted sums over all pairs, and with an exact solver the ridge fit
+    they define."""
     params = x.axis_params("function")
     queries = problem.function.query(x.grouped(x.q), params)
     keys, values = problem.function.key(x.grouped(x.k), params), x.grouped(x.v)
     targets = {"memory": values, "gram": keys, "normalizer": values.new_ones(*values.shape[:-1], 1)}
     y, sums = [], dict(x.state.tensors)
     for t in range(x.length):
-        weights, kept = (w if w.ndim == 4 else w[..., None] for w in (_log_weights(x, t).exp(), _forgotten(x, t).exp()))
+        weights, kept = (
+            w if w.ndim == 4 else w[..., None] for w in (_log_weights(x, t).exp(), _forgotten(x, t).exp())
+        )
         for name, start in x.state.tensors.items():
             past = kept[:, 0, :, :, None] * (start if start.ndim == 4 else start[..., None])
             new = memorize.moments(keys[:, : t + 1], targets[name][:, : t + 1], weights)
             sums[name] = (past + new).reshape(start.shape)
-        memory = memorize.ridge_fit(sums["gram"], sums["memory"], x.controls["ridge"]) if problem.solver.exact else sums["memory"]
+        memory = (
+            memorize.ridge_fit(sums["gram"], sums["memory"], x.controls["ridge"])
+            if problem.solver.exact
+            else sums["memory"]
+        )
         y.append(_read(problem, memory, sums.get("normalizer"), queries[:, t]))
     return y, x.state.replace(**sums, position=x.state.position + x.length)
 
@@ -105,7 +128,10 @@ def _refit_from_pairs(problem: Problem, x: Inputs) -> tuple[list[Tensor], State]
     old = x.state["keys"].shape[1]
     keys = torch.cat([x.state["keys"], x.k], dim=1)
     values = torch.cat([x.state["values"], x.v], dim=1)
-    index = torch.cat([pair_index(x.state, window), x.state.position[:, None] + torch.arange(x.length, device=x.q.device)], dim=1)
+    index = torch.cat(
+        [pair_index(x.state, window), x.state.position[:, None] + torch.arange(x.length, device=x.q.device)],
+        dim=1,
+    )
     y, log_weight = [], x.state["log_weight"]
     for t in range(x.length):
         log_weight = torch.cat([x.state["log_weight"] + _forgotten(x, t), _log_weights(x, t)], dim=1)
@@ -115,19 +141,32 @@ def _refit_from_pairs(problem: Problem, x: Inputs) -> tuple[list[Tensor], State]
             log_weight = log_weight.masked_fill(outside[..., None], -torch.inf)
         at, before = x.tokens(t, t + 1, x.state), slice(0, old + t)
         if problem.function.transported:
-            turned = memorize.transport(keys[:, before], x.controls["transport_key"][:, t], x.controls["step_size"][:, t])
+            turned = memorize.transport(
+                keys[:, before], x.controls["transport_key"][:, t], x.controls["step_size"][:, t]
+            )
             keys = torch.cat([turned, keys[:, old + t :]], dim=1)
         if problem.solver.corrects:
-            known = _read_pairs(problem, at, x.grouped(keys[:, before]), values[:, before], log_weight[:, :-1], params)
+            known = _read_pairs(
+                problem, at, x.grouped(keys[:, before]), values[:, before], log_weight[:, :-1], params
+            )
             corrected = x.v[:, t] - x.controls["step_size"][:, t, :, None] * known
             values = torch.cat([values[:, before], corrected[:, None], values[:, old + t + 1 :]], dim=1)
-        y.append(_read_pairs(problem, at, x.grouped(keys[:, seen]), x.grouped(values[:, seen]), log_weight, params))
+        y.append(
+            _read_pairs(problem, at, x.grouped(keys[:, seen]), x.grouped(values[:, seen]), log_weight, params)
+        )
     total = None if x.log_decay is None else x.log_decay.sum(1)
     start = x.state.replace(keys=keys[:, :old], values=values[:, :old])
     return y, append_pairs(start, window, keys[:, old:], values[:, old:], log_weight[:, old:], total)
 
 
-def _read_pairs(problem: Problem, x: Inputs, keys: Tensor, values: Tensor, log_weight: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+def _read_pairs(
+    problem: Problem,
+    x: Inputs,
+    keys: Tensor,
+    values: Tensor,
+    log_weight: Tensor,
+    params: Mapping[str, Tensor],
+) -> Tensor:
     """Fit to weighted pairs [B,N,H,.] and read at the query of the one token of ``x``."""
     function, q = problem.function, x.grouped(x.q)[:, 0]
     if function.dual:
@@ -139,23 +178,34 @@ def _read_pairs(problem: Problem, x: Inputs, keys: Tensor, values: Tensor, log_w
         if problem.solver.amortized:
             of_head = (tensor.transpose(1, 2) for tensor in (values, keys, kernel))
             return retrieve.read_along(*of_head, x.controls["slope"][:, 0])
-        features = retrieve.displacement_features(function, function.point(keys, params).transpose(1, 2), function.point(q, params))
+        features = retrieve.displacement_features(
+            function, function.point(keys, params).transpose(1, 2), function.point(q, params)
+        )
         ridge = x.controls["ridge"] if function.local_degree else q.new_zeros(q.shape[1], 0)
-        return retrieve.read_local(memorize.local_fit(features, values.transpose(1, 2), kernel.transpose(1, 2), ridge))
+        return retrieve.read_local(
+            memorize.local_fit(features, values.transpose(1, 2), kernel.transpose(1, 2), ridge)
+        )
     weights = torch.exp(log_weight)[..., None]
     memory = memorize.moments(mapped, values, weights)
     if problem.solver.exact:
         memory = memorize.ridge_fit(memorize.moments(mapped, mapped, weights), memory, x.controls["ridge"])
-    ones = memorize.moments(mapped, values.new_ones(*values.shape[:-1], 1), weights)[..., 0] if function.normalized else None
+    ones = (
+        memorize.moments(mapped, values.new_ones(*values.shape[:-1], 1), weights)[..., 0]
+        if function.normalized
+        else None
+    )
     return _read(problem, memory, ones, query)
 
 
 def _fold_pairs(problem: Problem, x: Inputs) -> tuple[list[Tensor], State]:
-    """A memory updated pair by pair: retention acts once per token; on a memory, importance multiplies the pair's step."""
+    """A memory updated pair by pair: retention acts once per token; on a memory, importance multiplies the
+    pair's step."""
     params, pairs = x.axis_params("function"), problem.solver.pairs_per_token
     queries = problem.function.query(x.grouped(x.q), params)
     per_pair = {name for name in x.controls if CONTROLS[name].per_pair and pairs > 1}
-    controls = {name: problem.function.key(c, params) if CONTROLS[name].key else c for name, c in x.controls.items()}
+    controls = {
+        name: problem.function.key(c, params) if CONTROLS[name].key else c for name, c in x.controls.items()
+    }
     log_importance = x.log_importance
     if log_importance is not None and problem.solver.weights_act_on == "memory":
         importance, log_importance = torch.exp(log_importance), None
@@ -169,13 +219,26 @@ def _fold_pairs(problem: Problem, x: Inputs) -> tuple[list[Tensor], State]:
         before = memory
         for j in range(pairs):
             at = (slice(None), t, j) if pairs > 1 else (slice(None), t)
-            of_pair = {name: c if name == "ridge" else c[at] if name in per_pair else c[:, t] for name, c in controls.items()}
-            pair = Pair(keys[at], values[at], of_pair, None if x.log_decay is None or j else x.log_decay[:, t],
-                        None if log_importance is None else log_importance[at], x.state.position + t)
+            of_pair = {
+                name: c if name == "ridge" else c[at] if name in per_pair else c[:, t]
+                for name, c in controls.items()
+            }
+            pair = Pair(
+                keys[at],
+                values[at],
+                of_pair,
+                None if x.log_decay is None or j else x.log_decay[:, t],
+                None if log_importance is None else log_importance[at],
+                x.state.position + t,
+            )
             memory = memorize.fold(problem, x.params, memory, pair)
         y.append(retrieve.read(problem, x.params, before, memory, queries[:, t], pair))
     return y, x.state.replace(**memory, position=x.state.position + x.length)
 
 
 def _read(problem: Problem, memory: Tensor, ones: Tensor | None, query: Tensor) -> Tensor:
-    return retrieve.read_linear(memory, query) if ones is None else retrieve.read_ratio(memory, ones, query, problem.function)
+    return (
+        retrieve.read_linear(memory, query)
+        if ones is None
+        else retrieve.read_ratio(memory, ones, query, problem.function)
+    )

@@ -9,10 +9,11 @@ A causal layer memorises the pairs (k_i, v_i) seen so far by a weighted regressi
     function  M               what the memory can represent
     solver    argmin          how well, and how, the regression is solved
 
-A ``Problem`` is one point of that product. It holds numbers, strings and components, never a tensor; tensors come with
-the call, as *controls* (one per token) or as *params* (one per layer).
+A ``Problem`` is one point of that product. It holds numbers, strings and components, never a tensor; tensors
+come with the call, as *controls* (one per token) or as *params* (one per layer).
 
-Letters used for shapes everywhere: B batch, T time, n pairs per token, H heads, K key size, V value size, F feature size.
+Letters used for shapes everywhere: B batch, T time, n pairs per token, H heads, K key size, V value size, F
+    feature size.
 """
 
 from __future__ import annotations
@@ -28,7 +29,18 @@ from ttr.axes import RESET, FeatureMap, Function, Pair, Solver, Weights, scale_o
 from ttr.component import Component, Parameter
 from ttr.controls import CONTROLS
 
-__all__ = ["RESET", "FeatureMap", "Function", "Pair", "Problem", "Solver", "Weights", "Worked", "refusal", "scale_or_default"]
+__all__ = [
+    "RESET",
+    "FeatureMap",
+    "Function",
+    "Pair",
+    "Problem",
+    "Solver",
+    "Weights",
+    "Worked",
+    "refusal",
+    "scale_or_default",
+]
 
 
 @dataclass(frozen=True)
@@ -46,30 +58,43 @@ class Problem:
     def __post_init__(self) -> None:
         for name, kind in (("weights", Weights), ("function", Function), ("solver", Solver)):
             if not isinstance(getattr(self, name), kind):
-                raise ValueError(f"{name} must be an instance of {kind.__name__}, got {getattr(self, name)!r}. Use a member of that axis.")
+                raise ValueError(
+                    f"{name} must be an instance of {kind.__name__}, got "
+                    f"{getattr(self, name)!r}. Use a member of that axis."
+                )
         reason = refusal(self.weights, self.function, self.solver) or self._undeclared()
         if reason:
             raise ValueError(reason)
         try:
             hash(self)
         except TypeError as failure:
-            raise ValueError(f"This problem cannot be hashed: {failure}. Use frozen dataclasses of numbers, strings and tuples.") from failure
+            raise ValueError(
+                f"This problem cannot be hashed: {failure}. Use frozen dataclasses of numbers, "
+                "strings and tuples."
+            ) from failure
 
     def _undeclared(self) -> str | None:
         """What is missing for its controls, as a sentence; None if nothing is."""
         for part in (self.weights, self.function, self.solver):
             for name, axes in part.controls().items():
                 if name not in CONTROLS:
-                    return (f"Nobody has declared the control {name!r} of {part!r}. Use ttr.controls.declare({name!r}, Control(({axes!r},), "
-                            "'what it means')) in the file of the component.")
+                    return (
+                        f"Nobody has declared the control {name!r} of {part!r}. Use "
+                        f"ttr.controls.declare({name!r}, Control(({axes!r},), "
+                        "'what it means')) in the file of the component."
+                    )
                 if axes not in CONTROLS[name].axes:
-                    return (f"The control {name!r} has axes {' or '.join(CONTROLS[name].axes)}, and {part!r} asks for {axes}. "
-                            "Use one of these, or a control of its own.")
+                    return (
+                        f"The control {name!r} has axes {' or '.join(CONTROLS[name].axes)}, and "
+                        f"{part!r} asks for {axes}. "
+                        "Use one of these, or a control of its own."
+                    )
         return None
 
     @property
     def memory(self) -> str:
-        """The kind of state: "matrix" (a matrix S), "moments" (U and H of an exact solve), "pairs" (the pairs themselves), ..."""
+        """The kind of state: "matrix" (a matrix S), "moments" (U and H of an exact solve), "pairs" (the pairs
+        themselves), ..."""
         kinds = {part.keeps for part in (self.weights, self.function, self.solver)} - {None}
         return "pairs" if "pairs" in kinds else next(iter(kinds), "matrix")
 
@@ -79,11 +104,15 @@ class Problem:
         return next((part for part in (self.weights, self.function, self.solver) if part.folds), None)
 
     def state_shapes(self, key_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
-        """The tensors of the state of a memory that does not keep the pairs: name -> shape behind batch and heads."""
+        """The tensors of the state of a memory that does not keep the pairs: name -> shape behind batch and
+        heads."""
         size = self.function.feature_size(key_size)
         memory = self.function.memory(size, value_size)
         if self.weights.complex_values and value_size % 2:
-            raise ValueError(f"Complex values take two channels each, but the values have {value_size}. Use an even number.")
+            raise ValueError(
+                f"Complex values take two channels each, but the values have {value_size}. Use "
+                "an even number."
+            )
         if self.weights.rotation and not self.weights.complex_values:
             memory |= {f"imaginary_{name}": shape for name, shape in memory.items()}
         copies = {f"{copy}.{name}": shape for copy in self.solver.copies for name, shape in memory.items()}
@@ -101,7 +130,11 @@ class Problem:
     def parameters(self, heads: int, key_size: int, value_size: int) -> dict[str, Parameter]:
         """The tensors every call must bring in ``params``: "axis.name" -> Parameter."""
         parts = (("weights", self.weights), ("function", self.function), ("solver", self.solver))
-        return {f"{axis}.{name}": p for axis, part in parts for name, p in part.parameters(heads, key_size, value_size).items()}
+        return {
+            f"{axis}.{name}": p
+            for axis, part in parts
+            for name, p in part.parameters(heads, key_size, value_size).items()
+        }
 
     def at_layer(self, layer: int, layers: int) -> Problem:
         """The problem as it is in that layer of so many, counted from 0."""
@@ -109,7 +142,11 @@ class Problem:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; ``from_dict`` inverts it."""
-        return {"weights": self.weights.to_dict(), "function": self.function.to_dict(), "solver": self.solver.to_dict()}
+        return {
+            "weights": self.weights.to_dict(),
+            "function": self.function.to_dict(),
+            "solver": self.solver.to_dict(),
+        }
 
     @staticmethod
     def from_dict(description: Mapping[str, Any]) -> Problem:
@@ -120,42 +157,91 @@ class Problem:
         """
         missing = {"weights", "function", "solver"} - set(description)
         if missing:
-            raise ValueError(f"A problem needs weights, function and solver; {', '.join(sorted(missing))} missing.")
-        return Problem(**{axis: Component.from_dict(description[axis]) for axis in ("weights", "function", "solver")})
+            raise ValueError(
+                f"A problem needs weights, function and solver; {', '.join(sorted(missing))} missing."
+            )
+        return Problem(
+            **{axis: Component.from_dict(description[axis]) for axis in ("weights", "function", "solver")}
+        )
 
 
 def refusal(weights: Weights, function: Function, solver: Solver) -> str | None:
     """Why the three cannot be combined, as a sentence that names the remedy; None if they can."""
     w, f, s = (type(part).__name__ for part in (weights, function, solver))
     if function.local_degree is not None and solver.exact != "local":
-        return f"{f} is fitted around every query, which {s} cannot do. Use ExactLocalFit, or a global function such as Linear."
+        return (
+            f"{f} is fitted around every query, which {s} cannot do. Use ExactLocalFit, or a global "
+            "function such as Linear."
+        )
     if function.local_degree is None and solver.exact == "local":
-        return f"{s} fits around every query, but {f} is one global map. Use ExactRidge for an exact global fit, or a local function."
+        return (
+            f"{s} fits around every query, but {f} is one global map. Use ExactRidge for an exact global "
+            "fit, or a local function."
+        )
     if not function.linear and function.local_degree is None and not solver.trains:
-        return f"{s} needs a prediction linear in the memory's parameters, unlike {f}'s. Use Linear, or GradientDescent."
+        return (
+            f"{s} needs a prediction linear in the memory's parameters, unlike {f}'s. Use Linear, or "
+            "GradientDescent."
+        )
     if weights.retention == "channel" and solver.exact:
-        return f"{s} needs one weight per pair, and {w} decays each key channel at its own rate. Use Geometric(per='head'), or OneStep or DeltaRule."
+        return (
+            f"{s} needs one weight per pair, and {w} decays each key channel at its own rate. Use "
+            "Geometric(per='head'), or OneStep or DeltaRule."
+        )
     if weights.retention == "channel" and not function.keeps_channels:
-        return f"{w} decays key channels, which {f} mixes before they reach the memory. Use Geometric(per='head'), or other features."
+        return (
+            f"{w} decays key channels, which {f} mixes before they reach the memory. Use "
+            "Geometric(per='head'), or other features."
+        )
     if weights.retention == "channel" and weights.window is not None:
-        return "A window keeps pairs with one weight each and cannot decay key channels. Use Geometric(per='head'), or drop the window."
+        return (
+            "A window keeps pairs with one weight each and cannot decay key channels. Use "
+            "Geometric(per='head'), or drop the window."
+        )
     if weights.window is not None and solver.weights_act_on == "memory":
-        return f"{s} cannot take a pair out of its memory again when it leaves the window of {w}. Use Geometric to forget, or OneStep or ExactRidge."
-    if weights.rotation and (not solver.additive or solver.weights_act_on == "memory" or weights.window is not None):
-        return f"{w} turns a memory that is a plain sum of pairs over the whole past. Use OneStep without a window, or Geometric for {s}."
+        return (
+            f"{s} cannot take a pair out of its memory again when it leaves the window of {w}. Use "
+            "Geometric to forget, or OneStep or ExactRidge."
+        )
+    if weights.rotation and (
+        not solver.additive or solver.weights_act_on == "memory" or weights.window is not None
+    ):
+        return (
+            f"{w} turns a memory that is a plain sum of pairs over the whole past. Use OneStep without a "
+            f"window, or Geometric for {s}."
+        )
     if weights.rotation == "channel" and not function.keeps_channels:
-        return f"{w} turns key channels, which {f} mixes before they reach the memory. Use ComplexGeometric(per='head'), or other features."
+        return (
+            f"{w} turns key channels, which {f} mixes before they reach the memory. Use "
+            "ComplexGeometric(per='head'), or other features."
+        )
     if weights.complex_values and function.normalized:
-        return f"{w} reads complex values, which no sum of weights can divide. Use {f} with normalized=False, or values='real'."
+        return (
+            f"{w} reads complex values, which no sum of weights can divide. Use {f} with "
+            "normalized=False, or values='real'."
+        )
     if function.normalized and not solver.additive:
-        return f"A normalised read-out is a ratio of two sums over pairs, which {s} does not build. Use OneStep, or {f} with normalized=False."
+        return (
+            f"A normalised read-out is a ratio of two sums over pairs, which {s} does not build. Use "
+            f"OneStep, or {f} with normalized=False."
+        )
     folding = [type(part).__name__ for part in (weights, function, solver) if part.folds]
     if len(folding) > 1:
-        return f"{folding[0]} and {folding[1]} are each a recurrence of their own. Use OneStep with {folding[0]}, or Uniform or Geometric with {s}."
-    return next((reason for part in (weights, function, solver) if (reason := part.refuses(weights, function, solver)) is not None), None)
+        return (
+            f"{folding[0]} and {folding[1]} are each a recurrence of their own. Use OneStep with "
+            f"{folding[0]}, or Uniform or Geometric with {s}."
+        )
+    return next(
+        (
+            reason
+            for part in (weights, function, solver)
+            if (reason := part.refuses(weights, function, solver)) is not None
+        ),
+        None,
+    )
 
 
-# -------------------------------------------------------------------------------------------------------- worked cases
+# ----------------------------------------------------------------------------------------------- worked cases
 @dataclass(frozen=True)
 class Worked:
     """A case derived by hand: public layout, Dk != Dv, T >= 3, no 0 or 1 that could hide a fault."""

@@ -31,10 +31,19 @@ class Project(nn.Module):
 
     def tails(self) -> dict[str, tuple[int, ...]]:
         """What it carries from call to call: name -> shape behind the batch."""
-        past = {f"conv.{name}": (step.past, *self.sizes.stream(name)) for step in self.steps if step.past for name in step.streams}
-        return past | {f"sum.{name}": shape for step in self.steps for name, shape in step.sums(self.sizes).items()}
+        past = {
+            f"conv.{name}": (step.past, *self.sizes.stream(name))
+            for step in self.steps
+            if step.past
+            for name in step.streams
+        }
+        return past | {
+            f"sum.{name}": shape for step in self.steps for name, shape in step.sums(self.sizes).items()
+        }
 
-    def forward(self, x: Float[Tensor, "B T d"], sequences: Sequences, tails: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def forward(
+        self, x: Float[Tensor, "B T d"], sequences: Sequences, tails: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """All streams of ttr.surroundings but y, and the new tails.
 
         Args:
@@ -47,22 +56,42 @@ class Project(nn.Module):
             streams |= self._made(step, learned, streams, sequences, new_tails)
         for name in ("q", "k", "v"):
             shape, source = self.sizes.stream(name), streams.get(f"x_{name}", x)
-            streams[name] = getattr(self, name)(source).unflatten(-1, shape) if name in self.projected else x.new_zeros(*x.shape[:2], *shape)
+            streams[name] = (
+                getattr(self, name)(source).unflatten(-1, shape)
+                if name in self.projected
+                else x.new_zeros(*x.shape[:2], *shape)
+            )
         for step, learned in (pair for pair in steps if not pair[0].of_input):
             streams |= self._made(step, learned, streams, sequences, new_tails)
         return streams, new_tails
 
-    def _made(self, step: Surrounding, learned: Tensors, streams: Mapping[str, Tensor], sequences: Sequences,
-              tails: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _made(
+        self,
+        step: Surrounding,
+        learned: Tensors,
+        streams: Mapping[str, Tensor],
+        sequences: Sequences,
+        tails: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
         """The streams that a step changes or adds; ``tails`` gets the new ones."""
-        made = self._with_past(step, learned, streams, sequences, tails) if step.past else step(learned.tensors(), streams)
+        made = (
+            self._with_past(step, learned, streams, sequences, tails)
+            if step.past
+            else step(learned.tensors(), streams)
+        )
         for name in step.sums(self.sizes):
             made[name], total = sequences.running_sum(made[name], tails[f"sum.{name}"].to(made[name].dtype))
             tails[f"sum.{name}"] = total.to(tails[f"sum.{name}"].dtype)
         return made
 
-    def _with_past(self, step: Surrounding, learned: Tensors, streams: Mapping[str, Tensor], sequences: Sequences,
-                   tails: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _with_past(
+        self,
+        step: Surrounding,
+        learned: Tensors,
+        streams: Mapping[str, Tensor],
+        sequences: Sequences,
+        tails: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
         """What the step makes of its streams and the tokens before them; ``tails`` gets the new ones."""
         before = {name: tails[f"conv.{name}"].to(streams[name].dtype) for name in step.streams}
         for name, tail in before.items():

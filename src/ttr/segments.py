@@ -13,7 +13,13 @@ from ttr.problem import Problem
 from ttr.state import EMPTY, State, beside, check_whole, pair_index
 
 
-def combine(problem: Problem, first: State, second: State, params: Mapping[str, Tensor], controls: Mapping[str, Tensor]) -> State:
+def combine(
+    problem: Problem,
+    first: State,
+    second: State,
+    params: Mapping[str, Tensor],
+    controls: Mapping[str, Tensor],
+) -> State:
     """See ``State.combine``."""
     for state in (first, second):
         check_whole(state)
@@ -25,58 +31,100 @@ def combine(problem: Problem, first: State, second: State, params: Mapping[str, 
     if log_decay is None:
         return first.replace(**{name: first[name] + second[name] for name in first}, position=position)
     kept = log_decay.exp()
-    return first.replace(**{name: beside(kept, first[name]) * first[name] + second[name] for name in first}, position=position)
+    return first.replace(
+        **{name: beside(kept, first[name]) * first[name] + second[name] for name in first}, position=position
+    )
 
 
 def _check_summaries(problem: Problem, first: State, second: State) -> None:
     """Raises a ValueError unless the two states are associative summaries of segments of the same problem."""
     if not isinstance(problem, Problem):
-        raise ValueError(f"What segments sum up to their problem tells, and {problem!r} is none. Use a ttr.Problem.")
+        raise ValueError(
+            f"What segments sum up to their problem tells, and {problem!r} is none. Use a ttr.Problem."
+        )
     summed = problem.memory == "moments" or problem.memory == "matrix" and problem.solver.additive
-    kept = problem.memory == "pairs" and not (problem.function.transported or problem.solver.corrects)  # as they came
+    # as they came
+    kept = problem.memory == "pairs" and not (problem.function.transported or problem.solver.corrects)
     if problem.recurrence is not None or problem.solver.weights_act_on == "memory" or not (summed or kept):
-        raise ValueError("What a segment does to this memory depends on what it held before, so segments have no summary. "
-                         "Pass the first segment's state to regress with the second.")
+        raise ValueError(
+            "What a segment does to this memory depends on what it held before, so segments "
+            "have no summary. "
+            "Pass the first segment's state to regress with the second."
+        )
     if first.capacity is not None or second.capacity is not None:
-        raise ValueError("States with a fixed capacity cannot be joined. Use states that grow, as regress(return_state=True) returns them.")
+        raise ValueError(
+            "States with a fixed capacity cannot be joined. Use states that grow, as "
+            "regress(return_state=True) returns them."
+        )
 
     def shapes(state: State) -> dict[str, tuple[int, ...]]:
         slots = problem.memory == "pairs" and problem.weights.window is None
-        return {name: (*tensor.shape[:1], *tensor.shape[2:]) if slots else tuple(tensor.shape) for name, tensor in state.tensors.items()}
+        return {
+            name: (*tensor.shape[:1], *tensor.shape[2:]) if slots else tuple(tensor.shape)
+            for name, tensor in state.tensors.items()
+        }
 
     expected = set(EMPTY) if problem.memory == "pairs" else set(problem.state_shapes(2, 2))
     if shapes(first) != shapes(second) or set(first.tensors) != expected:
-        raise ValueError(f"States of {shapes(first)} and {shapes(second)} cannot be combined. Use two states of this problem, with the same sizes.")
+        raise ValueError(
+            f"States of {shapes(first)} and {shapes(second)} cannot be combined. Use two "
+            "states of this problem, with the same sizes."
+        )
 
 
-def _forgotten_over(problem: Problem, segment: State, params: Mapping[str, Tensor], controls: Mapping[str, Tensor]) -> Tensor | None:
-    """The log of what a segment keeps of what came before it, [B,H] or [B,H,K]; None if it keeps everything."""
+def _forgotten_over(
+    problem: Problem, segment: State, params: Mapping[str, Tensor], controls: Mapping[str, Tensor]
+) -> Tensor | None:
+    """The log of what a segment keeps of what came before it, [B,H] or [B,H,K]; None if it keeps
+    everything."""
     weights = problem.weights
     if weights.retention is None:
         return None
     if set(controls) != set(weights.controls()):
-        raise ValueError(f"combine needs the second segment's {', '.join(weights.controls()) or 'state alone, and no controls'}, "
-                         f"got {', '.join(controls) or 'nothing'}. Pass the controls of the weights that regress got.")
+        raise ValueError(
+            "combine needs the second segment's "
+            f"{', '.join(weights.controls()) or 'state alone, and no controls'}, "
+            f"got {', '.join(controls) or 'nothing'}. Pass the controls of the weights that "
+            "regress got."
+        )
     tensor = next(iter(segment.tensors.values()))
     heads = segment["log_weight"].shape[-1] if problem.memory == "pairs" else tensor.shape[1]
     seen = segment.position.unique().tolist() or [0]
-    sizes = {"B": len(segment.position), "T": seen[0] if len(seen) == 1 else seen, "H": heads, "K": tensor.shape[2]}
+    sizes = {
+        "B": len(segment.position),
+        "T": seen[0] if len(seen) == 1 else seen,
+        "H": heads,
+        "K": tensor.shape[2],
+    }
     for name, axes in weights.controls().items():
         values.check_tensor(f"The control {name!r}", control := controls[name])
         if list(control.shape) != (wanted := [sizes[letter] for letter in axes]):
-            raise ValueError(f"The second segment has seen {segment.position.tolist()} tokens and needs {name} {wanted}, got {list(control.shape)}. "
-                             "Pass the controls of exactly its tokens.")
+            raise ValueError(
+                f"The second segment has seen {segment.position.tolist()} tokens and needs "
+                f"{name} {wanted}, got {list(control.shape)}. "
+                "Pass the controls of exactly its tokens."
+            )
         if control.device != tensor.device:
-            raise ValueError(f"The control {name!r} is on {control.device} and the state on {tensor.device}. Move them to one device.")
+            raise ValueError(
+                f"The control {name!r} is on {control.device} and the state on "
+                f"{tensor.device}. Move them to one device."
+            )
         if values.wanted(control.device):
             values.check_control(name, control)
     if not hasattr(params, "keys") or not all(isinstance(name, str) for name in params):
-        raise ValueError(f"The parameters must be a mapping of names to tensors, got {type(params).__name__}. Use a dict.")
+        raise ValueError(
+            f"The parameters must be a mapping of names to tensors, got {type(params).__name__}. Use a dict."
+        )
     of_weights = axis_params(params, "weights")
     if set(of_weights) != set(declared := weights.parameters(heads, *tensor.shape[-2:])):
-        raise ValueError(f"combine needs the parameters of the weights, {', '.join(declared) or 'none'}, got {', '.join(of_weights) or 'none'}. "
-                         "Pass the params that regress got.")
-    log_decay = weights.log_retention({name: x.to(tensor) for name, x in controls.items()}, of_weights, heads, tensor)
+        raise ValueError(
+            f"combine needs the parameters of the weights, {', '.join(declared) or 'none'}, "
+            f"got {', '.join(of_weights) or 'none'}. "
+            "Pass the params that regress got."
+        )
+    log_decay = weights.log_retention(
+        {name: x.to(tensor) for name, x in controls.items()}, of_weights, heads, tensor
+    )
     rates = weights.rates(of_weights)
     log_decay = log_decay if rates is None else with_rates(log_decay, rates.to(tensor))
     axes = 4 if weights.retention == "channel" else 3
@@ -100,7 +148,12 @@ def _join(first: State, second: State, window: int | None, log_decay: Tensor | N
     order = (torch.arange(window, device=first.position.device) - first.position[:, None]) % window
     index = pair_index(second, window).gather(1, order)
     newer = {name: _take(second[name], order) for name in old}
-    return first.replace(**{name: torch.where(beside(index >= 0, tensor), newer[name], tensor) for name, tensor in old.tensors.items()})
+    return first.replace(
+        **{
+            name: torch.where(beside(index >= 0, tensor), newer[name], tensor)
+            for name, tensor in old.tensors.items()
+        }
+    )
 
 
 def _take(tensor: Tensor, slots: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""The memory's state as an object: named tensors with a leading batch axis, and how many tokens they have seen."""
+"""The memory's state as an object: named tensors with a leading batch axis, and how many tokens they have
+seen."""
 
 from __future__ import annotations
 
@@ -23,13 +24,14 @@ EMPTY = {"keys": 0.0, "values": 0.0, "log_weight": -torch.inf}
 class State:
     """What a memory carries from one call to the next; differentiable, and a torch pytree.
 
-    Tensors of a linear memory: "memory" [B,H,F,V]; "normalizer" [B,H,F] with a normalised read-out; of an exact ridge
-    "memory" U = sum gamma k v^T and "gram" [B,H,F,F] = sum gamma k k^T. Of a memory of pairs: "keys" [B,N,Hk,K], "values"
-    [B,N,Hv,V] and "log_weight" [B,N,H], -inf where a slot is empty; pair i lies in slot i, or i mod window. Where the rows of a
-    growing state hold different numbers of pairs, empty slots come first, so that every row grows at its end. Of a network: its
-    weights by name and what the solver keeps beside each of them, such as "momentum.w1" beside "w1". A mixer adds the
-    tails of its convolutions. All are float32 or wider. ``position`` [B] counts the tokens seen. ``capacity`` is the fixed
-    number of slots of a memory of pairs that was made with one; without, it grows with every call.
+    Tensors of a linear memory: "memory" [B,H,F,V]; "normalizer" [B,H,F] with a normalised read-out; of an
+    exact ridge "memory" U = sum gamma k v^T and "gram" [B,H,F,F] = sum gamma k k^T. Of a memory of pairs:
+    "keys" [B,N,Hk,K], "values" [B,N,Hv,V] and "log_weight" [B,N,H], -inf where a slot is empty; pair i lies
+    in slot i, or i mod window. Where the rows of a growing state hold different numbers of pairs, empty slots
+    come first, so that every row grows at its end. Of a network: its weights by name and what the solver
+    keeps beside each of them, such as "momentum.w1" beside "w1". A mixer adds the tails of its convolutions.
+    All are float32 or wider. ``position`` [B] counts the tokens seen. ``capacity`` is the fixed number of
+    slots of a memory of pairs that was made with one; without, it grows with every call.
     """
 
     tensors: Mapping[str, Tensor]
@@ -44,7 +46,9 @@ class State:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> State:
         """The state with ``function`` applied to every tensor but the position."""
-        return dataclasses.replace(self, tensors={name: function(tensor) for name, tensor in self.tensors.items()})
+        return dataclasses.replace(
+            self, tensors={name: function(tensor) for name, tensor in self.tensors.items()}
+        )
 
     def replace(self, **tensors: Tensor) -> State:
         """The state with some tensors (or ``position``) replaced or added."""
@@ -77,8 +81,12 @@ class State:
         """
         try:
             if not isinstance(rows, slice):
-                rows = torch.as_tensor(rows if len(rows) else torch.zeros(0, dtype=torch.int64), device=self.position.device).reshape(len(rows))
-            return dataclasses.replace(self.map(lambda tensor: tensor[rows].clone()), position=self.position[rows].clone())
+                rows = torch.as_tensor(
+                    rows if len(rows) else torch.zeros(0, dtype=torch.int64), device=self.position.device
+                ).reshape(len(rows))
+            return dataclasses.replace(
+                self.map(lambda tensor: tensor[rows].clone()), position=self.position[rows].clone()
+            )
         except (IndexError, TypeError, ValueError, RuntimeError) as failure:
             known = f"This state has {len(self.position)} rows, of which {rows!r} are none."
             raise ValueError(f"{known} Use a list of their numbers, from 0.") from failure
@@ -89,7 +97,9 @@ class State:
 
     def state_dict(self) -> dict[str, Tensor]:
         """A flat dict of tensors that share nothing, for saving, for example with safetensors."""
-        saved = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self.tensors.items()}
+        saved = {
+            name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self.tensors.items()
+        }
         fixed = {} if self.capacity is None else {"capacity": torch.tensor(self.capacity)}
         return {**saved, "position": self.position.clone(), **fixed}
 
@@ -101,10 +111,16 @@ class State:
             ValueError: if it describes none.
         """
         if not isinstance(tensors, Mapping) or "position" not in tensors:
-            raise ValueError("This is not a saved state: it has no 'position'. Use State.state_dict() to save one.")
+            raise ValueError(
+                "This is not a saved state: it has no 'position'. Use State.state_dict() to save one."
+            )
         capacity = tensors.get("capacity")
         capacity = capacity.item() if isinstance(capacity, Tensor) and capacity.numel() == 1 else capacity
-        state = State({name: x for name, x in tensors.items() if name not in ("position", "capacity")}, tensors["position"], capacity)
+        state = State(
+            {name: x for name, x in tensors.items() if name not in ("position", "capacity")},
+            tensors["position"],
+            capacity,
+        )
         check_whole(state)
         return state
 
@@ -124,30 +140,51 @@ class State:
             raise ValueError(f"{reason} Keep state.clone() from before those tokens.")
         position = self.position - tokens
         if self.capacity is None:
-            kept = {name: tensor[:, : tensor.shape[1] - tokens].clone() for name, tensor in self.tensors.items()}
+            kept = {
+                name: tensor[:, : tensor.shape[1] - tokens].clone() for name, tensor in self.tensors.items()
+            }
             newest = kept["log_weight"][:, -1:]
         else:
             gone = torch.arange(self.capacity, device=position.device) >= position[:, None]
-            kept = {name: tensor.masked_fill(beside(gone, tensor), EMPTY[name]) for name, tensor in self.tensors.items()}
-            newest = kept["log_weight"].gather(1, (position[:, None, None] - 1).clamp(min=0).expand(-1, 1, self["log_weight"].shape[-1]))
-        if problem.weights.retention is not None and newest.shape[1]:  # the newest pair left had weight 1 before the tokens forgot
+            kept = {
+                name: tensor.masked_fill(beside(gone, tensor), EMPTY[name])
+                for name, tensor in self.tensors.items()
+            }
+            newest = kept["log_weight"].gather(
+                1, (position[:, None, None] - 1).clamp(min=0).expand(-1, 1, self["log_weight"].shape[-1])
+            )
+        # the newest pair left had weight 1 before the tokens forgot
+        if problem.weights.retention is not None and newest.shape[1]:
             if (torch.isneginf(newest) & (position > 0)[:, None, None]).any():
-                raise ValueError("Those tokens forgot everything before them. Keep state.clone() from before those tokens.")
+                raise ValueError(
+                    "Those tokens forgot everything before them. Keep state.clone() from before those tokens."
+                )
             kept["log_weight"] = kept["log_weight"] - torch.where(torch.isneginf(newest), 0.0, newest)
         return self.replace(**kept, position=position)
 
     @staticmethod
-    def combine(problem: Problem, first: State, second: State, *, params: Mapping[str, Tensor] | None = None, **controls: Tensor) -> State:
-        """The state after two segments, from the state of each: the second's begun empty, as if it were a sequence of its own.
+    def combine(
+        problem: Problem,
+        first: State,
+        second: State,
+        *,
+        params: Mapping[str, Tensor] | None = None,
+        **controls: Tensor,
+    ) -> State:
+        """The state after two segments, from the state of each: the second's begun empty, as if it were a
+        sequence of its own.
 
-        Sums of pairs, and the moments of an exact fit, add up, S = D S_1 + S_2 with D what the second segment keeps of the
-        past; kept pairs are joined. The operation is associative, so that segments may be learned apart and in any order.
+        Sums of pairs, and the moments of an exact fit, add up, S = D S_1 + S_2 with D what the second segment
+        keeps of the past; kept pairs are joined. The operation is associative, so that segments may be
+        learned apart and in any order.
 
         Args:
-            params, controls: of the second segment, as ``regress`` got them: what the weights declare, if they forget.
+            params, controls: of the second segment, as ``regress`` got them: what the weights declare, if
+                they forget.
 
         Raises:
-            ValueError: if a segment of this memory has no such summary, or the states do not fit; the sentence says what to do.
+            ValueError: if a segment of this memory has no such summary, or the states do not fit; the
+                sentence says what to do.
         """
         from ttr import segments
 
@@ -164,37 +201,63 @@ class State:
         slots = max((s["keys"].shape[1] for s in states if "keys" in s.tensors), default=0)
         padded = [_with_slots(s, slots) if "keys" in s.tensors else s for s in states]
         tensors = {name: torch.cat([s[name] for s in padded]) for name in padded[0].tensors}
-        return dataclasses.replace(padded[0], tensors=tensors, position=torch.cat([s.position for s in padded]))
+        return dataclasses.replace(
+            padded[0], tensors=tensors, position=torch.cat([s.position for s in padded])
+        )
 
 
 def writable(state: State | None) -> State | None:
-    """The state, or a copy where it was made in inference mode, which has ended: torch neither changes nor differentiates such tensors."""
-    if not isinstance(state, State) or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():  # it cannot trace the questions
+    """The state, or a copy where it was made in inference mode, which has ended: torch neither changes nor
+    differentiates such tensors."""
+    # it cannot trace the questions
+    if not isinstance(state, State) or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
         return state
     check_fields(state)
-    return state.clone() if any(tensor.is_inference() for tensor in (*state.tensors.values(), state.position)) else state
+    return (
+        state.clone()
+        if any(tensor.is_inference() for tensor in (*state.tensors.values(), state.position))
+        else state
+    )
 
 
 def check_fields(state: object) -> None:
-    """Raises a ValueError unless this is a ``State`` of dense floating-point tensors and whole numbers of tokens."""
+    """Raises a ValueError unless this is a ``State`` of dense floating-point tensors and whole numbers of
+    tokens."""
     if not isinstance(state, State) or not isinstance(state.tensors, Mapping):
-        raise ValueError(f"state must be a ttr.State or None, got {type(state).__name__}. Use ttr.initial_state or the state a call returned.")
+        raise ValueError(
+            f"state must be a ttr.State or None, got {type(state).__name__}. Use "
+            "ttr.initial_state or the state a call returned."
+        )
     for name, tensor in state.tensors.items():
         values.check_tensor(f"The state's {name!r}", tensor)
     position = state.position
-    if not isinstance(position, Tensor) or position.layout is not torch.strided or position.dtype != torch.int64:
+    if (
+        not isinstance(position, Tensor)
+        or position.layout is not torch.strided
+        or position.dtype != torch.int64
+    ):
         got = position.dtype if isinstance(position, Tensor) else type(position).__name__
-        raise ValueError(f"The state's position must be a tensor of int64, the tokens seen in every row, got {got}. Convert it with .long().")
+        raise ValueError(
+            "The state's position must be a tensor of int64, the tokens seen in every row, "
+            f"got {got}. Convert it with .long()."
+        )
     if state.capacity is not None and not isinstance(state.capacity, int):
-        raise ValueError(f"The state's capacity must be a number of slots or None, got {state.capacity!r}. Use initial_state(capacity=...).")
+        raise ValueError(
+            f"The state's capacity must be a number of slots or None, got {state.capacity!r}. "
+            "Use initial_state(capacity=...)."
+        )
 
 
 def check_whole(state: State, look: bool = True) -> None:
-    """Raises a ValueError unless every tensor has a row for every position, on one device, and numbers that are sound if one is to ``look``."""
+    """Raises a ValueError unless every tensor has a row for every position, on one device, and numbers that
+    are sound if one is to ``look``."""
     check_fields(state)
     rows = state.position.shape
     if len(rows) != 1 or any(tensor.shape[:1] != rows for tensor in state.tensors.values()):
-        raise ValueError(f"A state has one position for each row of its tensors, not {list(rows)}. Use all that State.state_dict() gave.")
+        raise ValueError(
+            f"A state has one position for each row of its tensors, not {list(rows)}. Use all "
+            "that State.state_dict() gave."
+        )
     if any(tensor.device != state.position.device for tensor in state.tensors.values()):
         raise ValueError("The tensors of this state are on several devices. Move it to one with State.to().")
     if look and values.wanted(state.position.device) and not state.position.is_meta:
@@ -204,22 +267,36 @@ def check_whole(state: State, look: bool = True) -> None:
 def _check_alike(states: list[State]) -> None:
     """Raises a ValueError unless the states differ in rows alone, and in slots that grow."""
     if not isinstance(states, list | tuple):
-        raise ValueError(f"State.cat takes a list of states, got {type(states).__name__}. Use [first, second].")
+        raise ValueError(
+            f"State.cat takes a list of states, got {type(states).__name__}. Use [first, second]."
+        )
     for state in states:
         check_whole(state, look=False)
-    kinds = {(s.capacity, s.position.device, *((name, x.shape[1 + (name in EMPTY) :], x.dtype) for name, x in s.tensors.items())) for s in states}
+    kinds = {
+        (
+            s.capacity,
+            s.position.device,
+            *((name, x.shape[1 + (name in EMPTY) :], x.dtype) for name, x in s.tensors.items()),
+        )
+        for s in states
+    }
     if len(kinds) != 1:
-        raise ValueError("Only states of one memory, with the same sizes, types and capacity, have their rows in one state. "
-                         f"Use some that a call with the same problem returned; these are {'of different kinds' if states else 'none'}.")
+        raise ValueError(
+            "Only states of one memory, with the same sizes, types and capacity, have their "
+            "rows in one state. "
+            "Use some that a call with the same problem returned; these are "
+            f"{'of different kinds' if states else 'none'}."
+        )
 
 
 def _with_slots(state: State, slots: int) -> State:
-    """The state of a memory of pairs with ``slots`` slots: empty ones go in front of the pairs, and are cut off there."""
+    """The state of a memory of pairs with ``slots`` slots: empty ones go in front of the pairs, and are cut
+    off there."""
     held = state["keys"].shape[1]
 
     def resize(tensor: Tensor, fill: float) -> Tensor:
         empty = tensor.new_full((tensor.shape[0], max(slots - held, 0), *tensor.shape[2:]), fill)
-        return torch.cat([empty, tensor[:, max(held - slots, 0):]], dim=1)
+        return torch.cat([empty, tensor[:, max(held - slots, 0) :]], dim=1)
 
     return state.replace(**{name: resize(state[name], fill) for name, fill in EMPTY.items()})
 
@@ -236,13 +313,22 @@ def _cannot_rewind(problem: Problem, state: State, tokens: int) -> str | None:
     if problem.function.transported:
         return "Every token has turned the keys of the older pairs, which cannot be turned back."
     if set(state.tensors) != set(EMPTY):
-        return f"Besides the pairs this state holds {', '.join(sorted(set(state.tensors) - set(EMPTY)))}, which cannot be taken back."
+        return (
+            f"Besides the pairs this state holds {', '.join(sorted(set(state.tensors) - set(EMPTY)))}, "
+            "which cannot be taken back."
+        )
     if problem.weights.window is not None:
         return "A window has given up the pairs that would be in it again."
     if state.capacity not in (None, state["log_weight"].shape[1]):
-        return f"Its capacity of {state.capacity} is not the number of its slots, so nobody knows which are the newest."
+        return (
+            f"Its capacity of {state.capacity} is not the number of its slots, so nobody knows which are "
+            "the newest."
+        )
     if problem.weights.retention is not None and problem.weights.importance:
-        return "Every pair keeps what is forgotten of it and its importance in one number, which cannot be told apart."
+        return (
+            "Every pair keeps what is forgotten of it and its importance in one number, which cannot be "
+            "told apart."
+        )
     return None
 
 
@@ -260,7 +346,8 @@ def single(state: State, row: int, window: int | None) -> State:
 
 
 def pair_index(state: State, window: int | None) -> Int[Tensor, "B N"]:
-    """The number of the pair in every slot, counted from the first token; only slots with a weight hold one."""
+    """The number of the pair in every slot, counted from the first token; only slots with a weight hold
+    one."""
     slots = torch.arange(state["keys"].shape[1], device=state.position.device)
     if window is None:
         empty = 0 if state.capacity is not None else state["keys"].shape[1] - state.position[:, None]
@@ -269,8 +356,16 @@ def pair_index(state: State, window: int | None) -> Int[Tensor, "B N"]:
     return newest - (newest - slots) % window
 
 
-def append_pairs(state: State, window: int | None, keys: Tensor, values: Tensor, log_weight: Tensor, log_decay: Tensor | None) -> State:
-    """The state after T more pairs: keys [B,T,Hk,K], values [B,T,Hv,V], their log weights [B,T,H] seen from the last token.
+def append_pairs(
+    state: State,
+    window: int | None,
+    keys: Tensor,
+    values: Tensor,
+    log_weight: Tensor,
+    log_decay: Tensor | None,
+) -> State:
+    """The state after T more pairs: keys [B,T,Hk,K], values [B,T,Hv,V], their log weights [B,T,H] seen from
+    the last token.
 
     ``log_decay`` [B,H] is what the T tokens together take off the pairs already there. Raises:
         ValueError: if a fixed capacity is exceeded (checked in eager calls on the CPU).
@@ -281,11 +376,20 @@ def append_pairs(state: State, window: int | None, keys: Tensor, values: Tensor,
     old = {"keys": state["keys"], "values": state["values"], "log_weight": old_weight}
     position = state.position + time
     if window is None and state.capacity is None:
-        return state.replace(**{name: torch.cat([old[name], new[name]], dim=1) for name in new}, position=position)
+        return state.replace(
+            **{name: torch.cat([old[name], new[name]], dim=1) for name in new}, position=position
+        )
     if window is not None:
-        new = {name: tensor[:, max(time - window, 0):] for name, tensor in new.items()}
-    elif position.device.type == "cpu" and not torch.compiler.is_compiling() and (position > state.capacity).any():
-        raise ValueError(f"This state has room for {state.capacity} pairs and needs {int(position.max())}. Use initial_state with a larger capacity.")
+        new = {name: tensor[:, max(time - window, 0) :] for name, tensor in new.items()}
+    elif (
+        position.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and (position > state.capacity).any()
+    ):
+        raise ValueError(
+            f"This state has room for {state.capacity} pairs and needs {int(position.max())}. "
+            "Use initial_state with a larger capacity."
+        )
     written = new["keys"].shape[1]
     slots = position[:, None] - written + torch.arange(written, device=position.device)
     slots = slots if window is None else slots % window
@@ -297,9 +401,19 @@ def append_pairs(state: State, window: int | None, keys: Tensor, values: Tensor,
     return state.replace(**{name: put(old[name], new[name]) for name in new}, position=position)
 
 
-def empty_state(problem: Problem, batch: int, heads: tuple[int, int, int], key_size: int, value_size: int, capacity: int | None = None,
-                device: torch.device | None = None, dtype: torch.dtype = torch.float32, params: Mapping[str, Tensor] | None = None) -> State:
-    """The state before the first token; ``heads`` = (heads of the memory, of the keys, of the values), ``params`` the function's."""
+def empty_state(
+    problem: Problem,
+    batch: int,
+    heads: tuple[int, int, int],
+    key_size: int,
+    value_size: int,
+    capacity: int | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    params: Mapping[str, Tensor] | None = None,
+) -> State:
+    """The state before the first token; ``heads`` = (heads of the memory, of the keys, of the values),
+    ``params`` the function's."""
     memory_heads, key_heads, value_heads = heads
     key_heads = memory_heads if problem.function.transported else key_heads
     value_heads = memory_heads if problem.solver.corrects else value_heads
@@ -309,13 +423,25 @@ def empty_state(problem: Problem, batch: int, heads: tuple[int, int, int], key_s
 
     if problem.memory == "pairs":
         slots = problem.weights.window or capacity or 0
-        tensors = {"keys": zeros(slots, key_heads, key_size), "values": zeros(slots, value_heads, value_size),
-                   "log_weight": zeros(slots, memory_heads) - torch.inf}
+        tensors = {
+            "keys": zeros(slots, key_heads, key_size),
+            "values": zeros(slots, value_heads, value_size),
+            "log_weight": zeros(slots, memory_heads) - torch.inf,
+        }
     else:
-        tensors = {name: zeros(memory_heads, *shape) for name, shape in problem.state_shapes(key_size, value_size).items()}
+        tensors = {
+            name: zeros(memory_heads, *shape)
+            for name, shape in problem.state_shapes(key_size, value_size).items()
+        }
         starts = problem.function.initial(params) if params is not None else {}
-        tensors |= {name: start.to(tensors[name]).expand_as(tensors[name]).clone() for name, start in starts.items()}
-    return State(tensors, torch.zeros(batch, dtype=torch.int64, device=device), capacity if problem.memory == "pairs" else None)
+        tensors |= {
+            name: start.to(tensors[name]).expand_as(tensors[name]).clone() for name, start in starts.items()
+        }
+    return State(
+        tensors,
+        torch.zeros(batch, dtype=torch.int64, device=device),
+        capacity if problem.memory == "pairs" else None,
+    )
 
 
 def _flatten(state: State) -> tuple[list[Any], tuple[tuple[str, ...], int | None]]:

@@ -40,9 +40,16 @@ def checks(*, values: bool) -> Iterator[None]:
 def check_tensor(what: str, x: object) -> None:
     """Raises a ValueError unless x is a dense tensor of floating-point numbers of 16 bits or more."""
     if not isinstance(x, Tensor):
-        raise ValueError(f"{what} must be a floating-point tensor, got {type(x).__name__}. Convert it with torch.as_tensor.")
+        raise ValueError(
+            f"{what} must be a floating-point tensor, got {type(x).__name__}. Convert it with "
+            "torch.as_tensor."
+        )
     if x.is_nested or x.layout is not torch.strided:
-        kind, remedy = ("nested", "torch.nested.to_padded_tensor, or pack the sequences") if x.is_nested else (x.layout, ".to_dense()")
+        kind, remedy = (
+            ("nested", "torch.nested.to_padded_tensor, or pack the sequences")
+            if x.is_nested
+            else (x.layout, ".to_dense()")
+        )
         raise ValueError(f"{what} must be a dense tensor, got a {kind} one. Use {remedy}.")
     if x.dtype not in FLOATING:
         raise ValueError(f"{what} must be a floating-point tensor, got {x.dtype}. Convert it with .float().")
@@ -55,14 +62,18 @@ def wanted(device: torch.device) -> bool:
 
 
 def suspicious(x: Tensor) -> bool:
-    """Whether x may hold NaN or infinities: if it does, its sum is one. A sum needs one pass and no memory; a mask several of each."""
+    """Whether x may hold NaN or infinities: if it does, its sum is one. A sum needs one pass and no memory; a
+    mask several of each."""
     return not math.isfinite(x.detach().sum().item())
 
 
 def check_finite(name: str, x: Tensor) -> None:
     """Raises a ValueError if x holds NaN or infinities."""
     if suspicious(x) and not torch.isfinite(x).all():
-        raise ValueError(f"{name} holds NaN or infinite numbers. Look at what produced it; ttr.checks(values=False) skips this check.")
+        raise ValueError(
+            f"{name} holds NaN or infinite numbers. Look at what produced it; "
+            "ttr.checks(values=False) skips this check."
+        )
 
 
 def check_control(name: str, x: Tensor) -> None:
@@ -72,24 +83,43 @@ def check_control(name: str, x: Tensor) -> None:
         return
     low, high = (end.item() for end in torch.aminmax(x.detach()))
     if math.isnan(low):
-        raise ValueError(f"{name!r} holds NaN. Look at what produced it; ttr.checks(values=False) skips this check.")
-    inside, wanted = (high < math.inf, "below infinity") if control.logarithm else (math.isfinite(low) and math.isfinite(high), "finite")
-    for bound, end, holds, words in ((control.at_most, high, operator.le, "<="), (control.at_least, low, operator.ge, ">="),
-                                     (control.above, low, operator.gt, "above")):
+        raise ValueError(
+            f"{name!r} holds NaN. Look at what produced it; ttr.checks(values=False) skips this check."
+        )
+    inside, wanted = (
+        (high < math.inf, "below infinity")
+        if control.logarithm
+        else (math.isfinite(low) and math.isfinite(high), "finite")
+    )
+    for bound, end, holds, words in (
+        (control.at_most, high, operator.le, "<="),
+        (control.at_least, low, operator.ge, ">="),
+        (control.above, low, operator.gt, "above"),
+    ):
         if bound is not None:
             inside, wanted = inside and holds(end, bound), f"{words} {bound} and {wanted}"
     if not inside:
-        raise ValueError(f"The control {name!r} ({control.meaning}) must be {wanted}, but reaches from {low:.4g} to {high:.4g}.")
+        raise ValueError(
+            f"The control {name!r} ({control.meaning}) must be {wanted}, but reaches from "
+            f"{low:.4g} to {high:.4g}."
+        )
 
 
 def check_state(tensors: Mapping[str, Tensor], position: Tensor) -> None:
-    """Raises a ValueError if a state holds NaN, infinities (but for the -inf that the log weight of an empty slot is) or no count of tokens."""
+    """Raises a ValueError if a state holds NaN, infinities (but for the -inf that the log weight of an empty
+    slot is) or no count of tokens."""
     for name, x in tensors.items():
         if not sound(x, logarithm=name == "log_weight"):
-            raise ValueError(f"The state's {name!r} holds NaN or infinite numbers. Go on from a clone of a state from before, or from a new one; "
-                             "ttr.checks(values=False) skips this check.")
+            raise ValueError(
+                f"The state's {name!r} holds NaN or infinite numbers. Go on from a clone of a "
+                "state from before, or from a new one; "
+                "ttr.checks(values=False) skips this check."
+            )
     if not counts(position):
-        raise ValueError(f"The state's position must count tokens, from 0 to 2^62, got {position.tolist()}. Use the position that a call returned.")
+        raise ValueError(
+            f"The state's position must count tokens, from 0 to 2^62, got {position.tolist()}. "
+            "Use the position that a call returned."
+        )
 
 
 def counts(position: Tensor) -> bool:
@@ -98,8 +128,8 @@ def counts(position: Tensor) -> bool:
 
 
 def sound(x: Tensor, logarithm: bool = False) -> bool:
-    """Whether a tensor of a state is finite, or -inf in a ``logarithm``. A large state is not looked at for every token: what has been found
-    sound counts as that until it is written to."""
+    """Whether a tensor of a state is finite, or -inf in a ``logarithm``. A large state is not looked at for
+    every token: what has been found sound counts as that until it is written to."""
     if getattr(x, "_ttr_sound", None) == _stamp(x):
         return True
     if suspicious(x) and not (torch.isfinite(x) | (torch.isneginf(x) if logarithm else False)).all():
@@ -114,7 +144,8 @@ def vouch(x: Tensor) -> None:
 
 
 def _stamp(x: Tensor) -> tuple[int, int | None]:
-    """What a copy of the tensor, which takes the note along, and one that has been written to have another of."""
+    """What a copy of the tensor, which takes the note along, and one that has been written to have another
+    of."""
     try:
         return id(x), x._version
     except RuntimeError:  # of tensors made in inference mode torch does not count the writes

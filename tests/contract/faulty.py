@@ -1,8 +1,9 @@
-"""Runs the suite's checks on a copy of the package that may hold a planted fault: ``python faulty.py WORD [WORD...]``.
+"""Runs the suite's checks on a copy of the package that may hold a planted fault: ``python faulty.py WORD
+[WORD...]``.
 
-Only rows whose problem or backend contains every WORD are tried, and the first broken check ends the run with exit code 1.
-On the command line all laws are tried on them; in the tests those of `make test`, which catch every fault.
-A WORD that begins with "test_" picks tests of the files ``NAMED`` by their names instead.
+Only rows whose problem or backend contains every WORD are tried, and the first broken check ends the run with
+exit code 1. On the command line all laws are tried on them; in the tests those of `make test`, which catch
+every fault. A WORD that begins with "test_" picks tests of the files ``NAMED`` by their names instead.
 """
 
 from __future__ import annotations
@@ -18,9 +19,24 @@ import torch
 import torch._dynamo  # torch.func imports it at its first call; here all forks share it
 
 WIDE = (torch.float64, torch.float32)
-NAMED = ("test_worked.py", "test_dispatch.py", "test_linear_recurrence.py", "test_derivatives.py", "test_decode.py", "test_short_convolution.py",
-         "test_rms_norm.py", "test_attention.py", "test_ridge.py", "test_exact_backends.py", "test_dual_form.py", "test_lines.py",
-         "test_conditioning.py", "test_sizes.py", "test_wrong_input.py", "test_controls.py")
+NAMED = (
+    "test_worked.py",
+    "test_dispatch.py",
+    "test_linear_recurrence.py",
+    "test_derivatives.py",
+    "test_decode.py",
+    "test_short_convolution.py",
+    "test_rms_norm.py",
+    "test_attention.py",
+    "test_ridge.py",
+    "test_exact_backends.py",
+    "test_dual_form.py",
+    "test_lines.py",
+    "test_conditioning.py",
+    "test_sizes.py",
+    "test_wrong_input.py",
+    "test_controls.py",
+)
 """The files whose tests are picked by name."""
 
 
@@ -37,7 +53,11 @@ def broken(words: list[str], one_per_class: bool, tried: Tried | None) -> str | 
     tests = [word for word in words if word.startswith("test_")]
     if tests:
         return broken_case() or broken_test(tests)
-    return broken_case() or broken_law(words, one_per_class, tried) or (broken_test(words) if one_per_class else None)
+    return (
+        broken_case()
+        or broken_law(words, one_per_class, tried)
+        or (broken_test(words) if one_per_class else None)
+    )
 
 
 def worked_cases() -> Iterator[tuple]:
@@ -55,7 +75,10 @@ def broken_case() -> str | None:
 
     for name, case in worked_cases():
         call = dict(q=case.q, k=case.k, v=case.v, params=case.params, **case.controls)
-        if error(oracle(case.problem, **call), case.y) > PARITY or error(regress(case.problem, **call), case.y) > PARITY:
+        if (
+            error(oracle(case.problem, **call), case.y) > PARITY
+            or error(regress(case.problem, **call), case.y) > PARITY
+        ):
             return f"worked case of {name}"
     return None
 
@@ -63,7 +86,8 @@ def broken_case() -> str | None:
 def rows(words: list[str], one_per_class: bool) -> Iterator[tuple]:
     """The problems and backends that contain every word.
 
-    With ``one_per_class`` only the problems that bring a class of an axis not met so far; feature maps are met in their worked cases.
+    With ``one_per_class`` only the problems that bring a class of an axis not met so far; feature maps are
+    met in their worked cases.
     """
     from ttr.backends import BACKENDS
     from ttr.dispatch import refusal
@@ -71,7 +95,11 @@ def rows(words: list[str], one_per_class: bool) -> Iterator[tuple]:
 
     met = set()
     for problem in triples() + (tuple(case.problem for _, case in worked_cases()) if one_per_class else ()):
-        chosen = [b for b in BACKENDS if all(word in f"{b.name} {problem!r}" for word in words) and refusal(b, problem) is None]
+        chosen = [
+            b
+            for b in BACKENDS
+            if all(word in f"{b.name} {problem!r}" for word in words) and refusal(b, problem) is None
+        ]
         classes = {type(part) for part in (problem.weights, problem.function, problem.solver)}
         if chosen and not (one_per_class and classes <= met):
             met |= classes
@@ -83,19 +111,39 @@ def broken_law(words: list[str], one_per_class: bool, tried: Tried | None) -> st
 
     for problem, backend in rows(words, one_per_class):
         for law in LAWS:
-            if law.slow or tried is not None and law.number not in tried.get(f"{backend.name} {problem!r}", {law.number}):
+            if (
+                law.slow
+                or tried is not None
+                and law.number not in tried.get(f"{backend.name} {problem!r}", {law.number})
+            ):
                 continue
             for dtype in WIDE if law.number in (1, 7) else WIDE[:1]:
                 for m in law(problem, Setting(backend.small(), dtype=dtype)):
                     if not m.kept:
-                        return f"law {law.number} ({m.law}), {m.quantity}: {m.error:.1e} > {m.bound:.0e}, {backend.name}, {problem!r}"
+                        return (
+                            f"law {law.number} ({m.law}), {m.quantity}: {m.error:.1e} > {m.bound:.0e}, "
+                            f"{backend.name}, {problem!r}"
+                        )
     return None
 
 
 def broken_test(tests: list[str]) -> str | None:
     files = [Path(__file__).parents[1] / name for name in NAMED]
-    defined = [path for path in files if any(f"def {test}" in path.read_text() for test in tests)]  # the others take seconds to import
-    code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore", "-k", " or ".join(tests), *map(str, defined or files)])
+    # the others take seconds to import
+    defined = [path for path in files if any(f"def {test}" in path.read_text() for test in tests)]
+    code = pytest.main(
+        [
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            "-W",
+            "ignore",
+            "-k",
+            " or ".join(tests),
+            *map(str, defined or files),
+        ]
+    )
     if code == pytest.ExitCode.NO_TESTS_COLLECTED:
         sys.exit(code)
     return None if code == pytest.ExitCode.OK else "the tests by name"
@@ -113,7 +161,8 @@ def main(words: list[str], one_per_class: bool = False, tried: Tried | None = No
 
 
 def main_with(source: str, words: list[str], log: str, one_per_class: bool, tried: Tried | None) -> None:
-    """``main`` in a process that has imported torch but not ttr: it is imported from ``source``; what is printed goes to a file."""
+    """``main`` in a process that has imported torch but not ttr: it is imported from ``source``; what is
+    printed goes to a file."""
     sys.path.insert(0, source)
     with open(log, "w") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         main(words, one_per_class, tried)

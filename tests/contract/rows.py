@@ -1,4 +1,5 @@
-"""Which rows a law is tried on. `make check` tries every law on every valid triple; `make test` on as many as show what the law depends on."""
+"""Which rows a law is tried on. `make check` tries every law on every valid triple; `make test` on as many as
+show what the law depends on."""
 
 import functools
 from collections.abc import Iterator
@@ -21,10 +22,11 @@ NAMES = {problem: repr(problem) for problem in triples()} | NAMED
 FLOAT32_LAWS = (1, 2, 7)
 """In float32 the laws that measure rounding; the others do not depend on the dtype."""
 CALL_LAWS = (12, 13)
-"""Laws about how a call is made: they depend on the code that runs, which the catalogue reaches everywhere."""
+"""Laws about how a call is made: they depend on the code that runs, which the catalogue reaches
+everywhere."""
 PAIR_LAWS = (1,)
-"""The law that says it all: it depends on how two components go together. What the others say each component keeps or breaks by itself, on
-every backend that serves it."""
+"""The law that says it all: it depends on how two components go together. What the others say each component
+keeps or breaks by itself, on every backend that serves it."""
 
 FAULTY = {fault.words for fault in FAULTS if not fault.words[:1] or not fault.words[0].startswith("test_")}
 """Words that say on which rows a planted fault shows."""
@@ -33,13 +35,15 @@ FAULTY = {fault.words for fault in FAULTS if not fault.words[:1] or not fault.wo
 @functools.cache
 def rows() -> tuple[Row, ...]:
     """Every problem on every backend that serves it."""
-    return tuple((problem, backend) for problem in NAMES for backend in BACKENDS if refusal(backend, problem) is None)
+    return tuple(
+        (problem, backend) for problem in NAMES for backend in BACKENDS if refusal(backend, problem) is None
+    )
 
 
 @functools.cache
 def tried(law: Law) -> frozenset[Row]:
-    """The rows of a law in `make test`: the catalogue; beyond it those where planted faults show, and more, so that each backend meets every
-    example that it serves, and law 1 every pair of examples."""
+    """The rows of a law in `make test`: the catalogue; beyond it those where planted faults show, and more,
+    so that each backend meets every example that it serves, and law 1 every pair of examples."""
     chosen = {row for row in rows() if row[0] in NAMED}
     if law.number in CALL_LAWS:
         return frozenset(chosen)
@@ -52,14 +56,18 @@ def tried(law: Law) -> frozenset[Row]:
 
 def _of_faults() -> set[Row]:
     """The first row of each."""
-    found = (next((row for row in rows() if all(word in f"{row[1].name} {row[0]!r}" for word in words)), None) for words in FAULTY)
+    found = (
+        next((row for row in rows() if all(word in f"{row[1].name} {row[0]!r}" for word in words)), None)
+        for words in FAULTY
+    )
     return {row for row in found if row}
 
 
 def _with_every_example(have: set[Row]) -> set[Row]:
     """Further rows, so that each backend meets every example of a component that it serves."""
     met, found = {example for row in have for example in examples(row)}, set()
-    for row in sorted(rows(), key=lambda row: row[0] not in covering()):  # those that other laws try as well come first
+    # those that other laws try as well come first
+    for row in sorted(rows(), key=lambda row: row[0] not in covering()):
         if not examples(row) <= met:
             met |= examples(row)
             found.add(row)
@@ -74,4 +82,6 @@ def examples(row: Row) -> set[tuple[str, object]]:
 def checks(row: Row, full: bool) -> Iterator[tuple[Law, torch.dtype]]:
     """The laws to be tried on a row, and their dtypes."""
     for law in (law for law in LAWS if not law.slow and (full or row in tried(law))):
-        yield from ((law, dtype) for dtype in (torch.float64, torch.float32)[: 1 + (law.number in FLOAT32_LAWS)])
+        yield from (
+            (law, dtype) for dtype in (torch.float64, torch.float32)[: 1 + (law.number in FLOAT32_LAWS)]
+        )

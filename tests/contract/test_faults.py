@@ -1,4 +1,5 @@
-"""The laws, on the rows that `make test` tries, and the tests catch every planted fault, and nothing on the package as it is."""
+"""The laws, on the rows that `make test` tries, and the tests catch every planted fault, and nothing on the
+package as it is."""
 
 import atexit
 import compileall
@@ -19,14 +20,32 @@ from tests.contract.rows import checks, rows
 from ttr.backends.native import library
 
 PACKAGE = Path(ttr.__file__).parent
-FOLDERS = ("weights", "functions", "functions/features", "solvers", "solvers/losses", "solvers/maps", "backends", "backends/steps", "backends/linear",
-           "backends/ridge", "backends/dual_form", "backends/native", "operators")
-EMPTY = {f"{folder}/__init__.py" for folder in FOLDERS} | {"backends/backend.py", "backends/linear/recurrence.py", "weights/uniform.py"} \
-    | {"functions/_network.py", "solvers/losses/_loss.py", "solvers/maps/_map.py"} | {"backends/superblock.py", "backends/native/backend.py"}
+FOLDERS = (
+    "weights",
+    "functions",
+    "functions/features",
+    "solvers",
+    "solvers/losses",
+    "solvers/maps",
+    "backends",
+    "backends/steps",
+    "backends/linear",
+    "backends/ridge",
+    "backends/dual_form",
+    "backends/native",
+    "operators",
+)
+EMPTY = (
+    {f"{folder}/__init__.py" for folder in FOLDERS}
+    | {"backends/backend.py", "backends/linear/recurrence.py", "weights/uniform.py"}
+    | {"functions/_network.py", "solvers/losses/_loss.py", "solvers/maps/_map.py"}
+    | {"backends/superblock.py", "backends/native/backend.py"}
+)
 """Files in which nothing is computed."""
 FIRST = {fault.file: fault for fault in reversed(FAULTS)}.values()
 """One fault of each file, for every run; the others belong to `make check`."""
-FORKS = multiprocessing.get_context("forkserver")  # of a process that has imported torch, which takes longer than most checks
+# of a process that has imported torch, which takes longer than most checks
+FORKS = multiprocessing.get_context("forkserver")
 PRELOAD = ["tests.contract.faulty"]
 
 
@@ -35,7 +54,8 @@ def run_checks(folder: Path, words: tuple[str, ...], one_per_class: bool = False
 
     With ``one_per_class`` all laws are tried on the first row of each class."""
     log = folder / "log"
-    if forkserver._forkserver._preload_modules != PRELOAD:  # the one server of this process may have been started with ttr itself imported
+    # the one server of this process may have been started with ttr itself imported
+    if forkserver._forkserver._preload_modules != PRELOAD:
         forkserver._forkserver._stop()
         FORKS.set_forkserver_preload(PRELOAD)
     arguments = (str(folder), list(words), str(log), one_per_class, None if one_per_class else tried_laws())
@@ -50,12 +70,16 @@ def run_checks(folder: Path, words: tuple[str, ...], one_per_class: bool = False
 @functools.cache
 def tried_laws() -> dict[str, set[int]]:
     """The numbers of the laws that `make test` tries, of every row."""
-    return {f"{backend.name} {problem!r}": {law.number for law, _ in checks((problem, backend), full=False)} for problem, backend in rows()}
+    return {
+        f"{backend.name} {problem!r}": {law.number for law, _ in checks((problem, backend), full=False)}
+        for problem, backend in rows()
+    }
 
 
 @functools.cache
 def compiled() -> Path:
-    """A copy of the package with its bytecode, which the copies with a fault need not make again, one module aside."""
+    """A copy of the package with its bytecode, which the copies with a fault need not make again, one module
+    aside."""
     kept = tempfile.TemporaryDirectory()
     atexit.register(kept.cleanup)
     folder = Path(kept.name)
@@ -68,10 +92,13 @@ def copy_with(fault: Fault | None, folder: Path) -> Path:
     shutil.copytree(compiled(), folder / "ttr")
     if fault is not None:
         file = folder / "ttr" / fault.file
-        text = file.read_text()
-        assert text.count(fault.old) == 1, f"{fault.old!r} stands {text.count(fault.old)} times in {fault.file}; mend the table"
-        file.write_text(text.replace(fault.old, fault.new))
+        file.write_text(fault.planted(file.read_text()))
     return folder
+
+
+def test_every_fault_can_be_planted():
+    for fault in FAULTS:
+        fault.planted((PACKAGE / fault.file).read_text())
 
 
 def test_there_are_enough_faults_in_every_part():
@@ -80,7 +107,15 @@ def test_there_are_enough_faults_in_every_part():
     for folder in FOLDERS:
         files = {f"{folder}/{path.name}" for path in (PACKAGE / folder).glob("*.py")} - EMPTY
         assert files <= planted, f"no fault is planted in {sorted(files - planted)}"
-    assert {"state.py", "axes.py", "inputs.py", "dispatch.py", "oracle.py", "memorize.py", "retrieve.py"} <= planted
+    assert {
+        "state.py",
+        "axes.py",
+        "inputs.py",
+        "dispatch.py",
+        "oracle.py",
+        "memorize.py",
+        "retrieve.py",
+    } <= planted
 
 
 def test_the_checks_pass_without_a_fault(tmp_path):
@@ -88,7 +123,13 @@ def test_the_checks_pass_without_a_fault(tmp_path):
     assert code == 0, printed
 
 
-@pytest.mark.parametrize("fault", [pytest.param(fault, id=str(fault), marks=() if fault in FIRST else pytest.mark.full) for fault in FAULTS])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, id=str(fault), marks=() if fault in FIRST else pytest.mark.full)
+        for fault in FAULTS
+    ],
+)
 def test_fault_is_caught(fault, tmp_path):
     if fault.file.startswith("backends/native/") and not library.available():
         pytest.skip(library.reason())

@@ -17,15 +17,25 @@ def pytest_generate_tests(metafunc):
     if "row" in metafunc.fixturenames:
         full = metafunc.config.getoption("--full")
         chosen = [row for row in rows() if next(checks(row, full), None)]
-        metafunc.parametrize("row, full", [(row, full) for row in chosen], ids=[f"{backend.name}-{NAMES[problem]}" for problem, backend in chosen])
+        metafunc.parametrize(
+            "row, full",
+            [(row, full) for row in chosen],
+            ids=[f"{backend.name}-{NAMES[problem]}" for problem, backend in chosen],
+        )
 
 
 def broken(row, law, dtype, small=True):
     problem, backend = row
-    with mock.patch.object(jaxtyping.config, "jaxtyping_disable", law.number == 11 or jaxtyping.config.jaxtyping_disable):
+    with mock.patch.object(
+        jaxtyping.config, "jaxtyping_disable", law.number == 11 or jaxtyping.config.jaxtyping_disable
+    ):
         # law 11 wants the library's own sentence, which the tests' shape checks would forestall
         found = law(problem, Setting(backend.small() if small else backend, dtype=dtype))
-    return [f"law {law.number} ({law.name}) in {dtype}, {m.quantity}: {m.error:.2e} > {m.bound:.0e}" for m in found if not m.kept]
+    return [
+        f"law {law.number} ({law.name}) in {dtype}, {m.quantity}: {m.error:.2e} > {m.bound:.0e}"
+        for m in found
+        if not m.kept
+    ]
 
 
 def test_laws(row, full):
@@ -36,7 +46,9 @@ def test_laws(row, full):
 @pytest.mark.full
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("law", [law for law in LAWS if law.slow], ids=lambda law: law.name)
-@pytest.mark.parametrize("named", [row for row in rows() if row[0] in NAMED], ids=lambda row: f"{row[1].name}-{NAMED[row[0]]}")
+@pytest.mark.parametrize(
+    "named", [row for row in rows() if row[0] in NAMED], ids=lambda row: f"{row[1].name}-{NAMED[row[0]]}"
+)
 def test_slow_laws(named, law, dtype):
     found = broken(named, law, dtype, small=False)
     assert not found, "\n".join(found)
@@ -56,7 +68,9 @@ def test_refusals_are_sentences_with_a_remedy():
 
 
 def test_every_backend_serves_somebody():
-    assert {backend.name for _, backend in rows()} == {backend.name for backend in BACKENDS if backend.missing() is None}
+    assert {backend.name for _, backend in rows()} == {
+        backend.name for backend in BACKENDS if backend.missing() is None
+    }
 
 
 def test_every_refusal_of_a_backend_is_a_sentence():

@@ -8,8 +8,13 @@ from tests.fuzz.run import run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="make fuzz", description="Play drawn calls: each must equal the definition or be refused in a sentence.")
-    parser.add_argument("--seed", type=int, nargs="+", default=[0], help="one or more; the same seed draws the same calls")
+    parser = argparse.ArgumentParser(
+        prog="make fuzz",
+        description=("Play drawn calls: each must equal the definition or be refused in a sentence."),
+    )
+    parser.add_argument(
+        "--seed", type=int, nargs="+", default=[0], help=("one or more; the same seed draws the same calls")
+    )
     parser.add_argument("--calls", type=int, default=2000, help="calls per seed")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()

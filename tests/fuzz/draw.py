@@ -1,4 +1,5 @@
-"""What is drawn: hypothesis strategies for calls. The simplest comes first everywhere, so that findings shrink to it."""
+"""What is drawn: hypothesis strategies for calls. The simplest comes first everywhere, so that findings
+shrink to it."""
 
 from __future__ import annotations
 
@@ -42,14 +43,28 @@ def calls(draw: st.DrawFn) -> Call:
     sizes = draw(_sizes(problem))
     names = [*"qkv", *problem.controls(), *_parameters(problem)]
     return Call(
-        name, entry, changed=changed, **sizes, backend=draw(st.sampled_from(["auto"] * 4 + [b.name for b in _willing(problem)])),
+        name,
+        entry,
+        changed=changed,
+        **sizes,
+        backend=draw(st.sampled_from(["auto"] * 4 + [b.name for b in _willing(problem)])),
         tier=draw(st.sampled_from(["widest"] * 4 + list(TIERS))),
-        small_blocks=draw(st.booleans()), past=draw(st.sampled_from([0, 0, 1, 3, 6])), cuts=draw(_cuts(sizes["time"])),
-        lengths=draw(_lengths(sizes["time"])) if sizes["batch"] == 1 and entry in ("regress", "plan", "oracle", "layer") else None,
-        dtype=draw(st.sampled_from(DTYPES[:2] * 2 + DTYPES)), dtypes=draw(_dtypes(names)), layouts=draw(_layouts(names)),
-        values=draw(st.sampled_from(["unit"] * 5 + list(VALUES))), wrong=draw(_wrong(problem, names, entry)) if kind == "wrong" else None,
-        mode=draw(st.sampled_from(["plain", "grad", "grad", *MODES])), threads=draw(st.sampled_from([1, 1, 2])),
-        checks=draw(st.sampled_from([None] * 6 + [True, False])), seed=draw(st.integers(0, 99)))
+        small_blocks=draw(st.booleans()),
+        past=draw(st.sampled_from([0, 0, 1, 3, 6])),
+        cuts=draw(_cuts(sizes["time"])),
+        lengths=draw(_lengths(sizes["time"]))
+        if sizes["batch"] == 1 and entry in ("regress", "plan", "oracle", "layer")
+        else None,
+        dtype=draw(st.sampled_from(DTYPES[:2] * 2 + DTYPES)),
+        dtypes=draw(_dtypes(names)),
+        layouts=draw(_layouts(names)),
+        values=draw(st.sampled_from(["unit"] * 5 + list(VALUES))),
+        wrong=draw(_wrong(problem, names, entry)) if kind == "wrong" else None,
+        mode=draw(st.sampled_from(["plain", "grad", "grad", *MODES])),
+        threads=draw(st.sampled_from([1, 1, 2])),
+        checks=draw(st.sampled_from([None] * 6 + [True, False])),
+        seed=draw(st.integers(0, 99)),
+    )
 
 
 @functools.cache
@@ -79,13 +94,23 @@ def _composed(draw: st.DrawFn) -> tuple[str, tuple[str, str, object] | None]:
 def _sizes(draw: st.DrawFn, problem: Problem) -> dict[str, object]:
     """Sizes whose definition is soon done."""
     if draw(st.integers(0, 9)) == 9:
-        return {"batch": 1, "time": draw(st.sampled_from(LONG)), "key": draw(st.sampled_from([2, 3])), "value": 2}
+        return {
+            "batch": 1,
+            "time": draw(st.sampled_from(LONG)),
+            "key": draw(st.sampled_from([2, 3])),
+            "value": 2,
+        }
     heads = draw(st.sampled_from([1, 2, 3, 4, 6]))
     divisors = st.sampled_from([d for d in range(1, heads + 1) if heads % d == 0])
     groups = [draw(divisors) for _ in "qkv"]
     groups[draw(st.integers(0, 2))] = 1
-    sizes = {"batch": draw(st.sampled_from([1, 1, 2, 3, 0])), "time": draw(st.sampled_from(TIMES)), "heads": heads,
-             "key": draw(st.sampled_from(CHANNELS)), "value": draw(st.sampled_from(CHANNELS))}
+    sizes = {
+        "batch": draw(st.sampled_from([1, 1, 2, 3, 0])),
+        "time": draw(st.sampled_from(TIMES)),
+        "heads": heads,
+        "key": draw(st.sampled_from(CHANNELS)),
+        "value": draw(st.sampled_from(CHANNELS)),
+    }
 
     def work() -> int:
         features = problem.function.feature_size(max(sizes["key"], 1))
@@ -112,7 +137,9 @@ def _lengths(draw: st.DrawFn, time: int) -> tuple[int, ...] | None:
 
 def _dtypes(names: list[str]) -> st.SearchStrategy[tuple[tuple[str, str], ...]]:
     few = st.dictionaries(st.sampled_from(names), st.sampled_from(DTYPES), max_size=2)
-    return st.one_of(st.just(()), st.just(()), st.just(()), few.map(lambda found: tuple(sorted(found.items()))))
+    return st.one_of(
+        st.just(()), st.just(()), st.just(()), few.map(lambda found: tuple(sorted(found.items())))
+    )
 
 
 @st.composite
@@ -124,7 +151,9 @@ def _layouts(draw: st.DrawFn, names: list[str]) -> tuple[tuple[str, str], ...]:
     elif which == 1:
         found = {"all": draw(st.sampled_from(list(LAYOUTS)))}
     else:
-        found = draw(st.dictionaries(st.sampled_from([*names, "gradient"]), st.sampled_from(list(LAYOUTS)), max_size=4))
+        found = draw(
+            st.dictionaries(st.sampled_from([*names, "gradient"]), st.sampled_from(list(LAYOUTS)), max_size=4)
+        )
     if "ridge" in names and draw(st.booleans()):
         found["ridge"] = draw(st.sampled_from(list(RIDGES)))
     return tuple(sorted(found.items()))
@@ -136,7 +165,11 @@ def _wrong(draw: st.DrawFn, problem: Problem, names: list[str], entry: str) -> t
     if entry in LAYERS:
         other = "cu_seqlens" if entry == "layer" else "state"
         fits = ("no heads", "two batches")  # of time and batch, which may be any
-        allowed = {"x": [how for how in WRONG if how not in fits], "cu_seqlens": list(PLAIN["cu_seqlens"]), "state": list(STATES)}
+        allowed = {
+            "x": [how for how in WRONG if how not in fits],
+            "cu_seqlens": list(PLAIN["cu_seqlens"]),
+            "state": list(STATES),
+        }
         name = draw(st.sampled_from(["x", other]))
         return name, draw(st.sampled_from(allowed[name]))
     which = draw(st.sampled_from(["tensor", "tensor", "state", "plain"]))

@@ -24,13 +24,15 @@ from ttr.problem import Problem
 
 PACKAGE = Path(ttr.__file__).parent
 RIGHT = ("equal", "refused", "no digit", "not judged")
-"""What is not a finding. No digit: the definition magnifies rounding so much, or its numbers are so large, that none is left to
+"""What is not a finding. No digit: the definition magnifies rounding so much, or its numbers are so large,
+that none is left to
 compare. Not judged: NaN where the checks of numbers are off, or an argument that is not wrong after all."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """``kind``: one of ``RIGHT`` or what was found; ``words`` about this call; ``place`` tells two findings of a kind apart."""
+    """``kind``: one of ``RIGHT`` or what was found; ``words`` about this call; ``place`` tells two findings
+    of a kind apart."""
 
     kind: str
     words: str = ""
@@ -77,7 +79,8 @@ def play(call: Call) -> Outcome:
 
 @contextlib.contextmanager
 def _watched(call: Call, what: str) -> Iterator[None]:
-    """Lets no exception out but ``Refusal`` for a sentence of the library, and ``Finding`` for everything else."""
+    """Lets no exception out but ``Refusal`` for a sentence of the library, and ``Finding`` for everything
+    else."""
     try:
         yield
     except (Finding, Refusal):
@@ -88,12 +91,18 @@ def _watched(call: Call, what: str) -> Iterator[None]:
         frames = traceback.extract_tb(failure.__traceback__)
         own = [frame for frame in frames if Path(frame.filename).is_relative_to(PACKAGE)]
         words = str(failure).strip()
-        if type(failure) in (ValueError, NoDigits) and own[-1:] == frames[-1:] and words.endswith((".", ".)")):
+        if (
+            type(failure) in (ValueError, NoDigits)
+            and own[-1:] == frames[-1:]
+            and words.endswith((".", ".)"))
+        ):
             raise Refusal(words) from failure
         place = f"{Path(own[-1].filename).relative_to(PACKAGE)}:{own[-1].name}" if own else what
         said, name = textwrap.shorten(words.partition("\n")[0], 200), type(failure).__name__
         words = f"{name} while {what}, in {place}: {said}"
-        raise Finding("foreign exception", words, f"{name} {_argument(call) if call.wrong else place}") from failure
+        raise Finding(
+            "foreign exception", words, f"{name} {_argument(call) if call.wrong else place}"
+        ) from failure
 
 
 def _argument(call: Call) -> str:
@@ -131,7 +140,10 @@ def _judge(call: Call) -> Outcome:
     with _watched(call, "differentiating it"):
         numbers = compare(subject, found, defined, leaves)
     for name, off, allowed in numbers.over:
-        words = f"{name} is off by {off:.2g} of its scale where its condition allows {allowed:.1g}, on {subject.backend()}"
+        words = (
+            f"{name} is off by {off:.2g} of its scale where its condition allows {allowed:.1g}, on "
+            f"{subject.backend()}"
+        )
         raise Finding("wrong number", words, f"{name.split(' ')[0]} on {subject.backend()}")
     return Outcome("no digit" if numbers.without_digits else "equal")
 

@@ -1,4 +1,5 @@
-"""The ways into the library: what a user calls, and for which case the definition, called once, must give the same."""
+"""The ways into the library: what a user calls, and for which case the definition, called once, must give the
+same."""
 
 from __future__ import annotations
 
@@ -22,8 +23,11 @@ from ttr.state import State
 Result = tuple[Tensor, State | None]
 
 MODES: Mapping[str, tuple[Callable, Callable]] = {
-    "plain": (contextlib.nullcontext,) * 2, "grad": (contextlib.nullcontext,) * 2, "no_grad": (torch.no_grad,) * 2,
-    "inference": (torch.inference_mode,) * 2, "inference first": (torch.inference_mode, contextlib.nullcontext),
+    "plain": (contextlib.nullcontext,) * 2,
+    "grad": (contextlib.nullcontext,) * 2,
+    "no_grad": (torch.no_grad,) * 2,
+    "inference": (torch.inference_mode,) * 2,
+    "inference first": (torch.inference_mode, contextlib.nullcontext),
 }
 """In what the first function of a route is called, and the later ones."""
 
@@ -33,7 +37,8 @@ class InputChanged(Exception):
 
 
 class Caller:
-    """Calls functions of the library as a ``Call`` wants it, and sees to it that they leave their arguments as they were."""
+    """Calls functions of the library as a ``Call`` wants it, and sees to it that they leave their arguments
+    as they were."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -41,7 +46,8 @@ class Caller:
         self.spoiled = False
 
     def __call__(self, function: Callable, writes: str = "", **arguments: object) -> object:
-        """``function(**arguments)``, the wrong argument put in; it may change the argument ``writes`` if it returns."""
+        """``function(**arguments)``, the wrong argument put in; it may change the argument ``writes`` if it
+        returns."""
         given = arguments
         arguments = spoil(arguments, self.call.wrong) if self.call.wrong else arguments
         self.spoiled = self.spoiled or not alike(arguments, given)
@@ -76,10 +82,15 @@ def _memory(arguments: Mapping[str, object]) -> dict[str, Tensor]:
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------ memories
+# --------------------------------------------------------------------------------------------------- memories
 def _arguments(case: Case, call: Call, **options: object) -> dict[str, object]:
     causal = case.problem.function.causal
-    return {"problem": case.problem, **case.arguments(), "backend": call.chosen(), "return_state": causal} | options
+    return {
+        "problem": case.problem,
+        **case.arguments(),
+        "backend": call.chosen(),
+        "return_state": causal,
+    } | options
 
 
 def _pair(result: object) -> Result:
@@ -112,13 +123,16 @@ def define(caller: Caller, case: Case) -> Result:
 def segments(caller: Caller, case: Case) -> Result:
     parts, state = [], case.state
     for start, stop in zip((0, *caller.call.cuts), (*caller.call.cuts, caller.call.time)):
-        y, state = caller(ttr.regress, **_arguments(case.tokens(slice(start, stop), state), caller.call, return_state=True))
+        y, state = caller(
+            ttr.regress, **_arguments(case.tokens(slice(start, stop), state), caller.call, return_state=True)
+        )
         parts.append(y)
     return torch.cat(parts, dim=1), state
 
 
 def _steps(inplace: bool, planned: bool = False) -> Callable[[Caller, Case], Result]:
-    """Token by token. In place the first one is not, so that nothing may be written into the state of the case."""
+    """Token by token. In place the first one is not, so that nothing may be written into the state of the
+    case."""
 
     def route(caller: Caller, case: Case) -> Result:
         rows, state, run = [], case.state, None
@@ -148,10 +162,16 @@ def _through(verb: Callable[[State], State]) -> Callable[[Caller, Case], Result]
     """Two segments, and between them something that leaves a state what it was."""
 
     def route(caller: Caller, case: Case) -> Result:
-        first, second = (case.tokens(part, case.state) for part in (slice(0, _middle(caller.call)), slice(_middle(caller.call), None)))
+        first, second = (
+            case.tokens(part, case.state)
+            for part in (slice(0, _middle(caller.call)), slice(_middle(caller.call), None))
+        )
         y, state = caller(ttr.regress, **_arguments(first, caller.call, return_state=True))
         state = caller(lambda state: verb(state), state=state)
-        rest, end = caller(ttr.regress, **_arguments(dataclasses.replace(second, state=state), caller.call, return_state=True))
+        rest, end = caller(
+            ttr.regress,
+            **_arguments(dataclasses.replace(second, state=state), caller.call, return_state=True),
+        )
         return torch.cat([y, rest], dim=1), end
 
     return route
@@ -173,18 +193,35 @@ def rows(call: Call) -> list[int]:
 def of_rows(case: Case, chosen: list[int]) -> Case:
     """The case with these rows of its batch, and no use of ``State.select``."""
     controls = {name: x if name == "ridge" else x[chosen] for name, x in case.controls.items()}
-    state = case.state and State({name: x[chosen] for name, x in case.state.tensors.items()}, case.state.position[chosen], case.state.capacity)
-    return dataclasses.replace(case, q=case.q[chosen], k=case.k[chosen], v=case.v[chosen], controls=controls, state=state)
+    state = case.state and State(
+        {name: x[chosen] for name, x in case.state.tensors.items()},
+        case.state.position[chosen],
+        case.state.capacity,
+    )
+    return dataclasses.replace(
+        case, q=case.q[chosen], k=case.k[chosen], v=case.v[chosen], controls=controls, state=state
+    )
 
 
 def select(caller: Caller, case: Case) -> Result:
     """A segment, some rows of its state, and the same rows of the second segment."""
     chosen, middle = rows(caller.call), _middle(caller.call)
-    y, state = caller(ttr.regress, **_arguments(case.tokens(slice(0, middle), case.state), caller.call, return_state=True))
+    y, state = caller(
+        ttr.regress, **_arguments(case.tokens(slice(0, middle), case.state), caller.call, return_state=True)
+    )
     beam = chosen if caller.call.seed % 2 else torch.tensor(chosen, dtype=torch.int64)
-    state = caller(lambda state: state.select(beam) if caller.call.seed % 3 else state.reorder(torch.as_tensor(beam, dtype=torch.int64)), state=state)
+    state = caller(
+        lambda state: (
+            state.select(beam)
+            if caller.call.seed % 3
+            else state.reorder(torch.as_tensor(beam, dtype=torch.int64))
+        ),
+        state=state,
+    )
     second = of_rows(case.tokens(slice(middle, None)), chosen)
-    rest, end = caller(ttr.regress, **_arguments(dataclasses.replace(second, state=state), caller.call, return_state=True))
+    rest, end = caller(
+        ttr.regress, **_arguments(dataclasses.replace(second, state=state), caller.call, return_state=True)
+    )
     return torch.cat([y[chosen], rest], dim=1), end
 
 
@@ -193,22 +230,41 @@ def cat(caller: Caller, case: Case) -> Result:
     middle, parts = _middle(caller.call), []
     for row in range(caller.call.batch):
         alone = of_rows(case, [row])
-        parts.append(caller(ttr.regress, **_arguments(alone.tokens(slice(0, middle), alone.state), caller.call, return_state=True)))
+        parts.append(
+            caller(
+                ttr.regress,
+                **_arguments(alone.tokens(slice(0, middle), alone.state), caller.call, return_state=True),
+            )
+        )
     if not parts:
         return regress(caller, case)
     state = State.cat([state for _, state in parts])
-    rest, end = caller(ttr.regress, **_arguments(case.tokens(slice(middle, None), state), caller.call, return_state=True))
+    rest, end = caller(
+        ttr.regress, **_arguments(case.tokens(slice(middle, None), state), caller.call, return_state=True)
+    )
     return torch.cat([torch.cat([y for y, _ in parts]), rest], dim=1), end
 
 
 def combine(caller: Caller, case: Case) -> Result:
     """The state of the whole from those of two segments."""
-    first, second = (case.tokens(part) for part in (slice(0, _middle(caller.call)), slice(_middle(caller.call), None)))
-    y, state = caller(ttr.regress, **_arguments(dataclasses.replace(first, state=case.state), caller.call, return_state=True))
+    first, second = (
+        case.tokens(part) for part in (slice(0, _middle(caller.call)), slice(_middle(caller.call), None))
+    )
+    y, state = caller(
+        ttr.regress,
+        **_arguments(dataclasses.replace(first, state=case.state), caller.call, return_state=True),
+    )
     _, alone = caller(ttr.regress, **_arguments(second, caller.call, return_state=True))
-    controls = {name: second.controls[name] for name in (case.problem.weights.controls() if case.problem.weights.retention else ())}
-    both = caller(State.combine, problem=case.problem, first=state, second=alone, params=case.params, **controls)
-    rest = caller(ttr.regress, **_arguments(dataclasses.replace(second, state=state), caller.call, return_state=False))
+    controls = {
+        name: second.controls[name]
+        for name in (case.problem.weights.controls() if case.problem.weights.retention else ())
+    }
+    both = caller(
+        State.combine, problem=case.problem, first=state, second=alone, params=case.params, **controls
+    )
+    rest = caller(
+        ttr.regress, **_arguments(dataclasses.replace(second, state=state), caller.call, return_state=False)
+    )
     return torch.cat([y, rest], dim=1), both
 
 
@@ -217,20 +273,30 @@ def rewind(caller: Caller, case: Case) -> Result:
     middle = _middle(caller.call)
     y, state = caller(ttr.regress, **_arguments(case, caller.call, return_state=True))
     state = caller(lambda state: state.rewind(case.problem, caller.call.time - middle), state=state)
-    rest, end = caller(ttr.regress, **_arguments(case.tokens(slice(middle, None), state), caller.call, return_state=True))
+    rest, end = caller(
+        ttr.regress, **_arguments(case.tokens(slice(middle, None), state), caller.call, return_state=True)
+    )
     return torch.cat([y[:, :middle], rest], dim=1), end
 
 
 def with_capacity(call: Call, case: Case) -> Case:
     """The case begun with a fixed number of slots, too few of them for some seeds."""
-    sizes = case.q.shape[0], (call.heads, case.k.shape[-2], case.v.shape[-2]), case.q.shape[-1], case.v.shape[-1]
-    state = ttr.initial_state(case.problem, *sizes, params=case.params, capacity=call.time + call.seed % 5, dtype=case.q.dtype)
+    sizes = (
+        case.q.shape[0],
+        (call.heads, case.k.shape[-2], case.v.shape[-2]),
+        case.q.shape[-1],
+        case.v.shape[-1],
+    )
+    state = ttr.initial_state(
+        case.problem, *sizes, params=case.params, capacity=call.time + call.seed % 5, dtype=case.q.dtype
+    )
     return dataclasses.replace(case, state=state)
 
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """A way to run a case, and the case at which the definition must give the same outputs and the same state."""
+    """A way to run a case, and the case at which the definition must give the same outputs and the same
+    state."""
 
     run: Callable[[Caller, Case], Result]
     expected: Callable[[Call, Case], Case] = lambda call, case: case
@@ -241,23 +307,48 @@ class Route:
     """Leaves that are no variables on this way."""
 
 
-STEPS = {"step": Route(_steps(False)), "step in place": Route(_steps(True)), "planned step": Route(_steps(False, True)),
-         "planned step in place": Route(_steps(True, True))}
-VERBS = {"clone": State.clone, "detach": State.detach, "file": _through_file, "wider": lambda state: state.to(torch.float64),
-         "tree": lambda state: pytree.tree_map(lambda x: x, state), "copy": copy.deepcopy}
+STEPS = {
+    "step": Route(_steps(False)),
+    "step in place": Route(_steps(True)),
+    "planned step": Route(_steps(False, True)),
+    "planned step in place": Route(_steps(True, True)),
+}
+VERBS = {
+    "clone": State.clone,
+    "detach": State.detach,
+    "file": _through_file,
+    "wider": lambda state: state.to(torch.float64),
+    "tree": lambda state: pytree.tree_map(lambda x: x, state),
+    "copy": copy.deepcopy,
+}
 CUTS = (State.detach, _through_file)
 """Verbs through which no gradient goes."""
-ROUTES = {"regress": Route(regress, streams=False), "plan": Route(plan, streams=False), "oracle": Route(define, streams=False),
-          "segments": Route(segments)} | STEPS
-ROUTES |= {f"state {name}": Route(_through(verb), differentiates=verb not in CUTS) for name, verb in VERBS.items()}
-ROUTES |= {"state select": Route(select, lambda call, case: of_rows(case, rows(call))), "state cat": Route(cat), "state combine": Route(combine),
-           "state rewind": Route(rewind, fixed=("state.log_weight",)),  # what is forgotten is known from the newest pair's, which was 0
-           "state capacity": Route(lambda caller, case: regress(caller, with_capacity(caller.call, case)), with_capacity)}
+ROUTES = {
+    "regress": Route(regress, streams=False),
+    "plan": Route(plan, streams=False),
+    "oracle": Route(define, streams=False),
+    "segments": Route(segments),
+} | STEPS
+ROUTES |= {
+    f"state {name}": Route(_through(verb), differentiates=verb not in CUTS) for name, verb in VERBS.items()
+}
+ROUTES |= {
+    "state select": Route(select, lambda call, case: of_rows(case, rows(call))),
+    "state cat": Route(cat),
+    "state combine": Route(combine),
+    # what is forgotten is known from the newest pair's, which was 0
+    "state rewind": Route(rewind, fixed=("state.log_weight",)),
+    "state capacity": Route(
+        lambda caller, case: regress(caller, with_capacity(caller.call, case)), with_capacity
+    ),
+}
 
 
-# -------------------------------------------------------------------------------------------------------------- layers
+# ----------------------------------------------------------------------------------------------------- layers
 def _layer(caller: Caller, layer: Mixer, x: Tensor) -> Result:
-    return _pair(caller(layer.forward, x=x, return_state=layer.problem.function.causal, cu_seqlens=bounds(caller.call)))
+    return _pair(
+        caller(layer.forward, x=x, return_state=layer.problem.function.causal, cu_seqlens=bounds(caller.call))
+    )
 
 
 def _layer_segments(caller: Caller, layer: Mixer, x: Tensor) -> Result:
@@ -272,11 +363,18 @@ def _layer_steps(inplace: bool) -> Callable[[Caller, Mixer, Tensor], Result]:
     def route(caller: Caller, layer: Mixer, x: Tensor) -> Result:
         rows, state = [], layer.initial_state(x.shape[0])
         for t in range(x.shape[1]):
-            y, state = caller(layer.step, writes="state" if inplace else "", x=x[:, t], state=state, inplace=inplace)
+            y, state = caller(
+                layer.step, writes="state" if inplace else "", x=x[:, t], state=state, inplace=inplace
+            )
             rows.append(y)
         return (torch.stack(rows, dim=1), state) if rows else _layer(caller, layer, x)
 
     return route
 
 
-LAYERS = {"layer": _layer, "layer segments": _layer_segments, "layer steps": _layer_steps(False), "layer steps in place": _layer_steps(True)}
+LAYERS = {
+    "layer": _layer,
+    "layer segments": _layer_segments,
+    "layer steps": _layer_steps(False),
+    ("layer steps in place"): _layer_steps(True),
+}

@@ -1,4 +1,5 @@
-"""Draws calls from a seed, plays them, counts the outcomes and makes every finding as simple as hypothesis can."""
+"""Draws calls from a seed, plays them, counts the outcomes and makes every finding as simple as hypothesis
+can."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ SHRINKING = 30
 
 @dataclass
 class Report:
-    """How many calls had each outcome, and every kind of finding with how often it was met and the simplest call of it."""
+    """How many calls had each outcome, and every kind of finding with how often it was met and the simplest
+    call of it."""
 
     counts: Counter[str] = field(default_factory=Counter)
     found: dict[tuple[str, str], tuple[Call, Outcome]] = field(default_factory=dict)
@@ -38,10 +40,19 @@ class Report:
 
     def summary(self) -> str:
         """The counts in a line."""
-        return f"{self.counts.total()} calls: {', '.join(f'{count} {kind}' for kind, count in self.counts.most_common())}"
+        return (
+            f"{self.counts.total()} calls: "
+            f"{', '.join(f'{count} {kind}' for kind, count in self.counts.most_common())}"
+        )
 
 
-def run(seed: int, count: int, processes: int, tell: Callable[[str], None] = print, play: Callable[[Call], Outcome] = play) -> Report:
+def run(
+    seed: int,
+    count: int,
+    processes: int,
+    tell: Callable[[str], None] = print,
+    play: Callable[[Call], Outcome] = play,
+) -> Report:
     """Play ``count`` calls of a seed; ``tell`` hears how it goes on."""
     report, started = Report(), time.monotonic()
     tell(f"Seed {seed}: drawing {count} calls")
@@ -64,9 +75,11 @@ def run(seed: int, count: int, processes: int, tell: Callable[[str], None] = pri
 
 
 def search(seed: int, count: int, wanted: Callable[[Call], object]) -> Call | None:
-    """The simplest call of which ``wanted`` is true, from the first among ``count`` drawn from a seed. Up to that one the calls that are
-    drawn depend on the seed alone."""
-    drawn = settings(max_examples=count, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    """The simplest call of which ``wanted`` is true, from the first among ``count`` drawn from a seed. Up to
+    that one the calls that are drawn depend on the seed alone."""
+    drawn = settings(
+        max_examples=count, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
     try:
         return find(calls(), wanted, settings=drawn, random=Random(seed))
     except NoSuchExample:
@@ -84,7 +97,11 @@ def shrink(seed: int, count: int, call: Call, outcome: Outcome, workers: Workers
     """The simplest call with the same outcome that hypothesis reaches from this one."""
     played, ends = {call: workers.play_one(call)}, time.monotonic() + SHRINKING
     if not played[call].like(outcome):
-        return call, Outcome(outcome.kind, f"{outcome.words} (by itself: {played[call].kind}; calls before it matter)", outcome.place)
+        return call, Outcome(
+            outcome.kind,
+            f"{outcome.words} (by itself: {played[call].kind}; calls before it matter)",
+            outcome.place,
+        )
     reached = False
 
     def same(candidate: Call) -> bool:

@@ -1,4 +1,5 @@
-"""What a call runs, a memory or a layer: by the library along the route of the call, and by the definition, once, in float64."""
+"""What a call runs, a memory or a layer: by the library along the route of the call, and by the definition,
+once, in float64."""
 
 from __future__ import annotations
 
@@ -48,11 +49,15 @@ class Subject(ABC):
         """Outputs and state along the route of the call."""
 
     rounds: bool = True
-    """Whether the definition runs in narrower arithmetic too, which shows what noise of what goes in does not: rounding on the way."""
+    """Whether the definition runs in narrower arithmetic too, which shows what noise of what goes in does
+    not: rounding on the way."""
 
     @abstractmethod
-    def define(self, noise: Noise | None = None, dtype: torch.dtype = torch.float64) -> tuple[Result, dict[str, Tensor]]:
-        """The same by the definition, and the leaves of its graph: with noise on these if there is any, or in a narrower arithmetic."""
+    def define(
+        self, noise: Noise | None = None, dtype: torch.dtype = torch.float64
+    ) -> tuple[Result, dict[str, Tensor]]:
+        """The same by the definition, and the leaves of its graph: with noise on these if there is any, or in
+        a narrower arithmetic."""
 
     @abstractmethod
     def backend(self) -> str:
@@ -76,7 +81,11 @@ def _with_state(result: object) -> Result:
 class Memory(Subject):
     def __init__(self, call: Call, problem: Problem) -> None:
         self.call, self.route = call, ROUTES[call.entry]
-        self.differentiates, self.rounds, self.fixed = self.route.differentiates, call.lengths is None, self.route.fixed
+        self.differentiates, self.rounds, self.fixed = (
+            self.route.differentiates,
+            call.lengths is None,
+            self.route.fixed,
+        )
         case = build(call, problem)
         learned = case.leaves()  # but for the log weights -inf of empty slots
         self.case = each(case, lambda name, x: self._as_leaf(x) if name in learned else x)
@@ -85,13 +94,25 @@ class Memory(Subject):
     def run(self, caller: Caller) -> Result:
         return self.route.run(caller, self.case)
 
-    def define(self, noise: Noise | None = None, dtype: torch.dtype = torch.float64) -> tuple[Result, dict[str, Tensor]]:
+    def define(
+        self, noise: Noise | None = None, dtype: torch.dtype = torch.float64
+    ) -> tuple[Result, dict[str, Tensor]]:
         plain = each(self.case, lambda name, x: _plain(x, noise))
         plain = plain.differentiable() if self.call.mode == "grad" else plain
         expected = self.route.expected(self.call, plain)
         if dtype != torch.float64:
             x = expected
-            inputs = prepare(x.problem, x.q, x.k, x.v, x.params, x.state, None, x.controls, dtype=torch.promote_types(dtype, torch.float32))
+            inputs = prepare(
+                x.problem,
+                x.q,
+                x.k,
+                x.v,
+                x.params,
+                x.state,
+                None,
+                x.controls,
+                dtype=torch.promote_types(dtype, torch.float32),
+            )
             return _sequence(x.problem, inputs), plain.leaves()
         streams = {"return_state": plain.problem.function.causal, "cu_seqlens": bounds(self.call)}
         return _with_state(oracle(plain.problem, **expected.arguments(), **streams)), plain.leaves()
@@ -123,8 +144,19 @@ class Layer(Subject):
         self.call = call
         torch.manual_seed(call.seed)
         memory = problem if call.problem not in ttr.catalogue else ttr.catalogue[call.problem]
-        heads = dict(zip(("heads", "key_heads", "value_heads"), (call.heads // group for group in call.groups)))
-        layer = Mixer(6, memory, **heads, key_size=call.key, value_size=call.value, layer=1, layers=3, backend=call.chosen())
+        heads = dict(
+            zip(("heads", "key_heads", "value_heads"), (call.heads // group for group in call.groups))
+        )
+        layer = Mixer(
+            6,
+            memory,
+            **heads,
+            key_size=call.key,
+            value_size=call.value,
+            layer=1,
+            layers=3,
+            backend=call.chosen(),
+        )
         with torch.no_grad():
             for parameter in layer.parameters():  # off their even starting values
                 parameter += 0.1 * torch.rand_like(parameter)
@@ -136,7 +168,9 @@ class Layer(Subject):
     def run(self, caller: Caller) -> Result:
         return LAYERS[self.call.entry](caller, self.layer, self.x)
 
-    def define(self, noise: Noise | None = None, dtype: torch.dtype = torch.float64) -> tuple[Result, dict[str, Tensor]]:
+    def define(
+        self, noise: Noise | None = None, dtype: torch.dtype = torch.float64
+    ) -> tuple[Result, dict[str, Tensor]]:
         layer = copy.deepcopy(self.layer).to(dtype)
         layer.backend = Definition()
         with torch.no_grad():

@@ -1,4 +1,5 @@
-"""Plays calls in processes of their own, so that one that crashes or hangs ends its process and nothing else."""
+"""Plays calls in processes of their own, so that one that crashes or hangs ends its process and nothing
+else."""
 
 from __future__ import annotations
 
@@ -62,13 +63,16 @@ class Worker:
         except (EOFError, ConnectionError):
             self.process.join()
             kind, words = "crash", f"exit code {self.process.exitcode}"
-        frames = [line.strip() for line in Path(self.log).read_text().splitlines() if line.startswith("  File")]
+        frames = [
+            line.strip() for line in Path(self.log).read_text().splitlines() if line.startswith("  File")
+        ]
         self.stop()
         return Outcome(kind, f"{words}: {' < '.join(frames[:4])}", call.entry)
 
 
 class Workers:
-    """Some processes: ``with Workers(2) as workers: workers.play(calls)``. ``longest``: seconds after which a call is taken to hang."""
+    """Some processes: ``with Workers(2) as workers: workers.play(calls)``. ``longest``: seconds after which a
+    call is taken to hang."""
 
     def __init__(self, processes: int, play: Callable[[Call], Outcome] = play, longest: float = 120) -> None:
         FORKS.set_forkserver_preload([__name__])

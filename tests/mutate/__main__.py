@@ -23,15 +23,31 @@ def changed(since: str) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="make mutate", description="Plant random faults in copies of the package; the tests must catch them.")
-    parser.add_argument("files", nargs="*", help=f"paths in {PACKAGE.relative_to(ROOT)}; without any, those that differ from --since")
+    parser = argparse.ArgumentParser(
+        prog="make mutate",
+        description=("Plant random faults in copies of the package; the tests must catch them."),
+    )
+    parser.add_argument(
+        "files",
+        nargs="*",
+        help=(f"paths in {PACKAGE.relative_to(ROOT)}; without any, those that differ from --since"),
+    )
     parser.add_argument("--since", default="HEAD~30", help="a revision")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "mutate.json", help="the results; a fault that is in there is not tried again")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "runs" / "mutate.json",
+        help=("the results; a fault that is in there is not tried again"),
+    )
     options = parser.parse_args(arguments)
-    known = {result["diff"]: result for result in json.loads(options.out.read_text())} if options.out.exists() else {}
+    known = (
+        {result["diff"]: result for result in json.loads(options.out.read_text())}
+        if options.out.exists()
+        else {}
+    )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     drawn = [mutant for file in sorted(options.files or changed(options.since)) for mutant in mutants(file)]
     random.Random(options.seed).shuffle(drawn)
@@ -42,17 +58,24 @@ def main(arguments: list[str] | None = None) -> int:
 
     counts: Counter[str] = Counter()
     with ThreadPoolExecutor(options.processes) as pool:
-        for found in pool.map(result, drawn):  # what is left when there are enough is given up as this is left
+        # what is left when there are enough is given up as this is left
+        for found in pool.map(result, drawn):
             known[found["diff"]] = found
             options.out.write_text(json.dumps(list(known.values()), indent=1))
             counts[found["outcome"]] += 1
             tried = counts["caught"] + counts["survived"]
             shown = "" if found["outcome"] == "caught" else f"\n{found['diff']}"
-            print(f"{tried:4d}  {found['outcome']} after {found['seconds']} s: {found['file']}, {found['old']} -> {found['new']}{shown}", flush=True)
+            print(
+                f"{tried:4d}  {found['outcome']} after {found['seconds']} s: {found['file']}, "
+                f"{found['old']} -> {found['new']}{shown}",
+                flush=True,
+            )
             if tried == options.count:
                 break
         pool.shutdown(wait=False, cancel_futures=True)
-    print(f"{counts['caught']} of {tried} caught; {counts['invalid']} did not compile. Results: {options.out}")
+    print(
+        f"{counts['caught']} of {tried} caught; {counts['invalid']} did not compile. Results: {options.out}"
+    )
     return int(counts["caught"] < ENOUGH * tried)
 
 

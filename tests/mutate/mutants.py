@@ -1,4 +1,5 @@
-"""What can be changed in a file: operators, signs, comparisons, constants. Everything goes by tokens, in Python and C alike."""
+"""What can be changed in a file: operators, signs, comparisons, constants. Everything goes by tokens, in
+Python and C alike."""
 
 from __future__ import annotations
 
@@ -10,9 +11,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "src" / "ttr"
-SWAPS = {"+": "-", "-": "+", "*": "/", "/": "*", "+=": "-=", "-=": "+=", "<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==",
-         "and": "or", "or": "and", "&&": "||", "||": "&&", "not": "", "True": "False", "False": "True",
-         "min": "max", "max": "min", "amin": "amax", "amax": "amin", "minimum": "maximum", "maximum": "minimum"}
+SWAPS = {
+    "+": "-",
+    "-": "+",
+    "*": "/",
+    "/": "*",
+    "+=": "-=",
+    "-=": "+=",
+    "<": "<=",
+    "<=": "<",
+    ">": ">=",
+    ">=": ">",
+    "==": "!=",
+    "!=": "==",
+    "and": "or",
+    "or": "and",
+    "&&": "||",
+    "||": "&&",
+    "not": "",
+    "True": "False",
+    "False": "True",
+    "min": "max",
+    "max": "min",
+    "amin": "amax",
+    "amax": "amin",
+    "minimum": "maximum",
+    "maximum": "minimum",
+}
 STRING = r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\''
 TEXT = {True: rf'#.*|"""[\s\S]*?"""|{STRING}', False: rf"//.*|/\*[\s\S]*?\*/|^[ \t]*#(?:.*\\\n)*.*|{STRING}"}
 """Comments, strings and what is for the preprocessor; of Python and of C."""
@@ -41,18 +66,28 @@ class Mutant:
 
     def diff(self) -> str:
         before, after = (PACKAGE / self.file).read_text(), self.text()
-        return "\n".join(difflib.unified_diff(before.splitlines(), after.splitlines(), self.file, self.file, n=1, lineterm=""))
+        return "\n".join(
+            difflib.unified_diff(
+                before.splitlines(), after.splitlines(), self.file, self.file, n=1, lineterm=""
+            )
+        )
 
 
 def mutants(file: str) -> Iterator[Mutant]:
     """Every change of a file of Python that leaves it Python; those of C the compiler must judge."""
     text, python = (PACKAGE / file).read_text(), file.endswith(".py")
     tree = ast.walk(ast.parse(text)) if python else ()
-    left_out = {line for node in tree if getattr(node, "name", "") in NOT_COMPUTING for line in range(node.lineno, node.end_lineno + 1)}
+    left_out = {
+        line
+        for node in tree
+        if getattr(node, "name", "") in NOT_COMPUTING
+        for line in range(node.lineno, node.end_lineno + 1)
+    }
     for match in re.finditer(rf"(?:{TEXT[python]})|(?P<token>{TOKEN})", text, re.MULTILINE):
         token = match["token"]
         new = None if token is None else f"({token} + 1)" if token[0].isdigit() else SWAPS.get(token)
-        star = token == "*" and text[match.start() - 1 : match.end() + 1] != " * "  # of a pointer, a signature or a call
+        # of a pointer, a signature or a call
+        star = token == "*" and text[match.start() - 1 : match.end() + 1] != " * "
         if new is None or star or text.count("\n", 0, match.start()) + 1 in left_out:
             continue
         mutant = Mutant(file, match.start(), token, new)

@@ -1,4 +1,5 @@
-"""A parity case: an entry of the catalogue, an original, and tensors on which the two must agree, gradients included."""
+"""A parity case: an entry of the catalogue, an original, and tensors on which the two must agree, gradients
+included."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ Build = Callable[["Draw"], tuple[Mapping[str, Tensor], Callable[..., Tensors], C
 
 @dataclass(frozen=True)
 class Case:
-    """``build(draw)`` gives the tensors by name and two functions of them, the oracle's and the original's, that return
-    outputs and final states in one layout."""
+    """``build(draw)`` gives the tensors by name and two functions of them, the oracle's and the original's,
+    that return outputs and final states in one layout."""
 
     entry: str
     original: str
@@ -67,17 +68,25 @@ class Draw:
 
     def qkv(self, heads: tuple[int, int, int] = (H, H, H), value_size: int = V) -> dict[str, Tensor]:
         """q, k (unit norm) and v with the given numbers of heads."""
-        return {"q": self.normal(B, T, heads[0], K), "k": self.unit(B, T, heads[1], K), "v": self.normal(B, T, heads[2], value_size)}
+        return {
+            "q": self.normal(B, T, heads[0], K),
+            "k": self.unit(B, T, heads[1], K),
+            "v": self.normal(B, T, heads[2], value_size),
+        }
 
 
 def problem(entry: str) -> Problem:
     return ttr.catalogue[entry].problem
 
 
-def fold(problem: Problem, q: Tensor, k: Tensor, v: Tensor, controls: Mapping[str, Tensor], **state: Tensor) -> Tensors:
+def fold(
+    problem: Problem, q: Tensor, k: Tensor, v: Tensor, controls: Mapping[str, Tensor], **state: Tensor
+) -> Tensors:
     """The oracle's outputs and final state tensors, continuing from the given ones, in their order."""
     heads = max(x.shape[-2] for x in (q, k, v))
-    start = ttr.initial_state(problem, B, (heads, k.shape[-2], v.shape[-2]), K, v.shape[-1], dtype=torch.float64)
+    start = ttr.initial_state(
+        problem, B, (heads, k.shape[-2], v.shape[-2]), K, v.shape[-1], dtype=torch.float64
+    )
     if state:
         start = start.replace(**state)
     y, end = ttr.oracle(problem, q, k, v, state=start, return_state=True, **controls)
@@ -93,7 +102,12 @@ def measure(case: Case) -> dict[str, float]:
         reference = theirs(**leaves)
     assert all(x.dtype == torch.float64 for x in reference), "The original was not raised to float64."
     outputs = zip(("output", *(f"state {i}" for i in range(1, len(mine)))), mine, reference, strict=True)
-    gradients = zip((f"gradient of {name}" for name in leaves), _gradients(mine, leaves), _gradients(reference, leaves), strict=True)
+    gradients = zip(
+        (f"gradient of {name}" for name in leaves),
+        _gradients(mine, leaves),
+        _gradients(reference, leaves),
+        strict=True,
+    )
     return {quantity: error(a, b) for quantity, a, b in (*outputs, *gradients)}
 
 

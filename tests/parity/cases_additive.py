@@ -24,7 +24,10 @@ def linear_attention(draw: Draw):
     return draw.qkv() | {"state": draw.normal(B, H, K, V)}, ours, theirs
 
 
-@parity("linear-attention-normalized", "fla/ops/linear_attn/naive.py naive_recurrent_linear_attn(normalize=True) of elu + 1")
+@parity(
+    "linear-attention-normalized",
+    "fla/ops/linear_attn/naive.py naive_recurrent_linear_attn(normalize=True) of elu + 1",
+)
 def linear_attention_normalized(draw: Draw):
     original = fla("ops/linear_attn/naive.py", "naive_recurrent_linear_attn").naive_recurrent_linear_attn
 
@@ -32,10 +35,21 @@ def linear_attention_normalized(draw: Draw):
         return fold(problem("linear-attention-normalized"), q, k, v, {}, memory=state, normalizer=normalizer)
 
     def theirs(q, k, v, state, normalizer):
-        y, (memory, ones) = original(elu(q) + 1, elu(k) + 1, v, initial_state=(state, normalizer[:, None]), output_final_state=True, normalize=True)
+        y, (memory, ones) = original(
+            elu(q) + 1,
+            elu(k) + 1,
+            v,
+            initial_state=(state, normalizer[:, None]),
+            output_final_state=True,
+            normalize=True,
+        )
         return y, memory, ones[:, 0]
 
-    return draw.qkv() | {"state": draw.normal(B, H, K, V), "normalizer": draw.between(0.5, 2.0, B, H, K)}, ours, theirs
+    return (
+        draw.qkv() | {"state": draw.normal(B, H, K, V), "normalizer": draw.between(0.5, 2.0, B, H, K)},
+        ours,
+        theirs,
+    )
 
 
 @parity("based", "fla/ops/based/naive.py naive_parallel_based")
@@ -51,19 +65,30 @@ def based(draw: Draw):
     return draw.qkv(), ours, theirs
 
 
-@parity("based", "fla/modules/feature_map.py TaylorFeatureMap, then fla/ops/linear_attn/naive.py (normalize=True, scale=1)")
+@parity(
+    "based",
+    "fla/modules/feature_map.py TaylorFeatureMap, then fla/ops/linear_attn/naive.py "
+    "(normalize=True, scale=1)",
+)
 def based_features(draw: Draw):
-    taylor = fla("modules/feature_map.py", "_triu_indices", "flatten_diag_outer_product_off1", "TaylorFeatureMap").TaylorFeatureMap(K)
+    taylor = fla(
+        "modules/feature_map.py", "_triu_indices", "flatten_diag_outer_product_off1", "TaylorFeatureMap"
+    ).TaylorFeatureMap(K)
     original = fla("ops/linear_attn/naive.py", "naive_recurrent_linear_attn").naive_recurrent_linear_attn
 
     def ours(q, k, v):
         return fold(problem("based"), q, k, v, {})
 
     def theirs(q, k, v):
-        # This original adds 1e-10 to the denominator, the entry 1e-6: a further pair of value 0 with the missing kernel
-        # value for every query. Only the constant feature is alike for all queries, and it is 1.
-        missing = pad(torch.full((B, 1, H, 1), problem("based").function.eps - 1e-10), (0, taylor(q).shape[-1] - 1))
-        return original(taylor(q), taylor(k), v, scale=1.0, normalize=True, initial_state=(torch.zeros(()), missing))[:1]
+        # This original adds 1e-10 to the denominator, the entry 1e-6: a further pair of value 0 with the
+        # missing kernel value for every query. Only the constant feature is alike for all queries, and it is
+        # 1.
+        missing = pad(
+            torch.full((B, 1, H, 1), problem("based").function.eps - 1e-10), (0, taylor(q).shape[-1] - 1)
+        )
+        return original(
+            taylor(q), taylor(k), v, scale=1.0, normalize=True, initial_state=(torch.zeros(()), missing)
+        )[:1]
 
     return draw.qkv(), ours, theirs
 
@@ -91,7 +116,11 @@ def gla(draw: Draw):
     def theirs(q, k, v, log_decay, state):
         return original(q, k, v, log_decay, initial_state=state, output_final_state=True)
 
-    return draw.qkv() | {"log_decay": draw.log_decay(B, T, H, K), "state": draw.normal(B, H, K, V)}, ours, theirs
+    return (
+        draw.qkv() | {"log_decay": draw.log_decay(B, T, H, K), "state": draw.normal(B, H, K, V)},
+        ours,
+        theirs,
+    )
 
 
 @parity("mamba2", "transformers models/mamba2 mamba2_chunk_scan, B and C shared by groups of heads")
@@ -106,8 +135,14 @@ def mamba2(draw: Draw):
         return y, end.mT
 
     heads, groups = 4, 2
-    tensors = {"x": draw.normal(B, T, heads, V), "dt": draw.between(0.1, 0.9, B, T, heads), "A": -draw.between(0.3, 2.0, heads),
-               "B_": draw.normal(B, T, groups, K), "C": draw.normal(B, T, groups, K), "state": draw.normal(B, heads, K, V)}
+    tensors = {
+        "x": draw.normal(B, T, heads, V),
+        "dt": draw.between(0.1, 0.9, B, T, heads),
+        "A": -draw.between(0.3, 2.0, heads),
+        "B_": draw.normal(B, T, groups, K),
+        "C": draw.normal(B, T, groups, K),
+        "state": draw.normal(B, heads, K, V),
+    }
     return tensors, ours, theirs
 
 
@@ -116,11 +151,20 @@ def hgrn2(draw: Draw):
     original = fla("ops/gla/naive.py", "naive_recurrent_gla").naive_recurrent_gla
 
     def ours(q, f, i, state):
-        return fold(problem("hgrn2"), silu(q), torch.sigmoid(-f), i, {"log_decay": logsigmoid(f)}, memory=state)
+        return fold(
+            problem("hgrn2"), silu(q), torch.sigmoid(-f), i, {"log_decay": logsigmoid(f)}, memory=state
+        )
 
     def theirs(q, f, i, state):
         log_forget = logsigmoid(f)
-        return original(q * q.sigmoid(), 1 - log_forget.exp(), i, log_forget, initial_state=state, output_final_state=True)
+        return original(
+            q * q.sigmoid(), 1 - log_forget.exp(), i, log_forget, initial_state=state, output_final_state=True
+        )
 
-    tensors = {"q": draw.normal(B, T, H, K), "f": draw.normal(B, T, H, K), "i": draw.normal(B, T, H, V), "state": draw.normal(B, H, K, V)}
+    tensors = {
+        "q": draw.normal(B, T, H, K),
+        "f": draw.normal(B, T, H, K),
+        "i": draw.normal(B, T, H, V),
+        "state": draw.normal(B, H, K, V),
+    }
     return tensors, ours, theirs

@@ -1,6 +1,8 @@
-"""Memories that solve the regression: MesaNet, Intention, Mesa, Gated KalmaNet, and the local line of local linear attention.
+"""Memories that solve the regression: MesaNet, Intention, Mesa, Gated KalmaNet, and the local line of local
+linear attention.
 
-Where there is no public original that runs here, the reference is a least-squares problem written as stacked rows and
+Where there is no public original that runs here, the reference is a least-squares problem written as stacked
+rows and
 solved by LAPACK: another route than the oracle's normal equations, so a fault in those would show.
 """
 
@@ -19,7 +21,8 @@ from .originals import fla
 
 
 def least_squares(rows: Tensor, targets: Tensor, weights: Tensor, ridge: Tensor) -> Tensor:
-    """argmin_S sum_i w_i ||targets_i - rows_i S||^2 + sum_j ridge_j ||S_j||^2, as one stacked least-squares problem."""
+    """argmin_S sum_i w_i ||targets_i - rows_i S||^2 + sum_j ridge_j ||S_j||^2, as one stacked least-squares
+    problem."""
     root = weights.sqrt()[..., None]
     penalty = torch.diag_embed(ridge.sqrt()).expand(*rows.shape[:-2], -1, -1)
     stacked = torch.cat([root * rows, penalty], dim=-2)
@@ -41,21 +44,39 @@ def mesanet(draw: Draw):
         return {"gram": old_keys.mT @ old_keys, "memory": old_keys.mT @ old_values}
 
     def ours(q, k, v, log_decay, beta, ridge, **past):
-        return fold(problem("mesanet"), q, k, v, {"log_decay": log_decay, "log_importance": beta.log(), "ridge": ridge}, **moments(**past))
+        return fold(
+            problem("mesanet"),
+            q,
+            k,
+            v,
+            {"log_decay": log_decay, "log_importance": beta.log(), "ridge": ridge},
+            **moments(**past),
+        )
 
     def theirs(q, k, v, log_decay, beta, ridge, **past):
         start = moments(**past)
         return original(q, k, v, log_decay, ridge, beta, h_kk_init=start["gram"], h_kv_init=start["memory"])
 
-    tensors = {"log_decay": draw.log_decay(B, T, H), "beta": draw.between(0.1, 1.0, B, T, H), "ridge": draw.between(0.25, 1.0, H, K),
-               "old_keys": draw.normal(B, H, 4, K), "old_values": draw.normal(B, H, 4, K)}
+    tensors = {
+        "log_decay": draw.log_decay(B, T, H),
+        "beta": draw.between(0.1, 1.0, B, T, H),
+        "ridge": draw.between(0.25, 1.0, H, K),
+        "old_keys": draw.normal(B, H, 4, K),
+        "old_values": draw.normal(B, H, 4, K),
+    }
     return draw.qkv(value_size=K) | tensors, ours, theirs  # the original has Dk = Dv
 
 
 @parity("mesanet", "LAPACK least squares on stacked rows")
 def mesanet_least_squares(draw: Draw):
     def ours(q, k, v, log_decay, beta, ridge):
-        return fold(problem("mesanet"), q, k, v, {"log_decay": log_decay, "log_importance": beta.log(), "ridge": ridge})
+        return fold(
+            problem("mesanet"),
+            q,
+            k,
+            v,
+            {"log_decay": log_decay, "log_importance": beta.log(), "ridge": ridge},
+        )
 
     def theirs(q, k, v, log_decay, beta, ridge):
         past, y = log_decay.cumsum(1).transpose(1, 2), []
@@ -64,7 +85,11 @@ def mesanet_least_squares(draw: Draw):
             y.append(torch.einsum("bhk,bhkv->bhv", query, least_squares(keys, values, weights, ridge)))
         return (torch.stack(y, dim=1),)
 
-    tensors = {"log_decay": draw.log_decay(B, T, H), "beta": draw.between(0.1, 1.0, B, T, H), "ridge": draw.between(0.25, 1.0, H, K)}
+    tensors = {
+        "log_decay": draw.log_decay(B, T, H),
+        "beta": draw.between(0.1, 1.0, B, T, H),
+        "ridge": draw.between(0.25, 1.0, H, K),
+    }
     return draw.qkv() | tensors, ours, theirs
 
 
@@ -74,7 +99,10 @@ def intention(draw: Draw):
         return fold(problem("intention"), q, k, v, {"ridge": ridge})
 
     def theirs(q, k, v, ridge):
-        fits = [(query, least_squares(keys, values, torch.ones_like(keys[..., 0]), ridge.expand(H, K))) for query, keys, values in prefixes(q, k, v)]
+        fits = [
+            (query, least_squares(keys, values, torch.ones_like(keys[..., 0]), ridge.expand(H, K)))
+            for query, keys, values in prefixes(q, k, v)
+        ]
         return (torch.stack([torch.einsum("bhk,bhkv->bhv", query, fit) for query, fit in fits], dim=1),)
 
     return draw.qkv() | {"ridge": draw.between(0.2, 0.5)}, ours, theirs
@@ -95,7 +123,10 @@ def intention_kernel(draw: Draw):
     return draw.qkv() | {"ridge": draw.between(0.2, 0.5)}, ours, theirs
 
 
-@parity("local-linear-attention", "LAPACK least squares on stacked rows (1, k_i - q), weights softmax(q.k_i / K^1/2)")
+@parity(
+    "local-linear-attention",
+    "LAPACK least squares on stacked rows (1, k_i - q), weights softmax(q.k_i / K^1/2)",
+)
 def local_linear_attention(draw: Draw):
     """(D+1) x (D+1): the constant is not penalised, the slope by a ridge relative to weights of sum 1."""
 
@@ -114,10 +145,16 @@ def local_linear_attention(draw: Draw):
     return draw.qkv() | {"ridge": draw.between(0.1, 0.5, H, K)}, ours, theirs
 
 
-@parity("local-linear-rank8", "LAPACK least squares on stacked rows (1, P (k_i - q)), weights softmax(q.k_i / K^1/2)")
+@parity(
+    "local-linear-rank8",
+    "LAPACK least squares on stacked rows (1, P (k_i - q)), weights softmax(q.k_i / K^1/2)",
+)
 def local_linear_rank8(draw: Draw):
     """With fewer than 8 channels P is square; nothing else is asked of it, so it has 2 rows here."""
-    low = dataclasses.replace(problem("local-linear-rank8"), function=dataclasses.replace(problem("local-linear-rank8").function, rank=2))
+    low = dataclasses.replace(
+        problem("local-linear-rank8"),
+        function=dataclasses.replace(problem("local-linear-rank8").function, rank=2),
+    )
 
     def ours(q, k, v, ridge, projection):
         return (ttr.oracle(low, q, k, v, params={"function.projection": projection}, ridge=ridge),)
@@ -126,12 +163,18 @@ def local_linear_rank8(draw: Draw):
         y = []
         for query, keys, values in prefixes(q, k, v):
             weights = torch.softmax((keys @ query[..., None])[..., 0] / K**0.5, dim=-1)
-            rows = torch.cat([torch.ones_like(keys[..., :1]), (keys - query[..., None, :]) @ projection.mT], dim=-1)
+            rows = torch.cat(
+                [torch.ones_like(keys[..., :1]), (keys - query[..., None, :]) @ projection.mT], dim=-1
+            )
             penalty = torch.cat([torch.zeros(H, 1), ridge], dim=-1)
             y.append(least_squares(rows, values, weights, penalty)[..., 0, :])
         return (torch.stack(y, dim=1),)
 
-    return draw.qkv() | {"ridge": draw.between(0.1, 0.5, H, 2), "projection": draw.normal(H, 2, K)}, ours, theirs
+    return (
+        draw.qkv() | {"ridge": draw.between(0.1, 0.5, H, 2), "projection": draw.normal(H, 2, K)},
+        ours,
+        theirs,
+    )
 
 
 @parity("mesa", "the recursion of the inverse P_t of arXiv 2309.05858")
@@ -156,17 +199,26 @@ def weighted_moments(q, k, v, log_decay, weight):
     """For each token: its query, and H and U as matrices of all weighted pairs."""
     past = log_decay.cumsum(1).transpose(1, 2)
     for t, (query, keys, values) in enumerate(prefixes(q, k, v)):
-        gamma = ((past[..., t, None] - past[..., : t + 1]).exp() * weight.transpose(1, 2)[..., : t + 1])[..., None]
+        gamma = ((past[..., t, None] - past[..., : t + 1]).exp() * weight.transpose(1, 2)[..., : t + 1])[
+            ..., None
+        ]
         yield query, (gamma * keys).mT @ keys, (gamma * keys).mT @ values
 
 
 @parity("gated-kalmanet", "the Chebyshev polynomials of its residual, and LAPACK")
 def gated_kalmanet(draw: Draw):
-    """q - A x = T_{n+1}((theta - A) / delta) q / T_{n+1}(theta / delta) after n steps, T_n(u) = cosh(n arccosh u) for u > 1."""
+    """q - A x = T_{n+1}((theta - A) / delta) q / T_{n+1}(theta / delta) after n steps, T_n(u) = cosh(n
+    arccosh u) for u > 1."""
     steps, ratio = 30, 0.02
 
     def ours(q, k, v, log_decay, beta, mix):
-        return fold(problem("gated-kalmanet"), q, k, v, {"log_decay": log_decay, "log_importance": 2 * beta.log(), "mix": mix})
+        return fold(
+            problem("gated-kalmanet"),
+            q,
+            k,
+            v,
+            {"log_decay": log_decay, "log_importance": 2 * beta.log(), "mix": mix},
+        )
 
     def theirs(q, k, v, log_decay, beta, mix):
         y = []
@@ -179,12 +231,18 @@ def gated_kalmanet(draw: Draw):
             for _ in range(steps):
                 before, polynomial = polynomial, 2 * u @ polynomial - before
             residual = polynomial / torch.cosh((steps + 1) * torch.acosh(theta / delta))[..., None]
-            x = torch.linalg.solve(gram + ridge[..., None] * identity, query - (residual @ query[..., None])[..., 0])
+            x = torch.linalg.solve(
+                gram + ridge[..., None] * identity, query - (residual @ query[..., None])[..., 0]
+            )
             x = mix[:, t, :, None] * x + (1 - mix[:, t, :, None]) * query
             y.append((x[..., None, :] @ memory)[..., 0, :] / K**0.5)
         return (torch.stack(y, dim=1),)
 
-    tensors = {"log_decay": draw.log_decay(B, T, H), "beta": draw.between(0.1, 1.0, B, T, H), "mix": draw.between(0.1, 0.9, B, T, H)}
+    tensors = {
+        "log_decay": draw.log_decay(B, T, H),
+        "beta": draw.between(0.1, 1.0, B, T, H),
+        "mix": draw.between(0.1, 0.9, B, T, H),
+    }
     return draw.qkv() | tensors, ours, theirs
 
 
@@ -195,12 +253,18 @@ def mesanet_conjugate_gradient(draw: Draw):
     truncated = dataclasses.replace(problem("mesanet"), solver=ConjugateGradient(iterations=3, damping=1e-5))
 
     def ours(q, k, v, log_decay, beta, ridge):
-        return fold(truncated, q, k, v, {"log_decay": log_decay, "log_importance": beta.log(), "ridge": ridge})
+        return fold(
+            truncated, q, k, v, {"log_decay": log_decay, "log_importance": beta.log(), "ridge": ridge}
+        )
 
     def theirs(q, k, v, log_decay, beta, ridge):
         return original(q, k, v, log_decay, ridge, beta, chunk_size=T, max_CG_iteration=3)[:1]
 
-    tensors = {"log_decay": draw.log_decay(B, T, H), "beta": draw.between(0.1, 1.0, B, T, H), "ridge": draw.between(0.25, 1.0, H, K)}
+    tensors = {
+        "log_decay": draw.log_decay(B, T, H),
+        "beta": draw.between(0.1, 1.0, B, T, H),
+        "ridge": draw.between(0.25, 1.0, H, K),
+    }
     return draw.qkv(value_size=K) | tensors, ours, theirs
 
 
@@ -217,7 +281,9 @@ def kernel_intention(draw: Draw):
             kernel = torch.exp(keys @ keys.mT / K**0.5)
             penalty = ridge.sqrt()[:, None, None] * torch.linalg.cholesky(kernel).mT
             stacked = torch.cat([kernel, penalty], dim=-2)
-            coefficients = torch.linalg.lstsq(stacked, torch.cat([values, torch.zeros_like(values)], dim=-2), driver="gels").solution
+            coefficients = torch.linalg.lstsq(
+                stacked, torch.cat([values, torch.zeros_like(values)], dim=-2), driver="gels"
+            ).solution
             y.append((torch.exp(query[..., None, :] @ keys.mT / K**0.5) @ coefficients)[..., 0, :])
         return (torch.stack(y, dim=1),)
 

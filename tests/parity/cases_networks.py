@@ -1,4 +1,5 @@
-"""Memories that are networks: TTT, Titans, LaCT, ATLAS and the MIRAS models beside what runs of their originals, and beside gradients by hand."""
+"""Memories that are networks: TTT, Titans, LaCT, ATLAS and the MIRAS models beside what runs of their
+originals, and beside gradients by hand."""
 
 from __future__ import annotations
 
@@ -27,7 +28,15 @@ def chunked(entry: str, **fields: object) -> Problem:
     return dataclasses.replace(whole, solver=dataclasses.replace(whole.solver, chunk=CHUNK, **fields))
 
 
-def run(memory: Problem, q: Tensor, k: Tensor, v: Tensor, params: dict[str, Tensor], controls: dict[str, Tensor], *states: str):
+def run(
+    memory: Problem,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    params: dict[str, Tensor],
+    controls: dict[str, Tensor],
+    *states: str,
+):
     """Outputs and the named state tensors, where "a + b" stands for a sum."""
     params = {f"function.{name}": x for name, x in params.items()}
     y, end = ttr.oracle(memory, q, k, v, params=params, return_state=True, **controls)
@@ -38,16 +47,26 @@ def fold_weights(x: Tensor) -> Tensor:
     return x.expand(B, *x.shape)
 
 
-# ----------------------------------------------------------------------------------------------------------------- TTT
+# -------------------------------------------------------------------------------------------------------- TTT
 def _ttt(draw: Draw, time: int = T) -> dict[str, Tensor]:
-    tensors = {"q": draw.normal(B, time, H, K), "k": draw.unit(B, time, H, K), "v": draw.normal(B, time, H, K)}
+    tensors = {
+        "q": draw.normal(B, time, H, K),
+        "k": draw.unit(B, time, H, K),
+        "v": draw.normal(B, time, H, K),
+    }
     tensors |= {"step": draw.between(0.1, 1.0, B, time, H), "read_step": draw.between(0.2, 1.0, B, time, H)}
-    return tensors | {"gain": draw.between(0.5, 1.5, H, K), "shift": draw.normal(H, K), "w1": draw.normal(H, K, K), "b1": draw.normal(H, K)}
+    return tensors | {
+        "gain": draw.between(0.5, 1.5, H, K),
+        "shift": draw.normal(H, K),
+        "w1": draw.normal(H, K, K),
+        "b1": draw.normal(H, K),
+    }
 
 
 @parity("ttt-linear", "fla/ops/ttt/naive.py chunk_ttt_linear_ref, weights after every chunk")
 def ttt_linear_weights(draw: Draw):
-    """Its step of the reading token scales the prefix, as our read step does; its read-out o + LN(o) is not TTT's q + LN(o)."""
+    """Its step of the reading token scales the prefix, as our read step does; its read-out o + LN(o) is not
+    TTT's q + LN(o)."""
     original = fla("ops/ttt/naive.py", "ttt_linear").ttt_linear
     tensors = _ttt(draw, 3 * CHUNK)
     del tensors["step"]
@@ -55,11 +74,33 @@ def ttt_linear_weights(draw: Draw):
 
     def ours(q, k, v, read_step, gain, shift, w1, b1):
         controls = {"step_size": torch.ones_like(read_step), "read_step": read_step}
-        return run(memory, q, k, v, {"gain": gain, "shift": shift, "w1": w1, "w1_bias": b1}, controls, "w1", "w1_bias")[1:]
+        return run(
+            memory,
+            q,
+            k,
+            v,
+            {"gain": gain, "shift": shift, "w1": w1, "w1_bias": b1},
+            controls,
+            "w1",
+            "w1_bias",
+        )[1:]
 
     def theirs(q, k, v, read_step, gain, shift, w1, b1):
         q, k, v, eta = (x.transpose(1, 2) for x in (q, k, v, read_step[..., None]))
-        _, weights, bias = original(q.clone(), k, v, gain, shift, eta, 1.0, 1e-6, CHUNK, fold_weights(w1), fold_weights(b1)[:, :, None], True)
+        _, weights, bias = original(
+            q.clone(),
+            k,
+            v,
+            gain,
+            shift,
+            eta,
+            1.0,
+            1e-6,
+            CHUNK,
+            fold_weights(w1),
+            fold_weights(b1)[:, :, None],
+            True,
+        )
         return weights, bias[:, :, 0]
 
     return tensors, ours, theirs
@@ -83,11 +124,27 @@ def ttt_linear_dual(draw: Draw):
 @parity("ttt-mlp", "the dual form of the publication, gradients by hand")
 def ttt_mlp_dual(draw: Draw):
     tensors, memory = _ttt(draw), chunked("ttt-mlp")
-    tensors |= {"w1": draw.normal(H, K, 4 * K) / 2, "b1": draw.normal(H, 4 * K), "w2": draw.normal(H, 4 * K, K) / 4, "b2": draw.normal(H, K)}
+    tensors |= {
+        "w1": draw.normal(H, K, 4 * K) / 2,
+        "b1": draw.normal(H, 4 * K),
+        "w2": draw.normal(H, 4 * K, K) / 4,
+        "b2": draw.normal(H, K),
+    }
 
     def ours(q, k, v, step, read_step, gain, shift, w1, b1, w2, b2):
         params = {"gain": gain, "shift": shift, "w1": w1, "w1_bias": b1, "w2": w2, "w2_bias": b2}
-        return run(memory, q, k, v, params, {"step_size": step, "read_step": read_step}, "w1", "w1_bias", "w2", "w2_bias")
+        return run(
+            memory,
+            q,
+            k,
+            v,
+            params,
+            {"step_size": step, "read_step": read_step},
+            "w1",
+            "w1_bias",
+            "w2",
+            "w2_bias",
+        )
 
     def theirs(q, k, v, step, read_step, gain, shift, w1, b1, w2, b2):
         y, weights, biases = dual(q, k, v, step, read_step, gain, shift, [w1, w2], [b1, b2])
@@ -97,7 +154,8 @@ def ttt_mlp_dual(draw: Draw):
 
 
 def dual(q, k, v, step, read_step, gain, shift, weights, biases):
-    """Chunk by chunk without the weights of single tokens: every layer reads W_0 and, causally, the pairs (input, slope) of the chunk."""
+    """Chunk by chunk without the weights of single tokens: every layer reads W_0 and, causally, the pairs
+    (input, slope) of the chunk."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     step, read_step = (x.transpose(1, 2)[..., None] for x in (step, read_step))
     gain, shift = gain[:, None], shift[:, None]
@@ -124,12 +182,21 @@ def dual(q, k, v, step, read_step, gain, shift, weights, biases):
     return torch.cat(outputs, dim=2).transpose(1, 2), weights, [b[:, :, 0] for b in biases]
 
 
-# -------------------------------------------------------------------------------------------------------------- Titans
-def _gated(draw: Draw, value_size: int = K, features: int = K, hidden: int | None = None) -> dict[str, Tensor]:
-    tensors = {"q": draw.normal(B, T, H, K), "k": draw.unit(B, T, H, K), "v": draw.normal(B, T, H, value_size)}
+# ----------------------------------------------------------------------------------------------------- Titans
+def _gated(
+    draw: Draw, value_size: int = K, features: int = K, hidden: int | None = None
+) -> dict[str, Tensor]:
+    tensors = {
+        "q": draw.normal(B, T, H, K),
+        "k": draw.unit(B, T, H, K),
+        "v": draw.normal(B, T, H, value_size),
+    }
     tensors |= {"step": draw.between(0.1, 0.6, B, T, H), "log_decay": draw.log_decay(B, T, H)}
     hidden = hidden or 4 * features
-    return tensors | {"w1": draw.normal(H, features, hidden) / features**0.5, "w2": draw.normal(H, hidden, value_size) / hidden**0.5}
+    return tensors | {
+        "w1": draw.normal(H, features, hidden) / features**0.5,
+        "w2": draw.normal(H, hidden, value_size) / hidden**0.5,
+    }
 
 
 def _normed(draw: Draw, value_size: int = K) -> dict[str, Tensor]:
@@ -150,14 +217,27 @@ def titans(draw: Draw):
         return run(memory, q, k, v, {"w1": w1, "w2": w2}, controls, "w1 + change.w1", "w2 + change.w2")
 
     def theirs(q, k, v, step, log_decay, w1, w2, momentum):
-        y, now = unrolled(q, k, v, [fold_weights(w1), fold_weights(w2)], step, log_decay.exp(), chunk=CHUNK, momentum=momentum,
-                          slope=lambda p, value, t: p - value)
+        y, now = unrolled(
+            q,
+            k,
+            v,
+            [fold_weights(w1), fold_weights(w2)],
+            step,
+            log_decay.exp(),
+            chunk=CHUNK,
+            momentum=momentum,
+            slope=lambda p, value, t: p - value,
+        )
         return y, *now
 
     return tensors, ours, theirs
 
 
-@parity("titans", "fla/ops/titans/naive.py combine_params, the weights of the pairs of a chunk, for a matrix without its norm")
+@parity(
+    "titans",
+    "fla/ops/titans/naive.py combine_params, the weights of the pairs of a chunk, for a "
+    "matrix without its norm",
+)
 def titans_linear(draw: Draw):
     original = fla("ops/titans/naive.py", "combine_params", "cal_n", "cal_f", "cal_G").combine_params
     tensors = draw.qkv() | {"step": draw.between(0.1, 0.6, B, T, H), "log_decay": draw.log_decay(B, T, H)}
@@ -174,18 +254,28 @@ def titans_linear(draw: Draw):
         memory, moving, y = q.new_zeros(B, H, K, v.shape[-1]), q.new_zeros(B, H, K, v.shape[-1]), []
         for start in range(0, T, CHUNK):
             part = slice(start, min(start + CHUNK, T))
-            kept, last, f, f_last, g, between, m_last, n_last = original(*(x[:, :, part] for x in gates), min(CHUNK, T - start))
+            kept, last, f, f_last, g, between, m_last, n_last = original(
+                *(x[:, :, part] for x in gates), min(CHUNK, T - start)
+            )
             keys, error = k[:, :, part], v[:, :, part] - k[:, :, part] @ memory
             scores = q[:, :, part] @ keys.mT
-            y.append(kept[..., None] * (q[:, :, part] @ memory) + f[..., None] * (q[:, :, part] @ moving) + (torch.tril(scores) * between) @ error)
-            memory, moving = (last[..., None, None] * memory + f_last[..., None, None] * moving + keys.mT @ (g[..., None] * error),
-                              m_last[..., None, None] * moving + keys.mT @ (n_last[..., None] * error))
+            y.append(
+                kept[..., None] * (q[:, :, part] @ memory)
+                + f[..., None] * (q[:, :, part] @ moving)
+                + (torch.tril(scores) * between) @ error
+            )
+            memory, moving = (
+                last[..., None, None] * memory
+                + f_last[..., None, None] * moving
+                + keys.mT @ (g[..., None] * error),
+                m_last[..., None, None] * moving + keys.mT @ (n_last[..., None] * error),
+            )
         return torch.cat(y, dim=2).transpose(1, 2), memory, moving
 
     return tensors, ours, theirs
 
 
-# ---------------------------------------------------------------------------------------------------------------- LaCT
+# ------------------------------------------------------------------------------------------------------- LaCT
 @parity("lact", "the published loop over chunks, gradients by hand")
 def lact(draw: Draw):
     tensors = {"q": draw.normal(B, T, H, K), "k": draw.unit(B, T, H, K), "v": draw.normal(B, T, H, 3)}
@@ -194,7 +284,17 @@ def lact(draw: Draw):
     memory = chunked("lact")
 
     def ours(q, k, v, steps, momentum, w0, w1, w2):
-        return run(memory, q, k, v, {"w0": w0, "w1": w1, "w2": w2}, {"step_size": steps, "momentum": momentum}, "w0", "w1", "w2")
+        return run(
+            memory,
+            q,
+            k,
+            v,
+            {"w0": w0, "w1": w1, "w2": w2},
+            {"step_size": steps, "momentum": momentum},
+            "w0",
+            "w1",
+            "w2",
+        )
 
     def theirs(q, k, v, steps, momentum, w0, w1, w2):
         q, k, v, steps, momentum = (x.transpose(1, 2) for x in (q, k, v, steps, momentum[..., None]))
@@ -211,21 +311,34 @@ def lact(draw: Draw):
             on = torch.sigmoid(gate)
             hidden = v[:, :, part] @ b.mT
             lr = steps[:, :, part]
-            rises = [x.mT @ (lr[..., :1] * hidden * through * (on + gate * on * (1 - on))), (on * gate * through).mT @ (lr[..., 1:2] * v[:, :, part]),
-                     x.mT @ (lr[..., 2:] * hidden * on * gate)]
+            rises = [
+                x.mT @ (lr[..., :1] * hidden * through * (on + gate * on * (1 - on))),
+                (on * gate * through).mT @ (lr[..., 1:2] * v[:, :, part]),
+                x.mT @ (lr[..., 2:] * hidden * on * gate),
+            ]
             moving = [g + momentum[:, :, part].mean(2, keepdim=True) * u for g, u in zip(rises, moving)]
-            weights = [w + newton_schulz(u, memory.solver.orthogonalise.coefficients) for w, u in zip(weights, moving)]
-            weights = [w / (w.norm(dim=-2, keepdim=True) + 1e-5) * f.norm(dim=-2, keepdim=True) for w, f in zip(weights, first)]
+            weights = [
+                w + newton_schulz(u, memory.solver.orthogonalise.coefficients)
+                for w, u in zip(weights, moving)
+            ]
+            weights = [
+                w / (w.norm(dim=-2, keepdim=True) + 1e-5) * f.norm(dim=-2, keepdim=True)
+                for w, f in zip(weights, first)
+            ]
         return torch.cat(y, dim=2).transpose(1, 2), *weights
 
     return tensors, ours, theirs
 
 
-# ----------------------------------------------------------------------------------------------------- ATLAS and MIRAS
+# -------------------------------------------------------------------------------------------- ATLAS and MIRAS
 @parity("atlas", "every token's weights and windowed gradient written out")
 def atlas(draw: Draw):
     size = Taylor().size(2)
-    tensors = _gated(draw, 3, size, size) | {"q": draw.normal(B, T, H, 2), "k": draw.unit(B, T, H, 2), "momentum": draw.between(0.1, 0.9, B, T, H)}
+    tensors = _gated(draw, 3, size, size) | {
+        "q": draw.normal(B, T, H, 2),
+        "k": draw.unit(B, T, H, 2),
+        "momentum": draw.between(0.1, 0.9, B, T, H),
+    }
     memory = chunked("atlas")
     memory = dataclasses.replace(memory, function=dataclasses.replace(memory.function, residual=False))
 
@@ -234,18 +347,32 @@ def atlas(draw: Draw):
         return run(memory, q, k, v, {"w1": w1, "w2": w2}, controls, "w1 + change.w1", "w2 + change.w2")
 
     def theirs(q, k, v, step, log_decay, w1, w2, momentum):
-        y, now = unrolled(polynomial(q), polynomial(k), v, [fold_weights(w1), fold_weights(w2)], step, log_decay.exp(), chunk=CHUNK,
-                          momentum=momentum, window=4, orthogonalise=lambda z: newton_schulz(z, MUON), slope=lambda p, value, t: p - value)
+        y, now = unrolled(
+            polynomial(q),
+            polynomial(k),
+            v,
+            [fold_weights(w1), fold_weights(w2)],
+            step,
+            log_decay.exp(),
+            chunk=CHUNK,
+            momentum=momentum,
+            window=4,
+            orthogonalise=lambda z: newton_schulz(z, MUON),
+            slope=lambda p, value, t: p - value,
+        )
         return y, *now
 
     return tensors, ours, theirs
 
 
 def polynomial(x: Tensor) -> Tensor:
-    """1, x and its products for two channels, whose dot products are 1 + u + u^2 / 2 with u = x.y / sqrt(2)."""
+    """1, x and its products for two channels, whose dot products are 1 + u + u^2 / 2 with u = x.y /
+    sqrt(2)."""
     a, b = x.unbind(-1)
     root = 2**0.25
-    return torch.stack([torch.ones_like(a), a / root, b / root, a * b / root**2, a * a / 2, b * b / 2], dim=-1)
+    return torch.stack(
+        [torch.ones_like(a), a / root, b / root, a * b / root**2, a * a / 2, b * b / 2], dim=-1
+    )
 
 
 def _miras(entry: str, slope, mirror, draw: Draw, **extra: Tensor):
@@ -254,11 +381,31 @@ def _miras(entry: str, slope, mirror, draw: Draw, **extra: Tensor):
 
     def ours(q, k, v, step, log_decay, w1, w2, gain, shift, **others):
         params = {"w1": w1, "w2": w2, "gain": gain, "shift": shift}
-        return run(memory, q, k, v, params, {"step_size": step, "log_decay": log_decay, **others}, "w1 + change.w1", "w2 + change.w2")
+        return run(
+            memory,
+            q,
+            k,
+            v,
+            params,
+            {"step_size": step, "log_decay": log_decay, **others},
+            "w1 + change.w1",
+            "w2 + change.w2",
+        )
 
     def theirs(q, k, v, step, log_decay, w1, w2, gain, shift, **others):
-        y, now = unrolled(q, k, v, [fold_weights(w1), fold_weights(w2)], step, log_decay.exp(), chunk=CHUNK, mirror=mirror,
-                          slope=lambda p, value, t: slope(p - value, t, **others), gain=gain[:, None], shift=shift[:, None])
+        y, now = unrolled(
+            q,
+            k,
+            v,
+            [fold_weights(w1), fold_weights(w2)],
+            step,
+            log_decay.exp(),
+            chunk=CHUNK,
+            mirror=mirror,
+            slope=lambda p, value, t: slope(p - value, t, **others),
+            gain=gain[:, None],
+            shift=shift[:, None],
+        )
         return y, *now
 
     return tensors, ours, theirs

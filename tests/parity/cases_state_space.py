@@ -19,25 +19,58 @@ CHANNELS = 4
 """Channels of a recurrent unit: heads of one key and one value channel each."""
 
 
-def unit(entry: str, value: Tensor, state: Tensor | None = None, key: Tensor | None = None, **controls: Tensor) -> tuple[Tensor, Tensor]:
-    """The oracle's outputs [B,T,D] and final state [B,D] of heads of one channel, with q = 1 and k = 1 unless it is given."""
+def unit(
+    entry: str, value: Tensor, state: Tensor | None = None, key: Tensor | None = None, **controls: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The oracle's outputs [B,T,D] and final state [B,D] of heads of one channel, with q = 1 and k = 1 unless
+    it is given."""
     ones = torch.ones_like(value)[..., None]
     start = ttr.initial_state(problem(entry), B, CHANNELS, 1, 1, dtype=torch.float64)
     start = start if state is None else start.replace(memory=state[..., None, None])
-    y, end = ttr.oracle(problem(entry), ones, ones if key is None else key[..., None], value[..., None], state=start, return_state=True, **controls)
+    y, end = ttr.oracle(
+        problem(entry),
+        ones,
+        ones if key is None else key[..., None],
+        value[..., None],
+        state=start,
+        return_state=True,
+        **controls,
+    )
     return y[..., 0], end["memory"][..., 0, 0]
 
 
 def mamba_tensors(draw: Draw) -> dict[str, Tensor]:
-    return {"x": draw.normal(B, T, CHANNELS), "dt": draw.normal(B, T, CHANNELS), "A": -draw.between(0.3, 2.0, CHANNELS, K),
-            "B_": draw.normal(B, T, 1, K), "C": draw.normal(B, T, 1, K)}
+    return {
+        "x": draw.normal(B, T, CHANNELS),
+        "dt": draw.normal(B, T, CHANNELS),
+        "A": -draw.between(0.3, 2.0, CHANNELS, K),
+        "B_": draw.normal(B, T, 1, K),
+        "C": draw.normal(B, T, 1, K),
+    }
 
 
-def mamba_memory(x: Tensor, dt: Tensor, A: Tensor, B_: Tensor, C: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def mamba_memory(
+    x: Tensor, dt: Tensor, A: Tensor, B_: Tensor, C: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Outputs [B,T,D] and state [B,D,K] of the entry; dt before its softplus."""
     dt, memory = softplus(dt), problem("mamba")
-    start = None if state is None else ttr.initial_state(memory, B, CHANNELS, K, 1, dtype=torch.float64).replace(memory=state[..., None])
-    y, end = ttr.oracle(memory, C, B_, (dt * x)[..., None], log_decay=-dt, params={"weights.rate": (-A).log()}, state=start, return_state=True)
+    start = (
+        None
+        if state is None
+        else ttr.initial_state(memory, B, CHANNELS, K, 1, dtype=torch.float64).replace(
+            memory=state[..., None]
+        )
+    )
+    y, end = ttr.oracle(
+        memory,
+        C,
+        B_,
+        (dt * x)[..., None],
+        log_decay=-dt,
+        params={"weights.rate": (-A).log()},
+        state=start,
+        return_state=True,
+    )
     return y[..., 0], end["memory"][..., 0]
 
 
@@ -46,7 +79,9 @@ def mamba(draw: Draw):
     original = transformers("models/mamba/modeling_mamba.py", "mamba_selective_scan").mamba_selective_scan
 
     def theirs(x, dt, A, B_, C):
-        y, state = original(x.mT, dt.mT, A, B_[:, :, 0].mT, C[:, :, 0].mT, delta_softplus=True, return_last_state=True)
+        y, state = original(
+            x.mT, dt.mT, A, B_[:, :, 0].mT, C[:, :, 0].mT, delta_softplus=True, return_last_state=True
+        )
         return y.mT, state
 
     return mamba_tensors(draw), mamba_memory, theirs
@@ -67,13 +102,19 @@ class Cell:
         self.value = value
 
 
-@parity("mamba", "transformers models/mamba mamba_selective_state_update, one token after the other from a state")
+@parity(
+    "mamba", "transformers models/mamba mamba_selective_state_update, one token after the other from a state"
+)
 def mamba_step(draw: Draw):
-    original = transformers("models/mamba/modeling_mamba.py", "mamba_selective_state_update").mamba_selective_state_update
+    original = transformers(
+        "models/mamba/modeling_mamba.py", "mamba_selective_state_update"
+    ).mamba_selective_state_update
 
     def theirs(x, dt, A, B_, C, state):
         cell = Cell(state)
-        y = [original(cell, x[:, t], dt[:, t], A, B_[:, t, 0], C[:, t, 0], dt_softplus=True) for t in range(T)]
+        y = [
+            original(cell, x[:, t], dt[:, t], A, B_[:, t, 0], C[:, t, 0], dt_softplus=True) for t in range(T)
+        ]
         return torch.stack(y, dim=1), cell.value
 
     return mamba_tensors(draw) | {"state": draw.normal(B, CHANNELS, K)}, mamba_memory, theirs
@@ -92,7 +133,15 @@ def hgrn(draw: Draw):
         f = logsigmoid(f)
         return original(silu(i) * (1 - f.exp()), f, initial_state=state, output_final_state=True)
 
-    return {"f": draw.normal(B, T, CHANNELS), "i": draw.normal(B, T, CHANNELS), "state": draw.normal(B, CHANNELS)}, ours, theirs
+    return (
+        {
+            "f": draw.normal(B, T, CHANNELS),
+            "i": draw.normal(B, T, CHANNELS),
+            "state": draw.normal(B, CHANNELS),
+        },
+        ours,
+        theirs,
+    )
 
 
 @parity("rg-lru", "transformers models/recurrent_gemma RecurrentGemmaRglru")
@@ -104,13 +153,18 @@ def rg_lru(draw: Draw):
 
     def ours(x, **params):
         """With the entry's own gate, which multiplies the value, in blocks of half the channels."""
-        made = dataclasses.replace(gate, block=CHANNELS // blocks)(params, {"v": x[..., None], "position": position})
+        made = dataclasses.replace(gate, block=CHANNELS // blocks)(
+            params, {"v": x[..., None], "position": position}
+        )
         return unit("rg-lru", made["v"][..., 0], log_decay=-made["time_step"])[:1]
 
     def theirs(x, decay, **gates):
         module = original(SimpleNamespace(num_attention_heads=blocks, lru_width=CHANNELS))
-        theirs_by_ours = {"recurrent_param": decay} | {f"{name}_gate_{kind}": gates[f"{mine}_{kind}"] for kind in ("weight", "bias")
-                                                      for name, mine in (("input", "input"), ("recurrent", "recurrence"))}
+        theirs_by_ours = {"recurrent_param": decay} | {
+            f"{name}_gate_{kind}": gates[f"{mine}_{kind}"]
+            for kind in ("weight", "bias")
+            for name, mine in (("input", "input"), ("recurrent", "recurrence"))
+        }
         for name, tensor in theirs_by_ours.items():
             delattr(module, name)
             setattr(module, name, tensor)
@@ -118,7 +172,11 @@ def rg_lru(draw: Draw):
 
     inner = CHANNELS // blocks
     shapes = {"weight": (blocks, inner, inner), "bias": (blocks, inner)}
-    gates = {f"{name}_{kind}": draw.normal(*shape) for name in ("input", "recurrence") for kind, shape in shapes.items()}
+    gates = {
+        f"{name}_{kind}": draw.normal(*shape)
+        for name in ("input", "recurrence")
+        for kind, shape in shapes.items()
+    }
     return {"x": draw.normal(B, T, CHANNELS), "decay": draw.normal(CHANNELS)} | gates, ours, theirs
 
 
@@ -128,7 +186,8 @@ def weighted_sum(weights: Tensor, scores: Tensor, v: Tensor) -> Tensor:
 
 
 def complex_weights(log_decay: Tensor, phase: Tensor) -> Tensor:
-    """prod_{i<j<=t} a_j of complex a_j = exp(log_decay_j + i phase_j), multiplied out pair by pair; 0 for i > t. [B,T,T,...]."""
+    """prod_{i<j<=t} a_j of complex a_j = exp(log_decay_j + i phase_j), multiplied out pair by pair; 0 for i >
+    t. [B,T,T,...]."""
     a = torch.polar(log_decay.exp(), phase)
     rows = []
     for t in range(T):
@@ -139,15 +198,24 @@ def complex_weights(log_decay: Tensor, phase: Tensor) -> Tensor:
     return torch.stack(rows, dim=1)
 
 
-@parity("gateloop", "the dense matrix of its complex weights: Re(prod a) times q.k, by outer products of all pairs")
+@parity(
+    "gateloop",
+    "the dense matrix of its complex weights: Re(prod a) times q.k, by outer products of all pairs",
+)
 def gateloop(draw: Draw):
     def ours(q, k, v, log_decay, phase):
         return fold(problem("gateloop"), q, k, v, {"log_decay": log_decay, "phase": phase})
 
     def theirs(q, k, v, log_decay, phase):
-        return (weighted_sum(complex_weights(log_decay, phase).real, torch.einsum("bthk,bihk->btih", q, k), v),)
+        return (
+            weighted_sum(complex_weights(log_decay, phase).real, torch.einsum("bthk,bihk->btih", q, k), v),
+        )
 
-    return draw.qkv() | {"log_decay": draw.log_decay(B, T, H), "phase": 3 * draw.normal(B, T, H)}, ours, theirs
+    return (
+        draw.qkv() | {"log_decay": draw.log_decay(B, T, H), "phase": 3 * draw.normal(B, T, H)},
+        ours,
+        theirs,
+    )
 
 
 @parity("gateloop", "the same with one gate per key channel, and the state as a sum over all pairs")
@@ -157,23 +225,34 @@ def gateloop_channels(draw: Draw):
 
     def ours(q, k, v, log_decay, phase):
         zero = torch.zeros(B, H, K, V, dtype=torch.float64)
-        return fold(memory, q, k, v, {"log_decay": log_decay, "phase": phase}, memory=zero, imaginary_memory=zero)
+        return fold(
+            memory, q, k, v, {"log_decay": log_decay, "phase": phase}, memory=zero, imaginary_memory=zero
+        )
 
     def theirs(q, k, v, log_decay, phase):
         weights = complex_weights(log_decay, phase)
         state = torch.einsum("bihk,bihk,bihv->bhkv", weights[:, -1], k + 0j, v + 0j)
         return torch.einsum("btihk,bthk,bihk,bihv->bthv", weights.real, q, k, v), state.real, state.imag
 
-    return draw.qkv() | {"log_decay": draw.log_decay(B, T, H, K), "phase": 3 * draw.normal(B, T, H, K)}, ours, theirs
+    return (
+        draw.qkv() | {"log_decay": draw.log_decay(B, T, H, K), "phase": 3 * draw.normal(B, T, H, K)},
+        ours,
+        theirs,
+    )
 
 
 @parity("lru", "Re(C h) with the powers of its eigenvalues lambda = exp(-exp(nu) + i exp(theta))")
 def lru(draw: Draw):
     def ours(u, nu, theta, state):
         """u = exp(gamma) B x as pairs of real numbers; the output is the state, which C reads."""
-        memory, controls = problem("lru"), {"log_decay": -nu.exp().expand(B, T, -1), "phase": theta.exp().expand(B, T, -1)}
+        memory, controls = (
+            problem("lru"),
+            {"log_decay": -nu.exp().expand(B, T, -1), "phase": theta.exp().expand(B, T, -1)},
+        )
         ones = torch.ones(B, T, CHANNELS, 1, dtype=torch.float64)
-        start = ttr.initial_state(memory, B, CHANNELS, 1, 2, dtype=torch.float64).replace(memory=state[:, :, None])
+        start = ttr.initial_state(memory, B, CHANNELS, 1, 2, dtype=torch.float64).replace(
+            memory=state[:, :, None]
+        )
         y, end = ttr.oracle(memory, ones, ones, u, state=start, return_state=True, **controls)
         return y, end["memory"][:, :, 0]
 
@@ -181,28 +260,46 @@ def lru(draw: Draw):
         powers = torch.exp(torch.complex(-nu.exp(), theta.exp()) * torch.arange(T + 1)[:, None])
         age = (torch.arange(T)[:, None] - torch.arange(T)).clamp(min=0)
         past = torch.einsum("tn,bn->btn", powers[1:], torch.view_as_complex(state))
-        h = past + torch.einsum("tin,bin->btn", powers[age] * torch.ones(T, T).tril()[..., None], torch.view_as_complex(u))
+        h = past + torch.einsum(
+            "tin,bin->btn", powers[age] * torch.ones(T, T).tril()[..., None], torch.view_as_complex(u)
+        )
         return torch.view_as_real(h), torch.view_as_real(h[:, -1])
 
-    return {"u": draw.normal(B, T, CHANNELS, 2), "nu": draw.normal(CHANNELS), "theta": draw.normal(CHANNELS), "state": draw.normal(B, CHANNELS, 2)}, \
-        ours, theirs
+    return (
+        {
+            "u": draw.normal(B, T, CHANNELS, 2),
+            "nu": draw.normal(CHANNELS),
+            "theta": draw.normal(CHANNELS),
+            "state": draw.normal(B, CHANNELS, 2),
+        },
+        ours,
+        theirs,
+    )
 
 
-@parity("cosformer", "the dense matrix of relu(q).relu(k) cos(pi (t - i) / 2M), over its row sums of at least 1e-6")
+@parity(
+    "cosformer",
+    "the dense matrix of relu(q).relu(k) cos(pi (t - i) / 2M), over its row sums of at least 1e-6",
+)
 def cosformer(draw: Draw):
     def ours(q, k, v):
         return fold(problem("cosformer"), q, k, v, {})
 
     def theirs(q, k, v):
         age = torch.arange(T)[:, None] - torch.arange(T)
-        weights = (torch.cos(math.pi / 2 * age / problem("cosformer").weights.horizon) * torch.ones(T, T).tril())[None, :, :, None]
+        weights = (
+            torch.cos(math.pi / 2 * age / problem("cosformer").weights.horizon) * torch.ones(T, T).tril()
+        )[None, :, :, None]
         scores = torch.einsum("bthk,bihk->btih", q.relu(), k.relu())
         return (weighted_sum(weights, scores, v) / (weights * scores).sum(2)[..., None].clamp(min=1e-6),)
 
     return draw.qkv(), ours, theirs
 
 
-@parity("longhorn", "the diagonal of its linear system: (1 + step (||k||^2 - diag)) S' = ..., solved for every channel")
+@parity(
+    "longhorn",
+    "the diagonal of its linear system: (1 + step (||k||^2 - diag)) S' = ..., solved for every channel",
+)
 def longhorn(draw: Draw):
     def ours(q, k, v, step, state):
         return fold(problem("longhorn"), q, k, v, {"step_size": step}, memory=state)
@@ -212,10 +309,16 @@ def longhorn(draw: Draw):
         y = []
         for t in range(T):
             key, weight = k[:, t], step[:, t, :, None]
-            system = torch.diag_embed(torch.ones_like(key)) + weight[..., None] * key[..., None] * key[:, :, None]
+            system = (
+                torch.diag_embed(torch.ones_like(key)) + weight[..., None] * key[..., None] * key[:, :, None]
+            )
             gain = torch.linalg.solve(system, weight * key)
             state = state - torch.diag_embed(gain * key) @ state + gain[..., None] * v[:, t, :, None]
             y.append((q[:, t, :, None] @ state)[:, :, 0])
         return torch.stack(y, dim=1), state
 
-    return draw.qkv() | {"step": draw.between(0.1, 1.0, B, T, H), "state": draw.normal(B, H, K, V)}, ours, theirs
+    return (
+        draw.qkv() | {"step": draw.between(0.1, 1.0, B, T, H), "state": draw.normal(B, H, K, V)},
+        ours,
+        theirs,
+    )

@@ -1,5 +1,5 @@
-"""Documented disagreements: definitions that are easily mistaken for one another must be told apart, and by a margin that
-half precision would notice. A parity test that passed for both of a pair would prove nothing."""
+"""Documented disagreements: definitions that are easily mistaken for one another must be told apart, and by a
+margin that half precision would notice. A parity test that passed for both of a pair would prove nothing."""
 
 from __future__ import annotations
 
@@ -29,24 +29,36 @@ def gated_delta(draw: Draw) -> dict[str, Tensor]:
 
 def test_gradient_at_the_old_state_is_not_gated_deltanet() -> None:
     inputs = gated_delta(Draw())
-    decayed, old = (ttr.oracle(p, **inputs) for p in (problem("gated-deltanet"), with_solver("gated-deltanet", gradient_at="old")))
+    decayed, old = (
+        ttr.oracle(p, **inputs)
+        for p in (problem("gated-deltanet"), with_solver("gated-deltanet", gradient_at="old"))
+    )
     assert error(old, decayed) > HALF
 
 
 def test_comba_recurrent_reference_reads_the_decayed_state() -> None:
-    """flash-linear-attention's recurrent Comba disagrees with its own chunk form, which is the published rule."""
+    """flash-linear-attention's recurrent Comba disagrees with its own chunk form, which is the published
+    rule."""
     draw = Draw()
     inputs = gated_delta(draw) | {"read_key": draw.unit(B, T, H, K)}
     q, k, v, step_size, log_decay, read_key = inputs.values()
-    recurrent = fla("ops/comba/naive.py", "naive_recurrent_comba").naive_recurrent_comba(q, k, v, read_key, step_size, log_decay)[0]
+    recurrent = fla("ops/comba/naive.py", "naive_recurrent_comba").naive_recurrent_comba(
+        q, k, v, read_key, step_size, log_decay
+    )[0]
     assert error(ttr.oracle(problem("comba"), **inputs), recurrent) > HALF
     assert error(ttr.oracle(with_solver("comba", gradient_at="decayed"), **inputs), recurrent) <= PARITY
 
 
 def test_released_longhorn_is_not_the_minimiser_of_its_objective() -> None:
-    """The released step keeps the diagonal of k k^T: S <- (1 - d k^2) S + d k x with d = beta / (1 + beta ||k||^2)."""
+    """The released step keeps the diagonal of k k^T: S <- (1 - d k^2) S + d k x with d = beta / (1 + beta
+    ||k||^2)."""
     draw = Draw()
-    q, k, v, beta = draw.normal(B, T, H, K), draw.normal(B, T, H, K), draw.normal(B, T, H, 1), draw.between(0.1, 1.0, B, T, H)
+    q, k, v, beta = (
+        draw.normal(B, T, H, K),
+        draw.normal(B, T, H, K),
+        draw.normal(B, T, H, 1),
+        draw.between(0.1, 1.0, B, T, H),
+    )
     state, y = torch.zeros(B, H, K, dtype=torch.float64), []
     step = (beta / (1 + beta * k.square().sum(-1)))[..., None]
     for t in range(T):
@@ -56,10 +68,13 @@ def test_released_longhorn_is_not_the_minimiser_of_its_objective() -> None:
 
 
 def test_recursive_least_squares_with_forgetting_forgets_the_prior_too() -> None:
-    """P <- P / a, then Sherman-Morrison (arXiv 2309.05858): ridge regression whose ridge decays. MesaNet's is constant."""
+    """P <- P / a, then Sherman-Morrison (arXiv 2309.05858): ridge regression whose ridge decays. MesaNet's is
+    constant."""
     draw = Draw()
     inputs, log_decay, ridge = draw.qkv(), draw.log_decay(B, T, H), 0.3
-    ours = ttr.oracle(problem("mesanet"), **inputs, log_decay=log_decay, log_importance=torch.zeros(B, T, H), ridge=ridge)
+    ours = ttr.oracle(
+        problem("mesanet"), **inputs, log_decay=log_decay, log_importance=torch.zeros(B, T, H), ridge=ridge
+    )
     assert error(recursive_least_squares(*inputs.values(), log_decay, ridge), ours) > HALF
     no_decay = torch.zeros_like(log_decay)
     ours = ttr.oracle(problem("mesanet"), **inputs, log_decay=no_decay, log_importance=no_decay, ridge=ridge)
@@ -82,7 +97,9 @@ def test_mesanet_weighs_pairs_by_beta_and_not_by_its_square() -> None:
     draw = Draw()
     inputs = draw.qkv() | {"log_decay": draw.log_decay(B, T, H), "ridge": draw.between(0.25, 1.0, H, K)}
     log_beta = draw.between(0.1, 1.0, B, T, H).log()
-    once, squared = (ttr.oracle(problem("mesanet"), **inputs, log_importance=power * log_beta) for power in (1, 2))
+    once, squared = (
+        ttr.oracle(problem("mesanet"), **inputs, log_importance=power * log_beta) for power in (1, 2)
+    )
     assert error(squared, once) > HALF
 
 
@@ -90,13 +107,18 @@ def test_forgetting_gate_is_not_multiplied_by_the_scale_of_the_scores() -> None:
     """It is in PaTH attention, whose gate otherwise looks the same."""
     draw = Draw()
     inputs, log_decay = draw.qkv(), draw.log_decay(B, T, H)
-    plain, scaled = (ttr.oracle(problem("forgetting-attention"), **inputs, log_decay=factor * log_decay) for factor in (1, K**-0.5))
+    plain, scaled = (
+        ttr.oracle(problem("forgetting-attention"), **inputs, log_decay=factor * log_decay)
+        for factor in (1, K**-0.5)
+    )
     assert error(scaled, plain) > HALF
 
 
 def test_window_counts_the_token_itself() -> None:
     inputs = Draw().qkv()
-    off_by_one = fla("ops/attn/naive.py", "naive_parallel_attn").naive_parallel_attn(**inputs, window_size=6)[0]
+    off_by_one = fla("ops/attn/naive.py", "naive_parallel_attn").naive_parallel_attn(**inputs, window_size=6)[
+        0
+    ]
     assert error(ttr.oracle(windowed(5), **inputs), off_by_one) > HALF
 
 
@@ -109,7 +131,8 @@ def test_softmax_without_unit_norm_is_another_layer() -> None:
 
 
 def test_local_ridge_is_relative_to_weights_of_sum_one() -> None:
-    """A ridge added to the raw sums of exp(q.k) is another layer, and one that subtracting a maximum would change."""
+    """A ridge added to the raw sums of exp(q.k) is another layer, and one that subtracting a maximum would
+    change."""
     draw = Draw()
     q, k, v = draw.qkv().values()
     ridge, t = 0.3, T - 1
@@ -118,7 +141,10 @@ def test_local_ridge_is_relative_to_weights_of_sum_one() -> None:
     penalty = pad(torch.full((K,), ridge, dtype=torch.float64), (1, 0)).diag()
 
     def raw(weights: Tensor) -> Tensor:
-        return torch.linalg.solve(rows.mT @ (weights[..., None] * rows) + penalty, rows.mT @ (weights[..., None] * v.transpose(1, 2)))[..., 0, :]
+        return torch.linalg.solve(
+            rows.mT @ (weights[..., None] * rows) + penalty,
+            rows.mT @ (weights[..., None] * v.transpose(1, 2)),
+        )[..., 0, :]
 
     ours = ttr.oracle(problem("local-linear-attention"), q, k, v, ridge=ridge)[:, t]
     assert error(ours, raw(weights / weights.sum(-1, keepdim=True))) <= PARITY

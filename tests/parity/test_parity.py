@@ -1,4 +1,5 @@
-"""Every entry of the catalogue: the oracle equals an original implementation, or an independent derivation where none runs here."""
+"""Every entry of the catalogue: the oracle equals an original implementation, or an independent derivation
+where none runs here."""
 
 from __future__ import annotations
 
@@ -31,4 +32,6 @@ def test_every_entry_has_a_parity_case_with_the_originals_it_names(entry: str) -
     originals = [case.original for case in CASES if case.entry == entry]
     assert originals, f"Write a case for {entry!r} in tests/parity/cases_*.py: its memory beside an original."
     for path in re.findall(r"\w+/[\w./]+", ttr.catalogue[entry].verified):
-        assert any(path in original for original in originals), f"{entry!r} says it is verified against {path}, which none of its parity cases runs."
+        assert any(path in original for original in originals), (
+            f"{entry!r} says it is verified against {path}, which none of its parity cases runs."
+        )

@@ -1,8 +1,9 @@
 """`make sanitize`: the kernels of every instruction set that runs here, watched by the compiler's sanitizers.
 
-Calls of the laws and of the kernels' tests are recorded, and made again by replay.c: with the library as it is, bit for
-bit, and with libraries built for the sanitizers. Then the laws run in Python on the library that watches addresses, which
-sees what the callers do. Nothing is suppressed: any fault ends the run with its report.
+Calls of the laws and of the kernels' tests are recorded, and made again by replay.c: with the library as it
+is, bit for bit, and with libraries built for the sanitizers. Then the laws run in Python on the library that
+watches addresses, which sees what the callers do. Nothing is suppressed: any fault ends the run with its
+report.
 """
 
 from __future__ import annotations
@@ -29,18 +30,28 @@ CSRC = ROOT / "src" / "ttr" / "backends" / "native" / "csrc"
 COMPILER = os.environ.get("CC", "cc")
 
 FLAGS = {
-    "address": "-g1 -O0 -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -fno-wrapv",
-    "thread": "-g1 -O1 -fsanitize=thread"}
-"""Of a library and of the program that calls it. Python's own flags define signed overflow; -fno-wrapv takes that back."""
+    "address": (
+        "-g1 -O0 -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -fno-wrapv"
+    ),
+    "thread": "-g1 -O1 -fsanitize=thread",
+}
+"""Of a library and of the program that calls it. Python's own flags define signed overflow; -fno-wrapv takes
+that back."""
 
-WATCH = {"ASAN_OPTIONS": "detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=1000000000",
-         "UBSAN_OPTIONS": "print_stacktrace=1", "TSAN_OPTIONS": "halt_on_error=1"}
+WATCH = {
+    "ASAN_OPTIONS": "detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=1000000000",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TSAN_OPTIONS": "halt_on_error=1",
+}
 """Leaks are Python's; memory that nobody has written to holds NaN."""
 
 CALLING = ("native", "local-polynomial")
 """The backends whose laws reach kernels; the others the tests reach."""
 
-TESTS = [str(ROOT / f"tests/test_{name}.py") for name in ("native", "lines", "dual_form", "short_convolution", "decode")]
+TESTS = [
+    str(ROOT / f"tests/test_{name}.py")
+    for name in ("native", "lines", "dual_form", "short_convolution", "decode")
+]
 RECORDINGS = ("laws", "tests")
 
 
@@ -51,8 +62,12 @@ def build(kind: str) -> Path:
     sources = (ROOT / "setup.py", Path(__file__), *CSRC.iterdir())
     if not product.exists() or product.stat().st_mtime < max(path.stat().st_mtime for path in sources):
         folders = ["--build-lib", folder, "--build-temp", folder / "objects"]
-        subprocess.run([sys.executable, "setup.py", "--quiet", "build_ext", *folders], cwd=ROOT, check=True,
-                       env=os.environ | {"TTR_CFLAGS": FLAGS[kind]})
+        subprocess.run(
+            [sys.executable, "setup.py", "--quiet", "build_ext", *folders],
+            cwd=ROOT,
+            check=True,
+            env=os.environ | {"TTR_CFLAGS": FLAGS[kind]},
+        )
     assert product.exists(), f"{COMPILER} does not take {FLAGS[kind]}."
     return product
 
@@ -79,8 +94,12 @@ def replay(program: Path, at: Path, recorded: Path, *words: str, **environment: 
 def laws(*dtypes: torch.dtype) -> None:
     """All quick laws on the named layers, by the backends that call kernels."""
     backends = [backend for backend in BACKENDS if backend.name in CALLING]
-    rows = [(problem, backend) for problem in (ttr.catalogue[name].problem for name in ttr.catalogue)
-            for backend in backends if refusal(backend, problem) is None]
+    rows = [
+        (problem, backend)
+        for problem in (ttr.catalogue[name].problem for name in ttr.catalogue)
+        for backend in backends
+        if refusal(backend, problem) is None
+    ]
     for problem, backend in rows:
         for law, dtype in ((law, dtype) for law in LAWS if not law.slow for dtype in dtypes):
             broken = [m for m in law(problem, Setting(backend.small(), dtype=dtype)) if not m.kept]
@@ -97,7 +116,9 @@ def record(what: str) -> None:
             assert pytest.main([*options, *TESTS]) == 0, "The tests of the kernels fail."
             reached = {name.split()[0] for name in recorder.calls}
             assert reached == {*library.KERNELS}, f"No test calls {sorted({*library.KERNELS} - reached)}."
-    print(f"  recorded {sum(recorder.calls.values())} calls of the {what}: {dict(recorder.calls)}", flush=True)
+    print(
+        f"  recorded {sum(recorder.calls.values())} calls of the {what}: {dict(recorder.calls)}", flush=True
+    )
 
 
 def in_python(words: list[str], environments: list[dict[str, str]]) -> None:
@@ -109,7 +130,9 @@ def in_python(words: list[str], environments: list[dict[str, str]]) -> None:
 
 def runtime(name: str) -> str:
     """Where the compiler keeps a library."""
-    return subprocess.run([COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def main() -> None:
@@ -118,7 +141,8 @@ def main() -> None:
     plain, few = replayer("plain", "-O1"), replayer("few-threads", "-O1 -DFEW_THREADS")
     recordings = [FOLDER / f"{what}.calls" for what in RECORDINGS]
     for recorded in recordings:
-        replay(plain, library.library().path, recorded, "exact", MALLOC_PERTURB_="1")  # scratch holds 0xfe in every byte
+        # scratch holds 0xfe in every byte
+        replay(plain, library.library().path, recorded, "exact", MALLOC_PERTURB_="1")
         replay(few, library.library().path, recorded, "exact")
     for kind, flags in FLAGS.items():
         program, at = replayer(kind, flags), build(kind)
@@ -132,7 +156,9 @@ def main() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if why := library.reason() or (None if sys.platform == "linux" else "The sanitizers are called as on Linux."):
+    if why := library.reason() or (
+        None if sys.platform == "linux" else ("The sanitizers are called as on Linux.")
+    ):
         print(f"Left out: {why}")
     elif sys.argv[1:2] == ["record"]:
         record(sys.argv[2])

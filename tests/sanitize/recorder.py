@@ -1,7 +1,9 @@
-"""Calls of the kernels, written down as they happen: all that a program without Python needs to make them again (replay.c).
+"""Calls of the kernels, written down as they happen: all that a program without Python needs to make them
+again (replay.c).
 
-A record holds the struct of a call, the stretches of memory that its pointers reach, before and after, and which pointer is
-which place of which stretch. A pointer reaches what the tensor holds whose ``data_ptr`` it is, for which callers ask.
+A record holds the struct of a call, the stretches of memory that its pointers reach, before and after, and
+which pointer is which place of which stretch. A pointer reaches what the tensor holds whose ``data_ptr`` it
+is, for which callers ask.
 """
 
 from __future__ import annotations
@@ -23,10 +25,12 @@ import torch
 from ttr.backends.native import library
 
 HEAD = struct.Struct("=32s16s8s5Q")
-"""Kernel, instruction set, type, what it returned, bytes of its struct, where ``threads`` stands in it, stretches, pointers; as in replay.c."""
+"""Kernel, instruction set, type, what it returned, bytes of its struct, where ``threads`` stands in it,
+stretches, pointers; as in replay.c."""
 
 ALIKE, MOST = 2, 1 << 19
-"""Of calls that differ in numbers and strides alone the first few are kept, and none that reaches more bytes."""
+"""Of calls that differ in numbers and strides alone the first few are kept, and none that reaches more
+bytes."""
 
 
 def span(tensor: torch.Tensor) -> int:
@@ -46,7 +50,8 @@ def pointers_of(kind: type) -> list[int]:
 
 
 def joined(reached: dict[int, int]) -> list[tuple[int, int]]:
-    """Of address -> bytes the (first, end) of all memory reached: what overlaps is one stretch, what touches is not."""
+    """Of address -> bytes the (first, end) of all memory reached: what overlaps is one stretch, what touches
+    is not."""
     found: list[tuple[int, int]] = []
     for start, size in sorted(reached.items()):
         if found and start < found[-1][1]:
@@ -70,7 +75,9 @@ class Kernel:
         function = self.function
         function.argtypes = [*[ctypes.c_char_p] * len(tensors), ctypes.c_void_p]
         with self.recorder.lock:
-            return self.recorder.call(self, b"".join(tensors), given, lambda: function(*tensors, ctypes.byref(given)))
+            return self.recorder.call(
+                self, b"".join(tensors), given, lambda: function(*tensors, ctypes.byref(given))
+            )
 
 
 class Recorder:
@@ -88,9 +95,12 @@ class Recorder:
         return Kernel(self, function) if name in library.KERNELS else function
 
     def call(self, kernel: Kernel, tensors: bytes, given: ctypes.Structure, run: Callable[[], int]) -> int:
-        """Run a call, and write it down unless enough are like it. ``tensors`` come in place of the first bytes of the struct."""
-        layout, threads = bytearray(tensors + bytes(given)[len(tensors):]), type(given).threads.offset
-        places = {at: found for at in pointers_of(type(given)) if (found := struct.unpack_from("Q", layout, at)[0])}
+        """Run a call, and write it down unless enough are like it. ``tensors`` come in place of the first
+        bytes of the struct."""
+        layout, threads = bytearray(tensors + bytes(given)[len(tensors) :]), type(given).threads.offset
+        places = {
+            at: found for at in pointers_of(type(given)) if (found := struct.unpack_from("Q", layout, at)[0])
+        }
         stretches = joined({address: self.reached[address] for address in places.values()})
         pointers = []
         for at, address in places.items():
@@ -99,9 +109,13 @@ class Recorder:
             struct.pack_into("Q", layout, at, 0)
         struct.pack_into("q", layout, threads, 0)
         sizes = [end - first for first, end in stretches]
-        scalars = [getattr(given, field) for field, of in given._fields_ if of in (ctypes.c_int64, ctypes.c_double)]
+        scalars = [
+            getattr(given, field) for field, of in given._fields_ if of in (ctypes.c_int64, ctypes.c_double)
+        ]
         order = list(dict.fromkeys(index for _, index, _ in pointers))  # addresses lie anew in every run
-        looks = repr((kernel.name, kernel.real, scalars, [(at, order.index(index)) for at, index, _ in pointers]))
+        looks = repr(
+            (kernel.name, kernel.real, scalars, [(at, order.index(index)) for at, index, _ in pointers])
+        )
         if self.alike[looks] == ALIKE or sum(sizes) > MOST:
             return run()
         before = [ctypes.string_at(first, size) for (first, _), size in zip(stretches, sizes)]
@@ -109,7 +123,9 @@ class Recorder:
         self.alike[looks] += 1
         self.calls[f"{kernel.name} {kernel.real}"] += 1
         counts = (result, len(layout), threads, len(stretches), len(pointers))
-        self.file.write(HEAD.pack(*(name.encode() for name in (kernel.name, kernel.isa, kernel.real)), *counts) + layout)
+        self.file.write(
+            HEAD.pack(*(name.encode() for name in (kernel.name, kernel.isa, kernel.real)), *counts) + layout
+        )
         for (first, _), size, old in zip(stretches, sizes, before):
             self.file.write(struct.pack("Q", size) + old + ctypes.string_at(first, size))
         for pointer in pointers:
@@ -119,7 +135,8 @@ class Recorder:
 
 @contextlib.contextmanager
 def recording(path: Path) -> Iterator[Recorder]:
-    """Inside the block the calls of all kernels are written into a file. There is one instruction set then: replay.c tries all."""
+    """Inside the block the calls of all kernels are written into a file. There is one instruction set then:
+    replay.c tries all."""
     found, data_ptr = library.library(), torch.Tensor.data_ptr
 
     def asked(tensor: torch.Tensor) -> int:
@@ -132,7 +149,10 @@ def recording(path: Path) -> Iterator[Recorder]:
         stand_in = functools.cache(lambda: dataclasses.replace(found, handle=recorder, runs=(found.isa,)))
         library.function.cache_clear()
         try:
-            with mock.patch.object(library, "_load", stand_in), mock.patch.object(torch.Tensor, "data_ptr", asked):
+            with (
+                mock.patch.object(library, "_load", stand_in),
+                mock.patch.object(torch.Tensor, "data_ptr", asked),
+            ):
                 yield recorder
         finally:
             library.function.cache_clear()

@@ -24,10 +24,11 @@ class Backend(ABC):
 
     Declared:
         name: how ``backend=`` calls it.
-        composite: made of torch operations alone, so double backward, functorch and torch.compile pass through.
+        composite: made of torch operations alone, so double backward, functorch and torch.compile pass
+            through.
         compiles: torch.compile can trace it: composite, or made of registered operators.
-        adaptive: chooses its arithmetic per block of tokens (when to stop, what to scale by), so a later token may change an earlier
-            one within tolerance.
+        adaptive: chooses its arithmetic per block of tokens (when to stop, what to scale by), so a later
+            token may change an earlier one within tolerance.
     """
 
     name: ClassVar[str]

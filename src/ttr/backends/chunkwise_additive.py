@@ -22,7 +22,10 @@ class ChunkwiseAdditive(LinearBackend):
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.memory != "matrix" or not problem.solver.additive:
-            return "It runs memories that are a sum of pairs, each written once and then only decayed, over the whole past."
+            return (
+                "It runs memories that are a sum of pairs, each written once and then only decayed, over "
+                "the whole past."
+            )
         return None
 
     def recur(self, r: Recurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:

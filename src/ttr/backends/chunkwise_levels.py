@@ -1,4 +1,5 @@
-"""Chunk by chunk, sums of pairs whose weight depends on the level of a Fenwick tree on which the reading token finds them."""
+"""Chunk by chunk, sums of pairs whose weight depends on the level of a Fenwick tree on which the reading
+token finds them."""
 
 from __future__ import annotations
 
@@ -19,15 +20,18 @@ from ttr.state import State
 
 @dataclass(frozen=True)
 class ChunkwiseLevels(Backend):
-    """y_t = sum_{i<=t} w_t[level(t, i)] exp(c_t - c_i) (q_t.k_i) v_i with products of matrices (arXiv 2506.04761), in O(T log T).
+    """y_t = sum_{i<=t} w_t[level(t, i)] exp(c_t - c_i) (q_t.k_i) v_i with products of matrices (arXiv
+    2506.04761), in O(T log T).
 
-    With b the cumulative log decay of a chunk, s the token before it, e its last, and S^l the memory of level l seen from s,
+    With b the cumulative log decay of a chunk, s the token before it, e its last, and S^l the memory of level
+    l seen from s,
 
-        y_t = sum_l w_t[max(l, level(t, s))] (S^l)^T q_t e^{b_t} + sum_i w_t[level(t, i)] (q_t.k_i) e^{b_t - b_i} v_i
-        S'^m = e^{b_C} sum_{l: max(l, level(e, s)) = m} S^l + sum_{i: level(e, i) = m} e^{b_C - b_i} k_i v_i^T
+        y_t = sum_l w_t[max(l, level(t, s))] (S^l)^T q_t e^{b_t} + sum_i w_t[level(t, i)] (q_t.k_i) e^{b_t -
+        b_i} v_i S'^m = e^{b_C} sum_{l: max(l, level(e, s)) = m} S^l + sum_{i: level(e, i) = m} e^{b_C - b_i}
+        k_i v_i^T
 
-    so queries and keys with one copy of their channels per level make it linear attention. The levels come from the positions
-    of each row, and chunks need not be aligned with the tree.
+    so queries and keys with one copy of their channels per level make it linear attention. The levels come
+    from the positions of each row, and chunks need not be aligned with the tree.
     """
 
     chunk: int = 64
@@ -48,23 +52,32 @@ class ChunkwiseLevels(Backend):
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         form, levels = linear_form(problem, x), problem.weights.levels
         size = chunk_length(self.chunk, x.length)
-        query, key, value, weight = (split(tensor, size) for tensor in (form.query, form.key, form.value, x.controls["level_weight"]))
+        query, key, value, weight = (
+            split(tensor, size) for tensor in (form.query, form.key, form.value, x.controls["level_weight"])
+        )
         log = cumulative_log_decay(form.log_decay, form.key, size)
         whole = log[..., -1:, :]
 
         start = x.state.position
         place = torch.arange(len(query) * size, device=start.device).unflatten(0, (-1, 1, size))
-        token = torch.minimum(start[:, None] + place, (start + x.length - 1)[:, None])  # [M,B,C], the last one for what fills a chunk
+        # [M,B,C], the last one for what fills a chunk
+        token = torch.minimum(start[:, None] + place, (start + x.length - 1)[:, None])
         before, last = start + place[..., 0] - 1, token[..., -1]
 
-        written = level(last[..., None], token, levels)[..., None] == torch.arange(levels, device=start.device)
+        written = level(last[..., None], token, levels)[..., None] == torch.arange(
+            levels, device=start.device
+        )
         keys = _per_level(shrink(key, whole - log), written[:, :, None].to(key))
         memory, entering = x.state["memory"], []
-        for kept, new, since in zip(whole[..., None].to(key.dtype).exp(), keys.mT @ value, level(last, before, levels), strict=True):
+        for kept, new, since in zip(
+            whole[..., None].to(key.dtype).exp(), keys.mT @ value, level(last, before, levels), strict=True
+        ):
             entering.append(memory.flatten(2, 3))
             memory = kept * regrouped(memory, since) + new.unflatten(2, (levels, -1))
 
-        queries = _per_level(shrink(query, log), _at(weight, later(level(token, before[..., None], levels), levels)))
+        queries = _per_level(
+            shrink(query, log), _at(weight, later(level(token, before[..., None], levels), levels))
+        )
         inside = _at(weight, level(token[..., None], token[..., None, :], levels))
         visible = torch.arange(1, size + 1, device=start.device)
         y = queries @ torch.stack(entering) + (inside * scores(query, key, log, log, visible, size)) @ value

@@ -1,4 +1,5 @@
-"""Softmax attention to values that the older pairs have corrected, by one triangular system per block of tokens."""
+"""Softmax attention to values that the older pairs have corrected, by one triangular system per block of
+tokens."""
 
 from __future__ import annotations
 
@@ -18,11 +19,12 @@ from ttr.state import State
 
 
 class CorrectedAttention(Backend):
-    """U = V - diag(beta) P U, Y = Q U, where row t of P and of Q is the softmax of the logits of the pairs j < t and j <= t.
+    """U = V - diag(beta) P U, Y = Q U, where row t of P and of Q is the softmax of the logits of the pairs j
+    < t and j <= t.
 
-    P is strictly lower triangular. For a block of tokens, with the values U_0 of the older ones known, it splits into P_0 and
-    the block's own part P_1, and (I + diag(beta) P_1) U_1 = V_1 - diag(beta) P_0 U_0 is a unit lower triangular system. The
-    blocks follow one another; memory grows linearly with T.
+    P is strictly lower triangular. For a block of tokens, with the values U_0 of the older ones known, it
+    splits into P_0 and the block's own part P_1, and (I + diag(beta) P_1) U_1 = V_1 - diag(beta) P_0 U_0 is a
+    unit lower triangular system. The blocks follow one another; memory grows linearly with T.
     """
 
     name: ClassVar[str] = "corrected-attention"
@@ -35,9 +37,15 @@ class CorrectedAttention(Backend):
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.function.local_degree != 0:
-            return f"It fits a constant around every query, and this function is {shape_of(problem.function.local_degree)}."
+            return (
+                "It fits a constant around every query, and this function is "
+                f"{shape_of(problem.function.local_degree)}."
+            )
         if not problem.solver.corrects:
-            return "It corrects every value by what the older pairs say, and this solver keeps values as they come."
+            return (
+                "It corrects every value by what the older pairs say, and this solver keeps values as "
+                "they come."
+            )
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
@@ -47,22 +55,40 @@ class CorrectedAttention(Backend):
         keys = problem.function.key(x.grouped(keys) if params else keys, params).transpose(1, 2)
         step, fresh = x.controls["step_size"].mT[..., None], x.v.transpose(1, 2)
         transformed = is_transformed()
-        recompute = x.wants_grad and x.length > self.block and not transformed and not torch.compiler.is_compiling()
-        values, outputs = [x.state["values"].transpose(1, 2)], [fresh.new_zeros(*fresh.shape[:2], 0, fresh.shape[-1])]
-        for start, *block in zip(range(0, x.length, self.block), *(part.split(self.block, dim=2) for part in (query, step, fresh))):
+        recompute = (
+            x.wants_grad and x.length > self.block and not transformed and not torch.compiler.is_compiling()
+        )
+        values, outputs = (
+            [x.state["values"].transpose(1, 2)],
+            [fresh.new_zeros(*fresh.shape[:2], 0, fresh.shape[-1])],
+        )
+        for start, *block in zip(
+            range(0, x.length, self.block), *(part.split(self.block, dim=2) for part in (query, step, fresh))
+        ):
             arguments = (pairs, start, *block, keys, *values)
-            y, new = checkpoint(_block, *arguments, use_reentrant=False, preserve_rng_state=False) if recompute else _block(*arguments)
+            y, new = (
+                checkpoint(_block, *arguments, use_reentrant=False, preserve_rng_state=False)
+                if recompute
+                else _block(*arguments)
+            )
             outputs.append(y)
             values.append(new)
         corrected = torch.cat([fresh[:, :, :0], *values[1:]], dim=2).transpose(1, 2)
-        return torch.cat(outputs, dim=2).transpose(1, 2), pairs.final_state(dataclasses.replace(x, v=corrected))
+        return torch.cat(outputs, dim=2).transpose(1, 2), pairs.final_state(
+            dataclasses.replace(x, v=corrected)
+        )
 
 
-def _block(pairs: PairWeights, start: int, query: Tensor, step: Tensor, fresh: Tensor, keys: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
-    """Read-outs and corrected values [B,H,C,V] of the C tokens from ``start``; ``values`` are those of slots and older tokens, in parts."""
+def _block(
+    pairs: PairWeights, start: int, query: Tensor, step: Tensor, fresh: Tensor, keys: Tensor, *values: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Read-outs and corrected values [B,H,C,V] of the C tokens from ``start``; ``values`` are those of slots
+    and older tokens, in parts."""
     size = query.shape[2]
     known = pairs.seen(torch.cat([*values, fresh], dim=2), start, start + size)[:, :, :-size]
-    logits = grouped_product(query, pairs.seen(keys, start, start + size).mT) + pairs.block(start, start + size)
+    logits = grouped_product(query, pairs.seen(keys, start, start + size).mT) + pairs.block(
+        start, start + size
+    )
     own = torch.eye(size, dtype=torch.bool, device=query.device)
     own = torch.cat([own.new_zeros(size, known.shape[2]), own], dim=1)
     strict = step * probabilities(logits.masked_fill(own, -torch.inf), True)

@@ -1,17 +1,21 @@
-"""Solve with the weighted covariances of many queries at once: for a block of rows, whose weights are written out, and for all of
-its right-hand sides.
+"""Solve with the weighted covariances of many queries at once: for a block of rows, whose weights are written
+out, and for all of its right-hand sides.
 
-Row t of a group asks for x_t in (Cov_t + diag(ridge_t)) x_t = b_t with Cov_t = sum_i p_ti (k_i - m_t)(k_i - m_t)^T and
-m_t = sum_i p_ti k_i, for weights that sum to 1 (or are all 0). Three ways lead there:
+Row t of a group asks for x_t in (Cov_t + diag(ridge_t)) x_t = b_t with Cov_t = sum_i p_ti (k_i - m_t)(k_i -
+m_t)^T and m_t = sum_i p_ti k_i, for weights that sum to 1 (or are all 0). Three ways lead there:
 
-- few channels: all Cov_t by one product of the weights with the second moments of the pairs, and elimination in all rows at once;
-- many: conjugate gradient, whose step costs two products of the size of the scores (local linear attention, arXiv 2510.01450),
-  preconditioned by the average of the block's matrices: tilting the weights towards a query moves the mean of the keys more than
-  their covariance, so that the average is near them all once a row has seen many pairs;
-- rows that have seen less than two pairs per channel, and rows for which the others fail: their matrices in float64, and Cholesky.
+- few channels: all Cov_t by one product of the weights with the second moments of the pairs, and elimination
+  in all rows at once;
+- many: conjugate gradient, whose step costs two products of the size of the scores (local linear attention,
+  arXiv 2510.01450), preconditioned by the average of the block's matrices: tilting the weights towards a
+  query moves the mean of the keys more than their covariance, so that the average is near them all once a row
+  has seen many pairs;
+- rows that have seen less than two pairs per channel, and rows for which the others fail: their matrices in
+  float64, and Cholesky.
 
-With y = vbar - Cov(v, k).x what counts is the error of x in the norm of the matrix A: |Cov(v, k).dx| <= sd(v) |dx|_A. The iteration
-measures it as the norm of the residual in the inverse of the preconditioner, relative to that of the right-hand side.
+With y = vbar - Cov(v, k).x what counts is the error of x in the norm of the matrix A: |Cov(v, k).dx| <= sd(v)
+|dx|_A. The iteration measures it as the norm of the residual in the inverse of the preconditioner, relative
+to that of the right-hand side.
 """
 
 from __future__ import annotations
@@ -28,8 +32,8 @@ from ttr.diagnostics import record
 FEW_CHANNELS = 24
 """Up to here all second moments cost less than the steps of the iteration."""
 TARGET = {torch.float32: 2e-5, torch.float64: 1e-11}
-"""The relative residual at which the iteration stops. The error of a read-out is mostly below it: it has no reason to point along
-Cov(v, k) among D directions."""
+"""The relative residual at which the iteration stops. The error of a read-out is mostly below it: it has no
+reason to point along Cov(v, k) among D directions."""
 ACCEPTED = 4
 """A residual above so many times what was asked for is not believed, and the row solved directly."""
 LEAST_PIVOT = 2.0**-7
@@ -49,8 +53,13 @@ class Covariances(NamedTuple):
     second: Float[Tensor, "G D D R"] | None = None
 
     @staticmethod
-    def of(weights: Float[Tensor, "G R N"], points: Float[Tensor, "G N D"], products: Float[Tensor, "G N E"] | None,
-           ridge: Float[Tensor, "G R D"], scratch: Float[Tensor, "G R N"]) -> Covariances:
+    def of(
+        weights: Float[Tensor, "G R N"],
+        points: Float[Tensor, "G N D"],
+        products: Float[Tensor, "G N E"] | None,
+        ridge: Float[Tensor, "G R D"],
+        scratch: Float[Tensor, "G R N"],
+    ) -> Covariances:
         """``products`` are those of ``products_of``."""
         if products is None:
             return Covariances(weights, points, ridge, weights @ points, scratch)
@@ -69,18 +78,29 @@ class Covariances(NamedTuple):
         tilted = self.tilt(x)
         if self.second is None:
             return torch.addcmul(tilted @ self.points, self.ridge, x)
-        along = (self.second * x.mT[:, None]).sum(2).mT.addcmul_(self.mean, (self.mean * x).sum(-1, keepdim=True), value=-1)
+        along = (
+            (self.second * x.mT[:, None])
+            .sum(2)
+            .mT.addcmul_(self.mean, (self.mean * x).sum(-1, keepdim=True), value=-1)
+        )
         return along.addcmul_(self.ridge, x)
 
     def rows(self, index: Int[Tensor, "G r"]) -> Covariances:
         """Some rows of every group, as many in each."""
         weights, ridge, mean = (_rows(x, index) for x in (self.weights, self.ridge, self.mean))
-        return Covariances(weights, self.points, ridge, mean, self.scratch.flatten()[: weights.numel()].view_as(weights))
+        return Covariances(
+            weights, self.points, ridge, mean, self.scratch.flatten()[: weights.numel()].view_as(weights)
+        )
 
     def average_inverse(self) -> Float[Tensor, "G D D"]:
-        """The inverse of the average of a group's matrices, or of its diagonal where that has none; a preconditioner needs no digits."""
+        """The inverse of the average of a group's matrices, or of its diagonal where that has none; a
+        preconditioner needs no digits."""
         weight = self.weights.mean(1)[..., None]
-        average = (weight * self.points).mT @ self.points - self.mean.mT @ self.mean / self.mean.shape[1] + torch.diag_embed(self.ridge.mean(1))
+        average = (
+            (weight * self.points).mT @ self.points
+            - self.mean.mT @ self.mean / self.mean.shape[1]
+            + torch.diag_embed(self.ridge.mean(1))
+        )
         factor, failed = torch.linalg.cholesky_ex(average)
         diagonal = average.diagonal(dim1=-2, dim2=-1)
         plain = torch.diag_embed(torch.where(diagonal > 0, diagonal, 1.0))
@@ -107,8 +127,11 @@ def _entries(size: int, device: torch.device) -> Int[Tensor, " entries"]:
     return place.flatten()
 
 
-def solve(system: Covariances, right: Float[Tensor, "G R D"], few: Bool[Tensor, " R"]) -> Float[Tensor, "G R D"]:
-    """x with A_t x_t = right_t. ``few`` are the rows with little more pairs than channels. Leaves ``tilt(x)`` in the scratch."""
+def solve(
+    system: Covariances, right: Float[Tensor, "G R D"], few: Bool[Tensor, " R"]
+) -> Float[Tensor, "G R D"]:
+    """x with A_t x_t = right_t. ``few`` are the rows with little more pairs than channels. Leaves ``tilt(x)``
+    in the scratch."""
     if right.shape[-1] == 0:  # without channels there is no slope
         system.tilt(right)
         return torch.empty_like(right)
@@ -128,8 +151,13 @@ def solve(system: Covariances, right: Float[Tensor, "G R D"], few: Bool[Tensor, 
     if inverse is not None and (doubtful := ~direct & ~(error <= ACCEPTED * TARGET[right.dtype])).any():
         solution = _solve_directly(system, right, doubtful, solution)
         error, direct = _norm((right - system.product(solution)) / size, inverse) / scale, direct | doubtful
-    record(solver="elimination" if inverse is None else "conjugate gradient", iterations=iterations, rows=error.numel(),
-           direct_rows=int(direct.sum()), residual=error.max() if error.numel() else error.sum())
+    record(
+        solver="elimination" if inverse is None else "conjugate gradient",
+        iterations=iterations,
+        rows=error.numel(),
+        direct_rows=int(direct.sum()),
+        residual=error.max() if error.numel() else error.sum(),
+    )
     return solution
 
 
@@ -138,10 +166,12 @@ def _norm(x: Tensor, inverse: Float[Tensor, "G D D"] | None) -> Float[Tensor, "G
     return (x * (x if inverse is None else x @ inverse)).sum(-1).clamp(min=0).sqrt()
 
 
-def _iterate(system: Covariances, right: Tensor, inverse: Tensor, wanted: Bool[Tensor, "G R"]) -> tuple[Tensor, int]:
-    """Conjugate gradient for the wanted rows; the solution, and the steps of the slowest. A row whose energy is 0 is frozen: it has
-    converged, or was not wanted. When half of the rows in work are, the others go on alone. Whether a row has converged at all is for
-    the caller to see."""
+def _iterate(
+    system: Covariances, right: Tensor, inverse: Tensor, wanted: Bool[Tensor, "G R"]
+) -> tuple[Tensor, int]:
+    """Conjugate gradient for the wanted rows; the solution, and the steps of the slowest. A row whose energy
+    is 0 is frozen: it has converged, or was not wanted. When half of the rows in work are, the others go on
+    alone. Whether a row has converged at all is for the caller to see."""
     tiny = torch.finfo(right.dtype).tiny
     solution, x, residual = torch.zeros_like(right), torch.zeros_like(right), right.clone()
     place = torch.arange(right.shape[1], device=right.device).expand(right.shape[:2])
@@ -154,7 +184,9 @@ def _iterate(system: Covariances, right: Tensor, inverse: Tensor, wanted: Bool[T
             chosen = energy.argsort(dim=1, descending=True)[:, :most]
             solution.scatter_(1, place[..., None].expand_as(x), x)
             system = system.rows(chosen)
-            place, x, residual, direction, energy, enough = (_rows(t, chosen) for t in (place, x, residual, direction, energy, enough))
+            place, x, residual, direction, energy, enough = (
+                _rows(t, chosen) for t in (place, x, residual, direction, energy, enough)
+            )
         image = system.product(direction)
         step = energy.div((direction * image).sum(-1).clamp_(min=tiny))[..., None]
         x.addcmul_(step, direction)
@@ -172,12 +204,14 @@ def _rows(x: Shaped[Tensor, "G R *rest"], index: Int[Tensor, "G r"]) -> Shaped[T
 
 
 def _eliminate(system: Covariances, right: Tensor) -> tuple[Tensor, Bool[Tensor, "G R"]]:
-    """Gaussian elimination in all rows at once, in float64 where the device has it, and the rows in which it lost too many digits:
-    second moments minus squares of means may cancel."""
+    """Gaussian elimination in all rows at once, in float64 where the device has it, and the rows in which it
+    lost too many digits: second moments minus squares of means may cancel."""
     wide, size = wide_dtype(right), right.shape[-1]
     ridge, mean, rows = (x.mT.to(wide) for x in (system.ridge, system.mean, right))
     second = system.second.to(wide)
-    table = torch.cat([torch.addcmul(second, mean[:, :, None], mean[:, None], value=-1), rows[:, :, None]], dim=2)
+    table = torch.cat(
+        [torch.addcmul(second, mean[:, :, None], mean[:, None], value=-1), rows[:, :, None]], dim=2
+    )
     table.diagonal(dim1=1, dim2=2).add_(ridge.mT)
     least = LEAST_PIVOT * second.diagonal(dim1=1, dim2=2).mT
     pivots = []
@@ -192,7 +226,9 @@ def _eliminate(system: Covariances, right: Tensor) -> tuple[Tensor, Bool[Tensor,
     return solution.mT.to(right.dtype).contiguous(), ~((kept > 0) & (kept >= least)).all(1)
 
 
-def _solve_directly(system: Covariances, right: Tensor, wanted: Bool[Tensor, "G R"], solution: Tensor) -> Tensor:
+def _solve_directly(
+    system: Covariances, right: Tensor, wanted: Bool[Tensor, "G R"], solution: Tensor
+) -> Tensor:
     """The solution with the wanted rows put in, from their matrices in float64 where the device has it."""
     wide, size = wide_dtype(right), right.shape[-1]
     some = min(max(ELEMENTS // size**2, 1), 32)  # of neighbouring rows, the first of which see few pairs
@@ -202,7 +238,9 @@ def _solve_directly(system: Covariances, right: Tensor, wanted: Bool[Tensor, "G 
             seen = int(weights.any(0).nonzero().amax()) + 1 if weights.any() else 0
             weights, points = weights[:, :seen].to(wide), system.points[group, :seen].to(wide)
             mean, second = weights @ points, torch.diag_embed(system.ridge[group, row].to(wide)).flatten(1)
-            for share, each in zip(weights.split(ELEMENTS // size**2 + 1, dim=1), points.split(ELEMENTS // size**2 + 1)):
+            for share, each in zip(
+                weights.split(ELEMENTS // size**2 + 1, dim=1), points.split(ELEMENTS // size**2 + 1)
+            ):
                 second.addmm_(share, (each[:, :, None] * each[:, None]).flatten(1))
             matrix = second.unflatten(1, (size, size)).sub_(mean[:, :, None] * mean[:, None])
             solution[group, row] = solve_spd(matrix, right[group, row])

@@ -19,19 +19,27 @@ HOPELESS = 0.05
 POOR = 1e-3
 """The same where the call can be made once more in a wider dtype; gradients lose about a digit more."""
 
-SINGULAR = "The regression is singular: its pairs do not fix it. Use a larger ridge, or a smaller log_importance."
+SINGULAR = (
+    "The regression is singular: its pairs do not fix it. Use a larger ridge, or a smaller log_importance."
+)
 """What a call is told that cannot be answered."""
 
-NO_DIGITS = ("The regression is too ill-conditioned for its dtype: its pairs and its ridge hardly fix it, and the output would be "
-             "rounding errors. Use a larger ridge, or float64 inputs.")
+NO_DIGITS = (
+    "The regression is too ill-conditioned for its dtype: its pairs and its ridge hardly fix it, "
+    "and the output would be "
+    "rounding errors. Use a larger ridge, or float64 inputs."
+)
 
 
 class NoDigits(ValueError):
     """In this dtype the call has no answer but rounding errors; in a wider one it may have."""
 
 
-def with_digits(run: Callable[[Problem, Inputs], tuple[Tensor, State]], problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-    """``run(problem, x)``, once more in float64 where narrower numbers leave no digits: for memories that keep their pairs as they came.
+def with_digits(
+    run: Callable[[Problem, Inputs], tuple[Tensor, State]], problem: Problem, x: Inputs
+) -> tuple[Tensor, State]:
+    """``run(problem, x)``, once more in float64 where narrower numbers leave no digits: for memories that
+    keep their pairs as they came.
 
     Raises:
         ValueError: where float64 leaves none either, or the device has none.
@@ -59,13 +67,17 @@ def solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
     """
     wide = wide_dtype(matrix)
     try:
-        solution = torch.cholesky_solve(right.to(wide)[..., None], torch.linalg.cholesky(matrix.to(wide)))[..., 0]
+        solution = torch.cholesky_solve(right.to(wide)[..., None], torch.linalg.cholesky(matrix.to(wide)))[
+            ..., 0
+        ]
     except torch.linalg.LinAlgError as error:
         raise NoDigits(SINGULAR) from error
     return solution.to(right.dtype)
 
 
-def refuse_without_digits(norm: Float[Tensor, "*rows"], solution: Float[Tensor, "*rows F"], right: Float[Tensor, "*rows F"]) -> None:
+def refuse_without_digits(
+    norm: Float[Tensor, "*rows"], solution: Float[Tensor, "*rows F"], right: Float[Tensor, "*rows F"]
+) -> None:
     """Refuse A x = b where ``without_digits`` says so of any row.
 
     Raises:
@@ -75,7 +87,9 @@ def refuse_without_digits(norm: Float[Tensor, "*rows"], solution: Float[Tensor, 
         raise NoDigits(NO_DIGITS)
 
 
-def without_digits(norm: Float[Tensor, "*rows"], solution: Float[Tensor, "*rows F"], right: Float[Tensor, "*rows F"]) -> Bool[Tensor, "*rows"]:
+def without_digits(
+    norm: Float[Tensor, "*rows"], solution: Float[Tensor, "*rows F"], right: Float[Tensor, "*rows F"]
+) -> Bool[Tensor, "*rows"]:
     """Where the rounding errors of the moments of A x = b reach the output: their product with x, against b.
 
     Args:
@@ -86,7 +100,8 @@ def without_digits(norm: Float[Tensor, "*rows"], solution: Float[Tensor, "*rows 
 
 
 def require_digits(rho: Float[Tensor, "*rows F"], reach: Float[Tensor, "*#rows"]) -> None:
-    """Ask for a wider call where the shares 1 - z.rho of the pairs of a local fit are rounding errors: of z.rho about eps |z| |rho|.
+    """Ask for a wider call where the shares 1 - z.rho of the pairs of a local fit are rounding errors: of
+    z.rho about eps |z| |rho|.
 
     Args:
         reach: a bound of |z|, the distance of a row's pairs from their mean.

@@ -1,4 +1,5 @@
-"""Tokens laid on places that are counted from the first token of a state, not of a call: rows of a batch may stand at different places."""
+"""Tokens laid on places that are counted from the first token of a state, not of a call: rows of a batch may
+stand at different places."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Grid:
-    """``count`` pieces of ``size`` places. The first token of row b lies at place position_b mod size of the first piece; the places in
-    front of it and behind the last are empty. Nothing here depends on the numbers in ``position``, so that a graph holds for all of them.
+    """``count`` pieces of ``size`` places. The first token of row b lies at place position_b mod size of the
+    first piece; the places in front of it and behind the last are empty. Nothing here depends on the numbers
+    in ``position``, so that a graph holds for all of them.
     """
 
     position: Int[Tensor, " B"]
@@ -42,7 +44,8 @@ class Grid:
         return _take(laid, self.first[:, None] + torch.arange(self.length, device=laid.device))
 
     def full(self, m: int, chunk: int) -> Tensor:
-        """Whether a chunk of ``chunk`` tokens, a multiple of ``size``, ends with place m and this call's tokens reach it, [B]."""
+        """Whether a chunk of ``chunk`` tokens, a multiple of ``size``, ends with place m and this call's
+        tokens reach it, [B]."""
         seen = self.position - self.first + (m + 1) * self.size
         return (self.first + self.length >= (m + 1) * self.size) & (seen % chunk == 0)
 

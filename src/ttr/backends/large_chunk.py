@@ -16,8 +16,9 @@ from ttr.state import State
 
 
 class LargeChunk(Backend):
-    """All tokens of a chunk read the same weights and give their gradients at them, as in LaCT (arXiv 2505.23884): per chunk, one
-    product of all inputs with all slopes for every matrix, and one step where the chunk is full."""
+    """All tokens of a chunk read the same weights and give their gradients at them, as in LaCT (arXiv
+    2505.23884): per chunk, one product of all inputs with all slopes for every matrix, and one step where the
+    chunk is full."""
 
     name: ClassVar[str] = "large-chunk"
 
@@ -40,20 +41,33 @@ class LargeChunk(Backend):
         if not x.length:
             return x.v.new_zeros(x.v.shape[0], 0, x.heads, x.v.shape[-1]), x.state
         grid = Grid(x.state.position, x.length, self._piece(problem.solver.chunk, x.length))
-        keys, values, queries = (grid.chunks(tensor) for tensor in (
-            function.key(x.grouped(x.k), params), x.grouped(x.v), function.query(x.grouped(x.q), params)))
+        keys, values, queries = (
+            grid.chunks(tensor)
+            for tensor in (
+                function.key(x.grouped(x.k), params),
+                x.grouped(x.v),
+                function.query(x.grouped(x.q), params),
+            )
+        )
         steps = grid.chunks(group_steps(x))
-        controls = {name: grid.chunks(x.controls[name], fill=0.0 if name == "momentum" else 1.0) for name in x.controls if name != "step_size"}
+        controls = {
+            name: grid.chunks(x.controls[name], fill=0.0 if name == "momentum" else 1.0)
+            for name in x.controls
+            if name != "step_size"
+        }
         names = function.memory(keys.shape[-1], values.shape[-1])
         outputs, state = [], x.state
         for m in range(grid.count):
             outputs.append(predict(function, {name: state[name] for name in names}, queries[m], params))
-            state = collect(problem, x, state, keys[m], values[m], steps[m], {name: c[m] for name, c in controls.items()})
+            state = collect(
+                problem, x, state, keys[m], values[m], steps[m], {name: c[m] for name, c in controls.items()}
+            )
             state = move(problem, x, state, grid.full(m, problem.solver.chunk))
         return grid.join(outputs), state.replace(position=x.state.position + x.length)
 
     def _piece(self, chunk: int, length: int) -> int:
-        """Tokens that are laid out at once: a chunk, or of a much longer one the part with as many tokens as there are, about."""
+        """Tokens that are laid out at once: a chunk, or of a much longer one the part with as many tokens as
+        there are, about."""
         if chunk <= max(length, self.least):
             return chunk
         piece = chunk & -chunk  # the largest power of two that divides it, halved while the tokens still fit

@@ -1,20 +1,24 @@
 """The line fitted around every query, in blocks of queries, and its derivative.
 
-With p = softmax(logits + log gamma), m = sum_i p_i k_i and z_i = k_i - m, the fit v = b + A (k - q) read at the query is
+With p = softmax(logits + log gamma), m = sum_i p_i k_i and z_i = k_i - m, the fit v = b + A (k - q) read at
+the query is
 
     y = sum_i a_i v_i,   a_i = p_i (1 - z_i.rho),   R rho = m - q,   R = sum_i p_i z_i z_i^T + diag(ridge),
 
-in which nothing nearly cancels when the query is far from its keys (arXiv 2501.12352; 2510.01450 gives the uncentred form). For g the
-derivative of a loss in y, c_i = g.v_i, cbar = sum_i p_i c_i and f = sum_i p_i (c_i - cbar) z_i, the implicit function theorem asks
-for one more solve, R eta = f, and gives with e_i = c_i - cbar - z_i.eta
+in which nothing nearly cancels when the query is far from its keys (arXiv 2501.12352; 2510.01450 gives the
+uncentred form). For g the derivative of a loss in y, c_i = g.v_i, cbar = sum_i p_i c_i and f = sum_i p_i (c_i
+- cbar) z_i, the implicit function theorem asks for one more solve, R eta = f, and gives with e_i = c_i - cbar
+- z_i.eta
 
-    d logits_i = a_i e_i + p_i (rho.diag(ridge) eta),   dk_i = -p_i e_i rho - a_i eta,   dq = eta,   dv_i = a_i g,   dridge = eta * rho.
+    d logits_i = a_i e_i + p_i (rho.diag(ridge) eta),   dk_i = -p_i e_i rho - a_i eta,   dq = eta,   dv_i =
+        a_i g,   dridge = eta * rho.
 
-(Put d rho = R^-1 (dm - dq - dR rho) into d y; the logits' part sums to 0 because sum_i a_i e_i = -rho.diag(ridge) eta.) A rho that is
-given instead of solved for has eta = 0 and d rho = -f, and rho.f in the place of rho.diag(ridge) eta.
+(Put d rho = R^-1 (dm - dq - dR rho) into d y; the logits' part sums to 0 because sum_i a_i e_i =
+-rho.diag(ridge) eta.) A rho that is given instead of solved for has eta = 0 and d rho = -f, and rho.f in the
+place of rho.diag(ridge) eta.
 
-Letters: U groups of heads that share their keys (batch times key heads), S heads of a group, C tokens of a block, P pairs that they see,
-D channels of the displacement k - q, R = S C rows.
+Letters: U groups of heads that share their keys (batch times key heads), S heads of a group, C tokens of a
+block, P pairs that they see, D channels of the displacement k - q, R = S C rows.
 """
 
 from __future__ import annotations
@@ -36,11 +40,13 @@ from ttr.backends.position_bias import PairWeights, probabilities
 from ttr.inputs import in_batches
 
 SCORES, KERNEL_SCORES = 2**19, 2**21
-"""Scores that are in work at a time: a few such tensors stay in the cache. A kernel reads its own once per step, and each of its threads has some."""
+"""Scores that are in work at a time: a few such tensors stay in the cache. A kernel reads its own once per
+step, and each of its threads has some."""
 
 
 class Lines(NamedTuple):
-    """What is fitted: the kernel sees ``query`` and ``keys``, the displacement is that of ``points`` from ``places``."""
+    """What is fitted: the kernel sees ``query`` and ``keys``, the displacement is that of ``points`` from
+    ``places``."""
 
     query: Float[Tensor, "U S T K"]
     keys: Float[Tensor, "U M K"]
@@ -76,18 +82,27 @@ class _Part(NamedTuple):
 
 
 def fit(pairs: PairWeights, lines: Lines, block: int) -> Float[Tensor, "U S T V"]:
-    """The fits read at their queries. Differentiable any number of times; what it keeps grows linearly with T."""
+    """The fits read at their queries. Differentiable any number of times; what it keeps grows linearly with
+    T."""
     total = None if pairs.decay is None else pairs.decay.total
     return _Fit.apply(pairs, block, pairs.past, total, pairs.importance, *lines)
 
 
 class _Fit(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pairs: PairWeights, block: int, past: Tensor, total: Tensor | None, importance: Tensor | None,
-                *tensors: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        pairs: PairWeights,
+        block: int,
+        past: Tensor,
+        total: Tensor | None,
+        importance: Tensor | None,
+        *tensors: Tensor | None,
+    ) -> Tensor:
         lines = Lines(*tensors)
         y, rho = (_read_compiled if kernels.serves(lines) else _read)(pairs, lines, block)
-        if lines.slope is None and rho.numel():  # of two points none is farther from their mean than twice the farthest from one of them
+        # of two points none is farther from their mean than twice the farthest from one of them
+        if lines.slope is None and rho.numel():
             require_digits(rho, 2 * (lines.points - lines.points[:, :1]).norm(dim=-1).amax(1)[:, None, None])
         ctx.pairs, ctx.block = pairs, block
         ctx.save_for_backward(past, total, importance, *tensors, rho)
@@ -101,12 +116,14 @@ class _Fit(torch.autograd.Function):
         return None, None, *(next(found) if needed else None for needed in ctx.needs_input_grad[2:])
 
 
-def _read(pairs: PairWeights, lines: Lines, block: int) -> tuple[Float[Tensor, "U S T V"], Float[Tensor, "U S T D"]]:
+def _read(
+    pairs: PairWeights, lines: Lines, block: int
+) -> tuple[Float[Tensor, "U S T V"], Float[Tensor, "U S T D"]]:
     """What all queries read, and their slopes."""
     y = lines.query.new_empty(*lines.query.shape[:3], lines.values.shape[-1])
     rho = torch.empty_like(lines.places) if lines.slope is None else lines.slope
     for part in _parts(pairs, lines, block, spare=1):
-        scratch, = part.spare
+        (scratch,) = part.spare
         if lines.slope is None:
             system = Covariances.of(part.weights, part.points, part.products, part.ridge, scratch)
             part.put(rho, solve(system, system.mean - part.places, part.few))
@@ -117,7 +134,9 @@ def _read(pairs: PairWeights, lines: Lines, block: int) -> tuple[Float[Tensor, "
     return y, rho
 
 
-def _read_compiled(pairs: PairWeights, lines: Lines, block: int) -> tuple[Float[Tensor, "U S T V"], Float[Tensor, "U S T D"]]:
+def _read_compiled(
+    pairs: PairWeights, lines: Lines, block: int
+) -> tuple[Float[Tensor, "U S T V"], Float[Tensor, "U S T D"]]:
     kernel = kernels.Kernel(lines._asdict(), pairs.slots)
     outputs = kernel.outputs()
     for rows, bias in _blocks(pairs, lines, block):
@@ -125,7 +144,9 @@ def _read_compiled(pairs: PairWeights, lines: Lines, block: int) -> tuple[Float[
     return outputs
 
 
-def _blocks(pairs: PairWeights, lines: Lines, block: int) -> Iterator[tuple[slice, Float[Tensor, "U S C P"] | None]]:
+def _blocks(
+    pairs: PairWeights, lines: Lines, block: int
+) -> Iterator[tuple[slice, Float[Tensor, "U S C P"] | None]]:
     """The tokens of every block for the kernels, with their log weights: fewer where they see many pairs."""
     sharing, time = lines.query.shape[1:3]
     block = min(block, max(KERNEL_SCORES // max(sharing * (pairs.slots + time), 1), 16))
@@ -138,17 +159,22 @@ def _parts(pairs: PairWeights, lines: Lines, block: int, spare: int) -> Iterator
     """Block by block, with ``spare`` tensors of the size of its scores to be overwritten."""
     groups, sharing, time = lines.query.shape[:3]
     slots, size = pairs.past.shape[-1], lines.points.shape[-1]
-    # Only differences count. Seen from a point of the block, or from the first where all products are made once, those of points far from 0
-    # cancel nothing.
+    # Only differences count. Seen from a point of the block, or from the first where all products are made
+    # once, those of points far from 0 cancel nothing.
     first_point = lines.points[:, slots : slots + min(time, 1)]
     products = products_of(lines.points - first_point) if lines.slope is None and time else None
-    most = sharing * min(block, time) * (slots + time if pairs.window is None else slots + pairs.window + block)
+    most = (
+        sharing * min(block, time) * (slots + time if pairs.window is None else slots + pairs.window + block)
+    )
     buffers = [lines.query.new_empty(max(most, min(SCORES, most * groups))) for _ in range(spare + 1)]
     for start in range(0, time, block):
         stop = min(start + block, time)
         first, last = pairs.first_seen(start), slots + stop
         shape = (sharing * (stop - start), last - first)
-        bias, step = None if pairs.plain else _bias(pairs, sharing, start, stop), max(SCORES // (shape[0] * shape[1]), 1)
+        bias, step = (
+            None if pairs.plain else _bias(pairs, sharing, start, stop),
+            max(SCORES // (shape[0] * shape[1]), 1),
+        )
         few = (slots + torch.arange(start, stop, device=pairs.past.device) + 1 < 2 * size).repeat(sharing)
         for group in range(0, groups, step):
             units = slice(group, min(group + step, groups))
@@ -167,9 +193,25 @@ def _parts(pairs: PairWeights, lines: Lines, block: int, spare: int) -> Iterator
                 weights.copy_(probabilities(logits, True))
             origin = lines.points[units, slots + start, None] if products is None else first_point[units]
             points = lines.points[seen] - origin if products is None else products[seen][..., :size]
-            ridge = None if lines.ridge is None else lines.ridge[units, :, None].expand(-1, -1, stop - start, -1).flatten(1, 2)
-            yield _Part(at, seen, weights, query, keys, lines.places[at].flatten(1, 2) - origin, points,
-                        None if products is None else products[seen], lines.values[seen], ridge, few, tuple(rest))
+            ridge = (
+                None
+                if lines.ridge is None
+                else lines.ridge[units, :, None].expand(-1, -1, stop - start, -1).flatten(1, 2)
+            )
+            yield _Part(
+                at,
+                seen,
+                weights,
+                query,
+                keys,
+                lines.places[at].flatten(1, 2) - origin,
+                points,
+                None if products is None else products[seen],
+                lines.values[seen],
+                ridge,
+                few,
+                tuple(rest),
+            )
 
 
 def _future(size: int, like: Tensor) -> Float[Tensor, "C C"]:
@@ -183,25 +225,40 @@ def _bias(pairs: PairWeights, sharing: int, start: int, stop: int) -> Float[Tens
     return bias.expand(batch, heads, -1, -1).reshape(batch * heads // sharing, sharing, *bias.shape[2:])
 
 
-def _gradients(pairs: PairWeights, block: int, inputs: list[Tensor | None], rho: Tensor, grad: Tensor, needed: tuple[bool, ...]) -> list[Tensor]:
+def _gradients(
+    pairs: PairWeights,
+    block: int,
+    inputs: list[Tensor | None],
+    rho: Tensor,
+    grad: Tensor,
+    needed: tuple[bool, ...],
+) -> list[Tensor]:
     """By the formulas at the head of this file; weights are made again block by block."""
     lines = Lines(*inputs[3:])
     of_bias = _BiasGradients(pairs, inputs[:3], needed[:3], rho.shape)
-    sums = (_compiled_sums if kernels.serves((*lines, grad)) else _sums)(pairs, lines, block, rho, grad, of_bias)
+    sums = (_compiled_sums if kernels.serves((*lines, grad)) else _sums)(
+        pairs, lines, block, rho, grad, of_bias
+    )
     return [x for x, wanted in zip((*of_bias.sums, *sums), needed) if wanted]
 
 
-def _compiled_sums(pairs: PairWeights, lines: Lines, block: int, rho: Tensor, grad: Tensor, of_bias: _BiasGradients) -> Lines:
+def _compiled_sums(
+    pairs: PairWeights, lines: Lines, block: int, rho: Tensor, grad: Tensor, of_bias: _BiasGradients
+) -> Lines:
     kernel = kernels.Kernel(lines._asdict(), pairs.slots, backwards=True)
     sums = kernel.gradients(rho, grad)
     for rows, bias in _blocks(pairs, lines, block):
-        logits = kernel.differentiate(rows.start, rows.stop, pairs.first_seen(rows.start), bias, of_bias.wanted)
+        logits = kernel.differentiate(
+            rows.start, rows.stop, pairs.first_seen(rows.start), bias, of_bias.wanted
+        )
         if logits is not None:
             of_bias.add(slice(0, len(logits)), rows, logits)
     return Lines(**{name: sums.get(name) for name in Lines._fields})
 
 
-def _sums(pairs: PairWeights, lines: Lines, block: int, rho: Tensor, grad: Tensor, of_bias: _BiasGradients) -> Lines:
+def _sums(
+    pairs: PairWeights, lines: Lines, block: int, rho: Tensor, grad: Tensor, of_bias: _BiasGradients
+) -> Lines:
     """The gradients of the lines' tensors; those of the logits are handed to ``of_bias``."""
     sums = Lines(*(None if x is None else torch.zeros_like(x) for x in lines))
     for part in _parts(pairs, lines, block, spare=3):
@@ -223,7 +280,9 @@ def _sums(pairs: PairWeights, lines: Lines, block: int, rho: Tensor, grad: Tenso
             shift = (slope * along).sum(-1, keepdim=True)
             part.put(sums.slope, -along)
         # across = 1 - z.rho, then the derivative in the logits in ``other`` and a in ``across``.
-        torch.baddbmm(1 + (slope * system.mean).sum(-1, keepdim=True), slope, part.points.mT, alpha=-1, out=across)
+        torch.baddbmm(
+            1 + (slope * system.mean).sum(-1, keepdim=True), slope, part.points.mT, alpha=-1, out=across
+        )
         logits = torch.mul(across, tilted, out=other).addcmul_(part.weights, shift)
         counts = across.mul_(part.weights)
         part.put(sums.query, logits @ part.keys)
@@ -239,7 +298,9 @@ def _sums(pairs: PairWeights, lines: Lines, block: int, rho: Tensor, grad: Tenso
 class _BiasGradients:
     """What the derivatives in the logits mean for the weights' own tensors, in blocks of all groups."""
 
-    def __init__(self, pairs: PairWeights, tensors: list[Tensor | None], needed: tuple[bool, ...], shape: torch.Size) -> None:
+    def __init__(
+        self, pairs: PairWeights, tensors: list[Tensor | None], needed: tuple[bool, ...], shape: torch.Size
+    ) -> None:
         self.pairs, self.needed, self.shape = pairs, needed, shape
         self.tensors = [x.detach().requires_grad_() if wanted else x for x, wanted in zip(tensors, needed)]
         self.sums = [torch.zeros_like(x) if wanted else None for x, wanted in zip(tensors, needed)]
@@ -263,28 +324,44 @@ class _BiasGradients:
                 if not bias.requires_grad:  # the window has left the slots behind
                     return
                 wanted = [x for x, needed in zip(self.tensors, self.needed) if needed]
-                found = iter(torch.autograd.grad(bias, wanted, self.block, allow_unused=True, materialize_grads=True))
+                found = iter(
+                    torch.autograd.grad(bias, wanted, self.block, allow_unused=True, materialize_grads=True)
+                )
             for total in self.sums:
                 if total is not None:
                     total += next(found)
 
 
-def with_tensors(pairs: PairWeights, past: Tensor, total: Tensor | None, importance: Tensor | None) -> PairWeights:
+def with_tensors(
+    pairs: PairWeights, past: Tensor, total: Tensor | None, importance: Tensor | None
+) -> PairWeights:
     """The weights with their differentiable tensors replaced."""
     decay = None if pairs.decay is None else dataclasses.replace(pairs.decay, total=total)
     return dataclasses.replace(pairs, past=past, decay=decay, importance=importance)
 
 
-# ------------------------------------------------------------------------------------------------------ second derivatives
-def _differentiable(pairs: PairWeights, block: int, inputs: list[Tensor | None], rho: Tensor, grad: Tensor, needed: tuple[bool, ...]) -> list[Tensor]:
-    """Gradients that can be differentiated again, through torch's own operations. They are taken in views, each a tensor of its own:
-    where one input was made from another, the way between them is the outer graph's."""
+# ----------------------------------------------------------------------------------------- second derivatives
+def _differentiable(
+    pairs: PairWeights,
+    block: int,
+    inputs: list[Tensor | None],
+    rho: Tensor,
+    grad: Tensor,
+    needed: tuple[bool, ...],
+) -> list[Tensor]:
+    """Gradients that can be differentiated again, through torch's own operations. They are taken in views,
+    each a tensor of its own: where one input was made from another, the way between them is the outer
+    graph's."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs = [x.view_as(x) if wanted else x for x, wanted in zip(inputs, needed)]
         y = _composite(with_tensors(pairs, *inputs[:3]), Lines(*inputs[3:]), block)
     wanted = [x for x, needed in zip(inputs, needed) if needed]
-    return list(torch.autograd.grad(y, wanted, grad, create_graph=create_graph, allow_unused=True, materialize_grads=True))
+    return list(
+        torch.autograd.grad(
+            y, wanted, grad, create_graph=create_graph, allow_unused=True, materialize_grads=True
+        )
+    )
 
 
 def _composite(pairs: PairWeights, lines: Lines, block: int) -> Float[Tensor, "U S T V"]:

@@ -14,11 +14,12 @@ from ttr.state import State
 
 
 class Nystrom(Backend):
-    """Y = C_q (W^+ (C_k^T V)), from the right to the left, so that nothing larger than T x m is made for m landmarks.
+    """Y = C_q (W^+ (C_k^T V)), from the right to the left, so that nothing larger than T x m is made for m
+    landmarks.
 
-    W^+ is small and its iterations lose digits, so W and they are float64 where the device has it. With R = 1 - W Z both
-    iterations read Z <- Z (1 + R + ...), which corrects itself: (13 - X (15 - X (7 - X))) / 4 = 1 + R + R^2 + R^3 / 4 at
-    X = 1 - R, and 2 - X = 1 + R.
+    W^+ is small and its iterations lose digits, so W and they are float64 where the device has it. With R = 1
+    - W Z both iterations read Z <- Z (1 + R + ...), which corrects itself: (13 - X (15 - X (7 - X))) / 4 = 1
+    + R + R^2 + R^3 / 4 at X = 1 - R, and 2 - X = 1 + R.
     """
 
     name: ClassVar[str] = "nystrom"
@@ -34,11 +35,18 @@ class Nystrom(Backend):
         function, params = problem.function, x.axis_params("function")
         query = function.query(x.grouped(x.q), params).transpose(1, 2)
         key = function.key(x.grouped(x.k), params).transpose(1, 2)
-        parts = [_landmarks(points, count, function.pooled) for points, count in zip((query, key), function.landmark_counts(x.length))]
+        parts = [
+            _landmarks(points, count, function.pooled)
+            for points, count in zip((query, key), function.landmark_counts(x.length))
+        ]
         landmarks = torch.cat(parts, dim=2)
         wide = landmarks.to(landmarks.dtype if landmarks.device.type == "mps" else torch.float64)
-        kernel = _kernel(wide, wide) + function.ridge * torch.eye(wide.shape[2], dtype=wide.dtype, device=wide.device)
-        inverse = (_newton if function.inverse == "newton" else _balanced)(kernel, function.steps).to(query.dtype)
+        kernel = _kernel(wide, wide) + function.ridge * torch.eye(
+            wide.shape[2], dtype=wide.dtype, device=wide.device
+        )
+        inverse = (_newton if function.inverse == "newton" else _balanced)(kernel, function.steps).to(
+            query.dtype
+        )
         context = _kernel(key, landmarks).mT @ x.grouped(x.v).transpose(1, 2)
         return (_kernel(query, landmarks) @ (inverse @ context)).transpose(1, 2), x.state
 
@@ -57,7 +65,8 @@ def _landmarks(points: Tensor, count: int, pooled: bool) -> Tensor:
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
-    """exp(-||a_i - b_j||^2 / 2), the distances seen from the first of the points b: those of a cloud far from 0 cancel nothing."""
+    """exp(-||a_i - b_j||^2 / 2), the distances seen from the first of the points b: those of a cloud far from
+    0 cancel nothing."""
     origin = b[:, :, :1].detach()
     a, b = a - origin, b - origin
     distance = a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :] - 2 * (a @ b.mT)
@@ -74,7 +83,8 @@ def _newton(kernel: Tensor, steps: int) -> Tensor:
 
 
 def _balanced(kernel: Tensor, steps: int) -> Tensor:
-    """``steps`` of Z <- Z (1 + R (1 + R (1 + R / 4))) for the kernel divided by the roots of its row sums, undone afterwards."""
+    """``steps`` of Z <- Z (1 + R (1 + R (1 + R / 4))) for the kernel divided by the roots of its row sums,
+    undone afterwards."""
     identity = torch.eye(kernel.shape[-1], dtype=kernel.dtype, device=kernel.device)
     roots = kernel.sum(-1).sqrt()
     scale = roots[..., :, None] * roots[..., None, :]

@@ -13,21 +13,33 @@ from ttr.inputs import Inputs
 from ttr.problem import RESET, Problem
 
 
-def precondition(problem: Problem, x: Inputs, key: Float[Tensor, "B T H F"]) -> tuple[Float[Tensor, "B T H F"], dict[str, Tensor]]:
-    """The written keys P_t * k_t, P = bound^-softsign(log(A + eps) - center), and the state's preconditioner after the last.
+def precondition(
+    problem: Problem, x: Inputs, key: Float[Tensor, "B T H F"]
+) -> tuple[Float[Tensor, "B T H F"], dict[str, Tensor]]:
+    """The written keys P_t * k_t, P = bound^-softsign(log(A + eps) - center), and the state's preconditioner
+    after the last.
 
     The A that comes in counts as one token before the first, of which nothing is forgotten.
     """
-    weight = x.controls["precond_step"] if x.log_importance is None else x.controls["precond_step"] * x.log_importance.exp()
+    weight = (
+        x.controls["precond_step"]
+        if x.log_importance is None
+        else x.controls["precond_step"] * x.log_importance.exp()
+    )
     squares = torch.cat([x.state["preconditioner"][:, None], weight[..., None] * key.square()], dim=1)
     log_decay = pad(x.controls["precond_log_decay"].clamp(min=RESET), (0, 0, 1, 0))
     sums = decayed_sums(squares.transpose(1, 2), log_decay.transpose(1, 2)).transpose(1, 2)
     excess = torch.log(sums[:, 1:] + problem.solver.eps) - x.axis_params("solver")["center"][:, None]
-    return key * torch.exp(-math.log(problem.solver.bound) * softsign(excess)), {"preconditioner": sums[:, -1]}
+    return key * torch.exp(-math.log(problem.solver.bound) * softsign(excess)), {
+        "preconditioner": sums[:, -1]
+    }
 
 
-def decayed_sums(x: Float[Tensor, "*lead T F"], log_decay: Float[Tensor, "*lead T"], block: int = 8) -> Float[Tensor, "*lead T F"]:
-    """A_t = exp(log_decay_t) A_{t-1} + x_t from nothing: a triangle of decays in each block, the same again over the blocks' ends.
+def decayed_sums(
+    x: Float[Tensor, "*lead T F"], log_decay: Float[Tensor, "*lead T"], block: int = 8
+) -> Float[Tensor, "*lead T F"]:
+    """A_t = exp(log_decay_t) A_{t-1} + x_t from nothing: a triangle of decays in each block, the same again
+    over the blocks' ends.
 
     All exponents are <= 0; their sums are taken in float64 where the device has it.
     """

@@ -1,4 +1,5 @@
-"""Token by token: every problem that streams, in the memory of one state per sqrt(T) tokens when gradients are needed."""
+"""Token by token: every problem that streams, in the memory of one state per sqrt(T) tokens when gradients
+are needed."""
 
 from __future__ import annotations
 

@@ -1,11 +1,14 @@
-"""Complex retention in real numbers: pairs written in a frame that does not turn, so that only the decay is left to the backends.
+"""Complex retention in real numbers: pairs written in a frame that does not turn, so that only the decay is
+left to the backends.
 
-Let P_t be the sum of the call's phases up to token t. The complex memory S_t = sum_{i<=t} e^{b_t - b_i + i (P_t - P_i)} k_i v_i^T is
-e^{i P_t} R_t with a memory R_t = sum e^{b_t - b_i} (e^{-i P_i} k_i) v_i^T that only fades. With R = X - i Y and real values,
+Let P_t be the sum of the call's phases up to token t. The complex memory S_t = sum_{i<=t} e^{b_t - b_i + i
+(P_t - P_i)} k_i v_i^T is e^{i P_t} R_t with a memory R_t = sum e^{b_t - b_i} (e^{-i P_i} k_i) v_i^T that only
+fades. With R = X - i Y and real values,
 
     Re(S_t)^T q = X_t^T (q cos P_t) + Y_t^T (q sin P_t),   X and Y the sums over the keys k cos P and k sin P:
 
-plain linear attention on twice the channels. Complex values turn instead of the keys, and the read-out turns back.
+plain linear attention on twice the channels. Complex values turn instead of the keys, and the read-out turns
+back.
 """
 
 from __future__ import annotations
@@ -46,7 +49,8 @@ def turn(value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def enter(problem: Problem, x: Inputs, memory: Tensor) -> Tensor:
-    """The state [B,H,F,V] as the memory of the frame, in which no angle has been summed yet: X over Y = -Im(S)."""
+    """The state [B,H,F,V] as the memory of the frame, in which no angle has been summed yet: X over Y =
+    -Im(S)."""
     if problem.weights.complex_values:
         return memory
     imaginary = x.state["imaginary_memory"]
@@ -56,7 +60,8 @@ def enter(problem: Problem, x: Inputs, memory: Tensor) -> Tensor:
 
 
 def leave(problem: Problem, x: Inputs, y: Tensor, memory: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Read-outs, and the state as the last token sees it: with real values "" for Re(S) and "imaginary_" for Im(S)."""
+    """Read-outs, and the state as the last token sees it: with real values "" for Re(S) and "imaginary_" for
+    Im(S)."""
     cos, sin = (part[..., None] for part in _unit(_angles(x).sum(1), x))
     if problem.weights.complex_values:
         return turn(y, *frame(x)), {"": turn(memory, cos, sin)}

@@ -9,11 +9,13 @@ from torch.nn.functional import pad
 
 
 def running_sum(x: Float[Tensor, "*lead T"], block: int = 16) -> Float[Tensor, "*lead T"]:
-    """Sums along the last axis, as products with triangles of ones: ``cumsum`` is not deterministic on CUDA devices."""
+    """Sums along the last axis, as products with triangles of ones: ``cumsum`` is not deterministic on CUDA
+    devices."""
     time = x.shape[-1]
     if time <= 1:
         return x
     blocks = pad(x, (0, -time % block)).unflatten(-1, (-1, block))
     inside = blocks @ torch.ones(block, block, dtype=x.dtype, device=x.device).triu()
-    before = pad(running_sum(inside[..., -1], block)[..., :-1], (1, 0))  # of earlier blocks alone: a later token changes no bit
+    # of earlier blocks alone: a later token changes no bit
+    before = pad(running_sum(inside[..., -1], block)[..., :-1], (1, 0))
     return (inside + before[..., None]).flatten(-2)[..., :time]

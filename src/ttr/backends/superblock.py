@@ -12,10 +12,12 @@ from ttr.backends.linear.superblock import SuperblockEngine
 
 @dataclass(frozen=True)
 class Superblock(OperatorBackend):
-    """Every linear recurrence: additive, corrected, erased at keys of its own; any decay; several pairs per token."""
+    """Every linear recurrence: additive, corrected, erased at keys of its own; any decay; several pairs per
+    token."""
 
     name: ClassVar[str] = "superblock"
-    adaptive: ClassVar[bool] = True  # where decays are strong, its products take another way for the whole super-block
+    # where decays are strong, its products take another way for the whole super-block
+    adaptive: ClassVar[bool] = True
 
 
 ENGINES[Superblock.name] = SuperblockEngine()

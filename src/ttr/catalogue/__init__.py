@@ -1,4 +1,5 @@
-"""The named architectures: ``ttr.catalogue["gated-deltanet"]``. Each is an entry of data; its name decides nothing."""
+"""The named architectures: ``ttr.catalogue["gated-deltanet"]``. Each is an entry of data; its name decides
+nothing."""
 
 from __future__ import annotations
 
@@ -13,10 +14,14 @@ from ttr.architecture import Architecture
 
 _FILES = [importlib.import_module(f"{__name__}.{family.name}") for family in pkgutil.iter_modules(__path__)]
 
-ENTRIES: dict[str, Architecture] = {name: entry for family in _FILES for name, entry in family.ENTRIES.items()}
+ENTRIES: dict[str, Architecture] = {
+    name: entry for family in _FILES for name, entry in family.ENTRIES.items()
+}
 """The entries of every file of this folder, one file per family."""
 
-FAMILIES: dict[str, tuple[str, ...]] = {family.__doc__.partition("\n")[0].rstrip("."): tuple(family.ENTRIES) for family in _FILES}
+FAMILIES: dict[str, tuple[str, ...]] = {
+    family.__doc__.partition("\n")[0].rstrip("."): tuple(family.ENTRIES) for family in _FILES
+}
 """What the layers of a family have in common, in words, and their names."""
 
 

@@ -29,64 +29,127 @@ ENTRIES: dict[str, Architecture] = {
     "softmax-attention": Architecture(
         Problem(Uniform(), LocalConstant(), ExactLocalFit()),
         keys=(Rotary(),),
-        source="Vaswani et al.: Attention Is All You Need", arxiv="1706.03762", year=2017,
-        original="torch.nn.functional.scaled_dot_product_attention", verified="memory: torch scaled_dot_product_attention",
-        note="With rotary positions, arXiv 2104.09864."),
+        source="Vaswani et al.: Attention Is All You Need",
+        arxiv="1706.03762",
+        year=2017,
+        original="torch.nn.functional.scaled_dot_product_attention",
+        verified=("memory: torch scaled_dot_product_attention"),
+        note="With rotary positions, arXiv 2104.09864.",
+    ),
     "softmax-attention-qknorm": Architecture(
         Problem(Uniform(), LocalConstant(scale=10.0, unit_norm=True, learned_scale=True), ExactLocalFit()),
         keys=(Rotary(),),
-        source="Henry, Dachapally, Pawar, Chen: Query-Key Normalization for Transformers", arxiv="2010.04245", year=2020,
-        original=None, verified="memory: torch scaled_dot_product_attention on normalised inputs",
-        note="With rotary positions; the learned scale of each head starts at 10."),
+        source="Henry, Dachapally, Pawar, Chen: Query-Key Normalization for Transformers",
+        arxiv="2010.04245",
+        year=2020,
+        original=None,
+        verified="memory: torch scaled_dot_product_attention on normalised inputs",
+        note="With rotary positions; the learned scale of each head starts at 10.",
+    ),
     "sliding-window-attention": Architecture(
         Problem(Window(128), LocalConstant(), ExactLocalFit()),
         keys=(Rotary(),),
-        source="Beltagy, Peters, Cohan: Longformer", arxiv="2004.05150", year=2020,
-        original="fla.layers.Attention", verified="memory: fla/ops/attn/naive.py",
-        note="With rotary positions, and a window of 128 tokens, the newest included."),
+        source="Beltagy, Peters, Cohan: Longformer",
+        arxiv="2004.05150",
+        year=2020,
+        original="fla.layers.Attention",
+        verified="memory: fla/ops/attn/naive.py",
+        note="With rotary positions, and a window of 128 tokens, the newest included.",
+    ),
     "alibi-attention": Architecture(
         Problem(Alibi(), LocalConstant(), ExactLocalFit()),
-        source="Press, Smith, Lewis: Train Short, Test Long", arxiv="2108.12409", year=2021,
-        original="transformers.models.bloom.modeling_bloom.BloomAttention", verified="memory: transformers models/bloom build_alibi_tensor"),
+        source="Press, Smith, Lewis: Train Short, Test Long",
+        arxiv="2108.12409",
+        year=2021,
+        original="transformers.models.bloom.modeling_bloom.BloomAttention",
+        verified=("memory: transformers models/bloom build_alibi_tensor"),
+    ),
     "forgetting-attention": Architecture(
         Problem(Geometric("head"), LocalConstant(), ExactLocalFit()),
         controls=(LogSigmoidDecay(),),
-        source="Lin, Nikishin, He, Courville: Forgetting Transformer", arxiv="2503.02130", year=2025,
-        original="fla.layers.ForgettingAttention", verified="memory: fla/ops/forgetting_attn/naive.py",
-        note="Without positions, as published; not the Pro block with its norms and output gate."),
+        source="Lin, Nikishin, He, Courville: Forgetting Transformer",
+        arxiv="2503.02130",
+        year=2025,
+        original="fla.layers.ForgettingAttention",
+        verified="memory: fla/ops/forgetting_attn/naive.py",
+        note="Without positions, as published; not the Pro block with its norms and output gate.",
+    ),
     "path-attention": Architecture(
         Problem(Uniform(), TransportedConstant(), ExactLocalFit()),
         keys=(ShortConvolution(width=3, streams=("transport_key",)), UnitNorm(streams=("transport_key",))),
         controls=(TransportKey(rank=32, unit=False), SigmoidStepSize(doubled=True)),
-        source="Yang et al.: PaTH Attention, Position Encoding via Accumulating Householder Transformations", arxiv="2505.16381", year=2025,
-        original="fla.layers.PaTHAttention", verified="memory: fla/ops/path_attn/naive.py",
-        note="The transport key of every head, not only of every key head. With Geometric weights it is the form with a forget gate, "
-             "whose log decay is the published gate's times K^-1/2."),
+        source="Yang et al.: PaTH Attention, Position Encoding via Accumulating Householder Transformations",
+        arxiv="2505.16381",
+        year=2025,
+        original="fla.layers.PaTHAttention",
+        verified="memory: fla/ops/path_attn/naive.py",
+        note="The transport key of every head, not only of every key head. With Geometric weights it is the "
+        "form with a forget gate, "
+        "whose log decay is the published gate's times K^-1/2.",
+    ),
     "deltaformer": Architecture(
         Problem(Uniform(), LocalConstant(), FunctionalDeltaRule()),
-        keys=(Rotary(),), controls=(SigmoidStepSize(),),
-        source="Zhong et al.: Understanding Transformer from the Perspective of Associative Memory", arxiv="2505.19488", year=2025,
-        original="fla.layers.DeltaFormerAttention", verified="memory: fla/ops/deltaformer/naive.py",
-        note="The step is a sigmoid; in flash-linear-attention it is a raw linear map, which may be negative."),
+        keys=(Rotary(),),
+        controls=(SigmoidStepSize(),),
+        source="Zhong et al.: Understanding Transformer from the Perspective of Associative Memory",
+        arxiv="2505.19488",
+        year=2025,
+        original="fla.layers.DeltaFormerAttention",
+        verified="memory: fla/ops/deltaformer/naive.py",
+        note=(
+            "The step is a sigmoid; in flash-linear-attention it is a raw linear map, which may be negative."
+        ),
+    ),
     "skyformer": Architecture(
-        Problem(Uniform(), GaussianNystrom(landmarks=128, landmarks_of="both", ridge=0.1, inverse="balanced", steps=6), OneStep()),
-        source="Chen, Zeng, Ji, Yang: Skyformer, Remodel Self-Attention with Gaussian Kernel and Nystrom Method", arxiv="2111.00035", year=2021,
+        Problem(
+            Uniform(),
+            GaussianNystrom(landmarks=128, landmarks_of="both", ridge=0.1, inverse="balanced", steps=6),
+            OneStep(),
+        ),
+        source=(
+            "Chen, Zeng, Ji, Yang: Skyformer, Remodel Self-Attention with Gaussian Kernel and Nystrom Method"
+        ),
+        arxiv="2111.00035",
+        year=2021,
         original=None,
-        verified="memory: the published iteration on the explicit kernel matrix of all points, and a plain kernel sum",
-        note="Not causal. Landmarks are evenly spaced, not drawn at random; the iteration starts from a maximum per sequence and head, "
-             "not per batch; data are scaled by K^-1/4, not by 32^-1/4."),
+        verified=(
+            "memory: the published iteration on the explicit kernel matrix of all points, and a plain "
+            "kernel sum"
+        ),
+        note="Not causal. Landmarks are evenly spaced, not drawn at random; the iteration starts from a "
+        "maximum per sequence and head, "
+        "not per batch; data are scaled by K^-1/4, not by 32^-1/4.",
+    ),
     "soft": Architecture(
-        Problem(Uniform(), GaussianNystrom(landmarks=49, landmarks_of="queries", pooled=True, ridge=0.01, inverse="newton", steps=20), OneStep()),
+        Problem(
+            Uniform(),
+            GaussianNystrom(
+                landmarks=49, landmarks_of="queries", pooled=True, ridge=0.01, inverse="newton", steps=20
+            ),
+            OneStep(),
+        ),
         keys=(SharedKey(),),
-        source="Lu et al.: SOFT, Softmax-free Transformer with Linear Complexity", arxiv="2110.11945", year=2021,
+        source="Lu et al.: SOFT, Softmax-free Transformer with Linear Complexity",
+        arxiv="2110.11945",
+        year=2021,
         original=None,
-        verified="memory: the published iteration in the eigenbasis of the landmarks' kernel, and a plain kernel sum",
-        note="Not causal. Landmarks are means of segments of a sequence, not a learned convolution of an image, LayerNorm and GELU; "
-             "without the convolution of the values; the step of the iteration is never halved."),
+        verified=(
+            "memory: the published iteration in the eigenbasis of the landmarks' kernel, and a plain "
+            "kernel sum"
+        ),
+        note="Not causal. Landmarks are means of segments of a sequence, not a learned convolution of an "
+        "image, LayerNorm and GELU; "
+        "without the convolution of the values; the step of the iteration is never halved.",
+    ),
     "local-linear-attention": Architecture(
         Problem(Uniform(), LocalLinear(), ExactLocalFit()),
-        keys=(HeadRMSNorm(), Rotary()), controls=(LearnedRidge(start=1.0, at_least=0.1, per="head"),),
-        source="Wang, Shi, Fox: Test-time regression; Zuo et al.: Local Linear Attention", arxiv="2510.01450", year=2025,
-        original=None, verified="memory: weighted least squares by LAPACK",
-        note="Norms of q and k bound the distances on which the fitted line is read."),
+        keys=(HeadRMSNorm(), Rotary()),
+        controls=(LearnedRidge(start=1.0, at_least=0.1, per="head"),),
+        source="Wang, Shi, Fox: Test-time regression; Zuo et al.: Local Linear Attention",
+        arxiv="2510.01450",
+        year=2025,
+        original=None,
+        verified="memory: weighted least squares by LAPACK",
+        note="Norms of q and k bound the distances on which the fitted line is read.",
+    ),
 }

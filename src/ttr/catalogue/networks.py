@@ -1,4 +1,5 @@
-"""Memories that are networks, trained in mini-batches while they read: TTT, Titans, LaCT, ATLAS and the MIRAS models."""
+"""Memories that are networks, trained in mini-batches while they read: TTT, Titans, LaCT, ATLAS and the MIRAS
+models."""
 
 from __future__ import annotations
 
@@ -31,60 +32,143 @@ from ttr.surroundings.output.rms_norm import RMSNorm
 from ttr.weights.geometric import Geometric
 from ttr.weights.uniform import Uniform
 
-LACT = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037), (2.8769, -3.1427, 1.2046), (2.8366, -3.0525, 1.2012))
+LACT = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
 """The coefficients of LaCT's Newton-Schulz iterations, which bring singular values to 0.98..1.01."""
 
 ENTRIES: dict[str, Architecture] = {
     "ttt-linear": Architecture(
         Problem(Uniform(), Mlp(depth=1, bias=True, start=0.02), GradientDescent(chunk=16, read_step=True)),
-        keys=(Rotary(period=16),), controls=(SigmoidRate(), ChunkAverage()), output=(LayerNorm(),),
-        source="Sun et al.: Learning to (Learn at Test Time): RNNs with Expressive Hidden States", arxiv="2407.04620", year=2024,
-        original=None, verified="memory: fla/ops/ttt/naive.py, where its read step and residual agree; the dual form of the publication",
-        note="The Transformer backbone of the release, without its optional gate and convolution."),
+        keys=(Rotary(period=16),),
+        controls=(SigmoidRate(), ChunkAverage()),
+        output=(LayerNorm(),),
+        source="Sun et al.: Learning to (Learn at Test Time): RNNs with Expressive Hidden States",
+        arxiv="2407.04620",
+        year=2024,
+        original=None,
+        verified=(
+            "memory: fla/ops/ttt/naive.py, where its read step and residual agree; the "
+            "dual form of the publication"
+        ),
+        note="The Transformer backbone of the release, without its optional gate and convolution.",
+    ),
     "ttt-mlp": Architecture(
         Problem(Uniform(), Mlp(bias=True, start=0.02), GradientDescent(chunk=16, read_step=True)),
-        keys=(Rotary(period=16),), controls=(SigmoidRate(base=0.1), ChunkAverage()), output=(LayerNorm(),),
-        source="Sun et al.: Learning to (Learn at Test Time): RNNs with Expressive Hidden States", arxiv="2407.04620", year=2024,
-        original=None, verified="memory: the dual form of the publication, gradients by hand",
-        note="As ttt-linear with a hidden layer. The derivative of GELU is exact, that of the release has rounded constants."),
+        keys=(Rotary(period=16),),
+        controls=(SigmoidRate(base=0.1), ChunkAverage()),
+        output=(LayerNorm(),),
+        source="Sun et al.: Learning to (Learn at Test Time): RNNs with Expressive Hidden States",
+        arxiv="2407.04620",
+        year=2024,
+        original=None,
+        verified="memory: the dual form of the publication, gradients by hand",
+        note=(
+            "As ttt-linear with a hidden layer. The derivative of GELU is exact, that of the release has "
+            "rounded constants."
+        ),
+    ),
     "titans": Architecture(
         Problem(Geometric(), Mlp(residual=False), GradientDescent(chunk=16, momentum=True)),
-        keys=(ShortConvolution(), UnitNorm()), controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SigmoidMomentum()),
+        keys=(ShortConvolution(), UnitNorm()),
+        controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SigmoidMomentum()),
         output=(GatedRMSNorm("silu"),),
-        source="Behrouz, Zhong, Mirrokni: Titans", arxiv="2501.00663", year=2025,
-        original=None, verified="memory: the weights of every token unrolled, gradients by hand; fla/ops/titans/naive.py for a matrix",
-        note="The memory layer alone (LMM), gates per head. Community code averages gates over a chunk and the loss over channels."),
+        source="Behrouz, Zhong, Mirrokni: Titans",
+        arxiv="2501.00663",
+        year=2025,
+        original=None,
+        verified=(
+            "memory: the weights of every token unrolled, gradients by hand; "
+            "fla/ops/titans/naive.py for a matrix"
+        ),
+        note=(
+            "The memory layer alone (LMM), gates per head. Community code averages gates over a chunk and "
+            "the loss over channels."
+        ),
+    ),
     "lact": Architecture(
         Problem(Uniform(), GatedMlp(), ChunkDescent(momentum=True, orthogonalise=NewtonSchulz(LACT))),
-        keys=(Silu(), UnitNorm(), Rotary(base=500000.0)), controls=(SoftplusRates(), SigmoidMomentum()), output=(RMSNorm(),),
-        source="Zhang et al.: Test-Time Training Done Right", arxiv="2505.23884", year=2025,
-        original=None, verified="memory: the published loop over chunks, gradients by hand",
-        note="Without the window attention beside it and the scale of its keys. The release orthogonalises in bfloat16."),
+        keys=(Silu(), UnitNorm(), Rotary(base=500000.0)),
+        controls=(SoftplusRates(), SigmoidMomentum()),
+        output=(RMSNorm(),),
+        source="Zhang et al.: Test-Time Training Done Right",
+        arxiv="2505.23884",
+        year=2025,
+        original=None,
+        verified="memory: the published loop over chunks, gradients by hand",
+        note=(
+            "Without the window attention beside it and the scale of its keys. The release orthogonalises "
+            "in bfloat16."
+        ),
+    ),
     "atlas": Architecture(
-        Problem(Geometric(), Mlp(hidden=1, features=Taylor()), GradientDescent(chunk=16, momentum=True, window=4, orthogonalise=NewtonSchulz())),
-        keys=(ShortConvolution(), UnitNorm()), controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SigmoidMomentum()),
+        Problem(
+            Geometric(),
+            Mlp(hidden=1, features=Taylor()),
+            GradientDescent(chunk=16, momentum=True, window=4, orthogonalise=NewtonSchulz()),
+        ),
+        keys=(ShortConvolution(), UnitNorm()),
+        controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SigmoidMomentum()),
         output=(GatedRMSNorm("silu"),),
-        source="Behrouz et al.: ATLAS: Learning to Optimally Memorize the Context at Test Time", arxiv="2505.23735", year=2025,
-        original=None, verified="derived from the publication's equations: every token's weights and windowed gradient written out",
-        note="No author code is public. Each pair of the window keeps the step of its own token; fixed features of degree 2, the first V of which "
-             "(1, then the scaled key) are what the residual adds."),
+        source="Behrouz et al.: ATLAS: Learning to Optimally Memorize the Context at Test Time",
+        arxiv="2505.23735",
+        year=2025,
+        original=None,
+        verified=(
+            "derived from the publication's equations: every token's weights and "
+            "windowed gradient written out"
+        ),
+        note="No author code is public. Each pair of the window keeps the step of its own token; fixed "
+        "features of degree 2, the first V of which "
+        "(1, then the scaled key) are what the residual adds.",
+    ),
     "moneta": Architecture(
         Problem(Geometric(), Mlp(), GradientDescent(chunk=16, loss=PowerError(3.0), mirror=PowerNorm(4.0))),
-        keys=(ShortConvolution(), UnitNorm()), controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize()), output=(GatedRMSNorm("silu"),),
-        source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected", arxiv="2504.13173", year=2025,
-        original=None, verified="derived from the publication's equations: the recurrence with gradients by hand",
-        note="No author code is public. Gates per head, not per channel; the norm acts at every token, not at chunk ends alone; l_p over p."),
+        keys=(ShortConvolution(), UnitNorm()),
+        controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize()),
+        output=(GatedRMSNorm("silu"),),
+        source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected",
+        arxiv="2504.13173",
+        year=2025,
+        original=None,
+        verified=("derived from the publication's equations: the recurrence with gradients by hand"),
+        note=(
+            "No author code is public. Gates per head, not per channel; the norm acts at every token, not "
+            "at chunk ends alone; l_p over p."
+        ),
+    ),
     "yaad": Architecture(
         Problem(Geometric(), Mlp(), GradientDescent(chunk=16, loss=Huber())),
-        keys=(ShortConvolution(), UnitNorm()), controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SoftplusThreshold()),
+        keys=(ShortConvolution(), UnitNorm()),
+        controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SoftplusThreshold()),
         output=(GatedRMSNorm("silu"),),
-        source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected", arxiv="2504.13173", year=2025,
-        original=None, verified="derived from the publication's equations: the recurrence with gradients by hand",
-        note="No author code is public. Gates per head; Huber of the error's length, where eq. 26 prints the slope of l_1."),
+        source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected",
+        arxiv="2504.13173",
+        year=2025,
+        original=None,
+        verified=("derived from the publication's equations: the recurrence with gradients by hand"),
+        note=(
+            "No author code is public. Gates per head; Huber of the error's length, where eq. 26 prints "
+            "the slope of l_1."
+        ),
+    ),
     "memora": Architecture(
         Problem(Geometric(), Mlp(start=1.0), GradientDescent(chunk=16, mirror=Simplex())),
-        keys=(ShortConvolution(), UnitNorm()), controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize()), output=(GatedRMSNorm("silu"),),
-        source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected", arxiv="2504.13173", year=2025,
-        original=None, verified="derived from the publication's equations: the recurrence with gradients by hand",
-        note="No author code is public. Softmax over the inputs of every output and c = 1 are a reading of 'per slice'; gates per head."),
+        keys=(ShortConvolution(), UnitNorm()),
+        controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize()),
+        output=(GatedRMSNorm("silu"),),
+        source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected",
+        arxiv="2504.13173",
+        year=2025,
+        original=None,
+        verified=("derived from the publication's equations: the recurrence with gradients by hand"),
+        note=(
+            "No author code is public. Softmax over the inputs of every output and c = 1 are a reading of "
+            "'per slice'; gates per head."
+        ),
+    ),
 }

@@ -1,4 +1,5 @@
-"""Which memory suits a text: a small byte-level language model per memory, at equal parameters, steps, data and seed."""
+"""Which memory suits a text: a small byte-level language model per memory, at equal parameters, steps, data
+and seed."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ REPORT = ("results.json", "comparison.png", "report.html")
 def compare(settings: CompareSettings, console: Console) -> dict[str, Any]:
     """Train, measure and report; what an earlier call with the same settings finished is not done again.
 
-    Writes into ``settings.out``: settings.json, runs/ (a checkpoint and a result per run), results.json, comparison.png and
-    report.html; prints progress, the table and the conclusion to ``console``.
+    Writes into ``settings.out``: settings.json, runs/ (a checkpoint and a result per run), results.json,
+    comparison.png and report.html; prints progress, the table and the conclusion to ``console``.
 
     Returns:
         What results.json holds.
@@ -54,12 +55,21 @@ def compare(settings: CompareSettings, console: Console) -> dict[str, Any]:
 
 
 def publish(settings: CompareSettings, results: Mapping[str, Any], console: Console) -> None:
-    """Write results.json, comparison.png and report.html where they differ from what is there, and print the table."""
+    """Write results.json, comparison.png and report.html where they differ from what is there, and print the
+    table."""
     png = draw(results)
-    for name, content in zip(REPORT, (to_json(results), png, html(results, png).encode(errors="backslashreplace")), strict=True):
+    for name, content in zip(
+        REPORT, (to_json(results), png, html(results, png).encode(errors="backslashreplace")), strict=True
+    ):
         write(settings.out / name, content)
     show(results, console)
-    console.print("Written:", *(str(settings.out / name) for name in REPORT), highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        "Written:",
+        *(str(settings.out / name) for name in REPORT),
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def claim(settings: CompareSettings, text: Text, found: Sequence[Memory]) -> dict[str, Any]:
@@ -73,13 +83,21 @@ def claim(settings: CompareSettings, text: Text, found: Sequence[Memory]) -> dic
     """
     make_folder(settings.out / "runs")
     path = settings.out / "settings.json"
-    foreign = [name for name in REPORT if (settings.out / name).exists()] + ["runs"] * any((settings.out / "runs").iterdir())
+    foreign = [name for name in REPORT if (settings.out / name).exists()] + ["runs"] * any(
+        (settings.out / "runs").iterdir()
+    )
     if foreign and not path.exists():
-        raise UserError(f"{settings.out} holds {', '.join(foreign)} but no settings.json that says whose they are. Choose another folder with --out.")
-    about = {"command": settings.command(), "settings": settings.to_dict(),
-             "definitions": definitions(found),
-             "text": {"bytes": len(text.content), "sha256": text.sha256, "files": list(text.names)},
-             "versions": {"ttr": __version__, "torch": torch.__version__, "python": platform.python_version()}}
+        raise UserError(
+            f"{settings.out} holds {', '.join(foreign)} but no settings.json that says whose "
+            "they are. Choose another folder with --out."
+        )
+    about = {
+        "command": settings.command(),
+        "settings": settings.to_dict(),
+        "definitions": definitions(found),
+        "text": {"bytes": len(text.content), "sha256": text.sha256, "files": list(text.names)},
+        "versions": {"ttr": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
     if not path.exists():
         write(path, to_json(about))
         return about
@@ -89,12 +107,21 @@ def claim(settings: CompareSettings, text: Text, found: Sequence[Memory]) -> dic
         if any(type(before[key]) is not type(value) for key, value in about.items()):
             raise TypeError
         differ = [key for key in ("settings", "text") for key in _differences(before[key], about[key])]
-        differ += [f"the definition of {name}" for name in _differences(before["definitions"], about["definitions"]) if not differ]
+        differ += [
+            f"the definition of {name}"
+            for name in _differences(before["definitions"], about["definitions"])
+            if not differ
+        ]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged. Restore it, or choose another folder with --out; nothing was overwritten.") from None
+        raise UserError(
+            f"{path} is damaged. Restore it, or choose another folder with --out; nothing was overwritten."
+        ) from None
     if differ:
-        raise UserError(f"{settings.out} holds a comparison with other arguments ({', '.join(differ)} changed). "
-                        "Give the same arguments to go on with it, or another folder with --out.")
+        raise UserError(
+            f"{settings.out} holds a comparison with other arguments ({', '.join(differ)} "
+            "changed). "
+            "Give the same arguments to go on with it, or another folder with --out."
+        )
     return before
 
 

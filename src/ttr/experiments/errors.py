@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 
 class UserError(ValueError):
-    """Something the user can put right, said in one sentence that names the remedy; the command line prints it and exits with 1."""
+    """Something the user can put right, said in one sentence that names the remedy; the command line prints
+    it and exits with 1."""
 
 
 @contextlib.contextmanager

@@ -13,12 +13,14 @@ from ttr.experiments.training import next_byte_loss
 from ttr.values import checks
 
 MOST_BITS = 64.0
-"""What a byte is counted as at most, also where a model's figure for it is not finite, so that a broken model has a mean."""
+"""What a byte is counted as at most, also where a model's figure for it is not finite, so that a broken model
+has a mean."""
 
 
 @torch.no_grad()
 def bits_of_every_byte(model: nn.Module, tokens: Int[Tensor, "W L"], batch: int) -> Float[Tensor, "W L-1"]:
-    """Bits the model spends on each byte of the windows, from the window's earlier bytes alone; ``MOST_BITS`` at most."""
+    """Bits the model spends on each byte of the windows, from the window's earlier bytes alone; ``MOST_BITS``
+    at most."""
     model.eval()
     bits = torch.cat([next_byte_loss(model, part) for part in tokens.split(batch)])
     return bits.nan_to_num(nan=MOST_BITS).clamp(max=MOST_BITS)
@@ -35,18 +37,22 @@ def memory_bytes(model: nn.Module, window: Int[Tensor, "1 T"]) -> int:
 @torch.no_grad()
 @checks(values=False)
 def decoding_speed(model: nn.Module, window: Int[Tensor, "1 T"], tokens: int) -> float:
-    """Greedy bytes per second, one sequence, the cache filled with ``window`` first; from the median time of a byte."""
+    """Greedy bytes per second, one sequence, the cache filled with ``window`` first; from the median time of
+    a byte."""
     model.eval()
     out = model(input_ids=window, use_cache=True)
     seconds = []
     for _ in range(tokens):
         began = time.perf_counter()
-        out = model(input_ids=out.logits[:, -1:].argmax(-1), past_key_values=out.past_key_values, use_cache=True)
+        out = model(
+            input_ids=out.logits[:, -1:].argmax(-1), past_key_values=out.past_key_values, use_cache=True
+        )
         seconds.append(time.perf_counter() - began)
     return 1 / median(seconds)
 
 
 def unigram_bits(train: UInt8[Tensor, " N"], targets: Int[Tensor, "W T"]) -> Float[Tensor, "W T"]:
-    """The floor a model must get under: bits by the bytes' frequencies in the training text (one added to each count)."""
+    """The floor a model must get under: bits by the bytes' frequencies in the training text (one added to
+    each count)."""
     counts = torch.bincount(train.long(), minlength=256).double() + 1
     return -(counts / counts.sum()).log2()[targets].float()

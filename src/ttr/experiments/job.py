@@ -43,23 +43,38 @@ class Job:
         self.tuning = self._windows(self.pieces.tuning)
         self.mask = recall_slice(self.validation, settings.ngram)
         if not self.mask.any():
-            raise ValueError(f"No window of {settings.context} bytes repeats {settings.ngram} bytes, so there is nothing to recall. "
-                             "Use a larger --context or more text.")
-        train_bytes = torch.cat([text.content[piece.start:piece.stop] for piece in self.pieces.train])
+            raise ValueError(
+                f"No window of {settings.context} bytes repeats {settings.ngram} bytes, so "
+                "there is nothing to recall. "
+                "Use a larger --context or more text."
+            )
+        train_bytes = torch.cat([text.content[piece.start : piece.stop] for piece in self.pieces.train])
         self.unigram = unigram_bits(train_bytes, self.validation[:, 1:])
         self.widths = equal_widths(found, settings)
-        self.comparison = hashlib.sha256(to_json([settings.to_dict(), text.sha256, definitions(found)])).hexdigest()
-        self.runs = [self._run(m, seed, rate) for m in found for seed in settings.all_seeds for rate in settings.rates]
+        self.comparison = hashlib.sha256(
+            to_json([settings.to_dict(), text.sha256, definitions(found)])
+        ).hexdigest()
+        self.runs = [
+            self._run(m, seed, rate) for m in found for seed in settings.all_seeds for rate in settings.rates
+        ]
         self.total_steps = settings.steps * len(found) * (len(settings.rates) + settings.seeds - 1)
 
     def _windows(self, pieces: Sequence[range]) -> Tensor:
-        return windows(self.text.content, evaluation_starts(pieces, self.settings.context, self.settings.evaluation_windows), self.settings.context)
+        return windows(
+            self.text.content,
+            evaluation_starts(pieces, self.settings.context, self.settings.evaluation_windows),
+            self.settings.context,
+        )
 
     def _run(self, memory: Memory, seed: int, rate: float) -> dict[str, Any]:
         return {"memory": memory.name, "seed": seed, "learning_rate": rate, "comparison": self.comparison}
 
     def _path(self, run: dict[str, Any], kind: str) -> Path:
-        return self.settings.out / "runs" / f"{run['memory']}.seed{run['seed']}.rate{run['learning_rate']}.{kind}.safetensors"
+        return (
+            self.settings.out
+            / "runs"
+            / f"{run['memory']}.seed{run['seed']}.rate{run['learning_rate']}.{kind}.safetensors"
+        )
 
     def check_files(self) -> None:
         """Read every file that an earlier call left, before anything new is done.
@@ -71,10 +86,14 @@ class Job:
             finished = self._path(run, "result")
             for path in (finished,) if finished.exists() else (self._path(run, "checkpoint"),):
                 if path.exists() and load_tensors(path)[1].get("run") != run:
-                    raise UserError(f"{path} belongs to another run. Delete it to train this one from the start; the others are kept.")
+                    raise UserError(
+                        f"{path} belongs to another run. Delete it to train this one from the "
+                        "start; the others are kept."
+                    )
 
     def measure(self, memory: Memory, bar: Bar) -> Measured:
-        """All runs of one memory: the first seed with every rate, the others with the rate that was best on the tuning split."""
+        """All runs of one memory: the first seed with every rate, the others with the rate that was best on
+        the tuning split."""
         first, *others = self.settings.all_seeds
         tried = [self._finish(memory, first, rate, bar) for rate in self.settings.rates]
         bits, facts = min(tried, key=lambda run: run[1]["tuning_bits_per_byte"])
@@ -83,7 +102,8 @@ class Job:
         return Measured(memory.name, torch.stack([b for b, _ in runs]), [f for _, f in runs])
 
     def _finish(self, memory: Memory, seed: int, rate: float, bar: Bar) -> tuple[Tensor, dict[str, Any]]:
-        """The bits of every validation byte and the facts of one run: read if it was finished before, else trained first."""
+        """The bits of every validation byte and the facts of one run: read if it was finished before, else
+        trained first."""
         run, settings = self._run(memory, seed, rate), self.settings
         path = self._path(run, "result")
         if path.exists():
@@ -92,20 +112,44 @@ class Job:
             return tensors["bits"], facts
         model = build(memory, settings, self.widths[memory.name], seed)
         starts = training_starts(self.pieces.train, settings.context, settings.steps, settings.batch, seed)
-        history = train(model, self.text.content, starts, rate, settings, self._path(run, "checkpoint"), run, bar.follow(memory.name, seed, rate))
+        history = train(
+            model,
+            self.text.content,
+            starts,
+            rate,
+            settings,
+            self._path(run, "checkpoint"),
+            run,
+            bar.follow(memory.name, seed, rate),
+        )
         bar.skip(settings.steps - len(history.loss))  # what a run that diverged leaves undone
         bar.say("measuring")
         bits = bits_of_every_byte(model, self.validation, settings.batch)
         prompt = self.validation[:1, :-1]
-        facts = {"run": run, "parameters": parameters(model), "mlp_width": self.widths[memory.name], "diverged_at": history.diverged_at,
-                 "tuning_bits_per_byte": self._tuning_bits(model),
-                 "state_bytes": memory_bytes(model, prompt), "loss": history.loss,
-                 "training_tokens_per_second": settings.batch * settings.context / median(history.seconds or [math.inf]),
-                 "decoding_tokens_per_second": decoding_speed(model, prompt, settings.decoded)}
+        facts = {
+            "run": run,
+            "parameters": parameters(model),
+            "mlp_width": self.widths[memory.name],
+            "diverged_at": history.diverged_at,
+            "tuning_bits_per_byte": self._tuning_bits(model),
+            "state_bytes": memory_bytes(model, prompt),
+            "loss": history.loss,
+            "training_tokens_per_second": settings.batch
+            * settings.context
+            / median(history.seconds or [math.inf]),
+            "decoding_tokens_per_second": decoding_speed(model, prompt, settings.decoded),
+        }
         save_tensors(path, {"bits": bits}, facts)
-        bar.finished(f"{float(bits.double().mean()):.3f} bits per byte, {facts['training_tokens_per_second']:,.0f} bytes trained on per second")
+        bar.finished(
+            f"{float(bits.double().mean()):.3f} bits per byte, "
+            f"{facts['training_tokens_per_second']:,.0f} bytes trained on per second"
+        )
         return bits, facts
 
     def _tuning_bits(self, model: nn.Module) -> float | None:
         """Bits per byte on the tuning split, which only matters if there are rates to choose from."""
-        return float(bits_of_every_byte(model, self.tuning, self.settings.batch).double().mean()) if len(self.settings.rates) > 1 else None
+        return (
+            float(bits_of_every_byte(model, self.tuning, self.settings.batch).double().mean())
+            if len(self.settings.rates) > 1
+            else None
+        )

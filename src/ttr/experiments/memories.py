@@ -62,9 +62,16 @@ def _of_file(path: Path) -> tuple[Memory, ...]:
 def build(memory: Memory, settings: CompareSettings, mlp_width: int, seed: int) -> nn.Module:
     """A fresh model with this memory in every layer; the global generator is left as it was."""
     heads = settings.width // settings.head_size
-    config = TTRConfig(vocab_size=256, hidden_size=settings.width, num_hidden_layers=settings.depth, num_heads=heads,
-                       key_size=settings.head_size, value_size=settings.head_size, intermediate_size=mlp_width,
-                       layers=[memory.layer] * settings.depth)
+    config = TTRConfig(
+        vocab_size=256,
+        hidden_size=settings.width,
+        num_hidden_layers=settings.depth,
+        num_heads=heads,
+        key_size=settings.head_size,
+        value_size=settings.head_size,
+        intermediate_size=mlp_width,
+        layers=[memory.layer] * settings.depth,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TTRForCausalLM(config)
@@ -78,8 +85,8 @@ def parameters(model: nn.Module) -> int:
 def equal_widths(found: Sequence[Memory], settings: CompareSettings) -> dict[str, int]:
     """The MLP width of every memory with which all models have the parameters of the largest (within 1 %).
 
-    The largest is the one whose memory brings most parameters of its own; it keeps ``mlp_ratio`` times the model's width.
-    Parameters are a straight line in the MLP's width, so two models tell it.
+    The largest is the one whose memory brings most parameters of its own; it keeps ``mlp_ratio`` times the
+    model's width. Parameters are a straight line in the MLP's width, so two models tell it.
     """
     base = round(settings.mlp_ratio * settings.width)
     at_base = {m.name: parameters(build(m, settings, base, 0)) for m in found}

@@ -1,4 +1,5 @@
-"""The picture of a comparison: how far each memory is behind the best, what its recall costs in state, how it learned."""
+"""The picture of a comparison: how far each memory is behind the best, what its recall costs in state, how it
+learned."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
-"""Okabe and Ito's palette, told apart by colour-blind readers too; used again from the start when it runs out."""
+"""Okabe and Ito's palette, told apart by colour-blind readers too; used again from the start when it runs
+out."""
 
 
 def draw(results: Mapping[str, Any]) -> bytes:
@@ -36,14 +38,42 @@ def draw(results: Mapping[str, Any]) -> bytes:
 
 
 def _distances(axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str]) -> None:
-    """How far each memory is behind the best on three sets of bytes, with the paired interval of that distance, the best on top."""
-    styles = (("recall", "o", "recall slice", -0.22), ("all", "D", "all bytes", 0.0), ("other", "s", "off the slice", 0.22))
+    """How far each memory is behind the best on three sets of bytes, with the paired interval of that
+    distance, the best on top."""
+    styles = (
+        ("recall", "o", "recall slice", -0.22),
+        ("all", "D", "all bytes", 0.0),
+        ("other", "s", "off the slice", 0.22),
+    )
     for measure, marker, label, offset in styles:
         for y, row in enumerate(rows):
             own, behind = colour[row["name"]], row["behind_best"][measure]
-            axes.plot([behind["low"], behind["high"]], [y + offset] * 2, color=own, linewidth=2, solid_capstyle="butt", zorder=2)
-            axes.plot(behind["value"], y + offset, marker, color=own, markerfacecolor=_face(measure, own), markersize=7, zorder=3)
-        axes.plot([], [], marker, color="#444444", markerfacecolor=_face(measure, "#444444"), label=label, linestyle="none")
+            axes.plot(
+                [behind["low"], behind["high"]],
+                [y + offset] * 2,
+                color=own,
+                linewidth=2,
+                solid_capstyle="butt",
+                zorder=2,
+            )
+            axes.plot(
+                behind["value"],
+                y + offset,
+                marker,
+                color=own,
+                markerfacecolor=_face(measure, own),
+                markersize=7,
+                zorder=3,
+            )
+        axes.plot(
+            [],
+            [],
+            marker,
+            color="#444444",
+            markerfacecolor=_face(measure, "#444444"),
+            label=label,
+            linestyle="none",
+        )
     axes.axvline(0, color="#444444", linewidth=1)
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
@@ -62,7 +92,12 @@ def _state(axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str])
     """Distance to the best on the recall slice against the bytes of memory that are carried along."""
     for row in rows:
         behind = row["behind_best"]["recall"]
-        axes.plot([row["state_bytes"]] * 2, [behind["low"], behind["high"]], color=colour[row["name"]], linewidth=1.5)
+        axes.plot(
+            [row["state_bytes"]] * 2,
+            [behind["low"], behind["high"]],
+            color=colour[row["name"]],
+            linewidth=1.5,
+        )
         axes.plot(row["state_bytes"], behind["value"], "o", color=colour[row["name"]], markersize=8)
     axes.set_xscale("log", base=2)
     ticks = _apart([row["state_bytes"] for row in rows])
@@ -75,7 +110,8 @@ def _state(axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str])
 
 
 def _apart(sizes: Sequence[int]) -> list[int]:
-    """The sizes from the smallest on, without those whose label on a logarithmic axis would run into the one before."""
+    """The sizes from the smallest on, without those whose label on a logarithmic axis would run into the one
+    before."""
     room = 0.28 * math.log2(max(sizes) / min(sizes))
     ticks: list[int] = []
     for size in sorted(set(sizes)):
@@ -84,7 +120,9 @@ def _apart(sizes: Sequence[int]) -> list[int]:
     return ticks
 
 
-def _learning(axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str], reference: Mapping[str, Any]) -> None:
+def _learning(
+    axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str], reference: Mapping[str, Any]
+) -> None:
     """Training loss, smoothed over a twentieth of the steps."""
     frequencies = reference["bits_per_byte"]["all"]["value"]
     axes.axhline(frequencies, color="#888888", linestyle=":", linewidth=1.2, label="byte frequencies")
@@ -92,7 +130,7 @@ def _learning(axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, st
     for row in rows:
         loss = row["training_loss"]
         width = max(1, len(loss) // 20)
-        smooth = [sum(loss[i:i + width]) / width for i in range(len(loss) - width + 1)]
+        smooth = [sum(loss[i : i + width]) / width for i in range(len(loss) - width + 1)]
         axes.plot(range(width, len(loss) + 1), smooth, color=colour[row["name"]], linewidth=1.6)
         curves += [smooth] if smooth else []  # a training that diverged at once has no curve
     if any(curve[-1] < frequencies for curve in curves):  # then what the first steps cost would hide the rest

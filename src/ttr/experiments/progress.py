@@ -15,8 +15,16 @@ class Bar:
     """A progress bar over the training steps of all runs, with the time that is left; a context manager."""
 
     def __init__(self, console: Console, total: int) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn(), TextColumn("left"), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, transient=True, expand=True, speed_estimate_period=60)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(
+            *columns, console=console, transient=True, expand=True, speed_estimate_period=60
+        )
         self._task = self._progress.add_task("starting", total=total)
         self._name = ""
 
@@ -24,7 +32,9 @@ class Bar:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.stop()
 
     def skip(self, steps: int) -> None:
@@ -40,7 +50,8 @@ class Bar:
         self._progress.console.print(f"{self._name}: {told}", highlight=False, markup=False)
 
     def follow(self, name: str, seed: int, rate: float) -> Callable[[History], None]:
-        """A callback for the training of one run, called with its history before the first and after every step."""
+        """A callback for the training of one run, called with its history before the first and after every
+        step."""
         self._name = name
         seen = 0
 
@@ -50,6 +61,9 @@ class Bar:
             self._progress.advance(self._task, done - seen)
             seen = done
             recent = history.loss[-10:]
-            self.say(f"seed {seed}, rate {rate:g}, step {done}" + (f", {sum(recent) / len(recent):.2f} bits a byte" if recent else ""))
+            self.say(
+                f"seed {seed}, rate {rate:g}, step {done}"
+                + ((f", {sum(recent) / len(recent):.2f} bits a byte") if recent else "")
+            )
 
         return on_step

@@ -26,14 +26,26 @@ def show(results: Mapping[str, Any], console: Console) -> None:
     for title in ("all\nbytes", "recall\nslice", "off the\nslice", "state", "training\ndecoding"):
         table.add_column(title, justify="right")
     for row in results["memories"]:
-        cells = [_two_lines(row["bits_per_byte"][measure], mark(row, results["best"], measure)) for measure in MEASURES]
+        cells = [
+            _two_lines(row["bits_per_byte"][measure], mark(row, results["best"], measure))
+            for measure in MEASURES
+        ]
         speeds = f"{row['training_tokens_per_second']:,.0f}/s\n{row['decoding_tokens_per_second']:,.0f}/s"
         table.add_row(row["name"], *cells, readable(row["state_bytes"]), speeds)
     reference = results["reference"]
-    table.add_row(reference["name"], *(_two_lines(reference["bits_per_byte"][measure], " ") for measure in MEASURES), style="dim")
+    table.add_row(
+        reference["name"],
+        *(_two_lines(reference["bits_per_byte"][measure], " ") for measure in MEASURES),
+        style="dim",
+    )
     console.print(table)
-    console.print(f"Bits per byte, lower is better, with 95 % intervals. {BEST} best, {EQUAL} cannot be told apart from it (differences "
-                  "are paired: they see more than two intervals side by side). Speeds in bytes per second.\n", highlight=False, markup=False)
+    console.print(
+        f"Bits per byte, lower is better, with 95 % intervals. {BEST} best, {EQUAL} cannot be "
+        "told apart from it (differences "
+        "are paired: they see more than two intervals side by side). Speeds in bytes per second.\n",
+        highlight=False,
+        markup=False,
+    )
     for sentence in results["conclusion"]:
         console.print(f"- {sentence}", highlight=False, markup=False)
 
@@ -54,78 +66,138 @@ def html(results: Mapping[str, Any], png: bytes) -> str:
     """The report as one HTML page that refers to nothing outside itself."""
     first, *more = results["conclusion"]
     image = base64.b64encode(png).decode()
-    return PAGE.format(first=escape(first), more="".join(f"<li>{escape(s)}</li>" for s in more), table=_table(results), image=image,
-                       reading=_reading(results), method=_method(results), command=escape(results["command"]), facts=_facts(results))
+    return PAGE.format(
+        first=escape(first),
+        more="".join(f"<li>{escape(s)}</li>" for s in more),
+        table=_table(results),
+        image=image,
+        reading=_reading(results),
+        method=_method(results),
+        command=escape(results["command"]),
+        facts=_facts(results),
+    )
 
 
 def _table(results: Mapping[str, Any]) -> str:
-    heads = ["memory", *MEASURES.values(), "behind the best (recall)", "state", "training", "decoding", "learning rate"]
+    heads = [
+        "memory",
+        *MEASURES.values(),
+        "behind the best (recall)",
+        "state",
+        "training",
+        "decoding",
+        "learning rate",
+    ]
     rows = ["".join(f"<th>{escape(head)}</th>" for head in heads)]
     for row in results["memories"]:
         cells = [f"<th>{escape(row['name'])}</th>"]
-        cells += [_cell(row["bits_per_byte"][measure], mark(row, results["best"], measure)) for measure in MEASURES]
+        cells += [
+            _cell(row["bits_per_byte"][measure], mark(row, results["best"], measure)) for measure in MEASURES
+        ]
         cells += [_cell(row["behind_best"]["recall"], " ")]
-        cells += [f"<td>{value}</td>" for value in (readable(row["state_bytes"]), f"{row['training_tokens_per_second']:,.0f}/s",
-                                                    f"{row['decoding_tokens_per_second']:,.0f}/s", f"{row['learning_rate']:g}")]
+        cells += [
+            f"<td>{value}</td>"
+            for value in (
+                readable(row["state_bytes"]),
+                f"{row['training_tokens_per_second']:,.0f}/s",
+                f"{row['decoding_tokens_per_second']:,.0f}/s",
+                f"{row['learning_rate']:g}",
+            )
+        ]
         rows.append("".join(cells))
     reference = results["reference"]
-    rows.append(f"<th>{escape(reference['name'])}</th>" + "".join(_cell(reference["bits_per_byte"][m], " ") for m in MEASURES) + "<td></td>" * 5)
+    rows.append(
+        f"<th>{escape(reference['name'])}</th>"
+        + "".join(_cell(reference["bits_per_byte"][m], " ") for m in MEASURES)
+        + "<td></td>" * 5
+    )
     return "".join(f"<tr>{row}</tr>" for row in rows)
 
 
 def _cell(interval: Mapping[str, float], sign: str) -> str:
     kind = {BEST: "best", EQUAL: "equal"}.get(sign, "")
-    return f'<td class="{kind}">{interval["value"]:.3f}<small>{interval["low"]:.3f} to {interval["high"]:.3f}</small></td>'
+    return (
+        f'<td class="{kind}">{interval["value"]:.3f}<small>{interval["low"]:.3f} to '
+        f"{interval['high']:.3f}</small></td>"
+    )
 
 
 def _reading(results: Mapping[str, Any]) -> str:
     settings, share = results["settings"], results["recall_slice"]["share"]
     return escape(
-        "All figures are bits per byte of text that no model was trained on; lower is better, and one bit less means twice the probability for the "
-        f"byte that came. The recall slice is the {share:.0%} of bytes whose preceding {settings['ngram']} bytes occurred earlier in the same window "
-        "(runs of one byte left out): there a memory that looks back can know what followed. State is what the layers carry from one byte to the "
-        f"next after {settings['context']} bytes.")
+        "All figures are bits per byte of text that no model was trained on; lower is better, and one bit "
+        "less means twice the probability for the "
+        f"byte that came. The recall slice is the {share:.0%} of bytes whose preceding {settings['ngram']} "
+        "bytes occurred earlier in the same window "
+        "(runs of one byte left out): there a memory that looks back can know what followed. State is what "
+        "the layers carry from one byte to the "
+        f"next after {settings['context']} bytes."
+    )
 
 
 def _method(results: Mapping[str, Any]) -> str:
     s, text, recall = results["settings"], results["text"], results["recall_slice"]
     sizes = [row["parameters"] for row in results["memories"]]
-    seeds = f"{s['seeds']} seeds from {s['seed']}" if s["seeds"] > 1 else f"one seed ({s['seed']}); --seeds N adds the spread between seeds"
+    seeds = (
+        f"{s['seeds']} seeds from {s['seed']}"
+        if s["seeds"] > 1
+        else (f"one seed ({s['seed']}); --seeds N adds the spread between seeds")
+    )
     shuffled = max(abs(row["slice_gap_of_shuffled_mask"]["value"]) for row in results["memories"])
     gap = max(abs(row["slice_gap"]["value"]) for row in results["memories"])
     items = (
-        f"Every memory stands in the same byte-level decoder: {s['depth']} layers, width {s['width']}, heads of {s['head_size']}. The MLP's width "
-        f"makes up for what a memory brings in parameters of its own: {min(sizes):,} to {max(sizes):,} in all.",
-        f"Training: {s['steps']} steps of {s['batch']} windows of {s['context']} bytes, the same windows in the same order for all, AdamW with "
+        f"Every memory stands in the same byte-level decoder: {s['depth']} layers, width {s['width']}, "
+        f"heads of {s['head_size']}. The MLP's width "
+        f"makes up for what a memory brings in parameters of its own: {min(sizes):,} to {max(sizes):,} in "
+        "all.",
+        f"Training: {s['steps']} steps of {s['batch']} windows of {s['context']} bytes, the same windows in "
+        "the same order for all, AdamW with "
         f"warm-up and cosine; {seeds}.",
         _rates(results),
-        f"Text: {text['bytes']:,} bytes of {len(text['files'])} file(s), cut into pieces; eight of ten are trained on, one serves to choose rates, "
-        f"one to judge: {recall['validation_windows']} windows of {recall['validation_bytes']:,} bytes, {recall['bytes']:,} in the recall slice.",
-        f"Intervals: 95 %, paired bootstrap over windows and seeds, {s['resamples']:,} resamples. A memory is marked as not to be told apart when "
-        "the interval of its distance to the best includes zero. The best was chosen by the same figures, so a narrow lead deserves another seed.",
-        f"Check: how much more a memory is behind on the slice than off it must vanish when the slice is shuffled. Then it is at most {shuffled:.3f} "
+        f"Text: {text['bytes']:,} bytes of {len(text['files'])} file(s), cut into pieces; eight of ten are "
+        "trained on, one serves to choose rates, "
+        f"one to judge: {recall['validation_windows']} windows of {recall['validation_bytes']:,} bytes, "
+        f"{recall['bytes']:,} in the recall slice.",
+        f"Intervals: 95 %, paired bootstrap over windows and seeds, {s['resamples']:,} resamples. A memory "
+        "is marked as not to be told apart when "
+        "the interval of its distance to the best includes zero. The best was chosen by the same figures, "
+        "so a narrow lead deserves another seed.",
+        "Check: how much more a memory is behind on the slice than off it must vanish when the slice is "
+        f"shuffled. Then it is at most {shuffled:.3f} "
         f"bits here; with the slice as it is, up to {gap:.3f}.",
-        "Speeds are medians on this machine, training with the batch above, decoding one sequence byte by byte.",
+        "Speeds are medians on this machine, training with the batch above, decoding one sequence byte by "
+        "byte.",
     )
     return "".join(f"<li>{escape(item)}</li>" for item in items)
 
 
 def _rates(results: Mapping[str, Any]) -> str:
     if results["settings"]["tune_lr"]:
-        return "Three learning rates were tried for each memory with the first seed; the best on the tuning pieces was kept."
+        return (
+            "Three learning rates were tried for each memory with the first seed; the best on the tuning "
+            "pieces was kept."
+        )
     rate = results["memories"][0]["learning_rate"]
-    return f"One learning rate for all, {rate:g}: a memory that would like another is at a disadvantage. --tune-lr tries three for each."
+    return (
+        f"One learning rate for all, {rate:g}: a memory that would like another is at a disadvantage. "
+        "--tune-lr tries three for each."
+    )
 
 
 def _facts(results: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    files = results["text"]["files"] if results["settings"]["files"] else ["the modules of Python's own standard library"]
+    files = (
+        results["text"]["files"]
+        if results["settings"]["files"]
+        else ["the modules of Python's own standard library"]
+    )
     names = ", ".join(files[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "")
     return f"<p>{escape(versions)}</p><p>Text: {escape(names)}<br>sha256 {results['text']['sha256']}</p>"
 
 
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Which memory suits this text?</title>
 <style>
 :root {{ color-scheme: light }}
@@ -134,9 +206,11 @@ body {{ max-width: 64rem; margin: 3rem auto; padding: 0 1.5rem }}
 h1 {{ font-size: 1.9rem; margin: 0 0 1rem }} h2 {{ font-size: 1.2rem; margin: 2.5rem 0 .5rem }}
 .lead {{ font-size: 1.2rem; border-left: 4px solid #0072B2; padding-left: 1rem }}
 .scroll {{ overflow-x: auto }}
-table {{ border-collapse: collapse; width: 100%; font: 14px/1.35 system-ui, sans-serif; font-variant-numeric: tabular-nums }}
+table {{ border-collapse: collapse; width: 100% }}
+table {{ font: 14px/1.35 system-ui, sans-serif; font-variant-numeric: tabular-nums }}
 th, td {{ padding: .45rem .7rem; text-align: right; border-bottom: 1px solid #ddd; vertical-align: top }}
-tr > th:first-child {{ text-align: left }} tr:first-child th {{ border-bottom: 2px solid #444 }} tr:last-child {{ color: #777 }}
+tr > th:first-child {{ text-align: left }} tr:first-child th {{ border-bottom: 2px solid #444 }}
+tr:last-child {{ color: #777 }}
 td small {{ display: block; color: #777 }}
 td.best {{ background: #d7ebf7; font-weight: 600 }} td.equal {{ background: #eef6fb }}
 .legend span {{ padding: 0 .4em }}
@@ -150,9 +224,11 @@ code {{ display: block; background: #f1f1ec; padding: .8rem 1rem; overflow-x: au
 <h2>The figures</h2>
 <p>{reading}</p>
 <div class="scroll"><table>{table}</table></div>
-<p class="small legend"><span style="background:#d7ebf7">best</span> <span style="background:#eef6fb">cannot be told apart from the best</span>
+<p class="small legend"><span style="background:#d7ebf7">best</span>
+<span style="background:#eef6fb">cannot be told apart from the best</span>
 small figures: 95 % intervals; training and decoding in bytes per second</p>
-<img alt="Bits per byte with intervals, recall against state size, and learning curves" src="data:image/png;base64,{image}">
+<img alt="Bits per byte with intervals, recall against state size, and learning curves"
+src="data:image/png;base64,{image}">
 <h2>How it was measured</h2>
 <ul>{method}</ul>
 <h2>To do it again</h2>

@@ -1,4 +1,5 @@
-"""From the bits of every byte to the figures and sentences of the report; pure functions, the same for the same runs."""
+"""From the bits of every byte to the figures and sentences of the report; pure functions, the same for the
+same runs."""
 
 from __future__ import annotations
 
@@ -23,49 +24,81 @@ UNIGRAM = "byte-unigram"
 
 @dataclass(frozen=True)
 class Measured:
-    """One memory's runs at its chosen rate, one per seed: bits [S,W,T] of every validation byte, and the facts of each run."""
+    """One memory's runs at its chosen rate, one per seed: bits [S,W,T] of every validation byte, and the
+    facts of each run."""
 
     name: str
     bits: Float[Tensor, "S W T"]
     facts: Sequence[Mapping[str, Any]]
 
 
-def summarise(measured: Sequence[Measured], unigram: Float[Tensor, "W T"], mask: Bool[Tensor, "W T"], resamples: int) -> dict[str, Any]:
-    """The figures of every memory, best first: intervals, distances to the best, speeds, sizes, and the reference.
+def summarise(
+    measured: Sequence[Measured], unigram: Float[Tensor, "W T"], mask: Bool[Tensor, "W T"], resamples: int
+) -> dict[str, Any]:
+    """The figures of every memory, best first: intervals, distances to the best, speeds, sizes, and the
+    reference.
 
-    Returns a JSON-ready dict: "memories" (one dict each, by bits per byte over all bytes), "reference" (the byte unigram),
-    "best" (name per measure), "recall_slice" (its bytes and share).
+    Returns a JSON-ready dict: "memories" (one dict each, by bits per byte over all bytes), "reference" (the
+    byte unigram), "best" (name per measure), "recall_slice" (its bytes and share).
     """
     seeds = len(measured[0].facts)
     bootstrap = Bootstrap.draw(len(mask), seeds, resamples)
     masks = {"all": torch.ones_like(mask), "recall": mask, "other": ~mask}
     bits = {m.name: m.bits for m in measured} | {UNIGRAM: unigram.expand(seeds, -1, -1)}
-    draws = {name: {measure: bootstrap.bits_per_byte(b, masks[measure]) for measure in MEASURES} for name, b in bits.items()}
+    draws = {
+        name: {measure: bootstrap.bits_per_byte(b, masks[measure]) for measure in MEASURES}
+        for name, b in bits.items()
+    }
     order = sorted((m.name for m in measured), key=lambda name: float(draws[name]["all"][0]))
     best = {measure: min(order, key=lambda name: float(draws[name][measure][0])) for measure in MEASURES}
     facts = {m.name: m.facts for m in measured}
     chance = shuffled(mask, seed=0)
 
     def row(name: str) -> dict[str, Any]:
-        own = {"bits_per_byte": {measure: _interval(d) for measure, d in draws[name].items()},
-               "behind_best": {measure: _interval(d - draws[best[measure]][measure]) for measure, d in draws[name].items()},
-               "recall_behind": {other: _interval(draws[name]["recall"] - draws[other]["recall"]) for other in order if other != name},
-               "under_unigram": _interval(draws[UNIGRAM]["all"] - draws[name]["all"]),
-               "slice_gap": _interval(slice_gap(bootstrap, bits[name], bits[best["recall"]], mask)),
-               "slice_gap_of_shuffled_mask": _interval(slice_gap(bootstrap, bits[name], bits[best["recall"]], chance))}
+        own = {
+            "bits_per_byte": {measure: _interval(d) for measure, d in draws[name].items()},
+            "behind_best": {
+                measure: _interval(d - draws[best[measure]][measure]) for measure, d in draws[name].items()
+            },
+            "recall_behind": {
+                other: _interval(draws[name]["recall"] - draws[other]["recall"])
+                for other in order
+                if other != name
+            },
+            "under_unigram": _interval(draws[UNIGRAM]["all"] - draws[name]["all"]),
+            "slice_gap": _interval(slice_gap(bootstrap, bits[name], bits[best["recall"]], mask)),
+            "slice_gap_of_shuffled_mask": _interval(
+                slice_gap(bootstrap, bits[name], bits[best["recall"]], chance)
+            ),
+        }
         return {"name": name} | own | _costs(facts[name])
 
-    return {"best": best, "memories": [row(name) for name in order],
-            "reference": {"name": UNIGRAM, "bits_per_byte": {measure: _interval(d) for measure, d in draws[UNIGRAM].items()}},
-            "recall_slice": {"bytes": int(mask.sum()), "share": float(mask.double().mean()),
-                             "validation_windows": len(mask), "validation_bytes": mask.numel()}}
+    return {
+        "best": best,
+        "memories": [row(name) for name in order],
+        "reference": {
+            "name": UNIGRAM,
+            "bits_per_byte": {measure: _interval(d) for measure, d in draws[UNIGRAM].items()},
+        },
+        "recall_slice": {
+            "bytes": int(mask.sum()),
+            "share": float(mask.double().mean()),
+            "validation_windows": len(mask),
+            "validation_bytes": mask.numel(),
+        },
+    }
 
 
-def slice_gap(bootstrap: Bootstrap, bits: Float[Tensor, "S W T"], best: Float[Tensor, "S W T"], mask: Bool[Tensor, "W T"]) -> Float[Tensor, " R"]:
+def slice_gap(
+    bootstrap: Bootstrap,
+    bits: Float[Tensor, "S W T"],
+    best: Float[Tensor, "S W T"],
+    mask: Bool[Tensor, "W T"],
+) -> Float[Tensor, " R"]:
     """How much more a memory is behind the best on the slice than off it, in bits per byte.
 
-    What is hard about the slice's bytes is hard for both and falls out. With a shuffled mask of the same size the gap must
-    vanish, which is the check that it comes from which bytes the slice holds.
+    What is hard about the slice's bytes is hard for both and falls out. With a shuffled mask of the same size
+    the gap must vanish, which is the check that it comes from which bytes the slice holds.
     """
     behind = bits - best
     return bootstrap.bits_per_byte(behind, mask) - bootstrap.bits_per_byte(behind, ~mask)
@@ -77,9 +110,14 @@ def _interval(draws: Float[Tensor, " R"]) -> dict[str, float]:
 
 def _costs(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Sizes, which all seeds share, and the median speeds over seeds."""
-    shared = {key: facts[0][key] for key in ("parameters", "mlp_width", "tuning_bits_per_byte", "state_bytes")}
+    shared = {
+        key: facts[0][key] for key in ("parameters", "mlp_width", "tuning_bits_per_byte", "state_bytes")
+    }
     shared["learning_rate"] = facts[0]["run"]["learning_rate"]
-    speeds = {key: median(f[key] for f in facts) for key in ("training_tokens_per_second", "decoding_tokens_per_second")}
+    speeds = {
+        key: median(f[key] for f in facts)
+        for key in ("training_tokens_per_second", "decoding_tokens_per_second")
+    }
     steps = min(len(f["loss"]) for f in facts)
     loss = torch.tensor([f["loss"][:steps] for f in facts]).mean(0).tolist()
     return shared | speeds | {"diverged_at": [f["diverged_at"] for f in facts], "training_loss": loss}
@@ -95,14 +133,21 @@ def conclusion(results: Mapping[str, Any]) -> list[str]:
     """What the figures say, in sentences."""
     rows = {row["name"]: row for row in results["memories"]}
     best = results["best"]
-    told = [_winner(rows, best["all"], "all", "predicts this text best"), _winner(rows, best["recall"], "recall", "is best on the recall slice"),
-            *_smaller(rows, best["recall"])]
+    told = [
+        _winner(rows, best["all"], "all", "predicts this text best"),
+        _winner(rows, best["recall"], "recall", "is best on the recall slice"),
+        *_smaller(rows, best["recall"]),
+    ]
     failed = [name for name, row in rows.items() if row["under_unigram"]["low"] <= 0]
-    told.insert(0 if best["all"] in failed else len(told), _learned(rows, failed))  # a best that learned nothing is no praise
+    # a best that learned nothing is no praise
+    told.insert(0 if best["all"] in failed else len(told), _learned(rows, failed))
     for name, row in rows.items():
         steps = [step for step in row["diverged_at"] if step is not None]
         if steps:
-            told.append(f"{name} diverged at step {min(steps)}; its figures are those of its last finite parameters. Try --tune-lr.")
+            told.append(
+                f"{name} diverged at step {min(steps)}; its figures are those of its last finite "
+                "parameters. Try --tune-lr."
+            )
     return told
 
 
@@ -124,15 +169,24 @@ def _smaller(rows: Mapping[str, Any], best: str) -> list[str]:
     if not smaller:
         return []
     nearest = min(smaller, key=lambda row: row["behind_best"]["recall"]["value"])
-    share, distance = nearest["state_bytes"] / rows[best]["state_bytes"], nearest["behind_best"]["recall"]["value"]
-    return [f"Of those with at most half its state, {nearest['name']} comes nearest to it there: {distance:.2f} bits behind "
-            f"with {share:.0%} of its bytes."]
+    share, distance = (
+        nearest["state_bytes"] / rows[best]["state_bytes"],
+        nearest["behind_best"]["recall"]["value"],
+    )
+    return [
+        f"Of those with at most half its state, {nearest['name']} comes nearest to it there: "
+        f"{distance:.2f} bits behind "
+        f"with {share:.0%} of its bytes."
+    ]
 
 
 def _learned(rows: Mapping[str, Any], failed: Sequence[str]) -> str:
     if failed:
         verb, them = ("is", "it") if len(failed) == 1 else ("are", "them")
-        return f"{_list(failed)} {verb} no better than the byte frequencies: this training did not work for {them}. Try more --steps, or --tune-lr."
+        return (
+            f"{_list(failed)} {verb} no better than the byte frequencies: this training did not work for "
+            f"{them}. Try more --steps, or --tune-lr."
+        )
     least = min(row["under_unigram"]["value"] for row in rows.values())
     return f"All are at least {least:.2f} bits per byte better than the frequencies of the bytes alone."
 

@@ -10,16 +10,23 @@ from typing import Any
 
 from ttr.experiments.errors import UserError
 
-LAYERS = ("softmax-attention-qknorm", "linear-attention", "gated-deltanet", "mesanet", "local-linear-attention")
+LAYERS = (
+    "softmax-attention-qknorm",
+    "linear-attention",
+    "gated-deltanet",
+    "mesanet",
+    "local-linear-attention",
+)
 
 
 @dataclass(frozen=True)
 class CompareSettings:
     """What to compare, on what, and the recipe; two runs with equal settings give equal results.
 
-    The first group are the command line's options. ``files`` empty means Python's own standard library. ``memory`` is a
-    Python file that defines ``memory`` or ``memories``; it is executed. ``width`` is the model's; ``context`` and ``ngram``
-    count bytes. The recipe was chosen so that the default run takes about five minutes on two CPU cores.
+    The first group are the command line's options. ``files`` empty means Python's own standard library.
+    ``memory`` is a Python file that defines ``memory`` or ``memories``; it is executed. ``width`` is the
+    model's; ``context`` and ``ngram`` count bytes. The recipe was chosen so that the default run takes about
+    five minutes on two CPU cores.
     """
 
     files: tuple[Path, ...] = ()
@@ -57,13 +64,24 @@ class CompareSettings:
         if self.seed < 0:
             raise UserError(f"--seed must not be negative, not {self.seed}.")
         if self.seed + self.seeds > 2**63:
-            raise UserError(f"--seed plus --seeds must be at most 2**63, the seeds there are, not {self.seed + self.seeds}.")
+            raise UserError(
+                "--seed plus --seeds must be at most 2**63, the seeds there are, not "
+                f"{self.seed + self.seeds}."
+            )
         if self.width % self.head_size:
-            raise UserError(f"--width must be a multiple of {self.head_size}, the size of a head, not {self.width}.")
+            raise UserError(
+                f"--width must be a multiple of {self.head_size}, the size of a head, not {self.width}."
+            )
         if self.context <= self.ngram:
-            raise UserError(f"--context must be more than {self.ngram}, the length of the n-grams of the recall slice, not {self.context}.")
+            raise UserError(
+                f"--context must be more than {self.ngram}, the length of the n-grams of the "
+                f"recall slice, not {self.context}."
+            )
         if not self.layers and self.memory is None:
-            raise UserError("There is nothing to compare. Name memories with --layers, or a file that defines one with --memory.")
+            raise UserError(
+                "There is nothing to compare. Name memories with --layers, or a file that "
+                "defines one with --memory."
+            )
 
     @property
     def rates(self) -> tuple[float, ...]:

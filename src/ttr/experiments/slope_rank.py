@@ -1,8 +1,10 @@
-"""What a slope of a rank is worth, and what it costs: softmax attention, lines of rank r, and the full line on streams to regress on.
+"""What a slope of a rank is worth, and what it costs: softmax attention, lines of rank r, and the full line
+on streams to regress on.
 
-``python -m ttr.experiments.slope_rank docs/slope-rank`` writes the numbers, the table and the figure. A layer reads at the next key and is
-scored on the next value; the scale of its kernel and its ridge are chosen on other streams than those it is scored on. Rank r has
-once a random projection and once one that was trained on further streams, by the derivative of the layer.
+``python -m ttr.experiments.slope_rank docs/slope-rank`` writes the numbers, the table and the figure. A layer
+reads at the next key and is scored on the next value; the scale of its kernel and its ridge are chosen on
+other streams than those it is scored on. Rank r has once a random projection and once one that was trained on
+further streams, by the derivative of the layer.
 """
 
 from __future__ import annotations
@@ -32,18 +34,21 @@ from ttr.weights.uniform import Uniform
 SCALES, RIDGES = (4.0, 8.0, 16.0, 32.0, 64.0), (1e-3, 1e-2, 1e-1)
 RANKS = (2, 4, 8, 16)
 TUNE, TRAIN, SCORE = 1000, 2000, 3000
-"""Seeds of the streams that choose the numbers, of the first that train a projection, and of the first that score."""
+"""Seeds of the streams that choose the numbers, of the first that train a projection, and of the first that
+score."""
 
-NOTE = """Softmax attention (rank 0), lines with a slope along some directions of the keys, and the full line, none of them with anything else to
-train: a layer reads at the next key and is scored on the next value, over 1024 tokens of five streams, four at a time and three times.
-The scale of its kernel and its ridge are chosen on other streams. A rank below the number of channels has a random projection, and one
-that 100 steps of Adam on further streams have trained through the layer's derivative. Times are of the forward pass of these small
-layers, on one core of a busy machine.
+NOTE = """Softmax attention (rank 0), lines with a slope along some directions of the keys, and the full
+line, none of them with anything else to train: a layer reads at the next key and is scored on the next
+value, over 1024 tokens of five streams, four at a time and three times. The scale of its kernel and its
+ridge are chosen on other streams. A rank below the number of channels has a random projection, and one that
+100 steps of Adam on further streams have trained through the layer's derivative. Times are of the forward
+pass of these small layers, on one core of a busy machine.
 
-Where all directions of the keys count alike, as in the first two streams, a slope of low rank is no bargain: nothing is gained before the
-rank is nearly that of the keys. Where only 4 of 32 channels count, a learned slope of rank 4 has less than half the error of the full
-line, which has more to fit from the same pairs, at a ninth of its time; in the smooth map of 16 channels rank 8 is better than the full
-line too. A random projection gains little anywhere. The streams are those of `ttr.tasks.regression`; `python -m
+Where all directions of the keys count alike, as in the first two streams, a slope of low rank is no
+bargain: nothing is gained before the rank is nearly that of the keys. Where only 4 of 32 channels count, a
+learned slope of rank 4 has less than half the error of the full line, which has more to fit from the same
+pairs, at a ninth of its time; in the smooth map of 16 channels rank 8 is better than the full line too. A
+random projection gains little anywhere. The streams are those of `ttr.tasks.regression`; `python -m
 ttr.experiments.slope_rank docs/slope-rank` writes this page."""
 
 Stream = Callable[[int], tuple[Tensor, Tensor]]
@@ -52,20 +57,28 @@ Stream = Callable[[int], tuple[Tensor, Tensor]]
 def streams(length: int) -> dict[str, tuple[int, Stream]]:
     """The streams by name, with their number of channels."""
     piecewise = functools.partial(piecewise_linear, 4, length, segment=128)
-    return {"piecewise linear, 16 channels": (16, lambda seed: piecewise(size=16, seed=seed)),
-            "piecewise linear, 32 channels": (32, lambda seed: piecewise(size=32, seed=seed)),
-            "the same, 4 channels count": (32, lambda seed: piecewise(size=32, seed=seed, directions=4)),
-            "one smooth map, 4 channels": (4, lambda seed: smooth_map(4, length, 4, seed)),
-            "one smooth map, 16 channels": (16, lambda seed: smooth_map(4, length, 16, seed))}
+    return {
+        "piecewise linear, 16 channels": (16, lambda seed: piecewise(size=16, seed=seed)),
+        "piecewise linear, 32 channels": (32, lambda seed: piecewise(size=32, seed=seed)),
+        "the same, 4 channels count": (32, lambda seed: piecewise(size=32, seed=seed, directions=4)),
+        "one smooth map, 4 channels": (4, lambda seed: smooth_map(4, length, 4, seed)),
+        "one smooth map, 16 channels": (16, lambda seed: smooth_map(4, length, 16, seed)),
+    }
 
 
 def problem(rank: int, size: int, scale: float) -> Problem:
     """Rank 0 is softmax attention, rank ``size`` the full line."""
-    function = LocalConstant(scale=scale) if rank == 0 else LocalLinear(scale=scale, rank=None if rank == size else rank)
+    function = (
+        LocalConstant(scale=scale)
+        if rank == 0
+        else LocalLinear(scale=scale, rank=None if rank == size else rank)
+    )
     return Problem(Uniform(), function, ExactLocalFit())
 
 
-def read(rank: int, scale: float, ridge: float, keys: Tensor, values: Tensor, projection: Tensor | None) -> Tensor:
+def read(
+    rank: int, scale: float, ridge: float, keys: Tensor, values: Tensor, projection: Tensor | None
+) -> Tensor:
     """What the layer says at every next key, [B,T-1,D]."""
     params = {} if projection is None else {"function.projection": projection}
     controls = {"ridge": ridge} if rank else {}
@@ -73,14 +86,19 @@ def read(rank: int, scale: float, ridge: float, keys: Tensor, values: Tensor, pr
     return ttr.regress(problem(rank, keys.shape[-1], scale), q, k, v, params=params, **controls)[:, :, 0]
 
 
-def score(rank: int, scale: float, ridge: float, stream: tuple[Tensor, Tensor], projection: Tensor | None) -> Tensor:
+def score(
+    rank: int, scale: float, ridge: float, stream: tuple[Tensor, Tensor], projection: Tensor | None
+) -> Tensor:
     """The squared error relative to the squared values."""
     keys, values = stream
-    return (read(rank, scale, ridge, keys, values, projection) - values[:, 1:]).square().sum() / values[:, 1:].square().sum()
+    return (read(rank, scale, ridge, keys, values, projection) - values[:, 1:]).square().sum() / values[
+        :, 1:
+    ].square().sum()
 
 
 def learned(rank: int, scale: float, ridge: float, stream: Stream, start: Tensor, steps: int) -> Tensor:
-    """A projection trained by Adam, every step on a new stream; the ridge keeps its length, so its rows are made orthonormal at the end."""
+    """A projection trained by Adam, every step on a new stream; the ridge keeps its length, so its rows are
+    made orthonormal at the end."""
     projection = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([projection], lr=0.02)
     for step in range(steps):
@@ -104,16 +122,21 @@ def seconds(call: Callable[[], object], rounds: int = 5) -> float:
 def tuned(rank: int, stream: Stream, projection: Tensor | None) -> tuple[float, float]:
     """The scale and the ridge that are best on a stream of their own."""
     with torch.no_grad():
-        return min(itertools.product(SCALES, RIDGES if rank else (0.0,)), key=lambda numbers: score(rank, *numbers, stream(TUNE), projection))
+        return min(
+            itertools.product(SCALES, RIDGES if rank else (0.0,)),
+            key=lambda numbers: score(rank, *numbers, stream(TUNE), projection),
+        )
 
 
 def projections(rank: int, size: int, stream: Stream, steps: int) -> dict[str, Tensor | None]:
-    """The ways to come to a projection, which is trained with the numbers of the full line: with those of softmax attention, whose kernel is
-    narrow, no slope counts."""
+    """The ways to come to a projection, which is trained with the numbers of the full line: with those of
+    softmax attention, whose kernel is narrow, no slope counts."""
     if rank in (0, size):
         return {"none": None}
     generator = torch.Generator().manual_seed(0)
-    start = ttr.init_params(problem(rank, size, 1.0), heads=1, key_size=size, value_size=size, generator=generator)["function.projection"]
+    start = ttr.init_params(
+        problem(rank, size, 1.0), heads=1, key_size=size, value_size=size, generator=generator
+    )["function.projection"]
     return {"random": start, "learned": learned(rank, *tuned(size, stream, None), stream, start, steps)}
 
 
@@ -126,21 +149,41 @@ def measure(length: int = 1024, steps: int = 100, scored: int = 3) -> list[dict[
             for way, projection in projections(rank, size, stream, steps).items():
                 scale, ridge = tuned(rank, stream, projection)
                 with torch.no_grad():
-                    errors = [score(rank, scale, ridge, stream(SCORE + i), projection).item() for i in range(scored)]
+                    errors = [
+                        score(rank, scale, ridge, stream(SCORE + i), projection).item() for i in range(scored)
+                    ]
                     cost = seconds(functools.partial(read, rank, scale, ridge, *stream(SCORE), projection))
                 attention = attention or cost
-                rows.append({"stream": name, "rank": rank, "projection": way, "scale": scale, "ridge": ridge,
-                             "error": statistics.mean(errors), "least": min(errors), "most": max(errors), "cost": cost / attention})
+                rows.append(
+                    {
+                        "stream": name,
+                        "rank": rank,
+                        "projection": way,
+                        "scale": scale,
+                        "ridge": ridge,
+                        "error": statistics.mean(errors),
+                        "least": min(errors),
+                        "most": max(errors),
+                        "cost": cost / attention,
+                    }
+                )
                 print(rows[-1], flush=True)
     return rows
 
 
 def table(rows: list[dict[str, object]]) -> str:
     """The rows as a table in Markdown."""
-    lines = ["| stream | rank | projection | scale | ridge | relative error, mean (range) | time, softmax attention = 1 |", f"|{'---|' * 7}"]
+    lines = [
+        "| stream | rank | projection | scale | ridge | relative error, mean (range) | time, softmax "
+        "attention = 1 |",
+        f"|{'---|' * 7}",
+    ]
     for row in rows:
-        lines.append(f"| {row['stream']} | {row['rank']} | {row['projection']} | {row['scale']:g} | {row['ridge']:g} | "
-                     f"{row['error']:.3f} ({row['least']:.3f}-{row['most']:.3f}) | {row['cost']:.1f} |")
+        lines.append(
+            f"| {row['stream']} | {row['rank']} | {row['projection']} | {row['scale']:g} | "
+            f"{row['ridge']:g} | "
+            f"{row['error']:.3f} ({row['least']:.3f}-{row['most']:.3f}) | {row['cost']:.1f} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -152,10 +195,23 @@ def draw(rows: list[dict[str, object]], file: Path) -> None:
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
         for way, colour, marker in (("random", "#0072B2", "o"), ("learned", "#D55E00", "s")):
             of_way = [row for row in rows if row["stream"] == name and row["projection"] in (way, "none")]
-            axes.plot([row["cost"] for row in of_way], [row["error"] for row in of_way], marker=marker, color=colour, label=f"{way} projection")
+            axes.plot(
+                [row["cost"] for row in of_way],
+                [row["error"] for row in of_way],
+                marker=marker,
+                color=colour,
+                label=f"{way} projection",
+            )
             if way == "learned":
                 for row in of_way:
-                    axes.annotate(row["rank"], (row["cost"], row["error"]), xytext=(0, -13), textcoords="offset points", ha="center", fontsize=7)
+                    axes.annotate(
+                        row["rank"],
+                        (row["cost"], row["error"]),
+                        xytext=(0, -13),
+                        textcoords=("offset points"),
+                        ha="center",
+                        fontsize=7,
+                    )
         axes.set(title=name, xlabel="time, softmax attention = 1", ylabel="relative squared error")
         axes.set_ylim(0, 1.08 * max(row["error"] for row in rows if row["stream"] == name))
         axes.title.set_fontsize(10)
@@ -169,7 +225,9 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = measure()
     (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (folder / "README.md").write_text(f"# What the rank of a slope is worth\n\n![Error against time](figure.png)\n\n{NOTE}\n\n{table(rows)}")
+    (folder / "README.md").write_text(
+        f"# What the rank of a slope is worth\n\n![Error against time](figure.png)\n\n{NOTE}\n\n{table(rows)}"
+    )
     draw(rows, folder / "figure.png")
 
 

@@ -20,12 +20,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How often every window and every seed is drawn in each of R resamples; row 0 draws each once: the estimate itself.
+    """How often every window and every seed is drawn in each of R resamples; row 0 draws each once: the
+    estimate itself.
 
-    The same draws serve every memory, so that differences between memories are paired: what is hard about a window or
-    lucky about a seed falls out. Windows and seeds are drawn independently of one another (both were crossed by design:
-    every seed is judged on every window). Efron, Tibshirani, "An introduction to the bootstrap", 1993, chapter 13
-    (percentile interval). With one seed the interval speaks of the text alone, with few seeds it is somewhat too narrow.
+    The same draws serve every memory, so that differences between memories are paired: what is hard about a
+    window or lucky about a seed falls out. Windows and seeds are drawn independently of one another (both
+    were crossed by design: every seed is judged on every window). Efron, Tibshirani, "An introduction to the
+    bootstrap", 1993, chapter 13 (percentile interval). With one seed the interval speaks of the text alone,
+    with few seeds it is somewhat too narrow.
     """
 
     windows: Float[Tensor, "R W"]
@@ -38,19 +40,25 @@ class Bootstrap:
 
         def counts(size: int) -> Tensor:
             drawn = torch.randint(size, (resamples, size), generator=generator)
-            drawn = torch.zeros(resamples, size, dtype=torch.float64).scatter_add(1, drawn, torch.ones(resamples, size, dtype=torch.float64))
+            drawn = torch.zeros(resamples, size, dtype=torch.float64).scatter_add(
+                1, drawn, torch.ones(resamples, size, dtype=torch.float64)
+            )
             return torch.cat([torch.ones(1, size, dtype=torch.float64), drawn])
 
         return Bootstrap(counts(windows), counts(seeds))
 
     def bits_per_byte(self, bits: Float[Tensor, "S W T"], mask: Tensor) -> Float[Tensor, " R"]:
-        """Mean bits over the bytes of ``mask`` [W,T] in every resample: a ratio of sums, so long windows count as long."""
+        """Mean bits over the bytes of ``mask`` [W,T] in every resample: a ratio of sums, so long windows
+        count as long."""
         mask = mask.to(torch.float64)
         spent = torch.einsum("swt,wt->sw", bits.to(torch.float64), mask)
-        return torch.einsum("rs,sw,rw->r", self.seeds, spent, self.windows) / (self.seeds.sum(1) * (self.windows @ mask.sum(1)))
+        return torch.einsum("rs,sw,rw->r", self.seeds, spent, self.windows) / (
+            self.seeds.sum(1) * (self.windows @ mask.sum(1))
+        )
 
 
 def interval(draws: Float[Tensor, " R"]) -> Interval:
-    """The estimate in row 0 and the 2.5 % and 97.5 % quantiles of the resamples; a resample without any byte is left out."""
+    """The estimate in row 0 and the 2.5 % and 97.5 % quantiles of the resamples; a resample without any byte
+    is left out."""
     low, high = torch.nanquantile(draws[1:], torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
     return Interval(float(draws[0]), low, high)

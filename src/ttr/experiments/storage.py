@@ -1,4 +1,5 @@
-"""Files that survive a kill at any moment: written beside their place and renamed into it, checked when they are read."""
+"""Files that survive a kill at any moment: written beside their place and renamed into it, checked when they
+are read."""
 
 from __future__ import annotations
 
@@ -27,11 +28,14 @@ def make_folder(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"The folder {folder} cannot be written ({error.strerror}). Choose another with --out.") from None
+        raise UserError(
+            f"The folder {folder} cannot be written ({error.strerror}). Choose another with --out."
+        ) from None
 
 
 def write(path: Path, content: bytes) -> None:
-    """Put ``content`` at ``path`` all at once; a file that holds it already is left alone. Several processes may do so together.
+    """Put ``content`` at ``path`` all at once; a file that holds it already is left alone. Several processes
+    may do so together.
 
     Raises:
         UserError: if the file cannot be written; what stood there before still stands.
@@ -47,14 +51,19 @@ def write(path: Path, content: bytes) -> None:
         os.replace(beside, path)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written ({error.strerror}). Make room there and repeat the command; what is finished is kept.") from None
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}). Make room there and repeat the "
+            "command; what is finished is kept."
+        ) from None
 
 
 def to_json(value: Any) -> bytes:
     """JSON as a person reads it, the same bytes for the same value; not-a-number is refused.
 
     A byte of a file name that is no UTF-8 becomes the escape by which JSON, and ``from_json``, know it."""
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(errors="backslashreplace")
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(
+        errors="backslashreplace"
+    )
 
 
 def from_json(content: bytes) -> Any:
@@ -87,11 +96,14 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    broken = UserError(f"{path} is damaged or was not written by ttr. Delete it to train that memory again; the others are kept.")
+    broken = UserError(
+        f"{path} is damaged or was not written by ttr. Delete it to train that memory again; "
+        "the others are kept."
+    )
     try:
         content = path.read_bytes()
         tensors = load(content)
-        header = from_json(content[8:8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        header = from_json(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         facts = from_json(header["facts"])
         intact = header["sha256"] == _digest(tensors, header["facts"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):

@@ -1,7 +1,8 @@
 """A training loop of one screen that can be killed at any step and goes on as if it had not been.
 
-Hugging Face's Trainer resumes from pickled optimizer and random states; here all that a step depends on is in one safetensors
-file or follows from the seed, so that a resumed run ends at the same numbers as an uninterrupted one.
+Hugging Face's Trainer resumes from pickled optimizer and random states; here all that a step depends on is in
+one safetensors file or follows from the seed, so that a resumed run ends at the same numbers as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -26,25 +27,35 @@ from ttr.values import checks
 
 @dataclass
 class History:
-    """Loss in bits per byte and seconds of every step so far, and the step whose loss or gradient was not finite."""
+    """Loss in bits per byte and seconds of every step so far, and the step whose loss or gradient was not
+    finite."""
 
     loss: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     diverged_at: int | None = None
 
 
-def train(model: nn.Module, content: UInt8[Tensor, " N"], starts: Int[Tensor, "steps batch"], rate: float, settings: CompareSettings,
-          checkpoint: Path, run: Mapping[str, Any], on_step: Callable[[History], None]) -> History:
+def train(
+    model: nn.Module,
+    content: UInt8[Tensor, " N"],
+    starts: Int[Tensor, "steps batch"],
+    rate: float,
+    settings: CompareSettings,
+    checkpoint: Path,
+    run: Mapping[str, Any],
+    on_step: Callable[[History], None],
+) -> History:
     """Train ``model`` in place on the windows that begin at ``starts``, from where ``checkpoint`` left off.
 
-    AdamW with a linear warm-up and a cosine decay. A loss or gradient that is not finite ends the training: the update before
-    it, which led there, is taken back, and the history says so.
+    AdamW with a linear warm-up and a cosine decay. A loss or gradient that is not finite ends the training:
+    the update before it, which led there, is taken back, and the history says so.
 
     Raises:
         UserError: if the checkpoint is damaged or belongs to another run.
     """
     optimizer = _optimizer(model, settings)
-    before = _copied(model)  # the parameters before the last update: the last whose loss is known to be finite
+    # the parameters before the last update: the last whose loss is known to be finite
+    before = _copied(model)
     history = load(checkpoint, run, model, optimizer, before) if checkpoint.exists() else History()
     on_step(history)
     model.train()
@@ -68,7 +79,11 @@ def train(model: nn.Module, content: UInt8[Tensor, " N"], starts: Int[Tensor, "s
             _put(before, model)
         optimizer.zero_grad()
         on_step(history)
-        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == len(starts) or history.diverged_at is not None:
+        if (
+            (step + 1) % settings.checkpoint_every == 0
+            or step + 1 == len(starts)
+            or history.diverged_at is not None
+        ):
             save(checkpoint, run, model, optimizer, before, history)
     return history
 
@@ -77,7 +92,9 @@ def train(model: nn.Module, content: UInt8[Tensor, " N"], starts: Int[Tensor, "s
 def next_byte_loss(model: nn.Module, tokens: Int[Tensor, "B L"]) -> Tensor:
     """Bits that each of the last L-1 bytes of every window costs: [B,L-1]."""
     logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
-    nats = nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none")
+    nats = nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none"
+    )
     return nats.view(len(tokens), -1) / math.log(2)
 
 
@@ -93,8 +110,10 @@ def schedule(step: int, steps: int, settings: CompareSettings) -> float:
 def _optimizer(model: nn.Module, settings: CompareSettings) -> torch.optim.AdamW:
     """Matrices decay, vectors (norms, biases, decay rates) do not."""
     parameters = list(model.parameters())
-    groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-              {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
 
 
@@ -113,31 +132,61 @@ def _put(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
         tensor.copy_(tensors[name])
 
 
-def save(path: Path, run: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, before: Mapping[str, Tensor],
-         history: History) -> None:
+def save(
+    path: Path,
+    run: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    before: Mapping[str, Tensor],
+    history: History,
+) -> None:
     """Everything the next step depends on, in one file."""
-    adam = {f"adam.{key}.{name}": value for name, p in model.named_parameters() for key, value in optimizer.state[p].items()}
+    adam = {
+        f"adam.{key}.{name}": value
+        for name, p in model.named_parameters()
+        for key, value in optimizer.state[p].items()
+    }
     tensors = {f"model.{name}": tensor for name, tensor in _named(model).items()} | adam
     tensors |= {f"before.{name}": tensor for name, tensor in before.items()}
-    tensors |= {"loss": torch.tensor(history.loss, dtype=torch.float64), "seconds": torch.tensor(history.seconds, dtype=torch.float64)}
+    tensors |= {
+        "loss": torch.tensor(history.loss, dtype=torch.float64),
+        "seconds": torch.tensor(history.seconds, dtype=torch.float64),
+    }
     save_tensors(path, tensors, {"run": dict(run), "diverged_at": history.diverged_at})
 
 
-def load(path: Path, run: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, before: dict[str, Tensor]) -> History:
+def load(
+    path: Path,
+    run: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    before: dict[str, Tensor],
+) -> History:
     """Put a checkpoint back into ``model``, ``optimizer`` and ``before``.
 
     Raises:
         UserError: naming the file, if it is damaged or holds another run.
     """
     tensors, facts = load_tensors(path)
-    wanted = {f"{group}.{name}": tensor.shape for group in ("model", "before") for name, tensor in before.items()}
-    fits = facts.get("run") == run and all(name in tensors and tensors[name].shape == shape for name, shape in wanted.items())
+    wanted = {
+        f"{group}.{name}": tensor.shape for group in ("model", "before") for name, tensor in before.items()
+    }
+    fits = facts.get("run") == run and all(
+        name in tensors and tensors[name].shape == shape for name, shape in wanted.items()
+    )
     if not fits:
-        raise UserError(f"{path} is the checkpoint of another run. Delete it to train this one from the start; the others are kept.")
+        raise UserError(
+            f"{path} is the checkpoint of another run. Delete it to train this one from the "
+            "start; the others are kept."
+        )
     _put({name: tensors[f"model.{name}"] for name in before}, model)
     before.update({name: tensors[f"before.{name}"] for name in before})
     for name, parameter in model.named_parameters():
-        state = {key: tensors[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"adam.{key}.{name}" in tensors}
+        state = {
+            key: tensors[f"adam.{key}.{name}"]
+            for key in ("step", "exp_avg", "exp_avg_sq")
+            if f"adam.{key}.{name}" in tensors
+        }
         if state:
             optimizer.state[parameter] = state
     return History(tensors["loss"].tolist(), tensors["seconds"].tolist(), facts["diverged_at"])

@@ -1,4 +1,5 @@
-"""A user's Python file that defines memories: executed because it was named on the command line, and only then."""
+"""A user's Python file that defines memories: executed because it was named on the command line, and only
+then."""
 
 from __future__ import annotations
 
@@ -15,22 +16,41 @@ from ttr.problem import Problem
 
 
 def load_memories(path: Path) -> dict[str, Problem | Architecture]:
-    """Execute a Python file and take its ``memory`` (under the file's name) or its ``memories`` {name: memory}.
+    """Execute a Python file and take its ``memory`` (under the file's name) or its ``memories`` {name:
+    memory}.
 
     Raises:
         UserError: if the file is missing, fails, or defines neither.
     """
     module = _execute(path)
-    found = module.memories if hasattr(module, "memories") else {path.stem: module.memory} if hasattr(module, "memory") else {}
+    found = (
+        module.memories
+        if hasattr(module, "memories")
+        else {path.stem: module.memory}
+        if hasattr(module, "memory")
+        else {}
+    )
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise UserError(f"`memories` in {path} is not a dict with names as keys. Write memories = {{\"name\": ttr.Problem(...)}}.")
+        raise UserError(
+            f"`memories` in {path} is not a dict with names as keys. Write memories = "
+            f'{{"name": ttr.Problem(...)}}.'
+        )
     wrong = [name for name, m in found.items() if not isinstance(m, Problem | Architecture)]
     if not found or wrong:
-        told = f"{', '.join(wrong)} in {path} is neither a Problem nor an Architecture" if wrong else f"{path} defines no memory"
-        raise UserError(f"{told}. Write memory = ttr.Problem(weights=..., function=..., solver=...), or memories = {{\"name\": ttr.Problem(...)}}.")
+        told = (
+            f"{', '.join(wrong)} in {path} is neither a Problem nor an Architecture"
+            if wrong
+            else (f"{path} defines no memory")
+        )
+        raise UserError(
+            f"{told}. Write memory = ttr.Problem(weights=..., function=..., solver=...), or "
+            f'memories = {{"name": ttr.Problem(...)}}.'
+        )
     for name in found:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-            raise UserError(f"{name!r} in {path} cannot name a memory. Use at most 64 letters, digits, '-', '_' and '.'.")
+            raise UserError(
+                f"{name!r} in {path} cannot name a memory. Use at most 64 letters, digits, '-', '_' and '.'."
+            )
     return dict(found)
 
 
@@ -43,5 +63,7 @@ def _execute(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever the user's file raises, it is theirs to read
-        raise UserError(f"{path} could not be run ({type(error).__name__}: {error}). Correct it and try again.") from error
+        raise UserError(
+            f"{path} could not be run ({type(error).__name__}: {error}). Correct it and try again."
+        ) from error
     return module

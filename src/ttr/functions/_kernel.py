@@ -16,8 +16,8 @@ from ttr.problem import Function, scale_or_default
 class _ExponentialKernel(Function):
     """Pair i counts exp(scale q.k_i) for the query q. Abstract: a local function gives the degree of its fit.
 
-    ``scale`` None means K**-0.5; with ``learned_scale`` it is where the parameter "function.scale" [H] starts.
-    ``unit_norm`` divides queries and keys by their norms first.
+    ``scale`` None means K**-0.5; with ``learned_scale`` it is where the parameter "function.scale" [H]
+    starts. ``unit_norm`` divides queries and keys by their norms first.
     """
 
     scale: float | None = None
@@ -37,15 +37,22 @@ class _ExponentialKernel(Function):
 
     def formulas(self) -> dict[str, str]:
         scale = "s = K^(-1/2)" if self.scale is None else f"s = {self.scale:g}"
-        unit = "kappa(q, k) = exp(s q^T k / (||q|| ||k||))" if self.unit_norm else "kappa(q, k) = exp(s q^T k)"
-        return {"kernel": unit, "scale": scale + (", where the learned scale of every head starts" if self.learned_scale else ""),
-                "normalisation": "p_i = gamma_i^(t) kappa(q_t, k_i) / sum_{j<=t} gamma_j^(t) kappa(q_t, k_j)"}
+        unit = (
+            "kappa(q, k) = exp(s q^T k / (||q|| ||k||))" if self.unit_norm else ("kappa(q, k) = exp(s q^T k)")
+        )
+        return {
+            "kernel": unit,
+            "scale": scale + (", where the learned scale of every head starts" if self.learned_scale else ""),
+            "normalisation": "p_i = gamma_i^(t) kappa(q_t, k_i) / sum_{j<=t} gamma_j^(t) kappa(q_t, k_j)",
+        }
 
     def plain_scale(self, key_size: int) -> float | None:
         return None if self.unit_norm or self.learned_scale else scale_or_default(self.scale, key_size)
 
     def query(self, q: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        scale = params["scale"][..., None] if self.learned_scale else scale_or_default(self.scale, q.shape[-1])
+        scale = (
+            params["scale"][..., None] if self.learned_scale else scale_or_default(self.scale, q.shape[-1])
+        )
         return (scale * _inverse_norm(q) if self.unit_norm else scale) * q
 
     def key(self, k: Tensor, params: Mapping[str, Tensor]) -> Tensor:

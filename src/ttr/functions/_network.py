@@ -14,7 +14,8 @@ from ttr.problem import Function
 
 
 class _Network(Function):
-    """A function whose memory is the weights of a network, each a matrix [inputs, outputs] with or without a bias "NAME_bias"."""
+    """A function whose memory is the weights of a network, each a matrix [inputs, outputs] with or without a
+    bias "NAME_bias"."""
 
     learned_start: ClassVar[bool] = True
     start: float | None
@@ -29,8 +30,13 @@ class _Network(Function):
 
     def formulas(self) -> dict[str, str]:
         deviation = "1 / sqrt(inputs)" if self.start is None else f"{self.start:g}"
-        return {"read-out": f"y_t = m(q_t) with the weights W_t, which start from learned ones, at first normal of deviation {deviation}",
-                "scale": "1, for queries go in as they are"}
+        return {
+            "read-out": (
+                "y_t = m(q_t) with the weights W_t, which start from learned ones, at first "
+                f"normal of deviation {deviation}"
+            ),
+            "scale": "1, for queries go in as they are",
+        }
 
     def _width(self) -> str:
         return "as wide as the input" if self.hidden == 1 else f"{self.hidden} times as wide as the input"
@@ -47,11 +53,14 @@ class _Network(Function):
 
 
 def _normal(deviation: float | None) -> Callable[[tuple[int, ...], torch.Generator | None], Tensor]:
-    """Normal numbers for a matrix [H, inputs, outputs], of variance 1 / inputs where no deviation is given; 0 for a bias [H, outputs]."""
+    """Normal numbers for a matrix [H, inputs, outputs], of variance 1 / inputs where no deviation is given; 0
+    for a bias [H, outputs]."""
 
     def init(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         if len(shape) == 2:
             return torch.zeros(shape)
-        return torch.randn(shape, generator=generator) * (1 / math.sqrt(max(shape[1], 1)) if deviation is None else deviation)
+        return torch.randn(shape, generator=generator) * (
+            1 / math.sqrt(max(shape[1], 1)) if deviation is None else deviation
+        )
 
     return init

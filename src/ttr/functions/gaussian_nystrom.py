@@ -13,20 +13,27 @@ from ttr.problem import Function, Problem, Solver, Weights, Worked, scale_or_def
 
 @dataclass(frozen=True)
 class GaussianNystrom(Function):
-    """A sum of Gaussians around the keys, through landmarks: y = C_q W^+ C_k^T V (Skyformer, arXiv 2111.00035; SOFT, 2110.11945).
+    """A sum of Gaussians around the keys, through landmarks: y = C_q W^+ C_k^T V (Skyformer, arXiv
+    2111.00035; SOFT, 2110.11945).
 
-    C_q and C_k hold kappa(x, z) = exp(-scale/2 ||x - z||^2) between queries or keys and m ``landmarks`` z, and W is that of the
-    landmarks plus ``ridge`` on its diagonal. With every point a landmark and no ridge this is the plain kernel sum K V (not kernel
-    ridge regression): one gradient step from 0, like linear attention. Rows are not normalised. Every token reads the whole sequence.
+    C_q and C_k hold kappa(x, z) = exp(-scale/2 ||x - z||^2) between queries or keys and m ``landmarks`` z,
+    and W is that of the landmarks plus ``ridge`` on its diagonal. With every point a landmark and no ridge
+    this is the plain kernel sum K V (not kernel
+    ridge regression): one gradient step from 0, like linear attention. Rows are not normalised. Every token
+        reads the whole sequence.
 
     W^+ is defined by exactly ``steps`` iterations, ``inverse``:
-        "balanced": W is divided by the roots of its row sums on both sides, W~ = D W D; from Z = W~^T / max column sum,
+        "balanced": W is divided by the roots of its row sums on both sides, W~ = D W D; from Z = W~^T / max
+        column sum,
             Z <- Z (13 - X (15 - X (7 - X))) / 4 with X = W~ Z; W^+ = D Z D (Skyformer).
-        "newton": from Z = 2 W / (max row sum)^2, Z <- 2 Z - Z W Z (SOFT, its algorithm 1). That start lies on the border of
-            convergence, and a direction along which all rows have the same sum is lost: one or two landmarks are too few.
+        "newton": from Z = 2 W / (max row sum)^2, Z <- 2 Z - Z W Z (SOFT, its algorithm 1). That start lies on
+        the border of
+            convergence, and a direction along which all rows have the same sum is lost: one or two landmarks
+            are too few.
 
-    The landmarks stand in m equal segments of the sequence: the first point of each, or with ``pooled`` the mean of each; of the
-    queries (``landmarks_of``), or of "both", half of the queries and half of the keys. A sequence of fewer points is its landmarks.
+    The landmarks stand in m equal segments of the sequence: the first point of each, or with ``pooled`` the
+    mean of each; of the queries (``landmarks_of``), or of "both", half of the queries and half of the keys. A
+    sequence of fewer points is its landmarks.
     """
 
     landmarks: int = 64
@@ -44,37 +51,59 @@ class GaussianNystrom(Function):
     def __post_init__(self) -> None:
         for name, allowed in (("landmarks_of", ("both", "queries")), ("inverse", ("balanced", "newton"))):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown. Use {allowed[0]!r} or {allowed[1]!r}.")
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is unknown. Use {allowed[0]!r} or {allowed[1]!r}."
+                )
         if self.landmarks < 2 or self.steps < 1 or self.ridge < 0:
-            raise ValueError(f"GaussianNystrom(landmarks={self.landmarks}, steps={self.steps}, ridge={self.ridge}) gives no inverse. "
-                             "Use at least 2 landmarks, 1 step and a ridge of 0.")
+            raise ValueError(
+                f"GaussianNystrom(landmarks={self.landmarks}, steps={self.steps}, "
+                f"ridge={self.ridge}) gives no inverse. "
+                "Use at least 2 landmarks, 1 step and a ridge of 0."
+            )
 
     def formulas(self) -> dict[str, str]:
         sequence = {"both": "queries and keys", "queries": "queries"}[self.landmarks_of]
         points = f"{'means' if self.pooled else 'first points'} of equal segments of the {sequence}"
-        step = {"balanced": "Z <- Z (13 - X (15 - X (7 - X))) / 4 from B over its largest column sum, X = B Z, W^+ = D Z D, B = D W D, "
-                            "D^-2 = diag(row sums of W)",
-                "newton": "Z <- 2 Z - Z W Z from 2 W over its largest row sum squared, W^+ = Z"}[self.inverse]
-        return {"objective": "||m||^2 / 2 - sum_i v_i^T m(k_i) in the space of the approximated kernel, i over all tokens",
-                "prediction": f"m(x) = kappa(x, L) W^+ sum_i kappa(L, k_i) v_i, W = kappa(L, L) + {self.ridge:g} I, "
-                              f"L = {self.landmarks} landmarks, the {points}",
-                "kernel": "kappa(x, z) = exp(-s ||x - z||^2 / 2)",
-                "update": f"{self.steps} times {step}", "read-out": "y_t = m(q_t)",
-                "scale": "s = K^(-1/2)" if self.scale is None else f"s = {self.scale:g}",
-                "order": "every token reads the whole sequence: there is nothing to update token by token",
-                "parallel form": "Y = kappa(Q, L) (W^+ (kappa(L, K) V)), products with the landmarks alone",
-                "approximation": "One gradient step in a space of functions, whose Gaussian kernel is approximated through landmarks (Nystrom): "
-                                 "a plain sum over pairs, neither causal nor normalised. The ridge steadies the inverse; it regularises nothing."}
+        step = {
+            "balanced": "Z <- Z (13 - X (15 - X (7 - X))) / 4 from B over its largest column sum, X = B "
+            "Z, W^+ = D Z D, B = D W D, "
+            "D^-2 = diag(row sums of W)",
+            "newton": "Z <- 2 Z - Z W Z from 2 W over its largest row sum squared, W^+ = Z",
+        }[self.inverse]
+        return {
+            "objective": (
+                "||m||^2 / 2 - sum_i v_i^T m(k_i) in the space of the approximated kernel, i over all tokens"
+            ),
+            "prediction": "m(x) = kappa(x, L) W^+ sum_i kappa(L, k_i) v_i, W = kappa(L, L) + "
+            f"{self.ridge:g} I, "
+            f"L = {self.landmarks} landmarks, the {points}",
+            "kernel": "kappa(x, z) = exp(-s ||x - z||^2 / 2)",
+            "update": f"{self.steps} times {step}",
+            "read-out": "y_t = m(q_t)",
+            "scale": "s = K^(-1/2)" if self.scale is None else f"s = {self.scale:g}",
+            "order": "every token reads the whole sequence: there is nothing to update token by token",
+            "parallel form": "Y = kappa(Q, L) (W^+ (kappa(L, K) V)), products with the landmarks alone",
+            "approximation": "One gradient step in a space of functions, whose Gaussian kernel is "
+            "approximated through landmarks (Nystrom): "
+            "a plain sum over pairs, neither causal nor normalised. The ridge steadies "
+            "the inverse; it regularises nothing.",
+        }
 
     def memory(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
         return {}
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if weights.controls() or weights.folds or weights.retention is not None or weights.window is not None:
-            return (f"In {type(self).__name__} every token reads the whole sequence, where nothing is older than the rest. "
-                    "Use Uniform, or Linear to forget.")
+            return (
+                f"In {type(self).__name__} every token reads the whole sequence, where nothing is older "
+                "than the rest. "
+                "Use Uniform, or Linear to forget."
+            )
         if not solver.additive or solver.folds:
-            return f"{type(self).__name__} is a sum over all pairs, which {type(solver).__name__} does not build. Use OneStep, or Linear."
+            return (
+                f"{type(self).__name__} is a sum over all pairs, which {type(solver).__name__} does not "
+                "build. Use OneStep, or Linear."
+            )
         return None
 
     def landmark_counts(self, time: int) -> tuple[int, int]:
@@ -84,7 +113,10 @@ class GaussianNystrom(Function):
 
     def query(self, q: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         if q.shape[-1] == 0 and self.inverse == "newton":
-            raise ValueError("Without key channels all landmarks are one point, which this start of the iteration loses. Use inverse='balanced'.")
+            raise ValueError(
+                "Without key channels all landmarks are one point, which this start of the "
+                "iteration loses. Use inverse='balanced'."
+            )
         return math.sqrt(scale_or_default(self.scale, q.shape[-1])) * q
 
     def key(self, k: Tensor, params: Mapping[str, Tensor]) -> Tensor:
@@ -92,7 +124,11 @@ class GaussianNystrom(Function):
 
     def whole(self, query: Tensor, key: Tensor, value: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-        points = [point for x, count in zip((query, key), self.landmark_counts(query.shape[2])) for point in self._landmarks(x, count)]
+        points = [
+            point
+            for x, count in zip((query, key), self.landmark_counts(query.shape[2]))
+            for point in self._landmarks(x, count)
+        ]
         landmarks = torch.stack(points, dim=2)
         identity = torch.eye(landmarks.shape[2], dtype=query.dtype)
         kernel = _gaussian(landmarks, landmarks) + self.ridge * identity
@@ -114,11 +150,16 @@ class GaussianNystrom(Function):
         """``count`` points [B,H,K] of x [B,H,T,K]: those of the segments that begin at floor(i T / count)."""
         time = x.shape[2]
         starts = [i * time // count for i in range(count)]
-        return [x[:, :, a:b].mean(2) if self.pooled else x[:, :, a] for a, b in zip(starts, [*starts[1:], time])]
+        return [
+            x[:, :, a:b].mean(2) if self.pooled else x[:, :, a] for a, b in zip(starts, [*starts[1:], time])
+        ]
 
     @classmethod
     def examples(cls) -> tuple[GaussianNystrom, ...]:
-        return (cls(landmarks=4, ridge=0.3), cls(landmarks=3, landmarks_of="queries", pooled=True, inverse="newton", steps=8, ridge=0.2))
+        return (
+            cls(landmarks=4, ridge=0.3),
+            cls(landmarks=3, landmarks_of="queries", pooled=True, inverse="newton", steps=8, ridge=0.2),
+        )
 
     @classmethod
     def worked(cls) -> tuple[Worked, ...]:
@@ -126,35 +167,57 @@ class GaussianNystrom(Function):
         from ttr.weights.uniform import Uniform
 
         # Scale ln 4: kappa = 2^-||x - z||^2. Y = C_q W^+ C_k^T V, the three matrices by hand.
-        # Landmarks q_1 and k_1, squared distance 2: W = [[1.25, 0.25], [0.25, 1.25]] with the rows' sum 1.5. Balanced, its eigenvalues are 1
-        # along (1, 1) and 2/3 along (1, -1), and 1 is its own inverse. From 2/3 the first step leads, with X = 4/9, to
-        # 2/3 (13 - 4/9 (15 - 4/9 (7 - 4/9))) / 4 = 5561/4374, and the second, with X = 5561/6561, to z below.
+        # Landmarks q_1 and k_1, squared distance 2: W = [[1.25, 0.25], [0.25, 1.25]] with the rows' sum 1.5.
+        # Balanced, its eigenvalues are 1 along (1, 1) and 2/3 along (1, -1), and 1 is its own inverse. From
+        # 2/3 the first step leads, with X = 4/9, to 2/3 (13 - 4/9 (15 - 4/9 (7 - 4/9))) / 4 = 5561/4374, and
+        # the second, with X = 5561/6561, to z below.
         x = 5561 / 6561
         z = 5561 / 4374 * (13 - x * (15 - x * (7 - x))) / 4
-        q, k, v, left, right, inverse = (torch.tensor(rows, dtype=torch.float64) for rows in (
-            [[0.5, 0.5], [1.5, 0.5], [0.5, 1.5]],
-            [[1.5, -0.5], [0.5, -0.5], [1.5, 1.5]],
-            [[2, -3, 0.5], [-2, 4, 3], [5, -0.5, -4]],
-            [[1, 1 / 4], [1 / 2, 1 / 2], [1 / 2, 1 / 32]],
-            [[1 / 4, 1], [1 / 2, 1 / 2], [1 / 4, 1 / 16]],
-            [[(1 + z) / 3, (1 - z) / 3], [(1 - z) / 3, (1 + z) / 3]],
-        ))
-        # Landmarks q_1, q_2 and the mean (0.5, 1.5) of q_3 and q_4: W = N / 4 with N = [[5, 2, 2], [2, 5, 1], [2, 1, 5]], largest row sum 9/4.
-        # Z_0 = 8 N / 81, and one step gives Z_1 = 2 Z_0 - Z_0 W Z_0 = 16 (81 N - N^3) / 6561 with
-        # N^3 = [[253, 198, 198], [198, 208, 144], [198, 144, 208]].
-        qn, kn, vn, left_n, right_n, inverse_n = (torch.tensor(rows, dtype=torch.float64) for rows in (
-            [[0.5, 0.5], [1.5, 0.5], [-0.5, 0.5], [1.5, 2.5]],
-            [[1.5, 1.5], [0.5, -0.5], [2.5, 0.5], [-0.5, 1.5]],
-            [[2, -3, 0.5], [-2, 4, 3], [5, -0.5, -4], [3, 2, -2.5]],
-            [[1, 1 / 2, 1 / 2], [1 / 2, 1, 1 / 4], [1 / 2, 1 / 16, 1 / 4], [1 / 32, 1 / 16, 1 / 4]],
-            [[1 / 4, 1 / 2, 1 / 2], [1 / 2, 1 / 4, 1 / 16], [1 / 16, 1 / 2, 1 / 32], [1 / 4, 1 / 32, 1 / 2]],
-            [[152, -36, -36], [-36, 197, -63], [-36, -63, 197]],
-        ))
+        q, k, v, left, right, inverse = (
+            torch.tensor(rows, dtype=torch.float64)
+            for rows in (
+                [[0.5, 0.5], [1.5, 0.5], [0.5, 1.5]],
+                [[1.5, -0.5], [0.5, -0.5], [1.5, 1.5]],
+                [[2, -3, 0.5], [-2, 4, 3], [5, -0.5, -4]],
+                [[1, 1 / 4], [1 / 2, 1 / 2], [1 / 2, 1 / 32]],
+                [[1 / 4, 1], [1 / 2, 1 / 2], [1 / 4, 1 / 16]],
+                [[(1 + z) / 3, (1 - z) / 3], [(1 - z) / 3, (1 + z) / 3]],
+            )
+        )
+        # Landmarks q_1, q_2 and the mean (0.5, 1.5) of q_3 and q_4: W = N / 4 with N = [[5, 2, 2], [2, 5, 1],
+        # [2, 1, 5]], largest row sum 9/4. Z_0 = 8 N / 81, and one step gives Z_1 = 2 Z_0 - Z_0 W Z_0 = 16 (81
+        # N - N^3) / 6561 with N^3 = [[253, 198, 198], [198, 208, 144], [198, 144, 208]].
+        qn, kn, vn, left_n, right_n, inverse_n = (
+            torch.tensor(rows, dtype=torch.float64)
+            for rows in (
+                [[0.5, 0.5], [1.5, 0.5], [-0.5, 0.5], [1.5, 2.5]],
+                [[1.5, 1.5], [0.5, -0.5], [2.5, 0.5], [-0.5, 1.5]],
+                [[2, -3, 0.5], [-2, 4, 3], [5, -0.5, -4], [3, 2, -2.5]],
+                [[1, 1 / 2, 1 / 2], [1 / 2, 1, 1 / 4], [1 / 2, 1 / 16, 1 / 4], [1 / 32, 1 / 16, 1 / 4]],
+                [
+                    [1 / 4, 1 / 2, 1 / 2],
+                    [1 / 2, 1 / 4, 1 / 16],
+                    [1 / 16, 1 / 2, 1 / 32],
+                    [1 / 4, 1 / 32, 1 / 2],
+                ],
+                [[152, -36, -36], [-36, 197, -63], [-36, -63, 197]],
+            )
+        )
         y, yn = left @ inverse @ right.mT @ v, left_n @ (16 / 6561 * inverse_n) @ right_n.mT @ vn
         first = cls(landmarks=2, ridge=0.25, steps=2, scale=math.log(4))
-        second = cls(landmarks=3, landmarks_of="queries", pooled=True, inverse="newton", ridge=0.25, steps=1, scale=math.log(4))
-        return tuple(Worked(Problem(Uniform(), function, OneStep()), *(x[None, :, None] for x in tensors))
-                     for function, tensors in ((first, (q, k, v, y)), (second, (qn, kn, vn, yn))))
+        second = cls(
+            landmarks=3,
+            landmarks_of="queries",
+            pooled=True,
+            inverse="newton",
+            ridge=0.25,
+            steps=1,
+            scale=math.log(4),
+        )
+        return tuple(
+            Worked(Problem(Uniform(), function, OneStep()), *(x[None, :, None] for x in tensors))
+            for function, tensors in ((first, (q, k, v, y)), (second, (qn, kn, vn, yn)))
+        )
 
 
 def _gaussian(a: Tensor, b: Tensor) -> Tensor:

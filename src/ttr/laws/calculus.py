@@ -18,7 +18,8 @@ from ttr.state import State
 
 
 def derivatives(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """The definition passes gradcheck, and gradgradcheck in fast mode, in everything that goes in; the backend has its derivatives."""
+    """The definition passes gradcheck, and gradgradcheck in fast mode, in everything that goes in; the
+    backend has its derivatives."""
     if setting.dtype != torch.float64:
         return
     checks, reference = _of_definition(problem, setting.device)
@@ -29,9 +30,12 @@ def derivatives(problem: Problem, setting: Setting) -> Iterable[tuple[str, float
 
 
 def _smallest(problem: Problem, device: str) -> Case:
-    """A norm of what a network gives at weights of 0.02 has gradients of 1e6, whose rounding a difference over 1e-6 magnifies above what
-    gradgradcheck allows; so networks are looked at where their weights have unit scale."""
-    return make_case(problem, Sizes(batch=1, time=3, heads=1, key=2, value=2), past=2, trained=True, device=device).differentiable()
+    """A norm of what a network gives at weights of 0.02 has gradients of 1e6, whose rounding a difference
+    over 1e-6 magnifies above what gradgradcheck allows; so networks are looked at where their weights have
+    unit scale."""
+    return make_case(
+        problem, Sizes(batch=1, time=3, heads=1, key=2, value=2), past=2, trained=True, device=device
+    ).differentiable()
 
 
 @functools.lru_cache(maxsize=2)  # the same for all backends
@@ -41,13 +45,19 @@ def _of_definition(problem: Problem, device: str) -> tuple[dict[str, bool], dict
     names, leaves = list(case.leaves()), list(case.leaves().values())
 
     def call(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(x for x in _finite(by_definition, case.with_leaves(dict(zip(names, tensors)))) if x.requires_grad)
+        return tuple(
+            x for x in _finite(by_definition, case.with_leaves(dict(zip(names, tensors)))) if x.requires_grad
+        )
 
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         torch.manual_seed(0)  # the directions that are tried, so that a law is a function of its arguments
-        passed = {check.__name__: check(call, leaves, fast_mode=True, raise_exception=False, check_undefined_grad=False)
-                  for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck)}
+        passed = {
+            check.__name__: check(
+                call, leaves, fast_mode=True, raise_exception=False, check_undefined_grad=False
+            )
+            for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck)
+        }
     return passed, {name: x.detach() for name, x in _derivatives(case, by_definition).items()}
 
 
@@ -58,18 +68,24 @@ def _finite(run: Callable[..., object], case: Case) -> list[torch.Tensor]:
 
 
 def _derivatives(case: Case, run: Callable[..., object]) -> dict[str, torch.Tensor]:
-    """First derivatives of a random function of all that comes out, and second ones along a random direction, in every leaf. The function
-    is not linear, so that what a backward pass is given has a derivative too."""
+    """First derivatives of a random function of all that comes out, and second ones along a random direction,
+    in every leaf. The function is not linear, so that what a backward pass is given has a derivative too."""
     generator = torch.Generator().manual_seed(2)
 
     def weighted(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
-        return sum((x * torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)).sum() for x in tensors)
+        return sum(
+            (x * torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)).sum() for x in tensors
+        )
 
     leaves = case.leaves()
     options = {"inputs": list(leaves.values()), "allow_unused": True, "materialize_grads": True}
     first = torch.autograd.grad(weighted(x.sin() for x in _finite(run, case)), create_graph=True, **options)
     second = torch.autograd.grad(weighted(first), **options)
-    return {f"{order} derivative in {name}": x for order, found in (("first", first), ("second", second)) for name, x in zip(leaves, found)}
+    return {
+        f"{order} derivative in {name}": x
+        for order, found in (("first", first), ("second", second))
+        for name, x in zip(leaves, found)
+    }
 
 
 def repeatable(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
@@ -88,7 +104,8 @@ def repeatable(problem: Problem, setting: Setting) -> Iterable[tuple[str, float,
 
 
 def bad_input(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Wrong tensors are refused in a sentence, by a token in place as well, and leave the state as it was; no tokens are valid."""
+    """Wrong tensors are refused in a sentence, by a token in place as well, and leave the state as it was; no
+    tokens are valid."""
     case = make_case(problem, past=2, dtype=setting.dtype, device=setting.device)
     kept = None if case.state is None else case.state.clone()
     for name, wrong in (*_wrong_calls(case), *_wrong_states(case)):
@@ -108,14 +125,25 @@ def _refusals_of_a_token(case: Case, setting: Setting) -> Iterable[tuple[str, fl
 
     def token(source: Case) -> dict[str, object]:
         first = source.tokens(slice(0, 1), source.state).arguments()
-        return {name: x[:, 0].contiguous() if isinstance(x, torch.Tensor) and name != "ridge" else x for name, x in first.items()}
+        return {
+            name: x[:, 0].contiguous() if isinstance(x, torch.Tensor) and name != "ridge" else x
+            for name, x in first.items()
+        }
 
     run = plan(case.problem, inplace=True, backend=setting.backend, **token(case))
     for name, wrong in _wrong_states(case):
-        tensors = [*wrong.state.tensors.values(), wrong.state.position] if isinstance(wrong.state, State) else []
+        tensors = (
+            [*wrong.state.tensors.values(), wrong.state.position] if isinstance(wrong.state, State) else []
+        )
         kept = [x.clone() for x in tensors]
-        yield f"refusal of {name} by a token", float(sentence(functools.partial(run, **token(wrong))) is None), 0.0
-        changed = any(((x != before) & ((x == x) | (before == before))).any() for x, before in zip(tensors, kept))
+        yield (
+            f"refusal of {name} by a token",
+            float(sentence(functools.partial(run, **token(wrong))) is None),
+            0.0,
+        )
+        changed = any(
+            ((x != before) & ((x == x) | (before == before))).any() for x, before in zip(tensors, kept)
+        )
         yield f"a token changes {name}", float(changed), 0.0
 
 
@@ -131,12 +159,23 @@ def _wrong_calls(case: Case) -> Iterable[tuple[str, Case]]:
     yield "an unknown control", change(controls={**case.controls, "log_decoy": case.q[..., 0]})
     yield "an unknown parameter", change(params={**case.params, "function.nothing": case.q})
     for name, x in case.controls.items():
-        yield f"{name} missing", change(controls={other: c for other, c in case.controls.items() if other != name})
-        yield f"{name} of another shape", change(controls={**case.controls, name: x[..., :1, :1, None].expand(*x.shape[:-1], x.shape[-1], 7)})
+        yield (
+            f"{name} missing",
+            change(controls={other: c for other, c in case.controls.items() if other != name}),
+        )
+        yield (
+            f"{name} of another shape",
+            change(
+                controls={**case.controls, name: x[..., :1, :1, None].expand(*x.shape[:-1], x.shape[-1], 7)}
+            ),
+        )
     if case.q.device.type == "cpu":
         yield from _wrong_values(case)
         if case.problem.weights.horizon is not None:
-            yield "tokens beyond the horizon", change(state=case.state.replace(position=case.state.position + case.problem.weights.horizon))
+            yield (
+                "tokens beyond the horizon",
+                change(state=case.state.replace(position=case.state.position + case.problem.weights.horizon)),
+            )
 
 
 def _wrong_states(case: Case) -> Iterable[tuple[str, Case]]:
@@ -145,15 +184,26 @@ def _wrong_states(case: Case) -> Iterable[tuple[str, Case]]:
         yield "any state", dataclasses.replace(case, state=State({}, torch.zeros(2, dtype=torch.int64)))
         return
     state = case.state
-    wrong = {"a state of another batch": state.select([0]), "a state of another memory": State({}, state.position),
-             "a position that is no whole number": state.replace(position=state.position.double())}
+    wrong = {
+        "a state of another batch": state.select([0]),
+        "a state of another memory": State({}, state.position),
+        "a position that is no whole number": state.replace(position=state.position.double()),
+    }
     for name, x in state.tensors.items():
-        wrong |= {f"a state whose {name} is {dtype}": state.replace(**{name: torch.zeros_like(x, dtype=dtype)})
-                  for dtype in (torch.int64, torch.complex128)}
+        wrong |= {
+            f"a state whose {name} is {dtype}": state.replace(**{name: torch.zeros_like(x, dtype=dtype)})
+            for dtype in (torch.int64, torch.complex128)
+        }
         if x.device.type == "cpu":
-            wrong |= {f"a state whose {name} holds {number}": state.replace(**{name: _with_last(x, number)}) for number in (torch.nan, torch.inf)}
+            wrong |= {
+                f"a state whose {name} holds {number}": state.replace(**{name: _with_last(x, number)})
+                for number in (torch.nan, torch.inf)
+            }
     if state.position.device.type == "cpu":
-        wrong |= {f"a position of {tokens}": state.replace(position=torch.full_like(state.position, tokens)) for tokens in (-1, 2**63 - 1)}
+        wrong |= {
+            f"a position of {tokens}": state.replace(position=torch.full_like(state.position, tokens))
+            for tokens in (-1, 2**63 - 1)
+        }
     yield from ((words, dataclasses.replace(case, state=of_words)) for words, of_words in wrong.items())
 
 
@@ -168,9 +218,15 @@ def _wrong_values(case: Case) -> Iterable[tuple[str, Case]]:
     """NaN or infinities anywhere, and controls outside the range they declare."""
     for number in (torch.nan, torch.inf):
         for name in ("q", "k", "v"):
-            yield f"{name} with {number}", dataclasses.replace(case, **{name: _with_last(getattr(case, name), number)})
+            yield (
+                f"{name} with {number}",
+                dataclasses.replace(case, **{name: _with_last(getattr(case, name), number)}),
+            )
         for name, x in case.params.items():
-            yield f"{name} with {number}", dataclasses.replace(case, params={**case.params, name: _with_last(x, number)})
+            yield (
+                f"{name} with {number}",
+                dataclasses.replace(case, params={**case.params, name: _with_last(x, number)}),
+            )
     for name, x in case.controls.items():
         control = CONTROLS[name]
         wrong = {"NaN": x * torch.nan, "infinity": torch.full_like(x, torch.inf)}
@@ -186,4 +242,8 @@ def _wrong_values(case: Case) -> Iterable[tuple[str, Case]]:
             yield f"{name} with {words}", dataclasses.replace(case, controls={**case.controls, name: value})
 
 
-LAWS = (Law(9, "derivatives", derivatives), Law(10, "repeatable", repeatable), Law(11, "bad input", bad_input))
+LAWS = (
+    Law(9, "derivatives", derivatives),
+    Law(10, "repeatable", repeatable),
+    Law(11, "bad input", bad_input),
+)

@@ -25,22 +25,31 @@ def equality(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, f
 def full_blocks(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
     """The same over the borders of blocks of the size that calls really use.
 
-    A network that learns at every token magnifies rounding from token to token. Where that breaks the plain bound, the bound follows
-    from the condition that the definition itself is measured to have, and where this leaves no digit of the dtype nothing is compared."""
+    A network that learns at every token magnifies rounding from token to token. Where that breaks the plain
+    bound, the bound follows from the condition that the definition itself is measured to have, and where this
+    leaves no digit of the dtype nothing is compared."""
     sizes = Sizes(batch=1, time=150, heads=1)
     found = list(against_oracle(problem, setting, " of 150 tokens", sizes=sizes, past=5))
     if problem.solver.trains and any(error > bound for _, error, bound in found):
         case = make_case(problem, sizes, past=5, dtype=setting.dtype, device=setting.device)
         least = ill_conditioned(_measured_condition(case), setting.dtype)
-        found = [(quantity, error, max(bound, least) if bound else bound) for quantity, error, bound in found] if least < 1.0 else []
+        found = (
+            [(quantity, error, max(bound, least) if bound else bound) for quantity, error, bound in found]
+            if least < 1.0
+            else []
+        )
     yield from found
 
 
 def _measured_condition(case: Case, noise: float = 1e-10) -> float:
-    """By how much the definition magnifies relative noise of its inputs, in float64: the worst of outputs and gradients."""
+    """By how much the definition magnifies relative noise of its inputs, in float64: the worst of outputs and
+    gradients."""
     exact = case.with_leaves({name: x.double() for name, x in case.leaves().items()})
     generator = torch.Generator().manual_seed(3)
-    noisy = {name: x * (1 + noise * torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)) for name, x in exact.leaves().items()}
+    noisy = {
+        name: x * (1 + noise * torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device))
+        for name, x in exact.leaves().items()
+    }
     results = []
     for source in (exact.differentiable(), exact.with_leaves(noisy).differentiable()):
         y, state = outcome(by_definition, source)
@@ -51,10 +60,14 @@ def _measured_condition(case: Case, noise: float = 1e-10) -> float:
 def strong_gates(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
     """The same for log decays 0, -1e-3, -1, -5, -20, -100, -inf mixed at random."""
     if any(CONTROLS[name].at_most == 0.0 for name in problem.controls()):
-        yield from against_oracle(problem, setting, " with strong gates", sizes=Sizes(time=13), strong_gates=True, past=3)
+        yield from against_oracle(
+            problem, setting, " with strong gates", sizes=Sizes(time=13), strong_gates=True, past=3
+        )
 
 
-def against_oracle(problem: Problem, setting: Setting, suffix: str, **made: object) -> Iterable[tuple[str, float, float]]:
+def against_oracle(
+    problem: Problem, setting: Setting, suffix: str, **made: object
+) -> Iterable[tuple[str, float, float]]:
     """The backend at ``make_case(problem, **made)``."""
     made |= {"dtype": setting.dtype, "device": setting.device}
     case = make_case(problem, **made).differentiable()
@@ -87,5 +100,8 @@ def _gradients(case: Case, y: Tensor, state) -> list[Tensor]:
     return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, gradients)]
 
 
-LAWS = (Law(1, "equals the oracle", equality), Law(1, "equals the oracle over full blocks", full_blocks, slow=True),
-        Law(7, "strong gates", strong_gates))
+LAWS = (
+    Law(1, "equals the oracle", equality),
+    Law(1, "equals the oracle over full blocks", full_blocks, slow=True),
+    Law(7, "strong gates", strong_gates),
+)

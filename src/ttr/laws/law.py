@@ -46,7 +46,8 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Law:
-    """A named statement about every problem and backend; ``measure(problem, setting)`` yields (quantity, error, bound)."""
+    """A named statement about every problem and backend; ``measure(problem, setting)`` yields (quantity,
+    error, bound)."""
 
     number: int
     name: str
@@ -66,8 +67,10 @@ class Law:
         if self.excuses(problem) is not None:
             return []
         least = ill_conditioned(problem.solver.condition, setting.dtype)
-        return [Measurement(self.name, quantity, error, max(bound, least) if bound else bound)
-                for quantity, error, bound in self.measure(problem, setting)]
+        return [
+            Measurement(self.name, quantity, error, max(bound, least) if bound else bound)
+            for quantity, error, bound in self.measure(problem, setting)
+        ]
 
 
 def by_definition(case: Case, **options: object):
@@ -76,10 +79,13 @@ def by_definition(case: Case, **options: object):
 
 
 def outcome(run: Callable[..., object], case: Case, **options: object) -> tuple[Tensor, State]:
-    """Read-outs and final state of a call ``run(case)``; a problem that is not causal has no state, so an empty one."""
+    """Read-outs and final state of a call ``run(case)``; a problem that is not causal has no state, so an
+    empty one."""
     if case.problem.function.causal:
         return run(case, return_state=True, **options)
-    return run(case, **options), State({}, torch.zeros(case.q.shape[0], dtype=torch.int64, device=case.q.device))
+    return run(case, **options), State(
+        {}, torch.zeros(case.q.shape[0], dtype=torch.int64, device=case.q.device)
+    )
 
 
 def sentence(call: Callable[[], object]) -> str | None:

@@ -56,9 +56,15 @@ def _negated(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 LAYOUTS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
-    "rows apart": _rows_apart, "axes reversed": _axes_reversed, "every second entry": _every_second,
-    "imaginary part of a conjugate": _imaginary, "negated": _negated, "inside a buffer": _inside}
+    "rows apart": _rows_apart,
+    "axes reversed": _axes_reversed,
+    "every second entry": _every_second,
+    "imaginary part of a conjugate": _imaginary,
+    "negated": _negated,
+    "inside a buffer": _inside,
+}
 """x -> (a buffer, a view of it that holds the numbers of x, all else NaN or -1)."""
+
 
 def _strided(x: Tensor, order: list[int], step: int = 1) -> tuple[Tensor, Tensor]:
     """``order`` names the axes from the outermost inwards; around the entries of each lie others."""
@@ -89,7 +95,8 @@ def _turns(*names: str) -> dict[str, Lay]:
 APART = _turns("rows apart", "axes reversed", "every second entry")
 CONJUGATES = _turns("imaginary part of a conjugate")
 CONTIGUOUS = _turns("negated", "inside a buffer", "inside a buffer")
-"""Contiguous tensors go the shortest ways. A third is negated: of all or every second the signs could cancel."""
+"""Contiguous tensors go the shortest ways. A third is negated: of all or every second the signs could
+cancel."""
 
 
 def _one_row(number: int, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,6 +166,7 @@ def _everywhere(problem: Problem, setting: Setting, time: int) -> Found:
 
 def _repeated(case: Case) -> Case:
     """The case with the first row of the batch in the place of all."""
+
     def repeated(name: str, x: Tensor) -> Tensor:
         return x[:1].expand_as(x).contiguous() if _has_rows(name) else x
 
@@ -191,8 +199,9 @@ def _differentiated(case: Case, lay: Lay | None, setting: Setting) -> tuple[Tens
     incoming = [_direction(x) for x in outputs]
     if lay is not None:
         incoming = [lay(number, "gradient", x)[1] for number, x in enumerate(incoming)]
-    found = torch.autograd.grad(outputs, [*leaves.values()], incoming, allow_unused=True,
-                                materialize_grads=True)
+    found = torch.autograd.grad(
+        outputs, [*leaves.values()], incoming, allow_unused=True, materialize_grads=True
+    )
     return y.detach(), state.detach(), dict(zip(leaves, found))
 
 
@@ -207,10 +216,12 @@ def _tokens(token: Case, ways: Mapping[str, Lay], setting: Setting) -> Found:
     """``step`` and planned tokens, in place and not."""
     y, end = _step(token, setting, False)
     grows = any(end[name].shape != x.shape for name, x in token.state.tensors.items())
-    runs = {"step": partial(_step, setting=setting, inplace=False),
-            "step in place": partial(_step, setting=setting, inplace=True),
-            "planned token": _planned(token, setting, False),
-            "planned token in place": _planned(token, setting, True)}
+    runs = {
+        "step": partial(_step, setting=setting, inplace=False),
+        "step in place": partial(_step, setting=setting, inplace=True),
+        "planned token": _planned(token, setting, False),
+        "planned token in place": _planned(token, setting, True),
+    }
     for words, lay in ways.items():
         laid = _Laid(token, lay)
         for name, run in runs.items():

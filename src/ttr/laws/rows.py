@@ -31,7 +31,8 @@ def triples() -> tuple[Problem, ...]:
 
 @functools.cache
 def covering() -> tuple[Problem, ...]:
-    """Valid triples that between them hold every valid pair of examples of two axes: each brings the most pairs still missing."""
+    """Valid triples that between them hold every valid pair of examples of two axes: each brings the most
+    pairs still missing."""
     left = {pair for problem in triples() for pair in _pairs(problem)}
     chosen, rest = [], list(triples())
     while left:
@@ -44,7 +45,7 @@ def covering() -> tuple[Problem, ...]:
 
 def _pairs(problem: Problem) -> set[tuple[object, object]]:
     parts = (problem.weights, problem.function, problem.solver)
-    return {(a, b) for i, a in enumerate(parts) for b in parts[i + 1:]}
+    return {(a, b) for i, a in enumerate(parts) for b in parts[i + 1 :]}
 
 
 @functools.cache
@@ -56,7 +57,10 @@ def refused_triples() -> tuple[tuple[object, object, object], ...]:
 @functools.cache
 def _judged() -> tuple[tuple[tuple[object, object, object], str | None], ...]:
     """Every triple, and why it is refused."""
-    axes = [[example for cls in registry.members(kind) for example in cls.examples()] for kind in ("weights", "function", "solver")]
+    axes = [
+        [example for cls in registry.members(kind) for example in cls.examples()]
+        for kind in ("weights", "function", "solver")
+    ]
     return tuple((triple, refusal(*triple)) for triple in itertools.product(*axes))
 
 
@@ -108,70 +112,142 @@ class Case:
     state: State | None = None
 
     def arguments(self) -> dict[str, object]:
-        return {"q": self.q, "k": self.k, "v": self.v, "params": self.params, "state": self.state, **self.controls}
+        return {
+            "q": self.q,
+            "k": self.k,
+            "v": self.v,
+            "params": self.params,
+            "state": self.state,
+            **self.controls,
+        }
 
     def tokens(self, time: slice | Tensor, state: State | None = None) -> Case:
         """The case restricted to some tokens."""
         controls = {name: x if name == "ridge" else x[:, time] for name, x in self.controls.items()}
-        return dataclasses.replace(self, q=self.q[:, time], k=self.k[:, time], v=self.v[:, time], controls=controls, state=state)
+        return dataclasses.replace(
+            self, q=self.q[:, time], k=self.k[:, time], v=self.v[:, time], controls=controls, state=state
+        )
 
     def leaves(self) -> dict[str, Tensor]:
         """Every differentiable tensor by name."""
         named = {"q": self.q, "k": self.k, "v": self.v, **self.controls, **self.params}
         if self.state is not None:
-            named |= {f"state.{name}": tensor for name, tensor in self.state.tensors.items() if not torch.isneginf(tensor).any()}
+            named |= {
+                f"state.{name}": tensor
+                for name, tensor in self.state.tensors.items()
+                if not torch.isneginf(tensor).any()
+            }
         return named
 
     def with_leaves(self, leaves: Mapping[str, Tensor]) -> Case:
         """The case with those tensors in the places ``leaves`` names."""
         state = self.state
         if state is not None:
-            state = state.replace(**{name: leaves[f"state.{name}"] for name in state if f"state.{name}" in leaves})
-        return dataclasses.replace(self, q=leaves["q"], k=leaves["k"], v=leaves["v"], state=state,
-                                   controls={name: leaves[name] for name in self.controls}, params={name: leaves[name] for name in self.params})
+            state = state.replace(
+                **{name: leaves[f"state.{name}"] for name in state if f"state.{name}" in leaves}
+            )
+        return dataclasses.replace(
+            self,
+            q=leaves["q"],
+            k=leaves["k"],
+            v=leaves["v"],
+            state=state,
+            controls={name: leaves[name] for name in self.controls},
+            params={name: leaves[name] for name in self.params},
+        )
 
     def differentiable(self) -> Case:
         """A copy whose leaves require gradients."""
-        return self.with_leaves({name: x.detach().clone().requires_grad_() for name, x in self.leaves().items()})
+        return self.with_leaves(
+            {name: x.detach().clone().requires_grad_() for name, x in self.leaves().items()}
+        )
 
 
-def make_case(problem: Problem, sizes: Sizes = Sizes(), *, strong_gates: bool = False, past: int = 0, trained: bool = False,
-              dtype: torch.dtype = torch.float64, device: str = "cpu", seed: int = 0) -> Case:
+def make_case(
+    problem: Problem,
+    sizes: Sizes = Sizes(),
+    *,
+    strong_gates: bool = False,
+    past: int = 0,
+    trained: bool = False,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+    seed: int = 0,
+) -> Case:
     """Random inputs of unit scale for a problem: a pure function of the arguments.
 
-    ``past`` > 0 starts from the state after that many tokens, where there is one; ``strong_gates`` mixes the decays of law 7.
-    Parameters lie near where a layer starts; with ``trained`` a learned initial memory has unit scale too, however small it starts.
+    ``past`` > 0 starts from the state after that many tokens, where there is one; ``strong_gates`` mixes the
+    decays of law 7. Parameters lie near where a layer starts; with ``trained`` a learned initial memory has
+    unit scale too, however small it starts.
     """
     case = _made(problem, sizes, strong_gates, past if problem.function.causal else 0, trained, dtype, seed)
     state = None if case.state is None else case.state.clone()
-    return _move(dataclasses.replace(case, state=state).with_leaves({name: x.clone() for name, x in case.leaves().items()}), device)
+    return _move(
+        dataclasses.replace(case, state=state).with_leaves(
+            {name: x.clone() for name, x in case.leaves().items()}
+        ),
+        device,
+    )
 
 
 @functools.lru_cache(maxsize=64)  # the laws ask for the same once per backend
-def _made(problem: Problem, sizes: Sizes, strong_gates: bool, past: int, trained: bool, dtype: torch.dtype, seed: int) -> Case:
-    sizes = dataclasses.replace(sizes, value=sizes.value and max(sizes.value, problem.function.least_value_size))
+def _made(
+    problem: Problem,
+    sizes: Sizes,
+    strong_gates: bool,
+    past: int,
+    trained: bool,
+    dtype: torch.dtype,
+    seed: int,
+) -> Case:
+    sizes = dataclasses.replace(
+        sizes, value=sizes.value and max(sizes.value, problem.function.least_value_size)
+    )
     digest = hashlib.sha256(repr((problem, sizes, strong_gates, past, seed)).encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
-    case = _draw(problem, dataclasses.replace(sizes, time=sizes.time + past), strong_gates, trained, generator, dtype)
+    case = _draw(
+        problem, dataclasses.replace(sizes, time=sizes.time + past), strong_gates, trained, generator, dtype
+    )
     if past:
         _, state = oracle(problem, return_state=True, **case.tokens(slice(0, past)).arguments())
         case = case.tokens(slice(past, None), state.to(dtype=torch.promote_types(dtype, torch.float32)))
     return case
 
 
-def _draw(problem: Problem, sizes: Sizes, strong_gates: bool, trained: bool, generator: torch.Generator, dtype: torch.dtype) -> Case:
+def _draw(
+    problem: Problem,
+    sizes: Sizes,
+    strong_gates: bool,
+    trained: bool,
+    generator: torch.Generator,
+    dtype: torch.dtype,
+) -> Case:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     pairs = problem.solver.pairs_per_token
     lead = (sizes.batch, sizes.time)
     inner = lead if pairs == 1 else (*lead, pairs)
-    letters = {"B": sizes.batch, "T": sizes.time, "n": pairs, "H": sizes.heads, "K": sizes.key, "V": sizes.value,
-               "F": problem.function.feature_size(sizes.key), "L": problem.weights.levels, "P": problem.function.groups}
-    controls = {name: draw_control(name, tuple(letters[a] for a in axes), strong_gates, generator) for name, axes in problem.controls().items()}
+    letters = {
+        "B": sizes.batch,
+        "T": sizes.time,
+        "n": pairs,
+        "H": sizes.heads,
+        "K": sizes.key,
+        "V": sizes.value,
+        "F": problem.function.feature_size(sizes.key),
+        "L": problem.weights.levels,
+        "P": problem.function.groups,
+    }
+    controls = {
+        name: draw_control(name, tuple(letters[a] for a in axes), strong_gates, generator)
+        for name, axes in problem.controls().items()
+    }
     if "step_size" in controls:
         controls["step_size"] = problem.function.stable_step * controls["step_size"]
-    params = init_params(problem, heads=sizes.heads, key_size=sizes.key, value_size=sizes.value, generator=generator)
+    params = init_params(
+        problem, heads=sizes.heads, key_size=sizes.key, value_size=sizes.value, generator=generator
+    )
     params = {name: x.double() * (1 + 0.1 * normal(*x.shape)) for name, x in params.items()}
     q = normal(*lead, sizes.query_heads or sizes.heads, sizes.key)
     k = normal(*inner, sizes.key_heads or sizes.heads, sizes.key) / sizes.key**0.5
@@ -179,7 +255,9 @@ def _draw(problem: Problem, sizes: Sizes, strong_gates: bool, trained: bool, gen
     if trained:
         for name in problem.function.initial(axis_params(params, "function")):
             matrix = params[f"function.{name}"]
-            params[f"function.{name}"] = normal(*matrix.shape) / (matrix.shape[-2]**0.5 if matrix.ndim == 3 else 1)
+            params[f"function.{name}"] = normal(*matrix.shape) / (
+                matrix.shape[-2] ** 0.5 if matrix.ndim == 3 else 1
+            )
     controls, params = ({name: x.to(dtype) for name, x in group.items()} for group in (controls, params))
     return Case(problem, q.to(dtype), k.to(dtype), v.to(dtype), controls, params)
 
@@ -189,7 +267,9 @@ def draw_control(name: str, shape: tuple[int, ...], strong_gates: bool, generato
     control = CONTROLS[name]
     uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
     if control.at_most == 0.0:
-        mixed = torch.tensor(GATES, dtype=torch.float64)[torch.randint(len(GATES), shape, generator=generator)]
+        mixed = torch.tensor(GATES, dtype=torch.float64)[
+            torch.randint(len(GATES), shape, generator=generator)
+        ]
         return mixed if strong_gates else -1.5 * uniform
     return 0.2 + 0.7 * uniform if 0.0 in (control.at_least, control.above) else 2 * uniform - 1
 

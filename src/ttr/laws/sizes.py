@@ -1,4 +1,5 @@
-"""Law 13: every size, 0 and 1 among them, gives what the definition gives, empty where it is empty, or is refused in the same sentence."""
+"""Law 13: every size, 0 and 1 among them, gives what the definition gives, empty where it is empty, or is
+refused in the same sentence."""
 
 from __future__ import annotations
 
@@ -21,19 +22,24 @@ from ttr.problem import Problem
 from ttr.state import State
 
 SIZES = {
-    "no key channels": Sizes(time=3, key=0), "no value channels": Sizes(time=3, value=0), "no rows": Sizes(batch=0, time=3),
-    "no tokens": Sizes(time=0), "one of each": Sizes(batch=1, time=1, heads=1, key=1, value=1),
+    "no key channels": Sizes(time=3, key=0),
+    "no value channels": Sizes(time=3, value=0),
+    "no rows": Sizes(batch=0, time=3),
+    "no tokens": Sizes(time=0),
+    "one of each": Sizes(batch=1, time=1, heads=1, key=1, value=1),
     "odd sizes": Sizes(batch=1, time=5, heads=3, key=5, value=7, key_heads=1),
 }
 GRID = {"nothing at all": Sizes(0, 0, 1, 0, 0)} | {
     f"T = {time}, K = {key}, V = {value}": Sizes(1, time, 1, key, value)
-    for time, key, value in itertools.product((1, 11), (0, 1, 2, 13), (0, 1, 3, 13))}
+    for time, key, value in itertools.product((1, 11), (0, 1, 2, 13), (0, 1, 3, 13))
+}
 PACKED = {"empty sequences": (0, 2, 0, 0, 1, 0), "no sequences": ()}
 """Lengths of packed sequences."""
 
 
 def extremes(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Outputs, states and gradients; a second call, where new memory holds NaN; one token, stepped and planned; packed sequences."""
+    """Outputs, states and gradients; a second call, where new memory holds NaN; one token, stepped and
+    planned; packed sequences."""
     for words, sizes in SIZES.items():
         yield from _of_size(problem, setting, words, sizes)
         if (case := _runs(problem, setting, sizes)) is not None:
@@ -43,7 +49,9 @@ def extremes(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, f
                     yield from _token(setting, words, case)
     for words, lengths in PACKED.items():
         case, bounds, reference = _packed(problem, lengths, setting.dtype, setting.device)
-        yield from _compare_outcomes(words, outcome(setting.run, case, cu_seqlens=bounds), reference, setting.dtype)
+        yield from _compare_outcomes(
+            words, outcome(setting.run, case, cu_seqlens=bounds), reference, setting.dtype
+        )
 
 
 def grid(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
@@ -52,11 +60,16 @@ def grid(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float
         yield from _of_size(problem, setting, words, sizes)
 
 
-def _of_size(problem: Problem, setting: Setting, words: str, sizes: Sizes) -> Iterable[tuple[str, float, float]]:
-    """Against the definition, from a state. Of gradients through a network only float64 keeps digits at every size."""
+def _of_size(
+    problem: Problem, setting: Setting, words: str, sizes: Sizes
+) -> Iterable[tuple[str, float, float]]:
+    """Against the definition, from a state. Of gradients through a network only float64 keeps digits at every
+    size."""
     told = _refusal(problem, sizes, setting.dtype, setting.device)
     if told is not None:
-        call = sentence(lambda: setting.run(make_case(problem, sizes, dtype=setting.dtype, device=setting.device)))
+        call = sentence(
+            lambda: setting.run(make_case(problem, sizes, dtype=setting.dtype, device=setting.device))
+        )
         yield f"refusal of {words}", float(call != told), 0.0
     elif _runs(problem, setting, sizes) is not None:
         rough = problem.solver.trains and setting.dtype != torch.float64
@@ -71,7 +84,8 @@ def _refusal(problem: Problem, sizes: Sizes, dtype: torch.dtype, device: str) ->
 
 
 def _runs(problem: Problem, setting: Setting, sizes: Sizes) -> Case | None:
-    """The case from a state, unless the definition or the backend refuses such sizes; where a backend does, "auto" takes another."""
+    """The case from a state, unless the definition or the backend refuses such sizes; where a backend does,
+    "auto" takes another."""
     if _refusal(problem, sizes, setting.dtype, setting.device) is not None:
         return None
     case = make_case(problem, sizes, past=2, dtype=setting.dtype, device=setting.device)
@@ -89,7 +103,8 @@ def _twice(setting: Setting, words: str, case: Case) -> Iterable[tuple[str, floa
 
 @contextlib.contextmanager
 def _new_memory_holds_nan() -> Iterator[None]:
-    """What torch makes of ``empty`` under deterministic algorithms: whoever reads it before it is written gets NaN."""
+    """What torch makes of ``empty`` under deterministic algorithms: whoever reads it before it is written
+    gets NaN."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
@@ -100,18 +115,25 @@ def _new_memory_holds_nan() -> Iterator[None]:
 
 def _token(setting: Setting, words: str, case: Case) -> Iterable[tuple[str, float, float]]:
     problem, first = case.problem, case.tokens(slice(0, 1), case.state)
-    call = {name: x if name == "ridge" else x[:, 0].contiguous() for name, x in first.controls.items()} | {"params": case.params}
+    call = {name: x if name == "ridge" else x[:, 0].contiguous() for name, x in first.controls.items()} | {
+        "params": case.params
+    }
     q, k, v = (x[:, 0].contiguous() for x in (first.q, first.k, first.v))
     bound = plan(problem, q, k, v, state=case.state, backend=setting.backend, inplace=True, **call)
     reference, end = outcome(by_definition, first)
-    for way, (y, state) in (("a step", step(problem, q, k, v, case.state, backend=setting.backend, **call)),
-                            ("a planned step", bound(q, k, v, case.state.clone(), **call))):
+    for way, (y, state) in (
+        ("a step", step(problem, q, k, v, case.state, backend=setting.backend, **call)),
+        ("a planned step", bound(q, k, v, case.state.clone(), **call)),
+    ):
         yield from _compare_outcomes(f"{way}, {words}", (y[:, None], state), (reference, end), setting.dtype)
 
 
 @functools.lru_cache(maxsize=2 * len(PACKED))  # the same for all backends
-def _packed(problem: Problem, lengths: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[Case, Tensor, tuple[Tensor, State]]:
-    """Sequences of those lengths, where there are states each from one of its own, their bounds, and what the definition makes of them."""
+def _packed(
+    problem: Problem, lengths: tuple[int, ...], dtype: torch.dtype, device: str
+) -> tuple[Case, Tensor, tuple[Tensor, State]]:
+    """Sequences of those lengths, where there are states each from one of its own, their bounds, and what the
+    definition makes of them."""
     case = make_case(problem, Sizes(batch=1, time=sum(lengths)), dtype=dtype, device=device)
     if problem.function.causal:
         one = make_case(problem, Sizes(batch=1, time=1), past=2, dtype=dtype, device=device).state
@@ -120,8 +142,9 @@ def _packed(problem: Problem, lengths: tuple[int, ...], dtype: torch.dtype, devi
     return case, bounds, outcome(by_definition, case, cu_seqlens=bounds)
 
 
-def _compare_outcomes(words: str, found: tuple[Tensor, State], reference: tuple[Tensor, State],
-                      dtype: torch.dtype) -> Iterable[tuple[str, float, float]]:
+def _compare_outcomes(
+    words: str, found: tuple[Tensor, State], reference: tuple[Tensor, State], dtype: torch.dtype
+) -> Iterable[tuple[str, float, float]]:
     yield compare(f"output of {words}", found[0], reference[0], dtype)
     yield from compare_states(f"state of {words}", found[1], reference[1], dtype)
 

@@ -39,36 +39,60 @@ def splits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, flo
 
 
 def _steps(problem: Problem, setting: Setting, case: Case, inplace: bool = False) -> tuple[Tensor, State]:
-    """Outputs and state of single tokens; with ``inplace`` from a copy of the case's state, which every token overwrites."""
+    """Outputs and state of single tokens; with ``inplace`` from a copy of the case's state, which every token
+    overwrites."""
     rows, state = [], case.state.clone() if inplace and case.state is not None else case.state
     for t in range(case.q.shape[1]):
         at = case.tokens(slice(t, t + 1))
         controls = {name: x if name == "ridge" else x[:, 0] for name, x in at.controls.items()}
-        y, state = step(problem, at.q[:, 0], at.k[:, 0], at.v[:, 0], state, params=case.params, backend=setting.backend, inplace=inplace, **controls)
+        y, state = step(
+            problem,
+            at.q[:, 0],
+            at.k[:, 0],
+            at.v[:, 0],
+            state,
+            params=case.params,
+            backend=setting.backend,
+            inplace=inplace,
+            **controls,
+        )
         rows.append(y)
     return torch.stack(rows, dim=1), state
 
 
-def _compare_gradients(words: str, y: Tensor, reference: Tensor, leaves: Mapping[str, Tensor],
-                       setting: Setting) -> Iterable[tuple[str, float, float]]:
+def _compare_gradients(
+    words: str, y: Tensor, reference: Tensor, leaves: Mapping[str, Tensor], setting: Setting
+) -> Iterable[tuple[str, float, float]]:
     """The gradients of two equal outputs in the same leaves."""
-    both = [torch.autograd.grad(out.square().sum(), list(leaves.values()), allow_unused=True, materialize_grads=True) for out in (y, reference)]
+    both = [
+        torch.autograd.grad(
+            out.square().sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
+        )
+        for out in (y, reference)
+    ]
     for name, gradient, expected in zip(leaves, *both):
         yield compare(f"gradient of {name} {words}", gradient, expected, setting.dtype)
 
 
 def causal(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Changing token j leaves y_t, t < j, unchanged to the last bit (adaptive backends: within tolerance, derivative 0)."""
+    """Changing token j leaves y_t, t < j, unchanged to the last bit (adaptive backends: within tolerance,
+    derivative 0)."""
     case = make_case(problem, dtype=setting.dtype, device=setting.device)
     other = make_case(problem, dtype=setting.dtype, device=setting.device, seed=1)
     before = setting.run(case)
     for j in (1, 5, 8):
-        changed = case.with_leaves({name: _replace_after(x, other.leaves()[name], j, name) for name, x in case.leaves().items()})
+        changed = case.with_leaves(
+            {name: _replace_after(x, other.leaves()[name], j, name) for name, x in case.leaves().items()}
+        )
         after = setting.run(changed)
         if setting.backend.adaptive:
             yield compare(f"past outputs when token {j} changes", after[:, :j], before[:, :j], setting.dtype)
         else:
-            yield f"past outputs when token {j} changes", (after[:, :j] - before[:, :j]).abs().max().item(), 0.0
+            yield (
+                f"past outputs when token {j} changes",
+                (after[:, :j] - before[:, :j]).abs().max().item(),
+                0.0,
+            )
     source = case.differentiable()
     y = setting.run(source)
     gradient = torch.autograd.grad(y[:, :5].sum(), source.v)[0]
@@ -85,22 +109,35 @@ LENGTHS, PASTS = (3, 0, 5, 1), (4, 1, 2, 3)
 
 
 def packed(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Packed sequences, each from a state of its own where there is one: outputs, states and gradients of separate calls."""
+    """Packed sequences, each from a state of its own where there is one: outputs, states and gradients of
+    separate calls."""
     bounds = torch.tensor((0, *LENGTHS), device=setting.device).cumsum(0)
-    case = make_case(problem, Sizes(batch=1, time=sum(LENGTHS)), dtype=setting.dtype, device=setting.device).differentiable()
+    case = make_case(
+        problem, Sizes(batch=1, time=sum(LENGTHS)), dtype=setting.dtype, device=setting.device
+    ).differentiable()
     if not problem.function.causal:
-        parts = [setting.run(case.tokens(slice(start, stop))) for start, stop in zip(bounds.tolist(), bounds.tolist()[1:])]
+        parts = [
+            setting.run(case.tokens(slice(start, stop)))
+            for start, stop in zip(bounds.tolist(), bounds.tolist()[1:])
+        ]
         y, separate = setting.run(case, cu_seqlens=bounds), torch.cat(parts, dim=1)
         yield compare("output packed", y, separate, setting.dtype)
         yield from _compare_gradients("packed", y, separate, case.leaves(), setting)
         return
-    pasts = [make_case(problem, Sizes(batch=1, time=1), past=past, dtype=setting.dtype, device=setting.device).state for past in PASTS]
+    pasts = [
+        make_case(
+            problem, Sizes(batch=1, time=1), past=past, dtype=setting.dtype, device=setting.device
+        ).state
+        for past in PASTS
+    ]
     starts = State.cat(pasts).map(lambda x: x if torch.isneginf(x).any() else x.clone().requires_grad_())
     y, end = setting.run(case, state=starts, cu_seqlens=bounds, return_state=True)
 
     parts, ends = [], []
     for row, (start, stop) in enumerate(zip(bounds.tolist(), bounds.tolist()[1:])):
-        part, state = setting.run(case.tokens(slice(start, stop), single(starts, row, problem.weights.window)), return_state=True)
+        part, state = setting.run(
+            case.tokens(slice(start, stop), single(starts, row, problem.weights.window)), return_state=True
+        )
         parts.append(part)
         ends.append(state)
     separate = torch.cat(parts, dim=1)
@@ -108,11 +145,21 @@ def packed(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, flo
     yield from compare_states("state packed", end, State.cat(ends), setting.dtype)
     leaves = case.leaves() | {f"state.{name}": x for name, x in starts.tensors.items() if x.requires_grad}
     yield from _compare_gradients("packed", y, separate, leaves, setting)
-    whole = make_case(problem, Sizes(batch=1, time=4), past=min(PASTS), dtype=setting.dtype, device=setting.device)
+    whole = make_case(
+        problem, Sizes(batch=1, time=4), past=min(PASTS), dtype=setting.dtype, device=setting.device
+    )
     ragged = State.cat([whole.state, *pasts]).select([0])
     bounds = torch.tensor([0, 4], device=setting.device)
-    yield compare("output from a ragged state", setting.run(whole, state=ragged, cu_seqlens=bounds), setting.run(whole), setting.dtype)
+    yield compare(
+        "output from a ragged state",
+        setting.run(whole, state=ragged, cu_seqlens=bounds),
+        setting.run(whole),
+        setting.dtype,
+    )
 
 
-LAWS = (Law(2, "whole = split = steps", splits, streaming=True), Law(3, "causal", causal, streaming=True),
-        Law(4, "packed = separate", packed))
+LAWS = (
+    Law(2, "whole = split = steps", splits, streaming=True),
+    Law(3, "causal", causal, streaming=True),
+    Law(4, "packed = separate", packed),
+)

@@ -1,4 +1,5 @@
-"""Law 5: rows and heads are independent; law 6: what importance means; law 8: limits that hold for every problem."""
+"""Law 5: rows and heads are independent; law 6: what importance means; law 8: limits that hold for every
+problem."""
 
 from __future__ import annotations
 
@@ -22,19 +23,35 @@ def independence(problem: Problem, setting: Setting) -> Iterable[tuple[str, floa
     """A row of the batch alone, and grouped heads against repeated ones."""
     case = make_case(problem, dtype=setting.dtype, device=setting.device)
     y = setting.run(case)
-    alone = dataclasses.replace(case, q=case.q[1:], k=case.k[1:], v=case.v[1:],
-                                controls={name: x if name == "ridge" else x[1:] for name, x in case.controls.items()})
+    alone = dataclasses.replace(
+        case,
+        q=case.q[1:],
+        k=case.k[1:],
+        v=case.v[1:],
+        controls={name: x if name == "ridge" else x[1:] for name, x in case.controls.items()},
+    )
     yield compare("row alone", setting.run(alone), y[1:], setting.dtype)
 
     changed = case.with_leaves({name: _change_head(x, name) for name, x in case.leaves().items()})
     yield compare("head 1 when head 0 changes", setting.run(changed)[:, :, 1], y[:, :, 1], setting.dtype)
 
-    for name, fewer in (("queries", {"query_heads": 2}), ("keys", {"key_heads": 2}), ("keys and values", {"key_heads": 1, "value_heads": 2})):
-        grouped = make_case(problem, Sizes(heads=4, **fewer), dtype=setting.dtype, device=setting.device).differentiable()
-        whole = {part: x.repeat_interleave(4 // x.shape[-2], dim=-2) for part, x in (("q", grouped.q), ("k", grouped.k), ("v", grouped.v))}
+    for name, fewer in (
+        ("queries", {"query_heads": 2}),
+        ("keys", {"key_heads": 2}),
+        ("keys and values", {"key_heads": 1, "value_heads": 2}),
+    ):
+        grouped = make_case(
+            problem, Sizes(heads=4, **fewer), dtype=setting.dtype, device=setting.device
+        ).differentiable()
+        whole = {
+            part: x.repeat_interleave(4 // x.shape[-2], dim=-2)
+            for part, x in (("q", grouped.q), ("k", grouped.k), ("v", grouped.v))
+        }
         outputs = setting.run(grouped), setting.run(dataclasses.replace(grouped, **whole))
         yield compare(f"grouped {name}", *outputs, setting.dtype)
-        gradients = [torch.autograd.grad(y.square().sum(), (grouped.q, grouped.k, grouped.v)) for y in outputs]
+        gradients = [
+            torch.autograd.grad(y.square().sum(), (grouped.q, grouped.k, grouped.v)) for y in outputs
+        ]
         for part, gradient, expected in zip("qkv", *gradients):
             yield compare(f"gradient of {part}, grouped {name}", gradient, expected, setting.dtype)
 
@@ -48,7 +65,8 @@ def _change_head(x: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def importance(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Importance 0 makes a pair absent; for weights on samples, importance 2 repeats it; an empty memory reads 0."""
+    """Importance 0 makes a pair absent; for weights on samples, importance 2 repeats it; an empty memory
+    reads 0."""
     problem = with_importance(problem)
     if problem is None:
         return
@@ -63,20 +81,29 @@ def importance(problem: Problem, setting: Setting) -> Iterable[tuple[str, float,
     gradient = torch.autograd.grad(setting.run(source).square().sum(), source.v)[0]
     yield "derivative in a pair of importance 0", gradient[:, 4].abs().max().item(), 0.0
 
-    nothing = dataclasses.replace(case, controls={**case.controls, "log_importance": torch.full_like(log_importance, -torch.inf)}).differentiable()
+    nothing = dataclasses.replace(
+        case, controls={**case.controls, "log_importance": torch.full_like(log_importance, -torch.inf)}
+    ).differentiable()
     silence = setting.run(nothing)
-    yield compare("empty memory beside the definition", silence, oracle(problem, **nothing.arguments()), setting.dtype)
+    yield compare(
+        "empty memory beside the definition", silence, oracle(problem, **nothing.arguments()), setting.dtype
+    )
     if not problem.function.learned_start:
         yield "read-out of an empty memory", silence.abs().max().item(), 0.0
     gradients = torch.autograd.grad(silence.sum(), list(nothing.leaves().values()), allow_unused=True)
-    yield "gradients of an empty memory", float(any(g is not None and not torch.isfinite(g).all() for g in gradients)), 0.0
+    yield (
+        "gradients of an empty memory",
+        float(any(g is not None and not torch.isfinite(g).all() for g in gradients)),
+        0.0,
+    )
     if problem.weights.window is None and problem.solver.pairs_per_token == 1:
-        # An error of the old memory is measured before the decay that is passed on, and momentum moves the memory without a pair;
-        # so does a token that turns the keys.
+        # An error of the old memory is measured before the decay that is passed on, and momentum moves the
+        # memory without a pair; so does a token that turns the keys.
         moves = "momentum" in problem.controls() or problem.function.transported
         if problem.solver.gradient_at != "old" and not moves:
             yield from _removal(absent, y, end, setting)
-        if problem.solver.weights_act_on == "samples" and not problem.solver.corrects:  # the first of two pairs corrects the second
+        # the first of two pairs corrects the second
+        if problem.solver.weights_act_on == "samples" and not problem.solver.corrects:
             yield from _repetition(case, setting)
 
 
@@ -86,26 +113,38 @@ def _at(x: torch.Tensor, token: int, factor: float) -> torch.Tensor:
     return changed
 
 
-def _removal(absent: Case, y: torch.Tensor, end: State, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Leaving the token out, what it forgets and turns passed on to the next one, gives the other tokens' outputs and the state.
+def _removal(
+    absent: Case, y: torch.Tensor, end: State, setting: Setting
+) -> Iterable[tuple[str, float, float]]:
+    """Leaving the token out, what it forgets and turns passed on to the next one, gives the other tokens'
+    outputs and the state.
 
-    Said of what the weights make of their controls, so that it holds whatever these are, and of weights that have none."""
+    Said of what the weights make of their controls, so that it holds whatever these are, and of weights that
+    have none."""
     x = _inputs(absent)
     keep = torch.tensor([t for t in range(y.shape[1]) if t != 4], device=y.device)
-    passed_on = _with_each(x, lambda log: torch.cat([log[:, :5], log[:, 4:5] + log[:, 5:6], log[:, 6:]], dim=1))
+    passed_on = _with_each(
+        x, lambda log: torch.cat([log[:, :5], log[:, 4:5] + log[:, 5:6], log[:, 6:]], dim=1)
+    )
     shorter, state = setting.backend.run(absent.problem, _in_order(passed_on, keep))
     yield compare("token of importance 0 left out", shorter, y[:, keep], setting.dtype)
     if "keys" not in state.tensors:
-        yield from compare_states("state with a token left out", state.replace(position=end.position), end, setting.dtype)
+        yield from compare_states(
+            "state with a token left out", state.replace(position=end.position), end, setting.dtype
+        )
 
 
 def _repetition(case: Case, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Importance 2 equals the pair twice, the second time without forgetting and without turning the past or the keys."""
+    """Importance 2 equals the pair twice, the second time without forgetting and without turning the past or
+    the keys."""
     twice = case.controls["log_importance"].clone()
     twice[:, 4] = twice[:, 4] + torch.log(torch.tensor(2.0, dtype=twice.dtype))
     once = dataclasses.replace(case, controls={**case.controls, "log_importance": twice})
     order = torch.tensor([0, 1, 2, 3, 4, 4, 5, 6, 7, 8], device=twice.device)
-    repeated = _with_each(_in_order(_inputs(case), order), lambda log: torch.cat([log[:, :5], 0 * log[:, 5:6], log[:, 6:]], dim=1))
+    repeated = _with_each(
+        _in_order(_inputs(case), order),
+        lambda log: torch.cat([log[:, :5], 0 * log[:, 5:6], log[:, 6:]], dim=1),
+    )
     if case.problem.function.transported:
         repeated.controls["step_size"][:, 5] = 0.0
     keep = torch.tensor([0, 1, 2, 3, 5, 6, 7, 8, 9], device=twice.device)
@@ -128,18 +167,25 @@ def _in_order(x: Inputs, order: torch.Tensor) -> Inputs:
     """The call's tokens at those places."""
     fields = ("q", "k", "v", "log_retention", "log_importance", "phase")
     taken = {name: tensor[:, order] for name in fields if (tensor := getattr(x, name)) is not None}
-    return dataclasses.replace(x, **taken, controls={name: c if name == "ridge" else c[:, order] for name, c in x.controls.items()})
+    return dataclasses.replace(
+        x, **taken, controls={name: c if name == "ridge" else c[:, order] for name, c in x.controls.items()}
+    )
 
 
 def limits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Nothing forgotten, nothing turned and no importance = uniform weights; a window that holds everything = none."""
+    """Nothing forgotten, nothing turned and no importance = uniform weights; a window that holds everything =
+    none."""
     case = make_case(problem, dtype=setting.dtype, device=setting.device)
     weights = problem.weights
     plain = with_weights(problem, Uniform() if weights.window is None else Window(weights.window))
     does_something = weights.retention is not None or weights.rotation is not None or weights.importance
     if plain is not None and does_something and not weights.folds and setting.backend.refuses(plain) is None:
         x = _inputs(case)
-        neutral = {name: torch.zeros_like(log) for name in ("log_retention", "log_importance", "phase") if (log := getattr(x, name)) is not None}
+        neutral = {
+            name: torch.zeros_like(log)
+            for name in ("log_retention", "log_importance", "phase")
+            if (log := getattr(x, name)) is not None
+        }
         kept = {control: c for control, c in case.controls.items() if control in plain.controls()}
         params = {name: p for name, p in case.params.items() if not name.startswith("weights.")}
         full, _ = setting.backend.run(problem, dataclasses.replace(x, **neutral))
@@ -147,7 +193,16 @@ def limits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, flo
         yield compare(f"{type(weights).__name__} at its limit", full, bare, setting.dtype)
     wide = with_factor(problem, Window(case.q.shape[1])) if weights.window is None else None
     if wide is not None and setting.backend.refuses(wide) is None:
-        yield compare("a window over everything", setting.run(dataclasses.replace(case, problem=wide)), setting.run(case), setting.dtype)
+        yield compare(
+            "a window over everything",
+            setting.run(dataclasses.replace(case, problem=wide)),
+            setting.run(case),
+            setting.dtype,
+        )
 
 
-LAWS = (Law(5, "rows and heads apart", independence), Law(6, "importance", importance), Law(8, "limits", limits))
+LAWS = (
+    Law(5, "rows and heads apart", independence),
+    Law(6, "importance", importance),
+    Law(8, "limits", limits),
+)

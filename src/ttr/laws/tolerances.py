@@ -15,7 +15,8 @@ FLOAT32 = 1e-4
 """The same in float32, against the oracle in float64 at the same inputs."""
 
 FLOAT32_OUTPUTS = 1e-5
-"""Outputs and memories of the engines of linear recurrences in float32, keys that are nearly equal included."""
+"""Outputs and memories of the engines of linear recurrences in float32, keys that are nearly equal
+included."""
 
 HALF = 2e-2
 """The same for bfloat16 and float16 inputs and outputs; the arithmetic between them is float32."""
@@ -27,7 +28,8 @@ PARITY = 1e-9
 """Oracle against the original implementation, both in float64."""
 
 ANSWERED = 0.1
-"""What is answered at all, however ill-conditioned: less than that is no digit, and the call must be refused."""
+"""What is answered at all, however ill-conditioned: less than that is no digit, and the call must be
+refused."""
 
 FLOOR = 0.1
 """Below this a reference's scale is taken as this: contract inputs have unit scale."""
@@ -44,7 +46,8 @@ def ill_conditioned(condition: float, dtype: torch.dtype) -> float:
 
 
 def error(value: Tensor, reference: Tensor) -> float:
-    """max |a - b| relative to the reference's scale; infinite if the shapes differ or a NaN or a wrong infinity is found."""
+    """max |a - b| relative to the reference's scale; infinite if the shapes differ or a NaN or a wrong
+    infinity is found."""
     if value.shape != reference.shape:
         return float("inf")
     if value.numel() == 0:

@@ -23,7 +23,8 @@ from ttr.values import FLOATING
 
 @dataclass(frozen=True)
 class Finding:
-    """One law on one backend: the measurement nearest to its bound, or the backend's refusal, or an exception."""
+    """One law on one backend: the measurement nearest to its bound, or the backend's refusal, or an
+    exception."""
 
     backend: str
     law: str
@@ -41,15 +42,31 @@ class Finding:
 
     @property
     def shown(self) -> Measurement | None:
-        """The measurement to show: the first that breaks its bound, else the nearest to it; None if there is none."""
+        """The measurement to show: the first that breaks its bound, else the nearest to it; None if there is
+        none."""
         return self.broken[0] if self.broken else self.worst
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; an infinite error is written as a string."""
         m = self.shown
-        measured = {} if m is None else {"quantity": m.quantity, "error": m.error if math.isfinite(m.error) else str(m.error), "bound": m.bound}
-        return {"backend": self.backend, "number": self.number, "law": self.law, "kept": self.kept, "refusal": self.refusal,
-                "exception": self.exception, "seconds": round(self.seconds, 3)} | measured
+        measured = (
+            {}
+            if m is None
+            else {
+                "quantity": m.quantity,
+                "error": m.error if math.isfinite(m.error) else str(m.error),
+                "bound": m.bound,
+            }
+        )
+        return {
+            "backend": self.backend,
+            "number": self.number,
+            "law": self.law,
+            "kept": self.kept,
+            "refusal": self.refusal,
+            "exception": self.exception,
+            "seconds": round(self.seconds, 3),
+        } | measured
 
 
 @dataclass(frozen=True)
@@ -83,8 +100,13 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description, every finding included."""
-        return {"problem": self.problem.to_dict(), "device": self.device, "dtype": str(self.dtype).removeprefix("torch."), "kept": bool(self),
-                "findings": [finding.to_dict() for finding in self.findings]}
+        return {
+            "problem": self.problem.to_dict(),
+            "device": self.device,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "kept": bool(self),
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
 
     def __str__(self) -> str:
         lines = [f"{self.problem!r} on {self.device} in {str(self.dtype).removeprefix('torch.')}"]
@@ -92,7 +114,10 @@ class Report:
             if f.refusal is not None:
                 lines.append(f"  {f.backend:20s} refuses: {f.refusal}")
             else:
-                lines.append(f"  {f.backend:20s} {f.number:2d} {f.law:36s} {'kept  ' if f.kept else 'BROKEN'} {describe(f)}")
+                lines.append(
+                    f"  {f.backend:20s} {f.number:2d} {f.law:36s} "
+                    f"{'kept  ' if f.kept else 'BROKEN'} {describe(f)}"
+                )
         return "\n".join(lines)
 
 
@@ -108,8 +133,16 @@ def describe(finding: Finding) -> str:
     return f"{m.error:.1e} {'<=' if finding.kept else '>'} {m.bound:.0e}, {m.quantity}"
 
 
-def verify(problem: object, device: str = "cpu", dtype: torch.dtype = torch.float64, *, backends: Iterable[str] | None = None,
-           slow: bool = True, progress: Callable[[str, str], None] | None = None, done: Callable[[], None] | None = None) -> Report:
+def verify(
+    problem: object,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float64,
+    *,
+    backends: Iterable[str] | None = None,
+    slow: bool = True,
+    progress: Callable[[str, str], None] | None = None,
+    done: Callable[[], None] | None = None,
+) -> Report:
     """Check every backend that runs the problem against the laws, gradients included, on this machine.
 
     Args:
@@ -131,7 +164,10 @@ def verify(problem: object, device: str = "cpu", dtype: torch.dtype = torch.floa
     check_problem(problem)
     check_device(device)
     if dtype not in FLOATING:
-        raise ValueError(f"The laws are tried in a floating-point type, not in {dtype}. Use torch.float64 or torch.float32.")
+        raise ValueError(
+            f"The laws are tried in a floating-point type, not in {dtype}. Use torch.float64 "
+            "or torch.float32."
+        )
     for backend in _chosen(backends):
         reason = refusal(backend, problem)
         if reason is not None:
@@ -157,7 +193,9 @@ def _chosen(names: Iterable[str] | None) -> tuple[Backend, ...]:
     names = list(names) if isinstance(names, Iterable) and not isinstance(names, str) else [names]
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"There is no backend {unknown[0]!r}. Use a list of some of {', '.join(known)}, or None for all.")
+        raise ValueError(
+            f"There is no backend {unknown[0]!r}. Use a list of some of {', '.join(known)}, or None for all."
+        )
     return tuple(backend for backend in BACKENDS if backend.name in names)
 
 
@@ -171,7 +209,10 @@ def _badness(finding: Finding) -> tuple[bool, float]:
     """Greater for what is worse: broken before kept, then by the share of the bound that is used."""
     if finding.shown is None:
         return not finding.kept, -1.0
-    return not finding.kept, finding.shown.error / finding.shown.bound if finding.shown.bound else finding.shown.error
+    return (
+        not finding.kept,
+        finding.shown.error / finding.shown.bound if finding.shown.bound else finding.shown.error,
+    )
 
 
 def _try(law: Law, problem: Problem, setting: Setting) -> Finding:

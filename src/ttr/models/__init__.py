@@ -1,4 +1,5 @@
-"""One Hugging Face decoder for every memory; importing this module makes the Auto classes of transformers know it."""
+"""One Hugging Face decoder for every memory; importing this module makes the Auto classes of transformers
+know it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The memories' states between two calls, in the form in which transformers carries them through ``generate``."""
+"""The memories' states between two calls, in the form in which transformers carries them through
+``generate``."""
 
 from __future__ import annotations
 
@@ -15,11 +16,13 @@ from ttr.surroundings import Sizes
 
 
 class MemoryLayer:
-    """The state of one layer; None before its first token. The names of the methods are those that ``Cache`` calls.
+    """The state of one layer; None before its first token. The names of the methods are those that ``Cache``
+    calls.
 
-    A call leaves the state after it in ``next`` until every layer has run, so that one that is refused changes nothing. Only a single token
-    is ``written`` into the state's own tensors, where they are ``owned``: made by the cache, in no graph, and in a model without limits,
-    which another layer could reach first.
+    A call leaves the state after it in ``next`` until every layer has run, so that one that is refused
+    changes nothing. Only a single token is ``written`` into the state's own tensors, where they are
+    ``owned``: made by the cache, in no graph, and in a model without limits, which another layer could reach
+    first.
     """
 
     is_compileable = False
@@ -34,7 +37,10 @@ class MemoryLayer:
     def commit(self, endless: bool) -> None:
         """Take the state that the call made."""
         self.state, self.next = self.next, None
-        self.owned, self.written = endless and not any(tensor.requires_grad for tensor in self.state.tensors.values()), False
+        self.owned, self.written = (
+            endless and not any(tensor.requires_grad for tensor in self.state.tensors.values()),
+            False,
+        )
 
     def reset(self) -> None:
         """Forget everything."""
@@ -62,8 +68,10 @@ class MemoryLayer:
             ValueError: if there is any to take back.
         """
         if tokens_to_remove:
-            raise ValueError("A memory cannot unlearn its newest tokens. "
-                             "Keep copy.deepcopy(cache) from before they were read, and go on from the copy.")
+            raise ValueError(
+                "A memory cannot unlearn its newest tokens. "
+                "Keep copy.deepcopy(cache) from before they were read, and go on from the copy."
+            )
 
     def get_max_length(self) -> int:
         """-1: no limit."""
@@ -73,8 +81,8 @@ class MemoryLayer:
 class TTRCache(Cache):
     """One ``ttr.State`` per layer, which ``TTRForCausalLM`` reads and replaces.
 
-    Every row of the batch counts its own tokens (``state.position``), so rows with padding have seen fewer of them;
-    ``get_seq_length`` counts the columns of the batch, padding included, as transformers does.
+    Every row of the batch counts its own tokens (``state.position``), so rows with padding have seen fewer of
+    them; ``get_seq_length`` counts the columns of the batch, padding included, as transformers does.
     """
 
     def __init__(self, layers: int) -> None:
@@ -94,27 +102,45 @@ class TTRCache(Cache):
         """Refuse what a model with these memories cannot go on from with so many sequences.
 
         Raises:
-            ValueError: if the cache has other memories, or another number of sequences, or not all layers stand at one token.
+            ValueError: if the cache has other memories, or another number of sequences, or not all layers
+                stand at one token.
         """
         if len(self.layers) != len(memories):
-            raise ValueError(f"This cache has {len(self.layers)} layers and the model {len(memories)}. "
-                             "Use TTRCache(config.num_hidden_layers), or the cache of a call of this model.")
+            raise ValueError(
+                f"This cache has {len(self.layers)} layers and the model {len(memories)}. "
+                "Use TTRCache(config.num_hidden_layers), or the cache of a call of this model."
+            )
         if self.memories not in (None, memories):
-            raise ValueError("This cache is of a model whose layers have other memories or sizes. Use one of this model, or reset() this one.")
+            raise ValueError(
+                "This cache is of a model whose layers have other memories or sizes. Use one "
+                "of this model, or reset() this one."
+            )
         if any(layer.written for layer in self.layers):
-            raise ValueError("A call with this cache failed after some of its layers had gone on. "
-                             "Go on from a copy.deepcopy(cache) of before, or reset() it and read the sequence again.")
+            raise ValueError(
+                "A call with this cache failed after some of its layers had gone on. "
+                "Go on from a copy.deepcopy(cache) of before, or reset() it and read the "
+                "sequence again."
+            )
         held = {None if state is None else len(state.position) for state in self.states()}
         if held - {None, rows}:
-            raise ValueError(f"This cache holds the states of {max(held - {None})} sequences, and the call brings {rows}. "
-                             "Give as many, in the same order, or use batch_select_indices or batch_repeat_interleave.")
+            raise ValueError(
+                f"This cache holds the states of {max(held - {None})} sequences, and the call "
+                f"brings {rows}. "
+                "Give as many, in the same order, or use batch_select_indices or "
+                "batch_repeat_interleave."
+            )
         if len(held) > 1:
-            raise ValueError("Some layers of this cache have a state and others none. Use the cache of a call of this model.")
+            raise ValueError(
+                "Some layers of this cache have a state and others none. Use the cache of a "
+                "call of this model."
+            )
 
     def commit(self, memories: tuple[tuple[Problem, Sizes], ...], columns: int) -> None:
         """Every layer of a model with these memories has read so many more columns."""
-        endless = not any(problem.weights.levels or problem.weights.horizon or layer.next.capacity
-                          for (problem, _), layer in zip(memories, self.layers))
+        endless = not any(
+            problem.weights.levels or problem.weights.horizon or layer.next.capacity
+            for (problem, _), layer in zip(memories, self.layers)
+        )
         for layer in self.layers:
             layer.commit(endless)
         self.memories = memories
@@ -140,4 +166,7 @@ class TTRCache(Cache):
         Raises:
             ValueError: always.
         """
-        raise ValueError("A TTRCache keeps the states of ttr memories, not keys and values. Give attention layers of transformers a DynamicCache.")
+        raise ValueError(
+            "A TTRCache keeps the states of ttr memories, not keys and values. Give attention "
+            "layers of transformers a DynamicCache."
+        )

@@ -19,16 +19,21 @@ class TTRConfig(PreTrainedConfig):
 
     Args:
         vocab_size, hidden_size, num_hidden_layers: as in every transformers decoder.
-        num_heads, key_size, value_size, key_heads, value_heads: of the mixers; None for what ``ttr.mixer.Mixer`` takes by default.
-        intermediate_size: hidden size of the gated MLP; None for 8/3 of ``hidden_size``, rounded up to a multiple of 8.
-        layers: the memory of every layer, or one for all of them. Each is a name of ``ttr.catalogue``, an Architecture, a
-            Problem, or the ``to_dict`` of one of these. Kept as a list of names and descriptions, one per layer.
+        num_heads, key_size, value_size, key_heads, value_heads: of the mixers; None for what
+        ``ttr.mixer.Mixer`` takes by default.
+        intermediate_size: hidden size of the gated MLP; None for 8/3 of ``hidden_size``, rounded up to a
+            multiple of 8.
+        layers: the memory of every layer, or one for all of them. Each is a name of ``ttr.catalogue``, an
+            Architecture, a Problem, or the ``to_dict`` of one of these. Kept as a list of names and
+            descriptions, one per layer.
         norm_eps: of the norms around mixer and MLP.
-        initializer_range: standard deviation of embeddings, MLP and head at the start; a mixer draws its own weights.
+        initializer_range: standard deviation of embeddings, MLP and head at the start; a mixer draws its own
+            weights.
         backend: what computes the memories: "auto", or the name that must run.
 
     Raises:
-        ValueError: if a memory is unknown or there are not as many as layers; the sentence says what to write.
+        ValueError: if a memory is unknown or there are not as many as layers; the sentence says what to
+            write.
     """
 
     model_type = "ttr"
@@ -58,7 +63,10 @@ class TTRConfig(PreTrainedConfig):
         if self.intermediate_size is None:
             self.intermediate_size = 8 * -(-self.hidden_size // 3)
         single = not isinstance(self.layers, list | tuple)
-        self.layers = [_describe(memory) for memory in ([self.layers] * self.num_hidden_layers if single else self.layers)]
+        self.layers = [
+            _describe(memory)
+            for memory in ([self.layers] * self.num_hidden_layers if single else self.layers)
+        ]
         super().__post_init__(**kwargs)
         self.memories()
 
@@ -69,14 +77,27 @@ class TTRConfig(PreTrainedConfig):
             ValueError: if one is unknown, or there are not as many as layers.
         """
         if len(self.layers) != self.num_hidden_layers:
-            raise ValueError(f"layers names {len(self.layers)} memories, but num_hidden_layers is {self.num_hidden_layers}. "
-                             "Name one memory per layer, or a single one for all.")
+            raise ValueError(
+                f"layers names {len(self.layers)} memories, but num_hidden_layers is "
+                f"{self.num_hidden_layers}. "
+                "Name one memory per layer, or a single one for all."
+            )
         return [_memory(description, layer) for layer, description in enumerate(self.layers)]
 
     def mixer(self, layer: int) -> Mixer:
         """A fresh mixer for one layer."""
-        return Mixer(self.hidden_size, self.memories()[layer], heads=self.num_heads, key_size=self.key_size, value_size=self.value_size,
-                     key_heads=self.key_heads, value_heads=self.value_heads, layer=layer, layers=self.num_hidden_layers, backend=self.backend)
+        return Mixer(
+            self.hidden_size,
+            self.memories()[layer],
+            heads=self.num_heads,
+            key_size=self.key_size,
+            value_size=self.value_size,
+            key_heads=self.key_heads,
+            value_heads=self.value_heads,
+            layer=layer,
+            layers=self.num_hidden_layers,
+            backend=self.backend,
+        )
 
 
 def _describe(memory: Any) -> Any:
@@ -89,8 +110,10 @@ def _memory(description: Any, layer: int) -> Architecture | Problem:
     if isinstance(description, Mapping):
         return (Problem if "weights" in description else Architecture).from_dict(description)
     if not isinstance(description, str):
-        raise ValueError(f"The memory of layer {layer} is {description!r}. "
-                         "Give a name of ttr.catalogue, an Architecture, a Problem, or the to_dict() of one.")
+        raise ValueError(
+            f"The memory of layer {layer} is {description!r}. "
+            "Give a name of ttr.catalogue, an Architecture, a Problem, or the to_dict() of one."
+        )
     try:
         return ttr.catalogue[description]
     except KeyError as unknown:

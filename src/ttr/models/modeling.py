@@ -1,7 +1,7 @@
 """One decoder for every memory: embeddings, blocks of mixer and gated MLP, head.
 
-Pre-norm residual blocks with RMSNorm and SwiGLU, as in Llama (Touvron et al., arXiv 2302.13971), and no positional embedding:
-a memory that wants positions has them in its surroundings.
+Pre-norm residual blocks with RMSNorm and SwiGLU, as in Llama (Touvron et al., arXiv 2302.13971), and no
+positional embedding: a memory that wants positions has them in its surroundings.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ CACHE = next(f.name for f in fields(BaseModelOutputWithPast) if f.name in ("cach
 """What this version of transformers calls the cache, in outputs and in ``generate``."""
 
 READ_BY_THE_LOSS = ("num_items_in_batch", "shift_labels")
-READ_BY_NOBODY = ("max_length_q", "max_length_k")  # DataCollatorWithFlattening gives them beside the boundaries, which tell as much
+# DataCollatorWithFlattening gives them beside the boundaries, which tell as much
+READ_BY_NOBODY = ("max_length_q", "max_length_k")
 
 
 class TTRMLP(nn.Module):
@@ -52,12 +53,18 @@ class TTRBlock(GradientCheckpointingLayer):
         self.mixer = config.mixer(layer)
         self.mlp_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = TTRMLP(config)
-        for tensor in chain(self.mixer.parameters(), self.mixer.buffers()):  # drawn by the mixer, unless they are still to be loaded
+        # drawn by the mixer, unless they are still to be loaded
+        for tensor in chain(self.mixer.parameters(), self.mixer.buffers()):
             tensor._is_hf_initialized = not tensor.is_meta
 
-    def forward(self, x: Float[Tensor, "B T D"], cache: TTRCache | None = None,
-                cu_seqlens: Int[Tensor, " bounds"] | None = None) -> Float[Tensor, "B T D"]:
-        """One block; the layer's state in ``cache`` is read, and the next one kept there until the cache commits it."""
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        cache: TTRCache | None = None,
+        cu_seqlens: Int[Tensor, " bounds"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """One block; the layer's state in ``cache`` is read, and the next one kept there until the cache
+        commits it."""
         memory = None if cache is None else cache.layers[self.layer]
         x = x + self._mix(self.mixer_norm(x), memory, cu_seqlens)
         return x + self.mlp(self.mlp_norm(x))
@@ -100,38 +107,58 @@ class TTRModel(TTRPreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """The first weights of a module that were not loaded: a part of a mixer takes those of a fresh mixer."""
+        """The first weights of a module that were not loaded: a part of a mixer takes those of a fresh
+        mixer."""
         for layer, block in enumerate(self.layers):
             for name, part in block.mixer.named_modules():
                 if part is module:
                     fresh = self.config.mixer(layer).get_submodule(name)
-                    drawn = dict(chain(fresh.named_parameters(recurse=False), fresh.named_buffers(recurse=False)))
-                    for key, tensor in chain(part.named_parameters(recurse=False), part.named_buffers(recurse=False)):
+                    drawn = dict(
+                        chain(fresh.named_parameters(recurse=False), fresh.named_buffers(recurse=False))
+                    )
+                    for key, tensor in chain(
+                        part.named_parameters(recurse=False), part.named_buffers(recurse=False)
+                    ):
                         initialization.copy_(tensor, drawn[key])
                     return
         super()._init_weights(module)
 
     @can_return_tuple
-    def forward(self, input_ids: Int[Tensor, "B T"] | None = None, attention_mask: Tensor | None = None, position_ids: Tensor | None = None,
-                past_key_values: Cache | None = None, inputs_embeds: Float[Tensor, "B T D"] | None = None, use_cache: bool | None = None,
-                cu_seqlens: Int[Tensor, " bounds"] | None = None, output_hidden_states: bool | None = None, cache: Cache | None = None,
-                cu_seq_lens_q: Int[Tensor, " bounds"] | None = None, cu_seq_lens_k: Int[Tensor, " bounds"] | None = None,
-                seq_idx: Tensor | None = None, **others: Any) -> BaseModelOutputWithPast:
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B T"] | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Float[Tensor, "B T D"] | None = None,
+        use_cache: bool | None = None,
+        cu_seqlens: Int[Tensor, " bounds"] | None = None,
+        output_hidden_states: bool | None = None,
+        cache: Cache | None = None,
+        cu_seq_lens_q: Int[Tensor, " bounds"] | None = None,
+        cu_seq_lens_k: Int[Tensor, " bounds"] | None = None,
+        seq_idx: Tensor | None = None,
+        **others: Any,
+    ) -> BaseModelOutputWithPast:
         """The hidden state of every token.
 
         Args:
-            attention_mask: [B, T], 0 at padding on either side, which is left out of the computation; its hidden states are 0. It may
-                also cover the columns of earlier calls. Numbers 1, 2, ... tell sequences that are packed in a row apart.
-            position_ids: [B or 1, T], only read to find sequences packed in a row, each of which starts at 0; they rise by one.
-            past_key_values, cache: where to go on, under either name; it is changed, unless the call is refused. Its states have one row
-                per sequence.
+            attention_mask: [B, T], 0 at padding on either side, which is left out of the computation; its
+                hidden states are 0. It may also cover the columns of earlier calls. Numbers 1, 2, ... tell
+                sequences that are packed in a row apart.
+            position_ids: [B or 1, T], only read to find sequences packed in a row, each of which starts at 0;
+                they rise by one.
+            past_key_values, cache: where to go on, under either name; it is changed, unless the call is
+                refused. Its states have one row per sequence.
             use_cache: also return the states; by default as configured, but not in training.
-            cu_seqlens, cu_seq_lens_q, cu_seq_lens_k: boundaries [0, ..., T] of sequences packed along time, with B = 1.
+            cu_seqlens, cu_seq_lens_q, cu_seq_lens_k: boundaries [0, ..., T] of sequences packed along time,
+                with B = 1.
             seq_idx: [B or 1, T], which of the sequences packed in its row a token belongs to, rising.
             others: switches of transformers that mean nothing here.
 
         Raises:
-            ValueError: on inputs that do not fit each other, or hold data that nothing reads; the sentence says what to pass.
+            ValueError: on inputs that do not fit each other, or hold data that nothing reads; the sentence
+                says what to pass.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give the model either input_ids or inputs_embeds, and not both.")
@@ -139,8 +166,16 @@ class TTRModel(TTRPreTrainedModel):
         cache = self._cache(_one_cache(past_key_values, cache), use_cache)
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         shape = x.shape[0], x.shape[1]
-        packing = packing_of(shape, attention_mask=attention_mask, position_ids=position_ids, seq_idx=seq_idx, cu_seqlens=cu_seqlens,
-                             cu_seq_lens_q=cu_seq_lens_q, cu_seq_lens_k=cu_seq_lens_k, continues=cache is not None and cache.has_states())
+        packing = packing_of(
+            shape,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            seq_idx=seq_idx,
+            cu_seqlens=cu_seqlens,
+            cu_seq_lens_q=cu_seq_lens_q,
+            cu_seq_lens_k=cu_seq_lens_k,
+            continues=cache is not None and cache.has_states(),
+        )
         memories = tuple((block.mixer.problem, block.mixer.sizes) for block in self.layers)
         if cache is not None:
             cache.check(memories, shape[0] if packing is None else len(packing.cu_seqlens) - 1)
@@ -154,7 +189,11 @@ class TTRModel(TTRPreTrainedModel):
         if cache is not None:
             cache.commit(memories, shape[1])
         hidden_states = tuple(h if packing is None else packing.unpack(h) for h in (*entered, self.norm(x)))
-        return BaseModelOutputWithPast(last_hidden_state=hidden_states[-1], hidden_states=hidden_states if wanted else None, **{CACHE: cache})
+        return BaseModelOutputWithPast(
+            last_hidden_state=hidden_states[-1],
+            hidden_states=hidden_states if wanted else None,
+            **{CACHE: cache},
+        )
 
     def _cache(self, cache: Cache | None, use_cache: bool | None) -> TTRCache | None:
         """The cache to use; one that is given is always used."""
@@ -163,8 +202,11 @@ class TTRModel(TTRPreTrainedModel):
         if cache is None and not use_cache:
             return None
         if self.training and self.gradient_checkpointing:
-            raise ValueError("Gradient checkpointing runs every layer twice and would write its state twice. "
-                             "Call activation_checkpointing_disable(), or leave out past_key_values and use_cache.")
+            raise ValueError(
+                "Gradient checkpointing runs every layer twice and would write its state twice. "
+                "Call activation_checkpointing_disable(), or leave out past_key_values and "
+                "use_cache."
+            )
         return TTRCache(self.config.num_hidden_layers) if cache is None else cache
 
 
@@ -174,7 +216,10 @@ def _one_cache(past_key_values: Cache | None, cache: Cache | None) -> TTRCache |
         raise ValueError("past_key_values and cache are two names of one thing. Give one of them.")
     given = past_key_values if cache is None else cache
     if given is not None and not isinstance(given, TTRCache):
-        raise ValueError(f"past_key_values must be a ttr.models.TTRCache, got {type(given).__name__}. Leave it out to start afresh.")
+        raise ValueError(
+            f"past_key_values must be a ttr.models.TTRCache, got {type(given).__name__}. Leave "
+            "it out to start afresh."
+        )
     return given
 
 
@@ -182,7 +227,10 @@ def _check_read(others: dict[str, Any]) -> None:
     """Refuse data under a name that nothing reads, which may be one misspelt; switches may pass."""
     for name, value in others.items():
         if name not in READ_BY_NOBODY and not isinstance(value, bool | int | float | str | None):
-            raise ValueError(f"Nothing reads {name!r} in this model, and it holds a {type(value).__name__}. Leave it out, or mend its name.")
+            raise ValueError(
+                f"Nothing reads {name!r} in this model, and it holds a {type(value).__name__}. "
+                "Leave it out, or mend its name."
+            )
 
 
 class TTRForCausalLM(TTRPreTrainedModel, GenerationMixin):
@@ -195,8 +243,11 @@ class TTRForCausalLM(TTRPreTrainedModel, GenerationMixin):
         self.model = TTRModel(config)
         for layer, block in enumerate(self.model.layers):
             if not block.mixer.problem.function.causal:
-                raise ValueError(f"In the memory of layer {layer} every token reads the ones after it, so it cannot predict or generate them. "
-                                 "Use a causal memory, or TTRModel with use_cache=False for whole sequences.")
+                raise ValueError(
+                    f"In the memory of layer {layer} every token reads the ones after it, so "
+                    "it cannot predict or generate them. "
+                    "Use a causal memory, or TTRModel with use_cache=False for whole sequences."
+                )
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
@@ -206,40 +257,76 @@ class TTRForCausalLM(TTRPreTrainedModel, GenerationMixin):
         return False
 
     @can_return_tuple
-    def forward(self, input_ids: Int[Tensor, "B T"] | None = None, attention_mask: Tensor | None = None, position_ids: Tensor | None = None,
-                past_key_values: Cache | None = None, inputs_embeds: Float[Tensor, "B T D"] | None = None, labels: Int[Tensor, "B T"] | None = None,
-                use_cache: bool | None = None, cu_seqlens: Int[Tensor, " bounds"] | None = None, output_hidden_states: bool | None = None,
-                logits_to_keep: int | Tensor = 0, cache: Cache | None = None, cu_seq_lens_q: Int[Tensor, " bounds"] | None = None,
-                cu_seq_lens_k: Int[Tensor, " bounds"] | None = None, seq_idx: Tensor | None = None, **others: Any) -> CausalLMOutputWithPast:
-        """Logits [B, T, vocabulary], and the loss where there are labels; see ``TTRModel.forward`` for the other inputs.
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B T"] | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Float[Tensor, "B T D"] | None = None,
+        labels: Int[Tensor, "B T"] | None = None,
+        use_cache: bool | None = None,
+        cu_seqlens: Int[Tensor, " bounds"] | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
+        cu_seq_lens_q: Int[Tensor, " bounds"] | None = None,
+        cu_seq_lens_k: Int[Tensor, " bounds"] | None = None,
+        seq_idx: Tensor | None = None,
+        **others: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits [B, T, vocabulary], and the loss where there are labels; see ``TTRModel.forward`` for the
+        other inputs.
 
         Args:
-            labels: the tokens themselves, -100 where none counts; the shift happens here. A token is predicted only from one of its
-                own sequence, so the first of each is not counted, nor is padding.
+            labels: the tokens themselves, -100 where none counts; the shift happens here. A token is
+                predicted only from one of its own sequence, so the first of each is not counted, nor is
+                padding.
             logits_to_keep: number of last columns that get logits, or their indices; 0 for all.
             others: also ``num_items_in_batch`` and ``shift_labels``, which the loss of transformers reads.
         """
         of_loss = {name: others.pop(name) for name in READ_BY_THE_LOSS if name in others}
         cache = _one_cache(past_key_values, cache)
-        packed = {"attention_mask": attention_mask, "position_ids": position_ids, "cu_seqlens": cu_seqlens, "cu_seq_lens_q": cu_seq_lens_q,
-                  "cu_seq_lens_k": cu_seq_lens_k, "seq_idx": seq_idx}
+        packed = {
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "cu_seqlens": cu_seqlens,
+            "cu_seq_lens_q": cu_seq_lens_q,
+            "cu_seq_lens_k": cu_seq_lens_k,
+            "seq_idx": seq_idx,
+        }
         if labels is not None:  # before the cache goes on
             x = input_ids if inputs_embeds is None else inputs_embeds
-            labels = _within_sequences(labels, x, continues=cache is not None and cache.has_states(), **packed)
-        outputs = self.model(input_ids=input_ids, inputs_embeds=inputs_embeds, cache=cache, use_cache=use_cache,
-                             output_hidden_states=output_hidden_states, **packed, **others | {"return_dict": True})
+            labels = _within_sequences(
+                labels, x, continues=cache is not None and cache.has_states(), **packed
+            )
+        outputs = self.model(
+            input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
+            cache=cache,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            **packed,
+            **others | {"return_dict": True},
+        )
         columns = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, columns])
         loss = None
         if labels is not None or of_loss.get("shift_labels") is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **of_loss)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, hidden_states=outputs.hidden_states, **{CACHE: outputs.get(CACHE)})
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **of_loss
+            )
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, **{CACHE: outputs.get(CACHE)}
+        )
 
 
 def _within_sequences(labels: Int[Tensor, "B T"], x: Tensor | None, **packed: Any) -> Int[Tensor, "B T"]:
     """The labels that the token before predicts within one sequence."""
     if x is not None and labels.shape != x.shape[:2]:
-        raise ValueError(f"labels have shape {list(labels.shape)}, but the tokens {list(x.shape[:2])}. "
-                         "Give one label per token, -100 where none counts.")
+        raise ValueError(
+            f"labels have shape {list(labels.shape)}, but the tokens {list(x.shape[:2])}. "
+            "Give one label per token, -100 where none counts."
+        )
     packing = packing_of((labels.shape[0], labels.shape[1]), **packed)
     return labels if packing is None else packing.labels(labels)

@@ -1,7 +1,8 @@
-"""Batches whose rows hold anything but one whole sequence, brought to the one form that every memory understands.
+"""Batches whose rows hold anything but one whole sequence, brought to the one form that every memory
+understands.
 
-Padding never reaches a memory: the real tokens are laid end to end, [1, N, .], with the boundaries of their sequences, and
-what comes out is put back where they stood.
+Padding never reaches a memory: the real tokens are laid end to end, [1, N, .], with the boundaries of their
+sequences, and what comes out is put back where they stood.
 """
 
 from __future__ import annotations
@@ -49,14 +50,23 @@ class Packing:
         return torch.full_like(flat, -100).index_copy(0, kept, flat[kept]).view_as(labels)
 
 
-def packing_of(shape: tuple[int, int], *, attention_mask: Tensor | None = None, position_ids: Tensor | None = None,
-               seq_idx: Tensor | None = None, continues: bool = False, **bounds: Tensor | None) -> Packing | None:
+def packing_of(
+    shape: tuple[int, int],
+    *,
+    attention_mask: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    continues: bool = False,
+    **bounds: Tensor | None,
+) -> Packing | None:
     """How a batch of shape (B, T) must be packed; None if every row is one whole sequence.
 
     Args:
-        attention_mask: [B, T or more], 0 at padding; of a longer one, which also covers earlier calls, the last T columns count. Where
-            it holds numbers above 1, they tell the sequences of a row apart, as ``seq_idx`` does.
-        position_ids: [B or 1, T], rising by one from token to token; a 0 within a row begins another sequence.
+        attention_mask: [B, T or more], 0 at padding; of a longer one, which also covers earlier calls, the
+            last T columns count. Where it holds numbers above 1, they tell the sequences of a row apart, as
+            ``seq_idx`` does.
+        position_ids: [B or 1, T], rising by one from token to token; a 0 within a row begins another
+            sequence.
         seq_idx: [B or 1, T], the number of every token's sequence in its row, rising.
         continues: whether the sequences began in earlier calls.
         bounds: boundaries [0, ..., T] of sequences packed along time, with B = 1, under any of their names.
@@ -65,7 +75,10 @@ def packing_of(shape: tuple[int, int], *, attention_mask: Tensor | None = None, 
         ValueError: if one of them has a form that is not understood, or two contradict each other.
     """
     mask, least, largest = (None, 1, 1) if attention_mask is None else _mask(shape, attention_mask, continues)
-    ids = {"attention_mask": mask if largest > 1 else None, "seq_idx": None if seq_idx is None else _integers(shape, "seq_idx", seq_idx)}
+    ids = {
+        "attention_mask": mask if largest > 1 else None,
+        "seq_idx": None if seq_idx is None else _integers(shape, "seq_idx", seq_idx),
+    }
     ids = {name: x for name, x in ids.items() if x is not None}
     position = None if position_ids is None else _integers(shape, "position_ids", position_ids)
     cu_seqlens = _bounds(shape, {name: x for name, x in bounds.items() if x is not None}, padded=least < 1)
@@ -79,7 +92,10 @@ def packing_of(shape: tuple[int, int], *, attention_mask: Tensor | None = None, 
     if cu_seqlens is not None:
         starts["cu_seqlens"] = inside & torch.isin(index, cu_seqlens.to(index))
     elif continues and ids:
-        raise ValueError(f"{next(iter(ids))} numbers sequences, but the cache goes on with those it has, one for each row. Leave it out.")
+        raise ValueError(
+            f"{next(iter(ids))} numbers sequences, but the cache goes on with those it has, "
+            "one for each row. Leave it out."
+        )
     if position is not None:
         fixed = starts["cu_seqlens"] if continues and cu_seqlens is not None else None
         starts["position_ids"] = _restarts(position.flatten()[index], index, inside, fixed)
@@ -87,8 +103,12 @@ def packing_of(shape: tuple[int, int], *, attention_mask: Tensor | None = None, 
     if cu_seqlens is not None:
         return Packing(shape, index, cu_seqlens)
     if continues and starts.any():
-        raise ValueError("position_ids begin another sequence inside a row, but the cache goes on with one sequence for each row. "
-                         "Give every sequence a row of its own, or boundaries cu_seqlens of as many sequences as the cache holds.")
+        raise ValueError(
+            "position_ids begin another sequence inside a row, but the cache goes on with one "
+            "sequence for each row. "
+            "Give every sequence a row of its own, or boundaries cu_seqlens of as many "
+            "sequences as the cache holds."
+        )
     if least > 0 and not starts.any():
         return None
     rows = torch.searchsorted(row, torch.arange(shape[0] + 1, device=device))
@@ -101,36 +121,59 @@ def _mask(shape: tuple[int, int], mask: Tensor, continues: bool) -> tuple[Int[Te
     fits = isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[0] == batch
     if not fits or mask.shape[1] < time or mask.shape[1] > time and not continues:
         got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(f"attention_mask must have shape [{batch}, {time}], or more columns where earlier calls are covered, and 0 at padding; "
-                         f"got {got}.")
+        raise ValueError(
+            f"attention_mask must have shape [{batch}, {time}], or more columns where earlier "
+            "calls are covered, and 0 at padding; "
+            f"got {got}."
+        )
     mask = mask[:, mask.shape[1] - time :]
     whole = mask.long()
     least, largest = torch.stack(whole.aminmax()).tolist() if whole.numel() else (1, 1)
     if least < 0 or mask.is_floating_point() and not torch.equal(whole.to(mask.dtype), mask):
-        raise ValueError("attention_mask must hold 1 at tokens and 0 at padding; this one holds negative numbers or fractions, "
-                         "as masks do that are added to logits. Pass the tokenizer's mask.")
+        raise ValueError(
+            "attention_mask must hold 1 at tokens and 0 at padding; this one holds negative "
+            "numbers or fractions, "
+            "as masks do that are added to logits. Pass the tokenizer's mask."
+        )
     return whole, least, largest
 
 
 def _integers(shape: tuple[int, int], name: str, x: Tensor) -> Int[Tensor, "B T"]:
     """One for every token."""
     batch, time = shape
-    if not isinstance(x, Tensor) or x.dtype not in (torch.int32, torch.int64) or x.ndim != 2 or x.shape[0] not in (1, batch) or x.shape[1] != time:
+    if (
+        not isinstance(x, Tensor)
+        or x.dtype not in (torch.int32, torch.int64)
+        or x.ndim != 2
+        or x.shape[0] not in (1, batch)
+        or x.shape[1] != time
+    ):
         got = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"{name} must be int64 or int32 of shape [{batch}, {time}] or [1, {time}], got {got}. "
-                         "Leave it out where every row is one sequence.")
+        raise ValueError(
+            f"{name} must be int64 or int32 of shape [{batch}, {time}] or [1, {time}], got "
+            f"{got}. "
+            "Leave it out where every row is one sequence."
+        )
     return x.expand(shape)
 
 
-def _bounds(shape: tuple[int, int], given: Mapping[str, Tensor], padded: bool) -> Int[Tensor, " bounds"] | None:
+def _bounds(
+    shape: tuple[int, int], given: Mapping[str, Tensor], padded: bool
+) -> Int[Tensor, " bounds"] | None:
     """The boundaries that all names give."""
     for name, bounds in given.items():
         check_packing(bounds, *shape)
         if padded:
-            raise ValueError(f"attention_mask marks padding inside packed sequences. Leave the padding out, or give padded rows without {name}.")
+            raise ValueError(
+                "attention_mask marks padding inside packed sequences. Leave the padding out, "
+                f"or give padded rows without {name}."
+            )
     first = next(iter(given.values()), None)
     if any(bounds.tolist() != first.tolist() for bounds in given.values()):
-        raise ValueError(f"{' and '.join(given)} give different boundaries. Queries and keys are of the same sequences: give cu_seqlens alone.")
+        raise ValueError(
+            f"{' and '.join(given)} give different boundaries. Queries and keys are of the "
+            "same sequences: give cu_seqlens alone."
+        )
     return first
 
 
@@ -138,18 +181,29 @@ def _changes(name: str, number: Int[Tensor, " N"], inside: Bool[Tensor, " N"]) -
     """Where another sequence begins because its number is another one."""
     step = number.diff(prepend=number[:1])
     if (number < 0).any() or (inside & (step < 0)).any():
-        raise ValueError(f"{name} must number the sequences of a row in rising order, from 0 or 1. Mark padding by 0 in attention_mask.")
+        raise ValueError(
+            f"{name} must number the sequences of a row in rising order, from 0 or 1. Mark "
+            "padding by 0 in attention_mask."
+        )
     return inside & (step > 0)
 
 
-def _restarts(position: Int[Tensor, " N"], index: Int[Tensor, " N"], inside: Bool[Tensor, " N"],
-              fixed: Bool[Tensor, " N"] | None) -> Bool[Tensor, " N"]:
+def _restarts(
+    position: Int[Tensor, " N"],
+    index: Int[Tensor, " N"],
+    inside: Bool[Tensor, " N"],
+    fixed: Bool[Tensor, " N"] | None,
+) -> Bool[Tensor, " N"]:
     """Where positions begin another sequence: at 0, unless it is ``fixed``."""
     starts = inside & (position == 0) if fixed is None else fixed
-    step, columns = position.diff(prepend=position[:1]), index.diff(prepend=index[:1])  # positions may count padding between tokens
+    # positions may count padding between tokens
+    step, columns = position.diff(prepend=position[:1]), index.diff(prepend=index[:1])
     if (inside & ~starts & (step != 1) & (step != columns)).any():
-        raise ValueError("position_ids must rise by one from token to token, and be 0 where another sequence begins in a row. "
-                         "Give the boundaries of packed sequences as cu_seqlens, and leave position_ids out.")
+        raise ValueError(
+            "position_ids must rise by one from token to token, and be 0 where another "
+            "sequence begins in a row. "
+            "Give the boundaries of packed sequences as cu_seqlens, and leave position_ids out."
+        )
     return starts
 
 
@@ -158,5 +212,7 @@ def _agreed(starts: Mapping[str, Bool[Tensor, " N"]]) -> Bool[Tensor, " N"]:
     first, *others = starts
     for other in others:
         if not torch.equal(starts[first], starts[other]):
-            raise ValueError(f"{first} and {other} contradict each other about where sequences begin. Give one of them.")
+            raise ValueError(
+                f"{first} and {other} contradict each other about where sequences begin. Give one of them."
+            )
     return starts[first]

@@ -1,4 +1,5 @@
-"""Torch operators of what stands around a memory: passes over a whole stream in blocks that stay in cache, each with its derivative."""
+"""Torch operators of what stands around a memory: passes over a whole stream in blocks that stay in cache,
+each with its derivative."""
 
 import torch
 from torch import Tensor

@@ -1,9 +1,11 @@
-"""Division by the root of the mean square, with a gain and a gate, and its derivative, block by block of rows that stay in cache.
+"""Division by the root of the mean square, with a gain and a gate, and its derivative, block by block of rows
+that stay in cache.
 
-    u = p r,   r = (c sum p^2 + eps)^(-1/2),   y = gain u a(g),   with p = x, or p = x a(g) and then y = gain u
+    u = p r,   r = (c sum p^2 + eps)^(-1/2),   y = gain u a(g),   with p = x, or p = x a(g) and then y = gain
+               u
 
-for every row x of D numbers; c = 1 / D (RMSNorm, arXiv 1910.07467), or 1 for vectors of norm 1; a is SiLU or the sigmoid. Backwards, with
-d_u the gradient of u, dr/dp = -c r^3 p gives that of p,
+for every row x of D numbers; c = 1 / D (RMSNorm, arXiv 1910.07467), or 1 for vectors of norm 1; a is SiLU or
+the sigmoid. Backwards, with d_u the gradient of u, dr/dp = -c r^3 p gives that of p,
 
     d_p = r (d_u - c u (d_u . u)),
 
@@ -22,15 +24,27 @@ from ttr.inputs import needs_composite
 from ttr.operators import wide
 
 BLOCK = 1 << 18
-"""Entries of a block: a MiB of float32, of which the cache holds several. Up to one block plain operations are as good."""
+"""Entries of a block: a MiB of float32, of which the cache holds several. Up to one block plain operations
+are as good."""
 
 ACTIVATIONS = {"silu": torch.nn.functional.silu, "sigmoid": torch.sigmoid}
-SLOPES = {"silu": torch.ops.aten.silu_backward, "sigmoid": lambda grad, x: torch.ops.aten.sigmoid_backward(grad, x.sigmoid())}
+SLOPES = {
+    "silu": torch.ops.aten.silu_backward,
+    "sigmoid": lambda grad, x: torch.ops.aten.sigmoid_backward(grad, x.sigmoid()),
+}
 """From the gradient of an activation of x, and x, to that of x."""
 
 
-def rms_norm(x: Tensor, eps: float, *, gain: Tensor | None = None, gate: Tensor | None = None, activation: str = "silu", gate_first: bool = False,
-             mean: bool = True) -> Tensor:
+def rms_norm(
+    x: Tensor,
+    eps: float,
+    *,
+    gain: Tensor | None = None,
+    gate: Tensor | None = None,
+    activation: str = "silu",
+    gate_first: bool = False,
+    mean: bool = True,
+) -> Tensor:
     """y [...,*D] in x's dtype, computed in float32 or wider.
 
     Args:
@@ -41,16 +55,34 @@ def rms_norm(x: Tensor, eps: float, *, gain: Tensor | None = None, gate: Tensor 
     """
     axes = 1 if gain is None else gain.ndim
     rows, size = x.shape[: x.ndim - axes].numel(), x.shape[x.ndim - axes :].numel()
-    call = (x.reshape(rows, size), None if gain is None else gain.flatten(), None if gate is None else gate.reshape(rows, size),
-            eps, 1 / max(size, 1) if mean else 1.0, activation, gate_first)
+    call = (
+        x.reshape(rows, size),
+        None if gain is None else gain.flatten(),
+        None if gate is None else gate.reshape(rows, size),
+        eps,
+        1 / max(size, 1) if mean else 1.0,
+        activation,
+        gate_first,
+    )
     if needs_composite() or x.numel() <= BLOCK:
         return composite(*call).reshape(x.shape)
-    wants_grad = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in call[:3])
+    wants_grad = torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in call[:3]
+    )
     return (_BlockByBlock.apply if wants_grad else _forward)(*call).reshape(x.shape)
 
 
-def composite(x: Tensor, gain: Tensor | None, gate: Tensor | None, eps: float, share: float, activation: str, gate_first: bool) -> Tensor:
-    """The same on rows [R,D] in plain torch operations, which functorch and second derivatives pass through and compilers fuse."""
+def composite(
+    x: Tensor,
+    gain: Tensor | None,
+    gate: Tensor | None,
+    eps: float,
+    share: float,
+    activation: str,
+    gate_first: bool,
+) -> Tensor:
+    """The same on rows [R,D] in plain torch operations, which functorch and second derivatives pass through
+    and compilers fuse."""
     factor = None if gate is None else ACTIVATIONS[activation](wide(gate))
     p = wide(x) * factor if gate_first and factor is not None else wide(x)
     y = p * torch.rsqrt(share * p.square().sum(-1, keepdim=True) + eps)
@@ -58,7 +90,15 @@ def composite(x: Tensor, gain: Tensor | None, gate: Tensor | None, eps: float, s
     return (y if gate_first or factor is None else y * factor).to(x.dtype)
 
 
-def _forward(x: Tensor, gain: Tensor | None, gate: Tensor | None, eps: float, share: float, activation: str, gate_first: bool) -> Tensor:
+def _forward(
+    x: Tensor,
+    gain: Tensor | None,
+    gate: Tensor | None,
+    eps: float,
+    share: float,
+    activation: str,
+    gate_first: bool,
+) -> Tensor:
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     for rows in _blocks(x):
         p, factor = wide(x[rows]), None if gate is None else ACTIVATIONS[activation](wide(gate[rows]))
@@ -73,11 +113,24 @@ def _forward(x: Tensor, gain: Tensor | None, gate: Tensor | None, eps: float, sh
     return y
 
 
-def _backward(grad: Tensor, x: Tensor, gain: Tensor | None, gate: Tensor | None, eps: float, share: float, activation: str,
-              gate_first: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    gain: Tensor | None,
+    gate: Tensor | None,
+    eps: float,
+    share: float,
+    activation: str,
+    gate_first: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The gradients of x, gain and gate."""
-    grad_x, grad_gate = (None if tensor is None else torch.empty(tensor.shape, dtype=tensor.dtype, device=x.device) for tensor in (x, gate))
-    grad_gain = None if gain is None else torch.zeros_like(gain, dtype=torch.promote_types(gain.dtype, torch.float32))
+    grad_x, grad_gate = (
+        None if tensor is None else torch.empty(tensor.shape, dtype=tensor.dtype, device=x.device)
+        for tensor in (x, gate)
+    )
+    grad_gain = (
+        None if gain is None else torch.zeros_like(gain, dtype=torch.promote_types(gain.dtype, torch.float32))
+    )
     for rows in _blocks(x):
         d, p = wide(grad[rows]), wide(x[rows])
         g = None if gate is None else wide(gate[rows])
@@ -122,7 +175,8 @@ class _BlockByBlock(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # a second derivative is wanted
-            views = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]  # one may be made from another
+            # one may be made from another
+            views = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
             leaves = [view for view, wanted in zip(views, needed) if wanted]
             made = iter(torch.autograd.grad(composite(*views, *ctx.others), leaves, grad, create_graph=True))
             grads = tuple(next(made) if wanted else None for wanted in needed)

@@ -1,13 +1,17 @@
-"""The short causal convolution with its derivative, block by block of tokens, so that nothing between input and output leaves the cache.
+"""The short causal convolution with its derivative, block by block of tokens, so that nothing between input
+and output leaves the cache.
 
-    z_t = bias + sum_{j<width} weight_j x_{t-past+j},   past = width - 1,   y_t = silu(z_t) = z_t / (1 + e^{-z_t}), or z_t
+    z_t = bias + sum_{j<width} weight_j x_{t-past+j},   past = width - 1,   y_t = silu(z_t) = z_t / (1 +
+        e^{-z_t}), or z_t
 
-for every channel by itself, with the last ``past`` tokens before the call, the ``tail``, in front of x. Backwards, with d_t the gradient of
+for every channel by itself, with the last ``past`` tokens before the call, the ``tail``, in front of x.
+Backwards, with d_t the gradient of
 z_t (z is made again: cheaper than keeping it),
 
     grad x_t = sum_j weight_j d_{t+past-j},   grad weight_j = sum_t d_t x_{t-past+j},   grad bias = sum_t d_t,
 
-the first of which is the same convolution of the d with the weights in reverse order and ``past`` later tokens behind, none at the end.
+the first of which is the same convolution of the d with the weights in reverse order and ``past`` later
+tokens behind, none at the end.
 """
 
 from __future__ import annotations
@@ -31,8 +35,15 @@ ONEDNN = 1 << 17
 """From this many entries on, oneDNN's convolution makes good for its start."""
 
 
-def short_convolution(x: Float[Tensor, "B T C"], tail: Float[Tensor, "N past C"], weight: Float[Tensor, "width C"],
-                      bias: Float[Tensor, " C"] | None = None, *, silu: bool, bounds: Int[Tensor, " bounds"] | None = None) -> Tensor:
+def short_convolution(
+    x: Float[Tensor, "B T C"],
+    tail: Float[Tensor, "N past C"],
+    weight: Float[Tensor, "width C"],
+    bias: Float[Tensor, " C"] | None = None,
+    *,
+    silu: bool,
+    bounds: Int[Tensor, " bounds"] | None = None,
+) -> Tensor:
     """y [B,T,C] in the promoted dtype of x and weight, accumulated in float32 or wider.
 
     Args:
@@ -45,19 +56,40 @@ def short_convolution(x: Float[Tensor, "B T C"], tail: Float[Tensor, "N past C"]
         ValueError: if the shapes do not fit each other.
     """
     sequences, (width, channels) = len(x) if bounds is None else len(bounds) - 1, weight.shape
-    if tail.shape != (sequences, width - 1, channels) or x.shape[2] != channels or bias is not None and bias.shape != (channels,):
-        raise ValueError(f"A convolution of {sequences} sequences with weights [{width}, {channels}] takes x [B,T,{channels}], tails "
-                         f"{[sequences, width - 1, channels]} and a bias [{channels}], got x {list(x.shape)}, tails {list(tail.shape)}"
-                         f"{'' if bias is None else f' and a bias {list(bias.shape)}'}. Give all of them the same channels.")
+    if (
+        tail.shape != (sequences, width - 1, channels)
+        or x.shape[2] != channels
+        or bias is not None
+        and bias.shape != (channels,)
+    ):
+        raise ValueError(
+            f"A convolution of {sequences} sequences with weights [{width}, {channels}] takes "
+            f"x [B,T,{channels}], tails "
+            f"{[sequences, width - 1, channels]} and a bias [{channels}], got x "
+            f"{list(x.shape)}, tails {list(tail.shape)}"
+            f"{'' if bias is None else f' and a bias {list(bias.shape)}'}. Give all of them "
+            "the same channels."
+        )
     if needs_composite():
         return composite(x, tail, weight, bias, silu=silu, bounds=bounds)
-    wants_grad = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in (x, tail, weight, bias))
+    wants_grad = torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in (x, tail, weight, bias)
+    )
     if wants_grad or torch.compiler.is_compiling():
         return _operator(x, tail, weight, bias, bounds, silu)
-    return _forward(x, tail, weight, bias, bounds, silu)  # an operator costs as much as the convolution of one token
+    # an operator costs as much as the convolution of one token
+    return _forward(x, tail, weight, bias, bounds, silu)
 
 
-def composite(x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool, bounds: Tensor | None = None) -> Tensor:
+def composite(
+    x: Tensor,
+    tail: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    silu: bool,
+    bounds: Tensor | None = None,
+) -> Tensor:
     """The same in plain torch operations, for second derivatives and functorch."""
     past = weight.shape[0] - 1
     lengths = [x.shape[1]] if bounds is None else bounds.diff().tolist()
@@ -65,13 +97,20 @@ def composite(x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor | None = Non
     parts = []
     for earlier, own in zip(tails, x.split(lengths, dim=1), strict=True):
         window = torch.cat([earlier, own], dim=1)
-        parts.append(sum((weight[j] * window[:, j : j + own.shape[1]] for j in range(1, past + 1)), weight[0] * window[:, : own.shape[1]]))
+        parts.append(
+            sum(
+                (weight[j] * window[:, j : j + own.shape[1]] for j in range(1, past + 1)),
+                weight[0] * window[:, : own.shape[1]],
+            )
+        )
     z = torch.cat(parts, dim=1) if parts else x * weight[0]
     z = z if bias is None else z + bias
     return torch.nn.functional.silu(z) if silu else z
 
 
-def _forward(x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor | None, bounds: Tensor | None, silu: bool) -> Tensor:
+def _forward(
+    x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor | None, bounds: Tensor | None, silu: bool
+) -> Tensor:
     if native.serves(x, tail, weight, bias, width=len(weight)):
         return native.forward(x, tail, weight, bias, bounds, silu)
     y = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, weight.dtype), device=x.device)
@@ -86,12 +125,24 @@ def _forward(x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor | None, bound
     return y
 
 
-def _backward(grad: Tensor, x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor | None, bounds: Tensor | None,
-              silu: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    tail: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    bounds: Tensor | None,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, tail, weight and bias."""
     if native.serves(grad, x, tail, weight, bias, width=len(weight)):
         return native.backward(grad, x, tail, weight, bias, bounds, silu)
-    past, dtype, weight, bias = len(weight) - 1, weight.dtype, wide(weight), None if bias is None else wide(bias)
+    past, dtype, weight, bias = (
+        len(weight) - 1,
+        weight.dtype,
+        wide(weight),
+        None if bias is None else wide(bias),
+    )
     grad_x, grad_tail = torch.empty_like(x, memory_format=torch.contiguous_format), torch.zeros_like(tail)
     grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(weight[0])
     reverse = weight.flip(0)
@@ -106,19 +157,24 @@ def _backward(grad: Tensor, x: Tensor, tail: Tensor, weight: Tensor, bias: Tenso
             d = torch.cat([d, later], dim=1)
             grad_x[part.rows, start:stop] = _convolve(d, reverse)
             later = d[:, :past]
-        grad_tail[part.sequences] = _convolve(torch.cat([torch.zeros_like(later), later], dim=1), reverse).to(tail.dtype)
+        grad_tail[part.sequences] = _convolve(torch.cat([torch.zeros_like(later), later], dim=1), reverse).to(
+            tail.dtype
+        )
     return grad_x, grad_tail, grad_weight.to(dtype), grad_bias.to(dtype)
 
 
 def _convolve(window: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """[B,past+n,C] -> [B,n,C]: bias + sum_j weight_j window_{t+j}.
 
-    oneDNN has a fast loop for images with channels last, and a stream is one, of one line; it has none in float64."""
+    oneDNN has a fast loop for images with channels last, and a stream is one, of one line; it has none in
+    float64."""
     tokens = window.shape[1] - len(weight) + 1
     if _onednn_serves(window):
         image, kernel, ones = window.transpose(1, 2)[:, :, None], weight.T[:, None, None], (1, 1)
         bias = None if bias is None else bias.contiguous()  # of which oneDNN does not look at the stride
-        return torch.mkldnn_convolution(image, kernel, bias, (0, 0), ones, ones, window.shape[2])[:, :, 0].transpose(1, 2)
+        return torch.mkldnn_convolution(image, kernel, bias, (0, 0), ones, ones, window.shape[2])[
+            :, :, 0
+        ].transpose(1, 2)
     z = window[:, :tokens] * weight[0] if bias is None else torch.addcmul(bias, window[:, :tokens], weight[0])
     for j in range(1, len(weight)):
         z.addcmul_(window[:, j : j + tokens], weight[j])
@@ -127,11 +183,18 @@ def _convolve(window: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
 def _onednn_serves(x: Tensor) -> bool:
     mkldnn = torch.backends.mkldnn
-    return x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() >= ONEDNN and mkldnn.is_available() and mkldnn.enabled
+    return (
+        x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and x.numel() >= ONEDNN
+        and mkldnn.is_available()
+        and mkldnn.enabled
+    )
 
 
 class _Part(NamedTuple):
-    """Sequences that are treated together: ``rows`` of x [B,T,C] from token ``start`` to ``stop``, and their tails."""
+    """Sequences that are treated together: ``rows`` of x [B,T,C] from token ``start`` to ``stop``, and their
+    tails."""
 
     x: Tensor
     tail: Tensor
@@ -148,7 +211,11 @@ class _Part(NamedTuple):
     def window(self, start: int, stop: int) -> Tensor:
         """The tokens of a block with those before it, in float32 or wider."""
         past = self.tail.shape[1]
-        window = self.x[:, start - past : stop] if start > self.start else torch.cat([self.tail, self.x[:, start:stop]], dim=1)
+        window = (
+            self.x[:, start - past : stop]
+            if start > self.start
+            else torch.cat([self.tail, self.x[:, start:stop]], dim=1)
+        )
         return wide(window)
 
 
@@ -168,20 +235,40 @@ def _parts(x: Tensor, tail: Tensor, bounds: Tensor | None) -> Iterator[_Part]:
 
 
 _ARGUMENTS = "Tensor x, Tensor tail, Tensor weight, Tensor? bias, Tensor? bounds, bool silu"
-_operator = torch.library.custom_op("ttr::short_convolution", _forward, mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor")
-_derivative = torch.library.custom_op("ttr::short_convolution_backward", _backward, mutates_args=(),
-                                      schema=f"(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
+_operator = torch.library.custom_op(
+    "ttr::short_convolution", _forward, mutates_args=(), schema=(f"({_ARGUMENTS}) -> Tensor")
+)
+_derivative = torch.library.custom_op(
+    "ttr::short_convolution_backward",
+    _backward,
+    mutates_args=(),
+    schema=(f"(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)"),
+)
 
 
 @_operator.register_fake
-def _(x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor | None, bounds: Tensor | None, silu: bool) -> Tensor:
+def _(
+    x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor | None, bounds: Tensor | None, silu: bool
+) -> Tensor:
     return x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, weight.dtype))
 
 
 @_derivative.register_fake
-def _(grad: Tensor, x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor | None, bounds: Tensor | None,
-      silu: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape), tail.new_empty(tail.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[1:])
+def _(
+    grad: Tensor,
+    x: Tensor,
+    tail: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    bounds: Tensor | None,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        x.new_empty(x.shape),
+        tail.new_empty(tail.shape),
+        weight.new_empty(weight.shape),
+        weight.new_empty(weight.shape[1:]),
+    )
 
 
 def _save(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
@@ -192,9 +279,14 @@ def _save(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
 def _differentiate(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, tail, weight, bias, bounds = ctx.saved_tensors
     if torch.is_grad_enabled():  # a second derivative is wanted
-        views = [None if tensor is None else tensor.view_as(tensor) for tensor in (x, tail, weight, bias)]  # one may be made from another
+        # one may be made from another
+        views = [None if tensor is None else tensor.view_as(tensor) for tensor in (x, tail, weight, bias)]
         leaves = [view for view, needed in zip(views, ctx.needs_input_grad) if needed]
-        made = iter(torch.autograd.grad(composite(*views, silu=ctx.silu, bounds=bounds), leaves, grad, create_graph=True))
+        made = iter(
+            torch.autograd.grad(
+                composite(*views, silu=ctx.silu, bounds=bounds), leaves, grad, create_graph=True
+            )
+        )
         return *(next(made) if needed else None for needed in ctx.needs_input_grad[:4]), None, None
     grads = _derivative(grad, x, tail, weight, bias, bounds, ctx.silu)
     return *grads[:3], None if bias is None else grads[3], None, None

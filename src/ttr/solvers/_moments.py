@@ -1,4 +1,5 @@
-"""What solvers share that are defined by an iteration on the moments H = sum gamma k k^T and U = sum gamma k v^T."""
+"""What solvers share that are defined by an iteration on the moments H = sum gamma k k^T and U = sum gamma k
+v^T."""
 
 from __future__ import annotations
 
@@ -20,20 +21,39 @@ class _Moments(Solver):
         return {"gram": (feature_size, feature_size)}
 
     def formulas(self) -> dict[str, str]:
-        return {"update": "H_t = D_t H_{t-1} + w_t phi(k_t) phi(k_t)^T, U_t = D_t U_{t-1} + w_t phi(k_t) v_t^T",
-                "order": "decay, then write, then iterate and read",
-                "parallel form": "all x_t of a chunk iterate together; H_t X^T costs two products of the size of the scores, (Gamma * X K^T) K"}
+        return {
+            "update": ("H_t = D_t H_{t-1} + w_t phi(k_t) phi(k_t)^T, U_t = D_t U_{t-1} + w_t phi(k_t) v_t^T"),
+            "order": "decay, then write, then iterate and read",
+            "parallel form": (
+                "all x_t of a chunk iterate together; H_t X^T costs two products of the "
+                "size of the scores, (Gamma * X K^T) K"
+            ),
+        }
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         name = type(self).__name__
         if weights.retention == "channel" or weights.folds or weights.levels:
-            return f"{name} needs one weight per pair, which {type(weights).__name__} does not give. Use Geometric(per='head')."
+            return (
+                f"{name} needs one weight per pair, which {type(weights).__name__} does not give. Use "
+                "Geometric(per='head')."
+            )
         if weights.window is not None:
-            return f"{name} keeps two sums over the pairs, from which none can be taken out again. Use Geometric to forget, or ExactRidge."
+            return (
+                f"{name} keeps two sums over the pairs, from which none can be taken out again. Use "
+                "Geometric to forget, or ExactRidge."
+            )
         return None
 
-    def learn(self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair) -> dict[str, Tensor]:
+    def learn(
+        self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair
+    ) -> dict[str, Tensor]:
         kept = pair.key.new_ones(()) if pair.log_decay is None else torch.exp(pair.log_decay)[..., None, None]
-        weight = pair.key.new_ones(()) if pair.log_importance is None else torch.exp(pair.log_importance)[..., None, None]
-        return {name: kept * memory[name] + weight * torch.einsum("bhf,bhv->bhfv", pair.key, target)
-                for name, target in (("memory", pair.value), ("gram", pair.key))}
+        weight = (
+            pair.key.new_ones(())
+            if pair.log_importance is None
+            else torch.exp(pair.log_importance)[..., None, None]
+        )
+        return {
+            name: kept * memory[name] + weight * torch.einsum("bhf,bhv->bhfv", pair.key, target)
+            for name, target in (("memory", pair.value), ("gram", pair.key))
+        }

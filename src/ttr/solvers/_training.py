@@ -1,4 +1,5 @@
-"""What the definitions of solvers that train networks share: the gradient of a loss in every parameter, by torch.func.grad."""
+"""What the definitions of solvers that train networks share: the gradient of a loss in every parameter, by
+torch.func.grad."""
 
 from __future__ import annotations
 
@@ -12,12 +13,22 @@ from ttr.component import Component
 from ttr.problem import Function
 
 
-def loss_gradient(function: Function, params: Mapping[str, Tensor], loss: Component, weights: Mapping[str, Tensor],
-                  pairs: Sequence[tuple[Tensor, Tensor, Tensor]], controls: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """sum_i step_i grad l(m(k_i), v_i) in every tensor [B,H,...] of ``weights``, for pairs (key, value, step [B,H])."""
+def loss_gradient(
+    function: Function,
+    params: Mapping[str, Tensor],
+    loss: Component,
+    weights: Mapping[str, Tensor],
+    pairs: Sequence[tuple[Tensor, Tensor, Tensor]],
+    controls: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """sum_i step_i grad l(m(k_i), v_i) in every tensor [B,H,...] of ``weights``, for pairs (key, value, step
+    [B,H])."""
 
     def total(weights: Mapping[str, Tensor]) -> Tensor:
-        losses = [step * loss(function.predict(weights, key, axis_params(params, "function")), value, controls) for key, value, step in pairs]
+        losses = [
+            step * loss(function.predict(weights, key, axis_params(params, "function")), value, controls)
+            for key, value, step in pairs
+        ]
         return sum(losses, torch.zeros_like(losses[0])).sum()
 
     return torch.func.grad(total)(dict(weights))

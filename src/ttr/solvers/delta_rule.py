@@ -14,11 +14,12 @@ from ttr.problem import Function, Problem, Solver, Weights, Worked
 class DeltaRule(Solver):
     """One gradient step per pair on 1/2 ||v - m(k)||^2: S <- D S + step (k (w * v)^T - e (S_x^T p)^T).
 
-    D is the retention, S_x the memory at which the error is measured: D S with ``gradient_at="decayed"`` (Gated DeltaNet,
-    arXiv 2412.06464), S with "old" (Comba, 2506.02475). p and e are the key k itself or, with ``separate_read`` and
-    ``separate_erase``, the controls ``read_key`` and ``erase_key`` (RWKV-7, 2503.14456); w is 1 or, with ``gated_write``, the
-    control ``write`` (Gated DeltaNet-2, 2605.22791). ``unit_step`` fixes the step at 1. With ``pairs_per_token`` > 1 the pairs of
-    a token are learned one after the other, the retention acting once before the first (DeltaProduct, 2502.10297).
+    D is the retention, S_x the memory at which the error is measured: D S with ``gradient_at="decayed"``
+    (Gated DeltaNet, arXiv 2412.06464), S with "old" (Comba, 2506.02475). p and e are the key k itself or,
+    with ``separate_read`` and ``separate_erase``, the controls ``read_key`` and ``erase_key`` (RWKV-7,
+    2503.14456); w is 1 or, with ``gated_write``, the control ``write`` (Gated DeltaNet-2, 2605.22791).
+    ``unit_step`` fixes the step at 1. With ``pairs_per_token`` > 1 the pairs of a token are learned one after
+    the other, the retention acting once before the first (DeltaProduct, 2502.10297).
     """
 
     gradient_at: Literal["decayed", "old"] = "decayed"
@@ -37,20 +38,30 @@ class DeltaRule(Solver):
             raise ValueError(f"pairs_per_token={self.pairs_per_token} learns nothing. Use 1 or more.")
 
     def controls(self) -> dict[str, str]:
-        taken = ((not self.unit_step, "step_size", "BTH"), (self.separate_read, "read_key", "BTHK"),
-                 (self.separate_erase, "erase_key", "BTHK"), (self.gated_write, "write", "BTHV"))
+        taken = (
+            (not self.unit_step, "step_size", "BTH"),
+            (self.separate_read, "read_key", "BTHK"),
+            (self.separate_erase, "erase_key", "BTHK"),
+            (self.gated_write, "write", "BTHV"),
+        )
         return {name: axes for takes, name, axes in taken if takes}
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if (self.separate_erase or self.gated_write or self.unit_step) and not function.linear:
-            return (f"Erase keys, write gates and unit steps change a matrix, and {type(function).__name__} keeps other parameters. "
-                    "Use Linear, or a plain DeltaRule().")
+            return (
+                f"Erase keys, write gates and unit steps change a matrix, and {type(function).__name__} "
+                "keeps other parameters. "
+                "Use Linear, or a plain DeltaRule()."
+            )
         return None
 
-    def objective(self, predict: Callable[..., Tensor], memory: Tensor | Mapping[str, Tensor], *data: object) -> Tensor:
-        """``data`` = anchor memory, key, read key, value and, where there is one, erase key of one pair. Its gradient in
-        ``memory``, taken at the anchor, is the update. With a read key of its own the error is measured there and written
-        at the key, which is the gradient of no single loss: the objective is linearised about the anchor."""
+    def objective(
+        self, predict: Callable[..., Tensor], memory: Tensor | Mapping[str, Tensor], *data: object
+    ) -> Tensor:
+        """``data`` = anchor memory, key, read key, value and, where there is one, erase key of one pair. Its
+        gradient in ``memory``, taken at the anchor, is the update. With a read key of its own the error is
+        measured there and written at the key, which is the gradient of no single loss: the objective is
+        linearised about the anchor."""
         anchor, key, read_key, value, *erase_key = data
         if not (self.separate_read or self.separate_erase):
             return 0.5 * (value - predict(memory, key)).square().sum()
@@ -60,32 +71,59 @@ class DeltaRule(Solver):
 
     def formulas(self) -> dict[str, str]:
         at, when = ("(D_t S_{t-1})^T", "after") if self.gradient_at == "decayed" else ("S_{t-1}^T", "before")
-        read, erase, value = "p" if self.separate_read else "k", "e" if self.separate_erase else "k", "(g_t * v_t)" if self.gated_write else "v_t"
+        read, erase, value = (
+            "p" if self.separate_read else "k",
+            "e" if self.separate_erase else "k",
+            ("(g_t * v_t)") if self.gated_write else "v_t",
+        )
         step, count = "w_t" if self.unit_step else "b_t", self.pairs_per_token
-        where = [("b_t = w_t step_size_t", not self.unit_step), ("p = read_key", self.separate_read), ("e = erase_key", self.separate_erase),
-                 ("g = write", self.gated_write), (f"{count} pairs of a token one after the other, D_t = 1 after the first", count > 1)]
+        where = [
+            ("b_t = w_t step_size_t", not self.unit_step),
+            ("p = read_key", self.separate_read),
+            ("e = erase_key", self.separate_erase),
+            ("g = write", self.gated_write),
+            (f"{count} pairs of a token one after the other, D_t = 1 after the first", count > 1),
+        ]
         meaning = "".join(f", {told}" for told, applies in where if applies)
         written = f"phi(k_t) ({value} - {at} phi({read}_t))^T"
         if self.separate_erase:
             written = f"(phi(k_t) {value}^T - phi(e_t) ({at} phi({read}_t))^T)"
-        start, values, scores = f"phi({read.upper()}) S_0", "(G * V)" if self.gated_write else "V", f"{step[0]}_j phi({read}_i)^T"
+        start, values, scores = (
+            f"phi({read.upper()}) S_0",
+            "(G * V)" if self.gated_write else "V",
+            (f"{step[0]}_j phi({read}_i)^T"),
+        )
         solved = f"(I + A) W = {values} - {start}, A_ij = {scores} phi(k_j)"
         if self.separate_erase:  # R holds what is read at the read keys
             solved = f"(I + A) R = {start} + C {values}, A_ij = {scores} phi(e_j), C_ij = {scores} phi(k_j)"
-        told = {"objective": f"||{value} - S^T phi(k_t)||^2 / 2",
-                "update": f"S_t = D_t S_{{t-1}} + {step} {written}{meaning}",
-                "order": f"decay, then write, then read; the error is measured {when} the decay",
-                "parallel form": f"{solved} for i > j in chunks, by substitution; S_0 and the earlier keys decayed up to where token i reads"}
+        told = {
+            "objective": f"||{value} - S^T phi(k_t)||^2 / 2",
+            "update": f"S_t = D_t S_{{t-1}} + {step} {written}{meaning}",
+            "order": f"decay, then write, then read; the error is measured {when} the decay",
+            "parallel form": (
+                f"{solved} for i > j in chunks, by substitution; S_0 and the earlier keys "
+                "decayed up to where token i reads"
+            ),
+        }
         if not (self.separate_read or self.separate_erase):
             return told
-        return told | {"objective": f"phi({erase}_t)^T S ({at} phi({read}_t)) - phi(k_t)^T S {value}, linear in S",
-                       "approximation": "It reads, erases or writes at different keys, which is the gradient of no single loss in S."}
+        return told | {
+            "objective": (f"phi({erase}_t)^T S ({at} phi({read}_t)) - phi(k_t)^T S {value}, linear in S"),
+            "approximation": (
+                "It reads, erases or writes at different keys, which is the gradient of no single loss in S."
+            ),
+        }
 
     @classmethod
     def examples(cls) -> tuple[DeltaRule, ...]:
-        return (cls(), cls(gradient_at="old", separate_read=True), cls(pairs_per_token=2), cls("old", pairs_per_token=3),
-                cls(separate_read=True, gated_write=True, unit_step=True),
-                cls("old", separate_read=True, separate_erase=True, pairs_per_token=2))
+        return (
+            cls(),
+            cls(gradient_at="old", separate_read=True),
+            cls(pairs_per_token=2),
+            cls("old", pairs_per_token=3),
+            cls(separate_read=True, gated_write=True, unit_step=True),
+            cls("old", separate_read=True, separate_erase=True, pairs_per_token=2),
+        )
 
     @classmethod
     def worked(cls) -> tuple[Worked, ...]:
@@ -94,71 +132,140 @@ class DeltaRule(Solver):
         from ttr.weights.importance import Importance
         from ttr.weights.product import Product
 
-        q, k, v, p, decayed, old = (torch.tensor(rows, dtype=torch.float64)[None, :, None] for rows in (
-            [[2, 3], [-3, 2], [0.5, -2]],
-            [[0.5, 2], [1.5, -0.5], [-0.5, 1.5]],
-            [[2, -3, 4], [-2, 4, 3], [5, -0.5, -4]],
-            [[2, -0.5], [0.5, 1.5], [-2, 0.5]],
-            # Error at the decayed memory, decays 0.5, 0.8, 0.25, steps 0.5, 0.2, 0.6; D S, then step * (v - (D S)^T k), then S, y = S^T q / 2:
-            # 0; (1, -1.5, 2); [[0.5, -0.75, 1], [2, -3, 4]].
-            # [[0.4, -0.6, 0.8], [1.6, -2.4, 3.2]]; 0.2 (v - (-0.2, 0.3, -0.4)) = (-0.36, 0.74, 0.68); [[-0.14, 0.51, 1.82], [1.78, -2.77, 2.86]].
-            # [[-0.035, 0.1275, 0.455], [0.445, -0.6925, 0.715]]; 0.6 (v - (0.685, -1.1025, 0.845)) = (2.589, 0.3615, -2.907);
-            # [[-1.3295, -0.05325, 1.9085], [4.3285, -0.15025, -3.6455]].
-            [[3.5, -5.25, 7], [1.99, -3.535, 0.13], [-4.660875, 0.1369375, 4.122625]],
-            # Error at the old memory and the read key p, decays (0.5, 0.3), (0.8, 0.4), (0.25, 0.6) per channel, same steps:
-            # 0; (1, -1.5, 2); [[0.5, -0.75, 1], [2, -3, 4]].
-            # [[0.4, -0.6, 0.8], [0.8, -1.2, 1.6]]; 0.2 (v - (3.25, -4.875, 6.5)) = (-1.05, 1.775, -0.7);
-            # [[-1.175, 2.0625, -0.25], [1.325, -2.0875, 1.95]].
-            # [[-0.29375, 0.515625, -0.0625], [0.795, -1.2525, 1.17]]; 0.6 (v - (3.0125, -5.16875, 1.475)) = (1.1925, 2.80125, -3.285);
-            # [[-0.89, -0.885, 1.58], [2.58375, 2.949375, -3.7575]].
-            [[3.5, -5.25, 7], [3.0875, -5.18125, 2.325], [-2.80625, -3.170625, 4.1525]],
-        ))
+        q, k, v, p, decayed, old = (
+            torch.tensor(rows, dtype=torch.float64)[None, :, None]
+            for rows in (
+                [[2, 3], [-3, 2], [0.5, -2]],
+                [[0.5, 2], [1.5, -0.5], [-0.5, 1.5]],
+                [[2, -3, 4], [-2, 4, 3], [5, -0.5, -4]],
+                [[2, -0.5], [0.5, 1.5], [-2, 0.5]],
+                # Error at the decayed memory, decays 0.5, 0.8, 0.25, steps 0.5, 0.2, 0.6; D S, then step * (v
+                # - (D S)^T k), then S, y = S^T q / 2: 0; (1, -1.5, 2); [[0.5, -0.75, 1], [2, -3, 4]].
+                # [[0.4, -0.6, 0.8], [1.6, -2.4, 3.2]]; 0.2 (v - (-0.2, 0.3, -0.4)) = (-0.36, 0.74, 0.68);
+                # [[-0.14, 0.51, 1.82], [1.78, -2.77, 2.86]]. [[-0.035, 0.1275, 0.455], [0.445, -0.6925,
+                # 0.715]];
+                # 0.6 (v - (0.685, -1.1025, 0.845)) = (2.589, 0.3615, -2.907); [[-1.3295, -0.05325, 1.9085],
+                # [4.3285, -0.15025, -3.6455]].
+                [[3.5, -5.25, 7], [1.99, -3.535, 0.13], [-4.660875, 0.1369375, 4.122625]],
+                # Error at the old memory and the read key p, decays (0.5, 0.3), (0.8, 0.4), (0.25, 0.6) per
+                # channel, same steps: 0; (1, -1.5, 2); [[0.5, -0.75, 1], [2, -3, 4]].
+                # [[0.4, -0.6, 0.8], [0.8, -1.2, 1.6]]; 0.2 (v - (3.25, -4.875, 6.5)) = (-1.05, 1.775, -0.7);
+                # [[-1.175, 2.0625, -0.25], [1.325, -2.0875, 1.95]].
+                # [[-0.29375, 0.515625, -0.0625], [0.795, -1.2525, 1.17]]; 0.6 (v - (3.0125, -5.16875, 1.475))
+                # = (1.1925, 2.80125, -3.285); [[-0.89, -0.885, 1.58], [2.58375, 2.949375, -3.7575]].
+                [[3.5, -5.25, 7], [3.0875, -5.18125, 2.325], [-2.80625, -3.170625, 4.1525]],
+            )
+        )
         step = torch.tensor([[[0.5], [0.2], [0.6]]], dtype=torch.float64)
         head = torch.tensor([[[0.5], [0.8], [0.25]]], dtype=torch.float64).log()
-        channel = torch.tensor([[0.5, 0.3], [0.8, 0.4], [0.25, 0.6]], dtype=torch.float64).log()[None, :, None]
+        channel = torch.tensor([[0.5, 0.3], [0.8, 0.4], [0.25, 0.6]], dtype=torch.float64).log()[
+            None, :, None
+        ]
 
-        # Two pairs per token, old memory for the first and, nothing being forgotten between them, the running one for the second.
-        # Steps times importances (0.25, 0.4), (0.6, 0.1), (0.16, 0.3), decays as above. Corrections:
-        # (0.5, -0.75, 1); 0.4 (v - (1, -1.5, 2)) = (0.8, -0.2, -0.6), S = [[1.85, -0.775, -0.7], [1.4, -1.6, 1.7]].
-        # 0.6 (v - (3, -0.75, -2.25)) = (-3, 2.85, 3.15); 0.1 (v - (7.5, -7.95, -3.3)) = (-0.7, 0.595, 0.53),
+        # Two pairs per token, old memory for the first and, nothing being forgotten between them, the running
+        # one for the second. Steps times importances (0.25, 0.4), (0.6, 0.1), (0.16, 0.3), decays as above.
+        # Corrections:
+        # (0.5, -0.75, 1); 0.4 (v - (1, -1.5, 2)) = (0.8, -0.2, -0.6), S = [[1.85, -0.775, -0.7], [1.4, -1.6,
+        # 1.7]]. 0.6 (v - (3, -0.75, -2.25)) = (-3, 2.85, 3.15); 0.1 (v - (7.5, -7.95, -3.3)) = (-0.7, 0.595,
+        # 0.53),
         #   S = [[-4.17, 4.7825, 5.475], [1.22, -1.515, 0.845]].
         # 0.16 (v - (3.915, -4.66375, -1.47)) = (0.1736, 0.6662, -0.4048);
         # 0.3 (v - (-0.28195, 0.7415375, 0.5876)) = (-0.815415, 0.37753875, 1.32372),
         #   S = [[-1.5370075, 1.051294375, 2.23301], [0.1576925, 0.809319375, 0.26591]].
-        k2, v2, step2, importance2 = (torch.tensor(rows, dtype=torch.float64)[None, :, :, None] for rows in (
-            [[[0.5, 2], [2, 0.5]], [[2, -0.5], [-0.5, 2]], [[-0.5, 1.5], [0.5, 0.5]]],
-            [[[2, -3, 4], [3, -2, 0.5]], [[-2, 4, 3], [0.5, -2, 2]], [[5, -0.5, -4], [-3, 2, 5]]],
-            [[0.5, 0.2], [0.2, 0.4], [0.4, 0.6]],
-            [[0.5, 2], [3, 0.25], [0.4, 0.5]],
-        ))
-        y2 = torch.tensor([[[[3.95, -3.175, 1.85]], [[7.475, -8.68875, -7.3675]], [[-0.541944375, -0.54649578125, 0.2923425]]]], dtype=torch.float64)
-        return (Worked(Problem(Geometric(), Linear(scale=0.5), cls()), q, k, v, decayed, {"log_decay": head, "step_size": step}),
-                Worked(Problem(Geometric("channel"), Linear(scale=0.5), cls("old", separate_read=True)), q, k, v, old,
-                       {"log_decay": channel, "step_size": step, "read_key": p}),
-                Worked(Problem(Product((Geometric(), Importance())), Linear(scale=0.5), cls("old", pairs_per_token=2)), q, k2, v2, y2,
-                       {"log_decay": head, "step_size": step2, "log_importance": importance2.log()}),
-                *cls._worked_gates(Geometric("channel"), Linear(scale=0.5), q, k, v, {"log_decay": channel, "step_size": step, "read_key": p}))
+        k2, v2, step2, importance2 = (
+            torch.tensor(rows, dtype=torch.float64)[None, :, :, None]
+            for rows in (
+                [[[0.5, 2], [2, 0.5]], [[2, -0.5], [-0.5, 2]], [[-0.5, 1.5], [0.5, 0.5]]],
+                [[[2, -3, 4], [3, -2, 0.5]], [[-2, 4, 3], [0.5, -2, 2]], [[5, -0.5, -4], [-3, 2, 5]]],
+                [[0.5, 0.2], [0.2, 0.4], [0.4, 0.6]],
+                [[0.5, 2], [3, 0.25], [0.4, 0.5]],
+            )
+        )
+        y2 = torch.tensor(
+            [
+                [
+                    [[3.95, -3.175, 1.85]],
+                    [[7.475, -8.68875, -7.3675]],
+                    [[-0.541944375, -0.54649578125, 0.2923425]],
+                ]
+            ],
+            dtype=torch.float64,
+        )
+        return (
+            Worked(
+                Problem(Geometric(), Linear(scale=0.5), cls()),
+                q,
+                k,
+                v,
+                decayed,
+                {"log_decay": head, "step_size": step},
+            ),
+            Worked(
+                Problem(Geometric("channel"), Linear(scale=0.5), cls("old", separate_read=True)),
+                q,
+                k,
+                v,
+                old,
+                {"log_decay": channel, "step_size": step, "read_key": p},
+            ),
+            Worked(
+                Problem(
+                    Product((Geometric(), Importance())), Linear(scale=0.5), cls("old", pairs_per_token=2)
+                ),
+                q,
+                k2,
+                v2,
+                y2,
+                {"log_decay": head, "step_size": step2, "log_importance": importance2.log()},
+            ),
+            *cls._worked_gates(
+                Geometric("channel"),
+                Linear(scale=0.5),
+                q,
+                k,
+                v,
+                {"log_decay": channel, "step_size": step, "read_key": p},
+            ),
+        )
 
     @classmethod
-    def _worked_gates(cls, weights: Weights, function: Function, q: Tensor, k: Tensor, v: Tensor,
-                      controls: Mapping[str, Tensor]) -> tuple[Worked, ...]:
+    def _worked_gates(
+        cls,
+        weights: Weights,
+        function: Function,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        controls: Mapping[str, Tensor],
+    ) -> tuple[Worked, ...]:
         """Write gates with a unit step, and an erase key of its own, on the pairs of ``worked``."""
-        write, erase, gated, erased = (torch.tensor(rows, dtype=torch.float64)[None, :, None] for rows in (
-            [[0.5, 2, 0.25], [1.5, 0.5, 2], [0.2, 3, 0.5]],
-            [[0.5, 3], [2, 0.5], [-1.5, 2]],
-            # Error at the decayed memory and the read key p, written values w * v = (1, -6, 1), (-3, 2, 6), (1, -1.5, -2). Corrections:
-            # (1, -6, 1), S = [[0.5, -3, 0.5], [2, -12, 2]].
-            # D S = [[0.4, -2.4, 0.4], [0.8, -4.8, 0.8]]; w * v - (1.4, -8.4, 1.4) = (-4.4, 10.4, 4.6); S = [[-6.2, 13.2, 7.3], [3, -10, -1.5]].
-            # D S = [[-1.55, 3.3, 1.825], [1.8, -6, -0.9]]; w * v - (4, -9.6, -4.1) = (-3, 8.1, 2.1); S = [[-0.05, -0.75, 0.775], [-2.7, 6.15, 2.25]].
-            [[3.5, -21, 3.5], [12.3, -29.8, -12.45], [2.6875, -6.3375, -2.05625]],
-            # Error at the old memory and p, taken off at the erase key, steps 0.5, 0.2, 0.6: S = 0.5 k v^T = [[0.5, -0.75, 1], [2, -3, 4]].
-            # D S = [[0.4, -0.6, 0.8], [0.8, -1.2, 1.6]]; + k (-0.4, 0.8, 0.6) - e (0.65, -0.975, 1.3) = [[-1.5, 2.55, -0.9], [0.675, -1.1125, 0.65]].
-            # D S = [[-0.375, 0.6375, -0.225], [0.405, -0.6675, 0.39]]; + k (3, -0.3, -2.4) - e (2.0025, -3.39375, 1.275) =
-            # [[1.12875, -4.303125, 2.8875], [0.9, 5.67, -5.76]].
-            [[3.5, -5.25, 7], [2.925, -4.9375, 2], [-0.6178125, -6.74578125, 6.481875]],
-        ))
+        write, erase, gated, erased = (
+            torch.tensor(rows, dtype=torch.float64)[None, :, None]
+            for rows in (
+                [[0.5, 2, 0.25], [1.5, 0.5, 2], [0.2, 3, 0.5]],
+                [[0.5, 3], [2, 0.5], [-1.5, 2]],
+                # Error at the decayed memory and the read key p, written values w * v = (1, -6, 1), (-3, 2,
+                # 6),
+                # (1, -1.5, -2). Corrections: (1, -6, 1), S = [[0.5, -3, 0.5], [2, -12, 2]].
+                # D S = [[0.4, -2.4, 0.4], [0.8, -4.8, 0.8]]; w * v - (1.4, -8.4, 1.4) = (-4.4, 10.4, 4.6); S
+                # = [[-6.2, 13.2, 7.3], [3, -10, -1.5]]. D S = [[-1.55, 3.3, 1.825], [1.8, -6, -0.9]]; w * v -
+                # (4,
+                # -9.6, -4.1) = (-3, 8.1, 2.1); S = [[-0.05, -0.75, 0.775], [-2.7, 6.15, 2.25]].
+                [[3.5, -21, 3.5], [12.3, -29.8, -12.45], [2.6875, -6.3375, -2.05625]],
+                # Error at the old memory and p, taken off at the erase key, steps 0.5, 0.2, 0.6: S = 0.5 k
+                # v^T = [[0.5, -0.75, 1], [2, -3, 4]]. D S = [[0.4, -0.6, 0.8], [0.8, -1.2, 1.6]]; + k (-0.4,
+                # 0.8, 0.6)
+                # - e (0.65, -0.975, 1.3) = [[-1.5, 2.55, -0.9], [0.675, -1.1125, 0.65]]. D S = [[-0.375,
+                #   0.6375,
+                # -0.225], [0.405, -0.6675, 0.39]]; + k (3, -0.3, -2.4) - e (2.0025, -3.39375, 1.275) =
+                # [[1.12875, -4.303125, 2.8875], [0.9, 5.67, -5.76]].
+                [[3.5, -5.25, 7], [2.925, -4.9375, 2], [-0.6178125, -6.74578125, 6.481875]],
+            )
+        )
         unit = {name: control for name, control in controls.items() if name != "step_size"}
         with_write = Problem(weights, function, cls(separate_read=True, gated_write=True, unit_step=True))
         with_erase = Problem(weights, function, cls("old", separate_read=True, separate_erase=True))
-        return (Worked(with_write, q, k, v, gated, {**unit, "write": write}),
-                Worked(with_erase, q, k, v, erased, {**controls, "erase_key": erase}))
+        return (
+            Worked(with_write, q, k, v, gated, {**unit, "write": write}),
+            Worked(with_erase, q, k, v, erased, {**controls, "erase_key": erase}),
+        )

@@ -21,21 +21,28 @@ from ttr.solvers.maps.simplex import Simplex
 
 @dataclass(frozen=True)
 class GradientDescent(Solver):
-    """One step per token, along gradients at the weights of the last chunk boundary: mini-batch gradient descent.
+    """One step per token, along gradients at the weights of the last chunk boundary: mini-batch gradient
+    descent.
 
-    With W_b the weights after the last full chunk of ``chunk`` tokens, counted from the state's first, a_t the retention,
+    With W_b the weights after the last full chunk of ``chunk`` tokens, counted from the state's first, a_t
+    the retention,
 
-        Z_t = momentum_t Z_{t-1} - step_t grad l(m_{W_b}(k_t), v_t)        W_t = a_t W_{t-1} + Z_t        y_t = m_{W_t}(q_t)
+        Z_t = momentum_t Z_{t-1} - step_t grad l(m_{W_b}(k_t), v_t)        W_t = a_t W_{t-1} + Z_t        y_t
+            = m_{W_t}(q_t)
 
-    (Titans, arXiv 2501.00663; without ``momentum`` Z_t is the step alone). The gradient is thus taken at old, not at decayed weights.
+    (Titans, arXiv 2501.00663; without ``momentum`` Z_t is the step alone). The gradient is thus taken at old,
+    not at decayed weights.
 
     Args:
         loss: what is descended.
-        read_step: the control ``read_step`` e_t scales the whole way since the boundary at the token that reads, and at the chunk's
-            last token the way that is kept: W_b + e_t (W_t - W_b) (TTT, arXiv 2407.04620).
-        window: the gradient is that of the newest ``window`` pairs together, each with the step it came with (ATLAS, 2505.23735).
+        read_step: the control ``read_step`` e_t scales the whole way since the boundary at the token that
+            reads, and at the chunk's last token the way that is kept: W_b + e_t (W_t - W_b) (TTT, arXiv
+            2407.04620).
+        window: the gradient is that of the newest ``window`` pairs together, each with the step it came with
+            (ATLAS, 2505.23735).
         orthogonalise: what is done to Z_t before it is added to the weights.
-        mirror: the weights as a map of the accumulator A_t = a_t A_{t-1} + Z_t, which takes the place of W_t (MIRAS, 2504.13173).
+        mirror: the weights as a map of the accumulator A_t = a_t A_{t-1} + Z_t, which takes the place of W_t
+            (MIRAS, 2504.13173).
 
     Raises:
         ValueError: if chunk or window is below 1, or a loss with controls of its own meets a window.
@@ -57,9 +64,15 @@ class GradientDescent(Solver):
 
     def __post_init__(self) -> None:
         if self.chunk < 1 or self.window < 1:
-            raise ValueError(f"A chunk of {self.chunk} and a window of {self.window} tokens learn nothing. Use 1 or more for both.")
+            raise ValueError(
+                f"A chunk of {self.chunk} and a window of {self.window} tokens learn nothing. "
+                "Use 1 or more for both."
+            )
         if self.window > 1 and self.loss.controls():
-            raise ValueError(f"{self.loss!r} has a control that the pairs of a window do not keep. Use window=1, or another loss.")
+            raise ValueError(
+                f"{self.loss!r} has a control that the pairs of a window do not keep. Use "
+                "window=1, or another loss."
+            )
 
     @property
     def condition(self) -> float:
@@ -71,47 +84,103 @@ class GradientDescent(Solver):
 
     def state(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
         older = self.window - 1
-        return {"recent_keys": (older, feature_size), "recent_values": (older, value_size), "recent_steps": (older,)} if older else {}
+        return (
+            {
+                "recent_keys": (older, feature_size),
+                "recent_values": (older, value_size),
+                "recent_steps": (older,),
+            }
+            if older
+            else {}
+        )
 
     def controls(self) -> dict[str, str]:
-        extra = {name: "BTH" for name, used in (("momentum", self.momentum), ("read_step", self.read_step)) if used}
+        extra = {
+            name: "BTH" for name, used in (("momentum", self.momentum), ("read_step", self.read_step)) if used
+        }
         return {"step_size": "BTH"} | extra | self.loss.controls()
 
     def formulas(self) -> dict[str, str]:
-        gradient = "b_t grad l(m_{W_b}(k_t), v_t)" if self.window == 1 else f"sum_{{t-{self.window}<i<=t}} b_i grad l(m_{{W_b}}(k_i), v_i)"
+        gradient = (
+            "b_t grad l(m_{W_b}(k_t), v_t)"
+            if self.window == 1
+            else (f"sum_{{t-{self.window}<i<=t}} b_i grad l(m_{{W_b}}(k_i), v_i)")
+        )
         force = f"momentum_t Z_{{t-1}} - {gradient}" if self.momentum else f"-{gradient}"
         added, kept = "NS(Z_t)" if self.orthogonalise else "Z_t", "A" if self.mirror else "W"
         maps = "".join(f", {change.formula}" for change in (self.orthogonalise, self.mirror) if change)
         way = f"{kept}_b + read_step_t ({kept}_t - {kept}_b)" if self.read_step else f"{kept}_t"
         boundary = f"{kept}_b <- {way} after every {self.chunk} tokens"
         boundary = "W_b = W_{t-1}" if (self.chunk, kept, self.read_step) == (1, "W", False) else boundary
-        told = [f"The gradients of {self.chunk} tokens are taken at the weights of their start, not at the newest."] if self.chunk > 1 else []
+        told = (
+            [
+                f"The gradients of {self.chunk} tokens are taken at the weights of their start, not at the "
+                "newest."
+            ]
+            if self.chunk > 1
+            else []
+        )
         told += [self.loss.note] if self.loss.note else []
-        told += ["The step is orthogonalised, so it is none along the gradient."] if self.orthogonalise else []
-        told += ["A map of the accumulator takes the place of the squared norm that keeps weights small."] if self.mirror else []
-        return {"objective": f"l(m, v) = {self.loss.formula}",
-                "update": f"Z_t = {force}, {kept}_t = D_t {kept}_{{t-1}} + {added}, {boundary}, b_t = w_t step_size_t{maps}",
-                "order": "the gradient at the old weights, then decay and step, then read" +
-                         ("; a token that reads scales the way since the boundary by its read_step" if self.read_step else ""),
-                "parallel form": "the gradients of a chunk at W_b together, " +
-                                 ("then the weights token by token" if maps else
-                                  "added up at every read-out with products of decays and momenta")
-                } | ({"approximation": " ".join(told)} if told else {})
+        told += (
+            ["The step is orthogonalised, so it is none along the gradient."] if self.orthogonalise else []
+        )
+        told += (
+            ["A map of the accumulator takes the place of the squared norm that keeps weights small."]
+            if self.mirror
+            else []
+        )
+        return {
+            "objective": f"l(m, v) = {self.loss.formula}",
+            "update": (
+                f"Z_t = {force}, {kept}_t = D_t {kept}_{{t-1}} + {added}, {boundary}, b_t = w_t "
+                f"step_size_t{maps}"
+            ),
+            "order": "the gradient at the old weights, then decay and step, then read"
+            + (
+                "; a token that reads scales the way since the boundary by its read_step"
+                if self.read_step
+                else ""
+            ),
+            "parallel form": "the gradients of a chunk at W_b together, "
+            + (
+                "then the weights token by token"
+                if maps
+                else "added up at every read-out with products of decays and momenta"
+            ),
+        } | ({"approximation": " ".join(told)} if told else {})
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         w, f = type(weights).__name__, type(function).__name__
         if weights.folds or function.folds:
-            return f"{w} and {f} must leave the update to the solver, and one is a recurrence of its own. Use Geometric, and Linear or Mlp."
+            return (
+                f"{w} and {f} must leave the update to the solver, and one is a recurrence of its own. "
+                "Use Geometric, and Linear or Mlp."
+            )
         if weights.retention == "channel":
-            return f"The weights of a network are forgotten at one rate, and {w} has one per key channel. Use Geometric(per='head'), or DeltaRule."
+            return (
+                f"The weights of a network are forgotten at one rate, and {w} has one per key channel. "
+                "Use Geometric(per='head'), or DeltaRule."
+            )
         if self.mirror is not None and not function.learned_start:
-            return f"{self.mirror!r} maps a start that is learned, and {f} starts at 0. Use Mlp or GatedMlp, or mirror=None."
+            return (
+                f"{self.mirror!r} maps a start that is learned, and {f} starts at 0. Use Mlp or "
+                "GatedMlp, or mirror=None."
+            )
         return None
 
-    def learn(self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair) -> dict[str, Tensor]:
+    def learn(
+        self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair
+    ) -> dict[str, Tensor]:
         names = function.memory(pair.key.shape[-1], pair.value.shape[-1])
         pairs, recent = self._recent(memory, pair)
-        gradient = loss_gradient(function, params, self.loss, self._weights({name: memory[name] for name in names}), pairs, pair.controls)
+        gradient = loss_gradient(
+            function,
+            params,
+            self.loss,
+            self._weights({name: memory[name] for name in names}),
+            pairs,
+            pair.controls,
+        )
         ends = (pair.position + 1) % self.chunk == 0
         scale = pair.controls.get("read_step", torch.ones_like(pair.controls["step_size"]))
         new = {}
@@ -130,30 +199,54 @@ class GradientDescent(Solver):
                 new[f"change.{name}"] = torch.where(expand(ends, start), 0.0, change)
         return new | recent
 
-    def read(self, function: Function, params: Mapping[str, Tensor], before: Mapping[str, Tensor], after: Mapping[str, Tensor],
-             query: Tensor, pair: Pair) -> Tensor:
+    def read(
+        self,
+        function: Function,
+        params: Mapping[str, Tensor],
+        before: Mapping[str, Tensor],
+        after: Mapping[str, Tensor],
+        query: Tensor,
+        pair: Pair,
+    ) -> Tensor:
         weights = {}
         for name in function.memory(pair.key.shape[-1], pair.value.shape[-1]):
             change = after.get(f"change.{name}", torch.zeros_like(after[name]))
-            weights[name] = after[name] + expand(pair.controls["read_step"], change) * change if self.read_step else after[name] + change
+            weights[name] = (
+                after[name] + expand(pair.controls["read_step"], change) * change
+                if self.read_step
+                else after[name] + change
+            )
         return function.predict(self._weights(weights), query, axis_params(params, "function"))
 
     def _weights(self, accumulated: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: only_matrices(self.mirror, name, x) for name, x in accumulated.items()}
 
-    def _recent(self, memory: Mapping[str, Tensor], pair: Pair) -> tuple[list[tuple[Tensor, Tensor, Tensor]], dict[str, Tensor]]:
-        """The pairs (key, value, step) whose gradients count now, and the buffers that keep the newest for the next token."""
-        own = {"recent_keys": pair.key, "recent_values": pair.value, "recent_steps": pair.controls["step_size"]}
+    def _recent(
+        self, memory: Mapping[str, Tensor], pair: Pair
+    ) -> tuple[list[tuple[Tensor, Tensor, Tensor]], dict[str, Tensor]]:
+        """The pairs (key, value, step) whose gradients count now, and the buffers that keep the newest for
+        the next token."""
+        own = {
+            "recent_keys": pair.key,
+            "recent_values": pair.value,
+            "recent_steps": pair.controls["step_size"],
+        }
         if self.window == 1:
             return [tuple(own.values())], {}
         held = {name: torch.cat([memory[name], x[:, :, None]], dim=2) for name, x in own.items()}
-        return list(zip(*(x.unbind(2) for x in held.values()))), {name: x[:, :, 1:] for name, x in held.items()}
+        return list(zip(*(x.unbind(2) for x in held.values()))), {
+            name: x[:, :, 1:] for name, x in held.items()
+        }
 
     @classmethod
     def examples(cls) -> tuple[GradientDescent, ...]:
         soft = NewtonSchulz(((2.0, -1.5, 0.5), (1.5, -0.5, 0.25)), eps=0.1)
-        return (cls(), cls(chunk=4, loss=Huber(), momentum=True, read_step=True), cls(chunk=3, window=3, momentum=True, orthogonalise=soft),
-                cls(chunk=2, loss=PowerError(), mirror=PowerNorm(eps=0.5)))
+        return (
+            cls(),
+            cls(chunk=4, loss=Huber(), momentum=True, read_step=True),
+            cls(chunk=3, window=3, momentum=True, orthogonalise=soft),
+            cls(chunk=2, loss=PowerError(), mirror=PowerNorm(eps=0.5)),
+        )
 
     @classmethod
     def worked(cls) -> tuple[Worked, ...]:
@@ -162,43 +255,93 @@ class GradientDescent(Solver):
         from ttr.weights.geometric import Geometric
         from ttr.weights.uniform import Uniform
 
-        q, k, v, robust, window, norm, simplex = (torch.tensor(rows, dtype=torch.float64)[None, :, None] for rows in (
-            [[2, 3], [-3, 2], [0.5, -2], [3, 0.5]],
-            [[0.5, 2], [1.5, -0.5], [-0.5, 1.5], [2, 0.5]],
-            [[2, -3, 4], [-2, 4, 3], [5, -0.5, -4], [3, 2, -2]],
-            # Huber, thresholds 2.5, 6, 2, 1.5, momenta 0.4, 0.3, 0.7, 0.2, decays 0.5, 0.8, 0.25, 0.6. Errors of S = 0 for both tokens of the
-            # first chunk: -v_1 of length sqrt(29) = 5.385 > 2.5, slope -2.5 v_1 / sqrt(29); -v_2 of the same length < 6, itself.
-            # Z_1 = S_1 = -0.5 k_1 slope_1^T = [[0.232119172721, -0.348178759082, 0.464238345443], [0.928476690885, -1.392715036328,
-            # 1.856953381771]]; Z_2 = 0.3 Z_1 - 0.2 k_2 slope_2^T; S_2 = 0.8 S_1 + Z_2 = [[-0.344668910007, 0.817003365010, 1.410662179987],
-            # [1.221324359974, -1.931986539961, 1.742648719948]]. Errors at S_2 of length 7.194614738386 and 6.607471625959, both beyond.
-            [[1.62483420905, -2.43725131357, 3.2496684181], [1.73832772498, -3.15749158748, -0.373344550033],
-             [-1.56660376665, 0.537592444352, 1.25587152792], [0.095069208664, 1.06019510326, 0.375830897964]],
-            # Squared error over two tokens, orthogonalised by two iterations, chunks of one. G_1 = 0.5 k_1 v_1^T = [[0.5, -0.75, 1], [2, -3, 4]] of
-            # norm 5.550901, over 5.650901; its one singular value s becomes 2 s - 1.5 s^3 + 0.5 s^5 and then 1.5 s - 0.5 s^3 + 0.25 s^5:
-            # S_1 = [[0.112609812547, -0.168914718820, 0.225219625094], [0.450439250187, -0.675658875281, 0.900878500375]].
-            # G_2 = 0.5 k_1 (v_1 - S_1^T k_1)^T + 0.2 k_2 (v_2 - S_1^T k_2)^T = [[-0.322404379780, 0.783606569670, 1.455191240440],
-            # [1.237186102725, -1.955779154087, 1.774372205449]], and so on with pairs 2, 3 at S_2 and 3, 4 at S_3.
-            [[0.788268687828, -1.18240303174, 1.57653737566], [1.15931883663, -2.07011278293, 0.000695977398987],
-             [-1.64696930697, 1.33962177981, -0.286960726308], [0.266107182467, 0.669198055584, 1.58628465365]],
-            # A network of one matrix W, cubic loss, weights A / ||A||_4^2; steps a fifth. Errors at the start (-1.622653846092, 3.619925824278,
-            # -4) and (2.080859890123, -4.242579670369, -2.299214285599), slopes e |e|; A <- A - step k slope^T.
-            [[0.465567309131, -0.472843670496, 1.25233498456], [0.132413368409, -0.286540884589, -0.342203624198],
-             [-0.326212610677, 0.0860276907378, 0.0898248237783], [0.0778024861115, 0.037278843308, 0.268439635603]],
-            # The same with the squared error and weights 2.5 softmax over the two inputs: errors (1.358161878322, 7.444823007381,
-            # -2.465531824920) and (2.939117495571, -4.509764009842, 0.370709099894).
-            [[6.27891716372, 6.63308009506, 5.26549708152], [-0.376366580059, -0.403682174278, -6.13691347625],
-             [-3.43623874786, -1.51912689692, 0.921363518363], [2.82827228284, 4.60948292267, 6.92953516394]],
-        ))
-        gates = {"step_size": [0.5, 0.2, 0.6, 0.3], "momentum": [0.4, 0.3, 0.7, 0.2], "threshold": [2.5, 6, 2, 1.5],
-                 "log_decay": [0.5, 0.8, 0.25, 0.6]}
+        q, k, v, robust, window, norm, simplex = (
+            torch.tensor(rows, dtype=torch.float64)[None, :, None]
+            for rows in (
+                [[2, 3], [-3, 2], [0.5, -2], [3, 0.5]],
+                [[0.5, 2], [1.5, -0.5], [-0.5, 1.5], [2, 0.5]],
+                [[2, -3, 4], [-2, 4, 3], [5, -0.5, -4], [3, 2, -2]],
+                # Huber, thresholds 2.5, 6, 2, 1.5, momenta 0.4, 0.3, 0.7, 0.2, decays 0.5, 0.8, 0.25, 0.6.
+                # Errors of S = 0 for both tokens of the
+                # first chunk: -v_1 of length sqrt(29) = 5.385 > 2.5, slope -2.5 v_1 / sqrt(29); -v_2 of the
+                # same length < 6, itself. Z_1 = S_1 = -0.5 k_1 slope_1^T = [[0.232119172721, -0.348178759082,
+                # 0.464238345443], [0.928476690885, -1.392715036328, 1.856953381771]]; Z_2 = 0.3 Z_1 - 0.2 k_2
+                # slope_2^T; S_2 = 0.8 S_1 + Z_2 = [[-0.344668910007, 0.817003365010, 1.410662179987],
+                # [1.221324359974, -1.931986539961, 1.742648719948]]. Errors at S_2 of length 7.194614738386
+                # and 6.607471625959, both beyond.
+                [
+                    [1.62483420905, -2.43725131357, 3.2496684181],
+                    [1.73832772498, -3.15749158748, -0.373344550033],
+                    [-1.56660376665, 0.537592444352, 1.25587152792],
+                    [0.095069208664, 1.06019510326, 0.375830897964],
+                ],
+                # Squared error over two tokens, orthogonalised by two iterations, chunks of one. G_1 = 0.5
+                # k_1 v_1^T = [[0.5, -0.75, 1], [2, -3, 4]] of norm 5.550901, over 5.650901; its one singular
+                # value s becomes 2 s - 1.5 s^3 + 0.5 s^5 and then 1.5 s - 0.5 s^3 + 0.25 s^5: S_1 =
+                # [[0.112609812547, -0.168914718820, 0.225219625094], [0.450439250187, -0.675658875281,
+                # 0.900878500375]]. G_2 = 0.5 k_1 (v_1 - S_1^T k_1)^T + 0.2 k_2 (v_2 - S_1^T k_2)^T =
+                # [[-0.322404379780, 0.783606569670, 1.455191240440], [1.237186102725, -1.955779154087,
+                # 1.774372205449]], and so on with pairs 2, 3 at S_2 and 3, 4 at S_3.
+                [
+                    [0.788268687828, -1.18240303174, 1.57653737566],
+                    [1.15931883663, -2.07011278293, 0.000695977398987],
+                    [-1.64696930697, 1.33962177981, -0.286960726308],
+                    [0.266107182467, 0.669198055584, 1.58628465365],
+                ],
+                # A network of one matrix W, cubic loss, weights A / ||A||_4^2; steps a fifth. Errors at the
+                # start (-1.622653846092, 3.619925824278, -4) and (2.080859890123, -4.242579670369,
+                # -2.299214285599),
+                # slopes e |e|; A <- A - step k slope^T.
+                [
+                    [0.465567309131, -0.472843670496, 1.25233498456],
+                    [0.132413368409, -0.286540884589, -0.342203624198],
+                    [-0.326212610677, 0.0860276907378, 0.0898248237783],
+                    [0.0778024861115, 0.037278843308, 0.268439635603],
+                ],
+                # The same with the squared error and weights 2.5 softmax over the two inputs: errors
+                # (1.358161878322, 7.444823007381, -2.465531824920) and (2.939117495571, -4.509764009842,
+                # 0.370709099894).
+                [
+                    [6.27891716372, 6.63308009506, 5.26549708152],
+                    [-0.376366580059, -0.403682174278, -6.13691347625],
+                    [-3.43623874786, -1.51912689692, 0.921363518363],
+                    [2.82827228284, 4.60948292267, 6.92953516394],
+                ],
+            )
+        )
+        gates = {
+            "step_size": [0.5, 0.2, 0.6, 0.3],
+            "momentum": [0.4, 0.3, 0.7, 0.2],
+            "threshold": [2.5, 6, 2, 1.5],
+            "log_decay": [0.5, 0.8, 0.25, 0.6],
+        }
         gates = {name: torch.tensor(x, dtype=torch.float64)[None, :, None] for name, x in gates.items()}
         step, gates["log_decay"] = {"step_size": gates["step_size"]}, gates["log_decay"].log()
         fifth = {"step_size": gates["step_size"] / 5}
         start = {"function.w1": torch.tensor([[[0.5, -0.25, 2], [0.75, 1.5, -0.5]]], dtype=torch.float64)}
         linear, matrix = Linear(scale=0.5), Mlp(depth=1, residual=False, start=0.5)
         soft = NewtonSchulz(((2.0, -1.5, 0.5), (1.5, -0.5, 0.25)), eps=0.1)
-        return (Worked(Problem(Geometric(), linear, cls(chunk=2, loss=Huber(), momentum=True)), q, k, v, robust, gates),
-                Worked(Problem(Uniform(), linear, cls(window=2, orthogonalise=soft)), q, k, v, window, step),
-                Worked(Problem(Uniform(), matrix, cls(chunk=2, loss=PowerError(3.0), mirror=PowerNorm(4.0))), q, k, v, norm, fifth, start),
-                Worked(Problem(Uniform(), matrix, cls(chunk=2, mirror=Simplex(2.5))), q, k, v, simplex, fifth, start),
-                Mlp.worked()[0])  # with read steps
+        return (
+            Worked(
+                Problem(Geometric(), linear, cls(chunk=2, loss=Huber(), momentum=True)),
+                q,
+                k,
+                v,
+                robust,
+                gates,
+            ),
+            Worked(Problem(Uniform(), linear, cls(window=2, orthogonalise=soft)), q, k, v, window, step),
+            Worked(
+                Problem(Uniform(), matrix, cls(chunk=2, loss=PowerError(3.0), mirror=PowerNorm(4.0))),
+                q,
+                k,
+                v,
+                norm,
+                fifth,
+                start,
+            ),
+            Worked(
+                Problem(Uniform(), matrix, cls(chunk=2, mirror=Simplex(2.5))), q, k, v, simplex, fifth, start
+            ),
+            Mlp.worked()[0],
+        )  # with read steps

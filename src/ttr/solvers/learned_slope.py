@@ -11,10 +11,12 @@ from ttr.problem import Function, Problem, Solver, Weights, Worked
 
 @dataclass(frozen=True)
 class LearnedSlope(Solver):
-    """The local linear fit with its solve replaced by a vector that comes with the token, the control ``slope`` r_t:
-    y_t = vbar - Cov_p(v, k) r_t = sum_i p_i (1 - (k_i - kbar).r_t) v_i with p the kernel brought to sum 1 (Parallax, 2605.29157).
+    """The local linear fit with its solve replaced by a vector that comes with the token, the control
+    ``slope`` r_t: y_t = vbar - Cov_p(v, k) r_t = sum_i p_i (1 - (k_i - kbar).r_t) v_i with p the kernel
+    brought to sum 1 (Parallax, 2605.29157).
 
-    r = (Cov_p(k) + diag(ridge))^-1 (kbar - q) would be the exact fit, r = 0 is softmax attention. r.k is not scaled.
+    r = (Cov_p(k) + diag(ridge))^-1 (kbar - q) would be the exact fit, r = 0 is softmax attention. r.k is not
+    scaled.
     """
 
     exact: ClassVar[Literal["local"]] = "local"
@@ -24,18 +26,32 @@ class LearnedSlope(Solver):
         return {"slope": "BTHK"}
 
     def formulas(self) -> dict[str, str]:
-        return {"objective": "sum_{i<=t} p_i ||v_i - m_t(k_i)||^2 / 2, with slope_t in the place of its solution",
-                "update": "the pairs themselves are kept, each with its log gamma_i^(t)", "order": "decay, then write, then read",
-                "read-out": "y_t = sum_{i<=t} p_i (1 - (k_i - kbar)^T slope_t) v_i, kbar = sum_{i<=t} p_i k_i",
-                "parallel form": "P = softmax(s Q K^T + log Gamma) in blocks of queries, with a second score slope_t^T k_i",
-                "approximation": "A learned vector stands in for (Cov_p(k) + diag(ridge))^-1 (kbar - q_t): the fit is exact where it hits that, and "
-                                 "softmax attention where it is 0."}
+        return {
+            "objective": (
+                "sum_{i<=t} p_i ||v_i - m_t(k_i)||^2 / 2, with slope_t in the place of its solution"
+            ),
+            "update": "the pairs themselves are kept, each with its log gamma_i^(t)",
+            "order": ("decay, then write, then read"),
+            "read-out": ("y_t = sum_{i<=t} p_i (1 - (k_i - kbar)^T slope_t) v_i, kbar = sum_{i<=t} p_i k_i"),
+            "parallel form": (
+                "P = softmax(s Q K^T + log Gamma) in blocks of queries, with a second score slope_t^T k_i"
+            ),
+            "approximation": "A learned vector stands in for (Cov_p(k) + diag(ridge))^-1 (kbar - q_t): "
+            "the fit is exact where it hits that, and "
+            "softmax attention where it is 0.",
+        }
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if function.local_degree != 1:
-            return f"LearnedSlope stands in for the slope of a line around every query, and {type(function).__name__} fits none. Use LocalLinear."
+            return (
+                "LearnedSlope stands in for the slope of a line around every query, and "
+                f"{type(function).__name__} fits none. Use LocalLinear."
+            )
         if function.rank is not None:
-            return f"LearnedSlope has a slope for every channel of the keys, and {function!r} fits {function.rank}. Use LocalLinear without a rank."
+            return (
+                f"LearnedSlope has a slope for every channel of the keys, and {function!r} fits "
+                f"{function.rank}. Use LocalLinear without a rank."
+            )
         return None
 
     @classmethod
@@ -47,14 +63,20 @@ class LearnedSlope(Solver):
         from ttr.functions.local_linear import LocalLinear
         from ttr.weights.uniform import Uniform
 
-        # q_t.k_i = 6.75 | -2, -4 | 1.75, -0.25, -1.25, scale ln 2: p = 1 | (4, 1) / 5 | (8, 2, 1) / 11. One pair alone: y = v_1.
+        # q_t.k_i = 6.75 | -2, -4 | 1.75, -0.25, -1.25, scale ln 2: p = 1 | (4, 1) / 5 | (8, 2, 1) / 11. One
+        # pair alone: y = v_1.
         # t = 2: kbar = (1.2, 1.5), (k_i - kbar).r = 0.2, -0.8, a = (0.64, 0.36).
         # t = 3: kbar = (23/22, 13/11), (k_i - kbar).r = 1.75, -6.25, -1.5, a = (-6, 14.5, 2.5) / 11.
-        q, k, v, slope, y = (torch.tensor(rows, dtype=torch.float64)[None, :, None] for rows in (
-            [[3, 0.5], [0.5, -2], [0.5, 0.5]],
-            [[2, 1.5], [-2, 1.5], [-0.5, -2]],
-            [[2, -3, 0.5], [-2, 4, 3], [5, -0.5, -4]],
-            [[0.5, -2], [0.25, 0.75], [2, -0.5]],
-            [[2, -3, 0.5], [0.56, -0.48, 1.4], [-28.5 / 11, 74.75 / 11, 30.5 / 11]],
-        ))
-        return (Worked(Problem(Uniform(), LocalLinear(scale=math.log(2)), cls()), q, k, v, y, {"slope": slope}),)
+        q, k, v, slope, y = (
+            torch.tensor(rows, dtype=torch.float64)[None, :, None]
+            for rows in (
+                [[3, 0.5], [0.5, -2], [0.5, 0.5]],
+                [[2, 1.5], [-2, 1.5], [-0.5, -2]],
+                [[2, -3, 0.5], [-2, 4, 3], [5, -0.5, -4]],
+                [[0.5, -2], [0.25, 0.75], [2, -0.5]],
+                [[2, -3, 0.5], [0.56, -0.48, 1.4], [-28.5 / 11, 74.75 / 11, 30.5 / 11]],
+            )
+        )
+        return (
+            Worked(Problem(Uniform(), LocalLinear(scale=math.log(2)), cls()), q, k, v, y, {"slope": slope}),
+        )

@@ -11,7 +11,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sequences:
-    """The sequences of a call [B,T]: one per row, or, with ``cu_seqlens`` [0, ..., T], several laid end to end in one row.
+    """The sequences of a call [B,T]: one per row, or, with ``cu_seqlens`` [0, ..., T], several laid end to
+    end in one row.
 
     ``start`` [N] counts the tokens that each sequence has seen in earlier calls.
     """
@@ -35,9 +36,15 @@ class Sequences:
 
     def lengths(self) -> Int[Tensor, " N"]:
         """Tokens of this call in every sequence."""
-        return torch.full_like(self.start, self.time) if self.cu_seqlens is None else self.cu_seqlens.diff().to(self.start)
+        return (
+            torch.full_like(self.start, self.time)
+            if self.cu_seqlens is None
+            else self.cu_seqlens.diff().to(self.start)
+        )
 
-    def extend(self, x: Float[Tensor, "B T *stream"], tail: Float[Tensor, "N past *stream"]) -> Float[Tensor, "B extended *stream"]:
+    def extend(
+        self, x: Float[Tensor, "B T *stream"], tail: Float[Tensor, "N past *stream"]
+    ) -> Float[Tensor, "B extended *stream"]:
         """x with the last tokens of earlier calls in front of every sequence."""
         if self.cu_seqlens is None:
             return torch.cat([tail, x], dim=1)
@@ -45,10 +52,13 @@ class Sequences:
         return torch.cat([x[0], tail.flatten(0, 1)])[torch.argsort(places)][None]
 
     def tokens(self, x: Float[Tensor, "B extended *stream"], past: int) -> Float[Tensor, "B T *stream"]:
-        """Of what was made from ``past`` + 1 neighbours each in an extended stream, that of the call's tokens."""
+        """Of what was made from ``past`` + 1 neighbours each in an extended stream, that of the call's
+        tokens."""
         return x if self.cu_seqlens is None else x[:, self._places(past) - past]
 
-    def tail(self, x: Float[Tensor, "B T *stream"], tail: Float[Tensor, "N past *stream"]) -> Float[Tensor, "N past *stream"]:
+    def tail(
+        self, x: Float[Tensor, "B T *stream"], tail: Float[Tensor, "N past *stream"]
+    ) -> Float[Tensor, "N past *stream"]:
         """The last tokens of every sequence, those of earlier calls included, as many as they were."""
         past = tail.shape[1]
         if self.cu_seqlens is None:
@@ -56,13 +66,20 @@ class Sequences:
         if self.time == 0:
             return tail
         rows, ends = torch.arange(len(tail), device=x.device)[:, None], self.cu_seqlens[1:].to(self.start)
-        place = torch.arange(-past, 0, device=x.device) + self.lengths()[:, None]  # in its sequence, below 0 in earlier calls
+        # in its sequence, below 0 in earlier calls
+        place = torch.arange(-past, 0, device=x.device) + self.lengths()[:, None]
         newest = x[0, (place - self.lengths()[:, None] + ends[:, None]).clamp(min=0)]
-        return torch.where(place.reshape(*place.shape, *(1,) * (x.ndim - 2)) < 0, tail[rows, (place + past).clamp(max=past - 1)], newest)
+        return torch.where(
+            place.reshape(*place.shape, *(1,) * (x.ndim - 2)) < 0,
+            tail[rows, (place + past).clamp(max=past - 1)],
+            newest,
+        )
 
-    def running_sum(self, x: Float[Tensor, "B T *stream"],
-                    start: Float[Tensor, " N *stream"]) -> tuple[Float[Tensor, "B T *stream"], Float[Tensor, " N *stream"]]:
-        """The sums of every sequence of x up to each of its tokens, on top of what earlier calls added up to, and up to its last."""
+    def running_sum(
+        self, x: Float[Tensor, "B T *stream"], start: Float[Tensor, " N *stream"]
+    ) -> tuple[Float[Tensor, "B T *stream"], Float[Tensor, " N *stream"]]:
+        """The sums of every sequence of x up to each of its tokens, on top of what earlier calls added up to,
+        and up to its last."""
         if self.cu_seqlens is None:
             sums = torch.cat([start[:, None], x], dim=1).cumsum(1)
             return sums[:, 1:], sums[:, -1]

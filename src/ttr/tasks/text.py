@@ -1,4 +1,5 @@
-"""Real text as bytes: reading, splitting, windows, and the slice of bytes that can be recalled from the window itself.
+"""Real text as bytes: reading, splitting, windows, and the slice of bytes that can be recalled from the
+window itself.
 
 Everything is a pure function of its arguments; nothing here draws from a global generator.
 """
@@ -36,7 +37,8 @@ class Text:
 
 
 def standard_library() -> tuple[Path, ...]:
-    """The default text: the modules of Python's own standard library, by name; about four megabytes that every machine has."""
+    """The default text: the modules of Python's own standard library, by name; about four megabytes that
+    every machine has."""
     folder = Path(sysconfig.get_path("stdlib"))
     return tuple(path for path in sorted(folder.glob("*.py")) if not path.name.startswith("_"))
 
@@ -45,11 +47,16 @@ def read_text(files: Sequence[Path]) -> Text:
     """The files' bytes, one after the other in the order given.
 
     Raises:
-        ValueError: naming the file that is missing, a folder, unreadable, empty, or not text (holds a NUL byte).
+        ValueError: naming the file that is missing, a folder, unreadable, empty, or not text (holds a NUL
+            byte).
     """
     parts = [_read(path) for path in files]
     content = b"".join(parts)
-    return Text(torch.frombuffer(bytearray(content), dtype=torch.uint8), tuple(map(str, files)), hashlib.sha256(content).hexdigest())
+    return Text(
+        torch.frombuffer(bytearray(content), dtype=torch.uint8),
+        tuple(map(str, files)),
+        hashlib.sha256(content).hexdigest(),
+    )
 
 
 def _read(path: Path) -> bytes:
@@ -64,13 +71,16 @@ def _read(path: Path) -> bytes:
     if not content:
         raise ValueError(f"{path} is empty. Name a file that holds text.")
     if 0 in content:
-        raise ValueError(f"{path} is not text: it holds a NUL byte. Name text files (UTF-8, Latin-1, source code, ...).")
+        raise ValueError(
+            f"{path} is not text: it holds a NUL byte. Name text files (UTF-8, Latin-1, source code, ...)."
+        )
     return content
 
 
 @dataclass(frozen=True)
 class Split:
-    """Disjoint pieces of a text: eight of every ten to train on, one to choose settings on, one to judge on."""
+    """Disjoint pieces of a text: eight of every ten to train on, one to choose settings on, one to judge
+    on."""
 
     train: tuple[range, ...]
     tuning: tuple[range, ...]
@@ -78,7 +88,8 @@ class Split:
 
 
 def split(length: int, context: int) -> Split:
-    """Cut ``length`` bytes into pieces and deal them out; a window of ``context`` + 1 bytes never leaves its piece.
+    """Cut ``length`` bytes into pieces and deal them out; a window of ``context`` + 1 bytes never leaves its
+    piece.
 
     Raises:
         ValueError: if there would be fewer than eight windows to a piece, too few to judge on.
@@ -88,7 +99,10 @@ def split(length: int, context: int) -> Split:
     if length // count < needed:
         fitting = (length // PIECES - 1) // WINDOWS
         remedy = f"Use --context {fitting} or less, or give more text." if fitting >= 1 else "Give more text."
-        raise ValueError(f"The text has {length:,} bytes; a context of {context} needs at least {PIECES * needed:,}. {remedy}")
+        raise ValueError(
+            f"The text has {length:,} bytes; a context of {context} needs at least "
+            f"{PIECES * needed:,}. {remedy}"
+        )
     pieces = [range(length * i // count, length * (i + 1) // count) for i in range(count)]
 
     def dealt(*digits: int) -> tuple[range, ...]:
@@ -97,8 +111,11 @@ def split(length: int, context: int) -> Split:
     return Split(train=dealt(0, 1, 2, 3, 5, 6, 7, 8), tuning=dealt(4), validation=dealt(9))
 
 
-def training_starts(pieces: Sequence[range], context: int, steps: int, batch: int, seed: int) -> Int[Tensor, "steps batch"]:
-    """Where the windows of every training step start: uniform over all places of the pieces, fixed by ``seed`` alone."""
+def training_starts(
+    pieces: Sequence[range], context: int, steps: int, batch: int, seed: int
+) -> Int[Tensor, "steps batch"]:
+    """Where the windows of every training step start: uniform over all places of the pieces, fixed by
+    ``seed`` alone."""
     places = torch.tensor([len(piece) - context for piece in pieces])
     ends = places.cumsum(0)
     drawn = torch.randint(int(ends[-1]), (steps, batch), generator=torch.Generator().manual_seed(seed))
@@ -107,30 +124,37 @@ def training_starts(pieces: Sequence[range], context: int, steps: int, batch: in
 
 
 def evaluation_starts(pieces: Sequence[range], context: int, limit: int) -> Int[Tensor, " windows"]:
-    """Windows side by side through the pieces, no byte predicted twice; if there are more than ``limit``, evenly spread ones."""
-    starts = torch.tensor([start for piece in pieces for start in range(piece.start, piece.stop - context, context)])
+    """Windows side by side through the pieces, no byte predicted twice; if there are more than ``limit``,
+    evenly spread ones."""
+    starts = torch.tensor(
+        [start for piece in pieces for start in range(piece.start, piece.stop - context, context)]
+    )
     count = min(limit, len(starts))
     return starts[torch.arange(count) * len(starts) // count]
 
 
 def windows(content: UInt8[Tensor, " N"], starts: Int[Tensor, " W"], context: int) -> Int[Tensor, "W L"]:
-    """The windows of L = ``context`` + 1 bytes: the first ``context`` are read, the last ``context`` are predicted."""
+    """The windows of L = ``context`` + 1 bytes: the first ``context`` are read, the last ``context`` are
+    predicted."""
     return content[starts[:, None] + torch.arange(context + 1)].long()
 
 
 def recall_slice(windows: Int[Tensor, "W L"], ngram: int) -> Bool[Tensor, "W L-1"]:
-    """Which predicted bytes can be looked up: those whose preceding n-gram occurred earlier in the same window.
+    """Which predicted bytes can be looked up: those whose preceding n-gram occurred earlier in the same
+    window.
 
-    Entry (w, i) speaks of byte x = windows[w, i+1], predicted from windows[w, :i+1]. It is True when the n bytes before x
-    are equal to n consecutive bytes that end earlier in the window, so that a byte followed them already: exists j < i with
-    windows[w, j-n+1 : j+1] = windows[w, i-n+1 : i+1], j >= n-1. An n-gram of one byte repeated is left out: to carry on a
-    run of blanks needs no memory, and in source code such runs are two fifths of all repeats. Whether the byte that
-    followed was x is not asked: the slice is chosen from what the model reads, never from what it should say. After the
-    repeated bigrams of Arora et al., "Zoology", arXiv 2312.04927, which likewise leave out the most frequent ones; n bytes
-    take the place of two tokens.
+    Entry (w, i) speaks of byte x = windows[w, i+1], predicted from windows[w, :i+1]. It is True when the n
+    bytes before x are equal to n consecutive bytes that end earlier in the window, so that a byte followed
+    them already: exists j < i with windows[w, j-n+1 : j+1] = windows[w, i-n+1 : i+1], j >= n-1. An n-gram of
+    one byte repeated is left out: to carry on a run of blanks needs no memory, and in source code such runs
+    are two fifths of all repeats. Whether the byte that
+    followed was x is not asked: the slice is chosen from what the model reads, never from what it should say.
+    After the repeated bigrams of Arora et al., "Zoology", arXiv 2312.04927, which likewise leave out the most
+    frequent ones; n bytes take the place of two tokens.
 
     Raises:
-        ValueError: if ``ngram`` is not from 2 to 7 (one byte is always a run; eight overflow the integer they are packed into).
+        ValueError: if ``ngram`` is not from 2 to 7 (one byte is always a run; eight overflow the integer they
+            are packed into).
     """
     if not 2 <= ngram <= 7:
         raise ValueError(f"The n-gram must have 2 to 7 bytes, not {ngram}.")
@@ -139,14 +163,17 @@ def recall_slice(windows: Int[Tensor, "W L"], ngram: int) -> Bool[Tensor, "W L-1
         return mask
     grams = windows.unfold(1, ngram, 1)[:, :-1]  # the last n-gram has no byte after it
     code = (grams * 256 ** torch.arange(ngram)).sum(-1)
-    ordered, order = code.sort(dim=1, stable=True)  # stable: the first occurrence leads its group, all others are repeats
+    # stable: the first occurrence leads its group, all others are repeats
+    ordered, order = code.sort(dim=1, stable=True)
     repeats = torch.zeros_like(code, dtype=torch.bool)
     repeats[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
     uniform = (grams == grams[..., :1]).all(-1)
-    mask[:, ngram - 1:] = torch.zeros_like(repeats).scatter(1, order, repeats) & ~uniform
+    mask[:, ngram - 1 :] = torch.zeros_like(repeats).scatter(1, order, repeats) & ~uniform
     return mask
 
 
 def shuffled(mask: Bool[Tensor, "W T"], seed: int) -> Bool[Tensor, "W T"]:
     """The mask with its entries permuted over all windows and places: as large a slice that means nothing."""
-    return mask.flatten()[torch.randperm(mask.numel(), generator=torch.Generator().manual_seed(seed))].reshape(mask.shape)
+    return mask.flatten()[
+        torch.randperm(mask.numel(), generator=torch.Generator().manual_seed(seed))
+    ].reshape(mask.shape)

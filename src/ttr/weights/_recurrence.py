@@ -1,4 +1,5 @@
-"""What weights that are a recurrence of their own share: they belong to a memory that adds pairs, with or without a normaliser."""
+"""What weights that are a recurrence of their own share: they belong to a memory that adds pairs, with or
+without a normaliser."""
 
 from __future__ import annotations
 
@@ -20,13 +21,20 @@ class _Recurrence(Weights):
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if not solver.additive:
             name = type(self).__name__
-            return f"{name} says how a sum of pairs is built, which {type(solver).__name__} does not build. Use OneStep, or Geometric weights."
+            return (
+                f"{name} says how a sum of pairs is built, which {type(solver).__name__} does not build. "
+                "Use OneStep, or Geometric weights."
+            )
         return None
 
 
 def joined(memory: Mapping[str, Tensor]) -> Tensor:
     """The memory [...,F,V], its normaliser as one more column where there is one."""
-    return torch.cat([memory["memory"], memory["normalizer"][..., None]], dim=-1) if "normalizer" in memory else memory["memory"]
+    return (
+        torch.cat([memory["memory"], memory["normalizer"][..., None]], dim=-1)
+        if "normalizer" in memory
+        else memory["memory"]
+    )
 
 
 def outer(memory: Mapping[str, Tensor], key: Tensor, value: Tensor) -> Tensor:
@@ -37,10 +45,15 @@ def outer(memory: Mapping[str, Tensor], key: Tensor, value: Tensor) -> Tensor:
 
 def parted(memory: Mapping[str, Tensor], columns: Tensor) -> dict[str, Tensor]:
     """Undo ``joined``."""
-    return {"memory": columns[..., :-1], "normalizer": columns[..., -1]} if "normalizer" in memory else {"memory": columns}
+    return (
+        {"memory": columns[..., :-1], "normalizer": columns[..., -1]}
+        if "normalizer" in memory
+        else {"memory": columns}
+    )
 
 
 def retrieved(function: Function, columns: Tensor, query: Tensor, unit: Tensor | float = 1.0) -> Tensor:
-    """The read-out [B,H,V] of what ``joined`` gave, a ratio where there is a normaliser; ``unit`` is what 1 is worth in its units."""
+    """The read-out [B,H,V] of what ``joined`` gave, a ratio where there is a normaliser; ``unit`` is what 1
+    is worth in its units."""
     y = torch.einsum("bhfv,bhf->bhv", columns, query)
     return function.ratio(y[..., :-1], y[..., -1:], unit) if function.normalized else y

@@ -11,17 +11,19 @@ from ttr.problem import Problem, Weights, Worked
 
 
 def _harmonic(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """log 1, log 2, ..., log K in every head: the real start of a diagonal state space (S4D, arXiv 2206.11893)."""
+    """log 1, log 2, ..., log K in every head: the real start of a diagonal state space (S4D, arXiv
+    2206.11893)."""
     return torch.arange(1, shape[-1] + 1).log().expand(shape).clone()
 
 
 @dataclass(frozen=True)
 class FactoredGeometric(Weights):
-    """Forgetting per key channel that factors into token and channel: log retention = log_decay_t exp(rate_d).
+    """Forgetting per key channel that factors into token and channel: log retention = log_decay_t
+    exp(rate_d).
 
-    The control log_decay is one number per token and head, the parameter ``rate`` one per head and channel, as of a state space
-    whose transition exp(dt A) shares the time step dt between its channels (Mamba, arXiv 2312.00752). A product below ``RESET``
-    forgets the channel's past altogether.
+    The control log_decay is one number per token and head, the parameter ``rate`` one per head and channel,
+    as of a state space whose transition exp(dt A) shares the time step dt between its channels (Mamba, arXiv
+    2312.00752). A product below ``RESET`` forgets the channel's past altogether.
     """
 
     retention = "channel"
@@ -32,17 +34,26 @@ class FactoredGeometric(Weights):
     def parameters(self, heads: int, key_size: int, value_size: int) -> dict[str, Parameter]:
         return {"rate": Parameter((heads, key_size), _harmonic)}
 
-    def log_retention(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor:
+    def log_retention(
+        self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor
+    ) -> Tensor:
         return controls["log_decay"].clamp(min=-1e30)  # finite, so that a reset's product has a gradient: 0
 
     def rates(self, params: Mapping[str, Tensor]) -> Tensor:
         return params["rate"].exp()
 
     def formulas(self) -> dict[str, str]:
-        return {"weight": "gamma_i^(t) = prod_{i<j<=t} a_j, a_t = exp(log_decay_t exp(rate)), one for every key channel with its own rate",
-                "decay": "D_t = diag(a_t)",
-                "approximation": "A decay per key channel is no weight of a pair: no weighted squared error in the keys themselves stands behind "
-                                 "it. It is the fit to keys whose channels have faded by the time they are read."}
+        return {
+            "weight": (
+                "gamma_i^(t) = prod_{i<j<=t} a_j, a_t = exp(log_decay_t exp(rate)), one for every "
+                "key channel with its own rate"
+            ),
+            "decay": "D_t = diag(a_t)",
+            "approximation": "A decay per key channel is no weight of a pair: no weighted squared error "
+            "in the keys themselves stands behind "
+            "it. It is the fit to keys whose channels have faded by the time they are "
+            "read.",
+        }
 
     @classmethod
     def examples(cls) -> tuple[FactoredGeometric, ...]:
@@ -53,15 +64,21 @@ class FactoredGeometric(Weights):
         from ttr.functions.linear import Linear
         from ttr.solvers.one_step import OneStep
 
-        # Rates 2 and 3 make the decays 0.5, 0.8, 0.4 to (0.25, 0.125), (0.64, 0.512), (0.16, 0.064). k_1 becomes (1.92, 1.024) at
-        # t = 2, (0.3072, 0.065536) at t = 3, and k_2 (0.32, -0.032) at t = 3. Scores with q_t / 2: 6 | (-5.76 + 2.048) / 2 = -1.856,
-        # -3.5 | 0.0768 - 0.065536 = 0.011264, 0.08 + 0.032 = 0.112, -4.5. y_t is the sum of these times v_i.
-        q, k, v, y = (torch.tensor(rows, dtype=torch.float64)[None, :, None] for rows in (
-            [[2, 3], [-3, 2], [0.5, -2]],
-            [[3, 2], [2, -0.5], [-2, 4]],
-            [[2, -3, 0.5], [-2, 4, 3], [5, -0.5, -4]],
-            [[12, -18, 3], [3.288, -8.432, -11.428], [-22.701472, 2.664208, 18.341632]],
-        ))
+        # Rates 2 and 3 make the decays 0.5, 0.8, 0.4 to (0.25, 0.125), (0.64, 0.512), (0.16, 0.064). k_1
+        # becomes (1.92, 1.024) at t = 2, (0.3072, 0.065536) at t = 3, and k_2 (0.32, -0.032) at t = 3. Scores
+        # with q_t / 2: 6 | (-5.76 + 2.048) / 2 = -1.856, -3.5 | 0.0768 - 0.065536 = 0.011264, 0.08 + 0.032 =
+        # 0.112, -4.5. y_t is the sum of these times v_i.
+        q, k, v, y = (
+            torch.tensor(rows, dtype=torch.float64)[None, :, None]
+            for rows in (
+                [[2, 3], [-3, 2], [0.5, -2]],
+                [[3, 2], [2, -0.5], [-2, 4]],
+                [[2, -3, 0.5], [-2, 4, 3], [5, -0.5, -4]],
+                [[12, -18, 3], [3.288, -8.432, -11.428], [-22.701472, 2.664208, 18.341632]],
+            )
+        )
         decay = torch.tensor([[[0.5], [0.8], [0.4]]], dtype=torch.float64).log()
         params = {"weights.rate": torch.tensor([[2.0, 3.0]], dtype=torch.float64).log()}
-        return (Worked(Problem(cls(), Linear(scale=0.5), OneStep()), q, k, v, y, {"log_decay": decay}, params),)
+        return (
+            Worked(Problem(cls(), Linear(scale=0.5), OneStep()), q, k, v, y, {"log_decay": decay}, params),
+        )

@@ -14,11 +14,13 @@ from ttr.weights._recurrence import _Recurrence
 
 @dataclass(frozen=True)
 class FenwickLevels(_Recurrence):
-    """Forgetting times a weight for how far back a pair lies, on a logarithmic scale (log-linear attention, arXiv 2506.04761).
+    """Forgetting times a weight for how far back a pair lies, on a logarithmic scale (log-linear attention,
+    arXiv 2506.04761).
 
-    With positions from 0 the prefix of token t falls into the buckets of a Fenwick tree: level 0 is t itself, and pair i < t
-    lies on level bit_length(t xor i). gamma_i^(t) = a_{i+1} ... a_t level_weight_t[level]; the weights belong to the token that
-    reads. The state keeps one memory per level; L levels serve 2^(L-1) tokens.
+    With positions from 0 the prefix of token t falls into the buckets of a Fenwick tree: level 0 is t itself,
+    and pair i < t lies on level bit_length(t xor i). gamma_i^(t) = a_{i+1} ... a_t level_weight_t[level]; the
+    weights belong to the token that reads. The state keeps one memory per level; L levels serve 2^(L-1)
+    tokens.
     """
 
     levels: int = 15
@@ -28,7 +30,10 @@ class FenwickLevels(_Recurrence):
 
     def __post_init__(self) -> None:
         if not isinstance(self.levels, int) or not 1 <= self.levels <= 62:
-            raise ValueError(f"FenwickLevels(levels={self.levels}) is no number of levels. Use 1 to 62; L levels serve 2^(L-1) tokens.")
+            raise ValueError(
+                f"FenwickLevels(levels={self.levels}) is no number of levels. Use 1 to 62; L "
+                "levels serve 2^(L-1) tokens."
+            )
 
     def controls(self) -> dict[str, str]:
         return {"log_decay": "BTH", "level_weight": "BTHL"}
@@ -36,20 +41,32 @@ class FenwickLevels(_Recurrence):
     def state(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
         return {"memory": (self.levels, feature_size, value_size)}
 
-    def log_retention(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor) -> Tensor:
+    def log_retention(
+        self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor
+    ) -> Tensor:
         return with_resets(controls["log_decay"])
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if function.normalized:
-            return (f"{type(self).__name__} weighs its levels with any sign, so no sum of them is safe to divide by. "
-                    f"Use {type(function).__name__} with normalized=False, or Geometric weights.")
+            return (
+                f"{type(self).__name__} weighs its levels with any sign, so no sum of them is safe to "
+                "divide by. "
+                f"Use {type(function).__name__} with normalized=False, or Geometric weights."
+            )
         return super().refuses(weights, function, solver)
 
-    def learn(self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair) -> dict[str, Tensor]:
-        """Merge levels 0..j into level j + 1, j the trailing zeros of t > 0; decay all; level 0 is the token's own pair."""
+    def learn(
+        self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair
+    ) -> dict[str, Tensor]:
+        """Merge levels 0..j into level j + 1, j the trailing zeros of t > 0; decay all; level 0 is the
+        token's own pair."""
         rows = [self._merged(levels, t) for levels, t in zip(memory["memory"], pair.position.tolist())]
         kept = pair.log_decay.exp()[..., None, None, None] * (torch.stack(rows) if rows else memory["memory"])
-        return {"memory": torch.cat([(pair.key[..., None] * pair.value[..., None, :])[:, :, None], kept[:, :, 1:]], dim=2)}
+        return {
+            "memory": torch.cat(
+                [(pair.key[..., None] * pair.value[..., None, :])[:, :, None], kept[:, :, 1:]], dim=2
+            )
+        }
 
     def _merged(self, levels: Tensor, t: int) -> Tensor:
         """[H,L,F,V] of a row whose next token is number t, with level 0 empty."""
@@ -57,18 +74,39 @@ class FenwickLevels(_Recurrence):
             return levels
         top = (t & -t).bit_length()
         merged = levels[:, : top + 1].sum(1, keepdim=True)
-        return torch.cat([torch.zeros_like(levels[:, :top]), merged, levels[:, top + 1:]], dim=1)
+        return torch.cat([torch.zeros_like(levels[:, :top]), merged, levels[:, top + 1 :]], dim=1)
 
-    def read(self, function: Function, params: Mapping[str, Tensor], before: Mapping[str, Tensor], after: Mapping[str, Tensor],
-             query: Tensor, pair: Pair) -> Tensor:
+    def read(
+        self,
+        function: Function,
+        params: Mapping[str, Tensor],
+        before: Mapping[str, Tensor],
+        after: Mapping[str, Tensor],
+        query: Tensor,
+        pair: Pair,
+    ) -> Tensor:
         return torch.einsum("bhl,bhlfv,bhf->bhv", pair.controls["level_weight"], after["memory"], query)
 
     def formulas(self) -> dict[str, str]:
-        return {"weight": "gamma_i^(t) = level_weight_t[l] prod_{i<j<=t} a_j, a_t = exp(log_decay_t), l = bit_length(t xor i) with positions from 0",
-                "decay": "D_t = a_t",
-                "update": f"S_t = sum_{{l<{self.levels}}} level_weight_t[l] R_t^l, R_t^l the decayed sum of phi(k_i) v_i^T over the pairs on level l",
-                "order": "merge full levels of the Fenwick tree into the next, then decay, then write to level 0, then read",
-                "approximation": "Level weights may have any sign, and a negative weight makes a squared error without a minimum."}
+        return {
+            "weight": (
+                "gamma_i^(t) = level_weight_t[l] prod_{i<j<=t} a_j, a_t = exp(log_decay_t), l = "
+                "bit_length(t xor i) with positions from 0"
+            ),
+            "decay": "D_t = a_t",
+            "update": (
+                f"S_t = sum_{{l<{self.levels}}} level_weight_t[l] R_t^l, R_t^l the decayed sum of "
+                "phi(k_i) v_i^T over the pairs on level l"
+            ),
+            "order": (
+                "merge full levels of the Fenwick tree into the next, then decay, then write to "
+                "level 0, then read"
+            ),
+            "approximation": (
+                "Level weights may have any sign, and a negative weight makes a squared "
+                "error without a minimum."
+            ),
+        }
 
     @classmethod
     def examples(cls) -> tuple[FenwickLevels, ...]:
@@ -79,15 +117,28 @@ class FenwickLevels(_Recurrence):
         from ttr.functions.linear import Linear
         from ttr.solvers.one_step import OneStep
 
-        # Tokens 0, 1, 2 read themselves on level 0; token 1 reads 0 on level 1, token 2 reads 0 and 1 on level 2. The scores
-        # q_t.k_i / 2 = 6 | -2.5, -3.5 | -1.25, 1, -4.5 times decays 0.5, 0.8, 0.25 (6 | -2, -3.5 | -0.25, 0.25, -4.5) times level weights
-        # (2, ., .) | (0.5, 3, .) | (0.2, ., 4): y_1 = 12 v_1, y_2 = -6 v_1 - 1.75 v_2, y_3 = -v_1 + v_2 - 0.9 v_3.
-        q, k, v, y = (torch.tensor(rows, dtype=torch.float64)[None, :, None] for rows in (
-            [[2, 3], [-3, 2], [0.5, -2]],
-            [[3, 2], [2, -0.5], [-2, 4]],
-            [[2, -3, 0.5], [-2, 4, 3], [5, -0.5, -4]],
-            [[24, -36, 6], [-8.5, 11, -8.25], [-8.5, 7.45, 6.1]],
-        ))
+        # Tokens 0, 1, 2 read themselves on level 0; token 1 reads 0 on level 1, token 2 reads 0 and 1 on
+        # level 2. The scores q_t.k_i / 2 = 6 | -2.5, -3.5 | -1.25, 1, -4.5 times decays 0.5, 0.8, 0.25 (6 |
+        # -2, -3.5 | -0.25, 0.25, -4.5) times level weights (2, ., .) | (0.5, 3, .) | (0.2, ., 4): y_1 = 12
+        # v_1, y_2 = -6 v_1 - 1.75 v_2, y_3 = -v_1 + v_2 - 0.9 v_3.
+        q, k, v, y = (
+            torch.tensor(rows, dtype=torch.float64)[None, :, None]
+            for rows in (
+                [[2, 3], [-3, 2], [0.5, -2]],
+                [[3, 2], [2, -0.5], [-2, 4]],
+                [[2, -3, 0.5], [-2, 4, 3], [5, -0.5, -4]],
+                [[24, -36, 6], [-8.5, 11, -8.25], [-8.5, 7.45, 6.1]],
+            )
+        )
         decay = torch.tensor([[[0.5], [0.8], [0.25]]], dtype=torch.float64).log()
         weight = torch.tensor([[2, 5, 7], [0.5, 3, 6], [0.2, 8, 4]], dtype=torch.float64)[None, :, None]
-        return (Worked(Problem(cls(3), Linear(scale=0.5), OneStep()), q, k, v, y, {"log_decay": decay, "level_weight": weight}),)
+        return (
+            Worked(
+                Problem(cls(3), Linear(scale=0.5), OneStep()),
+                q,
+                k,
+                v,
+                y,
+                {"log_decay": decay, "level_weight": weight},
+            ),
+        )

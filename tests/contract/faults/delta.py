@@ -1,4 +1,5 @@
-"""Faults in the delta rule's successors: erase keys, write gates, preconditioner, momentum and the Oja rule."""
+"""Faults in the delta rule's successors: erase keys, write gates, preconditioner, momentum and the Oja
+rule."""
 
 from .fault import Fault
 
@@ -10,34 +11,130 @@ OJA = ("OjaRule", "weights=Geometric()", "Linear()")
 
 FAULTS = (
     # the delta rule's own fields
-    Fault("solvers/delta_rule.py", "predict(memory, *erase_key) * predict(anchor, read_key)", "predict(memory, key) * predict(anchor, read_key)", ERASE),
-    Fault("solvers/delta_rule.py", "- predict(memory, key) * value", "- predict(memory, *erase_key) * value", ERASE),
-    Fault("memorize.py", 'pair.value * controls["write"] if "write" in controls', 'pair.value if "write" in controls', GATED),
-    Fault("backends/lowering.py", 'x.grouped(x.v) * x.controls["write"] if', 'x.grouped(x.v) if', GATED),
-    Fault("backends/steps/matrix.py", "_outer_sum(memory, -pair.erase", "_outer_sum(memory, -pair.key", ("recurrent", *ERASE)),
-    Fault("backends/linear/chunkwise.py", "target = -(scores(read, key", "target = -(scores(read, eraser", ("chunkwise-delta", *ERASE)),
-    Fault("backends/linear/chunkwise.py", "outputs = scores(query, key, log_query, log, visible, tokens) @ value", "outputs = 0", ("chunkwise-delta", *ERASE)),
-    Fault("backends/linear/chunkwise.py", "known = shrink(key, whole - log).mT @ value", "known = key.mT @ value", ("chunkwise-delta", *ERASE)),
+    Fault(
+        "solvers/delta_rule.py",
+        "predict(memory, *erase_key) * predict(anchor, read_key)",
+        "predict(memory, key) * predict(anchor, read_key)",
+        ERASE,
+    ),
+    Fault(
+        "solvers/delta_rule.py",
+        "- predict(memory, key) * value",
+        "- predict(memory, *erase_key) * value",
+        ERASE,
+    ),
+    Fault(
+        "memorize.py",
+        'pair.value * controls["write"] if "write" in controls',
+        'pair.value if "write" in controls',
+        GATED,
+    ),
+    Fault("backends/lowering.py", 'x.grouped(x.v) * x.controls["write"] if', "x.grouped(x.v) if", GATED),
+    Fault(
+        "backends/steps/matrix.py",
+        "_outer_sum(memory, -pair.erase",
+        "_outer_sum(memory, -pair.key",
+        ("recurrent", *ERASE),
+    ),
+    Fault(
+        "backends/linear/chunkwise.py",
+        "target = -(scores(read, key",
+        "target = -(scores(read, eraser",
+        ("chunkwise-delta", *ERASE),
+    ),
+    Fault(
+        "backends/linear/chunkwise.py",
+        "outputs = scores(query, key, log_query, log, visible, tokens) @ value",
+        "outputs = 0",
+        ("chunkwise-delta", *ERASE),
+    ),
+    Fault(
+        "backends/linear/chunkwise.py",
+        "known = shrink(key, whole - log).mT @ value",
+        "known = key.mT @ value",
+        ("chunkwise-delta", *ERASE),
+    ),
     # preconditioner
     Fault("solvers/preconditioned_delta_rule.py", "-r / (1 + r.abs())", "-r / (1 + r)", PRECONDITIONED),
-    Fault("solvers/preconditioned_delta_rule.py", 'control["precond_step"] * key**2', 'control["precond_step"] * key.abs()', PRECONDITIONED),
-    Fault("solvers/preconditioned_delta_rule.py", '"bhfv,bhf->bhv", kept, key)', '"bhfv,bhf->bhv", kept, written)', PRECONDITIONED),
-    Fault("backends/preconditioner.py", "before = pad(ends[..., :-1, :], (0, 0, 1, 0))", "before = pad(ends[..., :-1, :], (0, 0, 1, 0)).detach()", PRECONDITIONED),
-    Fault("backends/preconditioner.py", "log(sums[:, 1:] + problem", "log(sums[:, :-1] + problem", PRECONDITIONED),
-    Fault("backends/preconditioner.py", '{"preconditioner": sums[:, -1]}', '{"preconditioner": x.state["preconditioner"]}', PRECONDITIONED),
-    Fault("oracle.py", 'controls["precond_step"] = controls["precond_step"] * importance', "pass",
-          ("PreconditionedDeltaRule", "factors=(Geometric(), Importance", "Linear()")),
+    Fault(
+        "solvers/preconditioned_delta_rule.py",
+        'control["precond_step"] * key**2',
+        'control["precond_step"] * key.abs()',
+        PRECONDITIONED,
+    ),
+    Fault(
+        "solvers/preconditioned_delta_rule.py",
+        '"bhfv,bhf->bhv", kept, key)',
+        '"bhfv,bhf->bhv", kept, written)',
+        PRECONDITIONED,
+    ),
+    Fault(
+        "backends/preconditioner.py",
+        "before = pad(ends[..., :-1, :], (0, 0, 1, 0))",
+        "before = pad(ends[..., :-1, :], (0, 0, 1, 0)).detach()",
+        PRECONDITIONED,
+    ),
+    Fault(
+        "backends/preconditioner.py",
+        "log(sums[:, 1:] + problem",
+        "log(sums[:, :-1] + problem",
+        PRECONDITIONED,
+    ),
+    Fault(
+        "backends/preconditioner.py",
+        '{"preconditioner": sums[:, -1]}',
+        '{"preconditioner": x.state["preconditioner"]}',
+        PRECONDITIONED,
+    ),
+    Fault(
+        "oracle.py",
+        'controls["precond_step"] = controls["precond_step"] * importance',
+        "pass",
+        ("PreconditionedDeltaRule", "factors=(Geometric(), Importance", "Linear()"),
+    ),
     # momentum
-    Fault("solvers/momentum_delta_rule.py", 'mu * memory["momentum"] - eta', 'mu * memory["momentum"] + eta', MOMENTUM),
-    Fault("solvers/momentum_delta_rule.py", "kept - beta * momentum", "kept - beta * mu * momentum", MOMENTUM),
-    Fault("backends/steps/momentum.py", 'source = kept if form.gradient_at == "decayed" else memory', "source = memory", ("recurrent", *MOMENTUM, "'decayed'")),
+    Fault(
+        "solvers/momentum_delta_rule.py",
+        'mu * memory["momentum"] - eta',
+        'mu * memory["momentum"] + eta',
+        MOMENTUM,
+    ),
+    Fault(
+        "solvers/momentum_delta_rule.py", "kept - beta * momentum", "kept - beta * mu * momentum", MOMENTUM
+    ),
+    Fault(
+        "backends/steps/momentum.py",
+        'source = kept if form.gradient_at == "decayed" else memory',
+        "source = memory",
+        ("recurrent", *MOMENTUM, "'decayed'"),
+    ),
     Fault("backends/steps/momentum.py", "share * x.state", "x.state", ("recurrent", *MOMENTUM)),
-    Fault("backends/chunkwise_momentum.py", "share[..., :1] * weights[..., 0]", "weights[..., 0]", ("chunkwise-momentum", *MOMENTUM)),
-    Fault("backends/chunkwise_momentum.py", "border[..., None, None] * late", "late", ("chunkwise-momentum", *MOMENTUM)),
-    Fault("backends/chunkwise_momentum.py", "+ absent for tensor", "for tensor", ("chunkwise-momentum", *MOMENTUM)),
+    Fault(
+        "backends/chunkwise_momentum.py",
+        "share[..., :1] * weights[..., 0]",
+        "weights[..., 0]",
+        ("chunkwise-momentum", *MOMENTUM),
+    ),
+    Fault(
+        "backends/chunkwise_momentum.py",
+        "border[..., None, None] * late",
+        "late",
+        ("chunkwise-momentum", *MOMENTUM),
+    ),
+    Fault(
+        "backends/chunkwise_momentum.py",
+        "+ absent for tensor",
+        "for tensor",
+        ("chunkwise-momentum", *MOMENTUM),
+    ),
     # the Oja rule
-    Fault("solvers/oja_rule.py", 'kept, pair.value)', 'memory["memory"], pair.value)', OJA),
-    Fault("solvers/oja_rule.py", '["value_log_decay"].exp()[..., None, :]', '["value_log_decay"].exp().detach()[..., None, :]', OJA),
+    Fault("solvers/oja_rule.py", "kept, pair.value)", 'memory["memory"], pair.value)', OJA),
+    Fault(
+        "solvers/oja_rule.py",
+        '["value_log_decay"].exp()[..., None, :]',
+        '["value_log_decay"].exp().detach()[..., None, :]',
+        OJA,
+    ),
     Fault("backends/steps/reverse.py", ".clamp(min=RESET)", ".clamp(min=-5.0)", OJA),
     Fault("backends/steps/reverse.py", "missing = form.key[:, 0] - ", "missing = form.key[:, 0] + ", OJA),
 )

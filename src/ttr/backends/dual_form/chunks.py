@@ -1,11 +1,16 @@
-"""Whole chunks of a network in mini-batches: the tensors of the call, the weights from chunk to chunk, and what the queries read.
+"""Whole chunks of a network in mini-batches: the tensors of the call, the weights from chunk to chunk, and
+what the queries read.
 
-With W the weights that enter a chunk, Z their momentum, x_j and s_j the inputs and slopes that its pairs have at W in a matrix,
+With W the weights that enter a chunk, Z their momentum, x_j and s_j the inputs and slopes that its pairs have
+at W in a matrix,
 
-    h_i W_i = kept_i h_i W + moved_i h_i Z - sum_{j<=i} P_ij (h_i.x_j + 1) s_j         (the 1 and, at W and Z, the bias where there is one)
-    W' = kept_C W + moved_C Z - sum_j P_Cj x_j s_j^T                Z' = momentum_kept Z + sum_j momentum_pairs_j x_j s_j^T
+    h_i W_i = kept_i h_i W + moved_i h_i Z - sum_{j<=i} P_ij (h_i.x_j + 1) s_j         (the 1 and, at W and Z,
+        the bias where there is one)
+    W' = kept_C W + moved_C Z - sum_j P_Cj x_j s_j^T                Z' = momentum_kept Z + sum_j
+        momentum_pairs_j x_j s_j^T
 
-The weights depend on pairs alone. So they come first, chunk after chunk, and the queries of many chunks read afterwards together.
+The weights depend on pairs alone. So they come first, chunk after chunk, and the queries of many chunks read
+afterwards together.
 Letters: M chunks, in blocks of N, C tokens, G = B H memories; I inputs and O outputs of a matrix.
 """
 
@@ -27,7 +32,8 @@ Named = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Chunks:
-    """What is not a tensor: the function, the loss, the names of the matrices; how many chunks make a block."""
+    """What is not a tensor: the function, the loss, the names of the matrices; how many chunks make a
+    block."""
 
     function: Function
     loss: Component
@@ -36,7 +42,8 @@ class Chunks:
 
 
 class Weights(NamedTuple):
-    """Of every matrix and bias, by name, [G,...] or in a row of chunks [N,G,...]: the weights, and their momentum; empty without one."""
+    """Of every matrix and bias, by name, [G,...] or in a row of chunks [N,G,...]: the weights, and their
+    momentum; empty without one."""
 
     now: Named
     momentum: Named
@@ -51,7 +58,9 @@ class Pairs(NamedTuple):
 
 def under(kind: str, x: Tensors) -> Named:
     """The tensors of that kind: of "weight.w1" and "weight.w2" under "weight", w1 and w2."""
-    return {name.removeprefix(f"{kind}."): tensor for name, tensor in x.items() if name.startswith(f"{kind}.")}
+    return {
+        name.removeprefix(f"{kind}."): tensor for name, tensor in x.items() if name.startswith(f"{kind}.")
+    }
 
 
 def affine(weights: Tensors, name: str, x: Tensor) -> Tensor:
@@ -59,10 +68,14 @@ def affine(weights: Tensors, name: str, x: Tensor) -> Tensor:
     flat, matrix = x.reshape(-1, *x.shape[-2:]), weights[name].reshape(-1, *weights[name].shape[-2:])
     if f"{name}_bias" not in weights:
         return torch.bmm(flat, matrix).view(*x.shape[:-1], -1)
-    return torch.baddbmm(weights[f"{name}_bias"].reshape(-1, 1, matrix.shape[-1]), flat, matrix).view(*x.shape[:-1], -1)
+    return torch.baddbmm(weights[f"{name}_bias"].reshape(-1, 1, matrix.shape[-1]), flat, matrix).view(
+        *x.shape[:-1], -1
+    )
 
 
-def pairs_at(plan: Chunks, weights: Tensors, key: Tensor, value: Tensor, controls: Tensors, params: Tensors) -> Pairs:
+def pairs_at(
+    plan: Chunks, weights: Tensors, key: Tensor, value: Tensor, controls: Tensors, params: Tensors
+) -> Pairs:
     """Inputs and slopes of pairs [G,C,.] at weights [G,...]."""
     inputs, outputs = {}, {}
 
@@ -71,7 +84,13 @@ def pairs_at(plan: Chunks, weights: Tensors, key: Tensor, value: Tensor, control
         return outputs[name]
 
     prediction = plan.function.forward(through, key, params)
-    slopes = plan.function.slopes(lambda name, x: x @ weights[name].mT, inputs, outputs, plan.loss.slope(prediction, value, controls), params)
+    slopes = plan.function.slopes(
+        lambda name, x: x @ weights[name].mT,
+        inputs,
+        outputs,
+        plan.loss.slope(prediction, value, controls),
+        params,
+    )
     return Pairs(inputs, slopes)
 
 
@@ -79,7 +98,11 @@ def advance(weights: Weights, pairs: Pairs, x: Tensors) -> Weights:
     """The weights after a chunk."""
     now, momentum = {}, {}
     for name, start in weights.now.items():
-        inputs, slopes, bias = pairs.inputs[name.removesuffix("_bias")], pairs.slopes[name.removesuffix("_bias")], name.endswith("_bias")
+        inputs, slopes, bias = (
+            pairs.inputs[name.removesuffix("_bias")],
+            pairs.slopes[name.removesuffix("_bias")],
+            name.endswith("_bias"),
+        )
         start = start[:, None] if bias else start
         last = x["pairs"][:, -1, :, None] * slopes
         if "kept" in x:
@@ -88,8 +111,14 @@ def advance(weights: Weights, pairs: Pairs, x: Tensors) -> Weights:
             past = weights.momentum[name][:, None] if bias else weights.momentum[name]
             start = torch.addcmul(start, x["moved"][:, -1, None, None], past)
             added, past = x["momentum_pairs"][..., None] * slopes, x["momentum_kept"][:, None, None] * past
-            momentum[name] = (past + added.sum(1, keepdim=True))[:, 0] if bias else torch.baddbmm(past, inputs.mT, added)
-        now[name] = (start - last.sum(1, keepdim=True))[:, 0] if bias else torch.baddbmm(start, inputs.mT, last, alpha=-1)
+            momentum[name] = (
+                (past + added.sum(1, keepdim=True))[:, 0] if bias else torch.baddbmm(past, inputs.mT, added)
+            )
+        now[name] = (
+            (start - last.sum(1, keepdim=True))[:, 0]
+            if bias
+            else torch.baddbmm(start, inputs.mT, last, alpha=-1)
+        )
     return Weights(now, momentum)
 
 

@@ -1,1 +1,2 @@
-"""Linear recurrences as one torch operator with several engines: what the fast backends of linear memories share."""
+"""Linear recurrences as one torch operator with several engines: what the fast backends of linear memories
+share."""

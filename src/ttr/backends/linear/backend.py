@@ -21,7 +21,8 @@ from ttr.state import State
 
 @dataclass(frozen=True)
 class LinearBackend(Backend):
-    """Runs memories that are a matrix which fades, is written to and, with a solver that corrects, erased at a key."""
+    """Runs memories that are a matrix which fades, is written to and, with a solver that corrects, erased at
+    a key."""
 
     chunk: int = 32
 
@@ -57,8 +58,13 @@ class OperatorBackend(LinearBackend):
         return operator.run(self.name, r, self.chunk, wants_grad)
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
-        if problem.memory != "matrix" or not (problem.solver.additive or problem.solver.gradient_at is not None):
-            return "It runs memories that are a matrix to which pairs are added or at which a step corrects them."
+        if problem.memory != "matrix" or not (
+            problem.solver.additive or problem.solver.gradient_at is not None
+        ):
+            return (
+                "It runs memories that are a matrix to which pairs are added or at which a step corrects "
+                "them."
+            )
         if x is not None and x.q.device.type != "cpu":
             return "It cuts its work for the caches of a CPU."
         return None

@@ -1,14 +1,20 @@
-"""Products of rows and keys under decay, sum_d row_id key_jd e^{r_id - b_jd}, without an exponential that can overflow.
+"""Products of rows and keys under decay, sum_d row_id key_jd e^{r_id - b_jd}, without an exponential that can
+overflow.
 
-b is the cumulative log decay of a chunk (falling from 0), r that of a row, either b itself or b of the pair before. The two
-exponentials of a difference apart need a reference between them: e^{r - x} on the row, e^{x - b} on the key.
+b is the cumulative log decay of a chunk (falling from 0), r that of a row, either b itself or b of the pair
+before. The two exponentials of a difference apart need a reference between them: e^{r - x} on the row, e^{x -
+b} on the key.
 
-    flat     x = 0 for the whole chunk where b >= -REACH: the rows shrink, and the keys grow by at most e^REACH
-    halved   else: in a block of 2, 4, ..., C tokens the late half meets the early one over the border between them, where both
-             exponents are <= 0 whatever the gates; below the size at which every block falls by at most REACH, x is the block's
+    flat     x = 0 for the whole chunk where b >= -REACH: the rows shrink, and the keys grow by at most
+             e^REACH
+    halved   else: in a block of 2, 4, ..., C tokens the late half meets the early one over the border between
+             them, where both
+             exponents are <= 0 whatever the gates; below the size at which every block falls by at most
+                 REACH, x is the block's
              start; where even tokens fall by more, pairs inside a token are met one by one
 
-Letters: M chunks of C tokens, G batch x heads, n pairs per token, J = C n keys, R rows, E = F with a decay per channel, else 1.
+Letters: M chunks of C tokens, G batch x heads, n pairs per token, J = C n keys, R rows, E = F with a decay
+    per channel, else 1.
 """
 
 from __future__ import annotations
@@ -29,10 +35,12 @@ REACH = 30.0
 
 
 class Decays:
-    """What the decays of one super-block mean for its rows, keys and memories; without decay every factor is None.
+    """What the decays of one super-block mean for its rows, keys and memories; without decay every factor is
+    None.
 
-    ``row`` and ``key`` are what rows and keys are multiplied with before they meet (1 where the products are halved), ``row_to_memory`` and
-    ``key_to_memory`` what they still lack to meet the memory that enters and the one that leaves, ``kept`` what a chunk keeps of the former.
+    ``row`` and ``key`` are what rows and keys are multiplied with before they meet (1 where the products are
+    halved), ``row_to_memory`` and ``key_to_memory`` what they still lack to meet the memory that enters and
+    the one that leaves, ``kept`` what a chunk keeps of the former.
     """
 
     def __init__(self, g: Geometry, r: Recurrence, log_decay: Tensor | None, dtype: torch.dtype) -> None:
@@ -42,7 +50,9 @@ class Decays:
             return
         log = log_decay.cumsum(2, dtype=torch.float64)
         before = pad(log, (0, 0, 1, -1)) if r.old or r.reads_first else log
-        parts = [(before if part.before else log)[:, :, part.every - 1 :: part.every] for part in row_parts(g, r)]
+        parts = [
+            (before if part.before else log)[:, :, part.every - 1 :: part.every] for part in row_parts(g, r)
+        ]
         rows = torch.cat(parts, dim=2)
         copies = g.keys // g.pairs
         whole = log[:, :, -1:]
@@ -52,13 +62,16 @@ class Decays:
             self.key_to_memory = self.kept.mT
         else:
             leaf = leaf_tokens(log, g.tokens)
-            self.halving = tuple(Halving(part, logs, log, g.tokens, leaf) for part, logs in zip(row_parts(g, r), parts))
+            self.halving = tuple(
+                Halving(part, logs, log, g.tokens, leaf) for part, logs in zip(row_parts(g, r), parts)
+            )
             self.row_to_memory = rows.to(dtype).exp()
             self.key_to_memory = (whole - log).to(dtype).exp().repeat(1, 1, copies, 1)
 
 
 class RowPart(NamedTuple):
-    """The rows of P, or of Q: where they stand among all, how many pairs there are to each, and whether they decay up to the pair before."""
+    """The rows of P, or of Q: where they stand among all, how many pairs there are to each, and whether they
+    decay up to the pair before."""
 
     rows: slice
     every: int
@@ -104,16 +117,25 @@ def leaf_tokens(log: Float[Tensor, "M G J E"], tokens: int) -> int:
 class Halving:
     """The products of one part of the rows with the keys, level by level, and their derivative.
 
-    The derivative in a log decay adds up without cancelling: a row and a
-    key that meet over a border have in their exponent the log decays between them, so those of the late half collect the products
-    row.d_row from their place on, those of the early half the products key.d_key of the keys before them.
+    The derivative in a log decay adds up without cancelling: a row and a key that meet over a border have in
+    their exponent the log decays between them, so those of the late half collect the products row.d_row from
+    their place on, those of the early half the products key.d_key of the keys before them.
     """
 
-    def __init__(self, part: RowPart, log_rows: Float[Tensor, "M G R E"], log_keys: Float[Tensor, "M G J E"], tokens: int, leaf: int) -> None:
+    def __init__(
+        self,
+        part: RowPart,
+        log_rows: Float[Tensor, "M G R E"],
+        log_keys: Float[Tensor, "M G J E"],
+        tokens: int,
+        leaf: int,
+    ) -> None:
         self.part, self.log_rows, self.log_keys = part, log_rows, log_keys
         self.tokens, self.leaf, self.channels = tokens, leaf, log_keys.shape[-1] > 1
 
-    def products(self, rows: Float[Tensor, "M G R F"], keys: Float[Tensor, "M G J F"], out: Float[Tensor, "M G R J"]) -> None:
+    def products(
+        self, rows: Float[Tensor, "M G R F"], keys: Float[Tensor, "M G J F"], out: Float[Tensor, "M G R J"]
+    ) -> None:
         """Fill what ``out`` holds of earlier pairs; later ones must be masked."""
         for level, row_log, key_log in self._levels():
             shrunk = level.rows(rows) * row_log.to(rows.dtype).exp()
@@ -124,9 +146,17 @@ class Halving:
             pairs = token.rows(rows)[..., :, None, :] * token.keys(keys)[..., None, :, :]
             token.squares(out).copy_((pairs * between).sum(-1))
 
-    def add_gradients(self, grad: Float[Tensor, "M G R J"], rows: Tensor, keys: Tensor, grad_rows: Tensor, grad_keys: Tensor,
-                      grad_log: Float[Tensor, "M G J E"]) -> None:
-        """Add to the gradients of rows, keys and log decays what the masked derivative ``grad`` of the products gives."""
+    def add_gradients(
+        self,
+        grad: Float[Tensor, "M G R J"],
+        rows: Tensor,
+        keys: Tensor,
+        grad_rows: Tensor,
+        grad_keys: Tensor,
+        grad_log: Float[Tensor, "M G J E"],
+    ) -> None:
+        """Add to the gradients of rows, keys and log decays what the masked derivative ``grad`` of the
+        products gives."""
         for level, row_log, key_log in self._levels():
             row_factor, key_factor = row_log.to(rows.dtype).exp(), key_log.to(keys.dtype).exp()
             square, late, early = level.squares(grad), level.rows(rows), level.keys(keys)
@@ -134,7 +164,10 @@ class Halving:
             of_keys = (square.mT @ (late * row_factor)).mul_(key_factor)
             level.rows(grad_rows).add_(of_rows)
             level.keys(grad_keys).add_(of_keys)
-            of_rows, of_keys = self.part.on_pairs(dots(late, of_rows, self.channels)), dots(early, of_keys, self.channels)
+            of_rows, of_keys = (
+                self.part.on_pairs(dots(late, of_rows, self.channels)),
+                dots(early, of_keys, self.channels),
+            )
             if level.halves:
                 level.rows(grad_log).add_(suffix_sums(of_rows))
                 level.keys(grad_log).add_(prefix_sums(of_keys))
@@ -143,7 +176,9 @@ class Halving:
         if self.leaf == 1:
             self._add_gradients_inside(grad, rows, keys, grad_rows, grad_keys, grad_log)
 
-    def _add_gradients_inside(self, grad: Tensor, rows: Tensor, keys: Tensor, grad_rows: Tensor, grad_keys: Tensor, grad_log: Tensor) -> None:
+    def _add_gradients_inside(
+        self, grad: Tensor, rows: Tensor, keys: Tensor, grad_rows: Tensor, grad_keys: Tensor, grad_log: Tensor
+    ) -> None:
         token = _Level(self.tokens)
         weights = token.squares(grad)[..., None] * self._inside_tokens(rows.dtype)
         of_rows = (weights * token.keys(keys)[..., None, :, :]).sum(-2)
@@ -170,26 +205,41 @@ class Halving:
             size *= 2
 
     def _inside_tokens(self, dtype: torch.dtype) -> Float[Tensor, "M G C r n E"]:
-        """e^{r - b} inside each token, between all its rows and pairs; of later pairs, which must be masked, e^0."""
+        """e^{r - b} inside each token, between all its rows and pairs; of later pairs, which must be masked,
+        e^0."""
         token = _Level(self.tokens)
         between = token.rows(self.log_rows)[..., :, None, :] - token.keys(self.log_keys)[..., None, :, :]
         return between.clamp_(max=0.0).to(dtype).exp()
 
 
 class _Level:
-    """A chunk cut into blocks, whole or in halves of which the late one meets the early one; all methods give views."""
+    """A chunk cut into blocks, whole or in halves of which the late one meets the early one; all methods give
+    views."""
 
     def __init__(self, blocks: int, halves: bool = False) -> None:
         self.blocks, self.halves = blocks, halves
 
     def rows(self, x: Float[Tensor, "M G R D"]) -> Float[Tensor, "M G blocks r D"]:
-        return x.unflatten(2, (self.blocks, 2, -1))[:, :, :, 1] if self.halves else x.unflatten(2, (self.blocks, -1))
+        return (
+            x.unflatten(2, (self.blocks, 2, -1))[:, :, :, 1]
+            if self.halves
+            else x.unflatten(2, (self.blocks, -1))
+        )
 
     def keys(self, x: Float[Tensor, "M G J D"]) -> Float[Tensor, "M G blocks s D"]:
-        return x.unflatten(2, (self.blocks, 2, -1))[:, :, :, 0] if self.halves else x.unflatten(2, (self.blocks, -1))
+        return (
+            x.unflatten(2, (self.blocks, 2, -1))[:, :, :, 0]
+            if self.halves
+            else x.unflatten(2, (self.blocks, -1))
+        )
 
     def squares(self, scores: Float[Tensor, "M G R J"]) -> Float[Tensor, "M G blocks r s"]:
-        square = scores.unflatten(3, (self.blocks, -1)).unflatten(2, (self.blocks, -1)).diagonal(dim1=2, dim2=4).movedim(-1, 2)
+        square = (
+            scores.unflatten(3, (self.blocks, -1))
+            .unflatten(2, (self.blocks, -1))
+            .diagonal(dim1=2, dim2=4)
+            .movedim(-1, 2)
+        )
         return square.unflatten(4, (2, -1)).unflatten(3, (2, -1))[:, :, :, 1, :, 0] if self.halves else square
 
 

@@ -10,12 +10,14 @@ from torch import Tensor
 from ttr.backends.linear.recurrence import Recurrence
 
 BLOCK_TOKENS = 256
-"""Tokens of a super-block: its tensors stay in the cache, and one memory is kept per super-block for the backward pass."""
+"""Tokens of a super-block: its tensors stay in the cache, and one memory is kept per super-block for the
+backward pass."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes: G memories (batch x heads), C tokens and N pairs per chunk, J keys per chunk, R rows, M chunks per super-block."""
+    """Sizes: G memories (batch x heads), C tokens and N pairs per chunk, J keys per chunk, R rows, M chunks
+    per super-block."""
 
     states: int
     time: int
@@ -71,7 +73,8 @@ class Buffers:
 
 
 def _mask(g: Geometry, r: Recurrence) -> Tensor:
-    """[R,J]: 1 where a row meets a key: pairs before its own for corrections, pairs up to its token's last for queries."""
+    """[R,J]: 1 where a row meets a key: pairs before its own for corrections, pairs up to its token's last
+    for queries."""
     pair = torch.arange(g.pairs, device=r.query.device)
     token = torch.arange(r.pairs - 1, g.pairs, r.pairs, device=r.query.device)
     queries = pair < token[:, None] + (0 if r.reads_first else 1)

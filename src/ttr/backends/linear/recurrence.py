@@ -8,10 +8,11 @@ from torch import Tensor
 
 
 class Recurrence(NamedTuple):
-    """S_j = D_j S_{j-1} + step_j (key_j value_j^T - erase_j (S_x^T read_j)^T), j = 1..L, L = T n, and y_t = scale S_{tn}^T query_t.
+    """S_j = D_j S_{j-1} + step_j (key_j value_j^T - erase_j (S_x^T read_j)^T), j = 1..L, L = T n, and y_t =
+    scale S_{tn}^T query_t.
 
-    Letters: B batch, T tokens, n = ``pairs`` per token, H heads, F key size, V value size. One floating dtype, float32 or float64;
-    any strides.
+    Letters: B batch, T tokens, n = ``pairs`` per token, H heads, F key size, V value size. One floating
+    dtype, float32 or float64; any strides.
 
         query      [B,T,H,F]
         key        [B,L,H,F]
@@ -19,11 +20,12 @@ class Recurrence(NamedTuple):
         read       [B,L,H,F], or None for an additive memory (no correction)
         erase      [B,L,H,F], or None where it is the key
         step       [B,L,H], or None where it is 1; it multiplies the written pair and the correction alike
-        log_decay  [B,L,H] or [B,L,H,F], finite and in [-80, 0] (-80 is a reset), or None where nothing is forgotten
+        log_decay  [B,L,H] or [B,L,H,F], finite and in [-80, 0] (-80 is a reset), or None where nothing is
+                   forgotten
         memory     [B,H,F,V], S_0
 
-    S_x is D_j S_{j-1} ("decayed"), or S_{j-1} where ``old``. With ``reads_first`` (n = 1) a token reads before it decays and writes:
-    y_t = scale S_{t-1}^T query_t.
+    S_x is D_j S_{j-1} ("decayed"), or S_{j-1} where ``old``. With ``reads_first`` (n = 1) a token reads
+    before it decays and writes: y_t = scale S_{t-1}^T query_t.
     """
 
     query: Tensor
@@ -43,15 +45,20 @@ class Recurrence(NamedTuple):
 class Engine(Protocol):
     """A way to run a recurrence and its derivative, chunk by chunk; no autograd inside.
 
-    ``chunk`` is the number of tokens of a chunk, a power of two. Chunks are counted from the first token of the call.
+    ``chunk`` is the number of tokens of a chunk, a power of two. Chunks are counted from the first token of
+    the call.
     """
 
     def saved_sizes(self, r: Recurrence, chunk: int) -> tuple[int, ...]:
         """Number of entries of every 1-D tensor that ``forward`` hands to ``backward``."""
 
     def forward(self, r: Recurrence, chunk: int, save: bool) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """y [B,T,H,V], the final memory [B,H,F,V], and, with ``save``, the tensors of ``saved_sizes`` (else empty ones)."""
+        """y [B,T,H,V], the final memory [B,H,F,V], and, with ``save``, the tensors of ``saved_sizes`` (else
+        empty ones)."""
 
-    def backward(self, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of query, key, value, read, erase, step, log_decay and memory, in that order; None where the input is None. Where
-        ``r.read`` is ``r.key``, that of the key is of both, and that of the read None."""
+    def backward(
+        self, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """Gradients of query, key, value, read, erase, step, log_decay and memory, in that order; None where
+        the input is None. Where ``r.read`` is ``r.key``, that of the key is of both, and that of the read
+        None."""

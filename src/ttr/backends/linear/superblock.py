@@ -1,4 +1,5 @@
-"""The engine made of torch's own products: chunks in cache-sized super-blocks, buffers made once, a backward pass of its own."""
+"""The engine made of torch's own products: chunks in cache-sized super-blocks, buffers made once, a backward
+pass of its own."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ class SuperblockEngine:
         buffers = None
         for part, y_part, memory_part, saved_part in _groups(r, chunk, y, memory, saved):
             geometry = Geometry.of(part, chunk)
-            buffers = buffers if buffers is not None and buffers.geometry == geometry else Buffers(geometry, part)
+            buffers = (
+                buffers if buffers is not None and buffers.geometry == geometry else Buffers(geometry, part)
+            )
             state = memory_part.flatten(0, 1).clone(memory_format=torch.contiguous_format)
             for index in range(geometry.blocks):
                 block = Block(buffers, part, index)
@@ -43,31 +46,52 @@ class SuperblockEngine:
             memory_part.copy_(state.view(memory_part.shape))
         return y, memory, saved
 
-    def backward(self, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        self, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor
+    ) -> tuple[Tensor | None, ...]:
         inputs = (r.query, r.key, r.value, r.read, r.erase, r.step, r.log_decay)
         shared = r.read is r.key
         gradients = [None if x is None else x.new_empty(x.shape) for x in inputs]
         gradients[3] = None if shared else gradients[3]
         first = grad_memory.clone(memory_format=torch.contiguous_format)
         buffers = None
-        for part, grad_y_part, first_part, saved_part, *parts in _groups(r, chunk, grad_y, first, saved, *gradients):
+        for part, grad_y_part, first_part, saved_part, *parts in _groups(
+            r, chunk, grad_y, first, saved, *gradients
+        ):
             geometry = Geometry.of(part, chunk)
-            buffers = buffers if buffers is not None and buffers.geometry == geometry else Buffers(geometry, part, backward=True)
+            buffers = (
+                buffers
+                if buffers is not None and buffers.geometry == geometry
+                else Buffers(geometry, part, backward=True)
+            )
             grad_state = first_part.flatten(0, 1).clone(memory_format=torch.contiguous_format)
             for index in reversed(range(geometry.blocks)):
                 block = Block(buffers, part, index)
-                block.backward(saved_part[0][index], grad_state, grad_y_part, parts, *(x[block.chunks] for x in saved_part[1:]))
+                block.backward(
+                    saved_part[0][index],
+                    grad_state,
+                    grad_y_part,
+                    parts,
+                    *(x[block.chunks] for x in saved_part[1:]),
+                )
             first_part.copy_(grad_state.view(first_part.shape))
         return *gradients, first
 
 
-def _groups(r: Recurrence, chunk: int, y: Tensor, memory: Tensor, saved: tuple[Tensor, ...], *others: Tensor | None) -> Iterator[tuple]:
-    """The recurrence of at most ``ROWS`` rows at a time, with the same part of y, memory, the saved tensors and any [B,T,H,...]."""
+def _groups(
+    r: Recurrence, chunk: int, y: Tensor, memory: Tensor, saved: tuple[Tensor, ...], *others: Tensor | None
+) -> Iterator[tuple]:
+    """The recurrence of at most ``ROWS`` rows at a time, with the same part of y, memory, the saved tensors
+    and any [B,T,H,...]."""
     batch, heads = r.query.shape[0], r.query.shape[2]
     head_step = min(heads, ROWS)
     batch_step = max(1, ROWS // heads)
     g = Geometry.of(r, chunk)
-    shapes = ((g.blocks, g.key_size, g.value_size), (g.chunks, g.pairs, g.value_size), (g.chunks, g.pairs, g.pairs))
+    shapes = (
+        (g.blocks, g.key_size, g.value_size),
+        (g.chunks, g.pairs, g.value_size),
+        (g.chunks, g.pairs, g.pairs),
+    )
     offsets = [0, 0, 0]
     for first in range(0, batch, batch_step):
         for head in range(0, heads, head_step):

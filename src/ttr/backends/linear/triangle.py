@@ -13,13 +13,15 @@ LEAF = 8
 def unit_lower_inverse(matrix: Float[Tensor, "G N N"], out: Float[Tensor, "G N N"]) -> Float[Tensor, "G N N"]:
     """(I + L)^-1 for the part L of every matrix below its diagonal; the rest of ``matrix`` is not looked at.
 
-    The diagonal is cut into leaves that are inverted by substitution, row by row, all leaves of all matrices at once with the
-    matrices along the fastest axis. Two neighbours X_1, X_2 are then merged with the block L_21 below the first,
+    The diagonal is cut into leaves that are inverted by substitution, row by row, all leaves of all matrices
+    at once with the matrices along the fastest axis. Two neighbours X_1, X_2 are then merged with the block
+    L_21 below the first,
 
         [I + L_1     0    ]^-1     [     X_1         0  ]
         [  L_21   I + L_2 ]     =  [-X_2 L_21 X_1   X_2 ]
 
-    Never the powers of a whole L, which explode where keys are alike: substitution and merges keep the digits.
+    Never the powers of a whole L, which explode where keys are alike: substitution and merges keep the
+    digits.
     """
     size = matrix.shape[-1]
     leaf = size
@@ -40,8 +42,11 @@ def unit_lower_inverse(matrix: Float[Tensor, "G N N"], out: Float[Tensor, "G N N
 def _diagonal_blocks(matrix: Float[Tensor, "G N N"], size: int) -> Float[Tensor, "G blocks {size} {size}"]:
     """The blocks on the diagonal, as a view."""
     batch, row, column = matrix.stride()
-    return matrix.as_strided((matrix.shape[0], matrix.shape[-1] // size, size, size), (batch, size * (row + column), row, column),
-                             matrix.storage_offset())
+    return matrix.as_strided(
+        (matrix.shape[0], matrix.shape[-1] // size, size, size),
+        (batch, size * (row + column), row, column),
+        matrix.storage_offset(),
+    )
 
 
 def _by_substitution(blocks: Float[Tensor, "G m s s"]) -> Float[Tensor, "G m s s"]:

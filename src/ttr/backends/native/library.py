@@ -1,7 +1,8 @@
 """The library of compiled kernels: found, checked and loaded when it is first asked for. Nothing needs it.
 
-``setup.py`` builds it; nothing is compiled here. Environment, read once: TTR_NATIVE=0 switches it off, TTR_NATIVE_ISA names the
-instruction set to run instead of the widest, and TTR_NATIVE_LIBRARY the file to load instead of the installed one.
+``setup.py`` builds it; nothing is compiled here. Environment, read once: TTR_NATIVE=0 switches it off,
+TTR_NATIVE_ISA names the instruction set to run instead of the widest, and TTR_NATIVE_LIBRARY the file to load
+instead of the installed one.
 """
 
 from __future__ import annotations
@@ -27,8 +28,16 @@ ABI = 5
 ISAS = ("avx512", "avx2", "portable")
 """The instruction sets kernels are compiled for, widest vectors first."""
 
-KERNELS = ("step", "forward", "backward", "short_convolution", "lines_forward", "lines_backward",
-           "network_forward", "network_backward")
+KERNELS = (
+    "step",
+    "forward",
+    "backward",
+    "short_convolution",
+    "lines_forward",
+    "lines_backward",
+    "network_forward",
+    "network_backward",
+)
 """All that a library holds, for every instruction set that it runs, in float32 and float64."""
 
 REALS = {torch.float32: "float", torch.float64: "double"}
@@ -37,17 +46,22 @@ FILE = "_kernels" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so
 """As ``setup.py`` names it."""
 
 SEGMENT = struct.Struct("=I4xQ16xQ16x")
-"""Of an ELF file: its type, 1 where it is mapped, where it begins in the file and how many bytes it has there."""
+"""Of an ELF file: its type, 1 where it is mapped, where it begins in the file and how many bytes it has
+there."""
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 """Tensors that have an address of their own; those of other classes may hold none."""
 
-INSTALL = "Install gcc or clang, then install ttr again from its source: pip install --force-reinstall --no-deps <the folder with its setup.py>."
+INSTALL = (
+    "Install gcc or clang, then install ttr again from its source: pip install --force-reinstall "
+    "--no-deps <the folder with its setup.py>."
+)
 
 
 @dataclass(frozen=True)
 class Library:
-    """The loaded library, the instruction set whose kernels are called, and all that this machine runs, widest first."""
+    """The loaded library, the instruction set whose kernels are called, and all that this machine runs,
+    widest first."""
 
     path: Path
     isa: str
@@ -68,7 +82,8 @@ def left_out() -> Iterator[None]:
         _left_out.reset(token)
 
 
-@torch.compiler.assume_constant_result  # torch.compile cannot trace the loader, and what it found holds for the process
+# torch.compile cannot trace the loader, and what it found holds for the process
+@torch.compiler.assume_constant_result
 def available() -> bool:
     """Whether the compiled kernels can be called here."""
     return isinstance(_load(), Library) and not _left_out.get()
@@ -79,7 +94,11 @@ def reason() -> str | None:
     """Why there are no compiled kernels here, as a sentence with the remedy; None if there are."""
     found = _load()
     if isinstance(found, Library):
-        return "The native kernels are left out here. Leave the block of library.left_out() to use them." if _left_out.get() else None
+        return (
+            "The native kernels are left out here. Leave the block of library.left_out() to use them."
+            if _left_out.get()
+            else None
+        )
     return found
 
 
@@ -97,7 +116,8 @@ def library() -> Library:
 
 @functools.cache
 def function(name: str, dtype: torch.dtype) -> Callable[..., int]:
-    """The C function of a kernel for float32 or float64, without argument types; it returns an int unless the caller says otherwise.
+    """The C function of a kernel for float32 or float64, without argument types; it returns an int unless the
+    caller says otherwise.
 
     Raises:
         RuntimeError: if there is no library.
@@ -107,14 +127,17 @@ def function(name: str, dtype: torch.dtype) -> Callable[..., int]:
 
 
 def contiguous(tensor: Tensor) -> Tensor:
-    """The tensor as a kernel that knows no strides may read it: contiguous, and with no negation that torch has put off.
+    """The tensor as a kernel that knows no strides may read it: contiguous, and with no negation that torch
+    has put off.
 
-    It may be a copy, which the caller keeps alive for as long as a kernel has its address; so may what ``rows`` returns."""
+    It may be a copy, which the caller keeps alive for as long as a kernel has its address; so may what
+    ``rows`` returns."""
     return tensor.resolve_neg().contiguous()
 
 
 def rows(tensor: Tensor) -> Tensor:
-    """The same for a kernel that knows the strides of all axes but the last: entries of the last lie side by side."""
+    """The same for a kernel that knows the strides of all axes but the last: entries of the last lie side by
+    side."""
     beside = tensor.shape[-1] <= 1 or tensor.stride(-1) == 1
     return tensor.resolve_neg() if beside else contiguous(tensor)
 
@@ -126,7 +149,10 @@ def run(name: str, dtype: torch.dtype, arguments: ctypes.Structure) -> None:
         RuntimeError: if there is no memory for its scratch, or no library.
     """
     if function(name, dtype)(ctypes.byref(arguments)):
-        raise RuntimeError(f"There is no memory for the scratch of {arguments.threads} threads. Call torch.set_num_threads with a smaller number.")
+        raise RuntimeError(
+            f"There is no memory for the scratch of {arguments.threads} threads. Call "
+            "torch.set_num_threads with a smaller number."
+        )
 
 
 @functools.cache
@@ -136,14 +162,22 @@ def _load() -> Library | str:
         return "The native kernels are switched off by TTR_NATIVE=0. Unset it to use them."
     named = os.environ.get("TTR_NATIVE_LIBRARY")
     path = Path(named) if named else Path(__file__).parent / FILE
-    remedy = "Unset TTR_NATIVE_LIBRARY, which names it, to use those that were installed." if named else INSTALL
+    remedy = (
+        "Unset TTR_NATIVE_LIBRARY, which names it, to use those that were installed." if named else INSTALL
+    )
     if not named and not path.exists():
-        return f"The native kernels were not built when ttr was installed: no compiler took them, or TTR_NATIVE=0 was set. {INSTALL}"
+        return (
+            "The native kernels were not built when ttr was installed: no compiler took them, or "
+            f"TTR_NATIVE=0 was set. {INSTALL}"
+        )
     try:
         _check_length(path)
         handle = ctypes.CDLL(str(path))
         if (version := handle.ttr_abi()) != ABI:
-            return f"The native kernels in {path} are of version {version}, and this ttr calls version {ABI}. {remedy}"
+            return (
+                f"The native kernels in {path} are of version {version}, and this ttr calls version "
+                f"{ABI}. {remedy}"
+            )
         runs = tuple(isa for isa in ISAS if handle.ttr_runs(isa.encode()))
         for name, isa, real in itertools.product(KERNELS, runs, REALS.values()):
             getattr(handle, f"ttr_{name}_{isa}_{real}")
@@ -153,13 +187,16 @@ def _load() -> Library | str:
         return f"The native kernels in {path} are for other processors than this. {remedy}"
     wanted = os.environ.get("TTR_NATIVE_ISA") or runs[0]
     if wanted not in runs:
-        return f"The native kernels for {wanted!r}, which TTR_NATIVE_ISA asks for, do not run here. Unset it, or use {' or '.join(runs)}."
+        return (
+            f"The native kernels for {wanted!r}, which TTR_NATIVE_ISA asks for, do not run here. Unset "
+            f"it, or use {' or '.join(runs)}."
+        )
     return Library(path, wanted, runs, handle)
 
 
 def _check_length(path: Path) -> None:
-    """Linux maps a file without a look at its length, and the process dies of reading what a truncated one lacks;
-    the loaders of other systems look.
+    """Linux maps a file without a look at its length, and the process dies of reading what a truncated one
+    lacks; the loaders of other systems look.
 
     Raises:
         OSError: if an ELF file ends before a segment that is to be mapped, or cannot be read.
@@ -172,5 +209,6 @@ def _check_length(path: Path) -> None:
         file.seek(start)
         table, length = file.read(count * SEGMENT.size), path.stat().st_size
     if len(table) < count * SEGMENT.size or any(
-            mapped == 1 and offset + size > length for mapped, offset, size in SEGMENT.iter_unpack(table)):
+        mapped == 1 and offset + size > length for mapped, offset, size in SEGMENT.iter_unpack(table)
+    ):
         raise OSError(f"it is truncated after {length} bytes")

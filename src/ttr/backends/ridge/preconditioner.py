@@ -16,7 +16,8 @@ SMALL = 32
 
 
 class Preconditioner(NamedTuple):
-    """Matrices M_t close to the A_t of a system: ``invert`` is r -> M_t^-1 r_t, and ``product`` (x, M x) -> A_t x_t."""
+    """Matrices M_t close to the A_t of a system: ``invert`` is r -> M_t^-1 r_t, and ``product`` (x, M x) ->
+    A_t x_t."""
 
     invert: Callable[[Tensor], Tensor]
     product: Callable[[Tensor, Tensor], Tensor]
@@ -30,8 +31,10 @@ def jacobi(system: System) -> Preconditioner:
 
 
 def fits(system: System) -> Tensor:
-    """The chunks [G] in which ``recursive_least_squares`` preconditions well: memory fades by a factor of less than exp(2)."""
-    return system.log_kept[:, 0] - system.log_kept[:, -1] < 2  # false for the NaN of a chunk that begins with a reset
+    """The chunks [G] in which ``recursive_least_squares`` preconditions well: memory fades by a factor of
+    less than exp(2)."""
+    # false for the NaN of a chunk that begins with a reset
+    return system.log_kept[:, 0] - system.log_kept[:, -1] < 2
 
 
 def factorise(system: System) -> Float[Tensor, "G L F"]:
@@ -53,11 +56,12 @@ def recursive_least_squares(system: System, factors: Float[Tensor, "G L F"]) -> 
 
     With a_t relative to that of a token m in the middle,
 
-        M_t = a_t (B + sum_{i<=t} (w_i / a_i) k_i k_i^T) = A_t - (1 - a_t) diag(ridge),        B = a_m H_0 + diag(ridge),
+        M_t = a_t (B + sum_{i<=t} (w_i / a_i) k_i k_i^T) = A_t - (1 - a_t) diag(ridge),        B = a_m H_0 +
+            diag(ridge),
 
-    so all eigenvalues of M_t^-1 A_t lie between 1 and 1 / a_t, whatever the keys and however small the ridge, and with M_t x known
-    A_t x costs no product. Woodbury's identity needs one inverse P = B^-1 for the chunk. With the rows of K scaled by the roots of
-    w_i / a_i, R R^T = 1 + K P K^T and F = R^-1 K P,
+    so all eigenvalues of M_t^-1 A_t lie between 1 and 1 / a_t, whatever the keys and however small the ridge,
+    and with M_t x known A_t x costs no product. Woodbury's identity needs one inverse P = B^-1 for the chunk.
+    With the rows of K scaled by the roots of w_i / a_i, R R^T = 1 + K P K^T and F = R^-1 K P,
 
         a_t M_t^-1 = P - F_{<=t}^T F_{<=t},
 
@@ -78,14 +82,21 @@ def recursive_least_squares(system: System, factors: Float[Tensor, "G L F"]) -> 
 
 def _relative(system: System) -> Float[Tensor, "G C 1"]:
     """a_t relative to the token in the middle."""
-    return (system.log_kept - system.log_kept[:, system.log_kept.shape[1] // 2, None]).exp().to(system.keys)[..., None]
+    return (
+        (system.log_kept - system.log_kept[:, system.log_kept.shape[1] // 2, None])
+        .exp()
+        .to(system.keys)[..., None]
+    )
 
 
-def spd_inverse(matrix: Float[Tensor, "G D D"], out: Float[Tensor, "G D D"] | None = None) -> Float[Tensor, "G D D"]:
+def spd_inverse(
+    matrix: Float[Tensor, "G D D"], out: Float[Tensor, "G D D"] | None = None
+) -> Float[Tensor, "G D D"]:
     """Inverses of symmetric positive definite matrices, in which other ones give numbers without meaning.
 
-    By halves, [[X, Y], [Y^T, Z]]^-1 = [[X^-1 + E S E^T, -E S], [., S]] with E = X^-1 Y and S = (Z - Y^T E)^-1: products, which
-    for many matrices of moderate size are several times faster than LAPACK's factorisation of each.
+    By halves, [[X, Y], [Y^T, Z]]^-1 = [[X^-1 + E S E^T, -E S], [., S]] with E = X^-1 Y and S = (Z - Y^T
+    E)^-1: products, which for many matrices of moderate size are several times faster than LAPACK's
+    factorisation of each.
     """
     out = torch.empty_like(matrix) if out is None else out
     size = matrix.shape[-1]
@@ -97,7 +108,9 @@ def spd_inverse(matrix: Float[Tensor, "G D D"], out: Float[Tensor, "G D D"] | No
     across = matrix[:, :half, half:]
     first = spd_inverse(matrix[:, :half, :half])
     carried = first @ across
-    last = spd_inverse(torch.baddbmm(matrix[:, half:, half:], across.mT, carried, alpha=-1), out=out[:, half:, half:])
+    last = spd_inverse(
+        torch.baddbmm(matrix[:, half:, half:], across.mT, carried, alpha=-1), out=out[:, half:, half:]
+    )
     corner = torch.mul(carried @ last, -1, out=out[:, :half, half:])
     out[:, half:, :half] = corner.mT
     out[:, :half, :half] = first.baddbmm_(corner, carried.mT, alpha=-1)

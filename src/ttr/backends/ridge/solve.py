@@ -15,9 +15,10 @@ from ttr.backends.ridge.preconditioner import Preconditioner
 from ttr.backends.ridge.system import System
 
 TARGET, REFINED, ROUNDING, ACCEPTED = 4, 8, 1, 8
-"""Conjugate gradient stops at a residual of TARGET eps |b| as its recursion sees it, and starts again from one that is measured above
-REFINED eps |b| (1e-6 |b| in float32), unless rounding x alone may cost that, ROUNDING eps |A||x|. In the end a row is believed at
-ACCEPTED eps |b|, or ACCEPTED eps |A||x| where that is larger."""
+"""Conjugate gradient stops at a residual of TARGET eps |b| as its recursion sees it, and starts again from
+one that is measured above REFINED eps |b| (1e-6 |b| in float32), unless rounding x alone may cost that,
+ROUNDING eps |A||x|. In the end a row is believed at ACCEPTED eps |b|, or ACCEPTED eps |A||x| where that is
+larger."""
 
 ROUNDS = 4
 """How often it starts at most."""
@@ -41,19 +42,24 @@ class Report:
         return {"solver": "conjugate gradient", **dataclasses.asdict(self)}
 
 
-def solve(system: System, right: Float[Tensor, "G C F"], factors: Float[Tensor, "g L F"] | None,
-          report: Report) -> tuple[Float[Tensor, "G C F"], Float[Tensor, "g L F"]]:
-    """x with A_t x_t = right_t, and the preconditioner's factors, which another call with the same matrices takes.
+def solve(
+    system: System, right: Float[Tensor, "G C F"], factors: Float[Tensor, "g L F"] | None, report: Report
+) -> tuple[Float[Tensor, "G C F"], Float[Tensor, "g L F"]]:
+    """x with A_t x_t = right_t, and the preconditioner's factors, which another call with the same matrices
+    takes.
 
-    Where a chunk forgets little conjugate gradient is preconditioned by blocked recursive least squares, elsewhere by the diagonal;
-    rows that do not converge are solved directly, in float64. Rows do not depend on each other: one that has converged is left as it is.
+    Where a chunk forgets little conjugate gradient is preconditioned by blocked recursive least squares,
+    elsewhere by the diagonal; rows that do not converge are solved directly, in float64. Rows do not depend
+    on each other: one that has converged is left as it is.
 
     Raises:
-        ValueError: if a matrix is singular, or so nearly that the working precision leaves no digit of the output.
+        ValueError: if a matrix is singular, or so nearly that the working precision leaves no digit of the
+            output.
     """
     size = torch.linalg.vector_norm(right, torch.inf, dim=-1, keepdim=True)
     size = torch.where(size > 0, size, 1.0)
-    right = right / size  # so that no squared norm under- or overflows, and a scaled query gives a scaled solution
+    # so that no squared norm under- or overflows, and a scaled query gives a scaled solution
+    right = right / size
     near = preconditioner.fits(system)
     solution, residual = torch.empty_like(right), torch.empty_like(right)
     for chosen, fading in ((near, False), (~near, True)):
@@ -62,14 +68,24 @@ def solve(system: System, right: Float[Tensor, "G C F"], factors: Float[Tensor, 
             factors = preconditioner.factorise(part)
         if part.kept.numel():
             report.preconditioned_rows += 0 if fading else part.kept.numel()
-            method = preconditioner.jacobi(part) if fading else preconditioner.recursive_least_squares(part, factors)
+            method = (
+                preconditioner.jacobi(part)
+                if fading
+                else preconditioner.recursive_least_squares(part, factors)
+            )
             found = _iterate(part, method, right if part is system else right[chosen], report)
-            solution, residual = found if part is system else (whole.index_put((chosen,), x) for whole, x in zip((solution, residual), found))
+            solution, residual = (
+                found
+                if part is system
+                else (whole.index_put((chosen,), x) for whole, x in zip((solution, residual), found))
+            )
     _correct(system, right, solution, residual.norm(dim=-1), report)
     return solution.mul_(size), factors
 
 
-def _iterate(system: System, method: Preconditioner, right: Float[Tensor, "G C F"], report: Report) -> tuple[Tensor, Tensor]:
+def _iterate(
+    system: System, method: Preconditioner, right: Float[Tensor, "G C F"], report: Report
+) -> tuple[Tensor, Tensor]:
     """x by conjugate gradient, and b - A x as measured."""
     eps, length = torch.finfo(right.dtype).eps, right.norm(dim=-1, keepdim=True)
     solution, residual, iterations, left, error = torch.zeros_like(right), right, 0, length > 0, length
@@ -80,16 +96,20 @@ def _iterate(system: System, method: Preconditioner, right: Float[Tensor, "G C F
         before, error = error, residual.norm(dim=-1, keepdim=True)
         left = (error > REFINED * eps * length) & (error < before / 2)
         if bool(left.any()):
-            left &= error > ROUNDING * eps * system.diagonal().amax(-1, keepdim=True) * solution.norm(dim=-1, keepdim=True)
+            left &= error > ROUNDING * eps * system.diagonal().amax(-1, keepdim=True) * solution.norm(
+                dim=-1, keepdim=True
+            )
         if not bool(left.any()):
             break
     report.iterations = max(report.iterations, iterations)
     return solution, residual
 
 
-def _conjugate_gradient(method: Preconditioner, residual: Float[Tensor, "G C F"], bound: Float[Tensor, "G C 1"]) -> tuple[Tensor, int]:
-    """Conjugate gradient from 0, with ``residual`` overwritten by what is left of it. A row that has converged is left as it is, to the
-    last bit, whatever the others need."""
+def _conjugate_gradient(
+    method: Preconditioner, residual: Float[Tensor, "G C F"], bound: Float[Tensor, "G C 1"]
+) -> tuple[Tensor, int]:
+    """Conjugate gradient from 0, with ``residual`` overwritten by what is left of it. A row that has
+    converged is left as it is, to the last bit, whatever the others need."""
     solution, direction, image, energy, iterations = torch.zeros_like(residual), None, None, None, 0
     active, limit = residual.norm(dim=-1, keepdim=True) > bound, residual.shape[-1] + 16
     while iterations < limit and bool(active.any()):
@@ -112,7 +132,13 @@ def _conjugate_gradient(method: Preconditioner, residual: Float[Tensor, "G C F"]
     return solution, iterations
 
 
-def _correct(system: System, right: Float[Tensor, "G C F"], solution: Float[Tensor, "G C F"], found: Float[Tensor, "G C"], report: Report) -> None:
+def _correct(
+    system: System,
+    right: Float[Tensor, "G C F"],
+    solution: Float[Tensor, "G C F"],
+    found: Float[Tensor, "G C"],
+    report: Report,
+) -> None:
     """Solve directly the rows whose residuals were found too large, and refuse what has no digits."""
     eps, length = torch.finfo(right.dtype).eps, right.norm(dim=-1)
     wrong = ~(found <= ACCEPTED * eps * length)
@@ -128,7 +154,9 @@ def _correct(system: System, right: Float[Tensor, "G C F"], solution: Float[Tens
         report.residual = max(report.residual, (found / torch.where(length > 0, length, 1.0)).max().item())
 
 
-def _solve_directly(system: System, right: Tensor, solution: Tensor, wrong: Bool[Tensor, "G C"], report: Report) -> None:
+def _solve_directly(
+    system: System, right: Tensor, solution: Tensor, wrong: Bool[Tensor, "G C"], report: Report
+) -> None:
     """Put solutions by Cholesky factors into the rows that are wrong."""
     group, row = wrong.nonzero(as_tuple=True)
     keys = system.keys

@@ -1,6 +1,7 @@
 """The systems of all tokens of some chunks, which are never formed.
 
-Letters: G chunks of C tokens, F features, V value channels; L = C + F and D = F + V, a chunk's pairs with the moments before it.
+Letters: G chunks of C tokens, F features, V value channels; L = C + F and D = F + V, a chunk's pairs with the
+    moments before it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from torch import Tensor
 
 
 class System(NamedTuple):
-    """A_t = a_t H_0 + sum_{i<=t} W_ti k_i k_i^T + diag(ridge) for the C tokens of each of G chunks (MesaNet, arXiv 2506.05233).
+    """A_t = a_t H_0 + sum_{i<=t} W_ti k_i k_i^T + diag(ridge) for the C tokens of each of G chunks (MesaNet,
+    arXiv 2506.05233).
 
     Args:
         pairs: the pairs [k_i v_i] of a chunk, and below them the moments [H_0 U_0] that enter it.
@@ -66,12 +68,21 @@ class System(NamedTuple):
 
     def diagonal(self) -> Float[Tensor, "G C F"]:
         """The diagonals of all A_t."""
-        return torch.baddbmm(self.kept * self.gram.diagonal(dim1=-2, dim2=-1)[:, None], self.weights, self.keys.square()) + self.ridge
+        return (
+            torch.baddbmm(
+                self.kept * self.gram.diagonal(dim1=-2, dim2=-1)[:, None], self.weights, self.keys.square()
+            )
+            + self.ridge
+        )
 
     def trace(self) -> Float[Tensor, "G C"]:
         """Their sums, from C numbers per token."""
         inside = (self.weights * torch.linalg.vecdot(self.keys, self.keys)[:, None]).sum(-1)
-        return inside + self.kept[..., 0] * self.gram.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) + self.ridge.sum(-1)
+        return (
+            inside
+            + self.kept[..., 0] * self.gram.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
+            + self.ridge.sum(-1)
+        )
 
     def norm(self) -> Float[Tensor, "G C"]:
         """||A_t||_F, which lies between |A_t| and its multiple by the root of F."""
@@ -87,12 +98,20 @@ class System(NamedTuple):
         return matrix.addcmul_(self.kept[group, row].to(wide)[..., None], self.gram[group].to(wide))
 
 
-def squared_norms(weights: Float[Tensor, "G C C"], keys: Float[Tensor, "G C F"], kept: Float[Tensor, "G C 1"],
-                  gram: Float[Tensor, "G F F"]) -> Float[Tensor, "G C"]:
+def squared_norms(
+    weights: Float[Tensor, "G C C"],
+    keys: Float[Tensor, "G C F"],
+    kept: Float[Tensor, "G C 1"],
+    gram: Float[Tensor, "G F F"],
+) -> Float[Tensor, "G C"]:
     """||H_t||_F^2 without H_t: with G_ij = k_i.k_j, H_t = a_t H_0 + sum_i W_ti k_i k_i^T has
     a_t^2 ||H_0||^2 + 2 a_t sum_i W_ti k_i^T H_0 k_i + sum_ij W_ti G_ij^2 W_tj. No term is negative."""
     wide = keys.dtype if keys.device.type == "mps" else torch.float64
     weights, keys, share, gram = (t.to(wide) for t in (weights, keys, kept[..., 0], gram))
     across = ((keys @ gram) * keys).sum(-1)
     inside = ((weights @ (keys @ keys.mT).square()) * weights).sum(-1)
-    return share.square() * gram.square().sum((-2, -1))[:, None] + 2 * share * (weights @ across[..., None])[..., 0] + inside
+    return (
+        share.square() * gram.square().sum((-2, -1))[:, None]
+        + 2 * share * (weights @ across[..., None])[..., 0]
+        + inside
+    )

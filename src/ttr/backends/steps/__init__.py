@@ -1,4 +1,5 @@
-"""The update of one token: what decoding does and what the recurrent backend repeats. One file per kind of state."""
+"""The update of one token: what decoding does and what the recurrent backend repeats. One file per kind of
+state."""
 
 from __future__ import annotations
 
@@ -15,12 +16,17 @@ from ttr.state import State
 __all__ = ["BoundStep", "advance", "bind"]
 
 STEPS: dict[str, Callable[[Problem, Inputs], tuple[Tensor, State]]] = {
-    "matrix": matrix.advance, "moments": moments.advance, "pairs": pairs.advance,
-    "momentum": momentum.advance, "reverse": reverse.advance,
+    "matrix": matrix.advance,
+    "moments": moments.advance,
+    "pairs": pairs.advance,
+    "momentum": momentum.advance,
+    "reverse": reverse.advance,
     "levels": levels.advance,
-    "network": network.advance, "chunked-network": chunked_network.advance,
+    "network": network.advance,
+    "chunked-network": chunked_network.advance,
 }
-"""``Problem.memory`` -> the function that gives the read-out [B,1,H,V] and the state after the one token of the inputs."""
+"""``Problem.memory`` -> the function that gives the read-out [B,1,H,V] and the state after the one token of
+the inputs."""
 
 
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:

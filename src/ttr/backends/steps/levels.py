@@ -14,7 +14,8 @@ from ttr.state import State
 
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     form, token = linear_form(problem, x), x.state.position
-    past = regrouped(x.state["memory"], level(token, token - 1, problem.weights.levels))[:, :, 1:]  # nothing older is on level 0
+    # nothing older is on level 0
+    past = regrouped(x.state["memory"], level(token, token - 1, problem.weights.levels))[:, :, 1:]
     if form.log_decay is not None:
         past = past * form.log_decay[:, 0, :, None, None, None].exp()
     own = form.key[:, 0, :, :, None] * form.value[:, 0, :, None]

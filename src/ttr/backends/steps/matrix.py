@@ -1,11 +1,13 @@
 """One token of a memory that is a matrix S, in place if the call owns it.
 
-With found = S_x^T p and the decay D, the memory after a pair is S' = D S + step (k v^T - e found^T). Moving S is what takes the time, so
-every pass over it counts. What S' reads at q is S'^T q, one more pass, or, told before S is written,
+With found = S_x^T p and the decay D, the memory after a pair is S' = D S + step (k v^T - e found^T). Moving S
+is what takes the time, so every pass over it counts. What S' reads at q is S'^T q, one more pass, or, told
+before S is written,
 
     y = S^T (D q) + step ((q.k) v - (q.e) found)
 
-which takes small operations instead: dear where each is a call, nothing to a compiler, which makes one pass of the two reads.
+which takes small operations instead: dear where each is a call, nothing to a compiler, which makes one pass
+    of the two reads.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ def look_up(memory: Tensor, row: Tensor) -> Tensor:
 
 
 def look_of(memory: Tensor) -> Look:
-    """The fastest for contiguous memories like this one on the CPU, without derivatives. S^T row is a sum of weighted rows, which is what
-    torch's embedding bag gives: it reads them as they lie, where a batched product of MKL packs them first."""
+    """The fastest for contiguous memories like this one on the CPU, without derivatives. S^T row is a sum of
+    weighted rows, which is what torch's embedding bag gives: it reads them as they lie, where a batched
+    product of MKL packs them first."""
     batch, heads, features, values = memory.shape
     if memory.dtype is not torch.float32 or memory.numel() == 0:
         return look_up
@@ -39,7 +42,9 @@ def look_of(memory: Tensor) -> Look:
     starts = rows[::features].contiguous()
 
     def look(memory: Tensor, row: Tensor) -> Tensor:
-        return torch.embedding_bag(memory.view(-1, values), rows, starts, False, 0, False, row.view(-1))[0].view(batch, heads, values)
+        return torch.embedding_bag(memory.view(-1, values), rows, starts, False, 0, False, row.view(-1))[
+            0
+        ].view(batch, heads, values)
 
     return look
 
@@ -56,7 +61,8 @@ class Pair(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a pair does to a memory: kept [B,H,1] or [B,H,F] of it, written and erased [B,H,V], at its key and its erase key."""
+    """What a pair does to a memory: kept [B,H,1] or [B,H,F] of it, written and erased [B,H,V], at its key and
+    its erase key."""
 
     kept: Tensor | None
     written: Tensor
@@ -69,7 +75,12 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     if form.bonus is not None:  # reads before it learns
         y = look_up(memory, query) + _dot(query, form.bonus * form.key[:, 0]) * form.value[:, 0]
     for j in range(form.pairs):
-        pair = Pair(*(None if part is None else part[:, j] for part in (form.key, form.value, form.read, form.erase, form.step, form.log_decay)))
+        pair = Pair(
+            *(
+                None if part is None else part[:, j]
+                for part in (form.key, form.value, form.read, form.erase, form.step, form.log_decay)
+            )
+        )
         change = change_by(pair, memory, form.gradient_at == "old", look_up)
         if y is None and j == form.pairs - 1:
             y = foretold(query, pair, change, memory)
@@ -100,7 +111,10 @@ def changed(pair: Pair, change: Change, memory: Tensor, inplace: bool) -> Tensor
 
 def foretold(query: Tensor, pair: Pair, change: Change, memory: Tensor) -> Tensor:
     """What the memory after the pair will read at the query, [B,H,V]."""
-    y = look_up(memory, query if change.kept is None else query * change.kept) + _dot(query, pair.key) * change.written
+    y = (
+        look_up(memory, query if change.kept is None else query * change.kept)
+        + _dot(query, pair.key) * change.written
+    )
     return y if change.erased is None else y - _dot(query, pair.erase) * change.erased
 
 

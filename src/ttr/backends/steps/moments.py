@@ -27,12 +27,19 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
 
     matrix = gram if "ridge" not in x.controls else gram + torch.diag_embed(x.controls["ridge"])
     mix = x.controls["mix"][:, 0] if "mix" in x.controls else None
-    solution = truncated_solve(problem.solver, lambda y: (y[..., None, :] @ matrix)[..., 0, :], squared_norm(gram), form.query[:, 0], mix)
+    solution = truncated_solve(
+        problem.solver,
+        lambda y: (y[..., None, :] @ matrix)[..., 0, :],
+        squared_norm(gram),
+        form.query[:, 0],
+        mix,
+    )
     return (solution[..., None, :] @ moment).transpose(1, 2), state
 
 
 def squared_norm(matrix: Tensor) -> Tensor:
-    """||M||_F^2 of [..., F, F], in float64 where the device has it: squares leave the range of float32 early."""
+    """||M||_F^2 of [..., F, F], in float64 where the device has it: squares leave the range of float32
+    early."""
     return matrix.to(matrix.dtype if matrix.device.type == "mps" else torch.float64).square().sum((-2, -1))
 
 
@@ -45,7 +52,9 @@ def ridge_read(gram: Tensor, moment: Tensor, ridge: Tensor, query: Tensor) -> Te
     matrix = gram + torch.diag_embed(ridge)
     solution = solve_spd(matrix, query)
     if needs_composite():  # nobody may look at the numbers, so that those of a row without digits are none
-        solution = torch.where(without_digits(matrix.norm(dim=(-2, -1)), solution, query)[..., None], torch.nan, solution)
+        solution = torch.where(
+            without_digits(matrix.norm(dim=(-2, -1)), solution, query)[..., None], torch.nan, solution
+        )
     else:
         refuse_without_digits(matrix.norm(dim=(-2, -1)), solution, query)
     return (solution[..., None, :] @ moment)[..., 0, :]

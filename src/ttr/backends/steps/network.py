@@ -1,6 +1,8 @@
-"""One token of a network that moves at every token, along gradients at the weights of the last chunk boundary.
+"""One token of a network that moves at every token, along gradients at the weights of the last chunk
+boundary.
 
-The state holds the weights W_b of the boundary (or their accumulator) and the way since, so that the weights now are their sum.
+The state holds the weights W_b of the boundary (or their accumulator) and the way since, so that the weights
+now are their sum.
 """
 
 from __future__ import annotations
@@ -26,14 +28,29 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
 
     recent = {"recent_keys": key, "recent_values": value, "recent_steps": step}
     if solver.window > 1:
-        recent = {name: torch.cat([x.state[name].transpose(1, 2), new], dim=1) for name, new in recent.items()}
+        recent = {
+            name: torch.cat([x.state[name].transpose(1, 2), new], dim=1) for name, new in recent.items()
+        }
     keys, values, steps = recent.values()
-    inner = inner_pairs(function, params, solver.loss, _mapped(solver.mirror, base, names), keys, values, x.controls, names, steps)
+    inner = inner_pairs(
+        function,
+        params,
+        solver.loss,
+        _mapped(solver.mirror, base, names),
+        keys,
+        values,
+        x.controls,
+        names,
+        steps,
+    )
     moves = descent(inner, dict.fromkeys(names, steps), base)
 
     tensors = {name: new[:, 1:].transpose(1, 2) for name, new in recent.items()} if solver.window > 1 else {}
     if solver.momentum:
-        moves = {name: move + spread(x.controls["momentum"][:, 0], move) * x.state[f"momentum.{name}"] for name, move in moves.items()}
+        moves = {
+            name: move + spread(x.controls["momentum"][:, 0], move) * x.state[f"momentum.{name}"]
+            for name, move in moves.items()
+        }
         tensors |= {f"momentum.{name}": move for name, move in moves.items()}
     moves = _mapped(solver.orthogonalise, moves, names)
     now = {}

@@ -14,7 +14,8 @@ from ttr.state import State
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     form = linear_form(problem, x)
     kept = decay(widen_state(problem, x), None if form.log_decay is None else form.log_decay[:, 0])
-    turned = decay(kept.mT, x.controls["value_log_decay"][:, 0].clamp(min=RESET))  # N^T, a delta rule with keys and values exchanged
+    # N^T, a delta rule with keys and values exchanged
+    turned = decay(kept.mT, x.controls["value_log_decay"][:, 0].clamp(min=RESET))
     value = form.value[:, 0]
     missing = form.key[:, 0] - (value[..., None, :] @ turned)[..., 0, :]
     turned = turned + value[..., None] * (form.step[:, 0, :, None] * missing)[:, :, None]

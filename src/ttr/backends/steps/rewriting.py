@@ -1,4 +1,5 @@
-"""What a token does to pairs before its own is kept: it may turn the older keys, and the older pairs may correct its value."""
+"""What a token does to pairs before its own is kept: it may turn the older keys, and the older pairs may
+correct its value."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def _corrected(problem: Problem, x: Inputs) -> Inputs:
     if x.log_decay is not None:  # alike for all but a reset, which leaves nothing to say
         logits = logits + x.log_decay
     if window is not None:
-        logits = logits.masked_fill((pair_index(state, window) <= state.position[:, None] - window)[..., None], -torch.inf)
+        logits = logits.masked_fill(
+            (pair_index(state, window) <= state.position[:, None] - window)[..., None], -torch.inf
+        )
     return dataclasses.replace(x, v=x.v - x.controls["step_size"][..., None] * _mean(logits, state["values"]))
 
 

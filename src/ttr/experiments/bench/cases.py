@@ -12,7 +12,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ttr.experiments.bench.contestants import Contestant, Tensors, backends_named, of_backend, of_backend_decoding, of_plan_compiled, within_onednn
+from ttr.experiments.bench.contestants import (
+    Contestant,
+    Tensors,
+    backends_named,
+    of_backend,
+    of_backend_decoding,
+    of_plan_compiled,
+    within_onednn,
+)
 from ttr.problem import Problem
 
 Direction = Literal["forward", "training", "decode"]
@@ -30,10 +38,15 @@ class Shape:
 
     @property
     def label(self) -> str:
-        """T4096.D128; a batch or a number of heads that is not the usual one stands in front, a single token is not told."""
+        """T4096.D128; a batch or a number of heads that is not the usual one stands in front, a single token
+        is not told."""
         usual = Shape()
-        told = {"B": self.batch if self.batch != usual.batch else None, "H": self.heads if self.heads != usual.heads else None,
-                "T": self.time if self.time > 1 else None, "D": self.key}
+        told = {
+            "B": self.batch if self.batch != usual.batch else None,
+            "H": self.heads if self.heads != usual.heads else None,
+            "T": self.time if self.time > 1 else None,
+            "D": self.key,
+        }
         return ".".join(f"{letter}{size}" for letter, size in told.items() if size is not None)
 
 
@@ -46,7 +59,8 @@ class Family:
         draw: random inputs of a shape, float32, by name.
         peers: direction -> other implementations, and floors.
         shapes: direction -> the shapes that are timed.
-        formula: operations of one token and head in words; empty where it is memory that is moved, not numbers that are multiplied.
+        formula: operations of one token and head in words; empty where it is memory that is moved, not
+            numbers that are multiplied.
     """
 
     name: str
@@ -56,7 +70,9 @@ class Family:
     shapes: Mapping[Direction, tuple[Shape, ...]]
     formula: str = ""
 
-    def ours(self, direction: Direction, backends: tuple[str, ...], x: Tensors | None = None) -> tuple[Contestant, ...]:
+    def ours(
+        self, direction: Direction, backends: tuple[str, ...], x: Tensors | None = None
+    ) -> tuple[Contestant, ...]:
         """Our rows, those for the inputs where they are given."""
         raise NotImplementedError
 
@@ -69,18 +85,23 @@ class Family:
 class Memories(Family):
     """A problem of the library; its rows are backends.
 
-    ``token_flops`` gives the operations of one token and head from the key and value sizes; None where the data decide, by how long an
-    iteration takes. What the last of ``every`` tokens reads is the output that is compared and differentiated.
+    ``token_flops`` gives the operations of one token and head from the key and value sizes; None where the
+    data decide, by how long an iteration takes. What the last of ``every`` tokens reads is the output that is
+    compared and differentiated.
     """
 
     problem: Problem
     token_flops: Callable[[int, int], float] | None = None
     every: int = 1
 
-    def ours(self, direction: Direction, backends: tuple[str, ...], x: Tensors | None = None) -> tuple[Contestant, ...]:
-        """If no backends are named, all that do not refuse the problem and the inputs; to decode, the first of those that share their
-        update of one token, and that update compiled."""
-        made = of_backend_decoding if direction == "decode" else functools.partial(of_backend, every=self.every)
+    def ours(
+        self, direction: Direction, backends: tuple[str, ...], x: Tensors | None = None
+    ) -> tuple[Contestant, ...]:
+        """If no backends are named, all that do not refuse the problem and the inputs; to decode, the first
+        of those that share their update of one token, and that update compiled."""
+        made = (
+            of_backend_decoding if direction == "decode" else functools.partial(of_backend, every=self.every)
+        )
         found = [(backend, made(self.problem, backend)) for backend in backends_named(backends)]
         if backends:
             return tuple(contestant for _, contestant in found)
@@ -92,7 +113,11 @@ class Memories(Family):
         return (*ways.values(), *compiled)
 
     def flops(self, shape: Shape) -> float | None:
-        return None if self.token_flops is None else shape.batch * shape.time * shape.heads * self.token_flops(shape.key, shape.value)
+        return (
+            None
+            if self.token_flops is None
+            else shape.batch * shape.time * shape.heads * self.token_flops(shape.key, shape.value)
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -101,7 +126,9 @@ class Surroundings(Family):
 
     contestants: tuple[Contestant, ...]
 
-    def ours(self, direction: Direction, backends: tuple[str, ...], x: Tensors | None = None) -> tuple[Contestant, ...]:
+    def ours(
+        self, direction: Direction, backends: tuple[str, ...], x: Tensors | None = None
+    ) -> tuple[Contestant, ...]:
         return self.contestants
 
 
@@ -132,21 +159,29 @@ class Case:
         drawn = self.family.draw(self.shape, generator)
         return {name: x.requires_grad_(self.direction == "training") for name, x in drawn.items()}
 
-    def contestants(self, backends: tuple[str, ...], onednn: bool, x: Tensors | None = None) -> tuple[Contestant, ...]:
-        """All rows, or those for the inputs where they are given: ours, then peers and floors; with ``onednn`` both again within it."""
+    def contestants(
+        self, backends: tuple[str, ...], onednn: bool, x: Tensors | None = None
+    ) -> tuple[Contestant, ...]:
+        """All rows, or those for the inputs where they are given: ours, then peers and floors; with
+        ``onednn`` both again within it."""
         found = (*self.family.ours(self.direction, backends, x), *self.family.peers[self.direction])
-        return found if not onednn else (*found, *(within_onednn(each) for each in found if each.side != "floor"))
+        return (
+            found
+            if not onednn
+            else (*found, *(within_onednn(each) for each in found if each.side != "floor"))
+        )
 
     @property
     def flops(self) -> float | None:
-        """Operations of one call; training counts three times, a product having two in its derivative. None of a decoded token, whose
-        time is that of moving the state."""
+        """Operations of one call; training counts three times, a product having two in its derivative. None
+        of a decoded token, whose time is that of moving the state."""
         forward = None if self.direction == "decode" else self.family.flops(self.shape)
         return forward if forward is None or self.direction == "forward" else 3 * forward
 
 
 def cases(families: tuple[Family, ...], lengths: tuple[int, ...] = ()) -> tuple[Case, ...]:
-    """All cases; with ``lengths`` whole sequences have these instead of their own, with their widest shape, from the shortest on."""
+    """All cases; with ``lengths`` whole sequences have these instead of their own, with their widest shape,
+    from the shortest on."""
     found = []
     for family in families:
         for direction, own in family.shapes.items():

@@ -15,23 +15,54 @@ DEFAULTS = BenchSettings()
 
 
 def bench_command(
-    cases: Annotated[list[str] | None, typer.Argument(help="Names, or their beginnings (gated-delta.forward); all if none.")] = None,
-    backends: Annotated[str, typer.Option(help="Ours, with commas between; all that do not refuse if none.")] = "",
-    lengths: Annotated[str, typer.Option(help="Tokens, with commas between, in place of those of the cases.")] = "",
+    cases: Annotated[
+        list[str] | None,
+        typer.Argument(help=("Names, or their beginnings (gated-delta.forward); all if none.")),
+    ] = None,
+    backends: Annotated[
+        str, typer.Option(help="Ours, with commas between; all that do not refuse if none.")
+    ] = "",
+    lengths: Annotated[
+        str, typer.Option(help="Tokens, with commas between, in place of those of the cases.")
+    ] = "",
     rounds: Annotated[int, typer.Option(help="Clean rounds that are wanted.")] = DEFAULTS.rounds,
-    limit: Annotated[float, typer.Option(help="Seconds; whoever takes longer for one call is left out from there on.")] = DEFAULTS.limit,
-    threads: Annotated[int, typer.Option(help="Threads of the measurement of time passed; 1 leaves it out.")] = DEFAULTS.threads,
-    onednn: Annotated[bool, typer.Option("--onednn", help="Every row again with float32 products through oneDNN.")] = False,
-    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory too.")] = DEFAULTS.memory,
-    quick: Annotated[bool, typer.Option("--quick", help="Short sequences, three rounds: to see that all works.")] = False,
-    show_list: Annotated[bool, typer.Option("--list", help="Show the cases and who takes part, and stop.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the results; the same arguments resume there.")] = DEFAULTS.out,
+    limit: Annotated[
+        float, typer.Option(help=("Seconds; whoever takes longer for one call is left out from there on."))
+    ] = DEFAULTS.limit,
+    threads: Annotated[
+        int, typer.Option(help="Threads of the measurement of time passed; 1 leaves it out.")
+    ] = DEFAULTS.threads,
+    onednn: Annotated[
+        bool, typer.Option("--onednn", help=("Every row again with float32 products through oneDNN."))
+    ] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory/--no-memory", help="Measure peak memory too.")
+    ] = DEFAULTS.memory,
+    quick: Annotated[
+        bool, typer.Option("--quick", help=("Short sequences, three rounds: to see that all works."))
+    ] = False,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="Show the cases and who takes part, and stop.")
+    ] = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the results; the same arguments resume there.")
+    ] = DEFAULTS.out,
 ) -> None:
     """How fast and how exact the memories are here, beside other implementations of the same functions."""
     from ttr.experiments.bench.run import bench, list_cases, wrong
 
-    settings = BenchSettings(cases=tuple(cases or ()), backends=_names(backends), lengths=_numbers(lengths), rounds=rounds,
-                             limit=limit, threads=threads, onednn=onednn, memory=memory, quick=quick, out=out)
+    settings = BenchSettings(
+        cases=tuple(cases or ()),
+        backends=_names(backends),
+        lengths=_numbers(lengths),
+        rounds=rounds,
+        limit=limit,
+        threads=threads,
+        onednn=onednn,
+        memory=memory,
+        quick=quick,
+        out=out,
+    )
     console = Console()
     if show_list:
         list_cases(settings, console)

@@ -1,4 +1,5 @@
-"""Those that are timed: our backends, other implementations (peers), and the least that the machine needs (floors)."""
+"""Those that are timed: our backends, other implementations (peers), and the least that the machine needs
+(floors)."""
 
 from __future__ import annotations
 
@@ -39,8 +40,8 @@ STEPS = tuple(law for law in streaming.LAWS if law.number == 2)
 class Call:
     """A computation on given tensors, ready to be timed.
 
-    ``run`` gives the output; ``leaves`` are the tensors that training differentiates, by the names of the case's inputs. A leaf that
-    only this contestant has goes by a name of its own.
+    ``run`` gives the output; ``leaves`` are the tensors that training differentiates, by the names of the
+    case's inputs. A leaf that only this contestant has goes by a name of its own.
     """
 
     run: Callable[[], Tensor]
@@ -58,7 +59,8 @@ class Contestant:
     Args:
         prepare: what lays the inputs out and gives the ``Call``; it is not timed.
         missing: why it cannot run here, or, given a case's inputs, run those, as a sentence; None if it can.
-        broken: which law its contract breaks, as a sentence; None if it keeps all. Asked before anything is timed.
+        broken: which law its contract breaks, as a sentence; None if it keeps all. Asked before anything is
+            timed.
         compared: it computes the same function, so its output must agree with the others'.
         context: what a call, its derivative included, runs in.
     """
@@ -72,7 +74,8 @@ class Contestant:
     context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
 
     def timed(self, call: Call, training: bool) -> Callable[[], tuple[Tensor, dict[str, Tensor]]]:
-        """What one sample times: the output and no gradients, or also those of the leaves for a random gradient of the output."""
+        """What one sample times: the output and no gradients, or also those of the leaves for a random
+        gradient of the output."""
         grad_y: list[Tensor] = []
 
         def forward() -> tuple[Tensor, dict[str, Tensor]]:
@@ -84,7 +87,9 @@ class Contestant:
                 y = call.run()
                 if not grad_y:  # the same for all, and made in the first call, which is not timed
                     grad_y.append(torch.randn(y.shape, generator=torch.Generator().manual_seed(0)))
-                return y.detach(), dict(zip(call.leaves, torch.autograd.grad(y, list(call.leaves.values()), grad_y[0])))
+                return y.detach(), dict(
+                    zip(call.leaves, torch.autograd.grad(y, list(call.leaves.values()), grad_y[0]))
+                )
 
         return forward_and_backward if training else forward
 
@@ -116,11 +121,18 @@ def without_native(contestant: Contestant) -> Contestant:
     def missing(x: Tensors | None) -> str | None:
         return contestant.missing(x) or library.reason()
 
-    return dataclasses.replace(contestant, name=contestant.name + WITHOUT_NATIVE, missing=missing, broken=broken, context=library.left_out)
+    return dataclasses.replace(
+        contestant,
+        name=contestant.name + WITHOUT_NATIVE,
+        missing=missing,
+        broken=broken,
+        context=library.left_out,
+    )
 
 
 def backends_named(names: tuple[str, ...]) -> tuple[Backend, ...]:
-    """The backends of those names; if none are named all but the last resort, which goes token by token and would take the time of all others.
+    """The backends of those names; if none are named all but the last resort, which goes token by token and
+    would take the time of all others.
 
     Raises:
         ValueError: if there is no backend of a name.
@@ -133,22 +145,32 @@ def backends_named(names: tuple[str, ...]) -> tuple[Backend, ...]:
 
 
 def of_backend(problem: Problem, backend: Backend, every: int = 1) -> Contestant:
-    """The backend as a contestant for whole sequences: inputs q, k, v and the problem's controls and parameters.
+    """The backend as a contestant for whole sequences: inputs q, k, v and the problem's controls and
+    parameters.
 
     Its output is what the last of ``every`` tokens reads."""
 
     def prepared(x: Tensors) -> Call:
-        given, params = {name: x[name] for name in ("q", "k", "v", *problem.controls())}, _parameters(problem, x)
-        return Call(lambda: ttr.regress(problem, backend=backend, params=params, **given)[:, every - 1 :: every], given | params)
+        given, params = (
+            {name: x[name] for name in ("q", "k", "v", *problem.controls())},
+            _parameters(problem, x),
+        )
+        return Call(
+            lambda: ttr.regress(problem, backend=backend, params=params, **given)[:, every - 1 :: every],
+            given | params,
+        )
 
     def missing(x: Tensors | None) -> str | None:
         return _refusal(problem, backend, x)
 
-    return Contestant(backend.name, "ours", prepared, missing, functools.partial(broken_law, problem, backend, EQUALITY))
+    return Contestant(
+        backend.name, "ours", prepared, missing, functools.partial(broken_law, problem, backend, EQUALITY)
+    )
 
 
 def of_backend_decoding(problem: Problem, backend: Backend) -> Contestant:
-    """The backend for one token after another through ``ttr.plan``: inputs [B,1,...], and the memory to start from, updated in place."""
+    """The backend for one token after another through ``ttr.plan``: inputs [B,1,...], and the memory to start
+    from, updated in place."""
 
     def prepared(x: Tensors) -> Call:
         given, state = _token(problem, x), _memory(problem, x)
@@ -162,9 +184,19 @@ def of_backend_decoding(problem: Problem, backend: Backend) -> Contestant:
         return Call(run)
 
     def missing(x: Tensors | None) -> str | None:
-        return _refusal(problem, backend, x if x is None else {name: tensor[:, None] for name, tensor in _token(problem, x).items()})
+        return _refusal(
+            problem,
+            backend,
+            x if x is None else {name: tensor[:, None] for name, tensor in _token(problem, x).items()},
+        )
 
-    return Contestant(backend.name, "ours", prepared, missing, functools.partial(broken_law, problem, backend, EQUALITY + STEPS))
+    return Contestant(
+        backend.name,
+        "ours",
+        prepared,
+        missing,
+        functools.partial(broken_law, problem, backend, EQUALITY + STEPS),
+    )
 
 
 COMPILER = "inductor"
@@ -172,11 +204,14 @@ COMPILER = "inductor"
 
 
 def of_plan_compiled(problem: Problem) -> Contestant:
-    """One token after another through a plan that torch.compile takes, as a user would give it: inputs as ``of_backend_decoding``."""
+    """One token after another through a plan that torch.compile takes, as a user would give it: inputs as
+    ``of_backend_decoding``."""
 
     def prepared(x: Tensors) -> Call:
         given, state = _token(problem, x), _memory(problem, x)
-        advance = torch.compile(ttr.plan(problem, **given, state=state, inplace=True), fullgraph=True, backend=COMPILER)
+        advance = torch.compile(
+            ttr.plan(problem, **given, state=state, inplace=True), fullgraph=True, backend=COMPILER
+        )
         with torch.no_grad():
             advance(state=state.clone(), **given)  # compiles, which is not timed
 
@@ -187,7 +222,14 @@ def of_plan_compiled(problem: Problem) -> Contestant:
 
     def missing(_: Tensors | None) -> str | None:
         wanted = os.environ.get("CXX", "g++")
-        return None if shutil.which(wanted) else f"torch.compile needs a C++ compiler, and there is no {wanted}. Install it, or name another in CXX."
+        return (
+            None
+            if shutil.which(wanted)
+            else (
+                "torch.compile needs a C++ compiler, and there is no "
+                f"{wanted}. Install it, or name another in CXX."
+            )
+        )
 
     return Contestant("compiled", "ours", prepared, missing)
 
@@ -203,7 +245,9 @@ def _memory(problem: Problem, x: Tensors) -> ttr.State:
     return ttr.initial_state(problem, batch, heads, key_size, value_size).replace(memory=x["memory"].clone())
 
 
-def of_surrounding(name: str, step: Surrounding, streams: tuple[str, ...], params: Mapping[str, str]) -> Contestant:
+def of_surrounding(
+    name: str, step: Surrounding, streams: tuple[str, ...], params: Mapping[str, str]
+) -> Contestant:
     """A surrounding that changes the first of some streams. Its contract is its worked case.
 
     Args:
@@ -225,7 +269,10 @@ def broken_case(kind: type[Surrounding]) -> str | None:
     for name, expected in case.expected.items():
         found, allowed = error(made[name], expected), tolerance(expected.dtype)
         if not found <= allowed:
-            return f"{kind.__name__} breaks its worked case: {name} is off by {found:.1e}, allowed are {allowed:.0e}. Run tests/test_worked.py."
+            return (
+                f"{kind.__name__} breaks its worked case: {name} is off by {found:.1e}, allowed are "
+                f"{allowed:.0e}. Run tests/test_worked.py."
+            )
     return None
 
 
@@ -233,21 +280,32 @@ def _refusal(problem: Problem, backend: Backend, x: Tensors | None) -> str | Non
     if x is None:
         return refusal(backend, problem)
     controls = {name: x[name] for name in problem.controls()}
-    return refusal(backend, problem, prepare(problem, x["q"], x["k"], x["v"], _parameters(problem, x), None, None, controls))
+    return refusal(
+        backend,
+        problem,
+        prepare(problem, x["q"], x["k"], x["v"], _parameters(problem, x), None, None, controls),
+    )
 
 
 def _parameters(problem: Problem, x: Tensors) -> dict[str, Tensor]:
-    return {name: x[name] for name in problem.parameters(x["q"].shape[-2], x["k"].shape[-1], x["v"].shape[-1])}
+    return {
+        name: x[name] for name in problem.parameters(x["q"].shape[-2], x["k"].shape[-1], x["v"].shape[-1])
+    }
 
 
 @functools.cache
 def broken_law(problem: Problem, backend: Backend, laws: tuple[Law, ...]) -> str | None:
-    """The first of the laws that the backend breaks, in float64 and float32 as far as it takes them; as a sentence. One that takes neither
-    at the sizes of the laws has kept none."""
+    """The first of the laws that the backend breaks, in float64 and float32 as far as it takes them; as a
+    sentence. One that takes neither at the sizes of the laws has kept none."""
     tried = False
     for dtype in (torch.float64, torch.float32):
         case = make_case(problem, dtype=dtype)
-        if _refusal(problem, backend, {"q": case.q, "k": case.k, "v": case.v, **case.controls, **case.params}) is not None:
+        if (
+            _refusal(
+                problem, backend, {"q": case.q, "k": case.k, "v": case.v, **case.controls, **case.params}
+            )
+            is not None
+        ):
             continue
         tried = True
         for law in laws:
@@ -258,6 +316,13 @@ def broken_law(problem: Problem, backend: Backend, laws: tuple[Law, ...]) -> str
                 return f"{backend.name} raises in {where}: {failure}"
             broken = [m for m in measured if not m.kept]
             if broken:
-                return (f"{backend.name} breaks {where}: the {broken[0].quantity} is off by {broken[0].error:.1e}, allowed are "
-                        f"{broken[0].bound:.0e}. Run ttr verify.")
-    return None if tried else f"{backend.name} takes no call of the laws' sizes, so none was tried. Name other backends."
+                return (
+                    f"{backend.name} breaks {where}: the {broken[0].quantity} is off by "
+                    f"{broken[0].error:.1e}, allowed are "
+                    f"{broken[0].bound:.0e}. Run ttr verify."
+                )
+    return (
+        None
+        if tried
+        else (f"{backend.name} takes no call of the laws' sizes, so none was tried. Name other backends.")
+    )

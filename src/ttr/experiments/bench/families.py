@@ -31,14 +31,20 @@ def additive_flops(key: int, value: int) -> float:
 
 
 def delta_flops(key: int, value: int) -> float:
-    """The additive form's, and: scores K K^T, 2 C K; substitution, C^2 / 3; the inverse times the errors, 2 C V; what the keys read, 2 K V."""
+    """The additive form's, and: scores K K^T, 2 C K; substitution, C^2 / 3; the inverse times the errors, 2 C
+    V; what the keys read, 2 K V."""
     return additive_flops(key, value) + 2 * CHUNK * (key + value) + CHUNK**2 / 3 + 2 * key * value
 
 
 def ridge_flops(key: int, value: int) -> float:
-    """Seven products of a preconditioner like the system, 4 C K + 2 K^2; an inverse of each chunk's moments, 2 K^3; writing the moments,
-    2 K (K + V); reading, 2 C V + 2 K V."""
-    return 7 * (4.0 * CHUNK * key + 2.0 * key * key) + 2 * key**3 / CHUNK + 2 * key * (key + 2 * value) + 2 * CHUNK * value
+    """Seven products of a preconditioner like the system, 4 C K + 2 K^2; an inverse of each chunk's moments,
+    2 K^3; writing the moments, 2 K (K + V); reading, 2 C V + 2 K V."""
+    return (
+        7 * (4.0 * CHUNK * key + 2.0 * key * key)
+        + 2 * key**3 / CHUNK
+        + 2 * key * (key + 2 * value)
+        + 2 * CHUNK * value
+    )
 
 
 ADDITIVE = "2 C (K + V) + 4 K V per token and head, C = 64"
@@ -47,90 +53,136 @@ RIDGE = "7 (4 C K + 2 K^2) + 2 K^3 / C + 2 K^2 + 4 K V + 2 C V per token and hea
 
 
 def qkv(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
-    """Queries and keys [B,T,H,K] of length 1, as after the l2 norm of these layers; values [B,T,H,V] of unit variance."""
-    q, k = (normalize(torch.randn(s.batch, s.time, s.heads, s.key, generator=generator), dim=-1) for _ in "qk")
+    """Queries and keys [B,T,H,K] of length 1, as after the l2 norm of these layers; values [B,T,H,V] of unit
+    variance."""
+    q, k = (
+        normalize(torch.randn(s.batch, s.time, s.heads, s.key, generator=generator), dim=-1) for _ in "qk"
+    )
     return {"q": q, "k": k, "v": torch.randn(s.batch, s.time, s.heads, s.value, generator=generator)}
 
 
 def fixed_decay(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
-    """A decay per head that stays the same, exp(-2^(-8 h / H)), h = 1..H (ALiBi's slopes, as MiniMax has them), given at every token."""
+    """A decay per head that stays the same, exp(-2^(-8 h / H)), h = 1..H (ALiBi's slopes, as MiniMax has
+    them), given at every token."""
     slopes = 2.0 ** (-8 / s.heads * torch.arange(1, s.heads + 1))
     return qkv(s, generator) | {"log_decay": -slopes.expand(s.batch, s.time, s.heads).clone()}
 
 
 def gated(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
-    """A decay per head and token, mostly 0.9 to 1; steps between 0 and 1; the memory [B,H,K,V] that decoding starts from."""
-    drawn = qkv(s, generator) | {"log_decay": logsigmoid(torch.randn(s.batch, s.time, s.heads, generator=generator) + 4)}
+    """A decay per head and token, mostly 0.9 to 1; steps between 0 and 1; the memory [B,H,K,V] that decoding
+    starts from."""
+    drawn = qkv(s, generator) | {
+        "log_decay": logsigmoid(torch.randn(s.batch, s.time, s.heads, generator=generator) + 4)
+    }
     drawn["step_size"] = torch.randn(s.batch, s.time, s.heads, generator=generator).sigmoid()
     return drawn | {"memory": torch.randn(s.batch, s.heads, s.key, s.value, generator=generator)}
 
 
 def gated_channels(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
     """The same with a decay per key channel."""
-    return gated(s, generator) | {"log_decay": logsigmoid(torch.randn(s.batch, s.time, s.heads, s.key, generator=generator) + 4)}
+    return gated(s, generator) | {
+        "log_decay": logsigmoid(torch.randn(s.batch, s.time, s.heads, s.key, generator=generator) + 4)
+    }
 
 
 def forgetting(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
     """A decay per head and token, mostly 0.9 to 1."""
-    return qkv(s, generator) | {"log_decay": logsigmoid(torch.randn(s.batch, s.time, s.heads, generator=generator) + 4)}
+    return qkv(s, generator) | {
+        "log_decay": logsigmoid(torch.randn(s.batch, s.time, s.heads, generator=generator) + 4)
+    }
 
 
 def regressed(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
-    """A decay per head and token, mostly 0.9 to 1; sample weights between 0 and 1; the ridge [H,K], MesaNet's lower bound of 0.25."""
-    drawn = qkv(s, generator) | {"log_decay": logsigmoid(torch.randn(s.batch, s.time, s.heads, generator=generator) + 4)}
+    """A decay per head and token, mostly 0.9 to 1; sample weights between 0 and 1; the ridge [H,K], MesaNet's
+    lower bound of 0.25."""
+    drawn = qkv(s, generator) | {
+        "log_decay": logsigmoid(torch.randn(s.batch, s.time, s.heads, generator=generator) + 4)
+    }
     drawn["log_importance"] = logsigmoid(torch.randn(s.batch, s.time, s.heads, generator=generator))
     return drawn | {"ridge": torch.full((s.heads, s.key), 0.25)}
 
 
 def network_flops(key: int, value: int, layers: int, momentum: bool) -> float:
-    """Per matrix of I x O weights: keys through it, queries through the weights, and their momentum where there is one, and the outer products
-    that move these, 2 I O each; errors back through all matrices but the first, 2 I O; scores and their products with slopes, 2 C (I + O)."""
+    """Per matrix of I x O weights: keys through it, queries through the weights, and their momentum where
+    there is one, and the outer products that move these, 2 I O each; errors back through all matrices but the
+    first, 2 I O; scores and their products with slopes, 2 C (I + O)."""
     widths = [key, *[4 * key] * (layers - 1), value]
     weights = [inputs * outputs for inputs, outputs in zip(widths, widths[1:])]
-    return 2.0 * ((5 if momentum else 3) * sum(weights) + sum(weights[1:]) + NETWORK_CHUNK * sum(a + b for a, b in zip(widths, widths[1:])))
+    return 2.0 * (
+        (5 if momentum else 3) * sum(weights)
+        + sum(weights[1:])
+        + NETWORK_CHUNK * sum(a + b for a, b in zip(widths, widths[1:]))
+    )
 
 
 NETWORK_CHUNK = 16
 """Tokens between the gradients of TTT and Titans."""
 
-NETWORK = "2 (n I O + C (I + O)) per matrix, token and head, n = 3 or, with momentum, 5, and 1 more for all matrices but the first; C = 16"
+NETWORK = (
+    "2 (n I O + C (I + O)) per matrix, token and head, n = 3 or, with momentum, 5, and 1 more for all "
+    "matrices but the first; C = 16"
+)
 
 
 def trained(s: Shape, generator: torch.Generator, problem: Problem) -> dict[str, Tensor]:
-    """Queries, keys and values, small steps, and the problem's parameters as they are drawn, biases and shifts too."""
+    """Queries, keys and values, small steps, and the problem's parameters as they are drawn, biases and
+    shifts too."""
     drawn = qkv(s, generator) | {"step_size": 0.1 * torch.rand(s.batch, s.time, s.heads, generator=generator)}
     declared = problem.parameters(s.heads, s.key, s.value)
-    return drawn | {name: p.draw(generator) + 0.02 * torch.randn(p.shape, generator=generator) for name, p in declared.items()}
+    return drawn | {
+        name: p.draw(generator) + 0.02 * torch.randn(p.shape, generator=generator)
+        for name, p in declared.items()
+    }
 
 
 def ttt(s: Shape, generator: torch.Generator, problem: Problem) -> dict[str, Tensor]:
     """With read steps 1 / i at token i of a mini-batch, where TTT's learned ones start."""
     read_step = 1 / (1 + torch.arange(s.time) % NETWORK_CHUNK)
-    return trained(s, generator, problem) | {"read_step": read_step[None, :, None].repeat(s.batch, 1, s.heads)}
+    return trained(s, generator, problem) | {
+        "read_step": read_step[None, :, None].repeat(s.batch, 1, s.heads)
+    }
 
 
 def titans(s: Shape, generator: torch.Generator, problem: Problem) -> dict[str, Tensor]:
-    """A decay at the first token of every chunk and a momentum of 0: with these alone titans-pytorch, whose decay and momentum act once per
-    chunk, arrives at the same weights as the publication, whose act at every token. Either computes them whatever their numbers."""
+    """A decay at the first token of every chunk and a momentum of 0: with these alone titans-pytorch, whose
+    decay and momentum act once per chunk, arrives at the same weights as the publication, whose act at every
+    token. Either computes them whatever their numbers."""
     first = (torch.arange(s.time) % NETWORK_CHUNK == 0)[None, :, None]
     decay = logsigmoid(torch.randn(s.batch, s.time, s.heads, generator=generator) + 3)
-    return trained(s, generator, problem) | {"log_decay": decay * first, "momentum": torch.zeros(s.batch, s.time, s.heads)}
+    return trained(s, generator, problem) | {
+        "log_decay": decay * first,
+        "momentum": torch.zeros(s.batch, s.time, s.heads),
+    }
 
 
-def _network(name: str, words: str, layers: int, draw: Callable[..., dict[str, Tensor]], peer: Contestant, every: int = 1) -> Memories:
+def _network(
+    name: str,
+    words: str,
+    layers: int,
+    draw: Callable[..., dict[str, Tensor]],
+    peer: Contestant,
+    every: int = 1,
+) -> Memories:
     problem = catalogue[name].problem
     return Memories(
-        name=name, words=words, problem=problem, draw=functools.partial(draw, problem=problem), every=every, formula=NETWORK,
+        name=name,
+        words=words,
+        problem=problem,
+        draw=functools.partial(draw, problem=problem),
+        every=every,
+        formula=NETWORK,
         token_flops=functools.partial(network_flops, layers=layers, momentum=problem.solver.momentum),
         peers=dict.fromkeys(("forward", "training"), (peer,)),
-        shapes=dict.fromkeys(("forward", "training"), at(512, 2048, size=64, heads=4)))
+        shapes=dict.fromkeys(("forward", "training"), at(512, 2048, size=64, heads=4)),
+    )
 
 
 CONVOLUTION = ShortConvolution(streams=("v",))
 
 
 def stream(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
-    """A stream [B,past+T,H,V] that begins with the zeros in front of a sequence, and the weight [width,H,V] of every channel."""
+    """A stream [B,past+T,H,V] that begins with the zeros in front of a sequence, and the weight [width,H,V]
+    of every channel."""
     v = torch.randn(s.batch, CONVOLUTION.past + s.time, s.heads, s.value, generator=generator)
     v[:, : CONVOLUTION.past] = 0
     return {"v": v, "weight": torch.randn(CONVOLUTION.width, s.heads, s.value, generator=generator) / 2}
@@ -140,17 +192,34 @@ GATED_NORM = GatedRMSNorm("silu", eps=1e-6)
 
 
 def heads_and_gate(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
-    """What a memory reads, y [B,T,H,V]; the gain [V]; and what the gate is projected from, x [B,T,1] by a weight [H,V,1]: of one channel,
-    so that the projection, which ours and peers share, costs little more than writing the gate."""
-    return {"y": torch.randn(s.batch, s.time, s.heads, s.value, generator=generator), "gain": 1 + torch.rand(s.value, generator=generator),
-            "x": torch.randn(s.batch, s.time, 1, generator=generator), "weight": torch.randn(s.heads, s.value, 1, generator=generator)}
+    """What a memory reads, y [B,T,H,V]; the gain [V]; and what the gate is projected from, x [B,T,1] by a
+    weight [H,V,1]: of one channel, so that the projection, which ours and peers share, costs little more than
+    writing the gate."""
+    return {
+        "y": torch.randn(s.batch, s.time, s.heads, s.value, generator=generator),
+        "gain": 1 + torch.rand(s.value, generator=generator),
+        "x": torch.randn(s.batch, s.time, 1, generator=generator),
+        "weight": torch.randn(s.heads, s.value, 1, generator=generator),
+    }
 
 
-def softmax(member: str, words: str, problem: Problem, draw: Callable[[Shape, torch.Generator], dict[str, Tensor]], masked: Contestant) -> Memories:
-    """Softmax attention with something to it, beside the same by a mask, or by a norm of its own, and beside plain attention."""
-    return Memories(name=f"softmax.{member}", words=words, problem=problem, draw=draw,
-                    peers=dict.fromkeys(("forward", "training"), (masked, peers.attention)),
-                    shapes=dict.fromkeys(("forward", "training"), at(1024, 4096, size=64)))
+def softmax(
+    member: str,
+    words: str,
+    problem: Problem,
+    draw: Callable[[Shape, torch.Generator], dict[str, Tensor]],
+    masked: Contestant,
+) -> Memories:
+    """Softmax attention with something to it, beside the same by a mask, or by a norm of its own, and beside
+    plain attention."""
+    return Memories(
+        name=f"softmax.{member}",
+        words=words,
+        problem=problem,
+        draw=draw,
+        peers=dict.fromkeys(("forward", "training"), (masked, peers.attention)),
+        shapes=dict.fromkeys(("forward", "training"), at(1024, 4096, size=64)),
+    )
 
 
 RIDGE_OF_LINES = 0.1
@@ -158,11 +227,17 @@ RIDGE_OF_LINES = 0.1
 
 
 def lines(s: Shape, generator: torch.Generator, rank: int | None = None) -> dict[str, Tensor]:
-    """Queries, keys and values of unit variance; for a slope of a rank its projection [H,rank,K], of orthonormal rows."""
-    drawn = {name: torch.randn(s.batch, s.time, s.heads, size, generator=generator) for name, size in zip("qkv", (s.key, s.key, s.value))}
+    """Queries, keys and values of unit variance; for a slope of a rank its projection [H,rank,K], of
+    orthonormal rows."""
+    drawn = {
+        name: torch.randn(s.batch, s.time, s.heads, size, generator=generator)
+        for name, size in zip("qkv", (s.key, s.key, s.value))
+    }
     drawn["ridge"] = torch.full((s.heads, rank or s.key), RIDGE_OF_LINES)
     if rank:
-        drawn["function.projection"] = torch.linalg.qr(torch.randn(s.heads, s.key, rank, generator=generator))[0].mT.contiguous()
+        drawn["function.projection"] = torch.linalg.qr(
+            torch.randn(s.heads, s.key, rank, generator=generator)
+        )[0].mT.contiguous()
     return drawn
 
 
@@ -177,57 +252,144 @@ convolution = of_surrounding("short-convolution", CONVOLUTION, ("v",), {"v": "we
 
 FAMILIES: tuple[Family, ...] = (
     Memories(
-        name="additive", words="a sum of pairs that fades by a decay per head (Mamba-2, RetNet, lightning attention)",
-        problem=catalogue["mamba2"].problem, draw=fixed_decay, token_flops=additive_flops, formula=ADDITIVE,
-        peers={"forward": (peers.mamba2, peers.minimax, peers.fla_additive, peers.attention),
-               "training": (peers.mamba2, peers.minimax, peers.attention)},
-        shapes={"forward": at(512, 4096) + at(4096, size=64), "training": at(512, 4096)}),
+        name="additive",
+        words=("a sum of pairs that fades by a decay per head (Mamba-2, RetNet, lightning attention)"),
+        problem=catalogue["mamba2"].problem,
+        draw=fixed_decay,
+        token_flops=additive_flops,
+        formula=ADDITIVE,
+        peers={
+            "forward": (peers.mamba2, peers.minimax, peers.fla_additive, peers.attention),
+            "training": (peers.mamba2, peers.minimax, peers.attention),
+        },
+        shapes={"forward": at(512, 4096) + at(4096, size=64), "training": at(512, 4096)},
+    ),
     Memories(
-        name="gated-delta", words="the delta rule with a decay per head (Gated DeltaNet)",
-        problem=catalogue["gated-deltanet"].problem, draw=gated, token_flops=delta_flops, formula=DELTA,
-        peers={"forward": (peers.gated_delta, peers.fla_gated_delta), "training": (peers.gated_delta,),
-               "decode": (peers.gated_delta_token, peers.state_copy)},
-        shapes={"forward": at(512, 4096) + at(512, 4096, size=64), "training": at(512, 4096, 8192),
-                "decode": at(1) + at(1, batch=4) + at(1, batch=32) + at(1, size=64)}),
+        name="gated-delta",
+        words="the delta rule with a decay per head (Gated DeltaNet)",
+        problem=catalogue["gated-deltanet"].problem,
+        draw=gated,
+        token_flops=delta_flops,
+        formula=DELTA,
+        peers={
+            "forward": (peers.gated_delta, peers.fla_gated_delta),
+            "training": (peers.gated_delta,),
+            "decode": (peers.gated_delta_token, peers.state_copy),
+        },
+        shapes={
+            "forward": at(512, 4096) + at(512, 4096, size=64),
+            "training": at(512, 4096, 8192),
+            "decode": at(1) + at(1, batch=4) + at(1, batch=32) + at(1, size=64),
+        },
+    ),
     Memories(
-        name="kda", words="the delta rule with a decay per key channel (Kimi Delta Attention)",
-        problem=catalogue["kda"].problem, draw=gated_channels, token_flops=delta_flops, formula=DELTA,
-        peers={"forward": (peers.kda, peers.kda_recurrent, peers.fla_kda), "training": (peers.kda, peers.kda_recurrent)},
-        shapes={"forward": at(512), "training": at(512)}),
-    softmax("qknorm", "softmax attention of unit queries and keys (QK-norm)",
-            Problem(Uniform(), LocalConstant(scale=10.0, unit_norm=True), ExactLocalFit()), qkv, peers.unit_norm_attention(scale=10.0)),
-    softmax("forget", "softmax attention with a forget gate (Forgetting Transformer)",
-            catalogue["forgetting-attention"].problem, forgetting, peers.masked_attention(peers.forget_bias)),
-    softmax("alibi", "softmax attention with a slope per head (ALiBi)",
-            catalogue["alibi-attention"].problem, qkv, peers.masked_attention(peers.alibi_bias)),
-    softmax("window", "softmax attention to the newest 128 tokens",
-            Problem(Window(128), LocalConstant(), ExactLocalFit()), qkv, peers.masked_attention(functools.partial(peers.window_bias, width=128))),
+        name="kda",
+        words="the delta rule with a decay per key channel (Kimi Delta Attention)",
+        problem=catalogue["kda"].problem,
+        draw=gated_channels,
+        token_flops=delta_flops,
+        formula=DELTA,
+        peers={
+            "forward": (peers.kda, peers.kda_recurrent, peers.fla_kda),
+            "training": (peers.kda, peers.kda_recurrent),
+        },
+        shapes={"forward": at(512), "training": at(512)},
+    ),
+    softmax(
+        "qknorm",
+        "softmax attention of unit queries and keys (QK-norm)",
+        Problem(Uniform(), LocalConstant(scale=10.0, unit_norm=True), ExactLocalFit()),
+        qkv,
+        peers.unit_norm_attention(scale=10.0),
+    ),
+    softmax(
+        "forget",
+        "softmax attention with a forget gate (Forgetting Transformer)",
+        catalogue["forgetting-attention"].problem,
+        forgetting,
+        peers.masked_attention(peers.forget_bias),
+    ),
+    softmax(
+        "alibi",
+        "softmax attention with a slope per head (ALiBi)",
+        catalogue["alibi-attention"].problem,
+        qkv,
+        peers.masked_attention(peers.alibi_bias),
+    ),
+    softmax(
+        "window",
+        "softmax attention to the newest 128 tokens",
+        Problem(Window(128), LocalConstant(), ExactLocalFit()),
+        qkv,
+        peers.masked_attention(functools.partial(peers.window_bias, width=128)),
+    ),
     Memories(
-        name="mesanet", words="ridge regression at every token, with a decay per head (MesaNet)",
-        problem=catalogue["mesanet"].problem, draw=regressed, token_flops=ridge_flops, formula=RIDGE,
+        name="mesanet",
+        words="ridge regression at every token, with a decay per head (MesaNet)",
+        problem=catalogue["mesanet"].problem,
+        draw=regressed,
+        token_flops=ridge_flops,
+        formula=RIDGE,
         peers=dict.fromkeys(("forward", "training"), (peers.mesanet,)),
-        shapes=dict.fromkeys(("forward", "training"), at(512, 2048, size=64) + at(512, 2048))),
+        shapes=dict.fromkeys(("forward", "training"), at(512, 2048, size=64) + at(512, 2048)),
+    ),
     Memories(
-        name="local-linear", words="a line fitted around every query (local linear attention)",
-        problem=catalogue["local-linear-attention"].problem, draw=lines,
+        name="local-linear",
+        words="a line fitted around every query (local linear attention)",
+        problem=catalogue["local-linear-attention"].problem,
+        draw=lines,
         peers=dict.fromkeys(("forward", "training"), (peers.line_by_lapack, peers.attention)),
-        shapes={"forward": at(1024, 2048, 4096, size=64), "training": at(1024, 2048, size=64)}),
+        shapes={"forward": at(1024, 2048, 4096, size=64), "training": at(1024, 2048, size=64)},
+    ),
     Memories(
-        name="local-linear-rank8", words="the same with a slope along 8 directions of the keys",
-        problem=catalogue["local-linear-rank8"].problem, draw=functools.partial(lines, rank=RANK),
+        name="local-linear-rank8",
+        words="the same with a slope along 8 directions of the keys",
+        problem=catalogue["local-linear-rank8"].problem,
+        draw=functools.partial(lines, rank=RANK),
         peers=dict.fromkeys(("forward", "training"), (peers.low_rank_line_by_lapack, peers.attention)),
-        shapes={"forward": at(1024, 2048, 4096, size=64) + at(1024, 2048), "training": at(1024, 2048, size=64)}),
-    _network("ttt-linear", "a matrix behind a norm, trained in mini-batches of 16 (TTT-Linear)", 1, ttt, peers.ttt_linear),
-    _network("ttt-mlp", "two matrices behind a norm, trained in mini-batches of 16 (TTT-MLP)", 2, ttt, peers.ttt_mlp),
-    _network("titans", "two matrices, trained with momentum and decay in chunks of 16 (Titans), read at the ends of chunks", 2, titans,
-             peers.titans, every=NETWORK_CHUNK),
+        shapes={
+            "forward": at(1024, 2048, 4096, size=64) + at(1024, 2048),
+            "training": at(1024, 2048, size=64),
+        },
+    ),
+    _network(
+        "ttt-linear",
+        "a matrix behind a norm, trained in mini-batches of 16 (TTT-Linear)",
+        1,
+        ttt,
+        peers.ttt_linear,
+    ),
+    _network(
+        "ttt-mlp",
+        "two matrices behind a norm, trained in mini-batches of 16 (TTT-MLP)",
+        2,
+        ttt,
+        peers.ttt_mlp,
+    ),
+    _network(
+        "titans",
+        "two matrices, trained with momentum and decay in chunks of 16 (Titans), read at the ends of chunks",
+        2,
+        titans,
+        peers.titans,
+        every=NETWORK_CHUNK,
+    ),
     Surroundings(
-        name="short-convolution", words="four neighbours of every channel weighted and summed, then SiLU (Mamba, Gated DeltaNet)",
-        contestants=(convolution, without_native(convolution)), draw=stream,
+        name="short-convolution",
+        words=("four neighbours of every channel weighted and summed, then SiLU (Mamba, Gated DeltaNet)"),
+        contestants=(convolution, without_native(convolution)),
+        draw=stream,
         peers={"forward": (peers.convolution, peers.silu), "training": (peers.convolution,)},
-        shapes={"forward": at(512, 2048, heads=24), "training": at(2048, heads=24)}),
+        shapes={"forward": at(512, 2048, heads=24), "training": at(2048, heads=24)},
+    ),
     Surroundings(
-        name="gated-norm", words="RMSNorm of every head, times a gate (Gated DeltaNet)",
-        contestants=(of_surrounding("gated-norm", GATED_NORM, ("y", "x"), {"gain": "gain", "weight": "weight"}),), draw=heads_and_gate,
-        peers=dict.fromkeys(("forward", "training"), (peers.gated_norm,)), shapes={"forward": at(512, 2048), "training": at(2048)}),
+        name="gated-norm",
+        words="RMSNorm of every head, times a gate (Gated DeltaNet)",
+        contestants=(
+            of_surrounding("gated-norm", GATED_NORM, ("y", "x"), {"gain": "gain", "weight": "weight"}),
+        ),
+        draw=heads_and_gate,
+        peers=dict.fromkeys(("forward", "training"), (peers.gated_norm,)),
+        shapes={"forward": at(512, 2048), "training": at(2048)},
+    ),
 )

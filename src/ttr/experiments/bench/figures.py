@@ -1,4 +1,5 @@
-"""Pictures of a benchmark: how the time and the memory of each contestant grow with the length of the sequence, and where they cross."""
+"""Pictures of a benchmark: how the time and the memory of each contestant grow with the length of the
+sequence, and where they cross."""
 
 from __future__ import annotations
 
@@ -15,8 +16,11 @@ from ttr.experiments.bench.report import duration
 from ttr.experiments.bench.results import Figures
 from ttr.experiments.picture import COLOURS, readable
 
-STYLES = {"ours": {"linewidth": 2.2, "marker": "o"}, "peer": {"linewidth": 1.4, "marker": "s", "linestyle": "--"},
-          "floor": {"linewidth": 1.0, "marker": "", "linestyle": ":"}}
+STYLES = {
+    "ours": {"linewidth": 2.2, "marker": "o"},
+    "peer": {"linewidth": 1.4, "marker": "s", "linestyle": "--"},
+    "floor": {"linewidth": 1.0, "marker": "", "linestyle": ":"},
+}
 
 
 def curves(cases: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -36,7 +40,11 @@ def draw(curve: str, cases: Sequence[Mapping[str, Any]], machine: Mapping[str, A
     panels = figure.subplots(1, 2 if remembered else 1, squeeze=False)[0]
     names = {row["name"]: row["side"] for case in cases for row in case["rows"] if row["status"] == "timed"}
     for index, (name, side) in enumerate(names.items()):
-        style = STYLES[side] | {"color": COLOURS[index % len(COLOURS)], "label": _label(name, cases), "markersize": 5}
+        style = STYLES[side] | {
+            "color": COLOURS[index % len(COLOURS)],
+            "label": _label(name, cases),
+            "markersize": 5,
+        }
         own = [case for case in cases if any(row["name"] == name for row in Figures(case).timed)]
         _times(panels[0], name, own, style)
         if remembered:
@@ -46,9 +54,20 @@ def draw(curve: str, cases: Sequence[Mapping[str, Any]], machine: Mapping[str, A
     if remembered:
         _finish(panels[1], lengths, "peak memory beside the inputs", LogLocator(2), readable)
     shape = cases[0]["shape"]
-    figure.suptitle(f"{cases[0]['family']}, {cases[0]['direction']}: B={shape['batch']} H={shape['heads']} D={shape['key']}, "
-                    f"{machine['processor']}, torch {machine['torch']}", fontsize=11, fontweight="bold")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4 if remembered else 2, frameon=False, fontsize=9)
+    figure.suptitle(
+        f"{cases[0]['family']}, {cases[0]['direction']}: B={shape['batch']} H={shape['heads']} "
+        f"D={shape['key']}, "
+        f"{machine['processor']}, torch {machine['torch']}",
+        fontsize=11,
+        fontweight="bold",
+    )
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4 if remembered else 2,
+        frameon=False,
+        fontsize=9,
+    )
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
@@ -57,31 +76,59 @@ def draw(curve: str, cases: Sequence[Mapping[str, Any]], machine: Mapping[str, A
 def _times(axes: Axes, name: str, cases: Sequence[Mapping[str, Any]], style: Mapping[str, Any]) -> None:
     """Medians as a line, ranges as a band."""
     lengths = [case["shape"]["time"] for case in cases]
-    per_token = [{key: seconds / (case["shape"]["batch"] * case["shape"]["time"]) for key, seconds in Figures(case).cpu(name).items()}
-                 for case in cases]
+    per_token = [
+        {
+            key: seconds / (case["shape"]["batch"] * case["shape"]["time"])
+            for key, seconds in Figures(case).cpu(name).items()
+        }
+        for case in cases
+    ]
     axes.plot(lengths, [spread["median"] for spread in per_token], **style)
-    axes.fill_between(lengths, [s["low"] for s in per_token], [s["high"] for s in per_token], color=style["color"], alpha=0.15, linewidth=0)
+    axes.fill_between(
+        lengths,
+        [s["low"] for s in per_token],
+        [s["high"] for s in per_token],
+        color=style["color"],
+        alpha=0.15,
+        linewidth=0,
+    )
 
 
 def _peaks(axes: Axes, name: str, cases: Sequence[Mapping[str, Any]], style: Mapping[str, Any]) -> None:
-    found = [(case["shape"]["time"], row["peak"]["bytes"]) for case in cases for row in case["rows"] if row["name"] == name and row.get("peak")]
+    found = [
+        (case["shape"]["time"], row["peak"]["bytes"])
+        for case in cases
+        for row in case["rows"]
+        if row["name"] == name and row.get("peak")
+    ]
     axes.plot([length for length, size in found if size], [size for _, size in found if size], **style)
 
 
 def _label(name: str, cases: Sequence[Mapping[str, Any]]) -> str:
     """The name, and the length from which on it was stopped."""
-    stopped = [case["shape"]["time"] for case in cases for row in case["rows"] if row["name"] == name and row["status"] == "stopped"]
+    stopped = [
+        case["shape"]["time"]
+        for case in cases
+        for row in case["rows"]
+        if row["name"] == name and row["status"] == "stopped"
+    ]
     return f"{name} (stopped at T = {stopped[0]:,})" if stopped else name
 
 
-def _finish(axes: Axes, lengths: Sequence[int], title: str, places: LogLocator, words: Callable[[float], str]) -> None:
+def _finish(
+    axes: Axes, lengths: Sequence[int], title: str, places: LogLocator, words: Callable[[float], str]
+) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(sorted(set(lengths)), [f"{length:,}" for length in sorted(set(lengths))])
     axes.xaxis.set_minor_locator(NullLocator())
     low, high = axes.get_ylim()
-    ticks = places.tick_values(low, high)  # the axis begins and ends at the nearest beyond its ends, where there are such
-    axes.set_ylim(max((tick for tick in ticks if tick <= low), default=low), min((tick for tick in ticks if tick >= high), default=high))
+    # the axis begins and ends at the nearest beyond its ends, where there are such
+    ticks = places.tick_values(low, high)
+    axes.set_ylim(
+        max((tick for tick in ticks if tick <= low), default=low),
+        min((tick for tick in ticks if tick >= high), default=high),
+    )
     axes.yaxis.set_major_locator(places)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())

@@ -22,8 +22,13 @@ FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "as
 SWITCHES = ("TTR_", "OMP_", "MKL_", "ONEDNN_", "DNNL_", "MALLOC_", "LD_PRELOAD")
 """Beginnings of the environment variables that change what is measured."""
 
-PRODUCTS = {"square 1024": (1, 1024, 1024, 1024), "256 of 64x128x128": (256, 64, 128, 128), "512 of 32x128x128": (512, 32, 128, 128)}
-"""Batch, rows, inner size, columns of the products whose rate is measured: one large one, and those of chunks."""
+PRODUCTS = {
+    "square 1024": (1, 1024, 1024, 1024),
+    "256 of 64x128x128": (256, 64, 128, 128),
+    ("512 of 32x128x128"): (512, 32, 128, 128),
+}
+"""Batch, rows, inner size, columns of the products whose rate is measured: one large one, and those of
+chunks."""
 
 COPIED = 64 * 2**20
 """Bytes read, and as many written, by the copy: more than the caches hold."""
@@ -32,19 +37,31 @@ COPIED = 64 * 2**20
 def facts() -> dict[str, Any]:
     """The machine, the versions and the source that a measurement belongs to; JSON-ready."""
     model, flags = _processor()
-    return {"processor": model, "flags": [flag for flag in FLAGS if flag in flags], "cores": os.cpu_count(), "system": platform.platform(),
-            "python": platform.python_version(), "torch": torch.__version__, "transformers": _version("transformers"), "ttr": ttr.__version__,
-            "native": library.reason() or library.library().isa,
-            "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(SWITCHES)},
-            "commit": _commit(), "source": source_digest()}
+    return {
+        "processor": model,
+        "flags": [flag for flag in FLAGS if flag in flags],
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": _version("transformers"),
+        "ttr": ttr.__version__,
+        "native": library.reason() or library.library().isa,
+        "environment": {
+            name: value for name, value in sorted(os.environ.items()) if name.startswith(SWITCHES)
+        },
+        "commit": _commit(),
+        "source": source_digest(),
+    }
 
 
 def settle_allocator() -> None:
     """Bring glibc's allocator to the state that a long-lived process has, whatever ran before.
 
-    Up to a threshold it keeps freed blocks; beyond it every block is fetched from the kernel anew, page by page, which costs more than
-    most arithmetic on it. The threshold rises to the size of the largest block that was freed, up to 32 MiB, and so would depend on the
-    order of the cases. What is larger still costs its pages every time, as in any process whose MALLOC_ variables are not set.
+    Up to a threshold it keeps freed blocks; beyond it every block is fetched from the kernel anew, page by
+    page, which costs more than most arithmetic on it. The threshold rises to the size of the largest block
+    that was freed, up to 32 MiB, and so would depend on the order of the cases. What is larger still costs
+    its pages every time, as in any process whose MALLOC_ variables are not set.
     """
     torch.empty(31 * 2**18)
 
@@ -55,7 +72,9 @@ def _processor() -> tuple[str, set[str]]:
     except OSError:
         return platform.processor() or platform.machine(), set()
     told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
-    return told.get("model name", platform.machine()), set(told.get("flags", told.get("Features", "")).split())
+    return told.get("model name", platform.machine()), set(
+        told.get("flags", told.get("Features", "")).split()
+    )
 
 
 def _version(package: str) -> str | None:
@@ -78,13 +97,16 @@ def source_digest() -> str:
     """A digest of all that is timed: ttr's Python, C and compiled files."""
     folder = Path(ttr.__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".c", ".h", ".so", ".dylib", ".dll")):
+    for path in sorted(
+        p for p in folder.rglob("*") if p.suffix in (".py", ".c", ".h", ".so", ".dylib", ".dll")
+    ):
         digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def rates(threads: int, clock: Clock, rounds: int = 5) -> dict[str, float]:
-    """The best of some rounds: float32 operations per second of each of ``PRODUCTS``, and bytes per second of a copy, read and written.
+    """The best of some rounds: float32 operations per second of each of ``PRODUCTS``, and bytes per second of
+    a copy, read and written.
 
     Per second of CPU time with one thread, of time passed with more.
     """

@@ -1,9 +1,10 @@
 """How much memory a call takes beside its inputs, measured in a process of its own that is made fresh for it.
 
-The process is forked from one that holds torch and ttr but has run nothing, so no memory that an earlier call has freed can be used again.
-A short call first brings in libraries and buffers that stay, and what was freed since is given back to the kernel. Then, on Linux, the
-mark of the most memory the process has held (VmHWM) is set back, and read again after the call; where that is not allowed, the mark of its
-whole life (ru_maxrss) serves, which is too low by what was taken and given back before.
+The process is forked from one that holds torch and ttr but has run nothing, so no memory that an earlier call
+has freed can be used again. A short call first brings in libraries and buffers that stay, and what was freed
+since is given back to the kernel. Then, on Linux, the mark of the most memory the process has held (VmHWM) is
+set back, and read again after the call; where that is not allowed, the mark of its whole life (ru_maxrss)
+serves, which is too low by what was taken and given back before.
 """
 
 from __future__ import annotations
@@ -38,9 +39,19 @@ class PeakMemory:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def of(self, case: Case, contestant: str, backends: tuple[str, ...], onednn: bool) -> dict[str, Any] | None:
-        """Bytes over the inputs ("bytes") and the mark they were read from ("mark"); None if the process was killed, for want of memory."""
-        question = (case.family.name, case.direction, tuple(vars(case.shape).items()), contestant, backends, onednn)
+    def of(
+        self, case: Case, contestant: str, backends: tuple[str, ...], onednn: bool
+    ) -> dict[str, Any] | None:
+        """Bytes over the inputs ("bytes") and the mark they were read from ("mark"); None if the process was
+        killed, for want of memory."""
+        question = (
+            case.family.name,
+            case.direction,
+            tuple(vars(case.shape).items()),
+            contestant,
+            backends,
+            onednn,
+        )
         try:
             return self._pool.submit(_measure, *question).result()
         except BrokenProcessPool:
@@ -48,9 +59,18 @@ class PeakMemory:
             return None
 
 
-def _measure(family: str, direction: str, shape: tuple[tuple[str, int], ...], name: str, backends: tuple[str, ...], onednn: bool) -> dict[str, Any]:
+def _measure(
+    family: str,
+    direction: str,
+    shape: tuple[tuple[str, int], ...],
+    name: str,
+    backends: tuple[str, ...],
+    onednn: bool,
+) -> dict[str, Any]:
     torch.set_num_threads(1)
-    case = next(case for case in cases(FAMILIES) if (case.family.name, case.direction) == (family, direction)).shaped(**dict(shape))
+    case = next(
+        case for case in cases(FAMILIES) if (case.family.name, case.direction) == (family, direction)
+    ).shaped(**dict(shape))
     x = case.inputs()
     contestant = next(each for each in case.contestants(backends, onednn, x) if each.name == name)
     short = case.shaped(time=min(case.shape.time, 64)).inputs()

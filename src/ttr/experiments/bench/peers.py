@@ -1,7 +1,7 @@
 """Other implementations, each a few lines around its own functions, which are imported when it is asked for.
 
-transformers' functions are unwrapped: with flash-linear-attention or mamba-ssm installed it would call those, and what is timed here
-is its torch path. The layouts are those in which its layers call them.
+transformers' functions are unwrapped: with flash-linear-attention or mamba-ssm installed it would call those,
+and what is timed here is its torch path. The layouts are those in which its layers call them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ MODELS = "transformers.models"
 
 def missing(package: str, install: str, _: Tensors | None = None) -> str | None:
     """Why a package's functions cannot be called, as a sentence; None if they can."""
-    return None if importlib.util.find_spec(package) else f"{package} is not installed. Use pip install {install}."
+    return (
+        None
+        if importlib.util.find_spec(package)
+        else (f"{package} is not installed. Use pip install {install}.")
+    )
 
 
 needs_transformers = functools.partial(missing, "transformers", "'test-time-regression[hf]'")
@@ -38,7 +42,8 @@ FLA = "flash-linear-attention==0.6.0"
 
 
 def fla_folder() -> Path:
-    """Where flash-linear-attention lies beside the environment, as for the parity tests: installed in it, it would change what transformers runs."""
+    """Where flash-linear-attention lies beside the environment, as for the parity tests: installed in it, it
+    would change what transformers runs."""
     return Path(os.environ.get("TTR_PARITY") or ".parity")
 
 
@@ -46,13 +51,17 @@ def needs_fla(_: Tensors | None = None) -> str | None:
     """Why its files cannot be run, as a sentence; None if they can."""
     if all((fla_folder() / name).exists() for name in ("fla", "einops")):
         return None
-    return (f"{FLA} is not in the folder {fla_folder()}. Use pip install --no-deps --target {fla_folder()} {FLA} fla-core==0.6.0 einops==0.8.2, "
-            "or name its folder in TTR_PARITY.")
+    return (
+        f"{FLA} is not in the folder {fla_folder()}. Use pip install --no-deps --target {fla_folder()} "
+        f"{FLA} fla-core==0.6.0 einops==0.8.2, "
+        "or name its folder in TTR_PARITY."
+    )
 
 
 @functools.cache
 def fla_file(path: str) -> ModuleType:
-    """A file of flash-linear-attention that needs torch and einops alone; the package itself, which wants a GPU compiler, is not imported."""
+    """A file of flash-linear-attention that needs torch and einops alone; the package itself, which wants a
+    GPU compiler, is not imported."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, fla_folder() / "fla" / path)
     module = importlib.util.module_from_spec(spec)
     sys.path.append(str(fla_folder()))
@@ -74,7 +83,12 @@ def delta_rule(model: str, name: str) -> Callable[[Tensors], Call]:
     def prepared(x: Tensors) -> Call:
         function = torch_path(model, name)
         leaves = {each: x[each] for each in ("q", "k", "v", "log_decay", "step_size")}
-        options = {"g": x["log_decay"], "beta": x["step_size"], "initial_state": None, "output_final_state": False}
+        options = {
+            "g": x["log_decay"],
+            "beta": x["step_size"],
+            "initial_state": None,
+            "output_final_state": False,
+        }
         return Call(lambda: function(x["q"], x["k"], x["v"], **options)[0], leaves)
 
     return prepared
@@ -87,7 +101,15 @@ def _gated_delta_token(x: Tensors) -> Call:
 
     def run() -> Tensor:
         nonlocal state
-        y, state = function(x["q"], x["k"], x["v"], g=x["log_decay"], beta=x["step_size"], initial_state=state, output_final_state=True)
+        y, state = function(
+            x["q"],
+            x["k"],
+            x["v"],
+            g=x["log_decay"],
+            beta=x["step_size"],
+            initial_state=state,
+            output_final_state=True,
+        )
         return y
 
     return Call(run)
@@ -100,23 +122,31 @@ def _state_copy(x: Tensors) -> Call:
 
 
 def _mamba2(x: Tensors) -> Call:
-    """log_decay = A dt and the value comes multiplied by dt: with A the fixed log decay, dt is 1 and the function is the same."""
+    """log_decay = A dt and the value comes multiplied by dt: with A the fixed log decay, dt is 1 and the
+    function is the same."""
     scan = torch_path("mamba2", "mamba2_chunk_scan")
     rate = x["log_decay"][0, 0].detach()
     step = torch.ones_like(x["log_decay"]).requires_grad_(x["log_decay"].requires_grad)
-    return Call(lambda: scan(x["v"], step, rate, x["k"], x["q"], chunk_size=256), {"q": x["q"], "k": x["k"], "v": x["v"], "dt": step})
+    return Call(
+        lambda: scan(x["v"], step, rate, x["k"], x["q"], chunk_size=256),
+        {"q": x["q"], "k": x["k"], "v": x["v"], "dt": step},
+    )
 
 
 def _minimax(x: Tensors, block: int = 256) -> Call:
-    """Lightning attention (arXiv 2401.04658) as MiniMaxLightningAttention orders its operations, block by block, heads first, without
-    its projections; the decays within a block are the module's own buffers, made once."""
+    """Lightning attention (arXiv 2401.04658) as MiniMaxLightningAttention orders its operations, block by
+    block, heads first, without its projections; the decays within a block are the module's own buffers, made
+    once."""
     attention = importlib.import_module(f"{MODELS}.minimax.modeling_minimax").MiniMaxLightningAttention
     slope = -x["log_decay"].detach()[0, 0, :, None, None]
     settings = type("Settings", (), {"block_size": block})
     query_decay, key_decay, diagonal_decay = attention.decay_factors(settings, slope)
 
     def run() -> Tensor:
-        outputs, memory = [], x["q"].new_zeros(*x["v"].shape[:1], x["v"].shape[2], x["k"].shape[3], x["v"].shape[3])
+        outputs, memory = (
+            [],
+            x["q"].new_zeros(*x["v"].shape[:1], x["v"].shape[2], x["k"].shape[3], x["v"].shape[3]),
+        )
         streams = [x[name].transpose(1, 2) for name in "qkv"]
         for start in range(0, x["q"].shape[1], block):
             q, k, v = (stream[:, :, start : start + block] for stream in streams)
@@ -130,8 +160,9 @@ def _minimax(x: Tensors, block: int = 256) -> Call:
 
 
 def _mesanet(x: Tensors, chunk: int = 64, iterations: int = 30) -> Call:
-    """Conjugate gradient without a preconditioner or a stop. It adds 1e-5 to the denominators of its steps, so that they end at a residual
-    of about 1e-3; queries 1000 times larger, and outputs as much smaller, let it solve the same systems to the end."""
+    """Conjugate gradient without a preconditioner or a stop. It adds 1e-5 to the denominators of its steps,
+    so that they end at a residual of about 1e-3; queries 1000 times larger, and outputs as much smaller, let
+    it solve the same systems to the end."""
     function = fla_file("ops/mesa_net/naive.py").naive_mesa_net_CG
     names = ("q", "k", "v", "log_decay", "log_importance", "ridge")
     time = x["q"].shape[1]
@@ -140,7 +171,9 @@ def _mesanet(x: Tensors, chunk: int = 64, iterations: int = 30) -> Call:
         return pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, -time % chunk)) if time % chunk else tensor
 
     def run() -> Tensor:
-        q, k, v, log_decay, importance = (padded(t) for t in (1e3 * x["q"], x["k"], x["v"], x["log_decay"], x["log_importance"].exp()))
+        q, k, v, log_decay, importance = (
+            padded(t) for t in (1e3 * x["q"], x["k"], x["v"], x["log_decay"], x["log_importance"].exp())
+        )
         return function(q, k, v, log_decay, x["ridge"], importance, chunk, iterations)[0][:, :time] / 1e3
 
     return Call(run, {name: x[name] for name in names})
@@ -148,15 +181,21 @@ def _mesanet(x: Tensors, chunk: int = 64, iterations: int = 30) -> Call:
 
 def _attention(x: Tensors) -> Call:
     q, k, v = (x[name].transpose(1, 2) for name in "qkv")
-    return Call(lambda: scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2), {name: x[name] for name in "qkv"})
+    return Call(
+        lambda: scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2),
+        {name: x[name] for name in "qkv"},
+    )
 
 
 def unit_norm_attention(scale: float) -> Contestant:
     """torch's attention of queries and keys divided by their norms."""
+
     def prepared(x: Tensors) -> Call:
         def run() -> Tensor:
             q, k = (torch.nn.functional.normalize(x[name], dim=-1).transpose(1, 2) for name in "qk")
-            return scaled_dot_product_attention(q, k, x["v"].transpose(1, 2), is_causal=True, scale=scale).transpose(1, 2)
+            return scaled_dot_product_attention(
+                q, k, x["v"].transpose(1, 2), is_causal=True, scale=scale
+            ).transpose(1, 2)
 
         return Call(run, {name: x[name] for name in "qkv"})
 
@@ -168,19 +207,27 @@ MOST_MASKED = 2048
 
 
 def masked_attention(bias: Callable[[Tensors], Tensor]) -> Contestant:
-    """torch's attention with a bias [#B,#H,T,T] as a mask, made in every call, as a layer without a kernel of its own does it."""
+    """torch's attention with a bias [#B,#H,T,T] as a mask, made in every call, as a layer without a kernel of
+    its own does it."""
+
     def prepared(x: Tensors) -> Call:
         q, k, v = (x[name].transpose(1, 2) for name in "qkv")
 
         def run() -> Tensor:
             mask = bias(x)
             future = torch.ones(mask.shape[-2:], dtype=torch.bool).triu(1)
-            return scaled_dot_product_attention(q, k, v, attn_mask=mask.masked_fill(future, -torch.inf)).transpose(1, 2)
+            return scaled_dot_product_attention(
+                q, k, v, attn_mask=mask.masked_fill(future, -torch.inf)
+            ).transpose(1, 2)
 
         return Call(run, {name: tensor for name, tensor in x.items() if name in ("q", "k", "v", "log_decay")})
 
     def missing(x: Tensors | None) -> str | None:
-        return None if x is None or x["q"].shape[1] <= MOST_MASKED else f"Its mask of T x T is for at most {MOST_MASKED} tokens. Use shorter ones."
+        return (
+            None
+            if x is None or x["q"].shape[1] <= MOST_MASKED
+            else (f"Its mask of T x T is for at most {MOST_MASKED} tokens. Use shorter ones.")
+        )
 
     return Contestant("sdpa-masked", "peer", prepared, missing)
 
@@ -202,6 +249,8 @@ def window_bias(x: Tensors, width: int) -> Tensor:
     """-inf for tokens that are not of the newest ``width``."""
     place = torch.arange(x["q"].shape[1])
     return torch.where(place[:, None] - place < width, 0.0, -torch.inf)
+
+
 def _line_by_lapack(x: Tensors, projection: str | None = None) -> Call:
     """Local linear attention written out: all weights, all covariances, LAPACK for every token."""
     names = ("q", "k", "v", "ridge", *filter(None, [projection]))
@@ -224,15 +273,25 @@ def _convolution(x: Tensors) -> Call:
     """The layers keep [B,T,C], turn it to [B,C,T] for torch's convolution, and turn the result back."""
     function = torch_path("qwen3_next", "causal_conv1d_fn")
     past = x["weight"].shape[0] - 1
-    v, weight = (tensor.detach().requires_grad_(tensor.requires_grad) for tensor in
-                 (x["v"][:, past:].clone(), x["weight"].flatten(1).T.contiguous()))
-    return Call(lambda: function(v.flatten(2).transpose(1, 2), weight, activation="silu").transpose(1, 2).unflatten(2, v.shape[2:]),
-                {"tokens": v, "channels": weight})
+    v, weight = (
+        tensor.detach().requires_grad_(tensor.requires_grad)
+        for tensor in (x["v"][:, past:].clone(), x["weight"].flatten(1).T.contiguous())
+    )
+    return Call(
+        lambda: (
+            function(v.flatten(2).transpose(1, 2), weight, activation="silu")
+            .transpose(1, 2)
+            .unflatten(2, v.shape[2:])
+        ),
+        {"tokens": v, "channels": weight},
+    )
 
 
 def _gated_norm(x: Tensors) -> Call:
     """The layer's norm over the channels of a head, with the gate projected as ours is."""
-    norm = importlib.import_module(f"{MODELS}.qwen3_next.modeling_qwen3_next").Qwen3NextRMSNormGated(x["gain"].shape[0], eps=1e-6)
+    norm = importlib.import_module(f"{MODELS}.qwen3_next.modeling_qwen3_next").Qwen3NextRMSNormGated(
+        x["gain"].shape[0], eps=1e-6
+    )
     del norm.weight
     norm.weight = x["gain"]
     return Call(lambda: norm(x["y"], torch.einsum("btd,hvd->bthv", x["x"], x["weight"])), x)
@@ -249,9 +308,10 @@ def _ttt(layers: int) -> Callable[[Tensors], Call]:
 
 
 def _titans(x: Tensors, chunk: int = 16) -> Call:
-    """NeuralMemory of titans-pytorch with its memory alone: in place of its projections stand slices of one input, so that queries, keys,
-    values and gates are the case's. The same network and loss (its own has the exact GELU and a mean over channels), and ``batch_size`` the
-    chunk, by which it takes gradients at the last boundary's weights. Its tokens read the weights of whole chunks: those at ends are compared."""
+    """NeuralMemory of titans-pytorch with its memory alone: in place of its projections stand slices of one
+    input, so that queries, keys, values and gates are the case's. The same network and loss (its own has the
+    exact GELU and a mean over channels), and ``batch_size`` the chunk, by which it takes gradients at the
+    last boundary's weights. Its tokens read the weights of whole chunks: those at ends are compared."""
     module = importlib.import_module("titans_pytorch")
     heads, size = x["q"].shape[2:]
 
@@ -260,12 +320,27 @@ def _titans(x: Tensors, chunk: int = 16) -> Call:
             first, second = self.weights
             return gelu(key @ first, approximate="tanh") @ second
 
-    memory = module.NeuralMemory(dim=heads * size, dim_head=size, heads=heads, chunk_size=chunk, batch_size=chunk, pre_rmsnorm=False,
-                                 model=Network(size, 2, 4.0), mem_model_norm_add_residual=False, adaptive_step_transform=lambda step: step,
-                                 store_memory_loss_fn=lambda found, wanted: (found - wanted).square().sum(-1) / 2)
+    memory = module.NeuralMemory(
+        dim=heads * size,
+        dim_head=size,
+        heads=heads,
+        chunk_size=chunk,
+        batch_size=chunk,
+        pre_rmsnorm=False,
+        model=Network(size, 2, 4.0),
+        mem_model_norm_add_residual=False,
+        adaptive_step_transform=lambda step: step,
+        store_memory_loss_fn=lambda found, wanted: (found - wanted).square().sum(-1) / 2,
+    )
     memory.retrieve_gate, memory.combine_heads = None, torch.nn.Identity()
-    parts = {"to_queries": heads * size, "to_keys": heads * size, "to_values": heads * size,
-             "to_adaptive_step": heads, "to_decay_factor": heads, "to_momentum": heads}
+    parts = {
+        "to_queries": heads * size,
+        "to_keys": heads * size,
+        "to_values": heads * size,
+        "to_adaptive_step": heads,
+        "to_decay_factor": heads,
+        "to_momentum": heads,
+    }
     shapes = {"to_adaptive_step": (-1,), "to_decay_factor": (-1, 1), "to_momentum": (-1, 1)}
 
     def part(name: str, sequence: Tensor) -> Tensor:
@@ -285,7 +360,9 @@ def _titans(x: Tensors, chunk: int = 16) -> Call:
     still = torch.full_like(forgotten, -200.0).requires_grad_(x["q"].requires_grad)
 
     def run() -> Tensor:
-        per_token = [gate.repeat_interleave(chunk, dim=1)[:, : x["q"].shape[1]] for gate in (forgotten, still)]
+        per_token = [
+            gate.repeat_interleave(chunk, dim=1)[:, : x["q"].shape[1]] for gate in (forgotten, still)
+        ]
         sequence = torch.cat([*(x[name].flatten(2) for name in "qkv"), x["step_size"], *per_token], dim=-1)
         return memory(sequence)[0].unflatten(-1, (heads, size))[:, chunk - 1 :: chunk]
 
@@ -298,13 +375,17 @@ def _silu(x: Tensors) -> Call:
 
 
 def fla(function: str, scale: float | None = None, **names: str) -> Contestant:
-    """A chunked function of flash-linear-attention (Triton) forward on the first GPU, its inputs moved there beforehand: time passes there
-    while this process waits. ``names`` are its arguments' names for the controls; ``scale``, that of the queries, is K^-1/2 unless given.
-    Its float32 products may be rounded to TF32, so its numbers are not compared."""
+    """A chunked function of flash-linear-attention (Triton) forward on the first GPU, its inputs moved there
+    beforehand: time passes there while this process waits. ``names`` are its arguments' names for the
+    controls; ``scale``, that of the queries, is K^-1/2 unless given. Its float32 products may be rounded to
+    TF32, so its numbers are not compared."""
 
     def prepared(x: Tensors) -> Call:
         chunked = getattr(importlib.import_module("fla.ops"), function)
-        given = {argument: x[name].to("cuda") for argument, name in ({each: each for each in "qkv"} | names).items()}
+        given = {
+            argument: x[name].to("cuda")
+            for argument, name in ({each: each for each in "qkv"} | names).items()
+        }
 
         def run() -> Tensor:
             y, _ = chunked(**given, scale=scale)
@@ -315,8 +396,15 @@ def fla(function: str, scale: float | None = None, **names: str) -> Contestant:
 
     def absent(_: Tensors | None) -> str | None:
         if not torch.cuda.is_available():
-            return "flash-linear-attention runs on a GPU, and torch sees none. Run it where torch.cuda.is_available()."
-        return None if importlib.util.find_spec("fla") else "fla is not installed. Use pip install flash-linear-attention."
+            return (
+                "flash-linear-attention runs on a GPU, and torch sees none. Run it where "
+                "torch.cuda.is_available()."
+            )
+        return (
+            None
+            if importlib.util.find_spec("fla")
+            else ("fla is not installed. Use pip install flash-linear-attention.")
+        )
 
     return Contestant(f"fla-{function}", "peer", prepared, absent, compared=False)
 
@@ -324,20 +412,33 @@ def fla(function: str, scale: float | None = None, **names: str) -> Contestant:
 fla_additive = fla("chunk_simple_gla", scale=1.0, g="log_decay")
 fla_gated_delta = fla("chunk_gated_delta_rule", g="log_decay", beta="step_size")
 fla_kda = fla("chunk_kda", g="log_decay", beta="step_size")
-gated_delta = Contestant("qwen3-next", "peer", delta_rule("qwen3_next", "torch_chunk_gated_delta_rule"), needs_transformers)
+gated_delta = Contestant(
+    "qwen3-next", "peer", delta_rule("qwen3_next", "torch_chunk_gated_delta_rule"), needs_transformers
+)
 gated_delta_token = Contestant("qwen3-next-recurrent", "peer", _gated_delta_token, needs_transformers)
-kda = Contestant("kimi-linear", "peer", delta_rule("kimi_linear", "chunk_kimi_delta_attention"), needs_transformers)
-kda_recurrent = Contestant("kimi-linear-recurrent", "peer", delta_rule("kimi_linear", "recurrent_kimi_delta_attention"), needs_transformers)
+kda = Contestant(
+    "kimi-linear", "peer", delta_rule("kimi_linear", "chunk_kimi_delta_attention"), needs_transformers
+)
+kda_recurrent = Contestant(
+    "kimi-linear-recurrent",
+    "peer",
+    delta_rule("kimi_linear", "recurrent_kimi_delta_attention"),
+    needs_transformers,
+)
 mamba2 = Contestant("mamba2", "peer", _mamba2, needs_transformers)
 minimax = Contestant("minimax", "peer", _minimax, needs_transformers)
 mesanet = Contestant("fla-naive-cg30", "peer", _mesanet, needs_fla)
 attention = Contestant("softmax-attention", "peer", _attention, compared=False)
 line_by_lapack = Contestant("lapack", "peer", _line_by_lapack)
-low_rank_line_by_lapack = Contestant("lapack", "peer", functools.partial(_line_by_lapack, projection="function.projection"))
+low_rank_line_by_lapack = Contestant(
+    "lapack", "peer", functools.partial(_line_by_lapack, projection="function.projection")
+)
 convolution = Contestant("qwen3-next", "peer", _convolution, needs_transformers)
 gated_norm = Contestant("qwen3-next", "peer", _gated_norm, needs_transformers)
 ttt_linear = Contestant("ttt-lm-pytorch", "peer", _ttt(1))
 ttt_mlp = Contestant("ttt-lm-pytorch", "peer", _ttt(2))
-titans = Contestant("titans-pytorch", "peer", _titans, functools.partial(missing, "titans_pytorch", "titans-pytorch==0.5.5"))
+titans = Contestant(
+    "titans-pytorch", "peer", _titans, functools.partial(missing, "titans_pytorch", "titans-pytorch==0.5.5")
+)
 state_copy = Contestant("state-copy", "floor", _state_copy, compared=False)
 silu = Contestant("silu", "floor", _silu, compared=False)

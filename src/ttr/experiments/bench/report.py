@@ -21,8 +21,8 @@ Row = Mapping[str, Any]
 
 
 def show(case: Mapping[str, Any], console: Console) -> None:
-    """Print a case: CPU time of a call with one thread, how many times faster than each peer, the error against float64, what was iterated,
-    and who was not timed and why."""
+    """Print a case: CPU time of a call with one thread, how many times faster than each peer, the error
+    against float64, what was iterated, and who was not timed and why."""
     figures = Figures(case)
     console.print(f"[bold]{case['name']}[/]", highlight=False)
     if figures.timed:
@@ -32,7 +32,12 @@ def show(case: Mapping[str, Any], console: Console) -> None:
     for row in case["rows"]:
         if row["status"] != "timed":
             colour = "bold red" if row["status"] in ("refused", "wrong") else "yellow"
-            console.print(f"[{colour}]{row['status']}[/] {row['name']}:", escape(row["why"]), highlight=False, soft_wrap=True)
+            console.print(
+                f"[{colour}]{row['status']}[/] {row['name']}:",
+                escape(row["why"]),
+                highlight=False,
+                soft_wrap=True,
+            )
     for held in case["passes"]:
         console.print(_cleanliness(held), highlight=False, markup=False, soft_wrap=True)
     console.print()
@@ -41,18 +46,32 @@ def show(case: Mapping[str, Any], console: Console) -> None:
 def _table(figures: Figures) -> Table:
     """Rows in the order they were declared; a column of ratios for every peer and floor."""
     others = [row["name"] for row in figures.timed if row["side"] != "ours"]
-    columns = {"CPU time": _cpu, "range": _range} | ({"GFLOP/s": _rate, "of matmul": _share} if figures.case["flops"] else {})
+    columns = {"CPU time": _cpu, "range": _range} | (
+        {"GFLOP/s": _rate, "of matmul": _share} if figures.case["flops"] else {}
+    )
     columns |= {f"x {other}": functools.partial(_ratio, other=other) for other in others}
-    columns |= {head: functools.partial(_error, part=part) for head, part in (("error", "output"), ("gradient error", "gradient"))
-                if any(figures.error(row, part) is not None for row in figures.timed)}
+    columns |= {
+        head: functools.partial(_error, part=part)
+        for head, part in (("error", "output"), ("gradient error", "gradient"))
+        if any(figures.error(row, part) is not None for row in figures.timed)
+    }
     columns |= {"peak": _peak} if any(row["peak"] for row in figures.timed) else {}
     columns |= {f"{held['threads']} threads": _wall for held in figures.case["passes"][1:]}
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("", no_wrap=True)
     for head in columns:
-        table.add_column("\n".join(textwrap.wrap(head, 8, break_long_words=False)), justify="right", vertical="bottom", overflow="fold")
+        table.add_column(
+            "\n".join(textwrap.wrap(head, 8, break_long_words=False)),
+            justify="right",
+            vertical="bottom",
+            overflow="fold",
+        )
     for row in figures.timed:
-        table.add_row(row["name"], *(cell(figures, row) for cell in columns.values()), style="" if row["side"] == "ours" else "dim")
+        table.add_row(
+            row["name"],
+            *(cell(figures, row) for cell in columns.values()),
+            style="" if row["side"] == "ours" else "dim",
+        )
     return table
 
 
@@ -63,7 +82,7 @@ def _cpu(figures: Figures, row: Row) -> str:
 def _range(figures: Figures, row: Row) -> str:
     found = figures.cpu(row["name"])
     low, high = duration(found["low"]), duration(found["high"])
-    return f"{low.removesuffix(high[high.index(' '):])}-{high}"
+    return f"{low.removesuffix(high[high.index(' ') :])}-{high}"
 
 
 def _rate(figures: Figures, row: Row) -> str:
@@ -75,7 +94,9 @@ def _share(figures: Figures, row: Row) -> str:
 
 
 def _ratio(figures: Figures, row: Row, other: str) -> str:
-    return "" if row["name"] == other else f"{figures.passes[0].ratio(row['name'], other, 'cpu')['median']:.2f}"
+    return (
+        "" if row["name"] == other else f"{figures.passes[0].ratio(row['name'], other, 'cpu')['median']:.2f}"
+    )
 
 
 def _error(figures: Figures, row: Row, part: str) -> str:
@@ -101,12 +122,19 @@ def duration(seconds: float) -> str:
 def _accuracy(figures: Figures) -> Iterator[str]:
     """What the errors are against, or why there are none; and how those of ours that solve arrived."""
     if float64 := figures.case["float64"]:
-        yield f"error: {float64['why']}" if float64["why"] else f"error: against {float64['of']} in float64, which the laws hold equal to the oracle."
+        yield (
+            f"error: {float64['why']}"
+            if float64["why"]
+            else (f"error: against {float64['of']} in float64, which the laws hold equal to the oracle.")
+        )
     for row in figures.timed:
         if solves := row["solves"]:
             steps = f", at most {solves['iterations']} iterations" if solves["iterations"] else ""
             residual = "not finite" if solves["residual"] is None else f"at most {solves['residual']:.0e}"
-            yield f"{row['name']}: {solves['solver']}{steps}, residual {residual}, {solves['direct']:.1%} of the rows solved directly."
+            yield (
+                f"{row['name']}: {solves['solver']}{steps}, residual {residual}, {solves['direct']:.1%} "
+                "of the rows solved directly."
+            )
 
 
 def _cleanliness(held: Mapping[str, Any]) -> str:
@@ -126,7 +154,14 @@ def listing(cases: Sequence[Case], contestants: Mapping[str, Sequence[Contestant
         console.print(f"[bold]{family.name}[/]: {family.words}", highlight=False, soft_wrap=True)
         own = [case for case in cases if case.family == family]
         console.print("  " + "  ".join(case.name for case in own), highlight=False, markup=False)
-        for contestant in {contestant.name: contestant for case in own for contestant in contestants[case.name]}.values():
+        for contestant in {
+            contestant.name: contestant for case in own for contestant in contestants[case.name]
+        }.values():
             told = contestant.missing(None) or "ready"
-            console.print(f"  {contestant.side:5s} {contestant.name}: {told}", highlight=False, markup=False, soft_wrap=True)
+            console.print(
+                f"  {contestant.side:5s} {contestant.name}: {told}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
         console.print()

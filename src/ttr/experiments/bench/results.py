@@ -2,19 +2,30 @@
 
     schema          2
     command         the command line; ``settings``: its options
-    machine         processor, flags, cores, system, versions, the native kernels (their instruction set, or why there are none),
+    machine         processor, flags, cores, system, versions, the native kernels (their instruction set, or
+                    why there are none),
                     environment variables that matter, git commit, digest of the source
     cases           one each, in the order they were run:
-      name, family, direction, shape, curve (what cases that differ in T alone share), flops of a call and their formula
-      rows          contestants: name, side (ours, peer, floor), status (timed, left out, refused, stopped, wrong), why
-                    (a sentence where it is not timed), seconds (CPU time of the first call, or expected), peak (bytes over the
-                    inputs, and the mark they were read from, ``ttr.experiments.bench.peak``; null where not measured), error
-                    ("output" and "gradient of NAME" -> against float64, relative as in ``ttr.laws.tolerances``, null where not finite;
-                    null where not known), solves (of ours: solver, iterations and residual, the largest of a call and its
-                    derivative, direct: the share of the rows that were solved directly; null where nothing is solved)
-      float64       the call that the errors are against: of (who made it), status, why, seconds; null where nobody is compared
-      passes        one per number of threads: threads, rates (operations per second of products; bytes per second of a copy),
-                    clean and discarded (numbers of rounds), rounds: others (share of a core that other processes had), clean,
+      name, family, direction, shape, curve (what cases that differ in T alone share), flops of a call and
+      their formula
+      rows          contestants: name, side (ours, peer, floor), status (timed, left out, refused, stopped,
+                    wrong), why
+                    (a sentence where it is not timed), seconds (CPU time of the first call, or expected),
+                        peak (bytes over the
+                    inputs, and the mark they were read from, ``ttr.experiments.bench.peak``; null where not
+                        measured), error
+                    ("output" and "gradient of NAME" -> against float64, relative as in
+                        ``ttr.laws.tolerances``, null where not finite;
+                    null where not known), solves (of ours: solver, iterations and residual, the largest of a
+                        call and its
+                    derivative, direct: the share of the rows that were solved directly; null where nothing is
+                        solved)
+      float64       the call that the errors are against: of (who made it), status, why, seconds; null where
+                    nobody is compared
+      passes        one per number of threads: threads, rates (operations per second of products; bytes per
+                    second of a copy),
+                    clean and discarded (numbers of rounds), rounds: others (share of a core that other
+                        processes had), clean,
                     samples: name -> [CPU seconds of this process, seconds passed] per call
 
 Every figure that is shown is computed from these.
@@ -41,29 +52,42 @@ class Results:
     """The file, written after every case; an interrupted run finds its finished cases there.
 
     Raises:
-        UserError: if the folder cannot be written, or holds measurements with other arguments or of another source or machine.
+        UserError: if the folder cannot be written, or holds measurements with other arguments or of another
+            source or machine.
     """
 
     def __init__(self, settings: BenchSettings) -> None:
         make_folder(settings.out)
         self.path = settings.out / "bench.json"
-        self.held: dict[str, Any] = {"schema": SCHEMA, "command": settings.command(), "settings": settings.to_dict(),
-                                     "machine": machine.facts(), "cases": []}
+        self.held: dict[str, Any] = {
+            "schema": SCHEMA,
+            "command": settings.command(),
+            "settings": settings.to_dict(),
+            "machine": machine.facts(),
+            "cases": [],
+        }
         if self.path.exists():
             self.held["cases"] = self._earlier()
 
     def _earlier(self) -> list[dict[str, Any]]:
         try:
             before = from_json(self.path.read_bytes())
-            differ = [key for key, value in self.held["settings"].items() if before["settings"].get(key) != value]
+            differ = [
+                key for key, value in self.held["settings"].items() if before["settings"].get(key) != value
+            ]
             facts = ("processor", "torch", "transformers", "native", "environment", "source")
             differ += [key for key in facts if before["machine"][key] != self.held["machine"][key]]
             if before["schema"] == SCHEMA and not differ:
                 return before["cases"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{self.path} is damaged or was not written by ttr bench. Choose another folder with --out.") from None
-        raise UserError(f"{self.path} holds measurements that cannot be continued ({', '.join(differ) or 'schema'} changed). "
-                        "Choose another folder with --out.")
+            raise UserError(
+                f"{self.path} is damaged or was not written by ttr bench. Choose another folder with --out."
+            ) from None
+        raise UserError(
+            f"{self.path} holds measurements that cannot be continued "
+            f"({', '.join(differ) or 'schema'} changed). "
+            "Choose another folder with --out."
+        )
 
     def finished(self, name: str) -> Mapping[str, Any] | None:
         """The case of that name, if it has been measured."""
@@ -97,12 +121,14 @@ class Figures:
         return self.passes[0].spread(name, "cpu")
 
     def wall(self, name: str) -> dict[str, float] | None:
-        """Seconds that passed with several threads; None where they were not measured, or while the machine did other things too."""
+        """Seconds that passed with several threads; None where they were not measured, or while the machine
+        did other things too."""
         several = [rounds for rounds in self.passes if rounds.threads > 1 and rounds.mostly_clean]
         return several[0].spread(name, "wall") if several else None
 
     def error(self, row: Mapping[str, Any], part: str) -> float | None:
-        """The largest error against float64 of the "output", or of a "gradient"; None where none is known, infinite where one is not finite."""
+        """The largest error against float64 of the "output", or of a "gradient"; None where none is known,
+        infinite where one is not finite."""
         found = [error for what, error in (row["error"] or {}).items() if what.startswith(part)]
         return math.inf if None in found else max(found, default=None)
 

@@ -1,4 +1,5 @@
-"""Rounds: every contestant once, in an order that rotates, so that what slows the machine slows all of them alike."""
+"""Rounds: every contestant once, in an order that rotates, so that what slows the machine slows all of them
+alike."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 LEAST_SECONDS = 0.03
-"""A sample lasts at least so long: shorter calls are repeated. The kernel counts other processes' time in hundredths of a second."""
+"""A sample lasts at least so long: shorter calls are repeated. The kernel counts other processes' time in
+hundredths of a second."""
 
 OTHERS_ALLOWED = 0.1
 """A round is disturbed if other processes used more than this share of one core while it ran,"""
@@ -24,7 +26,8 @@ OWN_REQUIRED = 0.9
 
 @runtime_checkable
 class Clock(Protocol):
-    """Seconds since some moment: of CPU time this process used, of time passed, of CPU time others used (None where it is not known)."""
+    """Seconds since some moment: of CPU time this process used, of time passed, of CPU time others used (None
+    where it is not known)."""
 
     def cpu(self) -> float: ...
 
@@ -44,11 +47,15 @@ class SystemClock:
 
     def others(self) -> float | None:
         try:
-            user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split(maxsplit=9)[1:9])
+            user, nice, system, _, _, irq, softirq, steal = map(
+                int, Path("/proc/stat").read_text().split(maxsplit=9)[1:9]
+            )
         except (OSError, ValueError):
             return None
         own = os.times()
-        return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - own.user - own.system
+        return (
+            (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - own.user - own.system
+        )
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,8 @@ class Rounds:
 
     @property
     def told(self) -> tuple[Round, ...]:
-        """The rounds that figures are taken from: the clean ones; of runs that were mostly disturbed all, which only CPU time survives."""
+        """The rounds that figures are taken from: the clean ones; of runs that were mostly disturbed all,
+        which only CPU time survives."""
         return self.clean if self.mostly_clean else self.rounds
 
     def spread(self, name: str, clock: str) -> dict[str, float]:
@@ -97,25 +105,47 @@ class Rounds:
         return spread([getattr(r.samples[other], clock) / getattr(r.samples[name], clock) for r in self.told])
 
     def to_dict(self) -> dict[str, Any]:
-        return {"threads": self.threads, "clean": len(self.clean), "discarded": len(self.rounds) - len(self.told),
-                "rounds": [{"others": r.others, "clean": r.clean, "samples": {name: [s.cpu, s.wall] for name, s in r.samples.items()}}
-                           for r in self.rounds]}
+        return {
+            "threads": self.threads,
+            "clean": len(self.clean),
+            "discarded": len(self.rounds) - len(self.told),
+            "rounds": [
+                {
+                    "others": r.others,
+                    "clean": r.clean,
+                    "samples": {name: [s.cpu, s.wall] for name, s in r.samples.items()},
+                }
+                for r in self.rounds
+            ],
+        }
 
     @classmethod
     def from_dict(cls, held: Mapping[str, Any]) -> Rounds:
-        return cls(held["threads"], tuple(Round({name: Sample(*pair) for name, pair in r["samples"].items()}, r["others"], r["clean"])
-                                          for r in held["rounds"]))
+        return cls(
+            held["threads"],
+            tuple(
+                Round({name: Sample(*pair) for name, pair in r["samples"].items()}, r["others"], r["clean"])
+                for r in held["rounds"]
+            ),
+        )
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
-def measure(calls: Mapping[str, Callable[[], object]], wanted: int, threads: int, clock: Clock, done: Callable[[], None] = lambda: None) -> Rounds:
+def measure(
+    calls: Mapping[str, Callable[[], object]],
+    wanted: int,
+    threads: int,
+    clock: Clock,
+    done: Callable[[], None] = lambda: None,
+) -> Rounds:
     """Warm up, then go round until ``wanted`` rounds are clean.
 
-    It stops at twice as many rounds, or at ``wanted`` if most were disturbed by then: more of the same would tell no more. With several
-    threads two disturbed rounds are enough to see it: threads that wait for one whose core is taken can take a hundred times as long.
+    It stops at twice as many rounds, or at ``wanted`` if most were disturbed by then: more of the same would
+    tell no more. With several threads two disturbed rounds are enough to see it: threads that wait for one
+    whose core is taken can take a hundred times as long.
 
     Args:
         threads: how many the calls use.
@@ -146,7 +176,13 @@ def _repeats(call: Callable[[], object], clock: Clock) -> int:
     return max(1, math.ceil(LEAST_SECONDS / max(clock.wall() - before, 1e-6)))
 
 
-def _round(calls: Mapping[str, Callable[[], object]], repeats: Mapping[str, int], threads: int, clock: Clock, done: Callable[[], None]) -> Round:
+def _round(
+    calls: Mapping[str, Callable[[], object]],
+    repeats: Mapping[str, int],
+    threads: int,
+    clock: Clock,
+    done: Callable[[], None],
+) -> Round:
     samples: dict[str, Sample] = {}
     others, begun, own = clock.others(), clock.wall(), clock.cpu()
     for name, call in calls.items():

@@ -29,13 +29,19 @@ def chosen(settings: BenchSettings, known: Sequence[Case]) -> tuple[Case, ...]:
     Raises:
         UserError: if a name fits none.
     """
+
     def fits(case: Case, name: str) -> bool:
         return f"{case.name}.".startswith(f"{name.rstrip('.')}.")
 
     for name in settings.cases:
         if not any(fits(case, name) for case in known):
-            raise UserError(f"There is no case {name!r}. ttr bench --list shows the cases; a beginning such as {known[0].family.name} names several.")
-    found = tuple(case for case in known if not settings.cases or any(fits(case, name) for name in settings.cases))
+            raise UserError(
+                f"There is no case {name!r}. ttr bench --list shows the cases; a beginning such "
+                f"as {known[0].family.name} names several."
+            )
+    found = tuple(
+        case for case in known if not settings.cases or any(fits(case, name) for name in settings.cases)
+    )
     return tuple(case for case in found if case.shape.time <= QUICK_TIME) if settings.quick else found
 
 
@@ -62,11 +68,15 @@ def bench(settings: BenchSettings, console: Console, clock: Clock | None = None)
             _run(todo, settings, results, console, clock or SystemClock())
         except KeyboardInterrupt:
             raise UserError(f"Stopped. The same command goes on from here: {settings.command()}") from None
-    pictures = {settings.out / f"{curve}.png": figures.draw(curve, own, results.held["machine"])
-                for curve, own in figures.curves(results.cases).items()}
+    pictures = {
+        settings.out / f"{curve}.png": figures.draw(curve, own, results.held["machine"])
+        for curve, own in figures.curves(results.cases).items()
+    }
     for path, png in pictures.items():
         write(path, png)
-    console.print("Written:", *map(str, (results.path, *pictures)), highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        "Written:", *map(str, (results.path, *pictures)), highlight=False, markup=False, soft_wrap=True
+    )
     return results.held
 
 
@@ -79,11 +89,20 @@ def _check_onednn() -> None:
         raise UserError(f"{error} Leave out --onednn.") from None
 
 
-def _run(todo: Sequence[Case], settings: BenchSettings, results: Results, console: Console, clock: Clock) -> None:
+def _run(
+    todo: Sequence[Case], settings: BenchSettings, results: Results, console: Console, clock: Clock
+) -> None:
     """Every case that is not finished yet, under a bar that says what is done now."""
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeElapsedColumn())
-    with (Progress(*columns, console=console, transient=True, expand=True) as progress,
-          PeakMemory() if settings.memory else contextlib.nullcontext() as peaks):
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with (
+        Progress(*columns, console=console, transient=True, expand=True) as progress,
+        PeakMemory() if settings.memory else contextlib.nullcontext() as peaks,
+    ):
         task = progress.add_task("", total=len(todo))
         trial = Trial(settings, clock, peaks, lambda what: progress.update(task, description=what))
         for case in todo:
@@ -98,12 +117,20 @@ def _run(todo: Sequence[Case], settings: BenchSettings, results: Results, consol
 
 
 def wrong(held: dict[str, Any]) -> list[str]:
-    """The rows of a benchmark that are errors and not numbers: contracts that are broken, contestants that disagree."""
-    return [f"{case['name']}, {row['name']}" for case in held["cases"] for row in case["rows"] if row["status"] in ("refused", "wrong")]
+    """The rows of a benchmark that are errors and not numbers: contracts that are broken, contestants that
+    disagree."""
+    return [
+        f"{case['name']}, {row['name']}"
+        for case in held["cases"]
+        for row in case["rows"]
+        if row["status"] in ("refused", "wrong")
+    ]
 
 
 def list_cases(settings: BenchSettings, console: Console) -> None:
     """Print the cases of the settings and who takes part in them."""
     with for_the_user():
         todo = chosen(settings, cases(FAMILIES, settings.lengths))
-        report.listing(todo, {case.name: case.contestants(settings.backends, settings.onednn) for case in todo}, console)
+        report.listing(
+            todo, {case.name: case.contestants(settings.backends, settings.onednn) for case in todo}, console
+        )

@@ -48,7 +48,11 @@ class BenchSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, without the folder the results lie in."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items() if name != "out"}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+            if name != "out"
+        }
 
     def command(self) -> str:
         """The command line that asks for these settings."""
@@ -57,4 +61,9 @@ class BenchSettings:
             value = getattr(self, name)
             if value != getattr(default, name):
                 words += [f"--{name}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
-        return shlex.join(words + ["--onednn"] * self.onednn + ["--no-memory"] * (not self.memory) + ["--quick"] * self.quick)
+        return shlex.join(
+            words
+            + ["--onednn"] * self.onednn
+            + ["--no-memory"] * (not self.memory)
+            + ["--quick"] * self.quick
+        )

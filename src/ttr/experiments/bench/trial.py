@@ -31,11 +31,12 @@ FLOAT64 = "float64"
 """What the call in float64 goes by among the contestants,"""
 
 SLOWER = 4.0
-"""and how many times longer than one in float32 it is expected to take at least: it moves twice as many bytes, in vectors of
-half as many numbers, and kernels for float32 alone leave it to others."""
+"""and how many times longer than one in float32 it is expected to take at least: it moves twice as many
+bytes, in vectors of half as many numbers, and kernels for float32 alone leave it to others."""
 
 CARELESS = 10.0
-"""A peer computes the same function if it is this much less exact than ours must be; how exact it is stands beside its time."""
+"""A peer computes the same function if it is this much less exact than ours must be; how exact it is stands
+beside its time."""
 
 
 class Past(NamedTuple):
@@ -47,20 +48,33 @@ class Past(NamedTuple):
 
 
 class Trial:
-    """The cases of one run, one after the other; it remembers what each contestant took, to stop those that would take too much."""
+    """The cases of one run, one after the other; it remembers what each contestant took, to stop those that
+    would take too much."""
 
-    def __init__(self, settings: BenchSettings, clock: Clock, peaks: PeakMemory | None, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: BenchSettings, clock: Clock, peaks: PeakMemory | None, say: Callable[[str], None]
+    ) -> None:
         self.settings, self.clock, self.peaks, self.say = settings, clock, peaks, say
         self._past: dict[tuple[str, str], list[Past]] = {}
 
     def run(self, case: Case) -> dict[str, Any]:
-        """The figures of a case, JSON-ready; the docstring of ``ttr.experiments.bench.results`` says which."""
+        """The figures of a case, JSON-ready; the docstring of ``ttr.experiments.bench.results`` says
+        which."""
         torch.set_num_threads(1)
         machine.settle_allocator()
         rows, float64, calls = self._admit_all(case)
-        told: dict[str, Any] = {"name": case.name, "family": case.family.name, "direction": case.direction, "curve": case.curve,
-                                "shape": vars(case.shape), "flops": case.flops, "formula": case.family.formula, "rows": rows, "float64": float64,
-                                "passes": []}
+        told: dict[str, Any] = {
+            "name": case.name,
+            "family": case.family.name,
+            "direction": case.direction,
+            "curve": case.curve,
+            "shape": vars(case.shape),
+            "flops": case.flops,
+            "formula": case.family.formula,
+            "rows": rows,
+            "float64": float64,
+            "passes": [],
+        }
         if calls:
             told["passes"].append(self._time(case, calls, 1))
             if self.settings.threads > 1 and Rounds.from_dict(told["passes"][0]).mostly_clean:
@@ -72,7 +86,9 @@ class Trial:
         """Note what the contestants of a finished case took."""
         for row in (*told["rows"], *filter(None, [told["float64"]])):
             if row["seconds"] is not None:
-                past = Past(told["shape"]["time"], row["seconds"], float(row["peak"]["bytes"]) if row["peak"] else 0.0)
+                past = Past(
+                    told["shape"]["time"], row["seconds"], float(row["peak"]["bytes"]) if row["peak"] else 0.0
+                )
                 self._past.setdefault((told["curve"], row["name"]), []).append(past)
 
     def _time(self, case: Case, calls: Mapping[str, Timed], threads: int) -> dict[str, Any]:
@@ -87,12 +103,15 @@ class Trial:
             self.say(f"{on}: round {taken // len(calls) + 1}")
 
         try:
-            return measure(calls, self.settings.rounds, threads, self.clock, done).to_dict() | {"rates": rates}
+            return measure(calls, self.settings.rounds, threads, self.clock, done).to_dict() | {
+                "rates": rates
+            }
         finally:
             torch.set_num_threads(1)
 
     def _admit_all(self, case: Case) -> tuple[list[dict[str, Any]], dict[str, Any] | None, dict[str, Timed]]:
-        """All rows, that of the call in float64, and what to time, by name. What the first calls gave is compared and not kept."""
+        """All rows, that of the call in float64, and what to time, by name. What the first calls gave is
+        compared and not kept."""
         x = case.inputs()
         rows, calls, reference, float64, exact = [], {}, None, None, None
         for contestant in case.contestants(self.settings.backends, self.settings.onednn, x):
@@ -101,8 +120,14 @@ class Trial:
                 if reference is None:
                     reference = contestant.name, outcome
                     float64, exact = self._in_float64(case, x, row)
-                row["error"] = None if exact is None else {what: finite(found) for what, found in differences(outcome, exact).items()}
-                if why := disagreement(outcome, *reference, slack=1.0 if contestant.side == "ours" else CARELESS):
+                row["error"] = (
+                    None
+                    if exact is None
+                    else {what: finite(found) for what, found in differences(outcome, exact).items()}
+                )
+                if why := disagreement(
+                    outcome, *reference, slack=1.0 if contestant.side == "ours" else CARELESS
+                ):
                     row, timed = row | {"status": "wrong", "why": why}, None
             if timed is not None:
                 row["solves"] = solves(timed) if contestant.side == "ours" else None
@@ -110,29 +135,54 @@ class Trial:
             rows.append(row)
         return rows, float64, calls
 
-    def _in_float64(self, case: Case, x: Tensors, like: Mapping[str, Any]) -> tuple[dict[str, Any], Outcome | None]:
-        """What the errors are errors against: the same call on the same numbers by the first of ours that takes float64. The oracle itself
-        goes token by token and would take minutes; that ours are equal to it in float64 is the contract that is asked for here too.
+    def _in_float64(
+        self, case: Case, x: Tensors, like: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], Outcome | None]:
+        """What the errors are errors against: the same call on the same numbers by the first of ours that
+        takes float64. The oracle itself goes token by token and would take minutes; that ours are equal to it
+        in float64 is the contract that is asked for here too.
 
         Args:
-            like: the row of one that has run in float32, from which time and memory are guessed; time also from what float64 took before.
+            like: the row of one that has run in float32, from which time and memory are guessed; time also
+                from what float64 took before.
         """
-        promoted = {name: tensor.detach().double().requires_grad_(tensor.requires_grad) for name, tensor in x.items()}
+        promoted = {
+            name: tensor.detach().double().requires_grad_(tensor.requires_grad) for name, tensor in x.items()
+        }
         ours = case.family.ours(case.direction, (), promoted)
-        found = next((each for each in ours if each.missing(promoted) is None and each.broken() is None), None)
+        found = next(
+            (each for each in ours if each.missing(promoted) is None and each.broken() is None), None
+        )
         if found is None:
-            return {"name": FLOAT64, "of": None, "status": "left out", "why": "None of ours takes float64.", "seconds": None, "peak": None}, None
+            return {
+                "name": FLOAT64,
+                "of": None,
+                "status": "left out",
+                "why": "None of ours takes float64.",
+                "seconds": None,
+                "peak": None,
+            }, None
         past = self._past.setdefault((case.curve, FLOAT64), [])
         seconds = max(predicted(past, case.shape.time)[0], SLOWER * like["seconds"])
         past.append(Past(case.shape.time, seconds, 2.0 * like["peak"]["bytes"] if like["peak"] else 0.0))
         row, _, outcome = self._admit(case, dataclasses.replace(found, name=FLOAT64), promoted, None)
         return row | {"of": found.name}, outcome
 
-    def _admit(self, case: Case, contestant: Contestant, x: Tensors,
-               peaks: PeakMemory | None) -> tuple[dict[str, Any], Timed | None, Outcome | None]:
-        """The contestant's row, which says whether it is timed and, if not, why; if it is, what to time, and what that gave."""
-        row = {"name": contestant.name, "side": contestant.side, "status": "timed", "why": None, "seconds": None, "peak": None, "error": None,
-               "solves": None}
+    def _admit(
+        self, case: Case, contestant: Contestant, x: Tensors, peaks: PeakMemory | None
+    ) -> tuple[dict[str, Any], Timed | None, Outcome | None]:
+        """The contestant's row, which says whether it is timed and, if not, why; if it is, what to time, and
+        what that gave."""
+        row = {
+            "name": contestant.name,
+            "side": contestant.side,
+            "status": "timed",
+            "why": None,
+            "seconds": None,
+            "peak": None,
+            "error": None,
+            "solves": None,
+        }
         self.say(f"{case.name}: {contestant.name}, its contract")
         if why := contestant.missing(x):
             return row | {"status": "left out", "why": why}, None, None
@@ -144,7 +194,9 @@ class Trial:
             why = f"A call would take about {seconds:.0f} s, longer than --limit {limit:g}."
             return row | {"status": "stopped", "why": why, "seconds": seconds}, None, None
         if size > ROOM * free_memory():
-            why = f"A call would take about {readable(size)} of memory, and {readable(free_memory())} are free."
+            why = (
+                f"A call would take about {readable(size)} of memory, and {readable(free_memory())} are free."
+            )
             return row | {"status": "stopped", "why": why, "seconds": seconds}, None, None
         if peaks is not None:
             self.say(f"{case.name}: {contestant.name}, its memory")
@@ -155,22 +207,39 @@ class Trial:
         outcome = timed()
         row["seconds"] = self.clock.cpu() - before
         if row["seconds"] > limit:
-            return row | {"status": "stopped", "why": f"A call takes {row['seconds']:.0f} s, longer than --limit {limit:g}."}, None, None
+            return (
+                row
+                | {
+                    "status": "stopped",
+                    "why": (f"A call takes {row['seconds']:.0f} s, longer than --limit {limit:g}."),
+                },
+                None,
+                None,
+            )
         return row, timed, outcome
 
 
 def differences(outcome: Outcome, reference: Outcome) -> dict[str, float]:
-    """The errors of the output and of the gradients that both have, as the laws measure them, by what they are errors of."""
+    """The errors of the output and of the gradients that both have, as the laws measure them, by what they
+    are errors of."""
     found = {"output": error(outcome[0], reference[0])}
-    return found | {f"gradient of {leaf}": error(g, reference[1][leaf]) for leaf, g in outcome[1].items() if leaf in reference[1]}
+    return found | {
+        f"gradient of {leaf}": error(g, reference[1][leaf])
+        for leaf, g in outcome[1].items()
+        if leaf in reference[1]
+    }
 
 
 def disagreement(outcome: Outcome, name: str, reference: Outcome, slack: float = 1.0) -> str | None:
-    """In what an output or a gradient is not that of ``name``, as a sentence; None if all agree, to ``slack`` times what the laws allow."""
+    """In what an output or a gradient is not that of ``name``, as a sentence; None if all agree, to ``slack``
+    times what the laws allow."""
     allowed = slack * tolerance(reference[0].dtype)
     for what, found in differences(outcome, reference).items():
         if not found <= allowed:
-            return f"Its {what} differs from that of {name} by {found:.1e}, allowed are {allowed:.0e}: they do not compute the same."
+            return (
+                f"Its {what} differs from that of {name} by {found:.1e}, allowed are {allowed:.0e}: they "
+                "do not compute the same."
+            )
     return None
 
 
@@ -180,20 +249,24 @@ def finite(number: float) -> float | None:
 
 
 def solves(call: Timed) -> dict[str, Any] | None:
-    """What the solvers of one call, of its derivative too, tell of themselves; None if they tell of no solve."""
+    """What the solvers of one call, of its derivative too, tell of themselves; None if they tell of no
+    solve."""
     with ttr.diagnostics() as told:
         call()
     found = [each for each in told.records if "iterations" in each]
     if not found:
         return None
-    return {"solver": ", ".join(dict.fromkeys(each["solver"] for each in found)), "iterations": max(each["iterations"] for each in found),
-            "residual": finite(max(float(each["residual"]) for each in found)),
-            "direct": sum(each["direct_rows"] for each in found) / max(sum(each["rows"] for each in found), 1)}
+    return {
+        "solver": ", ".join(dict.fromkeys(each["solver"] for each in found)),
+        "iterations": max(each["iterations"] for each in found),
+        "residual": finite(max(float(each["residual"]) for each in found)),
+        "direct": sum(each["direct_rows"] for each in found) / max(sum(each["rows"] for each in found), 1),
+    }
 
 
 def predicted(past: list[Past], time: int) -> tuple[float, float]:
-    """Seconds and bytes at a length: as they grew from the second last of the shorter ones to the last, but at least in proportion to the
-    length and at most to its square."""
+    """Seconds and bytes at a length: as they grew from the second last of the shorter ones to the last, but
+    at least in proportion to the length and at most to its square."""
     if not past:
         return 0.0, 0.0
     last = past[-1]
@@ -211,7 +284,9 @@ def predicted(past: list[Past], time: int) -> tuple[float, float]:
 def free_memory() -> float:
     """Bytes that a new process could take; infinite where the system does not say."""
     try:
-        line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+        line = next(
+            line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")
+        )
     except (OSError, StopIteration):
         return math.inf
     return 1024.0 * int(line.split()[1])

@@ -1,7 +1,8 @@
 """A straightforward PyTorch transcription of the dual form that TTT's authors publish, the baseline of ours.
 
-After TttLinear and TttMLP of test-time-training/ttt-lm-pytorch (arXiv 2407.04620, appendix A): a loop over mini-batches, each of them a
-handful of products, with ``ln_fused_l2_bwd`` for the slope at the last output. Derivatives are autograd's.
+After TttLinear and TttMLP of test-time-training/ttt-lm-pytorch (arXiv 2407.04620, appendix A): a loop over
+mini-batches, each of them a handful of products, with ``ln_fused_l2_bwd`` for the slope at the last output.
+Derivatives are autograd's.
 """
 
 from __future__ import annotations
@@ -25,16 +26,21 @@ def layer_norm_l2_slope(x: Tensor, target: Tensor, gain: Tensor, shift: Tensor) 
     size, deviation = x.shape[-1], torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + EPS)
     normed = (x - x.mean(-1, keepdim=True)) / deviation
     slope = (gain * normed + shift - target) * gain
-    return (size * slope - slope.sum(-1, keepdim=True) - normed * (slope * normed).sum(-1, keepdim=True)) / (size * deviation)
+    return (size * slope - slope.sum(-1, keepdim=True) - normed * (slope * normed).sum(-1, keepdim=True)) / (
+        size * deviation
+    )
 
 
 def gelu_slope(x: Tensor) -> Tensor:
     tanh = torch.tanh(0.7978845608028654 * x * (1 + 0.044715 * x * x))
-    return 0.5 * x * ((1 - tanh * tanh) * (0.7978845608028654 + 0.1070322244089544 * x * x)) + 0.5 * (1 + tanh)
+    return 0.5 * x * ((1 - tanh * tanh) * (0.7978845608028654 + 0.1070322244089544 * x * x)) + 0.5 * (
+        1 + tanh
+    )
 
 
 def ttt(x: Mapping[str, Tensor], layers: int, chunk: int = 16) -> Tensor:
-    """What a TTT-Linear (1 layer) or TTT-MLP (2) reads, [B,T,H,D], with weights "w1" [H,D,O], "w1_bias" [H,O], and so on."""
+    """What a TTT-Linear (1 layer) or TTT-MLP (2) reads, [B,T,H,D], with weights "w1" [H,D,O], "w1_bias"
+    [H,O], and so on."""
     batch, _, heads, _ = x["q"].shape
 
     def mini_batches(tensor: Tensor) -> tuple[Tensor, ...]:
@@ -44,7 +50,9 @@ def ttt(x: Mapping[str, Tensor], layers: int, chunk: int = 16) -> Tensor:
     weights = [x[f"w{layer + 1}"].expand(batch, *x[f"w{layer + 1}"].shape) for layer in range(layers)]
     biases = [x[f"w{layer + 1}_bias"][:, None].expand(batch, heads, 1, -1) for layer in range(layers)]
     outputs = []
-    for q, k, v, step, read_step in zip(*(mini_batches(x[name]) for name in ("q", "k", "v", "step_size", "read_step"))):
+    for q, k, v, step, read_step in zip(
+        *(mini_batches(x[name]) for name in ("q", "k", "v", "step_size", "read_step"))
+    ):
         rates = torch.tril(read_step[..., :, None] * step[..., None, :])
         inputs, raw = [k], []
         for layer in range(layers):
@@ -61,6 +69,8 @@ def ttt(x: Mapping[str, Tensor], layers: int, chunk: int = 16) -> Tensor:
             read = read @ weights[layer] - (rates * attention) @ slope + (biases[layer] - rates @ slope)
         outputs.append(q + layer_norm(read, gain, shift))
         last = rates[..., -1, :, None]
-        weights = [weight - (last * inner).mT @ slope for weight, inner, slope in zip(weights, inputs, slopes)]
+        weights = [
+            weight - (last * inner).mT @ slope for weight, inner, slope in zip(weights, inputs, slopes)
+        ]
         biases = [bias - (last * slope).sum(-2, keepdim=True) for bias, slope in zip(biases, slopes)]
     return torch.cat(outputs, dim=2).transpose(1, 2)

@@ -17,20 +17,25 @@ LARGEST = 30.0
 
 @dataclass(frozen=True)
 class PositiveRandom(FeatureMap):
-    """phi(x) = exp(W x~ - ||x~||^2 / 2) / m^(1/2) with x~ = x / K^(1/4): in the mean phi(q).phi(k) = exp(q.k / K^(1/2))
-    (FAVOR+ of Performer, arXiv 2009.14794).
+    """phi(x) = exp(W x~ - ||x~||^2 / 2) / m^(1/2) with x~ = x / K^(1/4): in the mean phi(q).phi(k) = exp(q.k
+    / K^(1/2)) (FAVOR+ of Performer, arXiv 2009.14794).
 
-    The m rows of W are frozen: normal numbers, orthogonal to one another in blocks of K. ``number`` is m, int(K ln K) if None.
+    The m rows of W are frozen: normal numbers, orthogonal to one another in blocks of K. ``number`` is m,
+        int(K ln K) if None.
 
-    The published code subtracts a maximum over all keys, the later ones included. Nothing is subtracted here: the exponent
-    (||W_r||^2 - ||W_r - x~||^2) / 2 is a few units for an x~ that does not lie near W_r, and is held at ``LARGEST`` for one that does.
+    The published code subtracts a maximum over all keys, the later ones included. Nothing is subtracted here:
+    the exponent (||W_r||^2 - ||W_r - x~||^2) / 2 is a few units for an x~ that does not lie near W_r, and is
+    held at ``LARGEST`` for one that does.
     """
 
     number: int | None = None
 
     def __post_init__(self) -> None:
         if self.number is not None and self.number < 1:
-            raise ValueError(f"PositiveRandom(number={self.number}) has no features. Use a number from 1 on, or None for int(K ln K).")
+            raise ValueError(
+                f"PositiveRandom(number={self.number}) has no features. Use a number from 1 "
+                "on, or None for int(K ln K)."
+            )
 
     def size(self, key_size: int) -> int:
         return max(1, int(key_size * math.log(max(key_size, 1)))) if self.number is None else self.number
@@ -46,8 +51,11 @@ class PositiveRandom(FeatureMap):
 
     def formulas(self) -> dict[str, str]:
         number = "int(K log K)" if self.number is None else f"{self.number}"
-        return {"features": f"phi(x) = exp(W x~ - ||x~||^2 / 2) / m^(1/2), x~ = x / K^(1/4), W of m = {number} fixed random rows, exponents "
-                            f"up to {LARGEST:g}, so phi(q)^T phi(k) is exp(q^T k / K^(1/2)) in the mean"}
+        return {
+            "features": "phi(x) = exp(W x~ - ||x~||^2 / 2) / m^(1/2), x~ = x / K^(1/4), W of m = "
+            f"{number} fixed random rows, exponents "
+            f"up to {LARGEST:g}, so phi(q)^T phi(k) is exp(q^T k / K^(1/2)) in the mean"
+        }
 
     @classmethod
     def examples(cls) -> tuple[PositiveRandom, ...]:
@@ -55,28 +63,61 @@ class PositiveRandom(FeatureMap):
 
     @classmethod
     def worked(cls) -> tuple[Worked, ...]:
-        # With K = 2 the kernel is the mean over the rows of W of exp(W_r.(q + k) / 2^(1/4) - (||q||^2 + ||k||^2) / 8^(1/2)).
+        # With K = 2 the kernel is the mean over the rows of W of exp(W_r.(q + k) / 2^(1/4) - (||q||^2 +
+        # ||k||^2) / 8^(1/2)).
         q, k = [[0.5, 0.75], [-0.25, 0.5], [0.6, -0.4]], [[0.3, -0.5], [0.8, 0.2], [-0.7, 0.4]]
         rows = [(0.5, -1.5), (2, 0.25), (-1.2, 0.8)]
-        kernel = [[sum(math.exp((a * (q[t][0] + k[i][0]) + b * (q[t][1] + k[i][1])) / 2**0.25 - sum(x * x for x in q[t] + k[i]) / math.sqrt(8))
-                       for a, b in rows) / 3 for i in range(t + 1)] for t in range(3)]
-        # The first key is 2^(1/4) (6, 5), which is the second row: (6^2 + 5^2) / 2 = 30.5 is held at 30. The others are 2^(1/4) times (-1.5, 0.5)
-        # and (0.75, -2), the queries (-0.25, 0.5), (0.5, -0.75), (0.25, 0.75), the first row (0.5, -1.5).
+        kernel = [
+            [
+                sum(
+                    math.exp(
+                        (a * (q[t][0] + k[i][0]) + b * (q[t][1] + k[i][1])) / 2**0.25
+                        - sum(x * x for x in q[t] + k[i]) / math.sqrt(8)
+                    )
+                    for a, b in rows
+                )
+                / 3
+                for i in range(t + 1)
+            ]
+            for t in range(3)
+        ]
+        # The first key is 2^(1/4) (6, 5), which is the second row: (6^2 + 5^2) / 2 = 30.5 is held at 30. The
+        # others are 2^(1/4) times (-1.5, 0.5) and (0.75, -2), the queries (-0.25, 0.5), (0.5, -0.75), (0.25,
+        # 0.75), the first row (0.5, -1.5).
         long = [(0.5, -1.5), (6, 5)]
         near, others = [(6, 5), (-1.5, 0.5), (0.75, -2)], [(-0.25, 0.5), (0.5, -0.75), (0.25, 0.75)]
-        held = [[sum(math.exp(a * x + b * y - (x * x + y * y) / 2 + min(30, a * u + b * w - (u * u + w * w) / 2)) for a, b in long) / 2
-                 for u, w in near[: t + 1]] for t, (x, y) in enumerate(others)]
+        held = [
+            [
+                sum(
+                    math.exp(
+                        a * x + b * y - (x * x + y * y) / 2 + min(30, a * u + b * w - (u * u + w * w) / 2)
+                    )
+                    for a, b in long
+                )
+                / 2
+                for u, w in near[: t + 1]
+            ]
+            for t, (x, y) in enumerate(others)
+        ]
         near, others = ([[2**0.25 * x for x in row] for row in rows] for rows in (near, others))
-        return (_kernel_case.worked(cls(number=3), q, k, kernel, {"directions": torch.tensor(rows, dtype=torch.float64)}),
-                _kernel_case.worked(cls(number=2), others, near, held, {"directions": torch.tensor(long, dtype=torch.float64)}))
+        return (
+            _kernel_case.worked(
+                cls(number=3), q, k, kernel, {"directions": torch.tensor(rows, dtype=torch.float64)}
+            ),
+            _kernel_case.worked(
+                cls(number=2), others, near, held, {"directions": torch.tensor(long, dtype=torch.float64)}
+            ),
+        )
 
 
 def _orthogonal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """Rows with the distribution of normal ones, orthogonal to one another in blocks of as many as there are channels."""
+    """Rows with the distribution of normal ones, orthogonal to one another in blocks of as many as there are
+    channels."""
     number, size = shape
     if size == 0:
         return torch.zeros(shape)
     q, r = torch.linalg.qr(torch.randn(-(-number // size), size, size, generator=generator))
-    q = q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None]  # else the sign of each row would hang together with its first entry
+    # else the sign of each row would hang together with its first entry
+    q = q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None]
     lengths = torch.randn(number, size, generator=generator).norm(dim=-1, keepdim=True)
     return lengths * q.mT.flatten(0, 1)[:number]

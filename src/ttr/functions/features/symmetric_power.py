@@ -14,17 +14,21 @@ from ttr.problem import FeatureMap, Worked
 
 @dataclass(frozen=True)
 class SymmetricPower(FeatureMap):
-    """phi(q).phi(k) = (q.k / K^(1/2))^p for an even p, so that no weight is negative (power attention, arXiv 2507.04239).
+    """phi(q).phi(k) = (q.k / K^(1/2))^p for an even p, so that no weight is negative (power attention, arXiv
+    2507.04239).
 
-    phi(x) holds the monomials of degree p in x / K^(1/4), each once and times the root of its multinomial coefficient:
-    F = C(K + p - 1, p) entries instead of the K^p of the tensor power.
+    phi(x) holds the monomials of degree p in x / K^(1/4), each once and times the root of its multinomial
+    coefficient: F = C(K + p - 1, p) entries instead of the K^p of the tensor power.
     """
 
     degree: int = 2
 
     def __post_init__(self) -> None:
         if self.degree < 2 or self.degree % 2:
-            raise ValueError(f"SymmetricPower(degree={self.degree}) makes weights of either sign, or all alike. Use an even degree from 2 on.")
+            raise ValueError(
+                f"SymmetricPower(degree={self.degree}) makes weights of either sign, or all "
+                "alike. Use an even degree from 2 on."
+            )
 
     def size(self, key_size: int) -> int:
         return monomials(key_size, self.degree)
@@ -32,13 +36,20 @@ class SymmetricPower(FeatureMap):
     def __call__(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         size = x.shape[-1]
         monomials = _monomials(size, self.degree)
-        phi = torch.tensor([_multinomial(factors) for factors in monomials], dtype=x.dtype, device=x.device).sqrt() / size ** (self.degree / 4)
+        phi = torch.tensor(
+            [_multinomial(factors) for factors in monomials], dtype=x.dtype, device=x.device
+        ).sqrt() / size ** (self.degree / 4)
         for i in range(self.degree):
             phi = phi * x[..., [factors[i] for factors in monomials]]
         return phi
 
     def formulas(self) -> dict[str, str]:
-        return {"features": f"phi(q)^T phi(k) = (q^T k / K^(1/2))^{self.degree}, phi(x) the monomials of degree {self.degree} in x"}
+        return {
+            "features": (
+                f"phi(q)^T phi(k) = (q^T k / K^(1/2))^{self.degree}, phi(x) the monomials of "
+                f"degree {self.degree} in x"
+            )
+        }
 
     @classmethod
     def examples(cls) -> tuple[SymmetricPower, ...]:
@@ -46,11 +57,15 @@ class SymmetricPower(FeatureMap):
 
     @classmethod
     def worked(cls) -> tuple[Worked, ...]:
-        # The scores d = q_t.k_i are 12 | -5, -7 | -2.5, 2, -9; d / 2^(1/2) to the second is d^2 / 2, to the fourth d^4 / 4.
+        # The scores d = q_t.k_i are 12 | -5, -7 | -2.5, 2, -9; d / 2^(1/2) to the second is d^2 / 2, to the
+        # fourth d^4 / 4.
         q, k = [[2, 3], [-3, 2], [0.5, -2]], [[3, 2], [2, -0.5], [-2, 4]]
         second = [[72], [12.5, 24.5], [3.125, 2, 40.5]]
         fourth = [[5184], [156.25, 600.25], [9.765625, 4, 1640.25]]
-        return (_kernel_case.worked(cls(), q, k, second, {}), _kernel_case.worked(cls(degree=4), q, k, fourth, {}))
+        return (
+            _kernel_case.worked(cls(), q, k, second, {}),
+            _kernel_case.worked(cls(degree=4), q, k, fourth, {}),
+        )
 
 
 def _monomials(size: int, degree: int) -> list[tuple[int, ...]]:
@@ -62,5 +77,6 @@ def _monomials(size: int, degree: int) -> list[tuple[int, ...]]:
 
 
 def _multinomial(factors: tuple[int, ...]) -> float:
-    """How often the monomial stands in the tensor power: p! / (m_1! m_2! ...), with the number of times each factor occurs."""
+    """How often the monomial stands in the tensor power: p! / (m_1! m_2! ...), with the number of times each
+    factor occurs."""
     return math.prod([(i + 1) / factors[: i + 1].count(factor) for i, factor in enumerate(factors)])

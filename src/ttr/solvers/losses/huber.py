@@ -12,13 +12,16 @@ from ttr.solvers.losses._loss import _Loss
 
 @dataclass(frozen=True)
 class Huber(_Loss):
-    """l = 1/2 ||e||^2 where ||e|| <= d, else d (||e|| - d / 2), with e = m(k) - v and the control ``threshold`` d (arXiv 2504.13173).
+    """l = 1/2 ||e||^2 where ||e|| <= d, else d (||e|| - d / 2), with e = m(k) - v and the control
+    ``threshold`` d (arXiv 2504.13173).
 
-    The Huber loss of the length of the error, whose slope never exceeds d. Yaad's update as printed has the gradient of d ||e||_1
-    beyond the threshold, which jumps there.
+    The Huber loss of the length of the error, whose slope never exceeds d. Yaad's update as printed has the
+    gradient of d ||e||_1 beyond the threshold, which jumps there.
     """
 
-    formula: ClassVar[str] = "||m - v||^2 / 2 where ||m - v|| <= threshold, else threshold (||m - v|| - threshold / 2)"
+    formula: ClassVar[str] = (
+        "||m - v||^2 / 2 where ||m - v|| <= threshold, else threshold (||m - v|| - threshold / 2)"
+    )
     note: ClassVar[str] = "Beyond the threshold the loss grows like the error, not like its square."
 
     def controls(self) -> dict[str, str]:

@@ -11,7 +11,8 @@ from ttr.solvers.losses._loss import _Loss
 
 @dataclass(frozen=True)
 class InnerProduct(_Loss):
-    """l = -<m(k), v> (LaCT, arXiv 2505.23884): it has no minimum, so something else must bound the weights."""
+    """l = -<m(k), v> (LaCT, arXiv 2505.23884): it has no minimum, so something else must bound the
+    weights."""
 
     formula: ClassVar[str] = "-m^T v"
     note: ClassVar[str] = "The loss is an inner product, not a squared error, and has no minimum."

@@ -14,9 +14,11 @@ MUON = ((3.4445, -4.775, 2.0315),) * 5
 
 @dataclass(frozen=True)
 class NewtonSchulz(_Map):
-    """The nearest matrix with orthonormal rows or columns, nearly: X <- a X + (b A + c A A) X with A = X X^T, from X = G / (||G||_F + eps).
+    """The nearest matrix with orthonormal rows or columns, nearly: X <- a X + (b A + c A A) X with A = X X^T,
+    from X = G / (||G||_F + eps).
 
-    One triple (a, b, c) per iteration. After Muon (Jordan et al. 2024), used in LaCT (arXiv 2505.23884) and ATLAS (2505.23735).
+    One triple (a, b, c) per iteration. After Muon (Jordan et al. 2024), used in LaCT (arXiv 2505.23884) and
+    ATLAS (2505.23735).
     """
 
     coefficients: tuple[tuple[float, float, float], ...] = MUON
@@ -26,8 +28,11 @@ class NewtonSchulz(_Map):
     def formula(self) -> str:
         told = [f"({a:g}, {b:g}, {c:g})" for a, b, c in dict.fromkeys(self.coefficients)]
         told = f"= {told[0]}" if len(told) == 1 else f"from {told[0]} to {told[-1]}"
-        return (f"NS(G) ~ the nearest orthonormal matrix, {len(self.coefficients)} times X <- a X + (b Y + c Y Y) X "
-                f"from X = G / (||G|| + {self.eps:g}), Y = X X^T, (a, b, c) {told}")
+        return (
+            f"NS(G) ~ the nearest orthonormal matrix, {len(self.coefficients)} times X <- a X + (b Y + "
+            "c Y Y) X "
+            f"from X = G / (||G|| + {self.eps:g}), Y = X X^T, (a, b, c) {told}"
+        )
 
     def __call__(self, matrix: Tensor) -> Tensor:
         tall = matrix.shape[-2] > matrix.shape[-1]
@@ -40,7 +45,8 @@ class NewtonSchulz(_Map):
 
     @property
     def condition(self) -> float:
-        """How much singular values near 0, and what rounding makes of those that are 0, grow beside the norm of G."""
+        """How much singular values near 0, and what rounding makes of those that are 0, grow beside the norm
+        of G."""
         return math.prod(a for a, _, _ in self.coefficients)
 
     @classmethod

@@ -9,10 +9,12 @@ from ttr.solvers.maps._map import _Map
 
 @dataclass(frozen=True)
 class PowerNorm(_Map):
-    """W = A / ||A||_q^(q-2): weights from an accumulator, the retention of Moneta (arXiv 2504.13173). q = 2 leaves A as it is.
+    """W = A / ||A||_q^(q-2): weights from an accumulator, the retention of Moneta (arXiv 2504.13173). q = 2
+    leaves A as it is.
 
-    ``eps`` is added to ||A||_q^q, so that A = 0 gives W = 0. It has no say where an entry of A is above eps^(1/q), 3e-5 as it is given;
-    without it what forgets almost everything would have weights as large as A is small.
+    ``eps`` is added to ||A||_q^q, so that A = 0 gives W = 0. It has no say where an entry of A is above
+    eps^(1/q), 3e-5 as it is given; without it what forgets almost everything would have weights as large as A
+    is small.
     """
 
     power: float = 4.0

@@ -9,16 +9,20 @@ from ttr.solvers.maps._map import _Map
 
 @dataclass(frozen=True)
 class Simplex(_Map):
-    """W = ``total`` softmax(A) over the inputs of every output: weights from an accumulator, the retention of Memora (arXiv 2504.13173).
+    """W = ``total`` softmax(A) over the inputs of every output: weights from an accumulator, the retention of
+    Memora (arXiv 2504.13173).
 
-    With A <- a A - step grad it is the mirror descent W <- softmax(a log W - step grad), because softmax ignores a constant.
+    With A <- a A - step grad it is the mirror descent W <- softmax(a log W - step grad), because softmax
+    ignores a constant.
     """
 
     total: float = 1.0
 
     @property
     def formula(self) -> str:
-        return f"W = {'' if self.total == 1 else f'{self.total:g} '}softmax(A) over the inputs of every output"
+        return (
+            f"W = {'' if self.total == 1 else f'{self.total:g} '}softmax(A) over the inputs of every output"
+        )
 
     def __call__(self, matrix: Tensor) -> Tensor:
         return self.total * matrix.softmax(-2)

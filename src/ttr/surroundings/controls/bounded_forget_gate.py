@@ -15,10 +15,11 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, wide
 
 @dataclass(frozen=True)
 class BoundedForgetGate(Controls):
-    """log_decay = log(b + (1 - b) sigmoid(k)) per key channel, k as it leaves the projection (HGRN2, arXiv 2404.07904).
+    """log_decay = log(b + (1 - b) sigmoid(k)) per key channel, k as it leaves the projection (HGRN2, arXiv
+    2404.07904).
 
-    The bound b = sigmoid(bound) is learned per channel and starts at layer / layers, so that higher layers remember longer;
-    the lowest layer has none.
+    The bound b = sigmoid(bound) is learned per channel and starts at layer / layers, so that higher layers
+    remember longer; the lowest layer has none.
     """
 
     makes: ClassVar[tuple[str, ...]] = ("log_decay",)
@@ -26,11 +27,18 @@ class BoundedForgetGate(Controls):
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         if sizes.pairs > 1 or sizes.key_heads != sizes.heads:
-            raise ValueError("BoundedForgetGate makes the retention of a head from its key and needs one for each. "
-                             f"Use key_heads = {sizes.heads} and one pair per token.")
+            raise ValueError(
+                "BoundedForgetGate makes the retention of a head from its key and needs one "
+                "for each. "
+                f"Use key_heads = {sizes.heads} and one pair per token."
+            )
         if not sizes.layer:
             return {}
-        return {"bound": Parameter((sizes.heads, sizes.key_size), constant(math.log(sizes.layer / (sizes.layers - sizes.layer))))}
+        return {
+            "bound": Parameter(
+                (sizes.heads, sizes.key_size), constant(math.log(sizes.layer / (sizes.layers - sizes.layer)))
+            )
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         log_gate = logsigmoid(wide(streams["k"]))
@@ -49,5 +57,9 @@ class BoundedForgetGate(Controls):
         # 3/4 + 1/4 * 1/2 = 7/8 and 1/4 + 3/4 * 3/4 = 13/16.
         log3 = 1.0986122886681098
         k = torch.tensor([0.0, log3]).reshape(1, 1, 1, 2)
-        return WorkedSurrounding(cls(), {"k": k}, {"log_decay": torch.log(torch.tensor([7 / 8, 13 / 16])).reshape(1, 1, 1, 2)},
-                                 {"bound": torch.tensor([[log3, -log3]])})
+        return WorkedSurrounding(
+            cls(),
+            {"k": k},
+            {"log_decay": torch.log(torch.tensor([7 / 8, 13 / 16])).reshape(1, 1, 1, 2)},
+            {"bound": torch.tensor([[log3, -log3]])},
+        )

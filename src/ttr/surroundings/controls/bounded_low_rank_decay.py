@@ -14,10 +14,12 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
 
 @dataclass(frozen=True)
 class BoundedLowRankDecay(Controls):
-    """log_decay = -fastest sigmoid(W2 tanh(W1 x_decay) + bias) per head and key channel (RWKV-7, arXiv 2503.14456).
+    """log_decay = -fastest sigmoid(W2 tanh(W1 x_decay) + bias) per head and key channel (RWKV-7, arXiv
+    2503.14456).
 
-    No channel keeps less than exp(-fastest) of itself, 54.5 % by default. W1 leads to ``rank`` channels, the key size if None. The biases start
-    from -5.5 to 0.5 over the channels of the layer, steeper in deeper ones.
+    No channel keeps less than exp(-fastest) of itself, 54.5 % by default. W1 leads to ``rank`` channels, the
+    key size if None. The biases start from -5.5 to 0.5 over the channels of the layer, steeper in deeper
+    ones.
     """
 
     rank: int | None = None
@@ -29,7 +31,10 @@ class BoundedLowRankDecay(Controls):
 
     def __post_init__(self) -> None:
         if not self.fastest > 0:
-            raise ValueError(f"BoundedLowRankDecay(fastest={self.fastest}) forgets nothing. Use a number above 0, or uniform weights.")
+            raise ValueError(
+                f"BoundedLowRankDecay(fastest={self.fastest}) forgets nothing. Use a number "
+                "above 0, or uniform weights."
+            )
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         rank, channels = self.rank or sizes.key_size, (sizes.heads, sizes.key_size)
@@ -38,11 +43,16 @@ class BoundedLowRankDecay(Controls):
         def init(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
             return (-5.5 + 6 * torch.linspace(0, 1, math.prod(shape)) ** power).reshape(shape)
 
-        return {"down": Parameter((rank, sizes.d_model), fan_in(sizes.d_model)), "up": Parameter((*channels, rank), fan_in(rank)),
-                "bias": Parameter(channels, init)}
+        return {
+            "down": Parameter((rank, sizes.d_model), fan_in(sizes.d_model)),
+            "up": Parameter((*channels, rank), fan_in(rank)),
+            "bias": Parameter(channels, init),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        logits = torch.einsum("btr,hkr->bthk", torch.tanh(streams["x_decay"] @ params["down"].mT), params["up"])
+        logits = torch.einsum(
+            "btr,hkr->bthk", torch.tanh(streams["x_decay"] @ params["down"].mT), params["up"]
+        )
         return {"log_decay": -self.fastest * torch.sigmoid(wide(logits) + wide(params["bias"]))}
 
     @classmethod
@@ -51,8 +61,15 @@ class BoundedLowRankDecay(Controls):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # 2 goes down to ln 3, whose tanh is 0.8, up to (0.4, -1.6), plus bias (ln 3 - 0.4, 1.6): sigmoids 3/4 and 1/2, times -2.
+        # 2 goes down to ln 3, whose tanh is 0.8, up to (0.4, -1.6), plus bias (ln 3 - 0.4, 1.6): sigmoids 3/4
+        # and 1/2, times -2.
         log3 = 1.0986122886681098
-        params = {"down": torch.tensor([[log3 / 2]]), "up": torch.tensor([[[0.5], [-2.0]]]), "bias": torch.tensor([[log3 - 0.4, 1.6]])}
+        params = {
+            "down": torch.tensor([[log3 / 2]]),
+            "up": torch.tensor([[[0.5], [-2.0]]]),
+            "bias": torch.tensor([[log3 - 0.4, 1.6]]),
+        }
         expected = {"log_decay": torch.tensor([-1.5, -1.0]).reshape(1, 1, 1, 2)}
-        return WorkedSurrounding(cls(rank=1, fastest=2.0), {"x_decay": torch.tensor([[[2.0]]])}, expected, params)
+        return WorkedSurrounding(
+            cls(rank=1, fastest=2.0), {"x_decay": torch.tensor([[[2.0]]])}, expected, params
+        )

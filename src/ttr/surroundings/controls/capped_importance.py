@@ -13,7 +13,8 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, soft_c
 
 @dataclass(frozen=True)
 class CappedImportance(Controls):
-    """log_importance = c tanh((W x + bias) / c) per head: the input gate of xLSTM (arXiv 2405.04517, cap c of 2503.13427).
+    """log_importance = c tanh((W x + bias) / c) per head: the input gate of xLSTM (arXiv 2405.04517, cap c of
+    2503.13427).
 
     W starts at 0 and the bias at ``bias``, so that little is written until it is learned.
     """
@@ -25,10 +26,17 @@ class CappedImportance(Controls):
     axes: ClassVar[str] = "BTH"
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"weight": Parameter((sizes.heads, sizes.d_model), constant(0.0)), "bias": Parameter((sizes.heads,), constant(self.bias))}
+        return {
+            "weight": Parameter((sizes.heads, sizes.d_model), constant(0.0)),
+            "bias": Parameter((sizes.heads,), constant(self.bias)),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        return {"log_importance": soft_cap(wide(streams["x"] @ params["weight"].mT) + wide(params["bias"]), self.cap)}
+        return {
+            "log_importance": soft_cap(
+                wide(streams["x"] @ params["weight"].mT) + wide(params["bias"]), self.cap
+            )
+        }
 
     @classmethod
     def examples(cls) -> tuple[CappedImportance, ...]:
@@ -36,7 +44,13 @@ class CappedImportance(Controls):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # x = 2: (0.5*2 + ln 3 - 1) / 2 = ln 3 / 2, tanh (3 - 1) / (3 + 1) = 1/2; second head -ln 3 / 2: times the cap 2.
+        # x = 2: (0.5*2 + ln 3 - 1) / 2 = ln 3 / 2, tanh (3 - 1) / (3 + 1) = 1/2; second head -ln 3 / 2: times
+        #     the cap 2.
         log3 = 1.0986122886681098
         params = {"weight": torch.tensor([[0.5], [-1.5]]), "bias": torch.tensor([log3 - 1, 3.0 - log3])}
-        return WorkedSurrounding(cls(cap=2.0), {"x": torch.tensor([[[2.0]]])}, {"log_importance": torch.tensor([[[1.0, -1.0]]])}, params)
+        return WorkedSurrounding(
+            cls(cap=2.0),
+            {"x": torch.tensor([[[2.0]]])},
+            {"log_importance": torch.tensor([[[1.0, -1.0]]])},
+            params,
+        )

@@ -14,7 +14,8 @@ from ttr.surroundings.controls.softplus_decay import SoftplusDecay
 
 @dataclass(frozen=True)
 class CappedSoftplusDecay(Controls):
-    """log_decay = log_cap - exp(rate) softplus(W x + bias): ``SoftplusDecay`` below the stream log_cap (Momentum DeltaNet, 2605.05838)."""
+    """log_decay = log_cap - exp(rate) softplus(W x + bias): ``SoftplusDecay`` below the stream log_cap
+    (Momentum DeltaNet, 2605.05838)."""
 
     reads: ClassVar[tuple[str, ...]] = ("log_cap",)
     makes: ClassVar[tuple[str, ...]] = ("log_decay",)

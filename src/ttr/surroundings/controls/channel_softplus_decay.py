@@ -8,12 +8,22 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, log_uniform_rates, time_step_bias, wide
+from ttr.surroundings import (
+    Controls,
+    Sizes,
+    Streams,
+    WorkedSurrounding,
+    fan_in,
+    log_uniform_rates,
+    time_step_bias,
+    wide,
+)
 
 
 @dataclass(frozen=True)
 class ChannelSoftplusDecay(Controls):
-    """log_decay = -exp(rate) softplus(W2 W1 x + bias) per head and key channel (Kimi Delta Attention, arXiv 2510.26692).
+    """log_decay = -exp(rate) softplus(W2 W1 x + bias) per head and key channel (Kimi Delta Attention, arXiv
+    2510.26692).
 
     W1 leads to ``rank`` channels, the value size if None; the rate is one per head.
     """
@@ -27,12 +37,19 @@ class ChannelSoftplusDecay(Controls):
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         rank, channels = self.rank or sizes.value_size, (sizes.heads, sizes.key_size)
-        return {"down": Parameter((rank, sizes.d_model), fan_in(sizes.d_model)), "up": Parameter((*channels, rank), fan_in(rank)),
-                "bias": Parameter(channels, time_step_bias()), "rate": Parameter((sizes.heads,), log_uniform_rates(self.slowest, self.fastest))}
+        return {
+            "down": Parameter((rank, sizes.d_model), fan_in(sizes.d_model)),
+            "up": Parameter((*channels, rank), fan_in(rank)),
+            "bias": Parameter(channels, time_step_bias()),
+            "rate": Parameter((sizes.heads,), log_uniform_rates(self.slowest, self.fastest)),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         logits = torch.einsum("btr,hkr->bthk", streams["x"] @ params["down"].mT, params["up"])
-        return {"log_decay": -wide(params["rate"]).exp()[:, None] * torch.nn.functional.softplus(wide(logits) + wide(params["bias"]))}
+        return {
+            "log_decay": -wide(params["rate"]).exp()[:, None]
+            * torch.nn.functional.softplus(wide(logits) + wide(params["bias"]))
+        }
 
     @classmethod
     def examples(cls) -> tuple[ChannelSoftplusDecay, ...]:
@@ -40,8 +57,18 @@ class ChannelSoftplusDecay(Controls):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # x = 2 goes down to 3, up to (0.75, -1.5), plus bias (-0.75 + ln(e - 1), 1.5): softplus 1 and ln 2; times rate exp(ln 4) = 4.
+        # x = 2 goes down to 3, up to (0.75, -1.5), plus bias (-0.75 + ln(e - 1), 1.5): softplus 1 and ln 2;
+        # times rate exp(ln 4) = 4.
         log2 = 0.6931471805599453
-        params = {"down": torch.tensor([[1.5]]), "up": torch.tensor([[[0.25], [-0.5]]]), "bias": torch.tensor([[0.5413248546129181 - 0.75, 1.5]]),
-                  "rate": torch.tensor([2 * log2])}
-        return WorkedSurrounding(cls(), {"x": torch.tensor([[[2.0]]])}, {"log_decay": torch.tensor([-4.0, -4 * log2]).reshape(1, 1, 1, 2)}, params)
+        params = {
+            "down": torch.tensor([[1.5]]),
+            "up": torch.tensor([[[0.25], [-0.5]]]),
+            "bias": torch.tensor([[0.5413248546129181 - 0.75, 1.5]]),
+            "rate": torch.tensor([2 * log2]),
+        }
+        return WorkedSurrounding(
+            cls(),
+            {"x": torch.tensor([[[2.0]]])},
+            {"log_decay": torch.tensor([-4.0, -4 * log2]).reshape(1, 1, 1, 2)},
+            params,
+        )

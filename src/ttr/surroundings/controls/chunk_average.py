@@ -13,7 +13,8 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, wide
 
 @dataclass(frozen=True)
 class ChunkAverage(Controls):
-    """read_step = max(1 / (p + 1) + offset_p, 0) at place p of a chunk of ``chunk`` tokens, p from 0 (TTT, arXiv 2407.04620).
+    """read_step = max(1 / (p + 1) + offset_p, 0) at place p of a chunk of ``chunk`` tokens, p from 0 (TTT,
+    arXiv 2407.04620).
 
     With offset 0 the steps of the chunk so far are averaged, not summed. The offset is learned.
     """

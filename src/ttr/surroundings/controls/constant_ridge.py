@@ -21,7 +21,10 @@ class ConstantRidge(Controls):
 
     def __post_init__(self) -> None:
         if self.value <= 0:
-            raise ValueError(f"ConstantRidge(value={self.value}) leaves the first fits without a unique solution. Use a value above 0.")
+            raise ValueError(
+                f"ConstantRidge(value={self.value}) leaves the first fits without a unique "
+                "solution. Use a value above 0."
+            )
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         return {"ridge": wide(streams["x"]).new_full((), self.value)}

@@ -14,7 +14,8 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
 
 @dataclass(frozen=True)
 class GatedKey(Controls):
-    """The read or erase key as sigmoid(W x) * k, channel by channel, k as the memory gets it (Gated DeltaNet-2, arXiv 2605.22791)."""
+    """The read or erase key as sigmoid(W x) * k, channel by channel, k as the memory gets it (Gated
+    DeltaNet-2, arXiv 2605.22791)."""
 
     of: Literal["read_key", "erase_key"] = "read_key"
 
@@ -26,7 +27,11 @@ class GatedKey(Controls):
         return (self.of,)
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"weight": Parameter((*sizes.per_pair, sizes.heads, sizes.key_size, sizes.d_model), fan_in(sizes.d_model))}
+        return {
+            "weight": Parameter(
+                (*sizes.per_pair, sizes.heads, sizes.key_size, sizes.d_model), fan_in(sizes.d_model)
+            )
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         gate = torch.sigmoid(wide(torch.einsum("btd,...d->bt...", streams["x"], params["weight"])))
@@ -38,7 +43,8 @@ class GatedKey(Controls):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # x = 2: W x = (ln 3, -ln 3), sigmoids 3/4 and 1/4; two heads of the memory share the key (8, -4), the second with W x = (-ln 3, 0).
+        # x = 2: W x = (ln 3, -ln 3), sigmoids 3/4 and 1/4; two heads of the memory share the key (8, -4), the
+        #     second with W x = (-ln 3, 0).
         log3 = 1.0986122886681098
         weight = torch.tensor([[[log3], [-log3]], [[-log3], [0.0]]]) / 2
         streams = {"x": torch.tensor([[[2.0]]]), "k": torch.tensor([8.0, -4.0]).reshape(1, 1, 1, 2)}

@@ -14,7 +14,8 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, wide
 
 @dataclass(frozen=True)
 class LearnedRidge(Controls):
-    """ridge = at_least + softplus(w), constant in time, ``per`` head or per head and channel; it starts at ``start``.
+    """ridge = at_least + softplus(w), constant in time, ``per`` head or per head and channel; it starts at
+    ``start``.
 
     The lower bound keeps every solve well conditioned (MesaNet, arXiv 2506.05233).
     """
@@ -28,7 +29,10 @@ class LearnedRidge(Controls):
 
     def __post_init__(self) -> None:
         if not 0 <= self.at_least < self.start:
-            raise ValueError(f"LearnedRidge(start={self.start}, at_least={self.at_least}) must start above its lower bound, which is at least 0.")
+            raise ValueError(
+                f"LearnedRidge(start={self.start}, at_least={self.at_least}) must start above "
+                "its lower bound, which is at least 0."
+            )
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         shape = (sizes.heads, sizes.feature_size) if self.per == "channel" else (sizes.heads,)
@@ -45,4 +49,6 @@ class LearnedRidge(Controls):
     def worked(cls) -> WorkedSurrounding:
         # softplus(ln(e - 1)) = 1 and softplus(0) = ln 2, plus 0.25.
         weight = torch.tensor([[0.5413248546129181, 0.0]])
-        return WorkedSurrounding(cls(), {}, {"ridge": torch.tensor([[1.25, 0.9431471805599453]])}, {"weight": weight})
+        return WorkedSurrounding(
+            cls(), {}, {"ridge": torch.tensor([[1.25, 0.9431471805599453]])}, {"weight": weight}
+        )

@@ -38,5 +38,9 @@ class LinearPhase(Controls):
     def worked(cls) -> WorkedSurrounding:
         # x = (2, 3): 0.5*2 + 3 = 4 and -2 + 4*3 = 10.
         weight = torch.tensor([[[0.5, 1.0], [-1.0, 4.0]]])
-        return WorkedSurrounding(cls(per="channel"), {"x": torch.tensor([[[2.0, 3.0]]])}, {"phase": torch.tensor([4.0, 10.0]).reshape(1, 1, 1, 2)},
-                                 {"weight": weight})
+        return WorkedSurrounding(
+            cls(per="channel"),
+            {"x": torch.tensor([[[2.0, 3.0]]])},
+            {"phase": torch.tensor([4.0, 10.0]).reshape(1, 1, 1, 2)},
+            {"weight": weight},
+        )

@@ -13,10 +13,12 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
 
 @dataclass(frozen=True)
 class LogSigmoidDecay(Controls):
-    """log_decay = log sigmoid(W x + bias) per head (Forgetting Transformer, arXiv 2503.02130; MesaNet, 2506.05233).
+    """log_decay = log sigmoid(W x + bias) per head (Forgetting Transformer, arXiv 2503.02130; MesaNet,
+    2506.05233).
 
-    ``bias`` is where the bias of the first head starts, 0 forgetting half at every token, and ``bias`` + ``spread`` that of the last.
-    ``cap`` keeps W x + bias between -cap and cap by a hyperbolic tangent (xLSTM, 2503.13427).
+    ``bias`` is where the bias of the first head starts, 0 forgetting half at every token, and ``bias`` +
+    ``spread`` that of the last. ``cap`` keeps W x + bias between -cap and cap by a hyperbolic tangent (xLSTM,
+    2503.13427).
     """
 
     bias: float = 0.0
@@ -30,11 +32,18 @@ class LogSigmoidDecay(Controls):
         def biases(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
             return torch.linspace(self.bias, self.bias + self.spread, shape[0])
 
-        return {"weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model)), "bias": Parameter((sizes.heads,), biases)}
+        return {
+            "weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model)),
+            "bias": Parameter((sizes.heads,), biases),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         logits = wide(streams["x"] @ params["weight"].mT) + wide(params["bias"])
-        return {"log_decay": torch.nn.functional.logsigmoid(logits if self.cap is None else soft_cap(logits, self.cap))}
+        return {
+            "log_decay": torch.nn.functional.logsigmoid(
+                logits if self.cap is None else soft_cap(logits, self.cap)
+            )
+        }
 
     @classmethod
     def examples(cls) -> tuple[LogSigmoidDecay, ...]:
@@ -43,6 +52,9 @@ class LogSigmoidDecay(Controls):
     @classmethod
     def worked(cls) -> WorkedSurrounding:
         # x = 2: logits 0.5*2 + ln 3 - 1 = ln 3 and -1.5*2 + 3 = 0: ln 3/4 and ln 1/2.
-        params = {"weight": torch.tensor([[0.5], [-1.5]]), "bias": torch.tensor([1.0986122886681098 - 1, 3.0])}
+        params = {
+            "weight": torch.tensor([[0.5], [-1.5]]),
+            "bias": torch.tensor([1.0986122886681098 - 1, 3.0]),
+        }
         expected = torch.tensor([[[-0.2876820724517809, -0.6931471805599453]]])
         return WorkedSurrounding(cls(), {"x": torch.tensor([[[2.0]]])}, {"log_decay": expected}, params)

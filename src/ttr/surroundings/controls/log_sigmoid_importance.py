@@ -15,7 +15,8 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
 class LogSigmoidImportance(Controls):
     """log_importance = power log sigmoid(W x + bias) per head and pair (MesaNet's beta, arXiv 2506.05233).
 
-    With ``power`` 2 the sigmoid scales key and value, so that its square weighs the pair (Gated KalmaNet, 2511.21016).
+    With ``power`` 2 the sigmoid scales key and value, so that its square weighs the pair (Gated KalmaNet,
+    2511.21016).
     """
 
     power: float = 1.0
@@ -25,11 +26,16 @@ class LogSigmoidImportance(Controls):
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         shape = (*sizes.per_pair, sizes.heads)
-        return {"weight": Parameter((*shape, sizes.d_model), fan_in(sizes.d_model)), "bias": Parameter(shape, constant(0.0))}
+        return {
+            "weight": Parameter((*shape, sizes.d_model), fan_in(sizes.d_model)),
+            "bias": Parameter(shape, constant(0.0)),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         logits = torch.einsum("btd,...d->bt...", streams["x"], params["weight"])
-        return {"log_importance": self.power * torch.nn.functional.logsigmoid(wide(logits) + wide(params["bias"]))}
+        return {
+            "log_importance": self.power * torch.nn.functional.logsigmoid(wide(logits) + wide(params["bias"]))
+        }
 
     @classmethod
     def examples(cls) -> tuple[LogSigmoidImportance, ...]:
@@ -37,7 +43,13 @@ class LogSigmoidImportance(Controls):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # x = 2, two pairs of one head: logits 0.5*2 + ln 3 - 1 = ln 3 and -1.5*2 + 3 = 0: 3 ln 3/4 and 3 ln 1/2.
-        params = {"weight": torch.tensor([[[0.5]], [[-1.5]]]), "bias": torch.tensor([[1.0986122886681098 - 1], [3.0]])}
+        # x = 2, two pairs of one head: logits 0.5*2 + ln 3 - 1 = ln 3 and -1.5*2 + 3 = 0: 3 ln 3/4 and 3 ln
+        #     1/2.
+        params = {
+            "weight": torch.tensor([[[0.5]], [[-1.5]]]),
+            "bias": torch.tensor([[1.0986122886681098 - 1], [3.0]]),
+        }
         expected = torch.tensor([-0.8630462173553427, -2.0794415416798357]).reshape(1, 1, 2, 1)
-        return WorkedSurrounding(cls(power=3.0), {"x": torch.tensor([[[2.0]]])}, {"log_importance": expected}, params)
+        return WorkedSurrounding(
+            cls(power=3.0), {"x": torch.tensor([[[2.0]]])}, {"log_importance": expected}, params
+        )

@@ -13,10 +13,11 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
 
 @dataclass(frozen=True)
 class LowRankEraseKey(Controls):
-    """erase_key = a * read_key, a = sigmoid(W2 W1 x_erase + bias) per head and channel (RWKV-7, arXiv 2503.14456).
+    """erase_key = a * read_key, a = sigmoid(W2 W1 x_erase + bias) per head and channel (RWKV-7, arXiv
+    2503.14456).
 
-    a, the in-context learning rate of a channel, is the stream ``learning_rate`` for others. W1 leads to ``rank`` channels, the
-    key size if None.
+    a, the in-context learning rate of a channel, is the stream ``learning_rate`` for others. W1 leads to
+    ``rank`` channels, the key size if None.
     """
 
     rank: int | None = None
@@ -27,8 +28,11 @@ class LowRankEraseKey(Controls):
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         rank, channels = self.rank or sizes.key_size, (sizes.heads, sizes.key_size)
-        return {"down": Parameter((rank, sizes.d_model), fan_in(sizes.d_model)), "up": Parameter((*channels, rank), fan_in(rank)),
-                "bias": Parameter(channels, constant(-0.19))}
+        return {
+            "down": Parameter((rank, sizes.d_model), fan_in(sizes.d_model)),
+            "up": Parameter((*channels, rank), fan_in(rank)),
+            "bias": Parameter(channels, constant(-0.19)),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         logits = torch.einsum("btr,hkr->bthk", streams["x_erase"] @ params["down"].mT, params["up"])
@@ -41,8 +45,19 @@ class LowRankEraseKey(Controls):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # 2 goes down to 3, up to (0.75, -1.5), plus bias (ln 3 - 0.75, 1.5): sigmoids 3/4 and 1/2, times the read key (8, -6).
-        params = {"down": torch.tensor([[1.5]]), "up": torch.tensor([[[0.25], [-0.5]]]), "bias": torch.tensor([[1.0986122886681098 - 0.75, 1.5]])}
-        streams = {"x_erase": torch.tensor([[[2.0]]]), "read_key": torch.tensor([8.0, -6.0]).reshape(1, 1, 1, 2)}
-        expected = {"erase_key": torch.tensor([6.0, -3.0]).reshape(1, 1, 1, 2), "learning_rate": torch.tensor([0.75, 0.5]).reshape(1, 1, 1, 2)}
+        # 2 goes down to 3, up to (0.75, -1.5), plus bias (ln 3 - 0.75, 1.5): sigmoids 3/4 and 1/2, times the
+        # read key (8, -6).
+        params = {
+            "down": torch.tensor([[1.5]]),
+            "up": torch.tensor([[[0.25], [-0.5]]]),
+            "bias": torch.tensor([[1.0986122886681098 - 0.75, 1.5]]),
+        }
+        streams = {
+            "x_erase": torch.tensor([[[2.0]]]),
+            "read_key": torch.tensor([8.0, -6.0]).reshape(1, 1, 1, 2),
+        }
+        expected = {
+            "erase_key": torch.tensor([6.0, -3.0]).reshape(1, 1, 1, 2),
+            "learning_rate": torch.tensor([0.75, 0.5]).reshape(1, 1, 1, 2),
+        }
         return WorkedSurrounding(cls(rank=1), streams, expected, params)

@@ -15,7 +15,8 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
 class LowRankExponentialDecay(Controls):
     """log_decay = -exp(W2 tanh(W1 x) + bias) per head and key channel (RWKV-6, arXiv 2404.05892).
 
-    At x = 0 the logarithms of the rates run evenly from ``slowest`` to ``fastest`` over the channels of a head.
+    At x = 0 the logarithms of the rates run evenly from ``slowest`` to ``fastest`` over the channels of a
+    head.
     """
 
     rank: int = 64
@@ -31,8 +32,11 @@ class LowRankExponentialDecay(Controls):
         def rates(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
             return torch.linspace(self.slowest, self.fastest, shape[1]).repeat(shape[0], 1)
 
-        return {"down": Parameter((self.rank, sizes.d_model), fan_in(sizes.d_model)), "up": Parameter((*channels, self.rank), fan_in(self.rank)),
-                "bias": Parameter(channels, rates)}
+        return {
+            "down": Parameter((self.rank, sizes.d_model), fan_in(sizes.d_model)),
+            "up": Parameter((*channels, self.rank), fan_in(self.rank)),
+            "bias": Parameter(channels, rates),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         logits = torch.einsum("btr,hkr->bthk", torch.tanh(streams["x"] @ params["down"].mT), params["up"])
@@ -44,8 +48,13 @@ class LowRankExponentialDecay(Controls):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # x = 2 goes down to ln 3 / 2, tanh (3 - 1) / (3 + 1) = 1/2, up to (1.5, -2), plus bias (ln 3 - 1.5, 2 + ln 5): -3 and -5.
+        # x = 2 goes down to ln 3 / 2, tanh (3 - 1) / (3 + 1) = 1/2, up to (1.5, -2), plus bias (ln 3 - 1.5, 2
+        # + ln 5): -3 and -5.
         log3, log5 = 1.0986122886681098, 1.6094379124341003
-        params = {"down": torch.tensor([[log3 / 4]]), "up": torch.tensor([[[3.0], [-4.0]]]), "bias": torch.tensor([[log3 - 1.5, 2 + log5]])}
+        params = {
+            "down": torch.tensor([[log3 / 4]]),
+            "up": torch.tensor([[[3.0], [-4.0]]]),
+            "bias": torch.tensor([[log3 - 1.5, 2 + log5]]),
+        }
         expected = torch.tensor([-3.0, -5.0]).reshape(1, 1, 1, 2)
         return WorkedSurrounding(cls(rank=1), {"x": torch.tensor([[[2.0]]])}, {"log_decay": expected}, params)

@@ -14,7 +14,8 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
 
 @dataclass(frozen=True)
 class LowRankStepSize(Controls):
-    """step_size = sigmoid(W2 W1 v + bias) per head, from all heads' values as the memory gets them (Longhorn, arXiv 2407.14207).
+    """step_size = sigmoid(W2 W1 v + bias) per head, from all heads' values as the memory gets them (Longhorn,
+    arXiv 2407.14207).
 
     ``rank`` None means ceil(d_model / 16).
     """
@@ -27,11 +28,16 @@ class LowRankStepSize(Controls):
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         if sizes.pairs > 1:
-            raise ValueError("LowRankStepSize makes one step of the values of a token. Use one pair per token.")
+            raise ValueError(
+                "LowRankStepSize makes one step of the values of a token. Use one pair per token."
+            )
         rank = self.rank or math.ceil(sizes.d_model / 16)
         values = (sizes.value_heads, sizes.value_size)
-        return {"down": Parameter((rank, *values), fan_in(values[0] * values[1])), "up": Parameter((sizes.heads, rank), fan_in(rank)),
-                "bias": Parameter((sizes.heads,), constant(0.0))}
+        return {
+            "down": Parameter((rank, *values), fan_in(values[0] * values[1])),
+            "up": Parameter((sizes.heads, rank), fan_in(rank)),
+            "bias": Parameter((sizes.heads,), constant(0.0)),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         logits = torch.einsum("bthv,rhv->btr", newest_pair(streams["v"]), params["down"]) @ params["up"].mT
@@ -43,8 +49,12 @@ class LowRankStepSize(Controls):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # Values 2 and 3 go down to 4*2 - 2*3 = 2, up to (0.5, -1), plus bias (ln 3 - 0.5, 1): sigmoids 3/4 and 1/2.
-        params = {"down": torch.tensor([[4.0, -2.0]]).reshape(1, 2, 1), "up": torch.tensor([[0.25], [-0.5]]),
-                  "bias": torch.tensor([1.0986122886681098 - 0.5, 1.0])}
+        # Values 2 and 3 go down to 4*2 - 2*3 = 2, up to (0.5, -1), plus bias (ln 3 - 0.5, 1): sigmoids 3/4
+        # and 1/2.
+        params = {
+            "down": torch.tensor([[4.0, -2.0]]).reshape(1, 2, 1),
+            "up": torch.tensor([[0.25], [-0.5]]),
+            "bias": torch.tensor([1.0986122886681098 - 0.5, 1.0]),
+        }
         v = torch.tensor([2.0, 3.0]).reshape(1, 1, 2, 1)
         return WorkedSurrounding(cls(rank=1), {"v": v}, {"step_size": torch.tensor([[[0.75, 0.5]]])}, params)

@@ -28,4 +28,6 @@ class NegativeTimeStep(Controls):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        return WorkedSurrounding(cls(), {"time_step": torch.tensor([[[3.0, 0.5]]])}, {"log_decay": torch.tensor([[[-3.0, -0.5]]])})
+        return WorkedSurrounding(
+            cls(), {"time_step": torch.tensor([[[3.0, 0.5]]])}, {"log_decay": torch.tensor([[[-3.0, -0.5]]])}
+        )

@@ -14,7 +14,8 @@ from ttr.surroundings.controls.softplus_decay import SoftplusDecay
 
 @dataclass(frozen=True)
 class PreconditionerDecay(Controls):
-    """precond_log_decay = -exp(rate) softplus(W x + bias) per head, as in ``SoftplusDecay`` (arXiv 2604.21100)."""
+    """precond_log_decay = -exp(rate) softplus(W x + bias) per head, as in ``SoftplusDecay`` (arXiv
+    2604.21100)."""
 
     slowest: float = 0.0
     fastest: float = 16.0
@@ -37,4 +38,9 @@ class PreconditionerDecay(Controls):
         # x = 2, W = 0.5, bias -1: softplus(0) = ln 2, times the rate 3.
         log2, log3 = 0.6931471805599453, 1.0986122886681098
         params = {"weight": torch.tensor([[0.5]]), "bias": torch.tensor([-1.0]), "rate": torch.tensor([log3])}
-        return WorkedSurrounding(cls(), {"x": torch.tensor([[[2.0]]])}, {"precond_log_decay": torch.tensor([[[-3 * log2]]])}, params)
+        return WorkedSurrounding(
+            cls(),
+            {"x": torch.tensor([[[2.0]]])},
+            {"precond_log_decay": torch.tensor([[[-3 * log2]]])},
+            params,
+        )

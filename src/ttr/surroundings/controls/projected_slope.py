@@ -13,7 +13,8 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
 
 @dataclass(frozen=True)
 class ProjectedSlope(Controls):
-    """slope = W x, a second query per head (Parallax, arXiv 2605.29157). ``Rotary`` turns it where it turns the queries."""
+    """slope = W x, a second query per head (Parallax, arXiv 2605.29157). ``Rotary`` turns it where it turns
+    the queries."""
 
     makes: ClassVar[tuple[str, ...]] = ("slope",)
     axes: ClassVar[str] = "BTHK"
@@ -32,4 +33,9 @@ class ProjectedSlope(Controls):
     def worked(cls) -> WorkedSurrounding:
         # x = (2, 3): one head, two channels: 0.5*2 - 3 = -2 and 4*2 + 0.5*3 = 9.5.
         weight = torch.tensor([[[0.5, -1.0], [4.0, 0.5]]])
-        return WorkedSurrounding(cls(), {"x": torch.tensor([[[2.0, 3.0]]])}, {"slope": torch.tensor([[[[-2.0, 9.5]]]])}, {"weight": weight})
+        return WorkedSurrounding(
+            cls(),
+            {"x": torch.tensor([[[2.0, 3.0]]])},
+            {"slope": torch.tensor([[[[-2.0, 9.5]]]])},
+            {"weight": weight},
+        )

@@ -15,8 +15,8 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, ring_r
 class RingDecay(Controls):
     """log_decay = -exp(rate), the same for every token, with a learned rate per head (LRU, arXiv 2303.06349).
 
-    The retentions start with their squares evenly spaced between those of ``smallest`` and ``largest``: the eigenvalues lie on a
-    ring of the unit disk.
+    The retentions start with their squares evenly spaced between those of ``smallest`` and ``largest``: the
+    eigenvalues lie on a ring of the unit disk.
     """
 
     smallest: float = 0.9
@@ -26,7 +26,12 @@ class RingDecay(Controls):
     axes: ClassVar[str] = "BTH"
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"rate": Parameter((sizes.heads,), lambda shape, generator: torch.log(-ring_radii(shape[0], self.smallest, self.largest).log()))}
+        return {
+            "rate": Parameter(
+                (sizes.heads,),
+                lambda shape, generator: torch.log(-ring_radii(shape[0], self.smallest, self.largest).log()),
+            )
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         return {"log_decay": -wide(params["rate"]).exp().expand(*streams["x"].shape[:2], -1)}
@@ -39,4 +44,9 @@ class RingDecay(Controls):
     def worked(cls) -> WorkedSurrounding:
         # Rates ln 2 and ln 3 at each of two tokens.
         params = {"rate": torch.tensor([0.6931471805599453, 1.0986122886681098])}
-        return WorkedSurrounding(cls(), {"x": torch.zeros(1, 2, 1)}, {"log_decay": torch.tensor([-2.0, -3.0]).expand(1, 2, 2)}, params)
+        return WorkedSurrounding(
+            cls(),
+            {"x": torch.zeros(1, 2, 1)},
+            {"log_decay": torch.tensor([-2.0, -3.0]).expand(1, 2, 2)},
+            params,
+        )

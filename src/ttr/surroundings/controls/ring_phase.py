@@ -16,7 +16,8 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, wide
 class RingPhase(Controls):
     """phase = exp(angle), the same for every token, with a learned angle per head (LRU, arXiv 2303.06349).
 
-    The phases start uniform between 0 and ``largest``; a small bound keeps long sequences from turning too often.
+    The phases start uniform between 0 and ``largest``; a small bound keeps long sequences from turning too
+    often.
     """
 
     largest: float = 2 * math.pi
@@ -25,7 +26,14 @@ class RingPhase(Controls):
     axes: ClassVar[str] = "BTH"
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"angle": Parameter((sizes.heads,), lambda shape, generator: torch.log(self.largest * (1 - torch.rand(shape, generator=generator))))}
+        return {
+            "angle": Parameter(
+                (sizes.heads,),
+                lambda shape, generator: torch.log(
+                    self.largest * (1 - torch.rand(shape, generator=generator))
+                ),
+            )
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         return {"phase": wide(params["angle"]).exp().expand(*streams["x"].shape[:2], -1)}
@@ -38,4 +46,6 @@ class RingPhase(Controls):
     def worked(cls) -> WorkedSurrounding:
         # Angles ln 2 and ln 3 at each of two tokens.
         params = {"angle": torch.tensor([0.6931471805599453, 1.0986122886681098])}
-        return WorkedSurrounding(cls(), {"x": torch.zeros(1, 2, 1)}, {"phase": torch.tensor([2.0, 3.0]).expand(1, 2, 2)}, params)
+        return WorkedSurrounding(
+            cls(), {"x": torch.zeros(1, 2, 1)}, {"phase": torch.tensor([2.0, 3.0]).expand(1, 2, 2)}, params
+        )

@@ -14,7 +14,8 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding
 
 @dataclass(frozen=True)
 class ScaledReadKey(Controls):
-    """read_key = sigmoid(b) k per head, k as the memory gets it: less is taken out at k than is put in (Comba, arXiv 2506.02475)."""
+    """read_key = sigmoid(b) k per head, k as the memory gets it: less is taken out at k than is put in
+    (Comba, arXiv 2506.02475)."""
 
     makes: ClassVar[tuple[str, ...]] = ("read_key",)
     axes: ClassVar[str] = "BTHK"
@@ -37,4 +38,6 @@ class ScaledReadKey(Controls):
         log3 = 1.0986122886681098
         k = torch.tensor([8.0, -4.0]).reshape(1, 1, 1, 2)
         expected = torch.tensor([[6.0, -3.0], [2.0, -1.0]]).reshape(1, 1, 2, 2)
-        return WorkedSurrounding(cls(), {"k": k}, {"read_key": expected}, {"share": torch.tensor([log3, -log3])})
+        return WorkedSurrounding(
+            cls(), {"k": k}, {"read_key": expected}, {"share": torch.tensor([log3, -log3])}
+        )

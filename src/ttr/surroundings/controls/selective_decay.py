@@ -13,7 +13,8 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
 
 @dataclass(frozen=True)
 class SelectiveDecay(Controls):
-    """log_decay = -max(softplus(A x), floor) dt per head, dt = softplus(W x + bias): a rate of each token (Mamba-3, arXiv 2603.15569).
+    """log_decay = -max(softplus(A x), floor) dt per head, dt = softplus(W x + bias): a rate of each token
+    (Mamba-3, arXiv 2603.15569).
 
     dt is log-uniform in [0.001, 0.1] at x = 0, and the stream ``time_step`` for others.
     """
@@ -25,13 +26,19 @@ class SelectiveDecay(Controls):
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         shape = (sizes.heads, sizes.d_model)
-        return {"weight": Parameter(shape, fan_in(sizes.d_model)), "bias": Parameter(shape[:1], time_step_bias()),
-                "rate": Parameter(shape, fan_in(sizes.d_model))}
+        return {
+            "weight": Parameter(shape, fan_in(sizes.d_model)),
+            "bias": Parameter(shape[:1], time_step_bias()),
+            "rate": Parameter(shape, fan_in(sizes.d_model)),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         x, softplus = streams["x"], torch.nn.functional.softplus
         time_step = softplus(wide(x @ params["weight"].mT) + wide(params["bias"]))
-        return {"log_decay": -softplus(wide(x @ params["rate"].mT)).clamp(min=self.floor) * time_step, "time_step": time_step}
+        return {
+            "log_decay": -softplus(wide(x @ params["rate"].mT)).clamp(min=self.floor) * time_step,
+            "time_step": time_step,
+        }
 
     @classmethod
     def examples(cls) -> tuple[SelectiveDecay, ...]:
@@ -39,9 +46,16 @@ class SelectiveDecay(Controls):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # x = 2, A x = ln(e^3 - 1) and 0: softplus 3, and ln 2, of which the floor 0.7 makes 0.7. W x + bias = ln(e - 1) and 0: dt = 1 and ln 2.
+        # x = 2, A x = ln(e^3 - 1) and 0: softplus 3, and ln 2, of which the floor 0.7 makes 0.7. W x + bias =
+        # ln(e - 1) and 0: dt = 1 and ln 2.
         log2 = 0.6931471805599453
-        params = {"weight": torch.tensor([[0.25], [0.5]]), "bias": torch.tensor([0.5413248546129181 - 0.5, -1.0]),
-                  "rate": torch.tensor([[2.9489308190638107 / 2], [0.0]])}
-        expected = {"log_decay": torch.tensor([[[-3.0, -0.7 * log2]]]), "time_step": torch.tensor([[[1.0, log2]]])}
+        params = {
+            "weight": torch.tensor([[0.25], [0.5]]),
+            "bias": torch.tensor([0.5413248546129181 - 0.5, -1.0]),
+            "rate": torch.tensor([[2.9489308190638107 / 2], [0.0]]),
+        }
+        expected = {
+            "log_decay": torch.tensor([[[-3.0, -0.7 * log2]]]),
+            "time_step": torch.tensor([[[1.0, log2]]]),
+        }
         return WorkedSurrounding(cls(floor=0.7), {"x": torch.tensor([[[2.0]]])}, expected, params)

@@ -13,10 +13,11 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
 
 @dataclass(frozen=True)
 class SharedMomentumStep(Controls):
-    """momentum_step = sin^2(angle) sigmoid(W x), angle = arctan(exp(factor) step_size) per head (Momentum DeltaNet, arXiv 2605.05838).
+    """momentum_step = sin^2(angle) sigmoid(W x), angle = arctan(exp(factor) step_size) per head (Momentum
+    DeltaNet, arXiv 2605.05838).
 
-    The rest, cos^2(angle), is what the memory may keep of itself: its log is the stream ``log_cap`` for others. The exponentials
-    of the factors start uniform between 0 and ``largest``.
+    The rest, cos^2(angle), is what the memory may keep of itself: its log is the stream ``log_cap`` for
+    others. The exponentials of the factors start uniform between 0 and ``largest``.
     """
 
     largest: float = 4.0
@@ -26,11 +27,14 @@ class SharedMomentumStep(Controls):
     axes: ClassVar[str] = "BTH"
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model)),
-                "factor": Parameter((sizes.heads,), log_uniform_rates(0.0, self.largest))}
+        return {
+            "weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model)),
+            "factor": Parameter((sizes.heads,), log_uniform_rates(0.0, self.largest)),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        ratio = (streams["step_size"] * wide(params["factor"]).exp()).square()  # tan^2: sin^2 = ratio / (1 + ratio), cos^2 = 1 / (1 + ratio)
+        # tan^2: sin^2 = ratio / (1 + ratio), cos^2 = 1 / (1 + ratio)
+        ratio = (streams["step_size"] * wide(params["factor"]).exp()).square()
         share = torch.sigmoid(wide(streams["x"] @ params["weight"].mT))
         return {"momentum_step": ratio / (1 + ratio) * share, "log_cap": -torch.log1p(ratio)}
 
@@ -40,9 +44,13 @@ class SharedMomentumStep(Controls):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # tan = 1.5 * 2 = 3: sin^2 = 9/10, cos^2 = 1/10; sigmoid(2 * 0) = 1/2 and, for tan = 0.5 * 2 = 1, sigmoid(ln 3) = 3/4.
+        # tan = 1.5 * 2 = 3: sin^2 = 9/10, cos^2 = 1/10; sigmoid(2 * 0) = 1/2 and, for tan = 0.5 * 2 = 1,
+        #     sigmoid(ln 3) = 3/4.
         log2, log3, log10 = 0.6931471805599453, 1.0986122886681098, 2.302585092994046
         params = {"weight": torch.tensor([[0.0], [log3 / 2]]), "factor": torch.tensor([log2, log2])}
         streams = {"x": torch.tensor([[[2.0]]]), "step_size": torch.tensor([[[1.5, 0.5]]])}
-        expected = {"momentum_step": torch.tensor([[[0.45, 0.375]]]), "log_cap": torch.tensor([[[-log10, -log2]]])}
+        expected = {
+            "momentum_step": torch.tensor([[[0.45, 0.375]]]),
+            "log_cap": torch.tensor([[[-log10, -log2]]]),
+        }
         return WorkedSurrounding(cls(), streams, expected, params)

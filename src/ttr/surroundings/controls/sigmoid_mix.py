@@ -19,7 +19,10 @@ class SigmoidMix(Controls):
     axes: ClassVar[str] = "BTH"
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model)), "bias": Parameter((sizes.heads,), constant(0.0))}
+        return {
+            "weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model)),
+            "bias": Parameter((sizes.heads,), constant(0.0)),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         return {"mix": torch.sigmoid(wide(streams["x"] @ params["weight"].mT) + wide(params["bias"]))}
@@ -30,6 +33,12 @@ class SigmoidMix(Controls):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # x = (2, 3): 0.5*2 - 3 + 2 + ln 3 = ln 3 and 0.25*2 + 0.5*3 - 2 - ln 4 = -ln 4: sigmoid = 3/4 and 1/5.
-        params = {"weight": torch.tensor([[0.5, -1.0], [0.25, 0.5]]), "bias": torch.tensor([2 + 1.0986122886681098, -2 - 1.3862943611198906])}
-        return WorkedSurrounding(cls(), {"x": torch.tensor([[[2.0, 3.0]]])}, {"mix": torch.tensor([[[0.75, 0.2]]])}, params)
+        # x = (2, 3): 0.5*2 - 3 + 2 + ln 3 = ln 3 and 0.25*2 + 0.5*3 - 2 - ln 4 = -ln 4: sigmoid = 3/4 and
+        #     1/5.
+        params = {
+            "weight": torch.tensor([[0.5, -1.0], [0.25, 0.5]]),
+            "bias": torch.tensor([2 + 1.0986122886681098, -2 - 1.3862943611198906]),
+        }
+        return WorkedSurrounding(
+            cls(), {"x": torch.tensor([[[2.0, 3.0]]])}, {"mix": torch.tensor([[[0.75, 0.2]]])}, params
+        )

@@ -19,7 +19,10 @@ class SigmoidMomentum(Controls):
     axes: ClassVar[str] = "BTH"
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model)), "bias": Parameter((sizes.heads,), constant(0.0))}
+        return {
+            "weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model)),
+            "bias": Parameter((sizes.heads,), constant(0.0)),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         return {"momentum": torch.sigmoid(wide(streams["x"] @ params["weight"].mT) + wide(params["bias"]))}
@@ -33,4 +36,6 @@ class SigmoidMomentum(Controls):
         # x = 2: logits 0.5*2 + ln 3 - 1 = ln 3 and -1.5*2 + 3 - ln 3 = -ln 3: 3/4 and 1/4.
         log3 = 1.0986122886681098
         params = {"weight": torch.tensor([[0.5], [-1.5]]), "bias": torch.tensor([log3 - 1, 3 - log3])}
-        return WorkedSurrounding(cls(), {"x": torch.tensor([[[2.0]]])}, {"momentum": torch.tensor([[[0.75, 0.25]]])}, params)
+        return WorkedSurrounding(
+            cls(), {"x": torch.tensor([[[2.0]]])}, {"momentum": torch.tensor([[[0.75, 0.25]]])}, params
+        )

@@ -13,7 +13,8 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
 
 @dataclass(frozen=True)
 class SigmoidRate(Controls):
-    """step_size = base sigmoid(W x + bias) / K per head, for keys of size K (TTT, arXiv 2407.04620: base 1 for a matrix, 0.1 for an MLP)."""
+    """step_size = base sigmoid(W x + bias) / K per head, for keys of size K (TTT, arXiv 2407.04620: base 1
+    for a matrix, 0.1 for an MLP)."""
 
     base: float = 1.0
 
@@ -21,7 +22,10 @@ class SigmoidRate(Controls):
     axes: ClassVar[str] = "BTH"
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model)), "bias": Parameter((sizes.heads,), constant(0.0))}
+        return {
+            "weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model)),
+            "bias": Parameter((sizes.heads,), constant(0.0)),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         gate = torch.sigmoid(wide(streams["x"] @ params["weight"].mT) + wide(params["bias"]))
@@ -33,8 +37,11 @@ class SigmoidRate(Controls):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # x = 2: logits 0.5*2 + ln 3 - 1 = ln 3 and -1.5*2 + 3 - ln 3 = -ln 3, sigmoids 3/4 and 1/4, times 0.8 over K = 5.
+        # x = 2: logits 0.5*2 + ln 3 - 1 = ln 3 and -1.5*2 + 3 - ln 3 = -ln 3, sigmoids 3/4 and 1/4, times 0.8
+        #     over K = 5.
         log3 = 1.0986122886681098
         params = {"weight": torch.tensor([[0.5], [-1.5]]), "bias": torch.tensor([log3 - 1, 3 - log3])}
         streams = {"x": torch.tensor([[[2.0]]]), "k": torch.tensor([[[[2.0, 3.0, 4.0, 5.0, 6.0]]]])}
-        return WorkedSurrounding(cls(base=0.8), streams, {"step_size": torch.tensor([[[0.12, 0.04]]])}, params)
+        return WorkedSurrounding(
+            cls(base=0.8), streams, {"step_size": torch.tensor([[[0.12, 0.04]]])}, params
+        )

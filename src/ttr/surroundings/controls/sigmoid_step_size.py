@@ -15,7 +15,8 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
 class SigmoidStepSize(Controls):
     """step_size = sigmoid(W x), one per head and pair (DeltaNet, arXiv 2406.06484).
 
-    ``doubled`` to the range (0, 2) it lets a unit key be reflected: negative eigenvalues of the update (arXiv 2411.12537).
+    ``doubled`` to the range (0, 2) it lets a unit key be reflected: negative eigenvalues of the update (arXiv
+    2411.12537).
     """
 
     doubled: bool = False
@@ -36,7 +37,10 @@ class SigmoidStepSize(Controls):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # x = (1, 2): W x = (2*1 - 0.5*2, -1*1 + 0.5*2 - ln 3 * 1) = (1, -ln 3); 2 sigmoid(1) = 1.4621171573, 2 sigmoid(-ln 3) = 0.5.
+        # x = (1, 2): W x = (2*1 - 0.5*2, -1*1 + 0.5*2 - ln 3 * 1) = (1, -ln 3); 2 sigmoid(1) = 1.4621171573,
+        #     2 sigmoid(-ln 3) = 0.5.
         weight = torch.tensor([[2.0, -0.5], [-1.0 - 1.0986122886681098, 0.5]])
         expected = {"step_size": torch.tensor([[[1.4621171572600098, 0.5]]])}
-        return WorkedSurrounding(cls(doubled=True), {"x": torch.tensor([[[1.0, 2.0]]])}, expected, {"weight": weight})
+        return WorkedSurrounding(
+            cls(doubled=True), {"x": torch.tensor([[[1.0, 2.0]]])}, expected, {"weight": weight}
+        )

@@ -13,13 +13,18 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
 
 @dataclass(frozen=True)
 class SigmoidWrite(Controls):
-    """write = sigmoid(W x), one per head and value channel of every pair (Gated DeltaNet-2, arXiv 2605.22791)."""
+    """write = sigmoid(W x), one per head and value channel of every pair (Gated DeltaNet-2, arXiv
+    2605.22791)."""
 
     makes: ClassVar[tuple[str, ...]] = ("write",)
     axes: ClassVar[str] = "BTHV"
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"weight": Parameter((*sizes.per_pair, sizes.heads, sizes.value_size, sizes.d_model), fan_in(sizes.d_model))}
+        return {
+            "weight": Parameter(
+                (*sizes.per_pair, sizes.heads, sizes.value_size, sizes.d_model), fan_in(sizes.d_model)
+            )
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         return {"write": torch.sigmoid(wide(torch.einsum("btd,...d->bt...", streams["x"], params["weight"])))}

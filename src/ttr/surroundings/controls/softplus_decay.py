@@ -8,15 +8,25 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, log_uniform_rates, time_step_bias, wide
+from ttr.surroundings import (
+    Controls,
+    Sizes,
+    Streams,
+    WorkedSurrounding,
+    fan_in,
+    log_uniform_rates,
+    time_step_bias,
+    wide,
+)
 
 
 @dataclass(frozen=True)
 class SoftplusDecay(Controls):
-    """log_decay = -exp(rate) dt per head, dt = softplus(W x + bias) (Mamba-2, arXiv 2405.21060; Gated DeltaNet, 2412.06464).
+    """log_decay = -exp(rate) dt per head, dt = softplus(W x + bias) (Mamba-2, arXiv 2405.21060; Gated
+    DeltaNet, 2412.06464).
 
-    The exponentials of the rates start uniform between ``slowest`` and ``fastest``, dt log-uniform in [0.001, 0.1] at x = 0.
-    dt is the stream ``time_step`` for others.
+    The exponentials of the rates start uniform between ``slowest`` and ``fastest``, dt log-uniform in [0.001,
+    0.1] at x = 0. dt is the stream ``time_step`` for others.
     """
 
     slowest: float = 0.0
@@ -26,11 +36,16 @@ class SoftplusDecay(Controls):
     axes: ClassVar[str] = "BTH"
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model)), "bias": Parameter((sizes.heads,), time_step_bias()),
-                "rate": Parameter((sizes.heads,), log_uniform_rates(self.slowest, self.fastest))}
+        return {
+            "weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model)),
+            "bias": Parameter((sizes.heads,), time_step_bias()),
+            "rate": Parameter((sizes.heads,), log_uniform_rates(self.slowest, self.fastest)),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        time_step = torch.nn.functional.softplus(wide(streams["x"] @ params["weight"].mT) + wide(params["bias"]))
+        time_step = torch.nn.functional.softplus(
+            wide(streams["x"] @ params["weight"].mT) + wide(params["bias"])
+        )
         return {"log_decay": -wide(params["rate"]).exp() * time_step, "time_step": time_step}
 
     @classmethod
@@ -39,9 +54,17 @@ class SoftplusDecay(Controls):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # x = 2, W = 0.25, bias -0.5 + ln(e - 1): dt = softplus(ln(e - 1)) = ln(1 + e - 1) = 1; second head W = 0.5, bias -1: dt =
+        # x = 2, W = 0.25, bias -0.5 + ln(e - 1): dt = softplus(ln(e - 1)) = ln(1 + e - 1) = 1; second head W
+        # = 0.5, bias -1: dt =
         # softplus(0) = ln 2. Rates ln 3 and ln 2: log decays -3 and -2 ln 2.
         log2, log3 = 0.6931471805599453, 1.0986122886681098
-        params = {"weight": torch.tensor([[0.25], [0.5]]), "bias": torch.tensor([0.5413248546129181 - 0.5, -1.0]), "rate": torch.tensor([log3, log2])}
-        expected = {"log_decay": torch.tensor([[[-3.0, -2 * log2]]]), "time_step": torch.tensor([[[1.0, log2]]])}
+        params = {
+            "weight": torch.tensor([[0.25], [0.5]]),
+            "bias": torch.tensor([0.5413248546129181 - 0.5, -1.0]),
+            "rate": torch.tensor([log3, log2]),
+        }
+        expected = {
+            "log_decay": torch.tensor([[[-3.0, -2 * log2]]]),
+            "time_step": torch.tensor([[[1.0, log2]]]),
+        }
         return WorkedSurrounding(cls(), {"x": torch.tensor([[[2.0]]])}, expected, params)

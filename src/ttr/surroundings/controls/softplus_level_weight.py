@@ -13,14 +13,18 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
 
 @dataclass(frozen=True)
 class SoftplusLevelWeight(Controls):
-    """level_weight = softplus(c * W x) per head and level, with a learned c that begins at 1 (log-linear Mamba-2, arXiv 2506.04761)."""
+    """level_weight = softplus(c * W x) per head and level, with a learned c that begins at 1 (log-linear
+    Mamba-2, arXiv 2506.04761)."""
 
     makes: ClassVar[tuple[str, ...]] = ("level_weight",)
     axes: ClassVar[str] = "BTHL"
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         shape = (sizes.heads, sizes.levels)
-        return {"weight": Parameter((*shape, sizes.d_model), fan_in(sizes.d_model)), "strength": Parameter(shape, constant(1.0))}
+        return {
+            "weight": Parameter((*shape, sizes.d_model), fan_in(sizes.d_model)),
+            "strength": Parameter(shape, constant(1.0)),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         logits = torch.einsum("btd,hld->bthl", streams["x"], params["weight"])
@@ -32,7 +36,11 @@ class SoftplusLevelWeight(Controls):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # x = 2, one head, two levels: 3 * (ln(e - 1) / 6) * 2 = ln(e - 1) and 0.5 * 0 = 0: softplus 1 and ln 2.
-        params = {"weight": torch.tensor([[[0.5413248546129181 / 6], [0.0]]]), "strength": torch.tensor([[3.0, 0.5]])}
+        # x = 2, one head, two levels: 3 * (ln(e - 1) / 6) * 2 = ln(e - 1) and 0.5 * 0 = 0: softplus 1 and ln
+        #     2.
+        params = {
+            "weight": torch.tensor([[[0.5413248546129181 / 6], [0.0]]]),
+            "strength": torch.tensor([[3.0, 0.5]]),
+        }
         expected = {"level_weight": torch.tensor([1.0, 0.6931471805599453]).reshape(1, 1, 1, 2)}
         return WorkedSurrounding(cls(), {"x": torch.tensor([[[2.0]]])}, expected, params)

@@ -15,7 +15,8 @@ from ttr.surroundings.controls.softplus_decay import SoftplusDecay
 
 @dataclass(frozen=True)
 class SoftplusMomentum(Controls):
-    """momentum = exp(max(-exp(rate) softplus(W x + bias), ln ``at_least``)) per head (Momentum DeltaNet, arXiv 2605.05838)."""
+    """momentum = exp(max(-exp(rate) softplus(W x + bias), ln ``at_least``)) per head (Momentum DeltaNet,
+    arXiv 2605.05838)."""
 
     at_least: float = 0.1353352832366127
 
@@ -24,13 +25,18 @@ class SoftplusMomentum(Controls):
 
     def __post_init__(self) -> None:
         if not 0 < self.at_least < 1:
-            raise ValueError(f"SoftplusMomentum(at_least={self.at_least}) is no share. Use a number between 0 and 1, such as exp(-2).")
+            raise ValueError(
+                f"SoftplusMomentum(at_least={self.at_least}) is no share. Use a number between "
+                "0 and 1, such as exp(-2)."
+            )
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return SoftplusDecay().parameters(sizes)
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        return {"momentum": SoftplusDecay()(params, streams)["log_decay"].clamp(min=math.log(self.at_least)).exp()}
+        return {
+            "momentum": SoftplusDecay()(params, streams)["log_decay"].clamp(min=math.log(self.at_least)).exp()
+        }
 
     @classmethod
     def examples(cls) -> tuple[SoftplusMomentum, ...]:
@@ -38,7 +44,17 @@ class SoftplusMomentum(Controls):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # x = 2, W = 0.5, bias -1: softplus(0) = ln 2. With rate 2, exp(-2 ln 2) = 1/4; with rate 3, 1/8 is raised to 0.2.
+        # x = 2, W = 0.5, bias -1: softplus(0) = ln 2. With rate 2, exp(-2 ln 2) = 1/4; with rate 3, 1/8 is
+        #     raised to 0.2.
         log2, log3 = 0.6931471805599453, 1.0986122886681098
-        params = {"weight": torch.tensor([[0.5], [0.5]]), "bias": torch.tensor([-1.0, -1.0]), "rate": torch.tensor([log2, log3])}
-        return WorkedSurrounding(cls(at_least=0.2), {"x": torch.tensor([[[2.0]]])}, {"momentum": torch.tensor([[[0.25, 0.2]]])}, params)
+        params = {
+            "weight": torch.tensor([[0.5], [0.5]]),
+            "bias": torch.tensor([-1.0, -1.0]),
+            "rate": torch.tensor([log2, log3]),
+        }
+        return WorkedSurrounding(
+            cls(at_least=0.2),
+            {"x": torch.tensor([[[2.0]]])},
+            {"momentum": torch.tensor([[[0.25, 0.2]]])},
+            params,
+        )

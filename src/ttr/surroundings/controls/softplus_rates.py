@@ -14,7 +14,8 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
 
 @dataclass(frozen=True)
 class SoftplusRates(Controls):
-    """step_size = softplus(W x + bias), one per head and group of the function's parameters, about ``start`` at x = 0 (LaCT, arXiv 2505.23884)."""
+    """step_size = softplus(W x + bias), one per head and group of the function's parameters, about ``start``
+    at x = 0 (LaCT, arXiv 2505.23884)."""
 
     start: float = 0.001
 
@@ -24,7 +25,10 @@ class SoftplusRates(Controls):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         shape = (sizes.heads, sizes.groups)
         bias = self.start + math.log(-math.expm1(-self.start))  # the softplus of this is ``start``
-        return {"weight": Parameter((*shape, sizes.d_model), fan_in(sizes.d_model)), "bias": Parameter(shape, constant(bias))}
+        return {
+            "weight": Parameter((*shape, sizes.d_model), fan_in(sizes.d_model)),
+            "bias": Parameter(shape, constant(bias)),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         logits = torch.einsum("btd,hpd->bthp", streams["x"], params["weight"])
@@ -36,7 +40,11 @@ class SoftplusRates(Controls):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # x = 2, two groups of one head: logits 0.25*2 - 0.5 + ln(e - 1), whose softplus is ln(1 + e - 1) = 1, and 0.5*2 - 1 = 0, of which it is ln 2.
-        params = {"weight": torch.tensor([[[0.25], [0.5]]]), "bias": torch.tensor([[0.5413248546129181 - 0.5, -1.0]])}
+        # x = 2, two groups of one head: logits 0.25*2 - 0.5 + ln(e - 1), whose softplus is ln(1 + e - 1) = 1,
+        #     and 0.5*2 - 1 = 0, of which it is ln 2.
+        params = {
+            "weight": torch.tensor([[[0.25], [0.5]]]),
+            "bias": torch.tensor([[0.5413248546129181 - 0.5, -1.0]]),
+        }
         expected = {"step_size": torch.tensor([1.0, 0.6931471805599453]).reshape(1, 1, 1, 2)}
         return WorkedSurrounding(cls(), {"x": torch.tensor([[[2.0]]])}, expected, params)

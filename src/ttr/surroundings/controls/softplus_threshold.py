@@ -13,7 +13,8 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
 
 @dataclass(frozen=True)
 class SoftplusThreshold(Controls):
-    """threshold = softplus(W x + bias) per head, the bias starting at ``bias`` (for the data-dependent one of Yaad, arXiv 2504.13173)."""
+    """threshold = softplus(W x + bias) per head, the bias starting at ``bias`` (for the data-dependent one of
+    Yaad, arXiv 2504.13173)."""
 
     bias: float = 0.5
 
@@ -21,10 +22,17 @@ class SoftplusThreshold(Controls):
     axes: ClassVar[str] = "BTH"
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model)), "bias": Parameter((sizes.heads,), constant(self.bias))}
+        return {
+            "weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model)),
+            "bias": Parameter((sizes.heads,), constant(self.bias)),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        return {"threshold": torch.nn.functional.softplus(wide(streams["x"] @ params["weight"].mT) + wide(params["bias"]))}
+        return {
+            "threshold": torch.nn.functional.softplus(
+                wide(streams["x"] @ params["weight"].mT) + wide(params["bias"])
+            )
+        }
 
     @classmethod
     def examples(cls) -> tuple[SoftplusThreshold, ...]:
@@ -32,7 +40,11 @@ class SoftplusThreshold(Controls):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # x = 2: logits 0.25*2 - 0.5 + ln(e - 1), whose softplus is ln(1 + e - 1) = 1, and 0.5*2 - 1 = 0, of which it is ln 2.
-        params = {"weight": torch.tensor([[0.25], [0.5]]), "bias": torch.tensor([0.5413248546129181 - 0.5, -1.0])}
+        # x = 2: logits 0.25*2 - 0.5 + ln(e - 1), whose softplus is ln(1 + e - 1) = 1, and 0.5*2 - 1 = 0, of
+        #     which it is ln 2.
+        params = {
+            "weight": torch.tensor([[0.25], [0.5]]),
+            "bias": torch.tensor([0.5413248546129181 - 0.5, -1.0]),
+        }
         expected = {"threshold": torch.tensor([[[1.0, 0.6931471805599453]]])}
         return WorkedSurrounding(cls(), {"x": torch.tensor([[[2.0]]])}, expected, params)

@@ -14,7 +14,8 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
 
 @dataclass(frozen=True)
 class TanhStepSize(Controls):
-    """step_size = 1 + tanh(W x / sqrt(d_model)), one per head and pair (Momentum DeltaNet, arXiv 2605.05838)."""
+    """step_size = 1 + tanh(W x / sqrt(d_model)), one per head and pair (Momentum DeltaNet, arXiv
+    2605.05838)."""
 
     makes: ClassVar[tuple[str, ...]] = ("step_size",)
     axes: ClassVar[str] = "BTH"

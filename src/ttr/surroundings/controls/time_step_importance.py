@@ -12,7 +12,8 @@ from ttr.surroundings import Controls, Streams, WorkedSurrounding
 
 @dataclass(frozen=True)
 class TimeStepImportance(Controls):
-    """log_importance = log dt, with the dt that also sets the decay: the length of a step of time (Mamba-3, arXiv 2603.15569)."""
+    """log_importance = log dt, with the dt that also sets the decay: the length of a step of time (Mamba-3,
+    arXiv 2603.15569)."""
 
     reads: ClassVar[tuple[str, ...]] = ("time_step",)
     makes: ClassVar[tuple[str, ...]] = ("log_importance",)
@@ -30,4 +31,6 @@ class TimeStepImportance(Controls):
     def worked(cls) -> WorkedSurrounding:
         # ln 3 and -ln 2.
         expected = {"log_importance": torch.tensor([[[1.0986122886681098, -0.6931471805599453]]])}
-        return WorkedSurrounding(cls(), {"x": torch.tensor([[[2.0]]]), "time_step": torch.tensor([[[3.0, 0.5]]])}, expected)
+        return WorkedSurrounding(
+            cls(), {"x": torch.tensor([[[2.0]]]), "time_step": torch.tensor([[[3.0, 0.5]]])}, expected
+        )

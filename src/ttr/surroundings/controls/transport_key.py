@@ -13,7 +13,8 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
 
 @dataclass(frozen=True)
 class TransportKey(Controls):
-    """transport_key = W2 W1 x per head, of norm 1 unless ``unit`` is off because another step brings it there (PaTH, arXiv 2505.16381)."""
+    """transport_key = W2 W1 x per head, of norm 1 unless ``unit`` is off because another step brings it there
+    (PaTH, arXiv 2505.16381)."""
 
     rank: int = 32
     unit: bool = True
@@ -22,12 +23,18 @@ class TransportKey(Controls):
     axes: ClassVar[str] = "BTHK"
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"down": Parameter((self.rank, sizes.d_model), fan_in(sizes.d_model)),
-                "up": Parameter((sizes.heads, sizes.key_size, self.rank), fan_in(self.rank))}
+        return {
+            "down": Parameter((self.rank, sizes.d_model), fan_in(sizes.d_model)),
+            "up": Parameter((sizes.heads, sizes.key_size, self.rank), fan_in(self.rank)),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         key = wide(torch.einsum("btr,hkr->bthk", streams["x"] @ params["down"].mT, params["up"]))
-        return {"transport_key": key * torch.rsqrt(key.square().sum(-1, keepdim=True) + 1e-6) if self.unit else key}
+        return {
+            "transport_key": key * torch.rsqrt(key.square().sum(-1, keepdim=True) + 1e-6)
+            if self.unit
+            else key
+        }
 
     @classmethod
     def examples(cls) -> tuple[TransportKey, ...]:
@@ -38,4 +45,6 @@ class TransportKey(Controls):
         # x = 2 goes down to 3 and up to (6, -4.5).
         params = {"down": torch.tensor([[1.5]]), "up": torch.tensor([[[2.0], [-1.5]]])}
         expected = torch.tensor([6.0, -4.5]).reshape(1, 1, 1, 2)
-        return WorkedSurrounding(cls(rank=1, unit=False), {"x": torch.tensor([[[2.0]]])}, {"transport_key": expected}, params)
+        return WorkedSurrounding(
+            cls(rank=1, unit=False), {"x": torch.tensor([[[2.0]]])}, {"transport_key": expected}, params
+        )

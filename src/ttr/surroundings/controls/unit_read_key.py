@@ -14,7 +14,8 @@ from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, wide
 
 @dataclass(frozen=True)
 class UnitReadKey(Controls):
-    """read_key = k * g / ||k * g|| per head, with a learned gain g, k as it leaves the projection (RWKV-7, arXiv 2503.14456)."""
+    """read_key = k * g / ||k * g|| per head, with a learned gain g, k as it leaves the projection (RWKV-7,
+    arXiv 2503.14456)."""
 
     makes: ClassVar[tuple[str, ...]] = ("read_key",)
     axes: ClassVar[str] = "BTHK"
@@ -34,4 +35,9 @@ class UnitReadKey(Controls):
     def worked(cls) -> WorkedSurrounding:
         # (6, -2) * (0.5, 2) = (3, -4), of norm 5.
         streams = {"k": torch.tensor([6.0, -2.0]).reshape(1, 1, 1, 2)}
-        return WorkedSurrounding(cls(), streams, {"read_key": torch.tensor([0.6, -0.8]).reshape(1, 1, 1, 2)}, {"gain": torch.tensor([[0.5, 2.0]])})
+        return WorkedSurrounding(
+            cls(),
+            streams,
+            {"read_key": torch.tensor([0.6, -0.8]).reshape(1, 1, 1, 2)},
+            {"gain": torch.tensor([[0.5, 2.0]])},
+        )

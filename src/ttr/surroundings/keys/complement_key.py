@@ -13,14 +13,18 @@ from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding
 
 @dataclass(frozen=True)
 class ComplementKey(Keys):
-    """k = 1 - exp(log_decay) per channel: what is forgotten makes room for what is written (HGRN2, arXiv 2404.07904)."""
+    """k = 1 - exp(log_decay) per channel: what is forgotten makes room for what is written (HGRN2, arXiv
+    2404.07904)."""
 
     reads: ClassVar[tuple[str, ...]] = ("log_decay",)
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         if sizes.pairs > 1 or sizes.key_heads != sizes.heads:
-            raise ValueError("ComplementKey makes the key of a head from its retention and needs one for each. "
-                             f"Use key_heads = {sizes.heads} and one pair per token.")
+            raise ValueError(
+                "ComplementKey makes the key of a head from its retention and needs one for "
+                "each. "
+                f"Use key_heads = {sizes.heads} and one pair per token."
+            )
         return {}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:

@@ -33,4 +33,6 @@ class HeadRMSNorm(Keys):
         # Mean square (3^2 + 5^2) / 2 = 17, plus eps 8: root 5.
         k = torch.tensor([3.0, 5.0]).reshape(1, 1, 1, 2)
         expected = {"k": torch.tensor([6.0, -2.0]).reshape(1, 1, 1, 2)}
-        return WorkedSurrounding(cls(streams=("k",), eps=8.0), {"k": k}, expected, {"k": torch.tensor([10.0, -2.0])})
+        return WorkedSurrounding(
+            cls(streams=("k",), eps=8.0), {"k": k}, expected, {"k": torch.tensor([10.0, -2.0])}
+        )

@@ -9,14 +9,25 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding, fan_in, newest_pair, time_step_bias, wide
+from ttr.surroundings import (
+    Keys,
+    Sizes,
+    Streams,
+    WorkedSurrounding,
+    fan_in,
+    newest_pair,
+    time_step_bias,
+    wide,
+)
 
 
 @dataclass(frozen=True)
 class LowRankTimeStep(Keys):
-    """dt = softplus(W2 W1 v + bias) per head, from all heads' values at the token: the stream ``time_step`` (Mamba, arXiv 2312.00752).
+    """dt = softplus(W2 W1 v + bias) per head, from all heads' values at the token: the stream ``time_step``
+    (Mamba, arXiv 2312.00752).
 
-    ``rank`` None means ceil(d_model / 16); at v = 0 dt starts log-uniform in [0.001, 0.1]. v itself is unchanged.
+    ``rank`` None means ceil(d_model / 16); at v = 0 dt starts log-uniform in [0.001, 0.1]. v itself is
+    unchanged.
     """
 
     rank: int | None = None
@@ -26,8 +37,11 @@ class LowRankTimeStep(Keys):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         rank = self.rank or math.ceil(sizes.d_model / 16)
         values = (sizes.value_heads, sizes.value_size)
-        return {"down": Parameter((rank, *values), fan_in(values[0] * values[1])), "up": Parameter((sizes.heads, rank), fan_in(rank)),
-                "bias": Parameter((sizes.heads,), time_step_bias())}
+        return {
+            "down": Parameter((rank, *values), fan_in(values[0] * values[1])),
+            "up": Parameter((sizes.heads, rank), fan_in(rank)),
+            "bias": Parameter((sizes.heads,), time_step_bias()),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         logits = torch.einsum("bthv,rhv->btr", newest_pair(streams["v"]), params["down"]) @ params["up"].mT
@@ -39,8 +53,14 @@ class LowRankTimeStep(Keys):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # Values 2 and 3 go down to 4*2 - 2*3 = 2, up to (0.5, -1), plus bias (ln(e - 1) - 0.5, 1): softplus 1 and ln 2.
-        params = {"down": torch.tensor([[4.0, -2.0]]).reshape(1, 2, 1), "up": torch.tensor([[0.25], [-0.5]]),
-                  "bias": torch.tensor([0.5413248546129181 - 0.5, 1.0])}
+        # Values 2 and 3 go down to 4*2 - 2*3 = 2, up to (0.5, -1), plus bias (ln(e - 1) - 0.5, 1): softplus 1
+        # and ln 2.
+        params = {
+            "down": torch.tensor([[4.0, -2.0]]).reshape(1, 2, 1),
+            "up": torch.tensor([[0.25], [-0.5]]),
+            "bias": torch.tensor([0.5413248546129181 - 0.5, 1.0]),
+        }
         v = torch.tensor([2.0, 3.0]).reshape(1, 1, 2, 1)
-        return WorkedSurrounding(cls(rank=1), {"v": v}, {"time_step": torch.tensor([[[1.0, 0.6931471805599453]]])}, params)
+        return WorkedSurrounding(
+            cls(rank=1), {"v": v}, {"time_step": torch.tensor([[[1.0, 0.6931471805599453]]])}, params
+        )

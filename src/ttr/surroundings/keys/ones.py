@@ -11,7 +11,8 @@ from ttr.surroundings import Keys, Streams, WorkedSurrounding
 
 @dataclass(frozen=True)
 class Ones(Keys):
-    """Queries or keys that are 1 in every channel: a recurrent unit writes its input and shows its state as they are."""
+    """Queries or keys that are 1 in every channel: a recurrent unit writes its input and shows its state as
+    they are."""
 
     streams: tuple[str, ...] = ("q", "k")
 
@@ -29,4 +30,6 @@ class Ones(Keys):
     @classmethod
     def worked(cls) -> WorkedSurrounding:
         q = torch.tensor([7.0, -3.0]).reshape(1, 1, 1, 2)
-        return WorkedSurrounding(cls(streams=("q",)), {"q": q}, {"q": torch.tensor([1.0, 1.0]).reshape(1, 1, 1, 2)})
+        return WorkedSurrounding(
+            cls(streams=("q",)), {"q": q}, {"q": torch.tensor([1.0, 1.0]).reshape(1, 1, 1, 2)}
+        )

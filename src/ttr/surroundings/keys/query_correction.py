@@ -13,7 +13,8 @@ from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding, newest_pai
 
 @dataclass(frozen=True)
 class QueryCorrection(Keys):
-    """q <- q - d k per head, with a learned d that begins at ``start``: Comba's output correction (arXiv 2506.02475).
+    """q <- q - d k per head, with a learned d that begins at ``start``: Comba's output correction (arXiv
+    2506.02475).
 
     The read-out S^T (q - d k) is that of q less d times what the memory says about the newest key.
     """
@@ -25,7 +26,10 @@ class QueryCorrection(Keys):
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         heads = len(params["strength"])
-        return {"q": repeat_heads(streams["q"], heads) - params["strength"][:, None] * repeat_heads(newest_pair(streams["k"]), heads)}
+        return {
+            "q": repeat_heads(streams["q"], heads)
+            - params["strength"][:, None] * repeat_heads(newest_pair(streams["k"]), heads)
+        }
 
     @classmethod
     def examples(cls) -> tuple[QueryCorrection, ...]:
@@ -34,6 +38,9 @@ class QueryCorrection(Keys):
     @classmethod
     def worked(cls) -> WorkedSurrounding:
         # Two queries share one key: (1, 0) - 0.5 * (4, 6) and (5, 7) - 2 * (4, 6).
-        streams = {"q": torch.tensor([[1.0, 0.0], [5.0, 7.0]]).reshape(1, 1, 2, 2), "k": torch.tensor([4.0, 6.0]).reshape(1, 1, 1, 2)}
+        streams = {
+            "q": torch.tensor([[1.0, 0.0], [5.0, 7.0]]).reshape(1, 1, 2, 2),
+            "k": torch.tensor([4.0, 6.0]).reshape(1, 1, 1, 2),
+        }
         expected = {"q": torch.tensor([[-1.0, -3.0], [-3.0, -5.0]]).reshape(1, 1, 2, 2)}
         return WorkedSurrounding(cls(), streams, expected, {"strength": torch.tensor([0.5, 2.0])})

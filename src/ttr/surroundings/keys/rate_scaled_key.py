@@ -14,7 +14,8 @@ from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding
 
 @dataclass(frozen=True)
 class RateScaledKey(Keys):
-    """k <- k (1 + (a - 1) c) with the in-context learning rate a of every channel and a learned c (RWKV-7, arXiv 2503.14456)."""
+    """k <- k (1 + (a - 1) c) with the in-context learning rate a of every channel and a learned c (RWKV-7,
+    arXiv 2503.14456)."""
 
     reads: ClassVar[tuple[str, ...]] = ("learning_rate",)
 
@@ -32,5 +33,13 @@ class RateScaledKey(Keys):
     @classmethod
     def worked(cls) -> WorkedSurrounding:
         # (8, 4) * (1 + (0.25 - 1) * 0.5, 1 + (0.5 - 1) * 3) = (8 * 0.625, 4 * -0.5).
-        streams = {"k": torch.tensor([8.0, 4.0]).reshape(1, 1, 1, 2), "learning_rate": torch.tensor([0.25, 0.5]).reshape(1, 1, 1, 2)}
-        return WorkedSurrounding(cls(), streams, {"k": torch.tensor([5.0, -2.0]).reshape(1, 1, 1, 2)}, {"strength": torch.tensor([[0.5, 3.0]])})
+        streams = {
+            "k": torch.tensor([8.0, 4.0]).reshape(1, 1, 1, 2),
+            "learning_rate": torch.tensor([0.25, 0.5]).reshape(1, 1, 1, 2),
+        }
+        return WorkedSurrounding(
+            cls(),
+            streams,
+            {"k": torch.tensor([5.0, -2.0]).reshape(1, 1, 1, 2)},
+            {"strength": torch.tensor([[0.5, 3.0]])},
+        )

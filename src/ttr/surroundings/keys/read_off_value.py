@@ -12,7 +12,8 @@ from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding, fan_in, ne
 
 @dataclass(frozen=True)
 class ReadOffValue(Keys):
-    """q and k as linear maps of all heads' values at the token, in place of the layer's input (Mamba, arXiv 2312.00752).
+    """q and k as linear maps of all heads' values at the token, in place of the layer's input (Mamba, arXiv
+    2312.00752).
 
     Put it behind the convolution of v, whose result the maps read.
     """
@@ -23,10 +24,16 @@ class ReadOffValue(Keys):
         if sizes.pairs > 1:
             raise ValueError("ReadOffValue makes one key of the values of a token. Use one pair per token.")
         values = (sizes.value_heads, sizes.value_size)
-        return {name: Parameter((*sizes.stream(name), *values), fan_in(values[0] * values[1])) for name in self.replaces}
+        return {
+            name: Parameter((*sizes.stream(name), *values), fan_in(values[0] * values[1]))
+            for name in self.replaces
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        return {name: torch.einsum("bthv,gkhv->btgk", newest_pair(streams["v"]), params[name]) for name in self.replaces}
+        return {
+            name: torch.einsum("bthv,gkhv->btgk", newest_pair(streams["v"]), params[name])
+            for name in self.replaces
+        }
 
     @classmethod
     def examples(cls) -> tuple[ReadOffValue, ...]:
@@ -36,6 +43,12 @@ class ReadOffValue(Keys):
     def worked(cls) -> WorkedSurrounding:
         # Values 2 and 3 of two heads: q = (5*2 - 3, 4*3) = (7, 12), k = (0.5*2 + 2*3, 3*2 - 7*3) = (7, -15).
         v = torch.tensor([2.0, 3.0]).reshape(1, 1, 2, 1)
-        params = {"q": torch.tensor([[5.0, -1.0], [0.0, 4.0]]).reshape(1, 2, 2, 1), "k": torch.tensor([[0.5, 2.0], [3.0, -7.0]]).reshape(1, 2, 2, 1)}
-        expected = {"q": torch.tensor([7.0, 12.0]).reshape(1, 1, 1, 2), "k": torch.tensor([7.0, -15.0]).reshape(1, 1, 1, 2)}
+        params = {
+            "q": torch.tensor([[5.0, -1.0], [0.0, 4.0]]).reshape(1, 2, 2, 1),
+            "k": torch.tensor([[0.5, 2.0], [3.0, -7.0]]).reshape(1, 2, 2, 1),
+        }
+        expected = {
+            "q": torch.tensor([7.0, 12.0]).reshape(1, 1, 1, 2),
+            "k": torch.tensor([7.0, -15.0]).reshape(1, 1, 1, 2),
+        }
         return WorkedSurrounding(cls(), {"v": v}, expected, params)

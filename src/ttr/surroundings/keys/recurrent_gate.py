@@ -19,9 +19,10 @@ STEEPEST = 1000.0
 class RecurrentGate(Keys):
     """v = sqrt(1 - a^2) i v with the gates of a real-gated linear recurrent unit (RG-LRU, arXiv 2402.19427).
 
-    The input gate i and the recurrence gate r are sigmoids of linear maps of v within blocks of ``block`` heads, or one block of
-    fewer. The retention a = exp(-dt) has dt = sharpness r softplus(p), the stream ``time_step``; p starts such that a^(1/(sharpness r))
-    is between 0.9 and 0.999. The first token of a sequence, which nothing was kept for, is written whole.
+    The input gate i and the recurrence gate r are sigmoids of linear maps of v within blocks of ``block``
+    heads, or one block of fewer. The retention a = exp(-dt) has dt = sharpness r softplus(p), the stream
+    ``time_step``; p starts such that a^(1/(sharpness r)) is between 0.9 and 0.999. The first token of a
+    sequence, which nothing was kept for, is written whole.
     """
 
     block: int = 256
@@ -32,16 +33,24 @@ class RecurrentGate(Keys):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         block = min(self.block, sizes.heads)
         if sizes.pairs > 1 or sizes.value_heads != sizes.heads or sizes.heads % block:
-            raise ValueError(f"RecurrentGate gates the value of every head in blocks of {block}. "
-                             f"Use one pair per token, value_heads = {sizes.heads}, and a multiple of {block} heads.")
+            raise ValueError(
+                f"RecurrentGate gates the value of every head in blocks of {block}. "
+                f"Use one pair per token, value_heads = {sizes.heads}, and a multiple of "
+                f"{block} heads."
+            )
         blocks, inner = sizes.heads // block, block * sizes.value_size
 
         def start(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
             log_decay = 0.5 * torch.log(0.9**2 + (0.999**2 - 0.9**2) * torch.rand(shape, generator=generator))
             return torch.log(torch.expm1(-log_decay))
 
-        gates = {f"{gate}_weight": Parameter((blocks, inner, block), fan_in(inner)) for gate in ("input", "recurrence")}
-        gates |= {f"{gate}_bias": Parameter((blocks, block), constant(0.0)) for gate in ("input", "recurrence")}
+        gates = {
+            f"{gate}_weight": Parameter((blocks, inner, block), fan_in(inner))
+            for gate in ("input", "recurrence")
+        }
+        gates |= {
+            f"{gate}_bias": Parameter((blocks, block), constant(0.0)) for gate in ("input", "recurrence")
+        }
         return gates | {"decay": Parameter((sizes.heads,), start)}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
@@ -49,11 +58,15 @@ class RecurrentGate(Keys):
         blocks = v.unflatten(2, (params["input_weight"].shape[0], -1)).flatten(3)
 
         def gate(name: str) -> Tensor:
-            logits = torch.einsum("btni,nij->btnj", blocks, params[f"{name}_weight"].to(v)) + params[f"{name}_bias"].to(v)
+            logits = torch.einsum("btni,nij->btnj", blocks, params[f"{name}_weight"].to(v)) + params[
+                f"{name}_bias"
+            ].to(v)
             return torch.sigmoid(logits).flatten(2)
 
         time_step = self.sharpness * gate("recurrence") * softplus(params["decay"].to(v))
-        share = torch.where(streams["position"][..., None] == 0, 1.0, _bounded_sqrt(-torch.expm1(-2 * time_step)))
+        share = torch.where(
+            streams["position"][..., None] == 0, 1.0, _bounded_sqrt(-torch.expm1(-2 * time_step))
+        )
         return {"v": (v * (share * gate("input"))[..., None]).to(streams["v"].dtype), "time_step": time_step}
 
     @classmethod
@@ -62,16 +75,29 @@ class RecurrentGate(Keys):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # Blocks of one head. v = 2: recurrence logits 0.5*2 - 1 = 0 and 2*2 - 4 + ln 3 = ln 3, gates 1/2 and 3/4; softplus(p) = ln 2 / 8 and
-        # ln(5/3) / 12 make dt = 8 * 1/2 * ln 2 / 8 ... = ln(5/4) and ln(5/3), so a = 4/5 and 3/5 and sqrt(1 - a^2) = 3/5 and 4/5. Input
-        # gates of logits 0 and ln 3: 1/2 and 3/4. v = 2 * 3/5 * 1/2 = 0.6 and 2 * 4/5 * 3/4 = 1.2; whole at position 0: 1 and 1.5.
+        # Blocks of one head. v = 2: recurrence logits 0.5*2 - 1 = 0 and 2*2 - 4 + ln 3 = ln 3, gates 1/2 and
+        # 3/4; softplus(p) = ln 2 / 8 and ln(5/3) / 12 make dt = 8 * 1/2 * ln 2 / 8 ... = ln(5/4) and ln(5/3),
+        # so a = 4/5 and 3/5 and sqrt(1 - a^2) = 3/5 and 4/5. Input
+        # gates of logits 0 and ln 3: 1/2 and 3/4. v = 2 * 3/5 * 1/2 = 0.6 and 2 * 4/5 * 3/4 = 1.2; whole at
+        #     position 0: 1 and 1.5.
         log3 = 1.0986122886681098
-        decay = torch.log(torch.expm1(torch.log(torch.tensor([5 / 4, 5 / 3], dtype=torch.float64)) / torch.tensor([4.0, 6.0]))).double()
-        params = {"recurrence_weight": torch.tensor([0.5, 2.0]).reshape(2, 1, 1), "recurrence_bias": torch.tensor([[-1.0], [log3 - 4]]),
-                  "input_weight": torch.tensor([1.5, -1.0]).reshape(2, 1, 1), "input_bias": torch.tensor([[-3.0], [log3 + 2]]), "decay": decay}
+        decay = torch.log(
+            torch.expm1(
+                torch.log(torch.tensor([5 / 4, 5 / 3], dtype=torch.float64)) / torch.tensor([4.0, 6.0])
+            )
+        ).double()
+        params = {
+            "recurrence_weight": torch.tensor([0.5, 2.0]).reshape(2, 1, 1),
+            "recurrence_bias": torch.tensor([[-1.0], [log3 - 4]]),
+            "input_weight": torch.tensor([1.5, -1.0]).reshape(2, 1, 1),
+            "input_bias": torch.tensor([[-3.0], [log3 + 2]]),
+            "decay": decay,
+        }
         streams = {"v": torch.full((1, 2, 2, 1), 2.0), "position": torch.tensor([[0, 1]])}
-        expected = {"v": torch.tensor([[1.0, 1.5], [0.6, 1.2]]).reshape(1, 2, 2, 1),
-                    "time_step": torch.log(torch.tensor([5 / 4, 5 / 3])).expand(1, 2, 2)}
+        expected = {
+            "v": torch.tensor([[1.0, 1.5], [0.6, 1.2]]).reshape(1, 2, 2, 1),
+            "time_step": torch.log(torch.tensor([5 / 4, 5 / 3])).expand(1, 2, 2),
+        }
         return WorkedSurrounding(cls(block=1), streams, expected, params)
 
 

@@ -14,8 +14,8 @@ from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding, ring_radii
 class RingGain(Keys):
     """v exp(gain) with a learned gain per head (LRU, arXiv 2303.06349).
 
-    It starts at sqrt(1 - a^2) for the retentions a with which ``RingDecay`` of the same fields starts, so that a white input
-    makes a state of the same variance.
+    It starts at sqrt(1 - a^2) for the retentions a with which ``RingDecay`` of the same fields starts, so
+    that a white input makes a state of the same variance.
     """
 
     smallest: float = 0.9
@@ -23,7 +23,9 @@ class RingGain(Keys):
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         def start(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-            return 0.5 * torch.log1p(-ring_radii(sizes.heads, self.smallest, self.largest)[:: sizes.heads // shape[0]].square())
+            return 0.5 * torch.log1p(
+                -ring_radii(sizes.heads, self.smallest, self.largest)[:: sizes.heads // shape[0]].square()
+            )
 
         return {"gain": Parameter((sizes.value_heads,), start)}
 
@@ -37,5 +39,10 @@ class RingGain(Keys):
     @classmethod
     def worked(cls) -> WorkedSurrounding:
         # exp(ln 3) * (2, 5).
-        v, expected = torch.tensor([2.0, 5.0]).reshape(1, 1, 1, 2), torch.tensor([6.0, 15.0]).reshape(1, 1, 1, 2)
-        return WorkedSurrounding(cls(), {"v": v}, {"v": expected}, {"gain": torch.tensor([1.0986122886681098])})
+        v, expected = (
+            torch.tensor([2.0, 5.0]).reshape(1, 1, 1, 2),
+            torch.tensor([6.0, 15.0]).reshape(1, 1, 1, 2),
+        )
+        return WorkedSurrounding(
+            cls(), {"v": v}, {"v": expected}, {"gain": torch.tensor([1.0986122886681098])}
+        )

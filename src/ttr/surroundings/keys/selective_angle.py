@@ -14,9 +14,11 @@ from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding, fan_in, wi
 
 @dataclass(frozen=True)
 class SelectiveAngle(Keys):
-    """The stream ``angle``, theta_t = sum_{j<=t} dt_j pi tanh(W x_j), for the rotations of every head (Mamba-3, arXiv 2603.15569).
+    """The stream ``angle``, theta_t = sum_{j<=t} dt_j pi tanh(W x_j), for the rotations of every head
+    (Mamba-3, arXiv 2603.15569).
 
-    W is shared by the heads and leads to half as many angles as channels are turned, which is the share ``fraction`` of them all.
+    W is shared by the heads and leads to half as many angles as channels are turned, which is the share
+    ``fraction`` of them all.
     """
 
     fraction: float = 0.5
@@ -43,4 +45,6 @@ class SelectiveAngle(Keys):
         # x = 2, W x = ln 3 / 2: tanh 1/2; dt = 3 and 0.5: what the token adds is 1.5 pi and 0.25 pi.
         streams = {"x": torch.tensor([[[2.0]]]), "time_step": torch.tensor([[[3.0, 0.5]]])}
         expected = {"angle": math.pi * torch.tensor([1.5, 0.25]).reshape(1, 1, 2, 1)}
-        return WorkedSurrounding(cls(), streams, expected, {"weight": torch.tensor([[1.0986122886681098 / 4]])})
+        return WorkedSurrounding(
+            cls(), streams, expected, {"weight": torch.tensor([[1.0986122886681098 / 4]])}
+        )

@@ -12,7 +12,8 @@ from ttr.surroundings import Keys, Streams, WorkedSurrounding
 
 @dataclass(frozen=True)
 class SharedKey(Keys):
-    """k = q: one projection makes queries and keys, and there is none for the keys alone (SOFT, arXiv 2110.11945)."""
+    """k = q: one projection makes queries and keys, and there is none for the keys alone (SOFT, arXiv
+    2110.11945)."""
 
     replaces: ClassVar[tuple[str, ...]] = ("k",)
 

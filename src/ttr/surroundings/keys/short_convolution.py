@@ -15,10 +15,11 @@ from ttr.surroundings.sequences import Sequences
 
 @dataclass(frozen=True)
 class ShortConvolution(Keys):
-    """Every channel of a stream becomes sum_{j<width} w_j x_{t-j}, then SiLU: each channel with weights of its own, causal.
+    """Every channel of a stream becomes sum_{j<width} w_j x_{t-j}, then SiLU: each channel with weights of
+    its own, causal.
 
-    It sees ``width`` - 1 earlier tokens, zeros before the first (H3, arXiv 2212.14052; Mamba, 2312.00752). The weight's
-    first axis runs from the oldest token to the newest.
+    It sees ``width`` - 1 earlier tokens, zeros before the first (H3, arXiv 2212.14052; Mamba, 2312.00752).
+    The weight's first axis runs from the oldest token to the newest.
     """
 
     width: int = 4
@@ -28,7 +29,9 @@ class ShortConvolution(Keys):
 
     def __post_init__(self) -> None:
         if self.width < 2:
-            raise ValueError(f"ShortConvolution(width={self.width}) mixes no tokens. Use a width of at least 2, or Silu().")
+            raise ValueError(
+                f"ShortConvolution(width={self.width}) mixes no tokens. Use a width of at least 2, or Silu()."
+            )
 
     @property
     def past(self) -> int:
@@ -41,18 +44,34 @@ class ShortConvolution(Keys):
             return bound * (2 * torch.rand(shape, generator=generator) - 1)
 
         weights = {name: Parameter((self.width, *sizes.stream(name)), init) for name in self.streams}
-        return weights | ({f"{name}_bias": Parameter(sizes.stream(name), constant(0.0)) for name in self.streams} if self.bias else {})
+        return weights | (
+            {f"{name}_bias": Parameter(sizes.stream(name), constant(0.0)) for name in self.streams}
+            if self.bias
+            else {}
+        )
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        return {name: self._convolve(name, streams[name][:, self.past :], streams[name][:, : self.past], params) for name in self.streams}
+        return {
+            name: self._convolve(name, streams[name][:, self.past :], streams[name][:, : self.past], params)
+            for name in self.streams
+        }
 
-    def continued(self, params: Mapping[str, Tensor], streams: Streams, tails: Streams, sequences: Sequences) -> dict[str, Tensor]:
-        return {name: self._convolve(name, streams[name], tail, params, sequences.cu_seqlens) for name, tail in tails.items()}
+    def continued(
+        self, params: Mapping[str, Tensor], streams: Streams, tails: Streams, sequences: Sequences
+    ) -> dict[str, Tensor]:
+        return {
+            name: self._convolve(name, streams[name], tail, params, sequences.cu_seqlens)
+            for name, tail in tails.items()
+        }
 
-    def _convolve(self, name: str, x: Tensor, tail: Tensor, params: Mapping[str, Tensor], bounds: Tensor | None = None) -> Tensor:
+    def _convolve(
+        self, name: str, x: Tensor, tail: Tensor, params: Mapping[str, Tensor], bounds: Tensor | None = None
+    ) -> Tensor:
         """[B,T,...] and the tokens before it -> [B,T,...]."""
         bias = params[f"{name}_bias"].flatten() if self.bias else None
-        y = short_convolution(x.flatten(2), tail.flatten(2), params[name].flatten(1), bias, silu=self.silu, bounds=bounds)
+        y = short_convolution(
+            x.flatten(2), tail.flatten(2), params[name].flatten(1), bias, silu=self.silu, bounds=bounds
+        )
         return y.reshape(x.shape)
 
     @classmethod
@@ -66,4 +85,6 @@ class ShortConvolution(Keys):
         x = torch.tensor([4.0, 5.0, 6.0, 7.0]).reshape(1, 4, 1, 1)
         params = {"v": torch.tensor([2.0, -1.0, 3.0]).reshape(3, 1, 1), "v_bias": torch.tensor([[0.5]])}
         expected = {"v": torch.tensor([21.5, 25.5]).reshape(1, 2, 1, 1)}
-        return WorkedSurrounding(cls(width=3, streams=("v",), silu=False, bias=True), {"v": x}, expected, params)
+        return WorkedSurrounding(
+            cls(width=3, streams=("v",), silu=False, bias=True), {"v": x}, expected, params
+        )

@@ -13,7 +13,8 @@ from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding
 
 @dataclass(frozen=True)
 class TimeStepValue(Keys):
-    """v = dt x per head, with the dt that also sets the decay: Euler's rule for a state space (Mamba-2, arXiv 2405.21060).
+    """v = dt x per head, with the dt that also sets the decay: Euler's rule for a state space (Mamba-2, arXiv
+    2405.21060).
 
     The value before, x, is the stream ``input`` for others.
     """
@@ -23,7 +24,10 @@ class TimeStepValue(Keys):
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         if sizes.value_heads != sizes.heads:
-            raise ValueError(f"TimeStepValue gives every head a step of its own and needs a value for each. Use value_heads = {sizes.heads}.")
+            raise ValueError(
+                "TimeStepValue gives every head a step of its own and needs a value for each. "
+                f"Use value_heads = {sizes.heads}."
+            )
         return {}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:

@@ -13,10 +13,12 @@ from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding
 
 @dataclass(frozen=True)
 class TokenShift(Keys):
-    """x_t + m * (x_{t-1} - x_t), channel by channel with a learned m for each of the streams it makes, "x_NAME" for every name in
-    ``of`` (RWKV, arXiv 2305.13048; RWKV-7, 2503.14456): what q, k, v and the gates are projected from. Before the first token x is 0.
+    """x_t + m * (x_{t-1} - x_t), channel by channel with a learned m for each of the streams it makes,
+    "x_NAME" for every name in ``of`` (RWKV, arXiv 2305.13048; RWKV-7, 2503.14456): what q, k, v and the gates
+    are projected from. Before the first token x is 0.
 
-    The shares m start as 1 - (channel / d_model)^p with p from 0.2 to 0.9, larger in earlier layers, as RWKV's.
+    The shares m start as 1 - (channel / d_model)^p with p from 0.2 to 0.9, larger in earlier layers, as
+    RWKV's.
     """
 
     of: tuple[str, ...] = ("q", "k", "v")
@@ -40,7 +42,9 @@ class TokenShift(Keys):
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         before, x = streams["x"][:, :-1], streams["x"][:, 1:]
-        return {name: x + share * (before - x) for name, share in zip(self.makes, params["share"], strict=True)}
+        return {
+            name: x + share * (before - x) for name, share in zip(self.makes, params["share"], strict=True)
+        }
 
     @classmethod
     def examples(cls) -> tuple[TokenShift, ...]:
@@ -51,4 +55,6 @@ class TokenShift(Keys):
         # Before (4, 8), now (2, 10): (2, 10) + (0.5, 0.25) * (2, -2) and (2, 10) + (0.75, 1.5) * (2, -2).
         streams = {"x": torch.tensor([[[4.0, 8.0], [2.0, 10.0]]])}
         expected = {"x_k": torch.tensor([[[3.0, 9.5]]]), "x_gate": torch.tensor([[[3.5, 7.0]]])}
-        return WorkedSurrounding(cls(of=("k", "gate")), streams, expected, {"share": torch.tensor([[0.5, 0.25], [0.75, 1.5]])})
+        return WorkedSurrounding(
+            cls(of=("k", "gate")), streams, expected, {"share": torch.tensor([[0.5, 0.25], [0.75, 1.5]])}
+        )

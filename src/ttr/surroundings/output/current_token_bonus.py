@@ -13,14 +13,18 @@ from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, newest_p
 
 @dataclass(frozen=True)
 class CurrentTokenBonus(Output):
-    """y + (q . (u * k)) v per head, with a learned u per key channel: more of the token's own pair (RWKV-7, arXiv 2503.14456)."""
+    """y + (q . (u * k)) v per head, with a learned u per key channel: more of the token's own pair (RWKV-7,
+    arXiv 2503.14456)."""
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {"strength": Parameter((sizes.heads, sizes.key_size), constant(-0.04))}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         y = streams["y"]
-        q, k, v = (repeat_heads(x, y.shape[-2]) for x in (streams["q"], newest_pair(streams["k"]), newest_pair(streams["v"])))
+        q, k, v = (
+            repeat_heads(x, y.shape[-2])
+            for x in (streams["q"], newest_pair(streams["k"]), newest_pair(streams["v"]))
+        )
         return {"y": (y + (q * params["strength"] * k).sum(-1, keepdim=True) * v).to(y.dtype)}
 
     @classmethod
@@ -30,6 +34,11 @@ class CurrentTokenBonus(Output):
     @classmethod
     def worked(cls) -> WorkedSurrounding:
         # 2 * 0.5 * 3 + 4 * 0.25 * -1 = 2; (7, 1, 6) + 2 * (1.5, -2, 4).
-        q, k, v, y = (torch.tensor(row).reshape(1, 1, 1, -1) for row in ([2.0, 4.0], [3.0, -1.0], [1.5, -2.0, 4.0], [7.0, 1.0, 6.0]))
+        q, k, v, y = (
+            torch.tensor(row).reshape(1, 1, 1, -1)
+            for row in ([2.0, 4.0], [3.0, -1.0], [1.5, -2.0, 4.0], [7.0, 1.0, 6.0])
+        )
         expected = {"y": torch.tensor([10.0, -3.0, 14.0]).reshape(1, 1, 1, 3)}
-        return WorkedSurrounding(cls(), {"q": q, "k": k, "v": v, "y": y}, expected, {"strength": torch.tensor([[0.5, 0.25]])})
+        return WorkedSurrounding(
+            cls(), {"q": q, "k": k, "v": v, "y": y}, expected, {"strength": torch.tensor([[0.5, 0.25]])}
+        )

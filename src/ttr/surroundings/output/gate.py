@@ -14,8 +14,8 @@ from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, fan_in
 
 @dataclass(frozen=True)
 class Gate(Output):
-    """y * g(W x), channel by channel, with g SiLU (the gate branch of Mamba, arXiv 2312.00752) or sigmoid (attention with
-    forgetting, 2503.02130)."""
+    """y * g(W x), channel by channel, with g SiLU (the gate branch of Mamba, arXiv 2312.00752) or sigmoid
+    (attention with forgetting, 2503.02130)."""
 
     gate: Literal["silu", "sigmoid"] = "silu"
 
@@ -27,7 +27,10 @@ class Gate(Output):
         return {"weight": Parameter((sizes.heads, sizes.value_size, sizes.d_model), fan_in(sizes.d_model))}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        return {"y": streams["y"] * ACTIVATIONS[self.gate](torch.einsum("btd,hvd->bthv", streams["x"], params["weight"]))}
+        return {
+            "y": streams["y"]
+            * ACTIVATIONS[self.gate](torch.einsum("btd,hvd->bthv", streams["x"], params["weight"]))
+        }
 
     @classmethod
     def examples(cls) -> tuple[Gate, ...]:
@@ -39,4 +42,6 @@ class Gate(Output):
         log3 = 1.0986122886681098
         streams = {"x": torch.tensor([[[2.0]]]), "y": torch.tensor([8.0, -4.0]).reshape(1, 1, 1, 2)}
         params = {"weight": torch.tensor([[[log3 / 2], [-log3 / 2]]])}
-        return WorkedSurrounding(cls(), streams, {"y": torch.tensor([6 * log3, log3]).reshape(1, 1, 1, 2)}, params)
+        return WorkedSurrounding(
+            cls(), streams, {"y": torch.tensor([6 * log3, log3]).reshape(1, 1, 1, 2)}, params
+        )

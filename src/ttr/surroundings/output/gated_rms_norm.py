@@ -14,11 +14,13 @@ from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, fan_in, 
 
 @dataclass(frozen=True)
 class GatedRMSNorm(Output):
-    """y / rms(y) * gain * g(W x): RMSNorm and output gate in one (RetNet, arXiv 2307.08621; Gated DeltaNet, 2412.06464).
+    """y / rms(y) * gain * g(W x): RMSNorm and output gate in one (RetNet, arXiv 2307.08621; Gated DeltaNet,
+    2412.06464).
 
     Args:
         gate: g, SiLU or sigmoid.
-        over: what the root mean square is taken of: the channels of each head, the gain shared by the heads, or of all.
+        over: what the root mean square is taken of: the channels of each head, the gain shared by the heads,
+            or of all.
         gate_first: the gate multiplies y before the norm (Mamba-2, 2405.21060).
         low_rank: W goes through ``value_size`` channels and adds a bias (KDA, 2510.26692).
     """
@@ -35,14 +37,28 @@ class GatedRMSNorm(Output):
         if not self.low_rank:
             return gain | {"weight": Parameter((*shape, sizes.d_model), fan_in(sizes.d_model))}
         rank = sizes.value_size
-        return gain | {"down": Parameter((rank, sizes.d_model), fan_in(sizes.d_model)), "weight": Parameter((*shape, rank), fan_in(rank)),
-                       "bias": Parameter(shape, constant(0.0))}
+        return gain | {
+            "down": Parameter((rank, sizes.d_model), fan_in(sizes.d_model)),
+            "weight": Parameter((*shape, rank), fan_in(rank)),
+            "bias": Parameter(shape, constant(0.0)),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         x = streams["x"]
-        logits = torch.einsum("btd,hvd->bthv", x @ params["down"].mT if self.low_rank else x, params["weight"])
+        logits = torch.einsum(
+            "btd,hvd->bthv", x @ params["down"].mT if self.low_rank else x, params["weight"]
+        )
         logits = wide(logits) + params["bias"] if self.low_rank else logits
-        return {"y": rms_norm(streams["y"], self.eps, gain=params["gain"], gate=logits, activation=self.gate, gate_first=self.gate_first)}
+        return {
+            "y": rms_norm(
+                streams["y"],
+                self.eps,
+                gain=params["gain"],
+                gate=logits,
+                activation=self.gate,
+                gate_first=self.gate_first,
+            )
+        }
 
     @classmethod
     def examples(cls) -> tuple[GatedRMSNorm, ...]:
@@ -50,9 +66,18 @@ class GatedRMSNorm(Output):
 
     @classmethod
     def worked(cls) -> WorkedSurrounding:
-        # Mean square (9 + 25) / 2 = 17, plus eps 8: root 5. x = 2 goes down to (3, 1), up to (0.25, ln 3), plus bias (0, ln 3): sigmoids 1/2, 3/4.
-        # y = (3/5 * 10 * 1/2, 5/5 * 4 * 3/4) = (3, 3).
-        params = {"gain": torch.tensor([10.0, 4.0]), "down": torch.tensor([[1.5], [0.5]]), "bias": torch.tensor([[-0.25, 0.0]]),
-                  "weight": torch.tensor([[[0.0, 0.25], [1.0986122886681098 / 3, 0.0]]])}
+        # Mean square (9 + 25) / 2 = 17, plus eps 8: root 5. x = 2 goes down to (3, 1), up to (0.25, ln 3),
+        # plus bias (0, ln 3): sigmoids 1/2, 3/4. y = (3/5 * 10 * 1/2, 5/5 * 4 * 3/4) = (3, 3).
+        params = {
+            "gain": torch.tensor([10.0, 4.0]),
+            "down": torch.tensor([[1.5], [0.5]]),
+            "bias": torch.tensor([[-0.25, 0.0]]),
+            "weight": torch.tensor([[[0.0, 0.25], [1.0986122886681098 / 3, 0.0]]]),
+        }
         streams = {"x": torch.tensor([[[2.0]]]), "y": torch.tensor([3.0, 5.0]).reshape(1, 1, 1, 2)}
-        return WorkedSurrounding(cls(gate="sigmoid", low_rank=True, eps=8.0), streams, {"y": torch.tensor([3.0, 3.0]).reshape(1, 1, 1, 2)}, params)
+        return WorkedSurrounding(
+            cls(gate="sigmoid", low_rank=True, eps=8.0),
+            streams,
+            {"y": torch.tensor([3.0, 3.0]).reshape(1, 1, 1, 2)},
+            params,
+        )

@@ -12,16 +12,24 @@ from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, wide
 
 @dataclass(frozen=True)
 class GroupNorm(Output):
-    """(y - mean) / sqrt(variance + eps) * gain + bias, mean and variance over the channels of each head (RWKV-7, arXiv 2503.14456)."""
+    """(y - mean) / sqrt(variance + eps) * gain + bias, mean and variance over the channels of each head
+    (RWKV-7, arXiv 2503.14456)."""
 
     eps: float = 64e-5
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         shape = (sizes.heads, sizes.value_size)
-        return {"gain": Parameter(shape, constant(((sizes.layer + 1) / sizes.layers) ** 0.7)), "bias": Parameter(shape, constant(0.0))}
+        return {
+            "gain": Parameter(shape, constant(((sizes.layer + 1) / sizes.layers) ** 0.7)),
+            "bias": Parameter(shape, constant(0.0)),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        y = torch.nn.functional.layer_norm(wide(streams["y"]), streams["y"].shape[-1:], eps=self.eps) * params["gain"] + params["bias"]
+        y = (
+            torch.nn.functional.layer_norm(wide(streams["y"]), streams["y"].shape[-1:], eps=self.eps)
+            * params["gain"]
+            + params["bias"]
+        )
         return {"y": y.to(streams["y"].dtype)}
 
     @classmethod
@@ -33,4 +41,6 @@ class GroupNorm(Output):
         # Mean 5, deviations -4 and 4, variance 16 plus eps 9: root 5. -0.8 * 10 + 0.5 and 0.8 * 4 - 2.
         params = {"gain": torch.tensor([[10.0, 4.0]]), "bias": torch.tensor([[0.5, -2.0]])}
         streams = {"y": torch.tensor([1.0, 9.0]).reshape(1, 1, 1, 2)}
-        return WorkedSurrounding(cls(eps=9.0), streams, {"y": torch.tensor([-7.5, 1.2]).reshape(1, 1, 1, 2)}, params)
+        return WorkedSurrounding(
+            cls(eps=9.0), streams, {"y": torch.tensor([-7.5, 1.2]).reshape(1, 1, 1, 2)}, params
+        )

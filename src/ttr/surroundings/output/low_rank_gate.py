@@ -13,7 +13,8 @@ from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, fan_in
 
 @dataclass(frozen=True)
 class LowRankGate(Output):
-    """y * W2 sigmoid(W1 x_gate) per head and value channel (RWKV-7, arXiv 2503.14456); W1 leads to ``rank`` channels, the value size if None."""
+    """y * W2 sigmoid(W1 x_gate) per head and value channel (RWKV-7, arXiv 2503.14456); W1 leads to ``rank``
+    channels, the value size if None."""
 
     rank: int | None = None
 
@@ -21,11 +22,15 @@ class LowRankGate(Output):
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         rank = self.rank or sizes.value_size
-        return {"down": Parameter((rank, sizes.d_model), fan_in(sizes.d_model)),
-                "up": Parameter((sizes.heads, sizes.value_size, rank), fan_in(rank))}
+        return {
+            "down": Parameter((rank, sizes.d_model), fan_in(sizes.d_model)),
+            "up": Parameter((sizes.heads, sizes.value_size, rank), fan_in(rank)),
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        gate = torch.einsum("btr,hvr->bthv", torch.sigmoid(streams["x_gate"] @ params["down"].mT), params["up"])
+        gate = torch.einsum(
+            "btr,hvr->bthv", torch.sigmoid(streams["x_gate"] @ params["down"].mT), params["up"]
+        )
         return {"y": streams["y"] * gate}
 
     @classmethod
@@ -37,4 +42,6 @@ class LowRankGate(Output):
         # 2 goes down to ln 3, whose sigmoid is 3/4, up to (1.5, -3); times (2, 5).
         params = {"down": torch.tensor([[1.0986122886681098 / 2]]), "up": torch.tensor([[[2.0], [-4.0]]])}
         streams = {"x_gate": torch.tensor([[[2.0]]]), "y": torch.tensor([2.0, 5.0]).reshape(1, 1, 1, 2)}
-        return WorkedSurrounding(cls(rank=1), streams, {"y": torch.tensor([3.0, -15.0]).reshape(1, 1, 1, 2)}, params)
+        return WorkedSurrounding(
+            cls(rank=1), streams, {"y": torch.tensor([3.0, -15.0]).reshape(1, 1, 1, 2)}, params
+        )

@@ -14,13 +14,18 @@ from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding
 
 @dataclass(frozen=True)
 class RMSNorm(Output):
-    """y / rms(y) * gain (arXiv 1910.07467), ``over`` the channels of each head, the gain shared by the heads, or over all."""
+    """y / rms(y) * gain (arXiv 1910.07467), ``over`` the channels of each head, the gain shared by the heads,
+    or over all."""
 
     over: Literal["head", "all"] = "head"
     eps: float = 1e-5
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"gain": Parameter((sizes.value_size,) if self.over == "head" else (sizes.heads, sizes.value_size), constant(1.0))}
+        return {
+            "gain": Parameter(
+                (sizes.value_size,) if self.over == "head" else (sizes.heads, sizes.value_size), constant(1.0)
+            )
+        }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         return {"y": rms_norm(streams["y"], self.eps, gain=params["gain"])}
