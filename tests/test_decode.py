@@ -289,7 +289,7 @@ def test_the_eager_update_in_place_makes_no_second_memory():
 
 @pytest.mark.skipif(
     os.environ.get("TTR_TEST_TYPES", "1") == "1",
-    reason=("torch.compile cannot look through the shape checks"),
+    reason="torch.compile cannot look through the shape checks",
 )
 @pytest.mark.parametrize("name", ["retnet", "deltanet", "kda", "comba", "rwkv7"])
 def test_a_compiled_plan_is_in_place_and_that_of_the_oracle(name, tier):

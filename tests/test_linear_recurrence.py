@@ -259,7 +259,7 @@ def test_narrow_inputs_have_a_wide_memory(backend):
 
 @pytest.mark.skipif(
     os.environ.get("TTR_TEST_TYPES", "1") == "1",
-    reason=("the compiler cannot trace the shape checks: run with TTR_TEST_TYPES=0"),
+    reason="the compiler cannot trace the shape checks: run with TTR_TEST_TYPES=0",
 )
 @pytest.mark.parametrize("backend", ("auto", "superblock"))
 def test_a_compiled_call_runs_the_operator(backend):

@@ -153,7 +153,7 @@ def explain_command(
         bool, typer.Option("--latex", help=("Print LaTeX (amsmath) to paste into a paper."))
     ] = False,
     heads: Annotated[
-        int | None, typer.Option(help=("With the two sizes: state and cost in numbers."), min=1)
+        int | None, typer.Option(help="With the two sizes: state and cost in numbers.", min=1)
     ] = None,
     key_size: Annotated[int | None, typer.Option(help="Channels of a key.", min=1)] = None,
     value_size: Annotated[int | None, typer.Option(help="Channels of a value.", min=1)] = None,

@@ -298,7 +298,7 @@ def _written_out(problem: Problem, formula: str) -> str:
     default = {
         None: "1",
         "head": "(gamma_i^(t) / gamma_i^(t-1))",
-        "channel": ("diag(gamma_i^(t) / gamma_i^(t-1))"),
+        "channel": "diag(gamma_i^(t) / gamma_i^(t-1))",
     }[problem.weights.retention]
     decay = next(iter(_told(problem, "decay")), default).removeprefix("D_t = ")
     formula = formula.replace("D_t = 1 after", "with decay 1 after")

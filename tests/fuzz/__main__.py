@@ -10,7 +10,7 @@ from tests.fuzz.run import run
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="make fuzz",
-        description=("Play drawn calls: each must equal the definition or be refused in a sentence."),
+        description="Play drawn calls: each must equal the definition or be refused in a sentence.",
     )
     parser.add_argument(
         "--seed", type=int, nargs="+", default=[0], help=("one or more; the same seed draws the same calls")

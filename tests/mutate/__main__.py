@@ -25,12 +25,12 @@ def changed(since: str) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="make mutate",
-        description=("Plant random faults in copies of the package; the tests must catch them."),
+        description="Plant random faults in copies of the package; the tests must catch them.",
     )
     parser.add_argument(
         "files",
         nargs="*",
-        help=(f"paths in {PACKAGE.relative_to(ROOT)}; without any, those that differ from --since"),
+        help=f"paths in {PACKAGE.relative_to(ROOT)}; without any, those that differ from --since",
     )
     parser.add_argument("--since", default="HEAD~30", help="a revision")
     parser.add_argument("--count", type=int, default=100)
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--out",
         type=Path,
         default=ROOT / "runs" / "mutate.json",
-        help=("the results; a fault that is in there is not tried again"),
+        help="the results; a fault that is in there is not tried again",
     )
     options = parser.parse_args(arguments)
     known = (

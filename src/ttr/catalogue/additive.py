@@ -82,7 +82,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2405.21060",
         year=2024,
         original="transformers.models.mamba2.modeling_mamba2.Mamba2Mixer",
-        verified=("layer and memory: transformers models/mamba2"),
+        verified="layer and memory: transformers models/mamba2",
         note=(
             "Groups are heads of q and k: heads=1 and value_heads=H for one group. Rates start uniform in "
             "1..16, not at 1, 2, ..., H."
@@ -97,7 +97,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2404.07904",
         year=2024,
         original="fla.layers.HGRN2Attention",
-        verified=("memory: fla/ops/gla/naive.py with the gates of fla/layers/hgrn2.py"),
+        verified="memory: fla/ops/gla/naive.py with the gates of fla/layers/hgrn2.py",
         note=(
             "Each layer learns its lower bounds by itself; the original ties them by a cumulative softmax "
             "over layers."

@@ -33,7 +33,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="1706.03762",
         year=2017,
         original="torch.nn.functional.scaled_dot_product_attention",
-        verified=("memory: torch scaled_dot_product_attention"),
+        verified="memory: torch scaled_dot_product_attention",
         note="With rotary positions, arXiv 2104.09864.",
     ),
     "softmax-attention-qknorm": Architecture(
@@ -62,7 +62,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2108.12409",
         year=2021,
         original="transformers.models.bloom.modeling_bloom.BloomAttention",
-        verified=("memory: transformers models/bloom build_alibi_tensor"),
+        verified="memory: transformers models/bloom build_alibi_tensor",
     ),
     "forgetting-attention": Architecture(
         Problem(Geometric("head"), LocalConstant(), ExactLocalFit()),

@@ -75,7 +75,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2510.26692",
         year=2025,
         original="fla.layers.KimiDeltaAttention",
-        verified=("memory: fla/ops/kda/naive.py and transformers models/kimi_linear"),
+        verified="memory: fla/ops/kda/naive.py and transformers models/kimi_linear",
     ),
     "gated-deltaproduct": Architecture(
         Problem(Geometric("head"), Linear(), DeltaRule(pairs_per_token=2)),
@@ -124,7 +124,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2502.10297",
         year=2025,
         original="fla.layers.GatedDeltaProduct",
-        verified=("memory: fla/ops/gated_delta_product/naive.py without gates"),
+        verified="memory: fla/ops/gated_delta_product/naive.py without gates",
         note="The original with use_forget_gate=False and use_output_gate=False.",
     ),
     "gated-deltanet2": Architecture(
@@ -175,7 +175,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2604.21100",
         year=2026,
         original="fla.layers.PrecondGatedDeltaNet",
-        verified=("memory: fla/ops/precond_gated_delta_rule/naive.py"),
+        verified="memory: fla/ops/precond_gated_delta_rule/naive.py",
         note="Published with value_size = 2 key_size.",
     ),
     "precond-kda": Architecture(
@@ -224,7 +224,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2605.05838",
         year=2026,
         original="fla.layers.MomentumDeltaNet",
-        verified=("memory: fla/ops/momentum_delta_rule/naive.py, recurrent"),
+        verified="memory: fla/ops/momentum_delta_rule/naive.py, recurrent",
         note=(
             "The layer measures its error at the decayed memory (use_p_times_alpha); published with "
             "value_size = 2 key_size."

@@ -56,7 +56,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2309.05858",
         year=2023,
         original=None,
-        verified=("memory: the recursion of the inverse, P_t = P_{t-1} - P k (P k)^T / (1 + k^T P k)"),
+        verified="memory: the recursion of the inverse, P_t = P_{t-1} - P k (P k)^T / (1 + k^T P k)",
         note="Recursive least squares with uniform weights is the exact ridge. With forgetting it would "
         "forget its prior too, and be "
         "ExactRidge under Importance with the inverse of what was forgotten up to each pair.",
@@ -70,7 +70,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2511.21016",
         year=2025,
         original="hmf.model.hybrid_zoo.layers.gated_kalmanet.GatedKalmaNet",
-        verified=("memory: the Chebyshev polynomials of its residual"),
+        verified="memory: the Chebyshev polynomials of its residual",
         note=(
             "Gradients are those of the 30 steps, where the released kernel takes the exact solution's. "
             "1e-6 is not added to norms and gates."

@@ -29,7 +29,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2009.14794",
         year=2020,
         original=None,
-        verified=("memory: the weights of all pairs by its kernel, summed afresh for every token"),
+        verified="memory: the weights of all pairs by its kernel, summed afresh for every token",
         note=(
             "The directions are drawn once. Released code adds 1e-4 to every feature and subtracts a "
             "maximum over future keys too."
@@ -43,7 +43,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2103.02143",
         year=2021,
         original=None,
-        verified=("memory: the weights of all pairs by its kernel, summed afresh for every token"),
+        verified="memory: the weights of all pairs by its kernel, summed afresh for every token",
         note=(
             "As released, without the gate of the publication: a sum of weights below 1 is not normalised. "
             "The directions are drawn once."
@@ -55,7 +55,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2402.04347",
         year=2024,
         original="fla.layers.LinearAttention",
-        verified=("memory: fla/modules/feature_map.py and fla/ops/linear_attn/naive.py"),
+        verified="memory: fla/modules/feature_map.py and fla/ops/linear_attn/naive.py",
         note="One softmax over z and -z together, with a factor 2, as in flash-linear-attention; the "
         "authors' code (HazyResearch/zoology) takes two, "
         "one of each sign, without it: another map. Every head has its own map, as published; in the "
@@ -69,7 +69,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2402.10644",
         year=2024,
         original="fla.layers.ReBasedLinearAttention",
-        verified=("memory: fla/modules/feature_map.py and fla/ops/rebased/naive.py"),
+        verified="memory: fla/modules/feature_map.py and fla/ops/rebased/naive.py",
         note="Queries and keys share gain and bias, as do the heads. Published with key_size=16.",
     ),
     "dijiang": Architecture(
@@ -80,7 +80,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2403.19928",
         year=2024,
         original=None,
-        verified=("memory: the released parallel form, whose powers of the decay are folded into q and k"),
+        verified="memory: the released parallel form, whose powers of the decay are folded into q and k",
         note=(
             "As released: decayed and not normalised. An RMSNorm per head in place of a GroupNorm; all "
             "channels are turned, in Pythia a quarter."

@@ -135,7 +135,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2504.13173",
         year=2025,
         original=None,
-        verified=("derived from the publication's equations: the recurrence with gradients by hand"),
+        verified="derived from the publication's equations: the recurrence with gradients by hand",
         note=(
             "No author code is public. Gates per head, not per channel; the norm acts at every token, not "
             "at chunk ends alone; l_p over p."
@@ -150,7 +150,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2504.13173",
         year=2025,
         original=None,
-        verified=("derived from the publication's equations: the recurrence with gradients by hand"),
+        verified="derived from the publication's equations: the recurrence with gradients by hand",
         note=(
             "No author code is public. Gates per head; Huber of the error's length, where eq. 26 prints "
             "the slope of l_1."
@@ -165,7 +165,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2504.13173",
         year=2025,
         original=None,
-        verified=("derived from the publication's equations: the recurrence with gradients by hand"),
+        verified="derived from the publication's equations: the recurrence with gradients by hand",
         note=(
             "No author code is public. Softmax over the inputs of every output and c = 1 are a reading of "
             "'per slice'; gates per head."

@@ -39,7 +39,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2405.04517",
         year=2024,
         original="transformers.models.xlstm.modeling_xlstm.xLSTMLayer",
-        verified=("layer and memory: transformers models/xlstm"),
+        verified="layer and memory: transformers models/xlstm",
         note=(
             "The original adds 1e-6 to the divisor in units of the running maximum. Published with "
             "value_size = 2 key_size."
@@ -54,7 +54,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2603.15569",
         year=2026,
         original="fla.layers.Mamba3",
-        verified=("memory: its matrix of weights, and Mamba-2 with trapezoid = 1"),
+        verified="memory: its matrix of weights, and Mamba-2 with trapezoid = 1",
         note=(
             "One input and output (SISO). Turns channels c and c + n where the original turns neighbours. "
             "One group: heads=1, value_heads=H."

@@ -50,7 +50,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2312.00752",
         year=2023,
         original="transformers.models.mamba.modeling_mamba.MambaMixer",
-        verified=("layer and memory: transformers models/mamba"),
+        verified="layer and memory: transformers models/mamba",
         note=(
             "A head per channel: heads=1, value_heads=2 d_model, value_size=1, key_size=16, with q and k "
             "shared by all."
@@ -80,7 +80,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2311.04823",
         year=2023,
         original="fla.layers.HGRNAttention",
-        verified=("memory: fla/ops/hgrn/naive.py with the gates of fla/layers/hgrn.py"),
+        verified="memory: fla/ops/hgrn/naive.py with the gates of fla/layers/hgrn.py",
         note=(
             "A head per channel: heads=d_model, key_size=1, value_size=1. Each layer learns its lower "
             "bounds by itself."

@@ -208,7 +208,7 @@ def draw(rows: list[dict[str, object]], file: Path) -> None:
                         row["rank"],
                         (row["cost"], row["error"]),
                         xytext=(0, -13),
-                        textcoords=("offset points"),
+                        textcoords="offset points",
                         ha="center",
                         fontsize=7,
                     )

@@ -25,7 +25,7 @@ class LocalConstant(_ExponentialKernel):
         return {
             "prediction": "m_t(k) = b_t, fitted for every query",
             **super().formulas(),
-            "read-out": ("y_t = b_t = sum_{i<=t} p_i v_i"),
+            "read-out": "y_t = b_t = sum_{i<=t} p_i v_i",
         }
 
     @classmethod

@@ -33,7 +33,7 @@ class TransportedConstant(Function):
     def formulas(self) -> dict[str, str]:
         return {
             "prediction": "m_t(k) = b_t, fitted for every query",
-            "read-out": ("y_t = b_t = sum_{i<=t} p_i v_i"),
+            "read-out": "y_t = b_t = sum_{i<=t} p_i v_i",
             "kernel": (
                 "kappa_t(q, k_i) = exp(s q^T H_t ... H_{i+1} k_i), H_j = I - step_size_j u_j "
                 "u_j^T, u = transport_key"

@@ -242,7 +242,7 @@ _derivative = torch.library.custom_op(
     "ttr::short_convolution_backward",
     _backward,
     mutates_args=(),
-    schema=(f"(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)"),
+    schema=f"(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 
 

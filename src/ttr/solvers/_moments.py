@@ -22,7 +22,7 @@ class _Moments(Solver):
 
     def formulas(self) -> dict[str, str]:
         return {
-            "update": ("H_t = D_t H_{t-1} + w_t phi(k_t) phi(k_t)^T, U_t = D_t U_{t-1} + w_t phi(k_t) v_t^T"),
+            "update": "H_t = D_t H_{t-1} + w_t phi(k_t) phi(k_t)^T, U_t = D_t U_{t-1} + w_t phi(k_t) v_t^T",
             "order": "decay, then write, then iterate and read",
             "parallel form": (
                 "all x_t of a chunk iterate together; H_t X^T costs two products of the "

@@ -108,7 +108,7 @@ class DeltaRule(Solver):
         if not (self.separate_read or self.separate_erase):
             return told
         return told | {
-            "objective": (f"phi({erase}_t)^T S ({at} phi({read}_t)) - phi(k_t)^T S {value}, linear in S"),
+            "objective": f"phi({erase}_t)^T S ({at} phi({read}_t)) - phi(k_t)^T S {value}, linear in S",
             "approximation": (
                 "It reads, erases or writes at different keys, which is the gradient of no single loss in S."
             ),

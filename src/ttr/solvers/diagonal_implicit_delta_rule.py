@@ -79,7 +79,7 @@ class DiagonalImplicitDeltaRule(Solver):
             "b_t ||phi(k_t)||^2), "
             "b_t = w_t step_size_t",
             "order": "decay, then the update of the decayed memory, then read",
-            "parallel form": ("that of a sum of pairs whose key channels fade by 1 - d_t phi(k_t)^2 besides"),
+            "parallel form": "that of a sum of pairs whose key channels fade by 1 - d_t phi(k_t)^2 besides",
             "approximation": "Of the proximal step ||S - D S||^2 / 2 + b ||v - S^T k||^2 / 2 it keeps "
             "the diagonal of k k^T alone, so it "
             "minimises neither that nor another stated objective.",

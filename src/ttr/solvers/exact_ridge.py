@@ -36,7 +36,7 @@ class ExactRidge(Solver):
 
     def formulas(self) -> dict[str, str]:
         return {
-            "objective": ("sum_{i<=t} gamma_i^(t) ||v_i - S^T phi(k_i)||^2 / 2 + tr(S^T diag(ridge) S) / 2"),
+            "objective": "sum_{i<=t} gamma_i^(t) ||v_i - S^T phi(k_i)||^2 / 2 + tr(S^T diag(ridge) S) / 2",
             "update": "S_t = (H_t + diag(ridge))^-1 U_t, H_t = sum_{i<=t} gamma_i^(t) phi(k_i) "
             "phi(k_i)^T, "
             "U_t = sum_{i<=t} gamma_i^(t) phi(k_i) v_i^T",

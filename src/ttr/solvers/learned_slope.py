@@ -31,8 +31,8 @@ class LearnedSlope(Solver):
                 "sum_{i<=t} p_i ||v_i - m_t(k_i)||^2 / 2, with slope_t in the place of its solution"
             ),
             "update": "the pairs themselves are kept, each with its log gamma_i^(t)",
-            "order": ("decay, then write, then read"),
-            "read-out": ("y_t = sum_{i<=t} p_i (1 - (k_i - kbar)^T slope_t) v_i, kbar = sum_{i<=t} p_i k_i"),
+            "order": "decay, then write, then read",
+            "read-out": "y_t = sum_{i<=t} p_i (1 - (k_i - kbar)^T slope_t) v_i, kbar = sum_{i<=t} p_i k_i",
             "parallel form": (
                 "P = softmax(s Q K^T + log Gamma) in blocks of queries, with a second score slope_t^T k_i"
             ),

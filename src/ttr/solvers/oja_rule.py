@@ -37,7 +37,7 @@ class OjaRule(Solver):
                 "exp(value_log_decay_t), b_t = w_t step_size_t"
             ),
             "read-out": "y_t = s N_t^T phi(q_t)",
-            "order": ("decay, then the error of the decayed memory, then write, then read"),
+            "order": "decay, then the error of the decayed memory, then write, then read",
             "parallel form": "none: token by token",
             "approximation": (
                 "The regression runs from values to keys, and the read-out is its adjoint, not a prediction."

@@ -43,7 +43,7 @@ class Geometric(Weights):
         if self.per == "head":
             return {"weight": "gamma_i^(t) = prod_{i<j<=t} a_j, a_t = exp(log_decay_t)", "decay": "D_t = a_t"}
         return {
-            "weight": ("gamma_i^(t) = prod_{i<j<=t} a_j, a_t = exp(log_decay_t), one for every key channel"),
+            "weight": "gamma_i^(t) = prod_{i<j<=t} a_j, a_t = exp(log_decay_t), one for every key channel",
             "decay": "D_t = diag(a_t)",
             "approximation": "A decay per key channel is no weight of a pair: no weighted squared error "
             "in the keys themselves stands behind "

@@ -72,7 +72,7 @@ class Trapezoid(_Recurrence):
             "gamma_t^(t) = l_t d_t, "
             "a_t = exp(log_decay_t), d_t = exp(log_importance_t), l_t = trapezoid_t",
             "decay": "D_t = a_t",
-            "update": ("S_t = a_t (S_{t-1} + (1 - l_t) d_t phi(k_{t-1}) v_{t-1}^T) + l_t d_t phi(k_t) v_t^T"),
+            "update": "S_t = a_t (S_{t-1} + (1 - l_t) d_t phi(k_{t-1}) v_{t-1}^T) + l_t d_t phi(k_t) v_t^T",
             "order": (
                 "write the previous pair, then decay, then write the token's own (the two ends of "
                 "a trapezoid), then read"

@@ -39,7 +39,7 @@ _RECURRENCE = (
 @torch.library.custom_op(
     "ttr::linear_recurrence",
     mutates_args=(),
-    schema=(f"({_RECURRENCE}, bool save) -> (Tensor, Tensor, Tensor[])"),
+    schema=f"({_RECURRENCE}, bool save) -> (Tensor, Tensor, Tensor[])",
 )
 def linear_recurrence(
     query: Tensor,
@@ -82,7 +82,7 @@ def linear_recurrence(
 @torch.library.custom_op(
     "ttr::linear_recurrence_backward",
     mutates_args=(),
-    schema=(f"({_RECURRENCE}, Tensor[] saved, Tensor grad_y, Tensor grad_memory) -> Tensor[]"),
+    schema=f"({_RECURRENCE}, Tensor[] saved, Tensor grad_y, Tensor grad_memory) -> Tensor[]",
 )
 def linear_recurrence_backward(
     query: Tensor,

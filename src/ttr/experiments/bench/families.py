@@ -253,7 +253,7 @@ convolution = of_surrounding("short-convolution", CONVOLUTION, ("v",), {"v": "we
 FAMILIES: tuple[Family, ...] = (
     Memories(
         name="additive",
-        words=("a sum of pairs that fades by a decay per head (Mamba-2, RetNet, lightning attention)"),
+        words="a sum of pairs that fades by a decay per head (Mamba-2, RetNet, lightning attention)",
         problem=catalogue["mamba2"].problem,
         draw=fixed_decay,
         token_flops=additive_flops,
@@ -376,7 +376,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Surroundings(
         name="short-convolution",
-        words=("four neighbours of every channel weighted and summed, then SiLU (Mamba, Gated DeltaNet)"),
+        words="four neighbours of every channel weighted and summed, then SiLU (Mamba, Gated DeltaNet)",
         contestants=(convolution, without_native(convolution)),
         draw=stream,
         peers={"forward": (peers.convolution, peers.silu), "training": (peers.convolution,)},

@@ -211,7 +211,7 @@ class Trial:
                 row
                 | {
                     "status": "stopped",
-                    "why": (f"A call takes {row['seconds']:.0f} s, longer than --limit {limit:g}."),
+                    "why": f"A call takes {row['seconds']:.0f} s, longer than --limit {limit:g}.",
                 },
                 None,
                 None,
