@@ -25,7 +25,7 @@ AXES = (
 )
 
 MAY_IMPORT = {
-    "component": {"registry", "problem"},
+    "component": {"registry"},
     "controls": set(),
     "axes": {"component"},
     "problem": {"axes", "component", "controls"},
@@ -93,16 +93,9 @@ def room(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """The rooms of ttr that a file imports, wherever in the file but in ``worked()``, whose case needs all
-    three axes."""
-    tree, found = ast.parse(path.read_text()), set()
-    worked = {
-        id(node)
-        for case in ast.walk(tree)
-        if isinstance(case, ast.FunctionDef) and case.name == "worked"
-        for node in ast.walk(case)
-    }
-    for node in (node for node in ast.walk(tree) if id(node) not in worked):
+    """The rooms of ttr that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ttr":
             found |= (
                 {node.module.split(".")[1]} if "." in node.module else {alias.name for alias in node.names}

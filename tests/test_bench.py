@@ -26,7 +26,6 @@ from ttr.experiments.bench.cases import Case, Memories, Shape, cases
 from ttr.experiments.bench.contestants import (
     Call,
     Contestant,
-    broken_case,
     broken_law,
     of_plan_compiled,
     within_onednn,
@@ -40,7 +39,6 @@ from ttr.experiments.bench.trial import FLOAT64, Past, disagreement, predicted, 
 from ttr.experiments.errors import UserError
 from ttr.laws import LAWS
 from ttr.laws.tolerances import FLOAT32, FLOAT32_OUTPUTS, error
-from ttr.surroundings.keys.short_convolution import ShortConvolution
 
 
 class Hands:
@@ -165,17 +163,6 @@ def test_a_backend_that_raises_is_not_timed(bench, monkeypatch):
     monkeypatch.setattr("ttr.experiments.bench.contestants.BACKENDS", (Raising(),))
     held, _ = bench(family(), backends=("faulty",))
     assert held["cases"][0]["rows"][0]["why"].endswith("no such kernel") and not held["cases"][0]["passes"]
-
-
-def test_a_surrounding_that_is_not_its_worked_case_is_not_timed(monkeypatch):
-    assert broken_case(ShortConvolution) is None
-    right = ShortConvolution.__call__
-    monkeypatch.setattr(
-        ShortConvolution,
-        "__call__",
-        lambda self, *call: {name: 1.001 * y for name, y in right(self, *call).items()},
-    )
-    assert "breaks its worked case" in broken_case(ShortConvolution)
 
 
 @pytest.mark.parametrize("direction", ("forward", "training"))

@@ -4,6 +4,7 @@ order."""
 import pytest
 import torch
 
+from tests.worked import cases
 from ttr.laws.tolerances import error, tolerance
 from ttr.operators import rms_norm as operator
 from ttr.operators.rms_norm import rms_norm
@@ -128,7 +129,7 @@ def test_functorch_passes_through(blocks):
 )
 def test_surroundings_are_worked_in_blocks(blocks, surrounding):
     """The cases derived by hand, on many tokens that go through the blocks."""
-    case = type(surrounding).worked()
+    (case,) = cases(type(surrounding))
     streams = {name: stream.double().expand(3, 7, *stream.shape[2:]) for name, stream in case.streams.items()}
     made = case.surrounding({name: tensor.double() for name, tensor in case.params.items()}, streams)
     for name, expected in case.expected.items():

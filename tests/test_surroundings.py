@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import ttr
+from tests.worked import cases
 from ttr import registry
 from ttr.architecture import Architecture
 from ttr.component import Component
@@ -46,7 +47,7 @@ def float64():
 
 @pytest.mark.parametrize("cls", MEMBERS, ids=lambda cls: f"{cls.kind}-{cls.__name__}")
 def test_worked_case(cls, float64):
-    case = cls.worked()
+    (case,) = cases(cls)
     assert type(case.surrounding) is cls
     made = case.surrounding(case.params, case.streams)
     assert set(made) == set(case.expected)

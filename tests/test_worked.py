@@ -7,6 +7,7 @@ import typing
 import pytest
 import torch
 
+from tests.worked import cases
 from ttr import registry
 from ttr.backends import BACKENDS
 from ttr.component import Component
@@ -21,15 +22,13 @@ from ttr.retrieve import displacement_features
 KINDS = ("weights", "feature", "function", "solver")
 MEMBERS = [cls for kind in KINDS for cls in registry.members(kind)]
 CASES = [
-    pytest.param(cls, case, id=f"{cls.__name__}-{i}")
-    for cls in MEMBERS
-    for i, case in enumerate(cls.worked())
+    pytest.param(cls, case, id=f"{cls.__name__}-{i}") for cls in MEMBERS for i, case in enumerate(cases(cls))
 ]
 SOLVED = [
     pytest.param(case, id=f"{cls.__name__}-{i}")
     for cls in registry.members("solver")
     if cls.objective is not Solver.objective
-    for i, case in enumerate(cls.worked())
+    for i, case in enumerate(cases(cls))
 ]
 """Cases of the solvers that state an objective."""
 
@@ -131,7 +130,7 @@ def test_no_number_of_a_worked_case_hides_a_fault(cls, case):
 
 @pytest.mark.parametrize("cls", MEMBERS, ids=lambda cls: cls.__name__)
 def test_worked_cases_reach_every_mode(cls):
-    worked = [part for case in cls.worked() for part in components(case) if type(part) is cls]
+    worked = [part for case in cases(cls) for part in components(case) if type(part) is cls]
     assert modes(cls) <= covered(worked), (
         f"add worked cases of {cls.__name__} with {modes(cls) - covered(worked)}"
     )
@@ -150,7 +149,7 @@ def test_examples_are_instances_that_reach_every_mode(cls):
 
 @pytest.mark.parametrize("cls", MEMBERS, ids=lambda cls: cls.__name__)
 def test_examples_survive_json(cls):
-    worked = [part for case in cls.worked() for part in components(case)]
+    worked = [part for case in cases(cls) for part in components(case)]
     for component in (*cls.examples(), *worked):
         again = Component.from_dict(json.loads(json.dumps(component.to_dict())))
         assert again == component and hash(again) == hash(component) and repr(again) == repr(component)

@@ -11,13 +11,10 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from ttr.problem import Worked
 
 
 @dataclass(frozen=True)
@@ -58,9 +55,8 @@ def normal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
 class Component:
     """A member of an axis: a frozen dataclass, hashable, made of numbers, strings and other components.
 
-    A new member is one file in its axis folder. It holds the class, ``examples()`` (small instances, which
-    become rows of the laws) and ``worked()`` (one case derived by hand in a comment), and nothing else needs
-    an edit.
+    A new member is one file in its axis folder: the class with ``examples()``, small instances on which the
+    laws are tried. Its hand-worked cases stand in the tests under the same name.
     """
 
     kind: ClassVar[str] = ""
@@ -112,12 +108,6 @@ class Component:
     def examples(cls) -> tuple[Component, ...]:
         """Small instances that between them reach every branch of the class: the rows of the laws."""
         raise NotImplementedError(f"{cls.__name__} needs examples(): add small instances of it to its file")
-
-    @classmethod
-    def worked(cls) -> tuple[Worked, ...]:
-        """Cases derived by hand in a comment, one per mode: they show a fault that definition and backend
-        share."""
-        raise NotImplementedError(f"{cls.__name__} needs worked(): derive one small case by hand in its file")
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; ``from_dict`` inverts it."""

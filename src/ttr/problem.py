@@ -18,12 +18,9 @@ Letters used for shapes everywhere: B batch, T time, n pairs per token, H heads,
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from torch import Tensor
 
 from ttr.axes import RESET, FeatureMap, Function, Pair, Solver, Weights, scale_or_default
 from ttr.component import Component, Parameter
@@ -37,7 +34,6 @@ __all__ = [
     "Problem",
     "Solver",
     "Weights",
-    "Worked",
     "refusal",
     "scale_or_default",
 ]
@@ -239,17 +235,3 @@ def refusal(weights: Weights, function: Function, solver: Solver) -> str | None:
         ),
         None,
     )
-
-
-# ----------------------------------------------------------------------------------------------- worked cases
-@dataclass(frozen=True)
-class Worked:
-    """A case derived by hand: public layout, Dk != Dv, T >= 3, no 0 or 1 that could hide a fault."""
-
-    problem: Problem
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    y: Tensor
-    controls: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
-    params: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)

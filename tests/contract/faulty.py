@@ -61,11 +61,12 @@ def broken(words: list[str], one_per_class: bool, tried: Tried | None) -> str | 
 
 
 def worked_cases() -> Iterator[tuple]:
-    """The worked cases, each with the name of its class."""
+    """The cases worked by hand, each with the name of its class."""
+    from tests.worked import cases
     from ttr import registry
 
     for kind in ("weights", "feature", "function", "solver"):
-        yield from ((cls.__name__, case) for cls in registry.members(kind) for case in cls.worked())
+        yield from ((cls.__name__, case) for cls in registry.members(kind) for case in cases(cls))
 
 
 def broken_case() -> str | None:
@@ -161,9 +162,12 @@ def main(words: list[str], one_per_class: bool = False, tried: Tried | None = No
 
 
 def main_with(source: str, words: list[str], log: str, one_per_class: bool, tried: Tried | None) -> None:
-    """``main`` in a process that has imported torch but not ttr: it is imported from ``source``; what is
-    printed goes to a file."""
+    """``main`` in a process that has imported torch but not ttr: it is imported from ``source``, where new
+    components have their hand-worked cases too; what is printed goes to a file."""
     sys.path.insert(0, source)
+    from tests import worked
+
+    worked.__path__.append(f"{source}/worked")
     with open(log, "w") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         main(words, one_per_class, tried)
 

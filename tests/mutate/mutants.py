@@ -42,7 +42,7 @@ STRING = r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\''
 TEXT = {True: rf'#.*|"""[\s\S]*?"""|{STRING}', False: rf"//.*|/\*[\s\S]*?\*/|^[ \t]*#(?:.*\\\n)*.*|{STRING}"}
 """Comments, strings and what is for the preprocessor; of Python and of C."""
 TOKEN = r"[A-Za-z_]\w*|\d[\w.]*|->|\+\+|--|\*\*|//|<<|>>|[-+*/<>=!]=|&&|\|\||[-+*/<>]"
-NOT_COMPUTING = {"examples", "worked", "formulas", "formula", "extra_repr", "__repr__"}
+NOT_COMPUTING = {"examples", "formulas", "formula", "extra_repr", "__repr__"}
 """Functions that say something about the code, or make cases for the tests."""
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -121,11 +121,6 @@ class Surrounding(Component):
             for name, made in self(params, {**streams, **extended}).items()
         }
 
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        """One case derived by hand in a comment."""
-        raise NotImplementedError(f"{cls.__name__} needs worked(): derive one small case by hand in its file")
-
 
 class Keys(Surrounding):
     """What happens to q, k, v between projection and memory."""
@@ -148,16 +143,6 @@ class Output(Surrounding):
     """What happens to y between memory and output projection."""
 
     kind: ClassVar[str] = "output"
-
-
-@dataclass(frozen=True)
-class WorkedSurrounding:
-    """A case derived by hand: the surrounding, its tensors, the streams it gets and those it must return."""
-
-    surrounding: Surrounding
-    streams: Streams
-    expected: Streams
-    params: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def soft_cap(x: Tensor, cap: float) -> Tensor:

@@ -90,7 +90,6 @@ FAULTS: tuple[Fault, ...] = (
         "size ** (self.degree / 2)",
         ("nothing",),
     ),
-    Fault("functions/features/_kernel_case.py", "zip(row, values)) / 2", "zip(row, values))", ("nothing",)),
     Fault("weights/layerwise_decay.py", "(layers - 1 + 1e-5) + 1e-5", "(layers + 1e-5) + 1e-5", ("nothing",)),
     Fault(
         "weights/layerwise_decay.py",

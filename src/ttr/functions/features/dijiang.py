@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter, normal
-from ttr.functions.features import _kernel_case
-from ttr.problem import FeatureMap, Worked
+from ttr.problem import FeatureMap
 
 
 @dataclass(frozen=True)
@@ -39,35 +38,3 @@ class Dijiang(FeatureMap):
     @classmethod
     def examples(cls) -> tuple[Dijiang, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> tuple[Worked, ...]:
-        # For K = 3 the rows of C are (1, 1, 1) / 3^(1/2), (1, 0, -1) / 2^(1/2) and (1, -2, 1) / 6^(1/2). With
-        # x = (3^(1/2) a, 2^(1/2) b, 6^(1/2) c) the product x C is (a + b + c, a - 2 c, a - b + c), and with
-        # the diagonal ln 2 (2, -0.5, 1) the softmax is that of powers of 2.
-        whole_q, whole_k = (
-            [(2, -1.5, 0.5), (-2, 2.5, 1.5), (0.5, -2, 2.5)],
-            [(1.5, 0.5, -1), (-2, 3, 2), (0.5, 2, -2.5)],
-        )
-
-        def vector(a, b, c):
-            return [math.sqrt(3) * a, math.sqrt(2) * b, math.sqrt(6) * c]
-
-        def phi(a, b, c):
-            powers = [2.0 ** (2 * (a + b + c)), 2.0 ** (-0.5 * (a - 2 * c)), 2.0 ** (a - b + c)]
-            return [power / sum(powers) for power in powers]
-
-        kernel = [
-            [sum(x * y for x, y in zip(phi(*whole_q[t]), phi(*whole_k[i]))) for i in range(t + 1)]
-            for t in range(3)
-        ]
-        diagonal = math.log(2) * torch.tensor([2, -0.5, 1], dtype=torch.float64)
-        return (
-            _kernel_case.worked(
-                cls(),
-                [vector(*x) for x in whole_q],
-                [vector(*x) for x in whole_k],
-                kernel,
-                {"diagonal": diagonal},
-            ),
-        )

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,8 +7,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
-from ttr.functions.features import _kernel_case
-from ttr.problem import FeatureMap, Worked
+from ttr.problem import FeatureMap
 
 
 @dataclass(frozen=True)
@@ -40,25 +38,6 @@ class Hedgehog(FeatureMap):
     @classmethod
     def examples(cls) -> tuple[Hedgehog, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> tuple[Worked, ...]:
-        # W and b are multiples of ln 2 / 2, so that exp(2 z) = 2^n with n = (x_1 + x_2 / 2 - 1, x_1 / 2 - x_2
-        # + 2): n = (3, -1), (-2, -1), (4, 2) for the queries, (2, 1), (-4, -2), (6, -2) for the keys. With
-        # c(n) = 2^n + 2^-n phi(q).phi(k) = (c(n_1 + m_1) + c(n_2 + m_2)) / ((c(n_1) + c(n_2)) (c(m_1) +
-        # c(m_2))) for a query with n and a key with m.
-        q, k = [[2, 4], [-2, 2], [4, 2]], [[2, 2], [-4, 2], [4, 6]]
-        n, m = [(3, -1), (-2, -1), (4, 2)], [(2, 1), (-4, -2), (6, -2)]
-
-        def c(a, b=(0, 0)):
-            return sum(2.0 ** (i + j) + 2.0 ** -(i + j) for i, j in zip(a, b))
-
-        kernel = [[c(n[t], m[i]) / (c(n[t]) * c(m[i])) for i in range(t + 1)] for t in range(3)]
-        weight, bias = (
-            math.log(2) / 2 * torch.tensor(rows, dtype=torch.float64)[None]
-            for rows in ([[1, 0.5], [0.5, -1]], [-1, 2])
-        )
-        return (_kernel_case.worked(cls(), q, k, kernel, {"weight": weight, "bias": bias}),)
 
 
 def _identity(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:

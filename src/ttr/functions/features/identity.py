@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from ttr.problem import FeatureMap, Problem, Worked
+from ttr.problem import FeatureMap
 
 
 @dataclass(frozen=True)
@@ -26,22 +25,3 @@ class Identity(FeatureMap):
     @classmethod
     def examples(cls) -> tuple[Identity, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> tuple[Worked, ...]:
-        from ttr.functions.linear import Linear
-        from ttr.solvers.one_step import OneStep
-        from ttr.weights.uniform import Uniform
-
-        # The scores q_t.k_i / 2 are: -2.5 at t = 1; -2.25, 3.125 at t = 2; 2.75, -1.875, -1.5 at t = 3. y_t
-        #     is the sum of these times v_i.
-        q, k, v, y = (
-            torch.tensor(rows, dtype=torch.float64)[None, :, None]
-            for rows in (
-                [[2, -3], [-3, 0.5], [2, 0.5]],
-                [[2, 3], [-2, 0.5], [-2.5, 4]],
-                [[2, -3, 0.5], [-2, 4, 3], [5, -0.5, -4]],
-                [[-5, 7.5, -1.25], [-10.75, 19.25, 8.25], [1.75, -15, 1.75]],
-            )
-        )
-        return (Worked(Problem(Uniform(), Linear(cls(), scale=0.5), OneStep()), q, k, v, y),)

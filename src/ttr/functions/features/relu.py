@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ttr.problem import FeatureMap, Problem, Worked
+from ttr.problem import FeatureMap
 
 
 @dataclass(frozen=True)
@@ -25,22 +25,3 @@ class Relu(FeatureMap):
     @classmethod
     def examples(cls) -> tuple[Relu, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> tuple[Worked, ...]:
-        from ttr.functions.linear import Linear
-        from ttr.solvers.one_step import OneStep
-        from ttr.weights.uniform import Uniform
-
-        # phi(q) = (2, 3), (0, 2), (0.5, 0), phi(k) = (3, 2), (2, 0), (0, 4). The scores phi(q_t).phi(k_i) / 2
-        # are 6 | 2, 0 | 0.75, 0.5, 0.
-        q, k, v, y = (
-            torch.tensor(rows, dtype=torch.float64)[None, :, None]
-            for rows in (
-                [[2, 3], [-3, 2], [0.5, -2]],
-                [[3, 2], [2, -0.5], [-2, 4]],
-                [[2, -3, 0.75], [-2, 4, 3], [5, -0.5, -4]],
-                [[12, -18, 4.5], [4, -6, 1.5], [0.5, -0.25, 2.0625]],
-            )
-        )
-        return (Worked(Problem(Uniform(), Linear(cls(), scale=0.5), OneStep()), q, k, v, y),)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.functions._monomials import monomials
-from ttr.functions.features import _kernel_case
-from ttr.problem import FeatureMap, Worked
+from ttr.problem import FeatureMap
 
 
 @dataclass(frozen=True)
@@ -54,18 +53,6 @@ class SymmetricPower(FeatureMap):
     @classmethod
     def examples(cls) -> tuple[SymmetricPower, ...]:
         return (cls(), cls(degree=4))
-
-    @classmethod
-    def worked(cls) -> tuple[Worked, ...]:
-        # The scores d = q_t.k_i are 12 | -5, -7 | -2.5, 2, -9; d / 2^(1/2) to the second is d^2 / 2, to the
-        # fourth d^4 / 4.
-        q, k = [[2, 3], [-3, 2], [0.5, -2]], [[3, 2], [2, -0.5], [-2, 4]]
-        second = [[72], [12.5, 24.5], [3.125, 2, 40.5]]
-        fourth = [[5184], [156.25, 600.25], [9.765625, 4, 1640.25]]
-        return (
-            _kernel_case.worked(cls(), q, k, second, {}),
-            _kernel_case.worked(cls(degree=4), q, k, fourth, {}),
-        )
 
 
 def _monomials(size: int, degree: int) -> list[tuple[int, ...]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ttr.component import Parameter, constant
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, wide
+from ttr.surroundings import Controls, Sizes, Streams, wide
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,3 @@ class BoundedForgetGate(Controls):
     @classmethod
     def examples(cls) -> tuple[BoundedForgetGate, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # Bounds sigmoid(ln 3) = 3/4 and sigmoid(-ln 3) = 1/4, gates sigmoid(0) = 1/2 and sigmoid(ln 3) = 3/4:
-        # 3/4 + 1/4 * 1/2 = 7/8 and 1/4 + 3/4 * 3/4 = 13/16.
-        log3 = 1.0986122886681098
-        k = torch.tensor([0.0, log3]).reshape(1, 1, 1, 2)
-        return WorkedSurrounding(
-            cls(),
-            {"k": k},
-            {"log_decay": torch.log(torch.tensor([7 / 8, 13 / 16])).reshape(1, 1, 1, 2)},
-            {"bound": torch.tensor([[log3, -log3]])},
-        )

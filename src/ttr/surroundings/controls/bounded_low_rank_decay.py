@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, wide
+from ttr.surroundings import Controls, Sizes, Streams, fan_in, wide
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,3 @@ class BoundedLowRankDecay(Controls):
     @classmethod
     def examples(cls) -> tuple[BoundedLowRankDecay, ...]:
         return (cls(), cls(rank=2, fastest=2.0))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # 2 goes down to ln 3, whose tanh is 0.8, up to (0.4, -1.6), plus bias (ln 3 - 0.4, 1.6): sigmoids 3/4
-        # and 1/2, times -2.
-        log3 = 1.0986122886681098
-        params = {
-            "down": torch.tensor([[log3 / 2]]),
-            "up": torch.tensor([[[0.5], [-2.0]]]),
-            "bias": torch.tensor([[log3 - 0.4, 1.6]]),
-        }
-        expected = {"log_decay": torch.tensor([-1.5, -1.0]).reshape(1, 1, 1, 2)}
-        return WorkedSurrounding(
-            cls(rank=1, fastest=2.0), {"x_decay": torch.tensor([[[2.0]]])}, expected, params
-        )

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, soft_cap, wide
+from ttr.surroundings import Controls, Sizes, Streams, soft_cap, wide
 
 
 @dataclass(frozen=True)
@@ -41,16 +40,3 @@ class CappedImportance(Controls):
     @classmethod
     def examples(cls) -> tuple[CappedImportance, ...]:
         return (cls(), cls(cap=4.0, bias=-1.0))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x = 2: (0.5*2 + ln 3 - 1) / 2 = ln 3 / 2, tanh (3 - 1) / (3 + 1) = 1/2; second head -ln 3 / 2: times
-        #     the cap 2.
-        log3 = 1.0986122886681098
-        params = {"weight": torch.tensor([[0.5], [-1.5]]), "bias": torch.tensor([log3 - 1, 3.0 - log3])}
-        return WorkedSurrounding(
-            cls(cap=2.0),
-            {"x": torch.tensor([[[2.0]]])},
-            {"log_importance": torch.tensor([[[1.0, -1.0]]])},
-            params,
-        )

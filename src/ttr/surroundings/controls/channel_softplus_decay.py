@@ -12,7 +12,6 @@ from ttr.surroundings import (
     Controls,
     Sizes,
     Streams,
-    WorkedSurrounding,
     fan_in,
     log_uniform_rates,
     time_step_bias,
@@ -54,21 +53,3 @@ class ChannelSoftplusDecay(Controls):
     @classmethod
     def examples(cls) -> tuple[ChannelSoftplusDecay, ...]:
         return (cls(), cls(rank=3))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x = 2 goes down to 3, up to (0.75, -1.5), plus bias (-0.75 + ln(e - 1), 1.5): softplus 1 and ln 2;
-        # times rate exp(ln 4) = 4.
-        log2 = 0.6931471805599453
-        params = {
-            "down": torch.tensor([[1.5]]),
-            "up": torch.tensor([[[0.25], [-0.5]]]),
-            "bias": torch.tensor([[0.5413248546129181 - 0.75, 1.5]]),
-            "rate": torch.tensor([2 * log2]),
-        }
-        return WorkedSurrounding(
-            cls(),
-            {"x": torch.tensor([[[2.0]]])},
-            {"log_decay": torch.tensor([-4.0, -4 * log2]).reshape(1, 1, 1, 2)},
-            params,
-        )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, wide
+from ttr.surroundings import Controls, Sizes, Streams, wide
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,3 @@ class ChunkAverage(Controls):
     @classmethod
     def examples(cls) -> tuple[ChunkAverage, ...]:
         return (cls(chunk=3),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # Positions 2, 3, 4 are places 2, 0, 1 of chunks of 3: 1/3 - 0.5 < 0 gives 0, 1 + 0.25, 1/2 - 0.125.
-        params = {"offset": torch.tensor([[0.25], [-0.125], [-0.5]])}
-        expected = {"read_step": torch.tensor([0.0, 1.25, 0.375]).reshape(1, 3, 1)}
-        return WorkedSurrounding(cls(chunk=3), {"position": torch.tensor([[2, 3, 4]])}, expected, params)

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from ttr.surroundings import Controls, Streams, WorkedSurrounding, wide
+from ttr.surroundings import Controls, Streams, wide
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,3 @@ class ConstantRidge(Controls):
     @classmethod
     def examples(cls) -> tuple[ConstantRidge, ...]:
         return (cls(), cls(value=0.3))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # The value itself, without axes.
-        return WorkedSurrounding(cls(value=0.3), {"x": torch.ones(1, 1, 2)}, {"ridge": torch.tensor(0.3)})

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ttr.component import Parameter
 from ttr.inputs import repeat_heads
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, wide
+from ttr.surroundings import Controls, Sizes, Streams, fan_in, wide
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,3 @@ class GatedKey(Controls):
     @classmethod
     def examples(cls) -> tuple[GatedKey, ...]:
         return (cls(), cls("erase_key"))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x = 2: W x = (ln 3, -ln 3), sigmoids 3/4 and 1/4; two heads of the memory share the key (8, -4), the
-        #     second with W x = (-ln 3, 0).
-        log3 = 1.0986122886681098
-        weight = torch.tensor([[[log3], [-log3]], [[-log3], [0.0]]]) / 2
-        streams = {"x": torch.tensor([[[2.0]]]), "k": torch.tensor([8.0, -4.0]).reshape(1, 1, 1, 2)}
-        expected = torch.tensor([[6.0, -1.0], [2.0, -2.0]]).reshape(1, 1, 2, 2)
-        return WorkedSurrounding(cls("erase_key"), streams, {"erase_key": expected}, {"weight": weight})

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, wide
+from ttr.surroundings import Controls, Sizes, Streams, wide
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,3 @@ class LearnedRidge(Controls):
     @classmethod
     def examples(cls) -> tuple[LearnedRidge, ...]:
         return (cls(), cls(start=0.5, at_least=0.1, per="head"))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # softplus(ln(e - 1)) = 1 and softplus(0) = ln 2, plus 0.25.
-        weight = torch.tensor([[0.5413248546129181, 0.0]])
-        return WorkedSurrounding(
-            cls(), {}, {"ridge": torch.tensor([[1.25, 0.9431471805599453]])}, {"weight": weight}
-        )

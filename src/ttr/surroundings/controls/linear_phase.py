@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, wide
+from ttr.surroundings import Controls, Sizes, Streams, fan_in, wide
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,3 @@ class LinearPhase(Controls):
     @classmethod
     def examples(cls) -> tuple[LinearPhase, ...]:
         return (cls(), cls(per="channel"))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x = (2, 3): 0.5*2 + 3 = 4 and -2 + 4*3 = 10.
-        weight = torch.tensor([[[0.5, 1.0], [-1.0, 4.0]]])
-        return WorkedSurrounding(
-            cls(per="channel"),
-            {"x": torch.tensor([[[2.0, 3.0]]])},
-            {"phase": torch.tensor([4.0, 10.0]).reshape(1, 1, 1, 2)},
-            {"weight": weight},
-        )

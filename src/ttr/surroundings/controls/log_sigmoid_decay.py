@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, soft_cap, wide
+from ttr.surroundings import Controls, Sizes, Streams, fan_in, soft_cap, wide
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,3 @@ class LogSigmoidDecay(Controls):
     @classmethod
     def examples(cls) -> tuple[LogSigmoidDecay, ...]:
         return (cls(), cls(bias=3.0, spread=3.0, cap=15.0))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x = 2: logits 0.5*2 + ln 3 - 1 = ln 3 and -1.5*2 + 3 = 0: ln 3/4 and ln 1/2.
-        params = {
-            "weight": torch.tensor([[0.5], [-1.5]]),
-            "bias": torch.tensor([1.0986122886681098 - 1, 3.0]),
-        }
-        expected = torch.tensor([[[-0.2876820724517809, -0.6931471805599453]]])
-        return WorkedSurrounding(cls(), {"x": torch.tensor([[[2.0]]])}, {"log_decay": expected}, params)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, wide
+from ttr.surroundings import Controls, Sizes, Streams, fan_in, wide
 
 
 @dataclass(frozen=True)
@@ -42,22 +42,3 @@ class LowRankEraseKey(Controls):
     @classmethod
     def examples(cls) -> tuple[LowRankEraseKey, ...]:
         return (cls(), cls(rank=2))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # 2 goes down to 3, up to (0.75, -1.5), plus bias (ln 3 - 0.75, 1.5): sigmoids 3/4 and 1/2, times the
-        # read key (8, -6).
-        params = {
-            "down": torch.tensor([[1.5]]),
-            "up": torch.tensor([[[0.25], [-0.5]]]),
-            "bias": torch.tensor([[1.0986122886681098 - 0.75, 1.5]]),
-        }
-        streams = {
-            "x_erase": torch.tensor([[[2.0]]]),
-            "read_key": torch.tensor([8.0, -6.0]).reshape(1, 1, 1, 2),
-        }
-        expected = {
-            "erase_key": torch.tensor([6.0, -3.0]).reshape(1, 1, 1, 2),
-            "learning_rate": torch.tensor([0.75, 0.5]).reshape(1, 1, 1, 2),
-        }
-        return WorkedSurrounding(cls(rank=1), streams, expected, params)

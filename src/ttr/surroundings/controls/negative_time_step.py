@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from ttr.surroundings import Controls, Streams, WorkedSurrounding
+from ttr.surroundings import Controls, Streams
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,3 @@ class NegativeTimeStep(Controls):
     @classmethod
     def examples(cls) -> tuple[NegativeTimeStep, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        return WorkedSurrounding(
-            cls(), {"time_step": torch.tensor([[[3.0, 0.5]]])}, {"log_decay": torch.tensor([[[-3.0, -0.5]]])}
-        )

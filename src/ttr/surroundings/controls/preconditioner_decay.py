@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding
+from ttr.surroundings import Controls, Sizes, Streams
 from ttr.surroundings.controls.softplus_decay import SoftplusDecay
 
 
@@ -32,15 +31,3 @@ class PreconditionerDecay(Controls):
     @classmethod
     def examples(cls) -> tuple[PreconditionerDecay, ...]:
         return (cls(), cls(slowest=1.0))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x = 2, W = 0.5, bias -1: softplus(0) = ln 2, times the rate 3.
-        log2, log3 = 0.6931471805599453, 1.0986122886681098
-        params = {"weight": torch.tensor([[0.5]]), "bias": torch.tensor([-1.0]), "rate": torch.tensor([log3])}
-        return WorkedSurrounding(
-            cls(),
-            {"x": torch.tensor([[[2.0]]])},
-            {"precond_log_decay": torch.tensor([[[-3 * log2]]])},
-            params,
-        )

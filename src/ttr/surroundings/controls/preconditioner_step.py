@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding
+from ttr.surroundings import Controls, Sizes, Streams
 from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
 
 
@@ -28,11 +27,3 @@ class PreconditionerStep(Controls):
     @classmethod
     def examples(cls) -> tuple[PreconditionerStep, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x = (1, 2): W x = -1 + 0.5*2 - ln 3, whose sigmoid is 1/4.
-        params = {"weight": torch.tensor([[-1.0 - 1.0986122886681098, 0.5]])}
-        return WorkedSurrounding(
-            cls(), {"x": torch.tensor([[[1.0, 2.0]]])}, {"precond_step": torch.tensor([[[0.25]]])}, params
-        )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in
+from ttr.surroundings import Controls, Sizes, Streams, fan_in
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,3 @@ class ProjectedSlope(Controls):
     @classmethod
     def examples(cls) -> tuple[ProjectedSlope, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x = (2, 3): one head, two channels: 0.5*2 - 3 = -2 and 4*2 + 0.5*3 = 9.5.
-        weight = torch.tensor([[[0.5, -1.0], [4.0, 0.5]]])
-        return WorkedSurrounding(
-            cls(),
-            {"x": torch.tensor([[[2.0, 3.0]]])},
-            {"slope": torch.tensor([[[[-2.0, 9.5]]]])},
-            {"weight": weight},
-        )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, ring_radii, wide
+from ttr.surroundings import Controls, Sizes, Streams, ring_radii, wide
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,3 @@ class RingDecay(Controls):
     @classmethod
     def examples(cls) -> tuple[RingDecay, ...]:
         return (cls(), cls(smallest=0.5))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # Rates ln 2 and ln 3 at each of two tokens.
-        params = {"rate": torch.tensor([0.6931471805599453, 1.0986122886681098])}
-        return WorkedSurrounding(
-            cls(),
-            {"x": torch.zeros(1, 2, 1)},
-            {"log_decay": torch.tensor([-2.0, -3.0]).expand(1, 2, 2)},
-            params,
-        )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, wide
+from ttr.surroundings import Controls, Sizes, Streams, wide
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,3 @@ class RingPhase(Controls):
     @classmethod
     def examples(cls) -> tuple[RingPhase, ...]:
         return (cls(), cls(largest=0.3))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # Angles ln 2 and ln 3 at each of two tokens.
-        params = {"angle": torch.tensor([0.6931471805599453, 1.0986122886681098])}
-        return WorkedSurrounding(
-            cls(), {"x": torch.zeros(1, 2, 1)}, {"phase": torch.tensor([2.0, 3.0]).expand(1, 2, 2)}, params
-        )

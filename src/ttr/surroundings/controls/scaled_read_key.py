@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ttr.component import Parameter, constant
 from ttr.inputs import repeat_heads
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding
+from ttr.surroundings import Controls, Sizes, Streams
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,3 @@ class ScaledReadKey(Controls):
     @classmethod
     def examples(cls) -> tuple[ScaledReadKey, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # sigmoid(ln 3) = 3/4, sigmoid(-ln 3) = 1/4; both heads of the memory share the one key head.
-        log3 = 1.0986122886681098
-        k = torch.tensor([8.0, -4.0]).reshape(1, 1, 1, 2)
-        expected = torch.tensor([[6.0, -3.0], [2.0, -1.0]]).reshape(1, 1, 2, 2)
-        return WorkedSurrounding(
-            cls(), {"k": k}, {"read_key": expected}, {"share": torch.tensor([log3, -log3])}
-        )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, time_step_bias, wide
+from ttr.surroundings import Controls, Sizes, Streams, fan_in, time_step_bias, wide
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,3 @@ class SelectiveDecay(Controls):
     @classmethod
     def examples(cls) -> tuple[SelectiveDecay, ...]:
         return (cls(), cls(floor=0.1))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x = 2, A x = ln(e^3 - 1) and 0: softplus 3, and ln 2, of which the floor 0.7 makes 0.7. W x + bias =
-        # ln(e - 1) and 0: dt = 1 and ln 2.
-        log2 = 0.6931471805599453
-        params = {
-            "weight": torch.tensor([[0.25], [0.5]]),
-            "bias": torch.tensor([0.5413248546129181 - 0.5, -1.0]),
-            "rate": torch.tensor([[2.9489308190638107 / 2], [0.0]]),
-        }
-        expected = {
-            "log_decay": torch.tensor([[[-3.0, -0.7 * log2]]]),
-            "time_step": torch.tensor([[[1.0, log2]]]),
-        }
-        return WorkedSurrounding(cls(floor=0.7), {"x": torch.tensor([[[2.0]]])}, expected, params)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, wide
+from ttr.surroundings import Controls, Sizes, Streams, fan_in, wide
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,3 @@ class SigmoidMomentum(Controls):
     @classmethod
     def examples(cls) -> tuple[SigmoidMomentum, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x = 2: logits 0.5*2 + ln 3 - 1 = ln 3 and -1.5*2 + 3 - ln 3 = -ln 3: 3/4 and 1/4.
-        log3 = 1.0986122886681098
-        params = {"weight": torch.tensor([[0.5], [-1.5]]), "bias": torch.tensor([log3 - 1, 3 - log3])}
-        return WorkedSurrounding(
-            cls(), {"x": torch.tensor([[[2.0]]])}, {"momentum": torch.tensor([[[0.75, 0.25]]])}, params
-        )

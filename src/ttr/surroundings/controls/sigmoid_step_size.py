@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, wide
+from ttr.surroundings import Controls, Sizes, Streams, fan_in, wide
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,3 @@ class SigmoidStepSize(Controls):
     @classmethod
     def examples(cls) -> tuple[SigmoidStepSize, ...]:
         return (cls(), cls(doubled=True))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x = (1, 2): W x = (2*1 - 0.5*2, -1*1 + 0.5*2 - ln 3 * 1) = (1, -ln 3); 2 sigmoid(1) = 1.4621171573,
-        #     2 sigmoid(-ln 3) = 0.5.
-        weight = torch.tensor([[2.0, -0.5], [-1.0 - 1.0986122886681098, 0.5]])
-        expected = {"step_size": torch.tensor([[[1.4621171572600098, 0.5]]])}
-        return WorkedSurrounding(
-            cls(doubled=True), {"x": torch.tensor([[[1.0, 2.0]]])}, expected, {"weight": weight}
-        )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, wide
+from ttr.surroundings import Controls, Sizes, Streams, fan_in, wide
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,3 @@ class SigmoidTrapezoid(Controls):
     @classmethod
     def examples(cls) -> tuple[SigmoidTrapezoid, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x = 2: logits ln 3 and -ln 3: sigmoids 3/4 and 1/4.
-        log3 = 1.0986122886681098
-        streams = {"x": torch.tensor([[[2.0]]])}
-        return WorkedSurrounding(
-            cls(),
-            streams,
-            {"trapezoid": torch.tensor([[[0.75, 0.25]]])},
-            {"weight": torch.tensor([[log3 / 2], [-log3 / 2]])},
-        )

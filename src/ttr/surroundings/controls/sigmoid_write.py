@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, wide
+from ttr.surroundings import Controls, Sizes, Streams, fan_in, wide
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,3 @@ class SigmoidWrite(Controls):
     @classmethod
     def examples(cls) -> tuple[SigmoidWrite, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x = (1, 2): W x = (2 - 1, -ln 3); sigmoids 0.7310585786 and 1/4.
-        weight = torch.tensor([[[2.0, -0.5], [-1.0986122886681098, 0.0]]])
-        expected = {"write": torch.tensor([0.7310585786300049, 0.25]).reshape(1, 1, 1, 2)}
-        return WorkedSurrounding(cls(), {"x": torch.tensor([[[1.0, 2.0]]])}, expected, {"weight": weight})

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, wide
+from ttr.surroundings import Controls, Sizes, Streams, fan_in, wide
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,3 @@ class SoftplusLevelWeight(Controls):
     @classmethod
     def examples(cls) -> tuple[SoftplusLevelWeight, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x = 2, one head, two levels: 3 * (ln(e - 1) / 6) * 2 = ln(e - 1) and 0.5 * 0 = 0: softplus 1 and ln
-        #     2.
-        params = {
-            "weight": torch.tensor([[[0.5413248546129181 / 6], [0.0]]]),
-            "strength": torch.tensor([[3.0, 0.5]]),
-        }
-        expected = {"level_weight": torch.tensor([1.0, 0.6931471805599453]).reshape(1, 1, 1, 2)}
-        return WorkedSurrounding(cls(), {"x": torch.tensor([[[2.0]]])}, expected, params)

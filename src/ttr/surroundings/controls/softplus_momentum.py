@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding
+from ttr.surroundings import Controls, Sizes, Streams
 from ttr.surroundings.controls.softplus_decay import SoftplusDecay
 
 
@@ -41,20 +40,3 @@ class SoftplusMomentum(Controls):
     @classmethod
     def examples(cls) -> tuple[SoftplusMomentum, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x = 2, W = 0.5, bias -1: softplus(0) = ln 2. With rate 2, exp(-2 ln 2) = 1/4; with rate 3, 1/8 is
-        #     raised to 0.2.
-        log2, log3 = 0.6931471805599453, 1.0986122886681098
-        params = {
-            "weight": torch.tensor([[0.5], [0.5]]),
-            "bias": torch.tensor([-1.0, -1.0]),
-            "rate": torch.tensor([log2, log3]),
-        }
-        return WorkedSurrounding(
-            cls(at_least=0.2),
-            {"x": torch.tensor([[[2.0]]])},
-            {"momentum": torch.tensor([[[0.25, 0.2]]])},
-            params,
-        )

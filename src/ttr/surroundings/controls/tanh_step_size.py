@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, wide
+from ttr.surroundings import Controls, Sizes, Streams, fan_in, wide
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,3 @@ class TanhStepSize(Controls):
     @classmethod
     def examples(cls) -> tuple[TanhStepSize, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x has 4 channels that sum up to 2 ln 3: tanh(ln 3) = (9 - 1) / (9 + 1) = 0.8.
-        params = {"weight": torch.tensor([[1.0, 1.0, 2.0, 0.5]])}
-        x = 1.0986122886681098 * torch.tensor([[[0.25, 0.5, 0.5, 0.5]]])
-        return WorkedSurrounding(cls(), {"x": x}, {"step_size": torch.tensor([[[1.8]]])}, params)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ttr.surroundings import Controls, Streams, WorkedSurrounding
+from ttr.surroundings import Controls, Streams
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,3 @@ class TimeStepImportance(Controls):
     @classmethod
     def examples(cls) -> tuple[TimeStepImportance, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # ln 3 and -ln 2.
-        expected = {"log_importance": torch.tensor([[[1.0986122886681098, -0.6931471805599453]]])}
-        return WorkedSurrounding(
-            cls(), {"x": torch.tensor([[[2.0]]]), "time_step": torch.tensor([[[3.0, 0.5]]])}, expected
-        )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, fan_in, wide
+from ttr.surroundings import Controls, Sizes, Streams, fan_in, wide
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,3 @@ class TransportKey(Controls):
     @classmethod
     def examples(cls) -> tuple[TransportKey, ...]:
         return (cls(), cls(rank=2, unit=False))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x = 2 goes down to 3 and up to (6, -4.5).
-        params = {"down": torch.tensor([[1.5]]), "up": torch.tensor([[[2.0], [-1.5]]])}
-        expected = torch.tensor([6.0, -4.5]).reshape(1, 1, 1, 2)
-        return WorkedSurrounding(
-            cls(rank=1, unit=False), {"x": torch.tensor([[[2.0]]])}, {"transport_key": expected}, params
-        )

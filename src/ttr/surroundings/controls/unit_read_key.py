@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ttr.component import Parameter, constant
 from ttr.inputs import repeat_heads
-from ttr.surroundings import Controls, Sizes, Streams, WorkedSurrounding, wide
+from ttr.surroundings import Controls, Sizes, Streams, wide
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,3 @@ class UnitReadKey(Controls):
     @classmethod
     def examples(cls) -> tuple[UnitReadKey, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # (6, -2) * (0.5, 2) = (3, -4), of norm 5.
-        streams = {"k": torch.tensor([6.0, -2.0]).reshape(1, 1, 1, 2)}
-        return WorkedSurrounding(
-            cls(),
-            streams,
-            {"read_key": torch.tensor([0.6, -0.8]).reshape(1, 1, 1, 2)},
-            {"gain": torch.tensor([[0.5, 2.0]])},
-        )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.inputs import repeat_heads
-from ttr.surroundings import Keys, Streams, WorkedSurrounding, wide
+from ttr.surroundings import Keys, Streams, wide
 
 
 @dataclass(frozen=True)
@@ -24,22 +24,6 @@ class AngleRotary(Keys):
     @classmethod
     def examples(cls) -> tuple[AngleRotary, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # An eighth of a turn takes (3, 5) to ((3 - 5) r, (5 + 3) r) and (2, -4) to (6 r, -2 r), r =
-        # sqrt(1/2); the third channel stays.
-        r = 0.5**0.5
-        streams = {
-            "q": torch.tensor([3.0, 5.0, 7.0]).reshape(1, 1, 1, 3),
-            "k": torch.tensor([2.0, -4.0, 6.0]).reshape(1, 1, 1, 3),
-            "angle": torch.full((1, 1, 1, 1), 0.7853981633974483),
-        }
-        expected = {
-            "q": torch.tensor([-2 * r, 8 * r, 7.0]).reshape(1, 1, 1, 3),
-            "k": torch.tensor([6 * r, -2 * r, 6.0]).reshape(1, 1, 1, 3),
-        }
-        return WorkedSurrounding(cls(), streams, expected)
 
 
 def _turn(x: Tensor, angle: Tensor) -> Tensor:

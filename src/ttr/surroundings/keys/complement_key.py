@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding
+from ttr.surroundings import Keys, Sizes, Streams
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,3 @@ class ComplementKey(Keys):
     @classmethod
     def examples(cls) -> tuple[ComplementKey, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # 1 - 1/4 and 1 - 2/5.
-        log_decay = torch.log(torch.tensor([0.25, 0.4])).reshape(1, 1, 1, 2)
-        streams = {"k": torch.full((1, 1, 1, 2), 9.0), "log_decay": log_decay}
-        return WorkedSurrounding(cls(), streams, {"k": torch.tensor([0.75, 0.6]).reshape(1, 1, 1, 2)})

@@ -3,12 +3,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
 from ttr.inputs import repeat_heads
-from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding
+from ttr.surroundings import Keys, Sizes, Streams
 
 
 @dataclass(frozen=True)
@@ -28,21 +27,3 @@ class HeadBias(Keys):
     @classmethod
     def examples(cls) -> tuple[HeadBias, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # Two heads share one query: (2, 3) + (0.5, 4) and (2, 3) + (-1, 2); each has a key: (5, 7) + (3,
-        #     0.25) and (6, 9) - (2, 4).
-        streams = {
-            "q": torch.tensor([2.0, 3.0]).reshape(1, 1, 1, 2),
-            "k": torch.tensor([[5.0, 7.0], [6.0, 9.0]]).reshape(1, 1, 2, 2),
-        }
-        params = {
-            "q": torch.tensor([[0.5, 4.0], [-1.0, 2.0]]),
-            "k": torch.tensor([[3.0, 0.25], [-2.0, -4.0]]),
-        }
-        expected = {
-            "q": torch.tensor([[2.5, 7.0], [1.0, 5.0]]).reshape(1, 1, 2, 2),
-            "k": torch.tensor([[8.0, 7.25], [4.0, 5.0]]).reshape(1, 1, 2, 2),
-        }
-        return WorkedSurrounding(cls(), streams, expected, params)

@@ -3,12 +3,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
 from ttr.operators.rms_norm import rms_norm
-from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding
+from ttr.surroundings import Keys, Sizes, Streams
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,3 @@ class HeadRMSNorm(Keys):
     @classmethod
     def examples(cls) -> tuple[HeadRMSNorm, ...]:
         return (cls(), cls(streams=("k",)))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # Mean square (3^2 + 5^2) / 2 = 17, plus eps 8: root 5.
-        k = torch.tensor([3.0, 5.0]).reshape(1, 1, 1, 2)
-        expected = {"k": torch.tensor([6.0, -2.0]).reshape(1, 1, 1, 2)}
-        return WorkedSurrounding(
-            cls(streams=("k",), eps=8.0), {"k": k}, expected, {"k": torch.tensor([10.0, -2.0])}
-        )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttr.surroundings import Keys, Streams, WorkedSurrounding
+from ttr.surroundings import Keys, Streams
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,3 @@ class Ones(Keys):
     @classmethod
     def examples(cls) -> tuple[Ones, ...]:
         return (cls(), cls(streams=("q",)))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        q = torch.tensor([7.0, -3.0]).reshape(1, 1, 1, 2)
-        return WorkedSurrounding(
-            cls(streams=("q",)), {"q": q}, {"q": torch.tensor([1.0, 1.0]).reshape(1, 1, 1, 2)}
-        )

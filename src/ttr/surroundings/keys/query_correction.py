@@ -3,12 +3,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
 from ttr.inputs import repeat_heads
-from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding, newest_pair
+from ttr.surroundings import Keys, Sizes, Streams, newest_pair
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,3 @@ class QueryCorrection(Keys):
     @classmethod
     def examples(cls) -> tuple[QueryCorrection, ...]:
         return (cls(), cls(start=0.02))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # Two queries share one key: (1, 0) - 0.5 * (4, 6) and (5, 7) - 2 * (4, 6).
-        streams = {
-            "q": torch.tensor([[1.0, 0.0], [5.0, 7.0]]).reshape(1, 1, 2, 2),
-            "k": torch.tensor([4.0, 6.0]).reshape(1, 1, 1, 2),
-        }
-        expected = {"q": torch.tensor([[-1.0, -3.0], [-3.0, -5.0]]).reshape(1, 1, 2, 2)}
-        return WorkedSurrounding(cls(), streams, expected, {"strength": torch.tensor([0.5, 2.0])})

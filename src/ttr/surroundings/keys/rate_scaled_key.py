@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
 from ttr.inputs import repeat_heads
-from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding
+from ttr.surroundings import Keys, Sizes, Streams
 
 
 @dataclass(frozen=True)
@@ -29,17 +28,3 @@ class RateScaledKey(Keys):
     @classmethod
     def examples(cls) -> tuple[RateScaledKey, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # (8, 4) * (1 + (0.25 - 1) * 0.5, 1 + (0.5 - 1) * 3) = (8 * 0.625, 4 * -0.5).
-        streams = {
-            "k": torch.tensor([8.0, 4.0]).reshape(1, 1, 1, 2),
-            "learning_rate": torch.tensor([0.25, 0.5]).reshape(1, 1, 1, 2),
-        }
-        return WorkedSurrounding(
-            cls(),
-            streams,
-            {"k": torch.tensor([5.0, -2.0]).reshape(1, 1, 1, 2)},
-            {"strength": torch.tensor([[0.5, 3.0]])},
-        )

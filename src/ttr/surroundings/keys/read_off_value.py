@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding, fan_in, newest_pair
+from ttr.surroundings import Keys, Sizes, Streams, fan_in, newest_pair
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,3 @@ class ReadOffValue(Keys):
     @classmethod
     def examples(cls) -> tuple[ReadOffValue, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # Values 2 and 3 of two heads: q = (5*2 - 3, 4*3) = (7, 12), k = (0.5*2 + 2*3, 3*2 - 7*3) = (7, -15).
-        v = torch.tensor([2.0, 3.0]).reshape(1, 1, 2, 1)
-        params = {
-            "q": torch.tensor([[5.0, -1.0], [0.0, 4.0]]).reshape(1, 2, 2, 1),
-            "k": torch.tensor([[0.5, 2.0], [3.0, -7.0]]).reshape(1, 2, 2, 1),
-        }
-        expected = {
-            "q": torch.tensor([7.0, 12.0]).reshape(1, 1, 1, 2),
-            "k": torch.tensor([7.0, -15.0]).reshape(1, 1, 1, 2),
-        }
-        return WorkedSurrounding(cls(), {"v": v}, expected, params)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding, ring_radii
+from ttr.surroundings import Keys, Sizes, Streams, ring_radii
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,3 @@ class RingGain(Keys):
     @classmethod
     def examples(cls) -> tuple[RingGain, ...]:
         return (cls(), cls(smallest=0.5))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # exp(ln 3) * (2, 5).
-        v, expected = (
-            torch.tensor([2.0, 5.0]).reshape(1, 1, 1, 2),
-            torch.tensor([6.0, 15.0]).reshape(1, 1, 1, 2),
-        )
-        return WorkedSurrounding(
-            cls(), {"v": v}, {"v": expected}, {"gain": torch.tensor([1.0986122886681098])}
-        )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding, fan_in, wide
+from ttr.surroundings import Keys, Sizes, Streams, fan_in, wide
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,3 @@ class SelectiveAngle(Keys):
     @classmethod
     def examples(cls) -> tuple[SelectiveAngle, ...]:
         return (cls(), cls(fraction=1.0))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x = 2, W x = ln 3 / 2: tanh 1/2; dt = 3 and 0.5: what the token adds is 1.5 pi and 0.25 pi.
-        streams = {"x": torch.tensor([[[2.0]]]), "time_step": torch.tensor([[[3.0, 0.5]]])}
-        expected = {"angle": math.pi * torch.tensor([1.5, 0.25]).reshape(1, 1, 2, 1)}
-        return WorkedSurrounding(
-            cls(), streams, expected, {"weight": torch.tensor([[1.0986122886681098 / 4]])}
-        )

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from ttr.surroundings import Keys, Streams, WorkedSurrounding
+from ttr.surroundings import Keys, Streams
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,3 @@ class SharedKey(Keys):
     @classmethod
     def examples(cls) -> tuple[SharedKey, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        q = torch.tensor([2.0, -3.0]).reshape(1, 1, 1, 2)
-        return WorkedSurrounding(cls(), {"q": q, "k": torch.full((1, 1, 1, 2), 9.0)}, {"k": q})

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding
+from ttr.surroundings import Keys, Sizes, Streams
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,3 @@ class TimeStepValue(Keys):
     @classmethod
     def examples(cls) -> tuple[TimeStepValue, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # Head by head: 3 * (2, 5) and 0.5 * (7, 4).
-        v = torch.tensor([[2.0, 5.0], [7.0, 4.0]]).reshape(1, 1, 2, 2)
-        expected = {"v": torch.tensor([[6.0, 15.0], [3.5, 2.0]]).reshape(1, 1, 2, 2), "input": v}
-        return WorkedSurrounding(cls(), {"v": v, "time_step": torch.tensor([[[3.0, 0.5]]])}, expected)

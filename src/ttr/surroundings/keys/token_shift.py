@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Keys, Sizes, Streams, WorkedSurrounding
+from ttr.surroundings import Keys, Sizes, Streams
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,3 @@ class TokenShift(Keys):
     @classmethod
     def examples(cls) -> tuple[TokenShift, ...]:
         return (cls(), cls(of=("gate",)))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # Before (4, 8), now (2, 10): (2, 10) + (0.5, 0.25) * (2, -2) and (2, 10) + (0.75, 1.5) * (2, -2).
-        streams = {"x": torch.tensor([[[4.0, 8.0], [2.0, 10.0]]])}
-        expected = {"x_k": torch.tensor([[[3.0, 9.5]]]), "x_gate": torch.tensor([[[3.5, 7.0]]])}
-        return WorkedSurrounding(
-            cls(of=("k", "gate")), streams, expected, {"share": torch.tensor([[0.5, 0.25], [0.75, 1.5]])}
-        )

@@ -3,11 +3,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ttr.operators.rms_norm import rms_norm
-from ttr.surroundings import Keys, Streams, WorkedSurrounding
+from ttr.surroundings import Keys, Streams
 
 
 @dataclass(frozen=True)
@@ -24,13 +23,3 @@ class UnitNorm(Keys):
     @classmethod
     def examples(cls) -> tuple[UnitNorm, ...]:
         return (cls(), cls(streams=("k",)))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # sqrt(2^2 + 3^2 + 6^2 + 15) = 8.
-        x = torch.tensor([2.0, 3.0, 6.0]).reshape(1, 1, 1, 3)
-        return WorkedSurrounding(
-            cls(streams=("k",), eps=15.0),
-            {"k": x},
-            {"k": torch.tensor([0.25, 0.375, 0.75]).reshape(1, 1, 1, 3)},
-        )

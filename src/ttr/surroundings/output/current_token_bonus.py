@@ -3,12 +3,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
 from ttr.inputs import repeat_heads
-from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, newest_pair
+from ttr.surroundings import Output, Sizes, Streams, newest_pair
 
 
 @dataclass(frozen=True)
@@ -30,15 +29,3 @@ class CurrentTokenBonus(Output):
     @classmethod
     def examples(cls) -> tuple[CurrentTokenBonus, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # 2 * 0.5 * 3 + 4 * 0.25 * -1 = 2; (7, 1, 6) + 2 * (1.5, -2, 4).
-        q, k, v, y = (
-            torch.tensor(row).reshape(1, 1, 1, -1)
-            for row in ([2.0, 4.0], [3.0, -1.0], [1.5, -2.0, 4.0], [7.0, 1.0, 6.0])
-        )
-        expected = {"y": torch.tensor([10.0, -3.0, 14.0]).reshape(1, 1, 1, 3)}
-        return WorkedSurrounding(
-            cls(), {"q": q, "k": k, "v": v, "y": y}, expected, {"strength": torch.tensor([[0.5, 0.25]])}
-        )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ttr.component import Parameter
 from ttr.operators.rms_norm import ACTIVATIONS
-from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, fan_in
+from ttr.surroundings import Output, Sizes, Streams, fan_in
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,3 @@ class Gate(Output):
     @classmethod
     def examples(cls) -> tuple[Gate, ...]:
         return (cls(), cls("sigmoid"))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x = 2: logits ln 3 and -ln 3, times their sigmoids 3/4 and 1/4.
-        log3 = 1.0986122886681098
-        streams = {"x": torch.tensor([[[2.0]]]), "y": torch.tensor([8.0, -4.0]).reshape(1, 1, 1, 2)}
-        params = {"weight": torch.tensor([[[log3 / 2], [-log3 / 2]]])}
-        return WorkedSurrounding(
-            cls(), streams, {"y": torch.tensor([6 * log3, log3]).reshape(1, 1, 1, 2)}, params
-        )

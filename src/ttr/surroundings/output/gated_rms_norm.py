@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ttr.component import Parameter, constant
 from ttr.operators.rms_norm import rms_norm
-from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, fan_in, wide
+from ttr.surroundings import Output, Sizes, Streams, fan_in, wide
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,3 @@ class GatedRMSNorm(Output):
     @classmethod
     def examples(cls) -> tuple[GatedRMSNorm, ...]:
         return (cls(), cls(gate="sigmoid", low_rank=True), cls(over="all", gate_first=True))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # Mean square (9 + 25) / 2 = 17, plus eps 8: root 5. x = 2 goes down to (3, 1), up to (0.25, ln 3),
-        # plus bias (0, ln 3): sigmoids 1/2, 3/4. y = (3/5 * 10 * 1/2, 5/5 * 4 * 3/4) = (3, 3).
-        params = {
-            "gain": torch.tensor([10.0, 4.0]),
-            "down": torch.tensor([[1.5], [0.5]]),
-            "bias": torch.tensor([[-0.25, 0.0]]),
-            "weight": torch.tensor([[[0.0, 0.25], [1.0986122886681098 / 3, 0.0]]]),
-        }
-        streams = {"x": torch.tensor([[[2.0]]]), "y": torch.tensor([3.0, 5.0]).reshape(1, 1, 1, 2)}
-        return WorkedSurrounding(
-            cls(gate="sigmoid", low_rank=True, eps=8.0),
-            streams,
-            {"y": torch.tensor([3.0, 3.0]).reshape(1, 1, 1, 2)},
-            params,
-        )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, fan_in
+from ttr.surroundings import Output, Sizes, Streams, fan_in
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,3 @@ class GeluGate(Output):
     @classmethod
     def examples(cls) -> tuple[GeluGate, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # x = 2: logits 2 and -2. gelu(z) = z / 2 (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3))), and 2 + 0.35772
-        # = 2.35772 times 0.7978845608 is 1.8811883866, of tanh 0.9545976941: 1.9545976941 and -0.0454023059.
-        streams = {"x": torch.tensor([[[2.0]]]), "y": torch.tensor([8.0, -4.0]).reshape(1, 1, 1, 2)}
-        params = {"weight": torch.tensor([[[1.0], [-1.0]]])}
-        expected = torch.tensor([8 * 1.954597694087775, 4 * 0.045402305912225]).reshape(1, 1, 1, 2)
-        return WorkedSurrounding(cls(), streams, {"y": expected}, params)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
-from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, wide
+from ttr.surroundings import Output, Sizes, Streams, wide
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,3 @@ class GroupNorm(Output):
     @classmethod
     def examples(cls) -> tuple[GroupNorm, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # Mean 5, deviations -4 and 4, variance 16 plus eps 9: root 5. -0.8 * 10 + 0.5 and 0.8 * 4 - 2.
-        params = {"gain": torch.tensor([[10.0, 4.0]]), "bias": torch.tensor([[0.5, -2.0]])}
-        streams = {"y": torch.tensor([1.0, 9.0]).reshape(1, 1, 1, 2)}
-        return WorkedSurrounding(
-            cls(eps=9.0), streams, {"y": torch.tensor([-7.5, 1.2]).reshape(1, 1, 1, 2)}, params
-        )

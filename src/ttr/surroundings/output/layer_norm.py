@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
-from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, wide
+from ttr.surroundings import Output, Sizes, Streams, wide
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,3 @@ class LayerNorm(Output):
     @classmethod
     def examples(cls) -> tuple[LayerNorm, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # Two heads of two channels, (6, 2) and (3, 5): mean 4, deviations 2, -2, -1, 1 of mean square 5/2;
-        # with eps 3.75 the root is
-        # 2.5: 0.8, -0.8, -0.4, 0.4, times the gain plus the shift.
-        y = torch.tensor([[[[6.0, 2.0], [3.0, 5.0]]]])
-        params = {
-            "gain": torch.tensor([[2.0, 3.0], [-5.0, 0.5]]),
-            "shift": torch.tensor([[0.25, -0.5], [3.0, 2.0]]),
-        }
-        return WorkedSurrounding(
-            cls(eps=3.75), {"y": y}, {"y": torch.tensor([[[[1.85, -2.9], [5.0, 2.2]]]])}, params
-        )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, fan_in
+from ttr.surroundings import Output, Sizes, Streams, fan_in
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,3 @@ class LowRankGate(Output):
     @classmethod
     def examples(cls) -> tuple[LowRankGate, ...]:
         return (cls(), cls(rank=2))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # 2 goes down to ln 3, whose sigmoid is 3/4, up to (1.5, -3); times (2, 5).
-        params = {"down": torch.tensor([[1.0986122886681098 / 2]]), "up": torch.tensor([[[2.0], [-4.0]]])}
-        streams = {"x_gate": torch.tensor([[[2.0]]]), "y": torch.tensor([2.0, 5.0]).reshape(1, 1, 1, 2)}
-        return WorkedSurrounding(
-            cls(rank=1), streams, {"y": torch.tensor([3.0, -15.0]).reshape(1, 1, 1, 2)}, params
-        )

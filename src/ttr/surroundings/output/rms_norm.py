@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
 from ttr.operators.rms_norm import rms_norm
-from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding
+from ttr.surroundings import Output, Sizes, Streams
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,3 @@ class RMSNorm(Output):
     @classmethod
     def examples(cls) -> tuple[RMSNorm, ...]:
         return (cls(), cls(over="all"))
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # Over both heads: mean square (1 + 9 + 25 + 49) / 4 = 21, plus eps 4: root 5.
-        y = torch.tensor([[1.0, 3.0], [5.0, 7.0]]).reshape(1, 1, 2, 2)
-        gain = torch.tensor([[5.0, 10.0], [2.0, -1.0]])
-        expected = torch.tensor([[1.0, 6.0], [2.0, -1.4]]).reshape(1, 1, 2, 2)
-        return WorkedSurrounding(cls(over="all", eps=4.0), {"y": y}, {"y": expected}, {"gain": gain})

@@ -3,12 +3,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
 from ttr.inputs import repeat_heads
-from ttr.surroundings import Output, Sizes, Streams, WorkedSurrounding, newest_pair
+from ttr.surroundings import Output, Sizes, Streams, newest_pair
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,3 @@ class Skip(Output):
     @classmethod
     def examples(cls) -> tuple[Skip, ...]:
         return (cls(),)
-
-    @classmethod
-    def worked(cls) -> WorkedSurrounding:
-        # Two heads share one value: (2, 3) + 0.5 * (4, 6) and (5, 7) - 2 * (4, 6).
-        streams = {
-            "y": torch.tensor([[2.0, 3.0], [5.0, 7.0]]).reshape(1, 1, 2, 2),
-            "input": torch.tensor([4.0, 6.0]).reshape(1, 1, 1, 2),
-        }
-        expected = {"y": torch.tensor([[4.0, 6.0], [-3.0, -5.0]]).reshape(1, 1, 2, 2)}
-        return WorkedSurrounding(cls(of="input"), streams, expected, {"strength": torch.tensor([0.5, -2.0])})

@@ -1,0 +1,81 @@
+"""Cases derived by hand, one file per component, mirrored by name: ``ttr/weights/geometric.py`` has its own
+in ``tests/worked/weights/geometric.py``, as the function ``cases``.
+
+The laws tell that a component is a member of its axis; these numbers tell which. They show a fault that the
+definition and the fast paths share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ttr.component import Component
+from ttr.functions.linear import Linear
+from ttr.problem import FeatureMap, Problem
+from ttr.solvers.one_step import OneStep
+from ttr.surroundings import Streams, Surrounding
+from ttr.weights.uniform import Uniform
+
+Rows = Sequence[Sequence[int | float]]
+
+
+@dataclass(frozen=True)
+class HandWorked:
+    """One memory: public layout, Dk != Dv, T >= 3, no 0 or 1 that could hide a fault."""
+
+    problem: Problem
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    y: Tensor
+    controls: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    params: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HandWorkedPart:
+    """One part of a layer: its tensors, the streams it gets and those it must return."""
+
+    surrounding: Surrounding
+    streams: Streams
+    expected: Streams
+    params: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+
+
+def cases(component: type[Component]) -> tuple:
+    """The hand-worked cases of a component: one for every mode.
+
+    Raises:
+        ModuleNotFoundError: if its file is missing here; the message names it.
+    """
+    name = component.__module__.removeprefix("ttr.")
+    return importlib.import_module(f"{__name__}.{name}").cases()
+
+
+def kernel_case(
+    features: FeatureMap,
+    q: Rows,
+    k: Rows,
+    kernel: Rows,
+    params: Mapping[str, Tensor],
+    tied: bool = True,
+) -> HandWorked:
+    """One head that sums the values v_i of three pairs with the weights kernel_ti = phi(q_t).phi(k_i), times
+    a scale of 1/2.
+
+    ``params`` are the features' own, by their names.
+    """
+    values = [[2, -3, 0.5, 6], [-2, 4, 3, 0.25], [5, -0.5, -4, -7]]
+    y = [
+        [sum(weight * value[c] for weight, value in zip(row, values)) / 2 for c in range(4)] for row in kernel
+    ]
+    q, k, v, y = (torch.tensor(rows, dtype=torch.float64)[None, :, None] for rows in (q, k, values, y))
+    problem = Problem(Uniform(), Linear(features, scale=0.5, tied=tied), OneStep())
+    tensors = {f"function.{name}": tensor.double() for name, tensor in params.items()}
+    return HandWorked(problem, q, k, v, y, params=tensors)
