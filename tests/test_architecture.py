@@ -25,25 +25,47 @@ AXES = (
 )
 
 MAY_IMPORT = {
+    "registry": set(),
     "component": {"registry"},
     "controls": set(),
-    "axes": {"component"},
+    "axes": {"component", "registry"},
     "problem": {"axes", "component", "controls"},
-    "registry": {"component"},
-    "state": {"axes", "problem", "segments", "values"},
-    "segments": {"axes", "problem", "state", "values"},
+    "state_tensors": set(),
+    "slots": {"state_tensors"},
+    "segments": {"axes", "problem", "slots", "state_tensors", "values"},
+    "state": {"axes", "problem", "segments", "slots", "state_tensors", "values"},
     "values": {"controls"},
     "inputs": {"axes", "component", "controls", "problem", "state", "values"},
     "diagnostics": set(),
     "matmul": set(),
     "memorize": {"axes", "problem"},
     "retrieve": {"axes", "memorize", "problem"},
-    "weights": {"axes", "component", "controls", "problem", "weights"},
-    "functions": {"component", "controls", "problem", "functions"},
-    "solvers": {"axes", "component", "controls", "problem", "solvers"},
-    "oracle": {"component", "controls", "memorize", "retrieve", "inputs", "problem", "state"},
-    "backends": {"component", "controls", "backends", "inputs", "problem", "state", "diagnostics", "values"},
-    "dispatch": {"axes", "component", "controls", "backends", "inputs", "problem", "state", "values"},
+    "weights": {"axes", "component", "controls", "problem", "registry", "weights"},
+    "functions": {"component", "controls", "problem", "registry", "functions"},
+    "solvers": {"axes", "component", "controls", "problem", "registry", "solvers"},
+    "oracle": {"component", "controls", "memorize", "retrieve", "inputs", "problem", "slots", "state"},
+    "backends": {
+        "component",
+        "controls",
+        "backends",
+        "diagnostics",
+        "inputs",
+        "problem",
+        "slots",
+        "state",
+        "values",
+    },
+    "dispatch": {
+        "axes",
+        "component",
+        "controls",
+        "backends",
+        "inputs",
+        "problem",
+        "slots",
+        "state",
+        "values",
+    },
     "latex": {"controls"},
     "explain": {"component", "controls", "backends", "dispatch", "inputs", "latex", "problem", "state"},
     "combinations": {"catalogue", "component", "problem", "registry"},
@@ -57,6 +79,7 @@ MAY_IMPORT = {
         "oracle",
         "backends",
         "problem",
+        "slots",
         "state",
         "registry",
         "values",
@@ -110,6 +133,24 @@ def test_imports_point_one_way(path):
     allowed = MAY_IMPORT.get(room(path))
     if allowed is not None:
         assert imports(path) <= allowed, f"{path.name} must not import {sorted(imports(path) - allowed)}"
+
+
+def test_the_import_graph_has_no_circle():
+    """Imports within functions and those for type checkers count too."""
+    files = {".".join(("ttr", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in FILES}
+    modules = {name.removesuffix(".__init__"): path for name, path in files.items()}
+    arrows = {}
+    for name, path in modules.items():
+        arrows[name] = {
+            found if (found := f"{node.module}.{alias.name}") in modules else node.module
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ttr"
+            for alias in node.names
+        } - {name, "ttr"}
+    while leaves := [name for name, found in arrows.items() if not found & set(arrows)]:
+        for name in leaves:
+            del arrows[name]
+    assert not arrows, f"imported in a circle: {sorted(arrows)}"
 
 
 def test_backends_share_nothing_with_the_definition():

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from ttr import registry
-from ttr.component import Component
 from ttr.functions.features.symmetric_power import SymmetricPower
 
 WRONG = ("text", None, float("nan"), float("inf"), (), True, 2.5, 7, object(), (None,), ("text",))
@@ -16,7 +15,7 @@ WRONG = ("text", None, float("nan"), float("inf"), (), True, 2.5, 7, object(), (
 def fields():
     """Every field of every component, with an instance."""
     registry.discover()
-    for cls in Component.registry.values():
+    for cls in registry.CLASSES.values():
         if cls.__module__.startswith("ttr."):
             yield from (
                 pytest.param(cls.examples()[0], f.name, id=f"{cls.__name__}.{f.name}")

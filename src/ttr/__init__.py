@@ -18,7 +18,7 @@ from ttr.state import State
 from ttr.values import checks
 
 if TYPE_CHECKING:
-    from ttr import catalogue, models, nn
+    from ttr import catalogue, functions, models, nn, solvers, weights
     from ttr.laws.verify import verify
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "checks",
     "diagnostics",
     "explain",
+    "functions",
     "init_params",
     "initial_state",
     "models",
@@ -37,14 +38,16 @@ __all__ = [
     "oracle",
     "plan",
     "regress",
+    "solvers",
     "step",
     "verify",
+    "weights",
 ]
 
 
 def __getattr__(name: str) -> object:
-    """``catalogue``, ``models``, ``nn`` and ``verify`` load when first asked for."""
-    if name in ("catalogue", "models", "nn"):
+    """What is not needed at once loads when first asked for."""
+    if name in ("catalogue", "functions", "models", "nn", "solvers", "weights"):
         return importlib.import_module(f"ttr.{name}")
     if name == "verify":
         from ttr.laws.verify import verify

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ttr import registry
 from ttr.component import Component
 
 RESET = -80.0
@@ -136,6 +137,13 @@ class Weights(_Axis):
         if "log_retention" in cls.__dict__ and "retention_control" not in cls.__dict__:
             # what the class above says of its own log_retention need not hold of this one
             cls.retention_control = None
+
+    def __mul__(self, other: Weights) -> Weights:
+        """The product: the logarithms of the weights add, the narrower window holds."""
+        if not isinstance(other, Weights):
+            return NotImplemented
+        factors = [factor for each in (self, other) for factor in getattr(each, "factors", (each,))]
+        return registry.find("weights", "Product")(tuple(factors))
 
     @property
     def keeps(self) -> str | None:

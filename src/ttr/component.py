@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ttr import registry
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -60,7 +62,6 @@ class Component:
     """
 
     kind: ClassVar[str] = ""
-    registry: ClassVar[dict[tuple[str, str], type[Component]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -69,7 +70,7 @@ class Component:
             cls.__post_init__ = _after(Component.__post_init__, cls.__post_init__)
         # an axis states its kind, a member inherits it
         if "kind" not in cls.__dict__ and not cls.__name__.startswith("_"):
-            Component.registry[cls.kind, cls.__name__] = cls
+            registry.CLASSES[cls.kind, cls.__name__] = cls
 
     def __post_init__(self) -> None:
         """Every field has its type. Compiled code is not asked: torch cannot trace the question.
@@ -123,13 +124,10 @@ class Component:
         Raises:
             ValueError: if no component of that kind and type is known here.
         """
-        from ttr import registry
-
-        registry.discover()
         kind, name = description.get("kind"), description.get("type")
-        cls = Component.registry.get((kind, name))
+        cls = registry.find(kind, name)
         if cls is None:
-            known = sorted(n for k, n in Component.registry if k == kind)
+            known = sorted(member.__name__ for member in registry.members(kind))
             raise ValueError(
                 f"There is no {kind} called {name!r} here. Known: "
                 f"{', '.join(known) or 'none'}. Import the file that defines it first."

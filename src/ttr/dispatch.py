@@ -30,7 +30,8 @@ from ttr.inputs import (
     within_graph,
 )
 from ttr.problem import Problem
-from ttr.state import State, empty_state, single, writable
+from ttr.slots import single
+from ttr.state import State, empty_state, writable
 from ttr.values import FLOATING, check_tensor, suspicious, vouch
 
 

@@ -19,7 +19,8 @@ from ttr import memorize, retrieve
 from ttr.controls import CONTROLS
 from ttr.inputs import Inputs, check_streaming, prepare, within_graph
 from ttr.problem import Pair, Problem
-from ttr.state import State, append_pairs, pair_index, single, writable
+from ttr.slots import append_pairs, pair_index, single
+from ttr.state import State, writable
 
 
 def oracle(

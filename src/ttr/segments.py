@@ -10,19 +10,18 @@ from torch import Tensor
 from ttr import values
 from ttr.axes import axis_params, with_rates
 from ttr.problem import Problem
-from ttr.state import EMPTY, State, beside, check_whole, pair_index
+from ttr.slots import EMPTY, beside, pair_index
+from ttr.state_tensors import StateTensors
 
 
 def combine(
     problem: Problem,
-    first: State,
-    second: State,
+    first: StateTensors,
+    second: StateTensors,
     params: Mapping[str, Tensor],
     controls: Mapping[str, Tensor],
-) -> State:
+) -> StateTensors:
     """See ``State.combine``."""
-    for state in (first, second):
-        check_whole(state)
     _check_summaries(problem, first, second)
     log_decay = _forgotten_over(problem, second, params, controls)
     position = first.position + second.position
@@ -36,7 +35,7 @@ def combine(
     )
 
 
-def _check_summaries(problem: Problem, first: State, second: State) -> None:
+def _check_summaries(problem: Problem, first: StateTensors, second: StateTensors) -> None:
     """Raises a ValueError unless the two states are associative summaries of segments of the same problem."""
     if not isinstance(problem, Problem):
         raise ValueError(
@@ -57,7 +56,7 @@ def _check_summaries(problem: Problem, first: State, second: State) -> None:
             "regress(return_state=True) returns them."
         )
 
-    def shapes(state: State) -> dict[str, tuple[int, ...]]:
+    def shapes(state: StateTensors) -> dict[str, tuple[int, ...]]:
         slots = problem.memory == "pairs" and problem.weights.window is None
         return {
             name: (*tensor.shape[:1], *tensor.shape[2:]) if slots else tuple(tensor.shape)
@@ -73,7 +72,7 @@ def _check_summaries(problem: Problem, first: State, second: State) -> None:
 
 
 def _forgotten_over(
-    problem: Problem, segment: State, params: Mapping[str, Tensor], controls: Mapping[str, Tensor]
+    problem: Problem, segment: StateTensors, params: Mapping[str, Tensor], controls: Mapping[str, Tensor]
 ) -> Tensor | None:
     """The log of what a segment keeps of what came before it, [B,H] or [B,H,K]; None if it keeps
     everything."""
@@ -135,7 +134,9 @@ def _forgotten_over(
     return torch.where(time > 0, time * rate, 0.0)
 
 
-def _join(first: State, second: State, window: int | None, log_decay: Tensor | None) -> State:
+def _join(
+    first: StateTensors, second: StateTensors, window: int | None, log_decay: Tensor | None
+) -> StateTensors:
     """The pairs of both, those of the first with what the second has left of their weights."""
     old = first if log_decay is None else first.replace(log_weight=first["log_weight"] + log_decay[:, None])
     if window is None:

@@ -4,24 +4,22 @@ seen."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ttr import values
+from ttr import segments, values
 from ttr.problem import Problem
-
-EMPTY = {"keys": 0.0, "values": 0.0, "log_weight": -torch.inf}
-"""What an empty slot of a memory of pairs holds."""
+from ttr.slots import EMPTY, beside, with_slots
+from ttr.state_tensors import StateTensors
 
 
 @dataclass(frozen=True)
-class State:
+class State(StateTensors):
     """What a memory carries from one call to the next; differentiable, and a torch pytree.
 
     Tensors of a linear memory: "memory" [B,H,F,V]; "normalizer" [B,H,F] with a normalised read-out; of an
@@ -33,45 +31,6 @@ class State:
     All are float32 or wider. ``position`` [B] counts the tokens seen. ``capacity`` is the fixed number of
     slots of a memory of pairs that was made with one; without, it grows with every call.
     """
-
-    tensors: Mapping[str, Tensor]
-    position: Int[Tensor, " B"]
-    capacity: int | None = None
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> State:
-        """The state with ``function`` applied to every tensor but the position."""
-        return dataclasses.replace(
-            self, tensors={name: function(tensor) for name, tensor in self.tensors.items()}
-        )
-
-    def replace(self, **tensors: Tensor) -> State:
-        """The state with some tensors (or ``position``) replaced or added."""
-        position = tensors.pop("position", self.position)
-        return dataclasses.replace(self, tensors={**self.tensors, **tensors}, position=position)
-
-    def clone(self) -> State:
-        """A copy that shares nothing."""
-        return dataclasses.replace(self.map(Tensor.clone), position=self.position.clone())
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> State:
-        """``clone``: torch copies tensors in a graph in no other way."""
-        return self.clone()
-
-    def detach(self) -> State:
-        """The same numbers, cut from the graph."""
-        return self.map(Tensor.detach)
-
-    def to(self, *args: Any, **kwargs: Any) -> State:
-        """As ``Tensor.to``; the position keeps its integer type."""
-        moved = self.map(lambda tensor: tensor.to(*args, **kwargs))
-        device = next((t.device for t in moved.tensors.values()), self.position.device)
-        return dataclasses.replace(moved, position=self.position.to(device))
 
     def select(self, rows: Tensor | list[int] | slice) -> State:
         """The state of some rows of the batch, in that order, copied.
@@ -123,11 +82,6 @@ class State:
         )
         check_whole(state)
         return state
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the memory holds, the position left out."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
     def rewind(self, problem: Problem, tokens: int) -> State:
         """The state before its newest ``tokens`` tokens: a memory that keeps all its pairs drops the newest.
@@ -186,8 +140,8 @@ class State:
             ValueError: if a segment of this memory has no such summary, or the states do not fit; the
                 sentence says what to do.
         """
-        from ttr import segments
-
+        for state in (first, second):
+            check_whole(state)
         return segments.combine(problem, first, second, {} if params is None else params, controls)
 
     @staticmethod
@@ -199,7 +153,7 @@ class State:
         """
         _check_alike(states)
         slots = max((s["keys"].shape[1] for s in states if "keys" in s.tensors), default=0)
-        padded = [_with_slots(s, slots) if "keys" in s.tensors else s for s in states]
+        padded = [with_slots(s, slots) if "keys" in s.tensors else s for s in states]
         tensors = {name: torch.cat([s[name] for s in padded]) for name in padded[0].tensors}
         return dataclasses.replace(
             padded[0], tensors=tensors, position=torch.cat([s.position for s in padded])
@@ -289,18 +243,6 @@ def _check_alike(states: list[State]) -> None:
         )
 
 
-def _with_slots(state: State, slots: int) -> State:
-    """The state of a memory of pairs with ``slots`` slots: empty ones go in front of the pairs, and are cut
-    off there."""
-    held = state["keys"].shape[1]
-
-    def resize(tensor: Tensor, fill: float) -> Tensor:
-        empty = tensor.new_full((tensor.shape[0], max(slots - held, 0), *tensor.shape[2:]), fill)
-        return torch.cat([empty, tensor[:, max(held - slots, 0) :]], dim=1)
-
-    return state.replace(**{name: resize(state[name], fill) for name, fill in EMPTY.items()})
-
-
 def _cannot_rewind(problem: Problem, state: State, tokens: int) -> str | None:
     """Why the state cannot be taken back, as a sentence; None if it can."""
     check_whole(state)
@@ -330,75 +272,6 @@ def _cannot_rewind(problem: Problem, state: State, tokens: int) -> str | None:
             "told apart."
         )
     return None
-
-
-def beside(x: Tensor, tensor: Tensor) -> Tensor:
-    """x [B,...] with further axes, to be broadcast against a tensor [B,...,...]."""
-    return x.reshape(*x.shape, *(1,) * (tensor.ndim - x.ndim))
-
-
-def single(state: State, row: int, window: int | None) -> State:
-    """The state of one packed sequence, without the empty slots that longer ones made necessary."""
-    one = state.select(slice(row, row + 1))
-    if "keys" not in state.tensors or window is not None or state.capacity is not None:
-        return one
-    return _with_slots(one, int(one.position))
-
-
-def pair_index(state: State, window: int | None) -> Int[Tensor, "B N"]:
-    """The number of the pair in every slot, counted from the first token; only slots with a weight hold
-    one."""
-    slots = torch.arange(state["keys"].shape[1], device=state.position.device)
-    if window is None:
-        empty = 0 if state.capacity is not None else state["keys"].shape[1] - state.position[:, None]
-        return (slots - empty).expand(state.position.shape[0], -1)
-    newest = state.position[:, None] - 1
-    return newest - (newest - slots) % window
-
-
-def append_pairs(
-    state: State,
-    window: int | None,
-    keys: Tensor,
-    values: Tensor,
-    log_weight: Tensor,
-    log_decay: Tensor | None,
-) -> State:
-    """The state after T more pairs: keys [B,T,Hk,K], values [B,T,Hv,V], their log weights [B,T,H] seen from
-    the last token.
-
-    ``log_decay`` [B,H] is what the T tokens together take off the pairs already there. Raises:
-        ValueError: if a fixed capacity is exceeded (checked in eager calls on the CPU).
-    """
-    time = keys.shape[1]
-    old_weight = state["log_weight"] if log_decay is None else state["log_weight"] + log_decay[:, None]
-    new = {"keys": keys, "values": values, "log_weight": log_weight}
-    old = {"keys": state["keys"], "values": state["values"], "log_weight": old_weight}
-    position = state.position + time
-    if window is None and state.capacity is None:
-        return state.replace(
-            **{name: torch.cat([old[name], new[name]], dim=1) for name in new}, position=position
-        )
-    if window is not None:
-        new = {name: tensor[:, max(time - window, 0) :] for name, tensor in new.items()}
-    elif (
-        position.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and (position > state.capacity).any()
-    ):
-        raise ValueError(
-            f"This state has room for {state.capacity} pairs and needs {int(position.max())}. "
-            "Use initial_state with a larger capacity."
-        )
-    written = new["keys"].shape[1]
-    slots = position[:, None] - written + torch.arange(written, device=position.device)
-    slots = slots if window is None else slots % window
-
-    def put(old_tensor: Tensor, new_tensor: Tensor) -> Tensor:
-        index = slots.reshape(*slots.shape, *(1,) * (old_tensor.ndim - 2)).expand_as(new_tensor)
-        return old_tensor.scatter(1, index, new_tensor)
-
-    return state.replace(**{name: put(old[name], new[name]) for name in new}, position=position)
 
 
 def empty_state(

@@ -11,7 +11,8 @@ from ttr.backends.backend import Backend
 from ttr.backends.direct_solve import HOPELESS, NO_DIGITS, SINGULAR, NoDigits, wide_dtype
 from ttr.inputs import Inputs, needs_composite
 from ttr.problem import Problem
-from ttr.state import State, append_pairs
+from ttr.slots import append_pairs
+from ttr.state import State
 
 
 class KernelRidge(Backend):

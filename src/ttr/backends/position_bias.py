@@ -13,7 +13,8 @@ from torch import Tensor
 from ttr.backends.sums import running_sum
 from ttr.inputs import Inputs
 from ttr.problem import Problem
-from ttr.state import State, append_pairs, pair_index
+from ttr.slots import append_pairs, pair_index
+from ttr.state import State
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from ttr.dispatch import step
 from ttr.laws.law import Law, Setting, compare, compare_states
 from ttr.laws.rows import Case, Sizes, make_case
 from ttr.problem import Problem
-from ttr.state import State, single
+from ttr.slots import single
+from ttr.state import State
 
 SPLITS = ((4,), (1, 2, 7), (3, 3, 8))
 """Where a sequence of 9 tokens is cut; an empty segment is one of them."""

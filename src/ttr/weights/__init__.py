@@ -1,1 +1,6 @@
+"""Regression weights: how much every pair counts when a token reads. One public class per file; each is an
+attribute of this package."""
 
+from ttr.registry import exports
+
+__getattr__, __dir__ = exports(__name__)

@@ -154,24 +154,24 @@ FAULTS = (
     Fault("dispatch.py", "with _BINDING:", "if _BINDING:", ("test_what_is_bound_stays_few",)),
     Fault("axes.py", "cls.retention_control = None", "pass", ("test_a_token_is_that_of_the_weights",)),
     Fault(
-        "state.py",
+        "slots.py",
         "return newest - (newest - slots) % window",
         "return newest - (newest + 1 - slots) % window",
         ("Window",),
     ),
     Fault(
-        "state.py",
+        "slots.py",
         "slots = slots if window is None else slots % window",
         "slots = slots if window is None else (slots + 1) % window",
         ("Window",),
     ),
     Fault(
-        "state.py",
+        "slots.py",
         'state["log_weight"] + log_decay[:, None]',
         'state["log_weight"] + 0 * log_decay[:, None]',
         ("Alibi", "LocalConstant"),
     ),
-    Fault("state.py", "position = state.position + time", "position = state.position + 1", ("Window",)),
+    Fault("slots.py", "position = state.position + time", "position = state.position + 1", ("Window",)),
     Fault(
         "dispatch.py",
         "single(x.state, row, problem.weights.window)",
@@ -319,6 +319,6 @@ FAULTS = (
         PLAIN,
     ),
     Fault("inputs.py", "else x.repeat_interleave(", "else x.detach().repeat_interleave(", PLAIN),
-    Fault("state.py", "tensor[:, max(held - slots, 0):]", "tensor[:, :slots]", ("attention", "Uniform")),
+    Fault("slots.py", "tensor[:, max(held - slots, 0):]", "tensor[:, :slots]", ("attention", "Uniform")),
     Fault("backends/recurrent.py", "x.tokens(t, t + 1, state)", "x.tokens(t, t + 1, x.state)", PLAIN),
 )

@@ -11,7 +11,8 @@ from ttr.backends.steps import rewriting
 from ttr.backends.steps.moments import ridge_read
 from ttr.inputs import Inputs, needs_composite
 from ttr.problem import Problem
-from ttr.state import State, append_pairs
+from ttr.slots import append_pairs
+from ttr.state import State
 
 
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:

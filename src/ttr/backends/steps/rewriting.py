@@ -11,7 +11,7 @@ from torch import Tensor
 from ttr.backends.position_bias import probabilities
 from ttr.inputs import Inputs
 from ttr.problem import Problem
-from ttr.state import pair_index
+from ttr.slots import pair_index
 
 
 def rewritten(problem: Problem, x: Inputs) -> Inputs:

@@ -1,1 +1,6 @@
-"""What a solver that trains by gradients descends: the error of one prediction. One public class per file."""
+"""What a solver that trains by gradients descends: the error of one prediction. One public class per file;
+each is an attribute of this package."""
+
+from ttr.registry import exports
+
+__getattr__, __dir__ = exports(__name__)

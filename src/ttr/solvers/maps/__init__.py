@@ -1,2 +1,6 @@
-"""What is done to a matrix of a network: to an update before it is taken, or to an accumulator to get
-weights. One public class per file."""
+"""Maps between the accumulated gradients of a matrix and the matrix that is read. One public class per file;
+each is an attribute of this package."""
+
+from ttr.registry import exports
+
+__getattr__, __dir__ = exports(__name__)

@@ -1,0 +1,61 @@
+"""Named tensors with a leading batch axis, and how many tokens they have seen: what every state is made
+of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from jaxtyping import Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StateTensors:
+    """What every state holds, and what can be done with it without asking what it means. See ``State``."""
+
+    tensors: Mapping[str, Tensor]
+    position: Int[Tensor, " B"]
+    capacity: int | None = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """The state with ``function`` applied to every tensor but the position."""
+        return dataclasses.replace(
+            self, tensors={name: function(tensor) for name, tensor in self.tensors.items()}
+        )
+
+    def replace(self, **tensors: Tensor) -> Self:
+        """The state with some tensors (or ``position``) replaced or added."""
+        position = tensors.pop("position", self.position)
+        return dataclasses.replace(self, tensors={**self.tensors, **tensors}, position=position)
+
+    def clone(self) -> Self:
+        """A copy that shares nothing."""
+        return dataclasses.replace(self.map(Tensor.clone), position=self.position.clone())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """``clone``: torch copies tensors in a graph in no other way."""
+        return self.clone()
+
+    def detach(self) -> Self:
+        """The same numbers, cut from the graph."""
+        return self.map(Tensor.detach)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As ``Tensor.to``; the position keeps its integer type."""
+        moved = self.map(lambda tensor: tensor.to(*args, **kwargs))
+        device = next((t.device for t in moved.tensors.values()), self.position.device)
+        return dataclasses.replace(moved, position=self.position.to(device))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the memory holds, the position left out."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
