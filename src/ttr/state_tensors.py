@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
@@ -26,30 +26,30 @@ class StateTensors:
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def map(self, function: Callable[[Tensor], Tensor]) -> StateTensors:
         """The state with ``function`` applied to every tensor but the position."""
         return dataclasses.replace(
             self, tensors={name: function(tensor) for name, tensor in self.tensors.items()}
         )
 
-    def replace(self, **tensors: Tensor) -> Self:
+    def replace(self, **tensors: Tensor) -> StateTensors:
         """The state with some tensors (or ``position``) replaced or added."""
         position = tensors.pop("position", self.position)
         return dataclasses.replace(self, tensors={**self.tensors, **tensors}, position=position)
 
-    def clone(self) -> Self:
+    def clone(self) -> StateTensors:
         """A copy that shares nothing."""
         return dataclasses.replace(self.map(Tensor.clone), position=self.position.clone())
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, Any]) -> StateTensors:
         """``clone``: torch copies tensors in a graph in no other way."""
         return self.clone()
 
-    def detach(self) -> Self:
+    def detach(self) -> StateTensors:
         """The same numbers, cut from the graph."""
         return self.map(Tensor.detach)
 
-    def to(self, *args: Any, **kwargs: Any) -> Self:
+    def to(self, *args: Any, **kwargs: Any) -> StateTensors:
         """As ``Tensor.to``; the position keeps its integer type."""
         moved = self.map(lambda tensor: tensor.to(*args, **kwargs))
         device = next((t.device for t in moved.tensors.values()), self.position.device)

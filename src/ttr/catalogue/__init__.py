@@ -20,7 +20,8 @@ ENTRIES: dict[str, Architecture] = {
 """The entries of every file of this folder, one file per family."""
 
 FAMILIES: dict[str, tuple[str, ...]] = {
-    family.__doc__.partition("\n")[0].rstrip("."): tuple(family.ENTRIES) for family in _FILES
+    " ".join(family.__doc__.split()).partition(". ")[0].rstrip("."): tuple(family.ENTRIES)
+    for family in _FILES
 }
 """What the layers of a family have in common, in words, and their names."""
 
