@@ -44,11 +44,14 @@ MAY_IMPORT = {
     "functions": {"component", "controls", "problem", "registry", "functions"},
     "solvers": {"axes", "component", "controls", "problem", "registry", "solvers"},
     "oracle": {"component", "controls", "memorize", "retrieve", "inputs", "problem", "slots", "state"},
-    "backends": {
+    "forms": {"axes", "controls", "diagnostics", "component", "forms", "inputs", "problem", "slots", "state"},
+    "engines": {
+        "axes",
         "component",
         "controls",
-        "backends",
         "diagnostics",
+        "engines",
+        "forms",
         "inputs",
         "problem",
         "slots",
@@ -59,7 +62,7 @@ MAY_IMPORT = {
         "axes",
         "component",
         "controls",
-        "backends",
+        "engines",
         "inputs",
         "problem",
         "slots",
@@ -67,7 +70,7 @@ MAY_IMPORT = {
         "values",
     },
     "latex": {"controls"},
-    "explain": {"component", "controls", "backends", "dispatch", "inputs", "latex", "problem", "state"},
+    "explain": {"component", "controls", "engines", "dispatch", "inputs", "latex", "problem", "state"},
     "combinations": {"catalogue", "component", "problem", "registry"},
     "laws": {
         "axes",
@@ -77,7 +80,7 @@ MAY_IMPORT = {
         "dispatch",
         "inputs",
         "oracle",
-        "backends",
+        "engines",
         "problem",
         "slots",
         "state",
@@ -86,7 +89,7 @@ MAY_IMPORT = {
         "weights",
         "catalogue",
     },
-    "operators": {"backends", "inputs", "operators"},  # of the backends the loader of compiled kernels alone
+    "operators": {"engines", "inputs", "operators"},  # of the engines the loader of compiled kernels alone
     "surroundings": {"component", "controls", "inputs", "operators", "problem", "surroundings", "state"},
     "architecture": {"component", "controls", "problem", "surroundings", "state"},
     "catalogue": {"catalogue", "architecture", "problem", "weights", "functions", "solvers", "surroundings"},
@@ -100,7 +103,7 @@ MAY_IMPORT = {
         "problem",
         "state",
         "surroundings",
-        "backends",
+        "engines",
         "inputs",
         "values",
     },
@@ -153,8 +156,8 @@ def test_the_import_graph_has_no_circle():
     assert not arrows, f"imported in a circle: {sorted(arrows)}"
 
 
-def test_backends_share_nothing_with_the_definition():
-    reached, todo = set(), ["backends"]
+def test_engines_share_nothing_with_the_definition():
+    reached, todo = set(), ["engines"]
     while todo:
         name = todo.pop()
         reached.add(name)

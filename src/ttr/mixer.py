@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ttr.architecture import Architecture
-from ttr.backends.backend import Backend
-from ttr.dispatch import check_backend, initial_state, regress, step
+from ttr.dispatch import check_engine, initial_state, regress, step
+from ttr.engines.engine import Engine
 from ttr.inputs import check_heads, check_packing, check_place, check_sizes
 from ttr.output import Output
 from ttr.problem import Problem
@@ -31,7 +31,7 @@ class Mixer(nn.Module):
             queries, more values than keys for grouped values.
         key_size, value_size: channels per head, d_model / heads by default.
         layer, layers: where it stands in the model, for memories and surroundings that depend on depth.
-        backend: what runs the memory: "auto", or the one that must.
+        engine: what runs the memory: "auto", or the one that must.
 
     Raises:
         ValueError: on sizes that do not fit, or a name instead of an object; the sentence says what to pass.
@@ -49,15 +49,15 @@ class Mixer(nn.Module):
         value_heads: int | None = None,
         layer: int = 0,
         layers: int = 1,
-        backend: str | Backend = "auto",
+        engine: str | Engine = "auto",
     ) -> None:
         super().__init__()
         self.architecture = _architecture(memory)
         self.problem = self.architecture.problem.at_layer(layer, layers)
         all_heads = heads, *(heads if given is None else given for given in (key_heads, value_heads))
         self.sizes = _sizes(self.problem, d_model, all_heads, key_size, value_size, layer, layers)
-        check_backend(backend)
-        self.backend = backend
+        check_engine(engine)
+        self.engine = engine
         self.project = Project(self.architecture, self.sizes)
         self.memory = Tensors(
             self.problem.parameters(self.sizes.heads, self.sizes.key_size, self.sizes.value_size)
@@ -100,7 +100,7 @@ class Mixer(nn.Module):
             state=memory_state,
             return_state=return_state,
             cu_seqlens=cu_seqlens,
-            backend=self.backend,
+            engine=self.engine,
             **self._controls(streams),
         )
         if not return_state:
@@ -136,7 +136,7 @@ class Mixer(nn.Module):
             self._memory_state(state),
             params=self.memory.tensors(),
             inplace=inplace,
-            backend=self.backend,
+            engine=self.engine,
             **controls,
         )
         return self.output(y[:, None], streams)[:, 0], memory_state.replace(**tails)

@@ -29,7 +29,7 @@ class TTRConfig(PreTrainedConfig):
         norm_eps: of the norms around mixer and MLP.
         initializer_range: standard deviation of embeddings, MLP and head at the start; a mixer draws its own
             weights.
-        backend: what computes the memories: "auto", or the name that must run.
+        engine: what computes the memories: "auto", or the name that must run.
 
     Raises:
         ValueError: if a memory is unknown or there are not as many as layers; the sentence says what to
@@ -52,7 +52,7 @@ class TTRConfig(PreTrainedConfig):
     layers: Any = "gated-deltanet"
     norm_eps: float = 1e-6
     initializer_range: float = 0.02
-    backend: str = "auto"
+    engine: str = "auto"
     use_cache: bool = True
     tie_word_embeddings: bool = False
     pad_token_id: int | None = None
@@ -96,7 +96,7 @@ class TTRConfig(PreTrainedConfig):
             value_heads=self.value_heads,
             layer=layer,
             layers=self.num_hidden_layers,
-            backend=self.backend,
+            engine=self.engine,
         )
 
 
