@@ -275,7 +275,7 @@ def test_a_compiled_call_runs_the_operator(engine):
 
     compiled = torch.compile(
         lambda q, k, v, controls: ttr.regress(case.problem, q, k, v, engine=engine, **controls),
-        engine=look,
+        backend=look,
         fullgraph=True,
         dynamic=True,
     )
