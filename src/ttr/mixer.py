@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from ttr.architecture import Architecture
 from ttr.dispatch import check_engine, initial_state, regress, step
 from ttr.engines.engine import Engine
-from ttr.inputs import check_heads, check_packing, check_place, check_sizes
 from ttr.output import Output
+from ttr.prepare import check_heads, check_packing, check_place, check_sizes
 from ttr.problem import Problem
 from ttr.project import Project
 from ttr.state import State, check_fields, writable
