@@ -19,9 +19,9 @@ AXES = (
     "functions",
     "functions/features",
     "solvers",
-    "surroundings/keys",
-    "surroundings/controls",
-    "surroundings/output",
+    "layer/qkv",
+    "layer/gates",
+    "layer/output",
 )
 
 MAY_IMPORT = {
@@ -87,44 +87,50 @@ MAY_IMPORT = {
         "catalogue",
     },
     "operators": {"backends", "inputs", "operators"},  # of the backends the loader of compiled kernels alone
-    "surroundings": {"component", "controls", "inputs", "operators", "problem", "surroundings", "state"},
-    "architecture": {"component", "controls", "problem", "surroundings", "state"},
-    "catalogue": {"catalogue", "architecture", "problem", "weights", "functions", "solvers", "surroundings"},
-    "project": {"component", "controls", "architecture", "problem", "surroundings", "state"},
-    "output": {"component", "controls", "architecture", "problem", "surroundings", "state"},
-    "mixer": {
-        "project",
-        "output",
+    "layer.parts": {"component", "controls", "inputs", "layer.parts", "operators", "registry"},
+    "layer": {
+        "backends",
+        "component",
+        "controls",
         "dispatch",
-        "architecture",
+        "inputs",
+        "layer",
+        "layer.parts",
         "problem",
         "state",
-        "surroundings",
-        "backends",
-        "inputs",
         "values",
     },
-    "nn": {"mixer"},
+    "catalogue": {"catalogue", "functions", "layer", "layer.parts", "problem", "solvers", "weights"},
+    "nn": {"layer"},
 }
 """What each room may import; models, tasks, experiments, doctor and cli stand above and may import what they
 like."""
 
 
+WITH_A_MEMORY = ("architecture", "project", "mixer", "out")
+"""The files of ``layer`` that know the memory; the others, parts of a layer, do not."""
+
+
 def room(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return parts[0]
+    return room_of(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def room_of(parts: tuple[str, ...]) -> str:
+    """The room of a module, ("layer", "gates", "decays")."""
+    return "layer.parts" if parts[0] == "layer" and parts[-1] not in WITH_A_MEMORY else parts[0]
 
 
 def imports(path: Path) -> set[str]:
     """The rooms of ttr that a file imports, wherever in the file."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ttr":
-            found |= (
-                {node.module.split(".")[1]} if "." in node.module else {alias.name for alias in node.names}
-            )
+        if isinstance(node, ast.ImportFrom) and node.module == "ttr":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ttr."):
+            found.add(room_of(tuple(node.module.split(".")[1:])))
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("ttr.")}
+            names = [alias.name for alias in node.names if alias.name.startswith("ttr.")]
+            found |= {room_of(tuple(name.split(".")[1:])) for name in names}
     return found
 
 

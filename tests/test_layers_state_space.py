@@ -56,10 +56,10 @@ def test_rg_lru_is_that_of_recurrent_gemma():
     for linear in (original.linear_x, original.linear_y, original.linear_out):
         torch.nn.init.zeros_(linear.bias)
     entry, unit = ttr.catalogue["rg-lru"], original.rg_lru
-    gate = dataclasses.replace(entry.keys[1], block=D // blocks)
+    gate = dataclasses.replace(entry.qkv[1], block=D // blocks)
     layer = Mixer(
         D,
-        dataclasses.replace(entry, keys=(entry.keys[0], gate, entry.keys[2])),
+        dataclasses.replace(entry, qkv=(entry.qkv[0], gate, entry.qkv[2])),
         heads=D,
         key_size=1,
         value_size=1,

@@ -1,5 +1,5 @@
-"""The mixer: whatever the memory and its surroundings, whole = segments = steps, packed = separate, and each
-row by itself."""
+"""The mixer: whatever the memory and the parts around it, whole = segments = steps, packed = separate, and
+each row by itself."""
 
 import copy
 import dataclasses
@@ -8,33 +8,33 @@ import pytest
 import torch
 
 import ttr
-from ttr.architecture import Architecture
 from ttr.functions.linear import Linear
 from ttr.laws.layout import LAYOUTS
 from ttr.laws.rows import triples
 from ttr.laws.tolerances import FLOAT32, FLOAT64, HALF, error
+from ttr.layer.architecture import Architecture
+from ttr.layer.gates.sigmoid_step_size import SigmoidStepSize
+from ttr.layer.gates.softplus_decay import SoftplusDecay
+from ttr.layer.output.output_gate import OutputGate
+from ttr.layer.output.rms_norm import RMSNorm
+from ttr.layer.output.skip import Skip
+from ttr.layer.qkv.head_rms_norm import HeadRMSNorm
+from ttr.layer.qkv.query_correction import QueryCorrection
+from ttr.layer.qkv.rotary import Rotary
+from ttr.layer.qkv.short_convolution import ShortConvolution
+from ttr.layer.qkv.silu import Silu
+from ttr.layer.qkv.time_step_value import TimeStepValue
+from ttr.layer.sequences import Sequences
 from ttr.nn import Mixer
 from ttr.problem import Problem
 from ttr.solvers.delta_rule import DeltaRule
-from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
-from ttr.surroundings.controls.softplus_decay import SoftplusDecay
-from ttr.surroundings.keys.head_rms_norm import HeadRMSNorm
-from ttr.surroundings.keys.query_correction import QueryCorrection
-from ttr.surroundings.keys.rotary import Rotary
-from ttr.surroundings.keys.short_convolution import ShortConvolution
-from ttr.surroundings.keys.silu import Silu
-from ttr.surroundings.keys.time_step_value import TimeStepValue
-from ttr.surroundings.output.gate import Gate
-from ttr.surroundings.output.rms_norm import RMSNorm
-from ttr.surroundings.output.skip import Skip
-from ttr.surroundings.sequences import Sequences
 from ttr.weights.geometric import Geometric
 
 D, B, T = 8, 2, 7
 
 CROWDED = Architecture(
     Problem(Geometric("head"), Linear(), DeltaRule(pairs_per_token=3)),
-    keys=(
+    qkv=(
         Silu(("v",)),
         ShortConvolution(width=3, bias=True),
         QueryCorrection(),
@@ -42,10 +42,10 @@ CROWDED = Architecture(
         Rotary(base=10.0),
         TimeStepValue(),
     ),
-    controls=(SoftplusDecay(), SigmoidStepSize()),
-    output=(Skip(), Skip("input"), RMSNorm("all"), Gate("sigmoid")),
+    gates=(SoftplusDecay(), SigmoidStepSize()),
+    output=(Skip(), Skip("input"), RMSNorm("all"), OutputGate("sigmoid")),
 )
-"""Surroundings that no entry puts together, around a memory with several pairs per token."""
+"""Parts that no entry puts together, around a memory with several pairs per token."""
 
 SAMPLE = triples()[3 :: max(1, len(triples()) // 14)]
 
@@ -443,7 +443,7 @@ def test_softmax_attention_with_norms_is_that_of_qwen3():
     original = off_start(Qwen3Attention(config, 0))
     memory = dataclasses.replace(
         ttr.catalogue["softmax-attention"],
-        keys=(HeadRMSNorm(), Rotary(base=config.rope_parameters["rope_theta"])),
+        qkv=(HeadRMSNorm(), Rotary(base=config.rope_parameters["rope_theta"])),
     )
     layer = Mixer(D, memory, heads=4, key_heads=2, value_heads=2, key_size=6, value_size=6)
     positions = Qwen3RotaryEmbedding(config)(torch.zeros(1), torch.arange(11)[None])

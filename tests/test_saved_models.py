@@ -12,9 +12,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+import ttr
 from tests.decoders import ENTRIES
 from ttr.laws.tolerances import FLOAT64, error
+from ttr.layer.architecture import Architecture
 from ttr.models import TTRForCausalLM
+from ttr.models.conversion import described
 
 SAVED = Path(__file__).parent / "saved"
 FOLDERS = sorted(path.parent for path in SAVED.glob("*/*/config.json"))
@@ -34,3 +37,11 @@ def test_a_saved_model_gives_its_logits(folder, cls):
     stored = load_file(folder / "logits.safetensors")
     with torch.no_grad():
         assert error(model(stored["input_ids"]).logits, stored["logits"]) <= FLOAT64
+
+
+def test_old_descriptions_are_those_of_today():
+    for file in SAVED.glob("*/descriptions.json"):
+        for name, description in json.loads(file.read_text())["entries"].items():
+            entry = Architecture.from_dict(described(description))
+            today = ttr.catalogue[name]
+            assert (entry.qkv, entry.gates, entry.output) == (today.qkv, today.gates, today.output), name

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from ttr.architecture import Architecture
 from ttr.functions.kernel_regression import KernelRegression
 from ttr.functions.linear import Linear
+from ttr.layer.architecture import Architecture
+from ttr.layer.gates.constant_ridge import ConstantRidge
+from ttr.layer.gates.learned_ridge import LearnedRidge
+from ttr.layer.gates.log_sigmoid_decay import LogSigmoidDecay
+from ttr.layer.gates.log_sigmoid_importance import LogSigmoidImportance
+from ttr.layer.gates.sigmoid_mix import SigmoidMix
+from ttr.layer.gates.softplus_decay import SoftplusDecay
+from ttr.layer.output.gated_rms_norm import GatedRMSNorm
+from ttr.layer.output.rms_norm import RMSNorm
+from ttr.layer.qkv.short_convolution import ShortConvolution
+from ttr.layer.qkv.unit_norm import UnitNorm
 from ttr.problem import Problem
 from ttr.solvers.chebyshev import Chebyshev
 from ttr.solvers.exact_ridge import ExactRidge
-from ttr.surroundings.controls.constant_ridge import ConstantRidge
-from ttr.surroundings.controls.learned_ridge import LearnedRidge
-from ttr.surroundings.controls.log_sigmoid_decay import LogSigmoidDecay
-from ttr.surroundings.controls.log_sigmoid_importance import LogSigmoidImportance
-from ttr.surroundings.controls.sigmoid_mix import SigmoidMix
-from ttr.surroundings.controls.softplus_decay import SoftplusDecay
-from ttr.surroundings.keys.short_convolution import ShortConvolution
-from ttr.surroundings.keys.unit_norm import UnitNorm
-from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
-from ttr.surroundings.output.rms_norm import RMSNorm
 from ttr.weights.geometric import Geometric
 from ttr.weights.importance import Importance
 from ttr.weights.product import Product
@@ -26,8 +26,8 @@ from ttr.weights.uniform import Uniform
 ENTRIES: dict[str, Architecture] = {
     "mesanet": Architecture(
         Problem(Product((Geometric("head"), Importance())), Linear(scale=1.0), ExactRidge()),
-        keys=(ShortConvolution(streams=("q", "k")), UnitNorm()),
-        controls=(LogSigmoidDecay(), LogSigmoidImportance(), LearnedRidge()),
+        qkv=(ShortConvolution(streams=("q", "k")), UnitNorm()),
+        gates=(LogSigmoidDecay(), LogSigmoidImportance(), LearnedRidge()),
         output=(RMSNorm(),),
         source="von Oswald et al.: MesaNet",
         arxiv="2506.05233",
@@ -38,8 +38,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "intention": Architecture(
         Problem(Uniform(), Linear(scale=1.0), ExactRidge()),
-        keys=(UnitNorm(),),
-        controls=(ConstantRidge(1.0),),
+        qkv=(UnitNorm(),),
+        gates=(ConstantRidge(1.0),),
         source="Garnelo, Czarnecki: Exploring the Space of Key-Value-Query Models with Intention",
         arxiv="2305.10203",
         year=2023,
@@ -49,8 +49,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "mesa": Architecture(
         Problem(Uniform(), Linear(scale=1.0), ExactRidge()),
-        keys=(UnitNorm(),),
-        controls=(LearnedRidge(per="head"),),
+        qkv=(UnitNorm(),),
+        gates=(LearnedRidge(per="head"),),
         output=(RMSNorm(),),
         source="von Oswald et al.: Uncovering mesa-optimization algorithms in Transformers",
         arxiv="2309.05858",
@@ -63,8 +63,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "gated-kalmanet": Architecture(
         Problem(Product((Geometric("head"), Importance())), Linear(), Chebyshev(iterations=30, ratio=0.02)),
-        keys=(ShortConvolution(), UnitNorm(eps=1e-12)),
-        controls=(SoftplusDecay(), LogSigmoidImportance(power=2.0), SigmoidMix()),
+        qkv=(ShortConvolution(), UnitNorm(eps=1e-12)),
+        gates=(SoftplusDecay(), LogSigmoidImportance(power=2.0), SigmoidMix()),
         output=(GatedRMSNorm("silu"),),
         source="Gated KalmaNet: A Fading Memory Layer Through Test-Time Ridge Regression",
         arxiv="2511.21016",
@@ -78,8 +78,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "kernel-intention": Architecture(
         Problem(Uniform(), KernelRegression("exponential"), ExactRidge()),
-        keys=(UnitNorm(),),
-        controls=(ConstantRidge(1.0),),
+        qkv=(UnitNorm(),),
+        gates=(ConstantRidge(1.0),),
         source="Garnelo, Czarnecki: Exploring the Space of Key-Value-Query Models with Intention",
         arxiv="2305.10203",
         year=2023,

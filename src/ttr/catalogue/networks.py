@@ -3,10 +3,24 @@ models."""
 
 from __future__ import annotations
 
-from ttr.architecture import Architecture
 from ttr.functions.features.taylor import Taylor
 from ttr.functions.gated_mlp import GatedMlp
 from ttr.functions.mlp import Mlp
+from ttr.layer.architecture import Architecture
+from ttr.layer.gates.chunk_average import ChunkAverage
+from ttr.layer.gates.log_sigmoid_decay import LogSigmoidDecay
+from ttr.layer.gates.sigmoid_momentum import SigmoidMomentum
+from ttr.layer.gates.sigmoid_rate import SigmoidRate
+from ttr.layer.gates.sigmoid_step_size import SigmoidStepSize
+from ttr.layer.gates.softplus_rates import SoftplusRates
+from ttr.layer.gates.softplus_threshold import SoftplusThreshold
+from ttr.layer.output.gated_rms_norm import GatedRMSNorm
+from ttr.layer.output.layer_norm import LayerNorm
+from ttr.layer.output.rms_norm import RMSNorm
+from ttr.layer.qkv.rotary import Rotary
+from ttr.layer.qkv.short_convolution import ShortConvolution
+from ttr.layer.qkv.silu import Silu
+from ttr.layer.qkv.unit_norm import UnitNorm
 from ttr.problem import Problem
 from ttr.solvers.chunk_descent import ChunkDescent
 from ttr.solvers.gradient_descent import GradientDescent
@@ -15,20 +29,6 @@ from ttr.solvers.losses.power_error import PowerError
 from ttr.solvers.maps.newton_schulz import NewtonSchulz
 from ttr.solvers.maps.power_norm import PowerNorm
 from ttr.solvers.maps.simplex import Simplex
-from ttr.surroundings.controls.chunk_average import ChunkAverage
-from ttr.surroundings.controls.log_sigmoid_decay import LogSigmoidDecay
-from ttr.surroundings.controls.sigmoid_momentum import SigmoidMomentum
-from ttr.surroundings.controls.sigmoid_rate import SigmoidRate
-from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
-from ttr.surroundings.controls.softplus_rates import SoftplusRates
-from ttr.surroundings.controls.softplus_threshold import SoftplusThreshold
-from ttr.surroundings.keys.rotary import Rotary
-from ttr.surroundings.keys.short_convolution import ShortConvolution
-from ttr.surroundings.keys.silu import Silu
-from ttr.surroundings.keys.unit_norm import UnitNorm
-from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
-from ttr.surroundings.output.layer_norm import LayerNorm
-from ttr.surroundings.output.rms_norm import RMSNorm
 from ttr.weights.geometric import Geometric
 from ttr.weights.uniform import Uniform
 
@@ -44,8 +44,8 @@ LACT = (
 ENTRIES: dict[str, Architecture] = {
     "ttt-linear": Architecture(
         Problem(Uniform(), Mlp(depth=1, bias=True, start=0.02), GradientDescent(chunk=16, read_step=True)),
-        keys=(Rotary(period=16),),
-        controls=(SigmoidRate(), ChunkAverage()),
+        qkv=(Rotary(period=16),),
+        gates=(SigmoidRate(), ChunkAverage()),
         output=(LayerNorm(),),
         source="Sun et al.: Learning to (Learn at Test Time): RNNs with Expressive Hidden States",
         arxiv="2407.04620",
@@ -59,8 +59,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "ttt-mlp": Architecture(
         Problem(Uniform(), Mlp(bias=True, start=0.02), GradientDescent(chunk=16, read_step=True)),
-        keys=(Rotary(period=16),),
-        controls=(SigmoidRate(base=0.1), ChunkAverage()),
+        qkv=(Rotary(period=16),),
+        gates=(SigmoidRate(base=0.1), ChunkAverage()),
         output=(LayerNorm(),),
         source="Sun et al.: Learning to (Learn at Test Time): RNNs with Expressive Hidden States",
         arxiv="2407.04620",
@@ -74,8 +74,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "titans": Architecture(
         Problem(Geometric(), Mlp(residual=False), GradientDescent(chunk=16, momentum=True)),
-        keys=(ShortConvolution(), UnitNorm()),
-        controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SigmoidMomentum()),
+        qkv=(ShortConvolution(), UnitNorm()),
+        gates=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SigmoidMomentum()),
         output=(GatedRMSNorm("silu"),),
         source="Behrouz, Zhong, Mirrokni: Titans",
         arxiv="2501.00663",
@@ -92,8 +92,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "lact": Architecture(
         Problem(Uniform(), GatedMlp(), ChunkDescent(momentum=True, orthogonalise=NewtonSchulz(LACT))),
-        keys=(Silu(), UnitNorm(), Rotary(base=500000.0)),
-        controls=(SoftplusRates(), SigmoidMomentum()),
+        qkv=(Silu(), UnitNorm(), Rotary(base=500000.0)),
+        gates=(SoftplusRates(), SigmoidMomentum()),
         output=(RMSNorm(),),
         source="Zhang et al.: Test-Time Training Done Right",
         arxiv="2505.23884",
@@ -111,8 +111,8 @@ ENTRIES: dict[str, Architecture] = {
             Mlp(hidden=1, features=Taylor()),
             GradientDescent(chunk=16, momentum=True, window=4, orthogonalise=NewtonSchulz()),
         ),
-        keys=(ShortConvolution(), UnitNorm()),
-        controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SigmoidMomentum()),
+        qkv=(ShortConvolution(), UnitNorm()),
+        gates=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SigmoidMomentum()),
         output=(GatedRMSNorm("silu"),),
         source="Behrouz et al.: ATLAS: Learning to Optimally Memorize the Context at Test Time",
         arxiv="2505.23735",
@@ -128,8 +128,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "moneta": Architecture(
         Problem(Geometric(), Mlp(), GradientDescent(chunk=16, loss=PowerError(3.0), mirror=PowerNorm(4.0))),
-        keys=(ShortConvolution(), UnitNorm()),
-        controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize()),
+        qkv=(ShortConvolution(), UnitNorm()),
+        gates=(LogSigmoidDecay(bias=3.0), SigmoidStepSize()),
         output=(GatedRMSNorm("silu"),),
         source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected",
         arxiv="2504.13173",
@@ -143,8 +143,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "yaad": Architecture(
         Problem(Geometric(), Mlp(), GradientDescent(chunk=16, loss=Huber())),
-        keys=(ShortConvolution(), UnitNorm()),
-        controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SoftplusThreshold()),
+        qkv=(ShortConvolution(), UnitNorm()),
+        gates=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SoftplusThreshold()),
         output=(GatedRMSNorm("silu"),),
         source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected",
         arxiv="2504.13173",
@@ -158,8 +158,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "memora": Architecture(
         Problem(Geometric(), Mlp(start=1.0), GradientDescent(chunk=16, mirror=Simplex())),
-        keys=(ShortConvolution(), UnitNorm()),
-        controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize()),
+        qkv=(ShortConvolution(), UnitNorm()),
+        gates=(LogSigmoidDecay(bias=3.0), SigmoidStepSize()),
         output=(GatedRMSNorm("silu"),),
         source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected",
         arxiv="2504.13173",

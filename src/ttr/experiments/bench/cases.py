@@ -121,8 +121,8 @@ class Memories(Family):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Surroundings(Family):
-    """What stands around a memory; backends play no part in it."""
+class Parts(Family):
+    """Parts of a layer around its memory; backends compute none of them."""
 
     contestants: tuple[Contestant, ...]
 

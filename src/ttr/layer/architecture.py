@@ -1,0 +1,206 @@
+"""A memory and the parts of the layer around it: everything between input and output but the plain
+projections."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ttr.component import Component
+from ttr.layer.gates.channel_softplus_decay import ChannelSoftplusDecay
+from ttr.layer.gates.chunk_average import ChunkAverage
+from ttr.layer.gates.gated_key import GatedKey
+from ttr.layer.gates.learned_ridge import LearnedRidge
+from ttr.layer.gates.linear_phase import LinearPhase
+from ttr.layer.gates.log_sigmoid_importance import LogSigmoidImportance
+from ttr.layer.gates.preconditioner_decay import PreconditionerDecay
+from ttr.layer.gates.preconditioner_step import PreconditionerStep
+from ttr.layer.gates.projected_slope import ProjectedSlope
+from ttr.layer.gates.scaled_read_key import ScaledReadKey
+from ttr.layer.gates.shared_momentum_step import SharedMomentumStep
+from ttr.layer.gates.sigmoid_mix import SigmoidMix
+from ttr.layer.gates.sigmoid_momentum import SigmoidMomentum
+from ttr.layer.gates.sigmoid_step_size import SigmoidStepSize
+from ttr.layer.gates.sigmoid_trapezoid import SigmoidTrapezoid
+from ttr.layer.gates.sigmoid_write import SigmoidWrite
+from ttr.layer.gates.softplus_decay import SoftplusDecay
+from ttr.layer.gates.softplus_level_weight import SoftplusLevelWeight
+from ttr.layer.gates.softplus_rates import SoftplusRates
+from ttr.layer.gates.softplus_threshold import SoftplusThreshold
+from ttr.layer.gates.transport_key import TransportKey
+from ttr.layer.gates.value_softplus_decay import ValueSoftplusDecay
+from ttr.layer.output.rms_norm import RMSNorm
+from ttr.layer.part import Gate, Output, Part, QKVTransform
+from ttr.layer.qkv.unit_norm import UnitNorm
+from ttr.problem import Problem
+
+PARTS = {"qkv": QKVTransform, "gates": Gate, "output": Output}
+
+DEFAULTS: Mapping[tuple[str, str], Gate] = {
+    ("phase", "BTH"): LinearPhase(),
+    ("phase", "BTHK"): LinearPhase("channel"),
+    ("log_decay", "BTH"): SoftplusDecay(),
+    ("log_decay", "BTHK"): ChannelSoftplusDecay(),
+    ("log_importance", "BTH"): LogSigmoidImportance(),
+    ("trapezoid", "BTH"): SigmoidTrapezoid(),
+    ("level_weight", "BTHL"): SoftplusLevelWeight(),
+    ("step_size", "BTH"): SigmoidStepSize(),
+    ("read_key", "BTHK"): ScaledReadKey(),
+    ("ridge", "HF"): LearnedRidge(),
+    ("erase_key", "BTHK"): GatedKey("erase_key"),
+    ("write", "BTHV"): SigmoidWrite(),
+    ("value_log_decay", "BTHV"): ValueSoftplusDecay(),
+    ("momentum_step", "BTH"): SharedMomentumStep(),
+    ("precond_log_decay", "BTH"): PreconditionerDecay(),
+    ("precond_step", "BTH"): PreconditionerStep(),
+    ("mix", "BTH"): SigmoidMix(),
+    ("slope", "BTHK"): ProjectedSlope(),
+    ("transport_key", "BTHK"): TransportKey(),
+    ("momentum", "BTH"): SigmoidMomentum(),
+    ("read_step", "BTH"): ChunkAverage(),
+    ("step_size", "BTHP"): SoftplusRates(),
+    ("threshold", "BTH"): SoftplusThreshold(),
+}
+"""Where the controls of a bare problem come from: (name, axes) -> gate."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A problem, the parts of the layer around it, and where the whole was published.
+
+    Args:
+        problem: the memory.
+        qkv: what happens to q, k, v between projection and memory, in this order.
+        gates: what makes the controls of the problem, one gate for each.
+        output: what happens to y between memory and output projection, in this order.
+        source: authors or title of the publication; ``arxiv`` its number and ``year``, empty or 0 where there
+            is none.
+        original: the module it follows, by its import path.
+        verified: what it has been compared with.
+        note: in what it differs from the original.
+
+    Raises:
+        ValueError: if a control is missing or superfluous, or a part needs a stream that nothing makes
+            before it.
+    """
+
+    problem: Problem
+    qkv: tuple[QKVTransform, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    output: tuple[Output, ...] = ()
+    source: str = ""
+    arxiv: str = ""
+    year: int = 0
+    original: str | None = None
+    verified: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.problem, Problem):
+            raise ValueError(
+                f"problem must be a Problem, got {type(self.problem).__name__}. Use "
+                "ttr.Problem(weights=..., function=..., solver=...)."
+            )
+        for part, kind in PARTS.items():
+            wrong = [step for step in getattr(self, part) if not isinstance(step, kind)]
+            if wrong:
+                raise ValueError(f"{part} must be a tuple of parts from ttr.layer.{part}, got {wrong[0]!r}.")
+        self._check_controls()
+        self._check_streams()
+
+    def before_memory(self) -> tuple[Part, ...]:
+        """The parts in front of the memory, in the order in which they act."""
+        first, qkv = (
+            tuple(step for step in self.qkv if step.of_input == of_input) for of_input in (True, False)
+        )
+        early = tuple(gate for gate in self.gates if not gate.after_qkv)
+        late = tuple(gate for gate in self.gates if gate.after_qkv)
+        return (*first, *early, *qkv, *late)
+
+    def _check_controls(self) -> None:
+        needed = {name: axes.replace("n", "") for name, axes in self.problem.controls().items()}
+        made = [gate.makes[0] for gate in self.gates]
+        if sorted(made) != sorted(needed):
+            makes, takes = (", ".join(sorted(names)) or "nothing" for names in (made, needed))
+            raise ValueError(
+                f"gates make {makes}, but the problem takes exactly: {takes}. "
+                "Give one gate from ttr.layer.gates for each."
+            )
+        for gate in self.gates:
+            axes = needed[gate.makes[0]]
+            if axes.startswith("BT") and gate.axes != axes:
+                raise ValueError(
+                    f"{gate!r} makes {gate.makes[0]} [{','.join(gate.axes)}], but the "
+                    f"problem takes [{','.join(axes)}]. "
+                    "Use a gate that makes these axes, or other weights."
+                )
+
+    def _check_streams(self) -> None:
+        there, remembered = {"x", "position", "q", "k", "v"}, set()
+        for step in (*self.before_memory(), *self.output):
+            missing = sorted(set(step.reads) - there)
+            if missing:
+                raise ValueError(
+                    f"{step!r} needs the stream {', '.join(missing)}, which nothing before it makes."
+                )
+            there |= set(step.makes)
+            names = set(step.streams) if step.past else set()
+            if names & remembered:
+                raise ValueError(
+                    f"Two steps remember the past of {', '.join(sorted(names & remembered))}. "
+                    "Use one that sees more tokens."
+                )
+            remembered |= names
+
+    @staticmethod
+    def of(problem: Problem) -> Architecture:
+        """A problem with default parts around it: one gate for each control it needs.
+
+        Where keys meet in the update (a solver that is neither additive nor local), unit keys keep it stable
+        and well conditioned; where the read-out is a sum that grows with the sequence (global, not
+        normalised), an RMSNorm follows.
+
+        Raises:
+            ValueError: if a control has no default gate.
+        """
+        needed = {(name, axes.replace("n", "")) for name, axes in problem.controls().items()}
+        lacking = sorted(name for name, axes in needed - set(DEFAULTS))
+        if lacking:
+            raise ValueError(
+                f"There is no default gate for {', '.join(lacking)}. Use "
+                "ttr.layer.Architecture(problem, gates=(...))."
+            )
+        is_global = problem.function.local_degree is None
+        return Architecture(
+            problem,
+            qkv=(UnitNorm(),) if is_global and not problem.solver.additive else (),
+            gates=tuple(default for key, default in DEFAULTS.items() if key in needed),
+            output=(RMSNorm(),) if is_global and not problem.function.normalized else (),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description; ``from_dict`` inverts it."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return (
+            fields
+            | {"problem": self.problem.to_dict()}
+            | {part: [step.to_dict() for step in getattr(self, part)] for part in PARTS}
+        )
+
+    @staticmethod
+    def from_dict(description: Mapping[str, Any]) -> Architecture:
+        """The architecture described by ``to_dict``.
+
+        Raises:
+            ValueError: if there is no problem, a field is unknown, or a component is.
+        """
+        unknown = set(description) - {f.name for f in dataclasses.fields(Architecture)}
+        if "problem" not in description or unknown:
+            wrong = f"has no field {', '.join(sorted(unknown))}" if unknown else "needs a problem"
+            raise ValueError(f"An architecture {wrong}. Use what Architecture.to_dict returned.")
+        parts = {
+            part: tuple(Component.from_dict(step) for step in description.get(part, ())) for part in PARTS
+        }
+        return Architecture(**{**description, "problem": Problem.from_dict(description["problem"])} | parts)

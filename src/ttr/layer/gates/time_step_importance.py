@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.layer.part import Gate, Streams
+
+
+@dataclass(frozen=True)
+class TimeStepImportance(Gate):
+    """log_importance = log dt, with the dt that also sets the decay: the length of a step of time (Mamba-3,
+    arXiv 2603.15569)."""
+
+    reads: ClassVar[tuple[str, ...]] = ("time_step",)
+    makes: ClassVar[tuple[str, ...]] = ("log_importance",)
+    axes: ClassVar[str] = "BTH"
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        time_step = streams["time_step"]
+        return {"log_importance": time_step.clamp(min=torch.finfo(time_step.dtype).tiny).log()}
+
+    @classmethod
+    def examples(cls) -> tuple[TimeStepImportance, ...]:
+        return (cls(),)

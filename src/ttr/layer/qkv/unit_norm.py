@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ttr.layer.part import QKVTransform, Streams
+from ttr.operators.rms_norm import rms_norm
+
+
+@dataclass(frozen=True)
+class UnitNorm(QKVTransform):
+    """x / sqrt(sum x^2 + eps) per head: vectors of norm 1, which keep the delta rule stable for steps below
+    2."""
+
+    streams: tuple[str, ...] = ("q", "k")
+    eps: float = 1e-6
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        return {name: rms_norm(streams[name], self.eps, mean=False) for name in self.streams}
+
+    @classmethod
+    def examples(cls) -> tuple[UnitNorm, ...]:
+        return (cls(), cls(streams=("k",)))

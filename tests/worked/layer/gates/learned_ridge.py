@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+import torch
+
+from tests.worked import HandWorkedPart
+from ttr.layer.gates.learned_ridge import LearnedRidge
+
+
+def cases() -> tuple[HandWorkedPart, ...]:
+    # softplus(ln(e - 1)) = 1 and softplus(0) = ln 2, plus 0.25.
+    weight = torch.tensor([[0.5413248546129181, 0.0]])
+    return (
+        HandWorkedPart(
+            LearnedRidge(), {}, {"ridge": torch.tensor([[1.25, 0.9431471805599453]])}, {"weight": weight}
+        ),
+    )
