@@ -107,7 +107,7 @@ MAY_IMPORT = {
 like."""
 
 
-WITH_A_MEMORY = ("architecture", "project", "mixer", "out")
+WITH_A_MEMORY = ("architecture", "project", "mixer")
 """The files of ``layer`` that know the memory; the others, parts of a layer, do not."""
 
 

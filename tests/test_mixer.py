@@ -222,12 +222,10 @@ def test_grouped_keys_are_repeated_keys(name):
     full = mixer(ttr.catalogue[name], heads=4)
     tensors = grouped.state_dict()
     for stream, shape in (("k", (2, 4)), ("v", (2, 3))):
-        tensors[f"project.{stream}.weight"] = (
-            tensors[f"project.{stream}.weight"].unflatten(0, shape).repeat_interleave(2, 0).flatten(0, 1)
+        tensors[f"{stream}_proj.weight"] = (
+            tensors[f"{stream}_proj.weight"].unflatten(0, shape).repeat_interleave(2, 0).flatten(0, 1)
         )
-        convolution = next(
-            key for key in tensors if key.startswith("project.learned") and key.endswith(f".{stream}")
-        )
+        convolution = next(key for key in tensors if key.startswith("qkv.") and key.endswith(f".{stream}"))
         tensors[convolution] = tensors[convolution].repeat_interleave(2, 1)
     full.load_state_dict(tensors)
     x = inputs()
@@ -378,16 +376,16 @@ def test_gated_deltanet_is_that_of_qwen3_next():
     compare_with(
         original,
         layer,
-        {f"project.{name}.weight": part.flatten(0, 1) for name, part in (("q", q), ("k", k), ("v", v))}
-        | {f"project.learned.2.{name}": weight for name, weight in convolution.items()}
+        {f"{name}_proj.weight": part.flatten(0, 1) for name, part in (("q", q), ("k", k), ("v", v))}
+        | {f"qkv.short_convolution.{name}": weight for name, weight in convolution.items()}
         | {
-            "project.learned.0.weight": a,
-            "project.learned.0.bias": original.dt_bias,
-            "project.learned.0.rate": original.A_log,
-            "project.learned.1.weight": b,
-            "output.learned.0.weight": z.reshape(values, wide, D),
-            "output.learned.0.gain": original.norm.weight,
-            "output.projection.weight": original.out_proj.weight,
+            "gates.log_decay.weight": a,
+            "gates.log_decay.bias": original.dt_bias,
+            "gates.log_decay.rate": original.A_log,
+            "gates.step_size.weight": b,
+            "output.gated_rms_norm.weight": z.reshape(values, wide, D),
+            "output.gated_rms_norm.gain": original.norm.weight,
+            "o_proj.weight": original.out_proj.weight,
         },
     )
 
@@ -415,20 +413,23 @@ def test_mamba2_is_that_of_transformers():
     compare_with(
         original,
         layer,
-        {"project.q.weight": c, "project.k.weight": b, "project.v.weight": x}
+        {"q_proj.weight": c, "k_proj.weight": b, "v_proj.weight": x}
         | {
-            f"project.learned.1.{name}": weight
+            f"qkv.short_convolution.{name}": weight
             for name, weight in convolutions(original.conv1d, shapes).items()
         }
-        | {f"project.learned.1.{name}_bias": bias[name].unflatten(0, shape) for name, shape in shapes.items()}
         | {
-            "project.learned.0.weight": dt,
-            "project.learned.0.bias": original.dt_bias,
-            "project.learned.0.rate": original.A_log,
-            "output.learned.0.strength": original.D,
-            "output.learned.1.gain": heads_first(original.norm.weight, heads, wide),
-            "output.learned.1.weight": heads_first(z, heads, wide),
-            "output.projection.weight": original.out_proj.weight,
+            f"qkv.short_convolution.{name}_bias": bias[name].unflatten(0, shape)
+            for name, shape in shapes.items()
+        }
+        | {
+            "gates.log_decay.weight": dt,
+            "gates.log_decay.bias": original.dt_bias,
+            "gates.log_decay.rate": original.A_log,
+            "output.skip.strength": original.D,
+            "output.gated_rms_norm.gain": heads_first(original.norm.weight, heads, wide),
+            "output.gated_rms_norm.weight": heads_first(z, heads, wide),
+            "o_proj.weight": original.out_proj.weight,
         },
     )
 
@@ -450,7 +451,7 @@ def test_softmax_attention_with_norms_is_that_of_qwen3():
     compare_with(
         lambda x: original(x, positions, None)[0],
         layer,
-        {f"project.{name}.weight": getattr(original, f"{name}_proj").weight for name in "qkv"}
-        | {f"project.learned.0.{name}": getattr(original, f"{name}_norm").weight for name in "qk"}
-        | {"output.projection.weight": original.o_proj.weight},
+        {f"{name}_proj.weight": getattr(original, f"{name}_proj").weight for name in "qkv"}
+        | {f"qkv.head_rms_norm.{name}": getattr(original, f"{name}_norm").weight for name in "qk"}
+        | {"o_proj.weight": original.o_proj.weight},
     )

@@ -5,6 +5,7 @@ with memories given as descriptions, beside input ids and the float64 logits of 
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from transformers import AutoModelForCausalLM
 
 import ttr
 from tests.decoders import ENTRIES
-from ttr.laws.tolerances import FLOAT64, error
+from ttr.laws.tolerances import FLOAT32, FLOAT64, error
 from ttr.layer.architecture import Architecture
 from ttr.models import TTRForCausalLM
-from ttr.models.conversion import described
+from ttr.models.conversion import described, renamed_keys
+from ttr.nn import Mixer
 
 SAVED = Path(__file__).parent / "saved"
 FOLDERS = sorted(path.parent for path in SAVED.glob("*/*/config.json"))
@@ -37,6 +39,31 @@ def test_a_saved_model_gives_its_logits(folder, cls):
     stored = load_file(folder / "logits.safetensors")
     with torch.no_grad():
         assert error(model(stored["input_ids"]).logits, stored["logits"]) <= FLOAT64
+
+
+@every_folder
+def test_saved_again_it_has_todays_names(folder, tmp_path):
+    model = TTRForCausalLM.from_pretrained(folder)
+    model.save_pretrained(tmp_path)
+    assert load_file(tmp_path / "model.safetensors").keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("file", SAVED.glob("*/starts.json"), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("name", ttr.catalogue)
+def test_the_first_weights_are_drawn_as_before(name, file):
+    """From one seed, with the sums of the entries of every tensor, weighted from 1 to 2."""
+    torch.manual_seed(1)
+    mixer, entry = Mixer(12, ttr.catalogue[name], heads=3, layer=1, layers=3), ttr.catalogue[name]
+    stored = {}
+    for key, value in json.loads(file.read_text())[name].items():
+        for pattern, today in renamed_keys([entry]).items():
+            key = re.sub(pattern, today, f"layers.0.mixer.{key}").removeprefix("layers.0.mixer.")
+        stored[key] = value
+    assert mixer.state_dict().keys() == stored.keys()
+    for key, tensor in mixer.state_dict().items():
+        weights = torch.linspace(1, 2, tensor.numel(), dtype=torch.float64)
+        total = (tensor.double().flatten() * weights).sum()
+        assert error(total, torch.tensor(stored[key])) <= FLOAT32, key
 
 
 def test_old_descriptions_are_those_of_today():

@@ -110,14 +110,29 @@ class Architecture:
         self._check_controls()
         self._check_streams()
 
+    def named(self, field: str) -> list[tuple[str, Part]]:
+        """The parts of a field with the names of their modules, ("gates.step_size", ...); a second
+        part of one name gets a number."""
+        names = [part.name for part in getattr(self, field)]
+        seen = [names[:place].count(name) for place, name in enumerate(names)]
+        return [
+            (f"{field}.{name}_{before + 1}" if before else f"{field}.{name}", part)
+            for name, before, part in zip(names, seen, getattr(self, field), strict=True)
+        ]
+
     def before_memory(self) -> tuple[Part, ...]:
         """The parts in front of the memory, in the order in which they act."""
-        first, qkv = (
-            tuple(step for step in self.qkv if step.of_input == of_input) for of_input in (True, False)
-        )
-        early = tuple(gate for gate in self.gates if not gate.after_qkv)
-        late = tuple(gate for gate in self.gates if gate.after_qkv)
-        return (*first, *early, *qkv, *late)
+        return tuple(part for _, part in self.named_before_memory())
+
+    def named_before_memory(self) -> list[tuple[str, Part]]:
+        """The same with the names of their modules."""
+        qkv, gates = self.named("qkv"), self.named("gates")
+        return [
+            *(step for step in qkv if step[1].of_input),
+            *(step for step in gates if not step[1].after_qkv),
+            *(step for step in qkv if not step[1].of_input),
+            *(step for step in gates if step[1].after_qkv),
+        ]
 
     def _check_controls(self) -> None:
         needed = {name: axes.replace("n", "") for name, axes in self.problem.controls().items()}

@@ -11,9 +11,8 @@ from ttr.backends.backend import Backend
 from ttr.dispatch import check_backend, initial_state, regress, step
 from ttr.inputs import check_heads, check_packing, check_place, check_sizes
 from ttr.layer.architecture import Architecture
-from ttr.layer.out import Output
 from ttr.layer.part import Streams
-from ttr.layer.project import Project
+from ttr.layer.project import Project, projection
 from ttr.layer.sequences import Sequences
 from ttr.layer.sizes import Sizes
 from ttr.layer.tensors import Tensors
@@ -22,7 +21,7 @@ from ttr.state import State, check_fields, writable
 from ttr.values import FLOATING, check_tensor
 
 
-class Mixer(nn.Module):
+class Mixer(Project):
     """A causal sequence layer [B,T,d_model] -> [B,T,d_model] made of a memory and the parts around it.
 
     Args:
@@ -52,18 +51,17 @@ class Mixer(nn.Module):
         layers: int = 1,
         backend: str | Backend = "auto",
     ) -> None:
-        super().__init__()
-        self.architecture = _architecture(memory)
-        self.problem = self.architecture.problem.at_layer(layer, layers)
+        architecture = _architecture(memory)
+        problem = architecture.problem.at_layer(layer, layers)
         all_heads = heads, *(heads if given is None else given for given in (key_heads, value_heads))
-        self.sizes = _sizes(self.problem, d_model, all_heads, key_size, value_size, layer, layers)
+        sizes = _sizes(problem, d_model, all_heads, key_size, value_size, layer, layers)
         check_backend(backend)
-        self.backend = backend
-        self.project = Project(self.architecture, self.sizes)
-        self.memory = Tensors(
-            self.problem.parameters(self.sizes.heads, self.sizes.key_size, self.sizes.value_size)
-        )
-        self.output = Output(self.architecture, self.sizes)
+        super().__init__(architecture, sizes)
+        self.problem, self.backend = problem, backend
+        self.memory = Tensors(problem.parameters(sizes.heads, sizes.key_size, sizes.value_size))
+        self.behind = [(name.split(".")[1], part) for name, part in architecture.named("output")]
+        self.output = nn.ModuleDict({name: Tensors(part.parameters(sizes)) for name, part in self.behind})
+        self.o_proj = projection(sizes.heads * sizes.value_size, sizes.d_model)
 
     def forward(
         self,
@@ -105,9 +103,9 @@ class Mixer(nn.Module):
             **self._controls(streams),
         )
         if not return_state:
-            return self.output(y, streams)
+            return self._read_out(y, streams)
         y, memory_state = y
-        return self.output(y, streams), memory_state.replace(**tails)
+        return self._read_out(y, streams), memory_state.replace(**tails)
 
     def step(
         self, x: Float[Tensor, "B d"], state: State, *, inplace: bool = False
@@ -140,12 +138,12 @@ class Mixer(nn.Module):
             backend=self.backend,
             **controls,
         )
-        return self.output(y[:, None], streams)[:, 0], memory_state.replace(**tails)
+        return self._read_out(y[:, None], streams)[:, 0], memory_state.replace(**tails)
 
     def initial_state(self, batch: int, capacity: int | None = None) -> State:
         """The state before the first token; ``capacity`` fixes the number of pairs of a memory that keeps
         them."""
-        s, like = self.sizes, self.output.projection.weight
+        s, like = self.sizes, self.o_proj.weight
         state = initial_state(
             self.problem,
             batch,
@@ -161,21 +159,28 @@ class Mixer(nn.Module):
         return state.replace(
             **{
                 name: torch.zeros(batch, *shape, device=like.device, dtype=wide)
-                for name, shape in self.project.tails().items()
+                for name, shape in self.tails().items()
             }
         )
 
     def extra_repr(self) -> str:
         return f"{self.problem!r}, {self.sizes!r}"
 
+    def _read_out(self, y: Float[Tensor, "B T H V"], streams: Streams) -> Float[Tensor, "B T d"]:
+        """The parts behind the memory, then a linear map back to the layer's width."""
+        streams = {**streams, "y": y}
+        for name, part in self.behind:
+            streams |= part(self.output[name].tensors(), streams)
+        return self.o_proj(streams["y"].flatten(-2))
+
     def _controls(self, streams: Streams) -> dict[str, Tensor]:
         return {name: streams[name] for name in self.problem.controls()}
 
     def _tails(self, state: State) -> dict[str, Tensor]:
-        return {name: state[name] for name in self.project.tails()}
+        return {name: state[name] for name in self.tails()}
 
     def _memory_state(self, state: State) -> State:
-        tails = self.project.tails()
+        tails = self.tails()
         return State(
             {name: tensor for name, tensor in state.tensors.items() if name not in tails},
             state.position,
@@ -183,7 +188,7 @@ class Mixer(nn.Module):
         )
 
     def _check_width(self, x: Tensor) -> None:
-        weight = self.output.projection.weight
+        weight = self.o_proj.weight
         check_tensor("The input of a layer", x)
         check_place("The input of a layer", x, weight)
         if (
@@ -205,10 +210,10 @@ class Mixer(nn.Module):
         """The state, if it can be one of this layer; the memory's own tensors are checked where they are
         used."""
         check_fields(state)
-        for name, shape in self.project.tails().items():
+        for name, shape in self.tails().items():
             found = list(state[name].shape) if name in state.tensors else "missing"
             if name in state.tensors:
-                check_place(f"The state's {name!r}", state[name], self.output.projection.weight)
+                check_place(f"The state's {name!r}", state[name], self.o_proj.weight)
             if found != [rows, *shape]:
                 raise ValueError(
                     f"The state's {name!r} must have shape {[rows, *shape]}, but is {found}. "

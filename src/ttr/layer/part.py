@@ -15,6 +15,7 @@ the call.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -26,6 +27,9 @@ from ttr.layer.sequences import Sequences
 from ttr.layer.sizes import Sizes
 
 Streams = Mapping[str, Tensor]
+
+WORDS = re.compile("(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+"""Where another word begins in the name of a class."""
 
 
 class Part(Component):
@@ -46,6 +50,11 @@ class Part(Component):
     replaces: ClassVar[tuple[str, ...]] = ()
     past: ClassVar[int] = 0
     of_input: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """What the module that holds its tensors is called."""
+        return re.sub(WORDS, "_", type(self).__name__).lower()
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         """The tensors it owns in a layer of these sizes."""
@@ -91,6 +100,11 @@ class Gate(Part):
     kind: ClassVar[str] = "gate"
     axes: ClassVar[str] = ""
     after_qkv: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """Its control, of which there is one gate."""
+        return self.makes[0]
 
 
 class Output(Part):

@@ -16,33 +16,37 @@ from ttr.layer.tensors import Tensors
 
 
 class Project(nn.Module):
-    """x -> q, k, v by linear maps, then the parts in front of the memory."""
+    """The front of a layer: x -> q, k, v by linear maps, then the parts in front of the memory.
+
+    ``q_proj``, ``k_proj`` and ``v_proj`` are the maps, without those of streams that a transform replaces;
+    ``qkv`` and ``gates`` hold the tensors of the parts by their names.
+    """
 
     def __init__(self, architecture: Architecture, sizes: Sizes) -> None:
         super().__init__()
-        self.steps: tuple[Part, ...] = architecture.before_memory()
-        self.sizes = sizes
-        replaced = {name for step in self.steps for name in step.replaces}
+        self.architecture, self.sizes = architecture, sizes
+        self.before = [(*name.split("."), part) for name, part in architecture.named_before_memory()]
+        replaced = {name for *_, part in self.before for name in part.replaces}
         self.projected = tuple(name for name in ("q", "k", "v") if name not in replaced)
         for name in self.projected:
-            linear = nn.Linear(sizes.d_model, torch.Size(sizes.stream(name)).numel(), bias=False)
-            nn.init.xavier_uniform_(linear.weight)
-            self.add_module(name, linear)
-        self.learned = nn.ModuleList(Tensors(step.parameters(sizes)) for step in self.steps)
+            self.add_module(f"{name}_proj", projection(sizes.d_model, torch.Size(sizes.stream(name)).numel()))
+        self.qkv, self.gates = nn.ModuleDict(), nn.ModuleDict()
+        for field, name, part in self.before:
+            getattr(self, field)[name] = Tensors(part.parameters(sizes))
 
     def tails(self) -> dict[str, tuple[int, ...]]:
         """What it carries from call to call: name -> shape behind the batch."""
         past = {
-            f"conv.{name}": (step.past, *self.sizes.stream(name))
-            for step in self.steps
-            if step.past
-            for name in step.streams
+            f"conv.{name}": (part.past, *self.sizes.stream(name))
+            for *_, part in self.before
+            if part.past
+            for name in part.streams
         }
         return past | {
-            f"sum.{name}": shape for step in self.steps for name, shape in step.sums(self.sizes).items()
+            f"sum.{name}": shape for *_, part in self.before for name, shape in part.sums(self.sizes).items()
         }
 
-    def forward(
+    def project(
         self, x: Float[Tensor, "B T d"], sequences: Sequences, tails: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """All streams of ``ttr.layer.part`` but y, and the new tails.
@@ -52,13 +56,14 @@ class Project(nn.Module):
             tails: those of ``tails()``, with one row per sequence.
         """
         streams, new_tails = {"x": x, "position": sequences.positions()}, dict(tails)
-        steps = list(zip(self.steps, self.learned, strict=True))
+        modules = {"qkv": self.qkv, "gates": self.gates}
+        steps = [(part, modules[field][name]) for field, name, part in self.before]
         for step, learned in (pair for pair in steps if pair[0].of_input):
             streams |= self._made(step, learned, streams, sequences, new_tails)
         for name in ("q", "k", "v"):
             shape, source = self.sizes.stream(name), streams.get(f"x_{name}", x)
             streams[name] = (
-                getattr(self, name)(source).unflatten(-1, shape)
+                getattr(self, f"{name}_proj")(source).unflatten(-1, shape)
                 if name in self.projected
                 else x.new_zeros(*x.shape[:2], *shape)
             )
@@ -98,3 +103,10 @@ class Project(nn.Module):
         for name, tail in before.items():
             tails[f"conv.{name}"] = sequences.tail(streams[name], tail).to(tails[f"conv.{name}"].dtype)
         return step.continued(learned.tensors(), streams, before, sequences)
+
+
+def projection(inputs: int, outputs: int) -> nn.Linear:
+    """A linear map without a bias that starts as Glorot and Bengio's (2010)."""
+    linear = nn.Linear(inputs, outputs, bias=False)
+    nn.init.xavier_uniform_(linear.weight)
+    return linear
