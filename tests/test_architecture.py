@@ -1,5 +1,5 @@
-"""The tree is the architecture: import arrows, one class per axis file, small entries, no branch on a name,
-one table of tolerances."""
+"""The tree is the architecture: import arrows, one class per axis file, families of parts, small entries, no
+branch on a name, one table of tolerances."""
 
 import ast
 import re
@@ -19,9 +19,6 @@ AXES = (
     "functions",
     "functions/features",
     "solvers",
-    "layer/qkv",
-    "layer/gates",
-    "layer/output",
 )
 
 MAY_IMPORT = {
@@ -188,14 +185,35 @@ def test_one_public_class_per_axis_file(folder):
     for path in (PACKAGE / folder).glob("*.py"):
         if path.name.startswith("_"):
             continue
-        classes = [
-            node.name
-            for node in ast.parse(path.read_text()).body
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
-        ]
+        classes = public_classes(ast.parse(path.read_text()))
         assert len(classes) == 1, f"{path} holds {classes}"
-        snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", classes[0]).lower()
-        assert path.stem == snake, f"{path} should be named after {classes[0]}"
+        assert path.stem == snake_case(classes[0]), f"{path} should be named after {classes[0]}"
+
+
+@pytest.mark.parametrize("folder", ["layer/qkv", "layer/gates", "layer/output"])
+def test_a_file_of_parts_holds_a_family(folder):
+    """Several classes of one kind, and a docstring that says what they have in common; a class alone gives
+    the file its name."""
+    for path in (PACKAGE / folder).glob("*.py"):
+        tree = ast.parse(path.read_text())
+        classes = public_classes(tree)
+        bases = {base.id for node in tree.body if isinstance(node, ast.ClassDef) for base in node.bases}
+        if path.stem == "__init__":
+            assert not classes
+        elif len(classes) == 1:
+            assert path.stem == snake_case(classes[0]), f"{path} should be named after {classes[0]}"
+        else:
+            assert ast.get_docstring(tree), f"{path} does not say what {', '.join(classes)} have in common"
+        assert len({base for base in bases if not base.startswith("_")}) <= 1, f"{path} mixes {sorted(bases)}"
+
+
+def public_classes(tree: ast.Module) -> list[str]:
+    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    return [name for name in classes if not name.startswith("_")]
+
+
+def snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -257,11 +257,11 @@ def test_the_rwkv7_layer_is_that_of_its_equations():
     ln_w, ln_b, r_k, g_down, g_up = (
         p[f"output.{name}"]
         for name in (
-            "group_norm.gain",
-            "group_norm.bias",
+            "layer_norm.gain",
+            "layer_norm.bias",
             "current_token_bonus.strength",
-            "low_rank_gate.down",
-            "low_rank_gate.up",
+            "low_rank_output_gate.down",
+            "low_rank_output_gate.up",
         )
     )
     x, last, state, rows = torch.randn(T, d), torch.zeros(d), torch.zeros(heads, size, size), []

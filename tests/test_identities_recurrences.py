@@ -338,7 +338,7 @@ def test_mlstm_is_that_of_transformers() -> None:
     for control, gate in (("log_decay", original.fgate_preact), ("log_importance", original.igate_preact)):
         tensors |= {f"gates.{control}.weight": gate.weight, f"gates.{control}.bias": gate.bias}
     tensors |= {
-        "output.head_layer_norm.gain": original.multihead_norm.weight.unflatten(0, (heads, 6)),
+        "output.layer_norm.gain": original.multihead_norm.weight.unflatten(0, (heads, 6)),
         "output.output_gate.weight": original.ogate_preact.weight.unflatten(0, (heads, 6)),
         "o_proj.weight": original.out_proj.weight,
     }

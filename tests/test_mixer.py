@@ -13,17 +13,16 @@ from ttr.laws.layout import LAYOUTS
 from ttr.laws.rows import triples
 from ttr.laws.tolerances import FLOAT32, FLOAT64, HALF, error
 from ttr.layer.architecture import Architecture
-from ttr.layer.gates.sigmoid_step_size import SigmoidStepSize
-from ttr.layer.gates.softplus_decay import SoftplusDecay
-from ttr.layer.output.output_gate import OutputGate
-from ttr.layer.output.rms_norm import RMSNorm
-from ttr.layer.output.skip import Skip
-from ttr.layer.qkv.head_rms_norm import HeadRMSNorm
-from ttr.layer.qkv.query_correction import QueryCorrection
+from ttr.layer.gates.decays import MambaDecay
+from ttr.layer.gates.projected import SigmoidGate
+from ttr.layer.output.gates import OutputGate
+from ttr.layer.output.norms import RMSNorm
+from ttr.layer.output.skips import Skip
+from ttr.layer.qkv.norms import HeadRMSNorm
+from ttr.layer.qkv.pointwise import QueryCorrection, Silu
 from ttr.layer.qkv.rotary import Rotary
 from ttr.layer.qkv.short_convolution import ShortConvolution
-from ttr.layer.qkv.silu import Silu
-from ttr.layer.qkv.time_step_value import TimeStepValue
+from ttr.layer.qkv.time_steps import TimeStepValue
 from ttr.layer.sequences import Sequences
 from ttr.nn import Mixer
 from ttr.problem import Problem
@@ -42,7 +41,7 @@ CROWDED = Architecture(
         Rotary(base=10.0),
         TimeStepValue(),
     ),
-    gates=(SoftplusDecay(), SigmoidStepSize()),
+    gates=(MambaDecay(), SigmoidGate("step_size")),
     output=(Skip(), Skip("input"), RMSNorm("all"), OutputGate("sigmoid")),
 )
 """Parts that no entry puts together, around a memory with several pairs per token."""

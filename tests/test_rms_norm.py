@@ -6,9 +6,8 @@ import torch
 
 from tests.worked import cases
 from ttr.laws.tolerances import error, tolerance
-from ttr.layer.output.gated_rms_norm import GatedRMSNorm
-from ttr.layer.output.rms_norm import RMSNorm
-from ttr.layer.qkv.unit_norm import UnitNorm
+from ttr.layer.output.norms import GatedRMSNorm, RMSNorm
+from ttr.layer.qkv.norms import UnitNorm
 from ttr.operators import rms_norm as operator
 from ttr.operators.rms_norm import rms_norm
 
@@ -129,7 +128,7 @@ def test_functorch_passes_through(blocks):
 )
 def test_parts_are_worked_in_blocks(blocks, part):
     """The cases derived by hand, on many tokens that go through the blocks."""
-    (case,) = cases(type(part))
+    case = cases(type(part))[0]
     streams = {name: stream.double().expand(3, 7, *stream.shape[2:]) for name, stream in case.streams.items()}
     made = case.part({name: tensor.double() for name, tensor in case.params.items()}, streams)
     for name, expected in case.expected.items():

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import ttr
 from tests.decoders import ENTRIES
+from ttr.component import Component
 from ttr.laws.tolerances import FLOAT32, FLOAT64, error
 from ttr.layer.architecture import Architecture
 from ttr.models import TTRForCausalLM
@@ -66,9 +67,14 @@ def test_the_first_weights_are_drawn_as_before(name, file):
         assert error(total, torch.tensor(stored[key])) <= FLOAT32, key
 
 
-def test_old_descriptions_are_those_of_today():
-    for file in SAVED.glob("*/descriptions.json"):
-        for name, description in json.loads(file.read_text())["entries"].items():
-            entry = Architecture.from_dict(described(description))
-            today = ttr.catalogue[name]
-            assert (entry.qkv, entry.gates, entry.output) == (today.qkv, today.gates, today.output), name
+@pytest.mark.parametrize("file", SAVED.glob("*/descriptions.json"), ids=lambda path: path.parent.name)
+def test_old_descriptions_are_those_of_today(file):
+    old = json.loads(file.read_text())
+    for name, description in old["entries"].items():
+        entry, today = Architecture.from_dict(described(description)), ttr.catalogue[name]
+        assert (entry.qkv, entry.gates, entry.output) == (today.qkv, today.gates, today.output), name
+    for part in old["parts"]:
+        parts = described({"keys": [], "controls": [], "output": [], part["kind"]: [part]})
+        (found,) = parts["qkv"] + parts["gates"] + parts["output"]
+        assert Component.from_dict(found).to_dict().items() >= found.items(), part
+    assert described(ttr.catalogue["ttt-linear"].to_dict()) == ttr.catalogue["ttt-linear"].to_dict()

@@ -6,17 +6,15 @@ from ttr.functions.features.elu_plus_one import EluPlusOne
 from ttr.functions.features.taylor import Taylor
 from ttr.functions.linear import Linear
 from ttr.layer.architecture import Architecture
-from ttr.layer.gates.bounded_forget_gate import BoundedForgetGate
-from ttr.layer.gates.low_rank_decay import LowRankDecay
-from ttr.layer.gates.softplus_decay import SoftplusDecay
-from ttr.layer.output.gated_rms_norm import GatedRMSNorm
-from ttr.layer.output.rms_norm import RMSNorm
-from ttr.layer.output.skip import Skip
-from ttr.layer.qkv.complement_key import ComplementKey
+from ttr.layer.gates.decays import HGRNDecay, MambaDecay
+from ttr.layer.gates.projected import LogSigmoidGate
+from ttr.layer.output.norms import GatedRMSNorm, RMSNorm
+from ttr.layer.output.skips import Skip
+from ttr.layer.qkv.pointwise import Silu
+from ttr.layer.qkv.replacements import ComplementKey
 from ttr.layer.qkv.rotary import Rotary
 from ttr.layer.qkv.short_convolution import ShortConvolution
-from ttr.layer.qkv.silu import Silu
-from ttr.layer.qkv.time_step_value import TimeStepValue
+from ttr.layer.qkv.time_steps import TimeStepValue
 from ttr.problem import Problem
 from ttr.solvers.one_step import OneStep
 from ttr.weights.geometric import Geometric
@@ -64,7 +62,7 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "gla": Architecture(
         Problem(Geometric("channel"), Linear(), OneStep()),
-        gates=(LowRankDecay(),),
+        gates=(LogSigmoidGate("log_decay", per="channel", rank=16, scale=1 / 16),),
         output=(GatedRMSNorm("silu"),),
         source="Yang, Wang, Shen, Panda, Kim: Gated Linear Attention Transformers",
         arxiv="2312.06635",
@@ -76,7 +74,7 @@ ENTRIES: dict[str, Architecture] = {
     "mamba2": Architecture(
         Problem(Geometric("head"), Linear(scale=1.0), OneStep()),
         qkv=(ShortConvolution(bias=True), TimeStepValue()),
-        gates=(SoftplusDecay(slowest=1.0),),
+        gates=(MambaDecay(slowest=1.0),),
         output=(Skip(of="input"), GatedRMSNorm("silu", over="all", gate_first=True)),
         source="Dao, Gu: Transformers are SSMs",
         arxiv="2405.21060",
@@ -91,7 +89,7 @@ ENTRIES: dict[str, Architecture] = {
     "hgrn2": Architecture(
         Problem(Geometric("channel"), Linear(), OneStep()),
         qkv=(Silu(("q",)), ComplementKey()),
-        gates=(BoundedForgetGate(),),
+        gates=(HGRNDecay(),),
         output=(RMSNorm("all"),),
         source="Qin et al.: HGRN2: Gated Linear RNNs with State Expansion",
         arxiv="2404.07904",

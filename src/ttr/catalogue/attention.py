@@ -7,15 +7,13 @@ from ttr.functions.local_constant import LocalConstant
 from ttr.functions.local_linear import LocalLinear
 from ttr.functions.transported_constant import TransportedConstant
 from ttr.layer.architecture import Architecture
-from ttr.layer.gates.learned_ridge import LearnedRidge
-from ttr.layer.gates.log_sigmoid_decay import LogSigmoidDecay
-from ttr.layer.gates.sigmoid_step_size import SigmoidStepSize
-from ttr.layer.gates.transport_key import TransportKey
-from ttr.layer.qkv.head_rms_norm import HeadRMSNorm
+from ttr.layer.gates.keys import TransportKey
+from ttr.layer.gates.projected import LogSigmoidGate, SigmoidGate
+from ttr.layer.gates.ridges import LearnedRidge
+from ttr.layer.qkv.norms import HeadRMSNorm, UnitNorm
+from ttr.layer.qkv.replacements import SharedKey
 from ttr.layer.qkv.rotary import Rotary
-from ttr.layer.qkv.shared_key import SharedKey
 from ttr.layer.qkv.short_convolution import ShortConvolution
-from ttr.layer.qkv.unit_norm import UnitNorm
 from ttr.problem import Problem
 from ttr.solvers.exact_local_fit import ExactLocalFit
 from ttr.solvers.functional_delta_rule import FunctionalDeltaRule
@@ -66,7 +64,7 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "forgetting-attention": Architecture(
         Problem(Geometric("head"), LocalConstant(), ExactLocalFit()),
-        gates=(LogSigmoidDecay(),),
+        gates=(LogSigmoidGate("log_decay"),),
         source="Lin, Nikishin, He, Courville: Forgetting Transformer",
         arxiv="2503.02130",
         year=2025,
@@ -77,7 +75,7 @@ ENTRIES: dict[str, Architecture] = {
     "path-attention": Architecture(
         Problem(Uniform(), TransportedConstant(), ExactLocalFit()),
         qkv=(ShortConvolution(width=3, streams=("transport_key",)), UnitNorm(streams=("transport_key",))),
-        gates=(TransportKey(rank=32, unit=False), SigmoidStepSize(doubled=True)),
+        gates=(TransportKey(rank=32, unit=False), SigmoidGate("step_size", scale=2.0)),
         source="Yang et al.: PaTH Attention, Position Encoding via Accumulating Householder Transformations",
         arxiv="2505.16381",
         year=2025,
@@ -90,7 +88,7 @@ ENTRIES: dict[str, Architecture] = {
     "deltaformer": Architecture(
         Problem(Uniform(), LocalConstant(), FunctionalDeltaRule()),
         qkv=(Rotary(),),
-        gates=(SigmoidStepSize(),),
+        gates=(SigmoidGate("step_size"),),
         source="Zhong et al.: Understanding Transformer from the Perspective of Associative Memory",
         arxiv="2505.19488",
         year=2025,

@@ -4,34 +4,18 @@ from __future__ import annotations
 
 from ttr.functions.linear import Linear
 from ttr.layer.architecture import Architecture
-from ttr.layer.gates.bounded_low_rank_decay import BoundedLowRankDecay
-from ttr.layer.gates.capped_softplus_decay import CappedSoftplusDecay
-from ttr.layer.gates.channel_softplus_decay import ChannelSoftplusDecay
-from ttr.layer.gates.gated_key import GatedKey
-from ttr.layer.gates.low_rank_erase_key import LowRankEraseKey
-from ttr.layer.gates.preconditioner_decay import PreconditionerDecay
-from ttr.layer.gates.preconditioner_step import PreconditionerStep
-from ttr.layer.gates.scaled_read_key import ScaledReadKey
-from ttr.layer.gates.shared_momentum_step import SharedMomentumStep
-from ttr.layer.gates.sigmoid_step_size import SigmoidStepSize
-from ttr.layer.gates.sigmoid_write import SigmoidWrite
-from ttr.layer.gates.softplus_decay import SoftplusDecay
-from ttr.layer.gates.softplus_momentum import SoftplusMomentum
-from ttr.layer.gates.tanh_step_size import TanhStepSize
-from ttr.layer.gates.unit_read_key import UnitReadKey
-from ttr.layer.gates.value_softplus_decay import ValueSoftplusDecay
-from ttr.layer.output.current_token_bonus import CurrentTokenBonus
-from ttr.layer.output.gated_rms_norm import GatedRMSNorm
-from ttr.layer.output.group_norm import GroupNorm
-from ttr.layer.output.low_rank_gate import LowRankGate
-from ttr.layer.output.output_gate import OutputGate
-from ttr.layer.output.rms_norm import RMSNorm
-from ttr.layer.output.skip import Skip
-from ttr.layer.qkv.query_correction import QueryCorrection
-from ttr.layer.qkv.rate_scaled_key import RateScaledKey
+from ttr.layer.gates.decays import KDADecay, MambaDecay, RWKV7Decay
+from ttr.layer.gates.keys import GatedKey, RWKV7EraseKey, ScaledReadKey, UnitReadKey
+from ttr.layer.gates.momentum import CappedDecay, DecayMomentum, SharedMomentumStep
+from ttr.layer.gates.projected import SigmoidGate
+from ttr.layer.gates.step_sizes import TanhStepSize
+from ttr.layer.output.gates import LowRankOutputGate, OutputGate
+from ttr.layer.output.norms import GatedRMSNorm, LayerNorm, RMSNorm
+from ttr.layer.output.skips import CurrentTokenBonus, Skip
+from ttr.layer.qkv.norms import UnitNorm
+from ttr.layer.qkv.pointwise import QueryCorrection, RateScaledKey
 from ttr.layer.qkv.short_convolution import ShortConvolution
 from ttr.layer.qkv.token_shift import TokenShift
-from ttr.layer.qkv.unit_norm import UnitNorm
 from ttr.problem import Problem
 from ttr.solvers.delta_rule import DeltaRule
 from ttr.solvers.implicit_delta_rule import ImplicitDeltaRule
@@ -45,7 +29,7 @@ ENTRIES: dict[str, Architecture] = {
     "deltanet": Architecture(
         Problem(Uniform(), Linear(), DeltaRule()),
         qkv=(ShortConvolution(), UnitNorm()),
-        gates=(SigmoidStepSize(),),
+        gates=(SigmoidGate("step_size"),),
         output=(RMSNorm(),),
         source="Yang, Wang, Zhang, Shen, Kim: Parallelizing Linear Transformers with the Delta Rule",
         arxiv="2406.06484",
@@ -57,7 +41,7 @@ ENTRIES: dict[str, Architecture] = {
     "gated-deltanet": Architecture(
         Problem(Geometric("head"), Linear(), DeltaRule()),
         qkv=(ShortConvolution(), UnitNorm()),
-        gates=(SoftplusDecay(), SigmoidStepSize()),
+        gates=(MambaDecay(), SigmoidGate("step_size")),
         output=(GatedRMSNorm("silu"),),
         source="Yang, Kautz, Hatamizadeh: Gated Delta Networks",
         arxiv="2412.06464",
@@ -69,7 +53,7 @@ ENTRIES: dict[str, Architecture] = {
     "kda": Architecture(
         Problem(Geometric("channel"), Linear(), DeltaRule()),
         qkv=(ShortConvolution(), UnitNorm()),
-        gates=(ChannelSoftplusDecay(), SigmoidStepSize()),
+        gates=(KDADecay(), SigmoidGate("step_size")),
         output=(GatedRMSNorm("sigmoid", low_rank=True),),
         source="Kimi Team: Kimi Linear",
         arxiv="2510.26692",
@@ -80,7 +64,7 @@ ENTRIES: dict[str, Architecture] = {
     "gated-deltaproduct": Architecture(
         Problem(Geometric("head"), Linear(), DeltaRule(pairs_per_token=2)),
         qkv=(ShortConvolution(), UnitNorm()),
-        gates=(SoftplusDecay(), SigmoidStepSize(doubled=True)),
+        gates=(MambaDecay(), SigmoidGate("step_size", scale=2.0)),
         output=(GatedRMSNorm("silu"),),
         source="Siems et al.: DeltaProduct",
         arxiv="2502.10297",
@@ -91,7 +75,7 @@ ENTRIES: dict[str, Architecture] = {
     "longhorn-exact": Architecture(
         Problem(Uniform(), Linear(scale=1.0), ImplicitDeltaRule()),
         qkv=(ShortConvolution(bias=True),),
-        gates=(SigmoidStepSize(),),
+        gates=(SigmoidGate("step_size"),),
         output=(Skip(), OutputGate("silu")),
         source="Liu, Wang, Wu, Feng, Stone, Liu: Longhorn",
         arxiv="2407.14207",
@@ -106,7 +90,7 @@ ENTRIES: dict[str, Architecture] = {
     "comba": Architecture(
         Problem(Geometric("head"), Linear(), DeltaRule("old", separate_read=True)),
         qkv=(ShortConvolution(), QueryCorrection(), UnitNorm()),
-        gates=(SoftplusDecay(), SigmoidStepSize(), ScaledReadKey()),
+        gates=(MambaDecay(), SigmoidGate("step_size"), ScaledReadKey()),
         output=(GatedRMSNorm("sigmoid"),),
         source="Hu et al.: Comba",
         arxiv="2506.02475",
@@ -118,7 +102,7 @@ ENTRIES: dict[str, Architecture] = {
     "deltaproduct": Architecture(
         Problem(Uniform(), Linear(), DeltaRule(pairs_per_token=2)),
         qkv=(ShortConvolution(), UnitNorm()),
-        gates=(SigmoidStepSize(doubled=True),),
+        gates=(SigmoidGate("step_size", scale=2.0),),
         output=(RMSNorm(),),
         source="Siems et al.: DeltaProduct",
         arxiv="2502.10297",
@@ -132,7 +116,7 @@ ENTRIES: dict[str, Architecture] = {
             Geometric("channel"), Linear(), DeltaRule(separate_read=True, gated_write=True, unit_step=True)
         ),
         qkv=(ShortConvolution(), UnitNorm()),
-        gates=(ChannelSoftplusDecay(), GatedKey(), SigmoidWrite()),
+        gates=(KDADecay(), GatedKey(), SigmoidGate("write")),
         output=(GatedRMSNorm("sigmoid", low_rank=True),),
         source="Gated DeltaNet-2",
         arxiv="2605.22791",
@@ -151,8 +135,8 @@ ENTRIES: dict[str, Architecture] = {
             DeltaRule("old", separate_read=True, separate_erase=True, unit_step=True),
         ),
         qkv=(TokenShift(("q", "k", "v", "decay", "erase", "gate")), RateScaledKey()),
-        gates=(BoundedLowRankDecay(), UnitReadKey(), LowRankEraseKey()),
-        output=(GroupNorm(), CurrentTokenBonus(), LowRankGate()),
+        gates=(RWKV7Decay(), UnitReadKey(), RWKV7EraseKey()),
+        output=(LayerNorm(eps=64e-5, by_depth=True), CurrentTokenBonus(), LowRankOutputGate()),
         source="Peng et al.: RWKV-7 Goose",
         arxiv="2503.14456",
         year=2025,
@@ -169,7 +153,12 @@ ENTRIES: dict[str, Architecture] = {
     "precond-gated-deltanet": Architecture(
         Problem(Geometric("head"), Linear(), PreconditionedDeltaRule()),
         qkv=(ShortConvolution(), UnitNorm()),
-        gates=(SoftplusDecay(), SigmoidStepSize(), PreconditionerDecay(), PreconditionerStep()),
+        gates=(
+            MambaDecay(),
+            SigmoidGate("step_size"),
+            MambaDecay("precond_log_decay"),
+            SigmoidGate("precond_step"),
+        ),
         output=(GatedRMSNorm("silu"),),
         source="Preconditioned DeltaNet: Curvature-aware Sequence Modeling for Linear Recurrences",
         arxiv="2604.21100",
@@ -182,10 +171,10 @@ ENTRIES: dict[str, Architecture] = {
         Problem(Geometric("channel"), Linear(), PreconditionedDeltaRule()),
         qkv=(ShortConvolution(), UnitNorm()),
         gates=(
-            ChannelSoftplusDecay(),
-            SigmoidStepSize(),
-            PreconditionerDecay(slowest=1.0),
-            PreconditionerStep(),
+            KDADecay(),
+            SigmoidGate("step_size"),
+            MambaDecay("precond_log_decay", slowest=1.0),
+            SigmoidGate("precond_step"),
         ),
         output=(GatedRMSNorm("sigmoid", low_rank=True),),
         source="Preconditioned DeltaNet: Curvature-aware Sequence Modeling for Linear Recurrences",
@@ -198,7 +187,7 @@ ENTRIES: dict[str, Architecture] = {
     "gated-oja": Architecture(
         Problem(Uniform(), Linear(), OjaRule()),
         qkv=(ShortConvolution(), UnitNorm(("q", "k", "v"))),
-        gates=(SigmoidStepSize(), ValueSoftplusDecay()),
+        gates=(SigmoidGate("step_size"), KDADecay("value_log_decay")),
         output=(GatedRMSNorm("sigmoid", low_rank=True),),
         source=(
             "flash-linear-attention 0.6.0, after Oja: A simplified neuron model as a principal component "
@@ -218,7 +207,7 @@ ENTRIES: dict[str, Architecture] = {
     "momentum-deltanet": Architecture(
         Problem(Geometric("head"), Linear(), MomentumDeltaRule("decayed")),
         qkv=(ShortConvolution(), QueryCorrection(), UnitNorm()),
-        gates=(TanhStepSize(), SharedMomentumStep(), CappedSoftplusDecay(), SoftplusMomentum()),
+        gates=(TanhStepSize(), SharedMomentumStep(), CappedDecay(), DecayMomentum()),
         output=(GatedRMSNorm("silu"),),
         source="Momentum DeltaNet",
         arxiv="2605.05838",

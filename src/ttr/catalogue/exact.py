@@ -5,16 +5,12 @@ from __future__ import annotations
 from ttr.functions.kernel_regression import KernelRegression
 from ttr.functions.linear import Linear
 from ttr.layer.architecture import Architecture
-from ttr.layer.gates.constant_ridge import ConstantRidge
-from ttr.layer.gates.learned_ridge import LearnedRidge
-from ttr.layer.gates.log_sigmoid_decay import LogSigmoidDecay
-from ttr.layer.gates.log_sigmoid_importance import LogSigmoidImportance
-from ttr.layer.gates.sigmoid_mix import SigmoidMix
-from ttr.layer.gates.softplus_decay import SoftplusDecay
-from ttr.layer.output.gated_rms_norm import GatedRMSNorm
-from ttr.layer.output.rms_norm import RMSNorm
+from ttr.layer.gates.decays import MambaDecay
+from ttr.layer.gates.projected import LogSigmoidGate, SigmoidGate
+from ttr.layer.gates.ridges import ConstantRidge, LearnedRidge
+from ttr.layer.output.norms import GatedRMSNorm, RMSNorm
+from ttr.layer.qkv.norms import UnitNorm
 from ttr.layer.qkv.short_convolution import ShortConvolution
-from ttr.layer.qkv.unit_norm import UnitNorm
 from ttr.problem import Problem
 from ttr.solvers.chebyshev import Chebyshev
 from ttr.solvers.exact_ridge import ExactRidge
@@ -27,7 +23,7 @@ ENTRIES: dict[str, Architecture] = {
     "mesanet": Architecture(
         Problem(Product((Geometric("head"), Importance())), Linear(scale=1.0), ExactRidge()),
         qkv=(ShortConvolution(streams=("q", "k")), UnitNorm()),
-        gates=(LogSigmoidDecay(), LogSigmoidImportance(), LearnedRidge()),
+        gates=(LogSigmoidGate("log_decay"), LogSigmoidGate("log_importance"), LearnedRidge()),
         output=(RMSNorm(),),
         source="von Oswald et al.: MesaNet",
         arxiv="2506.05233",
@@ -64,7 +60,7 @@ ENTRIES: dict[str, Architecture] = {
     "gated-kalmanet": Architecture(
         Problem(Product((Geometric("head"), Importance())), Linear(), Chebyshev(iterations=30, ratio=0.02)),
         qkv=(ShortConvolution(), UnitNorm(eps=1e-12)),
-        gates=(SoftplusDecay(), LogSigmoidImportance(power=2.0), SigmoidMix()),
+        gates=(MambaDecay(), LogSigmoidGate("log_importance", scale=2.0), SigmoidGate("mix", bias=0.0)),
         output=(GatedRMSNorm("silu"),),
         source="Gated KalmaNet: A Fading Memory Layer Through Test-Time Ridge Regression",
         arxiv="2511.21016",

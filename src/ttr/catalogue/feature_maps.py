@@ -11,10 +11,10 @@ from ttr.functions.features.rebased import Rebased
 from ttr.functions.features.symmetric_power import SymmetricPower
 from ttr.functions.linear import Linear
 from ttr.layer.architecture import Architecture
-from ttr.layer.gates.log_sigmoid_decay import LogSigmoidDecay
-from ttr.layer.output.gated_rms_norm import GatedRMSNorm
+from ttr.layer.gates.projected import LogSigmoidGate
+from ttr.layer.output.norms import GatedRMSNorm
+from ttr.layer.qkv.pointwise import Silu
 from ttr.layer.qkv.rotary import Rotary
-from ttr.layer.qkv.silu import Silu
 from ttr.problem import Problem
 from ttr.solvers.one_step import OneStep
 from ttr.weights.geometric import Geometric
@@ -91,7 +91,7 @@ ENTRIES: dict[str, Architecture] = {
             Geometric("head"), Linear(SymmetricPower(2), normalized=True, scale=1.0, eps=1e-6), OneStep()
         ),
         qkv=(Rotary(),),
-        gates=(LogSigmoidDecay(),),
+        gates=(LogSigmoidGate("log_decay"),),
         source="Gelada, Buckman, Zhang, Bach: Scaling Context Requires Rethinking Attention",
         arxiv="2507.04239",
         year=2025,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ttr.functions.local_linear import LocalLinear
 from ttr.functions.local_quadratic import LocalQuadratic
 from ttr.layer.architecture import Architecture
-from ttr.layer.gates.learned_ridge import LearnedRidge
-from ttr.layer.gates.projected_slope import ProjectedSlope
-from ttr.layer.qkv.head_rms_norm import HeadRMSNorm
+from ttr.layer.gates.keys import ProjectedSlope
+from ttr.layer.gates.ridges import LearnedRidge
+from ttr.layer.qkv.norms import HeadRMSNorm
 from ttr.layer.qkv.rotary import Rotary
 from ttr.problem import Problem
 from ttr.solvers.exact_local_fit import ExactLocalFit

@@ -7,20 +7,14 @@ from ttr.functions.features.taylor import Taylor
 from ttr.functions.gated_mlp import GatedMlp
 from ttr.functions.mlp import Mlp
 from ttr.layer.architecture import Architecture
-from ttr.layer.gates.chunk_average import ChunkAverage
-from ttr.layer.gates.log_sigmoid_decay import LogSigmoidDecay
-from ttr.layer.gates.sigmoid_momentum import SigmoidMomentum
-from ttr.layer.gates.sigmoid_rate import SigmoidRate
-from ttr.layer.gates.sigmoid_step_size import SigmoidStepSize
-from ttr.layer.gates.softplus_rates import SoftplusRates
-from ttr.layer.gates.softplus_threshold import SoftplusThreshold
-from ttr.layer.output.gated_rms_norm import GatedRMSNorm
-from ttr.layer.output.layer_norm import LayerNorm
-from ttr.layer.output.rms_norm import RMSNorm
+from ttr.layer.gates.projected import LogSigmoidGate, SigmoidGate, SoftplusGate
+from ttr.layer.gates.step_sizes import ChunkAverage, TTTStepSize
+from ttr.layer.initialisers import inverse_softplus
+from ttr.layer.output.norms import GatedRMSNorm, LayerNorm, RMSNorm
+from ttr.layer.qkv.norms import UnitNorm
+from ttr.layer.qkv.pointwise import Silu
 from ttr.layer.qkv.rotary import Rotary
 from ttr.layer.qkv.short_convolution import ShortConvolution
-from ttr.layer.qkv.silu import Silu
-from ttr.layer.qkv.unit_norm import UnitNorm
 from ttr.problem import Problem
 from ttr.solvers.chunk_descent import ChunkDescent
 from ttr.solvers.gradient_descent import GradientDescent
@@ -45,8 +39,8 @@ ENTRIES: dict[str, Architecture] = {
     "ttt-linear": Architecture(
         Problem(Uniform(), Mlp(depth=1, bias=True, start=0.02), GradientDescent(chunk=16, read_step=True)),
         qkv=(Rotary(period=16),),
-        gates=(SigmoidRate(), ChunkAverage()),
-        output=(LayerNorm(),),
+        gates=(TTTStepSize(), ChunkAverage()),
+        output=(LayerNorm("all", eps=1e-6),),
         source="Sun et al.: Learning to (Learn at Test Time): RNNs with Expressive Hidden States",
         arxiv="2407.04620",
         year=2024,
@@ -60,8 +54,8 @@ ENTRIES: dict[str, Architecture] = {
     "ttt-mlp": Architecture(
         Problem(Uniform(), Mlp(bias=True, start=0.02), GradientDescent(chunk=16, read_step=True)),
         qkv=(Rotary(period=16),),
-        gates=(SigmoidRate(base=0.1), ChunkAverage()),
-        output=(LayerNorm(),),
+        gates=(TTTStepSize(base=0.1), ChunkAverage()),
+        output=(LayerNorm("all", eps=1e-6),),
         source="Sun et al.: Learning to (Learn at Test Time): RNNs with Expressive Hidden States",
         arxiv="2407.04620",
         year=2024,
@@ -75,7 +69,11 @@ ENTRIES: dict[str, Architecture] = {
     "titans": Architecture(
         Problem(Geometric(), Mlp(residual=False), GradientDescent(chunk=16, momentum=True)),
         qkv=(ShortConvolution(), UnitNorm()),
-        gates=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SigmoidMomentum()),
+        gates=(
+            LogSigmoidGate("log_decay", bias=3.0),
+            SigmoidGate("step_size"),
+            SigmoidGate("momentum", bias=0.0),
+        ),
         output=(GatedRMSNorm("silu"),),
         source="Behrouz, Zhong, Mirrokni: Titans",
         arxiv="2501.00663",
@@ -93,7 +91,10 @@ ENTRIES: dict[str, Architecture] = {
     "lact": Architecture(
         Problem(Uniform(), GatedMlp(), ChunkDescent(momentum=True, orthogonalise=NewtonSchulz(LACT))),
         qkv=(Silu(), UnitNorm(), Rotary(base=500000.0)),
-        gates=(SoftplusRates(), SigmoidMomentum()),
+        gates=(
+            SoftplusGate("step_size", per="group", bias=inverse_softplus(0.001)),
+            SigmoidGate("momentum", bias=0.0),
+        ),
         output=(RMSNorm(),),
         source="Zhang et al.: Test-Time Training Done Right",
         arxiv="2505.23884",
@@ -112,16 +113,17 @@ ENTRIES: dict[str, Architecture] = {
             GradientDescent(chunk=16, momentum=True, window=4, orthogonalise=NewtonSchulz()),
         ),
         qkv=(ShortConvolution(), UnitNorm()),
-        gates=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SigmoidMomentum()),
+        gates=(
+            LogSigmoidGate("log_decay", bias=3.0),
+            SigmoidGate("step_size"),
+            SigmoidGate("momentum", bias=0.0),
+        ),
         output=(GatedRMSNorm("silu"),),
         source="Behrouz et al.: ATLAS: Learning to Optimally Memorize the Context at Test Time",
         arxiv="2505.23735",
         year=2025,
         original=None,
-        verified=(
-            "derived from the publication's equations: every token's weights and "
-            "windowed gradient written out"
-        ),
+        verified="derived from the publication's equations: every token's weights and gradient written out",
         note="No author code is public. Each pair of the window keeps the step of its own token; fixed "
         "features of degree 2, the first V of which "
         "(1, then the scaled key) are what the residual adds.",
@@ -129,7 +131,7 @@ ENTRIES: dict[str, Architecture] = {
     "moneta": Architecture(
         Problem(Geometric(), Mlp(), GradientDescent(chunk=16, loss=PowerError(3.0), mirror=PowerNorm(4.0))),
         qkv=(ShortConvolution(), UnitNorm()),
-        gates=(LogSigmoidDecay(bias=3.0), SigmoidStepSize()),
+        gates=(LogSigmoidGate("log_decay", bias=3.0), SigmoidGate("step_size")),
         output=(GatedRMSNorm("silu"),),
         source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected",
         arxiv="2504.13173",
@@ -144,7 +146,11 @@ ENTRIES: dict[str, Architecture] = {
     "yaad": Architecture(
         Problem(Geometric(), Mlp(), GradientDescent(chunk=16, loss=Huber())),
         qkv=(ShortConvolution(), UnitNorm()),
-        gates=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SoftplusThreshold()),
+        gates=(
+            LogSigmoidGate("log_decay", bias=3.0),
+            SigmoidGate("step_size"),
+            SoftplusGate("threshold", bias=0.5),
+        ),
         output=(GatedRMSNorm("silu"),),
         source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected",
         arxiv="2504.13173",
@@ -159,7 +165,7 @@ ENTRIES: dict[str, Architecture] = {
     "memora": Architecture(
         Problem(Geometric(), Mlp(start=1.0), GradientDescent(chunk=16, mirror=Simplex())),
         qkv=(ShortConvolution(), UnitNorm()),
-        gates=(LogSigmoidDecay(bias=3.0), SigmoidStepSize()),
+        gates=(LogSigmoidGate("log_decay", bias=3.0), SigmoidGate("step_size")),
         output=(GatedRMSNorm("silu"),),
         source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected",
         arxiv="2504.13173",

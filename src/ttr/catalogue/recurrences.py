@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from ttr.functions.linear import Linear
 from ttr.layer.architecture import Architecture
-from ttr.layer.gates.capped_importance import CappedImportance
-from ttr.layer.gates.log_sigmoid_decay import LogSigmoidDecay
-from ttr.layer.gates.low_rank_exponential_decay import LowRankExponentialDecay
-from ttr.layer.gates.selective_decay import SelectiveDecay
-from ttr.layer.gates.sigmoid_trapezoid import SigmoidTrapezoid
-from ttr.layer.gates.softplus_decay import SoftplusDecay
-from ttr.layer.gates.softplus_level_weight import SoftplusLevelWeight
-from ttr.layer.gates.time_step_importance import TimeStepImportance
-from ttr.layer.output.gated_rms_norm import GatedRMSNorm
-from ttr.layer.output.head_layer_norm import HeadLayerNorm
-from ttr.layer.output.output_gate import OutputGate
-from ttr.layer.output.skip import Skip
-from ttr.layer.qkv.angle_rotary import AngleRotary
-from ttr.layer.qkv.head_bias import HeadBias
-from ttr.layer.qkv.head_rms_norm import HeadRMSNorm
-from ttr.layer.qkv.selective_angle import SelectiveAngle
+from ttr.layer.gates.decays import Mamba3Decay, MambaDecay, RWKV6Decay
+from ttr.layer.gates.projected import LevelWeight, LinearGate, LogSigmoidGate, SigmoidGate
+from ttr.layer.gates.time_steps import TimeStepImportance
+from ttr.layer.output.gates import OutputGate
+from ttr.layer.output.norms import GatedRMSNorm, LayerNorm
+from ttr.layer.output.skips import Skip
+from ttr.layer.qkv.norms import HeadRMSNorm
+from ttr.layer.qkv.pointwise import HeadBias
+from ttr.layer.qkv.rotary import AngleRotary, SelectiveAngle
 from ttr.layer.qkv.short_convolution import ShortConvolution
-from ttr.layer.qkv.time_step_value import TimeStepValue
+from ttr.layer.qkv.time_steps import TimeStepValue
 from ttr.layer.qkv.token_shift import TokenShift
 from ttr.problem import Problem
 from ttr.solvers.one_step import OneStep
@@ -33,8 +26,11 @@ from ttr.weights.trapezoid import Trapezoid
 ENTRIES: dict[str, Architecture] = {
     "mlstm": Architecture(
         Problem(ExponentialGate(), Linear(normalized=True, floor=1.0, absolute=True), OneStep()),
-        gates=(LogSigmoidDecay(bias=3.0, spread=3.0, cap=15.0), CappedImportance()),
-        output=(HeadLayerNorm(bias=False, eps=1e-6), OutputGate("sigmoid")),
+        gates=(
+            LogSigmoidGate("log_decay", bias=3.0, spread=3.0, cap=15.0),
+            LinearGate("log_importance", bias=-10.0, cap=15.0, zero=True),
+        ),
+        output=(LayerNorm(bias=False, eps=1e-6), OutputGate("sigmoid")),
         source="Beck et al.: xLSTM: Extended Long Short-Term Memory",
         arxiv="2405.04517",
         year=2024,
@@ -48,7 +44,7 @@ ENTRIES: dict[str, Architecture] = {
     "mamba3": Architecture(
         Problem(Trapezoid(), Linear(scale=1.0), OneStep()),
         qkv=(HeadRMSNorm(eps=1e-5), HeadBias(), SelectiveAngle(), AngleRotary()),
-        gates=(SelectiveDecay(), TimeStepImportance(), SigmoidTrapezoid()),
+        gates=(Mamba3Decay(), TimeStepImportance(), SigmoidGate("trapezoid")),
         output=(Skip(), OutputGate("silu")),
         source="Lahoti et al.: Mamba-3: Improved Sequence Modeling using State Space Principles",
         arxiv="2603.15569",
@@ -63,8 +59,8 @@ ENTRIES: dict[str, Architecture] = {
     "rwkv6": Architecture(
         Problem(Bonus(), Linear(scale=1.0), OneStep()),
         qkv=(TokenShift(),),
-        gates=(LowRankExponentialDecay(),),
-        output=(HeadLayerNorm(), OutputGate("silu")),
+        gates=(RWKV6Decay(),),
+        output=(LayerNorm(), OutputGate("silu")),
         source="Peng et al.: Eagle and Finch: RWKV with Matrix-Valued States and Dynamic Recurrence",
         arxiv="2404.05892",
         year=2024,
@@ -78,7 +74,7 @@ ENTRIES: dict[str, Architecture] = {
     "log-linear-attention": Architecture(
         Problem(FenwickLevels(), Linear(scale=1.0), OneStep()),
         qkv=(ShortConvolution(bias=True), TimeStepValue()),
-        gates=(SoftplusDecay(slowest=1.0), SoftplusLevelWeight()),
+        gates=(MambaDecay(slowest=1.0), LevelWeight()),
         output=(Skip(of="input"), GatedRMSNorm("silu", over="all", gate_first=True)),
         source="Guo et al.: Log-Linear Attention",
         arxiv="2506.04761",

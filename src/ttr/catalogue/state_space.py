@@ -6,26 +6,19 @@ from __future__ import annotations
 from ttr.functions.features.relu import Relu
 from ttr.functions.linear import Linear
 from ttr.layer.architecture import Architecture
-from ttr.layer.gates.bounded_forget_gate import BoundedForgetGate
-from ttr.layer.gates.linear_phase import LinearPhase
-from ttr.layer.gates.log_sigmoid_decay import LogSigmoidDecay
-from ttr.layer.gates.low_rank_step_size import LowRankStepSize
-from ttr.layer.gates.negative_time_step import NegativeTimeStep
-from ttr.layer.gates.ring_decay import RingDecay
-from ttr.layer.gates.ring_phase import RingPhase
-from ttr.layer.output.gated_rms_norm import GatedRMSNorm
-from ttr.layer.output.gelu_gate import GeluGate
-from ttr.layer.output.output_gate import OutputGate
-from ttr.layer.output.skip import Skip
-from ttr.layer.qkv.complement_key import ComplementKey
-from ttr.layer.qkv.low_rank_time_step import LowRankTimeStep
-from ttr.layer.qkv.ones import Ones
-from ttr.layer.qkv.read_off_value import ReadOffValue
+from ttr.layer.gates.decays import HGRNDecay
+from ttr.layer.gates.projected import LinearGate, LogSigmoidGate
+from ttr.layer.gates.ring import RingDecay, RingPhase
+from ttr.layer.gates.step_sizes import LonghornStepSize
+from ttr.layer.gates.time_steps import TimeStepDecay
+from ttr.layer.output.gates import OutputGate
+from ttr.layer.output.norms import GatedRMSNorm
+from ttr.layer.output.skips import Skip
+from ttr.layer.qkv.pointwise import RingGain, Silu
 from ttr.layer.qkv.recurrent_gate import RecurrentGate
-from ttr.layer.qkv.ring_gain import RingGain
+from ttr.layer.qkv.replacements import ComplementKey, Ones, QueryKeyFromValue
 from ttr.layer.qkv.short_convolution import ShortConvolution
-from ttr.layer.qkv.silu import Silu
-from ttr.layer.qkv.time_step_value import TimeStepValue
+from ttr.layer.qkv.time_steps import LowRankTimeStep, TimeStepValue
 from ttr.problem import Problem
 from ttr.solvers.diagonal_implicit_delta_rule import DiagonalImplicitDeltaRule
 from ttr.solvers.one_step import OneStep
@@ -40,11 +33,11 @@ ENTRIES: dict[str, Architecture] = {
         Problem(FactoredGeometric(), Linear(scale=1.0), OneStep()),
         qkv=(
             ShortConvolution(streams=("v",), bias=True),
-            ReadOffValue(),
+            QueryKeyFromValue(),
             LowRankTimeStep(),
             TimeStepValue(),
         ),
-        gates=(NegativeTimeStep(),),
+        gates=(TimeStepDecay(),),
         output=(Skip(of="input"), OutputGate("silu")),
         source="Gu, Dao: Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
         arxiv="2312.00752",
@@ -58,8 +51,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "longhorn": Architecture(
         Problem(Uniform(), Linear(scale=1.0), DiagonalImplicitDeltaRule()),
-        qkv=(ShortConvolution(streams=("v",), bias=True), ReadOffValue()),
-        gates=(LowRankStepSize(),),
+        qkv=(ShortConvolution(streams=("v",), bias=True), QueryKeyFromValue()),
+        gates=(LonghornStepSize(),),
         output=(Skip(), OutputGate("silu")),
         source="Liu, Wang, Wu, Feng, Stone, Liu: Longhorn",
         arxiv="2407.14207",
@@ -74,7 +67,7 @@ ENTRIES: dict[str, Architecture] = {
     "hgrn": Architecture(
         Problem(Geometric("channel"), Linear(scale=1.0), OneStep()),
         qkv=(ComplementKey(), Silu(("v",)), Ones(("q",))),
-        gates=(BoundedForgetGate(),),
+        gates=(HGRNDecay(),),
         output=(GatedRMSNorm("silu", over="all"),),
         source="Qin, Yang, Zhong: Hierarchically Gated Recurrent Neural Network for Sequence Modeling",
         arxiv="2311.04823",
@@ -89,8 +82,8 @@ ENTRIES: dict[str, Architecture] = {
     "rg-lru": Architecture(
         Problem(Geometric("head"), Linear(scale=1.0), OneStep()),
         qkv=(ShortConvolution(streams=("v",), silu=False, bias=True), RecurrentGate(), Ones()),
-        gates=(NegativeTimeStep(),),
-        output=(GeluGate(),),
+        gates=(TimeStepDecay(),),
+        output=(OutputGate("gelu"),),
         source="De et al.: Griffin: Mixing Gated Linear Recurrences with Local Attention",
         arxiv="2402.19427",
         year=2024,
@@ -113,7 +106,7 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "gateloop": Architecture(
         Problem(ComplexGeometric("head"), Linear(scale=1.0), OneStep()),
-        gates=(LogSigmoidDecay(), LinearPhase()),
+        gates=(LogSigmoidGate("log_decay"), LinearGate("phase")),
         output=(OutputGate("silu"),),
         source="Katsch: GateLoop: Fully Data-Controlled Linear Recurrence for Sequence Modeling",
         arxiv="2311.01927",

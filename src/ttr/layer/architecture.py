@@ -9,59 +9,44 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttr.component import Component
-from ttr.layer.gates.channel_softplus_decay import ChannelSoftplusDecay
-from ttr.layer.gates.chunk_average import ChunkAverage
-from ttr.layer.gates.gated_key import GatedKey
-from ttr.layer.gates.learned_ridge import LearnedRidge
-from ttr.layer.gates.linear_phase import LinearPhase
-from ttr.layer.gates.log_sigmoid_importance import LogSigmoidImportance
-from ttr.layer.gates.preconditioner_decay import PreconditionerDecay
-from ttr.layer.gates.preconditioner_step import PreconditionerStep
-from ttr.layer.gates.projected_slope import ProjectedSlope
-from ttr.layer.gates.scaled_read_key import ScaledReadKey
-from ttr.layer.gates.shared_momentum_step import SharedMomentumStep
-from ttr.layer.gates.sigmoid_mix import SigmoidMix
-from ttr.layer.gates.sigmoid_momentum import SigmoidMomentum
-from ttr.layer.gates.sigmoid_step_size import SigmoidStepSize
-from ttr.layer.gates.sigmoid_trapezoid import SigmoidTrapezoid
-from ttr.layer.gates.sigmoid_write import SigmoidWrite
-from ttr.layer.gates.softplus_decay import SoftplusDecay
-from ttr.layer.gates.softplus_level_weight import SoftplusLevelWeight
-from ttr.layer.gates.softplus_rates import SoftplusRates
-from ttr.layer.gates.softplus_threshold import SoftplusThreshold
-from ttr.layer.gates.transport_key import TransportKey
-from ttr.layer.gates.value_softplus_decay import ValueSoftplusDecay
-from ttr.layer.output.rms_norm import RMSNorm
+from ttr.layer.gates.decays import KDADecay, MambaDecay
+from ttr.layer.gates.keys import GatedKey, ProjectedSlope, ScaledReadKey, TransportKey
+from ttr.layer.gates.momentum import SharedMomentumStep
+from ttr.layer.gates.projected import LevelWeight, LinearGate, LogSigmoidGate, SigmoidGate, SoftplusGate
+from ttr.layer.gates.ridges import LearnedRidge
+from ttr.layer.gates.step_sizes import ChunkAverage
+from ttr.layer.initialisers import inverse_softplus
+from ttr.layer.output.norms import RMSNorm
 from ttr.layer.part import Gate, Output, Part, QKVTransform
-from ttr.layer.qkv.unit_norm import UnitNorm
+from ttr.layer.qkv.norms import UnitNorm
 from ttr.problem import Problem
 
 PARTS = {"qkv": QKVTransform, "gates": Gate, "output": Output}
 
 DEFAULTS: Mapping[tuple[str, str], Gate] = {
-    ("phase", "BTH"): LinearPhase(),
-    ("phase", "BTHK"): LinearPhase("channel"),
-    ("log_decay", "BTH"): SoftplusDecay(),
-    ("log_decay", "BTHK"): ChannelSoftplusDecay(),
-    ("log_importance", "BTH"): LogSigmoidImportance(),
-    ("trapezoid", "BTH"): SigmoidTrapezoid(),
-    ("level_weight", "BTHL"): SoftplusLevelWeight(),
-    ("step_size", "BTH"): SigmoidStepSize(),
+    ("phase", "BTH"): LinearGate("phase"),
+    ("phase", "BTHK"): LinearGate("phase", per="channel"),
+    ("log_decay", "BTH"): MambaDecay(),
+    ("log_decay", "BTHK"): KDADecay(),
+    ("log_importance", "BTH"): LogSigmoidGate("log_importance"),
+    ("trapezoid", "BTH"): SigmoidGate("trapezoid"),
+    ("level_weight", "BTHL"): LevelWeight(),
+    ("step_size", "BTH"): SigmoidGate("step_size"),
     ("read_key", "BTHK"): ScaledReadKey(),
     ("ridge", "HF"): LearnedRidge(),
     ("erase_key", "BTHK"): GatedKey("erase_key"),
-    ("write", "BTHV"): SigmoidWrite(),
-    ("value_log_decay", "BTHV"): ValueSoftplusDecay(),
+    ("write", "BTHV"): SigmoidGate("write"),
+    ("value_log_decay", "BTHV"): KDADecay("value_log_decay"),
     ("momentum_step", "BTH"): SharedMomentumStep(),
-    ("precond_log_decay", "BTH"): PreconditionerDecay(),
-    ("precond_step", "BTH"): PreconditionerStep(),
-    ("mix", "BTH"): SigmoidMix(),
+    ("precond_log_decay", "BTH"): MambaDecay("precond_log_decay"),
+    ("precond_step", "BTH"): SigmoidGate("precond_step"),
+    ("mix", "BTH"): SigmoidGate("mix", bias=0.0),
     ("slope", "BTHK"): ProjectedSlope(),
     ("transport_key", "BTHK"): TransportKey(),
-    ("momentum", "BTH"): SigmoidMomentum(),
+    ("momentum", "BTH"): SigmoidGate("momentum", bias=0.0),
     ("read_step", "BTH"): ChunkAverage(),
-    ("step_size", "BTHP"): SoftplusRates(),
-    ("threshold", "BTH"): SoftplusThreshold(),
+    ("step_size", "BTHP"): SoftplusGate("step_size", per="group", bias=inverse_softplus(0.001)),
+    ("threshold", "BTH"): SoftplusGate("threshold", bias=0.5),
 }
 """Where the controls of a bare problem come from: (name, axes) -> gate."""
 

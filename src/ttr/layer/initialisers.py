@@ -42,3 +42,8 @@ def ring_radii(heads: int, smallest: float, largest: float) -> Tensor:
     2303.06349)."""
     place = (torch.arange(heads) + 0.5) / heads
     return torch.sqrt(smallest**2 + (largest**2 - smallest**2) * place)
+
+
+def inverse_softplus(value: float) -> float:
+    """The number whose softplus is ``value``."""
+    return value + math.log(-math.expm1(-value))

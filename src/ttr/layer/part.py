@@ -19,7 +19,6 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ttr.component import Component, Parameter
@@ -113,11 +112,13 @@ class Output(Part):
     kind: ClassVar[str] = "output"
 
 
-def soft_cap(x: Tensor, cap: float) -> Tensor:
-    """x kept between -cap and cap by a hyperbolic tangent, which leaves small numbers as they are."""
-    return cap * torch.tanh(x / cap)
-
-
 def newest_pair(x: Tensor) -> Tensor:
     """k or v of the newest pair of every token: [B,T,(n,)h,K] -> [B,T,h,K]."""
     return x if x.ndim == 4 else x[:, :, -1]
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """A linear map to several axes: [B,T,d] by [...,d] -> [B,T,...]."""
+    if weight.ndim == 2:
+        return x @ weight.mT
+    return (x @ weight.flatten(0, -2).mT).unflatten(-1, weight.shape[:-1])

@@ -38,6 +38,17 @@ class Sizes:
         """The axis of the pairs of a token: (n,), or none if there is one."""
         return () if self.pairs == 1 else (self.pairs,)
 
+    def control(self, axes: str) -> tuple[int, ...]:
+        """The shape of a control with the axes "BT..." behind batch and time."""
+        sizes = {
+            "H": self.heads,
+            "K": self.key_size,
+            "V": self.value_size,
+            "L": self.levels,
+            "P": self.groups,
+        }
+        return tuple(sizes[axis] for axis in axes[2:])
+
     def stream(self, name: str) -> tuple[int, ...]:
         """The shape of q, k, v, x or a key among the controls behind batch and time."""
         return {

@@ -14,7 +14,7 @@ from ttr.experiments.bench import peers
 from ttr.experiments.bench.cases import Family, Memories, Parts, Shape
 from ttr.experiments.bench.contestants import Contestant, of_part, without_native
 from ttr.functions.local_constant import LocalConstant
-from ttr.layer.output.gated_rms_norm import GatedRMSNorm
+from ttr.layer.output.norms import GatedRMSNorm
 from ttr.layer.qkv.short_convolution import ShortConvolution
 from ttr.problem import Problem
 from ttr.solvers.exact_local_fit import ExactLocalFit
