@@ -219,3 +219,11 @@ def test_packed_sequences_see_their_own_past(lengths, past):
     assert sequences.positions()[0].tolist() == [
         int(s) + t for s, n in zip(start, lengths, strict=True) for t in range(n)
     ]
+
+
+def test_every_part_is_an_attribute_of_the_package():
+    assert {cls.__name__ for cls in MEMBERS} <= set(dir(ttr.layer))
+    assert all(getattr(ttr.layer, cls.__name__) is cls for cls in MEMBERS)
+    assert ttr.layer.Architecture is Architecture and ttr.layer.Mixer is ttr.nn.Mixer
+    with pytest.raises(AttributeError, match=r"has no attribute 'MambaDecy'. It has .*MambaDecay"):
+        ttr.layer.MambaDecy  # noqa: B018

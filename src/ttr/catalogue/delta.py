@@ -201,7 +201,7 @@ ENTRIES: dict[str, Architecture] = {
         ),
         note=(
             "Regresses keys on values and reads with the adjoint, so outside the framework. An operator "
-            "alone; surroundings as KDA's."
+            "alone; the layer around it is KDA's."
         ),
     ),
     "momentum-deltanet": Architecture(
