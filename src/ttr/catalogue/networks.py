@@ -123,7 +123,7 @@ ENTRIES: dict[str, Architecture] = {
         arxiv="2505.23735",
         year=2025,
         original=None,
-        verified="derived from the publication's equations: every token's weights and gradient written out",
+        verified="derived from its equations: every token's weights and windowed gradient written out",
         note="No author code is public. Each pair of the window keeps the step of its own token; fixed "
         "features of degree 2, the first V of which "
         "(1, then the scaled key) are what the residual adds.",
