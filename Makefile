@@ -55,7 +55,7 @@ $(VENV)/.base: constraints.txt
 	@$(PIP) torch==$(TORCH)
 	@touch $@
 
-SOURCES := $(VENV)/.base pyproject.toml setup.py $(wildcard src/ttr/backends/native/csrc/*)
+SOURCES := $(VENV)/.base pyproject.toml setup.py $(wildcard src/ttr/engines/native/csrc/*)
 
 $(VENV)/.run: $(SOURCES)
 	@$(PIP) --editable '.[hf,cli]'

@@ -17,7 +17,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError
 
-SOURCES = Path("src/ttr/backends/native/csrc")
+SOURCES = Path("src/ttr/engines/native/csrc")
 ONCE = str(SOURCES / "abi.c")  # the rest are kernels
 ISAS = {
     "portable": (16, []),
@@ -136,7 +136,7 @@ class Wheel(bdist_wheel):
 setup(
     ext_modules=[
         Extension(
-            "ttr.backends.native._kernels",
+            "ttr.engines.native._kernels",
             sorted(map(str, SOURCES.glob("*.c"))),
             depends=sorted(map(str, SOURCES.glob("*.h"))),
             optional=True,

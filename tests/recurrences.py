@@ -1,10 +1,10 @@
-"""The linear recurrence as its docstring says it, token by token, which all engines are compared with."""
+"""The linear recurrence as its docstring says it, token by token, which all kernels are compared with."""
 
 from __future__ import annotations
 
 import torch
 
-from ttr.backends.linear.recurrence import Recurrence
+from ttr.forms.linear_recurrence import Recurrence
 
 NAMES = ("query", "key", "value", "read", "erase", "step", "log_decay", "memory")
 

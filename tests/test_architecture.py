@@ -41,11 +41,14 @@ MAY_IMPORT = {
     "functions": {"component", "controls", "problem", "registry", "functions"},
     "solvers": {"axes", "component", "controls", "problem", "registry", "solvers"},
     "oracle": {"component", "controls", "memorize", "retrieve", "inputs", "problem", "slots", "state"},
-    "backends": {
+    "forms": {"axes", "controls", "diagnostics", "component", "forms", "inputs", "problem", "slots", "state"},
+    "engines": {
+        "axes",
         "component",
         "controls",
-        "backends",
         "diagnostics",
+        "engines",
+        "forms",
         "inputs",
         "problem",
         "slots",
@@ -56,7 +59,7 @@ MAY_IMPORT = {
         "axes",
         "component",
         "controls",
-        "backends",
+        "engines",
         "inputs",
         "problem",
         "slots",
@@ -64,7 +67,7 @@ MAY_IMPORT = {
         "values",
     },
     "latex": {"controls"},
-    "explain": {"component", "controls", "backends", "dispatch", "inputs", "latex", "problem", "state"},
+    "explain": {"component", "controls", "engines", "dispatch", "inputs", "latex", "problem", "state"},
     "combinations": {"catalogue", "component", "problem", "registry"},
     "laws": {
         "axes",
@@ -74,7 +77,7 @@ MAY_IMPORT = {
         "dispatch",
         "inputs",
         "oracle",
-        "backends",
+        "engines",
         "problem",
         "slots",
         "state",
@@ -83,10 +86,10 @@ MAY_IMPORT = {
         "weights",
         "catalogue",
     },
-    "operators": {"backends", "inputs", "operators"},  # of the backends the loader of compiled kernels alone
+    "operators": {"engines", "inputs", "operators"},  # of the engines the loader of compiled kernels alone
     "layer.parts": {"component", "controls", "inputs", "layer.parts", "operators", "registry"},
     "layer": {
-        "backends",
+        "engines",
         "component",
         "controls",
         "dispatch",
@@ -156,8 +159,8 @@ def test_the_import_graph_has_no_circle():
     assert not arrows, f"imported in a circle: {sorted(arrows)}"
 
 
-def test_backends_share_nothing_with_the_definition():
-    reached, todo = set(), ["backends"]
+def test_engines_share_nothing_with_the_definition():
+    reached, todo = set(), ["engines"]
     while todo:
         name = todo.pop()
         reached.add(name)

@@ -10,7 +10,7 @@ import torch
 
 import ttr
 from tests.largest import Largest
-from ttr.backends.attention import Attention
+from ttr.engines.torch.attention import Attention
 from ttr.functions.local_constant import LocalConstant
 from ttr.laws.rows import Case, Sizes, make_case
 from ttr.laws.tolerances import FLOAT32_OUTPUTS, FLOAT64, error, tolerance
@@ -51,7 +51,7 @@ def test_first_and_second_derivatives(problem):
     def call(*leaves):
         return ttr.regress(
             problem,
-            backend=Attention(2),
+            engine=Attention(2),
             **case.with_leaves(dict(zip(case.leaves(), leaves, strict=True))).arguments(),
         )
 
@@ -65,7 +65,7 @@ def test_second_derivatives_in_float32(problem):
 
     def second(dtype):
         case = make_case(problem, Sizes(time=9), dtype=dtype).differentiable()
-        y = ttr.regress(problem, backend=Attention(4), **case.arguments())
+        y = ttr.regress(problem, engine=Attention(4), **case.arguments())
         first = torch.autograd.grad(y.square().sum(), case.q, create_graph=True)[0]
         return torch.autograd.grad(
             first.square().sum(), list(case.leaves().values()), allow_unused=True, materialize_grads=True
@@ -78,7 +78,7 @@ def test_second_derivatives_in_float32(problem):
 def test_gradients_in_batches():
     case = make_case(GATED, Sizes(time=9)).differentiable()
     leaves = list(case.leaves().values())
-    y = ttr.regress(GATED, backend=Attention(4), **case.arguments())
+    y = ttr.regress(GATED, engine=Attention(4), **case.arguments())
     directions = torch.randn(3, *y.shape, dtype=y.dtype)
     together = torch.autograd.grad(y, leaves, directions, is_grads_batched=True, retain_graph=True)
     for i, direction in enumerate(directions):
@@ -101,7 +101,7 @@ def test_digits_of_long_and_strong_decay():
     assert log_decay.sum(1).max() < -5e3
     assert (
         error(
-            ttr.regress(GATED, backend=Attention(), **case.arguments()), ttr.oracle(GATED, **case.arguments())
+            ttr.regress(GATED, engine=Attention(), **case.arguments()), ttr.oracle(GATED, **case.arguments())
         )
         <= FLOAT32_OUTPUTS
     )
@@ -121,7 +121,7 @@ def test_memory_is_linear(problem):
         return tensor
 
     with Largest() as largest, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        y = ttr.regress(problem, backend=Attention(), **case.arguments())
+        y = ttr.regress(problem, engine=Attention(), **case.arguments())
     with largest:
         y.sum().backward()
     assert largest.numel <= 2 * time * 2 * size  # of 16.8 million pairs
@@ -141,7 +141,7 @@ def test_slots_that_hold_no_pair_do_not_count(problem, held):
             [state.select([0]), ttr.regress(problem, return_state=True, **_row(case, 1, held, state))[1]]
         )
         ends[capacity] = ttr.regress(
-            problem, backend=Attention(4), **case.tokens(slice(held + 2, None), states[capacity]).arguments()
+            problem, engine=Attention(4), **case.tokens(slice(held + 2, None), states[capacity]).arguments()
         )
     assert states[40].position.tolist() == [held, held + 2]
     assert error(ends[40], ends[None]) <= FLOAT64

@@ -17,10 +17,10 @@ from rich.console import Console
 
 import ttr
 from ttr import catalogue, cli, matmul
-from ttr.backends.chunkwise_additive import ChunkwiseAdditive
-from ttr.backends.chunkwise_delta import ChunkwiseDelta
-from ttr.backends.native import library
 from ttr.diagnostics import record
+from ttr.engines.native import library
+from ttr.engines.torch.chunkwise_additive import ChunkwiseAdditive
+from ttr.engines.torch.chunkwise_delta import ChunkwiseDelta
 from ttr.experiments.bench import figures, machine, peak, peers, report, run
 from ttr.experiments.bench.cases import Case, Memories, Shape, cases
 from ttr.experiments.bench.contestants import (
@@ -127,7 +127,7 @@ def statuses(held):
 
 # ------------------------------------------------------------------------------------------- who may be timed
 class Faulty(ChunkwiseDelta):
-    """A backend that loses a little of everything it reads."""
+    """An engine that loses a little of everything it reads."""
 
     name = "faulty"
 
@@ -139,9 +139,9 @@ class Faulty(ChunkwiseDelta):
         return y * (1 + 3 * FLOAT32), state
 
 
-def test_a_backend_whose_contract_is_red_is_not_timed(bench, monkeypatch):
+def test_a_engine_whose_contract_is_red_is_not_timed(bench, monkeypatch):
     monkeypatch.setattr(
-        "ttr.experiments.bench.contestants.BACKENDS", (ChunkwiseDelta(), Faulty(), ChunkwiseDelta())
+        "ttr.experiments.bench.contestants.ENGINES", (ChunkwiseDelta(), Faulty(), ChunkwiseDelta())
     )
     held, printed = bench(family())
     assert statuses(held) == [{"chunkwise-delta": "timed", "faulty": "refused"}] * 2
@@ -155,13 +155,13 @@ def test_a_backend_whose_contract_is_red_is_not_timed(bench, monkeypatch):
     assert run.wrong(held) == [f"{case['name']}, faulty" for case in held["cases"]]
 
 
-def test_a_backend_that_raises_is_not_timed(bench, monkeypatch):
+def test_a_engine_that_raises_is_not_timed(bench, monkeypatch):
     class Raising(Faulty):
         def run(self, problem, x):
             raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr("ttr.experiments.bench.contestants.BACKENDS", (Raising(),))
-    held, _ = bench(family(), backends=("faulty",))
+    monkeypatch.setattr("ttr.experiments.bench.contestants.ENGINES", (Raising(),))
+    held, _ = bench(family(), engines=("faulty",))
     assert held["cases"][0]["rows"][0]["why"].endswith("no such kernel") and not held["cases"][0]["passes"]
 
 
@@ -170,7 +170,7 @@ def test_a_peer_that_disagrees_is_an_error_and_not_a_number(bench, direction):
     # a peer may be ten times less exact than ours
     right, wrong = scaled(1 + 3 * FLOAT32), scaled(1 + 30 * FLOAT32)
     held, printed = bench(
-        family(right, wrong, directions=(direction,), times=(8,)), backends=("chunkwise-delta",)
+        family(right, wrong, directions=(direction,), times=(8,)), engines=("chunkwise-delta",)
     )
     assert statuses(held) == [{"chunkwise-delta": "timed", right.name: "timed", wrong.name: "wrong"}]
     why = held["cases"][0]["rows"][2]["why"]
@@ -215,8 +215,8 @@ def test_flash_linear_attention_is_looked_for_beside_the_environment(bench, monk
     assert f"--target {tmp_path} flash-linear-attention" in printed
 
 
-def test_a_named_backend_that_refuses_is_left_out_with_its_reason(bench):
-    held, _ = bench(family(times=(8,)), backends=("chunkwise-additive", "chunkwise-delta"))
+def test_a_named_engine_that_refuses_is_left_out_with_its_reason(bench):
+    held, _ = bench(family(times=(8,)), engines=("chunkwise-additive", "chunkwise-delta"))
     assert statuses(held) == [{"chunkwise-additive": "left out", "chunkwise-delta": "timed"}]
     assert held["cases"][0]["rows"][0]["why"] == ChunkwiseAdditive().refuses(GATED)
 
@@ -331,14 +331,14 @@ def test_the_error_of_an_output_is_told(bench):
     near, far, broken = scaled(1 + off_by["near"]), scaled(1 + off_by["far"]), scaled(float("nan"))
     held, printed = bench(
         family(near, far, broken, scaled(2.0, side="floor", compared=False), times=(8,)),
-        backends=("chunkwise-delta",),
+        engines=("chunkwise-delta",),
     )
     (case,) = held["cases"]
     errors = {row["name"]: row["error"] for row in case["rows"]}
     x = Case(family(), "forward", Shape(time=8, heads=2, key=4, value=4)).inputs()
     x.pop("memory")
     off = error(
-        ttr.regress(GATED, backend="chunkwise-delta", **x),
+        ttr.regress(GATED, engine="chunkwise-delta", **x),
         ttr.oracle(GATED, **{name: tensor.double() for name, tensor in x.items()}),
     )
     assert (
@@ -405,7 +405,7 @@ def test_the_error_of_a_decoded_token(bench, monkeypatch):
     shape = Shape(time=1, heads=2, key=4, value=4)
     held, _ = bench(
         dataclasses.replace(family(directions=("decode",)), shapes={"decode": (shape,)}),
-        backends=("chunkwise-delta",),
+        engines=("chunkwise-delta",),
     )
     assert held["cases"][0]["rows"][0]["error"]["output"] < FLOAT32_OUTPUTS
 
@@ -424,7 +424,7 @@ def spending_in_float64(monkeypatch, seconds, float64_seconds):
 
 def test_there_is_no_error_where_float64_would_take_too_long(bench, monkeypatch):
     spending_in_float64(monkeypatch, 20.0, 1e9)
-    held, printed = bench(family(times=(8,)), limit=30.0, backends=("chunkwise-delta",))
+    held, printed = bench(family(times=(8,)), limit=30.0, engines=("chunkwise-delta",))
     (case,) = held["cases"]
     assert [(row["status"], row["error"]) for row in case["rows"]] == [("timed", None)]
     assert (
@@ -435,7 +435,7 @@ def test_there_is_no_error_where_float64_would_take_too_long(bench, monkeypatch)
 
 def test_what_float64_took_is_remembered(bench, monkeypatch):
     spending_in_float64(monkeypatch, 1.0, 20.0)
-    held, _ = bench(family(times=(8, 16)), limit=30.0, backends=("chunkwise-delta",))
+    held, _ = bench(family(times=(8, 16)), limit=30.0, engines=("chunkwise-delta",))
     assert [case["float64"]["status"] for case in held["cases"]] == ["timed", "stopped"]
     assert [case["rows"][0]["error"] is None for case in held["cases"]] == [False, True]
 
@@ -446,7 +446,7 @@ def test_there_is_no_error_where_none_of_ours_takes_float64(bench, monkeypatch):
         "refuses",
         lambda self, problem, x=None: "No." if x is not None and x.v.dtype == torch.float64 else None,
     )
-    monkeypatch.setattr("ttr.experiments.bench.contestants.BACKENDS", (ChunkwiseDelta(), ChunkwiseDelta()))
+    monkeypatch.setattr("ttr.experiments.bench.contestants.ENGINES", (ChunkwiseDelta(), ChunkwiseDelta()))
     held, printed = bench(family(times=(8,)))
     assert [(row["status"], row["error"]) for row in held["cases"][0]["rows"]] == [("timed", None)]
     assert "error: None of ours takes float64." in printed
@@ -458,7 +458,7 @@ def test_the_call_in_float64_is_one_that_keeps_its_contract_and_takes_no_part_in
     asked = []
     monkeypatch.setattr(peak.PeakMemory, "of", lambda self, case, name, *others: asked.append(name))
     monkeypatch.setattr(
-        "ttr.experiments.bench.contestants.BACKENDS", (Faulty(), ChunkwiseDelta(), ChunkwiseDelta())
+        "ttr.experiments.bench.contestants.ENGINES", (Faulty(), ChunkwiseDelta(), ChunkwiseDelta())
     )
     held, _ = bench(family(times=(8,)), memory=True)
     assert statuses(held) == [{"faulty": "refused", "chunkwise-delta": "timed"}] and asked == [
@@ -850,7 +850,7 @@ def test_the_list_tells_cases_and_who_is_there(monkeypatch, capsys):
     "arguments, words",
     [
         (("mamba",), "There is no case 'mamba'. ttr bench --list shows the cases"),
-        (("--backends", "fastest"), "There is no backend 'fastest'. Use one of channel-scan"),
+        (("--engines", "fastest"), "There is no engine 'fastest'. Use one of channel-scan"),
         (("--rounds", "0"), "--rounds must be at least 1, not 0."),
         (("--lengths", "0"), "--lengths must be at least 1, not 0."),
         (("--lengths", "long"), "--lengths takes numbers with commas between, not 'long'."),
@@ -882,10 +882,10 @@ def test_names_choose_cases_by_whole_words():
 
 def test_the_command_line_repeats_the_settings():
     settings = BenchSettings(
-        cases=("kda",), backends=("a", "b"), lengths=(1, 2), rounds=9, onednn=True, memory=False, quick=True
+        cases=("kda",), engines=("a", "b"), lengths=(1, 2), rounds=9, onednn=True, memory=False, quick=True
     )
     assert settings.command() == (
-        "ttr bench kda --backends a,b --lengths 1,2 --rounds 9 --onednn --no-memory --quick"
+        "ttr bench kda --engines a,b --lengths 1,2 --rounds 9 --onednn --no-memory --quick"
     )
 
 
@@ -905,7 +905,7 @@ def test_durations_read_well(seconds, words):
     assert report.duration(seconds) == words
 
 
-def test_a_backend_on_which_no_law_can_be_tried_has_no_contract(monkeypatch):
+def test_a_engine_on_which_no_law_can_be_tried_has_no_contract(monkeypatch):
     assert broken_law(catalogue["retnet"].problem, ChunkwiseAdditive(16), LAWS[:1]) is None
     monkeypatch.setattr(
         ChunkwiseAdditive, "refuses", lambda self, problem, x=None: "No." if x is not None else None

@@ -1,4 +1,4 @@
-"""The chunkwise backends against the oracle over everything they declare to run, and what their form promises
+"""The chunkwise engines against the oracle over everything they declare to run, and what their form promises
 beside that."""
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ttr
-from ttr.backends.chunks import scores
-from ttr.backends.chunkwise_additive import ChunkwiseAdditive
-from ttr.backends.chunkwise_delta import ChunkwiseDelta
+from ttr.engines.torch.chunks import scores
+from ttr.engines.torch.chunkwise_additive import ChunkwiseAdditive
+from ttr.engines.torch.chunkwise_delta import ChunkwiseDelta
 from ttr.functions.features.elu_plus_one import EluPlusOne
 from ttr.functions.features.taylor import Taylor
 from ttr.functions.linear import Linear
@@ -60,7 +60,7 @@ PLAIN = _problems(
 )
 
 
-def _backend(problem: Problem, chunk: int):
+def _engine(problem: Problem, chunk: int):
     return ChunkwiseAdditive(chunk) if problem.solver.additive else ChunkwiseDelta(chunk)
 
 
@@ -82,7 +82,7 @@ def _all_of(call, case: Case, **options) -> dict[str, torch.Tensor]:
 
 
 def _equals_oracle(case: Case, chunk: int):
-    fast, slow = _all_of(ttr.regress, case, backend=_backend(case.problem, chunk)), _all_of(ttr.oracle, case)
+    fast, slow = _all_of(ttr.regress, case, engine=_engine(case.problem, chunk)), _all_of(ttr.oracle, case)
     errors = {name: error(fast[name], slow[name]) for name in slow}
     assert max(errors.values()) <= tolerance(case.q.dtype), errors
 
@@ -105,10 +105,10 @@ def test_equals_oracle_around_the_borders(problem, time):
 
 @pytest.mark.parametrize("problem", PLAIN, ids=repr)
 def test_equals_oracle_in_float32_with_the_default_chunk(problem):
-    backend = _backend(problem, 4)
+    engine = _engine(problem, 4)
     _equals_oracle(
         make_case(problem, Sizes(batch=1, time=70), strong_gates=True, past=2, dtype=torch.float32),
-        chunk=type(backend)().chunk,
+        chunk=type(engine)().chunk,
     )
 
 
@@ -146,13 +146,13 @@ def test_future_does_not_reach_the_past(problem):
     """To the last bit, whatever the size of the change, inside a chunk and across its border."""
     case = make_case(problem, Sizes(time=12), strong_gates=True)
     other = make_case(problem, Sizes(time=12), seed=1)
-    before = ttr.regress(problem, backend=_backend(problem, 4), **case.arguments())
+    before = ttr.regress(problem, engine=_engine(problem, 4), **case.arguments())
     for token in range(1, 12):
         mixed = {
             name: torch.cat([x[:, :token], 100 * other.leaves()[name][:, token:]], dim=1)
             for name, x in case.leaves().items()
         }
-        after = ttr.regress(problem, backend=_backend(problem, 4), **case.with_leaves(mixed).arguments())
+        after = ttr.regress(problem, engine=_engine(problem, 4), **case.with_leaves(mixed).arguments())
         assert torch.equal(after[:, :token], before[:, :token])
 
 
@@ -180,7 +180,7 @@ def _watch(problem: Problem, time: int, chunk: int, size: int = 3) -> _Watch:
         problem, Sizes(batch=1, heads=1, time=time, key=size, value=size), strong_gates=True
     ).differentiable()
     with ttr.checks(values=False), _Watch() as watch:
-        ttr.regress(problem, backend=_backend(problem, chunk), **case.arguments()).sum().backward()
+        ttr.regress(problem, engine=_engine(problem, chunk), **case.arguments()).sum().backward()
     return watch
 
 
@@ -207,9 +207,7 @@ def test_second_derivatives(problem):
 
     def call(*leaves):
         changed = case.with_leaves(dict(zip(names, leaves, strict=True)))
-        y, state = ttr.regress(
-            problem, backend=_backend(problem, 2), return_state=True, **changed.arguments()
-        )
+        y, state = ttr.regress(problem, engine=_engine(problem, 2), return_state=True, **changed.arguments())
         return y, state["memory"]
 
     assert torch.autograd.gradcheck(call, list(case.leaves().values()), fast_mode=True)
@@ -219,16 +217,16 @@ def test_second_derivatives(problem):
 def test_refusals():
     others = _problems((Uniform(), Window(4)), (Linear(), LocalConstant()), (ExactRidge(), ExactLocalFit()))
     others += _problems((Window(4),), FUNCTIONS, (OneStep(),))
-    for backend, served, refused in (
+    for engine, served, refused in (
         (ChunkwiseAdditive(), ADDITIVE, DELTA),
         (ChunkwiseDelta(), DELTA, ADDITIVE),
     ):
-        assert all(backend.refuses(problem) is None for problem in served)
-        assert all(backend.refuses(problem).endswith(".") for problem in refused + others)
+        assert all(engine.refuses(problem) is None for problem in served)
+        assert all(engine.refuses(problem).endswith(".") for problem in refused + others)
 
 
 @pytest.mark.parametrize("chunk", (0, 3, 48))
-@pytest.mark.parametrize("backend", (ChunkwiseAdditive, ChunkwiseDelta))
-def test_chunk_is_a_power_of_two(backend, chunk):
+@pytest.mark.parametrize("engine", (ChunkwiseAdditive, ChunkwiseDelta))
+def test_chunk_is_a_power_of_two(engine, chunk):
     with pytest.raises(ValueError, match="power of two"):
-        backend(chunk)
+        engine(chunk)

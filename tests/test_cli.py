@@ -156,7 +156,7 @@ def test_errors_are_a_sentence_and_exit_code_1(run, arguments, words):
     assert code == 1 and out == "" and err.startswith("ttr: ") and words in err and err.count("\n") == 1
 
 
-def test_verify_one_memory_shows_every_backend(run, laws):
+def test_verify_one_memory_shows_every_engine(run, laws):
     laws(KEPT)
     code, out, _ = run("verify", "softmax-attention")
     assert code == 0 and "All laws are kept by softmax-attention." in out
@@ -179,7 +179,7 @@ def test_verify_writes_every_measurement(run, laws, tmp_path):
         assert (
             report["kept"]
             and report["dtype"] == "float32"
-            and len({finding["backend"] for finding in ran}) >= 2
+            and len({finding["engine"] for finding in ran}) >= 2
         )
         measured = [finding for finding in ran if "error" in finding]
         assert measured and all(finding["error"] <= finding["bound"] for finding in measured)
@@ -227,14 +227,14 @@ def test_quick_leaves_the_slow_laws_out(run, laws):
     assert "slow" not in run("verify", "deltanet", "--quick")[1] and "slow" in run("verify", "deltanet")[1]
 
 
-def test_the_worst_backend_stands_for_a_law():
-    def finding(backend, error, bound, broken=False):
+def test_the_worst_engine_stands_for_a_law():
+    def finding(engine, error, bound, broken=False):
         measured = Measurement("a law", "a number", error, bound)
-        return Finding(backend, "a law", 1, measured, (measured,) if broken else ())
+        return Finding(engine, "a law", 1, measured, (measured,) if broken else ())
 
     def worst(*findings):
         return [
-            found.backend
+            found.engine
             for found in Report(ttr.catalogue["deltanet"].problem, "cpu", torch.float64, findings).by_law()
         ]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ttr
-from ttr.backends.native import library
+from ttr.engines.native import library
 from ttr.functions.kernel_regression import KernelRegression
 from ttr.functions.linear import Linear
 from ttr.functions.local_linear import LocalLinear

@@ -12,9 +12,9 @@ import torch
 
 import ttr
 from ttr import dispatch
-from ttr.backends.native import library
-from ttr.backends.native import step as native
-from ttr.backends.steps import matrix
+from ttr.engines.native import library
+from ttr.engines.native import step as native
+from ttr.engines.torch.steps import matrix
 from ttr.functions.linear import Linear
 from ttr.laws.tolerances import FLOAT64, error, tolerance
 from ttr.solvers.delta_rule import DeltaRule

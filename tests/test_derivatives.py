@@ -10,10 +10,10 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import ttr
-from ttr.backends import BACKENDS
-from ttr.backends.linear.backend import OperatorBackend
-from ttr.backends.native import library
 from ttr.dispatch import refusal
+from ttr.engines import ENGINES
+from ttr.engines.linear import OperatorEngine
+from ttr.engines.native import library
 from ttr.laws import Setting
 from ttr.laws.law import outcome
 from ttr.laws.rows import Sizes, make_case
@@ -22,7 +22,7 @@ from ttr.operators.rms_norm import rms_norm
 from ttr.operators.short_convolution import short_convolution
 
 PRESENT = tuple(
-    backend for backend in BACKENDS if isinstance(backend, OperatorBackend) and backend.missing() is None
+    engine for engine in ENGINES if isinstance(engine, OperatorEngine) and engine.missing() is None
 )
 PROBLEM = ttr.catalogue["gated-deltanet"].problem
 NAMES = (
@@ -52,11 +52,11 @@ def call(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
-def test_first_derivatives_do_not_depend_on_whether_second_ones_are_wanted(backend, name):
+@pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
+def test_first_derivatives_do_not_depend_on_whether_second_ones_are_wanted(engine, name):
     """Inputs of the recurrence are made from one another here: the way between them must count once."""
     torch.manual_seed(0)
-    mixer = ttr.nn.Mixer(8, ttr.catalogue[name], heads=2, backend=backend).double()
+    mixer = ttr.nn.Mixer(8, ttr.catalogue[name], heads=2, engine=engine).double()
     x = torch.randn(1, 6, 8, dtype=torch.float64, requires_grad=True)
     leaves = [x, *mixer.parameters()]
     plain, again = (
@@ -80,11 +80,11 @@ def test_the_operators_around_a_memory_count_every_way_once():
         assert error(again, plain) <= FLOAT64
 
 
-@pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
-def test_batched_gradients(backend):
+@pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
+def test_batched_gradients(engine):
     tensors, controls = call()
     q = tensors["q"].requires_grad_()
-    y = ttr.regress(PROBLEM, **tensors, backend=backend, **controls)
+    y = ttr.regress(PROBLEM, **tensors, engine=engine, **controls)
     directions = torch.randn(3, *y.shape, dtype=y.dtype)
     together = torch.autograd.grad(y, q, directions, is_grads_batched=True, retain_graph=True)[0]
     for found, direction in zip(together, directions):
@@ -94,12 +94,12 @@ def test_batched_gradients(backend):
 @pytest.mark.parametrize("name", ttr.catalogue)
 def test_batched_gradients_of_every_layer(name):
     """What ``jacobian(vectorize=True)`` asks for: several gradients at once, of outputs or of states, are
-    those one by one on every backend."""
+    those one by one on every engine."""
     problem = ttr.catalogue[name].problem
     case = make_case(problem, Sizes(batch=1, time=5), past=2).differentiable()
     leaves = list(case.leaves().values())
-    for backend in (backend for backend in BACKENDS if refusal(backend, problem) is None):
-        y, state = outcome(Setting(backend.small()).run, case)
+    for engine in (engine for engine in ENGINES if refusal(engine, problem) is None):
+        y, state = outcome(Setting(engine.small()).run, case)
         for ends in filter(None, ([y], [x for x in state.tensors.values() if x.requires_grad])):
             grads = [torch.randn(2, *x.shape, dtype=x.dtype) for x in ends]
             together, *alone = (
@@ -113,7 +113,7 @@ def test_batched_gradients_of_every_layer(name):
                     found is None
                     and expected == [None, None]
                     or error(found, torch.stack(expected)) <= FLOAT64
-                ), backend.name
+                ), engine.name
 
 
 def test_forward_mode():
@@ -185,22 +185,22 @@ def test_functorch_goes_through_single_tokens(tiers):
     assert error(slope, 3 * y) <= FLOAT64
 
 
-@pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
-def test_a_backend_that_functorch_cannot_see_through_says_so(backend):
+@pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
+def test_a_engine_that_functorch_cannot_see_through_says_so(engine):
     tensors, controls = call()
     with pytest.raises(ValueError, match="functorch transforms need"):
         torch.func.vmap(
-            lambda q: ttr.regress(PROBLEM, q, tensors["k"], tensors["v"], backend=backend, **controls)
+            lambda q: ttr.regress(PROBLEM, q, tensors["k"], tensors["v"], engine=engine, **controls)
         )(torch.stack([tensors["q"]] * 2))
 
 
-@pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
-def test_activation_checkpointing(backend):
+@pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
+def test_activation_checkpointing(engine):
     tensors, controls = call()
     q = tensors["q"].requires_grad_()
 
     def run(q: torch.Tensor) -> torch.Tensor:
-        return ttr.regress(PROBLEM, q, tensors["k"], tensors["v"], backend=backend, **controls)
+        return ttr.regress(PROBLEM, q, tensors["k"], tensors["v"], engine=engine, **controls)
 
     plain, again = (
         torch.autograd.grad(y.square().sum(), q)[0] for y in (run(q), checkpoint(run, q, use_reentrant=False))
@@ -208,14 +208,14 @@ def test_activation_checkpointing(backend):
     assert torch.equal(plain, again)
 
 
-@pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
-def test_a_backward_pass_inside_autocast_keeps_its_digits(backend):
+@pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
+def test_a_backward_pass_inside_autocast_keeps_its_digits(engine):
     tensors, controls = call(dtype=torch.float32)
     q = tensors["q"].requires_grad_()
     gradients = []
     for narrow in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
-            y = ttr.regress(PROBLEM, **tensors, backend=backend, **controls)
+            y = ttr.regress(PROBLEM, **tensors, engine=engine, **controls)
             gradients += torch.autograd.grad(y.square().sum(), q)
     assert torch.equal(*gradients)
 

@@ -1,4 +1,4 @@
-"""The public functions around a call: the choice of a backend, step, plan, explain, diagnostics, dtypes, and
+"""The public functions around a call: the choice of an engine, step, plan, explain, diagnostics, dtypes, and
 the state as an object."""
 
 import dataclasses
@@ -10,9 +10,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ttr
-from ttr.backends import BACKENDS
 from ttr.component import Parameter, constant
 from ttr.dispatch import refusal
+from ttr.engines import ENGINES
 from ttr.functions.local_constant import LocalConstant
 from ttr.laws import Law, Setting
 from ttr.laws.rows import Sizes, make_case
@@ -42,22 +42,22 @@ def at(case, t):
 def test_auto_takes_the_first_that_does_not_refuse_and_explain_says_why(name):
     case = make_case(FORMS[name])
     told = ttr.explain(case.problem, **case.arguments())
-    willing = [b.name for b in BACKENDS if refusal(b, case.problem) is None]
-    assert told.backend == willing[0] and told.backend != "recurrent"
-    assert {other for other, _ in told.refusals} == {b.name for b in BACKENDS} - {told.backend}
+    willing = [b.name for b in ENGINES if refusal(b, case.problem) is None]
+    assert told.engine == willing[0] and told.engine != "recurrent"
+    assert {other for other, _ in told.refusals} == {b.name for b in ENGINES} - {told.engine}
     assert all(f"not {other}" in str(told) and reason.endswith(".") for other, reason in told.refusals)
     assert torch.equal(
         ttr.regress(case.problem, **case.arguments()),
-        ttr.regress(case.problem, backend=told.backend, **case.arguments()),
+        ttr.regress(case.problem, engine=told.engine, **case.arguments()),
     )
 
 
-def test_a_named_backend_that_cannot_run_says_why():
+def test_a_named_engine_that_cannot_run_says_why():
     case = make_case(GATED)
-    with pytest.raises(ValueError, match="'attention' cannot run this: .* Use backend='auto'"):
-        ttr.regress(GATED, backend="attention", **case.arguments())
-    with pytest.raises(ValueError, match="no backend 'fast'.*recurrent"):
-        ttr.regress(GATED, backend="fast", **case.arguments())
+    with pytest.raises(ValueError, match="'attention' cannot run this: .* Use engine='auto'"):
+        ttr.regress(GATED, engine="attention", **case.arguments())
+    with pytest.raises(ValueError, match="no engine 'fast'.*recurrent"):
+        ttr.regress(GATED, engine="fast", **case.arguments())
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -244,9 +244,9 @@ def test_singular_regressions_are_refused_in_a_sentence():
         "log_importance": torch.full((2, 9, 2), -torch.inf, dtype=torch.float64),
     }
     with ttr.checks(values=False):
-        for backend in ("recurrent", "chunkwise-ridge"):
+        for engine in ("recurrent", "chunkwise-ridge"):
             with pytest.raises(ValueError, match="singular.*larger ridge"):
-                ttr.regress(RIDGE, **empty, backend=backend)
+                ttr.regress(RIDGE, **empty, engine=engine)
 
 
 def test_grouped_parameters_and_unknown_names_in_params():
@@ -264,7 +264,7 @@ def test_a_call_never_hands_back_the_callers_state():
     for problem in FORMS.values():
         case = make_case(problem, past=2)
         kept = case.state.clone()
-        for run in (functools.partial(ttr.regress, backend="recurrent"), ttr.oracle):
+        for run in (functools.partial(ttr.regress, engine="recurrent"), ttr.oracle):
             _, state = run(problem, return_state=True, **case.tokens(slice(0, 0), case.state).arguments())
             assert not {state[n].data_ptr() for n in state if state[n].numel()} & {
                 case.state[n].data_ptr() for n in case.state
@@ -329,13 +329,13 @@ def test_a_saved_state_goes_on(name, capacity, tmp_path):
 
 
 def test_plan_keeps_what_it_was_given():
-    from ttr.backends.chunkwise_delta import ChunkwiseDelta
+    from ttr.engines.torch.chunkwise_delta import ChunkwiseDelta
 
     case = make_case(GATED)
-    run = ttr.plan(GATED, backend=ChunkwiseDelta(chunk=2), return_state=True, **case.arguments())
+    run = ttr.plan(GATED, engine=ChunkwiseDelta(chunk=2), return_state=True, **case.arguments())
     y, state = run(**case.arguments())
     assert torch.equal(
-        y, ttr.regress(GATED, backend=ChunkwiseDelta(chunk=2), **case.arguments())
+        y, ttr.regress(GATED, engine=ChunkwiseDelta(chunk=2), **case.arguments())
     ) and state.position.tolist() == [9, 9]
 
 
@@ -396,6 +396,6 @@ def test_a_weight_with_a_parameter_gets_its_gradient():
 def test_long_decays_add_up():
     case = make_case(ATTENTION, Sizes(batch=1, time=300, heads=1))
     y, reference = (
-        ttr.regress(ATTENTION, backend=backend, **case.arguments()) for backend in ("attention", "recurrent")
+        ttr.regress(ATTENTION, engine=engine, **case.arguments()) for engine in ("attention", "recurrent")
     )
     assert error(y, reference) <= tolerance(torch.float64)

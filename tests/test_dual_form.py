@@ -10,9 +10,9 @@ import torch
 
 import ttr
 from tests.tiers import TIERS, tier
-from ttr.backends.dual_form.backend import DualForm
-from ttr.backends.mini_batch import MiniBatch
-from ttr.backends.native import library
+from ttr.engines.native import library
+from ttr.engines.torch.dual_form.engine import DualForm
+from ttr.engines.torch.mini_batch import MiniBatch
 from ttr.experiments.bench import ttt_dual_form
 from ttr.experiments.bench.families import FAMILIES, Shape
 from ttr.functions.gated_mlp import GatedMlp
@@ -52,7 +52,7 @@ def engine(request):
         yield
 
 
-def outcomes(case: Case, backend) -> dict[str, torch.Tensor]:
+def outcomes(case: Case, engine) -> dict[str, torch.Tensor]:
     """Output, state, and the gradients of a random functional of both."""
     y, state = ttr.regress(
         case.problem,
@@ -62,7 +62,7 @@ def outcomes(case: Case, backend) -> dict[str, torch.Tensor]:
         params=case.params,
         state=case.state,
         return_state=True,
-        backend=backend,
+        engine=engine,
         **case.controls,
     )
     generator, found = torch.Generator().manual_seed(0), {"y": y, **state.tensors}
@@ -117,7 +117,7 @@ def test_first_and_second_derivatives(name, engine):
             given.k,
             given.v,
             params=given.params,
-            backend=DualForm(block=1),
+            engine=DualForm(block=1),
             **given.controls,
         )
 
@@ -141,14 +141,14 @@ def test_second_derivatives_where_a_layer_starts(name, engine):
         return torch.autograd.grad([(x * torch.randn_like(x)).sum() for x in first], leaves)
 
     assert (
-        max(error(*pair) for pair in zip(second(ttr.regress, backend=DualForm(block=1)), second(ttr.oracle)))
+        max(error(*pair) for pair in zip(second(ttr.regress, engine=DualForm(block=1)), second(ttr.oracle)))
         <= FLOAT64
     )
 
 
 def test_gradients_in_batches(engine):
     case = make_case(TTT, SIZES).differentiable()
-    y = ttr.regress(TTT, backend=DualForm(), **case.arguments())
+    y = ttr.regress(TTT, engine=DualForm(), **case.arguments())
     grads = torch.randn(3, *y.shape, dtype=y.dtype)
     together = torch.autograd.grad(y, case.v, grads, retain_graph=True, is_grads_batched=True)[0]
     assert (
@@ -165,7 +165,7 @@ def test_rows_at_different_places_of_their_chunks():
     state = case.state.replace(position=case.state.position + torch.tensor([0, 1]))
     call = {**case.arguments(), "state": state}
     assert torch.equal(
-        ttr.regress(TTT, backend=DualForm(), **call), ttr.regress(TTT, backend=MiniBatch(), **call)
+        ttr.regress(TTT, engine=DualForm(), **call), ttr.regress(TTT, engine=MiniBatch(), **call)
     )
 
 
@@ -189,16 +189,16 @@ def test_the_published_dual_form(name):
 
 
 # ----------------------------------------------------------------------------------------------- what is told
-@pytest.mark.parametrize("backend", ["dual-form", "mini-batch", "recurrent"])
-def test_every_step_tells_its_loss_and_the_norms(backend):
+@pytest.mark.parametrize("engine", ["dual-form", "mini-batch", "recurrent"])
+def test_every_step_tells_its_loss_and_the_norms(engine):
     case = make_case(TTT, SIZES)
-    expected = ttr.regress(TTT, backend=backend, **case.arguments())
+    expected = ttr.regress(TTT, engine=engine, **case.arguments())
     with ttr.diagnostics() as told:
-        y, state = ttr.regress(TTT, backend=backend, return_state=True, **case.arguments())
+        y, state = ttr.regress(TTT, engine=engine, return_state=True, **case.arguments())
     assert torch.equal(y, expected) and int(sum(r["pairs"][0, 0] for r in told.records)) == 23
     first, last = told.records[0], [r for r in told.records if r["pairs"].any()][-1]
     params = {name.partition(".")[2]: x for name, x in case.params.items()}
-    pairs = 1 if backend == "recurrent" else 4
+    pairs = 1 if engine == "recurrent" else 4
     prediction = TTT.function.predict(
         {n: x[None, None] for n, x in TTT.function.initial(params).items()}, case.k[:, :pairs], params
     )
@@ -222,7 +222,7 @@ def test_nothing_is_computed_for_nobody(monkeypatch):
     def fail(*_):
         raise AssertionError
 
-    monkeypatch.setattr("ttr.backends.network._tell", fail)
+    monkeypatch.setattr("ttr.forms.networks._tell", fail)
     ttr.regress(TTT, **make_case(TTT, SIZES).arguments())
 
 

@@ -10,7 +10,7 @@ from tests.fuzz import Call, Outcome, play
 from tests.fuzz.run import draw, run
 from tests.fuzz.workers import Workers
 from ttr import dispatch, inputs
-from ttr.backends.attention import Attention
+from ttr.engines.torch.attention import Attention
 
 KNOWN = Call("softmax-attention", time=5, heads=2, key=3, value=2, mode="grad")
 
@@ -18,7 +18,7 @@ KNOWN = Call("softmax-attention", time=5, heads=2, key=3, value=2, mode="grad")
 def test_right_calls_are_equal_and_wrong_ones_refused():
     assert play(KNOWN).kind == "equal"
     assert play(Call("softmax-attention", wrong=("q", "integers"))).kind == "refused"
-    assert play(Call("softmax-attention", backend="native")).kind == "refused"
+    assert play(Call("softmax-attention", engine="native")).kind == "refused"
     assert play(Call("Window(size=3) | Linear() | DeltaRule()")).kind == "refused"
     assert play(Call("softmax-attention", wrong=("q", "NaN"), checks=False)).kind == "not judged"
     assert play(Call("linear-attention", dtype="float16", values="huge")).kind == "no digit"
@@ -52,7 +52,7 @@ def _raises(x, y, state):
         ("foreign exception", _raises),
     ],
 )
-def test_faults_of_a_backend_are_found(monkeypatch, kind, change):
+def test_faults_of_a_engine_are_found(monkeypatch, kind, change):
     wrapped(monkeypatch, change)
     call = KNOWN if kind != "input changed" else Call("softmax-attention", time=5)
     assert play(call).kind == kind

@@ -1,6 +1,6 @@
 """Identities that tie the layers to one another (law 8), stated of the definition alone.
 
-Every backend equals the oracle elsewhere; here the oracle is held to mathematics: exact identities, limits,
+Every engine equals the oracle elsewhere; here the oracle is held to mathematics: exact identities, limits,
 and invariances.
 """
 

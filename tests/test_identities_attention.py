@@ -224,7 +224,7 @@ def test_what_reads_the_whole_sequence_neither_streams_nor_generates(name, qkv, 
         lambda: ttr.regress(problem, **qkv, state=state),
         lambda: ttr.regress(problem, **qkv, return_state=True),
         lambda: ttr.oracle(problem, **qkv, state=state),
-        lambda: ttr.regress(problem, **qkv, backend="recurrent"),
+        lambda: ttr.regress(problem, **qkv, engine="recurrent"),
         lambda: ttr.step(problem, **{part: x[:, 0] for part, x in qkv.items()}, state=None),
     ):
         with pytest.raises(ValueError, match=r"every token reads .* Use "):

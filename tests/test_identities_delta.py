@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import ttr
-from ttr.backends.chunkwise_momentum import ChunkwiseMomentum
+from ttr.engines.torch.chunkwise_momentum import ChunkwiseMomentum
 from ttr.functions.linear import Linear
 from ttr.laws.tolerances import FLOAT64, HALF, error
 from ttr.nn import Mixer
@@ -202,7 +202,7 @@ def test_any_share_of_momentum_has_the_right_gradient_by_chunks(momentum, qkv):
     controls = {"log_decay": -share(B, T, H), "step_size": share(B, T, H), "momentum_step": share(B, T, H)}
     fast, slow = (
         f(problem, **qkv, **controls, momentum=kept, **options)
-        for f, options in ((ttr.regress, {"backend": ChunkwiseMomentum(chunk=4)}), (ttr.oracle, {}))
+        for f, options in ((ttr.regress, {"engine": ChunkwiseMomentum(chunk=4)}), (ttr.oracle, {}))
     )
     assert same(fast, slow)
     assert same(*(torch.autograd.grad(y.square().sum(), kept)[0] for y in (fast, slow)))

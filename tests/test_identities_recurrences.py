@@ -1,7 +1,7 @@
 """Identities of the memories that add pairs by a recurrence of their own, what their forms promise, and a
 whole layer of transformers.
 
-As in test_identities.py the oracle is held to mathematics; backends are held to the oracle by the laws, and
+As in test_identities.py the oracle is held to mathematics; engines are held to the oracle by the laws, and
 here where numbers are extreme.
 """
 
@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ttr
-from ttr.backends import BACKENDS
-from ttr.backends.chunkwise_additive import ChunkwiseAdditive
-from ttr.backends.chunkwise_levels import ChunkwiseLevels
-from ttr.backends.fenwick import later, level
 from ttr.dispatch import refusal
+from ttr.engines import ENGINES
+from ttr.engines.torch.chunkwise_additive import ChunkwiseAdditive
+from ttr.engines.torch.chunkwise_levels import ChunkwiseLevels
+from ttr.forms.fenwick import later, level
 from ttr.functions.features.elu_plus_one import EluPlusOne
 from ttr.functions.linear import Linear
 from ttr.laws.rows import Sizes, make_case
@@ -130,20 +130,20 @@ def test_a_running_maximum_changes_no_number(qkv, decay, function) -> None:
 
 
 @pytest.mark.parametrize(
-    "backend",
-    [backend for backend in BACKENDS if refusal(backend, PROBLEMS[2]) is None],
-    ids=lambda backend: backend.name,
+    "engine",
+    [engine for engine in ENGINES if refusal(engine, PROBLEMS[2]) is None],
+    ids=lambda engine: engine.name,
 )
 @pytest.mark.parametrize("shift", [-500.0, -100.0, 0.0, 100.0, 1e4])
 @pytest.mark.parametrize("function", [RATIO, Linear(normalized=True, floor=1.0, absolute=True)], ids=repr)
-def test_importance_of_any_size_in_float32(backend, shift, function) -> None:
+def test_importance_of_any_size_in_float32(engine, shift, function) -> None:
     """Outputs and gradients, with gates of law 7, beside the oracle in float64; a query of 0 reads 0."""
     problem = Problem(ExponentialGate(), function, OneStep())
     case = make_case(problem, Sizes(time=20), strong_gates=True, dtype=torch.float32)
     importance = shift + 20 * torch.randn(case.controls["log_importance"].shape, dtype=torch.float32)
     case = dataclasses.replace(case, controls={**case.controls, "log_importance": importance})
     fast, slow = case.differentiable(), case.differentiable()
-    y, state = ttr.regress(problem, backend=backend.small(), return_state=True, **fast.arguments())
+    y, state = ttr.regress(problem, engine=engine.small(), return_state=True, **fast.arguments())
     reference = ttr.oracle(problem, **slow.arguments())
     assert error(y, reference) <= tolerance(torch.float32)
     assert (
@@ -156,7 +156,7 @@ def test_importance_of_any_size_in_float32(backend, shift, function) -> None:
     assert all(error(a, b) <= tolerance(torch.float32) for a, b in zip(*gradients, strict=True))
     if function is not RATIO:
         assert (
-            ttr.regress(problem, backend=backend, **{**case.arguments(), "q": torch.zeros_like(case.q)})
+            ttr.regress(problem, engine=engine, **{**case.arguments(), "q": torch.zeros_like(case.q)})
             .abs()
             .max()
             == 0
@@ -190,7 +190,7 @@ def test_levels_are_bit_lengths() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 2, 16])
 def test_rows_stand_at_positions_of_their_own(chunk) -> None:
-    problem, backend = PROBLEMS[3], ChunkwiseLevels(chunk)
+    problem, engine = PROBLEMS[3], ChunkwiseLevels(chunk)
     cases = [make_case(problem, Sizes(batch=1, time=21), past=past) for past in (1, 6, 17)]
     together = {
         name: torch.cat([case.leaves()[name] for case in cases])
@@ -201,7 +201,7 @@ def test_rows_stand_at_positions_of_their_own(chunk) -> None:
         **together,
         state=State.cat([case.state for case in cases]),
         return_state=True,
-        backend=backend,
+        engine=engine,
     )
     for row, case in enumerate(cases):
         alone, end = ttr.oracle(problem, **case.arguments(), return_state=True)
@@ -284,9 +284,9 @@ def watch(problem: Problem, time: int, size: int) -> _Watch:
     case = make_case(
         problem, Sizes(batch=1, heads=1, time=time, key=size, value=size), strong_gates=True
     ).differentiable()
-    backend = ChunkwiseLevels(16) if problem.weights.levels else ChunkwiseAdditive(16)
+    engine = ChunkwiseLevels(16) if problem.weights.levels else ChunkwiseAdditive(16)
     with ttr.checks(values=False), _Watch() as seen:
-        ttr.regress(problem, backend=backend, **case.arguments()).sum().backward()
+        ttr.regress(problem, engine=engine, **case.arguments()).sum().backward()
     return seen
 
 
@@ -306,9 +306,9 @@ def test_no_exponential_grows(problem) -> None:
     it is bounded by its call.)"""
     case = make_case(problem, Sizes(batch=1, heads=1, time=40), strong_gates=True)
     large = {name: 300 * x if name == "log_importance" else x for name, x in case.controls.items()}
-    for backend in (backend.small() for backend in BACKENDS if refusal(backend, problem) is None):
+    for engine in (engine.small() for engine in ENGINES if refusal(engine, problem) is None):
         with ttr.checks(values=False), _Watch() as seen:
-            ttr.regress(problem, backend=backend, **{**case.arguments(), **large})
+            ttr.regress(problem, engine=engine, **{**case.arguments(), **large})
         assert seen.exponent <= FLOAT64
 
 

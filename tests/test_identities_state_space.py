@@ -213,7 +213,7 @@ def test_a_recurrent_unit_is_a_decayed_sum_of_its_inputs(qkv, decay) -> None:
     assert same(y[:, -1], state["memory"][:, :, 0])
 
 
-# -------------------------------------------------------------------------------------- refusals and backends
+# -------------------------------------------------------------------------------------- refusals and engines
 @pytest.mark.parametrize("packed", [False, True])
 def test_calls_beyond_the_horizon_are_refused(packed) -> None:
     memory, x = Problem(Cosine(horizon=6), LINEAR, OneStep()), torch.randn(1, 5, 1, 2)
@@ -291,7 +291,7 @@ def test_a_channel_scan_saves_less_than_the_states_of_all_tokens() -> None:
             v,
             log_decay=log_decay,
             params={"weights.rate": torch.randn(heads, size)},
-            backend="channel-scan",
+            engine="channel-scan",
         )
     numbers = sum({storage.data_ptr(): storage.nbytes() for storage in saved}.values()) / 8
     assert numbers < time * heads * size / 2
@@ -302,5 +302,5 @@ def test_a_channel_scan_saves_less_than_the_states_of_all_tokens() -> None:
 def test_auto_scans_where_a_head_has_one_value_channel() -> None:
     x, wide = torch.randn(1, 5, 1, 2), torch.randn(1, 5, 1, 16)
     memory = Problem(Uniform(), LINEAR, OneStep())
-    assert ttr.explain(memory, x, x, x[..., :1]).backend == "channel-scan"
-    assert ttr.explain(memory, x, x, wide).backend != "channel-scan"
+    assert ttr.explain(memory, x, x, x[..., :1]).engine == "channel-scan"
+    assert ttr.explain(memory, x, x, wide).engine != "channel-scan"

@@ -7,8 +7,8 @@ import torch
 
 import ttr
 from tests.tiers import TIERS, tier
-from ttr.backends import BACKENDS
 from ttr.dispatch import refusal
+from ttr.engines import ENGINES
 from ttr.laws import LAWS, Setting
 
 LAW = next(law for law in LAWS if law.number == 12 and not law.slow)
@@ -28,9 +28,9 @@ ATTENTION = (
 
 
 def check(problem, dtype):
-    for backend in (backend for backend in BACKENDS if refusal(backend, problem) is None):
-        broken = [m for m in LAW(problem, Setting(backend.small(), dtype=dtype)) if not m.kept]
-        assert not broken, (backend.name, broken)
+    for engine in (engine for engine in ENGINES if refusal(engine, problem) is None):
+        broken = [m for m in LAW(problem, Setting(engine.small(), dtype=dtype)) if not m.kept]
+        assert not broken, (engine.name, broken)
 
 
 @pytest.mark.parametrize("name", KERNELS)

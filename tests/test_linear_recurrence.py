@@ -1,4 +1,4 @@
-"""The engines of linear recurrences against the recurrence itself, token by token in float64; the torch
+"""The kernels of linear recurrences against the recurrence itself, token by token in float64; the torch
 operator around them."""
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import torch
 
 import ttr
 from tests.recurrences import leaves, literally
-from ttr.backends import BACKENDS
-from ttr.backends.linear import chunkwise, operator
-from ttr.backends.linear.backend import OperatorBackend
-from ttr.backends.linear.recurrence import Recurrence
-from ttr.backends.linear.triangle import unit_lower_inverse
+from ttr.engines import ENGINES
+from ttr.engines import linear_operator as operator
+from ttr.engines.linear import OperatorEngine
+from ttr.engines.torch.linear import chunkwise
+from ttr.engines.torch.linear.triangle import unit_lower_inverse
+from ttr.forms.linear_recurrence import Recurrence
 from ttr.laws.rows import make_case
 from ttr.laws.tolerances import FLOAT32_OUTPUTS, FLOAT64, error, tolerance
 
 PRESENT = tuple(
-    backend for backend in BACKENDS if isinstance(backend, OperatorBackend) and backend.missing() is None
+    engine for engine in ENGINES if isinstance(engine, OperatorEngine) and engine.missing() is None
 )
 KINDS = ("additive", "delta", "read", "erase")
 GATES = (0.0, -1e-3, -1.0, -5.0, -20.0, -80.0)
@@ -122,22 +123,22 @@ def test_engine_runs_the_recurrence(name, variant, dtype):
 
 
 @pytest.mark.parametrize("chunk", (1, 4, 16, 32, 64))
-@pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
-def test_lengths_around_the_borders_of_super_blocks(backend, chunk):
+@pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
+def test_lengths_around_the_borders_of_super_blocks(engine, chunk):
     for time in (255, 256, 257, 300):
-        compare(backend.name, draw("delta", "head", time, sizes=(1, 1, 3, 2)), torch.float64, chunk)
+        compare(engine.name, draw("delta", "head", time, sizes=(1, 1, 3, 2)), torch.float64, chunk)
 
 
-@pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
-def test_many_rows_and_odd_sizes(backend):
+@pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
+def test_many_rows_and_odd_sizes(engine):
     for sizes in ((1, 37, 5, 7), (5, 9, 17, 3), (40, 1, 3, 2)):
-        compare(backend.name, draw("erase", "channel", 9, sizes=sizes), torch.float64, 4)
+        compare(engine.name, draw("erase", "channel", 9, sizes=sizes), torch.float64, 4)
 
 
 @pytest.mark.parametrize("strong", (False, True))
 @pytest.mark.parametrize("decay", (None, "head", "channel"))
-@pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
-def test_nearly_equal_keys_with_step_one_keep_their_digits(backend, decay, strong):
+@pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
+def test_nearly_equal_keys_with_step_one_keep_their_digits(engine, decay, strong):
     """The triangular system is then as ill-conditioned as unit keys allow: powers of it explode, substitution
     does not."""
     r = draw("delta", decay, 128, strong=strong and decay is not None, sizes=(1, 2, 16, 8))
@@ -155,7 +156,7 @@ def test_nearly_equal_keys_with_step_one_keep_their_digits(backend, decay, stron
         outcomes(run, x)
         for run, x in (
             (literally, r),
-            (lambda r: operator.run(backend.name, r, 32, True), to(r, torch.float32)),
+            (lambda r: operator.run(engine.name, r, 32, True), to(r, torch.float32)),
         )
     )
     for what in expected:
@@ -164,14 +165,14 @@ def test_nearly_equal_keys_with_step_one_keep_their_digits(backend, decay, stron
         ), what
 
 
-@pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
-def test_inputs_are_left_alone_and_may_be_strided(backend):
+@pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
+def test_inputs_are_left_alone_and_may_be_strided(engine):
     r = draw("erase", "channel", 21, old=True)
     strided = Recurrence(
         *(x.transpose(0, 1).contiguous().transpose(0, 1) if isinstance(x, torch.Tensor) else x for x in r)
     )
     copies = Recurrence(*(x.clone() if isinstance(x, torch.Tensor) else x for x in r))
-    first, second = (outcomes(lambda x: operator.run(backend.name, x, 8, True), x) for x in (r, strided))
+    first, second = (outcomes(lambda x: operator.run(engine.name, x, 8, True), x) for x in (r, strided))
     assert all(torch.equal(first[what], second[what]) for what in first)
     assert all(torch.equal(a, b) for a, b in zip(r, copies) if isinstance(a, torch.Tensor))
 
@@ -199,15 +200,15 @@ def flat_arguments(r: Recurrence, name: str, chunk: int) -> tuple:
     (("additive", {"reads_first": True}), ("delta", {}), ("erase", {"old": True})),
     ids=KINDS[:2] + KINDS[3:],
 )
-@pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
-def test_the_operator_is_registered_as_torch_wants_it(backend, kind, options):
+@pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
+def test_the_operator_is_registered_as_torch_wants_it(engine, kind, options):
     r, _ = leaves(draw(kind, "head", 21, **options))
-    torch.library.opcheck(operator.linear_recurrence, flat_arguments(r, backend.name, 8))
+    torch.library.opcheck(operator.linear_recurrence, flat_arguments(r, engine.name, 8))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
-def test_second_derivatives_go_through_the_chunkwise_form(backend, kind):
+@pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
+def test_second_derivatives_go_through_the_chunkwise_form(engine, kind):
     def second(run):
         r, named = leaves(draw(kind, "channel", 7))
         y, memory = run(r)
@@ -217,13 +218,13 @@ def test_second_derivatives_go_through_the_chunkwise_form(backend, kind):
         return torch.autograd.grad(sum(g.square().sum() for g in first), list(named.values()))
 
     for found, expected in zip(
-        second(lambda r: operator.run(backend.name, r, 4, True)), second(lambda r: chunkwise.run(r, 4))
+        second(lambda r: operator.run(engine.name, r, 4, True)), second(lambda r: chunkwise.run(r, 4))
     ):
         assert error(found, expected) <= FLOAT64
 
 
-@pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
-def test_odd_sizes_grouped_and_packed_calls(backend):
+@pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
+def test_odd_sizes_grouped_and_packed_calls(engine):
     problem = ttr.catalogue["gated-deltanet"].problem
     generator = torch.Generator().manual_seed(1)
     q, k = (torch.randn(1, 1000, heads, 40, generator=generator, dtype=torch.float64) for heads in (4, 2))
@@ -235,8 +236,8 @@ def test_odd_sizes_grouped_and_packed_calls(backend):
     k = torch.nn.functional.normalize(k, dim=-1)
     for options in ({}, {"cu_seqlens": torch.tensor([0, 0, 333, 334, 1000])}):
         found, expected = (
-            ttr.regress(problem, q, k, v, backend=name, return_state=True, **options, **controls)
-            for name in (backend.name, "chunkwise-delta")
+            ttr.regress(problem, q, k, v, engine=name, return_state=True, **options, **controls)
+            for name in (engine.name, "chunkwise-delta")
         )
         assert (
             error(found[0], expected[0]) <= FLOAT64
@@ -244,14 +245,14 @@ def test_odd_sizes_grouped_and_packed_calls(backend):
         )
 
 
-@pytest.mark.parametrize("backend", PRESENT, ids=lambda b: b.name)
-def test_narrow_inputs_have_a_wide_memory(backend):
+@pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
+def test_narrow_inputs_have_a_wide_memory(engine):
     problem = ttr.catalogue["gated-deltanet"].problem
     q, k, v = torch.randn(3, 1, 70, 2, 8, dtype=torch.bfloat16).unbind()
     controls = {"log_decay": -torch.rand(1, 70, 2), "step_size": torch.rand(1, 70, 2)}
-    y, state = ttr.regress(problem, q, k / 8, v, backend=backend.name, return_state=True, **controls)
+    y, state = ttr.regress(problem, q, k / 8, v, engine=engine.name, return_state=True, **controls)
     wide, wide_state = ttr.regress(
-        problem, q.float(), (k / 8).float(), v.float(), backend=backend.name, return_state=True, **controls
+        problem, q.float(), (k / 8).float(), v.float(), engine=engine.name, return_state=True, **controls
     )
     assert y.dtype == torch.bfloat16 and torch.equal(y, wide.bfloat16())
     assert state["memory"].dtype == torch.float32 and torch.equal(state["memory"], wide_state["memory"])
@@ -261,8 +262,8 @@ def test_narrow_inputs_have_a_wide_memory(backend):
     os.environ.get("TTR_TEST_TYPES", "1") == "1",
     reason="the compiler cannot trace the shape checks: run with TTR_TEST_TYPES=0",
 )
-@pytest.mark.parametrize("backend", ("auto", "superblock"))
-def test_a_compiled_call_runs_the_operator(backend):
+@pytest.mark.parametrize("engine", ("auto", "superblock"))
+def test_a_compiled_call_runs_the_operator(engine):
     """Whole, with sizes that may change: falling back to the composite form is slower and shows nowhere
     else."""
     torch._dynamo.reset()
@@ -273,7 +274,7 @@ def test_a_compiled_call_runs_the_operator(backend):
         return graph.forward
 
     compiled = torch.compile(
-        lambda q, k, v, controls: ttr.regress(case.problem, q, k, v, backend=backend, **controls),
+        lambda q, k, v, controls: ttr.regress(case.problem, q, k, v, engine=engine, **controls),
         backend=look,
         fullgraph=True,
         dynamic=True,

@@ -13,10 +13,11 @@ import torch
 import ttr
 from tests.compared import all_of
 from tests.tiers import ISAS, TIERS, tier
-from ttr.backends import direct_solve
-from ttr.backends.covariance_solve import ACCEPTED, FEW_CHANNELS, TARGET
-from ttr.backends.local_polynomial import LocalPolynomial
-from ttr.backends.native import library, lines
+from ttr.engines.native import library
+from ttr.engines.native import local_linear as lines
+from ttr.engines.torch import direct_solve
+from ttr.engines.torch.covariance_solve import ACCEPTED, FEW_CHANNELS, TARGET
+from ttr.engines.torch.local_polynomial import LocalPolynomial
 from ttr.functions.local_linear import LocalLinear
 from ttr.laws.rows import Case, Sizes, make_case
 from ttr.laws.tolerances import error, ill_conditioned, tolerance
@@ -51,10 +52,10 @@ DTYPES = pytest.mark.parametrize("dtype", (torch.float64, torch.float32), ids=st
 
 
 def _equals_oracle_on_every_tier(case: Case, size: int, slack: float = 1.0) -> None:
-    slow, backend = all_of(ttr.oracle, case), LocalPolynomial(size)
+    slow, engine = all_of(ttr.oracle, case), LocalPolynomial(size)
     for name in TIERS:
         with tier(name):
-            fast = all_of(ttr.regress, case, backend=backend)
+            fast = all_of(ttr.regress, case, engine=engine)
         errors = {tensor: error(fast[tensor], slow[tensor]) for tensor in slow}
         assert max(errors.values()) <= slack * tolerance(case.q.dtype), (name, errors)
 
@@ -97,7 +98,7 @@ def test_lines_of_many_channels_tell_their_residual(problem, name):
     for dtype in (torch.float64, torch.float32):
         case = make_case(problem, Sizes(batch=1, heads=2, time=130, key=MANY), dtype=dtype).differentiable()
         with ttr.diagnostics() as told, tier(name):
-            ttr.regress(problem, backend=LocalPolynomial(32), **case.arguments()).sum().backward()
+            ttr.regress(problem, engine=LocalPolynomial(32), **case.arguments()).sum().backward()
         assert len(told.records) == 10 and all(
             0 < record["residual"] <= ACCEPTED * TARGET[dtype] for record in told.records
         )
@@ -121,7 +122,7 @@ def test_lines_of_many_channels_differentiate_twice(name):
     def call(*tensors):
         return ttr.regress(
             problem,
-            backend=LocalPolynomial(2),
+            engine=LocalPolynomial(2),
             **case.with_leaves(dict(zip(leaves, tensors, strict=True))).arguments(),
         )
 
@@ -175,7 +176,7 @@ def _ill_conditioned(case: Case, ridge: float, name: str, at_least: int) -> None
         tier(name),
         mock.patch.object(direct_solve, "POOR", direct_solve.HOPELESS),
     ):
-        y = ttr.regress(case.problem, backend=LocalPolynomial(32), **case.arguments())
+        y = ttr.regress(case.problem, engine=LocalPolynomial(32), **case.arguments())
     assert at_least <= sum(record["direct_rows"] for record in told.records) < case.q.shape[1]
     bound = min(ill_conditioned(1 + largest / ridge, case.q.dtype), tolerance(case.q.dtype) * 1e2)
     assert error(y, ttr.oracle(case.problem, **case.arguments())) <= bound
@@ -192,7 +193,7 @@ def test_lines_far_from_the_origin(key, name):
     )
     case = dataclasses.replace(case, q=case.q + 300, k=case.k + 300)
     with tier(name):
-        y = ttr.regress(case.problem, backend=LocalPolynomial(16), **case.arguments())
+        y = ttr.regress(case.problem, engine=LocalPolynomial(16), **case.arguments())
     assert error(y, ttr.oracle(case.problem, **case.arguments())) <= tolerance(torch.float32)
 
 
@@ -214,7 +215,7 @@ def test_singular_lines_are_refused(key, name):
         ttr.checks(values=False),
         pytest.raises(ValueError, match=("regression is singular.*Use a larger ridge")),
     ):
-        ttr.regress(case.problem, backend=LocalPolynomial(2), **case.arguments())
+        ttr.regress(case.problem, engine=LocalPolynomial(2), **case.arguments())
 
 
 @compiled
@@ -230,7 +231,7 @@ def test_threads_change_no_bit(key):
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         try:
-            found.append(all_of(ttr.regress, case, backend=LocalPolynomial(16)))
+            found.append(all_of(ttr.regress, case, engine=LocalPolynomial(16)))
         finally:
             torch.set_num_threads(1)
     assert all(torch.equal(found[0][name], other[name]) for other in found[1:] for name in found[0])
@@ -245,5 +246,5 @@ def test_the_kernels_serve_what_they_know(monkeypatch):
         called = []
         with context():
             case = make_case(LINES[0], Sizes(time=5)).differentiable()
-            ttr.regress(case.problem, backend="local-polynomial", **case.arguments()).sum().backward()
+            ttr.regress(case.problem, engine="local-polynomial", **case.arguments()).sum().backward()
         assert len(called) == 2 * served

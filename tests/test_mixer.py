@@ -315,8 +315,8 @@ def test_wrong_calls_are_a_sentence():
         layer(x, mixer(ttr.catalogue["gla"]).initial_state(B))
     with pytest.raises(ValueError, match="batch of 1"):
         layer(x, cu_seqlens=torch.tensor([0, T]))
-    with pytest.raises(ValueError, match="no backend 'fast'"):
-        mixer(ttr.catalogue["gla"], backend="fast")(x)
+    with pytest.raises(ValueError, match="no engine 'fast'"):
+        mixer(ttr.catalogue["gla"], engine="fast")(x)
 
 
 # ------------------------------------------------------------ whole layers against transformers, same weights

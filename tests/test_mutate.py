@@ -19,9 +19,9 @@ def test_faults_are_operators_signs_comparisons_and_numbers_of_code_alone():
         assert ast.dump(ast.parse(mutant.text())) != ast.dump(ast.parse((PACKAGE / mutant.file).read_text()))
         changed = [line for line in mutant.diff().splitlines()[2:] if line[0] in "+-"]
         assert len(changed) == 2 and changed[0] != changed[1]
-    kernel = list(mutants("backends/native/csrc/step.c"))
+    kernel = list(mutants("engines/native/csrc/step.c"))
     assert {"+", "*", "/", "<", "+="} <= {mutant.old for mutant in kernel}
-    lines = (PACKAGE / "backends/native/csrc/step.c").read_text().splitlines()
+    lines = (PACKAGE / "engines/native/csrc/step.c").read_text().splitlines()
     changed = [lines[mutant.text().count("\n", 0, mutant.start)] for mutant in kernel]
     assert not any(line.lstrip().startswith(("#", "//", "/*")) for line in changed)
 
@@ -35,7 +35,7 @@ def test_what_only_says_something_is_left_out():
 
 @pytest.mark.parametrize(
     "file",
-    ["dispatch.py", "state.py", "models/packing.py", "weights/geometric.py", "backends/native/csrc/step.c"],
+    ["dispatch.py", "state.py", "models/packing.py", "weights/geometric.py", "engines/native/csrc/step.c"],
 )
 def test_every_file_has_checks(file):
     found = checks(file)

@@ -1,4 +1,4 @@
-"""The engine in C against the definition of a recurrence, token by token in float64, and what it promises
+"""The kernel in C against the definition of a recurrence, token by token in float64, and what it promises
 beside that."""
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from tests.recurrences import leaves, literally
 from tests.tiers import ISAS, tier
-from ttr.backends.linear.recurrence import Recurrence
-from ttr.backends.native import library
-from ttr.backends.native.engine import INPUTS, NativeEngine, _Arguments
+from ttr.engines.native import library
+from ttr.engines.native.recurrence import INPUTS, NativeKernel, _Arguments
+from ttr.forms.linear_recurrence import Recurrence
 from ttr.laws.tolerances import error, tolerance
 
 pytestmark = pytest.mark.skipif(not library.available(), reason=library.reason() or "")
@@ -96,18 +96,18 @@ def _by_definition(r: Recurrence) -> dict[str, Tensor]:
     return {"y": y, "last": last} | {f"gradient of {name}": g for name, g in zip(named, gradients)}
 
 
-def _by_engine(r: Recurrence, chunk: int) -> dict[str, Tensor]:
-    engine = NativeEngine()
-    y, last, saved = engine.forward(r, chunk, save=True)
-    assert tuple(x.numel() for x in saved) == engine.saved_sizes(r, chunk)
-    gradients = engine.backward(r, chunk, saved, *_cotangents(r))
+def _by_kernel(r: Recurrence, chunk: int) -> dict[str, Tensor]:
+    kernel = NativeKernel()
+    y, last, saved = kernel.forward(r, chunk, save=True)
+    assert tuple(x.numel() for x in saved) == kernel.saved_sizes(r, chunk)
+    gradients = kernel.backward(r, chunk, saved, *_cotangents(r))
     return {"y": y, "last": last} | {
         f"gradient of {name}": g for name, g in zip(INPUTS, gradients) if g is not None
     }
 
 
 def _check(r: Recurrence, chunk: int) -> None:
-    found, expected = _by_engine(r, chunk), _by_definition(r)
+    found, expected = _by_kernel(r, chunk), _by_definition(r)
     assert found.keys() == expected.keys()
     errors = {name: error(found[name], expected[name]) for name in expected}
     assert max(errors.values()) <= tolerance(r.query.dtype), errors
@@ -180,8 +180,8 @@ def test_strides():
     turned = r._replace(**{name: view(getattr(r, name)) for name in INPUTS})._replace(
         value=r.value.mT.contiguous().mT
     )
-    for name, value in _by_engine(turned, 8).items():
-        assert torch.equal(value, _by_engine(r, 8)[name]), name
+    for name, value in _by_kernel(turned, 8).items():
+        assert torch.equal(value, _by_kernel(r, 8)[name]), name
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -192,9 +192,9 @@ def test_threads_change_no_bit(dtype):
     )
     try:
         torch.set_num_threads(1)
-        one = _by_engine(r, 32)
+        one = _by_kernel(r, 32)
         torch.set_num_threads(2)
-        two = _by_engine(r, 32)
+        two = _by_kernel(r, 32)
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -214,16 +214,16 @@ def test_causal_to_the_last_bit(isa, kind, decay):
         **{name: spliced(getattr(r, name), getattr(other, name)) for name in INPUTS if name != "memory"}
     )
     assert torch.equal(
-        NativeEngine().forward(r, 32, False)[0][:, :token],
-        NativeEngine().forward(changed, 32, False)[0][:, :token],
+        NativeKernel().forward(r, 32, False)[0][:, :token],
+        NativeKernel().forward(changed, 32, False)[0][:, :token],
     )
 
 
 def test_nothing_is_saved_unless_asked():
     r = _recurrence()
-    y, last, saved = NativeEngine().forward(r, 4, save=False)
+    y, last, saved = NativeKernel().forward(r, 4, save=False)
     assert [x.numel() for x in saved] == [0, 0, 0]
-    again = NativeEngine().forward(r, 4, save=True)
+    again = NativeKernel().forward(r, 4, save=True)
     assert torch.equal(y, again[0]) and torch.equal(last, again[1])
 
 
@@ -232,7 +232,7 @@ def test_an_infinity_spreads_as_in_the_definition():
     r = _recurrence("delta", "head", time=12)
     value = r.value.clone()
     value[0, 6, 0, 0] = torch.inf
-    y = NativeEngine().forward(r._replace(value=value), 4, False)[0]
+    y = NativeKernel().forward(r._replace(value=value), 4, False)[0]
     finite = torch.isfinite(y)
     assert (
         finite[1:].all()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import ttr
-from ttr.backends.native import library
+from ttr.engines.native import library
 from ttr.laws.rows import make_case
 
 ROOT = Path(__file__).parents[1]
@@ -49,14 +49,14 @@ def in_fresh_python(code: str, **environment: str) -> str:
 def test_importing_ttr_loads_no_library():
     assert (
         in_fresh_python(
-            "import ttr; from ttr.backends.native import library; print(library._load.cache_info().currsize)"
+            "import ttr; from ttr.engines.native import library; print(library._load.cache_info().currsize)"
         )
         == "0"
     )
 
 
 def test_switched_off_by_the_environment():
-    code = "from ttr.backends.native import library; print(library.available(), library.reason())"
+    code = "from ttr.engines.native import library; print(library.available(), library.reason())"
     assert in_fresh_python(code, TTR_NATIVE="0") == (
         "False The native kernels are switched off by TTR_NATIVE=0. Unset it to use them."
     )
@@ -140,7 +140,7 @@ def test_a_library_that_does_not_fit_is_a_sentence(reload, monkeypatch, tmp_path
     assert not library.available()
     assert words in library.reason() and library.reason().endswith(library.INSTALL)
     case = make_case(ttr.catalogue["gated-deltanet"].problem)
-    assert ttr.explain(case.problem, **case.arguments()).backend != "native"
+    assert ttr.explain(case.problem, **case.arguments()).engine != "native"
     assert ttr.regress(case.problem, **case.arguments()).isfinite().all()
 
 
@@ -157,7 +157,7 @@ def test_a_library_that_does_not_fit_is_a_sentence(reload, monkeypatch, tmp_path
 def test_a_truncated_library_is_a_sentence(tmp_path, length):
     """Of the whole one the segments that are mapped take 2 MB; information for debuggers, if any, follows."""
     (tmp_path / library.FILE).write_bytes(library.library().path.read_bytes()[:length])
-    code = f"""from ttr.backends.native import library
+    code = f"""from ttr.engines.native import library
 library.__file__ = {str(tmp_path / "library.py")!r}
 print(library.reason())"""
     found = in_fresh_python(code)
@@ -194,7 +194,7 @@ def test_the_doctor_says_which_kernels_run(reload):
 def test_the_struct_is_that_of_the_kernel():
     """A layout whose tensors are null and whose sizes are 0 does nothing; one thread and one row of scratch
     show that the sizes are read."""
-    from ttr.backends.native.step import TENSORS, Token, kernel
+    from ttr.engines.native.step import TENSORS, Token, kernel
 
     assert TENSORS.size == Token.strides.offset
     assert kernel(torch.float32)(bytes(TENSORS.size), ctypes.byref(Token(threads=1))) == 0

@@ -9,10 +9,10 @@ import torch
 from torch.nn.functional import logsigmoid, normalize
 
 import ttr
-from ttr.backends.chunkwise_ridge import ChunkwiseRidge
-from ttr.backends.ridge import preconditioner, regression
-from ttr.backends.ridge.solve import ACCEPTED, REFINED
-from ttr.backends.ridge.system import System
+from ttr.engines.torch.chunkwise_ridge import ChunkwiseRidge
+from ttr.engines.torch.ridge import preconditioner, regression
+from ttr.engines.torch.ridge.solve import ACCEPTED, REFINED
+from ttr.engines.torch.ridge.system import System
 from ttr.laws.rows import Case, Sizes, make_case
 from ttr.laws.tolerances import FLOAT32_OUTPUTS, FLOAT64, error, ill_conditioned, tolerance
 
@@ -45,14 +45,14 @@ def exact(case: Case) -> torch.Tensor:
     """In float64, token by token, at the same inputs."""
     return ttr.regress(
         case.problem,
-        backend="recurrent",
+        engine="recurrent",
         **case.with_leaves({name: x.double() for name, x in case.leaves().items()}).arguments(),
     )
 
 
 def solved(case: Case, chunk: int = 32) -> tuple[torch.Tensor, dict]:
     with ttr.diagnostics() as told:
-        y = ttr.regress(case.problem, backend=ChunkwiseRidge(chunk), **case.arguments())
+        y = ttr.regress(case.problem, engine=ChunkwiseRidge(chunk), **case.arguments())
     return y, told.records[0]
 
 
@@ -191,7 +191,7 @@ def test_a_singular_matrix_is_refused():
 def test_a_token_is_refused_as_a_sequence_is():
     case = regression_case(3, 8, 3e-7, FADING["a little"])
     with pytest.raises(ValueError, match="ill-conditioned.*Use a larger ridge, or float64"):
-        ttr.regress(case.problem, backend="recurrent", **case.arguments())
+        ttr.regress(case.problem, engine="recurrent", **case.arguments())
 
 
 def test_smaller_queries_give_smaller_outputs():
@@ -204,7 +204,7 @@ def test_smaller_queries_give_smaller_outputs():
 def test_a_report_for_each_pass():
     case = regression_case(300, 16, 0.25, FADING["a little"]).differentiable()
     with ttr.diagnostics() as told:
-        ttr.regress(case.problem, backend=ChunkwiseRidge(), **case.arguments()).sum().backward()
+        ttr.regress(case.problem, engine=ChunkwiseRidge(), **case.arguments()).sum().backward()
     assert [set(record) for record in told.records] == 2 * [
         {"solver", "iterations", "rows", "preconditioned_rows", "direct_rows", "residual"}
     ]
@@ -215,7 +215,7 @@ def test_a_report_for_each_pass():
 # ------------------------------------------------------------------------------------------------ derivatives
 def _gradients(case: Case, chunk: int) -> list[torch.Tensor]:
     case = case.differentiable()
-    y, state = ttr.regress(case.problem, backend=ChunkwiseRidge(chunk), return_state=True, **case.arguments())
+    y, state = ttr.regress(case.problem, engine=ChunkwiseRidge(chunk), return_state=True, **case.arguments())
     total = (
         (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum()
         + state["memory"].cos().sum()
@@ -238,7 +238,7 @@ def test_gradients_of_some_inputs_alone():
         leaf = case.leaves()[name].clone().requires_grad_()
         y, state = ttr.regress(
             MESANET,
-            backend=ChunkwiseRidge(4),
+            engine=ChunkwiseRidge(4),
             return_state=True,
             **case.with_leaves({**case.leaves(), name: leaf}).arguments(),
         )
@@ -259,7 +259,7 @@ def test_gradcheck(strong_gates):
 
     def call(*leaves):
         changed = case.with_leaves(dict(zip(names, leaves, strict=True)))
-        y, state = ttr.regress(MESANET, backend=ChunkwiseRidge(4), return_state=True, **changed.arguments())
+        y, state = ttr.regress(MESANET, engine=ChunkwiseRidge(4), return_state=True, **changed.arguments())
         return y, state["gram"], state["memory"]
 
     assert torch.autograd.gradcheck(call, list(case.leaves().values()))
@@ -276,7 +276,7 @@ def test_what_is_kept_for_gradients_is_kept_for_them_alone():
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
         case = make_case(MESANET, Sizes(time=40))
-        ttr.regress(MESANET, backend=ChunkwiseRidge(4), **case.arguments())
+        ttr.regress(MESANET, engine=ChunkwiseRidge(4), **case.arguments())
         assert not kept
-        ttr.regress(MESANET, backend=ChunkwiseRidge(4), **case.differentiable().arguments())
+        ttr.regress(MESANET, engine=ChunkwiseRidge(4), **case.differentiable().arguments())
         assert kept

@@ -10,7 +10,7 @@ import torch
 import ttr
 from tests.sanitize import __main__ as sanitize
 from tests.sanitize.recorder import joined, recording, span
-from ttr.backends.native import library
+from ttr.engines.native import library
 from ttr.laws.rows import Sizes, make_case
 from ttr.operators.short_convolution import short_convolution
 
@@ -99,7 +99,7 @@ FAULTS = {
 def test_a_planted_fault_is_seen(folder, capfd, kind, old, new, report):
     with recording(folder / "calls"):
         convolve()
-    sources = sanitize.ROOT / "src/ttr/backends/native/csrc"
+    sources = sanitize.ROOT / "src/ttr/engines/native/csrc"
     program = sanitize.replayer(kind, sanitize.FLAGS[kind])
     for fault in (False, True):
         code = (sources / "convolution.c").read_text()

@@ -18,8 +18,8 @@ from tests.decoders import ENTRIES
 from ttr.component import Component
 from ttr.laws.tolerances import FLOAT32, FLOAT64, error
 from ttr.layer.architecture import Architecture
-from ttr.models import TTRForCausalLM
-from ttr.models.conversion import described, renamed_keys
+from ttr.models import TTRConfig, TTRForCausalLM
+from ttr.models.conversion import SETTINGS, described, renamed_keys
 from ttr.nn import Mixer
 
 SAVED = Path(__file__).parent / "saved"
@@ -40,6 +40,14 @@ def test_a_saved_model_gives_its_logits(folder, cls):
     stored = load_file(folder / "logits.safetensors")
     with torch.no_grad():
         assert error(model(stored["input_ids"]).logits, stored["logits"]) <= FLOAT64
+
+
+@pytest.mark.parametrize("old", SETTINGS)
+def test_an_old_setting_is_todays(old, tmp_path):
+    settings = json.loads((FOLDERS[0] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(settings | {old: "recurrent"}))
+    config = TTRConfig.from_pretrained(tmp_path)
+    assert getattr(config, SETTINGS[old]) == "recurrent" and old not in config.to_dict()
 
 
 @every_folder

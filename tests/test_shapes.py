@@ -5,24 +5,24 @@ import pytest
 import torch
 
 import ttr
-from ttr.backends import BACKENDS
 from ttr.dispatch import refusal
+from ttr.engines import ENGINES
 from ttr.laws import LAWS, Setting
 
 ROWS = [
-    (name, backend)
+    (name, engine)
     for name in ttr.catalogue
-    for backend in BACKENDS
-    if refusal(backend, ttr.catalogue[name].problem) is None
+    for engine in ENGINES
+    if refusal(engine, ttr.catalogue[name].problem) is None
 ]
 
 
 @pytest.mark.parametrize(
     "law", [law for law in LAWS if law.number in (1, 2) and not law.slow], ids=lambda law: law.name
 )
-@pytest.mark.parametrize("name, backend", ROWS, ids=lambda part: getattr(part, "name", part))
-def test_shapes_are_as_annotated(name, backend, law):
-    assert all(measurement.kept for measurement in law(ttr.catalogue[name].problem, Setting(backend.small())))
+@pytest.mark.parametrize("name, engine", ROWS, ids=lambda part: getattr(part, "name", part))
+def test_shapes_are_as_annotated(name, engine, law):
+    assert all(measurement.kept for measurement in law(ttr.catalogue[name].problem, Setting(engine.small())))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import os
 import pytest
 import torch
 
-from ttr.backends.native import convolution as native
-from ttr.backends.native import library
+from ttr.engines.native import convolution as native
+from ttr.engines.native import library
 from ttr.laws.layout import LAYOUTS
 from ttr.laws.tolerances import error, tolerance
 from ttr.layer.qkv.short_convolution import ShortConvolution

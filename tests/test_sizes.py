@@ -6,8 +6,8 @@ import torch
 
 import ttr
 from tests.tiers import TIERS, tier
-from ttr.backends import BACKENDS
 from ttr.dispatch import refusal
+from ttr.engines import ENGINES
 from ttr.laws import Setting
 from ttr.laws.rows import Sizes, make_case
 from ttr.laws.sizes import extremes
@@ -26,13 +26,13 @@ CALLS = {
 
 def check(name, dtype):
     problem = ttr.catalogue[name].problem
-    for backend in (backend for backend in BACKENDS if refusal(backend, problem) is None):
+    for engine in (engine for engine in ENGINES if refusal(engine, problem) is None):
         broken = [
             q
-            for q, error, bound in extremes(problem, Setting(backend.small(), dtype=dtype))
+            for q, error, bound in extremes(problem, Setting(engine.small(), dtype=dtype))
             if not error <= bound
         ]
-        assert not broken, (backend.name, broken)
+        assert not broken, (engine.name, broken)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -9,9 +9,9 @@ import torch
 
 from tests.worked import cases
 from ttr import registry
-from ttr.backends import BACKENDS
 from ttr.component import Component
 from ttr.dispatch import refusal, regress
+from ttr.engines import ENGINES
 from ttr.inputs import prepare
 from ttr.laws.tolerances import FLOAT64, error
 from ttr.memorize import local_fit
@@ -89,13 +89,11 @@ def test_oracle_gives_the_numbers_worked_by_hand(cls, case):
 
 
 @pytest.mark.parametrize(("cls", "case"), CASES)
-def test_backends_give_the_numbers_worked_by_hand(cls, case):
+def test_engines_give_the_numbers_worked_by_hand(cls, case):
     x = prepare(case.problem, case.q, case.k, case.v, case.params, None, None, case.controls)
-    for backend in {b for fast in BACKENDS for b in (fast, fast.small())}:
-        if refusal(backend, case.problem, x) is None:
-            assert error(regress(case.problem, backend=backend, **call(case)), case.y) <= FLOAT64, (
-                backend.name
-            )
+    for engine in {b for fast in ENGINES for b in (fast, fast.small())}:
+        if refusal(engine, case.problem, x) is None:
+            assert error(regress(case.problem, engine=engine, **call(case)), case.y) <= FLOAT64, engine.name
 
 
 @pytest.mark.parametrize(("cls", "case"), CASES)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ttr
-from ttr.backends.native.backend import Native
+from ttr.engines.native.engine import Native
 from ttr.laws.law import sentence
 from ttr.laws.rows import make_case
 
@@ -22,7 +22,7 @@ pytestmark = [
     )
 ]
 NAMES = ("gated-deltanet", "softmax-attention", "mesanet", "ttt-mlp", "rwkv6")
-BACKENDS = (["native"], ("native",), None, 3, Native, {"a": 1}, "nope", torch.zeros(2), np.zeros(2), b"auto")
+ENGINES = (["native"], ("native",), None, 3, Native, {"a": 1}, "nope", torch.zeros(2), np.zeros(2), b"auto")
 PROBLEMS = ("gla", None, {"a": 1}, [1], ttr.Problem, ttr.catalogue["gla"].problem.solver, torch.zeros(1))
 PARAMS = ([1], "x", 3, torch.zeros(2), {1: 2}, {"x": 1})
 SIZES = (
@@ -53,8 +53,8 @@ LAYERS = (
     {"key_size": -1},
     {"key_size": 1.5},
     {"value_size": "3"},
-    {"backend": ["native"]},
-    {"backend": None},
+    {"engine": ["native"]},
+    {"engine": None},
     {"key_heads": 0},
     {"value_heads": -1},
     {"memory": "gla"},
@@ -126,7 +126,7 @@ def entries(problem, call, token):
         "plan of a token": functools.partial(ttr.plan, problem, **token),
         "planned token": functools.partial(run, **token),
         "oracle": functools.partial(
-            ttr.oracle, problem, **{name: x for name, x in call.items() if name != "backend"}
+            ttr.oracle, problem, **{name: x for name, x in call.items() if name != "engine"}
         ),
     }
 
@@ -197,9 +197,9 @@ def test_odd_parameters_and_states(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_odd_arguments(name):
     problem = ttr.catalogue[name].problem
-    for part, odds in (("backend", BACKENDS), ("params", PARAMS), ("state", states())):
+    for part, odds in (("engine", ENGINES), ("params", PARAMS), ("state", states())):
         for bad in odds:
-            assert set(accepted(problem, {part: bad})) <= ({"oracle"} if part == "backend" else set()), (
+            assert set(accepted(problem, {part: bad})) <= ({"oracle"} if part == "engine" else set()), (
                 part,
                 bad,
             )
@@ -255,10 +255,10 @@ def test_odd_sizes(name):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"backends": ["nope"]},
-        {"backends": 3},
-        {"backends": [None]},
-        {"backends": [["native"]]},
+        {"engines": ["nope"]},
+        {"engines": 3},
+        {"engines": [None]},
+        {"engines": [["native"]]},
         {"dtype": torch.int64},
         {"dtype": "float64"},
         {"device": "nowhere"},

@@ -9,7 +9,7 @@ from unittest import mock
 
 import torch
 
-from ttr.backends.native import library
+from ttr.engines.native import library
 
 ISAS = library.library().runs if library.available() else ()
 TIERS = (*ISAS, "torch")

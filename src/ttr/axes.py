@@ -43,8 +43,8 @@ class _Axis(Component):
     """What members of the three axes share.
 
     Declared structure:
-        keeps: the kind of state it needs ("pairs", "moments", ...; a file of ttr.backends.steps), None if any
-            will do.
+        keeps: the kind of state it needs ("pairs", "moments", ...; a file of ttr.engines.torch.steps), None
+            if any will do.
         folds: the memory is defined, pair by pair, by ``learn`` and ``read`` of this class: a published
             recurrence which is the minimiser or the gradient of no objective. Only the oracle calls them.
     """
@@ -98,7 +98,7 @@ class _Axis(Component):
 class Weights(_Axis):
     """How much pair i counts at token t: log gamma_i^(t) = sum_{i<j<=t} log_retention_j + log_importance_i.
 
-    Declared structure, all that a backend may look at:
+    Declared structure, all that an engine may look at:
         retention: "head" if the past is forgotten at one rate per head, "channel" if at one per key channel,
             else None.
         window: number of newest pairs that count, the token's own included; None for all of them.
@@ -296,7 +296,7 @@ class Function(_Axis):
     ) -> dict[str, Tensor]:
         """Derivatives of a loss in the outputs of every map of ``forward``, by name: ``slope`` is that in
         m(k), ``inputs`` and ``outputs`` are what went through the maps, ``back(name, x)`` is x W^T. For
-        backends: the definition differentiates ``predict``."""
+        engines: the definition differentiates ``predict``."""
         return {"memory": slope}
 
     def feature_size(self, key_size: int) -> int:

@@ -159,7 +159,7 @@ def explain_command(
     value_size: Annotated[int | None, typer.Option(help="Channels of a value.", min=1)] = None,
     tokens: Annotated[int, typer.Option(help="Pairs held by a memory that keeps all of them.", min=1)] = 1024,
 ) -> None:
-    """What a memory is, in formulas; what it needs, keeps and costs; which backend runs it and why not
+    """What a memory is, in formulas; what it needs, keeps and costs; which engine runs it and why not
     another."""
     import ttr
 
@@ -186,7 +186,7 @@ def verify_command(
         Path | None, typer.Option("--json", help=("Also write every measurement to this file."))
     ] = None,
 ) -> None:
-    """Run the laws on this machine: every measured error beside its bound. One memory: per backend; several:
+    """Run the laws on this machine: every measured error beside its bound. One memory: per engine; several:
     the worst of them."""
     import torch
 
@@ -238,8 +238,8 @@ def _verify(memories: dict[str, object], device: str, dtype: torch.dtype, slow: 
         task = progress.add_task("", total=sum(count(entry, slow=slow) for entry in memories.values()))
         for name, entry in memories.items():
 
-            def on_law(backend: str, law: str, name: str = name) -> None:
-                progress.update(task, description=f"{name}: {backend}, {law}")
+            def on_law(engine: str, law: str, name: str = name) -> None:
+                progress.update(task, description=f"{name}: {engine}, {law}")
 
             def on_done() -> None:
                 progress.advance(task)
@@ -261,7 +261,7 @@ def _verify(memories: dict[str, object], device: str, dtype: torch.dtype, slow: 
                 )
                 say(
                     f"  {finding.number:2d} {finding.law:36s} {mark} "
-                    f"{escape(f'{describe(finding)}, {finding.backend}')}"
+                    f"{escape(f'{describe(finding)}, {finding.engine}')}"
                 )
     return reports
 
@@ -273,7 +273,7 @@ def say(line: str) -> None:
 
 @app.command("doctor")
 def doctor_command() -> None:
-    """What this machine offers, and every backend against the oracle on it."""
+    """What this machine offers, and every engine against the oracle on it."""
     from ttr.doctor import examine
 
     wrong = 0

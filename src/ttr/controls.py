@@ -75,7 +75,7 @@ LETTERS = "BTHKVLP"
 """What the axes of a control that comes with every token may be: see ``ttr.problem``; L levels, P groups of
 parameters."""
 
-ARGUMENTS = ("problem", "q", "k", "v", "params", "state", "return_state", "cu_seqlens", "backend", "inplace")
+ARGUMENTS = ("problem", "q", "k", "v", "params", "state", "return_state", "cu_seqlens", "engine", "inplace")
 """Names that calls take for something else."""
 
 

@@ -1,4 +1,4 @@
-"""Which backend runs a call, and why the others do not: regress, step, plan, explain."""
+"""Which engine runs a call, and why the others do not: regress, step, plan, explain."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ttr.axes import axis_params
-from ttr.backends import BACKENDS
-from ttr.backends.backend import Backend
-from ttr.backends.steps import BoundStep
 from ttr.component import Parameter
+from ttr.engines import ENGINES
+from ttr.engines.engine import Engine
+from ttr.engines.torch.steps import BoundStep
 from ttr.inputs import (
     Inputs,
     check_device,
@@ -45,7 +45,7 @@ def regress(
     state: State | None = None,
     return_state: bool = False,
     cu_seqlens: Int[Tensor, " bounds"] | None = None,
-    backend: str | Backend = "auto",
+    engine: str | Engine = "auto",
     **controls: Tensor | float,
 ) -> Float[Tensor, "B T H V"] | tuple[Tensor, State]:
     """Memorise the pairs (k, v) and retrieve with the queries q, causally: y_t sees the pairs of tokens 1..t.
@@ -58,21 +58,21 @@ def regress(
         return_state: also return the state after the last token.
         cu_seqlens: boundaries [0, ..., T] of sequences packed along time (B = 1); the state then has one row
             each.
-        backend: "auto", or the one that must run (its name, or a ``Backend``).
+        engine: "auto", or the one that must run (its name, or a ``Engine``).
         controls: the per-token inputs the problem declares (``problem.controls()``).
 
     Returns:
         y [B,T,H,V] in the promoted dtype of q, k, v; with ``return_state`` also the State.
 
     Raises:
-        ValueError: on wrong shapes, dtypes, names or values, or when a named backend cannot run; the sentence
+        ValueError: on wrong shapes, dtypes, names or values, or when a named engine cannot run; the sentence
             says what to do.
     """
     x = replace(
         prepare(problem, q, k, v, params, writable(state), cu_seqlens, controls), wants_state=return_state
     )
     check_streaming(problem, return_state or state is not None)
-    chosen = choose(problem, x, backend)
+    chosen = choose(problem, x, engine)
     with _exact_arithmetic(x):
         y, state = (
             chosen.run(problem, x) if cu_seqlens is None else _packed(chosen, problem, x, cu_seqlens.tolist())
@@ -92,7 +92,7 @@ def step(
     *,
     params: Mapping[str, Tensor] | None = None,
     inplace: bool = False,
-    backend: str | Backend = "auto",
+    engine: str | Engine = "auto",
     **controls: Tensor | float,
 ) -> tuple[Float[Tensor, "B H V"], State]:
     """One token: as ``regress`` without the time axis. With ``inplace`` the tensors of ``state`` hold the new
@@ -103,7 +103,7 @@ def step(
         ValueError: as ``regress``; the state is then unchanged.
     """
     shaped = type(q) is type(k) is type(v) is Tensor and not (q.is_nested or k.is_nested or v.is_nested)
-    auto = type(backend) is str and backend == "auto" and _is_nothing(params)
+    auto = type(engine) is str and engine == "auto" and _is_nothing(params)
     plain = (
         shaped
         and auto
@@ -117,7 +117,7 @@ def step(
         return done
     state = writable(state)
     x = _token(problem, q, k, v, state, params, inplace, controls)
-    chosen = choose(problem, x, backend)
+    chosen = choose(problem, x, engine)
     with _exact_arithmetic(x):
         y, new = chosen.step(problem, x)
     if x.owns_state:
@@ -241,16 +241,16 @@ def plan(
             "inplace is for single tokens, q [batch, heads, channels], got shape "
             f"{tuple(q.shape)}. Leave it out."
         )
-    backend = call.pop("backend", "auto")
+    engine = call.pop("engine", "auto")
     settings = {name: call.pop(name) for name in ("params", "state", "cu_seqlens") if name in call}
     return_state = call.pop("return_state", False)
     x = prepare(
         problem, q, k, v, settings.get("params"), settings.get("state"), settings.get("cu_seqlens"), call
     )
-    chosen = choose(problem, x, backend)
+    chosen = choose(problem, x, engine)
 
     def run(q: Tensor, k: Tensor, v: Tensor, **call: object) -> object:
-        return regress(problem, q, k, v, **{"backend": chosen, "return_state": return_state, **call})
+        return regress(problem, q, k, v, **{"engine": chosen, "return_state": return_state, **call})
 
     return run
 
@@ -264,11 +264,11 @@ def _plan_step(
     *,
     state: State | None = None,
     params: Mapping[str, Tensor] | None = None,
-    backend: str | Backend = "auto",
+    engine: str | Engine = "auto",
     **controls: Tensor | float,
 ) -> Callable[..., object]:
     x = _token(problem, q, k, v, state, params, False, controls)
-    chosen = choose(problem, x, backend)
+    chosen = choose(problem, x, engine)
     bound = chosen.bind_step(problem, replace(x, owns_state=inplace))
 
     def run(
@@ -282,57 +282,57 @@ def _plan_step(
     ) -> tuple[Tensor, State]:
         done = bound(q, k, v, state, controls) if bound is not None and _is_nothing(params) else None
         return done or step(
-            problem, q, k, v, state, **{"params": params, "inplace": inplace, "backend": backend, **controls}
+            problem, q, k, v, state, **{"params": params, "inplace": inplace, "engine": engine, **controls}
         )
 
     return run
 
 
-def choose(problem: Problem, x: Inputs, backend: str | Backend = "auto") -> Backend:
-    """The backend that runs the call: the named one, or the first that does not refuse.
+def choose(problem: Problem, x: Inputs, engine: str | Engine = "auto") -> Engine:
+    """The engine that runs the call: the named one, or the first that does not refuse.
 
     Raises:
-        ValueError: if the name is unknown, or the named backend refuses, with its reason.
+        ValueError: if the name is unknown, or the named engine refuses, with its reason.
     """
-    named = check_backend(backend)
+    named = check_engine(engine)
     if named is not None:
         reason = refusal(named, problem, x)
         if reason:
-            raise ValueError(f"The backend {named.name!r} cannot run this: {reason} Use backend='auto'.")
+            raise ValueError(f"The engine {named.name!r} cannot run this: {reason} Use engine='auto'.")
         return named
-    return next(b for b in BACKENDS if refusal(b, problem, x) is None)
+    return next(b for b in ENGINES if refusal(b, problem, x) is None)
 
 
-def check_backend(backend: str | Backend) -> Backend | None:
-    """The backend of that name, or given itself; None for "auto".
+def check_engine(engine: str | Engine) -> Engine | None:
+    """The engine of that name, or given itself; None for "auto".
 
     Raises:
         ValueError: if there is none.
     """
-    if isinstance(backend, Backend):
-        return backend
-    names = ["auto", *(each.name for each in BACKENDS)]
-    if not isinstance(backend, str) or backend not in names:
-        raise ValueError(f"There is no backend {backend!r}. Use 'auto' or one of {', '.join(names[1:])}.")
-    return (None, *BACKENDS)[names.index(backend)]
+    if isinstance(engine, Engine):
+        return engine
+    names = ["auto", *(each.name for each in ENGINES)]
+    if not isinstance(engine, str) or engine not in names:
+        raise ValueError(f"There is no engine {engine!r}. Use 'auto' or one of {', '.join(names[1:])}.")
+    return (None, *ENGINES)[names.index(engine)]
 
 
-def refusal(backend: Backend, problem: Problem, x: Inputs | None = None) -> str | None:
-    """Why a backend does not run a call: its own reason, or what surrounds the call."""
-    if x is not None and not backend.composite and is_transformed():
+def refusal(engine: Engine, problem: Problem, x: Inputs | None = None) -> str | None:
+    """Why an engine does not run a call: its own reason, or what surrounds the call."""
+    if x is not None and not engine.composite and is_transformed():
         return "It is not made of plain torch operations, which functorch transforms need."
-    if x is not None and not (backend.composite or backend.compiles) and torch.compiler.is_compiling():
+    if x is not None and not (engine.composite or engine.compiles) and torch.compiler.is_compiling():
         return "It is not made of operations that torch.compile can trace."
-    return backend.missing() or backend.refuses(problem, x)
+    return engine.missing() or engine.refuses(problem, x)
 
 
-def _packed(backend: Backend, problem: Problem, x: Inputs, bounds: list[int]) -> tuple[Tensor, State]:
+def _packed(engine: Engine, problem: Problem, x: Inputs, bounds: list[int]) -> tuple[Tensor, State]:
     """Packed sequences, each from its own row of the state."""
     lengths = [stop - start for start, stop in zip(bounds, bounds[1:])]
     if not lengths:
         return x.q.new_zeros(1, 0, x.heads, x.v.shape[-1]), x.state
     starts = [single(x.state, row, problem.weights.window) for row in range(len(lengths))]
-    parts = [backend.run(problem, one.after(start)) for start, one in zip(starts, x.split(lengths))]
+    parts = [engine.run(problem, one.after(start)) for start, one in zip(starts, x.split(lengths))]
     return torch.cat([y for y, _ in parts], dim=1), State.cat([state for _, state in parts])
 
 

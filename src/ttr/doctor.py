@@ -12,9 +12,9 @@ from typing import Literal
 import torch
 
 from ttr import matmul
-from ttr.backends import BACKENDS
-from ttr.backends.native import library
 from ttr.dispatch import refusal, regress
+from ttr.engines import ENGINES
+from ttr.engines.native import library
 from ttr.laws.rows import Sizes, make_case, triples
 from ttr.laws.tolerances import error, tolerance
 from ttr.oracle import oracle
@@ -36,7 +36,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """The findings, one after the other: versions, devices, extras, known traps, and every backend against
+    """The findings, one after the other: versions, devices, extras, known traps, and every engine against
     the oracle."""
     yield Finding("ok", "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Finding("ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
@@ -46,7 +46,7 @@ def examine() -> Iterator[Finding]:
     yield from _traps()
     for device in devices():
         for dtype in (torch.float64, torch.float32) if device != "mps" else (torch.float32,):
-            yield from _backends(device, dtype)
+            yield from _engines(device, dtype)
 
 
 def devices() -> list[str]:
@@ -110,14 +110,14 @@ def _traps() -> Iterator[Finding]:
         )
 
 
-def _backends(device: str, dtype: torch.dtype) -> Iterator[Finding]:
-    """Every backend against the oracle on all example problems it runs, at sizes that cross its blocks."""
-    for backend in (backend for backend in BACKENDS if backend.missing() is None):
+def _engines(device: str, dtype: torch.dtype) -> Iterator[Finding]:
+    """Every engine against the oracle on all example problems it runs, at sizes that cross its blocks."""
+    for engine in (engine for engine in ENGINES if engine.missing() is None):
         errors = {}
         for problem in triples():
-            if refusal(backend, problem) is None:
+            if refusal(engine, problem) is None:
                 case = make_case(problem, Sizes(time=7), dtype=dtype, device=device)
-                y = regress(problem, backend=backend.small(), **case.arguments())
+                y = regress(problem, engine=engine.small(), **case.arguments())
                 errors[problem] = error(
                     y.cpu(), oracle(problem, **make_case(problem, Sizes(time=7), dtype=dtype).arguments())
                 )
@@ -129,6 +129,6 @@ def _backends(device: str, dtype: torch.dtype) -> Iterator[Finding]:
         )
         yield Finding(
             "ok" if good else "wrong",
-            f"{backend.name}, {device}, {str(dtype)[6:]}",
+            f"{engine.name}, {device}, {str(dtype)[6:]}",
             words if good else f"{words} in {worst!r}",
         )

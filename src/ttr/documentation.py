@@ -8,30 +8,30 @@ from pathlib import Path
 
 import ttr
 from ttr import combinations
-from ttr.backends import BACKENDS
 from ttr.combinations import brief
 from ttr.dispatch import refusal
+from ttr.engines import ENGINES
 from ttr.explain import APPROXIMATE, SOURCE, explain, state_words
 
 
 def coverage() -> str:
-    """The matrix backend x catalogue: which runs what, and each refusal as a footnote."""
+    """The matrix engine x catalogue: which runs what, and each refusal as a footnote."""
     reasons: list[str] = []
     rows = []
     for name, entry in ttr.catalogue.items():
         cells = []
-        for backend in BACKENDS:
-            reason = refusal(backend, entry.problem)
+        for engine in ENGINES:
+            reason = refusal(engine, entry.problem)
             if reason is not None and reason not in reasons:
                 reasons.append(reason)
             cells.append("runs" if reason is None else f"[{reasons.index(reason) + 1}]")
         rows.append(f"| `{name}` | {' | '.join(cells)} |")
-    head = f"| entry | {' | '.join(backend.name for backend in BACKENDS)} |\n|---|{'---|' * len(BACKENDS)}"
+    head = f"| entry | {' | '.join(engine.name for engine in ENGINES)} |\n|---|{'---|' * len(ENGINES)}"
     notes = "\n".join(f"{i}. {reason}" for i, reason in enumerate(reasons, 1))
     return (
-        f"{_title('Which backend runs which layer')}{head}\n"
+        f"{_title('Which engine runs which layer')}{head}\n"
         + "\n".join(rows)
-        + (f"\n\nWhy a backend refuses:\n\n{notes}\n")
+        + (f"\n\nWhy an engine refuses:\n\n{notes}\n")
     )
 
 

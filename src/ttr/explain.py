@@ -1,4 +1,4 @@
-"""What a problem is, what it costs, and which backend runs it: for people."""
+"""What a problem is, what it costs, and which engine runs it: for people."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttr.backends import BACKENDS
 from ttr.component import Component
 from ttr.controls import CONTROLS
 from ttr.dispatch import choose, refusal
+from ttr.engines import ENGINES
 from ttr.inputs import check_problem, check_sizes, prepare
 from ttr.latex import latex
 from ttr.problem import Problem
@@ -105,12 +105,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Facts about a memory, in sections. ``str`` lays them out on 80 columns, ``latex`` as LaTeX; ``backend``
+    """Facts about a memory, in sections. ``str`` lays them out on 80 columns, ``latex`` as LaTeX; ``engine``
     is the name of the one that runs it, ``refusals`` say of every other why it does not."""
 
     name: str
     sections: tuple[Section, ...]
-    backend: str
+    engine: str
     refusals: tuple[tuple[str, str], ...]
 
     def facts(self, title: str) -> tuple[str, ...]:
@@ -168,12 +168,12 @@ def explain(
     **call: object,
 ) -> Explanation:
     """A memory in formulas and words: what it minimises, how it is updated and read, what it keeps, needs and
-    costs, how far it is a regression, and the backend that runs it with every other's reason not to.
+    costs, how far it is a regression, and the engine that runs it with every other's reason not to.
 
     Args:
         problem: a Problem, or an Architecture (anything with a ``problem``), whose source and parts
             are told too.
-        q, k, v: with the rest of a call to ``regress``; the backend is then that of this call, without, of
+        q, k, v: with the rest of a call to ``regress``; the engine is then that of this call, without, of
             calls in general.
         heads, key_size, value_size: give state and cost in numbers; a call gives them by itself.
         tokens: how many pairs a memory that keeps all of them holds in those numbers.
@@ -184,16 +184,16 @@ def explain(
     x = None
     if q is not None:
         known = {name: call.pop(name, None) for name in ("params", "state", "cu_seqlens", "return_state")}
-        backend = call.pop("backend", "auto")
+        engine = call.pop("engine", "auto")
         x = prepare(problem, q, k, v, known["params"], known["state"], known["cu_seqlens"], call)
         heads, key_size, value_size, tokens = x.heads, q.shape[-1], v.shape[-1], q.shape[1]
     elif call:
         raise ValueError(
             f"explain() got {', '.join(call)} but no q, k, v. Give the whole call, or sizes alone."
         )
-    reasons = {backend.name: refusal(backend, problem, x) for backend in BACKENDS}
+    reasons = {engine.name: refusal(engine, problem, x) for engine in ENGINES}
     chosen = (
-        choose(problem, x, backend).name
+        choose(problem, x, engine).name
         if x is not None
         else next(name for name, reason in reasons.items() if reason is None)
     )
@@ -212,7 +212,7 @@ def explain(
         check_sizes(1, heads=heads)
         check_sizes(key_size=key_size, value_size=value_size, tokens=tokens)
     how = [("parallel form", _written_out(problem, told)) for told in _told(problem, "parallel form")]
-    how += [("backend", chosen), *((f"not {name}", reason) for name, reason in others)]
+    how += [("engine", chosen), *((f"not {name}", reason) for name, reason in others)]
     sections = (
         _section(SOURCE, _source(entry)),
         _section("The three choices", _choices(problem)),

@@ -1,4 +1,4 @@
-"""One call's tensors, checked and brought to one form, for the oracle and for every backend alike."""
+"""One call's tensors, checked and brought to one form, for the oracle and for every engine alike."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Runs the suite's checks on a copy of the package that may hold a planted fault: ``python faulty.py WORD
 [WORD...]``.
 
-Only rows whose problem or backend contains every WORD are tried, and the first broken check ends the run with
+Only rows whose problem or engine contains every WORD are tried, and the first broken check ends the run with
 exit code 1. On the command line all laws are tried on them; in the tests those of `make test`, which catch
 every fault. A WORD that begins with "test_" picks tests of the files ``NAMED`` by their names instead.
 """
@@ -29,7 +29,7 @@ NAMED = (
     "test_rms_norm.py",
     "test_attention.py",
     "test_ridge.py",
-    "test_exact_backends.py",
+    "test_exact_engines.py",
     "test_dual_form.py",
     "test_lines.py",
     "test_conditioning.py",
@@ -41,7 +41,7 @@ NAMED = (
 
 
 Tried = Mapping[str, Set[int]]
-"""The numbers of the laws that are tried on "backend problem"; all are on rows that only the fault allows."""
+"""The numbers of the laws that are tried on "engine problem"; all are on rows that only the fault allows."""
 
 
 def broken(words: list[str], one_per_class: bool, tried: Tried | None) -> str | None:
@@ -85,45 +85,45 @@ def broken_case() -> str | None:
 
 
 def rows(words: list[str], one_per_class: bool) -> Iterator[tuple]:
-    """The problems and backends that contain every word.
+    """The problems and engines that contain every word.
 
     With ``one_per_class`` only the problems that bring a class of an axis not met so far; feature maps are
     met in their worked cases.
     """
-    from ttr.backends import BACKENDS
     from ttr.dispatch import refusal
+    from ttr.engines import ENGINES
     from ttr.laws.rows import triples
 
     met = set()
     for problem in triples() + (tuple(case.problem for _, case in worked_cases()) if one_per_class else ()):
         chosen = [
             b
-            for b in BACKENDS
+            for b in ENGINES
             if all(word in f"{b.name} {problem!r}" for word in words) and refusal(b, problem) is None
         ]
         classes = {type(part) for part in (problem.weights, problem.function, problem.solver)}
         if chosen and not (one_per_class and classes <= met):
             met |= classes
-            yield from ((problem, backend) for backend in chosen)
+            yield from ((problem, engine) for engine in chosen)
 
 
 def broken_law(words: list[str], one_per_class: bool, tried: Tried | None) -> str | None:
     from ttr.laws import LAWS, Setting
 
-    for problem, backend in rows(words, one_per_class):
+    for problem, engine in rows(words, one_per_class):
         for law in LAWS:
             if (
                 law.slow
                 or tried is not None
-                and law.number not in tried.get(f"{backend.name} {problem!r}", {law.number})
+                and law.number not in tried.get(f"{engine.name} {problem!r}", {law.number})
             ):
                 continue
             for dtype in WIDE if law.number in (1, 7) else WIDE[:1]:
-                for m in law(problem, Setting(backend.small(), dtype=dtype)):
+                for m in law(problem, Setting(engine.small(), dtype=dtype)):
                     if not m.kept:
                         return (
                             f"law {law.number} ({m.law}), {m.quantity}: {m.error:.1e} > {m.bound:.0e}, "
-                            f"{backend.name}, {problem!r}"
+                            f"{engine.name}, {problem!r}"
                         )
     return None
 

@@ -8,14 +8,14 @@ import torch
 
 import ttr
 from tests.contract.faults import FAULTS
-from ttr.backends import BACKENDS
-from ttr.backends.backend import Backend
 from ttr.dispatch import refusal
+from ttr.engines import ENGINES
+from ttr.engines.engine import Engine
 from ttr.laws import LAWS, Law
 from ttr.laws.rows import covering, triples
 from ttr.problem import Problem
 
-Row = tuple[Problem, Backend]
+Row = tuple[Problem, Engine]
 
 NAMED = {ttr.catalogue[name].problem: name for name in ttr.catalogue}
 NAMES = {problem: repr(problem) for problem in triples()} | NAMED
@@ -26,7 +26,7 @@ CALL_LAWS = (12, 13)
 everywhere."""
 PAIR_LAWS = (1,)
 """The law that says it all: it depends on how two components go together. What the others say each component
-keeps or breaks by itself, on every backend that serves it."""
+keeps or breaks by itself, on every engine that serves it."""
 
 FAULTY = {fault.words for fault in FAULTS if not fault.words[:1] or not fault.words[0].startswith("test_")}
 """Words that say on which rows a planted fault shows."""
@@ -34,16 +34,16 @@ FAULTY = {fault.words for fault in FAULTS if not fault.words[:1] or not fault.wo
 
 @functools.cache
 def rows() -> tuple[Row, ...]:
-    """Every problem on every backend that serves it."""
+    """Every problem on every engine that serves it."""
     return tuple(
-        (problem, backend) for problem in NAMES for backend in BACKENDS if refusal(backend, problem) is None
+        (problem, engine) for problem in NAMES for engine in ENGINES if refusal(engine, problem) is None
     )
 
 
 @functools.cache
 def tried(law: Law) -> frozenset[Row]:
     """The rows of a law in `make test`: the catalogue; beyond it those where planted faults show, and more,
-    so that each backend meets every example that it serves, and law 1 every pair of examples."""
+    so that each engine meets every example that it serves, and law 1 every pair of examples."""
     chosen = {row for row in rows() if row[0] in NAMED}
     if law.number in CALL_LAWS:
         return frozenset(chosen)
@@ -64,7 +64,7 @@ def _of_faults() -> set[Row]:
 
 
 def _with_every_example(have: set[Row]) -> set[Row]:
-    """Further rows, so that each backend meets every example of a component that it serves."""
+    """Further rows, so that each engine meets every example of a component that it serves."""
     met, found = {example for row in have for example in examples(row)}, set()
     # those that other laws try as well come first
     for row in sorted(rows(), key=lambda row: row[0] not in covering()):
@@ -75,8 +75,8 @@ def _with_every_example(have: set[Row]) -> set[Row]:
 
 
 def examples(row: Row) -> set[tuple[str, object]]:
-    problem, backend = row
-    return {(backend.name, part) for part in (problem.weights, problem.function, problem.solver)}
+    problem, engine = row
+    return {(engine.name, part) for part in (problem.weights, problem.function, problem.solver)}
 
 
 def checks(row: Row, full: bool) -> Iterator[tuple[Law, torch.dtype]]:

@@ -17,7 +17,7 @@ import ttr
 from tests.contract import faulty
 from tests.contract.faults import FAULTS, Fault
 from tests.contract.rows import checks, rows
-from ttr.backends.native import library
+from ttr.engines.native import library
 
 PACKAGE = Path(ttr.__file__).parent
 FOLDERS = (
@@ -27,19 +27,21 @@ FOLDERS = (
     "solvers",
     "solvers/losses",
     "solvers/maps",
-    "backends",
-    "backends/steps",
-    "backends/linear",
-    "backends/ridge",
-    "backends/dual_form",
-    "backends/native",
+    "forms",
+    "engines",
+    "engines/torch",
+    "engines/torch/steps",
+    "engines/torch/linear",
+    "engines/torch/ridge",
+    "engines/torch/dual_form",
+    "engines/native",
     "operators",
 )
 EMPTY = (
     {f"{folder}/__init__.py" for folder in FOLDERS}
-    | {"backends/backend.py", "backends/linear/recurrence.py", "weights/uniform.py"}
+    | {"engines/engine.py", "forms/linear_recurrence.py", "weights/uniform.py"}
     | {"functions/_network.py", "solvers/losses/_loss.py", "solvers/maps/_map.py"}
-    | {"backends/superblock.py", "backends/native/backend.py"}
+    | {"engines/torch/superblock.py", "engines/native/engine.py"}
 )
 """Files in which nothing is computed."""
 FIRST = {fault.file: fault for fault in reversed(FAULTS)}.values()
@@ -71,8 +73,8 @@ def run_checks(folder: Path, words: tuple[str, ...], one_per_class: bool = False
 def tried_laws() -> dict[str, set[int]]:
     """The numbers of the laws that `make test` tries, of every row."""
     return {
-        f"{backend.name} {problem!r}": {law.number for law, _ in checks((problem, backend), full=False)}
-        for problem, backend in rows()
+        f"{engine.name} {problem!r}": {law.number for law, _ in checks((problem, engine), full=False)}
+        for problem, engine in rows()
     }
 
 
@@ -131,7 +133,7 @@ def test_the_checks_pass_without_a_fault(tmp_path):
     ],
 )
 def test_fault_is_caught(fault, tmp_path):
-    if fault.file.startswith("backends/native/") and not library.available():
+    if fault.file.startswith("engines/native/") and not library.available():
         pytest.skip(library.reason())
     code, printed = run_checks(copy_with(fault, tmp_path), fault.words)
     assert code == 1, f"not caught: {printed}"

@@ -1,4 +1,4 @@
-"""Every law on every backend, on the rows that `rows.py` names (with --full on all), and on the catalogue."""
+"""Every law on every engine, on the rows that `rows.py` names (with --full on all), and on the catalogue."""
 
 from unittest import mock
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.contract.rows import CALL_LAWS, NAMED, NAMES, checks, examples, rows, tried
-from ttr.backends import BACKENDS
+from ttr.engines import ENGINES
 from ttr.laws import LAWS, Setting
 from ttr.laws.rows import refused_triples
 from ttr.problem import Problem
@@ -20,17 +20,17 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize(
             "row, full",
             [(row, full) for row in chosen],
-            ids=[f"{backend.name}-{NAMES[problem]}" for problem, backend in chosen],
+            ids=[f"{engine.name}-{NAMES[problem]}" for problem, engine in chosen],
         )
 
 
 def broken(row, law, dtype, small=True):
-    problem, backend = row
+    problem, engine = row
     with mock.patch.object(
         jaxtyping.config, "jaxtyping_disable", law.number == 11 or jaxtyping.config.jaxtyping_disable
     ):
         # law 11 wants the library's own sentence, which the tests' shape checks would forestall
-        found = law(problem, Setting(backend.small() if small else backend, dtype=dtype))
+        found = law(problem, Setting(engine.small() if small else engine, dtype=dtype))
     return [
         f"law {law.number} ({law.name}) in {dtype}, {m.quantity}: {m.error:.2e} > {m.bound:.0e}"
         for m in found
@@ -67,14 +67,14 @@ def test_refusals_are_sentences_with_a_remedy():
             Problem(*triple)
 
 
-def test_every_backend_serves_somebody():
-    assert {backend.name for _, backend in rows()} == {
-        backend.name for backend in BACKENDS if backend.missing() is None
+def test_every_engine_serves_somebody():
+    assert {engine.name for _, engine in rows()} == {
+        engine.name for engine in ENGINES if engine.missing() is None
     }
 
 
-def test_every_refusal_of_a_backend_is_a_sentence():
+def test_every_refusal_of_a_engine_is_a_sentence():
     for problem in NAMES:
-        for backend in BACKENDS:
-            reason = backend.refuses(problem)
-            assert reason is None or (reason[0].isupper() and reason.endswith(".")), (backend.name, reason)
+        for engine in ENGINES:
+            reason = engine.refuses(problem)
+            assert reason is None or (reason[0].isupper() and reason.endswith(".")), (engine.name, reason)

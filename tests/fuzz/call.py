@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import ttr
 from ttr import registry
-from ttr.backends import BACKENDS
-from ttr.backends.backend import Backend
+from ttr.engines import ENGINES
+from ttr.engines.engine import Engine
 from ttr.laws.rows import triples
 from ttr.problem import Problem
 
@@ -34,7 +34,7 @@ class Call:
 
     problem: str
     entry: str = "regress"
-    backend: str = "auto"
+    engine: str = "auto"
     tier: str = "widest"
     small_blocks: bool = False
     batch: int = 1
@@ -81,10 +81,10 @@ class Call:
             parts[axis] = dataclasses.replace(parts[axis], **{field: value})
         return Problem(**parts)
 
-    def chosen(self) -> str | Backend:
-        """What is passed as ``backend``."""
-        named = {backend.name: backend for backend in BACKENDS}
-        return named[self.backend].small() if self.small_blocks and self.backend in named else self.backend
+    def chosen(self) -> str | Engine:
+        """What is passed as ``engine``."""
+        named = {engine.name: engine for engine in ENGINES}
+        return named[self.engine].small() if self.small_blocks and self.engine in named else self.engine
 
 
 @functools.cache

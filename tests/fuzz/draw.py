@@ -13,7 +13,7 @@ from tests.fuzz.call import AXES, Call, combinations, examples
 from tests.fuzz.routes import LAYERS, MODES, ROUTES, STEPS
 from tests.fuzz.tensors import LAYOUTS, PLAIN, RIDGES, STATES, VALUES, WRONG
 from tests.tiers import TIERS
-from ttr.backends import BACKENDS
+from ttr.engines import ENGINES
 from ttr.problem import Problem
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -47,7 +47,7 @@ def calls(draw: st.DrawFn) -> Call:
         entry,
         changed=changed,
         **sizes,
-        backend=draw(st.sampled_from(["auto"] * 4 + [b.name for b in _willing(problem)])),
+        engine=draw(st.sampled_from(["auto"] * 4 + [b.name for b in _willing(problem)])),
         tier=draw(st.sampled_from(["widest"] * 4 + list(TIERS))),
         small_blocks=draw(st.booleans()),
         past=draw(st.sampled_from([0, 0, 1, 3, 6])),
@@ -74,9 +74,9 @@ def _parameters(problem: Problem) -> tuple[str, ...]:
 
 @functools.cache
 def _willing(problem: Problem) -> tuple:
-    """The backends that run the problem, and one that does not."""
-    run = [backend for backend in BACKENDS if backend.refuses(problem) is None]
-    return (*run, *[backend for backend in BACKENDS if backend not in run][:1])
+    """The engines that run the problem, and one that does not."""
+    run = [engine for engine in ENGINES if engine.refuses(problem) is None]
+    return (*run, *[engine for engine in ENGINES if engine not in run][:1])
 
 
 @st.composite

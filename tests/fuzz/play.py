@@ -19,7 +19,7 @@ from tests.fuzz.routes import LAYERS, ROUTES, Caller, InputChanged
 from tests.fuzz.subjects import Layer, Memory, Subject
 from tests.fuzz.tensors import PLAIN
 from tests.tiers import tier
-from ttr.backends.direct_solve import NoDigits
+from ttr.engines.torch.direct_solve import NoDigits
 from ttr.problem import Problem
 
 PACKAGE = Path(ttr.__file__).parent
@@ -125,7 +125,7 @@ def _judge(call: Call) -> Outcome:
         with _watched(call, "calling it"):
             found = subject.run(caller)
     except Refusal as refusal:
-        if call.wrong is None and call.backend == "auto" and not call.entry.startswith("state "):
+        if call.wrong is None and call.engine == "auto" and not call.entry.startswith("state "):
             _must_run(subject, str(refusal))
         raise
     if caller.spoiled:
@@ -136,15 +136,15 @@ def _judge(call: Call) -> Outcome:
     except Refusal as refusal:
         raise Finding("not refused", f"though the definition says: {refusal}", call.entry) from refusal
     if wrong := wrong_form(subject, found, defined):
-        raise Finding("wrong form", f"{wrong} on {subject.backend()}", f"{wrong} on {subject.backend()}")
+        raise Finding("wrong form", f"{wrong} on {subject.engine()}", f"{wrong} on {subject.engine()}")
     with _watched(call, "differentiating it"):
         numbers = compare(subject, found, defined, leaves)
     for name, off, allowed in numbers.over:
         words = (
             f"{name} is off by {off:.2g} of its scale where its condition allows {allowed:.1g}, on "
-            f"{subject.backend()}"
+            f"{subject.engine()}"
         )
-        raise Finding("wrong number", words, f"{name.split(' ')[0]} on {subject.backend()}")
+        raise Finding("wrong number", words, f"{name.split(' ')[0]} on {subject.engine()}")
     return Outcome("no digit" if numbers.without_digits else "equal")
 
 

@@ -88,7 +88,7 @@ def _arguments(case: Case, call: Call, **options: object) -> dict[str, object]:
     return {
         "problem": case.problem,
         **case.arguments(),
-        "backend": call.chosen(),
+        "engine": call.chosen(),
         "return_state": causal,
     } | options
 
@@ -109,14 +109,14 @@ def regress(caller: Caller, case: Case) -> Result:
 def plan(caller: Caller, case: Case) -> Result:
     arguments = _arguments(case, caller.call, cu_seqlens=bounds(caller.call))
     run = caller(ttr.plan, **arguments)
-    del arguments["problem"], arguments["backend"]
+    del arguments["problem"], arguments["engine"]
     return _pair(caller(run, **arguments))
 
 
 def define(caller: Caller, case: Case) -> Result:
     """The oracle itself, at these dtypes and layouts."""
     arguments = _arguments(case, caller.call, cu_seqlens=bounds(caller.call))
-    del arguments["backend"]
+    del arguments["engine"]
     return _pair(caller(ttr.oracle, **arguments))
 
 
@@ -139,12 +139,12 @@ def _steps(inplace: bool, planned: bool = False) -> Callable[[Caller, Case], Res
         for t in range(case.q.shape[1]):
             at = case.tokens(slice(t, t + 1), state).arguments()
             timed = {name: x[:, 0] for name, x in at.items() if isinstance(x, Tensor) and name != "ridge"}
-            arguments = {"problem": case.problem, **at, **timed, "backend": caller.call.chosen()}
+            arguments = {"problem": case.problem, **at, **timed, "engine": caller.call.chosen()}
             here = inplace and t > 0
             if planned and (run is None or t == 1):
                 run = caller(ttr.plan, **arguments, inplace=here)
             if planned:
-                arguments = {name: x for name, x in arguments.items() if name not in ("problem", "backend")}
+                arguments = {name: x for name, x in arguments.items() if name not in ("problem", "engine")}
                 y, state = caller(run, writes="state" if here else "", **arguments)
             else:
                 y, state = caller(ttr.step, writes="state" if here else "", **arguments, inplace=here)

@@ -15,8 +15,8 @@ import ttr
 from tests.fuzz.call import Call
 from tests.fuzz.routes import LAYERS, ROUTES, Caller, Result, bounds
 from tests.fuzz.tensors import build, each, laid_out
-from ttr.backends.backend import Backend
 from ttr.dispatch import choose
+from ttr.engines.engine import Engine
 from ttr.inputs import Inputs, prepare
 from ttr.nn import Mixer
 from ttr.oracle import _sequence, oracle
@@ -60,7 +60,7 @@ class Subject(ABC):
         a narrower arithmetic."""
 
     @abstractmethod
-    def backend(self) -> str:
+    def engine(self) -> str:
         """Who runs it."""
 
     def _as_leaf(self, x: Tensor) -> Tensor:
@@ -117,16 +117,16 @@ class Memory(Subject):
         streams = {"return_state": plain.problem.function.causal, "cu_seqlens": bounds(self.call)}
         return _with_state(oracle(plain.problem, **expected.arguments(), **streams)), plain.leaves()
 
-    def backend(self) -> str:
+    def engine(self) -> str:
         x = self.case
         with contextlib.suppress(Exception):
             inputs = prepare(x.problem, x.q, x.k, x.v, x.params, x.state, bounds(self.call), x.controls)
             return choose(x.problem, inputs, self.call.chosen()).name
-        return self.call.backend
+        return self.call.engine
 
 
-class Definition(Backend):
-    """The oracle in the place of a backend, for layers."""
+class Definition(Engine):
+    """The oracle in the place of an engine, for layers."""
 
     name = "definition"
 
@@ -155,7 +155,7 @@ class Layer(Subject):
             value_size=call.value,
             layer=1,
             layers=3,
-            backend=call.chosen(),
+            engine=call.chosen(),
         )
         with torch.no_grad():
             for parameter in layer.parameters():  # off their even starting values
@@ -172,7 +172,7 @@ class Layer(Subject):
         self, noise: Noise | None = None, dtype: torch.dtype = torch.float64
     ) -> tuple[Result, dict[str, Tensor]]:
         layer = copy.deepcopy(self.layer).to(dtype)
-        layer.backend = Definition()
+        layer.engine = Definition()
         with torch.no_grad():
             for parameter in layer.parameters():
                 parameter.copy_(_plain(parameter, noise))
@@ -180,5 +180,5 @@ class Layer(Subject):
         found = layer(x, return_state=layer.problem.function.causal, cu_seqlens=bounds(self.call))
         return _with_state(found), {"x": x, **dict(layer.named_parameters())}
 
-    def backend(self) -> str:
-        return f"{self.call.backend} in a layer"
+    def engine(self) -> str:
+        return f"{self.call.engine} in a layer"

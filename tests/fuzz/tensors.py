@@ -253,7 +253,7 @@ STATES: Mapping[str, Callable[[State], object]] = {
 
 PLAIN: Mapping[str, Mapping[str, object]] = {
     "problem": {"a name": "gla", "None": None, "a class": Problem, "a number": 3, "a list": []},
-    "backend": {
+    "engine": {
         "unknown": "nobody",
         "None": None,
         "a number": 3,

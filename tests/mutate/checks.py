@@ -17,7 +17,7 @@ from tests.contract.faults import FAULTS
 from tests.mutate.mutants import PACKAGE, Mutant
 
 ROOT = PACKAGE.parents[1]
-NATIVE = Path("backends", "native")
+NATIVE = Path("engines", "native")
 SLOW = {"test_laws.py", "test_faults.py", "test_fuzz.py", "test_mutate.py", "test_environments.py"}
 """Test files that try everything; the laws are run in other ways."""
 LONGEST = 900

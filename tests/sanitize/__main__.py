@@ -19,14 +19,14 @@ import torch
 
 import ttr
 from tests.sanitize.recorder import recording
-from ttr.backends import BACKENDS
-from ttr.backends.native import library
 from ttr.dispatch import refusal
+from ttr.engines import ENGINES
+from ttr.engines.native import library
 from ttr.laws import LAWS, Setting
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "sanitize"
-CSRC = ROOT / "src" / "ttr" / "backends" / "native" / "csrc"
+CSRC = ROOT / "src" / "ttr" / "engines" / "native" / "csrc"
 COMPILER = os.environ.get("CC", "cc")
 
 FLAGS = {
@@ -46,7 +46,7 @@ WATCH = {
 """Leaks are Python's; memory that nobody has written to holds NaN."""
 
 CALLING = ("native", "local-polynomial")
-"""The backends whose laws reach kernels; the others the tests reach."""
+"""The engines whose laws reach kernels; the others the tests reach."""
 
 TESTS = [
     str(ROOT / f"tests/test_{name}.py")
@@ -58,7 +58,7 @@ RECORDINGS = ("laws", "tests")
 def build(kind: str) -> Path:
     """The library for the sanitizers of ``FLAGS``, made anew if a source is newer."""
     folder = FOLDER / kind
-    product = folder / "ttr" / "backends" / "native" / library.FILE
+    product = folder / "ttr" / "engines" / "native" / library.FILE
     sources = (ROOT / "setup.py", Path(__file__), *CSRC.iterdir())
     if not product.exists() or product.stat().st_mtime < max(path.stat().st_mtime for path in sources):
         folders = ["--build-lib", folder, "--build-temp", folder / "objects"]
@@ -92,18 +92,18 @@ def replay(program: Path, at: Path, recorded: Path, *words: str, **environment: 
 
 
 def laws(*dtypes: torch.dtype) -> None:
-    """All quick laws on the named layers, by the backends that call kernels."""
-    backends = [backend for backend in BACKENDS if backend.name in CALLING]
+    """All quick laws on the named layers, by the engines that call kernels."""
+    engines = [engine for engine in ENGINES if engine.name in CALLING]
     rows = [
-        (problem, backend)
+        (problem, engine)
         for problem in (ttr.catalogue[name].problem for name in ttr.catalogue)
-        for backend in backends
-        if refusal(backend, problem) is None
+        for engine in engines
+        if refusal(engine, problem) is None
     ]
-    for problem, backend in rows:
+    for problem, engine in rows:
         for law, dtype in ((law, dtype) for law in LAWS if not law.slow for dtype in dtypes):
-            broken = [m for m in law(problem, Setting(backend.small(), dtype=dtype)) if not m.kept]
-            assert not broken, f"{backend.name}, {problem}: {broken}"
+            broken = [m for m in law(problem, Setting(engine.small(), dtype=dtype)) if not m.kept]
+            assert not broken, f"{engine.name}, {problem}: {broken}"
 
 
 def record(what: str) -> None:

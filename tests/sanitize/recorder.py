@@ -22,7 +22,7 @@ from unittest import mock
 
 import torch
 
-from ttr.backends.native import library
+from ttr.engines.native import library
 
 HEAD = struct.Struct("=32s16s8s5Q")
 """Kernel, instruction set, type, what it returned, bytes of its struct, where ``threads`` stands in it,

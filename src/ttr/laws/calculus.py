@@ -19,7 +19,7 @@ from ttr.state import State
 
 def derivatives(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
     """The definition passes gradcheck, and gradgradcheck in fast mode, in everything that goes in; the
-    backend has its derivatives."""
+    engine has its derivatives."""
     if setting.dtype != torch.float64:
         return
     checks, reference = _of_definition(problem, setting.device)
@@ -38,7 +38,7 @@ def _smallest(problem: Problem, device: str) -> Case:
     ).differentiable()
 
 
-@functools.lru_cache(maxsize=2)  # the same for all backends
+@functools.lru_cache(maxsize=2)  # the same for all engines
 def _of_definition(problem: Problem, device: str) -> tuple[dict[str, bool], dict[str, torch.Tensor]]:
     """Whether its derivatives are those of differences, and what they are."""
     case = _smallest(problem, device)
@@ -130,7 +130,7 @@ def _refusals_of_a_token(case: Case, setting: Setting) -> Iterable[tuple[str, fl
             for name, x in first.items()
         }
 
-    run = plan(case.problem, inplace=True, backend=setting.backend, **token(case))
+    run = plan(case.problem, inplace=True, engine=setting.engine, **token(case))
     for name, wrong in _wrong_states(case):
         tensors = (
             [*wrong.state.tensors.values(), wrong.state.position] if isinstance(wrong.state, State) else []

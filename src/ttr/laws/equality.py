@@ -1,4 +1,4 @@
-"""Law 1: a backend equals the oracle, and law 7: also where the past is forgotten almost or altogether."""
+"""Law 1: an engine equals the oracle, and law 7: also where the past is forgotten almost or altogether."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def strong_gates(problem: Problem, setting: Setting) -> Iterable[tuple[str, floa
 def against_oracle(
     problem: Problem, setting: Setting, suffix: str, **made: object
 ) -> Iterable[tuple[str, float, float]]:
-    """The backend at ``make_case(problem, **made)``."""
+    """The engine at ``make_case(problem, **made)``."""
     made |= {"dtype": setting.dtype, "device": setting.device}
     case = make_case(problem, **made).differentiable()
     y, state = outcome(setting.run, case)
@@ -79,7 +79,7 @@ def against_oracle(
         yield compare(f"gradient of {name}{suffix}", gradient, expected, setting.dtype)
 
 
-@functools.lru_cache(maxsize=8)  # the same for all backends
+@functools.lru_cache(maxsize=8)  # the same for all engines
 def _defined(problem: Problem, **made: object) -> tuple[Tensor, State, list[Tensor]]:
     """Outputs, state and gradients of the definition."""
     case = make_case(problem, **made).differentiable()

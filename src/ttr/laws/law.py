@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttr.backends.backend import Backend
 from ttr.dispatch import regress
+from ttr.engines.engine import Engine
 from ttr.laws.rows import Case
 from ttr.laws.tolerances import error, ill_conditioned, tolerance
 from ttr.oracle import oracle
@@ -19,15 +19,15 @@ from ttr.state import State
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a law is tried: the backend, and the device and dtype of the inputs."""
+    """Where a law is tried: the engine, and the device and dtype of the inputs."""
 
-    backend: Backend
+    engine: Engine
     device: str = "cpu"
     dtype: torch.dtype = torch.float64
 
     def run(self, case: Case, **options: object):
-        """The call through dispatch, with this backend forced."""
-        return regress(case.problem, backend=self.backend, **{**case.arguments(), **options})
+        """The call through dispatch, with this engine forced."""
+        return regress(case.problem, engine=self.engine, **{**case.arguments(), **options})
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Law:
-    """A named statement about every problem and backend; ``measure(problem, setting)`` yields (quantity,
+    """A named statement about every problem and engine; ``measure(problem, setting)`` yields (quantity,
     error, bound)."""
 
     number: int
@@ -74,7 +74,7 @@ class Law:
 
 
 def by_definition(case: Case, **options: object):
-    """The call through the oracle, as ``Setting.run`` through a backend."""
+    """The call through the oracle, as ``Setting.run`` through an engine."""
     return oracle(case.problem, **case.arguments(), **options)
 
 

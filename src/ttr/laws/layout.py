@@ -187,7 +187,7 @@ def _sequences(case: Case, ways: Mapping[str, Lay], setting: Setting) -> Found:
         for name, gradient in gradients.items():
             yield compare(f"gradient of {name}, {words}", gradient, expected[name], setting.dtype)
         yield f"tensors that were changed, {words}", laid.changed(), 0.0
-    planned = plan(case.problem, backend=setting.backend, **case.arguments())
+    planned = plan(case.problem, engine=setting.engine, **case.arguments())
     yield compare(f"output of a plan, {words}", planned(**laid.case.arguments()), reference, setting.dtype)
 
 
@@ -237,11 +237,11 @@ def _tokens(token: Case, ways: Mapping[str, Lay], setting: Setting) -> Found:
 
 
 def _step(token: Case, setting: Setting, inplace: bool) -> tuple[Tensor, State]:
-    return step(token.problem, backend=setting.backend, inplace=inplace, **token.arguments())
+    return step(token.problem, engine=setting.engine, inplace=inplace, **token.arguments())
 
 
 def _planned(like: Case, setting: Setting, inplace: bool) -> Callable[[Case], tuple[Tensor, State]]:
-    bound = plan(like.problem, inplace=inplace, backend=setting.backend, **_arguments(like))
+    bound = plan(like.problem, inplace=inplace, engine=setting.engine, **_arguments(like))
     return lambda token: bound(**_arguments(token))
 
 

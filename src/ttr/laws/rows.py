@@ -190,7 +190,7 @@ def make_case(
     )
 
 
-@functools.lru_cache(maxsize=64)  # the laws ask for the same once per backend
+@functools.lru_cache(maxsize=64)  # the laws ask for the same once per engine
 def _made(
     problem: Problem,
     sizes: Sizes,

@@ -77,20 +77,20 @@ def _of_size(
             yield quantity, error, ORDER if rough and bound and quantity.startswith("gradient") else bound
 
 
-@functools.lru_cache(maxsize=len(SIZES) + len(GRID))  # the same for all backends
+@functools.lru_cache(maxsize=len(SIZES) + len(GRID))  # the same for all engines
 def _refusal(problem: Problem, sizes: Sizes, dtype: torch.dtype, device: str) -> str | None:
     """The sentence in which the definition refuses such sizes, if it does."""
     return sentence(lambda: by_definition(make_case(problem, sizes, dtype=dtype, device=device)))
 
 
 def _runs(problem: Problem, setting: Setting, sizes: Sizes) -> Case | None:
-    """The case from a state, unless the definition or the backend refuses such sizes; where a backend does,
+    """The case from a state, unless the definition or the engine refuses such sizes; where an engine does,
     "auto" takes another."""
     if _refusal(problem, sizes, setting.dtype, setting.device) is not None:
         return None
     case = make_case(problem, sizes, past=2, dtype=setting.dtype, device=setting.device)
     x = prepare(problem, case.q, case.k, case.v, case.params, case.state, None, case.controls)
-    return None if refusal(setting.backend, problem, x) else case
+    return None if refusal(setting.engine, problem, x) else case
 
 
 def _twice(setting: Setting, words: str, case: Case) -> Iterable[tuple[str, float, float]]:
@@ -119,16 +119,16 @@ def _token(setting: Setting, words: str, case: Case) -> Iterable[tuple[str, floa
         "params": case.params
     }
     q, k, v = (x[:, 0].contiguous() for x in (first.q, first.k, first.v))
-    bound = plan(problem, q, k, v, state=case.state, backend=setting.backend, inplace=True, **call)
+    bound = plan(problem, q, k, v, state=case.state, engine=setting.engine, inplace=True, **call)
     reference, end = outcome(by_definition, first)
     for way, (y, state) in (
-        ("a step", step(problem, q, k, v, case.state, backend=setting.backend, **call)),
+        ("a step", step(problem, q, k, v, case.state, engine=setting.engine, **call)),
         ("a planned step", bound(q, k, v, case.state.clone(), **call)),
     ):
         yield from _compare_outcomes(f"{way}, {words}", (y[:, None], state), (reference, end), setting.dtype)
 
 
-@functools.lru_cache(maxsize=2 * len(PACKED))  # the same for all backends
+@functools.lru_cache(maxsize=2 * len(PACKED))  # the same for all engines
 def _packed(
     problem: Problem, lengths: tuple[int, ...], dtype: torch.dtype, device: str
 ) -> tuple[Case, Tensor, tuple[Tensor, State]]:

@@ -53,7 +53,7 @@ def _steps(problem: Problem, setting: Setting, case: Case, inplace: bool = False
             at.v[:, 0],
             state,
             params=case.params,
-            backend=setting.backend,
+            engine=setting.engine,
             inplace=inplace,
             **controls,
         )
@@ -76,7 +76,7 @@ def _compare_gradients(
 
 
 def causal(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Changing token j leaves y_t, t < j, unchanged to the last bit (adaptive backends: within tolerance,
+    """Changing token j leaves y_t, t < j, unchanged to the last bit (adaptive engines: within tolerance,
     derivative 0)."""
     case = make_case(problem, dtype=setting.dtype, device=setting.device)
     other = make_case(problem, dtype=setting.dtype, device=setting.device, seed=1)
@@ -86,7 +86,7 @@ def causal(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, flo
             {name: _replace_after(x, other.leaves()[name], j, name) for name, x in case.leaves().items()}
         )
         after = setting.run(changed)
-        if setting.backend.adaptive:
+        if setting.engine.adaptive:
             yield compare(f"past outputs when token {j} changes", after[:, :j], before[:, :j], setting.dtype)
         else:
             yield (

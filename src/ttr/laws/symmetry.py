@@ -126,7 +126,7 @@ def _removal(
     passed_on = _with_each(
         x, lambda log: torch.cat([log[:, :5], log[:, 4:5] + log[:, 5:6], log[:, 6:]], dim=1)
     )
-    shorter, state = setting.backend.run(absent.problem, _in_order(passed_on, keep))
+    shorter, state = setting.engine.run(absent.problem, _in_order(passed_on, keep))
     yield compare("token of importance 0 left out", shorter, y[:, keep], setting.dtype)
     if "keys" not in state.tensors:
         yield from compare_states(
@@ -148,7 +148,7 @@ def _repetition(case: Case, setting: Setting) -> Iterable[tuple[str, float, floa
     if case.problem.function.transported:
         repeated.controls["step_size"][:, 5] = 0.0
     keep = torch.tensor([0, 1, 2, 3, 5, 6, 7, 8, 9], device=twice.device)
-    y, _ = setting.backend.run(case.problem, repeated)
+    y, _ = setting.engine.run(case.problem, repeated)
     yield compare("importance 2 = pair repeated", setting.run(once), y[:, keep], setting.dtype)
 
 
@@ -179,7 +179,7 @@ def limits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, flo
     weights = problem.weights
     plain = with_weights(problem, Uniform() if weights.window is None else Window(weights.window))
     does_something = weights.retention is not None or weights.rotation is not None or weights.importance
-    if plain is not None and does_something and not weights.folds and setting.backend.refuses(plain) is None:
+    if plain is not None and does_something and not weights.folds and setting.engine.refuses(plain) is None:
         x = _inputs(case)
         neutral = {
             name: torch.zeros_like(log)
@@ -188,11 +188,11 @@ def limits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, flo
         }
         kept = {control: c for control, c in case.controls.items() if control in plain.controls()}
         params = {name: p for name, p in case.params.items() if not name.startswith("weights.")}
-        full, _ = setting.backend.run(problem, dataclasses.replace(x, **neutral))
+        full, _ = setting.engine.run(problem, dataclasses.replace(x, **neutral))
         bare = setting.run(dataclasses.replace(case, problem=plain, controls=kept, params=params))
         yield compare(f"{type(weights).__name__} at its limit", full, bare, setting.dtype)
     wide = with_factor(problem, Window(case.q.shape[1])) if weights.window is None else None
-    if wide is not None and setting.backend.refuses(wide) is None:
+    if wide is not None and setting.engine.refuses(wide) is None:
         yield compare(
             "a window over everything",
             setting.run(dataclasses.replace(case, problem=wide)),

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 FLOAT64 = 1e-9
-"""Backend against oracle in float64: outputs, gradients, states; ridge >= 0.1, unit-scale scores."""
+"""Engine against oracle in float64: outputs, gradients, states; ridge >= 0.1, unit-scale scores."""
 
 FLOAT32 = 1e-4
 """The same in float32, against the oracle in float64 at the same inputs."""
 
 FLOAT32_OUTPUTS = 1e-5
-"""Outputs and memories of the engines of linear recurrences in float32, keys that are nearly equal
+"""Outputs and memories of the kernels of linear recurrences in float32, keys that are nearly equal
 included."""
 
 HALF = 2e-2

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from ttr.backends import BACKENDS
-from ttr.backends.backend import Backend
 from ttr.dispatch import refusal
+from ttr.engines import ENGINES
+from ttr.engines.engine import Engine
 from ttr.inputs import check_device, check_problem
 from ttr.laws import LAWS
 from ttr.laws.law import Law, Measurement, Setting
@@ -23,10 +23,10 @@ from ttr.values import FLOATING
 
 @dataclass(frozen=True)
 class Finding:
-    """One law on one backend: the measurement nearest to its bound, or the backend's refusal, or an
+    """One law on one engine: the measurement nearest to its bound, or the engine's refusal, or an
     exception."""
 
-    backend: str
+    engine: str
     law: str
     number: int
     worst: Measurement | None
@@ -59,7 +59,7 @@ class Finding:
             }
         )
         return {
-            "backend": self.backend,
+            "engine": self.engine,
             "number": self.number,
             "law": self.law,
             "kept": self.kept,
@@ -71,7 +71,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What the laws found; true if all are kept. ``str`` gives a table of the error per backend and law."""
+    """What the laws found; true if all are kept. ``str`` gives a table of the error per engine and law."""
 
     problem: Problem
     device: str
@@ -83,7 +83,7 @@ class Report:
 
     @property
     def ran(self) -> tuple[Finding, ...]:
-        """The findings of backends that do not refuse."""
+        """The findings of engines that do not refuse."""
         return tuple(finding for finding in self.findings if finding.refusal is None)
 
     @property
@@ -91,7 +91,7 @@ class Report:
         return sum(finding.seconds for finding in self.findings)
 
     def by_law(self) -> tuple[Finding, ...]:
-        """Of every law the finding of the backend that comes out worst."""
+        """Of every law the finding of the engine that comes out worst."""
         worst: dict[str, Finding] = {}
         for finding in self.ran:
             if finding.law not in worst or _badness(finding) > _badness(worst[finding.law]):
@@ -112,10 +112,10 @@ class Report:
         lines = [f"{self.problem!r} on {self.device} in {str(self.dtype).removeprefix('torch.')}"]
         for f in self.findings:
             if f.refusal is not None:
-                lines.append(f"  {f.backend:20s} refuses: {f.refusal}")
+                lines.append(f"  {f.engine:20s} refuses: {f.refusal}")
             else:
                 lines.append(
-                    f"  {f.backend:20s} {f.number:2d} {f.law:36s} "
+                    f"  {f.engine:20s} {f.number:2d} {f.law:36s} "
                     f"{'kept  ' if f.kept else 'BROKEN'} {describe(f)}"
                 )
         return "\n".join(lines)
@@ -138,23 +138,23 @@ def verify(
     device: str = "cpu",
     dtype: torch.dtype = torch.float64,
     *,
-    backends: Iterable[str] | None = None,
+    engines: Iterable[str] | None = None,
     slow: bool = True,
     progress: Callable[[str, str], None] | None = None,
     done: Callable[[], None] | None = None,
 ) -> Report:
-    """Check every backend that runs the problem against the laws, gradients included, on this machine.
+    """Check every engine that runs the problem against the laws, gradients included, on this machine.
 
     Args:
         problem: a Problem, an Architecture (anything with a ``problem``), or the name of a catalogue entry.
         device, dtype: where and in what to run the fast side; the oracle is always float64.
-        backends: names of those to try; None for all.
+        engines: names of those to try; None for all.
         slow: include the laws that take seconds.
-        progress, done: called with the backend and the law that begin, and when they have ended.
+        progress, done: called with the engine and the law that begin, and when they have ended.
 
     Raises:
         KeyError: if a name is not in the catalogue.
-        ValueError: if the problem is none, a backend is unknown, or device or dtype are.
+        ValueError: if the problem is none, an engine is unknown, or device or dtype are.
     """
     if isinstance(problem, str):
         from ttr import catalogue
@@ -168,40 +168,40 @@ def verify(
             f"The laws are tried in a floating-point type, not in {dtype}. Use torch.float64 "
             "or torch.float32."
         )
-    for backend in _chosen(backends):
-        reason = refusal(backend, problem)
+    for engine in _chosen(engines):
+        reason = refusal(engine, problem)
         if reason is not None:
-            findings.append(Finding(backend.name, "", 0, None, refusal=reason))
+            findings.append(Finding(engine.name, "", 0, None, refusal=reason))
             continue
         for law in LAWS:
             if law.slow and not slow:
                 continue
             if progress is not None:
-                progress(backend.name, law.name)
-            setting = Setting(backend if law.slow else backend.small(), device, dtype)
+                progress(engine.name, law.name)
+            setting = Setting(engine if law.slow else engine.small(), device, dtype)
             findings.append(_try(law, problem, setting))
             if done is not None:
                 done()
     return Report(problem, device, dtype, tuple(findings))
 
 
-def _chosen(names: Iterable[str] | None) -> tuple[Backend, ...]:
-    """The backends of those names, in their own order; all of them for None."""
+def _chosen(names: Iterable[str] | None) -> tuple[Engine, ...]:
+    """The engines of those names, in their own order; all of them for None."""
     if names is None:
-        return BACKENDS
-    known = [backend.name for backend in BACKENDS]
+        return ENGINES
+    known = [engine.name for engine in ENGINES]
     names = list(names) if isinstance(names, Iterable) and not isinstance(names, str) else [names]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(
-            f"There is no backend {unknown[0]!r}. Use a list of some of {', '.join(known)}, or None for all."
+            f"There is no engine {unknown[0]!r}. Use a list of some of {', '.join(known)}, or None for all."
         )
-    return tuple(backend for backend in BACKENDS if backend.name in names)
+    return tuple(engine for engine in ENGINES if engine.name in names)
 
 
 def count(problem: object, *, slow: bool = True) -> int:
-    """How many laws ``verify`` tries on all backends that run a Problem or an Architecture."""
-    willing = sum(refusal(backend, getattr(problem, "problem", problem)) is None for backend in BACKENDS)
+    """How many laws ``verify`` tries on all engines that run a Problem or an Architecture."""
+    willing = sum(refusal(engine, getattr(problem, "problem", problem)) is None for engine in ENGINES)
     return willing * sum(slow or not law.slow for law in LAWS)
 
 
@@ -217,7 +217,7 @@ def _badness(finding: Finding) -> tuple[bool, float]:
 
 def _try(law: Law, problem: Problem, setting: Setting) -> Finding:
     started = time.perf_counter()
-    finding = Finding(setting.backend.name, law.name, law.number, None)
+    finding = Finding(setting.engine.name, law.name, law.number, None)
     try:
         measurements = law(problem, setting)
     except Exception as failure:  # reported as broken, with its words: verify must not stop at the first

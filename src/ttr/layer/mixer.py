@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ttr.backends.backend import Backend
-from ttr.dispatch import check_backend, initial_state, regress, step
+from ttr.dispatch import check_engine, initial_state, regress, step
+from ttr.engines.engine import Engine
 from ttr.inputs import check_heads, check_packing, check_place, check_sizes
 from ttr.layer.architecture import Architecture
 from ttr.layer.part import Streams
@@ -31,7 +31,7 @@ class Mixer(Project):
             queries, more values than keys for grouped values.
         key_size, value_size: channels per head, d_model / heads by default.
         layer, layers: where it stands in the model, for memories and parts that depend on depth.
-        backend: what runs the memory: "auto", or the one that must.
+        engine: what runs the memory: "auto", or the one that must.
 
     Raises:
         ValueError: on sizes that do not fit, or a name instead of an object; the sentence says what to pass.
@@ -49,15 +49,15 @@ class Mixer(Project):
         value_heads: int | None = None,
         layer: int = 0,
         layers: int = 1,
-        backend: str | Backend = "auto",
+        engine: str | Engine = "auto",
     ) -> None:
         architecture = _architecture(memory)
         problem = architecture.problem.at_layer(layer, layers)
         all_heads = heads, *(heads if given is None else given for given in (key_heads, value_heads))
         sizes = _sizes(problem, d_model, all_heads, key_size, value_size, layer, layers)
-        check_backend(backend)
+        check_engine(engine)
         super().__init__(architecture, sizes)
-        self.problem, self.backend = problem, backend
+        self.problem, self.engine = problem, engine
         self.memory = Tensors(problem.parameters(sizes.heads, sizes.key_size, sizes.value_size))
         self.behind = [(name.split(".")[1], part) for name, part in architecture.named("output")]
         self.output = nn.ModuleDict({name: Tensors(part.parameters(sizes)) for name, part in self.behind})
@@ -99,7 +99,7 @@ class Mixer(Project):
             state=memory_state,
             return_state=return_state,
             cu_seqlens=cu_seqlens,
-            backend=self.backend,
+            engine=self.engine,
             **self._controls(streams),
         )
         if not return_state:
@@ -135,7 +135,7 @@ class Mixer(Project):
             self._memory_state(state),
             params=self.memory.tensors(),
             inplace=inplace,
-            backend=self.backend,
+            engine=self.engine,
             **controls,
         )
         return self._read_out(y[:, None], streams)[:, 0], memory_state.replace(**tails)

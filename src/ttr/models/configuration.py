@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 import ttr
 from ttr.layer.architecture import Architecture
 from ttr.layer.mixer import Mixer
-from ttr.models.conversion import described
+from ttr.models.conversion import SETTINGS, described
 from ttr.problem import Problem
 
 
@@ -30,7 +30,7 @@ class TTRConfig(PreTrainedConfig):
         norm_eps: of the norms around mixer and MLP.
         initializer_range: standard deviation of embeddings, MLP and head at the start; a mixer draws its own
             weights.
-        backend: what computes the memories: "auto", or the name that must run.
+        engine: what computes the memories: "auto", or the name that must run.
 
     Raises:
         ValueError: if a memory is unknown or there are not as many as layers; the sentence says what to
@@ -53,7 +53,7 @@ class TTRConfig(PreTrainedConfig):
     layers: Any = "gated-deltanet"
     norm_eps: float = 1e-6
     initializer_range: float = 0.02
-    backend: str = "auto"
+    engine: str = "auto"
     use_cache: bool = True
     tie_word_embeddings: bool = False
     pad_token_id: int | None = None
@@ -61,6 +61,9 @@ class TTRConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        for old, today in SETTINGS.items():
+            if old in kwargs:
+                setattr(self, today, kwargs.pop(old))
         if self.intermediate_size is None:
             self.intermediate_size = 8 * -(-self.hidden_size // 3)
         single = not isinstance(self.layers, list | tuple)
@@ -97,7 +100,7 @@ class TTRConfig(PreTrainedConfig):
             value_heads=self.value_heads,
             layer=layer,
             layers=self.num_hidden_layers,
-            backend=self.backend,
+            engine=self.engine,
         )
 
 

@@ -14,6 +14,9 @@ from ttr.layer.architecture import Architecture
 from ttr.layer.initialisers import inverse_softplus
 from ttr.problem import Problem
 
+SETTINGS = {"backend": "engine"}
+"""Old settings of a configuration."""
+
 FIELDS = {"keys": "qkv", "controls": "gates"}
 """Old fields of an architecture."""
 

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from ttr.backends.native import convolution as native
+from ttr.engines.native import convolution as native
 from ttr.inputs import needs_composite
 from ttr.operators import wide
 

@@ -26,9 +26,9 @@ FAULTS: tuple[Fault, ...] = (
         'self.features(k, self._of("query", params))',
         ("nothing",),
     ),
-    Fault("backends/lowering.py", "y[..., -1:], form.unit)", "y[..., -1:].detach(), form.unit)", RATIO),
+    Fault("forms/lowering.py", "y[..., -1:], form.unit)", "y[..., -1:].detach(), form.unit)", RATIO),
     Fault(
-        "backends/steps/pairs.py",
+        "engines/torch/steps/pairs.py",
         "problem.function.ratio(y, scores.sum(-1, keepdim=True))",
         "problem.function.ratio(y, weights.sum(-1, keepdim=True))",
         ("recurrent", "weights=Window", "absolute=True"),

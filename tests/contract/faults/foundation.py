@@ -1,4 +1,4 @@
-"""Faults in the first weights, functions, solvers and backends, in the definition, in calls and in states."""
+"""Faults in the first weights, functions, solvers and engines, in the definition, in calls and in states."""
 
 from .fault import Fault
 
@@ -146,7 +146,7 @@ FAULTS = (
     ),
     Fault("values.py", "if x.is_nested or x.layout is not torch.strided", "if False", ("test_odd_tensors",)),
     Fault(
-        "backends/steps/binding.py",
+        "engines/specialised_step.py",
         "and sound(memory) and",
         "and",
         ("chunkwise-delta", "weights=Geometric(),", "DeltaRule()"),
@@ -178,9 +178,9 @@ FAULTS = (
         "single(x.state, 0, problem.weights.window)",
         PLAIN,
     ),
-    # backends
+    # engines
     Fault(
-        "backends/linear/backend.py",
+        "engines/linear.py",
         "if r.memory.numel() == 0:",
         "if False:",
         ("superblock", "weights=Uniform()", "OneStep"),
@@ -192,113 +192,118 @@ FAULTS = (
         ("test_sizes_in_narrow_types",),
     ),
     Fault(
-        "backends/covariance_solve.py",
+        "engines/torch/covariance_solve.py",
         "        system.tilt(right)\n        return torch",
         "        return torch",
         ("test_sizes_on_every_tier",),
     ),
     Fault(
-        "backends/lowering.py",
+        "forms/lowering.py",
         "y[..., -1:], form.unit)",
         "y[..., -1:] - 0.001, form.unit)",
         ("normalized=True",),
     ),
     Fault(
-        "backends/lowering.py",
+        "forms/lowering.py",
         "finite = log_decay.clamp(min=RESET)",
         "finite = log_decay.clamp(min=-10.0)",
         ("recurrent", "weights=Geometric()", "OneStep"),
     ),
     Fault(
-        "backends/lowering.py",
+        "forms/lowering.py",
         "torch.cat([finite[:, :, None], others], dim=2)",
         "torch.cat([others, finite[:, :, None]], dim=2)",
         ("Geometric", "pairs_per_token=2"),
     ),
     Fault(
-        "backends/lowering.py", "LinearForm(query, key, value", "LinearForm(query, key.detach(), value", PLAIN
+        "forms/lowering.py", "LinearForm(query, key, value", "LinearForm(query, key.detach(), value", PLAIN
     ),
     Fault(
-        "backends/steps/matrix.py",
+        "engines/torch/steps/matrix.py",
         "read if old or kept is None",
         "read if kept is None",
         ("recurrent", "'old'"),
     ),
     Fault(
-        "backends/steps/moments.py",
+        "engines/torch/steps/moments.py",
         "gram + torch.diag_embed(ridge)",
         "gram + 1.001 * torch.diag_embed(ridge)",
         ("recurrent", "ExactRidge"),
     ),
     Fault(
-        "backends/steps/pairs.py",
+        "engines/torch/steps/pairs.py",
         "monomials(keys - query[..., None, :]",
         "monomials(keys",
         ("recurrent", "LocalLinear"),
     ),
     Fault(
-        "backends/steps/pairs.py",
+        "engines/torch/steps/pairs.py",
         "torch.where(total == 0, 1.0, total)",
         "total",
         ("recurrent", "LocalConstant"),
     ),
     Fault(
-        "backends/recurrent.py",
+        "engines/torch/recurrent.py",
         "min(start + size, x.length), state)",
         "min(start + size, x.length), x.state)",
         PLAIN,
     ),
     Fault(
-        "backends/chunks.py",
+        "engines/torch/chunks.py",
         "across = shrink(late, log_late - border)",
         "across = shrink(late, 0 * log_late)",
         ("chunkwise-additive", "'channel'", "OneStep"),
     ),
     Fault(
-        "backends/sums.py",
+        "forms/sums.py",
         "before = pad(running_sum(inside[..., -1], block)[..., :-1], (1, 0))",
         "before = 0 * inside[..., -1]",
         ("test_long_decays_add_up",),
     ),
     Fault(
-        "backends/linear/chunkwise.py",
+        "engines/torch/linear/chunkwise.py",
         "memory = kept * memory + new",
         "memory = memory + new",
         ("chunkwise-additive", "weights=Geometric()"),
     ),
     Fault(
-        "backends/linear/chunkwise.py",
+        "engines/torch/linear/chunkwise.py",
         "pad(log, (0, 0, 1, -1)) if r.old else log",
         "log",
         ("chunkwise-delta", "'old'", "Geometric()"),
     ),
     Fault(
-        "backends/chunkwise_ridge.py",
+        "engines/torch/chunkwise_ridge.py",
         "last * states[-1] + new",
         "states[-1] + new",
         ("chunkwise-ridge", "Geometric()"),
     ),
     Fault(
-        "backends/attention.py",
+        "engines/torch/attention.py",
         "grouped_product(scale * query, keys.mT) + bias",
         "grouped_product(scale * query, keys.mT)",
         ("attention", "Geometric"),
     ),
     Fault(
-        "backends/position_bias.py",
+        "forms/weighted_pairs.py",
         "self.age[:, None] + self.window <= read",
         "self.age[:, None] + self.window < read",
         ("attention", "Window"),
     ),
     Fault(
-        "backends/local_polynomial.py",
+        "engines/torch/local_polynomial.py",
         "of_query(function.point(query, params))",
         "of_query(query * 0.5)",
         ("local-polynomial", "Uniform"),
     ),
-    Fault("backends/line_fit.py", "system.mean - part.places", "system.mean", ("test_lines_of_few",)),
     Fault(
-        "backends/implicit_solve.py", "wanted, -adjoint", "wanted, adjoint", ("chunkwise-ridge", "Uniform")
+        "engines/torch/local_linear.py", "system.mean - part.places", "system.mean", ("test_lines_of_few",)
+    ),
+    Fault(
+        "engines/torch/implicit_solve.py",
+        "wanted, -adjoint",
+        "wanted, adjoint",
+        ("chunkwise-ridge", "Uniform"),
     ),
     Fault(
         "dispatch.py",
@@ -320,5 +325,5 @@ FAULTS = (
     ),
     Fault("inputs.py", "else x.repeat_interleave(", "else x.detach().repeat_interleave(", PLAIN),
     Fault("slots.py", "tensor[:, max(held - slots, 0):]", "tensor[:, :slots]", ("attention", "Uniform")),
-    Fault("backends/recurrent.py", "x.tokens(t, t + 1, state)", "x.tokens(t, t + 1, x.state)", PLAIN),
+    Fault("engines/torch/recurrent.py", "x.tokens(t, t + 1, state)", "x.tokens(t, t + 1, x.state)", PLAIN),
 )

@@ -15,9 +15,9 @@ from torch import Tensor
 from ttr.experiments.bench.contestants import (
     Contestant,
     Tensors,
-    backends_named,
-    of_backend,
-    of_backend_decoding,
+    engines_named,
+    of_engine,
+    of_engine_decoding,
     of_plan_compiled,
     within_onednn,
 )
@@ -71,7 +71,7 @@ class Family:
     formula: str = ""
 
     def ours(
-        self, direction: Direction, backends: tuple[str, ...], x: Tensors | None = None
+        self, direction: Direction, engines: tuple[str, ...], x: Tensors | None = None
     ) -> tuple[Contestant, ...]:
         """Our rows, those for the inputs where they are given."""
         raise NotImplementedError
@@ -83,7 +83,7 @@ class Family:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Memories(Family):
-    """A problem of the library; its rows are backends.
+    """A problem of the library; its rows are engines.
 
     ``token_flops`` gives the operations of one token and head from the key and value sizes; None where the
     data decide, by how long an iteration takes. What the last of ``every`` tokens reads is the output that is
@@ -95,20 +95,18 @@ class Memories(Family):
     every: int = 1
 
     def ours(
-        self, direction: Direction, backends: tuple[str, ...], x: Tensors | None = None
+        self, direction: Direction, engines: tuple[str, ...], x: Tensors | None = None
     ) -> tuple[Contestant, ...]:
-        """If no backends are named, all that do not refuse the problem and the inputs; to decode, the first
+        """If no engines are named, all that do not refuse the problem and the inputs; to decode, the first
         of those that share their update of one token, and that update compiled."""
-        made = (
-            of_backend_decoding if direction == "decode" else functools.partial(of_backend, every=self.every)
-        )
-        found = [(backend, made(self.problem, backend)) for backend in backends_named(backends)]
-        if backends:
+        made = of_engine_decoding if direction == "decode" else functools.partial(of_engine, every=self.every)
+        found = [(engine, made(self.problem, engine)) for engine in engines_named(engines)]
+        if engines:
             return tuple(contestant for _, contestant in found)
         ways: dict[object, Contestant] = {}
-        for backend, contestant in found:
+        for engine, contestant in found:
             if contestant.missing(x) is None:
-                ways.setdefault(type(backend).step if direction == "decode" else backend, contestant)
+                ways.setdefault(type(engine).step if direction == "decode" else engine, contestant)
         compiled = (of_plan_compiled(self.problem),) if direction == "decode" else ()
         return (*ways.values(), *compiled)
 
@@ -122,12 +120,12 @@ class Memories(Family):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Parts(Family):
-    """Parts of a layer around its memory; backends compute none of them."""
+    """Parts of a layer around its memory; engines compute none of them."""
 
     contestants: tuple[Contestant, ...]
 
     def ours(
-        self, direction: Direction, backends: tuple[str, ...], x: Tensors | None = None
+        self, direction: Direction, engines: tuple[str, ...], x: Tensors | None = None
     ) -> tuple[Contestant, ...]:
         return self.contestants
 
@@ -160,11 +158,11 @@ class Case:
         return {name: x.requires_grad_(self.direction == "training") for name, x in drawn.items()}
 
     def contestants(
-        self, backends: tuple[str, ...], onednn: bool, x: Tensors | None = None
+        self, engines: tuple[str, ...], onednn: bool, x: Tensors | None = None
     ) -> tuple[Contestant, ...]:
         """All rows, or those for the inputs where they are given: ours, then peers and floors; with
         ``onednn`` both again within it."""
-        found = (*self.family.ours(self.direction, backends, x), *self.family.peers[self.direction])
+        found = (*self.family.ours(self.direction, engines, x), *self.family.peers[self.direction])
         return (
             found
             if not onednn

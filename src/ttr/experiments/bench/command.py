@@ -19,7 +19,7 @@ def bench_command(
         list[str] | None,
         typer.Argument(help=("Names, or their beginnings (gated-delta.forward); all if none.")),
     ] = None,
-    backends: Annotated[
+    engines: Annotated[
         str, typer.Option(help="Ours, with commas between; all that do not refuse if none.")
     ] = "",
     lengths: Annotated[
@@ -53,7 +53,7 @@ def bench_command(
 
     settings = BenchSettings(
         cases=tuple(cases or ()),
-        backends=_names(backends),
+        engines=_names(engines),
         lengths=_numbers(lengths),
         rounds=rounds,
         limit=limit,

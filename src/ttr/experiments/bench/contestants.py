@@ -1,4 +1,4 @@
-"""Those that are timed: our backends, other implementations (peers), and the least that the machine needs
+"""Those that are timed: our engines, other implementations (peers), and the least that the machine needs
 (floors)."""
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 import ttr
-from ttr.backends import BACKENDS, Backend
-from ttr.backends.native import library
 from ttr.dispatch import refusal
+from ttr.engines import ENGINES, Engine
+from ttr.engines.native import library
 from ttr.inputs import prepare
 from ttr.laws import equality, streaming
 from ttr.laws.law import Law, Setting
@@ -29,7 +29,7 @@ from ttr.problem import Problem
 Tensors = Mapping[str, Tensor]
 
 EQUALITY = equality.LAWS
-"""The contract of a backend that is timed: law 1, also over full blocks, and law 7, strong gates."""
+"""The contract of an engine that is timed: law 1, also over full blocks, and law 7, strong gates."""
 
 STEPS = tuple(law for law in streaming.LAWS if law.number == 2)
 """And of one that decodes: the whole sequence, any split and single tokens are the same."""
@@ -129,22 +129,22 @@ def without_native(contestant: Contestant) -> Contestant:
     )
 
 
-def backends_named(names: tuple[str, ...]) -> tuple[Backend, ...]:
-    """The backends of those names; if none are named all but the last resort, which goes token by token and
+def engines_named(names: tuple[str, ...]) -> tuple[Engine, ...]:
+    """The engines of those names; if none are named all but the last resort, which goes token by token and
     would take the time of all others.
 
     Raises:
-        ValueError: if there is no backend of a name.
+        ValueError: if there is no engine of a name.
     """
-    known = {backend.name: backend for backend in BACKENDS}
+    known = {engine.name: engine for engine in ENGINES}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"There is no backend {unknown[0]!r}. Use one of {', '.join(known)}.")
-    return tuple(known[name] for name in names) if names else BACKENDS[:-1]
+        raise ValueError(f"There is no engine {unknown[0]!r}. Use one of {', '.join(known)}.")
+    return tuple(known[name] for name in names) if names else ENGINES[:-1]
 
 
-def of_backend(problem: Problem, backend: Backend, every: int = 1) -> Contestant:
-    """The backend as a contestant for whole sequences: inputs q, k, v and the problem's controls and
+def of_engine(problem: Problem, engine: Engine, every: int = 1) -> Contestant:
+    """The engine as a contestant for whole sequences: inputs q, k, v and the problem's controls and
     parameters.
 
     Its output is what the last of ``every`` tokens reads."""
@@ -155,25 +155,25 @@ def of_backend(problem: Problem, backend: Backend, every: int = 1) -> Contestant
             _parameters(problem, x),
         )
         return Call(
-            lambda: ttr.regress(problem, backend=backend, params=params, **given)[:, every - 1 :: every],
+            lambda: ttr.regress(problem, engine=engine, params=params, **given)[:, every - 1 :: every],
             given | params,
         )
 
     def missing(x: Tensors | None) -> str | None:
-        return _refusal(problem, backend, x)
+        return _refusal(problem, engine, x)
 
     return Contestant(
-        backend.name, "ours", prepared, missing, functools.partial(broken_law, problem, backend, EQUALITY)
+        engine.name, "ours", prepared, missing, functools.partial(broken_law, problem, engine, EQUALITY)
     )
 
 
-def of_backend_decoding(problem: Problem, backend: Backend) -> Contestant:
-    """The backend for one token after another through ``ttr.plan``: inputs [B,1,...], and the memory to start
+def of_engine_decoding(problem: Problem, engine: Engine) -> Contestant:
+    """The engine for one token after another through ``ttr.plan``: inputs [B,1,...], and the memory to start
     from, updated in place."""
 
     def prepared(x: Tensors) -> Call:
         given, state = _token(problem, x), _memory(problem, x)
-        advance = ttr.plan(problem, **given, state=state, inplace=True, backend=backend)
+        advance = ttr.plan(problem, **given, state=state, inplace=True, engine=engine)
 
         def run() -> Tensor:
             nonlocal state
@@ -185,16 +185,16 @@ def of_backend_decoding(problem: Problem, backend: Backend) -> Contestant:
     def missing(x: Tensors | None) -> str | None:
         return _refusal(
             problem,
-            backend,
+            engine,
             x if x is None else {name: tensor[:, None] for name, tensor in _token(problem, x).items()},
         )
 
     return Contestant(
-        backend.name,
+        engine.name,
         "ours",
         prepared,
         missing,
-        functools.partial(broken_law, problem, backend, EQUALITY + STEPS),
+        functools.partial(broken_law, problem, engine, EQUALITY + STEPS),
     )
 
 
@@ -204,7 +204,7 @@ COMPILER = "inductor"
 
 def of_plan_compiled(problem: Problem) -> Contestant:
     """One token after another through a plan that torch.compile takes, as a user would give it: inputs as
-    ``of_backend_decoding``."""
+    ``of_engine_decoding``."""
 
     def prepared(x: Tensors) -> Call:
         given, state = _token(problem, x), _memory(problem, x)
@@ -259,12 +259,12 @@ def of_part(name: str, step: Part, streams: tuple[str, ...], params: Mapping[str
     return Contestant(name, "ours", prepared)
 
 
-def _refusal(problem: Problem, backend: Backend, x: Tensors | None) -> str | None:
+def _refusal(problem: Problem, engine: Engine, x: Tensors | None) -> str | None:
     if x is None:
-        return refusal(backend, problem)
+        return refusal(engine, problem)
     controls = {name: x[name] for name in problem.controls()}
     return refusal(
-        backend,
+        engine,
         problem,
         prepare(problem, x["q"], x["k"], x["v"], _parameters(problem, x), None, None, controls),
     )
@@ -277,16 +277,14 @@ def _parameters(problem: Problem, x: Tensors) -> dict[str, Tensor]:
 
 
 @functools.cache
-def broken_law(problem: Problem, backend: Backend, laws: tuple[Law, ...]) -> str | None:
-    """The first of the laws that the backend breaks, in float64 and float32 as far as it takes them; as a
+def broken_law(problem: Problem, engine: Engine, laws: tuple[Law, ...]) -> str | None:
+    """The first of the laws that the engine breaks, in float64 and float32 as far as it takes them; as a
     sentence. One that takes neither at the sizes of the laws has kept none."""
     tried = False
     for dtype in (torch.float64, torch.float32):
         case = make_case(problem, dtype=dtype)
         if (
-            _refusal(
-                problem, backend, {"q": case.q, "k": case.k, "v": case.v, **case.controls, **case.params}
-            )
+            _refusal(problem, engine, {"q": case.q, "k": case.k, "v": case.v, **case.controls, **case.params})
             is not None
         ):
             continue
@@ -294,18 +292,18 @@ def broken_law(problem: Problem, backend: Backend, laws: tuple[Law, ...]) -> str
         for law in laws:
             where = f"law {law.number} ({law.name}) in {str(dtype).removeprefix('torch.')}"
             try:
-                measured = law(problem, Setting(backend if law.slow else backend.small(), dtype=dtype))
-            except Exception as failure:  # whatever a broken backend raises is what is wrong with it
-                return f"{backend.name} raises in {where}: {failure}"
+                measured = law(problem, Setting(engine if law.slow else engine.small(), dtype=dtype))
+            except Exception as failure:  # whatever a broken engine raises is what is wrong with it
+                return f"{engine.name} raises in {where}: {failure}"
             broken = [m for m in measured if not m.kept]
             if broken:
                 return (
-                    f"{backend.name} breaks {where}: the {broken[0].quantity} is off by "
+                    f"{engine.name} breaks {where}: the {broken[0].quantity} is off by "
                     f"{broken[0].error:.1e}, allowed are "
                     f"{broken[0].bound:.0e}. Run ttr verify."
                 )
     return (
         None
         if tried
-        else (f"{backend.name} takes no call of the laws' sizes, so none was tried. Name other backends.")
+        else (f"{engine.name} takes no call of the laws' sizes, so none was tried. Name other engines.")
     )

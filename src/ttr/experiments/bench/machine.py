@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import ttr
-from ttr.backends.native import library
+from ttr.engines.native import library
 from ttr.experiments.bench.rounds import Clock
 
 FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "asimd", "sve")

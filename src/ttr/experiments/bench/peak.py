@@ -40,7 +40,7 @@ class PeakMemory:
         self._pool.shutdown(cancel_futures=True)
 
     def of(
-        self, case: Case, contestant: str, backends: tuple[str, ...], onednn: bool
+        self, case: Case, contestant: str, engines: tuple[str, ...], onednn: bool
     ) -> dict[str, Any] | None:
         """Bytes over the inputs ("bytes") and the mark they were read from ("mark"); None if the process was
         killed, for want of memory."""
@@ -49,7 +49,7 @@ class PeakMemory:
             case.direction,
             tuple(vars(case.shape).items()),
             contestant,
-            backends,
+            engines,
             onednn,
         )
         try:
@@ -64,7 +64,7 @@ def _measure(
     direction: str,
     shape: tuple[tuple[str, int], ...],
     name: str,
-    backends: tuple[str, ...],
+    engines: tuple[str, ...],
     onednn: bool,
 ) -> dict[str, Any]:
     torch.set_num_threads(1)
@@ -72,7 +72,7 @@ def _measure(
         case for case in cases(FAMILIES) if (case.family.name, case.direction) == (family, direction)
     ).shaped(**dict(shape))
     x = case.inputs()
-    contestant = next(each for each in case.contestants(backends, onednn, x) if each.name == name)
+    contestant = next(each for each in case.contestants(engines, onednn, x) if each.name == name)
     short = case.shaped(time=min(case.shape.time, 64)).inputs()
     contestant.timed(contestant.prepare(short), direction == "training")()
     timed = contestant.timed(contestant.prepare(x), direction == "training")

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import ttr
 from ttr.experiments.bench import figures, report
 from ttr.experiments.bench.cases import Case, cases
-from ttr.experiments.bench.contestants import backends_named
+from ttr.experiments.bench.contestants import engines_named
 from ttr.experiments.bench.families import FAMILIES
 from ttr.experiments.bench.peak import PeakMemory
 from ttr.experiments.bench.results import Results
@@ -61,7 +61,7 @@ def bench(settings: BenchSettings, console: Console, clock: Clock | None = None)
     if settings.onednn:
         _check_onednn()
     with for_the_user():
-        backends_named(settings.backends)
+        engines_named(settings.engines)
         todo = chosen(settings, cases(FAMILIES, settings.lengths))
         results = Results(settings)
         try:
@@ -132,5 +132,5 @@ def list_cases(settings: BenchSettings, console: Console) -> None:
     with for_the_user():
         todo = chosen(settings, cases(FAMILIES, settings.lengths))
         report.listing(
-            todo, {case.name: case.contestants(settings.backends, settings.onednn) for case in todo}, console
+            todo, {case.name: case.contestants(settings.engines, settings.onednn) for case in todo}, console
         )

@@ -18,7 +18,7 @@ class BenchSettings:
 
     Args:
         cases: names or beginnings of names, as ``ttr bench --list`` shows them; none means all.
-        backends: ours that are timed; none means all that do not refuse.
+        engines: ours that are timed; none means all that do not refuse.
         lengths: tokens, in place of those of the cases.
         rounds: clean rounds that are wanted.
         limit: seconds; whoever takes longer for one call is left out from that length on.
@@ -29,7 +29,7 @@ class BenchSettings:
     """
 
     cases: tuple[str, ...] = ()
-    backends: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()
     rounds: int = 7
     limit: float = 30.0
@@ -57,7 +57,7 @@ class BenchSettings:
     def command(self) -> str:
         """The command line that asks for these settings."""
         default, words = BenchSettings(), ["ttr", "bench", *self.cases]
-        for name in ("backends", "lengths", "rounds", "limit", "threads", "out"):
+        for name in ("engines", "lengths", "rounds", "limit", "threads", "out"):
             value = getattr(self, name)
             if value != getattr(default, name):
                 words += [f"--{name}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]

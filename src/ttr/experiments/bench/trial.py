@@ -114,7 +114,7 @@ class Trial:
         compared and not kept."""
         x = case.inputs()
         rows, calls, reference, float64, exact = [], {}, None, None, None
-        for contestant in case.contestants(self.settings.backends, self.settings.onednn, x):
+        for contestant in case.contestants(self.settings.engines, self.settings.onednn, x):
             row, timed, outcome = self._admit(case, contestant, x, self.peaks)
             if timed is not None and contestant.compared:
                 if reference is None:
@@ -200,7 +200,7 @@ class Trial:
             return row | {"status": "stopped", "why": why, "seconds": seconds}, None, None
         if peaks is not None:
             self.say(f"{case.name}: {contestant.name}, its memory")
-            row["peak"] = peaks.of(case, contestant.name, self.settings.backends, self.settings.onednn)
+            row["peak"] = peaks.of(case, contestant.name, self.settings.engines, self.settings.onednn)
         self.say(f"{case.name}: {contestant.name}, a first call")
         timed = contestant.timed(contestant.prepare(x), case.direction == "training")
         before = self.clock.cpu()

@@ -1,2 +1,0 @@
-"""Linear recurrences as one torch operator with several engines: what the fast backends of linear memories
-share."""

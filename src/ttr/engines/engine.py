@@ -1,0 +1,61 @@
+"""What every engine is: a way to run a problem, or a sentence why not."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from ttr.engines.torch import steps
+from ttr.inputs import Inputs
+from ttr.problem import Problem
+from ttr.state import State
+
+
+def shape_of(local_degree: int | None) -> str:
+    """What a function of that degree fits, in words."""
+    known = {None: "one map for all queries", 0: "a constant around each", 1: "a line around each"}
+    return known.get(local_degree, "a polynomial around each")
+
+
+class Engine(ABC):
+    """Runs problems whose declared structure it knows. It shares no update code with the oracle.
+
+    Declared:
+        name: how ``engine=`` calls it.
+        composite: made of torch operations alone, so double backward, functorch and torch.compile pass
+            through.
+        compiles: torch.compile can trace it: composite, or made of registered operators.
+        adaptive: chooses its arithmetic per block of tokens (when to stop, what to scale by), so a later
+            token may change an earlier one within tolerance.
+    """
+
+    name: ClassVar[str]
+    composite: ClassVar[bool] = True
+    compiles: ClassVar[bool] = False
+    adaptive: ClassVar[bool] = False
+
+    def small(self) -> Engine:
+        """The same engine with blocks so small that short sequences cross their borders, for the laws."""
+        return self
+
+    def missing(self) -> str | None:
+        """Why this machine cannot run it at all, as a sentence with the remedy; None if it can."""
+        return None
+
+    @abstractmethod
+    def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
+        """Why this engine cannot run the problem (for these inputs), as a sentence; None if it can."""
+
+    @abstractmethod
+    def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+        """The read-outs [B,T,H,V] in the working dtype and the final state."""
+
+    def step(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+        """One token: as ``run`` with T = 1."""
+        return steps.advance(problem, x)
+
+    def bind_step(self, problem: Problem, x: Inputs) -> steps.BoundStep | None:
+        """A short way for tokens like the one of ``x``; None where there is none but ``step``."""
+        return steps.bind(problem, x, compiled=False)

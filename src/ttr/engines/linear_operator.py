@@ -1,0 +1,271 @@
+"""A linear recurrence as a torch operator, so that autograd, torch.compile and the fake tensors of both know
+it.
+
+The kernel that runs it is named by a string, an operator's arguments being tensors and numbers. Derivatives
+of the derivative go through torch's own operations: under ``create_graph``, and where gradients come in
+batches, the backward pass differentiates the chunkwise form instead. functorch never comes here, because
+dispatch gives it that form from the start; hence no rule for ``vmap``.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ttr.engines.torch.linear import chunkwise
+from ttr.forms.linear_recurrence import Recurrence
+from ttr.inputs import in_batches, is_transformed
+
+
+class ChunkKernel(Protocol):
+    """A way to run a recurrence and its derivative, chunk by chunk; no autograd inside.
+
+    ``chunk`` is the number of tokens of a chunk, a power of two. Chunks are counted from the first token of
+    the call.
+    """
+
+    def saved_sizes(self, r: Recurrence, chunk: int) -> tuple[int, ...]:
+        """Number of entries of every 1-D tensor that ``forward`` hands to ``backward``."""
+
+    def forward(self, r: Recurrence, chunk: int, save: bool) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """y [B,T,H,V], the final memory [B,H,F,V], and, with ``save``, the tensors of ``saved_sizes`` (else
+        empty ones)."""
+
+    def backward(
+        self, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """Gradients of query, key, value, read, erase, step, log_decay and memory, in that order; None where
+        the input is None. Where ``r.read`` is ``r.key``, that of the key is of both, and that of the read
+        None."""
+
+
+KERNELS: dict[str, ChunkKernel] = {}
+"""By name; whoever defines a kernel puts it here."""
+TENSORS = 8
+"""The tensors of a recurrence come first among its fields."""
+
+
+def run(kernel: str, r: Recurrence, chunk: int, save: bool) -> tuple[Tensor, Tensor]:
+    """y [B,T,H,V] and the final memory [B,H,F,V] of a recurrence; ``save`` what its derivative needs."""
+    shared = r.read is r.key
+    y, memory, _ = linear_recurrence(*r[:3], None if shared else r.read, *r[4:], shared, kernel, chunk, save)
+    return y, memory
+
+
+_RECURRENCE = (
+    "Tensor query, Tensor key, Tensor value, Tensor? read, Tensor? erase, Tensor? step, Tensor? "
+    "log_decay, Tensor memory, int pairs, "
+    "bool old, bool reads_first, float scale, bool reads_key, str kernel, int chunk"
+)
+
+
+@torch.library.custom_op(
+    "ttr::linear_recurrence",
+    mutates_args=(),
+    schema=f"({_RECURRENCE}, bool save) -> (Tensor, Tensor, Tensor[])",
+)
+def linear_recurrence(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    read: Tensor | None,
+    erase: Tensor | None,
+    step: Tensor | None,
+    log_decay: Tensor | None,
+    memory: Tensor,
+    pairs: int,
+    old: bool,
+    reads_first: bool,
+    scale: float,
+    reads_key: bool,
+    kernel: str,
+    chunk: int,
+    save: bool,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """See ``Recurrence``; with ``reads_key`` the key is also what is read, and ``read`` None. Chunks of
+    ``chunk`` tokens."""
+    r = Recurrence(
+        query,
+        key,
+        value,
+        key if reads_key else read,
+        erase,
+        step,
+        log_decay,
+        memory,
+        pairs,
+        old,
+        reads_first,
+        scale,
+    )
+    y, memory, saved = KERNELS[kernel].forward(r, chunk, save)
+    return y, memory, list(saved)
+
+
+@torch.library.custom_op(
+    "ttr::linear_recurrence_backward",
+    mutates_args=(),
+    schema=f"({_RECURRENCE}, Tensor[] saved, Tensor grad_y, Tensor grad_memory) -> Tensor[]",
+)
+def linear_recurrence_backward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    read: Tensor | None,
+    erase: Tensor | None,
+    step: Tensor | None,
+    log_decay: Tensor | None,
+    memory: Tensor,
+    pairs: int,
+    old: bool,
+    reads_first: bool,
+    scale: float,
+    reads_key: bool,
+    kernel: str,
+    chunk: int,
+    saved: list[Tensor],
+    grad_y: Tensor,
+    grad_memory: Tensor,
+) -> list[Tensor]:
+    """Gradients of the tensors that are there, in their order."""
+    r = Recurrence(
+        query,
+        key,
+        value,
+        key if reads_key else read,
+        erase,
+        step,
+        log_decay,
+        memory,
+        pairs,
+        old,
+        reads_first,
+        scale,
+    )
+    return [
+        gradient
+        for gradient in KERNELS[kernel].backward(r, chunk, tuple(saved), grad_y, grad_memory)
+        if gradient is not None
+    ]
+
+
+@linear_recurrence.register_fake
+def _(
+    query,
+    key,
+    value,
+    read,
+    erase,
+    step,
+    log_decay,
+    memory,
+    pairs,
+    old,
+    reads_first,
+    scale,
+    reads_key,
+    kernel,
+    chunk,
+    save,
+):
+    r = Recurrence(
+        query,
+        key,
+        value,
+        key if reads_key else read,
+        erase,
+        step,
+        log_decay,
+        memory,
+        pairs,
+        old,
+        reads_first,
+        scale,
+    )
+    sizes = KERNELS[kernel].saved_sizes(r, chunk)
+    batch, time, heads, _ = query.shape
+    return (
+        query.new_empty(batch, time, heads, value.shape[-1]),
+        query.new_empty(memory.shape),
+        [query.new_empty(n if save else 0) for n in sizes],
+    )
+
+
+@linear_recurrence_backward.register_fake
+def _(query, key, value, read, erase, step, log_decay, memory, *rest):
+    return [
+        query.new_empty(x.shape)
+        for x in (query, key, value, read, erase, step, log_decay, memory)
+        if x is not None
+    ]
+
+
+def _setup_context(ctx, inputs: tuple, output: tuple) -> None:
+    ctx.settings = inputs[TENSORS:]
+    ctx.save_for_backward(*inputs[:TENSORS], *output[2])
+    ctx.mark_non_differentiable(*output[2])
+
+
+def _backward(
+    ctx, grad_y: Tensor, grad_memory: Tensor, grad_saved: list[Tensor]
+) -> tuple[Tensor | None, ...]:
+    kept = ctx.saved_tensors  # looked at once: activation checkpointing makes them again at every look
+    tensors, saved = kept[:TENSORS], kept[TENSORS:]
+    pairs, old, reads_first, scale, reads_key, kernel, chunk, _ = ctx.settings
+    present = [x is not None for x in tensors]
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        if torch.is_grad_enabled() or is_transformed() or in_batches(grad_y) or in_batches(grad_memory):
+            gradients = _differentiable(
+                tensors, (pairs, old, reads_first, scale), reads_key, chunk, grad_y, grad_memory
+            )
+        else:
+            gradients = linear_recurrence_backward(
+                *tensors,
+                pairs,
+                old,
+                reads_first,
+                scale,
+                reads_key,
+                kernel,
+                chunk,
+                list(saved),
+                grad_y,
+                grad_memory,
+            )
+    each = iter(gradients)
+    return *(next(each) if there else None for there in present), *(None,) * len(ctx.settings)
+
+
+def _differentiable(
+    tensors: tuple[Tensor | None, ...],
+    kind: tuple[int, bool, bool, float],
+    reads_key: bool,
+    chunk: int,
+    grad_y: Tensor,
+    grad_memory: Tensor,
+) -> tuple[Tensor, ...]:
+    """Gradients that can be differentiated again, of the tensors that are there.
+
+    They are taken in views, each a tensor of its own: where one input was made from another, the way between
+    them is the outer graph's."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = [
+            None if x is None else x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+            for x in tensors
+        ]
+        r = Recurrence(*inputs, *kind)
+        outputs = chunkwise.run(r._replace(read=r.key) if reads_key else r, chunk)
+    return torch.autograd.grad(
+        outputs,
+        [x for x in inputs if x is not None],
+        (grad_y, grad_memory),
+        create_graph=create_graph,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+
+
+linear_recurrence.register_autograd(_backward, setup_context=_setup_context)

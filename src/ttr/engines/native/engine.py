@@ -1,0 +1,41 @@
+"""Linear recurrences by the compiled kernels, where they were built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ttr.engines.linear import OperatorEngine
+from ttr.engines.linear_operator import KERNELS
+from ttr.engines.native import library, step
+from ttr.engines.native.recurrence import NativeKernel
+from ttr.engines.torch import steps
+from ttr.engines.torch.steps import BoundStep
+from ttr.forms.lowering import finish, linear_form, widen_state
+from ttr.inputs import Inputs
+from ttr.problem import Problem
+from ttr.state import State
+
+
+@dataclass(frozen=True)
+class Native(OperatorEngine):
+    """Every linear recurrence; see ``csrc/recurrence.h`` for how."""
+
+    name: ClassVar[str] = "native"
+
+    def step(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+        if not step.usable(x):
+            return super().step(problem, x)
+        form = linear_form(problem, x)
+        return finish(problem, x, *step.advance(form, widen_state(problem, x), x.owns_state), form)
+
+    def bind_step(self, problem: Problem, x: Inputs) -> BoundStep | None:
+        return steps.bind(problem, x, compiled=step.usable(x))
+
+    def missing(self) -> str | None:
+        return library.reason()
+
+
+KERNELS[Native.name] = NativeKernel()

@@ -1,0 +1,182 @@
+"""The compiled dual form of networks with GELU between their matrices: how csrc/network.c is called."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ttr.engines.native import library
+from ttr.engines.torch.dual_form.chunks import Chunks, Named, Tensors, Weights, under
+
+MOST_LAYERS, MOST_BLOCK = 8, 16
+"""As in csrc/network.h."""
+
+UNIT = 16
+"""Sizes in the kernels' memory are padded to this (csrc/matrix.h)."""
+
+CACHED = 2**18
+"""Numbers of the weights of a block of chunks, which should stay in a second-level cache with all else that
+is at work."""
+
+INPUTS = (
+    "key",
+    "value",
+    "query",
+    "pairs",
+    "kept",
+    "moved",
+    "momentum_kept",
+    "momentum_pairs",
+    "gain",
+    "shift",
+    "weights",
+    "momentum",
+)
+
+
+class _Network(ctypes.Structure):
+    """``network`` of csrc/network.h, field by field."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                "chunks",
+                "memories",
+                "tokens",
+                "layers",
+                "residual",
+                "bias",
+                "block",
+                "threads",
+                "state",
+            )
+        ),
+        ("width", ctypes.c_int64 * (MOST_LAYERS + 1)),
+        ("eps", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in INPUTS),
+        *((name, ctypes.c_void_p) for name in ("y", "end_weights", "end_momentum", "states")),
+        *((f"grad_{name}", ctypes.c_void_p) for name in ("y", "end_weights", "end_momentum")),
+        *((f"grad_{name}", ctypes.c_void_p) for name in INPUTS),
+    ]
+
+
+def serves(plan: Chunks, x: Tensors) -> bool:
+    """Whether the library is there and runs this network: GELU between its matrices, the squared error, plain
+    tensors on the CPU."""
+    real = all(tensor.is_cpu and type(tensor) in library.PLAIN for tensor in x.values())
+    return (
+        real
+        and plan.function.perceptron
+        and plan.loss.quadratic
+        and len(plan.matrices) <= MOST_LAYERS
+        and library.available()
+    )
+
+
+def forward(plan: Chunks, x: Tensors, save: bool) -> tuple[Tensor, Weights, tuple[Tensor, ...]]:
+    """What all chunks read, the weights behind the last, and those that enter every block, which ``backward``
+    needs, if it is to ``save``."""
+    given, block = _packed(plan, x)
+    momentum = "momentum" in given
+    blocks, state = -(-x["key"].shape[0] // block), given["weights"].shape[-1]
+    made = {"y": torch.empty_like(x["value"]), "end_weights": torch.empty_like(given["weights"])}
+    if save:
+        made["states"] = given["weights"].new_empty(blocks, x["key"].shape[1], 1 + momentum, state)
+    if momentum:
+        made["end_momentum"] = torch.empty_like(given["weights"])
+    _call("network_forward", plan, x, given, block, made)
+    end = Weights(
+        *(
+            _unpacked(made[f"end_{name}"], under("weight", x)) if f"end_{name}" in made else {}
+            for name in ("weights", "momentum")
+        )
+    )
+    return made["y"], end, (made["states"],) if save else ()
+
+
+def backward(
+    plan: Chunks, x: Tensors, entered: tuple[Tensor, ...], grad_y: Tensor, grad_end: Weights
+) -> Named:
+    """The gradients of all tensors of the call, by name."""
+    given, block = _packed(plan, x)
+    made = {f"grad_{name}": torch.zeros_like(tensor) for name, tensor in given.items()}
+    made |= {
+        "states": entered[0],
+        "grad_y": library.contiguous(grad_y),
+        "grad_end_weights": _pack(plan, x, grad_end.now),
+    }
+    if grad_end.momentum:
+        made["grad_end_momentum"] = _pack(plan, x, grad_end.momentum)
+    _call("network_backward", plan, x, given, block, made)
+    found = {name: made[f"grad_{name}"] for name in given if name in x}
+    found |= {f"param.{name}": made[f"grad_{name}"][:, None] for name in plan.function.inner}
+    for kind, name in (("weight", "weights"), ("momentum", "momentum")):
+        if name in given:
+            found |= {
+                f"{kind}.{own}": tensor
+                for own, tensor in _unpacked(made[f"grad_{name}"], under(kind, x)).items()
+            }
+    return found
+
+
+def _packed(plan: Chunks, x: Tensors) -> tuple[Named, int]:
+    """The tensors as the kernel takes them, and the chunks of a block."""
+    given = {name: library.contiguous(tensor) for name, tensor in x.items() if name in INPUTS}
+    given |= {name: library.contiguous(x[f"param.{name}"]).flatten(1) for name in plan.function.inner}
+    given["weights"] = _pack(plan, x, under("weight", x))
+    if momentum := under("momentum", x):
+        given["momentum"] = _pack(plan, x, momentum)
+    return given, max(1, min(MOST_BLOCK, CACHED // given["weights"].shape[-1]))
+
+
+def _pack(plan: Chunks, x: Tensors, weights: Tensors) -> Tensor:
+    """The weights of every memory side by side: each matrix with its sizes padded, then its bias, 0 where
+    there is none."""
+    parts = []
+    for name in plan.matrices:
+        matrix = weights[name]
+        inputs, outputs = (-size % UNIT for size in matrix.shape[1:])
+        bias = weights.get(f"{name}_bias", matrix.new_zeros(len(matrix), matrix.shape[2]))
+        parts += [pad(matrix, (0, outputs, 0, inputs)).flatten(1), pad(bias, (0, outputs))]
+    return torch.cat(parts, dim=1)
+
+
+def _unpacked(flat: Tensor, like: Tensors) -> Named:
+    """The inverse: the tensors of the names and shapes of ``like``."""
+    found, at = {}, 0
+    for name in (name for name in like if not name.endswith("_bias")):
+        inputs, outputs = like[name].shape[1:]
+        rows, columns = (size + -size % UNIT for size in (inputs, outputs))
+        found[name] = (
+            flat[:, at : at + rows * columns].unflatten(1, (rows, columns))[:, :inputs, :outputs].contiguous()
+        )
+        at += rows * columns
+        if f"{name}_bias" in like:
+            found[f"{name}_bias"] = flat[:, at : at + outputs].contiguous()
+        at += columns
+    return {name: found[name] for name in like}
+
+
+def _call(kernel: str, plan: Chunks, x: Tensors, given: Named, block: int, made: Named) -> None:
+    matrices = [x[f"weight.{name}"] for name in plan.matrices]
+    widths = [matrices[0].shape[1], *(matrix.shape[2] for matrix in matrices)]
+    chunks, memories, tokens, _ = x["key"].shape
+    call = _Network(
+        chunks=chunks,
+        memories=memories,
+        tokens=tokens,
+        layers=len(matrices),
+        residual=plan.function.residual,
+        block=block,
+        bias=f"weight.{plan.matrices[0]}_bias" in x,
+        threads=torch.get_num_threads(),
+        state=given["weights"].shape[-1],
+        width=(ctypes.c_int64 * (MOST_LAYERS + 1))(*widths),
+        eps=plan.function.eps,
+        **{name: tensor.data_ptr() for name, tensor in (given | made).items()},
+    )
+    library.run(kernel, x["key"].dtype, call)

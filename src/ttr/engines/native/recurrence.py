@@ -1,0 +1,157 @@
+"""The kernel in C: chunks of a linear recurrence and their derivative, heads in parallel."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ttr.engines.native import library
+from ttr.forms.linear_recurrence import Recurrence
+
+BLOCK = 16
+"""Sizes in the kernels' memory are padded to this (``csrc/matrix.h``)."""
+
+STRETCH = 256
+"""Tokens between two memories that ``forward`` saves; ``backward`` recomputes those between, which a
+second-level cache holds."""
+
+MOST_CHUNKS = 64
+"""The most chunks of a stretch (``csrc/recurrence.h``)."""
+
+INPUTS = ("query", "key", "value", "read", "erase", "step", "log_decay", "memory")
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("stride", ctypes.c_int64 * 3))
+
+
+class _Arguments(ctypes.Structure):
+    """``recurrence`` of ``csrc/recurrence.h``."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int64)
+            for name in ("batch", "heads", "time", "key_size", "value_size", "chunk", "stretch", "threads")
+        ),
+        *((name, ctypes.c_int64) for name in ("decay", "old", "reads_first")),
+        *((name, _Tensor) for name in (*INPUTS, "scale", "y", "last")),
+        *((name, ctypes.c_void_p) for name in ("states", "scores", "written")),
+        *((f"grad_{name}", _Tensor) for name in INPUTS),
+    )
+
+
+class NativeKernel:
+    """Runs a ``Recurrence`` on the CPU, in float32 or float64, as an ``ChunkKernel``.
+
+    The kernels know one pair per token. Of several, each is a token of its own, and all but the last of a
+    token read with a query of zeros. Threads over batch and heads, as many as ``torch.get_num_threads()``;
+    results are the same to the last bit for any number.
+    """
+
+    def saved_sizes(self, r: Recurrence, chunk: int) -> tuple[int, ...]:
+        """Of the memories that enter every stretch, of all scores, and of the corrected values of a delta
+        rule."""
+        (batch, time, heads), key_size = r.key.shape[:3], r.query.shape[-1]
+        keys, values, rows = _padded(key_size), _padded(r.value.shape[-1]), _padded(chunk)
+        chunks = -(-time // chunk)
+        stretches = -(-chunks // _stretch(chunk))
+        delta, sets = r.read is not None, 1 if r.erase is None else 2
+        scores, written = sets * (1 + delta) * rows * rows, delta * rows * values
+        return tuple(
+            batch * heads * size for size in (stretches * keys * values, chunks * scores, chunks * written)
+        )
+
+    def forward(self, r: Recurrence, chunk: int, save: bool) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """As ``ChunkKernel.forward``.
+
+        Raises:
+            RuntimeError: if the kernels were not built, or the memory for their work is missing.
+        """
+        saved = tuple(r.query.new_empty(size) for size in (self.saved_sizes(r, chunk) if save else (0, 0, 0)))
+        y, last = (
+            torch.empty_like(r.value, memory_format=torch.contiguous_format),
+            torch.empty_like(r.memory, memory_format=torch.contiguous_format),
+        )
+        _call("forward", r._replace(query=_on_pairs(r.query, r.pairs)), chunk, saved, y, last, ())
+        return _on_tokens(y, r.pairs), last, saved
+
+    def backward(
+        self, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """As ``ChunkKernel.backward``; raises as ``forward`` does."""
+        r, pairs = r._replace(query=_on_pairs(r.query, r.pairs)), r.pairs
+        inputs = (getattr(r, name) for name in INPUTS)
+        gradients = [
+            None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs
+        ]
+        _call("backward", r, chunk, saved, _on_pairs(grad_y, pairs), grad_memory, gradients)
+        gradients[0] = _on_tokens(gradients[0], pairs)
+        if r.read is r.key:
+            gradients[1] += gradients[3]
+            gradients[3] = None
+        return tuple(gradients)
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def _stretch(chunk: int) -> int:
+    """Chunks of a stretch."""
+    return min(max(STRETCH // chunk, 1), MOST_CHUNKS)
+
+
+def _on_pairs(x: Tensor, pairs: int) -> Tensor:
+    """[B,T,H,D] at the last pair of every token, [B,L,H,D], and zeros at the others."""
+    return x if pairs == 1 else pad(x[:, :, None], (0, 0, 0, 0, pairs - 1, 0)).flatten(1, 2)
+
+
+def _on_tokens(x: Tensor, pairs: int) -> Tensor:
+    """[B,L,H,D] at the last pair of every token, [B,T,H,D]."""
+    return x if pairs == 1 else x[:, pairs - 1 :: pairs].contiguous()
+
+
+def _call(
+    name: str,
+    r: Recurrence,
+    chunk: int,
+    saved: tuple[Tensor, ...],
+    y: Tensor,
+    last: Tensor,
+    gradients: Sequence[Tensor | None],
+) -> None:
+    batch, time, heads, key_size = r.query.shape
+    decay, threads = 0 if r.log_decay is None else r.log_decay.ndim - 2, torch.get_num_threads()
+    arguments = _Arguments(
+        batch,
+        heads,
+        time,
+        key_size,
+        r.value.shape[-1],
+        chunk,
+        _stretch(chunk),
+        threads,
+        decay,
+        r.old,
+        r.reads_first,
+    )
+    tensors = dict(zip(INPUTS, (getattr(r, name) for name in INPUTS))) | {"y": y, "last": last}
+    tensors["scale"] = torch.full((), r.scale, dtype=r.query.dtype).expand(batch, time, heads)
+    tensors |= {f"grad_{name}": gradient for name, gradient in zip(INPUTS, gradients)}
+    # alive until the call is over
+    held = [_fill(getattr(arguments, name), tensor) for name, tensor in tensors.items() if tensor is not None]
+    for field, tensor in zip(("states", "scores", "written"), saved, strict=True):
+        setattr(arguments, field, tensor.data_ptr() or None)
+    library.run(name, r.query.dtype, arguments)
+    del held
+
+
+def _fill(field: _Tensor, tensor: Tensor) -> Tensor:
+    """Point ``field`` at the tensor, or at a copy that kernels may read; return what it points at."""
+    tensor = library.rows(tensor) if tensor.ndim == 4 else tensor.resolve_neg()
+    field.data, field.stride[:] = tensor.data_ptr(), tensor.stride()[:3]
+    return tensor

@@ -1,0 +1,1 @@
+"""Forms computed by torch's own operations."""

@@ -1,0 +1,115 @@
+"""Block by block, additive memories of few numbers per head: state spaces and gated recurrent units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils.checkpoint import checkpoint
+
+from ttr.engines.engine import Engine
+from ttr.forms.lowering import finish, linear_form, widen_state
+from ttr.inputs import Inputs, needs_composite
+from ttr.problem import Problem
+from ttr.state import State
+
+
+@dataclass(frozen=True)
+class ChannelScan(Engine):
+    """S_t = D_t S_{t-1} + k_t v_t^T, every number of the state by itself: a scan over blocks (the selective
+    scan of arXiv 2312.00752).
+
+    Where a head has one or two value channels, the products of matrices of the chunkwise form have nothing to
+    share between them. A block of tokens forms its states, reads them and forgets them; the backward pass
+    forms them again from the state that entered the block, so that no tensor of T x K x V lives in either.
+    Retentions are multiplied, never divided.
+    """
+
+    block: int = 256
+    run_length: int = 16
+    widest: int = 2
+
+    name: ClassVar[str] = "channel-scan"
+
+    def small(self) -> ChannelScan:
+        return ChannelScan(block=6, run_length=2)
+
+    def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
+        if problem.memory != "matrix" or not problem.solver.additive:
+            return (
+                "It runs memories that are a sum of pairs, each written once and then only faded, over "
+                "the whole past."
+            )
+        if problem.weights.reads_first or problem.weights.writes_previous:
+            return (
+                "It runs memories that write the pair of a token once and then read, which these weights "
+                "order otherwise."
+            )
+        if torch.compiler.is_compiling():
+            return "Its blocks and runs are cut by the length of the call, which a compiled call leaves open."
+        if x is not None and x.v.shape[-1] > self.widest:
+            return (
+                f"It goes through the state number by number, which pays up to {self.widest} value "
+                f"channels per head; here are {x.v.shape[-1]}."
+            )
+        return None
+
+    def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+        outputs, state = [], x.state
+        keep = not x.wants_grad or x.length <= self.block or needs_composite()
+        for part in x.split(self.block):
+            y, state = (
+                self._block(problem, part, state)
+                if keep
+                else checkpoint(
+                    self._block, problem, part, state, use_reentrant=False, preserve_rng_state=False
+                )
+            )
+            outputs.append(y)
+        return torch.cat(outputs, dim=1), state
+
+    def _block(self, problem: Problem, x: Inputs, state: State) -> tuple[Tensor, State]:
+        x = x.after(state)
+        form, memory = linear_form(problem, x), widen_state(problem, x)
+        value = form.value if form.step is None else form.value * form.step[..., None]
+        log_decay = form.key.new_zeros(1, x.length, 1, 1) if form.log_decay is None else form.log_decay
+        kept = log_decay.exp().reshape(*log_decay.shape, *(1,) * (5 - log_decay.ndim))
+        states, memory = scan(kept, form.key[..., None] * value[..., None, :], memory, self.run_length)
+        return finish(problem, x, (form.query[..., None] * states).sum(-2), memory, form)
+
+
+def scan(
+    kept: Float[Tensor, "#B C #H #F 1"],
+    added: Float[Tensor, "B C H F V"],
+    start: Float[Tensor, "B H F V"],
+    length: int,
+) -> tuple[Float[Tensor, "B C H F V"], Float[Tensor, "B H F V"]]:
+    """All S_c = kept_c S_{c-1} + added_c, and the last of them.
+
+    Runs of ``length`` tokens go side by side, each from an empty state and with the product of what it keeps;
+    a second, shorter scan finds the state that enters each run, and what is left of it is added.
+    """
+    tokens = added.shape[1]
+    if not tokens:
+        return added, start
+    after = (0, 0) * 3 + (0, -tokens % length)  # tokens that keep all and add nothing
+    kept, added = (
+        pad(x, after, value=fill).unflatten(1, (-1, length)).unbind(2)
+        for x, fill in ((kept, 1.0), (added, 0.0))
+    )
+    states, products = [added[0]], [kept[0]]
+    for share, new in zip(kept[1:], added[1:], strict=True):
+        states.append(share * states[-1] + new)
+        products.append(share * products[-1])
+    entering = []
+    for share, new in zip(products[-1].unbind(1), states[-1].unbind(1), strict=True):
+        entering.append(start)
+        start = share * start + new
+    before = torch.stack(entering, dim=1)[:, :, None]
+    return (torch.stack(states, dim=2) + torch.stack(products, dim=2) * before).flatten(1, 2)[
+        :, :tokens
+    ], start

@@ -1,0 +1,29 @@
+"""Chunk by chunk, memories that correct themselves at a key: the delta rule and its gated forms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ttr.engines.linear import LinearEngine
+from ttr.engines.torch.linear import chunkwise
+from ttr.forms.linear_recurrence import Recurrence
+from ttr.inputs import Inputs
+from ttr.problem import Problem
+
+
+@dataclass(frozen=True)
+class ChunkwiseDelta(LinearEngine):
+    """S_j = D_j S_{j-1} + k_j w_j^T, one triangular system per chunk: see ``chunkwise.delta``."""
+
+    name: ClassVar[str] = "chunkwise-delta"
+
+    def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
+        if problem.memory != "matrix" or problem.solver.gradient_at is None:
+            return "It runs memories that each pair corrects by a step at a key: the delta rule and its kin."
+        return None
+
+    def recur(self, r: Recurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
+        return chunkwise.run(r, self.chunk)

@@ -1,0 +1,134 @@
+"""Ridge regression at every token, in chunks: matrix products between chunks, one solve for all tokens at
+once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ttr.engines.engine import Engine
+from ttr.engines.torch.implicit_solve import System, solve
+from ttr.engines.torch.ridge import regression
+from ttr.engines.torch.ridge.block import cut
+from ttr.engines.torch.ridge.regression import Regression
+from ttr.engines.torch.ridge.system import squared_norms
+from ttr.engines.torch.truncated_solve import truncated_solve
+from ttr.forms.lowering import linear_form
+from ttr.forms.weighted_pairs import CumulativeDecay
+from ttr.inputs import Inputs
+from ttr.problem import Problem, Solver
+from ttr.state import State
+
+KEPT = {
+    "matrix": "one matrix",
+    "pairs": "the pairs themselves",
+    "levels": "one matrix per level",
+    "nothing": "nothing",
+}
+
+
+class ChunkwiseRidge(Engine):
+    """y_t = U_t^T x_t with (H_t + diag(ridge)) x_t = q_t, H_t = sum_i gamma_i k_i k_i^T and U_t = sum_i
+    gamma_i k_i v_i^T.
+
+    With the moments H_0, U_0 that enter a chunk, W_ti = gamma_i^(t) inside it and a_t = what token t keeps of
+    H_0 (MesaNet,
+    arXiv 2506.05233): solve (sum_i W_ti k_i k_i^T + a_t H_0 + diag(ridge)) x_t = q_t, then Y = a * (X U_0) +
+    (W * (X K^T)) V. No token's H_t is formed, unless its system is too ill-conditioned for conjugate
+    gradient.
+    """
+
+    name: ClassVar[str] = "chunkwise-ridge"
+    composite: ClassVar[bool] = False
+    adaptive: ClassVar[bool] = True  # how a chunk's systems are preconditioned depends on how much it forgets
+
+    def __init__(self, chunk: int = 32) -> None:
+        self.chunk = chunk
+
+    def small(self) -> ChunkwiseRidge:
+        return ChunkwiseRidge(chunk=4)
+
+    def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
+        if problem.memory != "moments":
+            return (
+                "It solves a ridge regression from its two moments, and this memory keeps "
+                f"{KEPT.get(problem.memory, 'something else')} instead."
+            )
+        return None
+
+    def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+        form = linear_form(problem, x)
+        if x.state["gram"].numel() == 0:  # of no features or rows: nothing is learned, and what is read is 0
+            return torch.einsum("bthf,bhfv->bthv", form.query, x.state["memory"]), x.state.replace(
+                position=x.state.position + x.length
+            )
+        none = torch.zeros_like(form.key[..., 0])
+        log_decay, importance = (none if log is None else log for log in (x.log_decay, x.log_importance))
+        ridge = x.controls["ridge"] if "ridge" in x.controls else form.query.new_zeros(form.query.shape[2:])
+        call = Regression(
+            form.query, form.key, form.value, log_decay, importance, ridge, x.state["gram"], x.state["memory"]
+        )
+        size = min(self.chunk, max(x.length, 1))
+        if problem.solver.iteration is None:
+            y, gram, memory = regression.run(
+                call, size, functools.partial(differentiable, chunk=size, solver=solve)
+            )
+        else:
+            mix = cut(x.controls["mix"], size).transpose(0, 1).flatten(0, 1) if "mix" in x.controls else None
+            y, gram, memory = differentiable(
+                call, size, functools.partial(_truncated, problem.solver, x.wants_grad, mix)
+            )
+        return y, x.state.replace(gram=gram, memory=memory, position=x.state.position + x.length)
+
+
+def differentiable(
+    call: Regression, chunk: int, solver: Callable[[System, Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Read-outs and the moments after the call by torch's own operations, all chunks at once: what truncated
+    solvers, which are differentiated through their steps, and second derivatives go through."""
+    lead = call.query.shape[:1] + call.query.shape[2:3]
+    query, key, value, log_decay, importance = (cut(t, chunk).transpose(0, 1) for t in call[:5])
+    decay, whole = CumulativeDecay.of(log_decay), slice(None)
+    importance = importance[..., None]
+    future = torch.ones(chunk, chunk, dtype=torch.bool, device=query.device).triu(1)
+    inside = (decay.between(whole, whole).to(query) + importance.mT).masked_fill(future, -torch.inf).exp()
+    kept, to_end = (log.exp().to(query)[..., None] for log in (decay.since_start(), decay.to_end()))
+
+    states = [torch.cat([call.gram, call.memory], dim=-1).flatten(0, 1)]
+    written = (to_end * importance.exp() * key).mT @ torch.cat([key, value], dim=-1)
+    for last, new in zip(kept[..., -1:, :].unbind(1), written.unbind(1)):
+        states.append(last * states[-1] + new)
+    sizes = [key.shape[-1], value.shape[-1]]
+    gram, memory = torch.stack(states, dim=1)[:, :-1].split(sizes, dim=-1)
+    ridge = call.ridge[:, None, None].expand(*lead, key.shape[1], 1, -1)
+    system = System(
+        *(t.flatten(0, 1) for t in (inside, key)),
+        ridge.flatten(0, 2),
+        kept=kept.flatten(0, 1),
+        gram=gram.flatten(0, 1),
+    )
+    solution = solver(system, query.flatten(0, 1)).unflatten(0, query.shape[:2])
+    y = kept * (solution @ memory) + (inside * (solution @ key.mT)) @ value
+    y = y.unflatten(0, lead).flatten(2, 3).transpose(1, 2)[:, : call.query.shape[1]]
+    return y, *states[-1].unflatten(0, lead).split(sizes, dim=-1)
+
+
+def _truncated(solver: Solver, wants_grad: bool, mix: Tensor | None, system: System, right: Tensor) -> Tensor:
+    """The steps of a truncated solver; what they compute on the way is computed again when gradients are
+    asked for."""
+
+    def product(y: Tensor) -> Tensor:
+        return (
+            checkpoint(system.product, y, use_reentrant=False, preserve_rng_state=False)
+            if wants_grad
+            else system.product(y)
+        )
+
+    return truncated_solve(
+        solver, product, squared_norms(system.weights, system.keys, system.kept, system.gram), right, mix
+    )

@@ -1,0 +1,79 @@
+"""Kernel ridge regression of all prefixes at once: their systems are the leading blocks of one matrix."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.engines.engine import Engine
+from ttr.engines.torch.direct_solve import HOPELESS, NO_DIGITS, SINGULAR, NoDigits, wide_dtype
+from ttr.inputs import Inputs, needs_composite
+from ttr.problem import Problem
+from ttr.slots import append_pairs
+from ttr.state import State
+
+
+class KernelRidge(Engine):
+    """y_t = kappa(q_t, K_t) G_t (G_t kappa(K_t, K_t) G_t + ridge)^-1 G_t V_t with G the roots of the weights,
+    K_t the first t keys.
+
+    While nothing is forgotten, the matrix of token t is the leading block of the last one's, and so is its
+    Cholesky factor L: y_t is the product of the first t rows of L^-1 G kappa(K, q_t) and of L^-1 G V. One
+    factorisation and two triangular solves, O(T^2) per token where a solve of its own would take O(T^3).
+    """
+
+    name: ClassVar[str] = "kernel-ridge"
+
+    def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
+        if not problem.function.dual:
+            return "It solves for one coefficient per pair, and this function has parameters of its own."
+        if problem.weights.retention is not None or problem.weights.window is not None:
+            return (
+                "It keeps one factor of growing kernel matrices, and forgetting changes all of their "
+                "older entries."
+            )
+        return None
+
+    def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+        new = x.own_log_weight
+        keys, values, log_weight = (
+            torch.cat(both, dim=1)
+            for both in ((x.state["keys"], x.k), (x.state["values"], x.v), (x.state["log_weight"], new))
+        )
+        wide = wide_dtype(x.q)
+        query, keys, values = (x.grouped(t).transpose(1, 2).to(wide) for t in (x.q, keys, values))
+        root = (0.5 * log_weight).exp().transpose(1, 2)[..., None].to(wide)
+
+        identity = torch.eye(keys.shape[-2], dtype=wide, device=keys.device)
+        gram = (
+            root * problem.function.kernel_matrix(keys, keys) * root.mT
+            + x.controls["ridge"][..., None].to(wide) * identity
+        )
+        right = root * torch.cat([problem.function.kernel_matrix(keys, query), values], dim=-1)
+        read, written = torch.linalg.solve_triangular(_factor(gram), right, upper=False).split(
+            [query.shape[-2], values.shape[-1]], dim=-1
+        )
+        place = torch.arange(keys.shape[-2], device=keys.device)[:, None]
+        hidden = place > keys.shape[-2] - x.length + torch.arange(x.length, device=keys.device)
+        y = read.masked_fill(hidden, 0.0).mT @ written
+        return y.transpose(1, 2).to(x.q.dtype), append_pairs(x.state, None, x.k, x.v, new, None)
+
+
+def _factor(gram: Tensor) -> Tensor:
+    """The Cholesky factor.
+
+    Raises:
+        ValueError: if the ridge is too small for the rounding errors of the kernel matrix, by eps times its
+            condition as the factor shows it.
+    """
+    try:
+        factor = torch.linalg.cholesky(gram)
+    except torch.linalg.LinAlgError as error:
+        raise NoDigits(SINGULAR) from error
+    if gram.shape[-1] and not needs_composite():
+        least = factor.diagonal(dim1=-2, dim2=-1).amin(-1).square()
+        if not bool((torch.finfo(gram.dtype).eps * gram.norm(dim=(-2, -1)) <= HOPELESS * least).all()):
+            raise NoDigits(NO_DIGITS)
+    return factor

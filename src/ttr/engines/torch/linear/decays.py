@@ -1,0 +1,253 @@
+"""Products of rows and keys under decay, sum_d row_id key_jd e^{r_id - b_jd}, without an exponential that can
+overflow.
+
+b is the cumulative log decay of a chunk (falling from 0), r that of a row, either b itself or b of the pair
+before. The two exponentials of a difference apart need a reference between them: e^{r - x} on the row, e^{x -
+b} on the key.
+
+    flat     x = 0 for the whole chunk where b >= -REACH: the rows shrink, and the keys grow by at most
+             e^REACH
+    halved   else: in a block of 2, 4, ..., C tokens the late half meets the early one over the border between
+             them, where both
+             exponents are <= 0 whatever the gates; below the size at which every block falls by at most
+                 REACH, x is the block's
+             start; where even tokens fall by more, pairs inside a token are met one by one
+
+Letters: M chunks of C tokens, G batch x heads, n pairs per token, J = C n keys, R rows, E = F with a decay
+    per channel, else 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ttr.engines.torch.linear.geometry import Geometry
+from ttr.forms.linear_recurrence import Recurrence
+
+REACH = 30.0
+"""The largest exponent above 0: e^30 = 1e13 leaves float32 room for products of any length."""
+
+
+class Decays:
+    """What the decays of one super-block mean for its rows, keys and memories; without decay every factor is
+    None.
+
+    ``row`` and ``key`` are what rows and keys are multiplied with before they meet (1 where the products are
+    halved), ``row_to_memory`` and ``key_to_memory`` what they still lack to meet the memory that enters and
+    the one that leaves, ``kept`` what a chunk keeps of the former.
+    """
+
+    def __init__(self, g: Geometry, r: Recurrence, log_decay: Tensor | None, dtype: torch.dtype) -> None:
+        self.row = self.key = self.row_to_memory = self.key_to_memory = self.kept = None
+        self.halving: tuple[Halving, ...] = ()
+        if log_decay is None:
+            return
+        log = log_decay.cumsum(2, dtype=torch.float64)
+        before = pad(log, (0, 0, 1, -1)) if r.old or r.reads_first else log
+        parts = [
+            (before if part.before else log)[:, :, part.every - 1 :: part.every] for part in row_parts(g, r)
+        ]
+        rows = torch.cat(parts, dim=2)
+        copies = g.keys // g.pairs
+        whole = log[:, :, -1:]
+        self.kept = whole.mT.to(dtype).exp()
+        if flat(log):
+            self.row, self.key = rows.to(dtype).exp(), torch.exp(-log.to(dtype)).repeat(1, 1, copies, 1)
+            self.key_to_memory = self.kept.mT
+        else:
+            leaf = leaf_tokens(log, g.tokens)
+            self.halving = tuple(
+                Halving(part, logs, log, g.tokens, leaf) for part, logs in zip(row_parts(g, r), parts)
+            )
+            self.row_to_memory = rows.to(dtype).exp()
+            self.key_to_memory = (whole - log).to(dtype).exp().repeat(1, 1, copies, 1)
+
+
+class RowPart(NamedTuple):
+    """The rows of P, or of Q: where they stand among all, how many pairs there are to each, and whether they
+    decay up to the pair before."""
+
+    rows: slice
+    every: int
+    before: bool
+
+    def on_pairs(self, dots: Float[Tensor, "*lead r E"]) -> Float[Tensor, "*lead pairs E"]:
+        """Numbers of rows at the last pair that each decays up to."""
+        if self.every > 1:
+            spread = dots.new_zeros(*dots.shape[:-2], self.every * dots.shape[-2], dots.shape[-1])
+            spread[..., self.every - 1 :: self.every, :] = dots
+            dots = spread
+        return pad(dots[..., 1:, :], (0, 0, 0, 1)) if self.before else dots
+
+
+def row_parts(g: Geometry, r: Recurrence) -> tuple[RowPart, ...]:
+    """The parts of the rows X = [P; Q], P only where the memory corrects."""
+    queries = RowPart(slice(g.rows - g.tokens, g.rows), r.pairs, r.reads_first)
+    return (queries,) if r.read is None else (RowPart(slice(0, g.pairs), 1, r.old), queries)
+
+
+def dots(x: Tensor, gradient: Tensor, channels: bool) -> Tensor:
+    """x.dx of every row or key, [..., E]: of every channel by itself, or their sum."""
+    return x * gradient if channels else torch.linalg.vecdot(x, gradient)[..., None]
+
+
+def flat(log: Float[Tensor, "M G J E"]) -> bool:
+    """Whether one reference serves every whole chunk."""
+    return log[:, :, -1].amin().item() >= -REACH
+
+
+def leaf_tokens(log: Float[Tensor, "M G J E"], tokens: int) -> int:
+    """The largest power of two of tokens over which no block falls by more than REACH; 1 is always right."""
+    size = tokens
+    while size > 1:
+        ends = log.unflatten(2, (tokens // size, -1))[:, :, :, -1]
+        fall = torch.cat([ends[:, :, :1], ends.diff(dim=2)], dim=2)
+        if fall.amin().item() >= -REACH:
+            break
+        size //= 2
+    return size
+
+
+class Halving:
+    """The products of one part of the rows with the keys, level by level, and their derivative.
+
+    The derivative in a log decay adds up without cancelling: a row and a key that meet over a border have in
+    their exponent the log decays between them, so those of the late half collect the products row.d_row from
+    their place on, those of the early half the products key.d_key of the keys before them.
+    """
+
+    def __init__(
+        self,
+        part: RowPart,
+        log_rows: Float[Tensor, "M G R E"],
+        log_keys: Float[Tensor, "M G J E"],
+        tokens: int,
+        leaf: int,
+    ) -> None:
+        self.part, self.log_rows, self.log_keys = part, log_rows, log_keys
+        self.tokens, self.leaf, self.channels = tokens, leaf, log_keys.shape[-1] > 1
+
+    def products(
+        self, rows: Float[Tensor, "M G R F"], keys: Float[Tensor, "M G J F"], out: Float[Tensor, "M G R J"]
+    ) -> None:
+        """Fill what ``out`` holds of earlier pairs; later ones must be masked."""
+        for level, row_log, key_log in self._levels():
+            shrunk = level.rows(rows) * row_log.to(rows.dtype).exp()
+            grown = level.keys(keys) * key_log.to(keys.dtype).exp()
+            level.squares(out).copy_(shrunk @ grown.mT)
+        if self.leaf == 1:
+            token, between = _Level(self.tokens), self._inside_tokens(rows.dtype)
+            pairs = token.rows(rows)[..., :, None, :] * token.keys(keys)[..., None, :, :]
+            token.squares(out).copy_((pairs * between).sum(-1))
+
+    def add_gradients(
+        self,
+        grad: Float[Tensor, "M G R J"],
+        rows: Tensor,
+        keys: Tensor,
+        grad_rows: Tensor,
+        grad_keys: Tensor,
+        grad_log: Float[Tensor, "M G J E"],
+    ) -> None:
+        """Add to the gradients of rows, keys and log decays what the masked derivative ``grad`` of the
+        products gives."""
+        for level, row_log, key_log in self._levels():
+            row_factor, key_factor = row_log.to(rows.dtype).exp(), key_log.to(keys.dtype).exp()
+            square, late, early = level.squares(grad), level.rows(rows), level.keys(keys)
+            of_rows = (square @ (early * key_factor)).mul_(row_factor)
+            of_keys = (square.mT @ (late * row_factor)).mul_(key_factor)
+            level.rows(grad_rows).add_(of_rows)
+            level.keys(grad_keys).add_(of_keys)
+            of_rows, of_keys = (
+                self.part.on_pairs(dots(late, of_rows, self.channels)),
+                dots(early, of_keys, self.channels),
+            )
+            if level.halves:
+                level.rows(grad_log).add_(suffix_sums(of_rows))
+                level.keys(grad_log).add_(prefix_sums(of_keys))
+            else:
+                level.keys(grad_log).add_(suffix_sums(of_rows - of_keys))
+        if self.leaf == 1:
+            self._add_gradients_inside(grad, rows, keys, grad_rows, grad_keys, grad_log)
+
+    def _add_gradients_inside(
+        self, grad: Tensor, rows: Tensor, keys: Tensor, grad_rows: Tensor, grad_keys: Tensor, grad_log: Tensor
+    ) -> None:
+        token = _Level(self.tokens)
+        weights = token.squares(grad)[..., None] * self._inside_tokens(rows.dtype)
+        of_rows = (weights * token.keys(keys)[..., None, :, :]).sum(-2)
+        of_keys = (weights * token.rows(rows)[..., :, None, :]).sum(-3)
+        token.rows(grad_rows).add_(of_rows)
+        token.keys(grad_keys).add_(of_keys)
+        if token.keys(keys).shape[3] > 1:
+            of_rows = self.part.on_pairs(dots(token.rows(rows), of_rows, self.channels))
+            token.keys(grad_log).add_(suffix_sums(of_rows - dots(token.keys(keys), of_keys, self.channels)))
+
+    def _levels(self) -> Iterator[tuple[_Level, Tensor, Tensor]]:
+        """Every level of more than one token, with the exponents of its rows and keys."""
+        if self.leaf > 1:
+            level = _Level(self.tokens // self.leaf)
+            rows, keys = level.rows(self.log_rows), level.keys(self.log_keys)
+            start = pad(keys[:, :, :-1, -1:], (0, 0, 0, 0, 1, 0))
+            yield level, rows - start, start - keys
+        size = self.leaf
+        while size < self.tokens:
+            level = _Level(self.tokens // (2 * size), halves=True)
+            late, early = level.rows(self.log_rows), level.keys(self.log_keys)
+            border = early[:, :, :, -1:]
+            yield level, late - border, border - early
+            size *= 2
+
+    def _inside_tokens(self, dtype: torch.dtype) -> Float[Tensor, "M G C r n E"]:
+        """e^{r - b} inside each token, between all its rows and pairs; of later pairs, which must be masked,
+        e^0."""
+        token = _Level(self.tokens)
+        between = token.rows(self.log_rows)[..., :, None, :] - token.keys(self.log_keys)[..., None, :, :]
+        return between.clamp_(max=0.0).to(dtype).exp()
+
+
+class _Level:
+    """A chunk cut into blocks, whole or in halves of which the late one meets the early one; all methods give
+    views."""
+
+    def __init__(self, blocks: int, halves: bool = False) -> None:
+        self.blocks, self.halves = blocks, halves
+
+    def rows(self, x: Float[Tensor, "M G R D"]) -> Float[Tensor, "M G blocks r D"]:
+        return (
+            x.unflatten(2, (self.blocks, 2, -1))[:, :, :, 1]
+            if self.halves
+            else x.unflatten(2, (self.blocks, -1))
+        )
+
+    def keys(self, x: Float[Tensor, "M G J D"]) -> Float[Tensor, "M G blocks s D"]:
+        return (
+            x.unflatten(2, (self.blocks, 2, -1))[:, :, :, 0]
+            if self.halves
+            else x.unflatten(2, (self.blocks, -1))
+        )
+
+    def squares(self, scores: Float[Tensor, "M G R J"]) -> Float[Tensor, "M G blocks r s"]:
+        square = (
+            scores.unflatten(3, (self.blocks, -1))
+            .unflatten(2, (self.blocks, -1))
+            .diagonal(dim1=2, dim2=4)
+            .movedim(-1, 2)
+        )
+        return square.unflatten(4, (2, -1)).unflatten(3, (2, -1))[:, :, :, 1, :, 0] if self.halves else square
+
+
+def suffix_sums(x: Float[Tensor, "*lead N E"]) -> Float[Tensor, "*lead N E"]:
+    """sum_{j>=i} x_j, as a product: torch's reverse sums copy twice."""
+    return torch.ones(x.shape[-2], x.shape[-2], dtype=x.dtype, device=x.device).triu() @ x
+
+
+def prefix_sums(x: Float[Tensor, "*lead N E"]) -> Float[Tensor, "*lead N E"]:
+    """sum_{j<i} x_j."""
+    return torch.ones(x.shape[-2], x.shape[-2], dtype=x.dtype, device=x.device).tril(-1) @ x

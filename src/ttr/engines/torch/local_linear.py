@@ -1,0 +1,385 @@
+"""The line fitted around every query, in blocks of queries, and its derivative.
+
+With p = softmax(logits + log gamma), m = sum_i p_i k_i and z_i = k_i - m, the fit v = b + A (k - q) read at
+the query is
+
+    y = sum_i a_i v_i,   a_i = p_i (1 - z_i.rho),   R rho = m - q,   R = sum_i p_i z_i z_i^T + diag(ridge),
+
+in which nothing nearly cancels when the query is far from its keys (arXiv 2501.12352; 2510.01450 gives the
+uncentred form). For g the derivative of a loss in y, c_i = g.v_i, cbar = sum_i p_i c_i and f = sum_i p_i (c_i
+- cbar) z_i, the implicit function theorem asks for one more solve, R eta = f, and gives with e_i = c_i - cbar
+- z_i.eta
+
+    d logits_i = a_i e_i + p_i (rho.diag(ridge) eta),   dk_i = -p_i e_i rho - a_i eta,   dq = eta,   dv_i =
+        a_i g,   dridge = eta * rho.
+
+(Put d rho = R^-1 (dm - dq - dR rho) into d y; the logits' part sums to 0 because sum_i a_i e_i =
+-rho.diag(ridge) eta.) A rho that is given instead of solved for has eta = 0 and d rho = -f, and rho.f in the
+place of rho.diag(ridge) eta.
+
+Letters: U groups of heads that share their keys (batch times key heads), S heads of a group, C tokens of a
+block, P pairs that they see, D channels of the displacement k - q, R = S C rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ttr.engines.native import local_linear as kernels
+from ttr.engines.torch.covariance_solve import Covariances, products_of, solve
+from ttr.engines.torch.direct_solve import require_digits
+from ttr.engines.torch.implicit_solve import System
+from ttr.engines.torch.implicit_solve import solve as solve_twice_differentiable
+from ttr.forms.weighted_pairs import PairWeights, probabilities
+from ttr.inputs import in_batches
+
+SCORES, KERNEL_SCORES = 2**19, 2**21
+"""Scores that are in work at a time: a few such tensors stay in the cache. A kernel reads its own once per
+step, and each of its threads has some."""
+
+
+class Lines(NamedTuple):
+    """What is fitted: the kernel sees ``query`` and ``keys``, the displacement is that of ``points`` from
+    ``places``."""
+
+    query: Float[Tensor, "U S T K"]
+    keys: Float[Tensor, "U M K"]
+    places: Float[Tensor, "U S T D"]
+    points: Float[Tensor, "U M D"]
+    values: Float[Tensor, "U M V"]
+    ridge: Float[Tensor, "U S D"] | None
+    slope: Float[Tensor, "U S T D"] | None
+
+
+class _Part(NamedTuple):
+    """A block of queries of some groups: which they are, and all that the block sees."""
+
+    at: tuple[slice, slice, slice]
+    seen: tuple[slice, slice]
+    weights: Float[Tensor, "g R P"]
+    query: Float[Tensor, "g R K"]
+    keys: Float[Tensor, "g P K"]
+    places: Float[Tensor, "g R D"]
+    points: Float[Tensor, "g P D"]
+    products: Float[Tensor, "g P E"] | None
+    values: Float[Tensor, "g P V"]
+    ridge: Float[Tensor, "g R D"] | None
+    few: Bool[Tensor, " R"]
+    spare: tuple[Float[Tensor, "g R P"], ...]
+
+    def rows(self, x: Float[Tensor, "U S T d"]) -> Float[Tensor, "g R d"]:
+        return x[self.at].flatten(1, 2)
+
+    def put(self, x: Float[Tensor, "U S T d"], rows: Float[Tensor, "g R d"]) -> None:
+        target = x[self.at]
+        target.copy_(rows.view(target.shape))
+
+
+def fit(pairs: PairWeights, lines: Lines, block: int) -> Float[Tensor, "U S T V"]:
+    """The fits read at their queries. Differentiable any number of times; what it keeps grows linearly with
+    T."""
+    total = None if pairs.decay is None else pairs.decay.total
+    return _Fit.apply(pairs, block, pairs.past, total, pairs.importance, *lines)
+
+
+class _Fit(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        pairs: PairWeights,
+        block: int,
+        past: Tensor,
+        total: Tensor | None,
+        importance: Tensor | None,
+        *tensors: Tensor | None,
+    ) -> Tensor:
+        lines = Lines(*tensors)
+        y, rho = (_read_compiled if kernels.serves(lines) else _read)(pairs, lines, block)
+        # of two points none is farther from their mean than twice the farthest from one of them
+        if lines.slope is None and rho.numel():
+            require_digits(rho, 2 * (lines.points - lines.points[:, :1]).norm(dim=-1).amax(1)[:, None, None])
+        ctx.pairs, ctx.block = pairs, block
+        ctx.save_for_backward(past, total, importance, *tensors, rho)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, rho = ctx.saved_tensors
+        gradients = _differentiable if torch.is_grad_enabled() or in_batches(grad) else _gradients
+        found = iter(gradients(ctx.pairs, ctx.block, inputs, rho, grad, ctx.needs_input_grad[2:]))
+        return None, None, *(next(found) if needed else None for needed in ctx.needs_input_grad[2:])
+
+
+def _read(
+    pairs: PairWeights, lines: Lines, block: int
+) -> tuple[Float[Tensor, "U S T V"], Float[Tensor, "U S T D"]]:
+    """What all queries read, and their slopes."""
+    y = lines.query.new_empty(*lines.query.shape[:3], lines.values.shape[-1])
+    rho = torch.empty_like(lines.places) if lines.slope is None else lines.slope
+    for part in _parts(pairs, lines, block, spare=1):
+        (scratch,) = part.spare
+        if lines.slope is None:
+            system = Covariances.of(part.weights, part.points, part.products, part.ridge, scratch)
+            part.put(rho, solve(system, system.mean - part.places, part.few))
+        else:
+            system = Covariances(part.weights, part.points, None, part.weights @ part.points, scratch)
+            system.tilt(part.rows(rho))
+        part.put(y, torch.sub(part.weights, scratch, out=scratch) @ part.values)
+    return y, rho
+
+
+def _read_compiled(
+    pairs: PairWeights, lines: Lines, block: int
+) -> tuple[Float[Tensor, "U S T V"], Float[Tensor, "U S T D"]]:
+    kernel = kernels.Kernel(lines._asdict(), pairs.slots)
+    outputs = kernel.outputs()
+    for rows, bias in _blocks(pairs, lines, block):
+        kernel.read(rows.start, rows.stop, pairs.first_seen(rows.start), bias)
+    return outputs
+
+
+def _blocks(
+    pairs: PairWeights, lines: Lines, block: int
+) -> Iterator[tuple[slice, Float[Tensor, "U S C P"] | None]]:
+    """The tokens of every block for the kernels, with their log weights: fewer where they see many pairs."""
+    sharing, time = lines.query.shape[1:3]
+    block = min(block, max(KERNEL_SCORES // max(sharing * (pairs.slots + time), 1), 16))
+    for start in range(0, time, block):
+        stop = min(start + block, time)
+        yield slice(start, stop), None if pairs.plain else _bias(pairs, sharing, start, stop)
+
+
+def _parts(pairs: PairWeights, lines: Lines, block: int, spare: int) -> Iterator[_Part]:
+    """Block by block, with ``spare`` tensors of the size of its scores to be overwritten."""
+    groups, sharing, time = lines.query.shape[:3]
+    slots, size = pairs.past.shape[-1], lines.points.shape[-1]
+    # Only differences count. Seen from a point of the block, or from the first where all products are made
+    # once, those of points far from 0 cancel nothing.
+    first_point = lines.points[:, slots : slots + min(time, 1)]
+    products = products_of(lines.points - first_point) if lines.slope is None and time else None
+    most = (
+        sharing * min(block, time) * (slots + time if pairs.window is None else slots + pairs.window + block)
+    )
+    buffers = [lines.query.new_empty(max(most, min(SCORES, most * groups))) for _ in range(spare + 1)]
+    for start in range(0, time, block):
+        stop = min(start + block, time)
+        first, last = pairs.first_seen(start), slots + stop
+        shape = (sharing * (stop - start), last - first)
+        bias, step = (
+            None if pairs.plain else _bias(pairs, sharing, start, stop),
+            max(SCORES // (shape[0] * shape[1]), 1),
+        )
+        few = (slots + torch.arange(start, stop, device=pairs.past.device) + 1 < 2 * size).repeat(sharing)
+        for group in range(0, groups, step):
+            units = slice(group, min(group + step, groups))
+            count = (units.stop - units.start) * shape[0] * shape[1]
+            weights, *rest = (buffer[:count].view(-1, *shape) for buffer in buffers)
+            at, seen = (units, slice(None), slice(start, stop)), (units, slice(first, last))
+            query, keys = lines.query[at].flatten(1, 2), lines.keys[seen]
+            logits = torch.bmm(query, keys.mT, out=rest[0])
+            if bias is None:
+                logits.unflatten(1, (sharing, -1))[..., start - stop :].add_(_future(stop - start, logits))
+            else:
+                logits.add_(bias[units].flatten(1, 2))
+            if pairs.importance is None:
+                torch.softmax(logits, -1, out=weights)
+            else:
+                weights.copy_(probabilities(logits, True))
+            origin = lines.points[units, slots + start, None] if products is None else first_point[units]
+            points = lines.points[seen] - origin if products is None else products[seen][..., :size]
+            ridge = (
+                None
+                if lines.ridge is None
+                else lines.ridge[units, :, None].expand(-1, -1, stop - start, -1).flatten(1, 2)
+            )
+            yield _Part(
+                at,
+                seen,
+                weights,
+                query,
+                keys,
+                lines.places[at].flatten(1, 2) - origin,
+                points,
+                None if products is None else products[seen],
+                lines.values[seen],
+                ridge,
+                few,
+                tuple(rest),
+            )
+
+
+def _future(size: int, like: Tensor) -> Float[Tensor, "C C"]:
+    return torch.full((size, size), -torch.inf, dtype=like.dtype, device=like.device).triu(1)
+
+
+def _bias(pairs: PairWeights, sharing: int, start: int, stop: int) -> Float[Tensor, "U S C P"]:
+    """The log weights of ``pairs.block``."""
+    bias = pairs.block(start, stop)
+    batch, heads = pairs.past.shape[:2]
+    return bias.expand(batch, heads, -1, -1).reshape(batch * heads // sharing, sharing, *bias.shape[2:])
+
+
+def _gradients(
+    pairs: PairWeights,
+    block: int,
+    inputs: list[Tensor | None],
+    rho: Tensor,
+    grad: Tensor,
+    needed: tuple[bool, ...],
+) -> list[Tensor]:
+    """By the formulas at the head of this file; weights are made again block by block."""
+    lines = Lines(*inputs[3:])
+    of_bias = _BiasGradients(pairs, inputs[:3], needed[:3], rho.shape)
+    sums = (_compiled_sums if kernels.serves((*lines, grad)) else _sums)(
+        pairs, lines, block, rho, grad, of_bias
+    )
+    return [x for x, wanted in zip((*of_bias.sums, *sums), needed) if wanted]
+
+
+def _compiled_sums(
+    pairs: PairWeights, lines: Lines, block: int, rho: Tensor, grad: Tensor, of_bias: _BiasGradients
+) -> Lines:
+    kernel = kernels.Kernel(lines._asdict(), pairs.slots, backwards=True)
+    sums = kernel.gradients(rho, grad)
+    for rows, bias in _blocks(pairs, lines, block):
+        logits = kernel.differentiate(
+            rows.start, rows.stop, pairs.first_seen(rows.start), bias, of_bias.wanted
+        )
+        if logits is not None:
+            of_bias.add(slice(0, len(logits)), rows, logits)
+    return Lines(**{name: sums.get(name) for name in Lines._fields})
+
+
+def _sums(
+    pairs: PairWeights, lines: Lines, block: int, rho: Tensor, grad: Tensor, of_bias: _BiasGradients
+) -> Lines:
+    """The gradients of the lines' tensors; those of the logits are handed to ``of_bias``."""
+    sums = Lines(*(None if x is None else torch.zeros_like(x) for x in lines))
+    for part in _parts(pairs, lines, block, spare=3):
+        scratch, across, other = part.spare
+        g, slope = part.rows(grad), part.rows(rho)
+        torch.bmm(g, part.values.mT, out=across)
+        across.sub_(torch.mul(part.weights, across, out=scratch).sum(-1, keepdim=True))
+        if lines.slope is None:
+            system = Covariances.of(part.weights, part.points, part.products, part.ridge, other)
+            eta = solve(system, torch.mul(part.weights, across, out=scratch) @ part.points, part.few)
+            tilted = scratch.sub_(other)
+            shift = (slope * part.ridge * eta).sum(-1, keepdim=True)
+            part.put(sums.places, eta)
+            sums.ridge[part.at[0]] += (eta * slope).unflatten(1, (rho.shape[1], -1)).sum(2)
+        else:
+            system = Covariances(part.weights, part.points, None, part.weights @ part.points, other)
+            tilted = torch.mul(part.weights, across, out=scratch)
+            along = tilted @ part.points
+            shift = (slope * along).sum(-1, keepdim=True)
+            part.put(sums.slope, -along)
+        # across = 1 - z.rho, then the derivative in the logits in ``other`` and a in ``across``.
+        torch.baddbmm(
+            1 + (slope * system.mean).sum(-1, keepdim=True), slope, part.points.mT, alpha=-1, out=across
+        )
+        logits = torch.mul(across, tilted, out=other).addcmul_(part.weights, shift)
+        counts = across.mul_(part.weights)
+        part.put(sums.query, logits @ part.keys)
+        sums.keys[part.seen].baddbmm_(logits.mT, part.query)
+        sums.values[part.seen].baddbmm_(counts.mT, g)
+        sums.points[part.seen].baddbmm_(tilted.mT, slope, alpha=-1)
+        if lines.slope is None:
+            sums.points[part.seen].baddbmm_(counts.mT, eta, alpha=-1)
+        of_bias.add(part.at[0], part.at[2], logits)
+    return sums
+
+
+class _BiasGradients:
+    """What the derivatives in the logits mean for the weights' own tensors, in blocks of all groups."""
+
+    def __init__(
+        self, pairs: PairWeights, tensors: list[Tensor | None], needed: tuple[bool, ...], shape: torch.Size
+    ) -> None:
+        self.pairs, self.needed, self.shape = pairs, needed, shape
+        self.tensors = [x.detach().requires_grad_() if wanted else x for x, wanted in zip(tensors, needed)]
+        self.sums = [torch.zeros_like(x) if wanted else None for x, wanted in zip(tensors, needed)]
+        self.block: Tensor | None = None
+
+    @property
+    def wanted(self) -> bool:
+        return any(self.needed)
+
+    def add(self, units: slice, rows: slice, logits: Float[Tensor, "*shape P"]) -> None:
+        """Those of some groups and a block's tokens; the last groups of a block hand the block's on."""
+        if not self.wanted:
+            return
+        groups, sharing = self.shape[:2]
+        if units.start == 0:
+            self.block = logits.new_empty(groups, sharing, rows.stop - rows.start, logits.shape[-1])
+        self.block[units] = logits.view_as(self.block[units])
+        if units.stop == groups:
+            with torch.enable_grad():
+                bias = _bias(with_tensors(self.pairs, *self.tensors), sharing, rows.start, rows.stop)
+                if not bias.requires_grad:  # the window has left the slots behind
+                    return
+                wanted = [x for x, needed in zip(self.tensors, self.needed) if needed]
+                found = iter(
+                    torch.autograd.grad(bias, wanted, self.block, allow_unused=True, materialize_grads=True)
+                )
+            for total in self.sums:
+                if total is not None:
+                    total += next(found)
+
+
+def with_tensors(
+    pairs: PairWeights, past: Tensor, total: Tensor | None, importance: Tensor | None
+) -> PairWeights:
+    """The weights with their differentiable tensors replaced."""
+    decay = None if pairs.decay is None else dataclasses.replace(pairs.decay, total=total)
+    return dataclasses.replace(pairs, past=past, decay=decay, importance=importance)
+
+
+# ----------------------------------------------------------------------------------------- second derivatives
+def _differentiable(
+    pairs: PairWeights,
+    block: int,
+    inputs: list[Tensor | None],
+    rho: Tensor,
+    grad: Tensor,
+    needed: tuple[bool, ...],
+) -> list[Tensor]:
+    """Gradients that can be differentiated again, through torch's own operations. They are taken in views,
+    each a tensor of its own: where one input was made from another, the way between them is the outer
+    graph's."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = [x.view_as(x) if wanted else x for x, wanted in zip(inputs, needed)]
+        y = _composite(with_tensors(pairs, *inputs[:3]), Lines(*inputs[3:]), block)
+    wanted = [x for x, needed in zip(inputs, needed) if needed]
+    return list(
+        torch.autograd.grad(
+            y, wanted, grad, create_graph=create_graph, allow_unused=True, materialize_grads=True
+        )
+    )
+
+
+def _composite(pairs: PairWeights, lines: Lines, block: int) -> Float[Tensor, "U S T V"]:
+    sharing, slots, time, outputs = lines.query.shape[1], pairs.past.shape[-1], lines.query.shape[2], []
+    for start in range(0, time, block):
+        rows = slice(start, min(start + block, time))
+        seen = slice(pairs.first_seen(start), slots + rows.stop)
+        origin = lines.points[:, slots + start, None].detach()
+        keys, points, values = lines.keys[:, seen], lines.points[:, seen] - origin, lines.values[:, seen]
+        logits = lines.query[:, :, rows] @ keys[:, None].mT + _bias(pairs, sharing, rows.start, rows.stop)
+        weights = probabilities(logits, pairs.importance is not None).flatten(1, 2)
+        mean = weights @ points
+        if lines.slope is None:
+            ridge = lines.ridge[:, :, None].expand(-1, -1, rows.stop - start, -1).flatten(1, 2)
+            right = mean - (lines.places[:, :, rows].flatten(1, 2) - origin)
+            rho = solve_twice_differentiable(System(weights, points, ridge, mean), right)
+        else:
+            rho = lines.slope[:, :, rows].flatten(1, 2)
+        counts = weights * (1 - (rho @ points.mT - (rho * mean).sum(-1, keepdim=True)))
+        outputs.append((counts @ values).unflatten(1, (sharing, -1)))
+    return torch.cat(outputs, dim=2)

@@ -1,0 +1,202 @@
+"""Chunk by chunk, networks that move at every token along gradients at the weights of the last chunk
+boundary."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.engines.engine import Engine
+from ttr.engines.torch.grid import Grid
+from ttr.forms.networks import Inner, apply, inner_pairs, matrices, spread
+from ttr.inputs import Inputs
+from ttr.problem import Problem
+from ttr.state import State
+
+
+class MiniBatch(Engine):
+    """The dual form of TTT (arXiv 2407.04620) and Titans (2501.00663) for any network: no token's weights are
+    formed.
+
+    Inside a chunk everything is linear in the gradients at W_b, and the gradient of a pair in a matrix is the
+    outer product of its input x_j and slope s_j, step included. With A_0 the weights that enter and Z_0 their
+    momentum, the recurrence of a chunk gives
+
+        A_i = a_i A_0 + z_i Z_0 - sum_{j<=i} G_ij x_j s_j^T            (the rows of coefficients, the same for
+            all matrices)
+        W_i = W_b + e_i (A_i - W_b)                                    (e_i = read_step, 1 if there is none)
+
+    so an input h_i of token i meets W_i as h W_b, h A_0, h Z_0 and a sum over the earlier pairs of the chunk
+    with scores h_i.x_j.
+    """
+
+    name: ClassVar[str] = "mini-batch"
+
+    def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
+        if problem.memory != "network":
+            return "It runs networks that learn by a gradient step at every token."
+        solver = problem.solver
+        if solver.mirror is not None or solver.orthogonalise is not None or solver.window > 1:
+            return (
+                "It needs weights that are a sum of the gradients of single pairs, which a mirror, an "
+                "orthogonalised step or a window prevents."
+            )
+        if solver.chunk == 1:
+            return "Chunks of one token leave nothing to do at once."
+        return None
+
+    def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+        solver, function, params = problem.solver, problem.function, x.axis_params("function")
+        if not x.length:
+            return x.v.new_zeros(x.v.shape[0], 0, x.heads, x.v.shape[-1]), x.state
+        grid = Grid(x.state.position, x.length, solver.chunk)
+        key, value = function.key(x.grouped(x.k), params), x.grouped(x.v)
+        step = (
+            x.controls["step_size"]
+            if x.log_importance is None
+            else x.controls["step_size"] * x.log_importance.exp()
+        )
+        names = matrices(problem, key.shape[-1], value.shape[-1])
+        keys, values, queries, steps = (
+            grid.chunks(tensor) for tensor in (key, value, function.query(x.grouped(x.q), params), step)
+        )
+        extra = {name: grid.chunks(x.controls[name], fill=1.0) for name in solver.loss.controls()}
+        table = coefficients(problem, x, grid)
+        state = _Weights.of(x.state, function.memory(key.shape[-1], value.shape[-1]))
+        outputs = []
+        for m in range(grid.count):
+            controls = {name: c[m] for name, c in extra.items()}
+            inner = inner_pairs(
+                function, params, solver.loss, state.base, keys[m], values[m], controls, names, steps[m]
+            )
+            inner = {name: (inputs, steps[m][..., None] * slopes) for name, (inputs, slopes) in inner.items()}
+            here = table.chunk(m)
+            outputs.append(function.forward(functools.partial(_read, state, inner, here), queries[m], params))
+            state = state.after(inner, here, grid.full(m, solver.chunk))
+        return grid.join(outputs), x.state.replace(
+            **state.tensors(solver.momentum), position=x.state.position + x.length
+        )
+
+
+@dataclass(frozen=True)
+class _Coefficients:
+    """Of every token, [M,B,C,H]: ``kept`` of A_0 and ``moved`` of Z_0 in A_i, ``read_step``; [M,B,H,C,C]:
+    ``pairs`` G; of the last token, in
+    the momentum: ``momentum_kept`` [M,B,H] of Z_0 and ``momentum_pairs`` [M,B,H,C]. ``chunk(m)`` are those of
+        one chunk."""
+
+    kept: Tensor
+    moved: Tensor
+    pairs: Tensor
+    momentum_kept: Tensor
+    momentum_pairs: Tensor
+    read_step: Tensor
+
+    def chunk(self, m: int) -> _Coefficients:
+        return _Coefficients(
+            self.kept[m],
+            self.moved[m],
+            self.pairs[m],
+            self.momentum_kept[m],
+            self.momentum_pairs[m],
+            self.read_step[m],
+        )
+
+
+def coefficients(problem: Problem, x: Inputs, grid: Grid) -> _Coefficients:
+    """By running the recurrence on rows of numbers, [1 for A_0, 1 for Z_0, C for the pairs], in all chunks at
+    once.
+
+    Tokens of the grid that are not there add nothing to the weights, and their slopes are 0.
+    """
+    like, size = x.controls["step_size"], grid.size
+    one = torch.ones_like(like)
+    gates = [
+        one if x.log_decay is None else x.log_decay.exp(),
+        x.controls.get("momentum", 0 * one),
+        x.controls.get("read_step", one),
+    ]
+    decay, momentum, read = (grid.chunks(gate, fill=1.0) for gate in gates)
+    there = grid.chunks(one)
+    unit = torch.eye(size + 2, dtype=like.dtype, device=like.device)
+    weights = unit[0].expand(*there[:, :, 0].shape, -1)
+    moving = unit[1].expand_as(weights)
+    rows = []
+    for i in range(size):
+        moving = moving * momentum[:, :, i, :, None] - unit[2 + i]
+        weights = weights * decay[:, :, i, :, None] + there[:, :, i, :, None] * moving
+        rows.append(weights)
+    table = torch.stack(rows, dim=2)
+    return _Coefficients(
+        table[..., 0], table[..., 1], -table[..., 2:].transpose(2, 3), moving[..., 1], moving[..., 2:], read
+    )
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """The weights at the last boundary, the way since, and the running step, each [B,H,...] by name."""
+
+    base: Mapping[str, Tensor]
+    change: Mapping[str, Tensor]
+    momentum: Mapping[str, Tensor]
+
+    @staticmethod
+    def of(state: State, names: Mapping[str, object]) -> _Weights:
+        still = {name: torch.zeros_like(state[name]) for name in names}
+        return _Weights(
+            {name: state[name] for name in names},
+            {name: state[f"change.{name}"] for name in names},
+            {name: state.tensors.get(f"momentum.{name}", still[name]) for name in names},
+        )
+
+    def after(self, inner: Inner, here: _Coefficients, full: Tensor) -> _Weights:
+        """After a chunk: in the rows [B] where it is ``full`` the way becomes part of the base."""
+        base, change, momentum = {}, {}, {}
+        for name, start in self.base.items():
+            inputs, slopes = inner[name.removesuffix("_bias")]
+            kept, moved = spread(here.kept[:, -1], start), spread(here.moved[:, -1], start)
+            way = (
+                (kept - 1) * start
+                + kept * self.change[name]
+                + moved * self.momentum[name]
+                - _sum(name, inputs, slopes, here.pairs[:, :, -1])
+            )
+            momentum[name] = spread(here.momentum_kept, start) * self.momentum[name] + _sum(
+                name, inputs, slopes, here.momentum_pairs
+            )
+            ends = spread(full, start)
+            base[name] = torch.where(ends, start + spread(here.read_step[:, -1], start) * way, start)
+            change[name] = way.masked_fill(ends, 0.0)
+        return _Weights(base, change, momentum)
+
+    def tensors(self, with_momentum: bool) -> dict[str, Tensor]:
+        """The state's."""
+        parts = {"change": self.change} | ({"momentum": self.momentum} if with_momentum else {})
+        return {
+            **self.base,
+            **{f"{part}.{name}": x for part, tensors in parts.items() for name, x in tensors.items()},
+        }
+
+
+def _sum(name: str, inputs: Tensor, slopes: Tensor, weights: Tensor) -> Tensor:
+    """sum_j weights_j x_j s_j^T for weights [B,H,C], or of the slopes alone for a bias."""
+    weighted = weights[..., None] * slopes.transpose(1, 2)
+    return weighted.sum(2) if name.endswith("_bias") else inputs.permute(0, 2, 3, 1) @ weighted
+
+
+def _read(state: _Weights, inner: Inner, here: _Coefficients, name: str, h: Tensor) -> Tensor:
+    """h_i W_i + b_i for every token of a chunk: h [B,C,H,I] -> [B,C,H,O]."""
+    inputs, slopes = (tensor.transpose(1, 2) for tensor in inner[name])
+    scores = h.transpose(1, 2) @ inputs.mT
+    if f"{name}_bias" in state.base:
+        scores = scores + 1
+    earlier = ((scores * here.pairs) @ slopes).transpose(1, 2)
+    start = apply(state.base, name, h)
+    way = (here.kept - 1)[..., None] * start + here.kept[..., None] * apply(state.change, name, h) - earlier
+    way = way + here.moved[..., None] * apply(state.momentum, name, h)
+    return start + here.read_step[..., None] * way

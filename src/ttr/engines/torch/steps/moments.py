@@ -1,0 +1,60 @@
+"""One token of a memory that is the moments U and H of an exact solve."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ttr.engines.torch.direct_solve import refuse_without_digits, solve_spd, without_digits
+from ttr.engines.torch.steps.matrix import decay
+from ttr.engines.torch.truncated_solve import truncated_solve
+from ttr.forms.lowering import linear_form
+from ttr.inputs import Inputs, needs_composite
+from ttr.problem import Problem
+from ttr.state import State
+
+
+def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+    form = linear_form(problem, x)
+    log_decay = None if form.log_decay is None else form.log_decay[:, 0]
+    key, value = form.key[:, 0], form.value[:, 0]
+    weighted = key if form.step is None else key * form.step[:, 0, :, None]
+    gram = decay(x.state["gram"], log_decay) + weighted[..., None] * key[:, :, None]
+    moment = decay(x.state["memory"], log_decay) + weighted[..., None] * value[:, :, None]
+    state = x.state.replace(memory=moment, gram=gram, position=x.state.position + 1)
+    if problem.solver.iteration is None:
+        return ridge_read(gram, moment, x.controls["ridge"], form.query[:, 0])[:, None], state
+
+    matrix = gram if "ridge" not in x.controls else gram + torch.diag_embed(x.controls["ridge"])
+    mix = x.controls["mix"][:, 0] if "mix" in x.controls else None
+    solution = truncated_solve(
+        problem.solver,
+        lambda y: (y[..., None, :] @ matrix)[..., 0, :],
+        squared_norm(gram),
+        form.query[:, 0],
+        mix,
+    )
+    return (solution[..., None, :] @ moment).transpose(1, 2), state
+
+
+def squared_norm(matrix: Tensor) -> Tensor:
+    """||M||_F^2 of [..., F, F], in float64 where the device has it: squares leave the range of float32
+    early."""
+    return matrix.to(matrix.dtype if matrix.device.type == "mps" else torch.float64).square().sum((-2, -1))
+
+
+def ridge_read(gram: Tensor, moment: Tensor, ridge: Tensor, query: Tensor) -> Tensor:
+    """y = U^T (H + diag(ridge))^-1 q: [B,H,F,F], [B,H,F,V], [H,F], [B,H,F] -> [B,H,V].
+
+    Raises:
+        ValueError: if a system is singular, or so nearly that y would be rounding errors.
+    """
+    matrix = gram + torch.diag_embed(ridge)
+    solution = solve_spd(matrix, query)
+    if needs_composite():  # nobody may look at the numbers, so that those of a row without digits are none
+        solution = torch.where(
+            without_digits(matrix.norm(dim=(-2, -1)), solution, query)[..., None], torch.nan, solution
+        )
+    else:
+        refuse_without_digits(matrix.norm(dim=(-2, -1)), solution, query)
+    return (solution[..., None, :] @ moment)[..., 0, :]

@@ -1,0 +1,75 @@
+"""One token of a network that moves at every token, along gradients at the weights of the last chunk
+boundary.
+
+The state holds the weights W_b of the boundary (or their accumulator) and the way since, so that the weights
+now are their sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ttr.forms.networks import descent, inner_pairs, matrices, predict, spread
+from ttr.inputs import Inputs
+from ttr.problem import Problem
+from ttr.state import State
+
+
+def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+    solver, function, params = problem.solver, problem.function, x.axis_params("function")
+    query, key = function.query(x.grouped(x.q), params), function.key(x.grouped(x.k), params)
+    value, step = x.grouped(x.v), x.controls["step_size"]
+    step = step if x.log_importance is None else step * x.log_importance.exp()
+    names = matrices(problem, key.shape[-1], value.shape[-1])
+    base = {name: x.state[name] for name in function.memory(key.shape[-1], value.shape[-1])}
+
+    recent = {"recent_keys": key, "recent_values": value, "recent_steps": step}
+    if solver.window > 1:
+        recent = {
+            name: torch.cat([x.state[name].transpose(1, 2), new], dim=1) for name, new in recent.items()
+        }
+    keys, values, steps = recent.values()
+    inner = inner_pairs(
+        function,
+        params,
+        solver.loss,
+        _mapped(solver.mirror, base, names),
+        keys,
+        values,
+        x.controls,
+        names,
+        steps,
+    )
+    moves = descent(inner, dict.fromkeys(names, steps), base)
+
+    tensors = {name: new[:, 1:].transpose(1, 2) for name, new in recent.items()} if solver.window > 1 else {}
+    if solver.momentum:
+        moves = {
+            name: move + spread(x.controls["momentum"][:, 0], move) * x.state[f"momentum.{name}"]
+            for name, move in moves.items()
+        }
+        tensors |= {f"momentum.{name}": move for name, move in moves.items()}
+    moves = _mapped(solver.orthogonalise, moves, names)
+    now = {}
+    for name, start in base.items():
+        change = x.state[f"change.{name}"] if solver.chunk > 1 else torch.zeros_like(start)
+        if x.log_decay is not None:
+            kept = spread(x.log_decay[:, 0], start)
+            change = kept.exp() * change + torch.expm1(kept) * start
+        change = change + moves[name]
+        scale = spread(x.controls["read_step"][:, 0], start) if solver.read_step else 1.0
+        now[name] = start + scale * change
+        full = spread((x.state.position + 1) % solver.chunk == 0, start)
+        tensors[name] = torch.where(full, now[name], start)
+        if solver.chunk > 1:
+            tensors[f"change.{name}"] = change.masked_fill(full, 0.0)
+    y = predict(function, _mapped(solver.mirror, now, names), query, params)
+    return y, x.state.replace(**tensors, position=x.state.position + 1)
+
+
+def _mapped(change: object, tensors: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+    """The matrices after ``change``, if there is one."""
+    return {name: change(x) if change is not None and name in names else x for name, x in tensors.items()}

@@ -1,0 +1,52 @@
+"""What a token does to pairs before its own is kept: it may turn the older keys, and the older pairs may
+correct its value."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from ttr.forms.weighted_pairs import probabilities
+from ttr.inputs import Inputs
+from ttr.problem import Problem
+from ttr.slots import pair_index
+
+
+def rewritten(problem: Problem, x: Inputs) -> Inputs:
+    """The one token of ``x`` and the state it meets, ready to be kept as they are."""
+    if problem.function.transported:
+        x = _turned(x)
+    if problem.solver.corrects:
+        x = _corrected(problem, x)
+    return x
+
+
+def _turned(x: Inputs) -> Inputs:
+    """k <- k - beta w (w.k) for every key of the state."""
+    turn, step, keys = x.controls["transport_key"], x.controls["step_size"], x.state["keys"]
+    along = step[..., None] * (keys * turn).sum(-1, keepdim=True)
+    return dataclasses.replace(x, state=x.state.replace(keys=keys - along * turn))
+
+
+def _corrected(problem: Problem, x: Inputs) -> Inputs:
+    """v <- v - beta m(q), with m fitted to the pairs of the state but the one that leaves the window now."""
+    params, window, state = x.axis_params("function"), problem.weights.window, x.state
+    if state["keys"].shape[1] == 0:
+        return x
+    query = problem.function.query(x.grouped(x.q)[:, 0], params)
+    keys = problem.function.key(x.grouped(state["keys"]), params)
+    logits = state["log_weight"] + (keys * query[:, None]).sum(-1)
+    if x.log_decay is not None:  # alike for all but a reset, which leaves nothing to say
+        logits = logits + x.log_decay
+    if window is not None:
+        logits = logits.masked_fill(
+            (pair_index(state, window) <= state.position[:, None] - window)[..., None], -torch.inf
+        )
+    return dataclasses.replace(x, v=x.v - x.controls["step_size"][..., None] * _mean(logits, state["values"]))
+
+
+def _mean(logits: Tensor, values: Tensor) -> Tensor:
+    """The mean [B,1,H,V] of values [B,N,H,V] with the weights exp(logits [B,N,H]); 0 where none has any."""
+    return torch.einsum("bhn,bnhv->bhv", probabilities(logits.mT, True), values)[:, None]

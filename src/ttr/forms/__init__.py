@@ -1,0 +1,1 @@
+"""What a problem becomes before an engine computes it."""

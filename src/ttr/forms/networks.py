@@ -1,0 +1,105 @@
+"""What the steps and engines of networks share: how a batch of pairs would move every matrix, without a
+gradient of its size.
+
+The gradient of one pair in a matrix W with outputs z = x W + b is the outer product of its inputs x and the
+slope dl/dz: the pair is stored as (x, slope), one such for every matrix, and the gradient in b is the slope.
+Letters: C tokens, I inputs and O outputs of a matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ttr.component import Component
+from ttr.diagnostics import listening, record
+from ttr.problem import Function, Problem
+
+Inner = dict[str, tuple[Tensor, Tensor]]
+"""Name of a matrix -> inputs [B,C,H,I] and slopes [B,C,H,O] of every token."""
+
+
+def matrices(problem: Problem, key_size: int, value_size: int) -> list[str]:
+    """The names of the function's matrices; "NAME_bias" belongs to "NAME"."""
+    return [name for name in problem.function.memory(key_size, value_size) if not name.endswith("_bias")]
+
+
+def inner_pairs(
+    function: Function,
+    params: Mapping[str, Tensor],
+    loss: Component,
+    weights: Mapping[str, Tensor],
+    key: Tensor,
+    value: Tensor,
+    controls: Mapping[str, Tensor],
+    names: list[str],
+    steps: Tensor,
+) -> Inner:
+    """Inputs and slopes of every matrix at keys [B,C,H,F] and values [B,C,H,V]: one pass forward, one
+    backward through the network.
+
+    Pairs of step 0, in ``steps`` [B,C,H] or [B,C,H,P], are there to fill the chunk and not told of in the
+    diagnostics."""
+
+    inputs, outputs = {}, {}
+
+    def affine(name: str, x: Tensor) -> Tensor:
+        inputs[name], outputs[name] = x, apply(weights, name, x)
+        return outputs[name]
+
+    prediction = function.forward(affine, key, params)
+    if listening():
+        _tell(loss(prediction, value, controls), weights, steps)
+    slopes = function.slopes(
+        lambda name, x: (x.transpose(1, 2) @ weights[name].mT).transpose(1, 2),
+        inputs,
+        outputs,
+        loss.slope(prediction, value, controls),
+        params,
+    )
+    return {name: (inputs[name], slopes[name]) for name in names}
+
+
+def _tell(losses: Tensor, weights: Mapping[str, Tensor], steps: Tensor) -> None:
+    """Note the mean loss [B,H] of the pairs of a step, before it is taken, and the norms [B,H] of the
+    weights."""
+    counted = (steps if steps.ndim == 3 else steps.abs().amax(-1)) != 0
+    pairs = counted.sum(1)
+    mean = (losses.detach() * counted).sum(1) / pairs.clamp(min=1)
+    record(
+        solver="gradient descent",
+        loss=mean,
+        norms={name: x.detach().flatten(2).norm(dim=-1) for name, x in weights.items()},
+        pairs=pairs,
+    )
+
+
+def apply(weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+    """x W + b for inputs [B,C,H,I], weights [B,H,I,O]."""
+    y = (x.transpose(1, 2) @ weights[name]).transpose(1, 2)
+    return y + weights[f"{name}_bias"][:, None] if f"{name}_bias" in weights else y
+
+
+def predict(
+    function: Function, weights: Mapping[str, Tensor], query: Tensor, params: Mapping[str, Tensor]
+) -> Tensor:
+    """m(q) for queries [B,C,H,F] that share their weights [B,H,...]."""
+    return function.forward(lambda name, x: apply(weights, name, x), query, params)
+
+
+def descent(inner: Inner, steps: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """-sum_j step_j grad l_j in every tensor of ``like`` [B,H,...], for steps [B,C,H] by the name of the
+    matrix."""
+    moves = {}
+    for name, (inputs, slopes) in inner.items():
+        scaled = -steps[name][..., None] * slopes
+        moves[name] = inputs.permute(0, 2, 3, 1) @ scaled.transpose(1, 2)
+        if f"{name}_bias" in like:
+            moves[f"{name}_bias"] = scaled.sum(1)
+    return moves
+
+
+def spread(x: Tensor, like: Tensor) -> Tensor:
+    """[B] or [B,H] with axes of size 1 up to those of ``like``."""
+    return x[(...,) + (None,) * (like.ndim - x.ndim)]

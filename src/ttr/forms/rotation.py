@@ -1,0 +1,69 @@
+"""Complex retention in real numbers: pairs written in a frame that does not turn, so that only the decay is
+left to the engines.
+
+Let P_t be the sum of the call's phases up to token t. The complex memory S_t = sum_{i<=t} e^{b_t - b_i + i
+(P_t - P_i)} k_i v_i^T is e^{i P_t} R_t with a memory R_t = sum e^{b_t - b_i} (e^{-i P_i} k_i) v_i^T that only
+fades. With R = X - i Y and real values,
+
+    Re(S_t)^T q = X_t^T (q cos P_t) + Y_t^T (q sin P_t),   X and Y the sums over the keys k cos P and k sin P:
+
+plain linear attention on twice the channels. Complex values turn instead of the keys, and the read-out turns
+back.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ttr.forms.sums import running_sum
+from ttr.inputs import Inputs
+from ttr.problem import Problem
+
+
+def frame(x: Inputs) -> tuple[Tensor, Tensor]:
+    """cos and sin of the running phase after every token, [B,T,H,1] or [B,T,H,K]."""
+    return _unit(running_sum(_angles(x).movedim(1, -1)).movedim(-1, 1), x)
+
+
+def _angles(x: Inputs) -> Tensor:
+    """Phases in float64 where the device has it: in float32 a long sum of them loses its turn."""
+    phase = x.phase if x.phase.ndim == 4 else x.phase[..., None]
+    return phase if phase.device.type == "mps" else phase.double()
+
+
+def _unit(angle: Tensor, x: Inputs) -> tuple[Tensor, Tensor]:
+    angle = torch.remainder(angle, 2 * torch.pi)
+    return angle.cos().to(x.q.dtype), angle.sin().to(x.q.dtype)
+
+
+def double(key: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Keys or queries [B,T,H,F] as seen in the frame, [B,T,H,2F]."""
+    return torch.cat([key * cos, key * sin], dim=-1)
+
+
+def turn(value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Complex numbers, pairs of neighbouring channels, times cos + i sin."""
+    real, imaginary = value[..., ::2], value[..., 1::2]
+    return torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1).flatten(-2)
+
+
+def enter(problem: Problem, x: Inputs, memory: Tensor) -> Tensor:
+    """The state [B,H,F,V] as the memory of the frame, in which no angle has been summed yet: X over Y =
+    -Im(S)."""
+    if problem.weights.complex_values:
+        return memory
+    imaginary = x.state["imaginary_memory"]
+    if problem.function.normalized:
+        imaginary = torch.cat([imaginary, x.state["imaginary_normalizer"][..., None]], dim=-1)
+    return torch.cat([memory, -imaginary], dim=-2)
+
+
+def leave(problem: Problem, x: Inputs, y: Tensor, memory: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Read-outs, and the state as the last token sees it: with real values "" for Re(S) and "imaginary_" for
+    Im(S)."""
+    cos, sin = (part[..., None] for part in _unit(_angles(x).sum(1), x))
+    if problem.weights.complex_values:
+        return turn(y, *frame(x)), {"": turn(memory, cos, sin)}
+    kept, crossed = memory.chunk(2, dim=-2)
+    return y, {"": cos * kept + sin * crossed, "imaginary_": sin * kept - cos * crossed}
