@@ -1,5 +1,5 @@
-"""The tree is the architecture: import arrows, one class per axis file, small entries, no branch on a name,
-one table of tolerances."""
+"""The tree is the architecture: import arrows, one class per axis file, families of parts, small entries, no
+branch on a name, one table of tolerances."""
 
 import ast
 import re
@@ -19,9 +19,6 @@ AXES = (
     "functions",
     "functions/features",
     "solvers",
-    "surroundings/keys",
-    "surroundings/controls",
-    "surroundings/output",
 )
 
 STOREYS = (
@@ -36,31 +33,40 @@ STOREYS = (
     {"prepare", "memorize"},
     {"engines", "retrieve"},
     {"operators", "oracle", "dispatch"},
-    {"latex", "surroundings"},
-    {"architecture", "explain"},
-    {"project", "output", "catalogue"},
-    {"mixer", "laws", "combinations"},
+    {"latex", "layer.parts"},
+    {"explain", "layer"},
+    {"catalogue"},
+    {"laws", "combinations"},
     {"nn"},
 )
 """What is higher may import what is lower, and every room itself. Models, tasks, experiments, doctor and cli
 stand above and may import what they like."""
 
 
+WITH_A_MEMORY = ("architecture", "project", "mixer")
+"""The files of ``layer`` that know the memory; the others, parts of a layer, do not."""
+
+
 def room(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return parts[0]
+    return room_of(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def room_of(parts: tuple[str, ...]) -> str:
+    """The room of a module, ("layer", "gates", "decays")."""
+    return "layer.parts" if parts[0] == "layer" and parts[-1] not in WITH_A_MEMORY else parts[0]
 
 
 def imports(path: Path) -> set[str]:
     """The rooms of ttr that a file imports, wherever in the file."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ttr":
-            found |= (
-                {node.module.split(".")[1]} if "." in node.module else {alias.name for alias in node.names}
-            )
+        if isinstance(node, ast.ImportFrom) and node.module == "ttr":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ttr."):
+            found.add(room_of(tuple(node.module.split(".")[1:])))
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("ttr.")}
+            names = [alias.name for alias in node.names if alias.name.startswith("ttr.")]
+            found |= {room_of(tuple(name.split(".")[1:])) for name in names}
     return found
 
 
@@ -119,14 +125,35 @@ def test_one_public_class_per_axis_file(folder):
     for path in (PACKAGE / folder).glob("*.py"):
         if path.name.startswith("_"):
             continue
-        classes = [
-            node.name
-            for node in ast.parse(path.read_text()).body
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
-        ]
+        classes = public_classes(ast.parse(path.read_text()))
         assert len(classes) == 1, f"{path} holds {classes}"
-        snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", classes[0]).lower()
-        assert path.stem == snake, f"{path} should be named after {classes[0]}"
+        assert path.stem == snake_case(classes[0]), f"{path} should be named after {classes[0]}"
+
+
+@pytest.mark.parametrize("folder", ["layer/qkv", "layer/gates", "layer/output"])
+def test_a_file_of_parts_holds_a_family(folder):
+    """Several classes of one kind, and a docstring that says what they have in common; a class alone gives
+    the file its name."""
+    for path in (PACKAGE / folder).glob("*.py"):
+        tree = ast.parse(path.read_text())
+        classes = public_classes(tree)
+        bases = {base.id for node in tree.body if isinstance(node, ast.ClassDef) for base in node.bases}
+        if path.stem == "__init__":
+            assert not classes
+        elif len(classes) == 1:
+            assert path.stem == snake_case(classes[0]), f"{path} should be named after {classes[0]}"
+        else:
+            assert ast.get_docstring(tree), f"{path} does not say what {', '.join(classes)} have in common"
+        assert len({base for base in bases if not base.startswith("_")}) <= 1, f"{path} mixes {sorted(bases)}"
+
+
+def public_classes(tree: ast.Module) -> list[str]:
+    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    return [name for name in classes if not name.startswith("_")]
+
+
+def snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

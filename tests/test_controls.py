@@ -60,7 +60,7 @@ def test_a_declared_control_is_like_the_others(declared):
     assert "least share of the past" in str(told) and told.latex()
     with pytest.raises(ValueError, match="'floor' .least share.* must be above 0.0"):
         ttr.regress(problem, **{**case.arguments(), "floor": -case.controls["floor"]})
-    with pytest.raises(ValueError, match="There is no default surrounding for floor"):
+    with pytest.raises(ValueError, match="There is no default gate for floor"):
         ttr.nn.Mixer(8, problem, heads=2)
 
 

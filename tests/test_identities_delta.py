@@ -241,27 +241,34 @@ def test_the_rwkv7_layer_is_that_of_its_equations():
             parameter += 0.3 * torch.rand_like(parameter)
     p = dict(layer.named_parameters())
     mix, w_down, w_up, w_bias, k_k, a_down, a_up, a_bias, k_a = (
-        p[f"project.learned.{name}"]
+        p[name]
         for name in (
-            "0.share",
-            "1.down",
-            "1.up",
-            "1.bias",
-            "2.gain",
-            "3.down",
-            "3.up",
-            "3.bias",
-            "4.strength",
+            "qkv.token_shift.share",
+            "gates.log_decay.down",
+            "gates.log_decay.up",
+            "gates.log_decay.bias",
+            "gates.read_key.gain",
+            "gates.erase_key.down",
+            "gates.erase_key.up",
+            "gates.erase_key.bias",
+            "qkv.rate_scaled_key.strength",
         )
     )
     ln_w, ln_b, r_k, g_down, g_up = (
-        p[f"output.learned.{name}"] for name in ("0.gain", "0.bias", "1.strength", "2.down", "2.up")
+        p[f"output.{name}"]
+        for name in (
+            "layer_norm.gain",
+            "layer_norm.bias",
+            "current_token_bonus.strength",
+            "low_rank_output_gate.down",
+            "low_rank_output_gate.up",
+        )
     )
     x, last, state, rows = torch.randn(T, d), torch.zeros(d), torch.zeros(heads, size, size), []
     for token in x:
         x_r, x_k, x_v, x_w, x_a, x_g = token + mix * (last - token)
         r, k, v = (
-            p[f"project.{name}.weight"] @ shifted for name, shifted in (("q", x_r), ("k", x_k), ("v", x_v))
+            p[f"{name}_proj.weight"] @ shifted for name, shifted in (("q", x_r), ("k", x_k), ("v", x_v))
         )
         r, k, v = (z.view(heads, size) for z in (r, k, v))
         w = torch.exp(-torch.sigmoid(w_up @ torch.tanh(w_down @ x_w) + w_bias) / math.exp(0.5))
@@ -274,7 +281,7 @@ def test_the_rwkv7_layer_is_that_of_its_equations():
             (state @ r[..., None]).reshape(1, d), heads, ln_w.flatten(), ln_b.flatten(), eps=64e-5
         )[0]
         y = y + ((r * k * r_k).sum(-1, keepdim=True) * v).flatten()
-        rows.append(p["output.projection.weight"] @ (y * g))
+        rows.append(p["o_proj.weight"] @ (y * g))
         last = token
     assert same(layer(x[None])[0], torch.stack(rows))
 

@@ -310,10 +310,10 @@ def test_lightning_attention_is_that_of_minimax() -> None:
     compare_with(
         lambda x: original(x, None, None)[0],
         layer,
-        {f"project.{name}.weight": part.flatten(0, 1) for name, part in (("q", q), ("k", k), ("v", v))}
+        {f"{name}_proj.weight": part.flatten(0, 1) for name, part in (("q", q), ("k", k), ("v", v))}
         | {
-            "output.learned.0.gain": heads_first(original.norm.weight, heads, size),
-            "output.learned.0.weight": heads_first(original.output_gate.weight, heads, size),
-            "output.projection.weight": original.out_proj.weight,
+            "output.gated_rms_norm.gain": heads_first(original.norm.weight, heads, size),
+            "output.gated_rms_norm.weight": heads_first(original.output_gate.weight, heads, size),
+            "o_proj.weight": original.out_proj.weight,
         },
     )

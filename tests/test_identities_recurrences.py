@@ -334,13 +334,13 @@ def test_mlstm_is_that_of_transformers() -> None:
         for parameter in original.parameters():
             parameter += 0.3 * torch.rand_like(parameter)
     layer = Mixer(d_model, ttr.catalogue["mlstm"], heads=heads, key_size=3, value_size=6)
-    tensors = {f"project.{name}.weight": getattr(original, name).weight for name in "qkv"}
-    for step, gate in enumerate((original.fgate_preact, original.igate_preact)):
-        tensors |= {f"project.learned.{step}.weight": gate.weight, f"project.learned.{step}.bias": gate.bias}
+    tensors = {f"{name}_proj.weight": getattr(original, name).weight for name in "qkv"}
+    for control, gate in (("log_decay", original.fgate_preact), ("log_importance", original.igate_preact)):
+        tensors |= {f"gates.{control}.weight": gate.weight, f"gates.{control}.bias": gate.bias}
     tensors |= {
-        "output.learned.0.gain": original.multihead_norm.weight.unflatten(0, (heads, 6)),
-        "output.learned.1.weight": original.ogate_preact.weight.unflatten(0, (heads, 6)),
-        "output.projection.weight": original.out_proj.weight,
+        "output.layer_norm.gain": original.multihead_norm.weight.unflatten(0, (heads, 6)),
+        "output.output_gate.weight": original.ogate_preact.weight.unflatten(0, (heads, 6)),
+        "o_proj.weight": original.out_proj.weight,
     }
     layer.load_state_dict({name: tensor.detach().clone() for name, tensor in tensors.items()})
     x = torch.randn(2, 11, d_model)

@@ -27,18 +27,18 @@ def test_mamba_is_that_of_transformers():
         original,
         layer,
         {
-            "project.v.weight": x,
-            "project.learned.0.v": original.conv1d.weight[:, 0].T[..., None],
-            "project.learned.0.v_bias": original.conv1d.bias[:, None],
-            "project.learned.1.q": q[None, ..., None],
-            "project.learned.1.k": k[None, ..., None],
-            "project.learned.2.down": down[..., None],
-            "project.learned.2.up": original.dt_proj.weight,
-            "project.learned.2.bias": original.dt_proj.bias,
+            "v_proj.weight": x,
+            "qkv.short_convolution.v": original.conv1d.weight[:, 0].T[..., None],
+            "qkv.short_convolution.v_bias": original.conv1d.bias[:, None],
+            "qkv.query_key_from_value.q": q[None, ..., None],
+            "qkv.query_key_from_value.k": k[None, ..., None],
+            "qkv.low_rank_time_step.down": down[..., None],
+            "qkv.low_rank_time_step.up": original.dt_proj.weight,
+            "qkv.low_rank_time_step.bias": original.dt_proj.bias,
             "memory.weights.rate": original.A_log,
-            "output.learned.0.strength": original.D,
-            "output.learned.1.weight": z[:, None],
-            "output.projection.weight": original.out_proj.weight,
+            "output.skip.strength": original.D,
+            "output.output_gate.weight": z[:, None],
+            "o_proj.weight": original.out_proj.weight,
         },
     )
 
@@ -56,10 +56,10 @@ def test_rg_lru_is_that_of_recurrent_gemma():
     for linear in (original.linear_x, original.linear_y, original.linear_out):
         torch.nn.init.zeros_(linear.bias)
     entry, unit = ttr.catalogue["rg-lru"], original.rg_lru
-    gate = dataclasses.replace(entry.keys[1], block=D // blocks)
+    gate = dataclasses.replace(entry.qkv[1], block=D // blocks)
     layer = Mixer(
         D,
-        dataclasses.replace(entry, keys=(entry.keys[0], gate, entry.keys[2])),
+        dataclasses.replace(entry, qkv=(entry.qkv[0], gate, entry.qkv[2])),
         heads=D,
         key_size=1,
         value_size=1,
@@ -68,15 +68,15 @@ def test_rg_lru_is_that_of_recurrent_gemma():
         lambda x: original(x, torch.arange(11)[None], None, use_cache=False)[0],
         layer,
         {
-            "project.v.weight": original.linear_x.weight,
-            "project.learned.0.v": original.conv_1d.weight[:, 0].T[..., None],
-            "project.learned.0.v_bias": original.conv_1d.bias[:, None],
-            "project.learned.1.decay": unit.recurrent_param,
-            "project.learned.1.input_weight": unit.input_gate_weight,
-            "project.learned.1.input_bias": unit.input_gate_bias,
-            "project.learned.1.recurrence_weight": unit.recurrent_gate_weight,
-            "project.learned.1.recurrence_bias": unit.recurrent_gate_bias,
-            "output.learned.0.weight": original.linear_y.weight[:, None],
-            "output.projection.weight": original.linear_out.weight,
+            "v_proj.weight": original.linear_x.weight,
+            "qkv.short_convolution.v": original.conv_1d.weight[:, 0].T[..., None],
+            "qkv.short_convolution.v_bias": original.conv_1d.bias[:, None],
+            "qkv.recurrent_gate.decay": unit.recurrent_param,
+            "qkv.recurrent_gate.input_weight": unit.input_gate_weight,
+            "qkv.recurrent_gate.input_bias": unit.input_gate_bias,
+            "qkv.recurrent_gate.recurrence_weight": unit.recurrent_gate_weight,
+            "qkv.recurrent_gate.recurrence_bias": unit.recurrent_gate_bias,
+            "output.output_gate.weight": original.linear_y.weight[:, None],
+            "o_proj.weight": original.linear_out.weight,
         },
     )

@@ -1,5 +1,5 @@
-"""The mixer: whatever the memory and its surroundings, whole = segments = steps, packed = separate, and each
-row by itself."""
+"""The mixer: whatever the memory and the parts around it, whole = segments = steps, packed = separate, and
+each row by itself."""
 
 import copy
 import dataclasses
@@ -8,33 +8,32 @@ import pytest
 import torch
 
 import ttr
-from ttr.architecture import Architecture
 from ttr.functions.linear import Linear
 from ttr.laws.layout import LAYOUTS
 from ttr.laws.rows import triples
 from ttr.laws.tolerances import FLOAT32, FLOAT64, HALF, error
+from ttr.layer.architecture import Architecture
+from ttr.layer.gates.decays import MambaDecay
+from ttr.layer.gates.projected import SigmoidGate
+from ttr.layer.output.gates import OutputGate
+from ttr.layer.output.norms import RMSNorm
+from ttr.layer.output.skips import Skip
+from ttr.layer.qkv.norms import HeadRMSNorm
+from ttr.layer.qkv.pointwise import QueryCorrection, Silu
+from ttr.layer.qkv.rotary import Rotary
+from ttr.layer.qkv.short_convolution import ShortConvolution
+from ttr.layer.qkv.time_steps import TimeStepValue
+from ttr.layer.sequences import Sequences
 from ttr.nn import Mixer
 from ttr.problem import Problem
 from ttr.solvers.delta_rule import DeltaRule
-from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
-from ttr.surroundings.controls.softplus_decay import SoftplusDecay
-from ttr.surroundings.keys.head_rms_norm import HeadRMSNorm
-from ttr.surroundings.keys.query_correction import QueryCorrection
-from ttr.surroundings.keys.rotary import Rotary
-from ttr.surroundings.keys.short_convolution import ShortConvolution
-from ttr.surroundings.keys.silu import Silu
-from ttr.surroundings.keys.time_step_value import TimeStepValue
-from ttr.surroundings.output.gate import Gate
-from ttr.surroundings.output.rms_norm import RMSNorm
-from ttr.surroundings.output.skip import Skip
-from ttr.surroundings.sequences import Sequences
 from ttr.weights.geometric import Geometric
 
 D, B, T = 8, 2, 7
 
 CROWDED = Architecture(
     Problem(Geometric("head"), Linear(), DeltaRule(pairs_per_token=3)),
-    keys=(
+    qkv=(
         Silu(("v",)),
         ShortConvolution(width=3, bias=True),
         QueryCorrection(),
@@ -42,10 +41,10 @@ CROWDED = Architecture(
         Rotary(base=10.0),
         TimeStepValue(),
     ),
-    controls=(SoftplusDecay(), SigmoidStepSize()),
-    output=(Skip(), Skip("input"), RMSNorm("all"), Gate("sigmoid")),
+    gates=(MambaDecay(), SigmoidGate("step_size")),
+    output=(Skip(), Skip("input"), RMSNorm("all"), OutputGate("sigmoid")),
 )
-"""Surroundings that no entry puts together, around a memory with several pairs per token."""
+"""Parts that no entry puts together, around a memory with several pairs per token."""
 
 SAMPLE = triples()[3 :: max(1, len(triples()) // 14)]
 
@@ -222,12 +221,10 @@ def test_grouped_keys_are_repeated_keys(name):
     full = mixer(ttr.catalogue[name], heads=4)
     tensors = grouped.state_dict()
     for stream, shape in (("k", (2, 4)), ("v", (2, 3))):
-        tensors[f"project.{stream}.weight"] = (
-            tensors[f"project.{stream}.weight"].unflatten(0, shape).repeat_interleave(2, 0).flatten(0, 1)
+        tensors[f"{stream}_proj.weight"] = (
+            tensors[f"{stream}_proj.weight"].unflatten(0, shape).repeat_interleave(2, 0).flatten(0, 1)
         )
-        convolution = next(
-            key for key in tensors if key.startswith("project.learned") and key.endswith(f".{stream}")
-        )
+        convolution = next(key for key in tensors if key.startswith("qkv.") and key.endswith(f".{stream}"))
         tensors[convolution] = tensors[convolution].repeat_interleave(2, 1)
     full.load_state_dict(tensors)
     x = inputs()
@@ -378,16 +375,16 @@ def test_gated_deltanet_is_that_of_qwen3_next():
     compare_with(
         original,
         layer,
-        {f"project.{name}.weight": part.flatten(0, 1) for name, part in (("q", q), ("k", k), ("v", v))}
-        | {f"project.learned.2.{name}": weight for name, weight in convolution.items()}
+        {f"{name}_proj.weight": part.flatten(0, 1) for name, part in (("q", q), ("k", k), ("v", v))}
+        | {f"qkv.short_convolution.{name}": weight for name, weight in convolution.items()}
         | {
-            "project.learned.0.weight": a,
-            "project.learned.0.bias": original.dt_bias,
-            "project.learned.0.rate": original.A_log,
-            "project.learned.1.weight": b,
-            "output.learned.0.weight": z.reshape(values, wide, D),
-            "output.learned.0.gain": original.norm.weight,
-            "output.projection.weight": original.out_proj.weight,
+            "gates.log_decay.weight": a,
+            "gates.log_decay.bias": original.dt_bias,
+            "gates.log_decay.rate": original.A_log,
+            "gates.step_size.weight": b,
+            "output.gated_rms_norm.weight": z.reshape(values, wide, D),
+            "output.gated_rms_norm.gain": original.norm.weight,
+            "o_proj.weight": original.out_proj.weight,
         },
     )
 
@@ -415,20 +412,23 @@ def test_mamba2_is_that_of_transformers():
     compare_with(
         original,
         layer,
-        {"project.q.weight": c, "project.k.weight": b, "project.v.weight": x}
+        {"q_proj.weight": c, "k_proj.weight": b, "v_proj.weight": x}
         | {
-            f"project.learned.1.{name}": weight
+            f"qkv.short_convolution.{name}": weight
             for name, weight in convolutions(original.conv1d, shapes).items()
         }
-        | {f"project.learned.1.{name}_bias": bias[name].unflatten(0, shape) for name, shape in shapes.items()}
         | {
-            "project.learned.0.weight": dt,
-            "project.learned.0.bias": original.dt_bias,
-            "project.learned.0.rate": original.A_log,
-            "output.learned.0.strength": original.D,
-            "output.learned.1.gain": heads_first(original.norm.weight, heads, wide),
-            "output.learned.1.weight": heads_first(z, heads, wide),
-            "output.projection.weight": original.out_proj.weight,
+            f"qkv.short_convolution.{name}_bias": bias[name].unflatten(0, shape)
+            for name, shape in shapes.items()
+        }
+        | {
+            "gates.log_decay.weight": dt,
+            "gates.log_decay.bias": original.dt_bias,
+            "gates.log_decay.rate": original.A_log,
+            "output.skip.strength": original.D,
+            "output.gated_rms_norm.gain": heads_first(original.norm.weight, heads, wide),
+            "output.gated_rms_norm.weight": heads_first(z, heads, wide),
+            "o_proj.weight": original.out_proj.weight,
         },
     )
 
@@ -443,14 +443,14 @@ def test_softmax_attention_with_norms_is_that_of_qwen3():
     original = off_start(Qwen3Attention(config, 0))
     memory = dataclasses.replace(
         ttr.catalogue["softmax-attention"],
-        keys=(HeadRMSNorm(), Rotary(base=config.rope_parameters["rope_theta"])),
+        qkv=(HeadRMSNorm(), Rotary(base=config.rope_parameters["rope_theta"])),
     )
     layer = Mixer(D, memory, heads=4, key_heads=2, value_heads=2, key_size=6, value_size=6)
     positions = Qwen3RotaryEmbedding(config)(torch.zeros(1), torch.arange(11)[None])
     compare_with(
         lambda x: original(x, positions, None)[0],
         layer,
-        {f"project.{name}.weight": getattr(original, f"{name}_proj").weight for name in "qkv"}
-        | {f"project.learned.0.{name}": getattr(original, f"{name}_norm").weight for name in "qk"}
-        | {"output.projection.weight": original.o_proj.weight},
+        {f"{name}_proj.weight": getattr(original, f"{name}_proj").weight for name in "qkv"}
+        | {f"qkv.head_rms_norm.{name}": getattr(original, f"{name}_norm").weight for name in "qk"}
+        | {"o_proj.weight": original.o_proj.weight},
     )

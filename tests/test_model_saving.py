@@ -7,9 +7,9 @@ from transformers import AutoModelForCausalLM
 
 import ttr
 from tests.decoders import ENTRIES, tokens
-from tests.test_surroundings import EXAMPLES, SIZES
+from tests.test_layer import EXAMPLES, SIZES
 from ttr.laws.rows import triples
-from ttr.mixer import Mixer
+from ttr.layer.mixer import Mixer
 from ttr.models import TTRConfig
 
 

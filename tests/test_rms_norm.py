@@ -6,11 +6,10 @@ import torch
 
 from tests.worked import cases
 from ttr.laws.tolerances import error, tolerance
+from ttr.layer.output.norms import GatedRMSNorm, RMSNorm
+from ttr.layer.qkv.norms import UnitNorm
 from ttr.operators import rms_norm as operator
 from ttr.operators.rms_norm import rms_norm
-from ttr.surroundings.keys.unit_norm import UnitNorm
-from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
-from ttr.surroundings.output.rms_norm import RMSNorm
 
 EPS = 0.25  # so large that it counts
 CALLS = [
@@ -125,12 +124,12 @@ def test_functorch_passes_through(blocks):
 
 
 @pytest.mark.parametrize(
-    "surrounding", [*GatedRMSNorm.examples(), *RMSNorm.examples(), *UnitNorm.examples()], ids=repr
+    "part", [*GatedRMSNorm.examples(), *RMSNorm.examples(), *UnitNorm.examples()], ids=repr
 )
-def test_surroundings_are_worked_in_blocks(blocks, surrounding):
+def test_parts_are_worked_in_blocks(blocks, part):
     """The cases derived by hand, on many tokens that go through the blocks."""
-    (case,) = cases(type(surrounding))
+    case = cases(type(part))[0]
     streams = {name: stream.double().expand(3, 7, *stream.shape[2:]) for name, stream in case.streams.items()}
-    made = case.surrounding({name: tensor.double() for name, tensor in case.params.items()}, streams)
+    made = case.part({name: tensor.double() for name, tensor in case.params.items()}, streams)
     for name, expected in case.expected.items():
         assert error(made[name], expected.double().expand_as(made[name])) <= tolerance(torch.float32)

@@ -10,10 +10,10 @@ from ttr.engines.native import convolution as native
 from ttr.engines.native import library
 from ttr.laws.layout import LAYOUTS
 from ttr.laws.tolerances import error, tolerance
+from ttr.layer.qkv.short_convolution import ShortConvolution
+from ttr.layer.sequences import Sequences
 from ttr.operators import short_convolution as operator
 from ttr.operators.short_convolution import composite, short_convolution
-from ttr.surroundings.keys.short_convolution import ShortConvolution
-from ttr.surroundings.sequences import Sequences
 
 NATIVE = pytest.param(
     "native", marks=pytest.mark.skipif(not library.available(), reason=("the native kernels were not built"))
@@ -139,10 +139,10 @@ def test_packed_sequences_are_separate_ones(tier):
 @pytest.mark.parametrize("bounds", [None, PACKED])
 @pytest.mark.parametrize("cuts", [(7,), (1, 2, 3), tuple(range(1, 19))])
 def test_segments_with_a_tail_are_the_whole(tier, cuts, bounds):
-    """The surrounding, token streams with heads: outputs and last tails, in segments that cut through packed
+    """The transform, token streams with heads: outputs and last tails, in segments that cut through packed
     sequences."""
     rows = 2 if bounds is None else 1
-    surrounding, x = ShortConvolution(streams=("k",)), torch.randn(rows, 19, 3, 7, dtype=torch.float64)
+    transform, x = ShortConvolution(streams=("k",)), torch.randn(rows, 19, 3, 7, dtype=torch.float64)
     tail, params = (
         torch.randn(2 if bounds is None else len(PACKED) - 1, 3, 3, 7, dtype=x.dtype),
         {"k": torch.randn(4, 3, 7, dtype=x.dtype)},
@@ -151,7 +151,7 @@ def test_segments_with_a_tail_are_the_whole(tier, cuts, bounds):
     def run(start, stop, tail):
         within = None if bounds is None else torch.tensor(bounds).clamp(start, stop) - start
         sequences = Sequences(stop - start, torch.zeros(len(tail), dtype=torch.int64), within)
-        y = surrounding.continued(params, {"k": x[:, start:stop]}, {"k": tail}, sequences)["k"]
+        y = transform.continued(params, {"k": x[:, start:stop]}, {"k": tail}, sequences)["k"]
         return y, sequences.tail(x[:, start:stop], tail)
 
     whole, last = run(0, 19, tail)
@@ -159,7 +159,7 @@ def test_segments_with_a_tail_are_the_whole(tier, cuts, bounds):
         19, torch.zeros(len(tail), dtype=torch.int64), None if bounds is None else torch.tensor(bounds)
     )
     extended = sequences.extend(x, tail)
-    assert bounds is not None or error(surrounding(params, {"k": extended})["k"], whole) <= tolerance(x.dtype)
+    assert bounds is not None or error(transform(params, {"k": extended})["k"], whole) <= tolerance(x.dtype)
     parts = []
     for start, stop in zip((0, *cuts), (*cuts, 19)):
         y, tail = run(start, stop, tail)

@@ -18,7 +18,7 @@ from ttr.state import State
 from ttr.values import checks
 
 if TYPE_CHECKING:
-    from ttr import catalogue, functions, models, nn, solvers, weights
+    from ttr import catalogue, functions, layer, models, nn, solvers, weights
     from ttr.laws.verify import verify
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "functions",
     "init_params",
     "initial_state",
+    "layer",
     "models",
     "nn",
     "onednn",
@@ -47,7 +48,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """What is not needed at once loads when first asked for."""
-    if name in ("catalogue", "functions", "models", "nn", "solvers", "weights"):
+    if name in ("catalogue", "functions", "layer", "models", "nn", "solvers", "weights"):
         return importlib.import_module(f"ttr.{name}")
     if name == "verify":
         from ttr.laws.verify import verify

@@ -1,4 +1,4 @@
-"""What weights, functions, solvers and surroundings have in common: frozen descriptions that own no
+"""What weights, functions, solvers and the parts of a layer have in common: frozen descriptions that own no
 tensor."""
 
 from __future__ import annotations

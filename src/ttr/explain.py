@@ -60,7 +60,7 @@ SHRUNK = (
 )
 PLAIN = "phi(x) = x"
 
-AROUND = "What stands around the memory changes keys, values and read-outs and is no part of the regression."
+AROUND = "Convolutions, norms and gates around the memory are not part of the regression."
 SOURCE = "Source"
 APPROXIMATE = "How far it is a regression"
 TEXT = r"\text{{{}}}"
@@ -171,7 +171,7 @@ def explain(
     costs, how far it is a regression, and the engine that runs it with every other's reason not to.
 
     Args:
-        problem: a Problem, or an Architecture (anything with a ``problem``), whose source and surroundings
+        problem: a Problem, or an Architecture (anything with a ``problem``), whose source and parts
             are told too.
         q, k, v: with the rest of a call to ``regress``; the engine is then that of this call, without, of
             calls in general.
@@ -220,7 +220,7 @@ def explain(
         _section("What it keeps and costs", _costs(problem, None if missing else sizes)),
         _section("What a call brings", _inputs(problem)),
         _section(APPROXIMATE, _approximations(entry, problem)),
-        _section("Around the memory, in this order", _surroundings(entry)),
+        _section("Around the memory, in this order", _parts(entry)),
         _section("How it runs", how),
     )
     return Explanation(name, tuple(section for section in sections if section.facts), chosen, others)
@@ -413,12 +413,12 @@ def _approximations(entry: object, problem: Problem) -> Iterator[tuple[str, str]
     if problem.solver.weights_act_on == "memory":
         told += [FOLDED] + ([SHRUNK] if problem.weights.retention else [])
     told = told or [EXACT]
-    if next(_surroundings(entry), None):
+    if next(_parts(entry), None):
         told.append(AROUND)
     yield from ((f"{number}.", text) for number, text in enumerate(told, 1))
 
 
-def _surroundings(entry: object) -> Iterator[tuple[str, str]]:
+def _parts(entry: object) -> Iterator[tuple[str, str]]:
     if not hasattr(entry, "before_memory"):
         return
     steps = [*entry.before_memory(), None, *entry.output]

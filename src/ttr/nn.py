@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ttr.mixer import Mixer
+from ttr.layer.mixer import Mixer
 
 __all__ = ["Mixer"]

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable
+from types import ModuleType
 
 AXES = ("weights", "functions", "functions.features", "solvers", "solvers.losses", "solvers.maps")
-SURROUNDINGS = ("surroundings.keys", "surroundings.controls", "surroundings.output")
+PARTS = ("layer.qkv", "layer.gates", "layer.output")
 
 CLASSES: dict[tuple[str, str], type] = {}
 """(kind, name) -> class; every class of a component puts itself here when it is defined."""
 
 
 @functools.cache
-def discover(packages: tuple[str, ...] = AXES + SURROUNDINGS) -> None:
+def discover(packages: tuple[str, ...] = AXES + PARTS) -> None:
     """Import every file of the axis folders, which registers the classes in them."""
     for package in packages:
         _import_files(f"ttr.{package}")
 
 
 def members(kind: str) -> tuple[type, ...]:
-    """All classes of a kind ("weights", "feature", "function", "solver", "keys", ...), by name."""
+    """All classes of a kind ("weights", "feature", "function", "solver", "gate", ...), by name."""
     discover()
     return tuple(cls for (k, _), cls in sorted(CLASSES.items()) if k == kind)
 
@@ -33,14 +35,19 @@ def find(kind: str, name: str) -> type | None:
     return CLASSES.get((kind, name))
 
 
-def exports(package: str) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of an axis folder: its public classes, imported when first asked
-    for."""
+def exports(package: str, *folders: str) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of a package: the public classes of its files, and of those of some of
+    its folders, imported when first asked for."""
 
     def classes() -> dict[str, type]:
-        _import_files(package)
+        files = [
+            file for folder in ("", *folders) for file in _import_files(f"{package}.{folder}".strip("."))
+        ]
         return {
-            name: cls for (_, name), cls in CLASSES.items() if cls.__module__.rpartition(".")[0] == package
+            name: value
+            for file in files
+            for name, value in vars(file).items()
+            if inspect.isclass(value) and value.__module__ == file.__name__ and not name.startswith("_")
         }
 
     def get(name: str) -> object:
@@ -53,7 +60,11 @@ def exports(package: str) -> tuple[Callable[[str], object], Callable[[], list[st
     return get, lambda: sorted(classes())
 
 
-def _import_files(package: str) -> None:
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        if not module.ispkg:
-            importlib.import_module(f"{package}.{module.name}")
+def _import_files(package: str) -> list[ModuleType]:
+    """The public files of a package, imported."""
+    modules = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    return [
+        importlib.import_module(f"{package}.{module.name}")
+        for module in modules
+        if not module.ispkg and not module.name.startswith("_")
+    ]

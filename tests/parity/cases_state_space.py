@@ -125,7 +125,7 @@ def hgrn(draw: Draw):
     original = fla("ops/hgrn/naive.py", "naive_recurrent_hgrn").naive_recurrent_hgrn
 
     def ours(f, i, state):
-        """The entry's surroundings: k is what the gate forgets, v the input's SiLU, q is 1."""
+        """The parts of the entry: k is what the gate forgets, v the input's SiLU, q is 1."""
         log_forget = logsigmoid(f)
         return unit("hgrn", silu(i), state, 1 - log_forget.exp(), log_decay=log_forget[..., None])
 
@@ -148,7 +148,7 @@ def hgrn(draw: Draw):
 def rg_lru(draw: Draw):
     names = ("_MAX_SQRT_GRADIENT", "SqrtBoundDerivative", "RecurrentGemmaRglru")
     original = transformers("models/recurrent_gemma/modeling_recurrent_gemma.py", *names).RecurrentGemmaRglru
-    gate = ttr.catalogue["rg-lru"].keys[1]
+    gate = ttr.catalogue["rg-lru"].qkv[1]
     blocks, position = 2, torch.arange(T).expand(B, T)
 
     def ours(x, **params):

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ttr.component import Component
 from ttr.functions.linear import Linear
+from ttr.layer.part import Part, Streams
 from ttr.problem import FeatureMap, Problem
 from ttr.solvers.one_step import OneStep
-from ttr.surroundings import Streams, Surrounding
 from ttr.weights.uniform import Uniform
 
 Rows = Sequence[Sequence[int | float]]
@@ -42,7 +42,7 @@ class HandWorked:
 class HandWorkedPart:
     """One part of a layer: its tensors, the streams it gets and those it must return."""
 
-    surrounding: Surrounding
+    part: Part
     streams: Streams
     expected: Streams
     params: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
@@ -55,7 +55,8 @@ def cases(component: type[Component]) -> tuple:
         ModuleNotFoundError: if its file is missing here; the message names it.
     """
     name = component.__module__.removeprefix("ttr.")
-    return importlib.import_module(f"{__name__}.{name}").cases()
+    found = importlib.import_module(f"{__name__}.{name}").cases()
+    return tuple(case for case in found if not hasattr(case, "part") or type(case.part) is component)
 
 
 def kernel_case(

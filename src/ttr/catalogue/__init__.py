@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 
-from ttr.architecture import Architecture
+from ttr.layer.architecture import Architecture
 
 _FILES = [importlib.import_module(f"{__name__}.{family.name}") for family in pkgutil.iter_modules(__path__)]
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from ttr.architecture import Architecture
 from ttr.functions.features.elu_plus_one import EluPlusOne
 from ttr.functions.features.taylor import Taylor
 from ttr.functions.linear import Linear
+from ttr.layer.architecture import Architecture
+from ttr.layer.gates.decays import HGRNDecay, MambaDecay
+from ttr.layer.gates.projected import LogSigmoidGate
+from ttr.layer.output.norms import GatedRMSNorm, RMSNorm
+from ttr.layer.output.skips import Skip
+from ttr.layer.qkv.pointwise import Silu
+from ttr.layer.qkv.replacements import ComplementKey
+from ttr.layer.qkv.rotary import Rotary
+from ttr.layer.qkv.short_convolution import ShortConvolution
+from ttr.layer.qkv.time_steps import TimeStepValue
 from ttr.problem import Problem
 from ttr.solvers.one_step import OneStep
-from ttr.surroundings.controls.bounded_forget_gate import BoundedForgetGate
-from ttr.surroundings.controls.low_rank_decay import LowRankDecay
-from ttr.surroundings.controls.softplus_decay import SoftplusDecay
-from ttr.surroundings.keys.complement_key import ComplementKey
-from ttr.surroundings.keys.rotary import Rotary
-from ttr.surroundings.keys.short_convolution import ShortConvolution
-from ttr.surroundings.keys.silu import Silu
-from ttr.surroundings.keys.time_step_value import TimeStepValue
-from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
-from ttr.surroundings.output.rms_norm import RMSNorm
-from ttr.surroundings.output.skip import Skip
 from ttr.weights.geometric import Geometric
 from ttr.weights.multi_scale import MultiScale
 from ttr.weights.uniform import Uniform
@@ -53,7 +51,7 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "retnet": Architecture(
         Problem(MultiScale(first=5.0), Linear(), OneStep()),
-        keys=(Rotary(),),
+        qkv=(Rotary(),),
         output=(GatedRMSNorm("silu"),),
         source="Sun et al.: Retentive Network",
         arxiv="2307.08621",
@@ -64,7 +62,7 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "gla": Architecture(
         Problem(Geometric("channel"), Linear(), OneStep()),
-        controls=(LowRankDecay(),),
+        gates=(LogSigmoidGate("log_decay", per="channel", rank=16, scale=1 / 16),),
         output=(GatedRMSNorm("silu"),),
         source="Yang, Wang, Shen, Panda, Kim: Gated Linear Attention Transformers",
         arxiv="2312.06635",
@@ -75,8 +73,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "mamba2": Architecture(
         Problem(Geometric("head"), Linear(scale=1.0), OneStep()),
-        keys=(ShortConvolution(bias=True), TimeStepValue()),
-        controls=(SoftplusDecay(slowest=1.0),),
+        qkv=(ShortConvolution(bias=True), TimeStepValue()),
+        gates=(MambaDecay(slowest=1.0),),
         output=(Skip(of="input"), GatedRMSNorm("silu", over="all", gate_first=True)),
         source="Dao, Gu: Transformers are SSMs",
         arxiv="2405.21060",
@@ -90,8 +88,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "hgrn2": Architecture(
         Problem(Geometric("channel"), Linear(), OneStep()),
-        keys=(Silu(("q",)), ComplementKey()),
-        controls=(BoundedForgetGate(),),
+        qkv=(Silu(("q",)), ComplementKey()),
+        gates=(HGRNDecay(),),
         output=(RMSNorm("all"),),
         source="Qin et al.: HGRN2: Gated Linear RNNs with State Expansion",
         arxiv="2404.07904",

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from ttr.architecture import Architecture
 from ttr.functions.gaussian_nystrom import GaussianNystrom
 from ttr.functions.local_constant import LocalConstant
 from ttr.functions.local_linear import LocalLinear
 from ttr.functions.transported_constant import TransportedConstant
+from ttr.layer.architecture import Architecture
+from ttr.layer.gates.keys import TransportKey
+from ttr.layer.gates.projected import LogSigmoidGate, SigmoidGate
+from ttr.layer.gates.ridges import LearnedRidge
+from ttr.layer.qkv.norms import HeadRMSNorm, UnitNorm
+from ttr.layer.qkv.replacements import SharedKey
+from ttr.layer.qkv.rotary import Rotary
+from ttr.layer.qkv.short_convolution import ShortConvolution
 from ttr.problem import Problem
 from ttr.solvers.exact_local_fit import ExactLocalFit
 from ttr.solvers.functional_delta_rule import FunctionalDeltaRule
 from ttr.solvers.one_step import OneStep
-from ttr.surroundings.controls.learned_ridge import LearnedRidge
-from ttr.surroundings.controls.log_sigmoid_decay import LogSigmoidDecay
-from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
-from ttr.surroundings.controls.transport_key import TransportKey
-from ttr.surroundings.keys.head_rms_norm import HeadRMSNorm
-from ttr.surroundings.keys.rotary import Rotary
-from ttr.surroundings.keys.shared_key import SharedKey
-from ttr.surroundings.keys.short_convolution import ShortConvolution
-from ttr.surroundings.keys.unit_norm import UnitNorm
 from ttr.weights.alibi import Alibi
 from ttr.weights.geometric import Geometric
 from ttr.weights.uniform import Uniform
@@ -28,7 +26,7 @@ from ttr.weights.window import Window
 ENTRIES: dict[str, Architecture] = {
     "softmax-attention": Architecture(
         Problem(Uniform(), LocalConstant(), ExactLocalFit()),
-        keys=(Rotary(),),
+        qkv=(Rotary(),),
         source="Vaswani et al.: Attention Is All You Need",
         arxiv="1706.03762",
         year=2017,
@@ -38,7 +36,7 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "softmax-attention-qknorm": Architecture(
         Problem(Uniform(), LocalConstant(scale=10.0, unit_norm=True, learned_scale=True), ExactLocalFit()),
-        keys=(Rotary(),),
+        qkv=(Rotary(),),
         source="Henry, Dachapally, Pawar, Chen: Query-Key Normalization for Transformers",
         arxiv="2010.04245",
         year=2020,
@@ -48,7 +46,7 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "sliding-window-attention": Architecture(
         Problem(Window(128), LocalConstant(), ExactLocalFit()),
-        keys=(Rotary(),),
+        qkv=(Rotary(),),
         source="Beltagy, Peters, Cohan: Longformer",
         arxiv="2004.05150",
         year=2020,
@@ -66,7 +64,7 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "forgetting-attention": Architecture(
         Problem(Geometric("head"), LocalConstant(), ExactLocalFit()),
-        controls=(LogSigmoidDecay(),),
+        gates=(LogSigmoidGate("log_decay"),),
         source="Lin, Nikishin, He, Courville: Forgetting Transformer",
         arxiv="2503.02130",
         year=2025,
@@ -76,8 +74,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "path-attention": Architecture(
         Problem(Uniform(), TransportedConstant(), ExactLocalFit()),
-        keys=(ShortConvolution(width=3, streams=("transport_key",)), UnitNorm(streams=("transport_key",))),
-        controls=(TransportKey(rank=32, unit=False), SigmoidStepSize(doubled=True)),
+        qkv=(ShortConvolution(width=3, streams=("transport_key",)), UnitNorm(streams=("transport_key",))),
+        gates=(TransportKey(rank=32, unit=False), SigmoidGate("step_size", scale=2.0)),
         source="Yang et al.: PaTH Attention, Position Encoding via Accumulating Householder Transformations",
         arxiv="2505.16381",
         year=2025,
@@ -89,8 +87,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "deltaformer": Architecture(
         Problem(Uniform(), LocalConstant(), FunctionalDeltaRule()),
-        keys=(Rotary(),),
-        controls=(SigmoidStepSize(),),
+        qkv=(Rotary(),),
+        gates=(SigmoidGate("step_size"),),
         source="Zhong et al.: Understanding Transformer from the Perspective of Associative Memory",
         arxiv="2505.19488",
         year=2025,
@@ -128,7 +126,7 @@ ENTRIES: dict[str, Architecture] = {
             ),
             OneStep(),
         ),
-        keys=(SharedKey(),),
+        qkv=(SharedKey(),),
         source="Lu et al.: SOFT, Softmax-free Transformer with Linear Complexity",
         arxiv="2110.11945",
         year=2021,
@@ -143,8 +141,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "local-linear-attention": Architecture(
         Problem(Uniform(), LocalLinear(), ExactLocalFit()),
-        keys=(HeadRMSNorm(), Rotary()),
-        controls=(LearnedRidge(start=1.0, at_least=0.1, per="head"),),
+        qkv=(HeadRMSNorm(), Rotary()),
+        gates=(LearnedRidge(start=1.0, at_least=0.1, per="head"),),
         source="Wang, Shi, Fox: Test-time regression; Zuo et al.: Local Linear Attention",
         arxiv="2510.01450",
         year=2025,

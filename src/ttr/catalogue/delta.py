@@ -2,50 +2,34 @@
 
 from __future__ import annotations
 
-from ttr.architecture import Architecture
 from ttr.functions.linear import Linear
+from ttr.layer.architecture import Architecture
+from ttr.layer.gates.decays import KDADecay, MambaDecay, RWKV7Decay
+from ttr.layer.gates.keys import GatedKey, RWKV7EraseKey, ScaledReadKey, UnitReadKey
+from ttr.layer.gates.momentum import CappedDecay, DecayMomentum, SharedMomentumStep
+from ttr.layer.gates.projected import SigmoidGate
+from ttr.layer.gates.step_sizes import TanhStepSize
+from ttr.layer.output.gates import LowRankOutputGate, OutputGate
+from ttr.layer.output.norms import GatedRMSNorm, LayerNorm, RMSNorm
+from ttr.layer.output.skips import CurrentTokenBonus, Skip
+from ttr.layer.qkv.norms import UnitNorm
+from ttr.layer.qkv.pointwise import QueryCorrection, RateScaledKey
+from ttr.layer.qkv.short_convolution import ShortConvolution
+from ttr.layer.qkv.token_shift import TokenShift
 from ttr.problem import Problem
 from ttr.solvers.delta_rule import DeltaRule
 from ttr.solvers.implicit_delta_rule import ImplicitDeltaRule
 from ttr.solvers.momentum_delta_rule import MomentumDeltaRule
 from ttr.solvers.oja_rule import OjaRule
 from ttr.solvers.preconditioned_delta_rule import PreconditionedDeltaRule
-from ttr.surroundings.controls.bounded_low_rank_decay import BoundedLowRankDecay
-from ttr.surroundings.controls.capped_softplus_decay import CappedSoftplusDecay
-from ttr.surroundings.controls.channel_softplus_decay import ChannelSoftplusDecay
-from ttr.surroundings.controls.gated_key import GatedKey
-from ttr.surroundings.controls.low_rank_erase_key import LowRankEraseKey
-from ttr.surroundings.controls.preconditioner_decay import PreconditionerDecay
-from ttr.surroundings.controls.preconditioner_step import PreconditionerStep
-from ttr.surroundings.controls.scaled_read_key import ScaledReadKey
-from ttr.surroundings.controls.shared_momentum_step import SharedMomentumStep
-from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
-from ttr.surroundings.controls.sigmoid_write import SigmoidWrite
-from ttr.surroundings.controls.softplus_decay import SoftplusDecay
-from ttr.surroundings.controls.softplus_momentum import SoftplusMomentum
-from ttr.surroundings.controls.tanh_step_size import TanhStepSize
-from ttr.surroundings.controls.unit_read_key import UnitReadKey
-from ttr.surroundings.controls.value_softplus_decay import ValueSoftplusDecay
-from ttr.surroundings.keys.query_correction import QueryCorrection
-from ttr.surroundings.keys.rate_scaled_key import RateScaledKey
-from ttr.surroundings.keys.short_convolution import ShortConvolution
-from ttr.surroundings.keys.token_shift import TokenShift
-from ttr.surroundings.keys.unit_norm import UnitNorm
-from ttr.surroundings.output.current_token_bonus import CurrentTokenBonus
-from ttr.surroundings.output.gate import Gate
-from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
-from ttr.surroundings.output.group_norm import GroupNorm
-from ttr.surroundings.output.low_rank_gate import LowRankGate
-from ttr.surroundings.output.rms_norm import RMSNorm
-from ttr.surroundings.output.skip import Skip
 from ttr.weights.geometric import Geometric
 from ttr.weights.uniform import Uniform
 
 ENTRIES: dict[str, Architecture] = {
     "deltanet": Architecture(
         Problem(Uniform(), Linear(), DeltaRule()),
-        keys=(ShortConvolution(), UnitNorm()),
-        controls=(SigmoidStepSize(),),
+        qkv=(ShortConvolution(), UnitNorm()),
+        gates=(SigmoidGate("step_size"),),
         output=(RMSNorm(),),
         source="Yang, Wang, Zhang, Shen, Kim: Parallelizing Linear Transformers with the Delta Rule",
         arxiv="2406.06484",
@@ -56,8 +40,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "gated-deltanet": Architecture(
         Problem(Geometric("head"), Linear(), DeltaRule()),
-        keys=(ShortConvolution(), UnitNorm()),
-        controls=(SoftplusDecay(), SigmoidStepSize()),
+        qkv=(ShortConvolution(), UnitNorm()),
+        gates=(MambaDecay(), SigmoidGate("step_size")),
         output=(GatedRMSNorm("silu"),),
         source="Yang, Kautz, Hatamizadeh: Gated Delta Networks",
         arxiv="2412.06464",
@@ -68,8 +52,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "kda": Architecture(
         Problem(Geometric("channel"), Linear(), DeltaRule()),
-        keys=(ShortConvolution(), UnitNorm()),
-        controls=(ChannelSoftplusDecay(), SigmoidStepSize()),
+        qkv=(ShortConvolution(), UnitNorm()),
+        gates=(KDADecay(), SigmoidGate("step_size")),
         output=(GatedRMSNorm("sigmoid", low_rank=True),),
         source="Kimi Team: Kimi Linear",
         arxiv="2510.26692",
@@ -79,8 +63,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "gated-deltaproduct": Architecture(
         Problem(Geometric("head"), Linear(), DeltaRule(pairs_per_token=2)),
-        keys=(ShortConvolution(), UnitNorm()),
-        controls=(SoftplusDecay(), SigmoidStepSize(doubled=True)),
+        qkv=(ShortConvolution(), UnitNorm()),
+        gates=(MambaDecay(), SigmoidGate("step_size", scale=2.0)),
         output=(GatedRMSNorm("silu"),),
         source="Siems et al.: DeltaProduct",
         arxiv="2502.10297",
@@ -90,9 +74,9 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "longhorn-exact": Architecture(
         Problem(Uniform(), Linear(scale=1.0), ImplicitDeltaRule()),
-        keys=(ShortConvolution(bias=True),),
-        controls=(SigmoidStepSize(),),
-        output=(Skip(), Gate("silu")),
+        qkv=(ShortConvolution(bias=True),),
+        gates=(SigmoidGate("step_size"),),
+        output=(Skip(), OutputGate("silu")),
         source="Liu, Wang, Wu, Feng, Stone, Liu: Longhorn",
         arxiv="2407.14207",
         year=2024,
@@ -105,8 +89,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "comba": Architecture(
         Problem(Geometric("head"), Linear(), DeltaRule("old", separate_read=True)),
-        keys=(ShortConvolution(), QueryCorrection(), UnitNorm()),
-        controls=(SoftplusDecay(), SigmoidStepSize(), ScaledReadKey()),
+        qkv=(ShortConvolution(), QueryCorrection(), UnitNorm()),
+        gates=(MambaDecay(), SigmoidGate("step_size"), ScaledReadKey()),
         output=(GatedRMSNorm("sigmoid"),),
         source="Hu et al.: Comba",
         arxiv="2506.02475",
@@ -117,8 +101,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "deltaproduct": Architecture(
         Problem(Uniform(), Linear(), DeltaRule(pairs_per_token=2)),
-        keys=(ShortConvolution(), UnitNorm()),
-        controls=(SigmoidStepSize(doubled=True),),
+        qkv=(ShortConvolution(), UnitNorm()),
+        gates=(SigmoidGate("step_size", scale=2.0),),
         output=(RMSNorm(),),
         source="Siems et al.: DeltaProduct",
         arxiv="2502.10297",
@@ -131,8 +115,8 @@ ENTRIES: dict[str, Architecture] = {
         Problem(
             Geometric("channel"), Linear(), DeltaRule(separate_read=True, gated_write=True, unit_step=True)
         ),
-        keys=(ShortConvolution(), UnitNorm()),
-        controls=(ChannelSoftplusDecay(), GatedKey(), SigmoidWrite()),
+        qkv=(ShortConvolution(), UnitNorm()),
+        gates=(KDADecay(), GatedKey(), SigmoidGate("write")),
         output=(GatedRMSNorm("sigmoid", low_rank=True),),
         source="Gated DeltaNet-2",
         arxiv="2605.22791",
@@ -150,9 +134,9 @@ ENTRIES: dict[str, Architecture] = {
             Linear(scale=1.0),
             DeltaRule("old", separate_read=True, separate_erase=True, unit_step=True),
         ),
-        keys=(TokenShift(("q", "k", "v", "decay", "erase", "gate")), RateScaledKey()),
-        controls=(BoundedLowRankDecay(), UnitReadKey(), LowRankEraseKey()),
-        output=(GroupNorm(), CurrentTokenBonus(), LowRankGate()),
+        qkv=(TokenShift(("q", "k", "v", "decay", "erase", "gate")), RateScaledKey()),
+        gates=(RWKV7Decay(), UnitReadKey(), RWKV7EraseKey()),
+        output=(LayerNorm(eps=64e-5, by_depth=True), CurrentTokenBonus(), LowRankOutputGate()),
         source="Peng et al.: RWKV-7 Goose",
         arxiv="2503.14456",
         year=2025,
@@ -168,8 +152,13 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "precond-gated-deltanet": Architecture(
         Problem(Geometric("head"), Linear(), PreconditionedDeltaRule()),
-        keys=(ShortConvolution(), UnitNorm()),
-        controls=(SoftplusDecay(), SigmoidStepSize(), PreconditionerDecay(), PreconditionerStep()),
+        qkv=(ShortConvolution(), UnitNorm()),
+        gates=(
+            MambaDecay(),
+            SigmoidGate("step_size"),
+            MambaDecay("precond_log_decay"),
+            SigmoidGate("precond_step"),
+        ),
         output=(GatedRMSNorm("silu"),),
         source="Preconditioned DeltaNet: Curvature-aware Sequence Modeling for Linear Recurrences",
         arxiv="2604.21100",
@@ -180,12 +169,12 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "precond-kda": Architecture(
         Problem(Geometric("channel"), Linear(), PreconditionedDeltaRule()),
-        keys=(ShortConvolution(), UnitNorm()),
-        controls=(
-            ChannelSoftplusDecay(),
-            SigmoidStepSize(),
-            PreconditionerDecay(slowest=1.0),
-            PreconditionerStep(),
+        qkv=(ShortConvolution(), UnitNorm()),
+        gates=(
+            KDADecay(),
+            SigmoidGate("step_size"),
+            MambaDecay("precond_log_decay", slowest=1.0),
+            SigmoidGate("precond_step"),
         ),
         output=(GatedRMSNorm("sigmoid", low_rank=True),),
         source="Preconditioned DeltaNet: Curvature-aware Sequence Modeling for Linear Recurrences",
@@ -197,8 +186,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "gated-oja": Architecture(
         Problem(Uniform(), Linear(), OjaRule()),
-        keys=(ShortConvolution(), UnitNorm(("q", "k", "v"))),
-        controls=(SigmoidStepSize(), ValueSoftplusDecay()),
+        qkv=(ShortConvolution(), UnitNorm(("q", "k", "v"))),
+        gates=(SigmoidGate("step_size"), KDADecay("value_log_decay")),
         output=(GatedRMSNorm("sigmoid", low_rank=True),),
         source=(
             "flash-linear-attention 0.6.0, after Oja: A simplified neuron model as a principal component "
@@ -212,13 +201,13 @@ ENTRIES: dict[str, Architecture] = {
         ),
         note=(
             "Regresses keys on values and reads with the adjoint, so outside the framework. An operator "
-            "alone; surroundings as KDA's."
+            "alone; the layer around it is KDA's."
         ),
     ),
     "momentum-deltanet": Architecture(
         Problem(Geometric("head"), Linear(), MomentumDeltaRule("decayed")),
-        keys=(ShortConvolution(), QueryCorrection(), UnitNorm()),
-        controls=(TanhStepSize(), SharedMomentumStep(), CappedSoftplusDecay(), SoftplusMomentum()),
+        qkv=(ShortConvolution(), QueryCorrection(), UnitNorm()),
+        gates=(TanhStepSize(), SharedMomentumStep(), CappedDecay(), DecayMomentum()),
         output=(GatedRMSNorm("silu"),),
         source="Momentum DeltaNet",
         arxiv="2605.05838",

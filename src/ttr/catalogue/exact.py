@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from ttr.architecture import Architecture
 from ttr.functions.kernel_regression import KernelRegression
 from ttr.functions.linear import Linear
+from ttr.layer.architecture import Architecture
+from ttr.layer.gates.decays import MambaDecay
+from ttr.layer.gates.projected import LogSigmoidGate, SigmoidGate
+from ttr.layer.gates.ridges import ConstantRidge, LearnedRidge
+from ttr.layer.output.norms import GatedRMSNorm, RMSNorm
+from ttr.layer.qkv.norms import UnitNorm
+from ttr.layer.qkv.short_convolution import ShortConvolution
 from ttr.problem import Problem
 from ttr.solvers.chebyshev import Chebyshev
 from ttr.solvers.exact_ridge import ExactRidge
-from ttr.surroundings.controls.constant_ridge import ConstantRidge
-from ttr.surroundings.controls.learned_ridge import LearnedRidge
-from ttr.surroundings.controls.log_sigmoid_decay import LogSigmoidDecay
-from ttr.surroundings.controls.log_sigmoid_importance import LogSigmoidImportance
-from ttr.surroundings.controls.sigmoid_mix import SigmoidMix
-from ttr.surroundings.controls.softplus_decay import SoftplusDecay
-from ttr.surroundings.keys.short_convolution import ShortConvolution
-from ttr.surroundings.keys.unit_norm import UnitNorm
-from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
-from ttr.surroundings.output.rms_norm import RMSNorm
 from ttr.weights.geometric import Geometric
 from ttr.weights.importance import Importance
 from ttr.weights.product import Product
@@ -26,8 +22,8 @@ from ttr.weights.uniform import Uniform
 ENTRIES: dict[str, Architecture] = {
     "mesanet": Architecture(
         Problem(Product((Geometric("head"), Importance())), Linear(scale=1.0), ExactRidge()),
-        keys=(ShortConvolution(streams=("q", "k")), UnitNorm()),
-        controls=(LogSigmoidDecay(), LogSigmoidImportance(), LearnedRidge()),
+        qkv=(ShortConvolution(streams=("q", "k")), UnitNorm()),
+        gates=(LogSigmoidGate("log_decay"), LogSigmoidGate("log_importance"), LearnedRidge()),
         output=(RMSNorm(),),
         source="von Oswald et al.: MesaNet",
         arxiv="2506.05233",
@@ -38,8 +34,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "intention": Architecture(
         Problem(Uniform(), Linear(scale=1.0), ExactRidge()),
-        keys=(UnitNorm(),),
-        controls=(ConstantRidge(1.0),),
+        qkv=(UnitNorm(),),
+        gates=(ConstantRidge(1.0),),
         source="Garnelo, Czarnecki: Exploring the Space of Key-Value-Query Models with Intention",
         arxiv="2305.10203",
         year=2023,
@@ -49,8 +45,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "mesa": Architecture(
         Problem(Uniform(), Linear(scale=1.0), ExactRidge()),
-        keys=(UnitNorm(),),
-        controls=(LearnedRidge(per="head"),),
+        qkv=(UnitNorm(),),
+        gates=(LearnedRidge(per="head"),),
         output=(RMSNorm(),),
         source="von Oswald et al.: Uncovering mesa-optimization algorithms in Transformers",
         arxiv="2309.05858",
@@ -63,8 +59,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "gated-kalmanet": Architecture(
         Problem(Product((Geometric("head"), Importance())), Linear(), Chebyshev(iterations=30, ratio=0.02)),
-        keys=(ShortConvolution(), UnitNorm(eps=1e-12)),
-        controls=(SoftplusDecay(), LogSigmoidImportance(power=2.0), SigmoidMix()),
+        qkv=(ShortConvolution(), UnitNorm(eps=1e-12)),
+        gates=(MambaDecay(), LogSigmoidGate("log_importance", scale=2.0), SigmoidGate("mix", bias=0.0)),
         output=(GatedRMSNorm("silu"),),
         source="Gated KalmaNet: A Fading Memory Layer Through Test-Time Ridge Regression",
         arxiv="2511.21016",
@@ -78,8 +74,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "kernel-intention": Architecture(
         Problem(Uniform(), KernelRegression("exponential"), ExactRidge()),
-        keys=(UnitNorm(),),
-        controls=(ConstantRidge(1.0),),
+        qkv=(UnitNorm(),),
+        gates=(ConstantRidge(1.0),),
         source="Garnelo, Czarnecki: Exploring the Space of Key-Value-Query Models with Intention",
         arxiv="2305.10203",
         year=2023,

@@ -3,7 +3,6 @@ layer."""
 
 from __future__ import annotations
 
-from ttr.architecture import Architecture
 from ttr.functions.features.dijiang import Dijiang
 from ttr.functions.features.hedgehog import Hedgehog
 from ttr.functions.features.positive_random import PositiveRandom
@@ -11,12 +10,13 @@ from ttr.functions.features.random_fourier import RandomFourier
 from ttr.functions.features.rebased import Rebased
 from ttr.functions.features.symmetric_power import SymmetricPower
 from ttr.functions.linear import Linear
+from ttr.layer.architecture import Architecture
+from ttr.layer.gates.projected import LogSigmoidGate
+from ttr.layer.output.norms import GatedRMSNorm
+from ttr.layer.qkv.pointwise import Silu
+from ttr.layer.qkv.rotary import Rotary
 from ttr.problem import Problem
 from ttr.solvers.one_step import OneStep
-from ttr.surroundings.controls.log_sigmoid_decay import LogSigmoidDecay
-from ttr.surroundings.keys.rotary import Rotary
-from ttr.surroundings.keys.silu import Silu
-from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
 from ttr.weights.geometric import Geometric
 from ttr.weights.layerwise_decay import LayerwiseDecay
 from ttr.weights.multi_scale import MultiScale
@@ -74,7 +74,7 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "dijiang": Architecture(
         Problem(MultiScale(first=5.0, last=9.0), Linear(Dijiang(), scale=1.0), OneStep()),
-        keys=(Rotary(),),
+        qkv=(Rotary(),),
         output=(GatedRMSNorm("silu"),),
         source="Chen et al.: DiJiang",
         arxiv="2403.19928",
@@ -90,8 +90,8 @@ ENTRIES: dict[str, Architecture] = {
         Problem(
             Geometric("head"), Linear(SymmetricPower(2), normalized=True, scale=1.0, eps=1e-6), OneStep()
         ),
-        keys=(Rotary(),),
-        controls=(LogSigmoidDecay(),),
+        qkv=(Rotary(),),
+        gates=(LogSigmoidGate("log_decay"),),
         source="Gelada, Buckman, Zhang, Bach: Scaling Context Requires Rethinking Attention",
         arxiv="2507.04239",
         year=2025,
@@ -103,7 +103,7 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "lightning-attention": Architecture(
         Problem(LayerwiseDecay(), Linear(scale=1.0), OneStep()),
-        keys=(Silu(),),
+        qkv=(Silu(),),
         output=(GatedRMSNorm("sigmoid", over="all", eps=1e-6),),
         source="MiniMax: MiniMax-01; Qin et al.: Lightning Attention-2 (arXiv 2401.04658)",
         arxiv="2501.08313",

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from ttr.architecture import Architecture
 from ttr.functions.local_linear import LocalLinear
 from ttr.functions.local_quadratic import LocalQuadratic
+from ttr.layer.architecture import Architecture
+from ttr.layer.gates.keys import ProjectedSlope
+from ttr.layer.gates.ridges import LearnedRidge
+from ttr.layer.qkv.norms import HeadRMSNorm
+from ttr.layer.qkv.rotary import Rotary
 from ttr.problem import Problem
 from ttr.solvers.exact_local_fit import ExactLocalFit
 from ttr.solvers.learned_slope import LearnedSlope
-from ttr.surroundings.controls.learned_ridge import LearnedRidge
-from ttr.surroundings.controls.projected_slope import ProjectedSlope
-from ttr.surroundings.keys.head_rms_norm import HeadRMSNorm
-from ttr.surroundings.keys.rotary import Rotary
 from ttr.weights.uniform import Uniform
 
 ENTRIES: dict[str, Architecture] = {
     "local-quadratic-attention": Architecture(
         Problem(Uniform(), LocalQuadratic(), ExactLocalFit()),
-        keys=(HeadRMSNorm(), Rotary()),
-        controls=(LearnedRidge(start=1.0, at_least=0.1, per="head"),),
+        qkv=(HeadRMSNorm(), Rotary()),
+        gates=(LearnedRidge(start=1.0, at_least=0.1, per="head"),),
         source="Wang, Shi, Fox: Test-time regression",
         arxiv="2501.12352",
         year=2025,
@@ -28,8 +28,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "local-linear-rank8": Architecture(
         Problem(Uniform(), LocalLinear(rank=8), ExactLocalFit()),
-        keys=(HeadRMSNorm(), Rotary()),
-        controls=(LearnedRidge(start=1.0, at_least=0.1, per="head"),),
+        qkv=(HeadRMSNorm(), Rotary()),
+        gates=(LearnedRidge(start=1.0, at_least=0.1, per="head"),),
         source="Wang, Shi, Fox: Test-time regression; the projection is ours",
         arxiv="2501.12352",
         year=2025,
@@ -42,8 +42,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "parallax": Architecture(
         Problem(Uniform(), LocalLinear(), LearnedSlope()),
-        keys=(Rotary(streams=("q", "k", "slope")),),
-        controls=(ProjectedSlope(),),
+        qkv=(Rotary(streams=("q", "k", "slope")),),
+        gates=(ProjectedSlope(),),
         source="Zuo et al.: Parallax, parameterized local linear attention",
         arxiv="2605.29157",
         year=2026,

@@ -3,10 +3,18 @@ models."""
 
 from __future__ import annotations
 
-from ttr.architecture import Architecture
 from ttr.functions.features.taylor import Taylor
 from ttr.functions.gated_mlp import GatedMlp
 from ttr.functions.mlp import Mlp
+from ttr.layer.architecture import Architecture
+from ttr.layer.gates.projected import LogSigmoidGate, SigmoidGate, SoftplusGate
+from ttr.layer.gates.step_sizes import ChunkAverage, TTTStepSize
+from ttr.layer.initialisers import inverse_softplus
+from ttr.layer.output.norms import GatedRMSNorm, LayerNorm, RMSNorm
+from ttr.layer.qkv.norms import UnitNorm
+from ttr.layer.qkv.pointwise import Silu
+from ttr.layer.qkv.rotary import Rotary
+from ttr.layer.qkv.short_convolution import ShortConvolution
 from ttr.problem import Problem
 from ttr.solvers.chunk_descent import ChunkDescent
 from ttr.solvers.gradient_descent import GradientDescent
@@ -15,20 +23,6 @@ from ttr.solvers.losses.power_error import PowerError
 from ttr.solvers.maps.newton_schulz import NewtonSchulz
 from ttr.solvers.maps.power_norm import PowerNorm
 from ttr.solvers.maps.simplex import Simplex
-from ttr.surroundings.controls.chunk_average import ChunkAverage
-from ttr.surroundings.controls.log_sigmoid_decay import LogSigmoidDecay
-from ttr.surroundings.controls.sigmoid_momentum import SigmoidMomentum
-from ttr.surroundings.controls.sigmoid_rate import SigmoidRate
-from ttr.surroundings.controls.sigmoid_step_size import SigmoidStepSize
-from ttr.surroundings.controls.softplus_rates import SoftplusRates
-from ttr.surroundings.controls.softplus_threshold import SoftplusThreshold
-from ttr.surroundings.keys.rotary import Rotary
-from ttr.surroundings.keys.short_convolution import ShortConvolution
-from ttr.surroundings.keys.silu import Silu
-from ttr.surroundings.keys.unit_norm import UnitNorm
-from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
-from ttr.surroundings.output.layer_norm import LayerNorm
-from ttr.surroundings.output.rms_norm import RMSNorm
 from ttr.weights.geometric import Geometric
 from ttr.weights.uniform import Uniform
 
@@ -44,9 +38,9 @@ LACT = (
 ENTRIES: dict[str, Architecture] = {
     "ttt-linear": Architecture(
         Problem(Uniform(), Mlp(depth=1, bias=True, start=0.02), GradientDescent(chunk=16, read_step=True)),
-        keys=(Rotary(period=16),),
-        controls=(SigmoidRate(), ChunkAverage()),
-        output=(LayerNorm(),),
+        qkv=(Rotary(period=16),),
+        gates=(TTTStepSize(), ChunkAverage()),
+        output=(LayerNorm("all", eps=1e-6),),
         source="Sun et al.: Learning to (Learn at Test Time): RNNs with Expressive Hidden States",
         arxiv="2407.04620",
         year=2024,
@@ -59,9 +53,9 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "ttt-mlp": Architecture(
         Problem(Uniform(), Mlp(bias=True, start=0.02), GradientDescent(chunk=16, read_step=True)),
-        keys=(Rotary(period=16),),
-        controls=(SigmoidRate(base=0.1), ChunkAverage()),
-        output=(LayerNorm(),),
+        qkv=(Rotary(period=16),),
+        gates=(TTTStepSize(base=0.1), ChunkAverage()),
+        output=(LayerNorm("all", eps=1e-6),),
         source="Sun et al.: Learning to (Learn at Test Time): RNNs with Expressive Hidden States",
         arxiv="2407.04620",
         year=2024,
@@ -74,8 +68,12 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "titans": Architecture(
         Problem(Geometric(), Mlp(residual=False), GradientDescent(chunk=16, momentum=True)),
-        keys=(ShortConvolution(), UnitNorm()),
-        controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SigmoidMomentum()),
+        qkv=(ShortConvolution(), UnitNorm()),
+        gates=(
+            LogSigmoidGate("log_decay", bias=3.0),
+            SigmoidGate("step_size"),
+            SigmoidGate("momentum", bias=0.0),
+        ),
         output=(GatedRMSNorm("silu"),),
         source="Behrouz, Zhong, Mirrokni: Titans",
         arxiv="2501.00663",
@@ -92,8 +90,11 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "lact": Architecture(
         Problem(Uniform(), GatedMlp(), ChunkDescent(momentum=True, orthogonalise=NewtonSchulz(LACT))),
-        keys=(Silu(), UnitNorm(), Rotary(base=500000.0)),
-        controls=(SoftplusRates(), SigmoidMomentum()),
+        qkv=(Silu(), UnitNorm(), Rotary(base=500000.0)),
+        gates=(
+            SoftplusGate("step_size", per="group", bias=inverse_softplus(0.001)),
+            SigmoidGate("momentum", bias=0.0),
+        ),
         output=(RMSNorm(),),
         source="Zhang et al.: Test-Time Training Done Right",
         arxiv="2505.23884",
@@ -111,25 +112,26 @@ ENTRIES: dict[str, Architecture] = {
             Mlp(hidden=1, features=Taylor()),
             GradientDescent(chunk=16, momentum=True, window=4, orthogonalise=NewtonSchulz()),
         ),
-        keys=(ShortConvolution(), UnitNorm()),
-        controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SigmoidMomentum()),
+        qkv=(ShortConvolution(), UnitNorm()),
+        gates=(
+            LogSigmoidGate("log_decay", bias=3.0),
+            SigmoidGate("step_size"),
+            SigmoidGate("momentum", bias=0.0),
+        ),
         output=(GatedRMSNorm("silu"),),
         source="Behrouz et al.: ATLAS: Learning to Optimally Memorize the Context at Test Time",
         arxiv="2505.23735",
         year=2025,
         original=None,
-        verified=(
-            "derived from the publication's equations: every token's weights and "
-            "windowed gradient written out"
-        ),
+        verified="derived from its equations: every token's weights and windowed gradient written out",
         note="No author code is public. Each pair of the window keeps the step of its own token; fixed "
         "features of degree 2, the first V of which "
         "(1, then the scaled key) are what the residual adds.",
     ),
     "moneta": Architecture(
         Problem(Geometric(), Mlp(), GradientDescent(chunk=16, loss=PowerError(3.0), mirror=PowerNorm(4.0))),
-        keys=(ShortConvolution(), UnitNorm()),
-        controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize()),
+        qkv=(ShortConvolution(), UnitNorm()),
+        gates=(LogSigmoidGate("log_decay", bias=3.0), SigmoidGate("step_size")),
         output=(GatedRMSNorm("silu"),),
         source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected",
         arxiv="2504.13173",
@@ -143,8 +145,12 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "yaad": Architecture(
         Problem(Geometric(), Mlp(), GradientDescent(chunk=16, loss=Huber())),
-        keys=(ShortConvolution(), UnitNorm()),
-        controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize(), SoftplusThreshold()),
+        qkv=(ShortConvolution(), UnitNorm()),
+        gates=(
+            LogSigmoidGate("log_decay", bias=3.0),
+            SigmoidGate("step_size"),
+            SoftplusGate("threshold", bias=0.5),
+        ),
         output=(GatedRMSNorm("silu"),),
         source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected",
         arxiv="2504.13173",
@@ -158,8 +164,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "memora": Architecture(
         Problem(Geometric(), Mlp(start=1.0), GradientDescent(chunk=16, mirror=Simplex())),
-        keys=(ShortConvolution(), UnitNorm()),
-        controls=(LogSigmoidDecay(bias=3.0), SigmoidStepSize()),
+        qkv=(ShortConvolution(), UnitNorm()),
+        gates=(LogSigmoidGate("log_decay", bias=3.0), SigmoidGate("step_size")),
         output=(GatedRMSNorm("silu"),),
         source="Behrouz, Razaviyayn, Zhong, Mirrokni: It's All Connected",
         arxiv="2504.13173",

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from ttr.architecture import Architecture
 from ttr.functions.linear import Linear
+from ttr.layer.architecture import Architecture
+from ttr.layer.gates.decays import Mamba3Decay, MambaDecay, RWKV6Decay
+from ttr.layer.gates.projected import LevelWeight, LinearGate, LogSigmoidGate, SigmoidGate
+from ttr.layer.gates.time_steps import TimeStepImportance
+from ttr.layer.output.gates import OutputGate
+from ttr.layer.output.norms import GatedRMSNorm, LayerNorm
+from ttr.layer.output.skips import Skip
+from ttr.layer.qkv.norms import HeadRMSNorm
+from ttr.layer.qkv.pointwise import HeadBias
+from ttr.layer.qkv.rotary import AngleRotary, SelectiveAngle
+from ttr.layer.qkv.short_convolution import ShortConvolution
+from ttr.layer.qkv.time_steps import TimeStepValue
+from ttr.layer.qkv.token_shift import TokenShift
 from ttr.problem import Problem
 from ttr.solvers.one_step import OneStep
-from ttr.surroundings.controls.capped_importance import CappedImportance
-from ttr.surroundings.controls.log_sigmoid_decay import LogSigmoidDecay
-from ttr.surroundings.controls.low_rank_exponential_decay import LowRankExponentialDecay
-from ttr.surroundings.controls.selective_decay import SelectiveDecay
-from ttr.surroundings.controls.sigmoid_trapezoid import SigmoidTrapezoid
-from ttr.surroundings.controls.softplus_decay import SoftplusDecay
-from ttr.surroundings.controls.softplus_level_weight import SoftplusLevelWeight
-from ttr.surroundings.controls.time_step_importance import TimeStepImportance
-from ttr.surroundings.keys.angle_rotary import AngleRotary
-from ttr.surroundings.keys.head_bias import HeadBias
-from ttr.surroundings.keys.head_rms_norm import HeadRMSNorm
-from ttr.surroundings.keys.selective_angle import SelectiveAngle
-from ttr.surroundings.keys.short_convolution import ShortConvolution
-from ttr.surroundings.keys.time_step_value import TimeStepValue
-from ttr.surroundings.keys.token_shift import TokenShift
-from ttr.surroundings.output.gate import Gate
-from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
-from ttr.surroundings.output.head_layer_norm import HeadLayerNorm
-from ttr.surroundings.output.skip import Skip
 from ttr.weights.bonus import Bonus
 from ttr.weights.exponential_gate import ExponentialGate
 from ttr.weights.fenwick_levels import FenwickLevels
@@ -33,8 +26,11 @@ from ttr.weights.trapezoid import Trapezoid
 ENTRIES: dict[str, Architecture] = {
     "mlstm": Architecture(
         Problem(ExponentialGate(), Linear(normalized=True, floor=1.0, absolute=True), OneStep()),
-        controls=(LogSigmoidDecay(bias=3.0, spread=3.0, cap=15.0), CappedImportance()),
-        output=(HeadLayerNorm(bias=False, eps=1e-6), Gate("sigmoid")),
+        gates=(
+            LogSigmoidGate("log_decay", bias=3.0, spread=3.0, cap=15.0),
+            LinearGate("log_importance", bias=-10.0, cap=15.0, zero=True),
+        ),
+        output=(LayerNorm(bias=False, eps=1e-6), OutputGate("sigmoid")),
         source="Beck et al.: xLSTM: Extended Long Short-Term Memory",
         arxiv="2405.04517",
         year=2024,
@@ -47,9 +43,9 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "mamba3": Architecture(
         Problem(Trapezoid(), Linear(scale=1.0), OneStep()),
-        keys=(HeadRMSNorm(eps=1e-5), HeadBias(), SelectiveAngle(), AngleRotary()),
-        controls=(SelectiveDecay(), TimeStepImportance(), SigmoidTrapezoid()),
-        output=(Skip(), Gate("silu")),
+        qkv=(HeadRMSNorm(eps=1e-5), HeadBias(), SelectiveAngle(), AngleRotary()),
+        gates=(Mamba3Decay(), TimeStepImportance(), SigmoidGate("trapezoid")),
+        output=(Skip(), OutputGate("silu")),
         source="Lahoti et al.: Mamba-3: Improved Sequence Modeling using State Space Principles",
         arxiv="2603.15569",
         year=2026,
@@ -62,9 +58,9 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "rwkv6": Architecture(
         Problem(Bonus(), Linear(scale=1.0), OneStep()),
-        keys=(TokenShift(),),
-        controls=(LowRankExponentialDecay(),),
-        output=(HeadLayerNorm(), Gate("silu")),
+        qkv=(TokenShift(),),
+        gates=(RWKV6Decay(),),
+        output=(LayerNorm(), OutputGate("silu")),
         source="Peng et al.: Eagle and Finch: RWKV with Matrix-Valued States and Dynamic Recurrence",
         arxiv="2404.05892",
         year=2024,
@@ -77,8 +73,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "log-linear-attention": Architecture(
         Problem(FenwickLevels(), Linear(scale=1.0), OneStep()),
-        keys=(ShortConvolution(bias=True), TimeStepValue()),
-        controls=(SoftplusDecay(slowest=1.0), SoftplusLevelWeight()),
+        qkv=(ShortConvolution(bias=True), TimeStepValue()),
+        gates=(MambaDecay(slowest=1.0), LevelWeight()),
         output=(Skip(of="input"), GatedRMSNorm("silu", over="all", gate_first=True)),
         source="Guo et al.: Log-Linear Attention",
         arxiv="2506.04761",

@@ -3,32 +3,25 @@ by channel."""
 
 from __future__ import annotations
 
-from ttr.architecture import Architecture
 from ttr.functions.features.relu import Relu
 from ttr.functions.linear import Linear
+from ttr.layer.architecture import Architecture
+from ttr.layer.gates.decays import HGRNDecay
+from ttr.layer.gates.projected import LinearGate, LogSigmoidGate
+from ttr.layer.gates.ring import RingDecay, RingPhase
+from ttr.layer.gates.step_sizes import LonghornStepSize
+from ttr.layer.gates.time_steps import TimeStepDecay
+from ttr.layer.output.gates import OutputGate
+from ttr.layer.output.norms import GatedRMSNorm
+from ttr.layer.output.skips import Skip
+from ttr.layer.qkv.pointwise import RingGain, Silu
+from ttr.layer.qkv.recurrent_gate import RecurrentGate
+from ttr.layer.qkv.replacements import ComplementKey, Ones, QueryKeyFromValue
+from ttr.layer.qkv.short_convolution import ShortConvolution
+from ttr.layer.qkv.time_steps import LowRankTimeStep, TimeStepValue
 from ttr.problem import Problem
 from ttr.solvers.diagonal_implicit_delta_rule import DiagonalImplicitDeltaRule
 from ttr.solvers.one_step import OneStep
-from ttr.surroundings.controls.bounded_forget_gate import BoundedForgetGate
-from ttr.surroundings.controls.linear_phase import LinearPhase
-from ttr.surroundings.controls.log_sigmoid_decay import LogSigmoidDecay
-from ttr.surroundings.controls.low_rank_step_size import LowRankStepSize
-from ttr.surroundings.controls.negative_time_step import NegativeTimeStep
-from ttr.surroundings.controls.ring_decay import RingDecay
-from ttr.surroundings.controls.ring_phase import RingPhase
-from ttr.surroundings.keys.complement_key import ComplementKey
-from ttr.surroundings.keys.low_rank_time_step import LowRankTimeStep
-from ttr.surroundings.keys.ones import Ones
-from ttr.surroundings.keys.read_off_value import ReadOffValue
-from ttr.surroundings.keys.recurrent_gate import RecurrentGate
-from ttr.surroundings.keys.ring_gain import RingGain
-from ttr.surroundings.keys.short_convolution import ShortConvolution
-from ttr.surroundings.keys.silu import Silu
-from ttr.surroundings.keys.time_step_value import TimeStepValue
-from ttr.surroundings.output.gate import Gate
-from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
-from ttr.surroundings.output.gelu_gate import GeluGate
-from ttr.surroundings.output.skip import Skip
 from ttr.weights.complex_geometric import ComplexGeometric
 from ttr.weights.cosine import Cosine
 from ttr.weights.factored_geometric import FactoredGeometric
@@ -38,14 +31,14 @@ from ttr.weights.uniform import Uniform
 ENTRIES: dict[str, Architecture] = {
     "mamba": Architecture(
         Problem(FactoredGeometric(), Linear(scale=1.0), OneStep()),
-        keys=(
+        qkv=(
             ShortConvolution(streams=("v",), bias=True),
-            ReadOffValue(),
+            QueryKeyFromValue(),
             LowRankTimeStep(),
             TimeStepValue(),
         ),
-        controls=(NegativeTimeStep(),),
-        output=(Skip(of="input"), Gate("silu")),
+        gates=(TimeStepDecay(),),
+        output=(Skip(of="input"), OutputGate("silu")),
         source="Gu, Dao: Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
         arxiv="2312.00752",
         year=2023,
@@ -58,9 +51,9 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "longhorn": Architecture(
         Problem(Uniform(), Linear(scale=1.0), DiagonalImplicitDeltaRule()),
-        keys=(ShortConvolution(streams=("v",), bias=True), ReadOffValue()),
-        controls=(LowRankStepSize(),),
-        output=(Skip(), Gate("silu")),
+        qkv=(ShortConvolution(streams=("v",), bias=True), QueryKeyFromValue()),
+        gates=(LonghornStepSize(),),
+        output=(Skip(), OutputGate("silu")),
         source="Liu, Wang, Wu, Feng, Stone, Liu: Longhorn",
         arxiv="2407.14207",
         year=2024,
@@ -73,8 +66,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "hgrn": Architecture(
         Problem(Geometric("channel"), Linear(scale=1.0), OneStep()),
-        keys=(ComplementKey(), Silu(("v",)), Ones(("q",))),
-        controls=(BoundedForgetGate(),),
+        qkv=(ComplementKey(), Silu(("v",)), Ones(("q",))),
+        gates=(HGRNDecay(),),
         output=(GatedRMSNorm("silu", over="all"),),
         source="Qin, Yang, Zhong: Hierarchically Gated Recurrent Neural Network for Sequence Modeling",
         arxiv="2311.04823",
@@ -88,9 +81,9 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "rg-lru": Architecture(
         Problem(Geometric("head"), Linear(scale=1.0), OneStep()),
-        keys=(ShortConvolution(streams=("v",), silu=False, bias=True), RecurrentGate(), Ones()),
-        controls=(NegativeTimeStep(),),
-        output=(GeluGate(),),
+        qkv=(ShortConvolution(streams=("v",), silu=False, bias=True), RecurrentGate(), Ones()),
+        gates=(TimeStepDecay(),),
+        output=(OutputGate("gelu"),),
         source="De et al.: Griffin: Mixing Gated Linear Recurrences with Local Attention",
         arxiv="2402.19427",
         year=2024,
@@ -100,8 +93,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "lru": Architecture(
         Problem(ComplexGeometric("head", values="complex"), Linear(scale=1.0), OneStep()),
-        keys=(RingGain(), Ones()),
-        controls=(RingDecay(), RingPhase()),
+        qkv=(RingGain(), Ones()),
+        gates=(RingDecay(), RingPhase()),
         source="Orvieto et al.: Resurrecting Recurrent Neural Networks for Long Sequences",
         arxiv="2303.06349",
         year=2023,
@@ -113,8 +106,8 @@ ENTRIES: dict[str, Architecture] = {
     ),
     "gateloop": Architecture(
         Problem(ComplexGeometric("head"), Linear(scale=1.0), OneStep()),
-        controls=(LogSigmoidDecay(), LinearPhase()),
-        output=(Gate("silu"),),
+        gates=(LogSigmoidGate("log_decay"), LinearGate("phase")),
+        output=(OutputGate("silu"),),
         source="Katsch: GateLoop: Fully Data-Controlled Linear Recurrence for Sequence Modeling",
         arxiv="2311.01927",
         year=2023,

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from ttr.architecture import Architecture
 from ttr.experiments.errors import UserError
+from ttr.layer.architecture import Architecture
 from ttr.problem import Problem
 
 

@@ -10,9 +10,9 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from ttr.layer.sizes import Sizes
 from ttr.problem import Problem
 from ttr.state import State
-from ttr.surroundings import Sizes
 
 
 class MemoryLayer:

@@ -8,8 +8,9 @@ from typing import Any, no_type_check
 from transformers import PreTrainedConfig
 
 import ttr
-from ttr.architecture import Architecture
-from ttr.mixer import Mixer
+from ttr.layer.architecture import Architecture
+from ttr.layer.mixer import Mixer
+from ttr.models.conversion import SETTINGS, described
 from ttr.problem import Problem
 
 
@@ -20,7 +21,7 @@ class TTRConfig(PreTrainedConfig):
     Args:
         vocab_size, hidden_size, num_hidden_layers: as in every transformers decoder.
         num_heads, key_size, value_size, key_heads, value_heads: of the mixers; None for what
-        ``ttr.mixer.Mixer`` takes by default.
+        ``ttr.nn.Mixer`` takes by default.
         intermediate_size: hidden size of the gated MLP; None for 8/3 of ``hidden_size``, rounded up to a
             multiple of 8.
         layers: the memory of every layer, or one for all of them. Each is a name of ``ttr.catalogue``, an
@@ -60,6 +61,9 @@ class TTRConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        for old, today in SETTINGS.items():
+            if old in kwargs:
+                setattr(self, today, kwargs.pop(old))
         if self.intermediate_size is None:
             self.intermediate_size = 8 * -(-self.hidden_size // 3)
         single = not isinstance(self.layers, list | tuple)
@@ -108,7 +112,9 @@ def _describe(memory: Any) -> Any:
 def _memory(description: Any, layer: int) -> Architecture | Problem:
     """The memory that a name or a description stands for."""
     if isinstance(description, Mapping):
-        return (Problem if "weights" in description else Architecture).from_dict(description)
+        if "weights" in description:
+            return Problem.from_dict(description)
+        return Architecture.from_dict(described(description))
     if not isinstance(description, str):
         raise ValueError(
             f"The memory of layer {layer} is {description!r}. "

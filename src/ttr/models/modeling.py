@@ -1,7 +1,7 @@
 """One decoder for every memory: embeddings, blocks of mixer and gated MLP, head.
 
 Pre-norm residual blocks with RMSNorm and SwiGLU, as in Llama (Touvron et al., arXiv 2302.13971), and no
-positional embedding: a memory that wants positions has them in its surroundings.
+positional embedding: a memory that wants positions has them among its qkv transforms.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from transformers.utils import can_return_tuple
 
 from ttr.models.cache import MemoryLayer, TTRCache
 from ttr.models.configuration import TTRConfig
+from ttr.models.conversion import renamed_keys
 from ttr.models.packing import packing_of
 
 CACHE = next(f.name for f in fields(BaseModelOutputWithPast) if f.name in ("cache", "past_key_values"))
@@ -93,6 +94,28 @@ class TTRPreTrainedModel(PreTrainedModel):
     _no_split_modules = ("TTRBlock",)
     _skip_keys_device_placement = ("cache", "past_key_values")
     _is_stateful = True  # no assisted generation: a memory cannot take back rejected tokens
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *arguments: Any,
+        config: Any = None,
+        key_mapping: dict[str, str] | None = None,
+        **others: Any,
+    ) -> Any:
+        """As in transformers, of folders that earlier revisions saved too; saved again, their tensors get
+        today's names."""
+        known = config
+        if not isinstance(config, TTRConfig):
+            known = TTRConfig.from_pretrained(config or pretrained_model_name_or_path, **others)
+        keys = renamed_keys(known.memories()) | (key_mapping or {})
+        loaded = super().from_pretrained(
+            pretrained_model_name_or_path, *arguments, config=config, key_mapping=keys, **others
+        )
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model._weight_conversions = None  # transformers would undo the renaming when it saves
+        return loaded
 
 
 class TTRModel(TTRPreTrainedModel):

@@ -119,8 +119,8 @@ class Memories(Family):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Surroundings(Family):
-    """What stands around a memory; engines play no part in it."""
+class Parts(Family):
+    """Parts of a layer around its memory; engines compute none of them."""
 
     contestants: tuple[Contestant, ...]
 

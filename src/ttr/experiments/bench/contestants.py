@@ -22,9 +22,9 @@ from ttr.engines.native import library
 from ttr.laws import equality, streaming
 from ttr.laws.law import Law, Setting
 from ttr.laws.rows import make_case
+from ttr.layer.part import Part
 from ttr.prepare import prepare
 from ttr.problem import Problem
-from ttr.surroundings import Surrounding
 
 Tensors = Mapping[str, Tensor]
 
@@ -244,10 +244,8 @@ def _memory(problem: Problem, x: Tensors) -> ttr.State:
     return ttr.initial_state(problem, batch, heads, key_size, value_size).replace(memory=x["memory"].clone())
 
 
-def of_surrounding(
-    name: str, step: Surrounding, streams: tuple[str, ...], params: Mapping[str, str]
-) -> Contestant:
-    """A surrounding that changes the first of some streams; its peers must agree with it.
+def of_part(name: str, step: Part, streams: tuple[str, ...], params: Mapping[str, str]) -> Contestant:
+    """A part of a layer that changes the first of some streams; its peers must agree with it.
 
     Args:
         streams: those it gets, inputs of the same names; with their past in front where it has one.

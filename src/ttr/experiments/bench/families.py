@@ -11,13 +11,13 @@ from torch.nn.functional import logsigmoid, normalize
 
 from ttr import catalogue
 from ttr.experiments.bench import peers
-from ttr.experiments.bench.cases import Family, Memories, Shape, Surroundings
-from ttr.experiments.bench.contestants import Contestant, of_surrounding, without_native
+from ttr.experiments.bench.cases import Family, Memories, Parts, Shape
+from ttr.experiments.bench.contestants import Contestant, of_part, without_native
 from ttr.functions.local_constant import LocalConstant
+from ttr.layer.output.norms import GatedRMSNorm
+from ttr.layer.qkv.short_convolution import ShortConvolution
 from ttr.problem import Problem
 from ttr.solvers.exact_local_fit import ExactLocalFit
-from ttr.surroundings.keys.short_convolution import ShortConvolution
-from ttr.surroundings.output.gated_rms_norm import GatedRMSNorm
 from ttr.weights.uniform import Uniform
 from ttr.weights.window import Window
 
@@ -248,7 +248,7 @@ def at(*times: int, size: int = 128, **others: int) -> tuple[Shape, ...]:
     return tuple(Shape(time=time, key=size, value=size, **others) for time in times)
 
 
-convolution = of_surrounding("short-convolution", CONVOLUTION, ("v",), {"v": "weight"})
+convolution = of_part("short-convolution", CONVOLUTION, ("v",), {"v": "weight"})
 
 FAMILIES: tuple[Family, ...] = (
     Memories(
@@ -374,7 +374,7 @@ FAMILIES: tuple[Family, ...] = (
         peers.titans,
         every=NETWORK_CHUNK,
     ),
-    Surroundings(
+    Parts(
         name="short-convolution",
         words="four neighbours of every channel weighted and summed, then SiLU (Mamba, Gated DeltaNet)",
         contestants=(convolution, without_native(convolution)),
@@ -382,12 +382,10 @@ FAMILIES: tuple[Family, ...] = (
         peers={"forward": (peers.convolution, peers.silu), "training": (peers.convolution,)},
         shapes={"forward": at(512, 2048, heads=24), "training": at(2048, heads=24)},
     ),
-    Surroundings(
+    Parts(
         name="gated-norm",
         words="RMSNorm of every head, times a gate (Gated DeltaNet)",
-        contestants=(
-            of_surrounding("gated-norm", GATED_NORM, ("y", "x"), {"gain": "gain", "weight": "weight"}),
-        ),
+        contestants=(of_part("gated-norm", GATED_NORM, ("y", "x"), {"gain": "gain", "weight": "weight"}),),
         draw=heads_and_gate,
         peers=dict.fromkeys(("forward", "training"), (peers.gated_norm,)),
         shapes={"forward": at(512, 2048), "training": at(2048)},

@@ -1,0 +1,1 @@
+"""Gates: what makes the controls of the memory."""

@@ -1,0 +1,280 @@
+"""The layer: project, regress, output; whole sequences, segments with a state, packed sequences, one token at
+a time."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ttr.dispatch import check_engine, initial_state, regress, step
+from ttr.engines.engine import Engine
+from ttr.layer.architecture import Architecture
+from ttr.layer.part import Streams
+from ttr.layer.project import Project, projection
+from ttr.layer.sequences import Sequences
+from ttr.layer.sizes import Sizes
+from ttr.layer.tensors import Tensors
+from ttr.prepare import check_heads, check_packing, check_place, check_sizes
+from ttr.problem import Problem
+from ttr.state import State, check_fields, writable
+from ttr.values import FLOATING, check_tensor
+
+
+class Mixer(Project):
+    """A causal sequence layer [B,T,d_model] -> [B,T,d_model] made of a memory and the parts around it.
+
+    Args:
+        memory: an Architecture, or a Problem, which gets default parts (``Architecture.of``).
+        heads: heads of the queries. ``key_heads`` and ``value_heads``, by default as many, each divide the
+            largest of the three, which is the memory's: fewer keys and values than queries for grouped
+            queries, more values than keys for grouped values.
+        key_size, value_size: channels per head, d_model / heads by default.
+        layer, layers: where it stands in the model, for memories and parts that depend on depth.
+        engine: what runs the memory: "auto", or the one that must.
+
+    Raises:
+        ValueError: on sizes that do not fit, or a name instead of an object; the sentence says what to pass.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        memory: object,
+        *,
+        heads: int,
+        key_size: int | None = None,
+        value_size: int | None = None,
+        key_heads: int | None = None,
+        value_heads: int | None = None,
+        layer: int = 0,
+        layers: int = 1,
+        engine: str | Engine = "auto",
+    ) -> None:
+        architecture = _architecture(memory)
+        problem = architecture.problem.at_layer(layer, layers)
+        all_heads = heads, *(heads if given is None else given for given in (key_heads, value_heads))
+        sizes = _sizes(problem, d_model, all_heads, key_size, value_size, layer, layers)
+        check_engine(engine)
+        super().__init__(architecture, sizes)
+        self.problem, self.engine = problem, engine
+        self.memory = Tensors(problem.parameters(sizes.heads, sizes.key_size, sizes.value_size))
+        self.behind = [(name.split(".")[1], part) for name, part in architecture.named("output")]
+        self.output = nn.ModuleDict({name: Tensors(part.parameters(sizes)) for name, part in self.behind})
+        self.o_proj = projection(sizes.heads * sizes.value_size, sizes.d_model)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T d"],
+        state: State | None = None,
+        *,
+        return_state: bool = False,
+        cu_seqlens: Int[Tensor, " bounds"] | None = None,
+    ) -> Float[Tensor, "B T d"] | tuple[Float[Tensor, "B T d"], State]:
+        """The layer's output; with ``return_state`` also the state after the last token.
+
+        Args:
+            state: where to continue; None starts empty. It is never changed.
+            cu_seqlens: boundaries [0, ..., T] of sequences packed along time (B = 1); the state then has one
+                row each.
+
+        Raises:
+            ValueError: on wrong shapes or a state of another layer.
+        """
+        self._check_width(x)
+        rows = check_packing(cu_seqlens, x.shape[0], x.shape[1])
+        given = None if state is None else self._checked(state, rows)
+        state, memory_state = (
+            (self.initial_state(rows), None) if given is None else (given, self._memory_state(given))
+        )
+        streams, tails = self.project(
+            x, Sequences(x.shape[1], state.position, cu_seqlens), self._tails(state)
+        )
+        y = regress(
+            self.problem,
+            streams["q"],
+            streams["k"],
+            streams["v"],
+            params=self.memory.tensors(),
+            state=memory_state,
+            return_state=return_state,
+            cu_seqlens=cu_seqlens,
+            engine=self.engine,
+            **self._controls(streams),
+        )
+        if not return_state:
+            return self._read_out(y, streams)
+        y, memory_state = y
+        return self._read_out(y, streams), memory_state.replace(**tails)
+
+    def step(
+        self, x: Float[Tensor, "B d"], state: State, *, inplace: bool = False
+    ) -> tuple[Float[Tensor, "B d"], State]:
+        """One token: as ``forward`` without the time axis. With ``inplace`` the memory's own tensors of
+        ``state`` hold the new ones,
+        as in ``ttr.step``: go on from the state returned, and keep no other use of the given one."""
+        check_tensor("The input of a layer", x)
+        if x.ndim != 2:
+            raise ValueError(
+                f"step takes one token, x [batch, channels], got shape {list(x.shape)}. Call "
+                "the layer itself for a sequence."
+            )
+        x = x[:, None]
+        self._check_width(x)
+        state = self._checked(state, x.shape[0])
+        streams, tails = self.project(x, Sequences(1, state.position), self._tails(state))
+        controls = {
+            name: control if name == "ridge" else control[:, 0]
+            for name, control in self._controls(streams).items()
+        }
+        y, memory_state = step(
+            self.problem,
+            streams["q"][:, 0],
+            streams["k"][:, 0],
+            streams["v"][:, 0],
+            self._memory_state(state),
+            params=self.memory.tensors(),
+            inplace=inplace,
+            engine=self.engine,
+            **controls,
+        )
+        return self._read_out(y[:, None], streams)[:, 0], memory_state.replace(**tails)
+
+    def initial_state(self, batch: int, capacity: int | None = None) -> State:
+        """The state before the first token; ``capacity`` fixes the number of pairs of a memory that keeps
+        them."""
+        s, like = self.sizes, self.o_proj.weight
+        state = initial_state(
+            self.problem,
+            batch,
+            (s.heads, s.key_heads, s.value_heads),
+            s.key_size,
+            s.value_size,
+            capacity=capacity,
+            params=self.memory.tensors(),
+            device=like.device,
+            dtype=like.dtype,
+        )
+        wide = torch.promote_types(like.dtype, torch.float32)
+        return state.replace(
+            **{
+                name: torch.zeros(batch, *shape, device=like.device, dtype=wide)
+                for name, shape in self.tails().items()
+            }
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.problem!r}, {self.sizes!r}"
+
+    def _read_out(self, y: Float[Tensor, "B T H V"], streams: Streams) -> Float[Tensor, "B T d"]:
+        """The parts behind the memory, then a linear map back to the layer's width."""
+        streams = {**streams, "y": y}
+        for name, part in self.behind:
+            streams |= part(self.output[name].tensors(), streams)
+        return self.o_proj(streams["y"].flatten(-2))
+
+    def _controls(self, streams: Streams) -> dict[str, Tensor]:
+        return {name: streams[name] for name in self.problem.controls()}
+
+    def _tails(self, state: State) -> dict[str, Tensor]:
+        return {name: state[name] for name in self.tails()}
+
+    def _memory_state(self, state: State) -> State:
+        tails = self.tails()
+        return State(
+            {name: tensor for name, tensor in state.tensors.items() if name not in tails},
+            state.position,
+            state.capacity,
+        )
+
+    def _check_width(self, x: Tensor) -> None:
+        weight = self.o_proj.weight
+        check_tensor("The input of a layer", x)
+        check_place("The input of a layer", x, weight)
+        if (
+            weight.dtype in FLOATING
+            and x.dtype != weight.dtype
+            and not torch.is_autocast_enabled(x.device.type)
+        ):
+            raise ValueError(
+                f"This layer's weights are {weight.dtype}, and its input {x.dtype}. "
+                "Convert one of them with .to(), or use torch.autocast."
+            )
+        if x.ndim != 3 or x.shape[-1] != self.sizes.d_model:
+            raise ValueError(
+                f"This layer takes vectors of {self.sizes.d_model} channels, got an input of "
+                f"shape {list(x.shape)}."
+            )
+
+    def _checked(self, state: State, rows: int) -> State:
+        """The state, if it can be one of this layer; the memory's own tensors are checked where they are
+        used."""
+        check_fields(state)
+        for name, shape in self.tails().items():
+            found = list(state[name].shape) if name in state.tensors else "missing"
+            if name in state.tensors:
+                check_place(f"The state's {name!r}", state[name], self.o_proj.weight)
+            if found != [rows, *shape]:
+                raise ValueError(
+                    f"The state's {name!r} must have shape {[rows, *shape]}, but is {found}. "
+                    f"Use initial_state({rows}) or the state that a call of this layer "
+                    "returned."
+                )
+        if list(state.position.shape) != [rows]:
+            raise ValueError(
+                f"The state counts tokens for {len(state.position)} sequences, but this call "
+                f"has {rows}. Use one row per sequence."
+            )
+        return writable(state)
+
+
+def _architecture(memory: object) -> Architecture:
+    if isinstance(memory, Architecture):
+        return memory
+    if isinstance(memory, Problem):
+        return Architecture.of(memory)
+    hint = (
+        f"ttr.catalogue[{memory!r}]"
+        if isinstance(memory, str)
+        else ("an entry of ttr.catalogue, or a ttr.Problem")
+    )
+    raise ValueError(f"Mixer takes an Architecture or a Problem, got {memory!r}. Use {hint}.")
+
+
+def _sizes(
+    problem: Problem,
+    d_model: int,
+    heads: tuple[int, int, int],
+    key_size: int | None,
+    value_size: int | None,
+    layer: int,
+    layers: int,
+) -> Sizes:
+    """The sizes of the layer, ``heads`` = those of queries, keys and values."""
+    check_heads(*heads)
+    check_sizes(1, d_model=d_model, layers=layers)
+    check_sizes(layer=layer)
+    if layer >= layers:
+        raise ValueError(
+            f"There is no layer {layer} among {layers}. Layers are counted from 0; give layers their number."
+        )
+    if d_model % heads[0] and None in (key_size, value_size):
+        raise ValueError(
+            f"d_model = {d_model} is not a multiple of heads = {heads[0]}. Give key_size and "
+            "value_size, or other numbers."
+        )
+    key_size = d_model // heads[0] if key_size is None else key_size
+    value_size = d_model // heads[0] if value_size is None else value_size
+    check_sizes(key_size=key_size, value_size=value_size)
+    return Sizes(
+        d_model,
+        *heads,
+        key_size,
+        value_size,
+        problem.function.feature_size(key_size),
+        problem.solver.pairs_per_token,
+        layer,
+        layers,
+        problem.weights.levels,
+        problem.function.groups,
+    )

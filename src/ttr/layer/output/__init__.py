@@ -1,0 +1,1 @@
+"""What happens to the read-out between memory and output projection."""

@@ -1,0 +1,64 @@
+"""Gates on the read-out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu
+
+from ttr.component import Parameter
+from ttr.layer.initialisers import fan_in
+from ttr.layer.part import Output, Streams, linear
+from ttr.layer.sizes import Sizes
+from ttr.operators.rms_norm import ACTIVATIONS
+
+GATES = ACTIVATIONS | {"gelu": functools.partial(gelu, approximate="tanh")}
+
+
+@dataclass(frozen=True)
+class OutputGate(Output):
+    """y * g(W x), channel by channel, with g SiLU (the gate branch of Mamba, arXiv 2312.00752), sigmoid
+    (attention with forgetting, 2503.02130) or the tanh form of GELU (the branch beside Griffin's recurrence,
+    2402.19427)."""
+
+    gate: Literal["silu", "sigmoid", "gelu"] = "silu"
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        return {"weight": Parameter((sizes.heads, sizes.value_size, sizes.d_model), fan_in(sizes.d_model))}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        return {"y": streams["y"] * GATES[self.gate](linear(streams["x"], params["weight"]))}
+
+    @classmethod
+    def examples(cls) -> tuple[OutputGate, ...]:
+        return (cls(), cls("sigmoid"), cls("gelu"))
+
+
+@dataclass(frozen=True)
+class LowRankOutputGate(Output):
+    """y * W2 sigmoid(W1 x_gate) per head and value channel (RWKV-7, arXiv 2503.14456); W1 leads to ``rank``
+    channels, the value size if None."""
+
+    rank: int | None = None
+
+    reads: ClassVar[tuple[str, ...]] = ("x_gate",)
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        rank = self.rank or sizes.value_size
+        return {
+            "down": Parameter((rank, sizes.d_model), fan_in(sizes.d_model)),
+            "up": Parameter((sizes.heads, sizes.value_size, rank), fan_in(rank)),
+        }
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        gate = linear(torch.sigmoid(streams["x_gate"] @ params["down"].mT), params["up"])
+        return {"y": streams["y"] * gate}
+
+    @classmethod
+    def examples(cls) -> tuple[LowRankOutputGate, ...]:
+        return (cls(), cls(rank=2))

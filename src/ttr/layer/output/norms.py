@@ -1,0 +1,123 @@
+"""Norms of the read-out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ttr.component import Parameter, constant
+from ttr.layer.initialisers import fan_in
+from ttr.layer.part import Output, Streams, linear
+from ttr.layer.sizes import Sizes
+from ttr.operators import wide
+from ttr.operators.rms_norm import rms_norm
+
+
+@dataclass(frozen=True)
+class RMSNorm(Output):
+    """y / rms(y) * gain (arXiv 1910.07467), ``over`` the channels of each head, the gain shared by the heads,
+    or over all."""
+
+    over: Literal["head", "all"] = "head"
+    eps: float = 1e-5
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        return {
+            "gain": Parameter(
+                (sizes.value_size,) if self.over == "head" else (sizes.heads, sizes.value_size), constant(1.0)
+            )
+        }
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        return {"y": rms_norm(streams["y"], self.eps, gain=params["gain"])}
+
+    @classmethod
+    def examples(cls) -> tuple[RMSNorm, ...]:
+        return (cls(), cls(over="all"))
+
+
+@dataclass(frozen=True)
+class GatedRMSNorm(Output):
+    """y / rms(y) * gain * g(W x): RMSNorm and output gate in one (RetNet, arXiv 2307.08621; Gated DeltaNet,
+    2412.06464).
+
+    Args:
+        gate: g, SiLU or sigmoid.
+        over: what the root mean square is taken of: the channels of each head, the gain shared by the heads,
+            or of all.
+        gate_first: the gate multiplies y before the norm (Mamba-2, 2405.21060).
+        low_rank: W goes through ``value_size`` channels and adds a bias (KDA, 2510.26692).
+    """
+
+    gate: Literal["silu", "sigmoid"] = "silu"
+    over: Literal["head", "all"] = "head"
+    gate_first: bool = False
+    low_rank: bool = False
+    eps: float = 1e-5
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        shape = (sizes.heads, sizes.value_size)
+        gain = {"gain": Parameter(shape if self.over == "all" else shape[1:], constant(1.0))}
+        if not self.low_rank:
+            return gain | {"weight": Parameter((*shape, sizes.d_model), fan_in(sizes.d_model))}
+        rank = sizes.value_size
+        return gain | {
+            "down": Parameter((rank, sizes.d_model), fan_in(sizes.d_model)),
+            "weight": Parameter((*shape, rank), fan_in(rank)),
+            "bias": Parameter(shape, constant(0.0)),
+        }
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        x = streams["x"]
+        logits = linear(x @ params["down"].mT if self.low_rank else x, params["weight"])
+        logits = wide(logits) + params["bias"] if self.low_rank else logits
+        return {
+            "y": rms_norm(
+                streams["y"],
+                self.eps,
+                gain=params["gain"],
+                gate=logits,
+                activation=self.gate,
+                gate_first=self.gate_first,
+            )
+        }
+
+    @classmethod
+    def examples(cls) -> tuple[GatedRMSNorm, ...]:
+        return (cls(), cls(gate="sigmoid", low_rank=True), cls(over="all", gate_first=True))
+
+
+@dataclass(frozen=True)
+class LayerNorm(Output):
+    """(y - mean) / deviation * gain + bias (arXiv 1607.06450) over the channels of each head, which is the
+    group norm of RWKV (2404.05892) and xLSTM (2405.04517), or of all heads together, as after TTT's memory
+    (2407.04620).
+
+    Every channel of every head has a gain and, if wanted, a bias. With ``by_depth`` the gains start at
+    ((layer + 1) / layers)^0.7, as RWKV-7's (2503.14456).
+    """
+
+    over: Literal["head", "all"] = "head"
+    bias: bool = True
+    eps: float = 1e-5
+    by_depth: bool = False
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        shape = (sizes.heads, sizes.value_size)
+        start = ((sizes.layer + 1) / sizes.layers) ** 0.7 if self.by_depth else 1.0
+        gain = {"gain": Parameter(shape, constant(start))}
+        return gain | {"bias": Parameter(shape, constant(0.0))} if self.bias else gain
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        y = wide(streams["y"])
+        channels = y.shape[-1:] if self.over == "head" else y.shape[-2:]
+        normal = torch.nn.functional.layer_norm(y, channels, eps=self.eps) * params["gain"]
+        return {"y": (normal + params["bias"] if self.bias else normal).to(streams["y"].dtype)}
+
+    @classmethod
+    def examples(cls) -> tuple[LayerNorm, ...]:
+        return (cls(), cls(bias=False), cls("all", eps=1e-6), cls(by_depth=True))

@@ -1,0 +1,124 @@
+"""The parts of a layer around its memory: transforms of q, k, v (``qkv``), gates, which make the controls of
+the memory (``gates``), and what happens to its read-out (``output``).
+
+A part is a pure function of named streams, one tensor per token each, and returns the streams it changes or
+adds:
+
+    x [B,T,D] the layer's input; x_q, x_k, x_v what q, k and v are projected from where that is not x itself
+    position [B,T] number of the token in its sequence, from 0
+    q [B,T,Hq,K]   k [B,T,Hk,K] or [B,T,n,Hk,K]   v [B,T,Hv,V] or [B,T,n,Hv,V]
+    the controls of ``ttr.controls.CONTROLS``, by name                        y [B,T,H,V] the read-out
+
+It is a frozen description without tensors: those that it learns are declared by ``parameters`` and passed to
+the call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor
+
+from ttr.component import Component, Parameter
+from ttr.layer.sequences import Sequences
+from ttr.layer.sizes import Sizes
+
+Streams = Mapping[str, Tensor]
+
+WORDS = re.compile("(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+"""Where another word begins in the name of a class."""
+
+
+class Part(Component):
+    """One part of a layer around its memory.
+
+    Declared structure:
+        reads: the streams it needs, beside x, position, q, k and v.
+        makes: the streams it adds.
+        replaces: those of q, k and v that it makes anew, which need no projection then: theirs are zeros of
+            the right shape.
+        past: how many earlier tokens of each stream in its field ``streams`` it sees in front of the call's.
+        of_input: it comes before the projections and has x and position alone.
+    """
+
+    kind: ClassVar[str] = ""
+    reads: ClassVar[tuple[str, ...]] = ()
+    makes: ClassVar[tuple[str, ...]] = ()
+    replaces: ClassVar[tuple[str, ...]] = ()
+    past: ClassVar[int] = 0
+    of_input: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """What the module that holds its tensors is called."""
+        return re.sub(WORDS, "_", type(self).__name__).lower()
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        """The tensors it owns in a layer of these sizes."""
+        return {}
+
+    def sums(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        """The streams it makes whose sum over all tokens so far is what others get: name -> shape behind
+        batch and time."""
+        return {}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        """The streams it changes or adds, from all there are; ``params`` are those that ``parameters``
+        declares.
+
+        With a ``past`` those in ``streams`` have that many earlier tokens in front, zeros before the first of
+        a sequence."""
+        raise NotImplementedError
+
+    def continued(
+        self, params: Mapping[str, Tensor], streams: Streams, tails: Streams, sequences: Sequences
+    ) -> dict[str, Tensor]:
+        """The same with the earlier tokens apart: ``tails`` [N,past,...], one row per sequence. Override it
+        to spare the longer copies."""
+        extended = {name: sequences.extend(streams[name], tail) for name, tail in tails.items()}
+        return {
+            name: sequences.tokens(made, self.past)
+            for name, made in self(params, {**streams, **extended}).items()
+        }
+
+
+class QKVTransform(Part):
+    """What happens to q, k, v between projection and memory."""
+
+    kind: ClassVar[str] = "qkv"
+
+
+class Gate(Part):
+    """What makes a control of the memory: ``makes[0]``, with the axes ``axes``.
+
+    With ``after_qkv`` it sees q, k, v as the memory gets them, else as they leave the projection.
+    """
+
+    kind: ClassVar[str] = "gate"
+    axes: ClassVar[str] = ""
+    after_qkv: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """Its control, of which there is one gate."""
+        return self.makes[0]
+
+
+class Output(Part):
+    """What happens to y between memory and output projection."""
+
+    kind: ClassVar[str] = "output"
+
+
+def newest_pair(x: Tensor) -> Tensor:
+    """k or v of the newest pair of every token: [B,T,(n,)h,K] -> [B,T,h,K]."""
+    return x if x.ndim == 4 else x[:, :, -1]
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """A linear map to several axes: [B,T,d] by [...,d] -> [B,T,...]."""
+    if weight.ndim == 2:
+        return x @ weight.mT
+    return (x @ weight.flatten(0, -2).mT).unflatten(-1, weight.shape[:-1])

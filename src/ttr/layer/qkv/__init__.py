@@ -1,0 +1,1 @@
+"""Transforms of q, k, v between projection and memory."""

@@ -1,0 +1,105 @@
+"""Queries and keys made of something else than a projection of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.component import Parameter
+from ttr.layer.initialisers import fan_in
+from ttr.layer.part import QKVTransform, Streams, newest_pair
+from ttr.layer.sizes import Sizes
+
+
+@dataclass(frozen=True)
+class Ones(QKVTransform):
+    """Queries or keys that are 1 in every channel: a recurrent unit writes its input and shows its state as
+    they are."""
+
+    streams: tuple[str, ...] = ("q", "k")
+
+    @property
+    def replaces(self) -> tuple[str, ...]:
+        return self.streams
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        return {name: torch.ones_like(streams[name]) for name in self.streams}
+
+    @classmethod
+    def examples(cls) -> tuple[Ones, ...]:
+        return (cls(), cls(streams=("q",)))
+
+
+@dataclass(frozen=True)
+class SharedKey(QKVTransform):
+    """k = q: one projection makes queries and keys, and there is none for the keys alone (SOFT, arXiv
+    2110.11945)."""
+
+    replaces: ClassVar[tuple[str, ...]] = ("k",)
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        return {"k": streams["q"]}
+
+    @classmethod
+    def examples(cls) -> tuple[SharedKey, ...]:
+        return (cls(),)
+
+
+@dataclass(frozen=True)
+class ComplementKey(QKVTransform):
+    """k = 1 - exp(log_decay) per channel: what is forgotten makes room for what is written (HGRN2, arXiv
+    2404.07904)."""
+
+    reads: ClassVar[tuple[str, ...]] = ("log_decay",)
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        if sizes.pairs > 1 or sizes.key_heads != sizes.heads:
+            raise ValueError(
+                "ComplementKey makes the key of a head from its retention and needs one for "
+                "each. "
+                f"Use key_heads = {sizes.heads} and one pair per token."
+            )
+        return {}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        return {"k": -torch.expm1(streams["log_decay"]).to(streams["k"].dtype)}
+
+    @classmethod
+    def examples(cls) -> tuple[ComplementKey, ...]:
+        return (cls(),)
+
+
+@dataclass(frozen=True)
+class QueryKeyFromValue(QKVTransform):
+    """q and k as linear maps of all heads' values at the token, in place of the layer's input (Mamba, arXiv
+    2312.00752).
+
+    Put it behind the convolution of v, whose result the maps read.
+    """
+
+    replaces = ("q", "k")
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        if sizes.pairs > 1:
+            raise ValueError(
+                "QueryKeyFromValue makes one key of the values of a token. Use one pair per token."
+            )
+        values = (sizes.value_heads, sizes.value_size)
+        return {
+            name: Parameter((*sizes.stream(name), *values), fan_in(values[0] * values[1]))
+            for name in self.replaces
+        }
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        return {
+            name: torch.einsum("bthv,gkhv->btgk", newest_pair(streams["v"]), params[name])
+            for name in self.replaces
+        }
+
+    @classmethod
+    def examples(cls) -> tuple[QueryKeyFromValue, ...]:
+        return (cls(),)

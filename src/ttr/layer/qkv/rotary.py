@@ -1,0 +1,105 @@
+"""Rotations of queries and keys."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.component import Parameter
+from ttr.inputs import repeat_heads
+from ttr.layer.initialisers import fan_in
+from ttr.layer.part import QKVTransform, Streams
+from ttr.layer.sizes import Sizes
+from ttr.operators import wide
+
+
+@dataclass(frozen=True)
+class Rotary(QKVTransform):
+    """Channels c and c + K/2 are turned by position * base^(-2c/K), so that q.k depends on the distance
+    (arXiv 2104.09864).
+
+    With an odd number of channels the last one stays as it is. With ``period`` the position counts from 0
+    again after so many tokens (TTT, arXiv 2407.04620, in every chunk).
+    """
+
+    base: float = 10000.0
+    streams: tuple[str, ...] = ("q", "k")
+    period: int | None = None
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        position = streams["position"] if self.period is None else streams["position"] % self.period
+        return {name: self._turn(streams[name], position) for name in self.streams}
+
+    def _turn(self, x: Tensor, position: Tensor) -> Tensor:
+        """[B,T,...,K], turned by the positions [B,T]."""
+        half = x.shape[-1] // 2
+        y = wide(x)
+        rates = torch.exp(
+            torch.arange(half, dtype=y.dtype, device=x.device) * (-math.log(self.base) / max(half, 1))
+        )
+        angle = (position[..., None].to(y.dtype) * rates).reshape(*position.shape, *(1,) * (x.ndim - 3), half)
+        a, b, rest = y[..., :half], y[..., half : 2 * half], y[..., 2 * half :]
+        cos, sin = angle.cos(), angle.sin()
+        return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1).to(x.dtype)
+
+    @classmethod
+    def examples(cls) -> tuple[Rotary, ...]:
+        return (cls(), cls(base=100.0, streams=("k",), period=3))
+
+
+@dataclass(frozen=True)
+class SelectiveAngle(QKVTransform):
+    """The stream ``angle``, theta_t = sum_{j<=t} dt_j pi tanh(W x_j), for the rotations of every head
+    (Mamba-3, arXiv 2603.15569).
+
+    W is shared by the heads and leads to half as many angles as channels are turned, which is the share
+    ``fraction`` of them all.
+    """
+
+    fraction: float = 0.5
+
+    reads: ClassVar[tuple[str, ...]] = ("time_step",)
+    makes: ClassVar[tuple[str, ...]] = ("angle",)
+
+    def sums(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        return {"angle": (sizes.heads, int(sizes.key_size * self.fraction) // 2)}
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        return {"weight": Parameter((self.sums(sizes)["angle"][-1], sizes.d_model), fan_in(sizes.d_model))}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        rate = math.pi * torch.tanh(wide(streams["x"] @ params["weight"].mT))
+        return {"angle": streams["time_step"][..., None] * rate[:, :, None]}
+
+    @classmethod
+    def examples(cls) -> tuple[SelectiveAngle, ...]:
+        return (cls(), cls(fraction=1.0))
+
+
+@dataclass(frozen=True)
+class AngleRotary(QKVTransform):
+    """Channels c and c + n of q and k are turned by the n angles of the stream ``angle``, and the others stay
+    (Mamba-3, arXiv 2603.15569)."""
+
+    reads: ClassVar[tuple[str, ...]] = ("angle",)
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        return {name: _turn(streams[name], streams["angle"]) for name in ("q", "k")}
+
+    @classmethod
+    def examples(cls) -> tuple[AngleRotary, ...]:
+        return (cls(),)
+
+
+def _turn(x: Tensor, angle: Tensor) -> Tensor:
+    """[B,T,...,h,K] turned by [B,T,H,n], each head by its own angles."""
+    turns = angle.shape[-1]
+    angle = angle.reshape(*angle.shape[:2], *(1,) * (x.ndim - 4), *angle.shape[2:])
+    x, cos, sin = repeat_heads(x, angle.shape[-2]), angle.cos(), angle.sin()
+    a, b, rest = wide(x).split([turns, turns, x.shape[-1] - 2 * turns], dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1).to(x.dtype)

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.component import Parameter
+from ttr.layer.part import QKVTransform, Streams
+from ttr.layer.sizes import Sizes
+
+
+@dataclass(frozen=True)
+class TokenShift(QKVTransform):
+    """x_t + m * (x_{t-1} - x_t), channel by channel with a learned m for each of the streams it makes,
+    "x_NAME" for every name in ``of`` (RWKV, arXiv 2305.13048; RWKV-7, 2503.14456): what q, k, v and the gates
+    are projected from. Before the first token x is 0.
+
+    The shares m start as 1 - (channel / d_model)^p with p from 0.2 to 0.9, larger in earlier layers, as
+    RWKV's.
+    """
+
+    of: tuple[str, ...] = ("q", "k", "v")
+
+    streams: ClassVar[tuple[str, ...]] = ("x",)
+    past: ClassVar[int] = 1
+    of_input: ClassVar[bool] = True
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        return tuple(f"x_{name}" for name in self.of)
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        early = 1 - sizes.layer / sizes.layers
+
+        def init(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+            powers = torch.linspace(0.2, 0.9, max(len(self.of), 2))[: len(self.of), None]
+            return 1 - (torch.arange(shape[1]) / shape[1]) ** (powers * early)
+
+        return {"share": Parameter((len(self.of), sizes.d_model), init)}
+
+    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+        before, x = streams["x"][:, :-1], streams["x"][:, 1:]
+        return {
+            name: x + share * (before - x) for name, share in zip(self.makes, params["share"], strict=True)
+        }
+
+    @classmethod
+    def examples(cls) -> tuple[TokenShift, ...]:
+        return (cls(), cls(of=("gate",)))
