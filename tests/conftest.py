@@ -26,9 +26,15 @@ def seed():
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="also run what belongs to `make check`")
+    parser.addoption("--layer", help="of tests/contract/test_laws.py the laws of this catalogue entry alone")
+    parser.addoption("--law", help="of tests/contract/test_laws.py this law alone, by number or name")
 
 
 def pytest_collection_modifyitems(config, items):
+    if config.getoption("--layer") or config.getoption("--law"):
+        left = [item for item in items if getattr(item, "originalname", "") != "test_laws"]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
     # deselected, not skipped: of so many the skips alone would take half a minute
     if not config.getoption("--full"):
         left = [item for item in items if "full" in item.keywords]

@@ -39,8 +39,8 @@ def laws(monkeypatch):
     return replace
 
 
-KEPT = Law(1, "kept", lambda problem, setting: [("a quantity", 0.25, 0.5), ("another", 0.0, 0.0)])
-BROKEN = Law(2, "broken", lambda problem, setting: [("a number", 3.0, 2.0)])
+PASSED = Law(1, "passes", lambda problem, setting: [("a quantity", 0.25, 0.5), ("another", 0.0, 0.0)])
+FAILED = Law(2, "fails", lambda problem, setting: [("a number", 3.0, 2.0)])
 
 
 def test_list_groups_every_name_by_family(run):
@@ -149,6 +149,8 @@ def test_explain_a_file_of_ones_own(run, tmp_path):
         (("verify", "deltanet", "--device", "abacus"), "no device 'abacus'"),
         (("verify", "deltanet", "--json", "/no/such/folder/x.json"), "no folder /no/such/folder"),
         (("verify", "deltanett"), "Did you mean deltanet"),
+        (("verify", "deltanet", "--law", "33"), "no law '33'"),
+        (("verify", "deltanet", "--engine", "abacus"), "no engine 'abacus'"),
     ],
 )
 def test_errors_are_a_sentence_and_exit_code_1(run, arguments, words):
@@ -157,13 +159,19 @@ def test_errors_are_a_sentence_and_exit_code_1(run, arguments, words):
 
 
 def test_verify_one_memory_shows_every_engine(run, laws):
-    laws(KEPT)
+    laws(PASSED)
     code, out, _ = run("verify", "softmax-attention")
-    assert code == 0 and "All laws are kept by softmax-attention." in out
-    rows = [line.split() for line in out.splitlines() if " kept " in line and "<=" in line]
+    assert code == 0 and "All laws passed for softmax-attention." in out
+    rows = [line.split() for line in out.splitlines() if " passed " in line and "<=" in line]
     assert [row[-1] for row in rows] == ["attention", "recurrent"] and all(
         "2.5e-01 <= 5e-01, a quantity" in " ".join(row) for row in rows
     )
+
+
+def test_verify_tries_one_law_on_one_engine(run):
+    code, out, _ = run("verify", "deltanet", "--law", "3", "--engine", "recurrent")
+    rows = [line.split() for line in out.splitlines() if " causal " in line]
+    assert code == 0 and [(row[0], row[-1]) for row in rows] == [("3", "recurrent")]
 
 
 def test_verify_writes_every_measurement(run, laws, tmp_path):
@@ -177,7 +185,7 @@ def test_verify_writes_every_measurement(run, laws, tmp_path):
     for report in found["memories"].values():
         ran = [finding for finding in report["findings"] if finding["refusal"] is None]
         assert (
-            report["kept"]
+            report["passed"]
             and report["dtype"] == "float32"
             and len({finding["engine"] for finding in ran}) >= 2
         )
@@ -192,17 +200,17 @@ def test_verify_all_goes_through_every_name_and_fails_for_one(run, laws, tmp_pat
     def broken_for_windows(problem, setting):
         return [("a number", 3.0 if problem.weights.window else 1.0, 2.0)]
 
-    laws(KEPT, Law(2, "no window", broken_for_windows))
+    laws(PASSED, Law(2, "no window", broken_for_windows))
     code, out, _ = run("verify", "--all", "--json", tmp_path / "all.json")
     found = json.loads((tmp_path / "all.json").read_text())["memories"]
     windowed = [name for name, entry in ttr.catalogue.items() if entry.problem.weights.window]
     assert (
         code == 1
         and list(found) == list(ttr.catalogue)
-        and [name for name, report in found.items() if not report["kept"]] == windowed
+        and [name for name, report in found.items() if not report["passed"]] == windowed
     )
-    assert f"Laws are broken by {', '.join(windowed)}." in out and out.count(
-        "BROKEN 3.0e+00 > 2e+00, a number"
+    assert f"Laws failed for {', '.join(windowed)}." in out and out.count(
+        "FAILED 3.0e+00 > 2e+00, a number"
     ) == len(windowed)
 
 
@@ -216,21 +224,21 @@ def test_verify_survives_an_exception_and_an_infinite_error(run, laws, tmp_path)
     )
     code, out, _ = run("verify", "deltanet", "--json", tmp_path / "x.json")
     findings = json.loads((tmp_path / "x.json").read_text())["memories"]["deltanet"]["findings"]
-    assert code == 1 and "BROKEN raised RuntimeError: a fault" in out and "BROKEN inf > 1e+00" in out
+    assert code == 1 and "FAILED raised RuntimeError: a fault" in out and "FAILED inf > 1e+00" in out
     assert {finding.get("error") for finding in findings} >= {"inf"} and "RuntimeError: a fault" in {
         finding["exception"] for finding in findings
     }
 
 
 def test_quick_leaves_the_slow_laws_out(run, laws):
-    laws(KEPT, Law(2, "slow", lambda problem, setting: [("a number", 0.0, 1.0)], slow=True))
+    laws(PASSED, Law(2, "slow", lambda problem, setting: [("a number", 0.0, 1.0)], slow=True))
     assert "slow" not in run("verify", "deltanet", "--quick")[1] and "slow" in run("verify", "deltanet")[1]
 
 
 def test_the_worst_engine_stands_for_a_law():
-    def finding(engine, error, bound, broken=False):
+    def finding(engine, error, bound, failed=False):
         measured = Measurement("a law", "a number", error, bound)
-        return Finding(engine, "a law", 1, measured, (measured,) if broken else ())
+        return Finding(engine, "a law", 1, measured, (measured,) if failed else ())
 
     def worst(*findings):
         return [
@@ -243,5 +251,5 @@ def test_the_worst_engine_stands_for_a_law():
         == worst(finding("far", 2.0, 8.0), finding("near", 0.9, 1.0))
         == ["near"]
     )
-    assert worst(finding("kept", 7.0, 8.0), finding("broken", 0.2, 0.1, broken=True)) == ["broken"]
+    assert worst(finding("kept", 7.0, 8.0), finding("broken", 0.2, 0.1, failed=True)) == ["broken"]
     assert worst(Finding("silent", "a law", 1, None), finding("measured", 0.0, 1.0)) == ["measured"]

@@ -228,9 +228,9 @@ def test_verify_reports_what_is_broken(monkeypatch):
     monkeypatch.setattr("ttr.laws.verify.LAWS", (Law(1, "wrong", wrong), Law(2, "raising", raising)))
     report = verify("gated-deltanet")
     assert not report
-    assert "BROKEN 1.0e+00 > 1e-09, something" in str(
+    assert "FAILED 1.0e+00 > 1e-09, something" in str(
         report
-    ) and "BROKEN raised RuntimeError: no such thing" in str(report)
+    ) and "FAILED raised RuntimeError: no such thing" in str(report)
     assert any(finding.refusal for finding in report.findings)
 
 

@@ -120,7 +120,7 @@ def broken_law(words: list[str], one_per_class: bool, tried: Tried | None) -> st
                 continue
             for dtype in WIDE if law.number in (1, 7) else WIDE[:1]:
                 for m in law(problem, Setting(engine.small(), dtype=dtype)):
-                    if not m.kept:
+                    if not m.passed:
                         return (
                             f"law {law.number} ({m.law}), {m.quantity}: {m.error:.1e} > {m.bound:.0e}, "
                             f"{engine.name}, {problem!r}"

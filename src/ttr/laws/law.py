@@ -40,7 +40,7 @@ class Measurement:
     bound: float
 
     @property
-    def kept(self) -> bool:
+    def passed(self) -> bool:
         return self.error <= self.bound
 
 
@@ -107,3 +107,20 @@ def compare_states(quantity: str, state, reference, dtype: torch.dtype) -> Itera
     for name in reference:
         yield compare(f"{quantity} {name}", state[name], reference[name], dtype)
     yield f"{quantity} position", float((state.position != reference.position).any()), 0.0
+
+
+def laws_named(names: Iterable[int | str] | None, laws: tuple[Law, ...]) -> tuple[Law, ...]:
+    """The laws of those numbers or names, in their own order; all of them for None.
+
+    Raises:
+        ValueError: if there is no such law.
+    """
+    if names is None:
+        return laws
+    wanted = [str(name) for name in names]
+    known = {str(law.number) for law in laws} | {law.name for law in laws}
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        listed = "; ".join(f"{law.number} {law.name}" for law in laws)
+        raise ValueError(f"There is no law {unknown[0]!r}. Use the number or the name of one: {listed}.")
+    return tuple(law for law in laws if str(law.number) in wanted or law.name in wanted)

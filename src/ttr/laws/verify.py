@@ -15,7 +15,7 @@ from ttr.dispatch import refusal
 from ttr.engines import ENGINES
 from ttr.engines.engine import Engine
 from ttr.laws import LAWS
-from ttr.laws.law import Law, Measurement, Setting
+from ttr.laws.law import Law, Measurement, Setting, laws_named
 from ttr.prepare import check_device, check_problem
 from ttr.problem import Problem
 from ttr.values import FLOATING
@@ -30,21 +30,21 @@ class Finding:
     law: str
     number: int
     worst: Measurement | None
-    broken: tuple[Measurement, ...] = ()
+    failed: tuple[Measurement, ...] = ()
     refusal: str | None = None
     exception: str | None = None
     excuse: str | None = None
     seconds: float = 0.0
 
     @property
-    def kept(self) -> bool:
-        return not self.broken and self.exception is None
+    def passed(self) -> bool:
+        return not self.failed and self.exception is None
 
     @property
     def shown(self) -> Measurement | None:
         """The measurement to show: the first that breaks its bound, else the nearest to it; None if there is
         none."""
-        return self.broken[0] if self.broken else self.worst
+        return self.failed[0] if self.failed else self.worst
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; an infinite error is written as a string."""
@@ -62,7 +62,7 @@ class Finding:
             "engine": self.engine,
             "number": self.number,
             "law": self.law,
-            "kept": self.kept,
+            "passed": self.passed,
             "refusal": self.refusal,
             "exception": self.exception,
             "seconds": round(self.seconds, 3),
@@ -71,7 +71,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What the laws found; true if all are kept. ``str`` gives a table of the error per engine and law."""
+    """What the laws found; true if all have passed. ``str`` gives a table of the error per engine and law."""
 
     problem: Problem
     device: str
@@ -79,7 +79,7 @@ class Report:
     findings: tuple[Finding, ...]
 
     def __bool__(self) -> bool:
-        return all(finding.kept for finding in self.findings)
+        return all(finding.passed for finding in self.findings)
 
     @property
     def ran(self) -> tuple[Finding, ...]:
@@ -104,7 +104,7 @@ class Report:
             "problem": self.problem.to_dict(),
             "device": self.device,
             "dtype": str(self.dtype).removeprefix("torch."),
-            "kept": bool(self),
+            "passed": bool(self),
             "findings": [finding.to_dict() for finding in self.findings],
         }
 
@@ -116,7 +116,7 @@ class Report:
             else:
                 lines.append(
                     f"  {f.engine:20s} {f.number:2d} {f.law:36s} "
-                    f"{'kept  ' if f.kept else 'BROKEN'} {describe(f)}"
+                    f"{'passed' if f.passed else 'FAILED'} {describe(f)}"
                 )
         return "\n".join(lines)
 
@@ -128,9 +128,9 @@ def describe(finding: Finding) -> str:
     m = finding.shown
     if m is None:
         return "does not apply" if finding.excuse is None else f"does not apply: {finding.excuse}"
-    if finding.kept and not m.bound:
+    if finding.passed and not m.bound:
         return f"to the last bit, {m.quantity}"
-    return f"{m.error:.1e} {'<=' if finding.kept else '>'} {m.bound:.0e}, {m.quantity}"
+    return f"{m.error:.1e} {'<=' if finding.passed else '>'} {m.bound:.0e}, {m.quantity}"
 
 
 def verify(
@@ -139,6 +139,7 @@ def verify(
     dtype: torch.dtype = torch.float64,
     *,
     engines: Iterable[str] | None = None,
+    laws: Iterable[int | str] | None = None,
     slow: bool = True,
     progress: Callable[[str, str], None] | None = None,
     done: Callable[[], None] | None = None,
@@ -149,12 +150,13 @@ def verify(
         problem: a Problem, an Architecture (anything with a ``problem``), or the name of a catalogue entry.
         device, dtype: where and in what to run the fast side; the oracle is always float64.
         engines: names of those to try; None for all.
+        laws: numbers or names of those to try; None for all.
         slow: include the laws that take seconds.
         progress, done: called with the engine and the law that begin, and when they have ended.
 
     Raises:
         KeyError: if a name is not in the catalogue.
-        ValueError: if the problem is none, an engine is unknown, or device or dtype are.
+        ValueError: if the problem is none, an engine or a law is unknown, or device or dtype are.
     """
     if isinstance(problem, str):
         from ttr import catalogue
@@ -168,14 +170,13 @@ def verify(
             f"The laws are tried in a floating-point type, not in {dtype}. Use torch.float64 "
             "or torch.float32."
         )
-    for engine in _chosen(engines):
+    chosen = _laws(laws, slow)
+    for engine in _engines(engines):
         reason = refusal(engine, problem)
         if reason is not None:
             findings.append(Finding(engine.name, "", 0, None, refusal=reason))
             continue
-        for law in LAWS:
-            if law.slow and not slow:
-                continue
+        for law in chosen:
             if progress is not None:
                 progress(engine.name, law.name)
             setting = Setting(engine if law.slow else engine.small(), device, dtype)
@@ -185,7 +186,7 @@ def verify(
     return Report(problem, device, dtype, tuple(findings))
 
 
-def _chosen(names: Iterable[str] | None) -> tuple[Engine, ...]:
+def _engines(names: Iterable[str] | None) -> tuple[Engine, ...]:
     """The engines of those names, in their own order; all of them for None."""
     if names is None:
         return ENGINES
@@ -199,18 +200,29 @@ def _chosen(names: Iterable[str] | None) -> tuple[Engine, ...]:
     return tuple(engine for engine in ENGINES if engine.name in names)
 
 
-def count(problem: object, *, slow: bool = True) -> int:
+def _laws(names: Iterable[int | str] | None, slow: bool) -> tuple[Law, ...]:
+    """Those named, or all, the slow ones only with ``slow``."""
+    return tuple(law for law in laws_named(names, LAWS) if slow or not law.slow)
+
+
+def count(
+    problem: object,
+    *,
+    engines: Iterable[str] | None = None,
+    laws: Iterable[int | str] | None = None,
+    slow: bool = True,
+) -> int:
     """How many laws ``verify`` tries on all engines that run a Problem or an Architecture."""
-    willing = sum(refusal(engine, getattr(problem, "problem", problem)) is None for engine in ENGINES)
-    return willing * sum(slow or not law.slow for law in LAWS)
+    problem = getattr(problem, "problem", problem)
+    return sum(refusal(engine, problem) is None for engine in _engines(engines)) * len(_laws(laws, slow))
 
 
 def _badness(finding: Finding) -> tuple[bool, float]:
-    """Greater for what is worse: broken before kept, then by the share of the bound that is used."""
+    """Greater for what is worse: failed before passed, then by the share of the bound that is used."""
     if finding.shown is None:
-        return not finding.kept, -1.0
+        return not finding.passed, -1.0
     return (
-        not finding.kept,
+        not finding.passed,
         finding.shown.error / finding.shown.bound if finding.shown.bound else finding.shown.error,
     )
 
@@ -220,9 +232,9 @@ def _try(law: Law, problem: Problem, setting: Setting) -> Finding:
     finding = Finding(setting.engine.name, law.name, law.number, None)
     try:
         measurements = law(problem, setting)
-    except Exception as failure:  # reported as broken, with its words: verify must not stop at the first
+    except Exception as failure:  # reported as failed, with its words: verify must not stop at the first
         return dataclasses.replace(finding, exception=f"{type(failure).__name__}: {failure}")
     finding = dataclasses.replace(finding, excuse=law.excuses(problem))
     worst = max(measurements, key=lambda m: m.error / m.bound if m.bound else m.error, default=None)
-    broken = tuple(m for m in measurements if not m.kept)
-    return dataclasses.replace(finding, worst=worst, broken=broken, seconds=time.perf_counter() - started)
+    failed = tuple(m for m in measurements if not m.passed)
+    return dataclasses.replace(finding, worst=worst, failed=failed, seconds=time.perf_counter() - started)

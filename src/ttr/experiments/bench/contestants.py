@@ -295,7 +295,7 @@ def broken_law(problem: Problem, engine: Engine, laws: tuple[Law, ...]) -> str |
                 measured = law(problem, Setting(engine if law.slow else engine.small(), dtype=dtype))
             except Exception as failure:  # whatever a broken engine raises is what is wrong with it
                 return f"{engine.name} raises in {where}: {failure}"
-            broken = [m for m in measured if not m.kept]
+            broken = [m for m in measured if not m.passed]
             if broken:
                 return (
                     f"{engine.name} breaks {where}: the {broken[0].quantity} is off by "
