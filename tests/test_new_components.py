@@ -229,13 +229,13 @@ class CautiousDeltaRule(Solver):
     share: float = 0.5
 
     weights_act_on: ClassVar[Literal["memory"]] = "memory"
-    gradient_at: ClassVar[Literal["decayed"]] = "decayed"
 
     def controls(self):
         return {"step_size": "BTH"}
 
-    def effective_step(self, step_size, key, params):
-        return self.share * step_size
+    def lower(self, form, function, x):
+        step = self.share * form.times_step(x.controls["step_size"])
+        return form._replace(read=form.key, step=step)
 
     def objective(self, predict, memory, *data):
         anchor, key, read_key, value = data
@@ -304,7 +304,7 @@ def test_one_file_is_enough(file, tmp_path):
         ("weights/floored.py", "min=math.log(self.least)", "min=math.log(self.least) - 1"),
         ("weights/guarded.py", "torch.maximum(", "torch.minimum("),
         ("functions/features/squares.py", "return x * x", "return x * x.abs()"),
-        ("solvers/cautious_delta_rule.py", "return self.share * step_size", "return step_size"),
+        ("solvers/cautious_delta_rule.py", "self.share * form.times_step(", "form.times_step("),
     ],
 )
 def test_a_wrong_file_is_caught(file, old, new, tmp_path):

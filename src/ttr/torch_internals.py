@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree
+
+PLAIN = (Tensor, nn.Parameter)
+"""Tensors that have an address of their own; those of other classes may hold none."""
+
+_MODES = getattr(torch._C, "_len_torch_dispatch_stack", None)
 
 register_pytree_node = _pytree.register_pytree_node
 
@@ -29,6 +36,14 @@ def is_transformed() -> bool:
     if not _TRANSFORMS_SHOW:
         return True
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
+def watched(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether torch must see the operations on these tensors as its own: some are of a class that is no plain
+    tensor, or a dispatch mode is on. Where nobody can say, yes."""
+    if _MODES is None or _MODES() > 0 or torch.compiler.is_compiling() or is_transformed():
+        return True
+    return any(type(x) not in PLAIN for x in tensors if x is not None)
 
 
 def in_batches(gradient: Tensor) -> bool:

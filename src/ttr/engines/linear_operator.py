@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ttr.engines.torch.linear import chunkwise
 from ttr.forms.linear_recurrence import LinearRecurrence
-from ttr.torch_internals import in_batches, is_transformed
+from ttr.torch_internals import in_batches, is_transformed, watched
 
 
 class ChunkKernel(Protocol):
@@ -50,7 +50,14 @@ TENSORS, FIELDS = 8, 12
 
 
 def run(kernel: str, r: LinearRecurrence, chunk: int, save: bool) -> tuple[Tensor, Tensor]:
-    """y [B,T,H,V] and the final memory [B,H,F,V] of a recurrence; ``save`` what its derivative needs."""
+    """y [B,T,H,V] and the final memory [B,H,F,V] of a recurrence; ``save`` what its derivative needs.
+
+    Without a derivative, and with nobody watching, there is no need of an operator: to call one takes longer
+    than a few tokens.
+    """
+    if not save and not watched(r[:TENSORS]):
+        y, memory, _ = KERNELS[kernel].forward(r, chunk, False)
+        return y, memory
     shared = r.read is r.key
     y, memory, _ = linear_recurrence(
         *r[:3], None if shared else r.read, *r[4:FIELDS], shared, kernel, chunk, save

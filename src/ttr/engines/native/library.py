@@ -22,6 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ttr.torch_internals import PLAIN as PLAIN
+
 ABI = 6
 """The version of the kernels' arguments that this package passes; csrc/abi.c has the same."""
 
@@ -48,9 +50,6 @@ FILE = "_kernels" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so
 SEGMENT = struct.Struct("=I4xQ16xQ16x")
 """Of an ELF file: its type, 1 where it is mapped, where it begins in the file and how many bytes it has
 there."""
-
-PLAIN = (torch.Tensor, torch.nn.Parameter)
-"""Tensors that have an address of their own; those of other classes may hold none."""
 
 INSTALL = (
     "Install gcc or clang, then install ttr again from its source: pip install --force-reinstall "
