@@ -148,7 +148,7 @@ def hgrn(draw: Draw):
 def rg_lru(draw: Draw):
     names = ("_MAX_SQRT_GRADIENT", "SqrtBoundDerivative", "RecurrentGemmaRglru")
     original = transformers("models/recurrent_gemma/modeling_recurrent_gemma.py", *names).RecurrentGemmaRglru
-    gate = ttr.catalogue["rg-lru"].keys[1]
+    gate = ttr.catalogue["rg-lru"].qkv[1]
     blocks, position = 2, torch.arange(T).expand(B, T)
 
     def ours(x, **params):
