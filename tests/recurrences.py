@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from ttr.forms.linear_recurrence import Recurrence
+from ttr.forms.linear_recurrence import LinearRecurrence
 
 NAMES = ("query", "key", "value", "read", "erase", "step", "log_decay", "memory")
 
 
-def literally(r: Recurrence) -> tuple[torch.Tensor, torch.Tensor]:
+def literally(r: LinearRecurrence) -> tuple[torch.Tensor, torch.Tensor]:
     """The recurrence as its docstring says it."""
     memory, outputs = r.memory, [r.query.new_zeros(*r.query.shape[:1], 0, *r.memory.shape[1::2])]
     for t in range(r.query.shape[1]):
@@ -30,7 +30,7 @@ def literally(r: Recurrence) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat(outputs, dim=1), memory
 
 
-def leaves(r: Recurrence) -> tuple[Recurrence, dict[str, torch.Tensor]]:
+def leaves(r: LinearRecurrence) -> tuple[LinearRecurrence, dict[str, torch.Tensor]]:
     """The recurrence on tensors that require gradients, and these by name."""
     named = {
         name: getattr(r, name).detach().requires_grad_() for name in NAMES if getattr(r, name) is not None

@@ -298,7 +298,7 @@ def test_a_layer_is_told_in_full_on_80_columns(name):
 
 @pytest.mark.parametrize("problem", [problem for problem in covering() if problem.function.causal], ids=repr)
 def test_state_in_numbers_is_the_state(problem):
-    value_size = 2 if problem.weights.complex_values else 3
+    value_size = 2
     told = ttr.explain(problem, heads=2, key_size=4, value_size=value_size, tokens=7)
     params = ttr.init_params(problem, heads=2, key_size=4, value_size=value_size)
     state = ttr.initial_state(

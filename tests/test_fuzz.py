@@ -59,7 +59,7 @@ def test_faults_of_a_engine_are_found(monkeypatch, kind, change):
 
 
 def test_arguments_that_should_be_refused_are_found(monkeypatch):
-    monkeypatch.setattr("ttr.inputs._check_numbers", lambda *arguments: None)
+    monkeypatch.setattr("ttr.prepare._check_numbers", lambda *arguments: None)
     assert play(Call("softmax-attention", wrong=("q", "NaN"))).kind == "not refused"
 
 

@@ -16,7 +16,7 @@ from ttr.engines import linear_operator as operator
 from ttr.engines.linear import OperatorEngine
 from ttr.engines.torch.linear import chunkwise
 from ttr.engines.torch.linear.triangle import unit_lower_inverse
-from ttr.forms.linear_recurrence import Recurrence
+from ttr.forms.linear_recurrence import LinearRecurrence
 from ttr.laws.rows import make_case
 from ttr.laws.tolerances import FLOAT32_OUTPUTS, FLOAT64, error, tolerance
 
@@ -37,7 +37,7 @@ def draw(
     reads_first: bool = False,
     strong: bool = False,
     sizes: tuple[int, int, int, int] = (2, 3, 5, 4),
-) -> Recurrence:
+) -> LinearRecurrence:
     generator = torch.Generator().manual_seed(time)
     batch, heads, key_size, value_size = sizes
 
@@ -52,7 +52,7 @@ def draw(
     gates = torch.tensor(GATES, dtype=torch.float64)[torch.randint(len(GATES), shape, generator=generator)]
     mild = -1.5 * torch.rand(shape, generator=generator, dtype=torch.float64)
     log_decay = None if decay is None else gates if strong else mild
-    return Recurrence(
+    return LinearRecurrence(
         normal(batch, time, heads, key_size),
         key,
         normal(*lead, value_size),
@@ -68,12 +68,14 @@ def draw(
     )
 
 
-def to(r: Recurrence, dtype: torch.dtype) -> Recurrence:
+def to(r: LinearRecurrence, dtype: torch.dtype) -> LinearRecurrence:
     fields = [x.to(dtype) if isinstance(x, torch.Tensor) else x for x in r]
-    return Recurrence(*fields)._replace(read=fields[1]) if r.read is r.key else Recurrence(*fields)
+    return (
+        LinearRecurrence(*fields)._replace(read=fields[1]) if r.read is r.key else LinearRecurrence(*fields)
+    )
 
 
-def outcomes(run, r: Recurrence) -> dict[str, torch.Tensor]:
+def outcomes(run, r: LinearRecurrence) -> dict[str, torch.Tensor]:
     """Outputs, final memory, and the gradients of a fixed random functional of both."""
     r, named = leaves(r)
     generator = torch.Generator().manual_seed(7)
@@ -88,7 +90,7 @@ def outcomes(run, r: Recurrence) -> dict[str, torch.Tensor]:
     }
 
 
-def compare(name: str, r: Recurrence, dtype: torch.dtype, chunk: int) -> None:
+def compare(name: str, r: LinearRecurrence, dtype: torch.dtype, chunk: int) -> None:
     expected = outcomes(literally, r)
     found = outcomes(lambda r: operator.run(name, r, chunk, True), to(r, dtype))
     errors = {what: error(found[what], expected[what]) for what in expected}
@@ -168,10 +170,10 @@ def test_nearly_equal_keys_with_step_one_keep_their_digits(engine, decay, strong
 @pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
 def test_inputs_are_left_alone_and_may_be_strided(engine):
     r = draw("erase", "channel", 21, old=True)
-    strided = Recurrence(
+    strided = LinearRecurrence(
         *(x.transpose(0, 1).contiguous().transpose(0, 1) if isinstance(x, torch.Tensor) else x for x in r)
     )
-    copies = Recurrence(*(x.clone() if isinstance(x, torch.Tensor) else x for x in r))
+    copies = LinearRecurrence(*(x.clone() if isinstance(x, torch.Tensor) else x for x in r))
     first, second = (outcomes(lambda x: operator.run(engine.name, x, 8, True), x) for x in (r, strided))
     assert all(torch.equal(first[what], second[what]) for what in first)
     assert all(torch.equal(a, b) for a, b in zip(r, copies) if isinstance(a, torch.Tensor))
@@ -190,9 +192,9 @@ def test_inverse_of_triangles():
         assert error(inverse, expected) <= FLOAT64
 
 
-def flat_arguments(r: Recurrence, name: str, chunk: int) -> tuple:
+def flat_arguments(r: LinearRecurrence, name: str, chunk: int) -> tuple:
     shared = r.read is r.key
-    return (*r[:3], None if shared else r.read, *r[4:], shared, name, chunk, True)
+    return (*r[:3], None if shared else r.read, *r[4 : operator.FIELDS], shared, name, chunk, True)
 
 
 @pytest.mark.parametrize(

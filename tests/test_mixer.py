@@ -70,7 +70,7 @@ every_memory = pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES
 
 def mixer(memory, **sizes):
     weights = (memory.problem if isinstance(memory, Architecture) else memory).weights
-    values = {"value_size": 4 if weights.complex_values else 3}
+    values = {"value_size": 4 if getattr(weights, "complex_values", False) else 3}
     layer = Mixer(D, memory, **{"heads": 2, "key_size": 4, "layer": 1, "layers": 3} | values | sizes).double()
     with torch.no_grad():  # gains, biases and rates off their even starting values
         for parameter in layer.parameters():

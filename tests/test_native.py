@@ -14,7 +14,7 @@ from tests.recurrences import leaves, literally
 from tests.tiers import ISAS, tier
 from ttr.engines.native import library
 from ttr.engines.native.recurrence import INPUTS, NativeKernel, _Arguments
-from ttr.forms.linear_recurrence import Recurrence
+from ttr.forms.linear_recurrence import LinearRecurrence
 from ttr.laws.tolerances import error, tolerance
 
 pytestmark = pytest.mark.skipif(not library.available(), reason=library.reason() or "")
@@ -44,7 +44,7 @@ def _recurrence(
     strong=False,
     step=True,
     seed=0,
-) -> Recurrence:
+) -> LinearRecurrence:
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -61,7 +61,7 @@ def _recurrence(
         else -torch.rand(shape, generator=generator)
     )
     steps = torch.rand(lead, generator=generator, dtype=torch.float64).to(dtype) if step else None
-    return Recurrence(
+    return LinearRecurrence(
         normal(*lead, keys),
         key,
         normal(*lead, values),
@@ -76,7 +76,7 @@ def _recurrence(
     )
 
 
-def _cotangents(r: Recurrence, seed=1) -> tuple[Tensor, Tensor]:
+def _cotangents(r: LinearRecurrence, seed=1) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     shapes = (r.value.shape, r.memory.shape)
     return tuple(
@@ -84,11 +84,11 @@ def _cotangents(r: Recurrence, seed=1) -> tuple[Tensor, Tensor]:
     )
 
 
-def _by_definition(r: Recurrence) -> dict[str, Tensor]:
+def _by_definition(r: LinearRecurrence) -> dict[str, Tensor]:
     """Read-outs, final memory and gradients in float64 by autograd."""
     fields = [x.double() if isinstance(x, Tensor) else x for x in r]
     wide, named = leaves(
-        Recurrence(*fields)._replace(read=fields[1]) if r.read is r.key else Recurrence(*fields)
+        LinearRecurrence(*fields)._replace(read=fields[1]) if r.read is r.key else LinearRecurrence(*fields)
     )
     y, last = literally(wide)
     total = sum((x * weight.double()).sum() for x, weight in zip((y, last), _cotangents(r)))
@@ -96,7 +96,7 @@ def _by_definition(r: Recurrence) -> dict[str, Tensor]:
     return {"y": y, "last": last} | {f"gradient of {name}": g for name, g in zip(named, gradients)}
 
 
-def _by_kernel(r: Recurrence, chunk: int) -> dict[str, Tensor]:
+def _by_kernel(r: LinearRecurrence, chunk: int) -> dict[str, Tensor]:
     kernel = NativeKernel()
     y, last, saved = kernel.forward(r, chunk, save=True)
     assert tuple(x.numel() for x in saved) == kernel.saved_sizes(r, chunk)
@@ -106,7 +106,7 @@ def _by_kernel(r: Recurrence, chunk: int) -> dict[str, Tensor]:
     }
 
 
-def _check(r: Recurrence, chunk: int) -> None:
+def _check(r: LinearRecurrence, chunk: int) -> None:
     found, expected = _by_kernel(r, chunk), _by_definition(r)
     assert found.keys() == expected.keys()
     errors = {name: error(found[name], expected[name]) for name in expected}

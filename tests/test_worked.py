@@ -12,10 +12,10 @@ from ttr import registry
 from ttr.component import Component
 from ttr.dispatch import refusal, regress
 from ttr.engines import ENGINES
-from ttr.inputs import prepare
 from ttr.laws.tolerances import FLOAT64, error
 from ttr.memorize import local_fit
 from ttr.oracle import oracle
+from ttr.prepare import prepare
 from ttr.problem import Solver
 from ttr.retrieve import displacement_features
 
@@ -301,14 +301,14 @@ def test_the_update_follows_the_objective_the_solver_states(case):
                     keys[t, j],
                     reads[t, j],
                     values[t, j],
-                    *([steps[t, j]] if solver.proximal else []),
+                    *([steps[t, j]] if solver.gradient_at == "new" else []),
                     *([erasers[t, j]] if "erase_key" in one.controls else []),
                 )
 
                 def objective(s, data=data):
                     return solver.objective(predict, s, *data)
 
-                if solver.proximal:
+                if solver.gradient_at == "new":
                     start = gradient(objective, kept).flatten()
                     memory = kept - torch.linalg.solve(hessian(objective, kept), start).view_as(kept)
                     is_minimum(objective, memory)

@@ -9,17 +9,12 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ttr import registry
 from ttr.component import Component
-
-RESET = -80.0
-"""A log decay from this down forgets everything: exp(-80) = 2e-35 is nothing beside the pair just written."""
-
-
-def axis_params(params: Mapping[str, Tensor], axis: str) -> dict[str, Tensor]:
-    """The params of one axis ("weights", "function", "solver"), without the prefix."""
-    return {name.split(".", 1)[1]: value for name, value in params.items() if name.startswith(axis + ".")}
+from ttr.forms.linear_recurrence import LinearRecurrence
+from ttr.inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -52,9 +47,17 @@ class _Axis(Component):
     keeps: ClassVar[str | None] = None
     folds: ClassVar[bool] = False
 
-    def state(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
-        """What it adds to the state: name -> shape behind batch and heads."""
+    def state(
+        self, feature_size: int, value_size: int, memory: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, tuple[int, ...]]:
+        """What it adds to the state: name -> shape behind batch and heads; ``memory`` are the shapes of the
+        function's parameters."""
         return {}
+
+    def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
+        """The linear recurrence with what this component makes of it; the function has its turn first, then
+        the solver, then the weights."""
+        return form
 
     def formulas(self) -> dict[str, str]:
         """What it does, as formulas for ``ttr.explain``: title -> one line such as "S_t = a_t S_{t-1} + k_t
@@ -104,19 +107,7 @@ class Weights(_Axis):
         window: number of newest pairs that count, the token's own included; None for all of them.
         importance: whether each pair carries a weight of its own.
         levels: number of levels that a control weighs apart, 0 if there are none.
-        reads_first: a token reads before it writes, and its own pair through the parameter ``bonus`` [H,K]
-            alone.
-        writes_previous: every token writes the pair before its own once more, ahead of its decay: the control
-            ``trapezoid`` is the share of its importance that goes to its own.
-        running_maximum: the state is kept divided by exp(log_scale), the running maximum of the log weights
-            and 0.
-        rotation: "head" or "channel" if the retention is complex, exp(log_retention + i phase): the past
-            turns as it fades.
-        complex_values: whether pairs of value channels are the real and imaginary parts of complex values,
-            which turn as a whole; else values are real and the read-out is the real part.
         horizon: number of tokens after which the weights mean nothing; calls that go beyond it are refused.
-        retention_control: the control that is the log of the retention, but for resets; None if it is
-            computed, or constant.
     """
 
     kind: ClassVar[str] = "weights"
@@ -124,19 +115,7 @@ class Weights(_Axis):
     window: ClassVar[int | None] = None
     importance: ClassVar[bool] = False
     levels: ClassVar[int] = 0
-    reads_first: ClassVar[bool] = False
-    writes_previous: ClassVar[bool] = False
-    running_maximum: ClassVar[bool] = False
-    rotation: ClassVar[Literal["head", "channel"] | None] = None
-    complex_values: ClassVar[bool] = False
     horizon: ClassVar[int | None] = None
-    retention_control: ClassVar[str | None] = None
-
-    def __init_subclass__(cls, **kwargs: object) -> None:
-        super().__init_subclass__(**kwargs)
-        if "log_retention" in cls.__dict__ and "retention_control" not in cls.__dict__:
-            # what the class above says of its own log_retention need not hold of this one
-            cls.retention_control = None
 
     def __mul__(self, other: Weights) -> Weights:
         """The product: the logarithms of the weights add, the narrower window holds."""
@@ -152,8 +131,8 @@ class Weights(_Axis):
     def log_retention(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor
     ) -> Tensor | None:
-        """Log of the share of the past kept at each token, <= 0, -inf at a reset; broadcasts to [B,T,H] or
-        [B,T,H,K].
+        """Log of the share of the past kept at each token, <= 0; broadcasts to [B,T,H] or [B,T,H,K]. From
+        ``RESET`` down it counts as -inf, and has no gradient.
 
         None if nothing is forgotten. ``params`` are those that ``parameters`` declares; ``like`` gives dtype
         and device."""
@@ -169,23 +148,18 @@ class Weights(_Axis):
     def phase(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], like: Tensor
     ) -> Tensor | None:
-        """The angle by which the past turns at each token; broadcasts to [B,T,H] or [B,T,H,K]. None without
-        ``rotation``."""
+        """The angle by which the past turns at each token, if the retention is complex, exp(log_retention + i
+        phase); broadcasts to [B,T,H], or [B,T,H,K] where channels are retained apart. None if it is real."""
         return None
 
     def log_importance(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> Tensor | None:
         """Log weight of each pair, [B,T,H] or [B,T,n,H]; None if all count alike."""
         return None
 
-
-def with_resets(log_decay: Tensor) -> Tensor:
-    """A log decay whose entries from ``RESET`` down keep nothing at all, and have no gradient."""
-    return torch.nn.functional.threshold(log_decay, RESET, -torch.inf)
-
-
-def with_rates(log_retention: Tensor, rates: Tensor) -> Tensor:
-    """The log retention [B,T,H,K] of a factor [B,T,H] and rates [H,K]."""
-    return with_resets(log_retention[..., None] * rates)
+    def importance_factor(self, x: Inputs) -> Tensor | None:
+        """What multiplies the step of every pair of a linear memory, [B,T,H] or [B,T,n,H]; None if nothing
+        does, or ``lower`` sees to it."""
+        return None if x.log_importance is None else x.log_importance.exp()
 
 
 class FeatureMap(Component):
@@ -258,6 +232,27 @@ class Function(_Axis):
     @property
     def keeps(self) -> str | None:
         return "pairs" if self.dual or self.local_degree is not None else None
+
+    def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
+        """Queries and keys through the function; with a normalised read-out a column of ones, by which it is
+        divided in the end."""
+        params, scale = x.axis_params("function"), self.plain_scale(form.query.shape[-1])
+        query = self.query(form.query, params) if scale is None else form.query
+        form = form._replace(
+            query=query, key=self.key(form.key, params), scale=1.0 if scale is None else scale
+        )
+        if not self.normalized:
+            return form
+        memory = torch.cat([form.memory, x.state["normalizer"][..., None]], dim=-1)
+        return form.then(self._divided, value=pad(form.value, (0, 1), value=1.0), memory=memory)
+
+    def _divided(
+        self, form: LinearRecurrence, y: Tensor, tensors: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Read-outs divided by their last column, which memories give up as their normaliser."""
+        y = self.ratio(y[..., :-1], y[..., -1:], form.unit)
+        normalizers = {name.replace("memory", "normalizer"): x[..., -1] for name, x in tensors.items()}
+        return y, {name: x[..., :-1] for name, x in tensors.items()} | normalizers
 
     def memory(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
         """The parameters theta of the regressor, kept in the state: name -> shape behind batch and heads."""
@@ -349,24 +344,20 @@ class Solver(_Axis):
             "memory" if the memory is updated token by token, retention shrinking it before the pair is
             learned.
         additive: the memory is a sum of weighted outer products of keys and values, which fade with time
-            alone or as the solver's ``log_retention`` says.
+            alone or as the solver says.
         exact: the regularised problem is solved exactly ("global" or "local").
         iteration: the iteration whose first ``iterations`` steps define the solution ("chebyshev", "conjugate
             gradient").
         amortized: what an exact local solver would solve for comes with the call, as the control ``slope``;
             no ridge is needed.
-        gradient_at: for a rank-one correction S <- D S + k step (v - S_x^T p)^T: "decayed" if S_x = D S,
-            "old" if S_x = S.
-        proximal: the update is the minimiser of the objective about D S, not a gradient step on it.
-        preconditioned: the written key is multiplied by a function of the running sum of squared keys, the
-            state's "preconditioner".
+        gradient_at: where the gradient of the objective is taken that a solver steps along which acts on the
+            memory: at the "decayed" or the "old" memory, or at the "new" one, the minimiser of the objective
+            about the decayed memory.
         pairs_per_token: how many pairs are learned, one after the other, per token.
         corrects: whether step_size times what the older pairs say at the token's query is taken off its value
             before it is kept.
         trains: it takes gradient steps on all parameters of any function, networks included.
         condition: by how much it may magnify rounding errors; the laws' bounds are at least 50 eps condition.
-        copies: what it keeps of the size of the memory's parameters, each: "change" makes a state tensor
-            "change.NAME" for every NAME.
     """
 
     kind: ClassVar[str] = "solver"
@@ -375,23 +366,11 @@ class Solver(_Axis):
     exact: ClassVar[Literal["global", "local"] | None] = None
     iteration: ClassVar[Literal["chebyshev", "conjugate gradient"] | None] = None
     amortized: ClassVar[bool] = False
-    gradient_at: ClassVar[Literal["decayed", "old"] | None] = None
-    proximal: ClassVar[bool] = False
-    preconditioned: ClassVar[bool] = False
+    gradient_at: ClassVar[Literal["decayed", "old", "new"]] = "decayed"
     pairs_per_token: ClassVar[int] = 1
     corrects: ClassVar[bool] = False
     trains: ClassVar[bool] = False
     condition: ClassVar[float] = 1.0
-    copies: ClassVar[tuple[str, ...]] = ()
-
-    def log_retention(self, step_size: Tensor, key: Tensor) -> Tensor | None:
-        """Log of what an additive solver itself keeps of the past when it writes the key [..., H, F]; None if
-        all of it."""
-        return None
-
-    def effective_step(self, step_size: Tensor, key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        """The step of the equivalent explicit correction, [..., H], for a written key [..., H, F]."""
-        return step_size
 
     def objective(
         self, predict: Callable[..., Tensor], memory: Tensor | Mapping[str, Tensor], *data: object

@@ -54,6 +54,11 @@ def normal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     return torch.randn(shape, generator=generator)
 
 
+def axis_params(params: Mapping[str, Tensor], axis: str) -> dict[str, Tensor]:
+    """The params of one axis ("weights", "function", "solver"), without the prefix."""
+    return {name.split(".", 1)[1]: value for name, value in params.items() if name.startswith(axis + ".")}
+
+
 class Component:
     """A member of an axis: a frozen dataclass, hashable, made of numbers, strings and other components.
 

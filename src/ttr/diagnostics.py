@@ -18,7 +18,7 @@ _current: ContextVar[Diagnostics | None] = ContextVar("ttr_diagnostics", default
 class Diagnostics:
     """The records of the calls made inside the block, oldest first: dicts such as {"solver", "residual",
     "iterations"}; one for every step that a network takes, {"solver", "loss", "norms", "pairs"}, all [B,H],
-    norms by the name of the weights (see ``ttr.forms.networks``)."""
+    norms by the name of the weights (see ``ttr.engines.torch.networks``)."""
 
     records: list[dict[str, Any]] = field(default_factory=list)
 

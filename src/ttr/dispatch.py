@@ -10,13 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ttr.axes import axis_params
-from ttr.component import Parameter
+from ttr.component import Parameter, axis_params
 from ttr.engines import ENGINES
 from ttr.engines.engine import Engine
 from ttr.engines.torch.steps import BoundStep
-from ttr.inputs import (
-    Inputs,
+from ttr.inputs import Inputs, looks, within_graph
+from ttr.prepare import (
     check_device,
     check_heads,
     check_names,
@@ -24,14 +23,12 @@ from ttr.inputs import (
     check_problem,
     check_sizes,
     check_streaming,
-    is_transformed,
-    looks,
     prepare,
-    within_graph,
 )
 from ttr.problem import Problem
 from ttr.slots import single
 from ttr.state import State, empty_state, writable
+from ttr.torch_internals import is_transformed
 from ttr.values import FLOATING, check_tensor, suspicious, vouch
 
 

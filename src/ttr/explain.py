@@ -17,8 +17,8 @@ from ttr.component import Component
 from ttr.controls import CONTROLS
 from ttr.dispatch import choose, refusal
 from ttr.engines import ENGINES
-from ttr.inputs import check_problem, check_sizes, prepare
 from ttr.latex import latex
+from ttr.prepare import check_problem, check_sizes, prepare
 from ttr.problem import Problem
 from ttr.state import empty_state
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ttr.axes import axis_params
+from ttr.component import axis_params
 from ttr.problem import Function, Pair, Problem
 
 
@@ -95,7 +95,7 @@ def fold(
     read_key = controls.get("read_key", pair.key)
     erase_key = [controls[name] for name in ("erase_key",) if name in controls]
     kept = {name: _shrunk(tensor, pair.log_decay) for name, tensor in memory.items()}
-    if solver.proximal:
+    if solver.gradient_at == "new":
         data = (kept["memory"], pair.key, read_key, value, step)
         return {"memory": _minimiser(lambda s: solver.objective(predict, s, *data), kept["memory"])}
     anchor = dict(memory) if solver.gradient_at == "old" else kept

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ttr import memorize, retrieve
 from ttr.controls import CONTROLS
-from ttr.inputs import Inputs, check_streaming, prepare, within_graph
+from ttr.inputs import Inputs, within_graph
+from ttr.prepare import check_streaming, prepare
 from ttr.problem import Pair, Problem
 from ttr.slots import append_pairs, pair_index, single
 from ttr.state import State, writable

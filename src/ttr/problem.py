@@ -22,9 +22,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ttr.axes import RESET, FeatureMap, Function, Pair, Solver, Weights, scale_or_default
+from ttr.axes import FeatureMap, Function, Pair, Solver, Weights, scale_or_default
 from ttr.component import Component, Parameter
 from ttr.controls import CONTROLS
+from ttr.decay import RESET
+from ttr.forms.linear_recurrence import LinearRecurrence, plain
+from ttr.inputs import Inputs
 
 __all__ = [
     "RESET",
@@ -104,15 +107,20 @@ class Problem:
         heads."""
         size = self.function.feature_size(key_size)
         memory = self.function.memory(size, value_size)
-        if self.weights.complex_values and value_size % 2:
-            raise ValueError(
-                f"Complex values take two channels each, but the values have {value_size}. Use "
-                "an even number."
-            )
-        if self.weights.rotation and not self.weights.complex_values:
-            memory |= {f"imaginary_{name}": shape for name, shape in memory.items()}
-        copies = {f"{copy}.{name}": shape for copy in self.solver.copies for name, shape in memory.items()}
-        return memory | copies | self.weights.state(size, value_size) | self.solver.state(size, value_size)
+        for part in (self.weights, self.solver):
+            memory = memory | part.state(size, value_size, self.function.memory(size, value_size))
+        return memory
+
+    def begin(self, x: Inputs) -> LinearRecurrence:
+        """The recurrence of a call that no component has lowered yet."""
+        return plain(x, self.solver.pairs_per_token, self.weights.importance_factor(x))
+
+    def lower(self, x: Inputs, begun: LinearRecurrence | None = None) -> LinearRecurrence:
+        """The linear recurrence of a call, for memories that are one or share its keys, values and decay."""
+        form = self.begin(x) if begun is None else begun
+        for part in (self.function, self.solver, self.weights):
+            form = part.lower(form, self.function, x)
+        return form
 
     def controls(self) -> dict[str, str]:
         """The controls every call must bring: name -> axes, with n inserted for controls of each pair."""
@@ -198,23 +206,6 @@ def refusal(weights: Weights, function: Function, solver: Solver) -> str | None:
         return (
             f"{s} cannot take a pair out of its memory again when it leaves the window of {w}. Use "
             "Geometric to forget, or OneStep or ExactRidge."
-        )
-    if weights.rotation and (
-        not solver.additive or solver.weights_act_on == "memory" or weights.window is not None
-    ):
-        return (
-            f"{w} turns a memory that is a plain sum of pairs over the whole past. Use OneStep without a "
-            f"window, or Geometric for {s}."
-        )
-    if weights.rotation == "channel" and not function.keeps_channels:
-        return (
-            f"{w} turns key channels, which {f} mixes before they reach the memory. Use "
-            "ComplexGeometric(per='head'), or other features."
-        )
-    if weights.complex_values and function.normalized:
-        return (
-            f"{w} reads complex values, which no sum of weights can divide. Use {f} with "
-            "normalized=False, or values='real'."
         )
     if function.normalized and not solver.additive:
         return (

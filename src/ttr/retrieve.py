@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ttr.axes import axis_params
+from ttr.component import axis_params
 from ttr.memorize import normalised, predict
 from ttr.problem import Function, Pair, Problem
 

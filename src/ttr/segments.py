@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ttr import values
-from ttr.axes import axis_params, with_rates
+from ttr.component import axis_params
+from ttr.decay import with_rates, with_resets
 from ttr.problem import Problem
 from ttr.slots import EMPTY, beside, pair_index
 from ttr.state_tensors import StateTensors
@@ -125,7 +126,7 @@ def _forgotten_over(
         {name: x.to(tensor) for name, x in controls.items()}, of_weights, heads, tensor
     )
     rates = weights.rates(of_weights)
-    log_decay = log_decay if rates is None else with_rates(log_decay, rates.to(tensor))
+    log_decay = with_resets(log_decay) if rates is None else with_rates(log_decay, rates.to(tensor))
     axes = 4 if weights.retention == "channel" else 3
     if log_decay.ndim == axes and controls:
         return log_decay.sum(1)

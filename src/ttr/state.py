@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from ttr import segments, values
 from ttr.problem import Problem
 from ttr.slots import EMPTY, beside, with_slots
 from ttr.state_tensors import StateTensors
+from ttr.torch_internals import register_pytree_node
 
 
 @dataclass(frozen=True)
@@ -327,4 +327,4 @@ def _unflatten(leaves: Any, context: tuple[tuple[str, ...], int | None]) -> Stat
     return State(dict(zip(names, tensors)), position, capacity)
 
 
-pytree.register_pytree_node(State, _flatten, _unflatten, serialized_type_name="ttr.State")
+register_pytree_node(State, _flatten, _unflatten, serialized_type_name="ttr.State")

@@ -17,9 +17,10 @@ from tests.fuzz.routes import LAYERS, ROUTES, Caller, Result, bounds
 from tests.fuzz.tensors import build, each, laid_out
 from ttr.dispatch import choose
 from ttr.engines.engine import Engine
-from ttr.inputs import Inputs, prepare
+from ttr.inputs import Inputs
 from ttr.nn import Mixer
 from ttr.oracle import _sequence, oracle
+from ttr.prepare import prepare
 from ttr.problem import Problem
 
 

@@ -12,8 +12,7 @@ from torch import Tensor
 from ttr.engines import linear_operator as operator
 from ttr.engines.engine import Engine
 from ttr.engines.torch.chunks import check_chunk
-from ttr.forms.linear_recurrence import Recurrence
-from ttr.forms.lowering import finish, linear_form, widen_state
+from ttr.forms.linear_recurrence import LinearRecurrence
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -33,19 +32,17 @@ class LinearEngine(Engine):
         return type(self)(chunk=4)
 
     @abstractmethod
-    def recur(self, r: Recurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
+    def recur(self, r: LinearRecurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
         """y [B,T,H,V] and the final memory [B,H,F,V]."""
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        form = linear_form(problem, x)
-        r = form.recurrence(widen_state(problem, x))
-        if r.memory.numel() == 0:  # of no features, values or rows: nothing is learned, and what is read is 0
-            y, memory = torch.einsum("bthf,bhfv->bthv", r.query, r.memory), r.memory
+        form = problem.lower(x)
+        # of no features, values or rows: nothing is learned, and what is read is 0
+        if form.memory.numel() == 0:
+            y, memory = torch.einsum("bthf,bhfv->bthv", form.query, form.memory), form.memory
         else:
-            y, memory = self.recur(r, x.wants_grad)
-        if form.bonus is not None:
-            y = y + (form.query * form.bonus * form.key).sum(-1, keepdim=True) * form.value
-        return finish(problem, x, y, memory, form)
+            y, memory = self.recur(form, x.wants_grad)
+        return form.finish(x, y, memory)
 
 
 class OperatorEngine(LinearEngine):
@@ -54,13 +51,11 @@ class OperatorEngine(LinearEngine):
     composite: ClassVar[bool] = False
     compiles: ClassVar[bool] = True
 
-    def recur(self, r: Recurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
+    def recur(self, r: LinearRecurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
         return operator.run(self.name, r, self.chunk, wants_grad)
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
-        if problem.memory != "matrix" or not (
-            problem.solver.additive or problem.solver.gradient_at is not None
-        ):
+        if problem.memory != "matrix":
             return (
                 "It runs memories that are a matrix to which pairs are added or at which a step corrects "
                 "them."

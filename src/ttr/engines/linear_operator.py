@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ttr.engines.torch.linear import chunkwise
-from ttr.forms.linear_recurrence import Recurrence
-from ttr.inputs import in_batches, is_transformed
+from ttr.forms.linear_recurrence import LinearRecurrence
+from ttr.torch_internals import in_batches, is_transformed
 
 
 class ChunkKernel(Protocol):
@@ -26,15 +26,17 @@ class ChunkKernel(Protocol):
     the call.
     """
 
-    def saved_sizes(self, r: Recurrence, chunk: int) -> tuple[int, ...]:
+    def saved_sizes(self, r: LinearRecurrence, chunk: int) -> tuple[int, ...]:
         """Number of entries of every 1-D tensor that ``forward`` hands to ``backward``."""
 
-    def forward(self, r: Recurrence, chunk: int, save: bool) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    def forward(
+        self, r: LinearRecurrence, chunk: int, save: bool
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """y [B,T,H,V], the final memory [B,H,F,V], and, with ``save``, the tensors of ``saved_sizes`` (else
         empty ones)."""
 
     def backward(
-        self, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor
+        self, r: LinearRecurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor
     ) -> tuple[Tensor | None, ...]:
         """Gradients of query, key, value, read, erase, step, log_decay and memory, in that order; None where
         the input is None. Where ``r.read`` is ``r.key``, that of the key is of both, and that of the read
@@ -43,14 +45,16 @@ class ChunkKernel(Protocol):
 
 KERNELS: dict[str, ChunkKernel] = {}
 """By name; whoever defines a kernel puts it here."""
-TENSORS = 8
-"""The tensors of a recurrence come first among its fields."""
+TENSORS, FIELDS = 8, 12
+"""The tensors of a recurrence come first among its fields, then numbers; what follows no kernel sees."""
 
 
-def run(kernel: str, r: Recurrence, chunk: int, save: bool) -> tuple[Tensor, Tensor]:
+def run(kernel: str, r: LinearRecurrence, chunk: int, save: bool) -> tuple[Tensor, Tensor]:
     """y [B,T,H,V] and the final memory [B,H,F,V] of a recurrence; ``save`` what its derivative needs."""
     shared = r.read is r.key
-    y, memory, _ = linear_recurrence(*r[:3], None if shared else r.read, *r[4:], shared, kernel, chunk, save)
+    y, memory, _ = linear_recurrence(
+        *r[:3], None if shared else r.read, *r[4:FIELDS], shared, kernel, chunk, save
+    )
     return y, memory
 
 
@@ -84,9 +88,9 @@ def linear_recurrence(
     chunk: int,
     save: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """See ``Recurrence``; with ``reads_key`` the key is also what is read, and ``read`` None. Chunks of
+    """See ``LinearRecurrence``; with ``reads_key`` the key is also what is read, and ``read`` None. Chunks of
     ``chunk`` tokens."""
-    r = Recurrence(
+    r = LinearRecurrence(
         query,
         key,
         value,
@@ -130,7 +134,7 @@ def linear_recurrence_backward(
     grad_memory: Tensor,
 ) -> list[Tensor]:
     """Gradients of the tensors that are there, in their order."""
-    r = Recurrence(
+    r = LinearRecurrence(
         query,
         key,
         value,
@@ -170,7 +174,7 @@ def _(
     chunk,
     save,
 ):
-    r = Recurrence(
+    r = LinearRecurrence(
         query,
         key,
         value,
@@ -256,7 +260,7 @@ def _differentiable(
             None if x is None else x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
             for x in tensors
         ]
-        r = Recurrence(*inputs, *kind)
+        r = LinearRecurrence(*inputs, *kind)
         outputs = chunkwise.run(r._replace(read=r.key) if reads_key else r, chunk)
     return torch.autograd.grad(
         outputs,

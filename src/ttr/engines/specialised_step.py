@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ttr.engines.native import step as native
 from ttr.engines.torch.steps import matrix
-from ttr.forms.lowering import linear_form
-from ttr.inputs import Inputs, is_transformed, needs_composite, repeat_heads
+from ttr.inputs import Inputs, needs_composite, repeat_heads
 from ttr.problem import Problem
 from ttr.state import State
+from ttr.torch_internals import is_transformed
 from ttr.values import counts, sound, suspicious, vouch
 
 BoundStep = Callable[
@@ -35,12 +35,13 @@ changed."""
 class Sources(NamedTuple):
     """Where an update finds its operands, ``native.OPERANDS``: at ``places`` of (q, k, v, *controls by
     ``names``, None, constant), the constant being the log decay [B,H] or [B,H,F] of weights that no input
-    moves. The query lacks its factor ``scale``."""
+    moves; ``scale`` and ``old`` as in ``LinearRecurrence``."""
 
     names: tuple[str, ...]
     places: tuple[int, ...]
     constant: Tensor | None
     scale: float
+    old: bool
 
 
 def bind(problem: Problem, x: Inputs, compiled: bool) -> BoundStep | None:
@@ -128,9 +129,7 @@ def _native(problem: Problem, x: Inputs, sources: Sources) -> Update:
     constant = sources.constant  # kept here, since the kernel knows its address alone
     given = [t[:, 0].contiguous() for t in (x.q, x.k, x.v, *map(x.controls.get, sources.names))]
     operands = pick((*given, None, sources.constant))
-    layout = ctypes.byref(
-        native.layout(operands, x.state["memory"], problem.solver.gradient_at == "old", sources.scale)
-    )
+    layout = ctypes.byref(native.layout(operands, x.state["memory"], sources.old, sources.scale))
     output = torch.empty(x.q.shape[0], x.heads, x.v.shape[-1], dtype=x.q.dtype)
 
     def update(tensors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor] | None:
@@ -142,7 +141,7 @@ def _native(problem: Problem, x: Inputs, sources: Sources) -> Update:
         operands = pick((*pointers, 0, 0 if constant is None else constant.data_ptr()))
         after = tensors[-2] if inplace else torch.empty_like(tensors[-2])
         failed = kernel(
-            pack(*operands, memory, 0, memory if inplace else after.data_ptr(), y.data_ptr(), position),
+            pack(*operands, memory, memory if inplace else after.data_ptr(), y.data_ptr(), position),
             layout,
         )
         if failed and failed != native.OVERFLOWED:
@@ -159,7 +158,7 @@ def _native(problem: Problem, x: Inputs, sources: Sources) -> Update:
 def _eager(problem: Problem, x: Inputs, sources: Sources) -> Update:
     """The update in torch's operations, which looks at the numbers as the kernel does."""
     old, inplace, pair_of, look = (
-        problem.solver.gradient_at == "old",
+        sources.old,
         x.owns_state,
         _pairs(x, sources),
         matrix.look_of(x.state["memory"]),
@@ -189,7 +188,7 @@ def _traced(problem: Problem, x: Inputs, sources: Sources) -> Update:
     """The update for torch.compile to trace, which sees no numbers. Short ways matter here too: all that is
     looked at while it is traced is looked at again before every call of what was compiled."""
     old, inplace, pair_of, scale = (
-        problem.solver.gradient_at == "old",
+        sources.old,
         x.owns_state,
         _pairs(x, sources),
         sources.scale,
@@ -247,17 +246,7 @@ def _sound(given: Sequence[Tensor], pair: matrix.Pair) -> bool:
 def _sources(problem: Problem, x: Inputs) -> Sources | None:
     """What the lowering hands through untouched is the caller's tensor, which a copy of the call shows. Where
     it makes anything new at every token, there is nothing to bind."""
-    function, weights = problem.function, problem.weights
-    scale = function.plain_scale(x.q.shape[-1])
-    if (
-        problem.memory != "matrix"
-        or function.normalized
-        or scale is None
-        or weights.rotation
-        or x.rates is not None
-        or x.params
-        or x.wants_grad
-    ):
+    if problem.memory != "matrix" or x.rates is not None or x.params or x.wants_grad:
         return None
     if not x.q.is_cpu or x.q.numel() == 0 or x.q.dtype is not x.out_dtype or needs_composite():
         return None
@@ -266,27 +255,23 @@ def _sources(problem: Problem, x: Inputs) -> Sources | None:
     probe = dataclasses.replace(
         x, q=x.grouped(x.q).clone(), k=x.grouped(x.k).clone(), v=x.grouped(x.v).clone(), controls=copies
     )
-    form = linear_form(problem, probe)
-    if form.pairs > 1 or form.carried or form.bonus is not None:
+    start = problem.begin(probe)
+    form = problem.lower(probe, start)
+    if form.pairs > 1 or form.carried or form.undo or form.log_decay is not start.log_decay:
         return None
+    none = 3 + len(names)
     found = {tensor.data_ptr(): i for i, tensor in enumerate((probe.q, probe.k, probe.v, *copies.values()))}
-    none, constant = 3 + len(names), None
-    places = [
-        0,
-        *(
-            none if (tensor := getattr(form, name)) is None else found.get(tensor.data_ptr())
-            for name in native.OPERANDS[1:-1]
-        ),
-    ]
+    operands = [getattr(form, name) for name in native.OPERANDS[:-1]]
+    places = [none if tensor is None else found.get(tensor.data_ptr()) for tensor in operands]
+    constant = None
     if form.log_decay is None:
         places.append(none)
-    elif weights.retention_control is not None:
-        places.append(3 + names.index(weights.retention_control))
-    elif not weights.controls():
+    elif problem.weights.controls():
+        log = problem.weights.log_retention(copies, x.axis_params("weights"), x.heads, x.q)
+        places.append(found.get(log.data_ptr()))
+    else:
         constant = form.log_decay[:, 0].contiguous()
         places.append(none + 1)
-    return (
-        Sources(names, tuple(places), constant, scale)
-        if len(places) == len(native.OPERANDS) and None not in places
-        else None
-    )
+    if None in places:
+        return None
+    return Sources(names, tuple(places), constant, form.scale, form.old)

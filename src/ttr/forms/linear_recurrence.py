@@ -1,13 +1,26 @@
-"""The tensors of a linear recurrence, as the kernels get them."""
+"""The linear recurrence: what a memory becomes that is a matrix to which pairs are added, or at which a step
+corrects them.
+
+Who lowers to it: ``Linear`` functions (keys, queries, the normaliser's column), every solver whose memory is
+a matrix (what is read and erased, the step), weights that are a recurrence of their own (Bonus, Trapezoid,
+ExponentialGate, complex ones). Ridge regression, levels, momentum and the Oja rule share its keys, values and
+decay.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from ttr.decay import RESET
+from ttr.inputs import Inputs
+from ttr.state_tensors import StateTensors
 
-class Recurrence(NamedTuple):
+
+class LinearRecurrence(NamedTuple):
     """S_j = D_j S_{j-1} + step_j (key_j value_j^T - erase_j (S_x^T read_j)^T), j = 1..L, L = T n, and y_t =
     scale S_{tn}^T query_t.
 
@@ -26,6 +39,10 @@ class Recurrence(NamedTuple):
 
     S_x is D_j S_{j-1} ("decayed"), or S_{j-1} where ``old``. With ``reads_first`` (n = 1) a token reads
     before it decays and writes: y_t = scale S_{t-1}^T query_t.
+
+    An engine looks at these alone. What follows undoes the lowering: ``unit`` [B,T,H,1] is what the number 1
+    is worth in the units of the memory at each token, ``carried`` are other tensors of the state after the
+    call, and ``undo`` are taken in turn, the last first.
     """
 
     query: Tensor
@@ -40,3 +57,75 @@ class Recurrence(NamedTuple):
     old: bool = False
     reads_first: bool = False
     scale: float = 1.0
+    unit: Tensor | float = 1.0
+    carried: Mapping[str, Tensor] = {}
+    undo: tuple[Undo, ...] = ()
+
+    @property
+    def scaled_query(self) -> Tensor:
+        """The query as it meets the memory: a new tensor, which kernels do without."""
+        return self.query if self.scale == 1.0 else self.scale * self.query
+
+    def of_pairs(self, x: Tensor) -> Tensor:
+        """A tensor [B,T,...] or [B,T,n,...] of every pair, [B,L,...]."""
+        return x if self.pairs == 1 else x.flatten(1, 2)
+
+    def times_step(self, step_size: Tensor) -> Tensor:
+        """Steps [B,T,H] or [B,T,n,H] times the step so far, [B,L,H]."""
+        step = self.of_pairs(step_size)
+        return step if self.step is None else step * self.step
+
+    def then(self, undo: Undo, **changed: object) -> LinearRecurrence:
+        """The recurrence with some fields changed, and how to undo that when it has run."""
+        return self._replace(undo=(*self.undo, undo), **changed)
+
+    def finish(self, x: Inputs, y: Tensor, memory: Tensor, **others: Tensor) -> tuple[Tensor, StateTensors]:
+        """Read-outs [B,T,H,V] and state of the call, from those of the recurrence; ``others`` are tensors of
+        the state that the engine knows of."""
+        tensors = {"memory": memory}
+        for undo in reversed(self.undo):
+            y, tensors = undo(self, y, tensors)
+        return y, x.state.replace(**tensors, **self.carried, **others, position=x.state.position + x.length)
+
+
+Undo = Callable[[LinearRecurrence, Tensor, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
+"""(the recurrence, its read-outs, the tensors of the memory) -> read-outs and tensors as they were before."""
+
+
+def plain(x: Inputs, pairs: int, importance: Tensor | None) -> LinearRecurrence:
+    """The recurrence of a call before any component has lowered itself: queries, keys and values as they
+    come, with their heads repeated, and ``importance`` [B,T,H] or [B,T,n,H] for the step."""
+
+    def flat(tensor: Tensor) -> Tensor:
+        return tensor if pairs == 1 else tensor.flatten(1, 2)
+
+    return LinearRecurrence(
+        query=x.grouped(x.q),
+        key=flat(x.grouped(x.k)),
+        value=flat(x.grouped(x.v)),
+        read=None,
+        erase=None,
+        step=None if importance is None else flat(importance),
+        log_decay=_per_pair(x.log_decay, pairs),
+        memory=x.state["memory"],
+        pairs=pairs,
+    )
+
+
+def plus(channels: Tensor, log_decay: Tensor | None) -> Tensor:
+    """A log decay [B,L,H,F] with another one, [B,L,H] or [B,L,H,F], where there is one."""
+    if log_decay is None:
+        return channels
+    return channels + (log_decay if log_decay.ndim == 4 else log_decay[..., None])
+
+
+def _per_pair(log_decay: Tensor | None, pairs: int) -> Tensor | None:
+    """The log decay of every pair: that of the token on its first pair, 0 on the others; resets made
+    finite."""
+    if log_decay is None:
+        return None
+    finite = log_decay.clamp(min=RESET)
+    if pairs == 1:
+        return finite
+    others = torch.zeros_like(finite)[:, :, None].expand(-1, -1, pairs - 1, *finite.shape[2:])
+    return torch.cat([finite[:, :, None], others], dim=2).flatten(1, 2)

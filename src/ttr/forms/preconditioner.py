@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad, softsign
 
+from ttr.decay import RESET
 from ttr.inputs import Inputs
-from ttr.problem import RESET, Problem
 
 
 def precondition(
-    problem: Problem, x: Inputs, key: Float[Tensor, "B T H F"]
+    x: Inputs, key: Float[Tensor, "B T H F"], bound: float, eps: float
 ) -> tuple[Float[Tensor, "B T H F"], dict[str, Tensor]]:
     """The written keys P_t * k_t, P = bound^-softsign(log(A + eps) - center), and the state's preconditioner
     after the last.
@@ -29,10 +29,8 @@ def precondition(
     squares = torch.cat([x.state["preconditioner"][:, None], weight[..., None] * key.square()], dim=1)
     log_decay = pad(x.controls["precond_log_decay"].clamp(min=RESET), (0, 0, 1, 0))
     sums = decayed_sums(squares.transpose(1, 2), log_decay.transpose(1, 2)).transpose(1, 2)
-    excess = torch.log(sums[:, 1:] + problem.solver.eps) - x.axis_params("solver")["center"][:, None]
-    return key * torch.exp(-math.log(problem.solver.bound) * softsign(excess)), {
-        "preconditioner": sums[:, -1]
-    }
+    excess = torch.log(sums[:, 1:] + eps) - x.axis_params("solver")["center"][:, None]
+    return key * torch.exp(-math.log(bound) * softsign(excess)), {"preconditioner": sums[:, -1]}
 
 
 def decayed_sums(

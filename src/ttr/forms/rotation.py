@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ttr.forms.sums import running_sum
 from ttr.inputs import Inputs
-from ttr.problem import Problem
 
 
 def frame(x: Inputs) -> tuple[Tensor, Tensor]:
@@ -48,22 +47,14 @@ def turn(value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1).flatten(-2)
 
 
-def enter(problem: Problem, x: Inputs, memory: Tensor) -> Tensor:
-    """The state [B,H,F,V] as the memory of the frame, in which no angle has been summed yet: X over Y =
-    -Im(S)."""
-    if problem.weights.complex_values:
-        return memory
-    imaginary = x.state["imaginary_memory"]
-    if problem.function.normalized:
-        imaginary = torch.cat([imaginary, x.state["imaginary_normalizer"][..., None]], dim=-1)
-    return torch.cat([memory, -imaginary], dim=-2)
+def imaginary(x: Inputs) -> Tensor:
+    """The imaginary part of the state's memory, with its normaliser as a last column where there is one."""
+    part = x.state["imaginary_memory"]
+    ones = x.state.tensors.get("imaginary_normalizer")
+    return part if ones is None else torch.cat([part, ones[..., None]], dim=-1)
 
 
-def leave(problem: Problem, x: Inputs, y: Tensor, memory: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Read-outs, and the state as the last token sees it: with real values "" for Re(S) and "imaginary_" for
-    Im(S)."""
-    cos, sin = (part[..., None] for part in _unit(_angles(x).sum(1), x))
-    if problem.weights.complex_values:
-        return turn(y, *frame(x)), {"": turn(memory, cos, sin)}
-    kept, crossed = memory.chunk(2, dim=-2)
-    return y, {"": cos * kept + sin * crossed, "imaginary_": sin * kept - cos * crossed}
+def total(x: Inputs) -> tuple[Tensor, Tensor]:
+    """cos and sin of the phase of the whole call, to be broadcast against a memory [B,H,F,V]."""
+    cos, sin = _unit(_angles(x).sum(1), x)
+    return cos[..., None], sin[..., None]

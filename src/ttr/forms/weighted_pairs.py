@@ -12,9 +12,8 @@ from torch import Tensor
 
 from ttr.forms.sums import running_sum
 from ttr.inputs import Inputs
-from ttr.problem import Problem
 from ttr.slots import append_pairs, pair_index
-from ttr.state import State
+from ttr.state_tensors import StateTensors
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,8 @@ class PairWeights:
     window: int | None
 
     @staticmethod
-    def of(problem: Problem, x: Inputs) -> PairWeights:
+    def of(window: int | None, x: Inputs) -> PairWeights:
         """The weights of a call whose memory is pairs."""
-        window = problem.weights.window
         decay = None if x.log_decay is None else CumulativeDecay.of(x.log_decay.mT)
         importance = None if x.log_importance is None else x.log_importance.mT
         return PairWeights(
@@ -179,7 +177,7 @@ class PairWeights:
             new = new + self.decay.to_end(start).to(past)
         return torch.cat([past, new], dim=-1)[:, :, None]
 
-    def final_state(self, x: Inputs) -> State:
+    def final_state(self, x: Inputs) -> StateTensors:
         """The state after the call: its pairs with their weights seen from the last token. Where nobody looks
         at it, only one that may be full, and then refuses, is made."""
         if not x.wants_state and x.state.capacity is None:

@@ -14,6 +14,7 @@ from ttr.laws.law import Law, Setting, compare, compare_states, outcome
 from ttr.laws.rows import Case, Sizes, make_case
 from ttr.problem import Problem
 from ttr.state import State
+from ttr.torch_internals import negated_lazily
 
 Found = Iterable[tuple[str, float, float]]
 """(quantity, error, bound), as a law yields them."""
@@ -52,7 +53,7 @@ def _inside(x: Tensor) -> tuple[Tensor, Tensor]:
 def _negated(x: Tensor) -> tuple[Tensor, Tensor]:
     """Contiguous, with torch's negation that waits to be done."""
     buffer, inner = _inside(-x)
-    return buffer, torch._neg_view(inner)
+    return buffer, negated_lazily(inner)
 
 
 LAYOUTS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ttr import registry
-from ttr.axes import axis_params
+from ttr.component import axis_params
 from ttr.controls import CONTROLS
 from ttr.dispatch import init_params
 from ttr.oracle import oracle

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ttr.dispatch import plan, refusal, step
-from ttr.inputs import prepare
 from ttr.laws.equality import against_oracle
 from ttr.laws.law import Law, Setting, by_definition, compare, compare_states, outcome, sentence
 from ttr.laws.rows import Case, Sizes, make_case
 from ttr.laws.tolerances import ORDER
+from ttr.prepare import prepare
 from ttr.problem import Problem
 from ttr.state import State
 

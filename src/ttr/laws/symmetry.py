@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 import torch
 
 from ttr.controls import CONTROLS
-from ttr.inputs import Inputs, prepare
+from ttr.inputs import Inputs
 from ttr.laws.law import Law, Setting, compare, compare_states
 from ttr.laws.rows import Case, Sizes, make_case, with_factor, with_importance, with_weights
 from ttr.oracle import oracle
+from ttr.prepare import prepare
 from ttr.problem import Problem
 from ttr.state import State
 from ttr.weights.uniform import Uniform
@@ -178,7 +179,7 @@ def limits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, flo
     case = make_case(problem, dtype=setting.dtype, device=setting.device)
     weights = problem.weights
     plain = with_weights(problem, Uniform() if weights.window is None else Window(weights.window))
-    does_something = weights.retention is not None or weights.rotation is not None or weights.importance
+    does_something = weights.retention is not None or weights.importance
     if plain is not None and does_something and not weights.folds and setting.engine.refuses(plain) is None:
         x = _inputs(case)
         neutral = {

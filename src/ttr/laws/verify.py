@@ -14,9 +14,9 @@ import torch
 from ttr.dispatch import refusal
 from ttr.engines import ENGINES
 from ttr.engines.engine import Engine
-from ttr.inputs import check_device, check_problem
 from ttr.laws import LAWS
 from ttr.laws.law import Law, Measurement, Setting
+from ttr.prepare import check_device, check_problem
 from ttr.problem import Problem
 from ttr.values import FLOATING
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from ttr.dispatch import check_engine, initial_state, regress, step
 from ttr.engines.engine import Engine
-from ttr.inputs import check_heads, check_packing, check_place, check_sizes
 from ttr.layer.architecture import Architecture
 from ttr.layer.part import Streams
 from ttr.layer.project import Project, projection
 from ttr.layer.sequences import Sequences
 from ttr.layer.sizes import Sizes
 from ttr.layer.tensors import Tensors
+from ttr.prepare import check_heads, check_packing, check_place, check_sizes
 from ttr.problem import Problem
 from ttr.state import State, check_fields, writable
 from ttr.values import FLOATING, check_tensor

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ttr.inputs import check_packing
+from ttr.prepare import check_packing
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ class _Moments(Solver):
     keeps = "moments"
     folds = True
 
-    def state(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
+    def state(
+        self, feature_size: int, value_size: int, memory: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, tuple[int, ...]]:
         return {"gram": (feature_size, feature_size)}
 
     def formulas(self) -> dict[str, str]:

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ttr.axes import axis_params
-from ttr.component import Component
+from ttr.component import Component, axis_params
 from ttr.problem import Function
 
 

@@ -7,8 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ttr.axes import axis_params
-from ttr.component import Component
+from ttr.component import Component, axis_params
 from ttr.problem import Function, Pair, Solver, Weights
 from ttr.solvers._training import expand, loss_gradient, only_matrices
 from ttr.solvers.losses.inner_product import InnerProduct
@@ -60,12 +59,13 @@ class ChunkDescent(Solver):
     def condition(self) -> float:
         return 1.0 if self.orthogonalise is None else self.orthogonalise.condition
 
-    @property
-    def copies(self) -> tuple[str, ...]:
-        return ("gradient", "momentum") if self.momentum else ("gradient",)
-
-    def state(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
-        return {"momentum_sum": ()} if self.momentum else {}
+    def state(
+        self, feature_size: int, value_size: int, memory: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, tuple[int, ...]]:
+        """With "gradient.NAME" and "momentum.NAME" beside every parameter NAME of the function."""
+        copies = ("gradient",) + ("momentum",) * self.momentum
+        beside = {f"{copy}.{name}": shape for copy in copies for name, shape in memory.items()}
+        return beside | ({"momentum_sum": ()} if self.momentum else {})
 
     def controls(self) -> dict[str, str]:
         return {"step_size": "BTHP"} | ({"momentum": "BTH"} if self.momentum else {}) | self.loss.controls()

@@ -6,6 +6,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from ttr.forms.linear_recurrence import LinearRecurrence
+from ttr.inputs import Inputs
 from ttr.problem import Function, Solver, Weights
 
 
@@ -44,6 +46,21 @@ class DeltaRule(Solver):
             (self.gated_write, "write", "BTHV"),
         )
         return {name: axes for takes, name, axes in taken if takes}
+
+    def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
+        params = x.axis_params("function")
+
+        def mapped(name: str) -> Tensor:
+            return form.of_pairs(function.key(x.controls[name], params))
+
+        value = form.value * form.of_pairs(x.controls["write"]) if self.gated_write else form.value
+        return form._replace(
+            value=value,
+            read=mapped("read_key") if self.separate_read else form.key,
+            erase=mapped("erase_key") if self.separate_erase else None,
+            step=form.step if self.unit_step else form.times_step(x.controls["step_size"]),
+            old=self.gradient_at == "old",
+        )
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if (self.separate_erase or self.gated_write or self.unit_step) and not function.linear:

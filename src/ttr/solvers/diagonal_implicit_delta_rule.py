@@ -7,6 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ttr.forms.linear_recurrence import LinearRecurrence, plus
+from ttr.inputs import Inputs
 from ttr.problem import Function, Pair, Solver, Weights
 from ttr.solvers._training import expand
 
@@ -41,15 +43,14 @@ class DiagonalImplicitDeltaRule(Solver):
             )
         return None
 
-    def log_retention(self, step_size: Tensor, key: Tensor) -> Tensor:
-        """1 - d k_j^2 = (1 + step sum_{i != j} k_i^2) / (1 + step ||k||^2), which cancels nowhere."""
-        square = key.square()
+    def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
+        """A sum of pairs that fade by 1 - d k_j^2 = (1 + step sum_{i != j} k_i^2) / (1 + step ||k||^2), which
+        cancels nowhere."""
+        step, square = form.times_step(x.controls["step_size"]), form.key.square()
         total = square.sum(-1, keepdim=True)
         others = (total - square).clamp(min=0.0)
-        return torch.log1p(step_size[..., None] * others) - torch.log1p(step_size[..., None] * total)
-
-    def effective_step(self, step_size: Tensor, key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        return step_size / (1 + step_size * key.square().sum(-1))
+        kept = torch.log1p(step[..., None] * others) - torch.log1p(step[..., None] * total)
+        return form._replace(log_decay=plus(kept, form.log_decay), step=step / (1 + step * total[..., 0]))
 
     def learn(
         self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair

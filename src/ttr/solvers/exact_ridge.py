@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -21,7 +21,9 @@ class ExactRidge(Solver):
     exact: ClassVar[Literal["global"]] = "global"
     keeps: ClassVar[str] = "moments"
 
-    def state(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
+    def state(
+        self, feature_size: int, value_size: int, memory: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, tuple[int, ...]]:
         return {"gram": (feature_size, feature_size)}
 
     def controls(self) -> dict[str, str]:

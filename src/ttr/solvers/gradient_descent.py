@@ -7,8 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ttr.axes import axis_params
-from ttr.component import Component
+from ttr.component import Component, axis_params
 from ttr.problem import Function, Pair, Solver, Weights
 from ttr.solvers._training import expand, loss_gradient, only_matrices
 from ttr.solvers.losses.huber import Huber
@@ -77,21 +76,20 @@ class GradientDescent(Solver):
     def condition(self) -> float:
         return 1.0 if self.orthogonalise is None else self.orthogonalise.condition
 
-    @property
-    def copies(self) -> tuple[str, ...]:
-        return (("change",) if self.chunk > 1 else ()) + (("momentum",) if self.momentum else ())
-
-    def state(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
+    def state(
+        self, feature_size: int, value_size: int, memory: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, tuple[int, ...]]:
+        """With "change.NAME" and "momentum.NAME" beside every parameter NAME of the function."""
+        copies = ("change",) * (self.chunk > 1) + ("momentum",) * self.momentum
+        beside = {f"{copy}.{name}": shape for copy in copies for name, shape in memory.items()}
         older = self.window - 1
-        return (
-            {
-                "recent_keys": (older, feature_size),
-                "recent_values": (older, value_size),
-                "recent_steps": (older,),
-            }
-            if older
-            else {}
-        )
+        if not older:
+            return beside
+        return beside | {
+            "recent_keys": (older, feature_size),
+            "recent_values": (older, value_size),
+            "recent_steps": (older,),
+        }
 
     def controls(self) -> dict[str, str]:
         extra = {

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from ttr.problem import Solver
+from ttr.forms.linear_recurrence import LinearRecurrence
+from ttr.inputs import Inputs
+from ttr.problem import Function, Solver
 
 
 @dataclass(frozen=True)
@@ -18,14 +20,15 @@ class ImplicitDeltaRule(Solver):
     """
 
     weights_act_on: ClassVar[Literal["memory"]] = "memory"
-    gradient_at: ClassVar[Literal["decayed"]] = "decayed"
-    proximal: ClassVar[bool] = True
+    gradient_at: ClassVar[Literal["new"]] = "new"
 
     def controls(self) -> dict[str, str]:
         return {"step_size": "BTH"}
 
-    def effective_step(self, step_size: Tensor, key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        return step_size / (1 + step_size * key.square().sum(-1))
+    def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
+        """An explicit step, divided."""
+        step = form.times_step(x.controls["step_size"])
+        return form._replace(read=form.key, step=step / (1 + step * form.key.square().sum(-1)))
 
     def objective(self, predict: Callable[[Tensor, Tensor], Tensor], memory: Tensor, *data: Tensor) -> Tensor:
         """``data`` = anchor memory, key, read key (= key), value, step [...] of one pair; the update is the

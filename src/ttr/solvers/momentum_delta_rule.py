@@ -7,6 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ttr.forms.linear_recurrence import LinearRecurrence
+from ttr.inputs import Inputs
 from ttr.problem import Function, Pair, Solver, Weights
 from ttr.solvers._training import expand
 
@@ -36,7 +38,9 @@ class MomentumDeltaRule(Solver):
             {"read_key": "BTHK"} if self.separate_read else {}
         )
 
-    def state(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
+    def state(
+        self, feature_size: int, value_size: int, memory: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, tuple[int, ...]]:
         return {"momentum": (feature_size, value_size)}
 
     def formulas(self) -> dict[str, str]:
@@ -73,6 +77,13 @@ class MomentumDeltaRule(Solver):
                 "parameters. Use Linear, or another solver."
             )
         return None
+
+    def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
+        read = form.key
+        if self.separate_read:
+            read = function.key(x.controls["read_key"], x.axis_params("function"))
+        step = form.times_step(x.controls["step_size"])
+        return form._replace(read=read, step=step, old=self.gradient_at == "old")
 
     def learn(
         self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair

@@ -7,6 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ttr.forms.linear_recurrence import LinearRecurrence
+from ttr.inputs import Inputs
 from ttr.problem import Function, Pair, Solver, Weights
 from ttr.solvers._training import expand
 
@@ -51,6 +53,9 @@ class OjaRule(Solver):
                 "Use Linear, or another solver."
             )
         return None
+
+    def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
+        return form._replace(step=form.times_step(x.controls["step_size"]))
 
     def learn(
         self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
+from ttr.forms.linear_recurrence import LinearRecurrence
+from ttr.forms.preconditioner import precondition
+from ttr.inputs import Inputs
 from ttr.problem import Function, Pair, Solver, Weights
 from ttr.solvers._training import expand
 
@@ -31,8 +34,6 @@ class PreconditionedDeltaRule(Solver):
     eps: float = 1e-6
 
     weights_act_on: ClassVar[Literal["memory"]] = "memory"
-    gradient_at: ClassVar[Literal["decayed"]] = "decayed"
-    preconditioned: ClassVar[bool] = True
     folds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -48,7 +49,9 @@ class PreconditionedDeltaRule(Solver):
     def parameters(self, heads: int, key_size: int, value_size: int) -> dict[str, Parameter]:
         return {"center": Parameter((heads,), constant(self.center))}
 
-    def state(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
+    def state(
+        self, feature_size: int, value_size: int, memory: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, tuple[int, ...]]:
         return {"preconditioner": (feature_size,)}
 
     def formulas(self) -> dict[str, str]:
@@ -72,6 +75,11 @@ class PreconditionedDeltaRule(Solver):
                 "has others. Use Linear, or DeltaRule."
             )
         return None
+
+    def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
+        key, carried = precondition(x, form.key, self.bound, self.eps)
+        step = form.times_step(x.controls["step_size"])
+        return form._replace(key=key, read=form.key, step=step, carried=carried)
 
     def learn(
         self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ttr.problem import Function, Pair, Weights
+from ttr.forms import rotation
+from ttr.forms.linear_recurrence import LinearRecurrence
+from ttr.inputs import Inputs
+from ttr.problem import Function, Pair, Solver, Weights
 
 
 class _Rotating(Weights):
@@ -30,6 +33,73 @@ class _Rotating(Weights):
             )
         }
         return {} if self.complex_values else turning
+
+    complex_values: bool = False
+    """Whether neighbouring value channels are the real and imaginary parts of complex values."""
+
+    def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
+        w, f = type(self).__name__, type(function).__name__
+        if not solver.additive or solver.weights_act_on == "memory":
+            return (
+                f"{w} turns a memory that is a plain sum of pairs over the whole past. Use OneStep without a "
+                f"window, or Geometric for {type(solver).__name__}."
+            )
+        if self.retention == "channel" and not function.keeps_channels:
+            return (
+                f"{w} turns key channels, which {f} mixes before they reach the memory. Use "
+                "ComplexGeometric(per='head'), or other features."
+            )
+        if self.complex_values and function.normalized:
+            return (
+                f"{w} reads complex values, which no sum of weights can divide. Use {f} with "
+                "normalized=False, or values='real'."
+            )
+        return None
+
+    def state(
+        self, feature_size: int, value_size: int, memory: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, tuple[int, ...]]:
+        if not self.complex_values:
+            return {f"imaginary_{name}": shape for name, shape in memory.items()}
+        if value_size % 2:
+            raise ValueError(
+                f"Complex values take two channels each, but the values have {value_size}. Use an even "
+                "number."
+            )
+        return {}
+
+    def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
+        """Pairs written in a frame that does not turn, see ``forms/rotation.py``."""
+        cos, sin = rotation.frame(x)
+        if self.complex_values:
+
+            def turned_back(
+                form: LinearRecurrence, y: Tensor, tensors: dict[str, Tensor]
+            ) -> tuple[Tensor, dict[str, Tensor]]:
+                memory = rotation.turn(tensors["memory"], *rotation.total(x))
+                return rotation.turn(y, cos, sin), {"memory": memory}
+
+            return form.then(turned_back, value=rotation.turn(form.value, cos, -sin))
+
+        def parted_again(
+            form: LinearRecurrence, y: Tensor, tensors: dict[str, Tensor]
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            (cos, sin), (real, crossed) = rotation.total(x), tensors["memory"].chunk(2, dim=-2)
+            return y, {
+                "memory": cos * real + sin * crossed,
+                "imaginary_memory": sin * real - cos * crossed,
+            }
+
+        log_decay = form.log_decay
+        if log_decay is not None and log_decay.ndim == 4:
+            log_decay = torch.cat([log_decay, log_decay], dim=-1)
+        return form.then(
+            parted_again,
+            query=rotation.double(form.query, cos, sin),
+            key=rotation.double(form.key, cos, sin),
+            log_decay=log_decay,
+            memory=torch.cat([form.memory, -rotation.imaginary(x)], dim=-2),
+        )
 
     def learn(
         self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair

@@ -6,8 +6,9 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from ttr.axes import with_resets
 from ttr.component import Parameter, constant
+from ttr.forms.linear_recurrence import LinearRecurrence
+from ttr.inputs import Inputs
 from ttr.problem import Function, Pair
 from ttr.weights._recurrence import _Recurrence, joined, outer, parted, retrieved
 
@@ -24,7 +25,6 @@ class Bonus(_Recurrence):
     start: float = 0.5
 
     retention: ClassVar[Literal["channel"]] = "channel"
-    reads_first: ClassVar[bool] = True
 
     def controls(self) -> dict[str, str]:
         return {"log_decay": "BTHK"}
@@ -35,7 +35,19 @@ class Bonus(_Recurrence):
     def log_retention(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor
     ) -> Tensor:
-        return with_resets(controls["log_decay"])
+        return controls["log_decay"]
+
+    def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
+        """Read before write; the token's own pair comes on top of what is read."""
+        bonus = x.axis_params("weights")["bonus"]
+
+        def with_own_pair(
+            form: LinearRecurrence, y: Tensor, tensors: dict[str, Tensor]
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            score = (form.scaled_query * bonus * form.key).sum(-1, keepdim=True)
+            return y + score * form.value, tensors
+
+        return form.then(with_own_pair, reads_first=True)
 
     def learn(
         self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair

@@ -6,7 +6,6 @@ from typing import Literal
 
 from torch import Tensor
 
-from ttr.axes import with_resets
 from ttr.weights._rotating import _Rotating
 
 
@@ -43,10 +42,6 @@ class ComplexGeometric(_Rotating):
         return self.per
 
     @property
-    def rotation(self) -> Literal["head", "channel"]:
-        return self.per
-
-    @property
     def complex_values(self) -> bool:
         return self.values == "complex"
 
@@ -57,8 +52,7 @@ class ComplexGeometric(_Rotating):
     def log_retention(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor
     ) -> Tensor:
-        log_decay = controls["log_decay"]
-        return with_resets(log_decay)
+        return controls["log_decay"]
 
     def phase(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], like: Tensor) -> Tensor:
         return controls["phase"]

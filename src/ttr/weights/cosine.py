@@ -22,8 +22,6 @@ class Cosine(_Rotating):
 
     horizon: int = 4096
 
-    rotation = "head"
-
     def __post_init__(self) -> None:
         if not isinstance(self.horizon, int) or self.horizon < 1:
             raise ValueError(

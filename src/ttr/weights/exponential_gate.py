@@ -6,9 +6,11 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import relu
+from torch.nn.functional import pad, relu
 
-from ttr.axes import with_resets
+from ttr.decay import RESET
+from ttr.forms.linear_recurrence import LinearRecurrence
+from ttr.inputs import Inputs
 from ttr.problem import Function, Pair, Solver, Weights
 from ttr.weights._recurrence import _Recurrence, joined, outer, parted, retrieved
 
@@ -27,21 +29,57 @@ class ExponentialGate(_Recurrence):
 
     retention: ClassVar[Literal["head"]] = "head"
     importance: ClassVar[bool] = True
-    running_maximum: ClassVar[bool] = True
 
     def controls(self) -> dict[str, str]:
         return {"log_decay": "BTH", "log_importance": "BTH"}
 
-    def state(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
+    def state(
+        self, feature_size: int, value_size: int, memory: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, tuple[int, ...]]:
         return {"log_scale": ()}
 
     def log_retention(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor
     ) -> Tensor:
-        return with_resets(controls["log_decay"])
+        return controls["log_decay"]
 
     def log_importance(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> Tensor:
         return controls["log_importance"]
+
+    def importance_factor(self, x: Inputs) -> None:
+        return None
+
+    def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
+        """The recurrence of the memory divided by exp(m_t), m_t = max(g_t + m_{t-1}, i_t, 0) for log decays g
+        and log importances i.
+
+        In these units the token forgets g_t + m_{t-1} - m_t <= 0 and writes i_t - m_t <= 0, so it is an
+        ordinary recurrence again. All m come from a scan by doubling: x -> max(a + x, b) after x -> max(a' +
+        x, b') is x -> max(a + a' + x, max(a + b', b)), which subtracts nothing and so takes resets as they
+        are.
+        """
+        wide = x.q.dtype if x.q.device.type == "mps" else torch.float64
+        decay, importance, start = (
+            log.to(wide) for log in (x.log_decay, x.log_importance, x.state["log_scale"])
+        )
+        total, top, reach = decay, importance, 1
+        while reach < x.length:
+            earlier = pad(top, (0, 0, reach, 0), value=-torch.inf)[:, : x.length]
+            top = torch.maximum(total + earlier, top)
+            total = total + pad(total, (0, 0, reach, 0))[:, : x.length]
+            reach *= 2
+        scale = torch.cat([start[:, None], relu(torch.maximum(total + start[:, None], top))], dim=1)
+        log_decay, log_step = decay + scale[:, :-1] - scale[:, 1:], importance - scale[:, 1:]
+        # a divisor below this is rounding, and eps times the unit must not become 0
+        tiny = torch.finfo(x.q.dtype).tiny ** 0.5
+        # rounding above 0 goes; at 0 some versions of clamp have no gradient
+        log_decay = (log_decay - relu(log_decay)).clamp(min=RESET)
+        return form._replace(
+            log_decay=log_decay.to(x.q.dtype),
+            step=log_step.exp().to(x.q.dtype),
+            unit=(-scale[:, 1:]).exp().to(x.q.dtype).clamp(min=tiny)[..., None],
+            carried={"log_scale": scale[:, -1].to(x.q.dtype)},
+        )
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if not function.normalized:

@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ttr.axes import with_resets
 from ttr.problem import Function, Pair, Solver, Weights
 from ttr.weights._recurrence import _Recurrence
 
@@ -38,13 +37,15 @@ class FenwickLevels(_Recurrence):
     def controls(self) -> dict[str, str]:
         return {"log_decay": "BTH", "level_weight": "BTHL"}
 
-    def state(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
+    def state(
+        self, feature_size: int, value_size: int, memory: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, tuple[int, ...]]:
         return {"memory": (self.levels, feature_size, value_size)}
 
     def log_retention(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor
     ) -> Tensor:
-        return with_resets(controls["log_decay"])
+        return controls["log_decay"]
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if function.normalized:

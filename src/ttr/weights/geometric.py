@@ -2,11 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 
-from ttr.axes import with_resets
 from ttr.problem import Weights
 
 
@@ -19,8 +18,6 @@ class Geometric(Weights):
     """
 
     per: Literal["head", "channel"] = "head"
-
-    retention_control: ClassVar[str] = "log_decay"
 
     def __post_init__(self) -> None:
         if self.per not in ("head", "channel"):
@@ -36,7 +33,7 @@ class Geometric(Weights):
     def log_retention(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor
     ) -> Tensor:
-        return with_resets(controls["log_decay"])
+        return controls["log_decay"]
 
     def formulas(self) -> dict[str, str]:
         if self.per == "head":

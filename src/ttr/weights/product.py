@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from ttr.axes import with_rates
 from ttr.component import Parameter
+from ttr.decay import with_rates
 from ttr.problem import Weights
 from ttr.weights.geometric import Geometric
 from ttr.weights.importance import Importance

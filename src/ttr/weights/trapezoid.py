@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from ttr.axes import with_resets
+from ttr.forms.linear_recurrence import LinearRecurrence
+from ttr.inputs import Inputs
 from ttr.problem import Function, Pair
 from ttr.weights._recurrence import _Recurrence, joined, outer, parted, retrieved
 
@@ -23,21 +26,44 @@ class Trapezoid(_Recurrence):
     """
 
     retention: ClassVar[Literal["head"]] = "head"
-    writes_previous: ClassVar[bool] = True
 
     def controls(self) -> dict[str, str]:
         return {"log_decay": "BTH", "log_importance": "BTH", "trapezoid": "BTH"}
 
-    def state(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
+    def state(
+        self, feature_size: int, value_size: int, memory: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, tuple[int, ...]]:
         return {"previous_key": (feature_size,), "previous_value": (value_size,)}
 
     def log_retention(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor
     ) -> Tensor:
-        return with_resets(controls["log_decay"])
+        return controls["log_decay"]
 
     def log_importance(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> Tensor:
         return controls["log_importance"]
+
+    def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
+        """Two pairs per token: that of the token before, ahead of the decay, then its own; they share its
+        importance."""
+        share = torch.stack([1 - x.controls["trapezoid"], x.controls["trapezoid"]], dim=2)
+        previous = x.state["previous_value"]
+        # a normaliser's ones
+        previous = pad(previous, (0, form.value.shape[-1] - previous.shape[-1]), value=1.0)
+        keys = torch.cat([x.state["previous_key"][:, None], form.key], dim=1)
+        values = torch.cat([previous[:, None], form.value], dim=1)
+        key, value = (
+            torch.stack([pair[:, :-1], pair[:, 1:]], dim=2).flatten(1, 2) for pair in (keys, values)
+        )
+        log_decay = torch.stack([torch.zeros_like(form.log_decay), form.log_decay], dim=2).flatten(1, 2)
+        return form._replace(
+            key=key,
+            value=value,
+            step=(share * form.step[:, :, None]).flatten(1, 2),
+            log_decay=log_decay,
+            pairs=2,
+            carried={"previous_key": keys[:, -1], "previous_value": values[:, -1, :, : x.v.shape[-1]]},
+        )
 
     def learn(
         self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair

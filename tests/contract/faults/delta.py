@@ -29,7 +29,9 @@ FAULTS = (
         'pair.value if "write" in controls',
         GATED,
     ),
-    Fault("forms/lowering.py", 'x.grouped(x.v) * x.controls["write"] if', "x.grouped(x.v) if", GATED),
+    Fault(
+        "solvers/delta_rule.py", 'form.value * form.of_pairs(x.controls["write"]) if', "form.value if", GATED
+    ),
     Fault(
         "engines/torch/steps/matrix.py",
         "_outer_sum(memory, -pair.erase",
@@ -76,8 +78,8 @@ FAULTS = (
     ),
     Fault(
         "forms/preconditioner.py",
-        "log(sums[:, 1:] + problem",
-        "log(sums[:, :-1] + problem",
+        "log(sums[:, 1:] + eps",
+        "log(sums[:, :-1] + eps",
         PRECONDITIONED,
     ),
     Fault(
@@ -104,7 +106,7 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/steps/momentum.py",
-        'source = kept if form.gradient_at == "decayed" else memory',
+        "source = memory if form.old else kept",
         "source = memory",
         ("recurrent", *MOMENTUM, "'decayed'"),
     ),

@@ -26,7 +26,7 @@ FAULTS: tuple[Fault, ...] = (
         'self.features(k, self._of("query", params))',
         ("nothing",),
     ),
-    Fault("forms/lowering.py", "y[..., -1:], form.unit)", "y[..., -1:].detach(), form.unit)", RATIO),
+    Fault("axes.py", "y[..., -1:], form.unit)", "y[..., -1:].detach(), form.unit)", RATIO),
     Fault(
         "engines/torch/steps/pairs.py",
         "problem.function.ratio(y, scores.sum(-1, keepdim=True))",

@@ -24,7 +24,7 @@ FAULTS = (
         "chunkwise.run(r._replace(step=None), ",
         ("chunkwise-delta", "weights=Uniform(),", "DeltaRule()"),
     ),
-    Fault("forms/lowering.py", 'self.gradient_at == "old"', "False", OLD),
+    Fault("solvers/delta_rule.py", 'old=self.gradient_at == "old"', "old=False", OLD),
     Fault(
         "engines/torch/linear/triangle.py",
         ".neg_()\n        _diagonal",
@@ -186,7 +186,10 @@ FAULTS = (
     ),
     Fault("engines/native/library.py", " and not _left_out.get()", "", ("test_functorch_goes",)),
     Fault(
-        "inputs.py", "torch._C._are_functorch_transforms_active() or", "False or", ("test_functorch_goes",)
+        "torch_internals.py",
+        "torch._C._are_functorch_transforms_active() or",
+        "False or",
+        ("test_functorch_goes",),
     ),
     Fault(
         "engines/specialised_step.py",
@@ -213,7 +216,9 @@ FAULTS = (
         ("test_a_backward_pass_inside_autocast",),
     ),
     Fault("engines/linear_operator.py", "or in_batches(grad_y)", "", ("test_batched_gradients",)),
-    Fault("inputs.py", "or torch.autograd.forward_ad._current_level >= 0", "", ("test_forward_mode",)),
+    Fault(
+        "torch_internals.py", "or torch.autograd.forward_ad._current_level >= 0", "", ("test_forward_mode",)
+    ),
     Fault(
         "dispatch.py",
         "x.wants_grad and all(map(_writable, (*state.tensors.values(), state.position)))",

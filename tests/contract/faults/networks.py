@@ -108,12 +108,14 @@ FAULTS = (
     Fault("solvers/_training.py", "step * loss(", "loss(", NOTHING),
     # engines
     Fault(
-        "forms/networks.py",
+        "engines/torch/networks.py",
         "scaled.sum(1)",
         "scaled.mean(1)",
         ("recurrent", "weights=Uniform(),", "function=Mlp(depth=1", "window=3"),
     ),
-    Fault("forms/networks.py", "scaled = -steps[name][..., None] * slopes", "scaled = -slopes", WINDOW),
+    Fault(
+        "engines/torch/networks.py", "scaled = -steps[name][..., None] * slopes", "scaled = -slopes", WINDOW
+    ),
     Fault(
         "engines/torch/steps/network.py",
         "(x.state.position + 1) % solver.chunk",
@@ -161,7 +163,7 @@ FAULTS = (
     Fault(
         "engines/torch/mini_batch.py", "there[:, :, i, :, None] * moving", "moving", ("mini-batch", *TITANS)
     ),
-    Fault("forms/networks.py", "amax(-1)) != 0", "amax(-1)) >= 0", ("test_every_step_tells",)),
+    Fault("engines/torch/networks.py", "amax(-1)) != 0", "amax(-1)) >= 0", ("test_every_step_tells",)),
     Fault(
         "engines/torch/dual_form/engine.py",
         "pairs = ours(table.pairs) * step[:, :, None]",

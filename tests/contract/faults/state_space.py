@@ -6,7 +6,12 @@ RECURRENT = ("recurrent", "Linear()", "OneStep")
 
 FAULTS = (
     # weights
-    Fault("weights/complex_geometric.py", "with_resets(log_decay)", "1.01 * log_decay", ("nothing",)),
+    Fault(
+        "weights/complex_geometric.py",
+        'return controls["log_decay"]',
+        'return 1.01 * controls["log_decay"]',
+        ("nothing",),
+    ),
     Fault(
         "weights/complex_geometric.py", 'return controls["phase"]', 'return -controls["phase"]', ("nothing",)
     ),
@@ -23,9 +28,7 @@ FAULTS = (
         ("ComplexGeometric()", *RECURRENT),
     ),
     Fault("weights/cosine.py", "math.pi / (2 * self.horizon)", "math.pi / self.horizon", ("nothing",)),
-    Fault(
-        "weights/cosine.py", 'rotation = "head"', 'rotation = "head"\n    complex_values = True', ("nothing",)
-    ),
+    Fault("weights/cosine.py", "def phase(", "complex_values = True\n\n    def phase(", ("nothing",)),
     Fault(
         "weights/factored_geometric.py", 'return params["rate"].exp()', 'return params["rate"]', ("nothing",)
     ),
@@ -43,24 +46,29 @@ FAULTS = (
     ),
     Fault(
         "solvers/diagonal_implicit_delta_rule.py",
-        "return step_size / (1 + step_size * key.square().sum(-1))",
-        "return step_size",
+        "step=step / (1 + step * total[..., 0])",
+        "step=step",
         ("nothing",),
     ),
     # engines
     Fault(
-        "forms/rotation.py",
-        "return torch.cat([memory, -imaginary], dim=-2)",
-        "return torch.cat([memory, imaginary], dim=-2)",
+        "weights/_rotating.py",
+        "-rotation.imaginary(x)",
+        "rotation.imaginary(x)",
         ("ComplexGeometric()", *RECURRENT),
     ),
     Fault(
-        "forms/rotation.py",
-        '"imaginary_": sin * kept - cos * crossed',
-        '"imaginary_": sin * kept + cos * crossed',
+        "weights/_rotating.py",
+        '"imaginary_memory": sin * real - cos * crossed',
+        '"imaginary_memory": sin * real + cos * crossed',
         ("ComplexGeometric()", *RECURRENT),
     ),
-    Fault("forms/rotation.py", "return turn(y, *frame(x))", "return y", ("nothing",)),
+    Fault(
+        "weights/_rotating.py",
+        'return rotation.turn(y, cos, sin), {"memory": memory}',
+        'return y, {"memory": memory}',
+        ("nothing",),
+    ),
     Fault(
         "forms/rotation.py",
         "else phase.double()",
@@ -68,13 +76,13 @@ FAULTS = (
         ("ComplexGeometric()", *RECURRENT),
     ),
     Fault(
-        "forms/lowering.py",
-        "value = rotation.turn(value, cos, -sin)",
-        "value = rotation.turn(value, cos, sin)",
+        "weights/_rotating.py",
+        "value=rotation.turn(form.value, cos, -sin)",
+        "value=rotation.turn(form.value, cos, sin)",
         ("nothing",),
     ),
     Fault(
-        "forms/lowering.py",
+        "forms/linear_recurrence.py",
         "return channels + (log_decay",
         "return channels + 0 * (log_decay",
         ("nothing",),
@@ -103,5 +111,5 @@ FAULTS = (
         "return self.log_retention if self.rates is not None else",
         ("nothing",),
     ),
-    Fault("inputs.py", "if (ends > problem.weights.horizon).any():", "if False:", ("Cosine", *RECURRENT)),
+    Fault("prepare.py", "if (ends > problem.weights.horizon).any():", "if False:", ("Cosine", *RECURRENT)),
 )

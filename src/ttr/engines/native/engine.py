@@ -13,7 +13,6 @@ from ttr.engines.native import library, step
 from ttr.engines.native.recurrence import NativeKernel
 from ttr.engines.torch import steps
 from ttr.engines.torch.steps import BoundStep
-from ttr.forms.lowering import finish, linear_form, widen_state
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -28,8 +27,8 @@ class Native(OperatorEngine):
     def step(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         if not step.usable(x):
             return super().step(problem, x)
-        form = linear_form(problem, x)
-        return finish(problem, x, *step.advance(form, widen_state(problem, x), x.owns_state), form)
+        form = problem.lower(x)
+        return form.finish(x, *step.advance(form, x.owns_state))
 
     def bind_step(self, problem: Problem, x: Inputs) -> BoundStep | None:
         return steps.bind(problem, x, compiled=step.usable(x))

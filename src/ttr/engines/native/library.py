@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-ABI = 5
+ABI = 6
 """The version of the kernels' arguments that this package passes; csrc/abi.c has the same."""
 
 ISAS = ("avx512", "avx2", "portable")

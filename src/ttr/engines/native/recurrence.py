@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ttr.engines.native import library
-from ttr.forms.linear_recurrence import Recurrence
+from ttr.forms.linear_recurrence import LinearRecurrence
 
 BLOCK = 16
 """Sizes in the kernels' memory are padded to this (``csrc/matrix.h``)."""
@@ -45,14 +45,14 @@ class _Arguments(ctypes.Structure):
 
 
 class NativeKernel:
-    """Runs a ``Recurrence`` on the CPU, in float32 or float64, as an ``ChunkKernel``.
+    """Runs a ``LinearRecurrence`` on the CPU, in float32 or float64, as an ``ChunkKernel``.
 
     The kernels know one pair per token. Of several, each is a token of its own, and all but the last of a
     token read with a query of zeros. Threads over batch and heads, as many as ``torch.get_num_threads()``;
     results are the same to the last bit for any number.
     """
 
-    def saved_sizes(self, r: Recurrence, chunk: int) -> tuple[int, ...]:
+    def saved_sizes(self, r: LinearRecurrence, chunk: int) -> tuple[int, ...]:
         """Of the memories that enter every stretch, of all scores, and of the corrected values of a delta
         rule."""
         (batch, time, heads), key_size = r.key.shape[:3], r.query.shape[-1]
@@ -65,7 +65,9 @@ class NativeKernel:
             batch * heads * size for size in (stretches * keys * values, chunks * scores, chunks * written)
         )
 
-    def forward(self, r: Recurrence, chunk: int, save: bool) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    def forward(
+        self, r: LinearRecurrence, chunk: int, save: bool
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """As ``ChunkKernel.forward``.
 
         Raises:
@@ -80,7 +82,7 @@ class NativeKernel:
         return _on_tokens(y, r.pairs), last, saved
 
     def backward(
-        self, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor
+        self, r: LinearRecurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor
     ) -> tuple[Tensor | None, ...]:
         """As ``ChunkKernel.backward``; raises as ``forward`` does."""
         r, pairs = r._replace(query=_on_pairs(r.query, r.pairs)), r.pairs
@@ -117,7 +119,7 @@ def _on_tokens(x: Tensor, pairs: int) -> Tensor:
 
 def _call(
     name: str,
-    r: Recurrence,
+    r: LinearRecurrence,
     chunk: int,
     saved: tuple[Tensor, ...],
     y: Tensor,

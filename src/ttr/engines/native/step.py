@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ttr.engines.native import library
-from ttr.forms.lowering import LinearForm
+from ttr.forms.linear_recurrence import LinearRecurrence
 from ttr.inputs import Inputs, needs_composite
 
 OPERANDS = ("query", "key", "value", "read", "erase", "step", "log_decay")
-TENSORS = struct.Struct(f"{len(OPERANDS) + 5}P")
-"""The pointers of a call: the operands, memory, bonus, next memory, y, position."""
+TENSORS = struct.Struct(f"{len(OPERANDS) + 4}P")
+"""The pointers of a call: the operands, memory, next memory, y, position."""
 
 NO_MEMORY, OVERFLOWED = 2, 3
 """What the kernel returns instead of 0, as 1 where a number is not sound: with nothing changed; when all is
@@ -30,7 +30,7 @@ class Token(ctypes.Structure):
     """``struct token`` of csrc/step.c."""
 
     _fields_ = [
-        ("tensors", ctypes.c_void_p * (len(OPERANDS) + 5)),
+        ("tensors", ctypes.c_void_p * (len(OPERANDS) + 4)),
         ("strides", ctypes.c_int64 * 3 * len(OPERANDS)),
         *((name, ctypes.c_int64) for name in ("batch", "heads", "features", "values")),
         *((name, ctypes.c_int64) for name in ("channels", "old", "reads_first", "checked", "threads")),
@@ -50,31 +50,25 @@ def usable(x: Inputs) -> bool:
     )
 
 
-def advance(form: LinearForm, memory: Tensor, inplace: bool) -> tuple[Tensor, Tensor]:
+def advance(form: LinearRecurrence, inplace: bool) -> tuple[Tensor, Tensor]:
     """Read-out [B,1,H,V] and memory [B,H,F,V] after the pairs of the one token of ``form``; with ``inplace``
     the memory is the given one."""
-    memory = library.contiguous(memory)
-    after, bonus = (
-        memory if inplace else torch.empty_like(memory),
-        None if form.bonus is None else library.contiguous(form.bonus),
-    )
+    memory = library.contiguous(form.memory)
+    after = memory if inplace else torch.empty_like(memory)
     y = memory.new_empty(*memory.shape[:2], memory.shape[-1])
     for pair in range(form.pairs):
         given = ((getattr(form, name), 0 if name == "query" else pair) for name in OPERANDS)
         operands = tuple(
             None if tensor is None else library.rows(tensor[:, place]) for tensor, place in given
         )
-        rest = layout(
-            operands, memory, form.gradient_at == "old", reads_first=form.bonus is not None, checked=True
-        )
+        rest = layout(operands, memory, form.old, form.scale, form.reads_first, checked=True)
         tensors = TENSORS.pack(
-            *(0 if tensor is None else tensor.data_ptr() for tensor in (*operands, memory, bonus, after, y)),
-            0,
+            *(0 if tensor is None else tensor.data_ptr() for tensor in (*operands, memory, after, y)), 0
         )
         if kernel(memory.dtype)(tensors, rest) == NO_MEMORY:
             raise MemoryError(
-                "The native kernel for one token found no memory for its scratch. Free some, "
-                "or set TTR_NATIVE=0."
+                "The native kernel for one token found no memory for its scratch. Free some, or set "
+                "TTR_NATIVE=0."
             )
         memory = after
     if inplace:

@@ -13,9 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from ttr.engines.engine import Engine, shape_of
 from ttr.engines.torch.fused_attention import attend
 from ttr.forms.weighted_pairs import PairWeights, probabilities
-from ttr.inputs import Inputs, is_transformed, needs_composite
+from ttr.inputs import Inputs, needs_composite
 from ttr.problem import Problem
 from ttr.state import State
+from ttr.torch_internals import FLASH_ATTENTION, is_transformed
 
 
 class Attention(Engine):
@@ -46,7 +47,7 @@ class Attention(Engine):
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         traced = needs_composite()  # torch must see its own operations
-        pairs = PairWeights.of(problem, x)
+        pairs = PairWeights.of(problem.weights.window, x)
         state = pairs.final_state(x)
         grows = x.state.capacity is None and pairs.window is None
         if not (grows or traced):
@@ -73,7 +74,7 @@ class Attention(Engine):
                 part.repeat_interleave(x.heads // part.shape[1], dim=1) for part in (keys, values)
             )
         plain = pairs.plain
-        if x.q.is_cpu and not traced and query.numel():
+        if x.q.is_cpu and not traced and query.numel() and FLASH_ATTENTION is not None:
             y = attend(
                 pairs,
                 query,

@@ -12,7 +12,6 @@ from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from ttr.engines.engine import Engine
-from ttr.forms.lowering import finish, linear_form, widen_state
 from ttr.inputs import Inputs, needs_composite
 from ttr.problem import Problem
 from ttr.state import State
@@ -44,11 +43,6 @@ class ChannelScan(Engine):
                 "It runs memories that are a sum of pairs, each written once and then only faded, over "
                 "the whole past."
             )
-        if problem.weights.reads_first or problem.weights.writes_previous:
-            return (
-                "It runs memories that write the pair of a token once and then read, which these weights "
-                "order otherwise."
-            )
         if torch.compiler.is_compiling():
             return "Its blocks and runs are cut by the length of the call, which a compiled call leaves open."
         if x is not None and x.v.shape[-1] > self.widest:
@@ -74,12 +68,17 @@ class ChannelScan(Engine):
 
     def _block(self, problem: Problem, x: Inputs, state: State) -> tuple[Tensor, State]:
         x = x.after(state)
-        form, memory = linear_form(problem, x), widen_state(problem, x)
+        form = problem.lower(x)
         value = form.value if form.step is None else form.value * form.step[..., None]
-        log_decay = form.key.new_zeros(1, x.length, 1, 1) if form.log_decay is None else form.log_decay
+        log_decay = (
+            form.key.new_zeros(1, form.key.shape[1], 1, 1) if form.log_decay is None else form.log_decay
+        )
         kept = log_decay.exp().reshape(*log_decay.shape, *(1,) * (5 - log_decay.ndim))
-        states, memory = scan(kept, form.key[..., None] * value[..., None, :], memory, self.run_length)
-        return finish(problem, x, (form.query[..., None] * states).sum(-2), memory, form)
+        states, memory = scan(kept, form.key[..., None] * value[..., None, :], form.memory, self.run_length)
+        if form.reads_first:
+            states = torch.cat([form.memory[:, None], states[:, :-1]], dim=1)
+        y = (form.scaled_query[..., None] * states[:, form.pairs - 1 :: form.pairs]).sum(-2)
+        return form.finish(x, y, memory)
 
 
 def scan(

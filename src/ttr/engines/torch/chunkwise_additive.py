@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ttr.engines.linear import LinearEngine
 from ttr.engines.torch.linear import chunkwise
-from ttr.forms.linear_recurrence import Recurrence
+from ttr.forms.linear_recurrence import LinearRecurrence
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 
@@ -28,5 +28,5 @@ class ChunkwiseAdditive(LinearEngine):
             )
         return None
 
-    def recur(self, r: Recurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
+    def recur(self, r: LinearRecurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
         return chunkwise.run(r, self.chunk)

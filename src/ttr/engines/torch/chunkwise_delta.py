@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ttr.engines.linear import LinearEngine
 from ttr.engines.torch.linear import chunkwise
-from ttr.forms.linear_recurrence import Recurrence
+from ttr.forms.linear_recurrence import LinearRecurrence
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 
@@ -21,9 +21,9 @@ class ChunkwiseDelta(LinearEngine):
     name: ClassVar[str] = "chunkwise-delta"
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
-        if problem.memory != "matrix" or problem.solver.gradient_at is None:
+        if problem.memory != "matrix" or problem.solver.additive:
             return "It runs memories that each pair corrects by a step at a key: the delta rule and its kin."
         return None
 
-    def recur(self, r: Recurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
+    def recur(self, r: LinearRecurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
         return chunkwise.run(r, self.chunk)

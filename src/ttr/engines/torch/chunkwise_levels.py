@@ -20,7 +20,6 @@ from ttr.engines.torch.chunks import (
     split,
 )
 from ttr.forms.fenwick import later, level, regrouped
-from ttr.forms.lowering import linear_form
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -58,10 +57,11 @@ class ChunkwiseLevels(Engine):
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        form, levels = linear_form(problem, x), problem.weights.levels
+        form, levels = problem.lower(x), problem.weights.levels
         size = chunk_length(self.chunk, x.length)
         query, key, value, weight = (
-            split(tensor, size) for tensor in (form.query, form.key, form.value, x.controls["level_weight"])
+            split(tensor, size)
+            for tensor in (form.scaled_query, form.key, form.value, x.controls["level_weight"])
         )
         log = cumulative_log_decay(form.log_decay, form.key, size)
         whole = log[..., -1:, :]

@@ -12,7 +12,6 @@ from torch.nn.functional import pad
 
 from ttr.engines.engine import Engine
 from ttr.engines.torch.chunks import check_chunk, chunk_length, join, split
-from ttr.forms.lowering import finish, linear_form, widen_state
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -59,10 +58,10 @@ class ChunkwiseMomentum(Engine):
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        form, size = linear_form(problem, x), chunk_length(self.chunk, x.length)
+        form, size = problem.lower(x), chunk_length(self.chunk, x.length)
         query, key, read, value = (
             split(tensor, size)
-            for tensor in (form.query, form.step[..., None] * form.key, form.read, form.value)
+            for tensor in (form.scaled_query, form.step[..., None] * form.key, form.read, form.value)
         )
         ones = torch.ones_like(form.step)
         absent = 1 - split(ones, size)  # tokens that only fill the last chunk keep everything
@@ -78,7 +77,7 @@ class ChunkwiseMomentum(Engine):
             pad(first[1][..., :-1], (1, 0)),
             pad(weights[..., :-1, :], (0, 0, 1, 0)),
         ]
-        if form.gradient_at == "decayed":
+        if not form.old:
             before = [retention * before[0], retention * before[1], retention[..., None] * before[2]]
 
         def both(x: Tensor, of_memory: Tensor, of_momentum: Tensor) -> Tensor:
@@ -93,7 +92,7 @@ class ChunkwiseMomentum(Engine):
             (key * carried[..., -1, :, None]).mT,
             *(last[..., -1, None, None] for last in (*first, share[..., :1] * carried[..., 0])),
         )
-        memory, momentum, entering, errors = widen_state(problem, x), x.state["momentum"], [], []
+        memory, momentum, entering, errors = form.memory, x.state["momentum"], [], []
         for matrix, target, reader, writer, pusher, a, c, mu in zip(
             *(tensor.unbind() for tensor in chunks), strict=True
         ):
@@ -108,7 +107,7 @@ class ChunkwiseMomentum(Engine):
                 mu * momentum - pusher @ errors[-1],
             )
         y = both(query, *first) @ torch.stack(entering) + ((query @ key.mT) * weights) @ torch.stack(errors)
-        return finish(problem, x, join(y, x.length), memory, form, momentum=momentum)
+        return form.finish(x, join(y, x.length), memory, momentum=momentum)
 
 
 def products(factor: Float[Tensor, "*lead C"]) -> Float[Tensor, "*lead C C"]:

@@ -18,7 +18,6 @@ from ttr.engines.torch.ridge.block import cut
 from ttr.engines.torch.ridge.regression import Regression
 from ttr.engines.torch.ridge.system import squared_norms
 from ttr.engines.torch.truncated_solve import truncated_solve
-from ttr.forms.lowering import linear_form
 from ttr.forms.weighted_pairs import CumulativeDecay
 from ttr.inputs import Inputs
 from ttr.problem import Problem, Solver
@@ -62,16 +61,23 @@ class ChunkwiseRidge(Engine):
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        form = linear_form(problem, x)
+        form = problem.lower(x)
         if x.state["gram"].numel() == 0:  # of no features or rows: nothing is learned, and what is read is 0
-            return torch.einsum("bthf,bhfv->bthv", form.query, x.state["memory"]), x.state.replace(
+            return torch.einsum("bthf,bhfv->bthv", form.scaled_query, x.state["memory"]), x.state.replace(
                 position=x.state.position + x.length
             )
         none = torch.zeros_like(form.key[..., 0])
         log_decay, importance = (none if log is None else log for log in (x.log_decay, x.log_importance))
         ridge = x.controls["ridge"] if "ridge" in x.controls else form.query.new_zeros(form.query.shape[2:])
         call = Regression(
-            form.query, form.key, form.value, log_decay, importance, ridge, x.state["gram"], x.state["memory"]
+            form.scaled_query,
+            form.key,
+            form.value,
+            log_decay,
+            importance,
+            ridge,
+            x.state["gram"],
+            x.state["memory"],
         )
         size = min(self.chunk, max(x.length, 1))
         if problem.solver.iteration is None:

@@ -13,9 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from ttr.engines.engine import Engine, shape_of
 from ttr.engines.torch.attention import grouped_product
 from ttr.forms.weighted_pairs import PairWeights, probabilities
-from ttr.inputs import Inputs, is_transformed
+from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
+from ttr.torch_internals import is_transformed
 
 
 class CorrectedAttention(Engine):
@@ -49,7 +50,7 @@ class CorrectedAttention(Engine):
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        pairs, params = PairWeights.of(problem, x), x.axis_params("function")
+        pairs, params = PairWeights.of(problem.weights.window, x), x.axis_params("function")
         query = problem.function.query(x.grouped(x.q), params).transpose(1, 2)
         keys = torch.cat([x.state["keys"], x.k], dim=1)
         keys = problem.function.key(x.grouped(keys) if params else keys, params).transpose(1, 2)

@@ -27,7 +27,7 @@ from torch.nn.functional import pad
 
 from ttr.engines.native import library
 from ttr.forms.weighted_pairs import CumulativeDecay, PairWeights
-from ttr.inputs import in_batches, is_transformed
+from ttr.torch_internals import FLASH_ATTENTION, FLASH_ATTENTION_BACKWARD, in_batches, is_transformed
 
 FLOOR = -1e30
 """The log weight of what counts nothing: below every logit, yet finite, so that rows without any pair have
@@ -249,7 +249,7 @@ def _read(query: Tensor, keys: Tensor, values: Tensor, piece: _Piece, scale: flo
     """Read-outs [B,H,C,D] and the logs of their sums of exponentials [B,H,C], of keys and values
     [B,Hk,M,D]."""
     heads, query = keys.shape[1], query[:, :, piece.rows]
-    y, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+    y, log_sum = FLASH_ATTENTION(
         _rows(_by_group(query, heads)),
         *(_shared(_rows(x[:, :, piece.pairs]), query) for x in (keys, values)),
         0.0,
@@ -275,7 +275,7 @@ def _differentiated(
     of the sum of all exponentials."""
     heads, (query, y, grad_y, norm) = keys.shape[1], (x[:, :, piece.rows] for x in (query, y, grad_y, norm))
     norm = norm if piece.kept is None else norm - piece.kept
-    gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+    gradients = FLASH_ATTENTION_BACKWARD(
         *(_rows(_by_group(x, heads)) for x in (grad_y, query)),
         *(_shared(_rows(x[:, :, piece.pairs]), query) for x in (keys, values)),
         _rows(_by_group(y, heads)),

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ttr.engines.engine import Engine
 from ttr.engines.torch.grid import Grid
+from ttr.engines.torch.networks import predict
 from ttr.engines.torch.steps.chunked_network import collect, group_steps, move
-from ttr.forms.networks import predict
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State

@@ -37,7 +37,7 @@ from ttr.engines.torch.direct_solve import require_digits
 from ttr.engines.torch.implicit_solve import System
 from ttr.engines.torch.implicit_solve import solve as solve_twice_differentiable
 from ttr.forms.weighted_pairs import PairWeights, probabilities
-from ttr.inputs import in_batches
+from ttr.torch_internals import in_batches
 
 SCORES, KERNEL_SCORES = 2**19, 2**21
 """Scores that are in work at a time: a few such tensors stay in the cache. A kernel reads its own once per

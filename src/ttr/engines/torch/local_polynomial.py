@@ -48,7 +48,7 @@ class LocalPolynomial(Engine):
         return with_digits(self._run, problem, x)
 
     def _run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        pairs = PairWeights.of(problem, x)
+        pairs = PairWeights.of(problem.weights.window, x)
         y = (
             self._lines(problem, x, pairs)
             if problem.function.local_degree == 1

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ttr.engines.engine import Engine
 from ttr.engines.torch.grid import Grid
-from ttr.forms.networks import Inner, apply, inner_pairs, matrices, spread
+from ttr.engines.torch.networks import Inner, apply, inner_pairs, matrices, spread
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State

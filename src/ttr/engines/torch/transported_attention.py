@@ -14,9 +14,10 @@ from ttr.engines.engine import Engine, shape_of
 from ttr.engines.torch.attention import grouped_product
 from ttr.engines.torch.chunks import split
 from ttr.forms.weighted_pairs import PairWeights, probabilities
-from ttr.inputs import Inputs, is_transformed
+from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
+from ttr.torch_internals import is_transformed
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class TransportedAttention(Engine):
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         pairs, params, size = (
-            PairWeights.of(problem, x),
+            PairWeights.of(problem.weights.window, x),
             x.axis_params("function"),
             min(self.block, max(x.length, 1)),
         )

@@ -19,11 +19,11 @@ import ttr
 from ttr.dispatch import refusal
 from ttr.engines import ENGINES, Engine
 from ttr.engines.native import library
-from ttr.inputs import prepare
 from ttr.laws import equality, streaming
 from ttr.laws.law import Law, Setting
 from ttr.laws.rows import make_case
 from ttr.layer.part import Part
+from ttr.prepare import prepare
 from ttr.problem import Problem
 
 Tensors = Mapping[str, Tensor]

@@ -8,7 +8,7 @@
  *     y = s (D S)^T q - s b (q.e) found + s b (q.k) v
  *
  * so S^T p and S^T q come from one pass over S before another writes it, backwards, so that the rows read last are still in the cache.
- * An additive memory needs nothing of S before it writes, hence one pass. Where a token reads first, y = s S^T q + s (q.(bonus * k)) v
+ * An additive memory needs nothing of S before it writes, hence one pass. Where a token reads first, y = s S^T q
  * with the S before it. */
 #include <math.h>
 #include <pthread.h>
@@ -25,7 +25,7 @@ enum { QUERY, KEY, VALUE, READ, ERASE, STEP, LOG_DECAY, OPERANDS };
  * NULL where the recurrence has none. */
 struct token {
     const real *operands[OPERANDS];
-    const real *memory, *bonus;                  /* [B,H,F,V] and [H,F] or NULL, contiguous */
+    const real *memory;                          /* [B,H,F,V], contiguous */
     real *next, *y;                              /* the memory after the token, which may be the same tensor; [B,H,V] */
     int64_t *position;                           /* [B], looked at, and raised by one where the memory is written in place; or NULL */
     int64_t strides[OPERANDS][3];                /* of the batch and of a head, and how many heads of the memory share it */
@@ -127,7 +127,7 @@ static int one_head(const struct token *t, int64_t b, int64_t h, struct scratch 
     const int64_t F = t->features, V = t->values, index = b * t->heads + h;
     const real *query = at(t, QUERY, b, h), *key = at(t, KEY, b, h), *value = at(t, VALUE, b, h);
     const real *read = at(t, READ, b, h), *erase = at(t, ERASE, b, h), *log_decay = at(t, LOG_DECAY, b, h);
-    const real *memory = t->memory + index * F * V, *bonus = t->bonus ? t->bonus + h * F : NULL;
+    const real *memory = t->memory + index * F * V;
     const real step = t->operands[STEP] ? *at(t, STEP, b, h) : 1, scale = (real)t->scale;
     const real same = log_decay && !t->channels ? kept(*log_decay) : 1;
     const int first = t->reads_first;
@@ -140,10 +140,7 @@ static int one_head(const struct token *t, int64_t b, int64_t h, struct scratch 
     memset(y, 0, V * sizeof(real));
     memset(row.found, 0, V * sizeof(real));
     if (read) read_memory(memory, row.error, row.query, row.found, y, F, V);
-    if (first) {
-        for (int64_t f = 0; bonus && f < F; f++) row.error[f] = bonus[f] * key[f];
-        of_value = bonus ? scale * dot(query, row.error, F) : 0;
-    } else if (read) {
+    if (read && !first) {
         of_value = scale * step * dot(query, key, F);
         of_found = erase ? scale * step * dot(query, erase, F) : of_value;
     }

@@ -14,10 +14,11 @@ from ttr.engines.torch.dual_form import derivative
 from ttr.engines.torch.dual_form.chunks import Chunks, Named, Weights, under
 from ttr.engines.torch.grid import Grid
 from ttr.engines.torch.mini_batch import MiniBatch, coefficients
-from ttr.forms.networks import matrices
-from ttr.inputs import Inputs, in_batches
+from ttr.engines.torch.networks import matrices
+from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
+from ttr.torch_internals import in_batches
 
 
 class DualForm(MiniBatch):

@@ -41,13 +41,13 @@ from torch.nn.functional import pad
 from ttr.engines.torch.linear.decays import Decays, Halving, dots, prefix_sums, row_parts, suffix_sums
 from ttr.engines.torch.linear.geometry import Buffers
 from ttr.engines.torch.linear.triangle import unit_lower_inverse
-from ttr.forms.linear_recurrence import Recurrence
+from ttr.forms.linear_recurrence import LinearRecurrence
 
 
 class Block:
     """Super-block number ``index`` of a recurrence whose memories all fit the buffers."""
 
-    def __init__(self, buffers: Buffers, r: Recurrence, index: int) -> None:
+    def __init__(self, buffers: Buffers, r: LinearRecurrence, index: int) -> None:
         self.r, self.g, self.mask = r, buffers.geometry, buffers.mask
         size = self.g.per_block * self.g.tokens
         self.first, self.last = index * size, min(self.g.time, (index + 1) * size)

@@ -8,16 +8,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ttr.engines.torch.chunks import chunk_length, cumulative_log_decay, join, scores, shrink, split
-from ttr.forms.linear_recurrence import Recurrence
+from ttr.forms.linear_recurrence import LinearRecurrence
 
 
-def run(r: Recurrence, chunk: int) -> tuple[Tensor, Tensor]:
+def run(r: LinearRecurrence, chunk: int) -> tuple[Tensor, Tensor]:
     """y [B,T,H,V] and the final memory [B,H,F,V], in chunks of ``chunk`` tokens."""
     r = r._replace(query=r.scale * r.query, scale=1.0)
     return additive(r, chunk) if r.read is None else delta(r, chunk)
 
 
-def additive(r: Recurrence, chunk: int) -> tuple[Tensor, Tensor]:
+def additive(r: LinearRecurrence, chunk: int) -> tuple[Tensor, Tensor]:
     """S_t = D_t S_{t-1} + k_t v_t^T with products of matrices (the chunkwise form of GLA, arXiv 2312.06635).
 
     Let b_i be the cumulative log decay in a chunk and S_0 the memory that enters it. Unrolled,
@@ -53,7 +53,7 @@ def additive(r: Recurrence, chunk: int) -> tuple[Tensor, Tensor]:
     return join(y, time), memory
 
 
-def delta(r: Recurrence, chunk: int) -> tuple[Tensor, Tensor]:
+def delta(r: LinearRecurrence, chunk: int) -> tuple[Tensor, Tensor]:
     """S_j = D_j S_{j-1} + k_j w_j^T, w_j = beta_j (v_j - S_x^T p_j), by one triangular system per chunk (the
     chunkwise form of DeltaNet, arXiv 2406.06484, Gated DeltaNet, 2412.06464, and KDA, 2510.26692).
 

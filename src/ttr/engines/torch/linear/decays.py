@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ttr.engines.torch.linear.geometry import Geometry
-from ttr.forms.linear_recurrence import Recurrence
+from ttr.forms.linear_recurrence import LinearRecurrence
 
 REACH = 30.0
 """The largest exponent above 0: e^30 = 1e13 leaves float32 room for products of any length."""
@@ -43,7 +43,9 @@ class Decays:
     the one that leaves, ``kept`` what a chunk keeps of the former.
     """
 
-    def __init__(self, g: Geometry, r: Recurrence, log_decay: Tensor | None, dtype: torch.dtype) -> None:
+    def __init__(
+        self, g: Geometry, r: LinearRecurrence, log_decay: Tensor | None, dtype: torch.dtype
+    ) -> None:
         self.row = self.key = self.row_to_memory = self.key_to_memory = self.kept = None
         self.halving: tuple[Halving, ...] = ()
         if log_decay is None:
@@ -86,7 +88,7 @@ class RowPart(NamedTuple):
         return pad(dots[..., 1:, :], (0, 0, 0, 1)) if self.before else dots
 
 
-def row_parts(g: Geometry, r: Recurrence) -> tuple[RowPart, ...]:
+def row_parts(g: Geometry, r: LinearRecurrence) -> tuple[RowPart, ...]:
     """The parts of the rows X = [P; Q], P only where the memory corrects."""
     queries = RowPart(slice(g.rows - g.tokens, g.rows), r.pairs, r.reads_first)
     return (queries,) if r.read is None else (RowPart(slice(0, g.pairs), 1, r.old), queries)

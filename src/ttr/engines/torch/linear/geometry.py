@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttr.forms.linear_recurrence import Recurrence
+from ttr.forms.linear_recurrence import LinearRecurrence
 
 BLOCK_TOKENS = 256
 """Tokens of a super-block: its tensors stay in the cache, and one memory is kept per super-block for the
@@ -30,7 +30,7 @@ class Geometry:
     value_size: int
 
     @classmethod
-    def of(cls, r: Recurrence, chunk: int) -> Geometry:
+    def of(cls, r: LinearRecurrence, chunk: int) -> Geometry:
         batch, time, heads, key_size = r.query.shape
         tokens = min(chunk, 1 << max(time - 1, 0).bit_length())
         pairs = tokens * r.pairs
@@ -51,7 +51,7 @@ class Geometry:
 class Buffers:
     """What all super-blocks write into: M chunks, G memories; made once per call."""
 
-    def __init__(self, g: Geometry, r: Recurrence, backward: bool = False) -> None:
+    def __init__(self, g: Geometry, r: LinearRecurrence, backward: bool = False) -> None:
         self.geometry = g
         lead, like = (g.per_block, g.states), r.query
 
@@ -72,7 +72,7 @@ class Buffers:
         self.mask = _mask(g, r)
 
 
-def _mask(g: Geometry, r: Recurrence) -> Tensor:
+def _mask(g: Geometry, r: LinearRecurrence) -> Tensor:
     """[R,J]: 1 where a row meets a key: pairs before its own for corrections, pairs up to its token's last
     for queries."""
     pair = torch.arange(g.pairs, device=r.query.device)

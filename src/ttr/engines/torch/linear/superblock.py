@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ttr.engines.torch.linear.block import Block
 from ttr.engines.torch.linear.geometry import BLOCK_TOKENS, Buffers, Geometry
-from ttr.forms.linear_recurrence import Recurrence
+from ttr.forms.linear_recurrence import LinearRecurrence
 
 ROWS = 16
 """Rows (batch x heads) at a time: what a super-block writes then stays in the cache."""
@@ -19,14 +19,16 @@ ROWS = 16
 class SuperblockKernel:
     """Runs a recurrence in super-blocks of chunks; see ``block`` for the mathematics."""
 
-    def saved_sizes(self, r: Recurrence, chunk: int) -> tuple[int, ...]:
+    def saved_sizes(self, r: LinearRecurrence, chunk: int) -> tuple[int, ...]:
         batch, time, heads, key_size = r.query.shape
         chunks, pairs, value_size = -(-time // chunk), chunk * r.pairs, r.value.shape[-1]
         blocks = -(-chunks // max(1, BLOCK_TOKENS // chunk))
         corrections = chunks * pairs * batch * heads if r.read is not None else 0
         return (blocks * batch * heads * key_size * value_size, corrections * value_size, corrections * pairs)
 
-    def forward(self, r: Recurrence, chunk: int, save: bool) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    def forward(
+        self, r: LinearRecurrence, chunk: int, save: bool
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         batch, time, heads = r.query.shape[:3]
         y = r.query.new_empty(batch, time, heads, r.value.shape[-1])
         memory = r.memory.clone(memory_format=torch.contiguous_format)
@@ -47,7 +49,7 @@ class SuperblockKernel:
         return y, memory, saved
 
     def backward(
-        self, r: Recurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor
+        self, r: LinearRecurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor
     ) -> tuple[Tensor | None, ...]:
         inputs = (r.query, r.key, r.value, r.read, r.erase, r.step, r.log_decay)
         shared = r.read is r.key
@@ -79,7 +81,12 @@ class SuperblockKernel:
 
 
 def _groups(
-    r: Recurrence, chunk: int, y: Tensor, memory: Tensor, saved: tuple[Tensor, ...], *others: Tensor | None
+    r: LinearRecurrence,
+    chunk: int,
+    y: Tensor,
+    memory: Tensor,
+    saved: tuple[Tensor, ...],
+    *others: Tensor | None,
 ) -> Iterator[tuple]:
     """The recurrence of at most ``ROWS`` rows at a time, with the same part of y, memory, the saved tensors
     and any [B,T,H,...]."""
@@ -100,7 +107,7 @@ def _groups(
             def cut(x: Tensor | None, rows=rows, columns=columns) -> Tensor | None:
                 return None if x is None else x[rows, :, columns]
 
-            part = Recurrence(*map(cut, r[:7]), r.memory[rows, columns], *r[8:])
+            part = LinearRecurrence(*map(cut, r[:7]), r.memory[rows, columns], *r[8:])
             if r.read is r.key:
                 part = part._replace(read=part.key)
             count = part.memory.shape[0] * part.memory.shape[1]

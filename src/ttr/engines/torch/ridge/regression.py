@@ -13,7 +13,7 @@ from torch import Tensor
 from ttr.diagnostics import record
 from ttr.engines.torch.ridge.block import Block, cut, join
 from ttr.engines.torch.ridge.solve import Report
-from ttr.inputs import in_batches
+from ttr.torch_internals import in_batches
 
 BLOCK = 2**17
 """Numbers of the solutions (tokens x heads x batch x F) that are iterated together, so that they stay in the

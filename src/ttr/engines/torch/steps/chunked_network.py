@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ttr.forms.networks import descent, inner_pairs, matrices, predict, spread
+from ttr.engines.torch.networks import descent, inner_pairs, matrices, predict, spread
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State

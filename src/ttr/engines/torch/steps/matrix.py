@@ -18,7 +18,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ttr.forms.lowering import finish, linear_form, widen_state
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -50,7 +49,8 @@ def look_of(memory: Tensor) -> Look:
 
 
 class Pair(NamedTuple):
-    """Key, read, erase [B,H,F], value [B,H,V], step [B,H], log_decay [B,H] or [B,H,F]; see ``LinearForm``."""
+    """Key, read, erase [B,H,F], value [B,H,V], step [B,H], log_decay [B,H] or [B,H,F]; see
+    ``LinearRecurrence``."""
 
     key: Tensor
     value: Tensor
@@ -70,10 +70,11 @@ class Change(NamedTuple):
 
 
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-    form, memory = linear_form(problem, x), widen_state(problem, x)
-    query, y = form.query[:, 0], None
-    if form.bonus is not None:  # reads before it learns
-        y = look_up(memory, query) + _dot(query, form.bonus * form.key[:, 0]) * form.value[:, 0]
+    form = problem.lower(x)
+    memory = form.memory
+    query, y = form.scaled_query[:, 0], None
+    if form.reads_first:
+        y = look_up(memory, query)
     for j in range(form.pairs):
         pair = Pair(
             *(
@@ -81,11 +82,11 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
                 for part in (form.key, form.value, form.read, form.erase, form.step, form.log_decay)
             )
         )
-        change = change_by(pair, memory, form.gradient_at == "old", look_up)
+        change = change_by(pair, memory, form.old, look_up)
         if y is None and j == form.pairs - 1:
             y = foretold(query, pair, change, memory)
         memory = changed(pair, change, memory, x.owns_state)
-    return finish(problem, x, y[:, None], memory, form)
+    return form.finish(x, y[:, None], memory)
 
 
 def change_by(pair: Pair, memory: Tensor, old: bool, look: Look) -> Change:

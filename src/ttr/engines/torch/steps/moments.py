@@ -8,14 +8,13 @@ from torch import Tensor
 from ttr.engines.torch.direct_solve import refuse_without_digits, solve_spd, without_digits
 from ttr.engines.torch.steps.matrix import decay
 from ttr.engines.torch.truncated_solve import truncated_solve
-from ttr.forms.lowering import linear_form
 from ttr.inputs import Inputs, needs_composite
 from ttr.problem import Problem
 from ttr.state import State
 
 
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-    form = linear_form(problem, x)
+    form = problem.lower(x)
     log_decay = None if form.log_decay is None else form.log_decay[:, 0]
     key, value = form.key[:, 0], form.value[:, 0]
     weighted = key if form.step is None else key * form.step[:, 0, :, None]
@@ -23,7 +22,7 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     moment = decay(x.state["memory"], log_decay) + weighted[..., None] * value[:, :, None]
     state = x.state.replace(memory=moment, gram=gram, position=x.state.position + 1)
     if problem.solver.iteration is None:
-        return ridge_read(gram, moment, x.controls["ridge"], form.query[:, 0])[:, None], state
+        return ridge_read(gram, moment, x.controls["ridge"], form.scaled_query[:, 0])[:, None], state
 
     matrix = gram if "ridge" not in x.controls else gram + torch.diag_embed(x.controls["ridge"])
     mix = x.controls["mix"][:, 0] if "mix" in x.controls else None
@@ -31,7 +30,7 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         problem.solver,
         lambda y: (y[..., None, :] @ matrix)[..., 0, :],
         squared_norm(gram),
-        form.query[:, 0],
+        form.scaled_query[:, 0],
         mix,
     )
     return (solution[..., None, :] @ moment).transpose(1, 2), state

@@ -5,19 +5,19 @@ from __future__ import annotations
 from torch import Tensor
 
 from ttr.engines.torch.steps.matrix import decay
-from ttr.forms.lowering import finish, linear_form, widen_state
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
 
 
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-    form, memory = linear_form(problem, x), widen_state(problem, x)
+    form = problem.lower(x)
+    memory = form.memory
     kept = decay(memory, None if form.log_decay is None else form.log_decay[:, 0])
-    source = kept if form.gradient_at == "decayed" else memory
+    source = memory if form.old else kept
     descent = form.step[:, 0, :, None] * ((form.read[:, 0, :, None] @ source)[..., 0, :] - form.value[:, 0])
     share, step = (x.controls[name][:, 0, :, None, None] for name in ("momentum", "momentum_step"))
     momentum = share * x.state["momentum"] + form.key[:, 0, :, :, None] * descent[:, :, None]
     memory = kept - step * momentum
-    y = (form.query[:, 0, :, None] @ memory).transpose(1, 2)
-    return finish(problem, x, y, memory, form, momentum=momentum)
+    y = (form.scaled_query[:, 0, :, None] @ memory).transpose(1, 2)
+    return form.finish(x, y, memory, momentum=momentum)

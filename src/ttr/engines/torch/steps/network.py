@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ttr.forms.networks import descent, inner_pairs, matrices, predict, spread
+from ttr.engines.torch.networks import descent, inner_pairs, matrices, predict, spread
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State

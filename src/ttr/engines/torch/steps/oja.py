@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ttr.decay import RESET
 from ttr.engines.torch.steps.matrix import decay
-from ttr.forms.lowering import finish, linear_form, widen_state
 from ttr.inputs import Inputs
-from ttr.problem import RESET, Problem
+from ttr.problem import Problem
 from ttr.state import State
 
 
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-    form = linear_form(problem, x)
-    kept = decay(widen_state(problem, x), None if form.log_decay is None else form.log_decay[:, 0])
+    form = problem.lower(x)
+    kept = decay(form.memory, None if form.log_decay is None else form.log_decay[:, 0])
     # N^T, a delta rule with keys and values exchanged
     turned = decay(kept.mT, x.controls["value_log_decay"][:, 0].clamp(min=RESET))
     value = form.value[:, 0]
     missing = form.key[:, 0] - (value[..., None, :] @ turned)[..., 0, :]
     turned = turned + value[..., None] * (form.step[:, 0, :, None] * missing)[:, :, None]
-    y = (turned @ form.query[:, 0, :, :, None])[..., 0][:, None]
-    return finish(problem, x, y, turned.mT, form)
+    y = (turned @ form.scaled_query[:, 0, :, :, None])[..., 0][:, None]
+    return form.finish(x, y, turned.mT)
