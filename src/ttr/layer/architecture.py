@@ -72,9 +72,9 @@ class Architecture:
     """
 
     problem: Problem
-    qkv: tuple[QKVTransform, ...] = ()
-    gates: tuple[Gate, ...] = ()
-    output: tuple[Output, ...] = ()
+    qkv: tuple[Part, ...] = ()
+    gates: tuple[Part, ...] = ()
+    output: tuple[Part, ...] = ()
     source: str = ""
     arxiv: str = ""
     year: int = 0

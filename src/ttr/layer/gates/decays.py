@@ -144,7 +144,7 @@ class HGRNDecay(Gate):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         if sizes.pairs > 1 or sizes.key_heads != sizes.heads:
             raise ValueError(
-                "HGRNDecay makes the retention of a head from its key and needs one "
+                "HGRNDecay makes the decay of a head from its key and needs one "
                 "for each. "
                 f"Use key_heads = {sizes.heads} and one pair per token."
             )

@@ -99,7 +99,7 @@ class _Projected(Gate):
 
 @dataclass(frozen=True)
 class LinearGate(_Projected):
-    """W x + bias: phases of a complex retention (GateLoop, arXiv 2311.01927), or, kept between -cap and cap
+    """W x + bias: phases of a complex decay (GateLoop, arXiv 2311.01927), or, kept between -cap and cap
     by a hyperbolic tangent, the exponential input gate of xLSTM (2405.04517, its cap 2503.13427).
 
     With ``zero`` W starts at 0, so that the bias alone says how much is written until W is learned.

@@ -21,7 +21,7 @@ from ttr.operators import wide
 class RingDecay(Gate):
     """log_decay = -exp(rate), the same for every token, with a learned rate per head (LRU, arXiv 2303.06349).
 
-    The retentions start with their squares evenly spaced between those of ``smallest`` and ``largest``: the
+    The decays start with their squares evenly spaced between those of ``smallest`` and ``largest``: the
     eigenvalues lie on a ring of the unit disk.
     """
 

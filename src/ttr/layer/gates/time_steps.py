@@ -14,7 +14,7 @@ from ttr.layer.part import Gate, Streams
 
 @dataclass(frozen=True)
 class TimeStepDecay(Gate):
-    """log_decay = -dt per head, for a dt that a step among the keys has made: the stream ``time_step``."""
+    """log_decay = -dt per head, for the dt of a qkv transform: the stream ``time_step``."""
 
     reads: ClassVar[tuple[str, ...]] = ("time_step",)
     makes: ClassVar[tuple[str, ...]] = ("log_decay",)

@@ -53,7 +53,7 @@ class HeadBias(QKVTransform):
 class RingGain(QKVTransform):
     """v exp(gain) with a learned gain per head (LRU, arXiv 2303.06349).
 
-    It starts at sqrt(1 - a^2) for the retentions a with which ``RingDecay`` of the same fields starts, so
+    It starts at sqrt(1 - a^2) for the decays a with which ``RingDecay`` of the same fields starts, so
     that a white input makes a state of the same variance.
     """
 

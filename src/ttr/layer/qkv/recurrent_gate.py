@@ -23,7 +23,7 @@ class RecurrentGate(QKVTransform):
     """v = sqrt(1 - a^2) i v with the gates of a real-gated linear recurrent unit (RG-LRU, arXiv 2402.19427).
 
     The input gate i and the recurrence gate r are sigmoids of linear maps of v within blocks of ``block``
-    heads, or one block of fewer. The retention a = exp(-dt) has dt = sharpness r softplus(p), the stream
+    heads, or one block of fewer. The decay a = exp(-dt) has dt = sharpness r softplus(p), the stream
     ``time_step``; p starts such that a^(1/(sharpness r)) is between 0.9 and 0.999. The first token of a
     sequence, which nothing was kept for, is written whole.
     """

@@ -59,7 +59,7 @@ class ComplementKey(QKVTransform):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         if sizes.pairs > 1 or sizes.key_heads != sizes.heads:
             raise ValueError(
-                "ComplementKey makes the key of a head from its retention and needs one for "
+                "ComplementKey makes the key of a head from its decay and needs one for "
                 "each. "
                 f"Use key_heads = {sizes.heads} and one pair per token."
             )
