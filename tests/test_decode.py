@@ -52,7 +52,7 @@ def tier(request, monkeypatch):
     """Runs a test with torch's operations and with the kernel."""
     if request.param == "torch":
         monkeypatch.setattr(native, "usable", lambda x: False)
-    monkeypatch.setattr("ttr.dispatch._BOUND", {})
+    monkeypatch.setattr("ttr.dispatch._STEPS", dispatch.Bound())
     return request.param
 
 
@@ -150,11 +150,11 @@ def test_plain_memories_are_bound(name, tier):
     assert bound(ttr.plan(problem, **arguments, params=params)) is not None
 
 
-class Slow(dict):
+class Slow(dispatch.Bound):
     """Lets other threads in between a look at its size and what follows from it, and remembers how large it
     has been."""
 
-    largest = 0
+    most, largest = 3, 0
 
     def __len__(self):
         size = super().__len__()
@@ -168,8 +168,7 @@ class Slow(dict):
 
 def test_what_is_bound_stays_few_whoever_steps(monkeypatch):
     kept = Slow()
-    monkeypatch.setattr("ttr.dispatch._BOUND", kept)
-    monkeypatch.setattr("ttr.dispatch.MOST_BOUND", 3)
+    monkeypatch.setattr("ttr.dispatch._STEPS", kept)
 
     def steps(first):
         for batch in range(first, first + 6):
@@ -344,11 +343,3 @@ def test_what_is_no_tensor_is_refused_in_a_sentence():
     for wrong in ((None, q, q), (q, None, q), (q, q, [1.0])):
         with pytest.raises(ValueError, match=r"must be a floating-point tensor, got .*\.$"):
             ttr.step(problem, *wrong, None)
-
-
-def test_what_step_remembers_is_bounded_though_threads_step_over_the_limit(monkeypatch):
-    monkeypatch.setattr(dispatch, "_BOUND", {(n,): None for n in range(dispatch.MOST_BOUND + 1)})
-    problem = ttr.catalogue["linear-attention"].problem
-    q, k, v = (torch.randn(1, 2, 3) for _ in range(3))
-    ttr.step(problem, q, k, v, ttr.initial_state(problem, 1, 2, 3, 3))
-    assert len(dispatch._BOUND) <= 1

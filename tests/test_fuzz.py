@@ -9,7 +9,7 @@ import torch
 from tests.fuzz import Call, Outcome, play
 from tests.fuzz.run import draw, run
 from tests.fuzz.workers import Workers
-from ttr import dispatch, inputs
+from ttr import dispatch, prepare
 from ttr.engines.torch.attention import Attention
 
 KNOWN = Call("softmax-attention", time=5, heads=2, key=3, value=2, mode="grad")
@@ -64,7 +64,7 @@ def test_arguments_that_should_be_refused_are_found(monkeypatch):
 
 
 def test_right_calls_that_are_refused_are_found(monkeypatch):
-    monkeypatch.setattr(dispatch, "check_streaming", lambda problem, streams: inputs.check_problem("gla"))
+    monkeypatch.setattr(dispatch, "check_streaming", lambda problem, streams: prepare.check_problem("gla"))
     assert play(KNOWN).kind == "refuses what is right"
 
 

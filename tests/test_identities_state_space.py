@@ -240,7 +240,7 @@ def test_calls_beyond_the_horizon_are_refused(packed) -> None:
     "weights, function, solver, message",
     [
         (ComplexGeometric(), LINEAR, ImplicitDeltaRule(), "Use OneStep without a window"),
-        (ComplexGeometric(), LINEAR, DiagonalImplicitDeltaRule(), "Use OneStep without a window"),
+        (ComplexGeometric(), LINEAR, DiagonalImplicitDeltaRule(), "Use OneStep with "),
         (
             ComplexGeometric(values="complex"),
             Linear(normalized=True),

@@ -226,4 +226,4 @@ def test_every_part_is_an_attribute_of_the_package():
     assert all(getattr(ttr.layer, cls.__name__) is cls for cls in MEMBERS)
     assert ttr.layer.Architecture is Architecture and ttr.layer.Mixer is ttr.nn.Mixer
     with pytest.raises(AttributeError, match=r"has no attribute 'MambaDecy'. It has .*MambaDecay"):
-        ttr.layer.MambaDecy  # noqa: B018
+        _ = ttr.layer.MambaDecy

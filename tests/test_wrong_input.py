@@ -74,6 +74,7 @@ BOUNDS = (
     torch.tensor([[0, 9]]),
     torch.zeros(0, dtype=torch.int64),
     torch.tensor([0, 9]).to_sparse(),
+    torch.tensor([0, 9], device="meta"),
     torch.tensor([0, 5, 3, 9]),
     torch.tensor([-1, 9]),
 )

@@ -13,8 +13,8 @@ from torch import Tensor
 from ttr.component import Parameter, axis_params
 from ttr.engines import ENGINES
 from ttr.engines.engine import Engine
-from ttr.engines.torch.steps import BoundStep
-from ttr.inputs import Inputs, looks, within_graph
+from ttr.engines.native import library
+from ttr.inputs import Inputs, looks, needs_composite, within_graph
 from ttr.prepare import (
     check_device,
     check_heads,
@@ -65,6 +65,12 @@ def regress(
         ValueError: on wrong shapes, dtypes, names or values, or when a named engine cannot run; the sentence
             says what to do.
     """
+    call = None
+    if cu_seqlens is None and _is_plain(problem, q, k, v, params, engine) and q.shape[1:2] <= SHORT:
+        call = (problem, q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, library.available())
+        bound = _SEQUENCES.get(call)
+        if bound is not None and (done := bound(q, k, v, state, controls)):
+            return done if return_state else done[0]
     x = replace(
         prepare(problem, q, k, v, params, writable(state), cu_seqlens, controls), wants_state=return_state
     )
@@ -74,6 +80,8 @@ def regress(
         y, state = (
             chosen.run(problem, x) if cu_seqlens is None else _packed(chosen, problem, x, cu_seqlens.tolist())
         )
+    if call is not None and call not in _SEQUENCES and not x.wants_grad and not needs_composite():
+        _SEQUENCES[call] = chosen.bind(problem, x)
     # without tokens it would be the caller's own
     state = state if x.length or not return_state else state.clone()
     y = within_graph(y.to(x.out_dtype), x)
@@ -99,17 +107,9 @@ def step(
     Raises:
         ValueError: as ``regress``; the state is then unchanged.
     """
-    shaped = type(q) is type(k) is type(v) is Tensor and not (q.is_nested or k.is_nested or v.is_nested)
-    auto = type(engine) is str and engine == "auto" and _is_nothing(params)
-    plain = (
-        shaped
-        and auto
-        and isinstance(problem, Problem)
-        and state is not None
-        and not torch.compiler.is_compiling()
-    )
+    plain = state is not None and _is_plain(problem, q, k, v, params, engine)
     call = (problem, inplace, q.shape, k.shape, v.shape, q.dtype, torch.get_num_threads()) if plain else None
-    bound = _BOUND.get(call)
+    bound = _STEPS.get(call)
     if bound is not None and (done := bound(q, k, v, state, controls)):
         return done
     state = writable(state)
@@ -123,18 +123,38 @@ def step(
         for tensor in new.tensors.values():
             vouch(tensor)
     if plain and bound is None and (bound := chosen.bind_step(problem, replace(x, owns_state=inplace))):
-        with _BINDING:  # else two threads step over the limit together
-            if len(_BOUND) >= MOST_BOUND:
-                _BOUND.clear()
-            _BOUND[call] = bound
+        _STEPS[call] = bound
     return y[:, 0].to(x.out_dtype), new
 
 
-_BOUND: dict[tuple[object, ...], BoundStep] = {}
-"""What ``step`` found out about calls of one kind, so that the next one is spared most of the checks."""
+class Bound(dict):
+    """What was found out about calls of one kind, so that the next one is spared most of the checks: at most
+    ``most`` kinds, whoever adds them."""
 
-MOST_BOUND = 64
-_BINDING = threading.Lock()
+    most = 64
+    _adding = threading.Lock()
+
+    def __setitem__(self, call: tuple[object, ...], bound: object) -> None:
+        with self._adding:  # else two threads step over the limit together
+            if len(self) >= self.most:
+                self.clear()
+            super().__setitem__(call, bound)
+
+
+_STEPS, _SEQUENCES = Bound(), Bound()
+
+SHORT = (64,)
+"""Tokens of a sequence up to which the way to the kernel takes as long as the kernel."""
+
+
+def _is_plain(problem: object, q: object, k: object, v: object, params: object, engine: object) -> bool:
+    """Whether a call may be like one that was bound: plain tensors on the CPU, nothing forced, nobody
+    compiling."""
+    if not (type(q) is type(k) is type(v) is Tensor and isinstance(problem, Problem)):
+        return False
+    if q.is_nested or k.is_nested or v.is_nested or not q.is_cpu or torch.compiler.is_compiling():
+        return False
+    return type(engine) is str and engine == "auto" and _is_nothing(params)
 
 
 def _token(
@@ -221,7 +241,8 @@ def plan(
     """The choice that ``regress`` makes for such a call, bound: a callable with its signature, less the
     problem.
 
-    It checks each call but chooses no more, for hot loops with one shape. For a single token, q [B,H,K], it
+    It checks each call but chooses no more, for hot loops with one shape; short sequences of plain linear
+    memories go straight to the compiled kernel. For a single token, q [B,H,K], it
     is ``step`` that is bound: ``run(q, k, v, state, **controls) -> (y, state)``, with ``inplace`` as there.
     Where such tensors can be used as they come, only their shapes, types and numbers are looked at, and all
     that was not planned goes the way of ``step``. ``torch.compile(run)`` makes one kernel of such a token, in
@@ -246,8 +267,26 @@ def plan(
     )
     chosen = choose(problem, x, engine)
 
-    def run(q: Tensor, k: Tensor, v: Tensor, **call: object) -> object:
-        return regress(problem, q, k, v, **{"engine": chosen, "return_state": return_state, **call})
+    bound = None if settings else chosen.bind(problem, x)
+
+    def run(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        params: Mapping[str, Tensor] | None = None,
+        state: State | None = None,
+        cu_seqlens: Tensor | None = None,
+        return_state: bool = return_state,
+        engine: str | Engine = chosen,
+        **controls: Tensor | float,
+    ) -> Tensor | tuple[Tensor, State]:
+        plain = engine is chosen and cu_seqlens is None and _is_nothing(params)
+        if plain and bound is not None and not torch.compiler.is_compiling():
+            if done := bound(q, k, v, state, controls):
+                return done if return_state else done[0]
+        settings = {"params": params, "state": state, "cu_seqlens": cu_seqlens, "return_state": return_state}
+        return regress(problem, q, k, v, engine=engine, **settings, **controls)
 
     return run
 

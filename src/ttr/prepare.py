@@ -297,6 +297,10 @@ def check_packing(cu_seqlens: Tensor | None, batch: int, time: int) -> int:
         raise ValueError(
             f"cu_seqlens must be a 1-D int32 or int64 tensor of boundaries [0, ..., T], got {got}."
         )
+    if cu_seqlens.is_meta:
+        raise ValueError(
+            "cu_seqlens is on the meta device, which holds no numbers. Use torch.tensor([0, ..., T])."
+        )
     if batch != 1:
         raise ValueError(f"Packed sequences come in a batch of 1, got {batch}. Concatenate them along time.")
     bounds = cu_seqlens.tolist()

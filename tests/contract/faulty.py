@@ -25,6 +25,7 @@ NAMED = (
     "test_linear_recurrence.py",
     "test_derivatives.py",
     "test_decode.py",
+    "test_short_calls.py",
     "test_short_convolution.py",
     "test_rms_norm.py",
     "test_attention.py",

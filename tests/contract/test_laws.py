@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ttr
-from tests.contract.rows import CALL_LAWS, NAMED, NAMES, checks, examples, rows, tried
+from tests.contract.rows import CALL_LAWS, FLOAT32_LAWS, NAMED, NAMES, checks, examples, rows, tried
 from ttr.dispatch import refusal
 from ttr.engines import ENGINES
 from ttr.laws import LAWS, Setting
@@ -63,9 +63,16 @@ def test_laws(row, tries):
     assert not found, "\n".join(found)
 
 
+SLOW = [
+    pytest.param(law, dtype, id=f"{law.name}-{dtype}")
+    for law in LAWS
+    if law.slow
+    for dtype in (torch.float64, torch.float32)[: 1 + (law.number in FLOAT32_LAWS)]
+]
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("law", [law for law in LAWS if law.slow], ids=lambda law: law.name)
+@pytest.mark.parametrize("law, dtype", SLOW)
 @pytest.mark.parametrize(
     "named", [row for row in rows() if row[0] in NAMED], ids=lambda row: f"{row[1].name}-{NAMED[row[0]]}"
 )

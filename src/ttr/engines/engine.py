@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ttr.engines.sources import BoundSequence
 from ttr.engines.torch import steps
 from ttr.inputs import Inputs
 from ttr.problem import Problem
@@ -55,6 +56,10 @@ class Engine(ABC):
     def step(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         """One token: as ``run`` with T = 1."""
         return steps.advance(problem, x)
+
+    def bind(self, problem: Problem, x: Inputs) -> BoundSequence | None:
+        """A short way for sequences of the sizes of ``x``; None where there is none but ``run``."""
+        return None
 
     def bind_step(self, problem: Problem, x: Inputs) -> steps.BoundStep | None:
         """A short way for tokens like the one of ``x``; None where there is none but ``step``."""

@@ -4,21 +4,18 @@ update but a look at them."""
 from __future__ import annotations
 
 import ctypes
-import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ttr.engines.native import step as native
+from ttr.engines.sources import Sources, alike, in_range, sources_of
 from ttr.engines.torch.steps import matrix
-from ttr.inputs import Inputs, needs_composite, repeat_heads
+from ttr.inputs import Inputs, repeat_heads
 from ttr.problem import Problem
 from ttr.state import State
-from ttr.torch_internals import is_transformed
 from ttr.values import counts, sound, suspicious, vouch
 
 BoundStep = Callable[
@@ -32,22 +29,10 @@ Update = Callable[[tuple[Tensor, ...]], "tuple[Tensor, Tensor] | None"]
 changed."""
 
 
-class Sources(NamedTuple):
-    """Where an update finds its operands, ``native.OPERANDS``: at ``places`` of (q, k, v, *controls by
-    ``names``, None, constant), the constant being the log decay [B,H] or [B,H,F] of weights that no input
-    moves; ``scale`` and ``old`` as in ``LinearRecurrence``."""
-
-    names: tuple[str, ...]
-    places: tuple[int, ...]
-    constant: Tensor | None
-    scale: float
-    old: bool
-
-
 def bind(problem: Problem, x: Inputs, compiled: bool) -> BoundStep | None:
     """A call for tokens like that of ``x``, in place if it owns its state, by the ``compiled`` kernel or by
     torch; None where the update needs more than the caller's tensors."""
-    sources = _sources(problem, x)
+    sources = sources_of(problem, x)
     if sources is None:
         return None
     names, dtype = sources.names, x.q.dtype
@@ -73,7 +58,7 @@ def bind(problem: Problem, x: Inputs, compiled: bool) -> BoundStep | None:
             return None
         memory, position = state.tensors.get("memory"), state.position
         tensors = (q, k, v, *map(controls.get, names), memory, position)
-        if not _alike(tensors, shapes, dtypes):
+        if not alike(tensors, shapes, dtypes):
             return None
         # which cannot trace whether torch lets nobody write to them
         compiling = torch.compiler.is_compiling()
@@ -94,27 +79,6 @@ def bind(problem: Problem, x: Inputs, compiled: bool) -> BoundStep | None:
         )
 
     return run
-
-
-def _alike(
-    tensors: tuple[Tensor, ...], shapes: tuple[torch.Size, ...], dtypes: tuple[torch.dtype, ...]
-) -> bool:
-    """Whether these are plain contiguous tensors on the CPU of such shapes and types, without gradients."""
-    wants_grad = torch.is_grad_enabled()
-    try:
-        for tensor, shape, dtype in zip(tensors, shapes, dtypes):
-            if (
-                type(tensor) is not Tensor
-                or tensor.dtype is not dtype
-                or tensor.shape != shape
-                or not (tensor.is_cpu and tensor.is_contiguous())
-            ):
-                return False
-            if wants_grad and tensor.requires_grad:
-                return False
-    except RuntimeError:  # nested tensors have no shape, sparse ones no strides
-        return False
-    return not is_transformed()
 
 
 def _native(problem: Problem, x: Inputs, sources: Sources) -> Update:
@@ -170,7 +134,7 @@ def _eager(problem: Problem, x: Inputs, sources: Sources) -> Update:
         *given, memory, position = tensors
         query, pair = pair_of(given)
         if torch.is_autocast_enabled("cpu") or not (
-            _sound(given, pair) and sound(memory) and counts(position)
+            in_range(given, pair.step, pair.log_decay) and sound(memory) and counts(position)
         ):
             return None  # autocast would narrow the products
         after = matrix.changed(pair, matrix.change_by(pair, memory, old, look), memory, inplace)
@@ -227,51 +191,3 @@ def _pairs(x: Inputs, sources: Sources) -> Callable[[Sequence[Tensor]], tuple[Te
         return query, matrix.Pair(key, value, read, erase, step, log_decay)
 
     return pair_of
-
-
-def _sound(given: Sequence[Tensor], pair: matrix.Pair) -> bool:
-    """Whether what a token brings is finite, steps >= 0 and log decays <= 0, -inf allowed, as sums and
-    extremes show it: NaN passes through both. A sum of finite numbers that overflows costs a closer look, no
-    more."""
-    step, log_decay = pair.step, pair.log_decay
-    if step is not None:
-        low, high = torch.aminmax(step)
-        if not (low.item() >= 0 and high.item() < math.inf):
-            return False
-    if log_decay is not None and not log_decay.max().item() <= 0:
-        return False
-    return all(math.isfinite(x.sum().item()) for x in given if x is not step and x is not log_decay)
-
-
-def _sources(problem: Problem, x: Inputs) -> Sources | None:
-    """What the lowering hands through untouched is the caller's tensor, which a copy of the call shows. Where
-    it makes anything new at every token, there is nothing to bind."""
-    if problem.memory != "matrix" or x.rates is not None or x.params or x.wants_grad:
-        return None
-    if not x.q.is_cpu or x.q.numel() == 0 or x.q.dtype is not x.out_dtype or needs_composite():
-        return None
-    names = tuple(x.controls)
-    copies = {name: control.clone() for name, control in x.controls.items()}
-    probe = dataclasses.replace(
-        x, q=x.grouped(x.q).clone(), k=x.grouped(x.k).clone(), v=x.grouped(x.v).clone(), controls=copies
-    )
-    start = problem.begin(probe)
-    form = problem.lower(probe, start)
-    if form.pairs > 1 or form.carried or form.undo or form.log_decay is not start.log_decay:
-        return None
-    none = 3 + len(names)
-    found = {tensor.data_ptr(): i for i, tensor in enumerate((probe.q, probe.k, probe.v, *copies.values()))}
-    operands = [getattr(form, name) for name in native.OPERANDS[:-1]]
-    places = [none if tensor is None else found.get(tensor.data_ptr()) for tensor in operands]
-    constant = None
-    if form.log_decay is None:
-        places.append(none)
-    elif problem.weights.controls():
-        log = problem.weights.log_retention(copies, x.axis_params("weights"), x.heads, x.q)
-        places.append(found.get(log.data_ptr()))
-    else:
-        constant = form.log_decay[:, 0].contiguous()
-        places.append(none + 1)
-    if None in places:
-        return None
-    return Sources(names, tuple(places), constant, form.scale, form.old)

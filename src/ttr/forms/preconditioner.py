@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad, softsign
 
 from ttr.decay import RESET
+from ttr.forms.sums import lengthened
 from ttr.inputs import Inputs
 
 
@@ -46,9 +47,9 @@ def decayed_sums(
         return x
     wide = x.dtype if x.device.type == "mps" else torch.float64
     triangle = torch.ones(block, block, dtype=wide, device=x.device).tril()
-    blocks = pad(x, (0, 0, 0, -time % block)).unflatten(-2, (-1, block))
+    blocks = lengthened(x, -2, -time % block).unflatten(-2, (-1, block))
     log = triangle @ pad(log_decay.to(wide), (0, -time % block)).unflatten(-1, (-1, block))[..., None]
     inside = (log - log.mT).masked_fill(triangle == 0, -torch.inf).to(x.dtype).exp() @ blocks
     ends = decayed_sums(inside[..., -1, :], log[..., -1, 0], block)
-    before = pad(ends[..., :-1, :], (0, 0, 1, 0))
+    before = torch.cat([torch.zeros_like(ends[..., :1, :]), ends[..., :-1, :]], dim=-2)
     return (inside + log.to(x.dtype).exp() * before[..., None, :]).flatten(-3, -2)[..., :time, :]

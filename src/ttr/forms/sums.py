@@ -19,3 +19,15 @@ def running_sum(x: Float[Tensor, "*lead T"], block: int = 16) -> Float[Tensor, "
     # of earlier blocks alone: a later token changes no bit
     before = pad(running_sum(inside[..., -1], block)[..., :-1], (1, 0))
     return (inside + before[..., None]).flatten(-2)[..., :time]
+
+
+def lengthened(
+    x: Float[Tensor, "*shape"], axis: int, count: int, value: float = 0.0
+) -> Float[Tensor, "*longer"]:
+    """x with ``count`` more entries along an axis. ``torch.nn.functional.pad`` takes no empty tensors before
+    torch 2.7."""
+    if count == 0:
+        return x
+    shape = list(x.shape)
+    shape[axis] = count
+    return torch.cat([x, x.new_full(shape, value)], dim=axis)

@@ -42,8 +42,8 @@ def full_blocks(problem: Problem, setting: Setting) -> Iterable[tuple[str, float
 
 
 def _measured_condition(case: Case, noise: float = 1e-10) -> float:
-    """By how much the definition magnifies relative noise of its inputs, in float64: the worst of outputs and
-    gradients."""
+    """By how much the definition magnifies relative noise of its inputs, in float64: the worst of outputs,
+    state and gradients."""
     exact = case.with_leaves({name: x.double() for name, x in case.leaves().items()})
     generator = torch.Generator().manual_seed(3)
     noisy = {
@@ -53,7 +53,7 @@ def _measured_condition(case: Case, noise: float = 1e-10) -> float:
     results = []
     for source in (exact.differentiable(), exact.with_leaves(noisy).differentiable()):
         y, state = outcome(by_definition, source)
-        results.append([y, *_gradients(source, y, state)])
+        results.append([y, *state.tensors.values(), *_gradients(source, y, state)])
     return max(error(*pair) for pair in zip(*results)) / noise
 
 

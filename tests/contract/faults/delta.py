@@ -72,8 +72,8 @@ FAULTS = (
     ),
     Fault(
         "forms/preconditioner.py",
-        "before = pad(ends[..., :-1, :], (0, 0, 1, 0))",
-        "before = pad(ends[..., :-1, :], (0, 0, 1, 0)).detach()",
+        "ends[..., :-1, :]], dim=-2)",
+        "ends[..., :-1, :]], dim=-2).detach()",
         PRECONDITIONED,
     ),
     Fault(

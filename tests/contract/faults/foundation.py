@@ -151,9 +151,17 @@ FAULTS = (
         "and",
         ("chunkwise-delta", "weights=Geometric(),", "DeltaRule()"),
     ),
-    Fault("dispatch.py", "with _BINDING:", "if _BINDING:", ("test_what_is_bound_stays_few",)),
+    Fault("engines/specialised_sequence.py", "seen + length", "seen + 1", ("test_a_short_call_is",)),
     Fault(
-        "engines/specialised_step.py",
+        "engines/specialised_sequence.py", "clamp(min=RESET)", "clamp(min=-5.0)", ("test_a_short_call_takes",)
+    ),
+    Fault(
+        "engines/specialised_sequence.py", "any(map(Tensor.is_neg, every))", "False", ("test_other_calls_of",)
+    ),
+    Fault("engines/sources.py", "low.item() >= 0 and", "", ("test_what_is_wrong_is_refused",)),
+    Fault("dispatch.py", "with self._adding:", "if self._adding:", ("test_what_is_bound_stays_few",)),
+    Fault(
+        "engines/sources.py",
         "places.append(found.get(log.data_ptr()))",
         'places.append(3 + names.index("log_decay"))',
         ("test_a_token_is_that_of_the_weights",),

@@ -147,16 +147,16 @@ FAULTS = (
     Fault("engines/native/library.py", 'torch.float64: "double"', 'torch.float64: "float"', NATIVE),
     Fault("functions/_monomials.py", "(i + 1)", "(i + 2)", ("nothing",)),
     Fault("engines/native/step.py", "old=old, reads_first", "old=not old, reads_first", NATIVE),
-    Fault("engines/specialised_step.py", "low.item() >= 0 and high", "high", ("test_bad_numbers",)),
+    Fault("engines/sources.py", "low.item() >= 0 and high", "high", ("test_bad_numbers",)),
     Fault(
-        "engines/specialised_step.py",
+        "engines/sources.py",
         "log_decay.max().item() <= 0",
         "log_decay.min().item() <= 0",
         ("test_bad_numbers",),
     ),
     Fault(
         "engines/specialised_step.py",
-        "not (_sound(given, pair) and sound(memory)",
+        "not (in_range(given, pair.step, pair.log_decay) and sound(memory)",
         "not (sound(memory)",
         ("test_bad_numbers",),
     ),
@@ -264,7 +264,7 @@ FAULTS = (
         ("test_the_convolution_refuses",),
     ),
     Fault(
-        "engines/specialised_step.py",
+        "engines/sources.py",
         "if wants_grad and tensor.requires_grad:",
         "if False:",
         ("test_gradients_are_asked_for",),

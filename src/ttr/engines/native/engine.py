@@ -7,10 +7,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ttr.engines import specialised_sequence
 from ttr.engines.linear import OperatorEngine
 from ttr.engines.linear_operator import KERNELS
 from ttr.engines.native import library, step
 from ttr.engines.native.recurrence import NativeKernel
+from ttr.engines.sources import BoundSequence
 from ttr.engines.torch import steps
 from ttr.engines.torch.steps import BoundStep
 from ttr.inputs import Inputs
@@ -29,6 +31,9 @@ class Native(OperatorEngine):
             return super().step(problem, x)
         form = problem.lower(x)
         return form.finish(x, *step.advance(form, x.owns_state))
+
+    def bind(self, problem: Problem, x: Inputs) -> BoundSequence | None:
+        return specialised_sequence.bind(problem, x, self.chunk) if step.usable(x) else None
 
     def bind_step(self, problem: Problem, x: Inputs) -> BoundStep | None:
         return steps.bind(problem, x, compiled=step.usable(x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 from collections.abc import Sequence
 
 import torch
@@ -21,6 +22,8 @@ second-level cache holds."""
 
 MOST_CHUNKS = 64
 """The most chunks of a stretch (``csrc/recurrence.h``)."""
+
+POINTER = struct.Struct("P")
 
 INPUTS = ("query", "key", "value", "read", "erase", "step", "log_decay", "memory")
 
@@ -98,6 +101,34 @@ class NativeKernel:
         return tuple(gradients)
 
 
+class Prepared:
+    """The forward kernel for recurrences of one shape, whose tensors are contiguous, but for a log decay that
+    stays the same: the arguments are written once, and their addresses with every call."""
+
+    def __init__(self, r: LinearRecurrence, chunk: int) -> None:
+        y, last = torch.empty_like(r.value), torch.empty_like(r.memory)
+        arguments, self._held = _arguments(r, chunk, (), y, last, ())
+        self._template = bytes(arguments)
+        self._names = [name for name in INPUTS if getattr(r, name) is not None]
+        self._offsets = [getattr(_Arguments, name).offset for name in (*self._names, "y", "last")]
+        self._y, self._last = y, last
+
+    def __call__(self, r: LinearRecurrence) -> tuple[Tensor, Tensor]:
+        """y [B,T,H,V] and the final memory [B,H,F,V].
+
+        Raises:
+            RuntimeError: if the memory for the kernel's work is missing.
+        """
+        arguments = _Arguments.from_buffer_copy(self._template)
+        arguments.threads = torch.get_num_threads()
+        y, last = torch.empty_like(self._y), torch.empty_like(self._last)
+        tensors = (*(getattr(r, name) for name in self._names), y, last)
+        for offset, tensor in zip(self._offsets, tensors):
+            POINTER.pack_into(arguments, offset, tensor.data_ptr())
+        library.run("forward", y.dtype, arguments)
+        return y, last
+
+
 def _padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
@@ -126,6 +157,20 @@ def _call(
     last: Tensor,
     gradients: Sequence[Tensor | None],
 ) -> None:
+    arguments, held = _arguments(r, chunk, saved, y, last, gradients)
+    library.run(name, r.query.dtype, arguments)
+    del held  # alive until the call is over
+
+
+def _arguments(
+    r: LinearRecurrence,
+    chunk: int,
+    saved: tuple[Tensor, ...],
+    y: Tensor,
+    last: Tensor,
+    gradients: Sequence[Tensor | None],
+) -> tuple[_Arguments, list[Tensor]]:
+    """What a kernel gets, and the tensors that must stay alive for as long."""
     batch, time, heads, key_size = r.query.shape
     decay, threads = 0 if r.log_decay is None else r.log_decay.ndim - 2, torch.get_num_threads()
     arguments = _Arguments(
@@ -144,12 +189,10 @@ def _call(
     tensors = dict(zip(INPUTS, (getattr(r, name) for name in INPUTS))) | {"y": y, "last": last}
     tensors["scale"] = torch.full((), r.scale, dtype=r.query.dtype).expand(batch, time, heads)
     tensors |= {f"grad_{name}": gradient for name, gradient in zip(INPUTS, gradients)}
-    # alive until the call is over
     held = [_fill(getattr(arguments, name), tensor) for name, tensor in tensors.items() if tensor is not None]
-    for field, tensor in zip(("states", "scores", "written"), saved, strict=True):
+    for field, tensor in zip(("states", "scores", "written"), saved):
         setattr(arguments, field, tensor.data_ptr() or None)
-    library.run(name, r.query.dtype, arguments)
-    del held
+    return arguments, held
 
 
 def _fill(field: _Tensor, tensor: Tensor) -> Tensor:

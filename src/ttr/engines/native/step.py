@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ttr.engines.native import library
+from ttr.engines.sources import OPERANDS
 from ttr.forms.linear_recurrence import LinearRecurrence
 from ttr.inputs import Inputs, needs_composite
 
-OPERANDS = ("query", "key", "value", "read", "erase", "step", "log_decay")
 TENSORS = struct.Struct(f"{len(OPERANDS) + 4}P")
 """The pointers of a call: the operands, memory, next memory, y, position."""
 

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from ttr.engines.engine import Engine
+from ttr.forms.sums import lengthened
 from ttr.inputs import Inputs, needs_composite
 from ttr.problem import Problem
 from ttr.state import State
@@ -95,9 +95,9 @@ def scan(
     tokens = added.shape[1]
     if not tokens:
         return added, start
-    after = (0, 0) * 3 + (0, -tokens % length)  # tokens that keep all and add nothing
+    after = -tokens % length  # tokens that keep all and add nothing
     kept, added = (
-        pad(x, after, value=fill).unflatten(1, (-1, length)).unbind(2)
+        lengthened(x, 1, after, fill).unflatten(1, (-1, length)).unbind(2)
         for x, fill in ((kept, 1.0), (added, 0.0))
     )
     states, products = [added[0]], [kept[0]]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import pad
+
+from ttr.forms.sums import lengthened
 
 
 def check_chunk(chunk: int) -> None:
@@ -36,7 +37,7 @@ def split(x: Float[Tensor, "B L H *rest"], size: int) -> Float[Tensor, "M B H {s
     """Cut time into chunks of ``size`` pairs, at least one. Zeros fill the last: pairs that write, read and
     forget nothing."""
     count = max(1, -(-x.shape[1] // size))
-    x = pad(x, (0, 0) * (x.ndim - 2) + (0, count * size - x.shape[1]))
+    x = lengthened(x, 1, count * size - x.shape[1])
     return x.unflatten(1, (count, size)).movedim((1, 3), (0, 2)).contiguous()
 
 

@@ -1,0 +1,105 @@
+"""Where the operands of a linear recurrence come from, for calls that go from the caller's tensors straight
+to a kernel."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ttr.inputs import Inputs, needs_composite
+from ttr.problem import Problem
+from ttr.state import State
+from ttr.torch_internals import is_transformed
+
+OPERANDS = ("query", "key", "value", "read", "erase", "step", "log_decay")
+
+
+BoundSequence = Callable[
+    [Tensor, Tensor, Tensor, State | None, Mapping[str, Tensor]], "tuple[Tensor, State] | None"
+]
+"""(q, k, v, state, controls) -> (y [B,T,H,V], state), or None where the call is not like the bound one."""
+
+
+class Sources(NamedTuple):
+    """Where a call finds its operands, ``OPERANDS``: at ``places`` of (q, k, v, *controls by
+    ``names``, None, constant), the constant being the log decay [B,H] or [B,H,F] of weights that no input
+    moves; ``scale`` and ``old`` as in ``LinearRecurrence``."""
+
+    names: tuple[str, ...]
+    places: tuple[int, ...]
+    constant: Tensor | None
+    scale: float
+    old: bool
+
+
+def sources_of(problem: Problem, x: Inputs) -> Sources | None:
+    """What the lowering hands through untouched is the caller's tensor, which a copy of the call shows. Where
+    it makes anything new at every token, there is nothing to bind."""
+    if problem.memory != "matrix" or x.rates is not None or x.params or x.wants_grad:
+        return None
+    if not x.q.is_cpu or x.q.numel() == 0 or x.q.dtype is not x.out_dtype or needs_composite():
+        return None
+    names = tuple(x.controls)
+    copies = {name: control.clone() for name, control in x.controls.items()}
+    probe = dataclasses.replace(
+        x, q=x.grouped(x.q).clone(), k=x.grouped(x.k).clone(), v=x.grouped(x.v).clone(), controls=copies
+    )
+    start = problem.begin(probe)
+    form = problem.lower(probe, start)
+    if form.pairs > 1 or form.carried or form.undo or form.log_decay is not start.log_decay:
+        return None
+    none = 3 + len(names)
+    found = {tensor.data_ptr(): i for i, tensor in enumerate((probe.q, probe.k, probe.v, *copies.values()))}
+    operands = [getattr(form, name) for name in OPERANDS[:-1]]
+    places = [none if tensor is None else found.get(tensor.data_ptr()) for tensor in operands]
+    constant = None
+    if form.log_decay is None:
+        places.append(none)
+    elif problem.weights.controls():
+        log = problem.weights.log_retention(copies, x.axis_params("weights"), x.heads, x.q)
+        places.append(found.get(log.data_ptr()))
+    else:
+        constant = form.log_decay[:, 0].contiguous()
+        places.append(none + 1)
+    if None in places:
+        return None
+    return Sources(names, tuple(places), constant, form.scale, form.old)
+
+
+def alike(
+    tensors: tuple[Tensor, ...], shapes: tuple[torch.Size, ...], dtypes: tuple[torch.dtype, ...]
+) -> bool:
+    """Whether these are plain contiguous tensors on the CPU of such shapes and types, without gradients."""
+    wants_grad = torch.is_grad_enabled()
+    try:
+        for tensor, shape, dtype in zip(tensors, shapes, dtypes):
+            if (
+                type(tensor) is not Tensor
+                or tensor.dtype is not dtype
+                or tensor.shape != shape
+                or not (tensor.is_cpu and tensor.is_contiguous())
+            ):
+                return False
+            if wants_grad and tensor.requires_grad:
+                return False
+    except RuntimeError:  # nested tensors have no shape, sparse ones no strides
+        return False
+    return not is_transformed()
+
+
+def in_range(given: Sequence[Tensor], step: Tensor | None, log_decay: Tensor | None) -> bool:
+    """Whether what a call brings is finite, steps >= 0 and log decays <= 0, -inf allowed, as sums and
+    extremes
+    show it: NaN passes through both. A sum of finite numbers that overflows costs a closer look, no more."""
+    if step is not None:
+        low, high = torch.aminmax(step)
+        if not (low.item() >= 0 and high.item() < math.inf):
+            return False
+    if log_decay is not None and not log_decay.max().item() <= 0:
+        return False
+    return all(math.isfinite(x.sum().item()) for x in given if x is not step and x is not log_decay)

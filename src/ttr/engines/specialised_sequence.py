@@ -1,0 +1,76 @@
+"""Short sequences of a plain linear memory, bound: from the caller's tensors to the compiled kernel, with
+nothing between them but a look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from operator import itemgetter
+
+import torch
+from torch import Tensor
+
+from ttr.decay import RESET
+from ttr.engines.native import library
+from ttr.engines.native import recurrence as native
+from ttr.engines.sources import BoundSequence, alike, in_range, sources_of
+from ttr.forms.linear_recurrence import LinearRecurrence
+from ttr.inputs import Inputs
+from ttr.problem import Problem
+from ttr.state import State
+from ttr.torch_internals import watched
+from ttr.values import counts, suspicious, wanted
+
+
+def bind(problem: Problem, x: Inputs, chunk: int) -> BoundSequence | None:
+    """A call for sequences of the sizes of ``x``; None where the recurrence needs more than the caller's
+    tensors."""
+    heads = {tensor.shape[-2] for tensor in (x.q, x.k, x.v)}
+    if x.length == 0 or heads != {x.heads}:
+        return None
+    sources = sources_of(problem, x.tokens(0, 1, x.state))
+    if sources is None:
+        return None
+    names, length, dtype = sources.names, x.length, x.q.dtype
+    given = (x.q, x.k, x.v, *map(x.controls.get, names))
+    shapes = (*(t.shape for t in given), x.state["memory"].shape, x.state.position.shape)
+    dtypes = (*[dtype] * (len(shapes) - 1), torch.int64)
+    constant = sources.constant
+    if constant is not None:
+        constant = constant[:, None].expand(-1, length, *constant.shape[1:])
+    pick = itemgetter(*sources.places)
+    start, position = torch.zeros_like(x.state["memory"]), torch.zeros_like(x.state.position)
+
+    def recurrence(tensors: tuple[Tensor, ...], memory: Tensor) -> LinearRecurrence:
+        *operands, log_decay = pick((*tensors, None, constant))
+        finite = None if log_decay is None else log_decay.clamp(min=RESET)
+        return LinearRecurrence(*operands, finite, memory, old=sources.old, scale=sources.scale)
+
+    contiguous = tuple(tensor.contiguous() for tensor in given)
+    kernel = native.Prepared(recurrence(contiguous, start), chunk)
+
+    def run(
+        q: Tensor, k: Tensor, v: Tensor, state: State | None, controls: Mapping[str, Tensor]
+    ) -> tuple[Tensor, State] | None:
+        if len(controls) != len(names) or not library.available():
+            return None
+        if state is None:
+            memory, seen = start, position
+        elif type(state) is State and type(state.tensors) is dict and len(state.tensors) == 1:
+            memory, seen = state.tensors.get("memory"), state.position
+        else:
+            return None
+        tensors = (q, k, v, *map(controls.get, names))
+        every = (*tensors, memory, seen)
+        if not alike(every, shapes, dtypes) or watched(every) or any(map(Tensor.is_neg, every)):
+            return None
+        called = recurrence(tensors, memory)
+        if wanted(q.device):
+            given_in_range = in_range((*tensors, memory), called.step, called.log_decay)
+            if not (given_in_range and counts(seen)):
+                return None
+        y, after = kernel(called)
+        if suspicious(y):  # whoever looks closer says why
+            return None
+        return y, State({"memory": after}, seen + length, None if state is None else state.capacity)
+
+    return run
