@@ -138,7 +138,7 @@ setup(
         Extension(
             "ttr.engines.native._kernels",
             sorted(map(str, SOURCES.glob("*.c"))),
-            depends=sorted(map(str, SOURCES.glob("*.h"))),
+            depends=sorted(str(path) for kind in ("*.h", "*.inc") for path in SOURCES.glob(kind)),
             optional=True,
         )
     ],

@@ -19,7 +19,9 @@ def changed(since: str) -> list[str]:
     """Files of the package that differ from a revision."""
     command = ["git", "diff", "--name-only", "--diff-filter=d", since, "--", "src/ttr"]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    return [str(Path(name).relative_to("src/ttr")) for name in names if name.endswith((".py", ".c", ".h"))]
+    return [
+        str(Path(name).relative_to("src/ttr")) for name in names if name.endswith((".py", ".c", ".h", ".inc"))
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,9 +3,9 @@
  *     replay LIBRARY FILE [exact]
  *
  * each in every instruction set that the library runs here, at 1, 2 and 4 threads, in memory that is not a
- * byte longer than what the caller's tensors held. The number of threads must change no bit; nor, with `exact`,
- * may anything be other than recorded, in the instruction set of the recording. With FEW_THREADS two of three
- * threads are refused. */
+ * byte longer than what the caller's tensors held. The number of threads must change no bit; nor, with
+ * `exact`, may anything be other than recorded, in the instruction set of the recording. With FEW_THREADS two
+ * of three threads are refused. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -74,7 +74,8 @@ static int next_record(FILE *file, record *r) {
         uint64_t *size = read_bytes(file, sizeof *size);
         s->size = *size;
         free(size);
-        s->before = read_bytes(file, s->size), s->after = read_bytes(file, s->size), s->first = malloc(s->size);
+        s->before = read_bytes(file, s->size), s->after = read_bytes(file, s->size),
+        s->first = malloc(s->size);
     }
     r->pointers = read_bytes(file, r->head.pointers * sizeof(pointer));
     return 1;
@@ -100,9 +101,10 @@ static void make_call(void *library, const record *r, const char *isa, int64_t t
         unsigned char *place = memory[p->stretch] + p->offset;
         memcpy(layout + p->at, &place, sizeof place);
     }
-    int result = strcmp(r->head.kernel, "step") /* its tensors come apart from the struct that begins with them */
-                     ? (*(int (**)(const void *))&kernel)(layout)
-                     : (*(int (**)(const void *, const void *))&kernel)(layout, layout);
+    int result =
+        strcmp(r->head.kernel, "step") /* its tensors come apart from the struct that begins with them */
+            ? (*(int (**)(const void *))&kernel)(layout)
+            : (*(int (**)(const void *, const void *))&kernel)(layout, layout);
     if (result != (int)r->head.result) fail(r, isa, threads, "it returned something else");
     for (uint64_t i = 0; i < r->head.stretches; i++) {
         const stretch *s = &r->stretches[i];
@@ -121,7 +123,8 @@ int main(int count, char **arguments) {
     int (*runs)(const char *) = NULL, exact = count > 3 && !strcmp(arguments[3], "exact");
     if (library) *(void **)&runs = dlsym(library, "ttr_runs");
     if (!runs || !file) {
-        fprintf(stderr, "usage: replay LIBRARY FILE [exact]; got %s\n", runs ? "no such file" : "no such library");
+        fprintf(stderr, "usage: replay LIBRARY FILE [exact]; got %s\n",
+                runs ? "no such file" : "no such library");
         return 2;
     }
     record r;

@@ -3,7 +3,7 @@ nothing between them but a look at them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 import torch
@@ -40,13 +40,13 @@ def bind(problem: Problem, x: Inputs, chunk: int) -> BoundSequence | None:
     pick = itemgetter(*sources.places)
     start, position = torch.zeros_like(x.state["memory"]), torch.zeros_like(x.state.position)
 
-    def recurrence(tensors: tuple[Tensor, ...], memory: Tensor) -> LinearRecurrence:
-        *operands, log_decay = pick((*tensors, None, constant))
+    def recurrence(operands: Sequence[Tensor | None], memory: Tensor) -> LinearRecurrence:
+        *others, log_decay = operands
         finite = None if log_decay is None else log_decay.clamp(min=RESET)
-        return LinearRecurrence(*operands, finite, memory, old=sources.old, scale=sources.scale)
+        return LinearRecurrence(*others, finite, memory, old=sources.old, scale=sources.scale)
 
-    contiguous = tuple(tensor.contiguous() for tensor in given)
-    kernel = native.Prepared(recurrence(contiguous, start), chunk)
+    sample = pick((*(tensor.contiguous() for tensor in given), None, constant))
+    kernel = native.Prepared(recurrence(sample, start), chunk)
 
     def run(
         q: Tensor, k: Tensor, v: Tensor, state: State | None, controls: Mapping[str, Tensor]
@@ -63,12 +63,12 @@ def bind(problem: Problem, x: Inputs, chunk: int) -> BoundSequence | None:
         every = (*tensors, memory, seen)
         if not alike(every, shapes, dtypes) or watched(every) or any(map(Tensor.is_neg, every)):
             return None
-        called = recurrence(tensors, memory)
+        operands = pick((*tensors, None, constant))
         if wanted(q.device):
-            given_in_range = in_range((*tensors, memory), called.step, called.log_decay)
+            given_in_range = in_range((*tensors, memory), *operands[-2:])
             if not (given_in_range and counts(seen)):
                 return None
-        y, after = kernel(called)
+        y, after = kernel(recurrence(operands, memory))
         if suspicious(y):  # whoever looks closer says why
             return None
         return y, State({"memory": after}, seen + length, None if state is None else state.capacity)

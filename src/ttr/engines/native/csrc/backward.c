@@ -1,33 +1,36 @@
 /* The derivative of the recurrence, chunk by chunk from the last, in one scan.
  *
- * Notation as in forward.c; D is the gradient of y over that of the unknowns' right side, stacked as the probes X = [P; Q] are: with the
- * gradient G' of the memory S' that leaves a chunk,
+ * Notation as in forward.c; D is the gradient of y over that of the unknowns' right side, stacked as the
+ * probes X = [P; Q] are: with the gradient G' of the memory S' that leaves a chunk,
  *
  *     dW = key~ G' + (M^Q)^T dY,     dU = (I + M^P)^{-T} dW,     D = [-dU; dY],
  *     dX~ = D S^T,     dM = D W^T,     dkey~ = W G'^T,     G = e^{b_C} G' + X~^T D,
  *
- * and V gets dU; where V is written by itself (erase given, or additive) it gets key~ G' + M_key^T D, and its scores D V^T. From dM, dX~ and
- * dkey~ come the gradients dx, dk of probes and keys themselves. Every e^{c_i} stands with an x_i and every e^{-b_j} with a k_j, hence
+ * and V gets dU; where V is written by itself (erase given, or additive) it gets key~ G' + M_key^T D, and its
+ * scores D V^T. From dM, dX~ and dkey~ come the gradients dx, dk of probes and keys themselves. Every e^{c_i}
+ * stands with an x_i and every e^{-b_j} with a k_j, hence
  *
- *     dc_i = <x_i, dx_i>,     db_j = -<k_j, dk_j>,     db_C = <S', G'> = e^{b_C} <S, G'> + sum_j <key~_j, dkey~_j>,
+ *     dc_i = <x_i, dx_i>,     db_j = -<k_j, dk_j>,     db_C = <S', G'> = e^{b_C} <S, G'> + sum_j <key~_j,
+ * dkey~_j>,
  *
- * per channel without the sum over channels, and a token's log decay gets the sum of db over itself and all later tokens of its chunk.
- * Memories and their gradients are kept transposed, [V, F], as most products want them. */
-#include "scores.h"
+ * per channel without the sum over channels, and a token's log decay gets the sum of db over itself and all
+ * later tokens of its chunk. Memories and their gradients are kept transposed, [V, F], as most products want
+ * them. */
+#include "scores.inc"
 #include "threads.h"
 #include "triangle.h"
 
 typedef struct {
     chunk c;
-    matrix grad_memory;         /* [V, F], of the memory that leaves, then of the one that enters */
+    matrix grad_memory;            /* [V, F], of the memory that leaves, then of the one that enters */
     matrix entering[MOST_STRETCH]; /* [V, F] of each chunk of a stretch */
-    matrix change;              /* D [R, V] */
-    matrix grad_value;          /* [C, V] */
-    matrix grad_probe;          /* [R, F] */
-    matrix grad_key;            /* [C, F] */
-    matrix grad_scores;         /* [R, C] */
-    matrix grad_decay;          /* [C + 1, F]: db, rows as in decay.h; with a decay per head the first column */
-    real *grad_step;            /* [C] */
+    matrix change;                 /* D [R, V] */
+    matrix grad_value;             /* [C, V] */
+    matrix grad_probe;             /* [R, F] */
+    matrix grad_key;               /* [C, F] */
+    matrix grad_scores;            /* [R, C] */
+    matrix grad_decay; /* [C + 1, F]: db, rows as in decay.h; with a decay per head the first column */
+    real *grad_step;   /* [C] */
 } reverse;
 
 /* rows [C, V] += or = key~ G', by way of its transpose */
@@ -42,7 +45,8 @@ static void read_back(reverse *b, matrix writer, matrix rows) {
 /* out [C, V] += M^T d for one group of scores */
 static void add_transposed(const chunk *c, matrix scores, matrix d, matrix out) {
     for (int64_t j = 0; j < c->size; j += ROWS)
-        transposed_product(ROWS, c->values, c->size - j, from(scores, j, j), from(d, j, 0), from(out, j, 0), ADD);
+        transposed_product(ROWS, c->values, c->size - j, from(scores, j, j), from(d, j, 0), from(out, j, 0),
+                           ADD);
 }
 
 /* D, and the gradients of values and steps */
@@ -61,10 +65,12 @@ static void differentiate_written(reverse *b) {
     if (!r->read.data || corrected) {
         read_back(b, c->writer[0], b->grad_value);
         for (int64_t g = 0; g < groups(r); g++)
-            add_transposed(c, from(c->scores[0], g * c->size, 0), from(b->change, g * c->size, 0), b->grad_value);
+            add_transposed(c, from(c->scores[0], g * c->size, 0), from(b->change, g * c->size, 0),
+                           b->grad_value);
     }
     for (int64_t i = 0; i < c->tokens; i++) {
-        const real *restrict value = at(r->value, c->batch, c->start + i, c->head), *restrict grad = row(b->grad_value, i);
+        const real *restrict value = at(r->value, c->batch, c->start + i, c->head), *restrict grad =
+                                                                                        row(b->grad_value, i);
         real *restrict out = at(r->grad_value, c->batch, c->start + i, c->head);
         real step = r->step.data ? *at(r->step, c->batch, c->start + i, c->head) : 1;
         for (int64_t v = 0; v < r->value_size; v++) out[v] = step * grad[v];
@@ -72,14 +78,16 @@ static void differentiate_written(reverse *b) {
     }
 }
 
-/* Gradients of the rows `x` (queries, reads or keys of the chunk) from those of what `decayed` and `scale` (a step or a number, if any) made of
- * them; db gets sign <x, dx>. */
-static void store_rows(reverse *b, matrix grad, tensor x, tensor out, matrix decayed, int64_t first, real sign, tensor scale) {
+/* Gradients of the rows `x` (queries, reads or keys of the chunk) from those of what `decayed` and `scale` (a
+ * step or a number, if any) made of them; db gets sign <x, dx>. */
+static void store_rows(reverse *b, matrix grad, tensor x, tensor out, matrix decayed, int64_t first,
+                       real sign, tensor scale) {
     chunk *c = &b->c;
     const recurrence *r = c->r;
     for (int64_t i = 0; i < c->tokens; i++) {
         const real *restrict in = at(x, c->batch, c->start + i, c->head);
-        real *restrict dx = row(grad, i), *restrict to = at(out, c->batch, c->start + i, c->head), *restrict db = row(b->grad_decay, i + first);
+        real *restrict dx = row(grad, i), *restrict to = at(out, c->batch, c->start + i, c->head),
+                       *restrict db = row(b->grad_decay, i + first);
         real factor = scale.data ? *at(scale, c->batch, c->start + i, c->head) : 1, sum = 0;
         int steps = scale.data && scale.data == r->step.data;
         if (r->decay == DECAYS_CHANNELS) multiply(c->keys, row(decayed, i + first), dx);
@@ -100,7 +108,8 @@ static void differentiate_keys(reverse *b, int64_t set) {
     matrix turned = {c->turned.data, c->size}, grad_scores = {b->grad_scores.data, c->size};
     transpose(c->size, c->values, c->written[set], turned);
     for (int64_t i = 0; i < rows; i += BLOCK)
-        product(BLOCK, i % c->size + BLOCK, c->values, from(b->change, i, 0), turned, from(grad_scores, i, 0), SET);
+        product(BLOCK, i % c->size + BLOCK, c->values, from(b->change, i, 0), turned, from(grad_scores, i, 0),
+                SET);
     product(c->size, c->keys, c->values, c->written[set], b->grad_memory, b->grad_key, SET);
     if (r->decay != KEEPS)
         for (int64_t i = 0; i < c->size; i++) {
@@ -108,11 +117,11 @@ static void differentiate_keys(reverse *b, int64_t set) {
             scale_key(c, i, grad, grad);
             if (r->decay == DECAYS_CHANNELS)
                 for (int64_t f = 0; f < c->keys; f++) whole[f] += key[f] * grad[f];
-            else
-                whole[0] += dot(c->keys, key, grad);
+            else whole[0] += dot(c->keys, key, grad);
         }
     scores_backward(c, set, grad_scores, b->grad_probe, b->grad_key);
-    store_rows(b, b->grad_key, set ? r->erase : r->key, set ? r->grad_erase : r->grad_key, c->down, 1, -1, (tensor){0});
+    store_rows(b, b->grad_key, set ? r->erase : r->key, set ? r->grad_erase : r->grad_key, c->down, 1, -1,
+               (tensor){0});
 }
 
 /* The gradient of the memory that enters, from that of the one that leaves; db_C gets e^{b_C} <S, G'>. */
@@ -129,7 +138,8 @@ static void differentiate_memory(reverse *b, matrix entering) {
                 sum[f] += memory[f] * grad[f];
             }
         }
-        for (int64_t f = 0; f < c->keys; f++) row(b->grad_decay, c->size)[c->r->decay == DECAYS_CHANNELS ? f : 0] += sum[f];
+        for (int64_t f = 0; f < c->keys; f++)
+            row(b->grad_decay, c->size)[c->r->decay == DECAYS_CHANNELS ? f : 0] += sum[f];
     }
     transposed_product(c->values, c->keys, groups(c->r) * c->size, b->change, c->reader, b->grad_memory, ADD);
 }
@@ -174,13 +184,15 @@ static void run_chunk(reverse *b, matrix entering) {
     for (int64_t s = 0; s < sets(r); s++) differentiate_keys(b, s);
     for (int64_t g = 0; g < groups(r); g++) {
         int64_t reads = is_read(r, g);
-        store_rows(b, from(b->grad_probe, g * c->size, 0), reads ? r->read : r->query, reads ? r->grad_read : r->grad_query, c->up,
-                   shift(r, reads), 1, reads ? r->step : r->scale);
+        store_rows(b, from(b->grad_probe, g * c->size, 0), reads ? r->read : r->query,
+                   reads ? r->grad_read : r->grad_query, c->up, shift(r, reads), 1,
+                   reads ? r->step : r->scale);
     }
     differentiate_memory(b, entering);
     store_decay(b);
     if (r->step.data)
-        for (int64_t i = 0; i < c->tokens; i++) *at(r->grad_step, c->batch, c->start + i, c->head) = b->grad_step[i];
+        for (int64_t i = 0; i < c->tokens; i++)
+            *at(r->grad_step, c->batch, c->start + i, c->head) = b->grad_step[i];
 }
 
 /* Go to a chunk, and load what all of its computations want. */
@@ -205,8 +217,10 @@ static void run_stretch(reverse *b, int64_t index) {
         enter_chunk(b, i);
         want_inputs(c, &wanted, c->start + r->chunk, r->chunk);
         if (i == end - 2) want(c, &wanted, r->y, r->value_size, c->start + r->chunk, r->chunk);
-        faded_product(c->values, c->keys, c->size, c->written[0], c->writer[0], memory, c->kept, BY_COLUMN, next, wanted);
-        if (sets(r) > 1) transposed_product(c->values, c->keys, c->size, c->written[1], c->writer[1], next, ADD);
+        faded_product(c->values, c->keys, c->size, c->written[0], c->writer[0], memory, c->kept, BY_COLUMN,
+                      next, wanted);
+        if (sets(r) > 1)
+            transposed_product(c->values, c->keys, c->size, c->written[1], c->writer[1], next, ADD);
     }
     for (int64_t i = end - 1; i >= first; i--) {
         enter_chunk(b, i);
@@ -243,7 +257,8 @@ static void run_heads(const recurrence *r, int64_t first, int64_t count, arena s
         choose_head(c, first + h);
         clear(c->values, c->keys, grad_memory[h]);
         for (int64_t f = 0; f < r->key_size; f++)
-            for (int64_t v = 0; v < r->value_size; v++) row(grad_memory[h], v)[f] = at(r->last, c->batch, c->head, f)[v];
+            for (int64_t v = 0; v < r->value_size; v++)
+                row(grad_memory[h], v)[f] = at(r->last, c->batch, c->head, f)[v];
     }
     for (int64_t i = stretches(r) - 1; i >= 0; i--)
         for (int64_t h = 0; h < count; h++) {
@@ -254,7 +269,8 @@ static void run_heads(const recurrence *r, int64_t first, int64_t count, arena s
     for (int64_t h = 0; h < count; h++) {
         choose_head(c, first + h);
         for (int64_t f = 0; f < r->key_size; f++)
-            for (int64_t v = 0; v < r->value_size; v++) at(r->grad_memory, c->batch, c->head, f)[v] = row(grad_memory[h], v)[f];
+            for (int64_t v = 0; v < r->value_size; v++)
+                at(r->grad_memory, c->batch, c->head, f)[v] = row(grad_memory[h], v)[f];
     }
 }
 

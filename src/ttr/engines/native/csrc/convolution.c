@@ -1,9 +1,12 @@
-/* The short causal convolution of every channel and SiLU, forwards and backwards, in one pass over the tokens.
+/* The short causal convolution of every channel and SiLU, forwards and backwards, in one pass over the
+ * tokens.
  *
- *     z_t = bias + sum_{j<width} weight_j x_{t-past+j},   past = width - 1,   y_t = z_t / (1 + e^{-z_t}), or z_t
+ *     z_t = bias + sum_{j<width} weight_j x_{t-past+j},   past = width - 1,   y_t = z_t / (1 + e^{-z_t}), or
+ * z_t
  *
- * and, with d_t = the gradient of z_t, which adds weight_j d_t to that of x_{t-past+j} and x_{t-past+j} d_t to that of weight_j. Channels do
- * not touch each other: a thread takes a slab of them, and the number of threads changes no bit. */
+ * and, with d_t = the gradient of z_t, which adds weight_j d_t to that of x_{t-past+j} and x_{t-past+j} d_t
+ * to that of weight_j. Channels do not touch each other: a thread takes a slab of them, and the number of
+ * threads changes no bit. */
 #include <pthread.h>
 #include <string.h>
 
@@ -11,27 +14,31 @@
 
 enum {
     TOGETHER = 4,  /* tokens that share the loads of a weight */
-    MAX_WIDTH = 8, /* kernels are unrolled by the compiler up to here; ttr.engines.native.convolution refuses wider ones */
-    SUMMED = 256,  /* tokens after which sums over tokens go to a total, so that long sums keep their digits */
+    MAX_WIDTH = 8, /* kernels are unrolled by the compiler up to here; ttr.engines.native.convolution refuses
+                      wider ones */
+    SUMMED = 256, /* tokens after which sums over tokens go to a total, so that long sums keep their digits */
     MAX_THREADS = 64
 };
 
-/* Tensors are contiguous in their channels; `stride`s are entries from row to row and from token to token. NULL where there is none. */
+/* Tensors are contiguous in their channels; `stride`s are entries from row to row and from token to token.
+ * NULL where there is none. */
 typedef struct {
     int64_t sequences, channels, width, silu, threads;
-    const int64_t *bounds;                                                 /* [sequences + 1] of packed ones, else NULL: one per row, of `tokens` */
-    int64_t tokens, x_row_stride, x_stride, grad_row_stride, grad_stride;  /* grad_ of grad_y; the rest is contiguous throughout */
-    const real *x, *tail, *weight, *bias;                                  /* tail [sequences,past,channels] */
-    real *y;                                                               /* forwards */
-    const real *grad_y;                                                    /* backwards, with all that follow */
-    real *grad_x, *grad_tail, *sums;                                       /* sums [2,width+1,channels] of 0: those of weight and bias, and work space */
+    const int64_t *bounds; /* [sequences + 1] of packed ones, else NULL: one per row, of `tokens` */
+    int64_t tokens, x_row_stride, x_stride, grad_row_stride,
+        grad_stride;                      /* grad_ of grad_y; the rest is contiguous throughout */
+    const real *x, *tail, *weight, *bias; /* tail [sequences,past,channels] */
+    real *y;                              /* forwards */
+    const real *grad_y;                   /* backwards, with all that follow */
+    real *grad_x, *grad_tail,
+        *sums; /* sums [2,width+1,channels] of 0: those of weight and bias, and work space */
 } Convolution;
 
 #if TTR_VECTOR_BYTES == 0
 #error "build with the macros that simd.h names"
 #endif
 
-/* ---- vectors ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- vectors ------------------------------------------------------------------------------------------- */
 /* n = LANES but at the end of a row; a constant wherever this is inlined in a loop */
 static inline __attribute__((always_inline)) vec load(const real *from, int64_t n) {
     if (n == LANES) return *(const uvec *)from;
@@ -45,7 +52,7 @@ static inline __attribute__((always_inline)) void store(real *to, vec x, int64_t
     else memcpy(to, &x, n * sizeof(real));
 }
 
-/* ---- rows ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- rows ---------------------------------------------------------------------------------------------- */
 typedef struct {
     const real *x, *tail, *grad_y; /* of one sequence */
     real *y, *grad_x, *grad_tail;
@@ -54,11 +61,16 @@ typedef struct {
 
 static Sequence sequence(const Convolution *c, int64_t i) {
     const int64_t past = c->width - 1, row = c->bounds ? 0 : i, start = c->bounds ? c->bounds[i] : 0;
-    const int64_t tokens = c->bounds ? c->bounds[i + 1] - start : c->tokens, before = (row * c->tokens + start) * c->channels;
-    return (Sequence){.x = c->x + row * c->x_row_stride + start * c->x_stride, .tail = c->tail + i * past * c->channels,
-                      .grad_y = c->grad_y ? c->grad_y + row * c->grad_row_stride + start * c->grad_stride : NULL,
-                      .y = c->y ? c->y + before : NULL, .grad_x = c->grad_x ? c->grad_x + before : NULL,
-                      .grad_tail = c->grad_tail ? c->grad_tail + i * past * c->channels : NULL, .tokens = tokens};
+    const int64_t tokens = c->bounds ? c->bounds[i + 1] - start : c->tokens,
+                  before = (row * c->tokens + start) * c->channels;
+    return (Sequence){.x = c->x + row * c->x_row_stride + start * c->x_stride,
+                      .tail = c->tail + i * past * c->channels,
+                      .grad_y =
+                          c->grad_y ? c->grad_y + row * c->grad_row_stride + start * c->grad_stride : NULL,
+                      .y = c->y ? c->y + before : NULL,
+                      .grad_x = c->grad_x ? c->grad_x + before : NULL,
+                      .grad_tail = c->grad_tail ? c->grad_tail + i * past * c->channels : NULL,
+                      .tokens = tokens};
 }
 
 /* Where token t >= -past begins, those before 0 in the tail. */
@@ -77,7 +89,8 @@ static Rows rows(const Convolution *c, const Sequence *s, int64_t t, int count) 
     for (int64_t i = 0; i < count + past; i++) {
         const int64_t at = t - past + i;
         r.x[i] = token(c, s, at);
-        if (s->grad_x) r.grad_x[i] = at < 0 ? s->grad_tail + (at + past) * c->channels : s->grad_x + at * c->channels;
+        if (s->grad_x)
+            r.grad_x[i] = at < 0 ? s->grad_tail + (at + past) * c->channels : s->grad_x + at * c->channels;
     }
     for (int i = 0; i < count; i++) {
         if (s->y) r.y[i] = s->y + (t + i) * c->channels;
@@ -87,7 +100,8 @@ static Rows rows(const Convolution *c, const Sequence *s, int64_t t, int count) 
 }
 
 /* z of `count` tokens in n channels from `at` on */
-static inline __attribute__((always_inline)) void convolve(const Convolution *c, const Rows *r, int64_t at, int64_t n, int count, int width, vec *z) {
+static inline __attribute__((always_inline)) void convolve(const Convolution *c, const Rows *r, int64_t at,
+                                                           int64_t n, int count, int width, vec *z) {
     const vec bias = c->bias ? load(c->bias + at, n) : (vec){0};
     for (int i = 0; i < count; i++) z[i] = bias;
     for (int j = 0; j < width; j++) {
@@ -96,14 +110,16 @@ static inline __attribute__((always_inline)) void convolve(const Convolution *c,
     }
 }
 
-static inline __attribute__((always_inline)) void forward(const Convolution *c, const Rows *r, int64_t at, int64_t n, int count, int width) {
+static inline __attribute__((always_inline)) void forward(const Convolution *c, const Rows *r, int64_t at,
+                                                          int64_t n, int count, int width) {
     vec z[TOGETHER];
     convolve(c, r, at, n, count, width, z);
     for (int i = 0; i < count; i++) store(r->y[i] + at, c->silu ? z[i] * sigmoid(z[i]) : z[i], n);
 }
 
 /* silu'(z) = s + z s (1 - s), s = 1 / (1 + e^{-z}) */
-static inline __attribute__((always_inline)) void backward(const Convolution *c, const Rows *r, int64_t at, int64_t n, int count, int width) {
+static inline __attribute__((always_inline)) void backward(const Convolution *c, const Rows *r, int64_t at,
+                                                           int64_t n, int count, int width) {
     const int past = width - 1;
     real *sums = c->sums + (width + 1) * c->channels + at;
     vec d[TOGETHER], grad[TOGETHER + MAX_WIDTH - 1], bias = load(sums + width * c->channels, n);
@@ -127,7 +143,7 @@ static inline __attribute__((always_inline)) void backward(const Convolution *c,
     for (int i = 0; i < count + past; i++) store(r->grad_x[i] + at, grad[i], n);
 }
 
-/* ---- slabs of channels ------------------------------------------------------------------------------------------------------------------ */
+/* ---- slabs of channels --------------------------------------------------------------------------------- */
 typedef struct {
     const Convolution *c;
     int64_t from, to;
@@ -135,7 +151,8 @@ typedef struct {
 
 typedef void Step(const Convolution *, const Rows *, int64_t at, int64_t n, int count, int width);
 
-static inline __attribute__((always_inline)) void across(const Slab *slab, const Rows *r, int count, int width, Step step) {
+static inline __attribute__((always_inline)) void across(const Slab *slab, const Rows *r, int count,
+                                                         int width, Step step) {
     int64_t at = slab->from;
     for (; at + LANES <= slab->to; at += LANES) step(slab->c, r, at, LANES, count, width);
     if (at < slab->to) step(slab->c, r, at, slab->to - at, count, width);

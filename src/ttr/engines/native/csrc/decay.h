@@ -2,11 +2,13 @@
  *
  * Let b_i be the cumulative log decay in a chunk, inclusive, summed in double precision. Then
  *
- *     e^{b_i} = up_i 2^{n_i},     e^{-b_j} = down_j 2^{-n_j},     n_i the integer next to b_i / log 2,     up, down in [0.7, 1.5],
+ *     e^{b_i} = up_i 2^{n_i},     e^{-b_j} = down_j 2^{-n_j},     n_i the integer next to b_i / log 2, up,
+ * down in [0.7, 1.5],
  *
- * and e^{b_i - b_j} = up_i down_j 2^{n_i - n_j} needs no exponential of its own, cannot overflow where b_i <= b_j, and is correct to the last
- * places however large b is. Factors 2^{n_i - m} and 2^{m - n_j} for any integer m have exact products: where the reference m lies, which
- * depends on later tokens of the chunk, changes no bit of a result (law 3: causal to the last bit).
+ * and e^{b_i - b_j} = up_i down_j 2^{n_i - n_j} needs no exponential of its own, cannot overflow where b_i <=
+ * b_j, and is correct to the last places however large b is. Factors 2^{n_i - m} and 2^{m - n_j} for any
+ * integer m have exact products: where the reference m lies, which depends on later tokens of the chunk,
+ * changes no bit of a result (law 3: causal to the last bit).
  *
  * Row 0 of `up`, `down` and `power` stands for b = 0 before the chunk, row i + 1 for token i. */
 #ifndef TTR_DECAY_H
@@ -15,7 +17,8 @@
 #include "recurrence.h"
 
 enum { MANTISSA = sizeof(real) == 4 ? 23 : 52, BIAS = sizeof(real) == 4 ? 127 : 1023 };
-/* Powers of two over which one reference in the middle does for a whole chunk: factors stay within 2^+-43, e^+-30. */
+/* Powers of two over which one reference in the middle does for a whole chunk: factors stay within 2^+-43,
+ * e^+-30. */
 enum { WIDEST = 86 };
 
 /* 2^n for n <= BIAS; 0 where it is below the normal numbers */
@@ -27,17 +30,23 @@ static inline real power_of_two(integer n) {
     return power.value;
 }
 
-/* up, down and power of `size` cumulative log decays: e^{+-y} = cosh y +- sinh y by their series, |y| <= log(2) / 2. */
-static inline void split_exponential(int64_t size, const double *restrict total, real *restrict up, real *restrict down, integer *restrict power) {
-    static const real even[] = {1, 1 / 2., 1 / 24., 1 / 720., 1 / 40320., 1 / 3628800., 1 / 479001600., 1 / 87178291200.};
-    static const real odd[] = {1, 1 / 6., 1 / 120., 1 / 5040., 1 / 362880., 1 / 39916800., 1 / 6227020800., 1 / 1307674368000.};
+/* up, down and power of `size` cumulative log decays: e^{+-y} = cosh y +- sinh y by their series, |y| <=
+ * log(2) / 2. */
+static inline void split_exponential(int64_t size, const double *restrict total, real *restrict up,
+                                     real *restrict down, integer *restrict power) {
+    static const real even[] = {1,          1 / 2.,       1 / 24.,        1 / 720.,
+                                1 / 40320., 1 / 3628800., 1 / 479001600., 1 / 87178291200.};
+    static const real odd[] = {1,           1 / 6.,        1 / 120.,        1 / 5040.,
+                               1 / 362880., 1 / 39916800., 1 / 6227020800., 1 / 1307674368000.};
     enum { TERMS = sizeof(real) == 4 ? 4 : 8 }; /* the next term is below the rounding */
-    const double log2 = 0.693147180559945309417, nearest = 6755399441055744.0; /* 1.5 2^52: adding it rounds to an integer */
+    const double log2 = 0.693147180559945309417,
+                 nearest = 6755399441055744.0; /* 1.5 2^52: adding it rounds to an integer */
     for (int64_t j = 0; j < size; j++) {
         double n = (total[j] / log2 + nearest) - nearest;
         real y = (real)(total[j] - n * log2), square = y * y, cosine = even[TERMS - 1], sine = odd[TERMS - 1];
 #pragma GCC unroll 8
-        for (int k = TERMS - 2; k >= 0; k--) cosine = cosine * square + even[k], sine = sine * square + odd[k];
+        for (int k = TERMS - 2; k >= 0; k--)
+            cosine = cosine * square + even[k], sine = sine * square + odd[k];
         up[j] = cosine + y * sine;
         down[j] = cosine - y * sine;
         power[j] = (integer)n;
@@ -46,10 +55,15 @@ static inline void split_exponential(int64_t size, const double *restrict total,
 
 static inline integer *power_row(const chunk *c, int64_t i) { return c->power + i * c->up.stride; }
 
-/* The row of `up` that a probe of token i is decayed by: the token's own, or the one before where it looks up before the decay. */
-static inline int64_t shift(const recurrence *r, int64_t reads) { return (reads ? r->old : r->reads_first) ? 0 : 1; }
+/* The row of `up` that a probe of token i is decayed by: the token's own, or the one before where it looks up
+ * before the decay. */
+static inline int64_t shift(const recurrence *r, int64_t reads) {
+    return (reads ? r->old : r->reads_first) ? 0 : 1;
+}
 /* How many keys of its chunk a probe of token i sees. */
-static inline int64_t visible(const recurrence *r, int64_t reads, int64_t i) { return i + (reads || r->reads_first ? 0 : 1); }
+static inline int64_t visible(const recurrence *r, int64_t reads, int64_t i) {
+    return i + (reads || r->reads_first ? 0 : 1);
+}
 static inline int64_t is_read(const recurrence *r, int64_t group) { return group == 0 && r->read.data; }
 
 /* One reference for all exponents of the chunk, if their range allows it; `up` and `down` then take it in. */
@@ -74,12 +88,14 @@ static inline void centre_exponents(chunk *c, int64_t first) {
 /* up, down, power and kept of the chunk. */
 static inline void load_decay(chunk *c) {
     const recurrence *r = c->r;
-    int64_t channels = r->decay == DECAYS_CHANNELS ? c->keys : 1, size = r->decay == DECAYS_CHANNELS ? r->key_size : 1;
+    int64_t channels = r->decay == DECAYS_CHANNELS ? c->keys : 1,
+            size = r->decay == DECAYS_CHANNELS ? r->key_size : 1;
     c->whole = 0;
     if (r->decay == KEEPS)
         for (int64_t f = 0; f < c->keys; f++) c->kept[f] = 1;
     if (r->decay == KEEPS) return;
-    for (int64_t j = 0; j < channels; j++) c->total[j] = 0, row(c->up, 0)[j] = row(c->down, 0)[j] = 1, c->power[j] = 0;
+    for (int64_t j = 0; j < channels; j++)
+        c->total[j] = 0, row(c->up, 0)[j] = row(c->down, 0)[j] = 1, c->power[j] = 0;
     for (int64_t i = 0; i < c->size; i++) {
         if (i < c->tokens) {
             const real *restrict log = at(r->log_decay, c->batch, c->start + i, c->head);
@@ -90,11 +106,13 @@ static inline void load_decay(chunk *c) {
     }
     const real *up = row(c->up, c->size);
     const integer *power = power_row(c, c->size);
-    for (int64_t j = 0; j < c->keys; j++) c->kept[j] = channels > 1 ? up[j] * power_of_two(power[j]) : up[0] * power_of_two(power[0]);
+    for (int64_t j = 0; j < c->keys; j++)
+        c->kept[j] = channels > 1 ? up[j] * power_of_two(power[j]) : up[0] * power_of_two(power[0]);
     if (channels > 1) centre_exponents(c, r->reads_first || r->old ? 0 : 1);
 }
 
-/* A probe of row lambda before the memory that enters the chunk, and a key on its way into the one that leaves; in place if out is in. */
+/* A probe of row lambda before the memory that enters the chunk, and a key on its way into the one that
+ * leaves; in place if out is in. */
 static inline void scale_probe(const chunk *c, int64_t lambda, const real *in, real *out) {
     const integer *power = c->whole ? c->centre : power_row(c, lambda);
     real left = row(c->up, lambda)[0] * power_of_two(power[0]);

@@ -14,12 +14,14 @@ static inline vec at_most(vec x, real most) {
     return (vec)(((ints)top & above) | ((ints)x & ~above));
 }
 
-/* e^x for x <= 88 (708): e^x = 2^n e^r with n the integer next to x / ln 2, |r| <= ln(2) / 2, and the Taylor series of e^r as far as its
- * remainder is below rounding, |r|^8 / 8! < 6e-9 (|r|^14 / 14! < 5e-18). Adding 1.5 * 2^23 (2^52) rounds to an integer and leaves it in the
- * last bits, from where it is moved to the exponent. Below -87 (-708) it is that of the bound: nothing beside 1. */
+/* e^x for x <= 88 (708): e^x = 2^n e^r with n the integer next to x / ln 2, |r| <= ln(2) / 2, and the Taylor
+ * series of e^r as far as its remainder is below rounding, |r|^8 / 8! < 6e-9 (|r|^14 / 14! < 5e-18).
+ * Adding 1.5 * 2^23 (2^52) rounds to an integer and leaves it in the last bits, from where it is moved to the
+ * exponent. Below -87 (-708) it is that of the bound: nothing beside 1. */
 static inline vec exponential(vec x) {
     const real bound = IS_DOUBLE ? 708 : 87, magic = IS_DOUBLE ? 6755399441055744.0 : 12582912.0;
-    const real high = IS_DOUBLE ? 6.93147180369123816490e-01 : 0.693359375, low = IS_DOUBLE ? 1.90821492927058770002e-10 : -2.12194440e-4;
+    const real high = IS_DOUBLE ? 6.93147180369123816490e-01 : 0.693359375,
+               low = IS_DOUBLE ? 1.90821492927058770002e-10 : -2.12194440e-4;
     x = -at_most(-at_most(x, bound), bound);
     vec shifted = x * (real)1.4426950408889634 + magic;
     vec n = shifted - magic, r = x - n * high - n * low, sum = (vec){0} + 1;
@@ -27,7 +29,8 @@ static inline vec exponential(vec x) {
     return sum * (vec)(((ints)shifted + (IS_DOUBLE ? 1023 : 127)) << (IS_DOUBLE ? 52 : 23));
 }
 
-/* 0 below the bound, where z times the bound's would not be nothing for a huge z; a NaN stays one in z sigmoid(z) */
+/* 0 below the bound, where z times the bound's would not be nothing for a huge z; a NaN stays one in z
+ * sigmoid(z) */
 static inline vec sigmoid(vec z) {
     const vec s = 1 / (1 + exponential(-z));
     return (vec)((ints)s & (ints)(z >= (real)(IS_DOUBLE ? -708 : -87)));

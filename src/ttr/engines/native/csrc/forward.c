@@ -1,24 +1,23 @@
 /* The recurrence, chunk by chunk: y and the final memory.
  *
- * In a chunk with memory S that enters it, P the reads times their steps, Q the queries, V the values times their steps, a tilde for what
- * has taken in its decay, and scores M as in scores.h (Gated DeltaNet, arXiv 2412.06464; KDA, 2510.26692; additive: GLA, 2312.06635):
+ * In a chunk with memory S that enters it, P the reads times their steps, Q the queries, V the values times
+ * their steps, a tilde for what has taken in its decay, and scores M as in scores.inc (Gated DeltaNet, arXiv
+ * 2412.06464; KDA, 2510.26692; additive: GLA, 2312.06635):
  *
  *     (I + M^P) W = V - P~ S                       erase given: (I + M^P_erase) W = -(M^P_key V) - P~ S
  *     y = Q~ S + M^Q W                                          y = Q~ S + M^Q_key V + M^Q_erase W
  *     S' = e^{b_C} S + key~^T W                                 S' = e^{b_C} S + key~^T V + erase~^T W
  *
  * An additive memory has no P and W = V. P and Q are stacked, so that what they share is one product. */
-#include "scores.h"
+#include "scores.inc"
 #include "threads.h"
 #include "triangle.h"
 
 /* W of a delta rule, from P~ S + M^P_key V in `known` */
 static void correct(const chunk *c, matrix known, matrix scores, matrix written) {
     const recurrence *r = c->r;
-    if (sets(r) == 1)
-        load(c, r->value, r->value_size, r->step, written, c->values);
-    else
-        clear(c->size, c->values, written);
+    if (sets(r) == 1) load(c, r->value, r->value_size, r->step, written, c->values);
+    else clear(c->size, c->values, written);
     for (int64_t i = 0; i < c->size; i++)
         for (int64_t j = 0; j < c->values; j++) row(written, i)[j] -= row(known, i)[j];
     invert_blocks(c->size, scores);
@@ -27,7 +26,8 @@ static void correct(const chunk *c, matrix known, matrix scores, matrix written)
 
 /* out [C, V] += M w for one group of scores M, whose entries above the diagonal are 0 */
 static void add_read_outs(const chunk *c, matrix scores, matrix written, matrix out) {
-    for (int64_t i = 0; i < c->size; i += ROWS) product(ROWS, c->values, i + ROWS, from(scores, i, 0), written, from(out, i, 0), ADD);
+    for (int64_t i = 0; i < c->size; i += ROWS)
+        product(ROWS, c->values, i + ROWS, from(scores, i, 0), written, from(out, i, 0), ADD);
 }
 
 static void run_chunk(chunk *c, matrix memory, matrix out) {
@@ -43,12 +43,15 @@ static void run_chunk(chunk *c, matrix memory, matrix out) {
     fetching_product(groups(r) * c->size, c->values, c->keys, c->reader, memory, out, wanted);
     if (!r->read.data || corrected) load(c, r->value, r->value_size, r->step, c->written[0], c->values);
     if (corrected)
-        for (int64_t g = 0; g < 2; g++) add_read_outs(c, from(c->scores[0], g * c->size, 0), c->written[0], from(out, g * c->size, 0));
+        for (int64_t g = 0; g < 2; g++)
+            add_read_outs(c, from(c->scores[0], g * c->size, 0), c->written[0], from(out, g * c->size, 0));
     if (r->read.data) correct(c, out, c->scores[corrected], c->written[corrected]);
     add_read_outs(c, from(c->scores[corrected], queries, 0), c->written[corrected], from(out, queries, 0));
     store(c, from(out, queries, 0), r->value_size, r->y);
-    faded_product(c->keys, c->values, c->size, c->writer[0], c->written[0], memory, c->kept, BY_ROW, memory, (queue){0});
-    if (sets(r) > 1) transposed_product(c->keys, c->values, c->size, c->writer[1], c->written[1], memory, ADD);
+    faded_product(c->keys, c->values, c->size, c->writer[0], c->written[0], memory, c->kept, BY_ROW, memory,
+                  (queue){0});
+    if (sets(r) > 1)
+        transposed_product(c->keys, c->values, c->size, c->writer[1], c->written[1], memory, ADD);
 }
 
 static void copy_memory(const recurrence *r, real *in, int64_t in_stride, real *out, int64_t out_stride) {
@@ -81,7 +84,8 @@ static void run_heads(const recurrence *r, int64_t first, int64_t count, arena s
     for (int64_t h = 0; h < count; h++) {
         choose_head(&c, first + h);
         clear(c.keys, c.values, memory[h]);
-        copy_memory(r, at(r->memory, c.batch, c.head, 0), r->memory.stride[2], memory[h].data, memory[h].stride);
+        copy_memory(r, at(r->memory, c.batch, c.head, 0), r->memory.stride[2], memory[h].data,
+                    memory[h].stride);
     }
     for (int64_t i = 0; i < stretches(r); i++)
         for (int64_t h = 0; h < count; h++) {

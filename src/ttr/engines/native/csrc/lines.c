@@ -1,12 +1,13 @@
 /* Lines around a block of queries and the derivative of what they read, group by group. */
-#include "covariances.h"
+#include "covariances.inc"
 #include "parallel.h"
 
 /* right = m - q */
 static void displace(const block *b, matrix right) {
     int64_t wide = padded(b->l->size);
     for (int64_t r = 0; r < b->rows; r++)
-        for (int64_t j = 0; j < wide; j++) row(right, r)[j] = j < b->l->size ? row(b->moments, r)[j] - row(b->place, r)[j] : 0;
+        for (int64_t j = 0; j < wide; j++)
+            row(right, r)[j] = j < b->l->size ? row(b->moments, r)[j] - row(b->place, r)[j] : 0;
 }
 
 static void run_forward(const void *job, int64_t group, arena scratch, int64_t *needed) {
@@ -32,7 +33,8 @@ static void run_forward(const void *job, int64_t group, arena scratch, int64_t *
     store(&b, y, l->value_size, l->y);
 }
 
-/* ---- backwards; letters as at the head of engines/torch/local_linear.py ----------------------------------------------------------------------------- */
+/* ---- backwards; letters as at the head of engines/torch/local_linear.py
+ * ----------------------------------------------------------------------------- */
 typedef struct {
     matrix grad, pulled, f, eta, query; /* g; p_i (c_i - cbar) [R, n]; f; eta; the derivative in the query */
     matrix tilted, logits, counts;      /* tiles */
@@ -41,10 +43,12 @@ typedef struct {
 
 static gradient take_gradient(const block *b, arena *a) {
     const lines *l = b->l;
-    gradient d = {.grad = take_matrix(a, b->tall, padded(l->value_size)), .pulled = take_matrix(a, b->tall, b->wide)};
+    gradient d = {.grad = take_matrix(a, b->tall, padded(l->value_size)),
+                  .pulled = take_matrix(a, b->tall, b->wide)};
     d.f = take_matrix(a, b->tall, padded(l->size)), d.eta = take_matrix(a, b->tall, padded(l->size));
     d.query = take_matrix(a, b->tall, padded(l->key_size));
-    d.tilted = take_matrix(a, CHUNK, TILE), d.logits = take_matrix(a, CHUNK, TILE), d.counts = take_matrix(a, CHUNK, TILE);
+    d.tilted = take_matrix(a, CHUNK, TILE), d.logits = take_matrix(a, CHUNK, TILE),
+    d.counts = take_matrix(a, CHUNK, TILE);
     d.shift = take(a, b->tall), d.offset = take(a, b->tall);
     return d;
 }
@@ -60,9 +64,11 @@ static void pull(const block *b, gradient *d) {
         for (int64_t j = 0; j < b->seen; j += TILE) {
             int64_t depth = fewer(TILE, b->seen - j);
             matrix tile = from(d->pulled, i, j);
-            product(whole(some), TILE, l->value_size, from(d->grad, i, 0), from(values_t(b), 0, j), tile, SET);
+            product(whole(some), TILE, l->value_size, from(d->grad, i, 0), from(values_t(b), 0, j), tile,
+                    SET);
             if (depth < TILE) clear_columns(tile, some, depth, TILE);
-            for (int64_t r = 0; r < some; r++) average[r] += dot(TILE, row(b->weights, i + r) + j, row(tile, r));
+            for (int64_t r = 0; r < some; r++)
+                average[r] += dot(TILE, row(b->weights, i + r) + j, row(tile, r));
         }
         for (int64_t j = 0; j < b->seen; j += TILE) {
             matrix tile = from(d->pulled, i, j);
@@ -71,18 +77,23 @@ static void pull(const block *b, gradient *d) {
                     uvec *entry = (uvec *)(row(tile, r) + c);
                     *entry = *(const uvec *)(row(b->weights, i + r) + j + c) * (*entry - average[r]);
                 }
-            product(whole(some), padded(l->size), fewer(TILE, b->seen - j), tile, from(points(b), j, 0), from(d->f, i, 0), j ? ADD : SET);
+            product(whole(some), padded(l->size), fewer(TILE, b->seen - j), tile, from(points(b), j, 0),
+                    from(d->f, i, 0), j ? ADD : SET);
         }
     }
     clear_columns(d->f, b->rows, l->size, padded(l->size));
 }
 
 /* Adds what the pairs j .. j + some - 1 and the rows i .. i + count - 1 give each other. */
-static void spread(const block *b, gradient *d, int64_t i, int64_t count, int64_t j, int64_t some, const int64_t *index) {
+static void spread(const block *b, gradient *d, int64_t i, int64_t count, int64_t j, int64_t some,
+                   const int64_t *index) {
     const lines *l = b->l;
-    matrix grad_points = {l->grad_points + (b->group * l->columns + l->first + j) * padded(l->size), padded(l->size)};
-    matrix grad_keys = {l->grad_keys + (b->group * l->columns + l->first + j) * padded(l->key_size), padded(l->key_size)};
-    matrix grad_values = {l->grad_values + (b->group * l->columns + l->first + j) * padded(l->value_size), padded(l->value_size)};
+    matrix grad_points = {l->grad_points + (b->group * l->columns + l->first + j) * padded(l->size),
+                          padded(l->size)};
+    matrix grad_keys = {l->grad_keys + (b->group * l->columns + l->first + j) * padded(l->key_size),
+                        padded(l->key_size)};
+    matrix grad_values = {l->grad_values + (b->group * l->columns + l->first + j) * padded(l->value_size),
+                          padded(l->value_size)};
     if (l->slope) clear(count, TILE, d->tilted);
     else tilt(b, count, index, from(d->eta, i, 0), b->offset + i, j, some, d->tilted);
     product(whole(count), TILE, l->size, from(b->rho, i, 0), from(points_t(b), 0, j), d->counts, SET);
@@ -98,13 +109,20 @@ static void spread(const block *b, gradient *d, int64_t i, int64_t count, int64_
         clear_columns(d->counts, count, some, TILE);
         clear_columns(d->logits, count, some, TILE);
     }
-    product(whole(count), padded(l->key_size), some, d->logits, from(keys(b), j, 0), from(d->query, i, 0), j ? ADD : SET);
-    transposed_product(padded(some), padded(l->key_size), count, d->logits, from(b->query, i, 0), grad_keys, ADD);
-    transposed_product(padded(some), padded(l->value_size), count, d->counts, from(d->grad, i, 0), grad_values, ADD);
-    transposed_product(padded(some), padded(l->size), count, d->tilted, from(b->rho, i, 0), grad_points, SUBTRACT);
-    if (!l->slope) transposed_product(padded(some), padded(l->size), count, d->counts, from(d->eta, i, 0), grad_points, SUBTRACT);
+    product(whole(count), padded(l->key_size), some, d->logits, from(keys(b), j, 0), from(d->query, i, 0),
+            j ? ADD : SET);
+    transposed_product(padded(some), padded(l->key_size), count, d->logits, from(b->query, i, 0), grad_keys,
+                       ADD);
+    transposed_product(padded(some), padded(l->value_size), count, d->counts, from(d->grad, i, 0),
+                       grad_values, ADD);
+    transposed_product(padded(some), padded(l->size), count, d->tilted, from(b->rho, i, 0), grad_points,
+                       SUBTRACT);
+    if (!l->slope)
+        transposed_product(padded(some), padded(l->size), count, d->counts, from(d->eta, i, 0), grad_points,
+                           SUBTRACT);
     for (int64_t r = 0; l->grad_logits && r < count; r++)
-        memcpy(l->grad_logits + (b->group * b->rows + i + r) * b->seen + j, row(d->logits, r), (size_t)some * sizeof(real));
+        memcpy(l->grad_logits + (b->group * b->rows + i + r) * b->seen + j, row(d->logits, r),
+               (size_t)some * sizeof(real));
 }
 
 static void run_backward(const void *job, int64_t group, arena scratch, int64_t *needed) {
@@ -144,7 +162,8 @@ static void run_backward(const void *job, int64_t group, arena scratch, int64_t 
     memcpy(d.offset, b.offset, (size_t)b.rows * sizeof(real));
     if (!l->slope) offsets(&b, b.rows, s.index, d.eta);
     for (int64_t i = 0; i < b.rows; i += CHUNK)
-        for (int64_t j = 0; j < b.seen; j += TILE) spread(&b, &d, i, fewer(CHUNK, b.rows - i), j, fewer(TILE, b.seen - j), s.index + i);
+        for (int64_t j = 0; j < b.seen; j += TILE)
+            spread(&b, &d, i, fewer(CHUNK, b.rows - i), j, fewer(TILE, b.seen - j), s.index + i);
     store(&b, d.query, l->key_size, l->grad_query);
     if (l->slope) store(&b, d.f, l->size, l->grad_slope);
     else store(&b, d.eta, l->size, l->grad_places);

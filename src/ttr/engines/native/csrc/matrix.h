@@ -1,9 +1,10 @@
 /* Products of small matrices, held row by row in scratch memory.
  *
- * All sizes are multiples of BLOCK, so that no loop has a remainder; what a caller has less of is filled with zeros. The register tile is
- * the usual one of a matrix product (Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication, 2008): ROWS rows by two
- * vectors of the result stay in registers, entries of the left matrix are broadcast. Nothing is packed: chunks fit the caches, and either
- * axis of the left matrix may be the contiguous one. */
+ * All sizes are multiples of BLOCK, so that no loop has a remainder; what a caller has less of is filled with
+ * zeros. The register tile is the usual one of a matrix product (Goto and van de Geijn, Anatomy of
+ * High-Performance Matrix Multiplication, 2008): ROWS rows by two vectors of the result stay in registers,
+ * entries of the left matrix are broadcast. Nothing is packed: chunks fit the caches, and either axis of the
+ * left matrix may be the contiguous one. */
 #ifndef TTR_MATRIX_H
 #define TTR_MATRIX_H
 
@@ -16,7 +17,7 @@ typedef __typeof__(__builtin_choose_expr(sizeof(real) == 4, (int32_t)0, (int64_t
 /* AVX-512 has registers for 8 x 2 vectors of the result, AVX2 and the others for 4 x 2 */
 #define ROWS (TTR_VECTOR_BYTES == 64 ? 8 : 4)
 
-enum { BLOCK = 16 };                 /* the unit of all sizes: a multiple of LANES and of ROWS for every instruction set */
+enum { BLOCK = 16 }; /* the unit of all sizes: a multiple of LANES and of ROWS for every instruction set */
 enum combine { SET, ADD, SUBTRACT }; /* C = AB, C += AB, C -= AB */
 enum fading { BY_ROW, BY_COLUMN };
 
@@ -35,15 +36,16 @@ static inline matrix from(matrix m, int64_t i, int64_t j) {
     return part;
 }
 
-/* Cache lines that are wanted soon. A product brings them nearer one at a time: a core has some twenty reads of memory on their way at
- * once and stands still at the next, so they are spread over its terms. */
+/* Cache lines that are wanted soon. A product brings them nearer one at a time: a core has some twenty reads
+ * of memory on their way at once and stands still at the next, so they are spread over its terms. */
 typedef struct {
     const real **next, **end;
 } queue;
 
-/* One register tile of C (ROWS rows, `vectors` vectors), over `depth` terms. Entry (i, k) of the left matrix is at a[i * down + k * across]. */
-INLINE void tile(int64_t depth, const real *a, int64_t down, int64_t across, const real *b, int64_t b_stride, real *c, int64_t c_stride,
-                 int vectors, enum combine how, queue *wanted) {
+/* One register tile of C (ROWS rows, `vectors` vectors), over `depth` terms. Entry (i, k) of the left matrix
+ * is at a[i * down + k * across]. */
+INLINE void tile(int64_t depth, const real *a, int64_t down, int64_t across, const real *b, int64_t b_stride,
+                 real *c, int64_t c_stride, int vectors, enum combine how, queue *wanted) {
     vec sum[ROWS][2];
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++)
@@ -71,41 +73,47 @@ INLINE void tile(int64_t depth, const real *a, int64_t down, int64_t across, con
         }
 }
 
-INLINE void product_(int64_t rows, int64_t columns, int64_t depth, const real *a, int64_t down, int64_t across, matrix b, matrix c,
-                     enum combine how, queue *wanted) {
+INLINE void product_(int64_t rows, int64_t columns, int64_t depth, const real *a, int64_t down,
+                     int64_t across, matrix b, matrix c, enum combine how, queue *wanted) {
     int64_t j = 0;
     for (; j + 2 * LANES <= columns; j += 2 * LANES)
         for (int64_t i = 0; i < rows; i += ROWS)
-            tile(depth, a + i * down, down, across, b.data + j, b.stride, row(c, i) + j, c.stride, 2, how, wanted);
+            tile(depth, a + i * down, down, across, b.data + j, b.stride, row(c, i) + j, c.stride, 2, how,
+                 wanted);
     for (; j < columns; j += LANES)
         for (int64_t i = 0; i < rows; i += ROWS)
-            tile(depth, a + i * down, down, across, b.data + j, b.stride, row(c, i) + j, c.stride, 1, how, wanted);
+            tile(depth, a + i * down, down, across, b.data + j, b.stride, row(c, i) + j, c.stride, 1, how,
+                 wanted);
 }
 
 /* C [rows, columns] from A [rows, depth] and B [depth, columns] */
-static __attribute__((noinline)) void product(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix b, matrix c, enum combine how) {
+static __attribute__((noinline)) void product(int64_t rows, int64_t columns, int64_t depth, matrix a,
+                                              matrix b, matrix c, enum combine how) {
     if (how == SET) product_(rows, columns, depth, a.data, a.stride, 1, b, c, SET, NULL);
     if (how == ADD) product_(rows, columns, depth, a.data, a.stride, 1, b, c, ADD, NULL);
     if (how == SUBTRACT) product_(rows, columns, depth, a.data, a.stride, 1, b, c, SUBTRACT, NULL);
 }
 
 /* C = AB, while what is wanted comes nearer */
-static __attribute__((noinline, unused)) void fetching_product(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix b, matrix c, queue wanted) {
+static __attribute__((noinline, unused)) void fetching_product(int64_t rows, int64_t columns, int64_t depth,
+                                                               matrix a, matrix b, matrix c, queue wanted) {
     product_(rows, columns, depth, a.data, a.stride, 1, b, c, SET, &wanted);
 }
 
 /* C [rows, columns] from the transpose of A [depth, rows] and B [depth, columns] */
-static __attribute__((noinline)) void transposed_product(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix b, matrix c,
-                                                         enum combine how) {
+static __attribute__((noinline)) void transposed_product(int64_t rows, int64_t columns, int64_t depth,
+                                                         matrix a, matrix b, matrix c, enum combine how) {
     if (how == SET) product_(rows, columns, depth, a.data, 1, a.stride, b, c, SET, NULL);
     if (how == ADD) product_(rows, columns, depth, a.data, 1, a.stride, b, c, ADD, NULL);
     if (how == SUBTRACT) product_(rows, columns, depth, a.data, 1, a.stride, b, c, SUBTRACT, NULL);
 }
 
-/* C_ij = kept_i past_ij + (A^T B)_ij, or kept_j by column, for A [depth, rows] and B [depth, columns]; C may be `past`. Tile by tile, since
- * these are whole memories, which the first-level cache does not hold, and while what is wanted comes nearer. */
-static __attribute__((noinline, unused)) void faded_product(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix b, matrix past,
-                                                    const real *kept, enum fading by, matrix c, queue wanted) {
+/* C_ij = kept_i past_ij + (A^T B)_ij, or kept_j by column, for A [depth, rows] and B [depth, columns]; C may
+ * be `past`. Tile by tile, since these are whole memories, which the first-level cache does not hold, and
+ * while what is wanted comes nearer. */
+static __attribute__((noinline, unused)) void faded_product(int64_t rows, int64_t columns, int64_t depth,
+                                                            matrix a, matrix b, matrix past, const real *kept,
+                                                            enum fading by, matrix c, queue wanted) {
     for (int64_t j = 0, width = 2 * LANES; j < columns; j += width) {
         if (columns - j < width) width = columns - j;
         for (int64_t i = 0; i < rows; i += ROWS) {
@@ -127,7 +135,8 @@ INLINE void transpose_square(const real *in, int64_t in_stride, real *out, int64
         for (int j = 0; j < LANES; j++) out[j * out_stride + i] = in[i * in_stride + j];
 }
 #else
-/* LANES x LANES entries. A perfect shuffle of all LANES^2 of them rotates the bits of their index by one: half of them do, log2(LANES). */
+/* LANES x LANES entries. A perfect shuffle of all LANES^2 of them rotates the bits of their index by one:
+ * half of them do, log2(LANES). */
 INLINE void transpose_square(const real *in, int64_t in_stride, real *out, int64_t out_stride) {
     typedef integer picks __attribute__((vector_size(TTR_VECTOR_BYTES)));
     vec now[LANES], next[LANES];
@@ -154,7 +163,8 @@ INLINE void transpose_square(const real *in, int64_t in_stride, real *out, int64
 /* `to` [columns, rows] becomes the transpose of `m` [rows, columns] */
 static inline void transpose(int64_t rows, int64_t columns, matrix m, matrix to) {
     for (int64_t j = 0; j < columns; j += LANES)
-        for (int64_t i = 0; i < rows; i += LANES) transpose_square(row(m, i) + j, m.stride, row(to, j) + i, to.stride);
+        for (int64_t i = 0; i < rows; i += LANES)
+            transpose_square(row(m, i) + j, m.stride, row(to, j) + i, to.stride);
 }
 
 static inline void clear(int64_t rows, int64_t columns, matrix m) {
@@ -172,7 +182,8 @@ static inline real dot(int64_t size, const real *restrict a, const real *restric
     vec sum[4] = {{0}, {0}, {0}, {0}};
     int64_t j = 0;
     for (; j + 4 * LANES <= size; j += 4 * LANES)
-        for (int l = 0; l < 4; l++) sum[l] += *(const uvec *)(a + j + l * LANES) * *(const uvec *)(b + j + l * LANES);
+        for (int l = 0; l < 4; l++)
+            sum[l] += *(const uvec *)(a + j + l * LANES) * *(const uvec *)(b + j + l * LANES);
     for (; j + LANES <= size; j += LANES) sum[0] += *(const uvec *)(a + j) * *(const uvec *)(b + j);
     vec total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     real all = 0;

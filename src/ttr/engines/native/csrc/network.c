@@ -1,4 +1,5 @@
-/* Networks in mini-batches, forwards and backwards: all chunks of one memory after the other, memories in parallel. */
+/* Networks in mini-batches, forwards and backwards: all chunks of one memory after the other, memories in
+ * parallel. */
 #include "network.h"
 #include "parallel.h"
 
@@ -7,9 +8,11 @@ static real *state_of(const network *n, int64_t block, int64_t memory) {
     return n->states + (block * n->memories + memory) * n->state * (n->momentum ? 2 : 1);
 }
 
-static void copy(const network *n, const real *from, real *to) { load_rows(from, 1, n->state, (matrix){to, n->state}); }
+static void copy(const network *n, const real *from, real *to) {
+    load_rows(from, 1, n->state, (matrix){to, n->state});
+}
 
-/* ---- forwards -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- forwards ------------------------------------------------------------------------------------------ */
 static void read_out(worker *w, int64_t m, const pass *p, const reading *r) {
     const network *n = w->n;
     int64_t size = n->width[n->layers], last = n->layers - 1;
@@ -51,15 +54,18 @@ static void run_forward(const void *job, int64_t memory, arena scratch, int64_t 
     if (p.momentum) copy(n, p.momentum, n->end_momentum + memory * n->state);
 }
 
-/* ---- backwards: `d` is the gradient of what stands in the same place --------------------------------------------------------------------- */
+/* ---- backwards: `d` is the gradient of what stands in the same place
+ * --------------------------------------------------------------------- */
 typedef struct {
     real *weights, *momentum; /* of those behind the chunk, and in the end of those that enter it */
     matrix x[MOST_LAYERS], z[MOST_LAYERS], s[MOST_LAYERS], value, query, pairs, o[2], h;
 } gradient;
 
 static gradient reserve_gradient(const network *n, arena *a) {
-    gradient d = {.weights = reserve(a, n->state), .momentum = n->momentum ? reserve(a, n->state) : NULL,
-                  .value = reserve_matrix(a, n->tokens, n->width[n->layers]), .pairs = reserve_matrix(a, n->tokens, n->tokens),
+    gradient d = {.weights = reserve(a, n->state),
+                  .momentum = n->momentum ? reserve(a, n->state) : NULL,
+                  .value = reserve_matrix(a, n->tokens, n->width[n->layers]),
+                  .pairs = reserve_matrix(a, n->tokens, n->tokens),
                   .h = reserve_matrix(a, n->tokens, widest(n))};
     for (int i = 0; i < 2; i++) d.o[i] = reserve_matrix(a, n->tokens, widest(n));
     for (int64_t l = 0; l < n->layers; l++) {
@@ -70,7 +76,8 @@ static gradient reserve_gradient(const network *n, arena *a) {
     return d;
 }
 
-/* From the gradients of the weights behind the chunk to those of the weights that enter, of the pairs and of the coefficients at its end. */
+/* From the gradients of the weights behind the chunk to those of the weights that enter, of the pairs and of
+ * the coefficients at its end. */
 static void back_through_step(worker *w, int64_t m, const pass *p, gradient *d) {
     const network *n = w->n;
     int64_t tokens = tokens_of(n), start = place(w, m, 1), end = n->tokens - 1;
@@ -137,12 +144,14 @@ static void back_through_queries(worker *w, int64_t m, const pass *p, const read
     back_through_read_out(w, m, r, o);
     for (int64_t l = n->layers; l-- > 0;) {
         int64_t inputs = wide(n, l), outputs = wide(n, l + 1);
-        matrix turned = {w->work, tokens}, weighted = w->small[0], d_scores = w->small[1], h = {d->h.data, inputs};
+        matrix turned = {w->work, tokens}, weighted = w->small[0], d_scores = w->small[1],
+               h = {d->h.data, inputs};
         transpose(tokens, outputs, p->s[l], turned);
         product(tokens, tokens, outputs, o, turned, d_scores, SET);
         for (int64_t i = 0; i < tokens; i++)
             for (int64_t j = 0; j < tokens; j++) {
-                real d_weighted = j <= i ? -row(d_scores, i)[j] : 0, pair = row(w->pairs, i)[j], score = row(r->scores[l], i)[j];
+                real d_weighted = j <= i ? -row(d_scores, i)[j] : 0, pair = row(w->pairs, i)[j],
+                     score = row(r->scores[l], i)[j];
                 row(d->pairs, i)[j] += d_weighted * score;
                 row(d_scores, i)[j] = d_weighted * pair;
                 row(weighted, i)[j] = score * pair;
@@ -152,7 +161,8 @@ static void back_through_queries(worker *w, int64_t m, const pass *p, const read
         product(tokens, inputs, tokens, d_scores, p->x[l], h, SET);
         for (int moving = 0; moving < (n->momentum ? 2 : 1); moving++) {
             const real *by = moving ? n->moved + start : n->kept ? n->kept + start : NULL;
-            real *grad_by = moving ? n->grad_moved : n->grad_kept, *grad_weights = moving ? d->momentum : d->weights;
+            real *grad_by = moving ? n->grad_moved : n->grad_kept,
+                 *grad_weights = moving ? d->momentum : d->weights;
             matrix scaled = o;
             if (by) {
                 scaled = (matrix){w->wide[0].data, outputs};
@@ -161,7 +171,8 @@ static void back_through_queries(worker *w, int64_t m, const pass *p, const read
                 for (int64_t i = 0; i < n->tokens; i++)
                     grad_by[start + i] += dot(outputs, row(o, i), row(moving ? r->moving[l] : r->now[l], i));
             }
-            back(tokens, inputs, outputs, scaled, weight(n, moving ? p->momentum : p->weights, l), w->work, h, ADD);
+            back(tokens, inputs, outputs, scaled, weight(n, moving ? p->momentum : p->weights, l), w->work, h,
+                 ADD);
             transposed_product(inputs, outputs, tokens, r->h[l], scaled, weight(n, grad_weights, l), ADD);
             if (n->bias) add_rows(tokens, outputs, scaled, bias(n, grad_weights, l));
         }
@@ -176,16 +187,19 @@ static void back_through_queries(worker *w, int64_t m, const pass *p, const read
     int64_t size = n->width[n->layers];
     for (int64_t i = 0; i < n->tokens; i++)
         for (int64_t j = 0; j < shared(n); j++)
-            n->grad_query[place(w, m, n->width[0]) + i * n->width[0] + j] += n->grad_y[place(w, m, size) + i * size + j];
+            n->grad_query[place(w, m, n->width[0]) + i * n->width[0] + j] +=
+                n->grad_y[place(w, m, size) + i * size + j];
 }
 
-/* From the gradient of the last slope, s = rate (h - mean(h) - n mean(h n)) with h = e gain and e = key + n gain + shift - value, to those of
- * the last output, of value, gain and shift, and of the first input; `first` is that of the key. */
+/* From the gradient of the last slope, s = rate (h - mean(h) - n mean(h n)) with h = e gain and e = key + n
+ * gain + shift - value, to those of the last output, of value, gain and shift, and of the first input;
+ * `first` is that of the key. */
 static void back_through_error(worker *w, const pass *p, gradient *d) {
     const network *n = w->n;
     int64_t size = n->width[n->layers], last = n->layers - 1;
     for (int64_t i = 0; i < n->tokens; i++) {
-        real *ds = row(d->s[last], i), *dz = row(d->z[last], i), *normed = w->row[0], *e = w->row[1], *slope = w->row[2], *dn = w->row[3];
+        real *ds = row(d->s[last], i), *dz = row(d->z[last], i), *normed = w->row[0], *e = w->row[1],
+             *slope = w->row[2], *dn = w->row[3];
         real *d_value = row(d->value, i), *s = row(p->s[last], i);
         if (!n->residual) {
             for (int64_t j = 0; j < size; j++) dz[j] = ds[j], d_value[j] = -ds[j];
@@ -195,7 +209,8 @@ static void back_through_error(worker *w, const pass *p, gradient *d) {
         real *grad_gain = n->grad_gain + w->memory * size, *grad_shift = n->grad_shift + w->memory * size;
         real rate = normalise(n, row(p->z[last], i), normed);
         error_of(w, p, i, normed, e);
-        through_norm(size, normed, rate, ds, slope); /* the gradient of h, for s is linear in it by a symmetric map */
+        through_norm(size, normed, rate, ds,
+                     slope); /* the gradient of h, for s is linear in it by a symmetric map */
         real along = 0;
         for (int64_t j = 0; j < size; j++) along += e[j] * gain[j] * normed[j];
         along /= (real)size;
@@ -213,7 +228,8 @@ static void back_through_error(worker *w, const pass *p, gradient *d) {
     }
 }
 
-/* From the gradients of inputs and slopes of the pairs to those of the weights, of the key and of the value. */
+/* From the gradients of inputs and slopes of the pairs to those of the weights, of the key and of the value.
+ */
 static void back_through_pairs(worker *w, int64_t m, const pass *p, gradient *d) {
     const network *n = w->n;
     int64_t tokens = tokens_of(n), last = n->layers - 1, size = n->width[n->layers];
@@ -263,7 +279,8 @@ static void run_backward(const void *job, int64_t memory, arena scratch, int64_t
         if (d.momentum) copy(n, state_of(n, block, memory) + n->state, passes[0].momentum);
         for (int64_t i = 0; i < count; i++) {
             load_pairs(&w, first + i, &passes[i]);
-            if (i + 1 < count) step_weights(&w, first + i, &passes[i], passes[i + 1].weights, passes[i + 1].momentum);
+            if (i + 1 < count)
+                step_weights(&w, first + i, &passes[i], passes[i + 1].weights, passes[i + 1].momentum);
         }
         for (int64_t i = count; i-- > 0;) {
             int64_t m = first + i, size = n->width[n->layers];
@@ -280,4 +297,6 @@ static void run_backward(const void *job, int64_t memory, arena scratch, int64_t
 }
 
 int TTR_NAME(network_forward)(const network *n) { return run_tasks(n, n->memories, n->threads, run_forward); }
-int TTR_NAME(network_backward)(const network *n) { return run_tasks(n, n->memories, n->threads, run_backward); }
+int TTR_NAME(network_backward)(const network *n) {
+    return run_tasks(n, n->memories, n->threads, run_backward);
+}

@@ -1,13 +1,17 @@
-/* Networks of several matrices with GELU between them, trained in mini-batches while they read (TTT, arXiv 2407.04620; Titans, 2501.00663).
+/* Networks of several matrices with GELU between them, trained in mini-batches while they read (TTT, arXiv
+ * 2407.04620; Titans, 2501.00663).
  *
- * One chunk of C tokens, with weights W and momentum Z of every matrix as they enter it; see engines/torch/dual_form/chunks.py:
+ * One chunk of C tokens, with weights W and momentum Z of every matrix as they enter it; see
+ * engines/torch/dual_form/chunks.py:
  *
- *     pairs     x_1 = key, z_l = x_l W_l + b_l, x_{l+1} = gelu(z_l), s_L = the loss's slope in z_L, u_l = s_{l+1} W_{l+1}^T, s_l = u_l gelu'(z_l)
- *     queries   h_1 = query, o_l = kept (h_l W_l + b_l) + moved (h_l Z_l + zb_l) - P (h_l x_l^T + 1) s_l, h_{l+1} = gelu(o_l)
- *     weights   W' = kept_C W + moved_C Z - x^T (P_C s)          Z' = momentum_kept Z + x^T (momentum_pairs s)
+ *     pairs     x_1 = key, z_l = x_l W_l + b_l, x_{l+1} = gelu(z_l), s_L = the loss's slope in z_L, u_l =
+ * s_{l+1} W_{l+1}^T, s_l = u_l gelu'(z_l) queries   h_1 = query, o_l = kept (h_l W_l + b_l) + moved (h_l Z_l
+ * + zb_l) - P (h_l x_l^T + 1) s_l, h_{l+1} = gelu(o_l) weights   W' = kept_C W + moved_C Z - x^T (P_C s) Z' =
+ * momentum_kept Z + x^T (momentum_pairs s)
  *
- * The loss is half the squared error. With a residual the prediction is key + LN(z_L) gain + shift, and what is read query + LN(o_L) gain + shift.
- * A memory is one thread's from the first chunk to the last, so its weights stay in the cache of a core and threads change no bit. */
+ * The loss is half the squared error. With a residual the prediction is key + LN(z_L) gain + shift, and what
+ * is read query + LN(o_L) gain + shift. A memory is one thread's from the first chunk to the last, so its
+ * weights stay in the cache of a core and threads change no bit. */
 #ifndef TTR_NETWORK_H
 #define TTR_NETWORK_H
 
@@ -19,27 +23,31 @@
 
 enum { MOST_LAYERS = 8, MOST_BLOCK = 16 }; /* as in ttr.engines.native.network */
 
-/* Tensors are contiguous: [chunks, memories, tokens, ...]. All weights of a memory lie side by side, each matrix with its sizes padded to
- * BLOCK and then its bias, 0 where the network has none: `state` numbers in all. NULL where there is none. */
+/* Tensors are contiguous: [chunks, memories, tokens, ...]. All weights of a memory lie side by side, each
+ * matrix with its sizes padded to BLOCK and then its bias, 0 where the network has none: `state` numbers in
+ * all. NULL where there is none. */
 typedef struct {
     int64_t chunks, memories, tokens, layers, residual, bias, block, threads, state;
     int64_t width[MOST_LAYERS + 1]; /* of the key, of the hidden layers, of the value */
     double eps;
-    const real *key, *value, *query, *pairs, *kept, *moved, *momentum_kept, *momentum_pairs, *gain, *shift, *weights, *momentum;
+    const real *key, *value, *query, *pairs, *kept, *moved, *momentum_kept, *momentum_pairs, *gain, *shift,
+        *weights, *momentum;
     real *y, *end_weights, *end_momentum;
-    real *states; /* [blocks, memories, 1 or 2, state]: the weights and the momentum that enter every block of chunks */
+    real *states; /* [blocks, memories, 1 or 2, state]: the weights and the momentum that enter every block of
+                     chunks */
     const real *grad_y, *grad_end_weights, *grad_end_momentum; /* backwards, with all that follow */
-    real *grad_key, *grad_value, *grad_query, *grad_pairs, *grad_kept, *grad_moved, *grad_momentum_kept, *grad_momentum_pairs;
+    real *grad_key, *grad_value, *grad_query, *grad_pairs, *grad_kept, *grad_moved, *grad_momentum_kept,
+        *grad_momentum_pairs;
     real *grad_gain, *grad_shift, *grad_weights, *grad_momentum;
 } network;
 
 /* What a chunk's pairs leave for its queries, its weights and its derivative. */
 typedef struct {
-    real *weights, *momentum; /* that enter */
+    real *weights, *momentum;                                              /* that enter */
     matrix x[MOST_LAYERS], z[MOST_LAYERS], s[MOST_LAYERS], u[MOST_LAYERS]; /* of matrix l, u of its output */
 } pass;
 
-/* ---- scratch memory ------------------------------------------------------------------------------------------------------------------- */
+/* ---- scratch memory ------------------------------------------------------------------------------------ */
 /* With zeros in it */
 static inline real *reserve(arena *a, int64_t size) {
     real *found = take(a, size);
@@ -65,8 +73,12 @@ static inline int64_t offset(const network *n, int64_t l) {
     for (int64_t i = 0; i < l; i++) at += (wide(n, i) + 1) * wide(n, i + 1);
     return at;
 }
-static inline matrix weight(const network *n, real *weights, int64_t l) { return (matrix){weights + offset(n, l), wide(n, l + 1)}; }
-static inline real *bias(const network *n, real *weights, int64_t l) { return weights + offset(n, l) + wide(n, l) * wide(n, l + 1); }
+static inline matrix weight(const network *n, real *weights, int64_t l) {
+    return (matrix){weights + offset(n, l), wide(n, l + 1)};
+}
+static inline real *bias(const network *n, real *weights, int64_t l) {
+    return weights + offset(n, l) + wide(n, l) * wide(n, l + 1);
+}
 
 static inline pass reserve_pass(const network *n, arena *a) {
     pass p = {.weights = reserve(a, n->state), .momentum = n->momentum ? reserve(a, n->state) : NULL};
@@ -79,13 +91,16 @@ static inline pass reserve_pass(const network *n, arena *a) {
     return p;
 }
 
-/* ---- rows ------------------------------------------------------------------------------------------------------------------------------- */
-/* Rows of `size` numbers, side by side, into a matrix, and back; a tensor that is empty is NULL, which memcpy does not take. */
+/* ---- rows ---------------------------------------------------------------------------------------------- */
+/* Rows of `size` numbers, side by side, into a matrix, and back; a tensor that is empty is NULL, which memcpy
+ * does not take. */
 static inline void load_rows(const real *from, int64_t rows, int64_t size, matrix to) {
-    for (int64_t i = 0; size && i < rows; i++) memcpy(row(to, i), from + i * size, (size_t)size * sizeof(real));
+    for (int64_t i = 0; size && i < rows; i++)
+        memcpy(row(to, i), from + i * size, (size_t)size * sizeof(real));
 }
 static inline void store_rows(matrix from, int64_t rows, int64_t size, real *to) {
-    for (int64_t i = 0; size && i < rows; i++) memcpy(to + i * size, row(from, i), (size_t)size * sizeof(real));
+    for (int64_t i = 0; size && i < rows; i++)
+        memcpy(to + i * size, row(from, i), (size_t)size * sizeof(real));
 }
 
 /* y = a y over `size` numbers, a multiple of LANES */
@@ -93,9 +108,11 @@ static inline void scale(int64_t size, real a, real *y) {
     for (int64_t j = 0; j < size; j += LANES) *(uvec *)(y + j) *= a;
 }
 /* to_i = by_i from_i; 0 behind the last row */
-static inline void scale_rows(int64_t rows, int64_t columns, matrix from, const real *by, int64_t stride, matrix to) {
+static inline void scale_rows(int64_t rows, int64_t columns, matrix from, const real *by, int64_t stride,
+                              matrix to) {
     for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j += LANES) *(uvec *)(row(to, i) + j) = by[i * stride] * *(const uvec *)(row(from, i) + j);
+        for (int64_t j = 0; j < columns; j += LANES)
+            *(uvec *)(row(to, i) + j) = by[i * stride] * *(const uvec *)(row(from, i) + j);
 }
 static inline void add_rows(int64_t rows, int64_t columns, matrix from, real *to) {
     for (int64_t i = 0; i < rows; i++) add_scaled(columns, 1, row(from, i), to);
@@ -107,15 +124,19 @@ typedef struct {
 } gelu_parts;
 static inline gelu_parts gelu(vec x) {
     const real rate = (real)1.5957691216057307118, cubic = (real)0.044715;
-    vec square = x * x, g = sigmoid(rate * x * (1 + cubic * square)), w = rate * (1 + 3 * cubic * square), spread = g * (1 - g);
-    return (gelu_parts){x * g, g + x * spread * w, spread * (2 * w + x * (w * w * (1 - 2 * g) + 6 * rate * cubic * x))};
+    vec square = x * x, g = sigmoid(rate * x * (1 + cubic * square)), w = rate * (1 + 3 * cubic * square),
+        spread = g * (1 - g);
+    return (gelu_parts){x * g, g + x * spread * w,
+                        spread * (2 * w + x * (w * w * (1 - 2 * g) + 6 * rate * cubic * x))};
 }
 static inline void activate(int64_t rows, int64_t columns, matrix z, matrix x) {
     for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j += LANES) *(uvec *)(row(x, i) + j) = gelu(*(const uvec *)(row(z, i) + j)).value;
+        for (int64_t j = 0; j < columns; j += LANES)
+            *(uvec *)(row(x, i) + j) = gelu(*(const uvec *)(row(z, i) + j)).value;
 }
 /* d += or = gelu'(z) by */
-static inline void through_activation(int64_t rows, int64_t columns, matrix z, matrix by, matrix d, enum combine how) {
+static inline void through_activation(int64_t rows, int64_t columns, matrix z, matrix by, matrix d,
+                                      enum combine how) {
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < columns; j += LANES) {
             uvec *out = (uvec *)(row(d, i) + j);
@@ -125,7 +146,8 @@ static inline void through_activation(int64_t rows, int64_t columns, matrix z, m
         }
 }
 
-/* ---- the norm of a row: n = (z - mean) rate, rate = 1 / sqrt(variance + eps) ------------------------------------------------------------------ */
+/* ---- the norm of a row: n = (z - mean) rate, rate = 1 / sqrt(variance + eps)
+ * ------------------------------------------------------------------ */
 static inline real mean(int64_t size, const real *x) {
     real sum = 0;
     for (int64_t j = 0; j < size; j++) sum += x[j];
@@ -145,9 +167,10 @@ static inline void through_norm(int64_t size, const real *normed, real rate, con
     for (int64_t j = 0; j < size; j++) out[j] = rate * (d[j] - centre - normed[j] * along);
 }
 
-/* ---- products ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- products ------------------------------------------------------------------------------------------ */
 /* out (+)= x W^T of few rows: the transpose of W x^T, so that W is read along its rows */
-static inline void back(int64_t tokens, int64_t inputs, int64_t outputs, matrix x, matrix w, real *work, matrix out, enum combine how) {
+static inline void back(int64_t tokens, int64_t inputs, int64_t outputs, matrix x, matrix w, real *work,
+                        matrix out, enum combine how) {
     matrix turned = {work, tokens}, product_turned = {work + tokens * outputs, tokens};
     transpose(tokens, outputs, x, turned);
     product(inputs, tokens, outputs, w, turned, product_turned, SET);
@@ -169,7 +192,7 @@ static inline void affine(const network *n, matrix x, real *weights, int64_t l, 
     product(tokens_of(n), wide(n, l + 1), wide(n, l), x, weight(n, weights, l), out, ADD);
 }
 
-/* ---- one chunk ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- one chunk ----------------------------------------------------------------------------------------- */
 typedef struct {
     const network *n;
     int64_t memory;
@@ -179,8 +202,12 @@ typedef struct {
 } worker;
 
 static inline worker reserve_worker(const network *n, int64_t memory, arena *a) {
-    worker w = {.n = n, .memory = memory, .work = reserve(a, work_of(n)), .value = reserve_matrix(a, n->tokens, n->width[n->layers]),
-                .pairs = reserve_matrix(a, n->tokens, n->tokens), .normed = reserve_matrix(a, n->tokens, n->width[n->layers])};
+    worker w = {.n = n,
+                .memory = memory,
+                .work = reserve(a, work_of(n)),
+                .value = reserve_matrix(a, n->tokens, n->width[n->layers]),
+                .pairs = reserve_matrix(a, n->tokens, n->tokens),
+                .normed = reserve_matrix(a, n->tokens, n->width[n->layers])};
     for (int i = 0; i < 2; i++) w.small[i] = reserve_matrix(a, n->tokens, n->tokens);
     for (int i = 0; i < 3; i++) w.wide[i] = reserve_matrix(a, n->tokens, widest(n));
     for (int i = 0; i < 4; i++) w.row[i] = reserve(a, n->width[n->layers]);
@@ -188,7 +215,9 @@ static inline worker reserve_worker(const network *n, int64_t memory, arena *a) 
 }
 
 /* Where the tokens of a chunk begin in a tensor of `size` numbers per token. */
-static inline int64_t place(const worker *w, int64_t m, int64_t size) { return (m * w->n->memories + w->memory) * w->n->tokens * size; }
+static inline int64_t place(const worker *w, int64_t m, int64_t size) {
+    return (m * w->n->memories + w->memory) * w->n->tokens * size;
+}
 
 static inline int64_t shared(const network *n) {
     return n->width[0] < n->width[n->layers] ? n->width[0] : n->width[n->layers];
@@ -226,7 +255,8 @@ static inline void load_pairs(worker *w, int64_t m, pass *p) {
             for (int64_t j = 0; j < size; j++) s[j] = z[j] - row(w->value, i)[j];
     }
     for (int64_t l = last; l-- > 0;) {
-        back(tokens, wide(n, l + 1), wide(n, l + 2), p->s[l + 1], weight(n, p->weights, l + 1), w->work, p->u[l], SET);
+        back(tokens, wide(n, l + 1), wide(n, l + 2), p->s[l + 1], weight(n, p->weights, l + 1), w->work,
+             p->u[l], SET);
         through_activation(tokens, wide(n, l + 1), p->z[l], p->u[l], p->s[l], SET);
     }
 }
@@ -249,7 +279,8 @@ static inline void step_weights(worker *w, int64_t m, const pass *p, real *weigh
         clear(tokens - n->tokens, outputs, from(scaled, n->tokens, 0));
         transposed_product(inputs, outputs, tokens, p->x[l], scaled, weight(n, weights, l), SUBTRACT);
         if (n->bias)
-            for (int64_t i = 0; i < n->tokens; i++) add_scaled(outputs, -1, row(scaled, i), bias(n, weights, l));
+            for (int64_t i = 0; i < n->tokens; i++)
+                add_scaled(outputs, -1, row(scaled, i), bias(n, weights, l));
         if (!momentum) continue;
         scale_rows(n->tokens, outputs, p->s[l], n->momentum_pairs + place(w, m, 1), 1, scaled);
         transposed_product(inputs, outputs, tokens, p->x[l], scaled, weight(n, momentum, l), ADD);

@@ -1,4 +1,5 @@
-/* Independent tasks on several threads. Threads live for one call, so there is no state, nothing to shut down and nothing to survive a fork. */
+/* Independent tasks on several threads. Threads live for one call, so there is no state, nothing to shut down
+ * and nothing to survive a fork. */
 #ifndef TTR_PARALLEL_H
 #define TTR_PARALLEL_H
 
@@ -9,7 +10,8 @@
 
 enum { MOST_THREADS = 256, ALIGNMENT = 64 };
 
-/* Runs task i of a job in the scratch memory given; with a scratch of base NULL it only counts what it needs. */
+/* Runs task i of a job in the scratch memory given; with a scratch of base NULL it only counts what it needs.
+ */
 typedef void task(const void *job, int64_t i, arena scratch, int64_t *needed);
 
 typedef struct {
@@ -22,11 +24,13 @@ typedef struct {
 static void *work(void *argument) {
     thread *t = argument;
     int64_t i;
-    while ((i = __atomic_fetch_add(t->next, 1, __ATOMIC_RELAXED)) < t->count) t->run(t->job, i, t->scratch, NULL);
+    while ((i = __atomic_fetch_add(t->next, 1, __ATOMIC_RELAXED)) < t->count)
+        t->run(t->job, i, t->scratch, NULL);
     return NULL;
 }
 
-/* 0, or -1 if there is no memory for the scratch. Results do not depend on the number of threads: each task is one thread's. */
+/* 0, or -1 if there is no memory for the scratch. Results do not depend on the number of threads: each task
+ * is one thread's. */
 static inline int run_tasks(const void *job, int64_t count, int64_t threads, task *run) {
     int64_t next = 0, needed = 0, started = 1;
     if (count == 0) return 0;
@@ -38,7 +42,8 @@ static inline int run_tasks(const void *job, int64_t count, int64_t threads, tas
     if (!scratch) return -1;
     thread all[MOST_THREADS];
     pthread_t others[MOST_THREADS];
-    for (int64_t i = 0; i < threads; i++) all[i] = (thread){job, run, &next, count, {scratch + i * needed, 0}};
+    for (int64_t i = 0; i < threads; i++)
+        all[i] = (thread){job, run, &next, count, {scratch + i * needed, 0}};
     while (started < threads && !pthread_create(&others[started], NULL, work, &all[started])) started++;
     work(&all[0]);
     for (int64_t i = 1; i < started; i++) pthread_join(others[i], NULL);

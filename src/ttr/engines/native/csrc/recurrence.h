@@ -2,8 +2,9 @@
  *
  *     S_j = D_j S_{j-1} + step_j (key_j value_j^T - erase_j (S_x^T read_j)^T),     y_t = scale S_t^T query_t
  *
- * as linear/recurrence.py states it, with one pair per token. Entries of the last axis of every tensor are neighbours in memory; `stride`
- * counts entries over batch, time and head (a memory: over batch, head and key channel). A tensor that is absent has data NULL. */
+ * as linear/recurrence.py states it, with one pair per token. Entries of the last axis of every tensor are
+ * neighbours in memory; `stride` counts entries over batch, time and head (a memory: over batch, head and key
+ * channel). A tensor that is absent has data NULL. */
 #ifndef TTR_RECURRENCE_H
 #define TTR_RECURRENCE_H
 
@@ -24,8 +25,8 @@ typedef struct {
     int64_t threads;
     int64_t decay, old, reads_first;
     tensor query, key, value, read, erase, step, log_decay, memory;
-    tensor scale;                    /* of the query; one number, with strides 0 */
-    tensor y, last;                  /* results of forward; their gradients in backward. `last` is the final memory. */
+    tensor scale;   /* of the query; one number, with strides 0 */
+    tensor y, last; /* results of forward; their gradients in backward. `last` is the final memory. */
     real *states, *scores, *written; /* what forward saves, or NULL */
     tensor grad_query, grad_key, grad_value, grad_read, grad_erase, grad_step, grad_log_decay, grad_memory;
 } recurrence;
@@ -35,7 +36,8 @@ static inline real *at(tensor t, int64_t batch, int64_t time, int64_t head) {
 }
 
 /* Rows of probes: what looks up the memory, first the reads (not in an additive memory), then the queries.
- * Sets of keys: one at which pairs (key, w) are written; or two, (key, value) and (erase, w), of which the last is the corrected one. */
+ * Sets of keys: one at which pairs (key, w) are written; or two, (key, value) and (erase, w), of which the
+ * last is the corrected one. */
 static inline int64_t groups(const recurrence *r) { return r->read.data ? 2 : 1; }
 static inline int64_t sets(const recurrence *r) { return r->erase.data ? 2 : 1; }
 static inline int64_t chunk_rows(const recurrence *r) { return padded(r->chunk); }
@@ -43,7 +45,10 @@ static inline int64_t chunks(const recurrence *r) { return (r->time + r->chunk -
 static inline int64_t stretches(const recurrence *r) { return (chunks(r) + r->stretch - 1) / r->stretch; }
 
 enum { MOST_STRETCH = 64 };
-enum { LINE = 64 / sizeof(real), MOST_TENSORS = 12 }; /* entries of a cache line; tensors whose rows a chunk may want ahead */
+enum {
+    LINE = 64 / sizeof(real),
+    MOST_TENSORS = 12
+}; /* entries of a cache line; tensors whose rows a chunk may want ahead */
 
 /* A chunk, in scratch memory. C tokens (padded), R = groups C rows of probes. */
 typedef struct {
@@ -53,24 +58,27 @@ typedef struct {
     int64_t size;          /* C for this chunk */
     int64_t keys, values;  /* F and V, padded */
 
-    matrix up, down;        /* [C + 1, E]: e^b and e^-b without their powers of two (decay.h) */
-    integer *power;         /* [C + 1, E] */
-    double *total;          /* [E] */
-    real *kept;             /* [F], what is left of the memory that enters the chunk */
-    integer *centre;        /* [F], the reference of all exponents of the chunk ... */
-    int whole;              /* ... if one does for all */
-    const real **lines;     /* room for a queue */
+    matrix up, down;    /* [C + 1, E]: e^b and e^-b without their powers of two (decay.h) */
+    integer *power;     /* [C + 1, E] */
+    double *total;      /* [E] */
+    real *kept;         /* [F], what is left of the memory that enters the chunk */
+    integer *centre;    /* [F], the reference of all exponents of the chunk ... */
+    int whole;          /* ... if one does for all */
+    const real **lines; /* room for a queue */
 
-    matrix probe, reader;         /* [R, F], as they meet keys, and as they meet the memory that enters */
-    matrix key[2], writer[2];     /* [C, F] of each set, as they meet probes, and as they enter the memory that leaves */
-    matrix scores[2];             /* [R, C] of each set */
-    matrix written[2];            /* [C, V] of each set */
-    matrix turned;                /* [max(F, V, C / 2), C], a transpose, or scores between the halves of a chunk (scores.h) */
-    matrix late, early, across;   /* [C, F], [F, C], [C, F]: of a part of the chunk (scores.h) */
+    matrix probe, reader; /* [R, F], as they meet keys, and as they meet the memory that enters */
+    matrix key[2],
+        writer[2];     /* [C, F] of each set, as they meet probes, and as they enter the memory that leaves */
+    matrix scores[2];  /* [R, C] of each set */
+    matrix written[2]; /* [C, V] of each set */
+    matrix
+        turned; /* [max(F, V, C / 2), C], a transpose, or scores between the halves of a chunk (scores.inc) */
+    matrix late, early, across; /* [C, F], [F, C], [C, F]: of a part of the chunk (scores.inc) */
 } chunk;
 
 static inline void take_chunk(chunk *c, const recurrence *r, arena *a) {
-    int64_t size = chunk_rows(r), keys = padded(r->key_size), values = padded(r->value_size), rows = groups(r) * size;
+    int64_t size = chunk_rows(r), keys = padded(r->key_size), values = padded(r->value_size),
+            rows = groups(r) * size;
     int64_t widest = keys > values ? keys : values, channels = r->decay == DECAYS_CHANNELS ? keys : 1;
     c->r = r, c->keys = keys, c->values = values;
     c->up = take_matrix(a, size + 1, channels);
@@ -96,14 +104,17 @@ static inline void take_chunk(chunk *c, const recurrence *r, arena *a) {
     }
 }
 
-/* What forward saves: the memory that enters every stretch, [F, V]; per chunk the scores, [sets, R, C], those of the corrected set with
- * their diagonal blocks inverted (triangle.h); per chunk of a delta rule W, [C, V]. All padded, head after head. */
+/* What forward saves: the memory that enters every stretch, [F, V]; per chunk the scores, [sets, R, C], those
+ * of the corrected set with their diagonal blocks inverted (triangle.h); per chunk of a delta rule W, [C, V].
+ * All padded, head after head. */
 static inline real *saved_state(const chunk *c, int64_t stretch) {
     const recurrence *r = c->r;
     return r->states + ((c->batch * r->heads + c->head) * stretches(r) + stretch) * c->keys * c->values;
 }
 
-static inline void choose_head(chunk *c, int64_t index) { c->batch = index / c->r->heads, c->head = index % c->r->heads; }
+static inline void choose_head(chunk *c, int64_t index) {
+    c->batch = index / c->r->heads, c->head = index % c->r->heads;
+}
 
 /* Go to a chunk; its scores and W lie where they are saved, if they are. */
 static inline void place_chunk(chunk *c, int64_t index) {
@@ -111,7 +122,8 @@ static inline void place_chunk(chunk *c, int64_t index) {
     c->start = index * r->chunk;
     c->tokens = r->time - c->start < r->chunk ? r->time - c->start : r->chunk;
     c->size = padded(c->tokens);
-    int64_t place = (c->batch * r->heads + c->head) * chunks(r) + index, size = chunk_rows(r), corrected = sets(r) - 1;
+    int64_t place = (c->batch * r->heads + c->head) * chunks(r) + index, size = chunk_rows(r),
+            corrected = sets(r) - 1;
     for (int64_t s = 0; s < sets(r); s++) {
         c->scores[s].stride = c->size;
         if (r->scores) c->scores[s].data = r->scores + (place * sets(r) + s) * groups(r) * size * size;
@@ -119,7 +131,8 @@ static inline void place_chunk(chunk *c, int64_t index) {
     if (r->written && r->read.data) c->written[corrected].data = r->written + place * size * c->values;
 }
 
-/* Copy the chunk's rows of `size` entries, times `step` where there is one, into `to`; zeros fill what is beyond, [rows, columns] in all. */
+/* Copy the chunk's rows of `size` entries, times `step` where there is one, into `to`; zeros fill what is
+ * beyond, [rows, columns] in all. */
 static inline void load(const chunk *c, tensor from, int64_t size, tensor step, matrix to, int64_t columns) {
     for (int64_t i = 0; i < c->size; i++) {
         real *restrict out = row(to, i);
@@ -134,7 +147,8 @@ static inline void load(const chunk *c, tensor from, int64_t size, tensor step, 
     }
 }
 
-/* Want the rows of a tensor at `count` tokens: they are often a page from one another, which hardware does not foresee. */
+/* Want the rows of a tensor at `count` tokens: they are often a page from one another, which hardware does
+ * not foresee. */
 static inline void want(const chunk *c, queue *wanted, tensor t, int64_t size, int64_t start, int64_t count) {
     if (!t.data) return;
     for (int64_t i = start > 0 ? start : 0; i < start + count && i < c->r->time; i++)

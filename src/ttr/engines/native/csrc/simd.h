@@ -1,7 +1,7 @@
 /* What every kernel file is compiled with: once per instruction set and floating type.
  *
- * The build passes -DTTR_ISA=avx512|avx2|portable, -DTTR_REAL=float|double and -DTTR_VECTOR_BYTES=64|32|16; vectors are the compilers'
- * own (GCC, Clang), so one source serves AVX-512, AVX2, NEON and the rest. */
+ * The build passes -DTTR_ISA=avx512|avx2|portable, -DTTR_REAL=float|double and -DTTR_VECTOR_BYTES=64|32|16;
+ * vectors are the compilers' own (GCC, Clang), so one source serves AVX-512, AVX2, NEON and the rest. */
 #ifndef TTR_SIMD_H
 #define TTR_SIMD_H
 
@@ -9,8 +9,9 @@
 #include <stdint.h>
 
 typedef TTR_REAL real;
-typedef real vec __attribute__((vector_size(TTR_VECTOR_BYTES)));                                              /* aligned */
-typedef real uvec __attribute__((vector_size(TTR_VECTOR_BYTES), aligned(sizeof(real)), may_alias)); /* for loads and stores anywhere */
+typedef real vec __attribute__((vector_size(TTR_VECTOR_BYTES))); /* aligned */
+typedef real uvec __attribute__((vector_size(TTR_VECTOR_BYTES), aligned(sizeof(real)),
+                                 may_alias)); /* for loads and stores anywhere */
 
 enum { LANES = TTR_VECTOR_BYTES / sizeof(real) };
 

@@ -2,14 +2,14 @@
  *
  *     S <- D S + b (k v^T - e (S_x^T p)^T),   S_x = D S, or S where ``old``          y = s S^T q
  *
- * the recurrence of forms/linear_recurrence.py with a factor s on the query. Moving the state costs more than computing with it, and with
- * found = S_x^T p the memory after the token reads
+ * the recurrence of forms/linear_recurrence.py with a factor s on the query. Moving the state costs more than
+ * computing with it, and with found = S_x^T p the memory after the token reads
  *
  *     y = s (D S)^T q - s b (q.e) found + s b (q.k) v
  *
- * so S^T p and S^T q come from one pass over S before another writes it, backwards, so that the rows read last are still in the cache.
- * An additive memory needs nothing of S before it writes, hence one pass. Where a token reads first, y = s S^T q
- * with the S before it. */
+ * so S^T p and S^T q come from one pass over S before another writes it, backwards, so that the rows read
+ * last are still in the cache. An additive memory needs nothing of S before it writes, hence one pass. Where
+ * a token reads first, y = s S^T q with the S before it. */
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -21,16 +21,17 @@
 
 enum { QUERY, KEY, VALUE, READ, ERASE, STEP, LOG_DECAY, OPERANDS };
 
-/* A call, as native/step.py lays it out: the tensors, new with every token, then what stays. Operands [B,h,.] have a contiguous last axis;
- * NULL where the recurrence has none. */
+/* A call, as native/step.py lays it out: the tensors, new with every token, then what stays. Operands [B,h,.]
+ * have a contiguous last axis; NULL where the recurrence has none. */
 struct token {
     const real *operands[OPERANDS];
-    const real *memory;                          /* [B,H,F,V], contiguous */
-    real *next, *y;                              /* the memory after the token, which may be the same tensor; [B,H,V] */
-    int64_t *position;                           /* [B], looked at, and raised by one where the memory is written in place; or NULL */
-    int64_t strides[OPERANDS][3];                /* of the batch and of a head, and how many heads of the memory share it */
+    const real *memory; /* [B,H,F,V], contiguous */
+    real *next, *y;     /* the memory after the token, which may be the same tensor; [B,H,V] */
+    int64_t *position;  /* [B], looked at, and raised by one where the memory is written in place; or NULL */
+    int64_t strides[OPERANDS][3]; /* of the batch and of a head, and how many heads of the memory share it */
     int64_t batch, heads, features, values;
-    int64_t channels, old, reads_first, checked; /* log_decay is [B,H,F]; S_x; see above; numbers are known to be sound */
+    int64_t channels, old, reads_first,
+        checked; /* log_decay is [B,H,F]; S_x; see above; numbers are known to be sound */
     int64_t threads;
     double scale;
 };
@@ -40,7 +41,8 @@ INLINE const real *at(const struct token *t, int which, int64_t b, int64_t h) {
     return t->operands[which] ? t->operands[which] + b * stride[0] + h / stride[2] * stride[1] : NULL;
 }
 
-/* Without it the compiler fetches a number once for each of its uses, and fetching is what these loops wait for. */
+/* Without it the compiler fetches a number once for each of its uses, and fetching is what these loops wait
+ * for. */
 #if defined(__x86_64__)
 #define LOAD_ONCE(x) __asm__("" : "+v"(x))
 #elif defined(__aarch64__)
@@ -59,23 +61,26 @@ enum { ROWS = 4, LINE = 64 / sizeof(real) };
 #define LANES_OF(type) NAME(lanes, type)
 #define TYPE vec
 #define ANYWHERE uvec
-#include "step_rows.h"
+#include "step_rows.inc"
 #undef TYPE
 #undef ANYWHERE
 #define TYPE real
 #define ANYWHERE real
-#include "step_rows.h"
+#include "step_rows.inc"
 
 /* found += S^T error, y += S^T query, of a memory [F,V]. */
-static void read_memory(const real *memory, const real *error, const real *query, real *found, real *y, int64_t F, int64_t V) {
+static void read_memory(const real *memory, const real *error, const real *query, real *found, real *y,
+                        int64_t F, int64_t V) {
     int64_t f = 0;
     for (; f + ROWS <= F; f += ROWS) {
         const real *rows = memory + f * V;
-        read_rows_real(read_rows_vec(0, rows, error + f, query + f, found, y, V, ROWS), rows, error + f, query + f, found, y, V, ROWS);
+        read_rows_real(read_rows_vec(0, rows, error + f, query + f, found, y, V, ROWS), rows, error + f,
+                       query + f, found, y, V, ROWS);
     }
     for (; f < F; f++) {
         const real *row = memory + f * V;
-        read_rows_real(read_rows_vec(0, row, error + f, query + f, found, y, V, 1), row, error + f, query + f, found, y, V, 1);
+        read_rows_real(read_rows_vec(0, row, error + f, query + f, found, y, V, 1), row, error + f, query + f,
+                       found, y, V, 1);
     }
 }
 
@@ -87,11 +92,13 @@ struct update {
 };
 
 INLINE void update_rows(const struct update *u, int64_t f, const int n, const int adds, const int special) {
-    const real *from = u->from + f * u->V, *decay = u->decay + f, *key = u->key + f, *written = u->written, *erased = u->erased;
+    const real *from = u->from + f * u->V, *decay = u->decay + f, *key = u->key + f, *written = u->written,
+               *erased = u->erased;
     const int64_t V = u->V;
     real *to = u->to + f * V, *y = u->y;
     if (adds) {
-        const int64_t c = add_rows_vec(0, from, to, decay, key, u->query + f, written, y, V, n, u->ahead, special);
+        const int64_t c =
+            add_rows_vec(0, from, to, decay, key, u->query + f, written, y, V, n, u->ahead, special);
         add_rows_real(c, from, to, decay, key, u->query + f, written, y, V, n, u->ahead, special);
     } else {
         const real *erase = special ? u->erase + f : NULL;
@@ -100,7 +107,8 @@ INLINE void update_rows(const struct update *u, int64_t f, const int n, const in
     }
 }
 
-/* Backwards, so that the rows that were read last, still in the cache, come first; meanwhile the next head's come into it. */
+/* Backwards, so that the rows that were read last, still in the cache, come first; meanwhile the next head's
+ * come into it. */
 INLINE void update_memory(const struct update *u, int64_t F, const int adds, const int special) {
     int64_t f = F;
     for (; f >= ROWS; f -= ROWS) update_rows(u, f - ROWS, ROWS, adds, special);
@@ -108,7 +116,9 @@ INLINE void update_memory(const struct update *u, int64_t F, const int adds, con
 }
 
 /* exp of a log decay; what is below -80 is a reset. */
-INLINE real kept(real log_decay) { return log_decay < -80 ? 0 : sizeof(real) == 4 ? expf(log_decay) : exp(log_decay); }
+INLINE real kept(real log_decay) {
+    return log_decay < -80 ? 0 : sizeof(real) == 4 ? expf(log_decay) : exp(log_decay);
+}
 
 static real dot(const real *x, const real *y, int64_t n) {
     real sum = 0;
@@ -117,12 +127,14 @@ static real dot(const real *x, const real *y, int64_t n) {
     return sum;
 }
 
-/* Rows of scratch, F or V long, each on cache lines of its own: a vector across two of them is fetched twice. */
+/* Rows of scratch, F or V long, each on cache lines of its own: a vector across two of them is fetched twice.
+ */
 struct scratch {
     real *decay, *error, *query, *found, *written, *erased, *y;
 };
 
-/* ``fetch``: the memory of the next head follows, and is not in the cache. Whether what was read is finite. */
+/* ``fetch``: the memory of the next head follows, and is not in the cache. Whether what was read is finite.
+ */
 static int one_head(const struct token *t, int64_t b, int64_t h, struct scratch row, int fetch) {
     const int64_t F = t->features, V = t->values, index = b * t->heads + h;
     const real *query = at(t, QUERY, b, h), *key = at(t, KEY, b, h), *value = at(t, VALUE, b, h);
@@ -133,8 +145,10 @@ static int one_head(const struct token *t, int64_t b, int64_t h, struct scratch 
     const int first = t->reads_first;
     real *y = row.y, of_value = 0, of_found = 0; /* the factors of v and found in y */
 
-    if (log_decay && t->channels) for (int64_t f = 0; f < F; f++) row.decay[f] = kept(log_decay[f]);
-    else for (int64_t f = 0; f < F; f++) row.decay[f] = same;
+    if (log_decay && t->channels)
+        for (int64_t f = 0; f < F; f++) row.decay[f] = kept(log_decay[f]);
+    else
+        for (int64_t f = 0; f < F; f++) row.decay[f] = same;
     for (int64_t f = 0; f < F; f++) row.query[f] = scale * query[f] * (read && !first ? row.decay[f] : 1);
     for (int64_t f = 0; read && f < F; f++) row.error[f] = read[f] * (t->old ? 1 : row.decay[f]);
     memset(y, 0, V * sizeof(real));
@@ -149,19 +163,32 @@ static int one_head(const struct token *t, int64_t b, int64_t h, struct scratch 
         row.erased[c] = step * row.found[c];
         row.written[c] = step * value[c] - (erase ? 0 : row.erased[c]);
     }
-    const struct update u = {.from = memory, .to = t->next + index * F * V, .decay = row.decay, .key = key, .erase = erase, .query = row.query,
-                             .written = row.written, .erased = row.erased, .y = y, .V = V, .ahead = fetch ? F * V : 0};
+    const struct update u = {.from = memory,
+                             .to = t->next + index * F * V,
+                             .decay = row.decay,
+                             .key = key,
+                             .erase = erase,
+                             .query = row.query,
+                             .written = row.written,
+                             .erased = row.erased,
+                             .y = y,
+                             .V = V,
+                             .ahead = fetch ? F * V : 0};
     if (read) erase ? update_memory(&u, F, 0, 1) : update_memory(&u, F, 0, 0);
     else first ? update_memory(&u, F, 1, 1) : update_memory(&u, F, 1, 0);
-    if (V) memcpy(t->y + index * V, y, V * sizeof(real)); /* a tensor that is empty is NULL, which memcpy does not take */
+    if (V)
+        memcpy(t->y + index * V, y,
+               V * sizeof(real)); /* a tensor that is empty is NULL, which memcpy does not take */
     int wrong = 0;
     for (int64_t c = 0; c < V; c++) wrong |= y[c] - y[c] != 0; /* NaN for what is not finite */
     return !wrong;
 }
 
-/* Whether all numbers that the token brings are finite, steps >= 0, log decays <= 0, -inf allowed, and positions counts. */
+/* Whether all numbers that the token brings are finite, steps >= 0, log decays <= 0, -inf allowed, and
+ * positions counts. */
 static int sound(const struct token *t) {
-    const int64_t sizes[OPERANDS] = {t->features, t->features, t->values, t->features, t->features, 1, t->channels ? t->features : 1};
+    const int64_t sizes[OPERANDS] = {
+        t->features, t->features, t->values, t->features, t->features, 1, t->channels ? t->features : 1};
     int wrong = 0;
     for (int which = 0; which < OPERANDS; which++)
         for (int64_t b = 0; t->operands[which] && b < t->batch; b++)
@@ -173,7 +200,8 @@ static int sound(const struct token *t) {
                     for (int64_t i = 0; i < sizes[which]; i++) wrong |= x[i] - x[i] != 0;
                 if (which == STEP) wrong |= *x < 0;
             }
-    for (int64_t b = 0; t->position && b < t->batch; b++) wrong |= t->position[b] < 0 || t->position[b] > LAST_POSITION;
+    for (int64_t b = 0; t->position && b < t->batch; b++)
+        wrong |= t->position[b] < 0 || t->position[b] > LAST_POSITION;
     return !wrong;
 }
 
@@ -187,19 +215,23 @@ struct share {
 
 static void *run_share(void *argument) {
     struct share *s = argument;
-    for (int64_t i = s->start; i < s->stop; i++) s->finite &= one_head(s->token, i / s->token->heads, i % s->token->heads, s->rows, s->fetch && i + 1 < s->stop);
+    for (int64_t i = s->start; i < s->stop; i++)
+        s->finite &= one_head(s->token, i / s->token->heads, i % s->token->heads, s->rows,
+                              s->fetch && i + 1 < s->stop);
     return NULL;
 }
 
 enum { MOST_THREADS = 64, NEAR = 1 << 20 }; /* NEAR: bytes that a core's own cache is taken to keep */
 
-/* ``tensors`` are the pointers with which a token begins, in its order; those of ``layout`` do not count. 0, or 1 with nothing changed if a
- * number is not sound, 2 with nothing changed if there is no memory for the scratch, 3 if all is done and not all that was read is finite. */
+/* ``tensors`` are the pointers with which a token begins, in its order; those of ``layout`` do not count. 0,
+ * or 1 with nothing changed if a number is not sound, 2 with nothing changed if there is no memory for the
+ * scratch, 3 if all is done and not all that was read is finite. */
 int TTR_NAME(step)(const void *tensors, const struct token *layout) {
     struct token call = *layout;
     const struct token *t = memcpy(&call, tensors, offsetof(struct token, strides));
     if (!t->checked && !sound(t)) return 1;
-    const int64_t all = t->batch * t->heads, F = (t->features + LINE - 1) / LINE * LINE, V = (t->values + LINE - 1) / LINE * LINE;
+    const int64_t all = t->batch * t->heads, F = (t->features + LINE - 1) / LINE * LINE,
+                  V = (t->values + LINE - 1) / LINE * LINE;
     const int far = all * t->features * t->values * (int64_t)sizeof(real) > NEAR;
     int64_t threads = t->threads < all ? t->threads : all, started = 1;
     threads = threads < 1 ? 1 : threads > MOST_THREADS ? MOST_THREADS : threads;
@@ -209,11 +241,18 @@ int TTR_NAME(step)(const void *tensors, const struct token *layout) {
     pthread_t workers[MOST_THREADS];
     for (int64_t i = 0; i < threads; i++) {
         real *f = scratch + i * (3 * F + 4 * V), *v = f + 3 * F;
-        shares[i] = (struct share){t, {f, f + F, f + 2 * F, v, v + V, v + 2 * V, v + 3 * V}, far, 1, all * i / threads, all * (i + 1) / threads};
+        shares[i] = (struct share){t,
+                                   {f, f + F, f + 2 * F, v, v + V, v + 2 * V, v + 3 * V},
+                                   far,
+                                   1,
+                                   all * i / threads,
+                                   all * (i + 1) / threads};
     }
-    while (started < threads && pthread_create(&workers[started], NULL, run_share, &shares[started]) == 0) started++;
+    while (started < threads && pthread_create(&workers[started], NULL, run_share, &shares[started]) == 0)
+        started++;
     run_share(&shares[0]);
-    for (int64_t i = started; i < threads; i++) run_share(&shares[i]); /* those that no thread could be had for */
+    for (int64_t i = started; i < threads; i++)
+        run_share(&shares[i]); /* those that no thread could be had for */
     for (int64_t i = 1; i < started; i++) pthread_join(workers[i], NULL);
     free(scratch);
     for (int64_t b = 0; t->position && t->next == t->memory && b < t->batch; b++) t->position[b]++;

@@ -1,7 +1,8 @@
 /* The unit lower triangular system of a chunk, (I + A) W = U, by substitution in blocks of ROWS tokens.
  *
- * `invert_blocks` leaves in place of every diagonal block of A its (I + A_bb)^{-1}, found by substitution as well: near-equal keys with a
- * step of 1 would lose all digits by the doubling (I - A)(I + A^2)(I + A^4)... over the whole chunk. */
+ * `invert_blocks` leaves in place of every diagonal block of A its (I + A_bb)^{-1}, found by substitution as
+ * well: near-equal keys with a step of 1 would lose all digits by the doubling (I - A)(I + A^2)(I + A^4)...
+ * over the whole chunk. */
 #ifndef TTR_TRIANGLE_H
 #define TTR_TRIANGLE_H
 
@@ -21,7 +22,8 @@ static inline void invert_blocks(int64_t size, matrix a) {
     }
 }
 
-/* u [size, columns] becomes (I + A)^{-1} u. A block is solved in place, because one register tile reads all of its rows before it writes. */
+/* u [size, columns] becomes (I + A)^{-1} u. A block is solved in place, because one register tile reads all
+ * of its rows before it writes. */
 static inline void solve(int64_t size, int64_t columns, matrix a, matrix u) {
     for (int64_t start = 0; start < size; start += ROWS) {
         matrix block = from(u, start, 0);
@@ -35,7 +37,9 @@ static inline void solve_transposed(int64_t size, int64_t columns, matrix a, mat
     for (int64_t start = size - ROWS; start >= 0; start -= ROWS) {
         int64_t below = start + ROWS;
         matrix block = from(u, start, 0);
-        if (below < size) transposed_product(ROWS, columns, size - below, from(a, below, start), from(u, below, 0), block, SUBTRACT);
+        if (below < size)
+            transposed_product(ROWS, columns, size - below, from(a, below, start), from(u, below, 0), block,
+                               SUBTRACT);
         transposed_product(ROWS, columns, ROWS, from(a, start, start), block, block, SET);
     }
 }
