@@ -29,7 +29,7 @@ ATTENTION = (
 
 def check(problem, dtype):
     for engine in (engine for engine in ENGINES if refusal(engine, problem) is None):
-        broken = [m for m in LAW(problem, Setting(engine.small(), dtype=dtype)) if not m.kept]
+        broken = [m for m in LAW(problem, Setting(engine.small(), dtype=dtype)) if not m.passed]
         assert not broken, (engine.name, broken)
 
 

@@ -236,7 +236,18 @@ def _overwrite(old: State, new: State) -> State:
 
 
 def plan(
-    problem: Problem, q: Tensor, k: Tensor, v: Tensor, *, inplace: bool = False, **call: object
+    problem: Problem,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    params: Mapping[str, Tensor] | None = None,
+    state: State | None = None,
+    cu_seqlens: Tensor | None = None,
+    return_state: bool = False,
+    engine: str | Engine = "auto",
+    inplace: bool = False,
+    **controls: Tensor | float,
 ) -> Callable[..., object]:
     """The choice that ``regress`` makes for such a call, bound: a callable with its signature, less the
     problem.
@@ -253,21 +264,15 @@ def plan(
     """
     check_tensor("q", q)
     if q.ndim == 3:
-        return _plan_step(problem, q, k, v, inplace, **call)
+        return _plan_step(problem, q, k, v, inplace, state, params, engine, controls)
     if inplace:
         raise ValueError(
             "inplace is for single tokens, q [batch, heads, channels], got shape "
             f"{tuple(q.shape)}. Leave it out."
         )
-    engine = call.pop("engine", "auto")
-    settings = {name: call.pop(name) for name in ("params", "state", "cu_seqlens") if name in call}
-    return_state = call.pop("return_state", False)
-    x = prepare(
-        problem, q, k, v, settings.get("params"), settings.get("state"), settings.get("cu_seqlens"), call
-    )
+    x = prepare(problem, q, k, v, params, state, cu_seqlens, controls)
     chosen = choose(problem, x, engine)
-
-    bound = None if settings else chosen.bind(problem, x)
+    bound = chosen.bind(problem, x) if cu_seqlens is None and _is_nothing(params) else None
 
     def run(
         q: Tensor,
@@ -297,11 +302,10 @@ def _plan_step(
     k: Tensor,
     v: Tensor,
     inplace: bool,
-    *,
-    state: State | None = None,
-    params: Mapping[str, Tensor] | None = None,
-    engine: str | Engine = "auto",
-    **controls: Tensor | float,
+    state: State | None,
+    params: Mapping[str, Tensor] | None,
+    engine: str | Engine,
+    controls: Mapping[str, Tensor | float],
 ) -> Callable[..., object]:
     x = _token(problem, q, k, v, state, params, False, controls)
     chosen = choose(problem, x, engine)
