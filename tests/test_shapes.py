@@ -22,7 +22,9 @@ ROWS = [
 )
 @pytest.mark.parametrize("name, engine", ROWS, ids=lambda part: getattr(part, "name", part))
 def test_shapes_are_as_annotated(name, engine, law):
-    assert all(measurement.passed for measurement in law(ttr.catalogue[name].problem, Setting(engine.small())))
+    assert all(
+        measurement.passed for measurement in law(ttr.catalogue[name].problem, Setting(engine.small()))
+    )
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,12 @@ class _Axis(Component):
         w_t the importance of its pair. ``ttr.latex`` says how formulas are written."""
         return {}
 
+    def limits(self) -> dict[str, float]:
+        """Beyond what it means nothing, for those who draw calls of it: "value_size", the channels of values
+        below which it degenerates; "step_size", the step above which it may diverge on keys of unit scale;
+        and "condition", by how much it may magnify rounding errors."""
+        return {}
+
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         """Why it cannot stand in that triple, as a sentence that names the remedy; None if it can."""
         return None
@@ -208,10 +214,6 @@ class Function(_Axis):
             transport_key.
         causal: False if every token reads the whole sequence by ``whole``: then there is neither a state nor
             a single step.
-        learned_start: whether the memory starts from parameters of the layer (``initial``) instead of 0.
-        least_value_size: value channels below which it degenerates; the laws try it with no fewer.
-        stable_step: step above which gradient descent on keys of unit scale may diverge; the laws try it with
-            none larger.
     """
 
     kind: ClassVar[str] = "function"
@@ -225,9 +227,11 @@ class Function(_Axis):
     inner: ClassVar[tuple[str, ...]] = ()
     transported: ClassVar[bool] = False
     causal: ClassVar[bool] = True
-    learned_start: ClassVar[bool] = False
-    least_value_size: ClassVar[int] = 1
-    stable_step: ClassVar[float] = 1.0
+
+    @property
+    def learned_start(self) -> bool:
+        """Whether the memory starts from parameters of the layer of the same names, instead of 0."""
+        return bool(self.memory(1, 1).keys() & self.parameters(1, 1, 1).keys())
 
     @property
     def keeps(self) -> str | None:
@@ -346,8 +350,6 @@ class Solver(_Axis):
         additive: the memory is a sum of weighted outer products of keys and values, which fade with time
             alone or as the solver says.
         exact: the regularised problem is solved exactly ("global" or "local").
-        iteration: the iteration whose first ``iterations`` steps define the solution ("chebyshev", "conjugate
-            gradient").
         amortized: what an exact local solver would solve for comes with the call, as the control ``slope``;
             no ridge is needed.
         gradient_at: where the gradient of the objective is taken that a solver steps along which acts on the
@@ -357,20 +359,24 @@ class Solver(_Axis):
         corrects: whether step_size times what the older pairs say at the token's query is taken off its value
             before it is kept.
         trains: it takes gradient steps on all parameters of any function, networks included.
-        condition: by how much it may magnify rounding errors; the laws' bounds are at least 50 eps condition.
     """
 
     kind: ClassVar[str] = "solver"
     weights_act_on: ClassVar[Literal["samples", "memory"]] = "samples"
     additive: ClassVar[bool] = False
     exact: ClassVar[Literal["global", "local"] | None] = None
-    iteration: ClassVar[Literal["chebyshev", "conjugate gradient"] | None] = None
     amortized: ClassVar[bool] = False
     gradient_at: ClassVar[Literal["decayed", "old", "new"]] = "decayed"
     pairs_per_token: ClassVar[int] = 1
     corrects: ClassVar[bool] = False
     trains: ClassVar[bool] = False
-    condition: ClassVar[float] = 1.0
+
+    def iterate(self, product: Callable[[Tensor], Tensor], squared_norm: Tensor, right: Tensor) -> Tensor:
+        """Of a solver that is defined by its iterations on the moments U and H: what U is read at, [..., F],
+        in place of the solution of H x = ``right``. ``product`` is that with H, or with H + diag(ridge) where
+        the problem has a ridge; ``squared_norm`` [...] is ||H||_F^2. For engines: the definition is in
+        ``read``."""
+        raise NotImplementedError(f"{type(self).__name__} iterates, so it needs iterate(): write its steps")
 
     def objective(
         self, predict: Callable[..., Tensor], memory: Tensor | Mapping[str, Tensor], *data: object

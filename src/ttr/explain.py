@@ -334,7 +334,7 @@ def _work(problem: Problem, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
     if problem.solver.exact and unknowns and not problem.solver.amortized:
         work += [(pairs, unknowns, unknowns)] if pairs > 1 else []
         work += [(unknowns, unknowns, unknowns)]
-    if problem.solver.iteration:
+    if problem.memory == "moments" and not problem.solver.exact:
         work += [(problem.solver.iterations, unknowns, unknowns)]
     return list(dict.fromkeys(work))
 

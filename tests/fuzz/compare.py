@@ -161,7 +161,7 @@ def _conditions(
     that dtype."""
     noise = Noise(max(LEAST_NOISE, torch.finfo(dtype).eps), torch.Generator().manual_seed(1))
     directions = _directions(subject, found)
-    worst = dict.fromkeys(reference, subject.call.memory().solver.condition)
+    worst = dict.fromkeys(reference, subject.call.memory().solver.limits().get("condition", 1.0))
     if subject.rounds and dtype != torch.float64:
         try:
             rounded = _quantities(subject, *subject.define(dtype=dtype), directions)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +16,6 @@ class _Network(Function):
     """A function whose memory is the weights of a network, each a matrix [inputs, outputs] with or without a
     bias "NAME_bias"."""
 
-    learned_start: ClassVar[bool] = True
     start: float | None
     hidden: int
 

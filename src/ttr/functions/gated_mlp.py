@@ -26,11 +26,13 @@ class GatedMlp(_Network):
     start: float | None = None
 
     groups: ClassVar[int] = 3
-    stable_step: ClassVar[float] = 0.2
 
     def __post_init__(self) -> None:
         if self.hidden < 1:
             raise ValueError(f"A hidden layer of {self.hidden} times the key size is empty. Use 1 or more.")
+
+    def limits(self) -> dict[str, float]:
+        return {"step_size": 0.2}
 
     def formulas(self) -> dict[str, str]:
         prediction = (

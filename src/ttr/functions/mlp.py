@@ -54,13 +54,9 @@ class Mlp(_Network):
     def inner(self) -> tuple[str, ...]:
         return ("gain", "shift") if self.residual else ()
 
-    @property
-    def least_value_size(self) -> int:
-        return 4 if self.residual else 1  # a norm over two channels is their sign
-
-    @property
-    def stable_step(self) -> float:
-        return 1.0 if self.residual else 0.2  # without the norm, a product of learned matrices
+    def limits(self) -> dict[str, float]:
+        """A norm over two channels is their sign; without the norm this is a product of learned matrices."""
+        return {"value_size": 4} if self.residual else {"step_size": 0.2}
 
     def formulas(self) -> dict[str, str]:
         body = ""

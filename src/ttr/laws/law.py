@@ -66,7 +66,7 @@ class Law:
     def __call__(self, problem: Problem, setting: Setting) -> list[Measurement]:
         if self.excuses(problem) is not None:
             return []
-        least = ill_conditioned(problem.solver.condition, setting.dtype)
+        least = ill_conditioned(problem.solver.limits().get("condition", 1.0), setting.dtype)
         return [
             Measurement(self.name, quantity, error, max(bound, least) if bound else bound)
             for quantity, error, bound in self.measure(problem, setting)

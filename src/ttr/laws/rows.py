@@ -200,9 +200,8 @@ def _made(
     dtype: torch.dtype,
     seed: int,
 ) -> Case:
-    sizes = dataclasses.replace(
-        sizes, value=sizes.value and max(sizes.value, problem.function.least_value_size)
-    )
+    least = problem.function.limits().get("value_size", 1)
+    sizes = dataclasses.replace(sizes, value=sizes.value and max(sizes.value, least))
     digest = hashlib.sha256(repr((problem, sizes, strong_gates, past, seed)).encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
     case = _draw(
@@ -244,7 +243,7 @@ def _draw(
         for name, axes in problem.controls().items()
     }
     if "step_size" in controls:
-        controls["step_size"] = problem.function.stable_step * controls["step_size"]
+        controls["step_size"] = problem.function.limits().get("step_size", 1.0) * controls["step_size"]
     params = init_params(
         problem, heads=sizes.heads, key_size=sizes.key, value_size=sizes.value, generator=generator
     )

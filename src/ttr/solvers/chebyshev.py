@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -25,8 +24,6 @@ class Chebyshev(_Moments):
     iterations: int = 30
     ratio: float = 0.02
 
-    iteration: ClassVar[Literal["chebyshev"]] = "chebyshev"
-
     def __post_init__(self) -> None:
         if self.iterations < 1 or not self.ratio > 0:
             raise ValueError(
@@ -36,6 +33,26 @@ class Chebyshev(_Moments):
 
     def controls(self) -> dict[str, str]:
         return {"mix": "BTH"}
+
+    def iterate(self, product: Callable[[Tensor], Tensor], squared_norm: Tensor, right: Tensor) -> Tensor:
+        """x in the residual form of Saad, Iterative methods for sparse linear systems, algorithm 12.1, on
+        [lambda, lambda + f] with
+        f = ||H||_F and lambda = ratio f: centre theta, half width delta, and shares rho_j of consecutive
+            Chebyshev polynomials."""
+        norm = torch.where(squared_norm > 0, squared_norm, 1.0).sqrt()[..., None].to(right)
+        ridge = self.ratio * norm
+        delta = norm / 2
+        theta = ridge + delta
+        sigma = theta / delta
+        rho, residual, x = 1 / sigma, right, torch.zeros_like(right)
+        direction = right / theta
+        for _ in range(self.iterations):
+            x = x + direction
+            residual = residual - product(direction) - ridge * direction
+            following = 1 / (2 * sigma - rho)
+            direction = following * rho * direction + (2 * following / delta) * residual
+            rho = following
+        return x + direction
 
     def formulas(self) -> dict[str, str]:
         return super().formulas() | {

@@ -55,9 +55,8 @@ class ChunkDescent(Solver):
         if self.chunk < 1:
             raise ValueError(f"A chunk of {self.chunk} tokens learns nothing. Use 1 or more.")
 
-    @property
-    def condition(self) -> float:
-        return 1.0 if self.orthogonalise is None else self.orthogonalise.condition
+    def limits(self) -> dict[str, float]:
+        return {} if self.orthogonalise is None else {"condition": self.orthogonalise.condition}
 
     def state(
         self, feature_size: int, value_size: int, memory: Mapping[str, tuple[int, ...]]

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -24,8 +23,6 @@ class ConjugateGradient(_Moments):
     iterations: int = 30
     damping: float = 1e-5
 
-    iteration: ClassVar[Literal["conjugate gradient"]] = "conjugate gradient"
-
     def __post_init__(self) -> None:
         if self.iterations < 1 or not self.damping > 0:
             raise ValueError(
@@ -37,6 +34,18 @@ class ConjugateGradient(_Moments):
 
     def controls(self) -> dict[str, str]:
         return {"ridge": "HF"}
+
+    def iterate(self, product: Callable[[Tensor], Tensor], squared_norm: Tensor, right: Tensor) -> Tensor:
+        """x of damped conjugate gradient from 0; ``product`` includes the ridge."""
+        x, residual, direction = torch.zeros_like(right), right, right
+        energy = right.square().sum(-1, keepdim=True)
+        for _ in range(self.iterations):
+            image = product(direction)
+            step = energy / ((direction * image).sum(-1, keepdim=True) + self.damping)
+            x, residual = x + step * direction, residual - step * image
+            before, energy = energy, residual.square().sum(-1, keepdim=True)
+            direction = residual + energy / (before + self.damping) * direction
+        return x
 
     def formulas(self) -> dict[str, str]:
         return super().formulas() | {

@@ -72,9 +72,8 @@ class GradientDescent(Solver):
                 "window=1, or another loss."
             )
 
-    @property
-    def condition(self) -> float:
-        return 1.0 if self.orthogonalise is None else self.orthogonalise.condition
+    def limits(self) -> dict[str, float]:
+        return {} if self.orthogonalise is None else {"condition": self.orthogonalise.condition}
 
     def state(
         self, feature_size: int, value_size: int, memory: Mapping[str, tuple[int, ...]]

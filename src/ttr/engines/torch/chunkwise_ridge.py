@@ -17,7 +17,7 @@ from ttr.engines.torch.ridge import regression
 from ttr.engines.torch.ridge.block import cut
 from ttr.engines.torch.ridge.regression import Regression
 from ttr.engines.torch.ridge.system import squared_norms
-from ttr.engines.torch.truncated_solve import truncated_solve
+from ttr.engines.torch.steps.moments import mixed
 from ttr.forms.weighted_pairs import CumulativeDecay
 from ttr.inputs import Inputs
 from ttr.problem import Problem, Solver
@@ -80,7 +80,7 @@ class ChunkwiseRidge(Engine):
             x.state["memory"],
         )
         size = min(self.chunk, max(x.length, 1))
-        if problem.solver.iteration is None:
+        if problem.solver.exact:
             y, gram, memory = regression.run(
                 call, size, functools.partial(differentiable, chunk=size, solver=solve)
             )
@@ -135,6 +135,5 @@ def _truncated(solver: Solver, wants_grad: bool, mix: Tensor | None, system: Sys
             else system.product(y)
         )
 
-    return truncated_solve(
-        solver, product, squared_norms(system.weights, system.keys, system.kept, system.gram), right, mix
-    )
+    norms = squared_norms(system.weights, system.keys, system.kept, system.gram)
+    return mixed(solver.iterate(product, norms, right), right, mix)

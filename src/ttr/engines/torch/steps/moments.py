@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ttr.engines.torch.direct_solve import refuse_without_digits, solve_spd, without_digits
 from ttr.engines.torch.steps.matrix import decay
-from ttr.engines.torch.truncated_solve import truncated_solve
 from ttr.inputs import Inputs, needs_composite
 from ttr.problem import Problem
 from ttr.state import State
@@ -21,19 +20,23 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     gram = decay(x.state["gram"], log_decay) + weighted[..., None] * key[:, :, None]
     moment = decay(x.state["memory"], log_decay) + weighted[..., None] * value[:, :, None]
     state = x.state.replace(memory=moment, gram=gram, position=x.state.position + 1)
-    if problem.solver.iteration is None:
+    if problem.solver.exact:
         return ridge_read(gram, moment, x.controls["ridge"], form.scaled_query[:, 0])[:, None], state
 
     matrix = gram if "ridge" not in x.controls else gram + torch.diag_embed(x.controls["ridge"])
     mix = x.controls["mix"][:, 0] if "mix" in x.controls else None
-    solution = truncated_solve(
-        problem.solver,
-        lambda y: (y[..., None, :] @ matrix)[..., 0, :],
-        squared_norm(gram),
-        form.scaled_query[:, 0],
-        mix,
+    query = form.scaled_query[:, 0]
+    solution = problem.solver.iterate(
+        lambda y: (y[..., None, :] @ matrix)[..., 0, :], squared_norm(gram), query
     )
+    solution = mixed(solution, query, mix)
     return (solution[..., None, :] @ moment).transpose(1, 2), state
+
+
+def mixed(solution: Tensor, right: Tensor, mix: Tensor | None) -> Tensor:
+    """What the moments are read at: the solution [..., F], mixed with the right-hand side [..., F] by ``mix``
+    [...] where there is one (Gated KalmaNet)."""
+    return solution if mix is None else right + mix[..., None] * (solution - right)
 
 
 def squared_norm(matrix: Tensor) -> Tensor:
