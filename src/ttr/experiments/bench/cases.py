@@ -130,6 +130,11 @@ class Parts(Family):
         return self.contestants
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Calls(Parts):
+    """Ways to call one memory, the kernel alone among them."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One family in one direction at one shape."""

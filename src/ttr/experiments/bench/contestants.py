@@ -19,6 +19,8 @@ import ttr
 from ttr.dispatch import refusal
 from ttr.engines import ENGINES, Engine
 from ttr.engines.native import library
+from ttr.engines.native.engine import Native
+from ttr.engines.native.recurrence import NativeKernel
 from ttr.laws import equality, streaming
 from ttr.laws.law import Law, Setting
 from ttr.laws.rows import make_case
@@ -165,6 +167,31 @@ def of_engine(problem: Problem, engine: Engine, every: int = 1) -> Contestant:
     return Contestant(
         engine.name, "ours", prepared, missing, functools.partial(broken_law, problem, engine, EQUALITY)
     )
+
+
+def of_call(problem: Problem, name: str) -> Contestant:
+    """A sequence by "regress", or by a "plan" made for its sizes: what a user writes, with all checks."""
+
+    def prepared(x: Tensors) -> Call:
+        given = {name: x[name] for name in ("q", "k", "v", *problem.controls())}
+        run = functools.partial(ttr.regress, problem) if name == "regress" else ttr.plan(problem, **given)
+        return Call(lambda: run(**given), given)
+
+    return Contestant(name, "ours", prepared)
+
+
+def of_kernel(problem: Problem) -> Contestant:
+    """The compiled kernel of a linear recurrence alone, its operands laid out before."""
+
+    def prepared(x: Tensors) -> Call:
+        given = {name: x[name] for name in ("q", "k", "v", *problem.controls())}
+        form = problem.lower(
+            prepare(problem, given.pop("q"), given.pop("k"), given.pop("v"), None, None, None, given)
+        )
+        kernel, chunk = NativeKernel(), Native().chunk
+        return Call(lambda: kernel.forward(form, chunk, save=False)[0])
+
+    return Contestant("the kernel alone", "floor", prepared, lambda x: library.reason())
 
 
 def of_engine_decoding(problem: Problem, engine: Engine) -> Contestant:

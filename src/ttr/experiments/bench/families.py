@@ -11,8 +11,8 @@ from torch.nn.functional import logsigmoid, normalize
 
 from ttr import catalogue
 from ttr.experiments.bench import peers
-from ttr.experiments.bench.cases import Family, Memories, Parts, Shape
-from ttr.experiments.bench.contestants import Contestant, of_part, without_native
+from ttr.experiments.bench.cases import Calls, Family, Memories, Parts, Shape
+from ttr.experiments.bench.contestants import Contestant, of_call, of_kernel, of_part, without_native
 from ttr.functions.local_constant import LocalConstant
 from ttr.layer.output.norms import GatedRMSNorm
 from ttr.layer.qkv.short_convolution import ShortConvolution
@@ -175,6 +175,14 @@ def _network(
         peers=dict.fromkeys(("forward", "training"), (peer,)),
         shapes=dict.fromkeys(("forward", "training"), at(512, 2048, size=64, heads=4)),
     )
+
+
+GATED_DELTA = catalogue["gated-deltanet"].problem
+
+
+def short(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
+    """As ``gated``, from an empty memory."""
+    return {name: x for name, x in gated(s, generator).items() if name != "memory"}
 
 
 CONVOLUTION = ShortConvolution(streams=("v",))
@@ -373,6 +381,14 @@ FAMILIES: tuple[Family, ...] = (
         titans,
         peers.titans,
         every=NETWORK_CHUNK,
+    ),
+    Calls(
+        name="overhead",
+        words="short calls of Gated DeltaNet without gradients: what stands between a call and its kernel",
+        contestants=tuple(of_call(GATED_DELTA, name) for name in ("regress", "plan")),
+        draw=short,
+        peers={"forward": (of_kernel(GATED_DELTA),)},
+        shapes={"forward": at(1, 4, 16, 64, size=64, heads=4)},
     ),
     Parts(
         name="short-convolution",
