@@ -14,7 +14,7 @@ from ttr.component import axis_params
 from ttr.controls import CONTROLS
 from ttr.decay import with_resets
 from ttr.inputs import Inputs, looks, needs_composite, repeat_heads
-from ttr.problem import Problem
+from ttr.problem import Problem, Weights
 from ttr.state import State, check_fields, empty_state
 
 
@@ -73,37 +73,42 @@ def prepare(
 
     _check_levels(problem, state, time if cu_seqlens is None else cu_seqlens.diff(), time)
 
-    of_weights = axis_params(params, "weights")
-    rates = problem.weights.rates(of_weights)
-    axis = "BTHK" if problem.weights.retention == "channel" and rates is None else "BTH"
-    log_decay, log_importance = (
-        problem.weights.log_retention(controls, of_weights, heads, like),
-        problem.weights.log_importance(controls, of_weights),
-    )
-    if log_decay is not None:
-        log_decay = log_decay.expand(_shape(axis, sizes))
-        log_decay = log_decay if rates is not None else with_resets(log_decay)
-    phase = problem.weights.phase(controls, of_weights, like)
-    if phase is not None:
-        phase = phase.expand(_shape("BTHK" if problem.weights.retention == "channel" else "BTH", sizes))
-    out_dtype = torch.promote_types(given, dtype) if dtype else given
     inputs = Inputs(
-        q.to(working),
-        k.to(working),
-        v.to(working),
-        log_decay,
-        log_importance,
-        controls,
-        params,
-        state,
-        heads,
-        out_dtype,
-        _wants_grad(q, k, v, params, controls, state),
-        rates,
-        phase,
+        *(x.to(working) for x in (q, k, v)),
+        controls=controls,
+        params=params,
+        state=state,
+        heads=heads,
+        out_dtype=torch.promote_types(given, dtype) if dtype else given,
+        wants_grad=_wants_grad(q, k, v, params, controls, state),
+        **_weights(problem.weights, controls, axis_params(params, "weights"), sizes, like),
     )
     _check_numbers(problem, inputs, controls, cu_seqlens)
     return inputs
+
+
+def _weights(
+    weights: Weights,
+    controls: Mapping[str, Tensor],
+    params: Mapping[str, Tensor],
+    sizes: Mapping[str, int],
+    like: Tensor,
+) -> dict[str, Tensor | None]:
+    """What the weights make of a call, as fields of ``Inputs``."""
+    axes = _shape("BTHK" if weights.retention == "channel" else "BTH", sizes)
+    rates = weights.rates(params)
+    log_retention = weights.log_retention(controls, params, sizes["H"], like)
+    if log_retention is not None and rates is None:
+        log_retention = with_resets(log_retention.expand(axes))
+    elif log_retention is not None:
+        log_retention = log_retention.expand(_shape("BTH", sizes))
+    phase = weights.phase(controls, params, like)
+    return {
+        "log_retention": log_retention,
+        "log_importance": weights.log_importance(controls, params),
+        "rates": rates,
+        "phase": None if phase is None else phase.expand(axes),
+    }
 
 
 def _wants_grad(*groups: Tensor | Mapping[str, Tensor] | State) -> bool:
