@@ -41,7 +41,8 @@ def is_transformed() -> bool:
 def watched(tensors: Iterable[Tensor | None]) -> bool:
     """Whether torch must see the operations on these tensors as its own: some are of a class that is no plain
     tensor, or a dispatch mode is on. Where nobody can say, yes."""
-    if _MODES is None or _MODES() > 0 or torch.compiler.is_compiling() or is_transformed():
+    # the compiler comes first: it cannot trace the other questions
+    if torch.compiler.is_compiling() or _MODES is None or _MODES() > 0 or is_transformed():
         return True
     return any(type(x) not in PLAIN for x in tensors if x is not None)
 
