@@ -4,6 +4,7 @@ true where that can be measured."""
 import dataclasses
 import re
 import typing
+from pathlib import Path
 
 import pytest
 import torch
@@ -333,3 +334,25 @@ def test_half_a_call_and_half_the_sizes_are_refused():
         ttr.explain(problem, log_decay=torch.zeros(1))
     q = torch.zeros(1, 3, 2, 4)
     assert "H = 2, K = 4, V = 4" in ttr.explain(problem, q, q, q).facts("in numbers")[0]
+
+
+@pytest.mark.parametrize(
+    "name, passed",
+    [
+        ("gated-deltanet", ["forms/linear_recurrence", "solvers/delta_rule", "engines/native/recurrence"]),
+        (
+            "softmax-attention",
+            ["forms/weighted_pairs", "functions/local_constant", "engines/torch/attention"],
+        ),
+        ("titans", ["functions/mlp", "solvers/gradient_descent", "engines/torch/mini_batch"]),
+    ],
+)
+def test_the_route_names_the_files_of_a_call(name, passed):
+    told = ttr.explain(ttr.catalogue[name])
+    files = [file for _, file in told.route]
+    assert files[:2] == ["ttr/dispatch.py", "ttr/prepare.py"] and len(set(told.route)) == len(told.route)
+    assert all((Path(ttr.__file__).parents[1] / file).is_file() for file in files)
+    kernels = [] if "native" in (engine for engine, _ in told.refusals) else ["engines/native/recurrence"]
+    wanted = [file for file in passed if file not in ("engines/native/recurrence",) or file in kernels]
+    places = [files.index(f"ttr/{file}.py") for file in wanted]
+    assert places == sorted(places)

@@ -152,6 +152,9 @@ def explain_command(
     latex: Annotated[
         bool, typer.Option("--latex", help=("Print LaTeX (amsmath) to paste into a paper."))
     ] = False,
+    route: Annotated[
+        bool, typer.Option("--route", help="The files that a call passes, nothing else.")
+    ] = False,
     heads: Annotated[
         int | None, typer.Option(help="With the two sizes: state and cost in numbers.", min=1)
     ] = None,
@@ -168,7 +171,13 @@ def explain_command(
             told = ttr.explain(
                 entry, name=each, heads=heads, key_size=key_size, value_size=value_size, tokens=tokens
             )
-        typer.echo(f"{told.latex() if latex else told}\n")
+        if route:
+            width = max(len(step) for step, _ in told.route)
+            typer.echo(
+                "\n".join([each, *(f"  {step.ljust(width)}  {file}" for step, file in told.route)]) + "\n"
+            )
+        else:
+            typer.echo(f"{told.latex() if latex else told}\n")
 
 
 @app.command("verify")

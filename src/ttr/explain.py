@@ -15,11 +15,12 @@ from torch import Tensor
 
 from ttr.component import Component
 from ttr.controls import CONTROLS
-from ttr.dispatch import choose, refusal
+from ttr.dispatch import check_engine, choose, refusal
 from ttr.engines import ENGINES
 from ttr.latex import latex
 from ttr.prepare import check_problem, check_sizes, prepare
 from ttr.problem import Problem
+from ttr.route import route
 from ttr.state import empty_state
 
 FORMULAS = (
@@ -106,12 +107,14 @@ class Section:
 @dataclass(frozen=True)
 class Explanation:
     """Facts about a memory, in sections. ``str`` lays them out on 80 columns, ``latex`` as LaTeX; ``engine``
-    is the name of the one that runs it, ``refusals`` say of every other why it does not."""
+    is the name of the one that runs it, ``refusals`` say of every other why it does not, ``route`` names the
+    files of a call."""
 
     name: str
     sections: tuple[Section, ...]
     engine: str
     refusals: tuple[tuple[str, str], ...]
+    route: tuple[tuple[str, str], ...] = ()
 
     def facts(self, title: str) -> tuple[str, ...]:
         """The texts of all facts with that title."""
@@ -223,7 +226,13 @@ def explain(
         _section("Around the memory, in this order", _parts(entry)),
         _section("How it runs", how),
     )
-    return Explanation(name, tuple(section for section in sections if section.facts), chosen, others)
+    return Explanation(
+        name,
+        tuple(section for section in sections if section.facts),
+        chosen,
+        others,
+        route(problem, check_engine(chosen)),
+    )
 
 
 def summary(component: Component) -> str:
