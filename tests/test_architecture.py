@@ -34,7 +34,7 @@ STOREYS = (
     {"engines", "retrieve"},
     {"operators", "oracle", "dispatch"},
     {"latex", "layer.parts"},
-    {"route", "layer"},
+    {"route", "layer", "explanation"},
     {"explain"},
     {"catalogue"},
     {"laws", "combinations"},

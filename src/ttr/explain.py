@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import math
 import re
-import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,7 +14,7 @@ from ttr.component import Component
 from ttr.controls import CONTROLS
 from ttr.dispatch import check_engine, choose, refusal
 from ttr.engines import ENGINES
-from ttr.latex import latex
+from ttr.explanation import APPROXIMATE, Explanation, Fact, Section
 from ttr.prepare import check_problem, check_sizes, prepare
 from ttr.problem import Problem
 from ttr.route import route
@@ -63,98 +60,8 @@ PLAIN = "phi(x) = x"
 
 AROUND = "Convolutions, norms and gates around the memory are not part of the regression."
 SOURCE = "Source"
-APPROXIMATE = "How far it is a regression"
-TEXT = r"\text{{{}}}"
 
 EXACT = "The memory is exactly the solution of its weighted regression."
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A title and what there is to say; ``formula`` if that can go through ``ttr.latex``."""
-
-    title: str
-    text: str
-    formula: bool = False
-
-
-@dataclass(frozen=True)
-class Section:
-    """Facts that belong together."""
-
-    title: str
-    facts: tuple[Fact, ...]
-
-    def lines(self, width: int) -> Iterator[str]:
-        """The facts in two columns; a title too long for its column has the text below it."""
-        column = min(max(len(fact.title) for fact in self.facts), 25) + 4
-        yield self.title
-        for fact in self.facts:
-            head = f"  {fact.title}".ljust(column)
-            if len(head) > column:
-                yield head
-                head = " " * column
-            yield textwrap.fill(
-                fact.text,
-                width,
-                initial_indent=head,
-                subsequent_indent=" " * column,
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Facts about a memory, in sections. ``str`` lays them out on 80 columns, ``latex`` as LaTeX; ``engine``
-    is the name of the one that runs it, ``refusals`` say of every other why it does not, ``route`` names the
-    files of a call."""
-
-    name: str
-    sections: tuple[Section, ...]
-    engine: str
-    refusals: tuple[tuple[str, str], ...]
-    route: tuple[tuple[str, str], ...] = ()
-
-    def facts(self, title: str) -> tuple[str, ...]:
-        """The texts of all facts with that title."""
-        return tuple(fact.text for section in self.sections for fact in section.facts if fact.title == title)
-
-    def formulas(self) -> dict[str, str]:
-        """The formulas by title."""
-        return {fact.title: fact.text for section in self.sections for fact in section.facts if fact.formula}
-
-    def __str__(self) -> str:
-        blocks = ["\n".join(section.lines(80)) for section in self.sections]
-        return "\n\n".join([self.name, *blocks] if self.name else blocks)
-
-    def latex(self) -> str:
-        """A description to paste into a paper: the formulas in an ``align*`` (amsmath), the words around
-        it."""
-        source = "".join(f" {_escape(text)}." for text in self.facts("source"))
-        rows = [
-            f"  &{TEXT.format(title) if title else ''} && {latex(part)}"
-            for name, text in self.formulas().items()
-            for title, part in itertools.zip_longest((name,), _clauses(text), fillvalue="")
-        ]
-        words = [(title, text) for title in ("order", "parallel form") for text in self.facts(title)]
-        words += [
-            ("approximate", fact.text)
-            for section in self.sections
-            if section.title == APPROXIMATE
-            for fact in section.facts
-        ]
-        return "\n".join(
-            (
-                f"\\paragraph{{{_escape(self.name)}}}{source}",
-                "\\begin{align*}",
-                " \\\\\n".join(rows),
-                "\\end{align*}",
-                "\\begin{description}",
-                *(f"  \\item[{title}] {_escape(text)}" for title, text in words),
-                "\\end{description}",
-            )
-        )
 
 
 def explain(
@@ -205,22 +112,14 @@ def explain(
         for name, reason in reasons.items()
         if name != chosen
     )
-    sizes = {"H": heads, "K": key_size, "V": value_size, "N": problem.weights.window or tokens}
-    missing = [letter for letter in "HKV" if sizes[letter] is None]
-    if 0 < len(missing) < 3:
-        raise ValueError(
-            "State and cost in numbers need all of heads, key_size and value_size. Give all three, or none."
-        )
-    if not missing:
-        check_sizes(1, heads=heads)
-        check_sizes(key_size=key_size, value_size=value_size, tokens=tokens)
+    sizes = _in_numbers(problem, heads, key_size, value_size, tokens)
     how = [("parallel form", _written_out(problem, told)) for told in _told(problem, "parallel form")]
     how += [("engine", chosen), *((f"not {name}", reason) for name, reason in others)]
     sections = (
         _section(SOURCE, _source(entry)),
         _section("The three choices", _choices(problem)),
         Section("In formulas", tuple(_formulas(problem))),
-        _section("What it keeps and costs", _costs(problem, None if missing else sizes)),
+        _section("What it keeps and costs", _costs(problem, sizes)),
         _section("What a call brings", _inputs(problem)),
         _section(APPROXIMATE, _approximations(entry, problem)),
         _section("Around the memory, in this order", _parts(entry)),
@@ -233,6 +132,22 @@ def explain(
         others,
         route(problem, check_engine(chosen)),
     )
+
+
+def _in_numbers(
+    problem: Problem, heads: int | None, key_size: int | None, value_size: int | None, tokens: int
+) -> dict[str, int] | None:
+    """The sizes by their letters; None if none are given."""
+    sizes = {"H": heads, "K": key_size, "V": value_size, "N": problem.weights.window or tokens}
+    missing = [letter for letter in "HKV" if sizes[letter] is None]
+    if 0 < len(missing) < 3:
+        raise ValueError(
+            "State and cost in numbers need all of heads, key_size and value_size. Give all three, or none."
+        )
+    if not missing:
+        check_sizes(1, heads=heads)
+        check_sizes(key_size=key_size, value_size=value_size, tokens=tokens)
+    return None if missing else sizes
 
 
 def summary(component: Component) -> str:
@@ -433,29 +348,3 @@ def _parts(entry: object) -> Iterator[tuple[str, str]]:
     steps = [*entry.before_memory(), None, *entry.output]
     for number, step in enumerate(steps if len(steps) > 1 else (), 1):
         yield f"{number}.", "the memory" if step is None else f"{step!r}: {summary(step)}"
-
-
-def _clauses(formula: str) -> list[str]:
-    """The formula cut at the commas outside its brackets, where it is too long for a line."""
-    if len(formula) < 60:
-        return [formula]
-    depth, parts = 0, [""]
-    for character in formula:
-        depth += (character in "([{") - (character in ")]}")
-        parts[-1] += character
-        if character == "," and depth == 0:
-            parts.append("")
-    return [part.strip() for part in parts]
-
-
-def _escape(text: str) -> str:
-    """Plain text as LaTeX text."""
-    special = {
-        "\\": r"\textbackslash{}",
-        "^": r"\^{}",
-        "~": r"\~{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-    }
-    return "".join(special.get(c, f"\\{c}" if c in "_&%#${}" else c) for c in text)

@@ -33,7 +33,8 @@ def _passed(problem: Problem, engine: Engine) -> Iterator[tuple[str, str]]:
     yield f"engine: {engine.name}", _file(home)
     for other in sorted(_used(type(engine), "ttr.engines.") - {home.__name__}):
         yield "engine: what it is made of", _file(sys.modules[other])
-    yield "a single token", _file(inspect.getmodule(STEPS[problem.memory]))
+    if problem.memory in STEPS:
+        yield "a single token", _file(inspect.getmodule(STEPS[problem.memory]))
 
 
 def _used(kind: type[Engine], prefix: str) -> set[str]:
@@ -48,4 +49,5 @@ def _used(kind: type[Engine], prefix: str) -> set[str]:
 
 
 def _file(module: ModuleType) -> str:
-    return str(Path(inspect.getsourcefile(module)).relative_to(ROOT))
+    path = Path(inspect.getsourcefile(module))
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
