@@ -70,6 +70,11 @@ class _Axis(Component):
         w_t the importance of its pair. ``ttr.latex`` says how formulas are written."""
         return {}
 
+    def sizes(self) -> dict[str, int]:
+        """Sizes of axes of its controls that are sizes of nothing else in a call: letter -> size, such as "L"
+        for levels or "P" for groups of parameters with a step of their own."""
+        return {}
+
     def limits(self) -> dict[str, float]:
         """Beyond what it means nothing, for those who draw calls of it: "value_size", the channels of values
         below which it degenerates; "step_size", the step above which it may diverge on keys of unit scale;
@@ -112,7 +117,6 @@ class Weights(_Axis):
             else None.
         window: number of newest pairs that count, the token's own included; None for all of them.
         importance: whether each pair carries a weight of its own.
-        levels: number of levels that a control weighs apart, 0 if there are none.
         horizon: number of tokens after which the weights mean nothing; calls that go beyond it are refused.
     """
 
@@ -120,7 +124,6 @@ class Weights(_Axis):
     retention: ClassVar[Literal["head", "channel"] | None] = None
     window: ClassVar[int | None] = None
     importance: ClassVar[bool] = False
-    levels: ClassVar[int] = 0
     horizon: ClassVar[int | None] = None
 
     def __mul__(self, other: Weights) -> Weights:
@@ -205,7 +208,6 @@ class Function(_Axis):
         keeps_channels: whether key channels reach the memory as channels.
         dual: whether the regressor is a combination of kernels centred at the keys, given by
             ``kernel_matrix``.
-        groups: number of groups of parameters with a step of their own.
         perceptron: whether it is matrices with GELU (tanh form) between them, at the end with a ``residual``
             norm or without.
         inner: names of the parameters [H,V] that ``forward`` and ``slopes`` take, broadcast against the
@@ -222,7 +224,6 @@ class Function(_Axis):
     normalized: ClassVar[bool] = False
     keeps_channels: ClassVar[bool] = False
     dual: ClassVar[bool] = False
-    groups: ClassVar[int] = 1
     perceptron: ClassVar[bool] = False
     inner: ClassVar[tuple[str, ...]] = ()
     transported: ClassVar[bool] = False

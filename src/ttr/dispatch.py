@@ -208,8 +208,8 @@ def _is_nothing(params: object) -> bool:
 
 
 def _exact_arithmetic(x: Inputs) -> torch.autocast:
-    """No autocast inside a memory: its products accumulate in float32 or wider whatever the surroundings
-    do."""
+    """No autocast inside a memory: its products accumulate in float32 or wider whatever is
+    around."""
     return torch.autocast(x.q.device.type, enabled=False)
 
 

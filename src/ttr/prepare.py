@@ -53,9 +53,7 @@ def prepare(
         "V": value_size,
         "n": problem.solver.pairs_per_token,
         "F": problem.function.feature_size(key_size),
-        "L": problem.weights.levels,
-        "P": problem.function.groups,
-    }
+    } | problem.sizes()
     controls = {
         name: _control(name, axes, controls, sizes, like)
         for name, axes in check_names(problem.controls(), controls, "control").items()
@@ -71,7 +69,7 @@ def prepare(
         problem, state, rows, (heads, k.shape[-2], v.shape[-2]), key_size, value_size, like, of_function
     )
 
-    _check_levels(problem, state, time if cu_seqlens is None else cu_seqlens.diff(), time)
+    _check_horizon(problem.weights, state, time if cu_seqlens is None else cu_seqlens.diff(), time)
 
     inputs = Inputs(
         *(x.to(working) for x in (q, k, v)),
@@ -83,7 +81,7 @@ def prepare(
         wants_grad=_wants_grad(q, k, v, params, controls, state),
         **_weights(problem.weights, controls, axis_params(params, "weights"), sizes, like),
     )
-    _check_numbers(problem, inputs, controls, cu_seqlens)
+    _check_numbers(problem, inputs, controls)
     return inputs
 
 
@@ -365,25 +363,22 @@ def _check_state(
     return state.to(like.device, like.dtype)
 
 
-def _check_levels(problem: Problem, state: State, lengths: int | Tensor, time: int) -> None:
-    """L levels end at token 2^(L-1); the states' positions are looked at in eager calls on the CPU."""
-    levels = problem.weights.levels
-    if levels == 0 or time == 0 or state.position.numel() == 0:
+def _check_horizon(weights: Weights, state: State, lengths: int | Tensor, time: int) -> None:
+    """Where the weights mean nothing any more; the states' positions are looked at in eager calls on the
+    CPU."""
+    if weights.horizon is None or time == 0 or state.position.numel() == 0:
         return
     visible = state.position.device.type == "cpu" and not needs_composite()
     reached = int((state.position + lengths).max()) if visible else time if isinstance(lengths, int) else 0
-    if reached > 2 ** (levels - 1):
+    if reached > weights.horizon:
         raise ValueError(
-            f"{problem.weights!r} serves {2 ** (levels - 1)} tokens, and this call reaches "
-            f"{reached}. "
-            "Use more levels, one for each doubling."
+            f"This call reaches token {reached} of a memory whose horizon is {weights.horizon}, that of "
+            f"{weights!r}. Use weights with a longer horizon, or a new state."
         )
 
 
-def _check_numbers(
-    problem: Problem, inputs: Inputs, controls: Mapping[str, Tensor], cu_seqlens: Tensor | None
-) -> None:
-    """NaN, infinities, ranges and horizons; skipped where looking at values would stall the device or break a
+def _check_numbers(problem: Problem, inputs: Inputs, controls: Mapping[str, Tensor]) -> None:
+    """NaN, infinities and ranges; skipped where looking at values would stall the device or break a
     graph."""
     if not looks(inputs.q):
         return
@@ -393,16 +388,6 @@ def _check_numbers(
         values.check_finite(repr(name), x)
     for name, x in controls.items():
         values.check_control(name, x)
-    if problem.weights.horizon is not None:
-        ends = inputs.state.position + (
-            inputs.length if cu_seqlens is None else cu_seqlens.diff().to(inputs.state.position)
-        )
-        if (ends > problem.weights.horizon).any():
-            raise ValueError(
-                f"This call reaches token {int(ends.max())} of a memory whose horizon is "
-                f"{problem.weights.horizon}. "
-                "Use weights with a longer horizon, or a new state."
-            )
     if (
         inputs.log_importance is not None
         and problem.function.local_degree is None

@@ -111,6 +111,10 @@ class Problem:
             memory = memory | part.state(size, value_size, self.function.memory(size, value_size))
         return memory
 
+    def sizes(self) -> dict[str, int]:
+        """The sizes of axes of controls that are sizes of nothing else in a call."""
+        return {"P": 1} | self.weights.sizes() | self.function.sizes() | self.solver.sizes()
+
     def begin(self, x: Inputs) -> LinearRecurrence:
         """The recurrence of a call that no component has lowered yet."""
         return plain(x, self.solver.pairs_per_token, self.weights.importance_factor(x))

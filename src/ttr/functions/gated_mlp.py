@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,11 +24,12 @@ class GatedMlp(_Network):
     hidden: int = 1
     start: float | None = None
 
-    groups: ClassVar[int] = 3
-
     def __post_init__(self) -> None:
         if self.hidden < 1:
             raise ValueError(f"A hidden layer of {self.hidden} times the key size is empty. Use 1 or more.")
+
+    def sizes(self) -> dict[str, int]:
+        return {"P": 3}
 
     def limits(self) -> dict[str, float]:
         return {"step_size": 0.2}

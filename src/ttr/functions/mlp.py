@@ -46,9 +46,8 @@ class Mlp(_Network):
                 "1 or more for both."
             )
 
-    @property
-    def groups(self) -> int:
-        return self.depth
+    def sizes(self) -> dict[str, int]:
+        return {"P": self.depth}
 
     @property
     def inner(self) -> tuple[str, ...]:

@@ -235,9 +235,7 @@ def _draw(
         "K": sizes.key,
         "V": sizes.value,
         "F": problem.function.feature_size(sizes.key),
-        "L": problem.weights.levels,
-        "P": problem.function.groups,
-    }
+    } | problem.sizes()
     controls = {
         name: draw_control(name, tuple(letters[a] for a in axes), strong_gates, generator)
         for name, axes in problem.controls().items()

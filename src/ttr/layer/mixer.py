@@ -275,6 +275,6 @@ def _sizes(
         problem.solver.pairs_per_token,
         layer,
         layers,
-        problem.weights.levels,
-        problem.function.groups,
+        problem.sizes().get("L", 0),
+        problem.sizes()["P"],
     )

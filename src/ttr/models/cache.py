@@ -138,7 +138,7 @@ class TTRCache(Cache):
     def commit(self, memories: tuple[tuple[Problem, Sizes], ...], columns: int) -> None:
         """Every layer of a model with these memories has read so many more columns."""
         endless = not any(
-            problem.weights.levels or problem.weights.horizon or layer.next.capacity
+            problem.weights.horizon or layer.next.capacity
             for (problem, _), layer in zip(memories, self.layers)
         )
         for layer in self.layers:

@@ -34,7 +34,7 @@ class _Moments(Solver):
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         name = type(self).__name__
-        if weights.retention == "channel" or weights.folds or weights.levels:
+        if weights.retention == "channel" or weights.folds:
             return (
                 f"{name} needs one weight per pair, which {type(weights).__name__} does not give. Use "
                 "Geometric(per='head')."

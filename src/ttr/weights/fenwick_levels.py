@@ -34,6 +34,13 @@ class FenwickLevels(_Recurrence):
                 "levels serve 2^(L-1) tokens."
             )
 
+    @property
+    def horizon(self) -> int:
+        return 2 ** (self.levels - 1)
+
+    def sizes(self) -> dict[str, int]:
+        return {"L": self.levels}
+
     def controls(self) -> dict[str, str]:
         return {"log_decay": "BTH", "level_weight": "BTHL"}
 

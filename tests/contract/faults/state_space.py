@@ -111,5 +111,5 @@ FAULTS = (
         "return self.log_retention if self.rates is not None else",
         ("nothing",),
     ),
-    Fault("prepare.py", "if (ends > problem.weights.horizon).any():", "if False:", ("Cosine", *RECURRENT)),
+    Fault("prepare.py", "if reached > weights.horizon:", "if False:", ("Cosine", *RECURRENT)),
 )
