@@ -27,6 +27,11 @@ def route(problem: Problem, engine: Engine) -> tuple[tuple[str, str], ...]:
     return tuple(dict.fromkeys(_passed(problem, engine)))
 
 
+def file_of(cls: type) -> str:
+    """The file that defines a class."""
+    return _file(_home(cls))
+
+
 def _passed(problem: Problem, engine: Engine) -> Iterator[tuple[str, str]]:
     yield "dispatch: which engine", _file(dispatch)
     yield "prepare: every check, the working dtype, the log decay", _file(prepare)
