@@ -10,6 +10,7 @@ import pytest
 import ttr
 from ttr import registry
 from ttr.laws.tolerances import HALF
+from ttr.rooms import imports, room_of
 
 PACKAGE = Path(ttr.__file__).parent
 ROOT = Path(__file__).parents[1]
@@ -44,31 +45,8 @@ STOREYS = (
 stand above and may import what they like."""
 
 
-WITH_A_MEMORY = ("architecture", "project", "mixer")
-"""The files of ``layer`` that know the memory; the others, parts of a layer, do not."""
-
-
 def room(path: Path) -> str:
     return room_of(path.relative_to(PACKAGE).with_suffix("").parts)
-
-
-def room_of(parts: tuple[str, ...]) -> str:
-    """The room of a module, ("layer", "gates", "decays")."""
-    return "layer.parts" if parts[0] == "layer" and parts[-1] not in WITH_A_MEMORY else parts[0]
-
-
-def imports(path: Path) -> set[str]:
-    """The rooms of ttr that a file imports, wherever in the file."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "ttr":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ttr."):
-            found.add(room_of(tuple(node.module.split(".")[1:])))
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names if alias.name.startswith("ttr.")]
-            found |= {room_of(tuple(name.split(".")[1:])) for name in names}
-    return found
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

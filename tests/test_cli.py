@@ -2,6 +2,7 @@
 sentence."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -38,6 +39,12 @@ def laws(monkeypatch):
 
     return replace
 
+
+ROUTE = (
+    *("dispatch", "prepare", "function", "solver", "weights"),
+    *("form", "engine", "finish", "a single token"),
+)
+"""The steps of a call in order; networks have no form yet."""
 
 PASSED = Law(1, "passes", lambda problem, setting: [("a quantity", 0.25, 0.5), ("another", 0.0, 0.0)])
 FAILED = Law(2, "fails", lambda problem, setting: [("a number", 3.0, 2.0)])
@@ -123,6 +130,16 @@ def test_explain(run):
     code, out, _ = run("explain", "gated-deltanet", "--heads", 2, "--key-size", 8, "--value-size", 4)
     assert code == 0 and out.startswith("gated-deltanet\n")
     assert "256 bytes of state" in out and "chunkwise-delta" in out and "a_t S_{t-1}" in out
+
+
+@pytest.mark.parametrize("name", ["gated-deltanet", "softmax-attention", "titans"])
+def test_explain_the_route(run, name):
+    code, out, _ = run("explain", name, "--route")
+    lines = [tuple(re.split(r"  +", line.strip())) for line in out.splitlines()[1:] if line]
+    assert code == 0 and out.startswith(f"{name}\n")
+    assert tuple(lines) == ttr.explain(ttr.catalogue[name]).route
+    order = [step.partition(":")[0] for step, _ in lines]
+    assert list(dict.fromkeys(order)) == [step for step in ROUTE if step in order or step != "form"]
 
 
 def test_explain_as_latex(run):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ttr import rooms
 from ttr.documentation import PAGES
 
 ROOT = Path(__file__).parents[1]
@@ -30,3 +31,23 @@ def test_readme_examples_run(capsys):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
     assert "kept" in capsys.readouterr().out
+
+
+def test_the_picture_shows_every_import_and_no_other():
+    floor = {room: number for number, floor in enumerate(rooms.storeys()) for room in floor}
+    drawn = set(re.findall(r"^  (\w+) --> (\w+)$", rooms.picture(), flags=re.MULTILINE))
+    assert set(floor) == set(rooms.arrows()) and drawn
+    for room, others in rooms.arrows().items():
+        assert all(floor[other] < floor[room] for other in others)
+        assert others <= rooms.reached(room) == _reached(room.replace(".", "_"), drawn)
+
+
+def _reached(room, drawn):
+    below = {to for at, to in drawn if at == room}
+    names = {name.replace(".", "_"): name for name in rooms.arrows()}
+    return {names[each] for each in below}.union(*(_reached(each, drawn) for each in below))
+
+
+@pytest.mark.parametrize("room", rooms.arrows())
+def test_every_room_says_what_it_is_for(room):
+    assert room.startswith("_") or rooms.meaning(room)

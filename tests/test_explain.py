@@ -339,10 +339,10 @@ def test_half_a_call_and_half_the_sizes_are_refused():
 @pytest.mark.parametrize(
     "name, passed",
     [
-        ("gated-deltanet", ["forms/linear_recurrence", "solvers/delta_rule", "engines/native/recurrence"]),
+        ("gated-deltanet", ["solvers/delta_rule", "forms/linear_recurrence", "engines/native/recurrence"]),
         (
             "softmax-attention",
-            ["forms/weighted_pairs", "functions/local_constant", "engines/torch/attention"],
+            ["functions/local_constant", "forms/weighted_pairs", "engines/torch/attention"],
         ),
         ("titans", ["functions/mlp", "solvers/gradient_descent", "engines/torch/mini_batch"]),
     ],

@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 import ttr
-from ttr import combinations
+from ttr import combinations, rooms
 from ttr.combinations import brief
 from ttr.dispatch import refusal
 from ttr.engines import ENGINES
 from ttr.explain import APPROXIMATE, SOURCE, explain, state_words
+from ttr.layer.architecture import Architecture
+from ttr.layer.part import Part
+from ttr.route import file_of, route
 
 
 def coverage() -> str:
@@ -90,6 +93,99 @@ def combined() -> str:
     return "\n".join(parts) + "\n"
 
 
+WALKED = ("gated-deltanet", "forgetting-attention", "titans")
+"""Layers of three kinds: a linear recurrence, weighted pairs, a network."""
+
+RULES = """
+1. A room imports rooms of lower storeys and itself; no two files import each other, not even
+   within functions. `tests/test_architecture.py` says what may stand where.
+2. Engines and forms reach neither `oracle` nor `memorize` nor `retrieve`: they share no update
+   code with the definition, so a fault in one shows beside the other.
+3. `import ttr` needs torch and jaxtyping alone; `ttr.catalogue` and `ttr.verify` load when they are
+   asked for; `models`, `experiments`, `doctor` and `cli` may import the optional packages.
+4. A file of an axis holds one public class and bears its name; parts of a layer stand in families.
+5. Nothing is decided by the name of a layer or of a class: components act by their methods, and
+   engines look at the form.
+6. Private symbols of torch stand in `torch_internals` alone, tolerances in `laws/tolerances.py` alone.
+"""
+
+HOUSE = """What a memory *is* (`weights`, `functions`, `solvers`) becomes a *form* (`forms`), and an
+*engine* (`engines`) computes it; `dispatch` leads a call through. The definition (`oracle`, `memorize`,
+`retrieve`) stands apart, and the laws (`laws`) compare the two. The [glossary](glossary.md) explains
+the words.
+
+## Who imports whom
+
+A box is a folder of `src/ttr`, a rounded one a file; `layer.parts` are the files of `layer` that know no
+memory. Every room stands one storey above the highest that it imports; an arrow that follows from others
+is left out.
+"""
+
+
+def architecture() -> str:
+    """The rooms and their imports as a picture, what each is for, and the way of a query and of a gate."""
+    table = [
+        f"| {number} | `{room}` | {rooms.meaning(room)} |"
+        for number, floor in reversed(list(enumerate(rooms.storeys())))
+        for room in floor
+    ]
+    walks = [_walks(name) for name in WALKED]
+    head = "| storey | room | what it is |\n|---|---|---|\n"
+    return (
+        f"{_title('Architecture')}{HOUSE}\n```mermaid\n{rooms.picture()}\n```\n\n"
+        f"{head}" + "\n".join(table) + f"\n\n## The rules of import\n{RULES}\n"
+        "## The way of a query and of a gate\n\nThree layers of different kinds, where compiled kernels are "
+        "built. `ttr explain NAME --route` says which files a call passes on this machine, and all that an "
+        "engine is made of.\n" + "\n".join(walks) + "\n"
+    )
+
+
+def _walks(name: str) -> str:
+    entry = ttr.catalogue[name]
+    engine = next(engine for engine in ENGINES if engine.refuses(entry.problem) is None)
+    passed = [step for step in route(entry.problem, engine) if "single token" not in step[0]]
+    into = ("mixer: calls `regress`", file_of(ttr.nn.Mixer))
+    projected = ("project: q = W x, heads apart", file_of(ttr.nn.Mixer.__mro__[1]))
+    behind = [(f"output: {type(part).__name__}", file_of(type(part))) for part in entry.output]
+    query = [
+        projected,
+        *_transforms(entry),
+        into,
+        *passed,
+        *behind,
+        ("mixer: the output projection", file_of(ttr.nn.Mixer)),
+    ]
+    gate = entry.gates[0]
+    return (
+        f"\n### {name}\n\n`q`:\n\n{_steps(query)}\n\n"
+        f"`{gate.makes[0]}`:\n\n{_steps(_gate_walk(entry, gate, passed, into))}"
+    )
+
+
+def _transforms(entry: Architecture) -> list[tuple[str, str]]:
+    return [(f"qkv: {type(part).__name__}", file_of(type(part))) for part in entry.qkv]
+
+
+def _gate_walk(
+    entry: Architecture, gate: Part, passed: list[tuple[str, str]], into: tuple[str, str]
+) -> list[tuple[str, str]]:
+    """The gate, and of the way of a call the components that ask for its control."""
+    problem = entry.problem
+    takers = {
+        file_of(type(part))
+        for part in (problem.weights, problem.function, problem.solver)
+        if gate.makes[0] in part.controls()
+    }
+    axes = ("weights:", "function:", "solver:")
+    rest = [step for step in passed if not step[0].startswith(axes) or step[1] in takers]
+    return [(f"gate: {type(gate).__name__}", file_of(type(gate))), into, *rest]
+
+
+def _steps(steps: list[tuple[str, str]]) -> str:
+    shown = [step for step in steps if step[0] != "engine: what it is made of"]
+    return "\n".join(f"{number}. `{file}`: {what}" for number, (what, file) in enumerate(shown, 1))
+
+
 def _layer(name: str) -> str:
     """One layer: where it comes from, its formulas, and how far it is a regression."""
     told = explain(ttr.catalogue[name])
@@ -121,7 +217,12 @@ def _title(title: str) -> str:
     return f"# {title}\n\nMade by `make docs` from the code; a test keeps it current.\n\n"
 
 
-PAGES = {"coverage.md": coverage, "layers.md": layers, "combinations.md": combined}
+PAGES = {
+    "architecture.md": architecture,
+    "coverage.md": coverage,
+    "layers.md": layers,
+    "combinations.md": combined,
+}
 
 if __name__ == "__main__":
     for page, text in PAGES.items():

@@ -1,1 +1,1 @@
-
+"""Recipes that train, measure and report, as `ttr compare` and `ttr bench` do."""
