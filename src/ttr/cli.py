@@ -180,6 +180,28 @@ def explain_command(
             typer.echo(f"{told.latex() if latex else told}\n")
 
 
+@app.command("new")
+def new_command(
+    kind: Annotated[str, typer.Argument(help="weight, function, solver, feature or gate.")],
+    name: Annotated[str, typer.Argument(help="The class, in CamelCase.")],
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="A folder of your own; by default the checkout that you are in."),
+    ] = None,
+) -> None:
+    """The skeleton of a component that runs, to be changed, and its case worked by hand."""
+    from ttr.new import new
+
+    with for_the_user():
+        component, case = new(kind, name, folder)
+    typer.echo(f"wrote {component}: change what it computes, its formulas and its examples")
+    typer.echo(f"wrote {case}: work the numbers out by hand again")
+    if folder is None:
+        typer.echo(f"Next: pytest tests/test_worked.py tests/test_layer.py -k {name}; see CONTRIBUTING.md")
+    else:
+        typer.echo(f"Next: pytest {case}; ttr explain {component}; ttr verify {component}")
+
+
 @app.command("verify")
 def verify_command(
     names: Annotated[
