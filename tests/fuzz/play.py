@@ -160,7 +160,8 @@ def _must_refuse(subject: Subject) -> Outcome:
     """The call had a wrong argument and was not refused."""
     call, (name, how) = subject.call, subject.call.wrong
     shapes = how in ("another axis", "an axis less", "a channel more", "two batches", "no heads")
-    if how in ("NaN", "infinity") and call.checks is False or shapes and (name == "ridge" or call.batch == 0):
+    numbers = how in ("NaN", "infinity", "negative position", "position at the end")
+    if numbers and call.checks is False or shapes and (name == "ridge" or call.batch == 0):
         return Outcome("not judged")
     if (name, how) == ("v", "a channel more") and not (call.past or call.cuts):
         return Outcome("not judged")  # values of any size are right where no state has others
