@@ -55,7 +55,7 @@ class Mlp(_Network):
 
     def limits(self) -> dict[str, float]:
         """A norm over two channels is their sign; without the norm this is a product of learned matrices."""
-        return {"value_size": 4} if self.residual else {"step_size": 0.2}
+        return {"value_size": 4.0} if self.residual else {"step_size": 0.2}
 
     def formulas(self) -> dict[str, str]:
         body = ""

@@ -200,7 +200,7 @@ def _made(
     dtype: torch.dtype,
     seed: int,
 ) -> Case:
-    least = problem.function.limits().get("value_size", 1)
+    least = int(problem.function.limits().get("value_size", 1))
     sizes = dataclasses.replace(sizes, value=sizes.value and max(sizes.value, least))
     digest = hashlib.sha256(repr((problem, sizes, strong_gates, past, seed)).encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
