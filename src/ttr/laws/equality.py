@@ -32,7 +32,7 @@ def full_blocks(problem: Problem, setting: Setting) -> Iterable[tuple[str, float
     found = list(against_oracle(problem, setting, " of 150 tokens", sizes=sizes, past=5))
     if problem.solver.trains and any(error > bound for _, error, bound in found):
         case = make_case(problem, sizes, past=5, dtype=setting.dtype, device=setting.device)
-        least = ill_conditioned(_measured_condition(case), setting.dtype)
+        least = ill_conditioned(_measured_condition(case, setting.dtype), setting.dtype)
         found = (
             [(quantity, error, max(bound, least) if bound else bound) for quantity, error, bound in found]
             if least < 1.0
@@ -41,20 +41,28 @@ def full_blocks(problem: Problem, setting: Setting) -> Iterable[tuple[str, float
     yield from found
 
 
-def _measured_condition(case: Case, noise: float = 1e-10) -> float:
-    """By how much the definition magnifies relative noise of its inputs, in float64: the worst of outputs,
-    state and gradients."""
+def _measured_condition(case: Case, dtype: torch.dtype, draws: int = 3) -> float:
+    """By how much the definition magnifies relative noise of its inputs as large as the dtype's rounding, in
+    float64: the worst of outputs, state and gradients over some draws of the noise."""
+    noise = max(torch.finfo(dtype).eps, 1e-10)
     exact = case.with_leaves({name: x.double() for name, x in case.leaves().items()})
-    generator = torch.Generator().manual_seed(3)
-    noisy = {
-        name: x * (1 + noise * torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device))
-        for name, x in exact.leaves().items()
-    }
-    results = []
-    for source in (exact.differentiable(), exact.with_leaves(noisy).differentiable()):
-        y, state = outcome(by_definition, source)
-        results.append([y, *state.tensors.values(), *_gradients(source, y, state)])
-    return max(error(*pair) for pair in zip(*results)) / noise
+    reference = _results(exact)
+    generator, worst = torch.Generator().manual_seed(3), 0.0
+    for _ in range(draws):
+        noisy = {
+            name: x * (1 + noise * torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device))
+            for name, x in exact.leaves().items()
+        }
+        results = _results(exact.with_leaves(noisy))
+        worst = max(worst, *(error(*pair) for pair in zip(results, reference)))
+    return worst / noise
+
+
+def _results(case: Case) -> list[Tensor]:
+    """Outputs, state and gradients of the definition."""
+    case = case.differentiable()
+    y, state = outcome(by_definition, case)
+    return [y, *state.tensors.values(), *_gradients(case, y, state)]
 
 
 def strong_gates(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
