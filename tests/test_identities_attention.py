@@ -93,9 +93,8 @@ def test_one_transport_key_for_all_with_step_two_is_attention_to_mirrored_keys(q
 
 def test_two_reflections_per_token_in_one_plane_are_rotary_positions(qkv) -> None:
     """Two reflections at lines that stand at an angle turn by twice that angle. Tokens at odd places reflect
-    a second time, and only
-    they are read and written: their logits are those of queries and keys turned by twice the angle per
-        token."""
+    a second time, and only they are read and written: their logits are those of queries and keys turned by
+    twice the angle per token."""
     angle = torch.tensor(0.3)
     lines = torch.stack([torch.tensor([1.0, 0.0]), torch.stack([angle.cos(), angle.sin()])])
     turn = lines[torch.arange(2 * T) % 2].view(1, 2 * T, 1, 2).expand(B, 2 * T, H, 2)

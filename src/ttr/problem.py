@@ -13,7 +13,7 @@ A ``Problem`` is one point of that product. It holds numbers, strings and compon
 come with the call, as *controls* (one per token) or as *params* (one per layer).
 
 Letters used for shapes everywhere: B batch, T time, n pairs per token, H heads, K key size, V value size, F
-    feature size.
+feature size.
 """
 
 from __future__ import annotations

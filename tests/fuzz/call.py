@@ -23,12 +23,11 @@ class Call:
 
     problem: a name of the catalogue, or the examples of the three axes, "Geometric() | Linear() | OneStep()".
     changed: (axis, field, value) of the problem that is replaced before the call.
-    tier: the instruction set of the kernels, "torch" for none, "widest" for what runs by itself.
-    entry: a route of ``routes.ROUTES``; cuts: how its sequence is split, lengths: the packed sequences, else
-        none.
+    tier: the instruction set of the kernels, "torch" for none, "widest" for what runs by itself. entry: a
+    route of ``routes.ROUTES``; cuts: how its sequence is split, lengths: the packed sequences, else none.
     groups: heads of q, k, v as divisors of ``heads``.
-    dtypes, layouts: (tensor, what) for those that differ from ``dtype`` and from contiguous.
-    values: a kind of numbers of ``tensors.VALUES``; wrong: (argument, what is wrong with it).
+    dtypes, layouts: (tensor, what) for those that differ from ``dtype`` and from contiguous. values: a kind
+    of numbers of ``tensors.VALUES``; wrong: (argument, what is wrong with it).
     mode: a way of ``routes.MODES`` to call; checks: that of ``ttr.checks(values=)``, None outside of it.
     """
 

@@ -25,8 +25,8 @@ from ttr.problem import Problem
 PACKAGE = Path(ttr.__file__).parent
 RIGHT = ("equal", "refused", "no digit", "not judged")
 """What is not a finding. No digit: the definition magnifies rounding so much, or its numbers are so large,
-that none is left to
-compare. Not judged: NaN where the checks of numbers are off, or an argument that is not wrong after all."""
+that none is left to compare. Not judged: NaN where the checks of numbers are off, or an argument that is not
+wrong after all."""
 
 
 @dataclass(frozen=True)

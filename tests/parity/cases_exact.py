@@ -2,8 +2,7 @@
 linear attention.
 
 Where there is no public original that runs here, the reference is a least-squares problem written as stacked
-rows and
-solved by LAPACK: another route than the oracle's normal equations, so a fault in those would show.
+rows and solved by LAPACK: another route than the oracle's normal equations, so a fault in those would show.
 """
 
 from __future__ import annotations

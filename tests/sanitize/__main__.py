@@ -82,9 +82,8 @@ def replayer(name: str, flags: str) -> Path:
 
 
 def replay(program: Path, at: Path, recorded: Path, *words: str, **environment: str) -> None:
-    """
-    Raises:
-        subprocess.CalledProcessError: if a sanitizer or the comparison found anything; the report is printed.
+    """Raises:
+    subprocess.CalledProcessError: if a sanitizer or the comparison found anything; the report is printed.
     """
     start = time.monotonic()
     subprocess.run([program, at, recorded, *words], env=os.environ | WATCH | environment, check=True)

@@ -18,18 +18,17 @@ class GaussianNystrom(Function):
 
     C_q and C_k hold kappa(x, z) = exp(-scale/2 ||x - z||^2) between queries or keys and m ``landmarks`` z,
     and W is that of the landmarks plus ``ridge`` on its diagonal. With every point a landmark and no ridge
-    this is the plain kernel sum K V (not kernel
-    ridge regression): one gradient step from 0, like linear attention. Rows are not normalised. Every token
-        reads the whole sequence.
+    this is the plain kernel sum K V (not kernel ridge regression): one gradient step from 0, like linear
+    attention. Rows are not normalised. Every token reads the whole sequence.
 
     W^+ is defined by exactly ``steps`` iterations, ``inverse``:
         "balanced": W is divided by the roots of its row sums on both sides, W~ = D W D; from Z = W~^T / max
-        column sum,
+            column sum,
             Z <- Z (13 - X (15 - X (7 - X))) / 4 with X = W~ Z; W^+ = D Z D (Skyformer).
         "newton": from Z = 2 W / (max row sum)^2, Z <- 2 Z - Z W Z (SOFT, its algorithm 1). That start lies on
-        the border of
+            the border of
             convergence, and a direction along which all rows have the same sum is lost: one or two landmarks
-            are too few.
+                are too few.
 
     The landmarks stand in m equal segments of the sequence: the first point of each, or with ``pooled`` the
     mean of each; of the queries (``landmarks_of``), or of "both", half of the queries and half of the keys. A

@@ -15,9 +15,8 @@ class TransportedConstant(Function):
     2505.16381).
 
     Every token transports the keys of the older pairs by a generalised reflection made of its controls, its
-    transport key w
-    and its step beta: k_i^(t) = H_t ... H_{i+1} k_i with H_j = I - beta_j w_j w_j^T. A pair's own token
-    leaves its key alone. With unit w a step of 1 projects w out, and a step of 2 reflects.
+    transport key w and its step beta: k_i^(t) = H_t ... H_{i+1} k_i with H_j = I - beta_j w_j w_j^T. A pair's
+    own token leaves its key alone. With unit w a step of 1 projects w out, and a step of 2 reflects.
     """
 
     scale: float | None = None

@@ -111,8 +111,8 @@ class Mixer(Project):
         self, x: Float[Tensor, "B d"], state: State, *, inplace: bool = False
     ) -> tuple[Float[Tensor, "B d"], State]:
         """One token: as ``forward`` without the time axis. With ``inplace`` the memory's own tensors of
-        ``state`` hold the new ones,
-        as in ``ttr.step``: go on from the state returned, and keep no other use of the given one."""
+        ``state`` hold the new ones, as in ``ttr.step``: go on from the state returned, and keep no other use
+        of the given one."""
         check_tensor("The input of a layer", x)
         if x.ndim != 2:
             raise ValueError(

@@ -5,8 +5,7 @@ and output leaves the cache.
         e^{-z_t}), or z_t
 
 for every channel by itself, with the last ``past`` tokens before the call, the ``tail``, in front of x.
-Backwards, with d_t the gradient of
-z_t (z is made again: cheaper than keeping it),
+Backwards, with d_t the gradient of z_t (z is made again: cheaper than keeping it),
 
     grad x_t = sum_j weight_j d_{t+past-j},   grad weight_j = sum_t d_t x_{t-past+j},   grad bias = sum_t d_t,
 

@@ -16,8 +16,7 @@ class ConjugateGradient(_Moments):
     q_t, read as y_t = U_t^T x_t (MesaNet as released, arXiv 2506.05233).
 
     ``damping`` is added to both denominators of every step, so that steps beyond convergence do nothing. The
-    layer is defined
-    by exactly these steps: with few it is not ``ExactRidge``, and it is not linear in q.
+    layer is defined by exactly these steps: with few it is not ``ExactRidge``, and it is not linear in q.
     """
 
     iterations: int = 30

@@ -13,8 +13,8 @@ from ttr.problem import Solver
 class OneStep(Solver):
     """One full gradient step of length 1 from an empty memory: S_t = sum_i gamma_i phi(k_i) v_i^T.
 
-    It ignores the covariance of the keys: the exact minimiser not of the squared error but of
-    1/2 ||S||^2 - sum_i gamma_i <S^T phi(k_i), v_i>. This is linear attention and all its gated forms.
+    It ignores the covariance of the keys: the exact minimiser not of the squared error but of 1/2 ||S||^2 -
+    sum_i gamma_i <S^T phi(k_i), v_i>. This is linear attention and all its gated forms.
     """
 
     additive: ClassVar[bool] = True

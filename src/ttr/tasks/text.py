@@ -147,10 +147,10 @@ def recall_slice(windows: Int[Tensor, "W L"], ngram: int) -> Bool[Tensor, "W L-1
     bytes before x are equal to n consecutive bytes that end earlier in the window, so that a byte followed
     them already: exists j < i with windows[w, j-n+1 : j+1] = windows[w, i-n+1 : i+1], j >= n-1. An n-gram of
     one byte repeated is left out: to carry on a run of blanks needs no memory, and in source code such runs
-    are two fifths of all repeats. Whether the byte that
-    followed was x is not asked: the slice is chosen from what the model reads, never from what it should say.
-    After the repeated bigrams of Arora et al., "Zoology", arXiv 2312.04927, which likewise leave out the most
-    frequent ones; n bytes take the place of two tokens.
+    are two fifths of all repeats. Whether the byte that followed was x is not asked: the slice is chosen from
+    what the model reads, never from what it should say. After the repeated bigrams of Arora et al.,
+    "Zoology", arXiv 2312.04927, which likewise leave out the most frequent ones; n bytes take the place of
+    two tokens.
 
     Raises:
         ValueError: if ``ngram`` is not from 2 to 7 (one byte is always a run; eight overflow the integer they

@@ -18,9 +18,8 @@ class _Rotating(Weights):
 
     Of real values the read-out is Re(S)^T q and the state is Re(S) and Im(S), tensors of their own. Complex
     values come and go as pairs of channels, real and imaginary part beside one another, and so does the
-    state. The weights of the pairs are real
-    numbers of either sign: y is the gradient of the linearised loss, but no convex objective has it as its
-        minimum.
+    state. The weights of the pairs are real numbers of either sign: y is the gradient of the linearised loss,
+    but no convex objective has it as its minimum.
     """
 
     folds = True

@@ -16,15 +16,14 @@ def cases() -> tuple[HandWorked, ...]:
             [[2, 3], [-3, 2], [0.5, -2], [3, 0.5], [-2, 0.5]],
             [[0.5, 2], [1.5, -0.5], [-0.5, 1.5], [2, 0.5], [-1.5, 2.5]],
             [[2, -3, 4], [-2, 4, 3], [5, -0.5, -4], [3, 2, -2], [0.5, 3, -4]],
-            # Loss -<m(k), v>, chunks of 2, steps of W_0, W_1, W_2 below, momenta 0.4, 0.3, 0.7, 0.2, 0.6.
-            # The
-            # first two tokens read the start: q_1 W_0 = (1.75, 3), q_1 W_2 = (1.5, 3.2), silu(1.75) * 1.5
-            # = 2.236..., and so on. The gradients of the first chunk are added with their steps, and each
+            # Loss -<m(k), v>, chunks of 2, steps of W_0, W_1, W_2 below, momenta 0.4, 0.3, 0.7, 0.2, 0.6. The
+            # first two tokens read the start: q_1 W_0 = (1.75, 3), q_1 W_2 = (1.5, 3.2), silu(1.75) * 1.5 =
+            # 2.236..., and so on. The gradients of the first chunk are added with their steps, and each
             # output's column brought back to its first length:
             # W_0 = [[0.215902373905, -0.848134168050], [-0.515637586194, -1.446773752333]],
-            # W_2 = [[1.305034110895, -0.507812814222], [0.892674833077, -0.736288546931]], read by tokens
-            # 3 and 4. The second chunk's gradients plus (0.7 + 0.2) / 2 of the first's give those that
-            # token 5 reads.
+            # W_2 = [[1.305034110895, -0.507812814222], [0.892674833077, -0.736288546931]], read by tokens 3
+            # and 4. The second chunk's gradients plus (0.7 + 0.2) / 2 of the first's give those that token 5
+            # reads.
             [
                 [-5.9739436309, 5.50674769018, 5.42706481145],
                 [-0.783723498314, 0.870655288216, 2.40172470186],

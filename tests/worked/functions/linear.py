@@ -25,17 +25,16 @@ def cases() -> tuple[HandWorked, ...]:
             # times v_i.
             [[24 * r, -36 * r, 6 * r], [4 * r, -13 * r, -23.5 * r], [-54 * r, 20 * r, 40.75 * r]],
             # Scores phi(q_t).phi(k_i) / 2 with elu + 1: 12 | 2 e^-3 + 4.5 = 4.599574136736, 1.5 (e^-3 +
-            # e^-0.5) = 0.984476592121 | 3 + 1.5 e^-2 = 3.203002924855, 2.25 + 0.5 e^-2.5 =
-            # 2.291042499312,
-            # 3.25 e^-2 = 0.439839670519. Their sums times v_i, divided by
-            # their sums plus eps = 0.25: 12.25 | 5.834050728856 | 6.183885094686.
+            # e^-0.5) = 0.984476592121 | 3 + 1.5 e^-2 = 3.203002924855, 2.25 + 0.5 e^-2.5 = 2.291042499312,
+            # 3.25 e^-2 = 0.439839670519. Their sums times v_i, divided by their sums plus eps = 0.25: 12.25 |
+            # 5.834050728856 | 6.183885094686.
             [
                 [24 / 12.25, -36 / 12.25, 6 / 12.25],
                 [1.239309602412, -1.690217740643, 0.900440721015],
                 [0.650581170588, -0.107498538928, 1.085930636722],
             ],
-            # Plain scores over 2: 6 | -2.5, -3.5 | -1.25, 1, -4.5, with sums 6, -6, -4.75. With a floor
-            # of 5 the divisors are 6, 5, 5, and 6, 6, 5 with absolute values.
+            # Plain scores over 2: 6 | -2.5, -3.5 | -1.25, 1, -4.5, with sums 6, -6, -4.75. With a floor of 5
+            # the divisors are 6, 5, 5, and 6, 6, 5 with absolute values.
             [[2, -3, 0.5], [0.4, -1.3, -2.35], [-5.4, 2, 4.075]],
             [[2, -3, 0.5], [2 / 6, -6.5 / 6, -11.75 / 6], [-5.4, 2, 4.075]],
         )
@@ -64,10 +63,10 @@ def cases() -> tuple[HandWorked, ...]:
 
 
 def _untied() -> HandWorked:
-    # Hedgehog with W and b in multiples of ln 2 / 2, so that exp(2 z) = 2^n: n = (x_1 + x_2 / 2 - 1, x_1
-    # / 2 - x_2 + 2) for queries, (x_1 / 2 - x_2 / 2 + 3, 2 x_1 + x_2 / 2 - 2) for keys. With c(n) = 2^n +
-    # 2^-n the kernel is (c(n_1 + m_1) + c(n_2 + m_2)) / ((c(n_1) + c(n_2)) (c(m_1) + c(m_2))) for a query
-    # with n and a key with m.
+    # Hedgehog with W and b in multiples of ln 2 / 2, so that exp(2 z) = 2^n: n = (x_1 + x_2 / 2 - 1, x_1 / 2
+    # - x_2 + 2) for queries, (x_1 / 2 - x_2 / 2 + 3, 2 x_1 + x_2 / 2 - 2) for keys. With c(n) = 2^n + 2^-n
+    # the kernel is (c(n_1 + m_1) + c(n_2 + m_2)) / ((c(n_1) + c(n_2)) (c(m_1) + c(m_2))) for a query with n
+    # and a key with m.
     n, m = [(3, -1), (-2, -1), (4, 2)], [(3, 3), (3, -7), (2, 4)]
 
     def c(a, b=(0, 0)):

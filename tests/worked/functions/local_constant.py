@@ -33,12 +33,11 @@ def cases() -> tuple[HandWorked, ...]:
             ],
         )
     )
-    # Unit vectors: q (0.8, 0.6), (-0.6, 0.8), (0.8, 0.6), k (0.6, 0.8), (0.8, -0.6), (-0.8, -0.6),
-    # cosines 0.96 | 0.28, -0.96 | 0.96, 0.28, -1. Two heads with the same q, k, v and the scales 1.3 and
-    # 2.2. Weights exp(scale * cosine) brought to sum 1: t = 2: 0.833688874991, 0.166311125009 and
-    # 0.938658781212, 0.061341218788;
-    # t = 3: 0.670526629435, 0.277012717786, 0.052460652779 and 0.808125751263, 0.181039941676,
-    #     0.010834307061.
+    # Unit vectors: q (0.8, 0.6), (-0.6, 0.8), (0.8, 0.6), k (0.6, 0.8), (0.8, -0.6), (-0.8, -0.6), cosines
+    # 0.96 | 0.28, -0.96 | 0.96, 0.28, -1. Two heads with the same q, k, v and the scales 1.3 and 2.2. Weights
+    # exp(scale * cosine) brought to sum 1: t = 2: 0.833688874991, 0.166311125009 and 0.938658781212,
+    # 0.061341218788; t = 3: 0.670526629435, 0.277012717786, 0.052460652779 and 0.808125751263,
+    # 0.181039941676, 0.010834307061.
     qu, ku = (
         torch.tensor(rows, dtype=torch.float64)[None, :, None]
         for rows in (

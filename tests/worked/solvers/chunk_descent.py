@@ -20,12 +20,11 @@ def cases() -> tuple[HandWorked, ...]:
             [[2, 3], [-3, 2], [0.5, -2], [3, 0.5], [-2, 0.5]],
             [[0.5, 2], [1.5, -0.5], [-0.5, 1.5], [2, 0.5], [-1.5, 2.5]],
             [[2, -3, 4], [-2, 4, 3], [5, -0.5, -4], [3, 2, -2], [0.5, 3, -4]],
-            # A network of one matrix W, squared error, chunks of 2, steps 0.5, 0.2, 0.6, 0.3. Tokens 1
-            # and 2 read the start, q W. Then G = 0.5 k_1 (v_1 - k_1 W)^T + 0.2 k_2 (v_2 - k_2 W)^T =
-            # [-0.6325,
+            # A network of one matrix W, squared error, chunks of 2, steps 0.5, 0.2, 0.6, 0.3. Tokens 1 and 2
+            # read the start, q W. Then G = 0.5 k_1 (v_1 - k_1 W)^T + 0.2 k_2 (v_2 - k_2 W)^T = [-0.6325,
             # 0.06875, 0.925],
-            # [0.59, -6.3875, 4.025] is orthogonalised by two iterations to
-            # [-0.24170661993, 0.094104529629, 0.301051073434],
+            # [0.59, -6.3875, 4.025] is orthogonalised by two iterations to [-0.24170661993, 0.094104529629,
+            # 0.301051073434],
             # [0.10439198791, -1.057457691368, 0.655955816697] and added; tokens 3 and 4 read the sum.
             [
                 [3.1, 4, 2.5],

@@ -10,11 +10,10 @@ from ttr.weights.geometric import Geometric
 
 
 def cases() -> tuple[HandWorked, ...]:
-    # The gradient of the objective vanishes where (I + step k k^T) S = D S_old + step k v^T. Decays 0.5,
-    # 0.8, 0.25, steps 0.5, 0.2, 0.6: [[1.125, 0.5], [., 3]] S = 0.5 k v^T: S = [[0.16, -0.24, 0.32],
-    # [0.64, -0.96, 1.28]].
-    # [[1.45, -0.15], [., 1.05]] S = 0.8 S_old + 0.2 k v^T = [[-0.472, 1.008, 1.156], [0.712, -1.168,
-    # 0.724]]:
+    # The gradient of the objective vanishes where (I + step k k^T) S = D S_old + step k v^T. Decays 0.5, 0.8,
+    # 0.25, steps 0.5, 0.2, 0.6: [[1.125, 0.5], [., 3]] S = 0.5 k v^T: S = [[0.16, -0.24, 0.32], [0.64, -0.96,
+    # 1.28]].
+    # [[1.45, -0.15], [., 1.05]] S = 0.8 S_old + 0.2 k v^T = [[-0.472, 1.008, 1.156], [0.712, -1.168, 0.724]]:
     #   S = [[-0.2592, 0.5888, 0.8816], [4.808, -7.712, 6.116] / 7.5].
     # [[1.15, -0.45], [., 2.35]] S = 0.25 S_old + 0.6 k v^T = [[-1.5648, 0.2972, 1.4204], [34.952, -5.303,
     # -25.471] / 7.5]:

@@ -12,9 +12,8 @@ from ttr.weights.uniform import Uniform
 
 
 def cases() -> tuple[HandWorked, ...]:
-    # q_t.k_i = 6.75 | -2, -4 | 1.75, -0.25, -1.25, scale ln 2: p = 1 | (4, 1) / 5 | (8, 2, 1) / 11. One
-    # pair alone: y = v_1.
-    # t = 2: kbar = (1.2, 1.5), (k_i - kbar).r = 0.2, -0.8, a = (0.64, 0.36).
+    # q_t.k_i = 6.75 | -2, -4 | 1.75, -0.25, -1.25, scale ln 2: p = 1 | (4, 1) / 5 | (8, 2, 1) / 11. One pair
+    # alone: y = v_1. t = 2: kbar = (1.2, 1.5), (k_i - kbar).r = 0.2, -0.8, a = (0.64, 0.36).
     # t = 3: kbar = (23/22, 13/11), (k_i - kbar).r = 1.75, -6.25, -1.5, a = (-6, 14.5, 2.5) / 11.
     q, k, v, slope, y = (
         torch.tensor(rows, dtype=torch.float64)[None, :, None]

@@ -13,8 +13,8 @@ from ttr.weights.product import Product
 
 def cases() -> tuple[HandWorked, ...]:
     # The scores q_t.k_i / 2 = 6 | -2.5, -3.5 | -1.25, 1, -4.5 times gamma, from decays 0.5, 0.8, 0.25 and
-    # importances 0.5, 3, 0.25: gamma = 0.5 | 0.4, 3 | 0.1, 0.75, 0.25. y_1 = 3 v_1, y_2 = -v_1 - 10.5
-    # v_2, y_3 = -0.125 v_1 + 0.75 v_2 - 1.125 v_3.
+    # importances 0.5, 3, 0.25: gamma = 0.5 | 0.4, 3 | 0.1, 0.75, 0.25. y_1 = 3 v_1, y_2 = -v_1 - 10.5 v_2,
+    # y_3 = -0.125 v_1 + 0.75 v_2 - 1.125 v_3.
     q, k, v, y = (
         torch.tensor(rows, dtype=torch.float64)[None, :, None]
         for rows in (

@@ -14,10 +14,9 @@ from ttr.weights.alibi import Alibi
 def cases() -> tuple[HandWorked, ...]:
     # Six heads with the same q, k, v. Four is the power of two below: slopes 2^-1.5, 2^-3, 2^-4.5, 2^-6
     # (ratio 2^(-6/4)). The other two take the first and third of the sequence for eight heads (ratio
-    # 2^(-6/8)): 2^-0.75 and 2^-2.25.
-    # The scores q_t.k_i / 2 are: 6 at t = 1; -2.5, -3.5 at t = 2; -1.25, 1, -4.5 at t = 3.
-    # With a = exp(-slope): y_1 = 6 v_1, y_2 = -2.5 a v_1 - 3.5 v_2, y_3 = -1.25 a^2 v_1 + a v_2 - 4.5
-    #     v_3.
+    # 2^(-6/8)): 2^-0.75 and 2^-2.25. The scores q_t.k_i / 2 are: 6 at t = 1; -2.5, -3.5 at t = 2; -1.25, 1,
+    # -4.5 at t = 3.
+    # With a = exp(-slope): y_1 = 6 v_1, y_2 = -2.5 a v_1 - 3.5 v_2, y_3 = -1.25 a^2 v_1 + a v_2 - 4.5 v_3.
     q, k, v = (
         torch.tensor(rows, dtype=torch.float64)[None, :, None]
         for rows in (

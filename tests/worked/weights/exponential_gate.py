@@ -10,10 +10,9 @@ from ttr.weights.exponential_gate import ExponentialGate
 
 
 def cases() -> tuple[HandWorked, ...]:
-    # Importances e^200, 3 e^200, 0.25 e^200 and decays 0.5, 0.8, 0.25: in units of e^200 the scores
-    # q_t.k_i / 2 = 6 | -2.5, -3.5 | -1.25, 1, -4.5 times gamma = 1 | 0.8, 3 | 0.2, 0.75, 0.25, that is 6
-    # | -2, -10.5 | -0.25, 0.75, -1.125, whose sums have the absolute values 6, 12.5 and 0.625, far above
-    # the floor.
+    # Importances e^200, 3 e^200, 0.25 e^200 and decays 0.5, 0.8, 0.25: in units of e^200 the scores q_t.k_i /
+    # 2 = 6 | -2.5, -3.5 | -1.25, 1, -4.5 times gamma = 1 | 0.8, 3 | 0.2, 0.75, 0.25, that is 6 | -2, -10.5 |
+    # -0.25, 0.75, -1.125, whose sums have the absolute values 6, 12.5 and 0.625, far above the floor.
     q, k, v, large = (
         torch.tensor(rows, dtype=torch.float64)[None, :, None]
         for rows in (
@@ -27,9 +26,8 @@ def cases() -> tuple[HandWorked, ...]:
             ],
         )
     )
-    # Importances 0.5, 3, 0.25 and a floor of 4: the scores 3 | -1, -10.5 | -0.125, 0.75, -1.125 have sums
-    # 3, -11.5, -0.5, the divisors 4, 11.5, 4. With no floor and eps = 0.25 the divisors are 3.25, -11.25,
-    # -0.25.
+    # Importances 0.5, 3, 0.25 and a floor of 4: the scores 3 | -1, -10.5 | -0.125, 0.75, -1.125 have sums 3,
+    # -11.5, -0.5, the divisors 4, 11.5, 4. With no floor and eps = 0.25 the divisors are 3.25, -11.25, -0.25.
     small = torch.tensor(
         [[1.5, -2.25, 0.375], [19 / 11.5, -39 / 11.5, -32 / 11.5], [-1.84375, 0.984375, 1.671875]],
         dtype=torch.float64,

@@ -10,10 +10,10 @@ from ttr.weights.factored_geometric import FactoredGeometric
 
 
 def cases() -> tuple[HandWorked, ...]:
-    # Rates 2 and 3 make the decays 0.5, 0.8, 0.4 to (0.25, 0.125), (0.64, 0.512), (0.16, 0.064). k_1
-    # becomes (1.92, 1.024) at t = 2, (0.3072, 0.065536) at t = 3, and k_2 (0.32, -0.032) at t = 3. Scores
-    # with q_t / 2: 6 | (-5.76 + 2.048) / 2 = -1.856, -3.5 | 0.0768 - 0.065536 = 0.011264, 0.08 + 0.032 =
-    # 0.112, -4.5. y_t is the sum of these times v_i.
+    # Rates 2 and 3 make the decays 0.5, 0.8, 0.4 to (0.25, 0.125), (0.64, 0.512), (0.16, 0.064). k_1 becomes
+    # (1.92, 1.024) at t = 2, (0.3072, 0.065536) at t = 3, and k_2 (0.32, -0.032) at t = 3. Scores with q_t /
+    # 2: 6 | (-5.76 + 2.048) / 2 = -1.856, -3.5 | 0.0768 - 0.065536 = 0.011264, 0.08 + 0.032 = 0.112, -4.5.
+    # y_t is the sum of these times v_i.
     q, k, v, y = (
         torch.tensor(rows, dtype=torch.float64)[None, :, None]
         for rows in (

@@ -10,10 +10,10 @@ from ttr.weights.fenwick_levels import FenwickLevels
 
 
 def cases() -> tuple[HandWorked, ...]:
-    # Tokens 0, 1, 2 read themselves on level 0; token 1 reads 0 on level 1, token 2 reads 0 and 1 on
-    # level 2. The scores q_t.k_i / 2 = 6 | -2.5, -3.5 | -1.25, 1, -4.5 times decays 0.5, 0.8, 0.25 (6 |
-    # -2, -3.5 | -0.25, 0.25, -4.5) times level weights (2, ., .) | (0.5, 3, .) | (0.2, ., 4): y_1 = 12
-    # v_1, y_2 = -6 v_1 - 1.75 v_2, y_3 = -v_1 + v_2 - 0.9 v_3.
+    # Tokens 0, 1, 2 read themselves on level 0; token 1 reads 0 on level 1, token 2 reads 0 and 1 on level 2.
+    # The scores q_t.k_i / 2 = 6 | -2.5, -3.5 | -1.25, 1, -4.5 times decays 0.5, 0.8, 0.25 (6 | -2, -3.5 |
+    # -0.25, 0.25, -4.5) times level weights (2, ., .) | (0.5, 3, .) | (0.2, ., 4): y_1 = 12 v_1, y_2 = -6 v_1
+    # - 1.75 v_2, y_3 = -v_1 + v_2 - 0.9 v_3.
     q, k, v, y = (
         torch.tensor(rows, dtype=torch.float64)[None, :, None]
         for rows in (

@@ -13,8 +13,7 @@ from ttr.weights.layerwise_decay import LayerwiseDecay
 
 def cases() -> tuple[HandWorked, ...]:
     # Three heads with the same q, k, v: 2^-1, 2^-2, 2^-3, times 1 - 2 / 4.00001 + 0.00001 = 0.50001125 in
-    #     layer 2 of 5.
-    # The scores q_t.k_i / 2 are: 6 at t = 1; -2.5, -3.5 at t = 2; -1.25, 1, -4.5 at t = 3.
+    # layer 2 of 5. The scores q_t.k_i / 2 are: 6 at t = 1; -2.5, -3.5 at t = 2; -1.25, 1, -4.5 at t = 3.
     # With a = exp(-m): y_1 = 6 v_1, y_2 = -2.5 a v_1 - 3.5 v_2, y_3 = -1.25 a^2 v_1 + a v_2 - 4.5 v_3.
     q, k, v = (
         torch.tensor(rows, dtype=torch.float64)[None, :, None]

@@ -10,8 +10,8 @@ from ttr.weights.window import Window
 
 
 def cases() -> tuple[HandWorked, ...]:
-    # The scores q_t.k_i / 2 of the two newest pairs: 6 at t = 1; -2.5, -3.5 at t = 2; 1, -4.5 at t = 3
-    # (k_1 has left); -2, 1.5 at t = 4 (k_2 has left). y_3 = v_2 - 4.5 v_3, y_4 = -2 v_3 + 1.5 v_4.
+    # The scores q_t.k_i / 2 of the two newest pairs: 6 at t = 1; -2.5, -3.5 at t = 2; 1, -4.5 at t = 3 (k_1
+    # has left); -2, 1.5 at t = 4 (k_2 has left). y_3 = v_2 - 4.5 v_3, y_4 = -2 v_3 + 1.5 v_4.
     q, k, v, y = (
         torch.tensor(rows, dtype=torch.float64)[None, :, None]
         for rows in (

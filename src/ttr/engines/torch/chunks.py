@@ -98,10 +98,9 @@ def _scores_by_halving(
     """The same with a decay per key channel, without a tensor of R x N x F.
 
     In a block of tokens cut in halves, the rows of the late half meet the keys of the early one over the
-    border b between
-    them: log_row - log_key = (log_row - b) + (b - log_key), both <= 0 whatever the gates, so the block is one
-    product of shrunk rows and keys. Blocks of 2, 4, ..., C tokens give every score but those inside a token,
-    where nothing is forgotten.
+    border b between them: log_row - log_key = (log_row - b) + (b - log_key), both <= 0 whatever the gates, so
+    the block is one product of shrunk rows and keys. Blocks of 2, 4, ..., C tokens give every score but those
+    inside a token, where nothing is forgotten.
     """
     square = rows.unflatten(-2, (tokens, -1)) @ keys.unflatten(-2, (tokens, -1)).mT
     while tokens > 1:

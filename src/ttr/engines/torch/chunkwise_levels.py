@@ -34,8 +34,8 @@ class ChunkwiseLevels(Engine):
     l seen from s,
 
         y_t = sum_l w_t[max(l, level(t, s))] (S^l)^T q_t e^{b_t} + sum_i w_t[level(t, i)] (q_t.k_i) e^{b_t -
-        b_i} v_i S'^m = e^{b_C} sum_{l: max(l, level(e, s)) = m} S^l + sum_{i: level(e, i) = m} e^{b_C - b_i}
-        k_i v_i^T
+            b_i} v_i
+        S'^m = e^{b_C} sum_{l: max(l, level(e, s)) = m} S^l + sum_{i: level(e, i) = m} e^{b_C - b_i} k_i v_i^T
 
     so queries and keys with one copy of their channels per level make it linear attention. The levels come
     from the positions of each row, and chunks need not be aligned with the tree.

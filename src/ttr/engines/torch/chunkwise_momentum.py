@@ -30,9 +30,8 @@ class ChunkwiseMomentum(Engine):
         G_ij = sum_{j<=l<=i} a(i,l) beta_l mu(l,j),     c_i = sum_{l<=i} a(i,l) beta_l mu(l,0)
 
     so G is a product of two triangles of decays with beta between them. The error r_i is that of S_{i-1} (or
-    a_i S_{i-1}), which has
-    the weights of row i-1: (I + X) R = V - (what S_0 and Z_0 predict), X_ij = G_{i-1,j} eta_j p_i.k_j. Decays
-    are multiplied out and never divided, so any share may be 0.
+    a_i S_{i-1}), which has the weights of row i-1: (I + X) R = V - (what S_0 and Z_0 predict), X_ij =
+    G_{i-1,j} eta_j p_i.k_j. Decays are multiplied out and never divided, so any share may be 0.
     """
 
     chunk: int = 32

@@ -36,10 +36,9 @@ class ChunkwiseRidge(Engine):
     gamma_i k_i v_i^T.
 
     With the moments H_0, U_0 that enter a chunk, W_ti = gamma_i^(t) inside it and a_t = what token t keeps of
-    H_0 (MesaNet,
-    arXiv 2506.05233): solve (sum_i W_ti k_i k_i^T + a_t H_0 + diag(ridge)) x_t = q_t, then Y = a * (X U_0) +
-    (W * (X K^T)) V. No token's H_t is formed, unless its system is too ill-conditioned for conjugate
-    gradient.
+    H_0 (MesaNet, arXiv 2506.05233): solve (sum_i W_ti k_i k_i^T + a_t H_0 + diag(ridge)) x_t = q_t, then Y =
+    a * (X U_0) + (W * (X K^T)) V. No token's H_t is formed, unless its system is too ill-conditioned for
+    conjugate gradient.
     """
 
     name: ClassVar[str] = "chunkwise-ridge"

@@ -2,7 +2,7 @@
 gradients and their gradients.
 
 Letters: query t, pair j, logits s_tj = q_t.k_j + z_j + C_t with z_j the pair's own log weight and C_t what
-    token t has forgotten so far.
+token t has forgotten so far.
 
 Gradients. With p = softmax(s), y_t = sum_j p_tj v_j and a gradient g of y: ds_tj = p_tj (g_t.v_j - g_t.y_t).
 Its rows sum to 0, so C_t, which all logits of a row share, has none, and z_j has sum_t ds_tj. The kernel

@@ -86,9 +86,8 @@ class MiniBatch(Engine):
 @dataclass(frozen=True)
 class _Coefficients:
     """Of every token, [M,B,C,H]: ``kept`` of A_0 and ``moved`` of Z_0 in A_i, ``read_step``; [M,B,H,C,C]:
-    ``pairs`` G; of the last token, in
-    the momentum: ``momentum_kept`` [M,B,H] of Z_0 and ``momentum_pairs`` [M,B,H,C]. ``chunk(m)`` are those of
-        one chunk."""
+    ``pairs`` G; of the last token, in the momentum: ``momentum_kept`` [M,B,H] of Z_0 and ``momentum_pairs``
+    [M,B,H,C]. ``chunk(m)`` are those of one chunk."""
 
     kept: Tensor
     moved: Tensor

@@ -97,8 +97,8 @@ class Memories(Family):
     def ours(
         self, direction: Direction, engines: tuple[str, ...], x: Tensors | None = None
     ) -> tuple[Contestant, ...]:
-        """If no engines are named, all that do not refuse the problem and the inputs; to decode, the first
-        of those that share their update of one token, and that update compiled."""
+        """If no engines are named, all that do not refuse the problem and the inputs; to decode, the first of
+        those that share their update of one token, and that update compiled."""
         made = of_engine_decoding if direction == "decode" else functools.partial(of_engine, every=self.every)
         found = [(engine, made(self.problem, engine)) for engine in engines_named(engines)]
         if engines:

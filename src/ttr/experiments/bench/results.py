@@ -7,26 +7,19 @@
                     environment variables that matter, git commit, digest of the source
     cases           one each, in the order they were run:
       name, family, direction, shape, curve (what cases that differ in T alone share), flops of a call and
-      their formula
+          their formula
       rows          contestants: name, side (ours, peer, floor), status (timed, left out, refused, stopped,
-                    wrong), why
-                    (a sentence where it is not timed), seconds (CPU time of the first call, or expected),
-                        peak (bytes over the
-                    inputs, and the mark they were read from, ``ttr.experiments.bench.peak``; null where not
-                        measured), error
-                    ("output" and "gradient of NAME" -> against float64, relative as in
-                        ``ttr.laws.tolerances``, null where not finite;
-                    null where not known), solves (of ours: solver, iterations and residual, the largest of a
-                        call and its
-                    derivative, direct: the share of the rows that were solved directly; null where nothing is
-                        solved)
+          wrong), why (a sentence where it is not timed), seconds (CPU time of the first call, or expected),
+          peak (bytes over the inputs, and the mark they were read from, ``ttr.experiments.bench.peak``; null
+          where not measured), error ("output" and "gradient of NAME" -> against float64, relative as in
+          ``ttr.laws.tolerances``, null where not finite; null where not known), solves (of ours: solver,
+          iterations and residual, the largest of a call and its derivative, direct: the share of the rows
+          that were solved directly; null where nothing is solved)
       float64       the call that the errors are against: of (who made it), status, why, seconds; null where
-                    nobody is compared
+          nobody is compared
       passes        one per number of threads: threads, rates (operations per second of products; bytes per
-                    second of a copy),
-                    clean and discarded (numbers of rounds), rounds: others (share of a core that other
-                        processes had), clean,
-                    samples: name -> [CPU seconds of this process, seconds passed] per call
+          second of a copy), clean and discarded (numbers of rounds), rounds: others (share of a core that
+          other processes had), clean, samples: name -> [CPU seconds of this process, seconds passed] per call
 
 Every figure that is shown is computed from these.
 """

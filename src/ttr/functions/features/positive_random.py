@@ -20,7 +20,7 @@ class PositiveRandom(FeatureMap):
     / K^(1/2)) (FAVOR+ of Performer, arXiv 2009.14794).
 
     The m rows of W are frozen: normal numbers, orthogonal to one another in blocks of K. ``number`` is m,
-        int(K ln K) if None.
+    int(K ln K) if None.
 
     The published code subtracts a maximum over all keys, the later ones included. Nothing is subtracted here:
     the exponent (||W_r||^2 - ||W_r - x~||^2) / 2 is a few units for an x~ that does not lie near W_r, and is

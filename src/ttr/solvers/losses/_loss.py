@@ -13,9 +13,9 @@ from ttr.component import Component
 class _Loss(Component):
     """A loss of one prediction [..., V] beside its value [..., V].
 
-    ``controls`` are those of the pair. The definition differentiates the call; engines use ``slope``,
-    written apart from it. ``quadratic`` says that the slope is prediction - value, ``formula`` is the loss of
-    m at v for ``ttr.explain``, ``note`` a sentence on where it leaves the squared error.
+    ``controls`` are those of the pair. The definition differentiates the call; engines use ``slope``, written
+    apart from it. ``quadratic`` says that the slope is prediction - value, ``formula`` is the loss of m at v
+    for ``ttr.explain``, ``note`` a sentence on where it leaves the squared error.
     """
 
     kind: ClassVar[str] = "loss"

@@ -9,9 +9,9 @@ from ttr.functions.features.dijiang import Dijiang
 
 
 def cases() -> tuple[HandWorked, ...]:
-    # For K = 3 the rows of C are (1, 1, 1) / 3^(1/2), (1, 0, -1) / 2^(1/2) and (1, -2, 1) / 6^(1/2). With
-    # x = (3^(1/2) a, 2^(1/2) b, 6^(1/2) c) the product x C is (a + b + c, a - 2 c, a - b + c), and with
-    # the diagonal ln 2 (2, -0.5, 1) the softmax is that of powers of 2.
+    # For K = 3 the rows of C are (1, 1, 1) / 3^(1/2), (1, 0, -1) / 2^(1/2) and (1, -2, 1) / 6^(1/2). With x =
+    # (3^(1/2) a, 2^(1/2) b, 6^(1/2) c) the product x C is (a + b + c, a - 2 c, a - b + c), and with the
+    # diagonal ln 2 (2, -0.5, 1) the softmax is that of powers of 2.
     whole_q, whole_k = (
         [(2, -1.5, 0.5), (-2, 2.5, 1.5), (0.5, -2, 2.5)],
         [(1.5, 0.5, -1), (-2, 3, 2), (0.5, 2, -2.5)],

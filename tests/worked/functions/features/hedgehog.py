@@ -9,10 +9,10 @@ from ttr.functions.features.hedgehog import Hedgehog
 
 
 def cases() -> tuple[HandWorked, ...]:
-    # W and b are multiples of ln 2 / 2, so that exp(2 z) = 2^n with n = (x_1 + x_2 / 2 - 1, x_1 / 2 - x_2
-    # + 2): n = (3, -1), (-2, -1), (4, 2) for the queries, (2, 1), (-4, -2), (6, -2) for the keys. With
-    # c(n) = 2^n + 2^-n phi(q).phi(k) = (c(n_1 + m_1) + c(n_2 + m_2)) / ((c(n_1) + c(n_2)) (c(m_1) +
-    # c(m_2))) for a query with n and a key with m.
+    # W and b are multiples of ln 2 / 2, so that exp(2 z) = 2^n with n = (x_1 + x_2 / 2 - 1, x_1 / 2 - x_2 +
+    # 2): n = (3, -1), (-2, -1), (4, 2) for the queries, (2, 1), (-4, -2), (6, -2) for the keys. With c(n) =
+    # 2^n + 2^-n phi(q).phi(k) = (c(n_1 + m_1) + c(n_2 + m_2)) / ((c(n_1) + c(n_2)) (c(m_1) + c(m_2))) for a
+    # query with n and a key with m.
     q, k = [[2, 4], [-2, 2], [4, 2]], [[2, 2], [-4, 2], [4, 6]]
     n, m = [(3, -1), (-2, -1), (4, 2)], [(2, 1), (-4, -2), (6, -2)]
 

@@ -9,10 +9,10 @@ from ttr.functions.features.random_fourier import RandomFourier
 
 
 def cases() -> tuple[HandWorked, ...]:
-    # All vectors have whole norms: 5, 10, 13 and 5, 13, 10. With eps = 5 they become (0.3, 0.4), (6, -8)
-    # / 15, (-5, 12) / 18 and (-0.4, 0.3), (12, 5) / 18, (8, 6) / 15. W = (2, -0.5) w / 0.8 has the rows
-    # (1.25, 0.9375), (5, -0.15625), (-3, 1.5625). The kernel is c^2 times the sum of cos(W_r.(q^ - k^)),
-    # with c = 0.6 or 3^(-1/2).
+    # All vectors have whole norms: 5, 10, 13 and 5, 13, 10. With eps = 5 they become (0.3, 0.4), (6, -8) /
+    # 15, (-5, 12) / 18 and (-0.4, 0.3), (12, 5) / 18, (8, 6) / 15. W = (2, -0.5) w / 0.8 has the rows (1.25,
+    # 0.9375), (5, -0.15625), (-3, 1.5625). The kernel is c^2 times the sum of cos(W_r.(q^ - k^)), with c =
+    # 0.6 or 3^(-1/2).
     q, k = [[3, 4], [6, -8], [-5, 12]], [[-4, 3], [12, 5], [8, 6]]
     q_unit, k_unit = (
         [(0.3, 0.4), (0.4, -8 / 15), (-5 / 18, 12 / 18)],

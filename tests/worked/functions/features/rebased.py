@@ -7,9 +7,9 @@ from ttr.functions.features.rebased import Rebased
 
 
 def cases() -> tuple[HandWorked, ...]:
-    # Two channels m - h, m + h have variance h^2 and become -r, r with r = h / (h^2 + eps)^(1/2): eps =
-    # 48 gives r = 1/7, 1/2, 11/13 for h = 1, 4, 11. Times (2, 3), plus (-0.5, 0.25): x~ = (-2 r - 0.5, 3
-    # r + 0.25), and q~.k~ = 13 r s + 1.75 (r + s) + 0.3125 for a query with r and a key with s.
+    # Two channels m - h, m + h have variance h^2 and become -r, r with r = h / (h^2 + eps)^(1/2): eps = 48
+    # gives r = 1/7, 1/2, 11/13 for h = 1, 4, 11. Times (2, 3), plus (-0.5, 0.25): x~ = (-2 r - 0.5, 3 r +
+    # 0.25), and q~.k~ = 13 r s + 1.75 (r + s) + 0.3125 for a query with r and a key with s.
     q, k = [[3, 5], [6, -2], [-9, 13]], [[2, -6], [-7, -5], [8, -14]]
     r, s = [1 / 7, -1 / 2, 11 / 13], [-1 / 2, 1 / 7, -11 / 13]
     kernel = [

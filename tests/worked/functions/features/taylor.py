@@ -11,9 +11,9 @@ from ttr.weights.uniform import Uniform
 
 
 def cases() -> tuple[HandWorked, ...]:
-    # With d = q_t.k_i the kernel is 1 + d r + d^2 / 4, r = 1 / sqrt(2). d = 12 | -5, -7 | -2.5, 2, -9, so
-    # the kernel over 2 is 18.5 + 6 r | 3.625 - 2.5 r, 6.625 - 3.5 r | 1.28125 - 1.25 r, 1 + r, 10.625 -
-    # 4.5 r, and y_t the sum of these times v_i.
+    # With d = q_t.k_i the kernel is 1 + d r + d^2 / 4, r = 1 / sqrt(2). d = 12 | -5, -7 | -2.5, 2, -9, so the
+    # kernel over 2 is 18.5 + 6 r | 3.625 - 2.5 r, 6.625 - 3.5 r | 1.28125 - 1.25 r, 1 + r, 10.625 - 4.5 r,
+    # and y_t the sum of these times v_i.
     r = 0.5**0.5
     q, k, v, y = (
         torch.tensor(rows, dtype=torch.float64)[None, :, None]

@@ -20,9 +20,8 @@ def cases() -> tuple[HandWorkedPart, ...]:
 
 
 def _softplus_decay() -> tuple[HandWorkedPart, ...]:
-    # x = 2, W = 0.25, bias -0.5 + ln(e - 1): dt = softplus(ln(e - 1)) = ln(1 + e - 1) = 1; second head W
-    # = 0.5, bias -1: dt =
-    # softplus(0) = ln 2. Rates ln 3 and ln 2: log decays -3 and -2 ln 2.
+    # x = 2, W = 0.25, bias -0.5 + ln(e - 1): dt = softplus(ln(e - 1)) = ln(1 + e - 1) = 1; second head W =
+    # 0.5, bias -1: dt = softplus(0) = ln 2. Rates ln 3 and ln 2: log decays -3 and -2 ln 2.
     log2, log3 = 0.6931471805599453, 1.0986122886681098
     params = {
         "weight": torch.tensor([[0.25], [0.5]]),
@@ -105,8 +104,8 @@ def _selective_decay() -> tuple[HandWorkedPart, ...]:
 
 
 def _bounded_forget_gate() -> tuple[HandWorkedPart, ...]:
-    # Bounds sigmoid(ln 3) = 3/4 and sigmoid(-ln 3) = 1/4, gates sigmoid(0) = 1/2 and sigmoid(ln 3) = 3/4:
-    # 3/4 + 1/4 * 1/2 = 7/8 and 1/4 + 3/4 * 3/4 = 13/16.
+    # Bounds sigmoid(ln 3) = 3/4 and sigmoid(-ln 3) = 1/4, gates sigmoid(0) = 1/2 and sigmoid(ln 3) = 3/4: 3/4
+    # + 1/4 * 1/2 = 7/8 and 1/4 + 3/4 * 3/4 = 13/16.
     log3 = 1.0986122886681098
     k = torch.tensor([0.0, log3]).reshape(1, 1, 1, 2)
     return (

@@ -25,8 +25,8 @@ def _rms_norm() -> tuple[HandWorkedPart, ...]:
 
 
 def _gated_rms_norm() -> tuple[HandWorkedPart, ...]:
-    # Mean square (9 + 25) / 2 = 17, plus eps 8: root 5. x = 2 goes down to (3, 1), up to (0.25, ln 3),
-    # plus bias (0, ln 3): sigmoids 1/2, 3/4. y = (3/5 * 10 * 1/2, 5/5 * 4 * 3/4) = (3, 3).
+    # Mean square (9 + 25) / 2 = 17, plus eps 8: root 5. x = 2 goes down to (3, 1), up to (0.25, ln 3), plus
+    # bias (0, ln 3): sigmoids 1/2, 3/4. y = (3/5 * 10 * 1/2, 5/5 * 4 * 3/4) = (3, 3).
     params = {
         "gain": torch.tensor([10.0, 4.0]),
         "down": torch.tensor([[1.5], [0.5]]),

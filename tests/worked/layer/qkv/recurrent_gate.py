@@ -7,11 +7,10 @@ from ttr.layer.qkv.recurrent_gate import RecurrentGate
 
 
 def cases() -> tuple[HandWorkedPart, ...]:
-    # Blocks of one head. v = 2: recurrence logits 0.5*2 - 1 = 0 and 2*2 - 4 + ln 3 = ln 3, gates 1/2 and
-    # 3/4; softplus(p) = ln 2 / 8 and ln(5/3) / 12 make dt = 8 * 1/2 * ln 2 / 8 ... = ln(5/4) and ln(5/3),
-    # so a = 4/5 and 3/5 and sqrt(1 - a^2) = 3/5 and 4/5. Input
-    # gates of logits 0 and ln 3: 1/2 and 3/4. v = 2 * 3/5 * 1/2 = 0.6 and 2 * 4/5 * 3/4 = 1.2; whole at
-    #     position 0: 1 and 1.5.
+    # Blocks of one head. v = 2: recurrence logits 0.5*2 - 1 = 0 and 2*2 - 4 + ln 3 = ln 3, gates 1/2 and 3/4;
+    # softplus(p) = ln 2 / 8 and ln(5/3) / 12 make dt = 8 * 1/2 * ln 2 / 8 ... = ln(5/4) and ln(5/3), so a =
+    # 4/5 and 3/5 and sqrt(1 - a^2) = 3/5 and 4/5. Input gates of logits 0 and ln 3: 1/2 and 3/4. v = 2 * 3/5
+    # * 1/2 = 0.6 and 2 * 4/5 * 3/4 = 1.2; whole at position 0: 1 and 1.5.
     log3 = 1.0986122886681098
     decay = torch.log(
         torch.expm1(torch.log(torch.tensor([5 / 4, 5 / 3], dtype=torch.float64)) / torch.tensor([4.0, 6.0]))

@@ -17,10 +17,10 @@ def cases() -> tuple[HandWorkedPart, ...]:
 
 
 def _rotary() -> tuple[HandWorkedPart, ...]:
-    # K = 4, base 4: rates 1 and 1/2. At position 8, which is 3 after a period of 5, channels (0, 2) turn
-    # by 3, channels (1, 3) by 1.5; cos 3 = -0.9899924966, sin 3 = 0.1411200081, cos 1.5 = 0.0707372017,
-    # sin 1.5 = 0.9974949866. (2, 5) and (3, 4) become (2 cos 3 - 5 sin 3, 5 cos 3 + 2 sin 3) and (3 cos
-    # 1.5 - 4 sin 1.5, 4 cos 1.5 + 3 sin 1.5).
+    # K = 4, base 4: rates 1 and 1/2. At position 8, which is 3 after a period of 5, channels (0, 2) turn by
+    # 3, channels (1, 3) by 1.5; cos 3 = -0.9899924966, sin 3 = 0.1411200081, cos 1.5 = 0.0707372017, sin 1.5
+    # = 0.9974949866. (2, 5) and (3, 4) become (2 cos 3 - 5 sin 3, 5 cos 3 + 2 sin 3) and (3 cos 1.5 - 4 sin
+    # 1.5, 4 cos 1.5 + 3 sin 1.5).
     q = torch.tensor([2.0, 3.0, 5.0, 4.0]).reshape(1, 1, 1, 4)
     turned = [
         2 * -0.9899924966004454 - 5 * 0.1411200080598672,

@@ -10,8 +10,8 @@ at W in a matrix,
         momentum_pairs_j x_j s_j^T
 
 The weights depend on pairs alone. So they come first, chunk after chunk, and the queries of many chunks read
-afterwards together.
-Letters: M chunks, in blocks of N, C tokens, G = B H memories; I inputs and O outputs of a matrix.
+afterwards together. Letters: M chunks, in blocks of N, C tokens, G = B H memories; I inputs and O outputs of
+a matrix.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ W and (I + A)^-1 are kept, memories recomputed from that of the super-block. As 
 e^-b and e^{b_C},
 
     db_i = X_i.dX_i - E_i.dE_i,   d log_decay_i = sum_{j>=i} db_j + S.dS    (per channel: without the sum over
-                                  channels)
+        channels)
 
 where j runs to the end of the super-block and S is the memory that leaves it. That holds for the end of a
 chunk or of the sequence as well; one S.dS per chunk would cost a tenth of the pass, and sums over a whole

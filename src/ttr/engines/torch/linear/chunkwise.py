@@ -70,8 +70,8 @@ def delta(r: LinearRecurrence, chunk: int) -> tuple[Tensor, Tensor]:
 
     Where an erase key e takes off what p reads, S_j = D_j S_{j-1} - beta_j e_j (S_x^T p_j)^T + beta_j k_j
     v_j^T, a diagonal plus low rank (RWKV-7, arXiv 2503.14456), the pairs (k_j, beta_j v_j) are known and the
-    corrections w_j = -beta_j S_x^T p_j are
-    written at e_j: the system has e for k, and -A V in the keys for beta V.
+    corrections w_j = -beta_j S_x^T p_j are written at e_j: the system has e for k, and -A V in the keys for
+    beta V.
     """
     time = r.query.shape[1]
     tokens = chunk_length(chunk, time)

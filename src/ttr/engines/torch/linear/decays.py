@@ -8,13 +8,12 @@ b} on the key.
     flat     x = 0 for the whole chunk where b >= -REACH: the rows shrink, and the keys grow by at most
              e^REACH
     halved   else: in a block of 2, 4, ..., C tokens the late half meets the early one over the border between
-             them, where both
-             exponents are <= 0 whatever the gates; below the size at which every block falls by at most
-                 REACH, x is the block's
-             start; where even tokens fall by more, pairs inside a token are met one by one
+        them, where both exponents are <= 0 whatever the gates; below the size at which every block falls by
+        at most REACH, x is the block's start; where even tokens fall by more, pairs inside a token are met
+        one by one
 
 Letters: M chunks of C tokens, G batch x heads, n pairs per token, J = C n keys, R rows, E = F with a decay
-    per channel, else 1.
+per channel, else 1.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The systems of all tokens of some chunks, which are never formed.
 
 Letters: G chunks of C tokens, F features, V value channels; L = C + F and D = F + V, a chunk's pairs with the
-    moments before it.
+moments before it.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def squared_norms(
     kept: Float[Tensor, "G C 1"],
     gram: Float[Tensor, "G F F"],
 ) -> Float[Tensor, "G C"]:
-    """||H_t||_F^2 without H_t: with G_ij = k_i.k_j, H_t = a_t H_0 + sum_i W_ti k_i k_i^T has
-    a_t^2 ||H_0||^2 + 2 a_t sum_i W_ti k_i^T H_0 k_i + sum_ij W_ti G_ij^2 W_tj. No term is negative."""
+    """||H_t||_F^2 without H_t: with G_ij = k_i.k_j, H_t = a_t H_0 + sum_i W_ti k_i k_i^T has a_t^2 ||H_0||^2
+    + 2 a_t sum_i W_ti k_i^T H_0 k_i + sum_ij W_ti G_ij^2 W_tj. No term is negative."""
     wide = keys.dtype if keys.device.type == "mps" else torch.float64
     weights, keys, share, gram = (t.to(wide) for t in (weights, keys, kept[..., 0], gram))
     across = ((keys @ gram) * keys).sum(-1)

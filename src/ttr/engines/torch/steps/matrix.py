@@ -7,7 +7,7 @@ before S is written,
     y = S^T (D q) + step ((q.k) v - (q.e) found)
 
 which takes small operations instead: dear where each is a call, nothing to a compiler, which makes one pass
-    of the two reads.
+of the two reads.
 """
 
 from __future__ import annotations
