@@ -66,7 +66,12 @@ def regress(
             says what to do.
     """
     call = None
-    if cu_seqlens is None and _is_plain(problem, q, k, v, params, engine) and q.shape[1:2] <= SHORT:
+    if (
+        cu_seqlens is None
+        and _is_plain(problem, q, k, v, params, engine)
+        and q.ndim == 4
+        and q.shape[1] <= SHORT
+    ):
         call = (problem, q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, library.available())
         bound = _SEQUENCES.get(call)
         if bound is not None and (done := bound(q, k, v, state, controls)):
@@ -143,7 +148,7 @@ class Bound(dict):
 
 _STEPS, _SEQUENCES = Bound(), Bound()
 
-SHORT = (64,)
+SHORT = 64
 """Tokens of a sequence up to which the way to the kernel takes as long as the kernel."""
 
 

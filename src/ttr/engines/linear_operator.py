@@ -9,7 +9,7 @@ dispatch gives it that form from the start; hence no rule for ``vmap``.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ class ChunkKernel(Protocol):
     the call.
     """
 
-    def saved_sizes(self, r: LinearRecurrence, chunk: int) -> tuple[int, ...]:
+    def saved_sizes(self, r: LinearRecurrence, chunk: int) -> tuple[int | torch.SymInt, ...]:
         """Number of entries of every 1-D tensor that ``forward`` hands to ``backward``."""
 
     def forward(
@@ -72,45 +72,22 @@ _RECURRENCE = (
 )
 
 
+def _given(arguments: tuple) -> tuple[LinearRecurrence, str, int, tuple]:
+    """The recurrence, the kernel, the tokens of a chunk and what else stands in an operator's arguments."""
+    reads_key, kernel, chunk, *others = arguments[FIELDS:]
+    r = LinearRecurrence(*arguments[:FIELDS])
+    return r._replace(read=r.key) if reads_key else r, kernel, chunk, tuple(others)
+
+
 @torch.library.custom_op(
     "ttr::linear_recurrence",
     mutates_args=(),
     schema=f"({_RECURRENCE}, bool save) -> (Tensor, Tensor, Tensor[])",
 )
-def linear_recurrence(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    read: Tensor | None,
-    erase: Tensor | None,
-    step: Tensor | None,
-    log_decay: Tensor | None,
-    memory: Tensor,
-    pairs: int,
-    old: bool,
-    reads_first: bool,
-    scale: float,
-    reads_key: bool,
-    kernel: str,
-    chunk: int,
-    save: bool,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+def linear_recurrence(*arguments: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
     """See ``LinearRecurrence``; with ``reads_key`` the key is also what is read, and ``read`` None. Chunks of
     ``chunk`` tokens."""
-    r = LinearRecurrence(
-        query,
-        key,
-        value,
-        key if reads_key else read,
-        erase,
-        step,
-        log_decay,
-        memory,
-        pairs,
-        old,
-        reads_first,
-        scale,
-    )
+    r, kernel, chunk, (save,) = _given(arguments)
     y, memory, saved = KERNELS[kernel].forward(r, chunk, save)
     return y, memory, list(saved)
 
@@ -120,41 +97,9 @@ def linear_recurrence(
     mutates_args=(),
     schema=f"({_RECURRENCE}, Tensor[] saved, Tensor grad_y, Tensor grad_memory) -> Tensor[]",
 )
-def linear_recurrence_backward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    read: Tensor | None,
-    erase: Tensor | None,
-    step: Tensor | None,
-    log_decay: Tensor | None,
-    memory: Tensor,
-    pairs: int,
-    old: bool,
-    reads_first: bool,
-    scale: float,
-    reads_key: bool,
-    kernel: str,
-    chunk: int,
-    saved: list[Tensor],
-    grad_y: Tensor,
-    grad_memory: Tensor,
-) -> list[Tensor]:
+def linear_recurrence_backward(*arguments: Any) -> list[Tensor]:
     """Gradients of the tensors that are there, in their order."""
-    r = LinearRecurrence(
-        query,
-        key,
-        value,
-        key if reads_key else read,
-        erase,
-        step,
-        log_decay,
-        memory,
-        pairs,
-        old,
-        reads_first,
-        scale,
-    )
+    r, kernel, chunk, (saved, grad_y, grad_memory) = _given(arguments)
     return [
         gradient
         for gradient in KERNELS[kernel].backward(r, chunk, tuple(saved), grad_y, grad_memory)
@@ -163,44 +108,14 @@ def linear_recurrence_backward(
 
 
 @linear_recurrence.register_fake
-def _(
-    query,
-    key,
-    value,
-    read,
-    erase,
-    step,
-    log_decay,
-    memory,
-    pairs,
-    old,
-    reads_first,
-    scale,
-    reads_key,
-    kernel,
-    chunk,
-    save,
-):
-    r = LinearRecurrence(
-        query,
-        key,
-        value,
-        key if reads_key else read,
-        erase,
-        step,
-        log_decay,
-        memory,
-        pairs,
-        old,
-        reads_first,
-        scale,
-    )
+def _(*arguments):
+    r, kernel, chunk, (save,) = _given(arguments)
     sizes = KERNELS[kernel].saved_sizes(r, chunk)
-    batch, time, heads, _ = query.shape
+    batch, time, heads, _ = r.query.shape
     return (
-        query.new_empty(batch, time, heads, value.shape[-1]),
-        query.new_empty(memory.shape),
-        [query.new_empty(n if save else 0) for n in sizes],
+        r.query.new_empty(batch, time, heads, r.value.shape[-1]),
+        r.query.new_empty(r.memory.shape),
+        [r.query.new_empty(n if save else 0) for n in sizes],
     )
 
 

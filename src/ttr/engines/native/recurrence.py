@@ -55,7 +55,7 @@ class NativeKernel:
     results are the same to the last bit for any number.
     """
 
-    def saved_sizes(self, r: LinearRecurrence, chunk: int) -> tuple[int, ...]:
+    def saved_sizes(self, r: LinearRecurrence, chunk: int) -> tuple[int | torch.SymInt, ...]:
         """Of the memories that enter every stretch, of all scores, and of the corrected values of a delta
         rule."""
         (batch, time, heads), key_size = r.key.shape[:3], r.query.shape[-1]
@@ -129,11 +129,11 @@ class Prepared:
         return y, last
 
 
-def _padded(size: int) -> int:
+def _padded(size: int | torch.SymInt) -> int | torch.SymInt:
     return -(-size // BLOCK) * BLOCK
 
 
-def _stretch(chunk: int) -> int:
+def _stretch(chunk: int | torch.SymInt) -> int | torch.SymInt:
     """Chunks of a stretch."""
     return min(max(STRETCH // chunk, 1), MOST_CHUNKS)
 

@@ -19,7 +19,7 @@ ROWS = 16
 class SuperblockKernel:
     """Runs a recurrence in super-blocks of chunks; see ``block`` for the mathematics."""
 
-    def saved_sizes(self, r: LinearRecurrence, chunk: int) -> tuple[int, ...]:
+    def saved_sizes(self, r: LinearRecurrence, chunk: int) -> tuple[int | torch.SymInt, ...]:
         batch, time, heads, key_size = r.query.shape
         chunks, pairs, value_size = -(-time // chunk), chunk * r.pairs, r.value.shape[-1]
         blocks = -(-chunks // max(1, BLOCK_TOKENS // chunk))
