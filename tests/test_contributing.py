@@ -202,7 +202,7 @@ class Loop(LinearEngine):
     name: ClassVar[str] = "loop"
 
     def refuses(self, problem, x=None):
-        return None if problem.memory == "matrix" else "It runs memories that are a matrix."
+        return None if problem.form is LinearRecurrence else "It runs memories that are a matrix."
 
     def recur(self, r: LinearRecurrence, wants_grad: bool):
         memory, outputs = r.memory, [r.value[:, :0]]

@@ -19,6 +19,7 @@ from ttr.engines.torch.implicit_solve import ACCEPTED
 from ttr.engines.torch.kernel_ridge import KernelRidge
 from ttr.engines.torch.local_polynomial import LocalPolynomial
 from ttr.engines.torch.transported_attention import TransportedAttention
+from ttr.forms import KernelPairs
 from ttr.functions.features.taylor import Taylor
 from ttr.functions.linear import Linear
 from ttr.functions.local_constant import LocalConstant
@@ -70,7 +71,9 @@ PROBLEMS = [
     for p in (Problem(w, *fit) for w in WEIGHTS for fit in FITS if refusal(w, *fit) is None)
     if _engine(p, 4)
 ]
-SOLVES = [p for p in PROBLEMS if p.function.local_degree != 0 and p.solver.exact and not p.solver.amortized]
+SOLVES = [
+    p for p in PROBLEMS if p.function.local_degree != 0 and p.solver.exact and "slope" not in p.controls()
+]
 """Those whose solution is exact, however many steps that takes."""
 
 
@@ -88,7 +91,7 @@ def test_every_exact_triple_is_served():
         for p in triples()
         if p.solver.exact and (p.weights.window is None or p.function.local_degree is not None)
     ]
-    exact = [p for p in exact if not p.function.dual or p.weights.retention is None]
+    exact = [p for p in exact if p.form is not KernelPairs or p.weights.retention is None]
     assert exact and all(_engine(p, 4) or KernelRidge().refuses(p) is None for p in exact)
 
 

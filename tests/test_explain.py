@@ -14,6 +14,7 @@ import ttr
 from ttr import registry
 from ttr.component import Component
 from ttr.explain import APPROXIMATE, EXACT, FORMULAS, SHRUNK
+from ttr.forms import Pairs
 from ttr.functions.features.taylor import Taylor
 from ttr.functions.linear import Linear
 from ttr.functions.local_constant import LocalConstant
@@ -303,7 +304,7 @@ def test_state_in_numbers_is_the_state(problem):
     told = ttr.explain(problem, heads=2, key_size=4, value_size=value_size, tokens=7)
     params = ttr.init_params(problem, heads=2, key_size=4, value_size=value_size)
     state = ttr.initial_state(
-        problem, 1, 2, 4, value_size, params=params, capacity=7 if problem.memory == "pairs" else None
+        problem, 1, 2, 4, value_size, params=params, capacity=7 if issubclass(problem.form, Pairs) else None
     )
     assert told.facts("in numbers")[0].startswith(f"{state.nbytes:,} bytes of state in float32")
     assert all(name in told.facts("state")[0] for name in state)
@@ -342,9 +343,12 @@ def test_half_a_call_and_half_the_sizes_are_refused():
         ("gated-deltanet", ["solvers/delta_rule", "forms/linear_recurrence", "engines/native/recurrence"]),
         (
             "softmax-attention",
-            ["functions/local_constant", "forms/weighted_pairs", "engines/torch/attention"],
+            ["problem", "functions/local_constant", "forms/weighted_pairs", "engines/torch/attention"],
         ),
-        ("titans", ["functions/mlp", "solvers/gradient_descent", "engines/torch/mini_batch"]),
+        (
+            "titans",
+            ["functions/mlp", "solvers/gradient_descent", "forms/network", "engines/torch/mini_batch"],
+        ),
     ],
 )
 def test_the_route_names_the_files_of_a_call(name, passed):

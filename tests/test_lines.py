@@ -43,7 +43,7 @@ FITS = (
     (LocalLinear(), LearnedSlope()),
 )
 LINES = [Problem(weights, *fit) for weights in WEIGHTS for fit in FITS]
-SOLVED = [problem for problem in LINES if not problem.solver.amortized]
+SOLVED = [problem for problem in LINES if "slope" not in problem.controls()]
 MANY = FEW_CHANNELS + 2
 """Channels of a line that is fitted by iteration, and by Cholesky where it has seen few pairs."""
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import ttr
+from ttr.forms import CorrectedPairs, LinearRecurrence, Pairs, SecondMoments, TransportedPairs
 from ttr.functions.linear import Linear
 from ttr.functions.local_constant import LocalConstant
 from ttr.laws.rows import Sizes, make_case, triples
@@ -27,8 +28,13 @@ SUMMARIES = [
     for problem in triples()
     if problem.recurrence is None
     and problem.solver.weights_act_on == "samples"
-    and (problem.memory in ("moments", "pairs") or problem.memory == "matrix" and problem.solver.additive)
-    and not (problem.function.transported or problem.solver.corrects)
+    and (
+        problem.form is SecondMoments
+        or issubclass(problem.form, Pairs)
+        or problem.form is LinearRecurrence
+        and problem.solver.additive
+    )
+    and problem.form not in (TransportedPairs, CorrectedPairs)
 ]
 OTHERS = [problem for problem in triples() if problem not in SUMMARIES and problem.function.causal]
 
@@ -124,7 +130,7 @@ def test_other_memories_say_what_to_do_instead(problem):
     with pytest.raises(ValueError, match="Pass the first segment's state to regress"):
         ttr.State.combine(problem, state, state)
     if (
-        problem.solver.corrects
+        problem.form is CorrectedPairs
         and problem.weights.window is None
         and not (problem.weights.importance and problem.weights.retention)
     ):

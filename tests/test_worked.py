@@ -12,6 +12,7 @@ from ttr import registry
 from ttr.component import Component
 from ttr.dispatch import refusal, regress
 from ttr.engines import ENGINES
+from ttr.forms import CorrectedPairs
 from ttr.laws.tolerances import FLOAT64, error
 from ttr.memorize import local_fit
 from ttr.oracle import oracle
@@ -236,7 +237,8 @@ def probed(case, time):
     [
         p
         for p in SOLVED
-        if p.values[0].problem.solver.weights_act_on == "samples" and not p.values[0].problem.solver.corrects
+        if p.values[0].problem.solver.weights_act_on == "samples"
+        and p.values[0].problem.form is not CorrectedPairs
     ],
 )
 def test_the_memory_minimises_the_objective_the_solver_states(case):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from torch.nn.functional import pad
 
 from ttr import registry
 from ttr.component import Component
-from ttr.forms.linear_recurrence import LinearRecurrence
+from ttr.forms import Landmarks, LinearRecurrence, Network, WeightedPairs
+from ttr.forms.network import Perceptron, step_of
 from ttr.inputs import Inputs
 
 
@@ -38,13 +40,12 @@ class _Axis(Component):
     """What members of the three axes share.
 
     Declared structure:
-        keeps: the kind of state it needs ("pairs", "moments", ...; a file of ttr.engines.torch.steps), None
-            if any will do.
+        form: what a memory with it becomes (a class of ttr.forms), None if any will do.
         folds: the memory is defined, pair by pair, by ``learn`` and ``read`` of this class: a published
             recurrence which is the minimiser or the gradient of no objective. Only the oracle calls them.
     """
 
-    keeps: ClassVar[str | None] = None
+    form: ClassVar[type | None] = None
     folds: ClassVar[bool] = False
 
     def state(
@@ -134,8 +135,8 @@ class Weights(_Axis):
         return registry.find("weights", "Product")(tuple(factors))
 
     @property
-    def keeps(self) -> str | None:
-        return None if self.window is None else "pairs"
+    def form(self) -> type | None:
+        return None if self.window is None else WeightedPairs
 
     def log_retention(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor
@@ -206,14 +207,6 @@ class Function(_Axis):
         normalized: whether the read-out is divided by that of the same memory with the value 1 (a ratio of
             two fits).
         keeps_channels: whether key channels reach the memory as channels.
-        dual: whether the regressor is a combination of kernels centred at the keys, given by
-            ``kernel_matrix``.
-        perceptron: whether it is matrices with GELU (tanh form) between them, at the end with a ``residual``
-            norm or without.
-        inner: names of the parameters [H,V] that ``forward`` and ``slopes`` take, broadcast against the
-            values' last two axes.
-        transported: whether every token turns the keys of the older pairs: k <- k - step_size w (w.k), w its
-            transport_key.
         causal: False if every token reads the whole sequence by ``whole``: then there is neither a state nor
             a single step.
     """
@@ -223,10 +216,6 @@ class Function(_Axis):
     linear: ClassVar[bool] = False
     normalized: ClassVar[bool] = False
     keeps_channels: ClassVar[bool] = False
-    dual: ClassVar[bool] = False
-    perceptron: ClassVar[bool] = False
-    inner: ClassVar[tuple[str, ...]] = ()
-    transported: ClassVar[bool] = False
     causal: ClassVar[bool] = True
 
     @property
@@ -235,8 +224,8 @@ class Function(_Axis):
         return bool(self.memory(1, 1).keys() & self.parameters(1, 1, 1).keys())
 
     @property
-    def keeps(self) -> str | None:
-        return "pairs" if self.dual or self.local_degree is not None else None
+    def form(self) -> type | None:
+        return None if self.local_degree is None else WeightedPairs
 
     def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
         """Queries and keys through the function; with a normalised read-out a column of ones, by which it is
@@ -250,6 +239,34 @@ class Function(_Axis):
             return form
         memory = torch.cat([form.memory, x.state["normalizer"][..., None]], dim=-1)
         return form.then(self._divided, value=pad(form.value, (0, 1), value=1.0), memory=memory)
+
+    def lower_pairs(self, form: WeightedPairs, x: Inputs) -> WeightedPairs:
+        """The pairs with queries and keys through the function, and where they lie for a local fit."""
+        params, scale = x.axis_params("function"), self.plain_scale(form.query.shape[-1])
+        key, value = form.key, form.value
+        # a parameter has an entry per head, so with one the heads of a group no longer share their keys
+        if params or key.shape[2] != value.shape[2]:
+            key, value = x.grouped(key), x.grouped(value)
+        return dataclasses.replace(
+            form,
+            query=self.query(form.query, params) if scale is None else form.query,
+            key=self.key(key, params),
+            value=value,
+            scale=1.0 if scale is None else scale,
+            query_point=self.point(form.query, params) if self.local_degree else None,
+            key_point=self.point(key, params) if self.local_degree else None,
+        )
+
+    def lower_network(self, form: type[Network], x: Inputs) -> Network:
+        """The network that learns the pairs of a call, of one of the two forms of networks."""
+        params, value = x.axis_params("function"), x.grouped(x.v)
+        query, key = self.query(x.grouped(x.q), params), self.key(x.grouped(x.k), params)
+        names = tuple(self.memory(key.shape[-1], value.shape[-1]))
+        return form(query, key, value, step_of(x), names, params)
+
+    def lower_whole(self, x: Inputs) -> Landmarks:
+        """Of a function that is not causal: the whole sequence through landmarks."""
+        raise NotImplementedError(f"{type(self).__name__} has no such form: write lower_whole() in its file")
 
     def _divided(
         self, form: LinearRecurrence, y: Tensor, tensors: dict[str, Tensor]
@@ -285,6 +302,16 @@ class Function(_Axis):
         name and its bias "name_bias", if there is one. All that the memory learns goes in through
         ``affine``."""
         return affine("memory", key)
+
+    def inner(self) -> tuple[str, ...]:
+        """Names of the parameters [H,V] that ``forward`` and ``slopes`` take, broadcast against the values'
+        last two axes."""
+        return ()
+
+    def perceptron(self) -> Perceptron | None:
+        """What a kernel needs to know of ``forward`` if it is matrices with GELU between them; None
+        elsewhere."""
+        return None
 
     def slopes(
         self,
@@ -324,7 +351,8 @@ class Function(_Axis):
         return x
 
     def kernel_matrix(self, left: Tensor, right: Tensor) -> Tensor:
-        """Of a dual function: kappa of every pair of rows, [..., N, K] and [..., M, K] -> [..., N, M]."""
+        """Of a function in the space of a kernel: kappa of every pair of rows, [..., N, K] and [..., M, K] ->
+        [..., N, M]."""
         raise NotImplementedError
 
     def whole(self, query: Tensor, key: Tensor, value: Tensor, params: Mapping[str, Tensor]) -> Tensor:
@@ -351,26 +379,22 @@ class Solver(_Axis):
         additive: the memory is a sum of weighted outer products of keys and values, which fade with time
             alone or as the solver says.
         exact: the regularised problem is solved exactly ("global" or "local").
-        amortized: what an exact local solver would solve for comes with the call, as the control ``slope``;
-            no ridge is needed.
         gradient_at: where the gradient of the objective is taken that a solver steps along which acts on the
             memory: at the "decayed" or the "old" memory, or at the "new" one, the minimiser of the objective
             about the decayed memory.
         pairs_per_token: how many pairs are learned, one after the other, per token.
-        corrects: whether step_size times what the older pairs say at the token's query is taken off its value
-            before it is kept.
-        trains: it takes gradient steps on all parameters of any function, networks included.
     """
 
     kind: ClassVar[str] = "solver"
     weights_act_on: ClassVar[Literal["samples", "memory"]] = "samples"
     additive: ClassVar[bool] = False
     exact: ClassVar[Literal["global", "local"] | None] = None
-    amortized: ClassVar[bool] = False
     gradient_at: ClassVar[Literal["decayed", "old", "new"]] = "decayed"
     pairs_per_token: ClassVar[int] = 1
-    corrects: ClassVar[bool] = False
-    trains: ClassVar[bool] = False
+
+    def replaces(self) -> tuple[str, ...]:
+        """The controls of weights and function that this solver does without."""
+        return ()
 
     def iterate(self, product: Callable[[Tensor], Tensor], squared_norm: Tensor, right: Tensor) -> Tensor:
         """Of a solver that is defined by its iterations on the moments U and H: what U is read at, [..., F],

@@ -15,6 +15,7 @@ from ttr.controls import CONTROLS
 from ttr.dispatch import check_engine, choose, refusal
 from ttr.engines import ENGINES
 from ttr.explanation import APPROXIMATE, Explanation, Fact, Section
+from ttr.forms import KernelPairs, Pairs, SecondMoments
 from ttr.prepare import check_problem, check_sizes, prepare
 from ttr.problem import Problem
 from ttr.route import route
@@ -163,7 +164,7 @@ def state_words(problem: Problem) -> str:
         f"{name} [{','.join(_letter(problem, size) for size in shape)}]"
         for name, shape in _kept(problem, LETTERS).items()
     )
-    if problem.memory != "pairs":
+    if not issubclass(problem.form, Pairs):
         return f"{words} per head"
     window = problem.weights.window
     return f"{words}; N is {f'the {window} newest tokens' if window else 'the number of tokens so far'}"
@@ -235,7 +236,7 @@ def _written_out(problem: Problem, formula: str) -> str:
 
 
 def _kept(problem: Problem, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    if problem.memory == "pairs":
+    if issubclass(problem.form, Pairs):
         return {
             "keys": (sizes["N"], sizes["K"]),
             "values": (sizes["N"], sizes["V"]),
@@ -249,16 +250,16 @@ def _work(problem: Problem, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
     solves."""
     held = list(_kept(problem, sizes).values())
     work = [shape for shape in held if len(shape) == max(map(len, held))]
-    if problem.function.dual:
+    if problem.form is KernelPairs:
         return [*work, (sizes["N"],) * 3]
     pairs, unknowns = (
-        sizes["N"] if problem.memory == "pairs" else 1,
+        sizes["N"] if issubclass(problem.form, Pairs) else 1,
         problem.function.feature_size(sizes["K"]),
     )
-    if problem.solver.exact and unknowns and not problem.solver.amortized:
+    if problem.solver.exact and unknowns and "slope" not in problem.controls():
         work += [(pairs, unknowns, unknowns)] if pairs > 1 else []
         work += [(unknowns, unknowns, unknowns)]
-    if problem.memory == "moments" and not problem.solver.exact:
+    if problem.form is SecondMoments and not problem.solver.exact:
         work += [(problem.solver.iterations, unknowns, unknowns)]
     return list(dict.fromkeys(work))
 
@@ -288,7 +289,7 @@ def _costs(problem: Problem, sizes: Mapping[str, int] | None) -> Iterator[tuple[
     if not problem.function.causal:
         return
     features = problem.function.feature_size(LETTERS["K"])
-    if features not in (0, LETTERS["K"]) and not problem.function.dual:
+    if features not in (0, LETTERS["K"]) and problem.form is not KernelPairs:
         yield "F", f"features of a key, {_feature_words(problem)}"
     pairs = problem.solver.pairs_per_token
     terms = [_power(problem, shape) for shape in _work(problem, LETTERS)]
@@ -297,7 +298,7 @@ def _costs(problem: Problem, sizes: Mapping[str, int] | None) -> Iterator[tuple[
         f"O({' + '.join(terms)}) per head" + (f", for each of {pairs} pairs" if pairs > 1 else ""),
     )
     if sizes is not None:
-        slots = sizes["N"] if problem.memory == "pairs" else None
+        slots = sizes["N"] if issubclass(problem.form, Pairs) else None
         state = empty_state(
             problem, 1, (sizes["H"],) * 3, sizes["K"], sizes["V"], slots, torch.device("meta")
         )
@@ -320,7 +321,7 @@ def _feature_words(problem: Problem) -> str:
 def _inputs(problem: Problem) -> Iterator[tuple[str, str]]:
     plain = problem.function.feature_size(LETTERS["K"]) == LETTERS["K"]
     for name, axes in problem.controls().items():
-        letters = axes.replace("F", "" if problem.function.dual else "K" if plain else "F")
+        letters = axes.replace("F", "" if problem.form is KernelPairs else "K" if plain else "F")
         yield name, f"[{','.join(letters)}] {CONTROLS[name].meaning}"
     for name, parameter in problem.parameters(LETTERS["H"], LETTERS["K"], LETTERS["V"]).items():
         shape = ",".join(_letter(problem, size) for size in parameter.shape)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ttr import memorize, retrieve
 from ttr.controls import CONTROLS
+from ttr.forms import CorrectedPairs, KernelPairs, Pairs, TransportedPairs
 from ttr.inputs import Inputs, within_graph
 from ttr.prepare import check_streaming, prepare
 from ttr.problem import Pair, Problem
@@ -64,7 +65,7 @@ def _sequence(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         y, state = _read_whole(problem, x)
     elif problem.recurrence is not None or problem.solver.weights_act_on == "memory":
         y, state = _fold_pairs(problem, x)
-    elif problem.memory == "pairs":
+    elif issubclass(problem.form, Pairs):
         y, state = _refit_from_pairs(problem, x)
     else:
         y, state = _refit_from_moments(problem, x)
@@ -142,12 +143,12 @@ def _refit_from_pairs(problem: Problem, x: Inputs) -> tuple[list[Tensor], State]
             outside = index[:, seen] <= x.state.position[:, None] + t - window
             log_weight = log_weight.masked_fill(outside[..., None], -torch.inf)
         at, before = x.tokens(t, t + 1, x.state), slice(0, old + t)
-        if problem.function.transported:
+        if problem.form is TransportedPairs:
             turned = memorize.transport(
                 keys[:, before], x.controls["transport_key"][:, t], x.controls["step_size"][:, t]
             )
             keys = torch.cat([turned, keys[:, old + t :]], dim=1)
-        if problem.solver.corrects:
+        if problem.form is CorrectedPairs:
             known = _read_pairs(
                 problem, at, x.grouped(keys[:, before]), values[:, before], log_weight[:, :-1], params
             )
@@ -171,13 +172,13 @@ def _read_pairs(
 ) -> Tensor:
     """Fit to weighted pairs [B,N,H,.] and read at the query of the one token of ``x``."""
     function, q = problem.function, x.grouped(x.q)[:, 0]
-    if function.dual:
+    if problem.form is KernelPairs:
         of_head = (tensor.transpose(1, 2) for tensor in (values, keys, log_weight))
         return retrieve.read_dual(function, *of_head, x.controls["ridge"], q)
     query, mapped = function.query(q, params), function.key(keys, params)
     if function.local_degree is not None:
         kernel = log_weight + torch.einsum("bhf,bnhf->bnh", query, mapped)
-        if problem.solver.amortized:
+        if "slope" in x.controls:
             of_head = (tensor.transpose(1, 2) for tensor in (values, keys, kernel))
             return retrieve.read_along(*of_head, x.controls["slope"][:, 0])
         features = retrieve.displacement_features(

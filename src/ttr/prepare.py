@@ -13,6 +13,7 @@ from ttr import values
 from ttr.component import axis_params
 from ttr.controls import CONTROLS
 from ttr.decay import with_resets
+from ttr.forms import CorrectedPairs, Pairs, TransportedPairs
 from ttr.inputs import Inputs, looks, needs_composite, repeat_heads
 from ttr.problem import Problem, Weights
 from ttr.state import State, check_fields, empty_state
@@ -37,9 +38,9 @@ def prepare(
     """
     check_problem(problem)
     heads = _check_layout(problem, q, k, v)
-    # every head of the memory turns its keys by itself,
-    k = repeat_heads(k, heads) if problem.function.transported else k
-    v = repeat_heads(v, heads) if problem.solver.corrects else v  # or corrects its values
+    # every head of the memory transports its keys, or corrects its values, by itself
+    k = repeat_heads(k, heads) if problem.form is TransportedPairs else k
+    v = repeat_heads(v, heads) if problem.form is CorrectedPairs else v
     batch, time, key_size, value_size = q.shape[0], q.shape[1], q.shape[-1], v.shape[-1]
     given = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
     working = dtype or (torch.float32 if given in (torch.float16, torch.bfloat16) else given)
@@ -335,9 +336,8 @@ def _check_state(
             f"{sorted(expected.tensors)}. "
             "Use the state of a call with the same problem."
         )
-    slots = (
-        state["log_weight"].shape[1:2] if problem.memory == "pairs" and problem.weights.window is None else ()
-    )
+    grows = issubclass(problem.form, Pairs) and problem.weights.window is None
+    slots = state["log_weight"].shape[1:2] if grows else ()
     for name, tensor in expected.tensors.items():
         shape, wanted = list(state[name].shape), list(tensor.shape)
         wanted[1:2] = slots or wanted[1:2]

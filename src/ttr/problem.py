@@ -18,6 +18,7 @@ feature size.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,8 @@ from ttr.axes import FeatureMap, Function, Pair, Solver, Weights, scale_or_defau
 from ttr.component import Component, Parameter
 from ttr.controls import CONTROLS
 from ttr.decay import RESET
-from ttr.forms.linear_recurrence import LinearRecurrence, plain
+from ttr.forms import Form, Landmarks, LinearRecurrence, Network, Pairs
+from ttr.forms.linear_recurrence import plain
 from ttr.inputs import Inputs
 
 __all__ = [
@@ -90,12 +92,13 @@ class Problem:
                     )
         return None
 
-    @property
-    def memory(self) -> str:
-        """The kind of state: "matrix" (a matrix S), "moments" (U and H of an exact solve), "pairs" (the pairs
-        themselves), ..."""
-        kinds = {part.keeps for part in (self.weights, self.function, self.solver)} - {None}
-        return "pairs" if "pairs" in kinds else next(iter(kinds), "matrix")
+    @functools.cached_property
+    def form(self) -> type[Form]:
+        """What the problem becomes: of the forms that its components need, pairs before any other, since from
+        them all can be made, and what is special before what is general."""
+        needed = [part.form for part in (self.weights, self.function, self.solver) if part.form is not None]
+        pairs = [form for form in needed if issubclass(form, Pairs)]
+        return max(pairs or needed, key=lambda form: len(form.__mro__), default=LinearRecurrence)
 
     @property
     def recurrence(self) -> Weights | Function | Solver | None:
@@ -119,18 +122,24 @@ class Problem:
         """The recurrence of a call that no component has lowered yet."""
         return plain(x, self.solver.pairs_per_token, self.weights.importance_factor(x))
 
-    def lower(self, x: Inputs, begun: LinearRecurrence | None = None) -> LinearRecurrence:
-        """The linear recurrence of a call, for memories that are one or share its keys, values and decay."""
-        form = self.begin(x) if begun is None else begun
+    def lower(self, x: Inputs, begun: LinearRecurrence | None = None) -> Form:
+        """What the problem becomes for a call, an instance of ``form``. All recurrences come from the linear
+        one; ``begun`` is that of ``begin``, if there is one already."""
+        if issubclass(self.form, Pairs):
+            return self.function.lower_pairs(self.form.begin(x, self.weights.window), x)
+        if issubclass(self.form, Network):
+            return self.function.lower_network(self.form, x)
+        if self.form is Landmarks:
+            return self.function.lower_whole(x)
+        recurrence = self.begin(x) if begun is None else begun
         for part in (self.function, self.solver, self.weights):
-            form = part.lower(form, self.function, x)
-        return form
+            recurrence = part.lower(recurrence, self.function, x)
+        return recurrence if self.form is LinearRecurrence else self.form.of(recurrence, x)
 
     def controls(self) -> dict[str, str]:
         """The controls every call must bring: name -> axes, with n inserted for controls of each pair."""
         axes = self.weights.controls() | self.function.controls() | self.solver.controls()
-        if self.solver.amortized:
-            axes.pop("ridge", None)
+        axes = {name: a for name, a in axes.items() if name not in self.solver.replaces()}
         if self.solver.pairs_per_token == 1:
             return axes
         return {name: a.replace("BT", "BTn") if CONTROLS[name].per_pair else a for name, a in axes.items()}
@@ -186,7 +195,8 @@ def refusal(weights: Weights, function: Function, solver: Solver) -> str | None:
             f"{s} fits around every query, but {f} is one global map. Use ExactRidge for an exact global "
             "fit, or a local function."
         )
-    if not function.linear and function.local_degree is None and not solver.trains:
+    trains = solver.form is not None and issubclass(solver.form, Network)
+    if not function.linear and function.local_degree is None and not trains:
         return (
             f"{s} needs a prediction linear in the memory's parameters, unlike {f}'s. Use Linear, or "
             "GradientDescent."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
-import typing
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,8 +17,6 @@ from ttr.problem import Problem
 from ttr.state import State
 
 ROOT = Path(__file__).parents[1]
-ENDS = ("finish", "final_state")
-"""The methods of a form that make the state of the call from what the engine computed."""
 
 
 def route(problem: Problem, engine: Engine) -> tuple[tuple[str, str], ...]:
@@ -35,27 +32,24 @@ def file_of(cls: type) -> str:
 def _passed(problem: Problem, engine: Engine) -> Iterator[tuple[str, str]]:
     yield "dispatch: which engine", _file(dispatch)
     yield "prepare: every check, the working dtype, the log decay", _file(prepare)
+    yield "problem: what its three components lower themselves to", _file(_home(Problem))
     for axis in ("function", "solver", "weights"):
         for part in _parts(getattr(problem, axis)):
             yield f"{axis}: {type(part).__name__}", _file(_home(type(part)))
+    form = _home(problem.form)
+    yield f"form: {problem.form.__name__}", _file(form)
     own = {_home(each) for each in type(engine).__mro__ if issubclass(each, Engine)} - {_home(Engine)}
-    called = set().union(*map(_called, own))
-    used = _used(own)
-    lowered = typing.get_type_hints(Problem.lower)["return"]
-    forms = {value for module in own for value in vars(module).values() if _of_forms(value)}
-    forms |= {lowered} if Problem.lower.__name__ in called else set()
-    homes = {_home(each) for each in forms if inspect.isclass(each)}
-    for module in _sorted(homes):
-        yield "form: what the problem becomes", _file(module)
-    for module in _sorted({_home(each) for each in forms} - homes):
+    used = {module for module in _used(own) if module is not form}
+    for module in _sorted({module for module in used if _room(module) == "forms"}):
         yield "form: arithmetic shared with others", _file(module)
     yield f"engine: {engine.name}", _file(_home(type(engine)))
     for module in _sorted(used - {_home(Engine), _home(type(engine)), steps}):
-        yield "engine: what it is made of", _file(module)
-    ends = [each for each in forms for end in ENDS if end in called and hasattr(each, end)]
-    yield "finish: read-outs and state of the call", _file(_home(ends[0] if ends else State))
-    if problem.memory in steps.STEPS:
-        yield "a single token", _file(_home(steps.STEPS[problem.memory]))
+        if _room(module) == "engines":
+            yield "engine: what it is made of", _file(module)
+    ends = problem.form if hasattr(problem.form, "finish") else State
+    yield "finish: read-outs and state of the call", _file(_home(ends))
+    if problem.form in steps.STEPS:
+        yield "a single token", _file(_home(steps.STEPS[problem.form]))
 
 
 def _parts(component: Component) -> Iterator[Component]:
@@ -69,21 +63,16 @@ def _parts(component: Component) -> Iterator[Component]:
 
 
 def _used(modules: set[ModuleType]) -> set[ModuleType]:
-    """The modules of engines whose functions and classes these name."""
+    """The modules whose functions and classes these name."""
     values = [value for module in modules for value in vars(module).values()]
     names = {v.__name__ if isinstance(v, ModuleType) else getattr(v, "__module__", None) for v in values}
-    return {sys.modules[n] for n in names if str(n).startswith("ttr.engines.") and n in sys.modules}
+    return {sys.modules[name] for name in names if name in sys.modules}
 
 
-def _of_forms(value: object) -> bool:
-    return str(getattr(value, "__module__", "")).startswith("ttr.forms.")
-
-
-def _called(module: ModuleType) -> set[str]:
-    """The names that the functions and methods of a module call or read."""
-    own = [value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__]
-    methods = [value for cls in own if inspect.isclass(cls) for value in vars(cls).values()]
-    return {name for f in (*own, *methods) if inspect.isfunction(f) for name in f.__code__.co_names}
+def _room(module: ModuleType) -> str:
+    """The folder of the package that a module lies in, "forms" of ttr.forms.oja; "" of all others."""
+    names = module.__name__.split(".")
+    return names[1] if names[0] == "ttr" and len(names) > 2 else ""
 
 
 def _sorted(modules: set[ModuleType]) -> list[ModuleType]:

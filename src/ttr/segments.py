@@ -10,6 +10,7 @@ from torch import Tensor
 from ttr import values
 from ttr.component import axis_params
 from ttr.decay import with_rates, with_resets
+from ttr.forms import CorrectedPairs, LinearRecurrence, Pairs, SecondMoments, TransportedPairs
 from ttr.problem import Problem
 from ttr.slots import EMPTY, beside, pair_index
 from ttr.state_tensors import StateTensors
@@ -26,7 +27,7 @@ def combine(
     _check_summaries(problem, first, second)
     log_decay = _forgotten_over(problem, second, params, controls)
     position = first.position + second.position
-    if problem.memory == "pairs":
+    if issubclass(problem.form, Pairs):
         return _join(first, second, problem.weights.window, log_decay).replace(position=position)
     if log_decay is None:
         return first.replace(**{name: first[name] + second[name] for name in first}, position=position)
@@ -42,9 +43,9 @@ def _check_summaries(problem: Problem, first: StateTensors, second: StateTensors
         raise ValueError(
             f"What segments sum up to their problem tells, and {problem!r} is none. Use a ttr.Problem."
         )
-    summed = problem.memory == "moments" or problem.memory == "matrix" and problem.solver.additive
+    summed = problem.form is SecondMoments or problem.form is LinearRecurrence and problem.solver.additive
     # as they came
-    kept = problem.memory == "pairs" and not (problem.function.transported or problem.solver.corrects)
+    kept = issubclass(problem.form, Pairs) and problem.form not in (TransportedPairs, CorrectedPairs)
     if problem.recurrence is not None or problem.solver.weights_act_on == "memory" or not (summed or kept):
         raise ValueError(
             "What a segment does to this memory depends on what it held before, so segments "
@@ -58,13 +59,13 @@ def _check_summaries(problem: Problem, first: StateTensors, second: StateTensors
         )
 
     def shapes(state: StateTensors) -> dict[str, tuple[int, ...]]:
-        slots = problem.memory == "pairs" and problem.weights.window is None
+        slots = issubclass(problem.form, Pairs) and problem.weights.window is None
         return {
             name: (*tensor.shape[:1], *tensor.shape[2:]) if slots else tuple(tensor.shape)
             for name, tensor in state.tensors.items()
         }
 
-    expected = set(EMPTY) if problem.memory == "pairs" else set(problem.state_shapes(2, 2))
+    expected = set(EMPTY) if issubclass(problem.form, Pairs) else set(problem.state_shapes(2, 2))
     if shapes(first) != shapes(second) or set(first.tensors) != expected:
         raise ValueError(
             f"States of {shapes(first)} and {shapes(second)} cannot be combined. Use two "
@@ -88,7 +89,7 @@ def _forgotten_over(
             "regress got."
         )
     tensor = next(iter(segment.tensors.values()))
-    heads = segment["log_weight"].shape[-1] if problem.memory == "pairs" else tensor.shape[1]
+    heads = segment["log_weight"].shape[-1] if issubclass(problem.form, Pairs) else tensor.shape[1]
     seen = segment.position.unique().tolist() or [0]
     sizes = {
         "B": len(segment.position),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ttr import segments, values
+from ttr.forms import CorrectedPairs, Pairs, TransportedPairs
 from ttr.problem import Problem
 from ttr.slots import EMPTY, beside, with_slots
 from ttr.state_tensors import StateTensors
@@ -250,9 +251,10 @@ def _cannot_rewind(problem: Problem, state: State, tokens: int) -> str | None:
         return f"What a state can give back its problem tells, and {problem!r} is none. Use a ttr.Problem."
     if not isinstance(tokens, int) or tokens < 0 or (state.position < tokens).any():
         return f"This state has seen {state.position.tolist()} tokens and cannot go back by {tokens}."
-    if problem.memory != "pairs" or problem.recurrence is not None or problem.solver.pairs_per_token > 1:
+    folded = problem.recurrence is not None or problem.solver.pairs_per_token > 1
+    if folded or not issubclass(problem.form, Pairs):
         return "This memory has mixed its pairs, and none can be taken out again."
-    if problem.function.transported:
+    if problem.form is TransportedPairs:
         return "Every token has turned the keys of the older pairs, which cannot be turned back."
     if set(state.tensors) != set(EMPTY):
         return (
@@ -288,13 +290,14 @@ def empty_state(
     """The state before the first token; ``heads`` = (heads of the memory, of the keys, of the values),
     ``params`` the function's."""
     memory_heads, key_heads, value_heads = heads
-    key_heads = memory_heads if problem.function.transported else key_heads
-    value_heads = memory_heads if problem.solver.corrects else value_heads
+    key_heads = memory_heads if problem.form is TransportedPairs else key_heads
+    value_heads = memory_heads if problem.form is CorrectedPairs else value_heads
 
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(batch, *shape, device=device, dtype=dtype)
 
-    if problem.memory == "pairs":
+    keeps_pairs = issubclass(problem.form, Pairs)
+    if keeps_pairs:
         slots = problem.weights.window or capacity or 0
         tensors = {
             "keys": zeros(slots, key_heads, key_size),
@@ -313,7 +316,7 @@ def empty_state(
     return State(
         tensors,
         torch.zeros(batch, dtype=torch.int64, device=device),
-        capacity if problem.memory == "pairs" else None,
+        capacity if keeps_pairs else None,
     )
 
 

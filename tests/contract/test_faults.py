@@ -39,7 +39,7 @@ FOLDERS = (
 )
 EMPTY = (
     {f"{folder}/__init__.py" for folder in FOLDERS}
-    | {"engines/engine.py", "forms/linear_recurrence.py", "weights/uniform.py"}
+    | {"engines/engine.py", "forms/linear_recurrence.py", "forms/landmarks.py", "weights/uniform.py"}
     | {"functions/_network.py", "solvers/losses/_loss.py", "solvers/maps/_map.py"}
     | {"engines/torch/superblock.py", "engines/native/engine.py"}
 )

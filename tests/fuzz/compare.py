@@ -13,6 +13,7 @@ from torch import Tensor
 from tests.fuzz.routes import Result
 from tests.fuzz.subjects import Layer, Noise, Subject
 from tests.fuzz.tensors import laid_out
+from ttr.forms import Network
 from ttr.laws.tolerances import error, ill_conditioned, tolerance
 
 UNITS: Mapping[str, float] = {"tiny values": 1e-9, "tiny": 1e-6}
@@ -178,7 +179,7 @@ def _conditions(
             change = error(moved[name], x)
             worst[name] = max(worst[name], change / noise.relative if change < 0.1 else torch.inf)
     problem = subject.call.memory()
-    unseen = (PER_TOKEN * subject.call.time if problem.solver.trains else 1) * (
+    unseen = (PER_TOKEN * subject.call.time if issubclass(problem.form, Network) else 1) * (
         1 if problem.function.local_degree is None else PER_FIT
     )
     return (

@@ -55,7 +55,7 @@ class OperatorEngine(LinearEngine):
         return operator.run(self.name, r, self.chunk, wants_grad)
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
-        if problem.memory != "matrix":
+        if problem.form is not LinearRecurrence:
             return (
                 "It runs memories that are a matrix to which pairs are added or at which a step corrects "
                 "them."

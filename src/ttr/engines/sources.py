@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ttr.forms import LinearRecurrence
 from ttr.inputs import Inputs, needs_composite
 from ttr.problem import Problem
 from ttr.state import State
@@ -40,7 +41,7 @@ class Sources(NamedTuple):
 def sources_of(problem: Problem, x: Inputs) -> Sources | None:
     """What the lowering hands through untouched is the caller's tensor, which a copy of the call shows. Where
     it makes anything new at every token, there is nothing to bind."""
-    if problem.memory != "matrix" or x.rates is not None or x.params or x.wants_grad:
+    if problem.form is not LinearRecurrence or x.rates is not None or x.params or x.wants_grad:
         return None
     if not x.q.is_cpu or x.q.numel() == 0 or x.q.dtype is not x.out_dtype or needs_composite():
         return None

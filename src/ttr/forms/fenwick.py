@@ -1,10 +1,44 @@
-"""On which level of a Fenwick tree a pair lies: what the engines of memories with levels share."""
+"""One matrix per level of a Fenwick tree over the past, each level with a weight of its own.
+
+Who lowers to it: the weights FenwickLevels, with OneStep (log-linear attention, arXiv 2506.04761).
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from ttr.forms.linear_recurrence import LinearRecurrence
+from ttr.inputs import Inputs
+from ttr.state_tensors import StateTensors
+
+
+class FenwickRecurrence(NamedTuple):
+    """y_t = scale sum_{i<=t} weight_t[level(t, i)] exp(c_t - c_i) (q_t.k_i) v_i with c the running log decay.
+
+    ``recurrence`` has queries, keys, values and the log decay [B,T,H]; ``level_weight`` is the weight of
+    every level. The state is one matrix per level, the sum of its pairs.
+    """
+
+    recurrence: LinearRecurrence
+    level_weight: Float[Tensor, "B T H L"]
+    memory: Float[Tensor, "B H L F V"]
+
+    @staticmethod
+    def of(form: LinearRecurrence, x: Inputs) -> FenwickRecurrence:
+        """From the recurrence without levels."""
+        return FenwickRecurrence(form, x.controls["level_weight"], x.state["memory"])
+
+    @property
+    def levels(self) -> int:
+        return self.memory.shape[2]
+
+    def finish(self, x: Inputs, y: Tensor, memory: Tensor) -> tuple[Tensor, StateTensors]:
+        """Read-outs and state of the call, from the matrices after it."""
+        return y, x.state.replace(memory=memory, position=x.state.position + x.length)
 
 
 def level(read: Int[Tensor, "*#lead"], write: Int[Tensor, "*#lead"], levels: int) -> Int[Tensor, "*lead"]:

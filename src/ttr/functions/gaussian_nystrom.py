@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ttr.forms import Landmarks
+from ttr.inputs import Inputs
 from ttr.problem import Function, Solver, Weights, scale_or_default
 
 
@@ -45,7 +47,7 @@ class GaussianNystrom(Function):
 
     linear: ClassVar[bool] = True
     causal: ClassVar[bool] = False
-    keeps: ClassVar[str] = "nothing"
+    form: ClassVar[type] = Landmarks
 
     def __post_init__(self) -> None:
         for name, allowed in (("landmarks_of", ("both", "queries")), ("inverse", ("balanced", "newton"))):
@@ -109,6 +111,19 @@ class GaussianNystrom(Function):
         """How many queries and how many keys are landmarks in a sequence of that length."""
         queries = self.landmarks if self.landmarks_of == "queries" else self.landmarks // 2
         return min(queries, time), min(self.landmarks - queries, time)
+
+    def lower_whole(self, x: Inputs) -> Landmarks:
+        params = x.axis_params("function")
+        return Landmarks(
+            self.query(x.grouped(x.q), params),
+            self.key(x.grouped(x.k), params),
+            x.grouped(x.v),
+            self.landmark_counts(x.length),
+            self.pooled,
+            self.ridge,
+            self.inverse,
+            self.steps,
+        )
 
     def query(self, q: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         if q.shape[-1] == 0 and self.inverse == "newton":

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from ttr.forms import KernelPairs
+from ttr.inputs import Inputs
 from ttr.problem import Function, Solver, Weights, scale_or_default
 
 
@@ -23,7 +26,7 @@ class KernelRegression(Function):
     scale: float | None = None
 
     linear: ClassVar[bool] = True
-    dual: ClassVar[bool] = True
+    form: ClassVar[type] = KernelPairs
 
     def __post_init__(self) -> None:
         if self.kernel not in ("exponential", "gaussian"):
@@ -61,6 +64,10 @@ class KernelRegression(Function):
                 "ExactRidge, or Linear with features."
             )
         return None
+
+    def lower_pairs(self, form: KernelPairs, x: Inputs) -> KernelPairs:
+        key, value = x.grouped(form.key), x.grouped(form.value)
+        return dataclasses.replace(form, key=key, value=value, kernel=self.kernel_matrix)
 
     def kernel_matrix(self, left: Tensor, right: Tensor) -> Tensor:
         scale = scale_or_default(self.scale, left.shape[-1])

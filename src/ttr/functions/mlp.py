@@ -3,13 +3,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ttr.component import Parameter, constant
+from ttr.forms.network import Perceptron
 from ttr.functions._network import _Network
 from ttr.functions.features.identity import Identity
 from ttr.problem import FeatureMap
@@ -37,8 +37,6 @@ class Mlp(_Network):
     eps: float = 1e-6
     features: FeatureMap = field(default_factory=Identity)
 
-    perceptron: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         if self.depth < 1 or self.hidden < 1:
             raise ValueError(
@@ -49,9 +47,11 @@ class Mlp(_Network):
     def sizes(self) -> dict[str, int]:
         return {"P": self.depth}
 
-    @property
     def inner(self) -> tuple[str, ...]:
         return ("gain", "shift") if self.residual else ()
+
+    def perceptron(self) -> Perceptron:
+        return Perceptron(self.residual, self.eps)
 
     def limits(self) -> dict[str, float]:
         """A norm over two channels is their sign; without the norm this is a product of learned matrices."""

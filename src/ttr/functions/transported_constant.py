@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ttr.forms import CorrectedPairs, TransportedPairs
 from ttr.problem import Function, Solver, Weights, scale_or_default
 
 
@@ -22,7 +23,7 @@ class TransportedConstant(Function):
     scale: float | None = None
 
     local_degree: ClassVar[int] = 0
-    transported: ClassVar[bool] = True
+    form: ClassVar[type] = TransportedPairs
 
     def controls(self) -> dict[str, str]:
         return {"transport_key": "BTHK", "step_size": "BTH"}
@@ -48,7 +49,7 @@ class TransportedConstant(Function):
         }
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
-        if solver.corrects:
+        if solver.form is CorrectedPairs:
             return (
                 f"{type(self).__name__} turns keys by the control step_size, by which "
                 f"{type(solver).__name__} corrects values. "

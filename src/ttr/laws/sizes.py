@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ttr.dispatch import plan, refusal, step
+from ttr.forms import Network
 from ttr.laws.equality import against_oracle
 from ttr.laws.law import Law, Setting, by_definition, compare, compare_states, outcome, sentence
 from ttr.laws.rows import Case, Sizes, make_case
@@ -72,7 +73,7 @@ def _of_size(
         )
         yield f"refusal of {words}", float(call != told), 0.0
     elif _runs(problem, setting, sizes) is not None:
-        rough = problem.solver.trains and setting.dtype != torch.float64
+        rough = issubclass(problem.form, Network) and setting.dtype != torch.float64
         for quantity, error, bound in against_oracle(problem, setting, f", {words}", sizes=sizes, past=2):
             yield quantity, error, ORDER if rough and bound and quantity.startswith("gradient") else bound
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from ttr.controls import CONTROLS
+from ttr.forms import CorrectedPairs, TransportedPairs
 from ttr.inputs import Inputs
 from ttr.laws.law import Law, Setting, compare, compare_states
 from ttr.laws.rows import Case, Sizes, make_case, with_factor, with_importance, with_weights
@@ -100,11 +101,11 @@ def importance(problem: Problem, setting: Setting) -> Iterable[tuple[str, float,
     if problem.weights.window is None and problem.solver.pairs_per_token == 1:
         # An error of the old memory is measured before the decay that is passed on, and momentum moves the
         # memory without a pair; so does a token that turns the keys.
-        moves = "momentum" in problem.controls() or problem.function.transported
+        moves = "momentum" in problem.controls() or problem.form is TransportedPairs
         if problem.solver.gradient_at != "old" and not moves:
             yield from _removal(absent, y, end, setting)
         # the first of two pairs corrects the second
-        if problem.solver.weights_act_on == "samples" and not problem.solver.corrects:
+        if problem.solver.weights_act_on == "samples" and problem.form is not CorrectedPairs:
             yield from _repetition(case, setting)
 
 
@@ -146,7 +147,7 @@ def _repetition(case: Case, setting: Setting) -> Iterable[tuple[str, float, floa
         _in_order(_inputs(case), order),
         lambda log: torch.cat([log[:, :5], 0 * log[:, 5:6], log[:, 6:]], dim=1),
     )
-    if case.problem.function.transported:
+    if case.problem.form is TransportedPairs:
         repeated.controls["step_size"][:, 5] = 0.0
     keep = torch.tensor([0, 1, 2, 3, 5, 6, 7, 8, 9], device=twice.device)
     y, _ = setting.engine.run(case.problem, repeated)

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ttr.forms import SecondMoments
 from ttr.problem import Function, Pair, Solver, Weights
 
 
 class _Moments(Solver):
     """Folds the pairs into H and U. Abstract: a solver gives the iteration in ``read``."""
 
-    keeps = "moments"
+    form = SecondMoments
     folds = True
 
     def state(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Component, axis_params
+from ttr.forms import ChunkedNetwork
 from ttr.problem import Function, Pair, Solver, Weights
 from ttr.solvers._training import expand, loss_gradient, only_matrices
 from ttr.solvers.losses.inner_product import InnerProduct
@@ -45,11 +46,10 @@ class ChunkDescent(Solver):
     renormalise: bool = True
     eps: float = 1e-5
 
-    keeps: ClassVar[str] = "chunked-network"
+    form: ClassVar[type] = ChunkedNetwork
     folds: ClassVar[bool] = True
     weights_act_on: ClassVar[Literal["memory"]] = "memory"
     gradient_at: ClassVar[Literal["old"]] = "old"
-    trains: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.chunk < 1:

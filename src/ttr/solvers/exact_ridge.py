@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from ttr.forms import SecondMoments
 from ttr.problem import Solver
 
 
@@ -19,7 +20,7 @@ class ExactRidge(Solver):
     """
 
     exact: ClassVar[Literal["global"]] = "global"
-    keeps: ClassVar[str] = "moments"
+    form: ClassVar[type] = SecondMoments
 
     def state(
         self, feature_size: int, value_size: int, memory: Mapping[str, tuple[int, ...]]

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ttr.forms import CorrectedPairs
 from ttr.problem import Function, Solver, Weights
 
 
@@ -18,7 +19,7 @@ class FunctionalDeltaRule(Solver):
     """
 
     exact: ClassVar[Literal["local"]] = "local"
-    corrects: ClassVar[bool] = True
+    form: ClassVar[type] = CorrectedPairs
 
     def controls(self) -> dict[str, str]:
         return {"step_size": "BTH"}

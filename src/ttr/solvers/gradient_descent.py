@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Component, axis_params
+from ttr.forms import Network
 from ttr.problem import Function, Pair, Solver, Weights
 from ttr.solvers._training import expand, loss_gradient, only_matrices
 from ttr.solvers.losses.huber import Huber
@@ -54,11 +55,10 @@ class GradientDescent(Solver):
     orthogonalise: Component | None = None
     mirror: Component | None = None
 
-    keeps: ClassVar[str] = "network"
+    form: ClassVar[type] = Network
     folds: ClassVar[bool] = True
     weights_act_on: ClassVar[Literal["memory"]] = "memory"
     gradient_at: ClassVar[Literal["old"]] = "old"
-    trains: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.chunk < 1 or self.window < 1:

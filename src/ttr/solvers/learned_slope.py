@@ -17,10 +17,12 @@ class LearnedSlope(Solver):
     """
 
     exact: ClassVar[Literal["local"]] = "local"
-    amortized: ClassVar[bool] = True
 
     def controls(self) -> dict[str, str]:
         return {"slope": "BTHK"}
+
+    def replaces(self) -> tuple[str, ...]:
+        return ("ridge",)
 
     def formulas(self) -> dict[str, str]:
         return {

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ttr.forms import MomentumRecurrence
 from ttr.forms.linear_recurrence import LinearRecurrence
 from ttr.inputs import Inputs
 from ttr.problem import Function, Pair, Solver, Weights
@@ -26,7 +27,7 @@ class MomentumDeltaRule(Solver):
     separate_read: bool = False
 
     weights_act_on: ClassVar[Literal["memory"]] = "memory"
-    keeps: ClassVar[str] = "momentum"
+    form: ClassVar[type] = MomentumRecurrence
     folds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ttr.forms import OjaRecurrence
 from ttr.forms.linear_recurrence import LinearRecurrence
 from ttr.inputs import Inputs
 from ttr.problem import Function, Pair, Solver, Weights
@@ -24,7 +25,7 @@ class OjaRule(Solver):
     """
 
     weights_act_on: ClassVar[Literal["memory"]] = "memory"
-    keeps: ClassVar[str] = "reverse"
+    form: ClassVar[type] = OjaRecurrence
     folds: ClassVar[bool] = True
 
     def controls(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ttr.forms import FenwickRecurrence
 from ttr.problem import Function, Pair, Solver, Weights
 from ttr.weights._recurrence import _Recurrence
 
@@ -24,7 +25,7 @@ class FenwickLevels(_Recurrence):
 
     levels: int = 15
 
-    keeps: ClassVar[str] = "levels"
+    form: ClassVar[type] = FenwickRecurrence
     retention: ClassVar[Literal["head"]] = "head"
 
     def __post_init__(self) -> None:

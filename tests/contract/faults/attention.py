@@ -19,8 +19,8 @@ FAULTS = (
     ),
     Fault(
         "functions/transported_constant.py",
-        "transported: ClassVar[bool] = True",
-        "transported: ClassVar[bool] = False",
+        "form: ClassVar[type] = TransportedPairs",
+        "form: ClassVar[type] = TransportedPairs.__mro__[1]",
         ("nothing",),
     ),
     Fault(
@@ -34,8 +34,8 @@ FAULTS = (
     ),
     Fault(
         "solvers/functional_delta_rule.py",
-        "corrects: ClassVar[bool] = True",
-        "corrects: ClassVar[bool] = False",
+        "form: ClassVar[type] = CorrectedPairs",
+        "form: ClassVar[type] = CorrectedPairs.__mro__[1]",
         ("nothing",),
     ),
     Fault("solvers/functional_delta_rule.py", 'return {"step_size": "BTH"}', "return {}", ("nothing",)),
@@ -56,7 +56,7 @@ FAULTS = (
     Fault("functions/gaussian_nystrom.py", "x[:, :, a:b].mean(2)", "x[:, :, a]", ("nothing",)),
     # engines
     Fault(
-        "engines/torch/attention.py",
+        "forms/weighted_pairs.py",
         'state["keys"], state["values"]',
         'state["keys"], 0 * state["values"]',
         SOFTMAX,
@@ -113,27 +113,27 @@ FAULTS = (
         "slice(own.rows.stop, time), own.pairs, own.rows.start",
         SOFTMAX,
     ),
-    Fault("forms/weighted_pairs.py", ".add_(rest[..., None]).sub_(rest[..., None, :])", "", ("test_digits",)),
+    Fault("forms/pair_weights.py", ".add_(rest[..., None]).sub_(rest[..., None, :])", "", ("test_digits",)),
     Fault(
-        "forms/weighted_pairs.py",
+        "forms/pair_weights.py",
         "resets[..., None] != resets[..., None, :]",
         "resets[..., None] < resets[..., None, :]",
         SOFTMAX,
     ),
     Fault(
-        "forms/weighted_pairs.py",
+        "forms/pair_weights.py",
         "self.decay.to_end(start).to(past)",
         "0 * self.decay.to_end(start).to(past)",
         SOFTMAX,
     ),
     Fault(
-        "forms/weighted_pairs.py",
+        "forms/pair_weights.py",
         "resets[..., 1:] != resets[..., :1], -torch.inf",
         "resets[..., 1:] < resets[..., :1], -torch.inf",
         SOFTMAX,
     ),
     Fault(
-        "forms/weighted_pairs.py",
+        "forms/pair_weights.py",
         "self.past[..., :count], age=self.age[:, :count]",
         "self.past[..., count:], age=self.age[:, count:]",
         ("test_slots",),
@@ -189,8 +189,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/corrected_attention.py",
-        "dataclasses.replace(x, v=corrected)",
-        "x",
+        "transpose(1, 2), corrected)",
+        "transpose(1, 2), x.v)",
         ("corrected", DELTA),
     ),
     Fault(

@@ -106,11 +106,13 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/steps/momentum.py",
-        "source = memory if form.old else kept",
-        "source = memory",
+        "source = linear.memory if linear.old else kept",
+        "source = linear.memory",
         ("recurrent", *MOMENTUM, "'decayed'"),
     ),
-    Fault("engines/torch/steps/momentum.py", "share * x.state", "x.state", ("recurrent", *MOMENTUM)),
+    Fault(
+        "engines/torch/steps/momentum.py", "share * form.momentum", "form.momentum", ("recurrent", *MOMENTUM)
+    ),
     Fault(
         "engines/torch/chunkwise_momentum.py",
         "share[..., :1] * weights[..., 0]",
@@ -138,5 +140,14 @@ FAULTS = (
         OJA,
     ),
     Fault("engines/torch/steps/oja.py", ".clamp(min=RESET)", ".clamp(min=-5.0)", OJA),
-    Fault("engines/torch/steps/oja.py", "missing = form.key[:, 0] - ", "missing = form.key[:, 0] + ", OJA),
+    Fault(
+        "engines/torch/steps/oja.py", "missing = linear.key[:, 0] - ", "missing = linear.key[:, 0] + ", OJA
+    ),
+    Fault(
+        "forms/momentum.py",
+        'x.controls["momentum"], x.controls["momentum_step"]',
+        'x.controls["momentum_step"], x.controls["momentum"]',
+        ("recurrent", *MOMENTUM),
+    ),
+    Fault("forms/oja.py", 'x.controls["value_log_decay"]', '0.5 * x.controls["value_log_decay"]', OJA),
 )

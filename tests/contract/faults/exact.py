@@ -82,8 +82,8 @@ FAULTS = (
     ),
     Fault(
         "solvers/learned_slope.py",
-        "amortized: ClassVar[bool] = True",
-        "amortized: ClassVar[bool] = False",
+        'return ("ridge",)',
+        "return ()",
         ("nothing",),
     ),
     Fault(
@@ -94,6 +94,12 @@ FAULTS = (
     ),
     Fault(
         "solvers/_moments.py", "torch.exp(pair.log_decay)", "torch.exp(0.5 * pair.log_decay)", ("nothing",)
+    ),
+    Fault(
+        "forms/second_moments.py",
+        "form.memory,",
+        "0 * form.memory,",
+        ("recurrent", "weights=Geometric(),", "Linear()", "ExactRidge"),
     ),
     Fault(
         "solvers/_moments.py",

@@ -298,15 +298,15 @@ FAULTS = (
         ("attention", "Geometric"),
     ),
     Fault(
-        "forms/weighted_pairs.py",
+        "forms/pair_weights.py",
         "self.age[:, None] + self.window <= read",
         "self.age[:, None] + self.window < read",
         ("attention", "Window"),
     ),
     Fault(
         "engines/torch/local_polynomial.py",
-        "of_query(function.point(query, params))",
-        "of_query(query * 0.5)",
+        "of_query(form.query_point)",
+        "of_query(form.query_point * 0.5)",
         ("local-polynomial", "Uniform"),
     ),
     Fault(

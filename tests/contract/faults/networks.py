@@ -116,6 +116,7 @@ FAULTS = (
     Fault(
         "engines/torch/networks.py", "scaled = -steps[name][..., None] * slopes", "scaled = -slopes", WINDOW
     ),
+    Fault("forms/network.py", 'if not name.endswith("_bias")', "if name", ("recurrent", *TTT)),
     Fault(
         "engines/torch/steps/network.py",
         "(x.state.position + 1) % solver.chunk",
@@ -131,8 +132,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/steps/network.py",
-        "y = predict(function, _mapped(solver.mirror, now, names)",
-        "y = predict(function, now",
+        "y = predict(problem.function, _mapped(solver.mirror, now, names)",
+        "y = predict(problem.function, now",
         MONETA,
     ),
     Fault(
@@ -205,8 +206,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/large_chunk.py",
-        "state = move(problem, x, state, grid.full(m",
-        "state = move(problem, x, state, grid.full(m + 1",
+        "state = move(problem, form, state, grid.full(m",
+        "state = move(problem, form, state, grid.full(m + 1",
         ("large-chunk", *LACT),
     ),
     Fault(

@@ -119,15 +119,15 @@ FAULTS = (
     ),
     Fault("forms/fenwick.py", "for bit in range(levels - 1)", "for bit in range(1, levels - 1)", LEVELS),
     Fault(
-        "engines/torch/steps/levels.py",
+        "engines/torch/steps/fenwick.py",
         "level(token, token - 1,",
         "level(token + 1, token,",
         ("recurrent", *LEVELS),
     ),
     Fault(
-        "engines/torch/steps/levels.py",
-        "past = past * form.log_decay",
-        "past = past + 0 * form.log_decay",
+        "engines/torch/steps/fenwick.py",
+        "past = past * linear.log_decay",
+        "past = past + 0 * linear.log_decay",
         ("recurrent", *LEVELS),
     ),
     Fault(

@@ -70,7 +70,7 @@ def serves(plan: Chunks, x: Tensors) -> bool:
     real = all(tensor.is_cpu and type(tensor) in library.PLAIN for tensor in x.values())
     return (
         real
-        and plan.function.perceptron
+        and plan.function.perceptron() is not None
         and plan.loss.quadratic
         and len(plan.matrices) <= MOST_LAYERS
         and library.available()
@@ -113,7 +113,7 @@ def backward(
         made["grad_end_momentum"] = _pack(plan, x, grad_end.momentum)
     _call("network_backward", plan, x, given, block, made)
     found = {name: made[f"grad_{name}"] for name in given if name in x}
-    found |= {f"param.{name}": made[f"grad_{name}"][:, None] for name in plan.function.inner}
+    found |= {f"param.{name}": made[f"grad_{name}"][:, None] for name in plan.function.inner()}
     for kind, name in (("weight", "weights"), ("momentum", "momentum")):
         if name in given:
             found |= {
@@ -126,7 +126,7 @@ def backward(
 def _packed(plan: Chunks, x: Tensors) -> tuple[Named, int]:
     """The tensors as the kernel takes them, and the chunks of a block."""
     given = {name: library.contiguous(tensor) for name, tensor in x.items() if name in INPUTS}
-    given |= {name: library.contiguous(x[f"param.{name}"]).flatten(1) for name in plan.function.inner}
+    given |= {name: library.contiguous(x[f"param.{name}"]).flatten(1) for name in plan.function.inner()}
     given["weights"] = _pack(plan, x, under("weight", x))
     if momentum := under("momentum", x):
         given["momentum"] = _pack(plan, x, momentum)
@@ -165,18 +165,19 @@ def _call(kernel: str, plan: Chunks, x: Tensors, given: Named, block: int, made:
     matrices = [x[f"weight.{name}"] for name in plan.matrices]
     widths = [matrices[0].shape[1], *(matrix.shape[2] for matrix in matrices)]
     chunks, memories, tokens, _ = x["key"].shape
+    perceptron = plan.function.perceptron()
     call = _Network(
         chunks=chunks,
         memories=memories,
         tokens=tokens,
         layers=len(matrices),
-        residual=plan.function.residual,
+        residual=perceptron.residual,
         block=block,
         bias=f"weight.{plan.matrices[0]}_bias" in x,
         threads=torch.get_num_threads(),
         state=given["weights"].shape[-1],
         width=(ctypes.c_int64 * (MOST_LAYERS + 1))(*widths),
-        eps=plan.function.eps,
+        eps=perceptron.eps,
         **{name: tensor.data_ptr() for name, tensor in (given | made).items()},
     )
     library.run(kernel, x["key"].dtype, call)

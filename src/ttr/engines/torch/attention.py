@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ttr.engines.engine import Engine, shape_of
 from ttr.engines.torch.fused_attention import attend
-from ttr.forms.weighted_pairs import PairWeights, probabilities
+from ttr.forms import WeightedPairs
+from ttr.forms.pair_weights import PairWeights, probabilities
 from ttr.inputs import Inputs, needs_composite
 from ttr.problem import Problem
 from ttr.state import State
@@ -38,41 +39,18 @@ class Attention(Engine):
                 "It fits a constant around every query (softmax attention), and this function is "
                 f"{shape_of(problem.function.local_degree)}."
             )
-        if problem.function.transported or problem.solver.corrects:
+        if problem.form is not WeightedPairs:
             return (
-                "It keeps keys and values as they come, and in this memory later tokens turn the keys, "
+                "It keeps keys and values as they come, and in this memory later tokens transport the keys, "
                 "or older pairs correct the values."
             )
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         traced = needs_composite()  # torch must see its own operations
-        pairs = PairWeights.of(problem.weights.window, x)
-        state = pairs.final_state(x)
-        grows = x.state.capacity is None and pairs.window is None
-        if not (grows or traced):
-            pairs = pairs.of_slots(max(x.state.position.tolist(), default=0))  # those filled so far
-        if pairs.slots == 0:
-            keys, values = x.k, x.v
-        elif grows and x.wants_state:  # the slots followed by the new tokens, as they are needed here
-            keys, values = state["keys"], state["values"]
-        else:
-            keys, values = (
-                torch.cat([x.state[name][:, : pairs.slots], new], dim=1)
-                for name, new in (("keys", x.k), ("values", x.v))
-            )
-        # A parameter has an entry per head, so with one the heads of a group no longer share their keys.
-        params = x.axis_params("function")
-        scale = problem.function.plain_scale(x.q.shape[-1]) or 1.0
-        query = (
-            x.grouped(x.q) if scale != 1.0 else problem.function.query(x.grouped(x.q), params)
-        ).transpose(1, 2)
-        keys = problem.function.key(x.grouped(keys) if params else keys, params).transpose(1, 2)
-        values = values.transpose(1, 2)
-        if keys.shape[1] != values.shape[1]:
-            keys, values = (
-                part.repeat_interleave(x.heads // part.shape[1], dim=1) for part in (keys, values)
-            )
+        form = problem.lower(x)
+        pairs, scale = form.weights, form.scale
+        query, keys, values = (tensor.transpose(1, 2) for tensor in (form.query, form.key, form.value))
         plain = pairs.plain
         if x.q.is_cpu and not traced and query.numel() and FLASH_ATTENTION is not None:
             y = attend(
@@ -92,7 +70,7 @@ class Attention(Engine):
             y = self._blocks(
                 pairs, query, keys, values, scale, fused=not is_transformed(), recompute=recompute
             )
-        return y.transpose(1, 2), state
+        return form.finish(x, y.transpose(1, 2))
 
     def _queries(self, window: int | None) -> int:
         """Queries of a block; of narrow windows fewer, since a block of C queries looks at window + C - 1

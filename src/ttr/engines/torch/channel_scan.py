@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ttr.engines.engine import Engine
+from ttr.forms import LinearRecurrence
 from ttr.forms.sums import lengthened
 from ttr.inputs import Inputs, needs_composite
 from ttr.problem import Problem
@@ -38,7 +39,7 @@ class ChannelScan(Engine):
         return ChannelScan(block=6, run_length=2)
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
-        if problem.memory != "matrix" or not problem.solver.additive:
+        if problem.form is not LinearRecurrence or not problem.solver.additive:
             return (
                 "It runs memories that are a sum of pairs, each written once and then only faded, over "
                 "the whole past."

@@ -21,7 +21,7 @@ class ChunkwiseAdditive(LinearEngine):
     name: ClassVar[str] = "chunkwise-additive"
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
-        if problem.memory != "matrix" or not problem.solver.additive:
+        if problem.form is not LinearRecurrence or not problem.solver.additive:
             return (
                 "It runs memories that are a sum of pairs, each written once and then only decayed, over "
                 "the whole past."

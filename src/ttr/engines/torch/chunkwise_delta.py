@@ -21,7 +21,7 @@ class ChunkwiseDelta(LinearEngine):
     name: ClassVar[str] = "chunkwise-delta"
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
-        if problem.memory != "matrix" or problem.solver.additive:
+        if problem.form is not LinearRecurrence or problem.solver.additive:
             return "It runs memories that each pair corrects by a step at a key: the delta rule and its kin."
         return None
 

@@ -19,6 +19,7 @@ from ttr.engines.torch.chunks import (
     shrink,
     split,
 )
+from ttr.forms import FenwickRecurrence
 from ttr.forms.fenwick import later, level, regrouped
 from ttr.inputs import Inputs
 from ttr.problem import Problem
@@ -52,18 +53,18 @@ class ChunkwiseLevels(Engine):
         return ChunkwiseLevels(chunk=4)
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
-        if problem.memory != "levels":
+        if problem.form is not FenwickRecurrence:
             return "It runs memories that are kept apart by the level of a Fenwick tree."
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        form, levels = problem.lower(x), problem.weights.levels
-        size = chunk_length(self.chunk, x.length)
+        form = problem.lower(x)
+        linear, levels, size = form.recurrence, form.levels, chunk_length(self.chunk, x.length)
         query, key, value, weight = (
             split(tensor, size)
-            for tensor in (form.scaled_query, form.key, form.value, x.controls["level_weight"])
+            for tensor in (linear.scaled_query, linear.key, linear.value, form.level_weight)
         )
-        log = cumulative_log_decay(form.log_decay, form.key, size)
+        log = cumulative_log_decay(linear.log_decay, linear.key, size)
         whole = log[..., -1:, :]
 
         start = x.state.position
@@ -76,7 +77,7 @@ class ChunkwiseLevels(Engine):
             levels, device=start.device
         )
         keys = _per_level(shrink(key, whole - log), written[:, :, None].to(key))
-        memory, entering = x.state["memory"], []
+        memory, entering = form.memory, []
         for kept, new, since in zip(
             whole[..., None].to(key.dtype).exp(), keys.mT @ value, level(last, before, levels), strict=True
         ):
@@ -89,7 +90,7 @@ class ChunkwiseLevels(Engine):
         inside = _at(weight, level(token[..., None], token[..., None, :], levels))
         visible = torch.arange(1, size + 1, device=start.device)
         y = queries @ torch.stack(entering) + (inside * scores(query, key, log, log, visible, size)) @ value
-        return join(y, x.length), x.state.replace(memory=memory, position=start + x.length)
+        return form.finish(x, join(y, x.length), memory)
 
 
 def _at(weight: Tensor, level: Tensor) -> Tensor:

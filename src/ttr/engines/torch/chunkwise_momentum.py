@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from ttr.engines.engine import Engine
 from ttr.engines.torch.chunks import check_chunk, chunk_length, join, split
+from ttr.forms import MomentumRecurrence
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -45,7 +46,7 @@ class ChunkwiseMomentum(Engine):
         return ChunkwiseMomentum(chunk=4)
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
-        if problem.memory != "momentum":
+        if problem.form is not MomentumRecurrence:
             return (
                 "It runs memories that move by a running gradient beside them: the delta rule with momentum."
             )
@@ -58,15 +59,21 @@ class ChunkwiseMomentum(Engine):
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         form, size = problem.lower(x), chunk_length(self.chunk, x.length)
+        linear = form.recurrence
         query, key, read, value = (
             split(tensor, size)
-            for tensor in (form.scaled_query, form.step[..., None] * form.key, form.read, form.value)
+            for tensor in (
+                linear.scaled_query,
+                linear.step[..., None] * linear.key,
+                linear.read,
+                linear.value,
+            )
         )
-        ones = torch.ones_like(form.step)
+        ones = torch.ones_like(linear.step)
         absent = 1 - split(ones, size)  # tokens that only fill the last chunk keep everything
-        retention = ones if form.log_decay is None else form.log_decay.exp()
-        retention, share = (split(tensor, size) + absent for tensor in (retention, x.controls["momentum"]))
-        step = split(x.controls["momentum_step"], size)
+        retention = ones if linear.log_decay is None else linear.log_decay.exp()
+        retention, share = (split(tensor, size) + absent for tensor in (retention, form.share))
+        step = split(form.rate, size)
 
         kept, carried = products(retention), products(share)
         weights = (kept * step[..., None, :]) @ carried
@@ -76,7 +83,7 @@ class ChunkwiseMomentum(Engine):
             pad(first[1][..., :-1], (1, 0)),
             pad(weights[..., :-1, :], (0, 0, 1, 0)),
         ]
-        if not form.old:
+        if not linear.old:
             before = [retention * before[0], retention * before[1], retention[..., None] * before[2]]
 
         def both(x: Tensor, of_memory: Tensor, of_momentum: Tensor) -> Tensor:
@@ -91,7 +98,7 @@ class ChunkwiseMomentum(Engine):
             (key * carried[..., -1, :, None]).mT,
             *(last[..., -1, None, None] for last in (*first, share[..., :1] * carried[..., 0])),
         )
-        memory, momentum, entering, errors = form.memory, x.state["momentum"], [], []
+        memory, momentum, entering, errors = linear.memory, form.momentum, [], []
         for matrix, target, reader, writer, pusher, a, c, mu in zip(
             *(tensor.unbind() for tensor in chunks), strict=True
         ):
@@ -106,7 +113,7 @@ class ChunkwiseMomentum(Engine):
                 mu * momentum - pusher @ errors[-1],
             )
         y = both(query, *first) @ torch.stack(entering) + ((query @ key.mT) * weights) @ torch.stack(errors)
-        return form.finish(x, join(y, x.length), memory, momentum=momentum)
+        return form.finish(x, join(y, x.length), memory, momentum)
 
 
 def products(factor: Float[Tensor, "*lead C"]) -> Float[Tensor, "*lead C C"]:

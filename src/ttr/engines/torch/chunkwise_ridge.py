@@ -18,17 +18,11 @@ from ttr.engines.torch.ridge.block import cut
 from ttr.engines.torch.ridge.regression import Regression
 from ttr.engines.torch.ridge.system import squared_norms
 from ttr.engines.torch.steps.moments import mixed
-from ttr.forms.weighted_pairs import CumulativeDecay
+from ttr.forms import SecondMoments
+from ttr.forms.pair_weights import CumulativeDecay
 from ttr.inputs import Inputs
 from ttr.problem import Problem, Solver
 from ttr.state import State
-
-KEPT = {
-    "matrix": "one matrix",
-    "pairs": "the pairs themselves",
-    "levels": "one matrix per level",
-    "nothing": "nothing",
-}
 
 
 class ChunkwiseRidge(Engine):
@@ -52,43 +46,27 @@ class ChunkwiseRidge(Engine):
         return ChunkwiseRidge(chunk=4)
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
-        if problem.memory != "moments":
-            return (
-                "It solves a ridge regression from its two moments, and this memory keeps "
-                f"{KEPT.get(problem.memory, 'something else')} instead."
-            )
+        if problem.form is not SecondMoments:
+            return "It solves a ridge regression from its two moments, which this memory does not keep."
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         form = problem.lower(x)
-        if x.state["gram"].numel() == 0:  # of no features or rows: nothing is learned, and what is read is 0
-            return torch.einsum("bthf,bhfv->bthv", form.scaled_query, x.state["memory"]), x.state.replace(
-                position=x.state.position + x.length
-            )
-        none = torch.zeros_like(form.key[..., 0])
-        log_decay, importance = (none if log is None else log for log in (x.log_decay, x.log_importance))
-        ridge = x.controls["ridge"] if "ridge" in x.controls else form.query.new_zeros(form.query.shape[2:])
-        call = Regression(
-            form.scaled_query,
-            form.key,
-            form.value,
-            log_decay,
-            importance,
-            ridge,
-            x.state["gram"],
-            x.state["memory"],
-        )
+        if form.gram.numel() == 0:  # of no features or rows: nothing is learned, and what is read is 0
+            y = torch.einsum("bthf,bhfv->bthv", form.query, form.memory)
+            return form.finish(x, y, form.gram, form.memory)
+        call = Regression.of(form)
         size = min(self.chunk, max(x.length, 1))
         if problem.solver.exact:
             y, gram, memory = regression.run(
                 call, size, functools.partial(differentiable, chunk=size, solver=solve)
             )
         else:
-            mix = cut(x.controls["mix"], size).transpose(0, 1).flatten(0, 1) if "mix" in x.controls else None
+            mix = None if form.mix is None else cut(form.mix, size).transpose(0, 1).flatten(0, 1)
             y, gram, memory = differentiable(
                 call, size, functools.partial(_truncated, problem.solver, x.wants_grad, mix)
             )
-        return y, x.state.replace(gram=gram, memory=memory, position=x.state.position + x.length)
+        return form.finish(x, y, gram, memory)
 
 
 def differentiable(

@@ -3,16 +3,16 @@ tokens."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ttr.engines.engine import Engine, shape_of
+from ttr.engines.engine import Engine
 from ttr.engines.torch.attention import grouped_product
-from ttr.forms.weighted_pairs import PairWeights, probabilities
+from ttr.forms import CorrectedPairs
+from ttr.forms.pair_weights import PairWeights, probabilities
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -37,12 +37,7 @@ class CorrectedAttention(Engine):
         return CorrectedAttention(block=4)
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
-        if problem.function.local_degree != 0:
-            return (
-                "It fits a constant around every query, and this function is "
-                f"{shape_of(problem.function.local_degree)}."
-            )
-        if not problem.solver.corrects:
+        if problem.form is not CorrectedPairs:
             return (
                 "It corrects every value by what the older pairs say, and this solver keeps values as "
                 "they come."
@@ -50,19 +45,15 @@ class CorrectedAttention(Engine):
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        pairs, params = PairWeights.of(problem.weights.window, x), x.axis_params("function")
-        query = problem.function.query(x.grouped(x.q), params).transpose(1, 2)
-        keys = torch.cat([x.state["keys"], x.k], dim=1)
-        keys = problem.function.key(x.grouped(keys) if params else keys, params).transpose(1, 2)
-        step, fresh = x.controls["step_size"].mT[..., None], x.v.transpose(1, 2)
+        form = problem.lower(x)
+        pairs, step = form.weights, form.step.mT[..., None]
+        query, keys, values = (t.transpose(1, 2) for t in (form.scaled_query, form.key, form.value))
+        past, fresh = values.split([pairs.slots, x.length], dim=2)
         transformed = is_transformed()
         recompute = (
             x.wants_grad and x.length > self.block and not transformed and not torch.compiler.is_compiling()
         )
-        values, outputs = (
-            [x.state["values"].transpose(1, 2)],
-            [fresh.new_zeros(*fresh.shape[:2], 0, fresh.shape[-1])],
-        )
+        values, outputs = [past], [fresh.new_zeros(*fresh.shape[:2], 0, fresh.shape[-1])]
         for start, *block in zip(
             range(0, x.length, self.block), *(part.split(self.block, dim=2) for part in (query, step, fresh))
         ):
@@ -75,9 +66,7 @@ class CorrectedAttention(Engine):
             outputs.append(y)
             values.append(new)
         corrected = torch.cat([fresh[:, :, :0], *values[1:]], dim=2).transpose(1, 2)
-        return torch.cat(outputs, dim=2).transpose(1, 2), pairs.final_state(
-            dataclasses.replace(x, v=corrected)
-        )
+        return form.finish(x, torch.cat(outputs, dim=2).transpose(1, 2), corrected)
 
 
 def _block(

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ttr.engines.native import library
-from ttr.forms.weighted_pairs import CumulativeDecay, PairWeights
+from ttr.forms.pair_weights import CumulativeDecay, PairWeights
 from ttr.torch_internals import FLASH_ATTENTION, FLASH_ATTENTION_BACKWARD, in_batches, is_transformed
 
 FLOOR = -1e30

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ttr.engines.engine import Engine
 from ttr.engines.torch.direct_solve import HOPELESS, NO_DIGITS, SINGULAR, NoDigits, wide_dtype
+from ttr.forms import KernelPairs
 from ttr.inputs import Inputs, needs_composite
 from ttr.problem import Problem
-from ttr.slots import append_pairs
 from ttr.state import State
 
 
@@ -27,7 +27,7 @@ class KernelRidge(Engine):
     name: ClassVar[str] = "kernel-ridge"
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
-        if not problem.function.dual:
+        if problem.form is not KernelPairs:
             return "It solves for one coefficient per pair, and this function has parameters of its own."
         if problem.weights.retention is not None or problem.weights.window is not None:
             return (
@@ -37,28 +37,22 @@ class KernelRidge(Engine):
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        new = x.own_log_weight
-        keys, values, log_weight = (
-            torch.cat(both, dim=1)
-            for both in ((x.state["keys"], x.k), (x.state["values"], x.v), (x.state["log_weight"], new))
-        )
-        wide = wide_dtype(x.q)
-        query, keys, values = (x.grouped(t).transpose(1, 2).to(wide) for t in (x.q, keys, values))
-        root = (0.5 * log_weight).exp().transpose(1, 2)[..., None].to(wide)
+        form, wide = problem.lower(x), wide_dtype(x.q)
+        query, keys, values = (t.transpose(1, 2).to(wide) for t in (form.query, form.key, form.value))
+        # nothing decays or leaves, so that every pair weighs at the last token what it does at its own
+        log_weight = form.weights.block(x.length - 1, x.length)[:, :, 0, :, None]
+        root = (0.5 * log_weight).exp().to(wide)
 
         identity = torch.eye(keys.shape[-2], dtype=wide, device=keys.device)
-        gram = (
-            root * problem.function.kernel_matrix(keys, keys) * root.mT
-            + x.controls["ridge"][..., None].to(wide) * identity
-        )
-        right = root * torch.cat([problem.function.kernel_matrix(keys, query), values], dim=-1)
+        gram = root * form.kernel(keys, keys) * root.mT + form.ridge[..., None].to(wide) * identity
+        right = root * torch.cat([form.kernel(keys, query), values], dim=-1)
         read, written = torch.linalg.solve_triangular(_factor(gram), right, upper=False).split(
             [query.shape[-2], values.shape[-1]], dim=-1
         )
         place = torch.arange(keys.shape[-2], device=keys.device)[:, None]
         hidden = place > keys.shape[-2] - x.length + torch.arange(x.length, device=keys.device)
         y = read.masked_fill(hidden, 0.0).mT @ written
-        return y.transpose(1, 2).to(x.q.dtype), append_pairs(x.state, None, x.k, x.v, new, None)
+        return form.finish(x, y.transpose(1, 2).to(x.q.dtype))
 
 
 def _factor(gram: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor
 from ttr.engines.engine import Engine
 from ttr.engines.torch.grid import Grid
 from ttr.engines.torch.networks import predict
-from ttr.engines.torch.steps.chunked_network import collect, group_steps, move
+from ttr.engines.torch.steps.chunked_network import collect, move
+from ttr.forms import ChunkedNetwork
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -30,39 +31,27 @@ class LargeChunk(Engine):
         return LargeChunk(least=1)
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
-        if problem.memory != "chunked-network":
+        if problem.form is not ChunkedNetwork:
             return "It runs networks that move once per chunk."
         if problem.solver.chunk == 1:
             return "Chunks of one token leave nothing to do at once."
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        function, params = problem.function, x.axis_params("function")
         if not x.length:
             return x.v.new_zeros(x.v.shape[0], 0, x.heads, x.v.shape[-1]), x.state
         grid = Grid(x.state.position, x.length, self._piece(problem.solver.chunk, x.length))
-        keys, values, queries = (
-            grid.chunks(tensor)
-            for tensor in (
-                function.key(x.grouped(x.k), params),
-                x.grouped(x.v),
-                function.query(x.grouped(x.q), params),
-            )
-        )
-        steps = grid.chunks(group_steps(x))
+        form = problem.lower(x)
         controls = {
             name: grid.chunks(x.controls[name], fill=0.0 if name == "momentum" else 1.0)
             for name in x.controls
             if name != "step_size"
         }
-        names = function.memory(keys.shape[-1], values.shape[-1])
         outputs, state = [], x.state
-        for m in range(grid.count):
-            outputs.append(predict(function, {name: state[name] for name in names}, queries[m], params))
-            state = collect(
-                problem, x, state, keys[m], values[m], steps[m], {name: c[m] for name, c in controls.items()}
-            )
-            state = move(problem, x, state, grid.full(m, problem.solver.chunk))
+        for m, piece in enumerate(form.split(grid.chunks)):
+            outputs.append(predict(problem.function, form.weights(state), piece.query, form.params))
+            state = collect(problem, piece, state, {name: c[m] for name, c in controls.items()})
+            state = move(problem, form, state, grid.full(m, problem.solver.chunk))
         return grid.join(outputs), state.replace(position=x.state.position + x.length)
 
     def _piece(self, chunk: int, length: int) -> int:

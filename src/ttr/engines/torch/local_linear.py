@@ -36,7 +36,7 @@ from ttr.engines.torch.covariance_solve import Covariances, products_of, solve
 from ttr.engines.torch.direct_solve import require_digits
 from ttr.engines.torch.implicit_solve import System
 from ttr.engines.torch.implicit_solve import solve as solve_twice_differentiable
-from ttr.forms.weighted_pairs import PairWeights, probabilities
+from ttr.forms.pair_weights import PairWeights, probabilities
 from ttr.torch_internals import in_batches
 
 SCORES, KERNEL_SCORES = 2**19, 2**21

@@ -13,7 +13,8 @@ from ttr.engines.torch.attention import grouped_product
 from ttr.engines.torch.centred_fit import monomials, tilted
 from ttr.engines.torch.direct_solve import with_digits
 from ttr.engines.torch.local_linear import Lines, fit
-from ttr.forms.weighted_pairs import PairWeights, probabilities
+from ttr.forms import WeightedPairs
+from ttr.forms.pair_weights import PairWeights, probabilities
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -48,25 +49,13 @@ class LocalPolynomial(Engine):
         return with_digits(self._run, problem, x)
 
     def _run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        pairs = PairWeights.of(problem.weights.window, x)
-        y = (
-            self._lines(problem, x, pairs)
-            if problem.function.local_degree == 1
-            else self._polynomials(problem, x, pairs)
-        )
-        return y.transpose(1, 2), pairs.final_state(x)
+        form, degree = problem.lower(x), problem.function.local_degree
+        y = self._lines(form) if degree == 1 else self._polynomials(form, degree, x.wants_grad)
+        return form.finish(x, y.transpose(1, 2))
 
-    def _lines(self, problem: Problem, x: Inputs, pairs: PairWeights) -> Tensor:
+    def _lines(self, form: WeightedPairs) -> Tensor:
         """[B,H,T,V]."""
-        params, controls = x.axis_params("function"), x.controls
-        keys, values = (
-            torch.cat([x.state[name], new], dim=1) if x.state[name].shape[1] else new
-            for name, new in (("keys", x.k), ("values", x.v))
-        )
-        # a parameter has an entry per head, so heads no longer share their keys
-        if params or keys.shape[2] != values.shape[2]:
-            keys, values = x.grouped(keys), x.grouped(values)
-        query, batch, groups = x.grouped(x.q), x.q.shape[0], keys.shape[2]
+        batch, groups = form.query.shape[0], form.key.shape[2]
 
         def of_query(tensor: Tensor) -> Tensor:
             return tensor.transpose(1, 2).unflatten(1, (groups, -1)).flatten(0, 1).contiguous()
@@ -74,46 +63,39 @@ class LocalPolynomial(Engine):
         def of_pairs(tensor: Tensor) -> Tensor:
             return tensor.transpose(1, 2).flatten(0, 1).contiguous()
 
-        function = problem.function
-        slope = of_query(controls["slope"]) if problem.solver.amortized else None
+        slope = None if form.slope is None else of_query(form.slope)
         ridge = (
             None
             if slope is not None
-            else controls["ridge"].expand(batch, -1, -1).unflatten(1, (groups, -1)).flatten(0, 1)
+            else form.ridge.expand(batch, -1, -1).unflatten(1, (groups, -1)).flatten(0, 1)
         )
         lines = Lines(
-            of_query(function.query(query, params)),
-            of_pairs(function.key(keys, params)),
-            of_query(function.point(query, params)),
-            of_pairs(function.point(keys, params)),
-            of_pairs(values),
+            of_query(form.scaled_query),
+            of_pairs(form.key),
+            of_query(form.query_point),
+            of_pairs(form.key_point),
+            of_pairs(form.value),
             ridge,
             slope,
         )
-        return fit(pairs, lines, self.block).unflatten(0, (batch, groups)).flatten(1, 2)
+        return fit(form.weights, lines, self.block).unflatten(0, (batch, groups)).flatten(1, 2)
 
-    def _polynomials(self, problem: Problem, x: Inputs, pairs: PairWeights) -> Tensor:
+    def _polynomials(self, form: WeightedPairs, degree: int, wants_grad: bool) -> Tensor:
         """[B,H,T,V], with the monomials written out: fewer tokens per block where there are more, for a
         bounded memory."""
-        params, ridge, degree = x.axis_params("function"), x.controls["ridge"], problem.function.local_degree
-        raw_query = x.grouped(x.q)
-        raw_keys, values = (
-            torch.cat([x.state[name], new], dim=1) for name, new in (("keys", x.k), ("values", x.v))
+        query, keys, values, raw_query, raw_keys = (
+            tensor.transpose(1, 2)
+            for tensor in (form.scaled_query, form.key, form.value, form.query_point, form.key_point)
         )
-        # A parameter has an entry per head, so with one the heads of a group no longer share their keys.
-        raw_keys = x.grouped(raw_keys) if params else raw_keys
-        query, keys = (
-            problem.function.query(raw_query, params).transpose(1, 2),
-            problem.function.key(raw_keys, params).transpose(1, 2),
-        )
-        raw_query, raw_keys, values = (tensor.transpose(1, 2) for tensor in (raw_query, raw_keys, values))
-        numbers = x.q.shape[0] * x.heads * keys.shape[2] * problem.function.feature_size(x.q.shape[-1])
+        pairs, ridge = form.weights, form.ridge
+        batch, heads, length, _ = query.shape
+        numbers = batch * heads * keys.shape[2] * ridge.shape[-1]
         size = max(min(self.block, MONOMIALS // max(numbers, 1)), 1)
         outputs = [query.new_zeros(*query.shape[:2], 0, values.shape[-1])]
-        for start in range(0, x.length, size):
+        for start in range(0, length, size):
             part, raw_part = (t[:, :, start : start + size] for t in (query, raw_query))
             arguments = (pairs, start, part, raw_part, keys, raw_keys, values, degree, ridge)
-            recompute = x.wants_grad and x.length > size
+            recompute = wants_grad and length > size
             y = (
                 checkpoint(_block, *arguments, use_reentrant=False, preserve_rng_state=False)
                 if recompute

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ttr.engines.engine import Engine
 from ttr.engines.torch.grid import Grid
-from ttr.engines.torch.networks import Inner, apply, inner_pairs, matrices, spread
+from ttr.engines.torch.networks import Inner, apply, inner_pairs, spread
+from ttr.forms import Network
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -38,7 +39,7 @@ class MiniBatch(Engine):
     name: ClassVar[str] = "mini-batch"
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
-        if problem.memory != "network":
+        if problem.form is not Network:
             return "It runs networks that learn by a gradient step at every token."
         solver = problem.solver
         if solver.mirror is not None or solver.orthogonalise is not None or solver.window > 1:
@@ -51,32 +52,24 @@ class MiniBatch(Engine):
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        solver, function, params = problem.solver, problem.function, x.axis_params("function")
+        solver, function = problem.solver, problem.function
         if not x.length:
             return x.v.new_zeros(x.v.shape[0], 0, x.heads, x.v.shape[-1]), x.state
         grid = Grid(x.state.position, x.length, solver.chunk)
-        key, value = function.key(x.grouped(x.k), params), x.grouped(x.v)
-        step = (
-            x.controls["step_size"]
-            if x.log_importance is None
-            else x.controls["step_size"] * x.log_importance.exp()
-        )
-        names = matrices(problem, key.shape[-1], value.shape[-1])
-        keys, values, queries, steps = (
-            grid.chunks(tensor) for tensor in (key, value, function.query(x.grouped(x.q), params), step)
-        )
+        form = problem.lower(x)
         extra = {name: grid.chunks(x.controls[name], fill=1.0) for name in solver.loss.controls()}
         table = coefficients(problem, x, grid)
-        state = _Weights.of(x.state, function.memory(key.shape[-1], value.shape[-1]))
+        state = _Weights.of(x.state, form.names)
         outputs = []
-        for m in range(grid.count):
+        for m, chunk in enumerate(form.split(grid.chunks)):
             controls = {name: c[m] for name, c in extra.items()}
-            inner = inner_pairs(
-                function, params, solver.loss, state.base, keys[m], values[m], controls, names, steps[m]
-            )
-            inner = {name: (inputs, steps[m][..., None] * slopes) for name, (inputs, slopes) in inner.items()}
+            inner = inner_pairs(function, solver.loss, chunk, state.base, controls)
+            inner = {
+                name: (inputs, chunk.step[..., None] * slopes) for name, (inputs, slopes) in inner.items()
+            }
             here = table.chunk(m)
-            outputs.append(function.forward(functools.partial(_read, state, inner, here), queries[m], params))
+            read = functools.partial(_read, state, inner, here)
+            outputs.append(function.forward(read, chunk.query, form.params))
             state = state.after(inner, here, grid.full(m, solver.chunk))
         return grid.join(outputs), x.state.replace(
             **state.tensors(solver.momentum), position=x.state.position + x.length
@@ -145,7 +138,7 @@ class _Weights:
     momentum: Mapping[str, Tensor]
 
     @staticmethod
-    def of(state: State, names: Mapping[str, object]) -> _Weights:
+    def of(state: State, names: tuple[str, ...]) -> _Weights:
         still = {name: torch.zeros_like(state[name]) for name in names}
         return _Weights(
             {name: state[name] for name in names},

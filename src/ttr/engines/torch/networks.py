@@ -14,33 +14,24 @@ from torch import Tensor
 
 from ttr.component import Component
 from ttr.diagnostics import listening, record
-from ttr.problem import Function, Problem
+from ttr.forms import Network
+from ttr.problem import Function
 
 Inner = dict[str, tuple[Tensor, Tensor]]
 """Name of a matrix -> inputs [B,C,H,I] and slopes [B,C,H,O] of every token."""
 
 
-def matrices(problem: Problem, key_size: int, value_size: int) -> list[str]:
-    """The names of the function's matrices; "NAME_bias" belongs to "NAME"."""
-    return [name for name in problem.function.memory(key_size, value_size) if not name.endswith("_bias")]
-
-
 def inner_pairs(
     function: Function,
-    params: Mapping[str, Tensor],
     loss: Component,
+    chunk: Network,
     weights: Mapping[str, Tensor],
-    key: Tensor,
-    value: Tensor,
     controls: Mapping[str, Tensor],
-    names: list[str],
-    steps: Tensor,
 ) -> Inner:
-    """Inputs and slopes of every matrix at keys [B,C,H,F] and values [B,C,H,V]: one pass forward, one
-    backward through the network.
+    """Inputs and slopes of every matrix at the pairs of a chunk: one pass forward, one backward through the
+    network.
 
-    Pairs of step 0, in ``steps`` [B,C,H] or [B,C,H,P], are there to fill the chunk and not told of in the
-    diagnostics."""
+    Pairs of step 0 are there to fill the chunk and are not in the diagnostics."""
 
     inputs, outputs = {}, {}
 
@@ -48,20 +39,20 @@ def inner_pairs(
         inputs[name], outputs[name] = x, apply(weights, name, x)
         return outputs[name]
 
-    prediction = function.forward(affine, key, params)
+    prediction = function.forward(affine, chunk.key, chunk.params)
     if listening():
-        _tell(loss(prediction, value, controls), weights, steps)
+        _report(loss(prediction, chunk.value, controls), weights, chunk.step)
     slopes = function.slopes(
         lambda name, x: (x.transpose(1, 2) @ weights[name].mT).transpose(1, 2),
         inputs,
         outputs,
-        loss.slope(prediction, value, controls),
-        params,
+        loss.slope(prediction, chunk.value, controls),
+        chunk.params,
     )
-    return {name: (inputs[name], slopes[name]) for name in names}
+    return {name: (inputs[name], slopes[name]) for name in chunk.matrices}
 
 
-def _tell(losses: Tensor, weights: Mapping[str, Tensor], steps: Tensor) -> None:
+def _report(losses: Tensor, weights: Mapping[str, Tensor], steps: Tensor) -> None:
     """Note the mean loss [B,H] of the pairs of a step, before it is taken, and the norms [B,H] of the
     weights."""
     counted = (steps if steps.ndim == 3 else steps.abs().amax(-1)) != 0

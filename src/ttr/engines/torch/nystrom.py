@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.engines.engine import Engine
+from ttr.forms import Landmarks
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -25,30 +26,24 @@ class Nystrom(Engine):
     name: ClassVar[str] = "nystrom"
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
-        if problem.function.causal:
+        if problem.form is not Landmarks:
             return "It reads the whole sequence at every token, and this memory is causal."
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+        form = problem.lower(x)
+        query, key, value = (tensor.transpose(1, 2) for tensor in form[:3])
         if x.length == 0:
-            return x.q.new_zeros(x.q.shape[0], 0, x.heads, x.v.shape[-1]), x.state
-        function, params = problem.function, x.axis_params("function")
-        query = function.query(x.grouped(x.q), params).transpose(1, 2)
-        key = function.key(x.grouped(x.k), params).transpose(1, 2)
-        parts = [
-            _landmarks(points, count, function.pooled)
-            for points, count in zip((query, key), function.landmark_counts(x.length))
-        ]
+            return form.finish(x, value.transpose(1, 2))
+        parts = [_landmarks(points, count, form.pooled) for points, count in zip((query, key), form.counts)]
         landmarks = torch.cat(parts, dim=2)
         wide = landmarks.to(landmarks.dtype if landmarks.device.type == "mps" else torch.float64)
-        kernel = _kernel(wide, wide) + function.ridge * torch.eye(
+        kernel = _kernel(wide, wide) + form.ridge * torch.eye(
             wide.shape[2], dtype=wide.dtype, device=wide.device
         )
-        inverse = (_newton if function.inverse == "newton" else _balanced)(kernel, function.steps).to(
-            query.dtype
-        )
-        context = _kernel(key, landmarks).mT @ x.grouped(x.v).transpose(1, 2)
-        return (_kernel(query, landmarks) @ (inverse @ context)).transpose(1, 2), x.state
+        inverse = (_newton if form.inverse == "newton" else _balanced)(kernel, form.steps).to(query.dtype)
+        context = _kernel(key, landmarks).mT @ value
+        return form.finish(x, (_kernel(query, landmarks) @ (inverse @ context)).transpose(1, 2))
 
 
 def _landmarks(points: Tensor, count: int, pooled: bool) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ttr.engines.engine import Engine, shape_of
+from ttr.engines.engine import Engine
 from ttr.engines.torch.attention import grouped_product
 from ttr.engines.torch.chunks import split
-from ttr.forms.weighted_pairs import PairWeights, probabilities
+from ttr.forms import TransportedPairs
+from ttr.forms.pair_weights import PairWeights, probabilities
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -77,31 +77,20 @@ class TransportedAttention(Engine):
         return TransportedAttention(block=4)
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
-        if problem.function.local_degree != 0:
-            return (
-                "It fits a constant around every query, and this function is "
-                f"{shape_of(problem.function.local_degree)}."
-            )
-        if not problem.function.transported:
+        if problem.form is not TransportedPairs:
             return "It runs kernels whose keys later tokens turn, and here keys stay as they come."
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        pairs, params, size = (
-            PairWeights.of(problem.weights.window, x),
-            x.axis_params("function"),
-            min(self.block, max(x.length, 1)),
-        )
-        query, key = problem.function.query(x.grouped(x.q), params), problem.function.key(x.k, params)
-        step = x.controls["step_size"][..., None]
-        transport = Transport.of(
-            *(split(tensor, size) for tensor in (query, key, x.controls["transport_key"], step))
-        )
+        form, size = problem.lower(x), min(self.block, max(x.length, 1))
+        pairs = form.weights
+        slots, key = form.key.split([pairs.slots, x.length], dim=1)
+        operands = (form.scaled_query, key, form.transport_key, form.step[..., None])
+        transport = Transport.of(*(split(tensor, size) for tensor in operands))
         chunks = [
             parts.unbind() for parts in (transport.inside, transport.query, transport.key, transport.whole)
         ]
-        slots = problem.function.key(x.state["keys"], params).transpose(1, 2)
-        values = torch.cat([x.state["values"], x.v], dim=1).transpose(1, 2)
+        slots, values = slots.transpose(1, 2), form.value.transpose(1, 2)
         transformed = is_transformed()
         recompute = x.wants_grad and x.length > size and not transformed and not torch.compiler.is_compiling()
         outputs = [values.new_zeros(*slots.shape[:2], 0, values.shape[-1])]
@@ -119,7 +108,9 @@ class TransportedAttention(Engine):
                 if recompute
                 else _block(*arguments)
             )
-        return torch.cat(outputs, dim=2).transpose(1, 2), pairs.final_state(_at_the_end(x, slots, transport))
+        return form.finish(
+            x, torch.cat(outputs, dim=2).transpose(1, 2), *_at_the_end(slots, transport, x.length)
+        )
 
 
 def _block(
@@ -153,13 +144,13 @@ def _block(
     return grouped_product(weights, pairs.seen(values, start, start + size))
 
 
-def _at_the_end(x: Inputs, slots: Tensor, transport: Transport) -> Inputs:
-    """The call with all keys, new ones and those of the state, as they are after its last token.
+def _at_the_end(slots: Tensor, transport: Transport, length: int) -> tuple[Tensor, Tensor]:
+    """The keys of the slots [B,N,H,F] and the new ones [B,T,H,F] as they are after the last token.
 
     The product of all later chunks comes from the last chunk backwards; the zeros that fill that chunk turn
     nothing."""
     later = [torch.eye(slots.shape[-1], dtype=slots.dtype, device=slots.device).expand_as(transport.whole[0])]
     for whole in transport.whole.unbind()[::-1]:
         later.append(later[-1] @ whole)
-    new = (transport.key @ torch.stack(later[-2::-1]).mT).movedim((0, 2), (1, 3)).flatten(1, 2)[:, : x.length]
-    return dataclasses.replace(x, k=new, state=x.state.replace(keys=(slots @ later[-1].mT).transpose(1, 2)))
+    new = (transport.key @ torch.stack(later[-2::-1]).mT).movedim((0, 2), (1, 3)).flatten(1, 2)
+    return (slots @ later[-1].mT).transpose(1, 2), new[:, :length]

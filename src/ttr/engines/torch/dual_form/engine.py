@@ -14,7 +14,6 @@ from ttr.engines.torch.dual_form import derivative
 from ttr.engines.torch.dual_form.chunks import Chunks, Named, Weights, under
 from ttr.engines.torch.grid import Grid
 from ttr.engines.torch.mini_batch import MiniBatch, coefficients
-from ttr.engines.torch.networks import matrices
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -63,39 +62,24 @@ class DualForm(MiniBatch):
         if listening():  # the plain form tells of every step; what it returns is not used
             with torch.no_grad():
                 super().run(problem, x)
-        function, params, chunk, momentum = (
-            problem.function,
-            x.axis_params("function"),
-            problem.solver.chunk,
-            problem.solver.momentum,
-        )
-        batch, heads = x.v.shape[0], x.heads
+        form, function, solver = problem.lower(x), problem.function, problem.solver
+        batch, heads, chunk = x.v.shape[0], x.heads, solver.chunk
 
         def laid(tensor: Tensor) -> Tensor:
             """[B,T,H,...] -> [M,G,C,...]"""
             return tensor.unflatten(1, (-1, chunk)).movedim((1, 3), (0, 2)).flatten(1, 2).contiguous()
 
-        key, value = function.key(x.grouped(x.k), params), x.grouped(x.v)
-        given = {
-            "key": laid(key),
-            "value": laid(value),
-            "query": laid(function.query(x.grouped(x.q), params)),
-        }
-        given |= _coefficients(problem, x, laid)
-        given |= {f"control.{name}": laid(x.controls[name]) for name in problem.solver.loss.controls()}
+        given = {"key": laid(form.key), "value": laid(form.value), "query": laid(form.query)}
+        given |= _coefficients(problem, x, laid(form.step), laid)
+        given |= {f"control.{name}": laid(x.controls[name]) for name in solver.loss.controls()}
         given |= {
-            f"param.{name}": params[name][:, None].repeat(batch, *(1,) * params[name].ndim)
-            for name in function.inner
+            f"param.{name}": form.params[name][:, None].repeat(batch, *(1,) * form.params[name].ndim)
+            for name in function.inner()
         }
-        names = function.memory(key.shape[-1], value.shape[-1])
+        names, momentum = form.names, solver.momentum
         given |= {f"weight.{name}": x.state[name].flatten(0, 1) for name in names}
         given |= {f"momentum.{name}": x.state[f"momentum.{name}"].flatten(0, 1) for name in names if momentum}
-        plan = Chunks(
-            function,
-            problem.solver.loss,
-            tuple(matrices(problem, key.shape[-1], value.shape[-1])),
-            self.block,
-        )
+        plan = Chunks(function, solver.loss, form.matrices, self.block)
         y, *ends = _Whole.apply(plan, tuple(given), *given.values())
         ends = [end.unflatten(0, (batch, heads)) for end in ends]
         tensors = dict(zip(names, ends)) | {
@@ -107,17 +91,12 @@ class DualForm(MiniBatch):
         return y, x.state.replace(**tensors, position=x.state.position + x.length)
 
 
-def _coefficients(problem: Problem, x: Inputs, laid: Callable[[Tensor], Tensor]) -> Named:
+def _coefficients(problem: Problem, x: Inputs, step: Tensor, laid: Callable[[Tensor], Tensor]) -> Named:
     """Those of the mini-batch form with steps and read steps in them, [M,G,...]."""
     grid = Grid(torch.zeros_like(x.state.position), x.length, problem.solver.chunk)
     table = coefficients(problem, x, grid)
     count = x.length // problem.solver.chunk
-    step = (
-        x.controls["step_size"]
-        if x.log_importance is None
-        else x.controls["step_size"] * x.log_importance.exp()
-    )
-    step, read = laid(step), laid(x.controls["read_step"])[..., None] if problem.solver.read_step else None
+    read = laid(x.controls["read_step"])[..., None] if problem.solver.read_step else None
 
     def ours(tensor: Tensor, heads_last: bool = False) -> Tensor:
         tensor = tensor[:count]

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from ttr.engines.torch.ridge.solve import Report, solve
 from ttr.engines.torch.ridge.system import System
-from ttr.forms.weighted_pairs import CumulativeDecay
+from ttr.forms.pair_weights import CumulativeDecay
 
 
 def cut(x: Float[Tensor, "B L H *rest"], size: int) -> Float[Tensor, "N R C *rest"]:

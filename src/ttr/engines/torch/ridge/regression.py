@@ -13,6 +13,7 @@ from torch import Tensor
 from ttr.diagnostics import record
 from ttr.engines.torch.ridge.block import Block, cut, join
 from ttr.engines.torch.ridge.solve import Report
+from ttr.forms import SecondMoments
 from ttr.torch_internals import in_batches
 
 BLOCK = 2**17
@@ -21,7 +22,7 @@ cache."""
 
 
 class Regression(NamedTuple):
-    """The tensors of a call; ``gram`` and ``memory`` are the moments H and U before it."""
+    """The tensors of ``SecondMoments``, 0 where they are absent there."""
 
     query: Float[Tensor, "B T H F"]
     key: Float[Tensor, "B T H F"]
@@ -31,6 +32,21 @@ class Regression(NamedTuple):
     ridge: Float[Tensor, "H F"]
     gram: Float[Tensor, "B H F F"]
     memory: Float[Tensor, "B H F V"]
+
+    @staticmethod
+    def of(form: SecondMoments) -> Regression:
+        """The tensors of a call."""
+        none = torch.zeros_like(form.key[..., 0])
+        return Regression(
+            form.query,
+            form.key,
+            form.value,
+            none if form.log_decay is None else form.log_decay,
+            none if form.log_importance is None else form.log_importance,
+            form.query.new_zeros(form.query.shape[2:]) if form.ridge is None else form.ridge,
+            form.gram,
+            form.memory,
+        )
 
 
 Differentiable = Callable[[Regression], tuple[Tensor, Tensor, Tensor]]

@@ -15,22 +15,19 @@ from ttr.state import State
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     form = problem.lower(x)
     log_decay = None if form.log_decay is None else form.log_decay[:, 0]
-    key, value = form.key[:, 0], form.value[:, 0]
-    weighted = key if form.step is None else key * form.step[:, 0, :, None]
-    gram = decay(x.state["gram"], log_decay) + weighted[..., None] * key[:, :, None]
-    moment = decay(x.state["memory"], log_decay) + weighted[..., None] * value[:, :, None]
-    state = x.state.replace(memory=moment, gram=gram, position=x.state.position + 1)
+    query, key, value = form.query[:, 0], form.key[:, 0], form.value[:, 0]
+    weighted = key if form.log_importance is None else key * form.log_importance[:, 0, :, None].exp()
+    gram = decay(form.gram, log_decay) + weighted[..., None] * key[:, :, None]
+    moment = decay(form.memory, log_decay) + weighted[..., None] * value[:, :, None]
     if problem.solver.exact:
-        return ridge_read(gram, moment, x.controls["ridge"], form.scaled_query[:, 0])[:, None], state
+        return form.finish(x, ridge_read(gram, moment, form.ridge, query)[:, None], gram, moment)
 
-    matrix = gram if "ridge" not in x.controls else gram + torch.diag_embed(x.controls["ridge"])
-    mix = x.controls["mix"][:, 0] if "mix" in x.controls else None
-    query = form.scaled_query[:, 0]
+    matrix = gram if form.ridge is None else gram + torch.diag_embed(form.ridge)
     solution = problem.solver.iterate(
         lambda y: (y[..., None, :] @ matrix)[..., 0, :], squared_norm(gram), query
     )
-    solution = mixed(solution, query, mix)
-    return (solution[..., None, :] @ moment).transpose(1, 2), state
+    solution = mixed(solution, query, None if form.mix is None else form.mix[:, 0])
+    return form.finish(x, (solution[..., None, :] @ moment).transpose(1, 2), gram, moment)
 
 
 def mixed(solution: Tensor, right: Tensor, mix: Tensor | None) -> Tensor:

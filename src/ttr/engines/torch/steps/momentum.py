@@ -12,12 +12,13 @@ from ttr.state import State
 
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     form = problem.lower(x)
-    memory = form.memory
-    kept = decay(memory, None if form.log_decay is None else form.log_decay[:, 0])
-    source = memory if form.old else kept
-    descent = form.step[:, 0, :, None] * ((form.read[:, 0, :, None] @ source)[..., 0, :] - form.value[:, 0])
-    share, step = (x.controls[name][:, 0, :, None, None] for name in ("momentum", "momentum_step"))
-    momentum = share * x.state["momentum"] + form.key[:, 0, :, :, None] * descent[:, :, None]
-    memory = kept - step * momentum
-    y = (form.scaled_query[:, 0, :, None] @ memory).transpose(1, 2)
-    return form.finish(x, y, memory, momentum=momentum)
+    linear = form.recurrence
+    kept = decay(linear.memory, None if linear.log_decay is None else linear.log_decay[:, 0])
+    source = linear.memory if linear.old else kept
+    error = (linear.read[:, 0, :, None] @ source)[..., 0, :] - linear.value[:, 0]
+    descent = linear.step[:, 0, :, None] * error
+    share, rate = (tensor[:, 0, :, None, None] for tensor in (form.share, form.rate))
+    momentum = share * form.momentum + linear.key[:, 0, :, :, None] * descent[:, :, None]
+    memory = kept - rate * momentum
+    y = (linear.scaled_query[:, 0, :, None] @ memory).transpose(1, 2)
+    return form.finish(x, y, memory, momentum)

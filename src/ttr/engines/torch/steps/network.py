@@ -12,40 +12,26 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ttr.engines.torch.networks import descent, inner_pairs, matrices, predict, spread
+from ttr.engines.torch.networks import descent, inner_pairs, predict, spread
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
 
 
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-    solver, function, params = problem.solver, problem.function, x.axis_params("function")
-    query, key = function.query(x.grouped(x.q), params), function.key(x.grouped(x.k), params)
-    value, step = x.grouped(x.v), x.controls["step_size"]
-    step = step if x.log_importance is None else step * x.log_importance.exp()
-    names = matrices(problem, key.shape[-1], value.shape[-1])
-    base = {name: x.state[name] for name in function.memory(key.shape[-1], value.shape[-1])}
-
-    recent = {"recent_keys": key, "recent_values": value, "recent_steps": step}
+    form, solver = problem.lower(x), problem.solver
+    names, base, tensors = form.matrices, form.weights(x.state), {}
+    pairs = form
     if solver.window > 1:
+        recent = {"recent_keys": form.key, "recent_values": form.value, "recent_steps": form.step}
         recent = {
             name: torch.cat([x.state[name].transpose(1, 2), new], dim=1) for name, new in recent.items()
         }
-    keys, values, steps = recent.values()
-    inner = inner_pairs(
-        function,
-        params,
-        solver.loss,
-        _mapped(solver.mirror, base, names),
-        keys,
-        values,
-        x.controls,
-        names,
-        steps,
-    )
-    moves = descent(inner, dict.fromkeys(names, steps), base)
+        tensors = {name: new[:, 1:].transpose(1, 2) for name, new in recent.items()}
+        pairs = form._replace(**dict(zip(("key", "value", "step"), recent.values())))
+    inner = inner_pairs(problem.function, solver.loss, pairs, _mapped(solver.mirror, base, names), x.controls)
+    moves = descent(inner, dict.fromkeys(names, pairs.step), base)
 
-    tensors = {name: new[:, 1:].transpose(1, 2) for name, new in recent.items()} if solver.window > 1 else {}
     if solver.momentum:
         moves = {
             name: move + spread(x.controls["momentum"][:, 0], move) * x.state[f"momentum.{name}"]
@@ -66,10 +52,10 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         tensors[name] = torch.where(full, now[name], start)
         if solver.chunk > 1:
             tensors[f"change.{name}"] = change.masked_fill(full, 0.0)
-    y = predict(function, _mapped(solver.mirror, now, names), query, params)
+    y = predict(problem.function, _mapped(solver.mirror, now, names), form.query, form.params)
     return y, x.state.replace(**tensors, position=x.state.position + 1)
 
 
-def _mapped(change: object, tensors: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+def _mapped(change: object, tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
     """The matrices after ``change``, if there is one."""
     return {name: change(x) if change is not None and name in names else x for name, x in tensors.items()}

@@ -13,11 +13,12 @@ from ttr.state import State
 
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     form = problem.lower(x)
-    kept = decay(form.memory, None if form.log_decay is None else form.log_decay[:, 0])
+    linear = form.recurrence
+    kept = decay(linear.memory, None if linear.log_decay is None else linear.log_decay[:, 0])
     # N^T, a delta rule with keys and values exchanged
-    turned = decay(kept.mT, x.controls["value_log_decay"][:, 0].clamp(min=RESET))
-    value = form.value[:, 0]
-    missing = form.key[:, 0] - (value[..., None, :] @ turned)[..., 0, :]
-    turned = turned + value[..., None] * (form.step[:, 0, :, None] * missing)[:, :, None]
-    y = (turned @ form.scaled_query[:, 0, :, :, None])[..., 0][:, None]
+    turned = decay(kept.mT, form.value_log_decay[:, 0].clamp(min=RESET))
+    value = linear.value[:, 0]
+    missing = linear.key[:, 0] - (value[..., None, :] @ turned)[..., 0, :]
+    turned = turned + value[..., None] * (linear.step[:, 0, :, None] * missing)[:, :, None]
+    y = (turned @ linear.scaled_query[:, 0, :, :, None])[..., 0][:, None]
     return form.finish(x, y, turned.mT)

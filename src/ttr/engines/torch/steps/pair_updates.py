@@ -8,22 +8,23 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from ttr.forms.weighted_pairs import probabilities
+from ttr.forms import CorrectedPairs, TransportedPairs
+from ttr.forms.pair_weights import probabilities
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.slots import pair_index
 
 
-def rewritten(problem: Problem, x: Inputs) -> Inputs:
+def updated(problem: Problem, x: Inputs) -> Inputs:
     """The one token of ``x`` and the state it meets, ready to be kept as they are."""
-    if problem.function.transported:
-        x = _turned(x)
-    if problem.solver.corrects:
-        x = _corrected(problem, x)
+    if problem.form is TransportedPairs:
+        return _transported(x)
+    if problem.form is CorrectedPairs:
+        return _corrected(problem, x)
     return x
 
 
-def _turned(x: Inputs) -> Inputs:
+def _transported(x: Inputs) -> Inputs:
     """k <- k - beta w (w.k) for every key of the state."""
     turn, step, keys = x.controls["transport_key"], x.controls["step_size"], x.state["keys"]
     along = step[..., None] * (keys * turn).sum(-1, keepdim=True)

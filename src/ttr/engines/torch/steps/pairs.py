@@ -7,8 +7,9 @@ from torch import Tensor
 
 from ttr.engines.torch.centred_fit import monomials, tilted
 from ttr.engines.torch.direct_solve import refuse_without_digits, solve_spd, wide_dtype, with_digits
-from ttr.engines.torch.steps import pair_updates as rewriting
+from ttr.engines.torch.steps import pair_updates
 from ttr.engines.torch.steps.moments import ridge_read
+from ttr.forms import KernelPairs
 from ttr.inputs import Inputs, needs_composite
 from ttr.problem import Problem
 from ttr.slots import append_pairs
@@ -20,7 +21,7 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
 
 
 def _advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-    x = rewriting.rewritten(problem, x)
+    x = pair_updates.updated(problem, x)
     state = append_pairs(
         x.state,
         problem.weights.window,
@@ -33,7 +34,7 @@ def _advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     raw_query = x.grouped(x.q)[:, 0]
     raw_keys, values = (x.grouped(state[name]).transpose(1, 2) for name in ("keys", "values"))
     log_weight = state["log_weight"].transpose(1, 2)
-    if problem.function.dual:
+    if problem.form is KernelPairs:
         return _read_dual(problem, x, raw_query, raw_keys, values, log_weight)[:, None], state
     query = problem.function.query(raw_query, params)
     keys = problem.function.key(raw_keys.transpose(1, 2), params).transpose(1, 2)
@@ -91,7 +92,7 @@ def _read_locally(
     if problem.function.local_degree:
         features = (
             keys
-            if problem.solver.amortized
+            if "slope" in x.controls
             else monomials(keys - query[..., None, :], problem.function.local_degree)
         )
         ridge, slope = (x.controls[name].to(p) if name in x.controls else None for name in ("ridge", "slope"))

@@ -13,12 +13,13 @@ from ttr.state import State
 
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     form, token = problem.lower(x), x.state.position
+    linear = form.recurrence
     # nothing older is on level 0
-    past = regrouped(x.state["memory"], level(token, token - 1, problem.weights.levels))[:, :, 1:]
-    if form.log_decay is not None:
-        past = past * form.log_decay[:, 0, :, None, None, None].exp()
-    own = form.key[:, 0, :, :, None] * form.value[:, 0, :, None]
+    past = regrouped(form.memory, level(token, token - 1, form.levels))[:, :, 1:]
+    if linear.log_decay is not None:
+        past = past * linear.log_decay[:, 0, :, None, None, None].exp()
+    own = linear.key[:, 0, :, :, None] * linear.value[:, 0, :, None]
     memory = torch.cat([own[:, :, None], past], dim=2)
-    rows = x.controls["level_weight"][:, 0, :, :, None] * form.scaled_query[:, 0, :, None]
+    rows = form.level_weight[:, 0, :, :, None] * linear.scaled_query[:, 0, :, None]
     y = rows.flatten(2)[:, :, None] @ memory.flatten(2, 3)
-    return y.transpose(1, 2), x.state.replace(memory=memory, position=token + 1)
+    return form.finish(x, y.transpose(1, 2), memory)
