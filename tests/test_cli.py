@@ -41,7 +41,7 @@ def laws(monkeypatch):
 
 
 ROUTE = (
-    *("dispatch", "prepare", "function", "solver", "weights"),
+    *("dispatch", "prepare", "problem", "function", "solver", "weights"),
     *("form", "engine", "finish", "a single token"),
 )
 """The steps of a call in order; networks have no form yet."""

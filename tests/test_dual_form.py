@@ -222,7 +222,7 @@ def test_nothing_is_computed_for_nobody(monkeypatch):
     def fail(*_):
         raise AssertionError
 
-    monkeypatch.setattr("ttr.engines.torch.networks._tell", fail)
+    monkeypatch.setattr("ttr.engines.torch.networks._report", fail)
     ttr.regress(TTT, **make_case(TTT, SIZES).arguments())
 
 
