@@ -41,8 +41,8 @@ class OutputGate(Output):
 
 @dataclass(frozen=True)
 class LowRankOutputGate(Output):
-    """y * W2 sigmoid(W1 x_gate) per head and value channel (RWKV-7, arXiv 2503.14456); W1 leads to ``rank``
-    channels, the value size if None."""
+    """y * W2 sigmoid(W1 x_gate) per head and value channel (RWKV-7, arXiv 2503.14456); W1 maps to ``rank``
+    channels, by default the value size."""
 
     rank: int | None = None
 

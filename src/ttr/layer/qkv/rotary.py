@@ -20,11 +20,11 @@ from ttr.operators import wide
 
 @dataclass(frozen=True)
 class Rotary(QKVTransform):
-    """Channels c and c + K/2 are turned by position * base^(-2c/K), so that q.k depends on the distance
+    """Channels c and c + K/2 are rotated by position * base^(-2c/K), so that q.k depends on the distance
     (arXiv 2104.09864).
 
-    With an odd number of channels the last one stays as it is. With ``period`` the position counts from 0
-    again after so many tokens (TTT, arXiv 2407.04620, in every chunk).
+    With an odd number of channels the last one is unchanged. With ``period`` the position starts again from 0
+    after that many tokens (TTT, arXiv 2407.04620, in every chunk).
     """
 
     base: float = 10000.0
@@ -36,7 +36,7 @@ class Rotary(QKVTransform):
         return {name: self._turn(streams[name], position) for name in self.streams}
 
     def _turn(self, x: Tensor, position: Tensor) -> Tensor:
-        """[B,T,...,K], turned by the positions [B,T]."""
+        """[B,T,...,K], rotated by the positions [B,T]."""
         half = x.shape[-1] // 2
         y = wide(x)
         rates = torch.exp(
@@ -57,8 +57,8 @@ class SelectiveAngle(QKVTransform):
     """The stream ``angle``, theta_t = sum_{j<=t} dt_j pi tanh(W x_j), for the rotations of every head
     (Mamba-3, arXiv 2603.15569).
 
-    W is shared by the heads and leads to half as many angles as channels are turned, which is the share
-    ``fraction`` of them all.
+    W is shared by the heads. It maps to one angle for every two rotated channels, which are the share
+    ``fraction`` of all channels.
     """
 
     fraction: float = 0.5
@@ -83,8 +83,8 @@ class SelectiveAngle(QKVTransform):
 
 @dataclass(frozen=True)
 class AngleRotary(QKVTransform):
-    """Channels c and c + n of q and k are turned by the n angles of the stream ``angle``, and the others stay
-    (Mamba-3, arXiv 2603.15569)."""
+    """Channels c and c + n of q and k are rotated by the n angles of the stream ``angle``; the others are
+    unchanged (Mamba-3, arXiv 2603.15569)."""
 
     reads: ClassVar[tuple[str, ...]] = ("angle",)
 
@@ -97,7 +97,7 @@ class AngleRotary(QKVTransform):
 
 
 def _turn(x: Tensor, angle: Tensor) -> Tensor:
-    """[B,T,...,h,K] turned by [B,T,H,n], each head by its own angles."""
+    """[B,T,...,h,K] rotated by [B,T,H,n], each head by its own angles."""
     turns = angle.shape[-1]
     angle = angle.reshape(*angle.shape[:2], *(1,) * (x.ndim - 4), *angle.shape[2:])
     x, cos, sin = repeat_heads(x, angle.shape[-2]), angle.cos(), angle.sin()
