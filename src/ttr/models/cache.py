@@ -41,7 +41,7 @@ class MemoryLayer:
         )
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Drop all states."""
         self.state = self.next = None
         self.owned = self.written = False
 
@@ -150,7 +150,7 @@ class TTRCache(Cache):
         return self.columns + query_length, 0
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Drop all states."""
         super().reset()
         self.columns = 0
         self.memories = None
