@@ -1,4 +1,4 @@
-"""Memories that correct themselves: the delta rule and its gated, implicit and several-pair forms."""
+"""Delta-rule memories: the delta rule and its gated, implicit and several-pair forms."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ ENTRIES: dict[str, Architecture] = {
         year=2025,
         original="fla.layers.Comba",
         verified="memory: the chunk form of fla/ops/comba/naive.py",
-        note="The read key keeps its learned length; the kernel of fla's layer brings it back to 1.",
+        note="The read key keeps its learned norm; the kernel of fla's layer normalises it.",
     ),
     "deltaproduct": Architecture(
         Problem(Uniform(), Linear(), DeltaRule(pairs_per_token=2)),
@@ -124,8 +124,7 @@ ENTRIES: dict[str, Architecture] = {
         original="fla.layers.GatedDeltaNet2",
         verified="memory: fla/ops/gdn2/naive.py, recurrent and chunk",
         note=(
-            "With grouped values every head has erase gates of its own; the original shares those of a key "
-            "head."
+            "With grouped values every head has its own erase gates; the original shares those of a key head."
         ),
     ),
     "rwkv7": Architecture(

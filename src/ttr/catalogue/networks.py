@@ -1,5 +1,5 @@
-"""Memories that are networks, trained in mini-batches while they read: TTT, Titans, LaCT, ATLAS and the MIRAS
-models."""
+"""Memories that are networks, trained on mini-batches of tokens in the forward pass: TTT, Titans, LaCT, ATLAS
+and the MIRAS models."""
 
 from __future__ import annotations
 
