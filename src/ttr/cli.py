@@ -210,9 +210,7 @@ def verify_command(
         list[str] | None, typer.Argument(help=("Catalogue names, or Python files that define `memory`."))
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every catalogue entry.")] = False,
-    device: Annotated[
-        str, typer.Option(help="Device of the engines; the definition runs on the CPU.")
-    ] = "cpu",
+    device: Annotated[str, typer.Option(help="Device that the engines run on.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
     laws: Annotated[
         list[str] | None, typer.Option("--law", help="Only this law, by number or name; may be repeated.")

@@ -1,10 +1,10 @@
-"""What a slope of a rank is worth, and what it costs: softmax attention, lines of rank r, and the full line
-on streams to regress on.
+"""Accuracy and cost of a slope of limited rank: softmax attention, local linear regression of rank r, and
+full local linear regression on synthetic streams.
 
 ``python -m ttr.experiments.slope_rank docs/slope-rank`` writes the numbers, the table and the figure. A layer
 reads at the next key and is scored on the next value; the scale of its kernel and its ridge are chosen on
-other streams than those it is scored on. Rank r has once a random projection and once one that was trained on
-further streams, by the derivative of the layer.
+other streams than those it is scored on. Rank r is measured with a random projection and with one trained on
+further streams through the layer's derivative.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from ttr.weights.uniform import Uniform
 SCALES, RIDGES = (4.0, 8.0, 16.0, 32.0, 64.0), (1e-3, 1e-2, 1e-1)
 RANKS = (2, 4, 8, 16)
 TUNE, TRAIN, SCORE = 1000, 2000, 3000
-"""Seeds of the streams that choose the numbers, of the first that train a projection, and of the first that
-score."""
+"""Seeds of the streams for the choice of scale and ridge, of the first stream that trains a projection, and
+of the first that scores."""
 
 NOTE = """Softmax attention (rank 0), lines with a slope along some directions of the keys, and the full
 line, none of them with anything else to train: a layer reads at the next key and is scored on the next
@@ -67,7 +67,7 @@ def streams(length: int) -> dict[str, tuple[int, Stream]]:
 
 
 def problem(rank: int, size: int, scale: float) -> Problem:
-    """Rank 0 is softmax attention, rank ``size`` the full line."""
+    """Rank 0 is softmax attention, rank ``size`` full local linear regression."""
     function = (
         LocalConstant(scale=scale)
         if rank == 0
@@ -79,7 +79,7 @@ def problem(rank: int, size: int, scale: float) -> Problem:
 def read(
     rank: int, scale: float, ridge: float, keys: Tensor, values: Tensor, projection: Tensor | None
 ) -> Tensor:
-    """What the layer says at every next key, [B,T-1,D]."""
+    """The read-outs of the layer at every next key, [B,T-1,D]."""
     params = {} if projection is None else {"function.projection": projection}
     controls = {"ridge": ridge} if rank else {}
     q, k, v = (x[:, :, None] for x in (keys[:, 1:], keys[:, :-1], values[:, :-1]))
@@ -97,8 +97,8 @@ def score(
 
 
 def learned(rank: int, scale: float, ridge: float, stream: Stream, start: Tensor, steps: int) -> Tensor:
-    """A projection trained by Adam, every step on a new stream; the ridge keeps its length, so its rows are
-    made orthonormal at the end."""
+    """A projection trained by Adam, every step on a new stream. Its norm acts only through the ridge, so its
+    rows are orthonormalised at the end."""
     projection = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([projection], lr=0.02)
     for step in range(steps):
@@ -109,7 +109,7 @@ def learned(rank: int, scale: float, ridge: float, stream: Stream, start: Tensor
 
 
 def seconds(call: Callable[[], object], rounds: int = 5) -> float:
-    """Median time of one core."""
+    """Median time on one core."""
     call()
     times = []
     for _ in range(rounds):
@@ -120,7 +120,7 @@ def seconds(call: Callable[[], object], rounds: int = 5) -> float:
 
 
 def tuned(rank: int, stream: Stream, projection: Tensor | None) -> tuple[float, float]:
-    """The scale and the ridge that are best on a stream of their own."""
+    """The scale and the ridge that are best on a separate stream."""
     with torch.no_grad():
         return min(
             itertools.product(SCALES, RIDGES if rank else (0.0,)),
@@ -129,8 +129,8 @@ def tuned(rank: int, stream: Stream, projection: Tensor | None) -> tuple[float, 
 
 
 def projections(rank: int, size: int, stream: Stream, steps: int) -> dict[str, Tensor | None]:
-    """The ways to come to a projection, which is trained with the numbers of the full line: with those of
-    softmax attention, whose kernel is narrow, no slope counts."""
+    """The kinds of projection. A trained one is trained with scale and ridge of full local linear regression:
+    with those of softmax attention, whose kernel is narrow, the slope has no effect."""
     if rank in (0, size):
         return {"none": None}
     generator = torch.Generator().manual_seed(0)
@@ -141,7 +141,7 @@ def projections(rank: int, size: int, stream: Stream, steps: int) -> dict[str, T
 
 
 def measure(length: int = 1024, steps: int = 100, scored: int = 3) -> list[dict[str, object]]:
-    """One row per stream, rank and way to come to a projection."""
+    """One row per stream, rank and kind of projection."""
     rows = []
     for name, (size, stream) in streams(length).items():
         attention = None
