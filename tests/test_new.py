@@ -27,7 +27,7 @@ def pytest_in(folder, *arguments, path=PACKAGE.parent):
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("picked", ["worked_by_hand", pytest.param("laws_pass", marks=pytest.mark.full)])
+@pytest.mark.parametrize("picked", ["hand_worked", pytest.param("laws_pass", marks=pytest.mark.full)])
 def test_skeletons_in_a_folder_of_ones_own_run(picked, tmp_path):
     for kind, name in NAMES.items():
         new(kind, name, tmp_path)
