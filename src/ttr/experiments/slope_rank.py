@@ -37,19 +37,20 @@ TUNE, TRAIN, SCORE = 1000, 2000, 3000
 """Seeds of the streams for the choice of scale and ridge, of the first stream that trains a projection, and
 of the first that scores."""
 
-NOTE = """Softmax attention (rank 0), lines with a slope along some directions of the keys, and the full
-line, none of them with anything else to train: a layer reads at the next key and is scored on the next
-value, over 1024 tokens of five streams, four at a time and three times. The scale of its kernel and its
-ridge are chosen on other streams. A rank below the number of channels has a random projection, and one that
-100 steps of Adam on further streams have trained through the layer's derivative. Times are of the forward
-pass of these small layers, on one core of a busy machine.
+NOTE = """Softmax attention (rank 0), local linear regression with a slope along some directions of the
+keys, and full local linear regression, without any other trained parameters: a layer reads at the next key
+and is scored on the next value. There are five kinds of streams of 1024 tokens; scores are over three batches
+of four streams. The scale of the kernel and the ridge are chosen on other streams. A rank below the number of
+channels is measured with a random projection, and with one trained on further streams by 100 steps of Adam
+through the layer's derivative. Times are of the forward pass of these small layers, on one core of a busy
+machine.
 
-Where all directions of the keys count alike, as in the first two streams, a slope of low rank is no
-bargain: nothing is gained before the rank is nearly that of the keys. Where only 4 of 32 channels count, a
-learned slope of rank 4 has less than half the error of the full line, which has more to fit from the same
-pairs, at a ninth of its time; in the smooth map of 16 channels rank 8 is better than the full line too. A
-random projection gains little anywhere. The streams are those of `ttr.tasks.regression`; `python -m
-ttr.experiments.slope_rank docs/slope-rank` writes this page."""
+If all directions of the keys matter equally, as in the first two kinds of streams, a slope of low rank does
+not pay: there is no gain until the rank is nearly that of the keys. If only 4 of 32 channels matter, a
+learned slope of rank 4 has less than half the error of the full fit, which has more parameters to fit from
+the same pairs, at a ninth of its time; on the smooth map of 16 channels rank 8 is also better than the full
+fit. A random projection gains little in all cases. The streams are those of `ttr.tasks.regression`; `python
+-m ttr.experiments.slope_rank docs/slope-rank` writes this page."""
 
 Stream = Callable[[int], tuple[Tensor, Tensor]]
 
@@ -226,7 +227,7 @@ def main(folder: Path) -> None:
     rows = measure()
     (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
     (folder / "README.md").write_text(
-        f"# What the rank of a slope is worth\n\n![Error against time](figure.png)\n\n{NOTE}\n\n{table(rows)}"
+        f"# Accuracy and cost of the rank of a slope\n\n![Error against time](figure.png)\n\n{NOTE}\n\n{table(rows)}"
     )
     draw(rows, folder / "figure.png")
 
