@@ -101,13 +101,13 @@ def tables() -> tuple[Table, ...]:
     """The combinations as tables, sorted by the number of combinations that run."""
     marks = {(c.weights, c.function, c.solver): c for c in combinations()}
     weights, functions, solvers = (tuple(dict.fromkeys(axis)) for axis in zip(*marks))
-    alike: dict[object, list[Function]] = {}
+    groups: dict[object, list[Function]] = {}
     for f in functions:
-        alike.setdefault(tuple(marks[w, f, s].refusal is None for w in weights for s in solvers), []).append(
+        groups.setdefault(tuple(marks[w, f, s].refusal is None for w in weights for s in solvers), []).append(
             f
         )
-    patterns = sorted((pattern for pattern in alike if any(pattern)), key=sum, reverse=True)
-    return tuple(_table(marks, weights, alike[pattern], solvers) for pattern in patterns)
+    patterns = sorted((pattern for pattern in groups if any(pattern)), key=sum, reverse=True)
+    return tuple(_table(marks, weights, groups[pattern], solvers) for pattern in patterns)
 
 
 def refusals() -> list[tuple[str, int]]:
@@ -152,7 +152,7 @@ def lines(width: int = 80) -> Iterator[str]:
         for place, names in table.names:
             yield from _wrapped(f"{place}: {', '.join(names)}", width, "    ", "      ")
     yield from ("", "Names of combinations of other instances")
-    for name in beside():
+    for name in other_names():
         yield from _wrapped(f"{composition(catalogue[name].problem)}: {name}", width, "    ", "      ")
     yield from ("", "Why the others are refused")
     for reason, count in refusals():
@@ -161,7 +161,7 @@ def lines(width: int = 80) -> Iterator[str]:
     yield from _wrapped(summary(), width, "", "")
 
 
-def beside() -> list[str]:
+def other_names() -> list[str]:
     """The names of layers that are not combinations of examples."""
     return sorted(set(catalogue) - {name for c in combinations() for name in c.names})
 

@@ -49,7 +49,7 @@ def layers() -> str:
     ]
     for family, names in ttr.catalogue.FAMILIES.items():
         rows = [
-            f"| [`{name}`](#{name}) | {_choices(name)} | {_kept(name)} | {_compared(name)} |"
+            f"| [`{name}`](#{name}) | {_choices(name)} | {_state(name)} | {_compared(name)} |"
             for name in names
         ]
         head = (
@@ -88,7 +88,7 @@ def combined() -> str:
     parts.append("## Names of combinations of other instances\n")
     parts += [
         f"- {combinations.composition(ttr.catalogue[name].problem)}: [`{name}`](layers.md#{name})"
-        for name in combinations.beside()
+        for name in combinations.other_names()
     ]
     parts.append("\n## Why the others are refused\n\n| times | reason |\n|---|---|")
     parts += [f"| {count} | {reason} |" for reason, count in combinations.refusals()]
@@ -149,13 +149,13 @@ def _walks(name: str) -> str:
     passed = [step for step in route(entry.problem, engine) if "single token" not in step[0]]
     into = ("mixer: calls `regress`", file_of(ttr.nn.Mixer))
     projected = ("project: q = W x, heads apart", file_of(ttr.nn.Mixer.__mro__[1]))
-    behind = [(f"output: {type(part).__name__}", file_of(type(part))) for part in entry.output]
+    outputs = [(f"output: {type(part).__name__}", file_of(type(part))) for part in entry.output]
     query = [
         projected,
         *_transforms(entry),
         into,
         *passed,
-        *behind,
+        *outputs,
         ("mixer: the output projection", file_of(ttr.nn.Mixer)),
     ]
     gate = entry.gates[0]
@@ -208,7 +208,7 @@ def _choices(name: str) -> str:
     return " | ".join(f"`{brief(part)}`" for part in (problem.weights, problem.function, problem.solver))
 
 
-def _kept(name: str) -> str:
+def _state(name: str) -> str:
     return state_words(ttr.catalogue[name].problem).partition(";")[0]
 
 

@@ -161,7 +161,7 @@ def state_words(problem: Problem) -> str:
         return "nothing: every token reads the whole sequence"
     words = ", ".join(
         f"{name} [{','.join(_letter(problem, size) for size in shape)}]"
-        for name, shape in _kept(problem, LETTERS).items()
+        for name, shape in _state_shapes(problem, LETTERS).items()
     )
     if problem.memory != "pairs":
         return f"{words} per head"
@@ -236,7 +236,7 @@ def _written_out(problem: Problem, formula: str) -> str:
     return formula.replace("(S_{t-1})^T", "S_{t-1}^T")
 
 
-def _kept(problem: Problem, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+def _state_shapes(problem: Problem, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     if problem.memory == "pairs":
         return {
             "keys": (sizes["N"], sizes["K"]),
@@ -248,7 +248,7 @@ def _kept(problem: Problem, sizes: Mapping[str, int]) -> dict[str, tuple[int, ..
 
 def _work(problem: Problem, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
     """The terms of the work per token and head: every number of the state once, and the solves."""
-    held = list(_kept(problem, sizes).values())
+    held = list(_state_shapes(problem, sizes).values())
     work = [shape for shape in held if len(shape) == max(map(len, held))]
     if problem.function.dual:
         return [*work, (sizes["N"],) * 3]

@@ -145,8 +145,8 @@ ENTRIES: dict[str, Architecture] = {
             "published equations"
         ),
         note=(
-            "Without the value residual, which mixes in the values of the first layer and so lies outside "
-            "a layer. Low ranks are the head's sizes."
+            "Without the value residual, which mixes in the values of the first layer and so is not part "
+            "of a layer. The low ranks are the sizes of a head."
         ),
     ),
     "precond-gated-deltanet": Architecture(
@@ -199,8 +199,8 @@ ENTRIES: dict[str, Architecture] = {
             "and values"
         ),
         note=(
-            "Regresses keys on values and reads with the adjoint, so outside the framework. An operator "
-            "alone; the layer around it is KDA's."
+            "Regresses keys on values and reads with the adjoint, so it is outside the framework. "
+            "Published as an operator only; the layer around it is that of KDA."
         ),
     ),
     "momentum-deltanet": Architecture(

@@ -120,7 +120,7 @@ def claim(settings: CompareSettings, text: Text, found: Sequence[Memory]) -> dic
         raise UserError(
             f"{settings.out} holds a comparison with other arguments ({', '.join(differ)} "
             "changed). "
-            "Give the same arguments to go on with it, or another folder with --out."
+            "Give the same arguments to continue it, or another folder with --out."
         )
     return before
 

@@ -111,10 +111,10 @@ def _state(axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str])
 def _apart(sizes: Sequence[int]) -> list[int]:
     """The sizes in rising order, without those whose label on a logarithmic axis would overlap the one
     before."""
-    room = 0.28 * math.log2(max(sizes) / min(sizes))
+    least_distance = 0.28 * math.log2(max(sizes) / min(sizes))
     ticks: list[int] = []
     for size in sorted(set(sizes)):
-        if not ticks or math.log2(size / ticks[-1]) >= room:
+        if not ticks or math.log2(size / ticks[-1]) >= least_distance:
             ticks.append(size)
     return ticks
 

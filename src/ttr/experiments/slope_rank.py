@@ -147,7 +147,7 @@ def measure(length: int = 1024, steps: int = 100, scored: int = 3) -> list[dict[
     for name, (size, stream) in streams(length).items():
         attention = None
         for rank in (0, *(rank for rank in RANKS if rank < size), size):
-            for way, projection in projections(rank, size, stream, steps).items():
+            for kind, projection in projections(rank, size, stream, steps).items():
                 scale, ridge = tuned(rank, stream, projection)
                 with torch.no_grad():
                     errors = [
@@ -159,7 +159,7 @@ def measure(length: int = 1024, steps: int = 100, scored: int = 3) -> list[dict[
                     {
                         "stream": name,
                         "rank": rank,
-                        "projection": way,
+                        "projection": kind,
                         "scale": scale,
                         "ridge": ridge,
                         "error": statistics.mean(errors),
@@ -227,7 +227,8 @@ def main(folder: Path) -> None:
     rows = measure()
     (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
     (folder / "README.md").write_text(
-        f"# Accuracy and cost of the rank of a slope\n\n![Error against time](figure.png)\n\n{NOTE}\n\n{table(rows)}"
+        f"# Accuracy and cost of the rank of a slope\n\n![Error against time](figure.png)\n\n"
+        f"{NOTE}\n\n{table(rows)}"
     )
     draw(rows, folder / "figure.png")
 

@@ -39,17 +39,17 @@ def write(path: Path, content: bytes) -> None:
     Raises:
         UserError: if the file cannot be written; its old content is kept.
     """
-    beside = path.with_name(f".{uuid.uuid4().hex}.part")  # unique to this call
+    temporary = path.with_name(f".{uuid.uuid4().hex}.part")  # unique to this call
     try:
         if path.exists() and path.read_bytes() == content:
             return
-        with open(beside, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise UserError(
             f"{path} cannot be written ({error.strerror}). Free some space there and repeat the command; "
             "finished runs are kept."

@@ -59,8 +59,10 @@ class Mixer(Project):
         super().__init__(architecture, sizes)
         self.problem, self.engine = problem, engine
         self.memory = Tensors(problem.parameters(sizes.heads, sizes.key_size, sizes.value_size))
-        self.behind = [(name.split(".")[1], part) for name, part in architecture.named("output")]
-        self.output = nn.ModuleDict({name: Tensors(part.parameters(sizes)) for name, part in self.behind})
+        self.output_parts = [(name.split(".")[1], part) for name, part in architecture.named("output")]
+        self.output = nn.ModuleDict(
+            {name: Tensors(part.parameters(sizes)) for name, part in self.output_parts}
+        )
         self.o_proj = projection(sizes.heads * sizes.value_size, sizes.d_model)
 
     def forward(
@@ -169,7 +171,7 @@ class Mixer(Project):
     def _read_out(self, y: Float[Tensor, "B T H V"], streams: Streams) -> Float[Tensor, "B T d"]:
         """The parts after the memory, then the output projection."""
         streams = {**streams, "y": y}
-        for name, part in self.behind:
+        for name, part in self.output_parts:
             streams |= part(self.output[name].tensors(), streams)
         return self.o_proj(streams["y"].flatten(-2))
 

@@ -109,7 +109,7 @@ def _describe(memory: Any) -> Any:
 
 
 def _memory(description: Any, layer: int) -> Architecture | Problem:
-    """The memory that a name or a description stands for."""
+    """The memory given by a name or a description."""
     if isinstance(description, Mapping):
         if "weights" in description:
             return Problem.from_dict(description)

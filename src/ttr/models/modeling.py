@@ -1,7 +1,7 @@
 """One decoder for every memory: embeddings, blocks of mixer and gated MLP, head.
 
 Pre-norm residual blocks with RMSNorm and SwiGLU, as in Llama (Touvron et al., arXiv 2302.13971), and no
-positional embedding: a memory that wants positions has them among its qkv transforms.
+positional embedding: memories that need positions get them from their qkv transforms.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Other implementations, each a few lines around functions of its package, which is imported on use.
+"""Other implementations: thin wrappers around functions of their packages, which are imported on use.
 
 Functions of transformers are unwrapped: with flash-linear-attention or mamba-ssm installed it would call
 those, and the torch path is what is timed here. The layouts are those in which its layers call them.
@@ -358,19 +358,20 @@ def _titans(x: Tensors, chunk: int = 16) -> Call:
     memory.memory_model_parameters = [x["function.w1"], x["function.w2"]]
 
     # its decay factor and momentum are sigmoids of these, one number per chunk
-    kept = x["log_decay"].detach()[:, ::chunk].exp()
-    forgotten = torch.log1p(-kept).sub(kept.log()).requires_grad_(x["q"].requires_grad)
-    still = torch.full_like(forgotten, -200.0).requires_grad_(x["q"].requires_grad)
+    decay = x["log_decay"].detach()[:, ::chunk].exp()
+    decay_logit = torch.log1p(-decay).sub(decay.log()).requires_grad_(x["q"].requires_grad)
+    momentum_logit = torch.full_like(decay_logit, -200.0).requires_grad_(x["q"].requires_grad)
 
     def run() -> Tensor:
         per_token = [
-            gate.repeat_interleave(chunk, dim=1)[:, : x["q"].shape[1]] for gate in (forgotten, still)
+            gate.repeat_interleave(chunk, dim=1)[:, : x["q"].shape[1]]
+            for gate in (decay_logit, momentum_logit)
         ]
         sequence = torch.cat([*(x[name].flatten(2) for name in "qkv"), x["step_size"], *per_token], dim=-1)
         return memory(sequence)[0].unflatten(-1, (heads, size))[:, chunk - 1 :: chunk]
 
     shared = {name: x[name] for name in ("q", "k", "v", "step_size", "function.w1", "function.w2")}
-    return Call(run, shared | {"chunk_decay": forgotten, "chunk_momentum": still})
+    return Call(run, shared | {"chunk_decay": decay_logit, "chunk_momentum": momentum_logit})
 
 
 def _silu(x: Tensors) -> Call:

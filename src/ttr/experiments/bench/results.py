@@ -6,7 +6,7 @@
                     why there are none),
                     environment variables that matter, git commit, digest of the source
     cases           one each, in the order they were run:
-      name, family, direction, shape, curve (what cases that differ in T alone share), flops of a call and
+      name, family, direction, shape, curve (the name shared by cases that differ only in T), flops of a call and
           their formula
       rows          contestants: name, side (ours, peer, floor), status (timed, left out, refused, stopped,
           wrong), why (a sentence where it is not timed), seconds (CPU time of the first call, or expected),
@@ -16,7 +16,7 @@
           iterations and residual, the largest of a call and its derivative, direct: the share of the rows
           that were solved directly; null where nothing is solved)
       float64       the call that the errors are against: of (who made it), status, why, seconds; null where
-          nobody is compared
+          nothing is compared
       passes        one per number of threads: threads, rates (operations per second of products; bytes per
           second of a copy), clean and discarded (numbers of rounds), rounds: others (share of a core that
           other processes had), clean, samples: name -> [CPU seconds of this process, seconds passed] per call

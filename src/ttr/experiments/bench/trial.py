@@ -24,7 +24,7 @@ from ttr.laws.tolerances import error, tolerance
 Outcome = tuple[Tensor, Mapping[str, Tensor]]
 Timed = Callable[[], Outcome]
 
-ROOM = 0.5
+MEMORY_SHARE = 0.5
 """The share of the free memory that a call may take."""
 
 FLOAT64 = "float64"
@@ -194,7 +194,7 @@ class Trial:
         if seconds > limit:
             why = f"A call would take about {seconds:.0f} s, longer than --limit {limit:g}."
             return row | {"status": "stopped", "why": why, "seconds": seconds}, None, None
-        if size > ROOM * free_memory():
+        if size > MEMORY_SHARE * free_memory():
             why = (
                 f"A call would take about {readable(size)} of memory, and {readable(free_memory())} are free."
             )

@@ -36,8 +36,7 @@ class Ones(QKVTransform):
 
 @dataclass(frozen=True)
 class SharedKey(QKVTransform):
-    """k = q: one projection makes queries and keys, and there is none for the keys alone (SOFT, arXiv
-    2110.11945)."""
+    """k = q: queries and keys share one projection (SOFT, arXiv 2110.11945)."""
 
     replaces: ClassVar[tuple[str, ...]] = ("k",)
 
@@ -51,7 +50,7 @@ class SharedKey(QKVTransform):
 
 @dataclass(frozen=True)
 class ComplementKey(QKVTransform):
-    """k = 1 - exp(log_decay) per channel: what is forgotten makes room for what is written (HGRN2, arXiv
+    """k = 1 - exp(log_decay) per channel: the write gate is the complement of the decay (HGRN2, arXiv
     2404.07904)."""
 
     reads: ClassVar[tuple[str, ...]] = ("log_decay",)

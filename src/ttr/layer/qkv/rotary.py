@@ -33,9 +33,9 @@ class Rotary(QKVTransform):
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         position = streams["position"] if self.period is None else streams["position"] % self.period
-        return {name: self._turn(streams[name], position) for name in self.streams}
+        return {name: self._rotate(streams[name], position) for name in self.streams}
 
-    def _turn(self, x: Tensor, position: Tensor) -> Tensor:
+    def _rotate(self, x: Tensor, position: Tensor) -> Tensor:
         """[B,T,...,K], rotated by the positions [B,T]."""
         half = x.shape[-1] // 2
         y = wide(x)
@@ -89,17 +89,17 @@ class AngleRotary(QKVTransform):
     reads: ClassVar[tuple[str, ...]] = ("angle",)
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        return {name: _turn(streams[name], streams["angle"]) for name in ("q", "k")}
+        return {name: _rotate(streams[name], streams["angle"]) for name in ("q", "k")}
 
     @classmethod
     def examples(cls) -> tuple[AngleRotary, ...]:
         return (cls(),)
 
 
-def _turn(x: Tensor, angle: Tensor) -> Tensor:
+def _rotate(x: Tensor, angle: Tensor) -> Tensor:
     """[B,T,...,h,K] rotated by [B,T,H,n], each head by its own angles."""
-    turns = angle.shape[-1]
+    pairs = angle.shape[-1]
     angle = angle.reshape(*angle.shape[:2], *(1,) * (x.ndim - 4), *angle.shape[2:])
     x, cos, sin = repeat_heads(x, angle.shape[-2]), angle.cos(), angle.sin()
-    a, b, rest = wide(x).split([turns, turns, x.shape[-1] - 2 * turns], dim=-1)
+    a, b, rest = wide(x).split([pairs, pairs, x.shape[-1] - 2 * pairs], dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1).to(x.dtype)
