@@ -6,8 +6,8 @@
                     why there are none),
                     environment variables that matter, git commit, digest of the source
     cases           one each, in the order they were run:
-      name, family, direction, shape, curve (the name shared by cases that differ only in T), flops of a call and
-          their formula
+      name, family, direction, shape, curve (the name shared by cases that differ only in T), flops of a call
+          and their formula
       rows          contestants: name, side (ours, peer, floor), status (timed, left out, refused, stopped,
           wrong), why (a sentence where it is not timed), seconds (CPU time of the first call, or expected),
           peak (bytes over the inputs, and the mark they were read from, ``ttr.experiments.bench.peak``; null
@@ -19,7 +19,7 @@
           nothing is compared
       passes        one per number of threads: threads, rates (operations per second of products; bytes per
           second of a copy), clean and discarded (numbers of rounds), rounds: others (share of a core that
-          other processes had), clean, samples: name -> [CPU seconds of this process, seconds passed] per call
+          other processes had), clean, samples: name -> [CPU seconds of this process, elapsed seconds] per call
 
 All printed figures are computed from these.
 """
