@@ -96,7 +96,7 @@ def test_combinations_for_people(run):
     assert code == 0 and max(map(len, out.splitlines())) <= 100
     named = {name for c in combinations.combinations() for name in c.names}
     assert named | set(combinations.other_names()) == set(ttr.catalogue) and not named & set(
-        combinations.beside()
+        combinations.other_names()
     )
     words = {word.rstrip(",") for word in out.split()}
     assert set(ttr.catalogue) <= words

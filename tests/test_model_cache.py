@@ -53,7 +53,7 @@ def test_a_cache_in_a_graph_can_be_copied_and_its_graph_outlives_steps():
     [
         (HYBRID[:2], 2, "This cache has 2 layers and the model 3"),
         ((*HYBRID, HYBRID[0]), 2, "This cache has 4 layers and the model 3"),
-        (HYBRID, 1, "holds the states of 1 sequences, and the call brings 2"),
+        (HYBRID, 1, "holds the states of 1 sequences, and the call has 2"),
         ((*HYBRID[:2], "gla"), 2, "of a model whose layers have other memories"),
         ((*HYBRID[:2], "linear-attention"), 2, "of a model whose layers have other memories"),
     ],

@@ -238,7 +238,7 @@ CONTINUED = [
         {"attention_mask": torch.tensor([[1, 1, 1, 2, 2, 2]])},
         "attention_mask numbers sequences, but the cache continues",
     ),
-    ({"cu_seqlens": HALVES}, "holds the states of 1 sequences, and the call brings 2"),
+    ({"cu_seqlens": HALVES}, "holds the states of 1 sequences, and the call has 2"),
 ]
 
 

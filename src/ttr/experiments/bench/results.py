@@ -19,7 +19,7 @@
           nothing is compared
       passes        one per number of threads: threads, rates (operations per second of products; bytes per
           second of a copy), clean and discarded (numbers of rounds), rounds: others (share of a core that
-          other processes had), clean, samples: name -> [CPU seconds of this process, elapsed seconds] per call
+          other processes had), clean, samples: name -> [CPU seconds of this process, elapsed seconds] a call
 
 All printed figures are computed from these.
 """
