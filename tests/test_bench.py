@@ -910,4 +910,4 @@ def test_a_engine_on_which_no_law_can_be_tried_has_no_contract(monkeypatch):
     monkeypatch.setattr(
         ChunkwiseAdditive, "refuses", lambda self, problem, x=None: "No." if x is not None else None
     )
-    assert "none was tried" in broken_law(catalogue["retnet"].problem, ChunkwiseAdditive(8), LAWS[:1])
+    assert "none was checked" in broken_law(catalogue["retnet"].problem, ChunkwiseAdditive(8), LAWS[:1])

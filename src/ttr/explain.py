@@ -119,10 +119,10 @@ def explain(
         _section(SOURCE, _source(entry)),
         _section("The three choices", _choices(problem)),
         Section("In formulas", tuple(_formulas(problem))),
-        _section("What it keeps and costs", _costs(problem, sizes)),
-        _section("What a call brings", _inputs(problem)),
+        _section("State and cost", _costs(problem, sizes)),
+        _section("Inputs of a call", _inputs(problem)),
         _section(APPROXIMATE, _approximations(entry, problem)),
-        _section("Around the memory, in this order", _parts(entry)),
+        _section("Parts around the memory, in order", _parts(entry)),
         _section("How it runs", how),
     )
     return Explanation(
