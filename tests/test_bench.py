@@ -146,7 +146,7 @@ def test_a_engine_whose_contract_is_red_is_not_timed(bench, monkeypatch):
     held, printed = bench(family())
     assert statuses(held) == [{"chunkwise-delta": "timed", "faulty": "refused"}] * 2
     why = held["cases"][0]["rows"][1]["why"]
-    assert "faulty breaks law 1 (equals the oracle) in float64: the output" in why and why in printed
+    assert "faulty fails law 1 (equals the oracle) in float64: the output" in why and why in printed
     assert all(
         set(sample["samples"]) == {"chunkwise-delta"}
         for case in held["cases"]
@@ -357,7 +357,7 @@ def test_the_error_of_an_output_is_told(bench):
     told = next(line for line in printed.splitlines() if line.lstrip().startswith(near.name))
     assert (
         " 3e-05" in told
-        and (f"error: against {case['float64']['of']} in float64, which the laws hold equal to the oracle.")
+        and (f"error: against {case['float64']['of']} in float64, which passes the laws against the oracle.")
         in printed
     )
     assert FLOAT64 not in case["passes"][0]["rounds"][0]["samples"] and case["float64"]["status"] == "timed"
@@ -449,7 +449,7 @@ def test_there_is_no_error_where_none_of_ours_takes_float64(bench, monkeypatch):
     monkeypatch.setattr("ttr.experiments.bench.contestants.ENGINES", (ChunkwiseDelta(), ChunkwiseDelta()))
     held, printed = bench(family(times=(8,)))
     assert [(row["status"], row["error"]) for row in held["cases"][0]["rows"]] == [("timed", None)]
-    assert "error: None of ours takes float64." in printed
+    assert "error: None of our engines runs float64." in printed
 
 
 def test_the_call_in_float64_is_one_that_keeps_its_contract_and_takes_no_part_in_the_peaks(
@@ -778,7 +778,7 @@ def test_an_interrupted_run_keeps_what_is_finished(bench, monkeypatch):
         return scaled(1.0).prepare(x)
 
     peer = Contestant("interrupted", "peer", prepare)
-    with pytest.raises(UserError, match="The same command goes on from here: ttr bench"):
+    with pytest.raises(UserError, match="The same command continues from here: ttr bench"):
         bench(family(peer))
     held, printed = bench(family(peer))
     assert calls == [8, 16, 16] and [case["shape"]["time"] for case in held["cases"]] == [8, 16]
@@ -853,7 +853,7 @@ def test_the_list_tells_cases_and_who_is_there(monkeypatch, capsys):
         (("--engines", "fastest"), "There is no engine 'fastest'. Use one of channel-scan"),
         (("--rounds", "0"), "--rounds must be at least 1, not 0."),
         (("--lengths", "0"), "--lengths must be at least 1, not 0."),
-        (("--lengths", "long"), "--lengths takes numbers with commas between, not 'long'."),
+        (("--lengths", "long"), "--lengths takes numbers separated by commas, not 'long'."),
     ],
 )
 def test_what_cannot_be_run_is_one_sentence(monkeypatch, capsys, tmp_path, arguments, words):
@@ -910,4 +910,4 @@ def test_a_engine_on_which_no_law_can_be_tried_has_no_contract(monkeypatch):
     monkeypatch.setattr(
         ChunkwiseAdditive, "refuses", lambda self, problem, x=None: "No." if x is not None else None
     )
-    assert "none was tried" in broken_law(catalogue["retnet"].problem, ChunkwiseAdditive(8), LAWS[:1])
+    assert "none was checked" in broken_law(catalogue["retnet"].problem, ChunkwiseAdditive(8), LAWS[:1])

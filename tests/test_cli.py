@@ -95,7 +95,9 @@ def test_combinations_for_people(run):
     code, out, _ = run("list", "--combinations")
     assert code == 0 and max(map(len, out.splitlines())) <= 100
     named = {name for c in combinations.combinations() for name in c.names}
-    assert named | set(combinations.beside()) == set(ttr.catalogue) and not named & set(combinations.beside())
+    assert named | set(combinations.other_names()) == set(ttr.catalogue) and not named & set(
+        combinations.other_names()
+    )
     words = {word.rstrip(",") for word in out.split()}
     assert set(ttr.catalogue) <= words
     counts = combinations.counts()

@@ -112,7 +112,7 @@ def test_the_check_of_the_slice_tells_the_size_of_a_gap_of_either_sign(text, tmp
         for row, gap in zip(results["memories"], (0.0, 0.319)):
             row["slice_gap"]["value"] = sign * gap
             row["slice_gap_of_shuffled_mask"]["value"] = sign * gap / 2
-        assert "at most 0.160 bits here; with the slice as it is, up to 0.319." in html(results, b"")
+        assert "at most 0.160 bits; with the real slice it is up to 0.319." in html(results, b"")
 
 
 def test_stopped_at_any_step_it_ends_at_the_same_numbers(text, tmp_path, monkeypatch):
@@ -131,7 +131,7 @@ def test_stopped_at_any_step_it_ends_at_the_same_numbers(text, tmp_path, monkeyp
     loss = training.next_byte_loss
     monkeypatch.setattr(training, "next_byte_loss", interrupted)
     for _ in range(3):
-        with pytest.raises(UserError, match="goes on from here"):
+        with pytest.raises(UserError, match="continues from here"):
             run(settings)
     monkeypatch.setattr(training, "next_byte_loss", loss)
     resumed, _ = run(settings)

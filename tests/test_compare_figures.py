@@ -126,7 +126,7 @@ def test_pairing_separates_what_marginal_intervals_do_not():
     first = conclusion(results)[0]
     assert (
         first.startswith("b predicts")
-        and "c cannot be told apart" in first
+        and "c cannot be distinguished" in first
         and "behind it a by 0.05" in first
     )
     assert results["reference"]["name"] == UNIGRAM and rows["a"]["under_unigram"]["low"] > 0.5

@@ -285,7 +285,7 @@ def test_a_layer_is_told_in_full_on_80_columns(name):
         assert len(line) <= 80 or len(line.split()[-1]) > 50, line
         assert line == line.rstrip() and "\t" not in line
     steps = [repr(step) for step in (*entry.before_memory(), *entry.output)]
-    places = [flat.index(f"{step}:", flat.index("Around the memory")) for step in steps]
+    places = [flat.index(f"{step}:", flat.index("Parts around the memory")) for step in steps]
     assert places == sorted(places) and len(set(places)) == len(steps)
     for words in (
         entry.source,

@@ -164,10 +164,10 @@ def test_every_problem_has_default_parts(problem):
             r"problem takes \[B,T,H\]",
         ),
         ({"gates": (Skip(), SigmoidGate("step_size"))}, "gates must be a tuple of parts"),
-        ({"output": (Skip(of="input"),)}, "needs the stream input, which nothing before it makes"),
+        ({"output": (Skip(of="input"),)}, "needs the stream input, which no part before it makes"),
         (
             {"qkv": (ShortConvolution(), ShortConvolution(streams=("k",)))},
-            "Two steps remember the past of k",
+            "Two parts store past tokens of k",
         ),
     ],
 )

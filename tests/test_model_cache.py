@@ -53,7 +53,7 @@ def test_a_cache_in_a_graph_can_be_copied_and_its_graph_outlives_steps():
     [
         (HYBRID[:2], 2, "This cache has 2 layers and the model 3"),
         ((*HYBRID, HYBRID[0]), 2, "This cache has 4 layers and the model 3"),
-        (HYBRID, 1, "holds the states of 1 sequences, and the call brings 2"),
+        (HYBRID, 1, "holds the states of 1 sequences, and the call has 2"),
         ((*HYBRID[:2], "gla"), 2, "of a model whose layers have other memories"),
         ((*HYBRID[:2], "linear-attention"), 2, "of a model whose layers have other memories"),
     ],
@@ -151,7 +151,7 @@ def test_a_call_that_fails_midway_is_not_gone_on_from():
         with pytest.raises(ValueError, match="NaN"):
             model(ids[:, :1], past_key_values=cache)
         model.model.layers[2].mixer_norm = norm
-        with pytest.raises(ValueError, match="failed after some of its layers had gone on.*reset"):
+        with pytest.raises(ValueError, match="failed after some of its layers had advanced.*reset"):
             model(ids[:, :1], past_key_values=cache)
         assert_close(
             model(ids, past_key_values=kept).logits, model(torch.cat([ids, ids], dim=1)).logits[:, 5:]
@@ -168,7 +168,7 @@ def test_a_cache_has_two_names_and_is_given_once():
             part(ids[:, 2:], cache=copy.deepcopy(cache))[0],
             part(ids[:, 2:], past_key_values=copy.deepcopy(cache))[0],
         )
-        with pytest.raises(ValueError, match="two names of one thing"):
+        with pytest.raises(ValueError, match="two names of the same argument"):
             part(ids[:, 2:], cache=cache, past_key_values=cache)
     half = TTRCache(3)
     half.layers[0].state = cache.layers[0].state

@@ -173,7 +173,10 @@ RESTART, RISE = torch.tensor([[0, 1, 2, 0, 1, 2]]), torch.arange(6)[None]
 HALVES, THIRDS = torch.tensor([0, 3, 6]), torch.tensor([0, 2, 4, 6])
 REFUSED = [
     ({"position_ids": torch.tensor([[0, 1, 2, 5, 6, 7]])}, "must rise by one"),
-    ({"position_ids": torch.tensor([[2, 3, 4, 2, 3, 4]])}, "be 0 where another sequence begins.*cu_seqlens"),
+    (
+        {"position_ids": torch.tensor([[2, 3, 4, 2, 3, 4]])},
+        "be 0 at the start of another sequence.*cu_seqlens",
+    ),
     ({"position_ids": torch.tensor([[0, 1, 1, 2, 3, 4]])}, "must rise by one"),
     (
         {"position_ids": RESTART.expand(3, 1, 6)},
@@ -220,22 +223,22 @@ REFUSED = [
         r"6\]",
     ),
     ({"attention_mask": {"full_attention": FULL}}, "attention_mask must have shape.*got dict"),
-    ({"atention_mask": PADDED}, "Nothing reads 'atention_mask'.*holds a Tensor.*mend its name"),
-    ({"cu_seq_lens": [0, 3, 6]}, "Nothing reads 'cu_seq_lens'.*holds a list"),
+    ({"atention_mask": PADDED}, "This model does not read 'atention_mask'.*holds a Tensor.*correct its name"),
+    ({"cu_seq_lens": [0, 3, 6]}, "This model does not read 'cu_seq_lens'.*holds a list"),
     ({"labels": torch.zeros(1, 5, dtype=torch.int64)}, "labels have shape"),
 ]
 CONTINUED = [
-    ({"position_ids": RESTART}, "the cache goes on with one sequence for each row.*cu_seqlens"),
+    ({"position_ids": RESTART}, "the cache continues one sequence per row.*cu_seqlens"),
     (
         {"position_ids": torch.tensor([[3, 4, 5, 0, 1, 2]])},
-        "the cache goes on with one sequence for each row",
+        "the cache continues one sequence per row",
     ),
-    ({"seq_idx": torch.tensor([[0, 0, 0, 1, 1, 1]])}, "seq_idx numbers sequences, but the cache goes on"),
+    ({"seq_idx": torch.tensor([[0, 0, 0, 1, 1, 1]])}, "seq_idx numbers sequences, but the cache continues"),
     (
         {"attention_mask": torch.tensor([[1, 1, 1, 2, 2, 2]])},
-        "attention_mask numbers sequences, but the cache goes on",
+        "attention_mask numbers sequences, but the cache continues",
     ),
-    ({"cu_seqlens": HALVES}, "holds the states of 1 sequences, and the call brings 2"),
+    ({"cu_seqlens": HALVES}, "holds the states of 1 sequences, and the call has 2"),
 ]
 
 

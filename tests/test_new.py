@@ -27,7 +27,7 @@ def pytest_in(folder, *arguments, path=PACKAGE.parent):
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("picked", ["worked_by_hand", pytest.param("laws_pass", marks=pytest.mark.full)])
+@pytest.mark.parametrize("picked", ["hand_worked", pytest.param("laws_pass", marks=pytest.mark.full)])
 def test_skeletons_in_a_folder_of_ones_own_run(picked, tmp_path):
     for kind, name in NAMES.items():
         new(kind, name, tmp_path)
@@ -62,7 +62,7 @@ def test_the_command_says_what_it_wrote_and_what_is_next(run, tmp_path, monkeypa
     assert code == 0 and all(str(file) in out and file.is_file() for file in written)
     assert "Next: pytest" in out
     code, _, err = run("new", "gate", "HalfDecay")
-    assert code == 1 and "is there already. Use another name" in err
+    assert code == 1 and "exists already. Use another name" in err
     code, out, _ = run("new", "weight", "HalfLife", "--folder", tmp_path / "mine")
     assert code == 0 and {"half_life.py", "test_half_life.py"} == {
         p.name for p in (tmp_path / "mine").iterdir()
@@ -81,7 +81,7 @@ def test_the_command_says_what_it_wrote_and_what_is_next(run, tmp_path, monkeypa
         ("weight", "2Half", "cannot name a class. Use CamelCase"),
         ("weight", "", "cannot name a class. Use CamelCase"),
         ("gate", "Class", "which Python cannot import. Use another name"),
-        ("solver", "DeltaRule", "There is a solver DeltaRule already. Use another name"),
+        ("solver", "DeltaRule", "A solver DeltaRule exists already. Use another name"),
         ("kernel", "Good", "There is no skeleton of a 'kernel'. Use one of weight, function"),
         ("weight", "Torch", "would hide the module 'torch'. Use another name"),
     ],
@@ -94,5 +94,5 @@ def test_names_that_cannot_be_are_refused_in_a_sentence(kind, name, words, tmp_p
 
 def test_outside_of_a_checkout_a_folder_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="lies in no checkout of the project. Use --folder"):
+    with pytest.raises(ValueError, match="is not in a checkout of the project. Use --folder"):
         new("weight", "HalfLife")

@@ -1,4 +1,4 @@
-"""The command line: thin, each command a few lines around a function of the library."""
+"""The command line: each command is a thin wrapper around a function of the library."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 
 
 def main() -> None:
-    """Run a command; what the user can put right is one sentence and exit code 1."""
+    """Run a command. Errors that the user can correct are printed as one sentence, with exit code 1."""
     for stream in (sys.stdout, sys.stderr):
-        # file names may hold bytes that the terminal's encoding does not know
+        # file names may contain bytes that the terminal's encoding cannot show
         stream.reconfigure(errors="backslashreplace")
     try:
         app()
@@ -67,7 +67,7 @@ def compare_command(
         list[Path] | None,
         typer.Argument(help=("Text files; Python's own standard library when none are named.")),
     ] = None,
-    layers: Annotated[str, typer.Option(help="Names from `ttr list`, with commas between.")] = ",".join(
+    layers: Annotated[str, typer.Option(help="Names from `ttr list`, separated by commas.")] = ",".join(
         DEFAULTS.layers
     ),
     memory: Annotated[
@@ -80,10 +80,10 @@ def compare_command(
     batch: Annotated[int, typer.Option(help="Windows per step.")] = DEFAULTS.batch,
     seed: Annotated[int, typer.Option(help="First seed of data order and initial weights.")] = DEFAULTS.seed,
     seeds: Annotated[
-        int, typer.Option(help="How many seeds; more than one gives intervals over seeds.")
+        int, typer.Option(help="Number of seeds; more than one gives intervals over seeds.")
     ] = DEFAULTS.seeds,
     tune_lr: Annotated[
-        bool, typer.Option("--tune-lr", help=("Try three learning rates per memory on a split of its own."))
+        bool, typer.Option("--tune-lr", help=("Try three learning rates per memory on a separate split."))
     ] = False,
     out: Annotated[
         Path, typer.Option(help="Folder of the results; the same arguments resume there.")
@@ -141,8 +141,8 @@ def list_command(
             say(f"  [cyan]{name:{width}s}[/]  {entry.year}  {escape(combined.composition(entry.problem))}")
         say("")
     say(
-        f"{len(ttr.catalogue)} layers: year, and weights x function x solver. `ttr explain NAME` tells more "
-        "of one."
+        f"{len(ttr.catalogue)} layers: year, and weights x function x solver. `ttr explain NAME` describes "
+        "one."
     )
 
 
@@ -153,49 +153,51 @@ def explain_command(
         bool, typer.Option("--latex", help=("Print LaTeX (amsmath) to paste into a paper."))
     ] = False,
     route: Annotated[
-        bool, typer.Option("--route", help="The files that a call passes, nothing else.")
+        bool, typer.Option("--route", help="Only the files that a call passes through.")
     ] = False,
     heads: Annotated[
-        int | None, typer.Option(help="With the two sizes: state and cost in numbers.", min=1)
+        int | None, typer.Option(help="Heads; with both sizes, state and cost are given in numbers.", min=1)
     ] = None,
     key_size: Annotated[int | None, typer.Option(help="Channels of a key.", min=1)] = None,
     value_size: Annotated[int | None, typer.Option(help="Channels of a value.", min=1)] = None,
-    tokens: Annotated[int, typer.Option(help="Pairs held by a memory that keeps all of them.", min=1)] = 1024,
+    tokens: Annotated[
+        int, typer.Option(help="Number of pairs in a memory that stores all of them.", min=1)
+    ] = 1024,
 ) -> None:
-    """What a memory is, in formulas; what it needs, keeps and costs; which engine runs it and why not
-    another."""
+    """A memory in formulas: its inputs, state and cost, which engine runs it, and why the others do not."""
     import ttr
 
     for each, entry in memories_named(name).items():
         with for_the_user():
-            told = ttr.explain(
+            explanation = ttr.explain(
                 entry, name=each, heads=heads, key_size=key_size, value_size=value_size, tokens=tokens
             )
         if route:
-            width = max(len(step) for step, _ in told.route)
+            width = max(len(step) for step, _ in explanation.route)
             typer.echo(
-                "\n".join([each, *(f"  {step.ljust(width)}  {file}" for step, file in told.route)]) + "\n"
+                "\n".join([each, *(f"  {step.ljust(width)}  {file}" for step, file in explanation.route)])
+                + "\n"
             )
         else:
-            typer.echo(f"{told.latex() if latex else told}\n")
+            typer.echo(f"{explanation.latex() if latex else explanation}\n")
 
 
 @app.command("new")
 def new_command(
     kind: Annotated[str, typer.Argument(help="weight, function, solver, feature or gate.")],
-    name: Annotated[str, typer.Argument(help="The class, in CamelCase.")],
+    name: Annotated[str, typer.Argument(help="Name of the class, in CamelCase.")],
     folder: Annotated[
         Path | None,
-        typer.Option(help="A folder of your own; by default the checkout that you are in."),
+        typer.Option(help="The folder to write to; by default the checkout of the project that you are in."),
     ] = None,
 ) -> None:
-    """The skeleton of a component that runs, to be changed, and its case worked by hand."""
+    """Write the skeleton of a component, which runs as it is, and its hand-worked case."""
     from ttr.new import new
 
     with for_the_user():
         component, case = new(kind, name, folder)
     typer.echo(f"wrote {component}: change what it computes, its formulas and its examples")
-    typer.echo(f"wrote {case}: work the numbers out by hand again")
+    typer.echo(f"wrote {case}: compute the numbers by hand again")
     if folder is None:
         typer.echo(f"Next: pytest tests/test_worked.py tests/test_layer.py -k {name}; see CONTRIBUTING.md")
     else:
@@ -208,23 +210,23 @@ def verify_command(
         list[str] | None, typer.Argument(help=("Catalogue names, or Python files that define `memory`."))
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every catalogue entry.")] = False,
-    device: Annotated[str, typer.Option(help="Where to run the fast side.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device that the engines run on.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
     laws: Annotated[
         list[str] | None, typer.Option("--law", help="Only this law, by number or name; may be repeated.")
     ] = None,
     engines: Annotated[
-        list[str] | None, typer.Option("--engine", help="Only on this engine; may be repeated.")
+        list[str] | None, typer.Option("--engine", help="Only this engine; may be repeated.")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help=("Leave out the laws that take seconds each."))
+        bool, typer.Option("--quick", help=("Leave out the slow laws, which take seconds each."))
     ] = False,
     as_json: Annotated[
         Path | None, typer.Option("--json", help=("Also write every measurement to this file."))
     ] = None,
 ) -> None:
-    """Run the laws on this machine: every measured error beside its bound. One memory: per engine; several:
-    the worst of them."""
+    """Run the laws on this machine and print every measured error and its bound: per engine for one memory,
+    the worst engine for several."""
     import torch
 
     import ttr
@@ -238,7 +240,7 @@ def verify_command(
     if device.split(":")[0] not in devices():
         raise UserError(f"This machine has no device {device!r}. Use {' or '.join(devices())}.")
     if as_json is not None and not os.path.isdir(as_json.parent):
-        raise UserError(f"There is no folder {as_json.parent}. Make it first, or name another file.")
+        raise UserError(f"There is no folder {as_json.parent}. Create it first, or name another file.")
     found = (
         dict(ttr.catalogue)
         if everything
@@ -248,12 +250,12 @@ def verify_command(
     with for_the_user():
         reports = _verify(found, device, getattr(torch, dtype), which)
     if as_json is not None:
-        told = {
+        record = {
             "ttr": ttr.__version__,
             "torch": torch.__version__,
             "memories": {name: report.to_dict() for name, report in reports.items()},
         }
-        write(as_json, to_json(told))
+        write(as_json, to_json(record))
     failed = [name for name, report in reports.items() if not report]
     passed = f"[green]All laws passed[/] for {', '.join(reports) if names else f'all {len(reports)} layers'}."
     say(f"[bold red]Laws failed for {', '.join(failed)}.[/]" if failed else passed)
@@ -263,7 +265,7 @@ def verify_command(
 def _verify(
     memories: dict[str, object], device: str, dtype: torch.dtype, which: dict[str, Any]
 ) -> dict[str, Report]:
-    """The report of every memory, its rows printed as soon as they are known, over a bar of what is left."""
+    """The report of every memory. Its rows are printed as soon as they are measured, above a progress bar."""
     import ttr
     from ttr.laws.verify import count, describe
 
@@ -307,13 +309,13 @@ def _verify(
 
 
 def say(line: str) -> None:
-    """A line with markup, never broken and never coloured but by it."""
+    """Print a line with markup, without wrapping or automatic highlighting."""
     console.print(line, highlight=False, soft_wrap=True)
 
 
 @app.command("doctor")
 def doctor_command() -> None:
-    """What this machine offers, and every engine against the oracle on it."""
+    """What this machine supports, and every engine compared with the oracle on it."""
     from ttr.doctor import examine
 
     wrong = 0

@@ -1,5 +1,5 @@
-"""Every combination of the components' examples: which run, which of them have names, and which are refused
-and why."""
+"""Every combination of the components' examples: those that run, their names, and those that are refused and
+why."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ttr.component import Component
 from ttr.problem import Function, Problem, Solver, Weights, refusal
 
 NAMED, UNNAMED, REFUSED = "x", "o", "."
-LEGEND = f"{NAMED} has a name    {UNNAMED} runs, and nobody has named it    {REFUSED} refused, with a reason"
+LEGEND = f"{NAMED} has a name    {UNNAMED} runs, without a name    {REFUSED} refused, with a reason"
 
 
 @dataclass(frozen=True)
 class Combination:
-    """One triple: the names of the layers that are it but for numbers (a scale, the size of a window), or why
+    """One triple: the names of the layers that equal it up to numbers (a scale, the size of a window), or why
     it is refused."""
 
     weights: Weights
@@ -44,8 +44,8 @@ class Combination:
 
 @dataclass(frozen=True)
 class Table:
-    """Weights x solvers for functions that combine alike; solvers and weights that never combine with them
-    are left out."""
+    """Weights x solvers for functions that combine with the same ones; weights and solvers that never combine
+    with them are left out."""
 
     functions: tuple[Function, ...]
     weights: tuple[Weights, ...]
@@ -53,7 +53,7 @@ class Table:
     rows: tuple[str, ...]
     """One per weights: a mark for every solver."""
     names: tuple[tuple[str, tuple[str, ...]], ...]
-    """Weights and solver in a line, with the function where there are several, and the names of the
+    """Weights and solver on one line, with the function if there are several, and the names of the
     combination."""
 
     @property
@@ -63,7 +63,8 @@ class Table:
 
 
 def brief(component: Component) -> str:
-    """The component in few words: class, then what differs from the defaults; products as factors."""
+    """A short form of the component: its class and the arguments that differ from the defaults; products as
+    factors."""
     if isinstance(getattr(component, "factors", None), tuple):
         return " * ".join(brief(factor) for factor in component.factors)
     changed = [
@@ -74,7 +75,7 @@ def brief(component: Component) -> str:
 
 
 def composition(problem: Problem) -> str:
-    """The three choices in a line."""
+    """The three choices on one line."""
     return " x ".join(brief(part) for part in (problem.weights, problem.function, problem.solver))
 
 
@@ -97,25 +98,26 @@ def combinations() -> tuple[Combination, ...]:
 
 
 def tables() -> tuple[Table, ...]:
-    """The combinations as tables, those with the most that run first."""
+    """The combinations as tables, sorted by the number of combinations that run."""
     marks = {(c.weights, c.function, c.solver): c for c in combinations()}
     weights, functions, solvers = (tuple(dict.fromkeys(axis)) for axis in zip(*marks))
-    alike: dict[object, list[Function]] = {}
+    groups: dict[object, list[Function]] = {}
     for f in functions:
-        alike.setdefault(tuple(marks[w, f, s].refusal is None for w in weights for s in solvers), []).append(
+        groups.setdefault(tuple(marks[w, f, s].refusal is None for w in weights for s in solvers), []).append(
             f
         )
-    patterns = sorted((pattern for pattern in alike if any(pattern)), key=sum, reverse=True)
-    return tuple(_table(marks, weights, alike[pattern], solvers) for pattern in patterns)
+    patterns = sorted((pattern for pattern in groups if any(pattern)), key=sum, reverse=True)
+    return tuple(_table(marks, weights, groups[pattern], solvers) for pattern in patterns)
 
 
 def refusals() -> list[tuple[str, int]]:
-    """Every reason for a refusal, its components named by their axes, and how often it is given."""
+    """Every reason for a refusal, with components named by their axes, and the number of refusals that give
+    it."""
     return Counter(_general(c) for c in combinations() if c.refusal).most_common()
 
 
 def counts() -> dict[str, int]:
-    """How many combinations there are of each mark, in words."""
+    """The number of combinations with each mark, in words."""
     found = Counter(c.mark for c in combinations())
     return {
         "named": found[NAMED],
@@ -149,8 +151,8 @@ def lines(width: int = 80) -> Iterator[str]:
         yield from (f"  {brief(w):{column - 2}s}{' '.join(row)}" for w, row in zip(table.weights, table.rows))
         for place, names in table.names:
             yield from _wrapped(f"{place}: {', '.join(names)}", width, "    ", "      ")
-    yield from ("", "Names with components that are no examples")
-    for name in beside():
+    yield from ("", "Names of combinations of other instances")
+    for name in other_names():
         yield from _wrapped(f"{composition(catalogue[name].problem)}: {name}", width, "    ", "      ")
     yield from ("", "Why the others are refused")
     for reason, count in refusals():
@@ -159,8 +161,8 @@ def lines(width: int = 80) -> Iterator[str]:
     yield from _wrapped(summary(), width, "", "")
 
 
-def beside() -> list[str]:
-    """The names of layers that are no combination of examples."""
+def other_names() -> list[str]:
+    """The names of layers that are not combinations of examples."""
     return sorted(set(catalogue) - {name for c in combinations() for name in c.names})
 
 
@@ -170,9 +172,8 @@ def summary() -> str:
     return (
         f"{sum(found.values()) - found['names']} combinations of the components' examples: "
         f"{found['named']} have names, {found['unnamed']} run "
-        f"without one, {found['refused']} are refused. Names count for every combination that is theirs "
-        "but for numbers; "
-        f"`ttr list` shows all {found['names']}."
+        f"without one, {found['refused']} are refused. A name counts for every combination that equals it "
+        f"up to numbers; `ttr list` shows all {found['names']}."
     )
 
 
@@ -219,8 +220,8 @@ def _field(name: str, value: object) -> str:
 
 
 def _form(weights: Weights, function: Function, solver: Solver) -> object:
-    """What two triples share that differ in numbers alone; one pair per token and several are told apart, and
-    so are functions with other parameters."""
+    """A key that triples share if they differ only in numbers; it distinguishes one pair per token from
+    several, and functions with different parameters."""
     parameters = frozenset(function.parameters(heads=1, key_size=2, value_size=2))
     return (
         _without_numbers(weights),

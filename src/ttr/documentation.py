@@ -1,4 +1,5 @@
-"""The tables of docs/ that are made from the code: ``python -m ttr.documentation docs`` (``make docs``)."""
+"""Generates the pages of docs/ that come from the code: ``python -m ttr.documentation docs`` (``make
+docs``)."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from ttr.route import file_of, route
 
 
 def coverage() -> str:
-    """The matrix engine x catalogue: which runs what, and each refusal as a footnote."""
+    """The matrix catalogue x engines: which engine runs which layer, with each refusal as a footnote."""
     reasons: list[str] = []
     rows = []
     for name, entry in ttr.catalogue.items():
@@ -39,15 +40,16 @@ def coverage() -> str:
 
 
 def layers() -> str:
-    """The named layers by family: a table of what they are made of, then the formulas, limits and sources of
+    """The named layers by family: a table of their components, then the formulas, limits and sources of
     each."""
     parts = [
         _title("The named layers"),
-        "How formulas are written is said in `ttr.latex`; `ttr explain NAME` tells all of this and more.\n",
+        "The notation of formulas is described in `ttr.latex`; `ttr explain NAME` prints all of this and "
+        "more.\n",
     ]
     for family, names in ttr.catalogue.FAMILIES.items():
         rows = [
-            f"| [`{name}`](#{name}) | {_choices(name)} | {_kept(name)} | {_compared(name)} |"
+            f"| [`{name}`](#{name}) | {_choices(name)} | {_state(name)} | {_compared(name)} |"
             for name in names
         ]
         head = (
@@ -83,10 +85,10 @@ def combined() -> str:
             f"{head}\n" + "\n".join(rows) + "\n" + "".join(f"\n{name}" for name in names) + "\n" * bool(names)
         )
         parts.append(f"## {functions}\n\n{table.running} run.\n\n{body}")
-    parts.append("## Names with components that are no examples\n")
+    parts.append("## Names of combinations of other instances\n")
     parts += [
         f"- {combinations.composition(ttr.catalogue[name].problem)}: [`{name}`](layers.md#{name})"
-        for name in combinations.beside()
+        for name in combinations.other_names()
     ]
     parts.append("\n## Why the others are refused\n\n| times | reason |\n|---|---|")
     parts += [f"| {count} | {reason} |" for reason, count in combinations.refusals()]
@@ -97,46 +99,47 @@ WALKED = ("gated-deltanet", "forgetting-attention", "titans")
 """Layers of three kinds: a linear recurrence, weighted pairs, a network."""
 
 RULES = """
-1. A room imports rooms of lower storeys and itself; no two files import each other, not even
-   within functions. `tests/test_architecture.py` says what may stand where.
-2. Engines and forms reach neither `oracle` nor `memorize` nor `retrieve`: they share no update
-   code with the definition, so a fault in one shows beside the other.
-3. `import ttr` needs torch and jaxtyping alone; `ttr.catalogue` and `ttr.verify` load when they are
-   asked for; `models`, `experiments`, `doctor` and `cli` may import the optional packages.
-4. A file of an axis holds one public class and bears its name; parts of a layer stand in families.
-5. Nothing is decided by the name of a layer or of a class: components act by their methods, and
+1. A module imports only itself and modules of lower storeys; no two files import each other, not even
+   within functions. `tests/test_architecture.py` lists what each storey may contain.
+2. Engines and forms import neither `oracle` nor `memorize` nor `retrieve`: they share no update
+   code with the definition, so a fault in one shows in the comparison with the other.
+3. `import ttr` needs only torch and jaxtyping; `ttr.catalogue` and `ttr.verify` load on first
+   access; `models`, `experiments`, `doctor` and `cli` may import the optional packages.
+4. A file of an axis holds one public class and bears its name; parts of a layer are grouped by family.
+5. No code depends on the name of a layer or of a class: components act through their methods, and
    engines look at the form.
-6. Private symbols of torch stand in `torch_internals` alone, tolerances in `laws/tolerances.py` alone.
+6. Only `torch_internals` uses private symbols of torch, and only `laws/tolerances.py` defines tolerances.
 """
 
 HOUSE = """What a memory *is* (`weights`, `functions`, `solvers`) becomes a *form* (`forms`), and an
-*engine* (`engines`) computes it; `dispatch` leads a call through. The definition (`oracle`, `memorize`,
-`retrieve`) stands apart, and the laws (`laws`) compare the two. The [glossary](glossary.md) explains
-the words.
+*engine* (`engines`) computes it; `dispatch` connects the three. The definition (`oracle`, `memorize`,
+`retrieve`) is independent of them, and the laws (`laws`) compare the two. The [glossary](glossary.md)
+explains the terms.
 
-## Who imports whom
+## Imports
 
-A box is a folder of `src/ttr`, a rounded one a file; `layer.parts` are the files of `layer` that know no
-memory. Every room stands one storey above the highest that it imports; an arrow that follows from others
-is left out.
+A rectangle is a folder of `src/ttr`, a rounded box a file; `layer.parts` are the files of `layer` that do
+not import the memory. Every module is one storey above the highest that it imports; arrows that follow
+from others are left out.
 """
 
 
 def architecture() -> str:
-    """The rooms and their imports as a picture, what each is for, and the way of a query and of a gate."""
+    """The modules and their imports as a graph, the purpose of each, and the path of a query and of a
+    gate."""
     table = [
         f"| {number} | `{room}` | {rooms.meaning(room)} |"
         for number, floor in reversed(list(enumerate(rooms.storeys())))
         for room in floor
     ]
     walks = [_walks(name) for name in WALKED]
-    head = "| storey | room | what it is |\n|---|---|---|\n"
+    head = "| storey | module | purpose |\n|---|---|---|\n"
     return (
         f"{_title('Architecture')}{HOUSE}\n```mermaid\n{rooms.picture()}\n```\n\n"
         f"{head}" + "\n".join(table) + f"\n\n## The rules of import\n{RULES}\n"
-        "## The way of a query and of a gate\n\nThree layers of different kinds, where compiled kernels are "
-        "built. `ttr explain NAME --route` says which files a call passes on this machine, and all that an "
-        "engine is made of.\n" + "\n".join(walks) + "\n"
+        "## The path of a query and of a gate\n\nThree layers of different kinds, with compiled "
+        "kernels. `ttr explain NAME --route` lists the files that a call passes through on this machine, and "
+        "all files of its engine.\n" + "\n".join(walks) + "\n"
     )
 
 
@@ -146,13 +149,13 @@ def _walks(name: str) -> str:
     passed = [step for step in route(entry.problem, engine) if "single token" not in step[0]]
     into = ("mixer: calls `regress`", file_of(ttr.nn.Mixer))
     projected = ("project: q = W x, heads apart", file_of(ttr.nn.Mixer.__mro__[1]))
-    behind = [(f"output: {type(part).__name__}", file_of(type(part))) for part in entry.output]
+    outputs = [(f"output: {type(part).__name__}", file_of(type(part))) for part in entry.output]
     query = [
         projected,
         *_transforms(entry),
         into,
         *passed,
-        *behind,
+        *outputs,
         ("mixer: the output projection", file_of(ttr.nn.Mixer)),
     ]
     gate = entry.gates[0]
@@ -169,7 +172,8 @@ def _transforms(entry: Architecture) -> list[tuple[str, str]]:
 def _gate_walk(
     entry: Architecture, gate: Part, passed: list[tuple[str, str]], into: tuple[str, str]
 ) -> list[tuple[str, str]]:
-    """The gate, and of the way of a call the components that ask for its control."""
+    """The path of a gate: the gate itself, then the steps of the call without the components that do not take
+    its control."""
     problem = entry.problem
     takers = {
         file_of(type(part))
@@ -187,12 +191,14 @@ def _steps(steps: list[tuple[str, str]]) -> str:
 
 
 def _layer(name: str) -> str:
-    """One layer: where it comes from, its formulas, and how far it is a regression."""
-    told = explain(ttr.catalogue[name])
-    facts = [(section.title, fact) for section in told.sections for fact in section.facts]
+    """One layer: its source, its formulas, and in what sense it is a regression."""
+    explanation = explain(ttr.catalogue[name])
+    facts = [(section.title, fact) for section in explanation.sections for fact in section.facts]
     lines = [f"- {fact.title}: {fact.text}" for title, fact in facts if title == SOURCE]
-    lines += [f"- {title}: `{formula}`" for title, formula in told.formulas().items()]
-    lines += [f"- {title}: {text}" for title in ("order", "parallel form") for text in told.facts(title)]
+    lines += [f"- {title}: `{formula}`" for title, formula in explanation.formulas().items()]
+    lines += [
+        f"- {title}: {text}" for title in ("order", "parallel form") for text in explanation.facts(title)
+    ]
     limits = [f"- {fact.text}" for title, fact in facts if title == APPROXIMATE]
     return "\n".join((f"\n### {name}\n", *lines, f"\n{APPROXIMATE}:\n", *limits, ""))
 
@@ -202,12 +208,12 @@ def _choices(name: str) -> str:
     return " | ".join(f"`{brief(part)}`" for part in (problem.weights, problem.function, problem.solver))
 
 
-def _kept(name: str) -> str:
+def _state(name: str) -> str:
     return state_words(ttr.catalogue[name].problem).partition(";")[0]
 
 
 def _compared(name: str) -> str:
-    """What has been compared, and whether a published module exists."""
+    """What has been compared with the original, and whether a published module exists."""
     entry = ttr.catalogue[name]
     kinds = " and ".join(dict.fromkeys(re.findall(r"\b(layer|memory)\b(?=[^;]*:)", entry.verified)))
     return f"{kinds or entry.verified}{'' if entry.original else ', by another derivation'}"

@@ -1,4 +1,4 @@
-"""What a problem is, what it costs, and which engine runs it: for people."""
+"""Descriptions of problems for people: formulas, state and cost, and the engine that runs them."""
 
 from __future__ import annotations
 
@@ -36,26 +36,25 @@ FORMULAS = (
 """Titles of formulas, in reading order; "order", "parallel form" and "approximation" are words."""
 
 LETTERS = {"K": 116, "V": 148, "H": 22, "N": 1042}
-"""Sizes that nobody has, by which a dimension of a shape is told: key size, value size, heads, remembered
-pairs."""
+"""Sentinel sizes from which the symbolic dimension of a shape entry is recovered: key size, value size,
+heads, stored pairs."""
 
 OWNERS = {
     "weights": ("weight", "decay"),
     "solver": ("objective", "update", "order", "parallel form"),
     "function": ("prediction", "features", "kernel", "read-out", "scale", "normalisation"),
 }
-"""Whose titles they are. Another axis that speaks under one of them has the last word: weights may change the
-update."""
+"""The axis that each title belongs to. A formula of another axis under the same title takes precedence:
+weights may change the update."""
 
 FOLDED = (
-    "The pairs are learned one after the other, or a few together, each by a step on its own "
-    "objective: the memory is not the "
-    "minimiser over all pairs."
+    "The pairs are learned one after the other, or a few together, by one step each on its own objective, "
+    "so the memory is not the minimiser over all pairs."
 )
 SHRUNK = (
-    "Forgetting shrinks the memory towards 0 before every update; it does not weigh the pairs of a "
-    "squared error. With orthonormal "
-    "keys no weighted fit would notice its weights, and this memory does."
+    "The decay shrinks the memory towards 0 before every update instead of weighting the pairs of a "
+    "squared error. With orthonormal keys the weights would not change a weighted fit, but they change "
+    "this memory."
 )
 PLAIN = "phi(x) = x"
 
@@ -78,16 +77,17 @@ def explain(
     name: str = "",
     **call: object,
 ) -> Explanation:
-    """A memory in formulas and words: what it minimises, how it is updated and read, what it keeps, needs and
-    costs, how far it is a regression, and the engine that runs it with every other's reason not to.
+    """A memory in formulas and words: its objective, update and read-out, its state, inputs and cost, in what
+    sense it is a regression, the engine that runs it, and why the others do not.
 
     Args:
-        problem: a Problem, or an Architecture (anything with a ``problem``), whose source and parts
-            are told too.
-        q, k, v: with the rest of a call to ``regress``; the engine is then that of this call, without, of
-            calls in general.
-        heads, key_size, value_size: give state and cost in numbers; a call gives them by itself.
-        tokens: how many pairs a memory that keeps all of them holds in those numbers.
+        problem: a Problem, or an Architecture (anything with a ``problem``), whose source and parts are
+            described too.
+        q, k, v: with the other arguments of a call to ``regress``, the engine of that call; without them, the
+            engine of calls in general.
+        heads, key_size, value_size: sizes for which state and cost are given in numbers; taken from the call
+            if there is one.
+        tokens: number of pairs, in those numbers, of a memory that stores all of them.
         name: the title.
     """
     entry, problem = problem, getattr(problem, "problem", problem)
@@ -100,7 +100,7 @@ def explain(
         heads, key_size, value_size, tokens = x.heads, q.shape[-1], v.shape[-1], q.shape[1]
     elif call:
         raise ValueError(
-            f"explain() got {', '.join(call)} but no q, k, v. Give the whole call, or sizes alone."
+            f"explain() got {', '.join(call)} but no q, k, v. Give the whole call, or only sizes."
         )
     reasons = {engine.name: refusal(engine, problem, x) for engine in ENGINES}
     chosen = (
@@ -109,21 +109,21 @@ def explain(
         else next(name for name, reason in reasons.items() if reason is None)
     )
     others = tuple(
-        (name, reason or f"Slower than {chosen}, and runs it when asked for.")
+        (name, reason or f"Slower than {chosen}; runs it on request.")
         for name, reason in reasons.items()
         if name != chosen
     )
     sizes = _in_numbers(problem, heads, key_size, value_size, tokens)
-    how = [("parallel form", _written_out(problem, told)) for told in _told(problem, "parallel form")]
+    how = [("parallel form", _written_out(problem, text)) for text in _texts(problem, "parallel form")]
     how += [("engine", chosen), *((f"not {name}", reason) for name, reason in others)]
     sections = (
         _section(SOURCE, _source(entry)),
         _section("The three choices", _choices(problem)),
         Section("In formulas", tuple(_formulas(problem))),
-        _section("What it keeps and costs", _costs(problem, sizes)),
-        _section("What a call brings", _inputs(problem)),
+        _section("State and cost", _costs(problem, sizes)),
+        _section("Inputs of a call", _inputs(problem)),
         _section(APPROXIMATE, _approximations(entry, problem)),
-        _section("Around the memory, in this order", _parts(entry)),
+        _section("Parts around the memory, in order", _parts(entry)),
         _section("How it runs", how),
     )
     return Explanation(
@@ -157,12 +157,12 @@ def summary(component: Component) -> str:
 
 
 def state_words(problem: Problem) -> str:
-    """The tensors that a memory keeps per head, with letters for their sizes."""
+    """The tensors of a memory's state per head, with letters for their sizes."""
     if not problem.function.causal:
         return "nothing: every token reads the whole sequence"
     words = ", ".join(
         f"{name} [{','.join(_letter(problem, size) for size in shape)}]"
-        for name, shape in _kept(problem, LETTERS).items()
+        for name, shape in _state_shapes(problem, LETTERS).items()
     )
     if not issubclass(problem.form, Pairs):
         return f"{words} per head"
@@ -174,9 +174,9 @@ def _section(title: str, facts: object) -> Section:
     return Section(title, tuple(Fact(*fact) for fact in facts))
 
 
-def _told(problem: Problem, title: str) -> list[str]:
-    """What there is to say under a title, at most one: by another axis than the title's own, if one speaks,
-    else by its own."""
+def _texts(problem: Problem, title: str) -> list[str]:
+    """The text under a title, at most one: that of another axis than the title's own if there is one, else
+    its own."""
     parts = sorted(
         (problem.solver, problem.function, problem.weights), key=lambda part: title not in OWNERS[part.kind]
     )
@@ -200,42 +200,44 @@ def _choices(problem: Problem) -> Iterator[tuple[str, str]]:
         "weights act on",
         {
             "samples": "the samples: every token solves the weighted problem of all pairs",
-            "memory": "the memory: it fades, then the token's pairs are learned",
+            "memory": "the memory: it decays, then the token's pairs are learned",
         }[problem.solver.weights_act_on],
     )
 
 
 def _formulas(problem: Problem) -> Iterator[Fact]:
-    """The formulas of the three choices put together; what is written out in the others has no line of its
-    own."""
-    told = {title: text for title in FORMULAS for text in _told(problem, title)}
+    """The formulas of the three choices combined; a formula that is substituted into the others has no line
+    of its own."""
+    texts = {title: text for title in FORMULAS for text in _texts(problem, title)}
     for title in FORMULAS:
-        if title in told and (title, told[title]) not in (("features", PLAIN), ("decay", told.get("decay"))):
-            yield Fact(title, _written_out(problem, told[title]), formula=True)
+        if title in texts and (title, texts[title]) not in (
+            ("features", PLAIN),
+            ("decay", texts.get("decay")),
+        ):
+            yield Fact(title, _written_out(problem, texts[title]), formula=True)
     if problem.weights.window is not None:
         yield Fact("window", f"the sums run over the {problem.weights.window} newest pairs")
-    yield from (Fact("order", text) for text in _told(problem, "order"))
+    yield from (Fact("order", text) for text in _texts(problem, "order"))
 
 
 def _written_out(problem: Problem, formula: str) -> str:
-    """The formula of a component as it reads in this problem: D_t, w_t and phi replaced by what they are
-    here."""
+    """The formula of a component in this problem: D_t, w_t and phi are replaced by their values here."""
     default = {
         None: "1",
         "head": "(gamma_i^(t) / gamma_i^(t-1))",
         "channel": "diag(gamma_i^(t) / gamma_i^(t-1))",
     }[problem.weights.retention]
-    decay = next(iter(_told(problem, "decay")), default).removeprefix("D_t = ")
+    decay = next(iter(_texts(problem, "decay")), default).removeprefix("D_t = ")
     formula = formula.replace("D_t = 1 after", "with decay 1 after")
     formula = re.sub(r"\bD_t (?=[A-Za-z(])", "" if decay == "1" else f"{decay} ", formula)
     if not problem.weights.importance:
         formula = re.sub(r"\bw_[tij] (?=[A-Za-z(])", "", formula)
-    if PLAIN in _told(problem, "features"):
+    if PLAIN in _texts(problem, "features"):
         formula = re.sub(r"phi\(([^()]*)\)", r"\1", formula)
     return formula.replace("(S_{t-1})^T", "S_{t-1}^T")
 
 
-def _kept(problem: Problem, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+def _state_shapes(problem: Problem, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     if issubclass(problem.form, Pairs):
         return {
             "keys": (sizes["N"], sizes["K"]),
@@ -246,9 +248,8 @@ def _kept(problem: Problem, sizes: Mapping[str, int]) -> dict[str, tuple[int, ..
 
 
 def _work(problem: Problem, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
-    """The products whose sum one token's work grows with, per head: every number of the state once, and the
-    solves."""
-    held = list(_kept(problem, sizes).values())
+    """The terms of the work per token and head: every number of the state once, and the solves."""
+    held = list(_state_shapes(problem, sizes).values())
     work = [shape for shape in held if len(shape) == max(map(len, held))]
     if problem.form is KernelPairs:
         return [*work, (sizes["N"],) * 3]
@@ -265,7 +266,7 @@ def _work(problem: Problem, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
 
 
 def _letter(problem: Problem, size: int) -> str:
-    """The letter of a size computed with ``LETTERS``, or a multiple of one, or the number itself."""
+    """The letter of a size computed with ``LETTERS``, a multiple of a letter, or the number itself."""
     letters = {LETTERS[letter]: letter for letter in ("N", "H", "V", "K")}
     letters.setdefault(problem.function.feature_size(LETTERS["K"]), "F")
     degree = problem.function.local_degree or 0
@@ -330,17 +331,17 @@ def _inputs(problem: Problem) -> Iterator[tuple[str, str]]:
 
 def _approximations(entry: object, problem: Problem) -> Iterator[tuple[str, str]]:
     parts = (problem.solver, problem.function, problem.weights)
-    told = list(
+    texts = list(
         dict.fromkeys(
             _written_out(problem, text) for part in parts if (text := part.formulas().get("approximation"))
         )
     )
     if problem.solver.weights_act_on == "memory":
-        told += [FOLDED] + ([SHRUNK] if problem.weights.retention else [])
-    told = told or [EXACT]
+        texts += [FOLDED] + ([SHRUNK] if problem.weights.retention else [])
+    texts = texts or [EXACT]
     if next(_parts(entry), None):
-        told.append(AROUND)
-    yield from ((f"{number}.", text) for number, text in enumerate(told, 1))
+        texts.append(AROUND)
+    yield from ((f"{number}.", text) for number, text in enumerate(texts, 1))
 
 
 def _parts(entry: object) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""From the plain formulas of the components to LaTeX: ``latex("S_t = a_t S_{t-1} + k_t v_t^T")``.
+"""Translates the plain formulas of the components to LaTeX: ``latex("S_t = a_t S_{t-1} + k_t v_t^T")``.
 
 Plain formulas are one line of ASCII: x_t and x_{t-1}, x^T, x^2 and gamma_i^(t), sum_{i<=t} and prod_{i<j<=t},
 Greek letters by name, ||x||, juxtaposition or x.y for products, x * y entry by entry, controls by name, and
@@ -92,12 +92,12 @@ _TOKENS = (
 
 
 def latex(formula: str) -> str:
-    """The formula as LaTeX mathematics, without dollars; braces are balanced whatever the formula says."""
+    """The formula as LaTeX mathematics, without dollar signs; braces are always balanced."""
     return _Reader(formula).sequence()
 
 
 class _Reader:
-    """The tokens of one formula, (kind, text) each, read once from left to right."""
+    """Reads the tokens (kind, text) of one formula once, from left to right."""
 
     def __init__(self, formula: str) -> None:
         pattern = _TOKENS.replace("{names}", "|".join(sorted(CONTROLS, key=len, reverse=True)))
@@ -109,7 +109,7 @@ class _Reader:
         return self.tokens[here] if here < len(self.tokens) else ("end", "")
 
     def sequence(self, closing: str = "") -> str:
-        """Everything up to the bracket ``closing``, which is read too, or to the end."""
+        """Everything up to and including the bracket ``closing``, or to the end."""
         parts: list[str] = []
         while self.peek()[0] != "end":
             kind, text = self.peek()
@@ -125,7 +125,7 @@ class _Reader:
         return re.sub(" +", " ", "".join(parts)).strip()
 
     def words(self) -> str:
-        """Words of plain English that follow each other, as one text."""
+        """Consecutive words of plain English, as one text."""
         found = []
         while (
             self.peek()[0] == "space"
@@ -142,7 +142,7 @@ class _Reader:
         return rf"\text{{{before}{text.strip()}{after}}}"
 
     def atom(self) -> str:
-        """One symbol, number or name; a square root takes its bracket along."""
+        """One symbol, number or name; a square root includes its bracket."""
         kind, text = self.peek()
         self.at += 1
         if text == "sqrt" and self.peek()[1] == "(":
@@ -164,8 +164,8 @@ class _Reader:
         return f"{SIGNS[text]} " if text in SIGNS else text
 
     def script(self) -> str:
-        """An index or exponent with its argument in braces; a bracket goes, unless it marks a token, as in
-        gamma_i^(t)."""
+        """An index or exponent with its argument in braces; brackets around it are removed, unless they mark
+        a token, as in gamma_i^(t)."""
         mark, base = self.peek()[1], "".join(text for _, text in self.tokens[max(self.at - 3, 0) : self.at])
         self.at += 1
         sign = ""

@@ -1,5 +1,5 @@
-"""The named architectures: ``ttr.catalogue["gated-deltanet"]``. Each is an entry of data; its name decides
-nothing."""
+"""The named architectures: ``ttr.catalogue["gated-deltanet"]``. Each entry is data; no code depends on its
+name."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _FILES = [importlib.import_module(f"{__name__}.{family.name}") for family in pkg
 ENTRIES: dict[str, Architecture] = {
     name: entry for family in _FILES for name, entry in family.ENTRIES.items()
 }
-"""The entries of every file of this folder, one file per family."""
+"""All entries; every file of this folder holds one family."""
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     " ".join(family.__doc__.split()).partition(". ")[0].rstrip("."): tuple(family.ENTRIES)
     for family in _FILES
 }
-"""What the layers of a family have in common, in words, and their names."""
+"""The families: a description, and the names of their layers."""
 
 
 class UnknownName(KeyError):
-    """A name that the catalogue does not have; the message is a sentence that suggests close ones."""
+    """A name that is not in the catalogue; the message suggests similar ones."""
 
     def __str__(self) -> str:
         return self.args[0]

@@ -47,7 +47,8 @@ ENTRIES: dict[str, Architecture] = {
         year=2024,
         original="fla.layers.BasedLinearAttention",
         verified="memory: fla/ops/based/naive.py",
-        note="The linear attention alone, without the sliding window beside it. Published with key_size=16.",
+        note="Only the linear attention, without the sliding-window layers of the publication. Published "
+        "with key_size=16.",
     ),
     "retnet": Architecture(
         Problem(MultiScale(first=5.0), Linear(), OneStep()),

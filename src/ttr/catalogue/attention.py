@@ -1,4 +1,4 @@
-"""Memories that keep the pairs and fit around every query."""
+"""Memories that store their pairs and fit locally around every query."""
 
 from __future__ import annotations
 
@@ -81,9 +81,8 @@ ENTRIES: dict[str, Architecture] = {
         year=2025,
         original="fla.layers.PaTHAttention",
         verified="memory: fla/ops/path_attn/naive.py",
-        note="The transport key of every head, not only of every key head. With Geometric weights it is the "
-        "form with a forget gate, "
-        "whose log decay is the published gate's times K^-1/2.",
+        note="The transport key of every head, not only of every key head. With Geometric weights it is "
+        "the form with a forget gate; its log decay is that of the published gate times K^-1/2.",
     ),
     "deltaformer": Architecture(
         Problem(Uniform(), LocalConstant(), FunctionalDeltaRule()),
@@ -148,6 +147,6 @@ ENTRIES: dict[str, Architecture] = {
         year=2025,
         original=None,
         verified="memory: weighted least squares by LAPACK",
-        note="Norms of q and k bound the distances on which the fitted line is read.",
+        note="Norms of q and k bound the distances at which the local fit is evaluated.",
     ),
 }

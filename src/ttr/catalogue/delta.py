@@ -1,4 +1,4 @@
-"""Memories that correct themselves: the delta rule and its gated, implicit and several-pair forms."""
+"""Delta-rule memories: the delta rule and its gated, implicit and several-pair forms."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ ENTRIES: dict[str, Architecture] = {
         year=2025,
         original="fla.layers.Comba",
         verified="memory: the chunk form of fla/ops/comba/naive.py",
-        note="The read key keeps its learned length; the kernel of fla's layer brings it back to 1.",
+        note="The read key keeps its learned norm; the kernel of fla's layer normalises it.",
     ),
     "deltaproduct": Architecture(
         Problem(Uniform(), Linear(), DeltaRule(pairs_per_token=2)),
@@ -124,8 +124,7 @@ ENTRIES: dict[str, Architecture] = {
         original="fla.layers.GatedDeltaNet2",
         verified="memory: fla/ops/gdn2/naive.py, recurrent and chunk",
         note=(
-            "With grouped values every head has erase gates of its own; the original shares those of a key "
-            "head."
+            "With grouped values every head has its own erase gates; the original shares those of a key head."
         ),
     ),
     "rwkv7": Architecture(
@@ -146,8 +145,8 @@ ENTRIES: dict[str, Architecture] = {
             "published equations"
         ),
         note=(
-            "Without the value residual, which mixes in the values of the first layer and so lies outside "
-            "a layer. Low ranks are the head's sizes."
+            "Without the value residual, which mixes in the values of the first layer and so is not part "
+            "of a layer. The low ranks are the sizes of a head."
         ),
     ),
     "precond-gated-deltanet": Architecture(
@@ -200,8 +199,8 @@ ENTRIES: dict[str, Architecture] = {
             "and values"
         ),
         note=(
-            "Regresses keys on values and reads with the adjoint, so outside the framework. An operator "
-            "alone; the layer around it is KDA's."
+            "Regresses keys on values and reads with the adjoint, so it is outside the framework. "
+            "Published as an operator only; the layer around it is that of KDA."
         ),
     ),
     "momentum-deltanet": Architecture(

@@ -53,9 +53,9 @@ ENTRIES: dict[str, Architecture] = {
         year=2023,
         original=None,
         verified="memory: the recursion of the inverse, P_t = P_{t-1} - P k (P k)^T / (1 + k^T P k)",
-        note="Recursive least squares with uniform weights is the exact ridge. With forgetting it would "
-        "forget its prior too, and be "
-        "ExactRidge under Importance with the inverse of what was forgotten up to each pair.",
+        note="Recursive least squares with uniform weights is the exact ridge. With decay its prior would "
+        "decay too; it would be ExactRidge under Importance, with the inverse of the decay up to each "
+        "pair.",
     ),
     "gated-kalmanet": Architecture(
         Problem(Product((Geometric("head"), Importance())), Linear(), Chebyshev(iterations=30, ratio=0.02)),
@@ -68,7 +68,7 @@ ENTRIES: dict[str, Architecture] = {
         original="hmf.model.hybrid_zoo.layers.gated_kalmanet.GatedKalmaNet",
         verified="memory: the Chebyshev polynomials of its residual",
         note=(
-            "Gradients are those of the 30 steps, where the released kernel takes the exact solution's. "
+            "Gradients are those of the 30 steps; the released kernel uses those of the exact solution. "
             "1e-6 is not added to norms and gates."
         ),
     ),

@@ -82,8 +82,8 @@ ENTRIES: dict[str, Architecture] = {
         original=None,
         verified="memory: the released parallel form, whose powers of the decay are folded into q and k",
         note=(
-            "As released: decayed and not normalised. An RMSNorm per head in place of a GroupNorm; all "
-            "channels are turned, in Pythia a quarter."
+            "As released: decayed and not normalised. An RMSNorm per head replaces the GroupNorm; all "
+            "channels are rotated, in Pythia a quarter."
         ),
     ),
     "power-attention": Architecture(
@@ -99,7 +99,7 @@ ENTRIES: dict[str, Architecture] = {
         verified=(
             "memory: the weights of all pairs by the power of their scores, summed afresh for every token"
         ),
-        note="The release subtracts a maximum before it adds eps, so that eps means less there.",
+        note="The release subtracts a maximum before it adds eps, so that eps has less effect there.",
     ),
     "lightning-attention": Architecture(
         Problem(LayerwiseDecay(), Linear(scale=1.0), OneStep()),

@@ -1,4 +1,4 @@
-"""Memories that fit polynomials around every query, or learn to do without the fit."""
+"""Memories that fit a local polynomial around every query, or learn its slope instead."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ENTRIES: dict[str, Architecture] = {
         original=None,
         verified="memory: weighted least squares by LAPACK",
         note=(
-            "The slope along 8 learned directions of the keys: between softmax attention and local linear "
+            "A slope along 8 learned directions of the keys: between softmax attention and local linear "
             "attention."
         ),
     ),

@@ -1,5 +1,5 @@
-"""Memories that are networks, trained in mini-batches while they read: TTT, Titans, LaCT, ATLAS and the MIRAS
-models."""
+"""Memories that are networks, trained on mini-batches of tokens in the forward pass: TTT, Titans, LaCT, ATLAS
+and the MIRAS models."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ ENTRIES: dict[str, Architecture] = {
             "fla/ops/titans/naive.py for a matrix"
         ),
         note=(
-            "The memory layer alone (LMM), gates per head. Community code averages gates over a chunk and "
-            "the loss over channels."
+            "Only the memory layer (LMM), with gates per head. Community code averages gates over a chunk "
+            "and the loss over channels."
         ),
     ),
     "lact": Architecture(
@@ -102,7 +102,7 @@ ENTRIES: dict[str, Architecture] = {
         original=None,
         verified="memory: the published loop over chunks, gradients by hand",
         note=(
-            "Without the window attention beside it and the scale of its keys. The release orthogonalises "
+            "Without the parallel window attention and the scale of its keys. The release orthogonalises "
             "in bfloat16."
         ),
     ),
@@ -140,7 +140,7 @@ ENTRIES: dict[str, Architecture] = {
         verified="derived from the publication's equations: the recurrence with gradients by hand",
         note=(
             "No author code is public. Gates per head, not per channel; the norm acts at every token, not "
-            "at chunk ends alone; l_p over p."
+            "only at the ends of chunks; l_p over p."
         ),
     ),
     "yaad": Architecture(

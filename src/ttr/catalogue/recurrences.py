@@ -1,4 +1,4 @@
-"""Memories that add pairs by a recurrence of their own: exponential gates, trapezoids, a bonus, levels."""
+"""Additive memories defined by their own recurrence: exponential gates, trapezoids, a bonus, levels."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ ENTRIES: dict[str, Architecture] = {
         original="fla.layers.Mamba3",
         verified="memory: its matrix of weights, and Mamba-2 with trapezoid = 1",
         note=(
-            "One input and output (SISO). Turns channels c and c + n where the original turns neighbours. "
-            "One group: heads=1, value_heads=H."
+            "One input and output (SISO). Rotates channels c and c + n, where the original rotates "
+            "neighbours. One group: heads=1, value_heads=H."
         ),
     ),
     "rwkv6": Architecture(
@@ -67,8 +67,8 @@ ENTRIES: dict[str, Architecture] = {
         original="fla.layers.RWKV6Attention",
         verified="memory: fla/ops/rwkv6/recurrent_naive.py",
         note=(
-            "The token shift acts on q, k, v with fixed shares; the original's acts on the input, gates "
-            "included, with shares of each token."
+            "The token shift acts on q, k, v with fixed shares; that of the original acts on the input, "
+            "also of the gates, with shares per token."
         ),
     ),
     "log-linear-attention": Architecture(

@@ -1,5 +1,5 @@
-"""State spaces, gated recurrent units and complex retention: additive memories that fade, and turn, channel
-by channel."""
+"""State spaces, gated recurrent units and complex decays: additive memories with a decay, and a rotation, per
+channel."""
 
 from __future__ import annotations
 

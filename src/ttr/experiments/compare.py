@@ -1,5 +1,5 @@
-"""Which memory suits a text: a small byte-level language model per memory, at equal parameters, steps, data
-and seed."""
+"""Compares memories on a text by a small byte-level language model each, at equal parameters, steps, data and
+seed."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ REPORT = ("results.json", "comparison.png", "report.html")
 
 
 def compare(settings: CompareSettings, console: Console) -> dict[str, Any]:
-    """Train, measure and report; what an earlier call with the same settings finished is not done again.
+    """Train, measure and report; runs that an earlier call with the same settings finished are not repeated.
 
     Writes into ``settings.out``: settings.json, runs/ (a checkpoint and a result per run), results.json,
     comparison.png and report.html; prints progress, the table and the conclusion to ``console``.
 
     Returns:
-        What results.json holds.
+        The content of results.json.
 
     Raises:
-        UserError: for whatever the user can put right, in one sentence; nothing finished is lost.
+        UserError: for errors that the user can correct, in one sentence; finished runs are kept.
     """
     with for_the_user():
         found = memories(settings)
@@ -47,7 +47,7 @@ def compare(settings: CompareSettings, console: Console) -> dict[str, Any]:
         with Bar(console, job.total_steps) as bar:
             measured = [job.measure(memory, bar) for memory in found]
     except KeyboardInterrupt:
-        raise UserError(f"Stopped. The same command goes on from here: {settings.command()}") from None
+        raise UserError(f"Stopped. The same command continues from here: {settings.command()}") from None
     figures = summarise(measured, job.unigram, job.mask, settings.resamples)
     results = {"conclusion": conclusion(figures)} | figures | about
     publish(settings, results, console)
@@ -55,8 +55,7 @@ def compare(settings: CompareSettings, console: Console) -> dict[str, Any]:
 
 
 def publish(settings: CompareSettings, results: Mapping[str, Any], console: Console) -> None:
-    """Write results.json, comparison.png and report.html where they differ from what is there, and print the
-    table."""
+    """Write those of results.json, comparison.png and report.html that have changed, and print the table."""
     png = draw(results)
     for name, content in zip(
         REPORT, (to_json(results), png, html(results, png).encode(errors="backslashreplace")), strict=True
@@ -73,10 +72,11 @@ def publish(settings: CompareSettings, results: Mapping[str, Any], console: Cons
 
 
 def claim(settings: CompareSettings, text: Text, found: Sequence[Memory]) -> dict[str, Any]:
-    """Make the folder and note in settings.json what it is for, or check that it is for this.
+    """Create the folder and its settings.json, or check that they belong to this comparison.
 
     Returns:
-        What settings.json holds: command, settings, definitions, text, versions (those of the first call).
+        The content of settings.json: command, settings, definitions, text, versions (those of the first
+            call).
 
     Raises:
         UserError: if the folder cannot be written, holds another comparison, or its settings.json is damaged.
@@ -88,8 +88,8 @@ def claim(settings: CompareSettings, text: Text, found: Sequence[Memory]) -> dic
     )
     if foreign and not path.exists():
         raise UserError(
-            f"{settings.out} holds {', '.join(foreign)} but no settings.json that says whose "
-            "they are. Choose another folder with --out."
+            f"{settings.out} holds {', '.join(foreign)} but no settings.json that they belong to. Choose "
+            "another folder with --out."
         )
     about = {
         "command": settings.command(),
@@ -120,11 +120,11 @@ def claim(settings: CompareSettings, text: Text, found: Sequence[Memory]) -> dic
         raise UserError(
             f"{settings.out} holds a comparison with other arguments ({', '.join(differ)} "
             "changed). "
-            "Give the same arguments to go on with it, or another folder with --out."
+            "Give the same arguments to continue it, or another folder with --out."
         )
     return before
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The names of what is not the same."""
+    """The names of the entries that differ."""
     return [key for key in now if before.get(key) != now[key]]

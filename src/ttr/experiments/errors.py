@@ -1,4 +1,4 @@
-"""The one exception that experiments raise for what a user can put right."""
+"""The exception that experiments raise for errors that the user can correct."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 
 class UserError(ValueError):
-    """Something the user can put right, said in one sentence that names the remedy; the command line prints
-    it and exits with 1."""
+    """An error that the user can correct: one sentence that names the remedy. The command line prints it and
+    exits with 1."""
 
 
 @contextlib.contextmanager

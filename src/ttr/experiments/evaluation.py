@@ -1,4 +1,4 @@
-"""What is measured of a trained model: bits of every byte, the size of its memory, how fast it decodes."""
+"""Measurements of a trained model: bits per byte, size of the state, decoding speed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ttr.experiments.training import next_byte_loss
 from ttr.values import checks
 
 MOST_BITS = 64.0
-"""What a byte is counted as at most, also where a model's figure for it is not finite, so that a broken model
-has a mean."""
+"""The most bits that a byte counts, also if the model's figure is not finite, so that the mean of a diverged
+model is finite."""
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def bits_of_every_byte(model: nn.Module, tokens: Int[Tensor, "W L"], batch: int)
 @torch.no_grad()
 @checks(values=False)
 def memory_bytes(model: nn.Module, window: Int[Tensor, "1 T"]) -> int:
-    """Bytes that the layers together carry from one token to the next after reading ``window``."""
+    """Bytes of the states of all layers after reading ``window``."""
     model.eval()
     return sum(state.nbytes for state in model(input_ids=window, use_cache=True).past_key_values.states())
 
@@ -37,8 +37,8 @@ def memory_bytes(model: nn.Module, window: Int[Tensor, "1 T"]) -> int:
 @torch.no_grad()
 @checks(values=False)
 def decoding_speed(model: nn.Module, window: Int[Tensor, "1 T"], tokens: int) -> float:
-    """Greedy bytes per second, one sequence, the cache filled with ``window`` first; from the median time of
-    a byte."""
+    """Bytes per second of greedy decoding of one sequence after ``window``, from the median time of a
+    byte."""
     model.eval()
     out = model(input_ids=window, use_cache=True)
     seconds = []
@@ -52,7 +52,7 @@ def decoding_speed(model: nn.Module, window: Int[Tensor, "1 T"], tokens: int) ->
 
 
 def unigram_bits(train: UInt8[Tensor, " N"], targets: Int[Tensor, "W T"]) -> Float[Tensor, "W T"]:
-    """The floor a model must get under: bits by the bytes' frequencies in the training text (one added to
-    each count)."""
+    """The baseline that a model must beat: bits by the frequencies of the bytes in the training text, with
+    one added to each count."""
     counts = torch.bincount(train.long(), minlength=256).double() + 1
     return -(counts / counts.sum()).log2()[targets].float()

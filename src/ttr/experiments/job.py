@@ -1,4 +1,4 @@
-"""The runs of a comparison, each done once: trained, measured, and kept in a file of its own."""
+"""The runs of a comparison, each trained and measured once and stored in its own file."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from ttr.tasks.text import Text, evaluation_starts, recall_slice, split, trainin
 
 
 class Job:
-    """The text cut up, the models' sizes, and the files of the runs; the same for the same arguments.
+    """The split text, the models' sizes and the files of the runs, all determined by the arguments.
 
     Attributes:
         mask: [W,T] the recall slice of the validation windows.
-        comparison: the fingerprint of settings, text and memories, which every run bears.
+        comparison: the fingerprint of settings, text and memories, which is stored with every run.
         unigram: [W,T] bits of every validation byte under the byte frequencies of the training text.
         total_steps: training steps of all runs together.
 
     Raises:
-        ValueError: if the text is too short for the context, or its validation part repeats nothing.
+        ValueError: if the text is too short for the context, or its validation part contains no repeated
+            n-gram.
     """
 
     def __init__(self, settings: CompareSettings, found: Sequence[Memory], text: Text) -> None:
@@ -77,7 +78,7 @@ class Job:
         )
 
     def check_files(self) -> None:
-        """Read every file that an earlier call left, before anything new is done.
+        """Read every file of an earlier call before any training.
 
         Raises:
             UserError: naming a damaged one.
@@ -87,13 +88,13 @@ class Job:
             for path in (finished,) if finished.exists() else (self._path(run, "checkpoint"),):
                 if path.exists() and load_tensors(path)[1].get("run") != run:
                     raise UserError(
-                        f"{path} belongs to another run. Delete it to train this one from the "
-                        "start; the others are kept."
+                        f"{path} belongs to another run. Delete it to train this run from the start; the "
+                        "others are kept."
                     )
 
     def measure(self, memory: Memory, bar: Bar) -> Measured:
-        """All runs of one memory: the first seed with every rate, the others with the rate that was best on
-        the tuning split."""
+        """All runs of one memory: the first seed at every learning rate, the others at the best rate on the
+        tuning split."""
         first, *others = self.settings.all_seeds
         tried = [self._finish(memory, first, rate, bar) for rate in self.settings.rates]
         bits, facts = min(tried, key=lambda run: run[1]["tuning_bits_per_byte"])
@@ -102,8 +103,8 @@ class Job:
         return Measured(memory.name, torch.stack([b for b, _ in runs]), [f for _, f in runs])
 
     def _finish(self, memory: Memory, seed: int, rate: float, bar: Bar) -> tuple[Tensor, dict[str, Any]]:
-        """The bits of every validation byte and the facts of one run: read if it was finished before, else
-        trained first."""
+        """The bits of every validation byte and the facts of one run, read from its file or trained and
+        measured now."""
         run, settings = self._run(memory, seed, rate), self.settings
         path = self._path(run, "result")
         if path.exists():
@@ -122,7 +123,7 @@ class Job:
             run,
             bar.follow(memory.name, seed, rate),
         )
-        bar.skip(settings.steps - len(history.loss))  # what a run that diverged leaves undone
+        bar.skip(settings.steps - len(history.loss))  # the steps that a diverged run has not done
         bar.say("measuring")
         bits = bits_of_every_byte(model, self.validation, settings.batch)
         prompt = self.validation[:1, :-1]
@@ -147,7 +148,7 @@ class Job:
         return bits, facts
 
     def _tuning_bits(self, model: nn.Module) -> float | None:
-        """Bits per byte on the tuning split, which only matters if there are rates to choose from."""
+        """Bits per byte on the tuning split, computed only if there are several rates."""
         return (
             float(bits_of_every_byte(model, self.tuning, self.settings.batch).double().mean())
             if len(self.settings.rates) > 1

@@ -1,4 +1,4 @@
-"""The memories of a comparison: names of the catalogue and a user's own file, as models of equal size."""
+"""The memories of a comparison, from the catalogue and from a user's file, as models of equal size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ttr.models import TTRConfig, TTRForCausalLM
 
 @dataclass(frozen=True)
 class Memory:
-    """A memory under the name it has in the report, and where it comes from."""
+    """A memory, its name in the report, and its origin."""
 
     name: str
     layer: str | dict[str, Any]
@@ -29,10 +29,11 @@ class Memory:
 
 
 def memories(settings: CompareSettings) -> tuple[Memory, ...]:
-    """The memories that the settings name, those of the user's file last.
+    """The memories of the settings, those of the user's file last.
 
     Raises:
-        UserError: if a name is unknown (similar ones are suggested) or given twice, or the file cannot serve.
+        UserError: if a name is unknown (similar ones are suggested) or given twice, or the file cannot be
+            used.
     """
     for name in settings.layers:
         if name not in ttr.catalogue:
@@ -48,19 +49,19 @@ def memories(settings: CompareSettings) -> tuple[Memory, ...]:
 
 
 def definitions(found: Sequence[Memory]) -> dict[str, dict[str, Any]]:
-    """What the memories are, JSON-ready, by name."""
+    """The definitions of the memories, JSON-ready, by name."""
     return {m.name: {"layer": m.layer, "origin": m.origin} for m in found}
 
 
 def _of_file(path: Path) -> tuple[Memory, ...]:
-    """The memories of a user's file, which the fingerprint of its text belongs to."""
+    """The memories of a user's file, with the fingerprint of its text."""
     loaded = load_memories(path)
     origin = f"{path} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
     return tuple(Memory(name, memory.to_dict(), origin) for name, memory in loaded.items())
 
 
 def build(memory: Memory, settings: CompareSettings, mlp_width: int, seed: int) -> nn.Module:
-    """A fresh model with this memory in every layer; the global generator is left as it was."""
+    """A new model with this memory in every layer; the global generator is not changed."""
     heads = settings.width // settings.head_size
     config = TTRConfig(
         vocab_size=256,
@@ -78,15 +79,15 @@ def build(memory: Memory, settings: CompareSettings, mlp_width: int, seed: int) 
 
 
 def parameters(model: nn.Module) -> int:
-    """How many numbers are trained; shared ones count once."""
+    """The number of trained parameters; shared ones count once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def equal_widths(found: Sequence[Memory], settings: CompareSettings) -> dict[str, int]:
     """The MLP width of every memory with which all models have the parameters of the largest (within 1 %).
 
-    The largest is the one whose memory brings most parameters of its own; it keeps ``mlp_ratio`` times the
-    model's width. Parameters are a straight line in the MLP's width, so two models tell it.
+    The largest is the one whose memory has most parameters; its MLP is ``mlp_ratio`` times as wide as the
+    model. The number of parameters is linear in the MLP's width, so two models determine it.
     """
     base = round(settings.mlp_ratio * settings.width)
     at_base = {m.name: parameters(build(m, settings, base, 0)) for m in found}

@@ -1,5 +1,5 @@
-"""The picture of a comparison: how far each memory is behind the best, what its recall costs in state, how it
-learned."""
+"""The figure of a comparison: distances to the best memory, recall against state size, and learning
+curves."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
-"""Okabe and Ito's palette, told apart by colour-blind readers too; used again from the start when it runs
-out."""
+"""Okabe and Ito's palette, which colour-blind readers can distinguish; repeated if it is too short."""
 
 
 def draw(results: Mapping[str, Any]) -> bytes:
@@ -38,8 +37,8 @@ def draw(results: Mapping[str, Any]) -> bytes:
 
 
 def _distances(axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str]) -> None:
-    """How far each memory is behind the best on three sets of bytes, with the paired interval of that
-    distance, the best on top."""
+    """The distance of each memory to the best on three sets of bytes, with its paired interval, the best on
+    top."""
     styles = (
         ("recall", "o", "recall slice", -0.22),
         ("all", "D", "all bytes", 0.0),
@@ -89,7 +88,7 @@ def _face(measure: str, colour: str) -> str:
 
 
 def _state(axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str]) -> None:
-    """Distance to the best on the recall slice against the bytes of memory that are carried along."""
+    """Distance to the best on the recall slice against the bytes of the state."""
     for row in rows:
         behind = row["behind_best"]["recall"]
         axes.plot(
@@ -106,16 +105,16 @@ def _state(axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str])
     axes.axhline(0, color="#444444", linewidth=1)
     axes.set_xlabel("state at the context's end")
     axes.set_ylabel("bits per byte behind the best")
-    axes.set_title("Recall slice: what it costs in state")
+    axes.set_title("Recall slice against state size")
 
 
 def _apart(sizes: Sequence[int]) -> list[int]:
-    """The sizes from the smallest on, without those whose label on a logarithmic axis would run into the one
+    """The sizes in rising order, without those whose label on a logarithmic axis would overlap the one
     before."""
-    room = 0.28 * math.log2(max(sizes) / min(sizes))
+    least_distance = 0.28 * math.log2(max(sizes) / min(sizes))
     ticks: list[int] = []
     for size in sorted(set(sizes)):
-        if not ticks or math.log2(size / ticks[-1]) >= room:
+        if not ticks or math.log2(size / ticks[-1]) >= least_distance:
             ticks.append(size)
     return ticks
 
@@ -132,12 +131,12 @@ def _learning(
         width = max(1, len(loss) // 20)
         smooth = [sum(loss[i : i + width]) / width for i in range(len(loss) - width + 1)]
         axes.plot(range(width, len(loss) + 1), smooth, color=colour[row["name"]], linewidth=1.6)
-        curves += [smooth] if smooth else []  # a training that diverged at once has no curve
-    if any(curve[-1] < frequencies for curve in curves):  # then what the first steps cost would hide the rest
+        curves += [smooth] if smooth else []  # a run that diverged at its first step has no curve
+    if any(curve[-1] < frequencies for curve in curves):  # the losses of the first steps would hide the rest
         axes.set_ylim(0.95 * min(map(min, curves)), 1.1 * frequencies)
     axes.set_xlabel("training step")
     axes.set_ylabel("training loss, bits per byte")
-    axes.set_title("How they learned")
+    axes.set_title("Learning curves")
     axes.legend(frameon=False, fontsize=8)
 
 

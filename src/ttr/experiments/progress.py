@@ -1,4 +1,4 @@
-"""The live line under a running comparison: what is trained, how far, how long still."""
+"""The progress bar of a running comparison: the current run, its step, and the time left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ttr.experiments.training import History
 
 
 class Bar:
-    """A progress bar over the training steps of all runs, with the time that is left; a context manager."""
+    """A progress bar over the training steps of all runs, with the time left; a context manager."""
 
     def __init__(self, console: Console, total: int) -> None:
         columns = (
@@ -38,16 +38,16 @@ class Bar:
         self._progress.stop()
 
     def skip(self, steps: int) -> None:
-        """Count steps that an earlier call has done."""
+        """Count steps that an earlier call has completed."""
         self._progress.advance(self._task, steps)
 
     def say(self, what: str) -> None:
-        """What happens to the current run now."""
+        """Show the current activity of the run."""
         self._progress.update(self._task, description=f"{self._name}: {what}")
 
-    def finished(self, told: str) -> None:
-        """A line that stays: what a run has come to."""
-        self._progress.console.print(f"{self._name}: {told}", highlight=False, markup=False)
+    def finished(self, result: str) -> None:
+        """Print a permanent line: the result of a run."""
+        self._progress.console.print(f"{self._name}: {result}", highlight=False, markup=False)
 
     def follow(self, name: str, seed: int, rate: float) -> Callable[[History], None]:
         """A callback for the training of one run, called with its history before the first and after every

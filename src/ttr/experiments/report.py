@@ -1,4 +1,4 @@
-"""A comparison as a person reads it: a table in the terminal, and one self-contained HTML page."""
+"""The report of a comparison: a table in the terminal, and one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ttr.experiments.picture import readable
 from ttr.experiments.results import MEASURES, separable
 
 BEST, EQUAL = "*", "~"
-"""Marks of the best row and of those that cannot be told apart from it."""
+"""Marks of the best row and of those that are statistically indistinguishable from it."""
 
 
 def show(results: Mapping[str, Any], console: Console) -> None:
@@ -40,9 +40,9 @@ def show(results: Mapping[str, Any], console: Console) -> None:
     )
     console.print(table)
     console.print(
-        f"Bits per byte, lower is better, with 95 % intervals. {BEST} best, {EQUAL} cannot be "
-        "told apart from it (differences "
-        "are paired: they see more than two intervals side by side). Speeds in bytes per second.\n",
+        f"Bits per byte, lower is better, with 95 % intervals. {BEST} best, {EQUAL} statistically "
+        "indistinguishable from it (differences are paired, which is sharper than comparing two "
+        "intervals). Speeds in bytes per second.\n",
         highlight=False,
         markup=False,
     )
@@ -63,7 +63,7 @@ def mark(row: Mapping[str, Any], best: Mapping[str, str], measure: str) -> str:
 
 
 def html(results: Mapping[str, Any], png: bytes) -> str:
-    """The report as one HTML page that refers to nothing outside itself."""
+    """The report as one self-contained HTML page."""
     first, *more = results["conclusion"]
     image = base64.b64encode(png).decode()
     return PAGE.format(
@@ -128,10 +128,9 @@ def _reading(results: Mapping[str, Any]) -> str:
         "All figures are bits per byte of text that no model was trained on; lower is better, and one bit "
         "less means twice the probability for the "
         f"byte that came. The recall slice is the {share:.0%} of bytes whose preceding {settings['ngram']} "
-        "bytes occurred earlier in the same window "
-        "(runs of one byte left out): there a memory that looks back can know what followed. State is what "
-        "the layers carry from one byte to the "
-        f"next after {settings['context']} bytes."
+        "bytes occurred earlier in the same window (runs of one byte left out): there a memory can recall "
+        "the byte that followed. State is the bytes that the layers carry from one byte to the next after "
+        f"{settings['context']} bytes."
     )
 
 
@@ -141,30 +140,28 @@ def _method(results: Mapping[str, Any]) -> str:
     seeds = (
         f"{s['seeds']} seeds from {s['seed']}"
         if s["seeds"] > 1
-        else (f"one seed ({s['seed']}); --seeds N adds the spread between seeds")
+        else (f"one seed ({s['seed']}); --seeds N adds the variation between seeds")
     )
     shuffled = max(abs(row["slice_gap_of_shuffled_mask"]["value"]) for row in results["memories"])
     gap = max(abs(row["slice_gap"]["value"]) for row in results["memories"])
     items = (
-        f"Every memory stands in the same byte-level decoder: {s['depth']} layers, width {s['width']}, "
-        f"heads of {s['head_size']}. The MLP's width "
-        f"makes up for what a memory brings in parameters of its own: {min(sizes):,} to {max(sizes):,} in "
-        "all.",
+        f"Every memory is part of the same byte-level decoder: {s['depth']} layers, width {s['width']}, "
+        f"heads of {s['head_size']}. The MLP's width compensates for the parameters of the memory: "
+        f"{min(sizes):,} to {max(sizes):,} in all.",
         f"Training: {s['steps']} steps of {s['batch']} windows of {s['context']} bytes, the same windows in "
         "the same order for all, AdamW with "
         f"warm-up and cosine; {seeds}.",
         _rates(results),
         f"Text: {text['bytes']:,} bytes of {len(text['files'])} file(s), cut into pieces; eight of ten are "
-        "trained on, one serves to choose rates, "
-        f"one to judge: {recall['validation_windows']} windows of {recall['validation_bytes']:,} bytes, "
+        "for training, one for the choice of learning rates, one for validation: "
+        f"{recall['validation_windows']} windows of {recall['validation_bytes']:,} bytes, "
         f"{recall['bytes']:,} in the recall slice.",
         f"Intervals: 95 %, paired bootstrap over windows and seeds, {s['resamples']:,} resamples. A memory "
-        "is marked as not to be told apart when "
-        "the interval of its distance to the best includes zero. The best was chosen by the same figures, "
-        "so a narrow lead deserves another seed.",
-        "Check: how much more a memory is behind on the slice than off it must vanish when the slice is "
-        f"shuffled. Then it is at most {shuffled:.3f} "
-        f"bits here; with the slice as it is, up to {gap:.3f}.",
+        "is marked as indistinguishable if the interval of its distance to the best includes zero. The "
+        "best was chosen by the same figures, so check a narrow lead with another seed.",
+        "Check: the distance of a memory to the best on the slice minus that off it must vanish if the "
+        f"slice is shuffled. Here it is then at most {shuffled:.3f} bits; with the real slice it is up to "
+        f"{gap:.3f}.",
         "Speeds are medians on this machine, training with the batch above, decoding one sequence byte by "
         "byte.",
     )
@@ -179,7 +176,7 @@ def _rates(results: Mapping[str, Any]) -> str:
         )
     rate = results["memories"][0]["learning_rate"]
     return (
-        f"One learning rate for all, {rate:g}: a memory that would like another is at a disadvantage. "
+        f"One learning rate for all, {rate:g}: a memory with another optimum is at a disadvantage. "
         "--tune-lr tries three for each."
     )
 
@@ -225,13 +222,13 @@ code {{ display: block; background: #f1f1ec; padding: .8rem 1rem; overflow-x: au
 <p>{reading}</p>
 <div class="scroll"><table>{table}</table></div>
 <p class="small legend"><span style="background:#d7ebf7">best</span>
-<span style="background:#eef6fb">cannot be told apart from the best</span>
+<span style="background:#eef6fb">indistinguishable from the best</span>
 small figures: 95 % intervals; training and decoding in bytes per second</p>
 <img alt="Bits per byte with intervals, recall against state size, and learning curves"
 src="data:image/png;base64,{image}">
 <h2>How it was measured</h2>
 <ul>{method}</ul>
-<h2>To do it again</h2>
+<h2>How to reproduce it</h2>
 <code>{command}</code>
 <div class="small">{facts}</div>
 </body></html>

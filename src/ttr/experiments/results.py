@@ -1,5 +1,4 @@
-"""From the bits of every byte to the figures and sentences of the report; pure functions, the same for the
-same runs."""
+"""Computes the figures and sentences of the report from the bits of every byte, by pure functions."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from ttr.experiments.statistics import Bootstrap, interval
 from ttr.tasks.text import shuffled
 
 MEASURES = {"all": "all bytes", "recall": "recall slice", "other": "off the slice"}
-"""The three sets of bytes that bits per byte are told for."""
+"""The three sets of bytes for which bits per byte are reported."""
 
 UNIGRAM = "byte-unigram"
 
@@ -95,10 +94,10 @@ def slice_gap(
     best: Float[Tensor, "S W T"],
     mask: Bool[Tensor, "W T"],
 ) -> Float[Tensor, " R"]:
-    """How much more a memory is behind the best on the slice than off it, in bits per byte.
+    """The distance of a memory to the best on the slice minus that off the slice, in bits per byte.
 
-    What is hard about the slice's bytes is hard for both and falls out. With a shuffled mask of the same size
-    the gap must vanish, which is the check that it comes from which bytes the slice holds.
+    The difficulty of the slice's bytes is the same for both and cancels. With a shuffled mask of the same
+    size the gap must vanish, which checks that it depends on the bytes of the slice.
     """
     behind = bits - best
     return bootstrap.bits_per_byte(behind, mask) - bootstrap.bits_per_byte(behind, ~mask)
@@ -109,7 +108,7 @@ def _interval(draws: Float[Tensor, " R"]) -> dict[str, float]:
 
 
 def _costs(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sizes, which all seeds share, and the median speeds over seeds."""
+    """Sizes, which are the same for all seeds, and median speeds over seeds."""
     shared = {
         key: facts[0][key] for key in ("parameters", "mlp_width", "tuning_bits_per_byte", "state_bytes")
     }
@@ -130,41 +129,41 @@ def separable(memory: Mapping[str, Any], measure: str) -> bool:
 
 
 def conclusion(results: Mapping[str, Any]) -> list[str]:
-    """What the figures say, in sentences."""
+    """The conclusions from the figures, in sentences."""
     rows = {row["name"]: row for row in results["memories"]}
     best = results["best"]
-    told = [
+    sentences = [
         _winner(rows, best["all"], "all", "predicts this text best"),
         _winner(rows, best["recall"], "recall", "is best on the recall slice"),
         *_smaller(rows, best["recall"]),
     ]
     failed = [name for name, row in rows.items() if row["under_unigram"]["low"] <= 0]
-    # a best that learned nothing is no praise
-    told.insert(0 if best["all"] in failed else len(told), _learned(rows, failed))
+    # the failure comes first if even the best memory has learned nothing
+    sentences.insert(0 if best["all"] in failed else len(sentences), _learned(rows, failed))
     for name, row in rows.items():
         steps = [step for step in row["diverged_at"] if step is not None]
         if steps:
-            told.append(
+            sentences.append(
                 f"{name} diverged at step {min(steps)}; its figures are those of its last finite "
                 "parameters. Try --tune-lr."
             )
-    return told
+    return sentences
 
 
 def _winner(rows: Mapping[str, Any], best: str, measure: str, praise: str) -> str:
-    told = f"{best} {praise} ({bpb(rows[best]['bits_per_byte'][measure])} bits per byte)"
+    sentence = f"{best} {praise} ({bpb(rows[best]['bits_per_byte'][measure])} bits per byte)"
     distance = {name: row["behind_best"][measure]["value"] for name, row in rows.items()}
     equal = [name for name, row in rows.items() if name != best and not separable(row, measure)]
     worse = sorted((name for name, row in rows.items() if separable(row, measure)), key=distance.get)
     if equal:
-        told += f"; {_list(equal)} cannot be told apart from it"
+        sentence += f"; {_list(equal)} cannot be distinguished from it"
     if worse:
-        told += "; behind it " + _list([f"{name} by {distance[name]:.2f}" for name in worse])
-    return told + "."
+        sentence += "; behind it " + _list([f"{name} by {distance[name]:.2f}" for name in worse])
+    return sentence + "."
 
 
 def _smaller(rows: Mapping[str, Any], best: str) -> list[str]:
-    """The memory that comes nearest to the best recall with at most half its state, if there is one."""
+    """The memory nearest to the best recall among those with at most half its state, if there is one."""
     smaller = [row for row in rows.values() if row["state_bytes"] <= rows[best]["state_bytes"] / 2]
     if not smaller:
         return []

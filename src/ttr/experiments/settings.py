@@ -1,4 +1,4 @@
-"""Everything that decides a comparison, as data."""
+"""The settings of a comparison, as data."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ LAYERS = (
 
 @dataclass(frozen=True)
 class CompareSettings:
-    """What to compare, on what, and the recipe; two runs with equal settings give equal results.
+    """Memories, text and training recipe; two runs with equal settings give equal results.
 
-    The first group are the command line's options. ``files`` empty means Python's own standard library.
-    ``memory`` is a Python file that defines ``memory`` or ``memories``; it is executed. ``width`` is the
-    model's; ``context`` and ``ngram`` count bytes. The recipe was chosen so that the default run takes about
-    five minutes on two CPU cores.
+    The first group of fields are the command line's options. ``files`` empty means Python's own standard
+    library. ``memory`` is a Python file that defines ``memory`` or ``memories``; it is executed. ``width`` is
+    the model's; ``context`` and ``ngram`` count bytes. The recipe was chosen so that the default run takes
+    about five minutes on two CPU cores.
     """
 
     files: tuple[Path, ...] = ()
@@ -65,7 +65,7 @@ class CompareSettings:
             raise UserError(f"--seed must not be negative, not {self.seed}.")
         if self.seed + self.seeds > 2**63:
             raise UserError(
-                "--seed plus --seeds must be at most 2**63, the seeds there are, not "
+                "--seed plus --seeds must be at most 2**63, the number of seeds, not "
                 f"{self.seed + self.seeds}."
             )
         if self.width % self.head_size:
@@ -94,11 +94,11 @@ class CompareSettings:
         return tuple(range(self.seed, self.seed + self.seeds))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, without the folder the results lie in."""
+        """JSON-ready, without the folder of the results."""
         return {name: _plain(value) for name, value in dataclasses.asdict(self).items() if name != "out"}
 
     def command(self) -> str:
-        """The command line that asks for these settings."""
+        """The command line with these settings."""
         default = CompareSettings()
         words = ["ttr", "compare", *map(str, self.files)]
         if self.layers != default.layers:

@@ -1,10 +1,10 @@
-"""What a slope of a rank is worth, and what it costs: softmax attention, lines of rank r, and the full line
-on streams to regress on.
+"""Accuracy and cost of a slope of limited rank: softmax attention, local linear regression of rank r, and
+full local linear regression on synthetic streams.
 
 ``python -m ttr.experiments.slope_rank docs/slope-rank`` writes the numbers, the table and the figure. A layer
 reads at the next key and is scored on the next value; the scale of its kernel and its ridge are chosen on
-other streams than those it is scored on. Rank r has once a random projection and once one that was trained on
-further streams, by the derivative of the layer.
+other streams than those it is scored on. Rank r is measured with a random projection and with one trained on
+further streams through the layer's derivative.
 """
 
 from __future__ import annotations
@@ -34,22 +34,23 @@ from ttr.weights.uniform import Uniform
 SCALES, RIDGES = (4.0, 8.0, 16.0, 32.0, 64.0), (1e-3, 1e-2, 1e-1)
 RANKS = (2, 4, 8, 16)
 TUNE, TRAIN, SCORE = 1000, 2000, 3000
-"""Seeds of the streams that choose the numbers, of the first that train a projection, and of the first that
-score."""
+"""Seeds of the streams for the choice of scale and ridge, of the first stream that trains a projection, and
+of the first that scores."""
 
-NOTE = """Softmax attention (rank 0), lines with a slope along some directions of the keys, and the full
-line, none of them with anything else to train: a layer reads at the next key and is scored on the next
-value, over 1024 tokens of five streams, four at a time and three times. The scale of its kernel and its
-ridge are chosen on other streams. A rank below the number of channels has a random projection, and one that
-100 steps of Adam on further streams have trained through the layer's derivative. Times are of the forward
-pass of these small layers, on one core of a busy machine.
+NOTE = """Softmax attention (rank 0), local linear regression with a slope along some directions of the
+keys, and full local linear regression, without any other trained parameters: a layer reads at the next key
+and is scored on the next value. There are five kinds of streams of 1024 tokens; scores are over three batches
+of four streams. The scale of the kernel and the ridge are chosen on other streams. A rank below the number of
+channels is measured with a random projection, and with one trained on further streams by 100 steps of Adam
+through the layer's derivative. Times are of the forward pass of these small layers, on one core of a busy
+machine.
 
-Where all directions of the keys count alike, as in the first two streams, a slope of low rank is no
-bargain: nothing is gained before the rank is nearly that of the keys. Where only 4 of 32 channels count, a
-learned slope of rank 4 has less than half the error of the full line, which has more to fit from the same
-pairs, at a ninth of its time; in the smooth map of 16 channels rank 8 is better than the full line too. A
-random projection gains little anywhere. The streams are those of `ttr.tasks.regression`; `python -m
-ttr.experiments.slope_rank docs/slope-rank` writes this page."""
+If all directions of the keys matter equally, as in the first two kinds of streams, a slope of low rank does
+not pay: there is no gain until the rank is nearly that of the keys. If only 4 of 32 channels matter, a
+learned slope of rank 4 has less than half the error of the full fit, which has more parameters to fit from
+the same pairs, at a ninth of its time; on the smooth map of 16 channels rank 8 is also better than the full
+fit. A random projection gains little in all cases. The streams are those of `ttr.tasks.regression`; `python
+-m ttr.experiments.slope_rank docs/slope-rank` writes this page."""
 
 Stream = Callable[[int], tuple[Tensor, Tensor]]
 
@@ -67,7 +68,7 @@ def streams(length: int) -> dict[str, tuple[int, Stream]]:
 
 
 def problem(rank: int, size: int, scale: float) -> Problem:
-    """Rank 0 is softmax attention, rank ``size`` the full line."""
+    """Rank 0 is softmax attention, rank ``size`` full local linear regression."""
     function = (
         LocalConstant(scale=scale)
         if rank == 0
@@ -79,7 +80,7 @@ def problem(rank: int, size: int, scale: float) -> Problem:
 def read(
     rank: int, scale: float, ridge: float, keys: Tensor, values: Tensor, projection: Tensor | None
 ) -> Tensor:
-    """What the layer says at every next key, [B,T-1,D]."""
+    """The read-outs of the layer at every next key, [B,T-1,D]."""
     params = {} if projection is None else {"function.projection": projection}
     controls = {"ridge": ridge} if rank else {}
     q, k, v = (x[:, :, None] for x in (keys[:, 1:], keys[:, :-1], values[:, :-1]))
@@ -97,8 +98,8 @@ def score(
 
 
 def learned(rank: int, scale: float, ridge: float, stream: Stream, start: Tensor, steps: int) -> Tensor:
-    """A projection trained by Adam, every step on a new stream; the ridge keeps its length, so its rows are
-    made orthonormal at the end."""
+    """A projection trained by Adam, every step on a new stream. Its norm acts only through the ridge, so its
+    rows are orthonormalised at the end."""
     projection = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([projection], lr=0.02)
     for step in range(steps):
@@ -109,7 +110,7 @@ def learned(rank: int, scale: float, ridge: float, stream: Stream, start: Tensor
 
 
 def seconds(call: Callable[[], object], rounds: int = 5) -> float:
-    """Median time of one core."""
+    """Median time on one core."""
     call()
     times = []
     for _ in range(rounds):
@@ -120,7 +121,7 @@ def seconds(call: Callable[[], object], rounds: int = 5) -> float:
 
 
 def tuned(rank: int, stream: Stream, projection: Tensor | None) -> tuple[float, float]:
-    """The scale and the ridge that are best on a stream of their own."""
+    """The scale and the ridge that are best on a separate stream."""
     with torch.no_grad():
         return min(
             itertools.product(SCALES, RIDGES if rank else (0.0,)),
@@ -129,8 +130,8 @@ def tuned(rank: int, stream: Stream, projection: Tensor | None) -> tuple[float, 
 
 
 def projections(rank: int, size: int, stream: Stream, steps: int) -> dict[str, Tensor | None]:
-    """The ways to come to a projection, which is trained with the numbers of the full line: with those of
-    softmax attention, whose kernel is narrow, no slope counts."""
+    """The kinds of projection. A trained one is trained with scale and ridge of full local linear regression:
+    with those of softmax attention, whose kernel is narrow, the slope has no effect."""
     if rank in (0, size):
         return {"none": None}
     generator = torch.Generator().manual_seed(0)
@@ -141,12 +142,12 @@ def projections(rank: int, size: int, stream: Stream, steps: int) -> dict[str, T
 
 
 def measure(length: int = 1024, steps: int = 100, scored: int = 3) -> list[dict[str, object]]:
-    """One row per stream, rank and way to come to a projection."""
+    """One row per stream, rank and kind of projection."""
     rows = []
     for name, (size, stream) in streams(length).items():
         attention = None
         for rank in (0, *(rank for rank in RANKS if rank < size), size):
-            for way, projection in projections(rank, size, stream, steps).items():
+            for kind, projection in projections(rank, size, stream, steps).items():
                 scale, ridge = tuned(rank, stream, projection)
                 with torch.no_grad():
                     errors = [
@@ -158,7 +159,7 @@ def measure(length: int = 1024, steps: int = 100, scored: int = 3) -> list[dict[
                     {
                         "stream": name,
                         "rank": rank,
-                        "projection": way,
+                        "projection": kind,
                         "scale": scale,
                         "ridge": ridge,
                         "error": statistics.mean(errors),
@@ -226,7 +227,8 @@ def main(folder: Path) -> None:
     rows = measure()
     (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
     (folder / "README.md").write_text(
-        f"# What the rank of a slope is worth\n\n![Error against time](figure.png)\n\n{NOTE}\n\n{table(rows)}"
+        f"# Accuracy and cost of the rank of a slope\n\n![Error against time](figure.png)\n\n"
+        f"{NOTE}\n\n{table(rows)}"
     )
     draw(rows, folder / "figure.png")
 

@@ -20,14 +20,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How often every window and every seed is drawn in each of R resamples; row 0 draws each once: the
-    estimate itself.
+    """The number of times that every window and every seed is drawn in each of R resamples; row 0 draws each
+    once, which gives the estimate itself.
 
-    The same draws serve every memory, so that differences between memories are paired: what is hard about a
-    window or lucky about a seed falls out. Windows and seeds are drawn independently of one another (both
-    were crossed by design: every seed is judged on every window). Efron, Tibshirani, "An introduction to the
-    bootstrap", 1993, chapter 13 (percentile interval). With one seed the interval speaks of the text alone,
-    with few seeds it is somewhat too narrow.
+    The same draws are used for every memory, so that differences between memories are paired: the difficulty
+    of a window and the luck of a seed cancel. Windows and seeds are drawn independently of one another (both
+    were crossed by design: every seed is evaluated on every window). Efron, Tibshirani, "An introduction to
+    the bootstrap", 1993, chapter 13 (percentile interval). With one seed the interval covers only the
+    variation of the text, with few seeds it is somewhat too narrow.
     """
 
     windows: Float[Tensor, "R W"]
@@ -48,8 +48,8 @@ class Bootstrap:
         return Bootstrap(counts(windows), counts(seeds))
 
     def bits_per_byte(self, bits: Float[Tensor, "S W T"], mask: Tensor) -> Float[Tensor, " R"]:
-        """Mean bits over the bytes of ``mask`` [W,T] in every resample: a ratio of sums, so long windows
-        count as long."""
+        """Mean bits over the bytes of ``mask`` [W,T] in every resample: a ratio of sums, so windows with more
+        bytes weigh more."""
         mask = mask.to(torch.float64)
         spent = torch.einsum("swt,wt->sw", bits.to(torch.float64), mask)
         return torch.einsum("rs,sw,rw->r", self.seeds, spent, self.windows) / (

@@ -1,5 +1,4 @@
-"""Files that survive a kill at any moment: written beside their place and renamed into it, checked when they
-are read."""
+"""Files that survive a kill at any moment: written to a temporary name and renamed, checked when read."""
 
 from __future__ import annotations
 
@@ -17,10 +16,10 @@ from ttr.experiments.errors import UserError
 
 
 def make_folder(folder: Path) -> None:
-    """The folder, made with its parents if missing.
+    """The folder, created with its parents if missing.
 
     Raises:
-        UserError: if it cannot be made or written.
+        UserError: if it cannot be created or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,48 +33,50 @@ def make_folder(folder: Path) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Put ``content`` at ``path`` all at once; a file that holds it already is left alone. Several processes
-    may do so together.
+    """Write ``content`` to ``path`` atomically, unless the file already holds it. Several processes may do so
+    concurrently.
 
     Raises:
-        UserError: if the file cannot be written; what stood there before still stands.
+        UserError: if the file cannot be written; its old content is kept.
     """
-    beside = path.with_name(f".{uuid.uuid4().hex}.part")  # a name of this call's own
+    temporary = path.with_name(f".{uuid.uuid4().hex}.part")  # unique to this call
     try:
         if path.exists() and path.read_bytes() == content:
             return
-        with open(beside, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise UserError(
-            f"{path} cannot be written ({error.strerror}). Make room there and repeat the "
-            "command; what is finished is kept."
+            f"{path} cannot be written ({error.strerror}). Free some space there and repeat the command; "
+            "finished runs are kept."
         ) from None
 
 
 def to_json(value: Any) -> bytes:
-    """JSON as a person reads it, the same bytes for the same value; not-a-number is refused.
+    """Indented JSON, the same bytes for the same value; NaN is refused.
 
-    A byte of a file name that is no UTF-8 becomes the escape by which JSON, and ``from_json``, know it."""
+    A byte of a file name that is not UTF-8 becomes an escape that JSON and ``from_json`` accept."""
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(
         errors="backslashreplace"
     )
 
 
 def from_json(content: bytes) -> Any:
-    """What the bytes of a JSON file say.
+    """The content of a JSON file.
 
     Raises:
-        ValueError: if they are no JSON, or nested deeper than any file of ttr.
+        ValueError: if it is not JSON, or nested deeper than any file of ttr.
     """
     try:
         return json.loads(content)
     except RecursionError:
-        raise ValueError("This JSON is nested too deeply to be read. Look at what wrote it.") from None
+        raise ValueError(
+            "This JSON is nested too deeply to be read. Check the program that wrote it."
+        ) from None
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -88,10 +89,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What ``save_tensors`` wrote.
+    """Read a file that ``save_tensors`` wrote.
 
     Raises:
-        UserError: naming the file, if it is cut short, altered, or something else.
+        UserError: naming the file, if it is truncated, altered, or another kind of file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load

@@ -1,7 +1,7 @@
-"""A training loop of one screen that can be killed at any step and goes on as if it had not been.
+"""A short training loop that can be killed at any step and resumes with identical results.
 
-Hugging Face's Trainer resumes from pickled optimizer and random states; here all that a step depends on is in
-one safetensors file or follows from the seed, so that a resumed run ends at the same numbers as an
+Hugging Face's Trainer resumes from pickled optimizer and random states; here everything that a step depends
+on is in one safetensors file or follows from the seed, so that a resumed run ends with the same numbers as an
 uninterrupted one.
 """
 
@@ -28,7 +28,7 @@ from ttr.values import checks
 @dataclass
 class History:
     """Loss in bits per byte and seconds of every step so far, and the step whose loss or gradient was not
-    finite."""
+    finite, if any."""
 
     loss: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -45,16 +45,17 @@ def train(
     run: Mapping[str, Any],
     on_step: Callable[[History], None],
 ) -> History:
-    """Train ``model`` in place on the windows that begin at ``starts``, from where ``checkpoint`` left off.
+    """Train ``model`` in place on the windows that begin at ``starts``, resuming from ``checkpoint`` if it
+    exists.
 
     AdamW with a linear warm-up and a cosine decay. A loss or gradient that is not finite ends the training:
-    the update before it, which led there, is taken back, and the history says so.
+    the update that led to it is undone, and the history records the step.
 
     Raises:
         UserError: if the checkpoint is damaged or belongs to another run.
     """
     optimizer = _optimizer(model, settings)
-    # the parameters before the last update: the last whose loss is known to be finite
+    # the parameters before the last update, the last ones whose loss is known to be finite
     before = _copied(model)
     history = load(checkpoint, run, model, optimizer, before) if checkpoint.exists() else History()
     on_step(history)
@@ -88,9 +89,9 @@ def train(
     return history
 
 
-@checks(values=False)  # numbers that are not finite are a result here: the loss tells of them
+@checks(values=False)  # numbers that are not finite are a result here, which the loss reports
 def next_byte_loss(model: nn.Module, tokens: Int[Tensor, "B L"]) -> Tensor:
-    """Bits that each of the last L-1 bytes of every window costs: [B,L-1]."""
+    """Bits of each of the last L-1 bytes of every window: [B,L-1]."""
     logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
     nats = nn.functional.cross_entropy(
         logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none"
@@ -99,7 +100,8 @@ def next_byte_loss(model: nn.Module, tokens: Int[Tensor, "B L"]) -> Tensor:
 
 
 def schedule(step: int, steps: int, settings: CompareSettings) -> float:
-    """The share of the learning rate at a step: a line up to 1, then half a cosine down to ``final_rate``."""
+    """The factor on the learning rate at a step: linear up to 1, then half a cosine down to
+    ``final_rate``."""
     warmup = max(1, round(settings.warmup * steps))
     if step < warmup:
         return (step + 1) / warmup
@@ -108,7 +110,7 @@ def schedule(step: int, steps: int, settings: CompareSettings) -> float:
 
 
 def _optimizer(model: nn.Module, settings: CompareSettings) -> torch.optim.AdamW:
-    """Matrices decay, vectors (norms, biases, decay rates) do not."""
+    """Parameter groups: weight decay for matrices, none for vectors (norms, biases, decay rates)."""
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
@@ -165,7 +167,7 @@ def load(
     """Put a checkpoint back into ``model``, ``optimizer`` and ``before``.
 
     Raises:
-        UserError: naming the file, if it is damaged or holds another run.
+        UserError: naming the file, if it is damaged or belongs to another run.
     """
     tensors, facts = load_tensors(path)
     wanted = {
@@ -176,8 +178,8 @@ def load(
     )
     if not fits:
         raise UserError(
-            f"{path} is the checkpoint of another run. Delete it to train this one from the "
-            "start; the others are kept."
+            f"{path} is the checkpoint of another run. Delete it to train this run from the start; the "
+            "others are kept."
         )
     _put({name: tensors[f"model.{name}"] for name in before}, model)
     before.update({name: tensors[f"before.{name}"] for name in before})

@@ -1,5 +1,4 @@
-"""A user's Python file that defines memories: executed because it was named on the command line, and only
-then."""
+"""Loads a user's Python file that defines memories. It is executed only if named on the command line."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from ttr.problem import Problem
 
 
 def load_memories(path: Path) -> dict[str, Problem | Architecture]:
-    """Execute a Python file and take its ``memory`` (under the file's name) or its ``memories`` {name:
+    """Execute a Python file and return its ``memory`` (under the file's name) or its ``memories`` {name:
     memory}.
 
     Raises:
@@ -37,13 +36,13 @@ def load_memories(path: Path) -> dict[str, Problem | Architecture]:
         )
     wrong = [name for name, m in found.items() if not isinstance(m, Problem | Architecture)]
     if not found or wrong:
-        told = (
+        error_message = (
             f"{', '.join(wrong)} in {path} is neither a Problem nor an Architecture"
             if wrong
             else (f"{path} defines no memory")
         )
         raise UserError(
-            f"{told}. Write memory = ttr.Problem(weights=..., function=..., solver=...), or "
+            f"{error_message}. Write memory = ttr.Problem(weights=..., function=..., solver=...), or "
             f'memories = {{"name": ttr.Problem(...)}}.'
         )
     for name in found:
@@ -62,7 +61,7 @@ def _execute(path: Path) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever the user's file raises, it is theirs to read
+    except (Exception, SystemExit) as error:  # any error of the user's file is reported to the user
         raise UserError(
             f"{path} could not be run ({type(error).__name__}: {error}). Correct it and try again."
         ) from error

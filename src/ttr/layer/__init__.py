@@ -1,4 +1,4 @@
-"""A layer: projections, transforms of q, k, v, gates, the memory, and what happens to its read-out. Its
+"""A layer: projections, transforms of q, k, v, gates, the memory and the parts applied to its read-out. Its
 classes are attributes of this package."""
 
 from ttr.registry import exports

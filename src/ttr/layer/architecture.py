@@ -1,4 +1,4 @@
-"""A memory and the parts of the layer around it: everything between input and output but the plain
+"""A memory and the parts of the layer around it: everything between input and output except the plain
 projections."""
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ DEFAULTS: Mapping[tuple[str, str], Gate] = {
     ("step_size", "BTHP"): SoftplusGate("step_size", per="group", bias=inverse_softplus(0.001)),
     ("threshold", "BTH"): SoftplusGate("threshold", bias=0.5),
 }
-"""Where the controls of a bare problem come from: (name, axes) -> gate."""
+"""The default gates, used when a layer is built from a problem alone: (name, axes) -> gate."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,18 @@ class Architecture:
 
     Args:
         problem: the memory.
-        qkv: what happens to q, k, v between projection and memory, in this order.
-        gates: what makes the controls of the problem, one gate for each.
-        output: what happens to y between memory and output projection, in this order.
-        source: authors or title of the publication; ``arxiv`` its number and ``year``, empty or 0 where there
-            is none.
-        original: the module it follows, by its import path.
-        verified: what it has been compared with.
-        note: in what it differs from the original.
+        qkv: transforms of q, k, v between projection and memory, in order.
+        gates: the parts that compute the controls of the problem, one gate per control.
+        output: the parts applied to y between memory and output projection, in order.
+        source: authors or title of the publication. ``arxiv`` is its number and ``year`` its year, "" and 0
+            if there is none.
+        original: import path of the published module that it follows.
+        verified: the implementation that it has been compared with.
+        note: how it differs from the original.
 
     Raises:
-        ValueError: if a control is missing or superfluous, or a part needs a stream that nothing makes
-            before it.
+        ValueError: if a control is missing or superfluous, or a part needs a stream that no earlier part
+            computes.
     """
 
     problem: Problem
@@ -96,8 +96,8 @@ class Architecture:
         self._check_streams()
 
     def named(self, field: str) -> list[tuple[str, Part]]:
-        """The parts of a field with the names of their modules, ("gates.step_size", ...); a second
-        part of one name gets a number."""
+        """The parts of a field with the names of their modules, such as "gates.step_size"; a second part with
+        the same name gets a number."""
         names = [part.name for part in getattr(self, field)]
         seen = [names[:place].count(name) for place, name in enumerate(names)]
         return [
@@ -106,11 +106,11 @@ class Architecture:
         ]
 
     def before_memory(self) -> tuple[Part, ...]:
-        """The parts in front of the memory, in the order in which they act."""
+        """The parts applied before the memory, in order."""
         return tuple(part for _, part in self.named_before_memory())
 
     def named_before_memory(self) -> list[tuple[str, Part]]:
-        """The same with the names of their modules."""
+        """``before_memory`` with the names of the modules."""
         qkv, gates = self.named("qkv"), self.named("gates")
         return [
             *(step for step in qkv if step[1].of_input),
@@ -125,8 +125,8 @@ class Architecture:
         if sorted(made) != sorted(needed):
             makes, takes = (", ".join(sorted(names)) or "nothing" for names in (made, needed))
             raise ValueError(
-                f"gates make {makes}, but the problem takes exactly: {takes}. "
-                "Give one gate from ttr.layer.gates for each."
+                f"gates make {makes}, but the problem takes exactly: {takes}. Give one gate from "
+                "ttr.layer.gates for each control."
             )
         for gate in self.gates:
             axes = needed[gate.makes[0]]
@@ -143,24 +143,24 @@ class Architecture:
             missing = sorted(set(step.reads) - there)
             if missing:
                 raise ValueError(
-                    f"{step!r} needs the stream {', '.join(missing)}, which nothing before it makes."
+                    f"{step!r} needs the stream {', '.join(missing)}, which no part before it makes."
                 )
             there |= set(step.makes)
             names = set(step.streams) if step.past else set()
             if names & remembered:
                 raise ValueError(
-                    f"Two steps remember the past of {', '.join(sorted(names & remembered))}. "
-                    "Use one that sees more tokens."
+                    f"Two parts store past tokens of {', '.join(sorted(names & remembered))}. Use one that "
+                    "covers more tokens."
                 )
             remembered |= names
 
     @staticmethod
     def of(problem: Problem) -> Architecture:
-        """A problem with default parts around it: one gate for each control it needs.
+        """A problem with default parts around it: one gate per control, and norms where they are needed.
 
-        Where keys meet in the update (a solver that is neither additive nor local), unit keys keep it stable
-        and well conditioned; where the read-out is a sum that grows with the sequence (global, not
-        normalised), an RMSNorm follows.
+        If the update depends on inner products of keys (a solver that is neither additive nor local), keys of
+        norm 1 keep it stable and well conditioned; if the read-out is a sum that grows with the sequence
+        (global, not normalised), an RMSNorm follows.
 
         Raises:
             ValueError: if a control has no default gate.
@@ -194,7 +194,7 @@ class Architecture:
         """The architecture described by ``to_dict``.
 
         Raises:
-            ValueError: if there is no problem, a field is unknown, or a component is.
+            ValueError: if there is no problem, or a field or a component is unknown.
         """
         unknown = set(description) - {f.name for f in dataclasses.fields(Architecture)}
         if "problem" not in description or unknown:

@@ -1,4 +1,4 @@
-"""How the tensors of the parts of a layer start."""
+"""Initialisers of the tensors of a layer's parts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from torch import Tensor
 
 
 def fan_in(size: int) -> Callable[[tuple[int, ...], torch.Generator | None], Tensor]:
-    """The initialiser of a linear map of ``size`` channels that keeps their scale: normal numbers of variance
+    """The initialiser of a linear map from ``size`` channels that preserves their scale: normal with variance
     1 / size."""
     return lambda shape, generator: torch.randn(shape, generator=generator) / math.sqrt(max(size, 1))
 
 
 def log_uniform_rates(low: float, high: float) -> Callable[[tuple[int, ...], torch.Generator | None], Tensor]:
-    """The initialiser whose exponential is uniform between ``low`` and ``high``, kept off 0."""
+    """The initialiser of tensors whose exponential is uniform between ``low`` and ``high``, bounded away from
+    0."""
     return lambda shape, generator: torch.log(
         (low + (high - low) * torch.rand(shape, generator=generator)).clamp(min=1e-2)
     )
@@ -25,7 +26,7 @@ def log_uniform_rates(low: float, high: float) -> Callable[[tuple[int, ...], tor
 def time_step_bias(
     low: float = 1e-3, high: float = 0.1
 ) -> Callable[[tuple[int, ...], torch.Generator | None], Tensor]:
-    """The initialiser whose softplus is log-uniform between ``low`` and ``high`` (Mamba, arXiv
+    """The initialiser of tensors whose softplus is log-uniform between ``low`` and ``high`` (Mamba, arXiv
     2312.00752)."""
 
     def init(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:

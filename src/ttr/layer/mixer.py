@@ -1,5 +1,5 @@
-"""The layer: project, regress, output; whole sequences, segments with a state, packed sequences, one token at
-a time."""
+"""The layer: project, regress, output. It runs on whole sequences, on segments with a state, on packed
+sequences and on one token at a time."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Mixer(Project):
 
     Args:
         memory: an Architecture, or a Problem, which gets default parts (``Architecture.of``).
-        heads: heads of the queries. ``key_heads`` and ``value_heads``, by default as many, each divide the
-            largest of the three, which is the memory's: fewer keys and values than queries for grouped
-            queries, more values than keys for grouped values.
+        heads: number of query heads. ``key_heads`` and ``value_heads`` default to it. The memory has as many
+            heads as the largest of the three, which each of them must divide: fewer keys and values than
+            queries give grouped queries, more values than keys grouped values.
         key_size, value_size: channels per head, d_model / heads by default.
-        layer, layers: where it stands in the model, for memories and parts that depend on depth.
-        engine: what runs the memory: "auto", or the one that must.
+        layer, layers: index of the layer and their number, for memories and parts that depend on depth.
+        engine: the engine that computes the memory, or "auto".
 
     Raises:
-        ValueError: on sizes that do not fit, or a name instead of an object; the sentence says what to pass.
+        ValueError: if sizes do not fit, or ``memory`` is a name instead of an object.
     """
 
     def __init__(
@@ -59,8 +59,10 @@ class Mixer(Project):
         super().__init__(architecture, sizes)
         self.problem, self.engine = problem, engine
         self.memory = Tensors(problem.parameters(sizes.heads, sizes.key_size, sizes.value_size))
-        self.behind = [(name.split(".")[1], part) for name, part in architecture.named("output")]
-        self.output = nn.ModuleDict({name: Tensors(part.parameters(sizes)) for name, part in self.behind})
+        self.output_parts = [(name.split(".")[1], part) for name, part in architecture.named("output")]
+        self.output = nn.ModuleDict(
+            {name: Tensors(part.parameters(sizes)) for name, part in self.output_parts}
+        )
         self.o_proj = projection(sizes.heads * sizes.value_size, sizes.d_model)
 
     def forward(
@@ -74,7 +76,7 @@ class Mixer(Project):
         """The layer's output; with ``return_state`` also the state after the last token.
 
         Args:
-            state: where to continue; None starts empty. It is never changed.
+            state: the state to continue from, which is not changed; None for an empty one.
             cu_seqlens: boundaries [0, ..., T] of sequences packed along time (B = 1); the state then has one
                 row each.
 
@@ -110,9 +112,9 @@ class Mixer(Project):
     def step(
         self, x: Float[Tensor, "B d"], state: State, *, inplace: bool = False
     ) -> tuple[Float[Tensor, "B d"], State]:
-        """One token: as ``forward`` without the time axis. With ``inplace`` the memory's own tensors of
-        ``state`` hold the new ones, as in ``ttr.step``: go on from the state returned, and keep no other use
-        of the given one."""
+        """One token: as ``forward`` without the time axis. With ``inplace`` the memory's tensors in ``state``
+        are overwritten, as in ``ttr.step``: continue with the returned state and do not use the given one
+        again."""
         check_tensor("The input of a layer", x)
         if x.ndim != 2:
             raise ValueError(
@@ -141,8 +143,8 @@ class Mixer(Project):
         return self._read_out(y[:, None], streams)[:, 0], memory_state.replace(**tails)
 
     def initial_state(self, batch: int, capacity: int | None = None) -> State:
-        """The state before the first token; ``capacity`` fixes the number of pairs of a memory that keeps
-        them."""
+        """The state before the first token; ``capacity`` fixes the number of slots of a memory that stores
+        its pairs."""
         s, like = self.sizes, self.o_proj.weight
         state = initial_state(
             self.problem,
@@ -167,9 +169,9 @@ class Mixer(Project):
         return f"{self.problem!r}, {self.sizes!r}"
 
     def _read_out(self, y: Float[Tensor, "B T H V"], streams: Streams) -> Float[Tensor, "B T d"]:
-        """The parts behind the memory, then a linear map back to the layer's width."""
+        """The parts after the memory, then the output projection."""
         streams = {**streams, "y": y}
-        for name, part in self.behind:
+        for name, part in self.output_parts:
             streams |= part(self.output[name].tensors(), streams)
         return self.o_proj(streams["y"].flatten(-2))
 
@@ -207,8 +209,8 @@ class Mixer(Project):
             )
 
     def _checked(self, state: State, rows: int) -> State:
-        """The state, if it can be one of this layer; the memory's own tensors are checked where they are
-        used."""
+        """The state, checked against the sizes of this layer; the memory's own tensors are checked where they
+        are used."""
         check_fields(state)
         for name, shape in self.tails().items():
             found = list(state[name].shape) if name in state.tensors else "missing"
@@ -256,7 +258,8 @@ def _sizes(
     check_sizes(layer=layer)
     if layer >= layers:
         raise ValueError(
-            f"There is no layer {layer} among {layers}. Layers are counted from 0; give layers their number."
+            f"There is no layer {layer} among {layers}. Layers are counted from 0; ``layers`` is their "
+            "number."
         )
     if d_model % heads[0] and None in (key_size, value_size):
         raise ValueError(

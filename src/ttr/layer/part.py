@@ -1,16 +1,16 @@
-"""The parts of a layer around its memory: transforms of q, k, v (``qkv``), gates, which make the controls of
-the memory (``gates``), and what happens to its read-out (``output``).
+"""The parts of a layer around its memory: transforms of q, k, v (``qkv``), gates, which compute the controls
+of the memory (``gates``), and parts applied to its read-out (``output``).
 
-A part is a pure function of named streams, one tensor per token each, and returns the streams it changes or
-adds:
+A part is a pure function of named streams, each of which has one tensor per token, and returns the streams it
+changes or adds:
 
-    x [B,T,D] the layer's input; x_q, x_k, x_v what q, k and v are projected from where that is not x itself
+    x [B,T,D] the layer's input; x_q, x_k, x_v the inputs of the projections of q, k and v if not x
     position [B,T] number of the token in its sequence, from 0
     q [B,T,Hq,K]   k [B,T,Hk,K] or [B,T,n,Hk,K]   v [B,T,Hv,V] or [B,T,n,Hv,V]
     the controls of ``ttr.controls.CONTROLS``, by name                        y [B,T,H,V] the read-out
 
-It is a frozen description without tensors: those that it learns are declared by ``parameters`` and passed to
-the call.
+A part is a frozen description without tensors: its learned tensors are declared by ``parameters`` and passed
+to the call.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from ttr.layer.sizes import Sizes
 Streams = Mapping[str, Tensor]
 
 WORDS = re.compile("(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-"""Where another word begins in the name of a class."""
+"""The boundaries between the words in the name of a class."""
 
 
 class Part(Component):
     """One part of a layer around its memory.
 
     Declared structure:
-        reads: the streams it needs, beside x, position, q, k and v.
+        reads: the streams it needs besides x, position, q, k and v.
         makes: the streams it adds.
-        replaces: those of q, k and v that it makes anew, which need no projection then: theirs are zeros of
+        replaces: those of q, k and v that it computes itself. They have no projection and arrive as zeros of
             the right shape.
-        past: how many earlier tokens of each stream in its field ``streams`` it sees in front of the call's.
-        of_input: it comes before the projections and has x and position alone.
+        past: how many tokens before the call's it needs of each stream in its field ``streams``.
+        of_input: whether it comes before the projections and gets only x and position.
     """
 
     kind: ClassVar[str] = ""
@@ -52,7 +52,7 @@ class Part(Component):
 
     @property
     def name(self) -> str:
-        """What the module that holds its tensors is called."""
+        """The name of the module that holds its tensors."""
         return re.sub(WORDS, "_", type(self).__name__).lower()
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
@@ -60,23 +60,23 @@ class Part(Component):
         return {}
 
     def sums(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
-        """The streams it makes whose sum over all tokens so far is what others get: name -> shape behind
-        batch and time."""
+        """The streams it makes that other parts get as running sums over all tokens so far: name -> shape
+        without batch and time."""
         return {}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        """The streams it changes or adds, from all there are; ``params`` are those that ``parameters``
+        """The streams it changes or adds, computed from all streams; ``params`` are those that ``parameters``
         declares.
 
-        With a ``past`` those in ``streams`` have that many earlier tokens in front, zeros before the first of
-        a sequence."""
+        With a ``past`` the streams in its field ``streams`` are preceded by that many earlier tokens, zeros
+        before the first of a sequence."""
         raise NotImplementedError
 
     def continued(
         self, params: Mapping[str, Tensor], streams: Streams, tails: Streams, sequences: Sequences
     ) -> dict[str, Tensor]:
-        """The same with the earlier tokens apart: ``tails`` [N,past,...], one row per sequence. Override it
-        to spare the longer copies."""
+        """The same with the earlier tokens passed separately: ``tails`` [N,past,...], one row per sequence.
+        Override it to avoid copying the streams."""
         extended = {name: sequences.extend(streams[name], tail) for name, tail in tails.items()}
         return {
             name: sequences.tokens(made, self.past)
@@ -85,15 +85,15 @@ class Part(Component):
 
 
 class QKVTransform(Part):
-    """What happens to q, k, v between projection and memory."""
+    """A transform of q, k, v between projection and memory."""
 
     kind: ClassVar[str] = "qkv"
 
 
 class Gate(Part):
-    """What makes a control of the memory: ``makes[0]``, with the axes ``axes``.
+    """A part that computes a control of the memory: ``makes[0]``, with the axes ``axes``.
 
-    With ``after_qkv`` it sees q, k, v as the memory gets them, else as they leave the projection.
+    With ``after_qkv`` it gets q, k, v after all qkv transforms, otherwise directly from the projections.
     """
 
     kind: ClassVar[str] = "gate"
@@ -102,12 +102,12 @@ class Gate(Part):
 
     @property
     def name(self) -> str:
-        """Its control, of which there is one gate."""
+        """The name of its control, which no other gate of a layer computes."""
         return self.makes[0]
 
 
 class Output(Part):
-    """What happens to y between memory and output projection."""
+    """A part applied to y between memory and output projection."""
 
     kind: ClassVar[str] = "output"
 

@@ -1,4 +1,4 @@
-"""Project: from a layer's input to q, k, v and the controls of its memory."""
+"""Projections from a layer's input to q, k, v and the controls of its memory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ttr.layer.tensors import Tensors
 
 
 class Project(nn.Module):
-    """The front of a layer: x -> q, k, v by linear maps, then the parts in front of the memory.
+    """The first half of a layer: x -> q, k, v by linear maps, then the parts before the memory.
 
-    ``q_proj``, ``k_proj`` and ``v_proj`` are the maps, without those of streams that a transform replaces;
-    ``qkv`` and ``gates`` hold the tensors of the parts by their names.
+    ``q_proj``, ``k_proj`` and ``v_proj`` are the maps, except for streams that a transform replaces; ``qkv``
+    and ``gates`` hold the tensors of the parts by name.
     """
 
     def __init__(self, architecture: Architecture, sizes: Sizes) -> None:
@@ -35,7 +35,8 @@ class Project(nn.Module):
             getattr(self, field)[name] = Tensors(part.parameters(sizes))
 
     def tails(self) -> dict[str, tuple[int, ...]]:
-        """What it carries from call to call: name -> shape behind the batch."""
+        """The tensors carried from call to call (convolution states, running sums): name -> shape without the
+        batch."""
         past = {
             f"conv.{name}": (part.past, *self.sizes.stream(name))
             for *_, part in self.before
@@ -49,11 +50,11 @@ class Project(nn.Module):
     def project(
         self, x: Float[Tensor, "B T d"], sequences: Sequences, tails: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """All streams of ``ttr.layer.part`` but y, and the new tails.
+        """All streams of ``ttr.layer.part`` except y, and the new tails.
 
         Args:
-            sequences: which sequence every token belongs to.
-            tails: those of ``tails()``, with one row per sequence.
+            sequences: the assignment of tokens to sequences.
+            tails: the tensors declared by ``tails()``, with one row per sequence.
         """
         streams, new_tails = {"x": x, "position": sequences.positions()}, dict(tails)
         modules = {"qkv": self.qkv, "gates": self.gates}
@@ -79,7 +80,7 @@ class Project(nn.Module):
         sequences: Sequences,
         tails: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        """The streams that a step changes or adds; ``tails`` gets the new ones."""
+        """The streams that a part changes or adds; ``tails`` is updated."""
         made = (
             self._with_past(step, learned, streams, sequences, tails)
             if step.past
@@ -98,7 +99,8 @@ class Project(nn.Module):
         sequences: Sequences,
         tails: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        """What the step makes of its streams and the tokens before them; ``tails`` gets the new ones."""
+        """The streams that a part computes from its streams and the tokens before them; ``tails`` is
+        updated."""
         before = {name: tails[f"conv.{name}"].to(streams[name].dtype) for name in step.streams}
         for name, tail in before.items():
             tails[f"conv.{name}"] = sequences.tail(streams[name], tail).to(tails[f"conv.{name}"].dtype)
@@ -106,7 +108,7 @@ class Project(nn.Module):
 
 
 def projection(inputs: int, outputs: int) -> nn.Linear:
-    """A linear map without a bias that starts as Glorot and Bengio's (2010)."""
+    """A linear map without a bias, initialised as by Glorot and Bengio (2010)."""
     linear = nn.Linear(inputs, outputs, bias=False)
     nn.init.xavier_uniform_(linear.weight)
     return linear

@@ -1,4 +1,4 @@
-"""Which sequence every token of a call belongs to, and the tokens that came before it."""
+"""The assignment of a call's tokens to sequences, and the tokens before them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sequences:
-    """The sequences of a call [B,T]: one per row, or, with ``cu_seqlens`` [0, ..., T], several laid end to
-    end in one row.
+    """The sequences of a call [B,T]: one per row, or, with ``cu_seqlens`` [0, ..., T], several packed in one
+    row.
 
     ``start`` [N] counts the tokens that each sequence has seen in earlier calls.
     """
@@ -45,28 +45,28 @@ class Sequences:
     def extend(
         self, x: Float[Tensor, "B T *stream"], tail: Float[Tensor, "N past *stream"]
     ) -> Float[Tensor, "B extended *stream"]:
-        """x with the last tokens of earlier calls in front of every sequence."""
+        """x with the last tokens of earlier calls prepended to every sequence."""
         if self.cu_seqlens is None:
             return torch.cat([tail, x], dim=1)
         places = torch.cat([self._places(tail.shape[1]), self._tail_places(tail.shape[1])])
         return torch.cat([x[0], tail.flatten(0, 1)])[torch.argsort(places)][None]
 
     def tokens(self, x: Float[Tensor, "B extended *stream"], past: int) -> Float[Tensor, "B T *stream"]:
-        """Of what was made from ``past`` + 1 neighbours each in an extended stream, that of the call's
-        tokens."""
+        """The outputs at the call's tokens of a convolution over ``past`` + 1 tokens of an extended
+        stream."""
         return x if self.cu_seqlens is None else x[:, self._places(past) - past]
 
     def tail(
         self, x: Float[Tensor, "B T *stream"], tail: Float[Tensor, "N past *stream"]
     ) -> Float[Tensor, "N past *stream"]:
-        """The last tokens of every sequence, those of earlier calls included, as many as they were."""
+        """The last tokens of every sequence, as many as ``tail`` has, those of earlier calls included."""
         past = tail.shape[1]
         if self.cu_seqlens is None:
             return torch.cat([tail, x[:, -past:]], dim=1)[:, -past:]
         if self.time == 0:
             return tail
         rows, ends = torch.arange(len(tail), device=x.device)[:, None], self.cu_seqlens[1:].to(self.start)
-        # in its sequence, below 0 in earlier calls
+        # position in the sequence's part of this call; negative for tokens of earlier calls
         place = torch.arange(-past, 0, device=x.device) + self.lengths()[:, None]
         newest = x[0, (place - self.lengths()[:, None] + ends[:, None]).clamp(min=0)]
         return torch.where(
@@ -78,8 +78,8 @@ class Sequences:
     def running_sum(
         self, x: Float[Tensor, "B T *stream"], start: Float[Tensor, " N *stream"]
     ) -> tuple[Float[Tensor, "B T *stream"], Float[Tensor, " N *stream"]]:
-        """The sums of every sequence of x up to each of its tokens, on top of what earlier calls added up to,
-        and up to its last."""
+        """The running sums of x within every sequence, starting from the sums of earlier calls, and the last
+        sum of every sequence."""
         if self.cu_seqlens is None:
             sums = torch.cat([start[:, None], x], dim=1).cumsum(1)
             return sums[:, 1:], sums[:, -1]
@@ -89,11 +89,11 @@ class Sequences:
         return (total[1:] + before[self.row])[None], total[bounds[1:]] + before
 
     def _places(self, past: int) -> Int[Tensor, " T"]:
-        """Where the call's tokens stand in an extended packed stream."""
+        """The positions of the call's tokens in an extended packed stream."""
         return torch.arange(self.time, device=self.start.device) + past * (self.row + 1)
 
     def _tail_places(self, past: int) -> Int[Tensor, " tails"]:
-        """Where the tokens of earlier calls stand in an extended packed stream."""
+        """The positions of the tokens of earlier calls in an extended packed stream."""
         rows = torch.arange(len(self.start), device=self.start.device)
         first = self.cu_seqlens[:-1].to(self.start) + past * rows
         return (first[:, None] + torch.arange(past, device=self.start.device)).flatten()

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of one layer: those of the model, of the memory, and where the layer stands among ``layers``.
+    """The sizes of one layer: those of the model and of the memory, and the index of the layer among
+    ``layers``.
 
     ``query_heads``, ``key_heads`` and ``value_heads`` divide ``heads``, the heads of the memory;
     ``feature_size`` is that of the memory's function, ``pairs`` the number of pairs per token, ``levels``
-    that of the levels that its weights tell apart, ``groups`` that of groups of its parameters with steps of
-    their own.
+    that of the levels of its weights, ``groups`` that of the groups of its parameters with their own step
+    sizes.
     """
 
     d_model: int
@@ -39,7 +40,7 @@ class Sizes:
         return () if self.pairs == 1 else (self.pairs,)
 
     def control(self, axes: str) -> tuple[int, ...]:
-        """The shape of a control with the axes "BT..." behind batch and time."""
+        """The shape, without batch and time, of a control with the axes "BT..."."""
         sizes = {
             "H": self.heads,
             "K": self.key_size,
@@ -50,7 +51,7 @@ class Sizes:
         return tuple(sizes[axis] for axis in axes[2:])
 
     def stream(self, name: str) -> tuple[int, ...]:
-        """The shape of q, k, v, x or a key among the controls behind batch and time."""
+        """The shape, without batch and time, of q, k, v, x or a control that is a key."""
         return {
             "x": (self.d_model,),
             "q": (self.query_heads, self.key_size),

@@ -1,4 +1,4 @@
-"""Declared tensors as a module's own."""
+"""A module that owns declared tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ttr.component import Parameter
 
 
 class Tensors(nn.Module):
-    """Declared tensors as parameters and buffers; a dot in a name opens another module."""
+    """Declared tensors as parameters and buffers; a dot in a name creates a submodule."""
 
     def __init__(self, declared: Mapping[str, Parameter]) -> None:
         super().__init__()

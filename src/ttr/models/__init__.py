@@ -1,5 +1,5 @@
-"""One Hugging Face decoder for every memory; importing this module makes the Auto classes of transformers
-know it."""
+"""One Hugging Face decoder for every memory. Importing this module registers it with the Auto classes of
+transformers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The memories' states between two calls, in the form in which transformers carries them through
-``generate``."""
+"""The states of the memories between two calls, as a transformers ``Cache`` for use in ``generate``."""
 
 from __future__ import annotations
 
@@ -16,13 +15,12 @@ from ttr.state import State
 
 
 class MemoryLayer:
-    """The state of one layer; None before its first token. The names of the methods are those that ``Cache``
-    calls.
+    """The state of one layer; None before its first token. The methods have the names that ``Cache`` calls.
 
-    A call leaves the state after it in ``next`` until every layer has run, so that one that is refused
-    changes nothing. Only a single token is ``written`` into the state's own tensors, where they are
-    ``owned``: made by the cache, in no graph, and in a model without limits, which another layer could reach
-    first.
+    A call stores its new state in ``next`` until every layer has run, so that a refused call changes nothing.
+    Only a single token may be ``written`` in place, into the tensors of the state, and only if these are
+    ``owned``: created by the cache, outside any autograd graph, and in a model in which no layer has a limit
+    that it could reach before this one.
     """
 
     is_compileable = False
@@ -35,7 +33,7 @@ class MemoryLayer:
         self.owned = self.written = False
 
     def commit(self, endless: bool) -> None:
-        """Take the state that the call made."""
+        """Make the new state of the call current."""
         self.state, self.next = self.next, None
         self.owned, self.written = (
             endless and not any(tensor.requires_grad for tensor in self.state.tensors.values()),
@@ -43,34 +41,34 @@ class MemoryLayer:
         )
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Drop all states."""
         self.state = self.next = None
         self.owned = self.written = False
 
     def batch_select_indices(self, indices: Int[Tensor, " rows"]) -> None:
-        """Keep some rows of the batch, in that order."""
+        """Select rows of the batch, in that order."""
         if self.state is not None:
             self.state = self.state.select(indices.to(self.state.position.device))
 
     def reorder_cache(self, beam_idx: Int[Tensor, " rows"]) -> None:
-        """Row i goes on where row ``beam_idx[i]`` was."""
+        """Row i continues from row ``beam_idx[i]``."""
         self.batch_select_indices(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Every row ``repeats`` times, copies next to each other."""
+        """Repeat every row ``repeats`` times, copies next to each other."""
         if self.state is not None:
             self.batch_select_indices(torch.arange(len(self.state.position)).repeat_interleave(repeats))
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Refuse to take tokens back.
+        """Refuse to remove tokens.
 
         Raises:
-            ValueError: if there is any to take back.
+            ValueError: if tokens would have to be removed.
         """
         if tokens_to_remove:
             raise ValueError(
-                "A memory cannot unlearn its newest tokens. "
-                "Keep copy.deepcopy(cache) from before they were read, and go on from the copy."
+                "A memory cannot remove its newest tokens. Keep copy.deepcopy(cache) from before they "
+                "were read, and continue from the copy."
             )
 
     def get_max_length(self) -> int:
@@ -81,8 +79,8 @@ class MemoryLayer:
 class TTRCache(Cache):
     """One ``ttr.State`` per layer, which ``TTRForCausalLM`` reads and replaces.
 
-    Every row of the batch counts its own tokens (``state.position``), so rows with padding have seen fewer of
-    them; ``get_seq_length`` counts the columns of the batch, padding included, as transformers does.
+    Every row of the batch counts its own tokens (``state.position``), so rows with padding count fewer;
+    ``get_seq_length`` counts the columns of the batch, padding included, as transformers does.
     """
 
     def __init__(self, layers: int) -> None:
@@ -99,11 +97,11 @@ class TTRCache(Cache):
         return any(layer.state is not None for layer in self.layers)
 
     def check(self, memories: tuple[tuple[Problem, Sizes], ...], rows: int) -> None:
-        """Refuse what a model with these memories cannot go on from with so many sequences.
+        """Check that a model with these memories can continue from this cache with ``rows`` sequences.
 
         Raises:
-            ValueError: if the cache has other memories, or another number of sequences, or not all layers
-                stand at one token.
+            ValueError: if the cache has other memories or another number of sequences, or not all layers are
+                at the same token.
         """
         if len(self.layers) != len(memories):
             raise ValueError(
@@ -117,26 +115,23 @@ class TTRCache(Cache):
             )
         if any(layer.written for layer in self.layers):
             raise ValueError(
-                "A call with this cache failed after some of its layers had gone on. "
-                "Go on from a copy.deepcopy(cache) of before, or reset() it and read the "
-                "sequence again."
+                "A call with this cache failed after some of its layers had advanced. Continue from a "
+                "copy.deepcopy(cache) made before it, or reset() the cache and read the sequence again."
             )
         held = {None if state is None else len(state.position) for state in self.states()}
         if held - {None, rows}:
             raise ValueError(
-                f"This cache holds the states of {max(held - {None})} sequences, and the call "
-                f"brings {rows}. "
-                "Give as many, in the same order, or use batch_select_indices or "
-                "batch_repeat_interleave."
+                f"This cache holds the states of {max(held - {None})} sequences, and the call has {rows}. "
+                "Give as many, in the same order, or use batch_select_indices or batch_repeat_interleave."
             )
         if len(held) > 1:
             raise ValueError(
-                "Some layers of this cache have a state and others none. Use the cache of a "
-                "call of this model."
+                "Some layers of this cache have a state and others have none. Use the cache of a call of "
+                "this model."
             )
 
     def commit(self, memories: tuple[tuple[Problem, Sizes], ...], columns: int) -> None:
-        """Every layer of a model with these memories has read so many more columns."""
+        """Make the new states of all layers current, and count the columns that they have read."""
         endless = not any(
             problem.weights.horizon or layer.next.capacity
             for (problem, _), layer in zip(memories, self.layers)
@@ -155,18 +150,18 @@ class TTRCache(Cache):
         return self.columns + query_length, 0
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Drop all states."""
         super().reset()
         self.columns = 0
         self.memories = None
 
     def update(self, *args: object, **kwargs: object) -> NoReturn:
-        """Refuse keys and values, which only attention layers of transformers bring.
+        """Refuse keys and values, which only attention layers of transformers pass.
 
         Raises:
             ValueError: always.
         """
         raise ValueError(
-            "A TTRCache keeps the states of ttr memories, not keys and values. Give attention "
-            "layers of transformers a DynamicCache."
+            "A TTRCache holds the states of ttr memories, not keys and values. Give attention layers of "
+            "transformers a DynamicCache."
         )

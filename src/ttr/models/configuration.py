@@ -1,4 +1,4 @@
-"""What a decoder is made of: sizes, and the memory of every layer."""
+"""The configuration of a decoder: its sizes and the memory of every layer."""
 
 from __future__ import annotations
 
@@ -14,27 +14,26 @@ from ttr.models.conversion import SETTINGS, described
 from ttr.problem import Problem
 
 
-@no_type_check  # transformers gives the class an __init__ that takes more than its signature tells
+@no_type_check  # transformers gives the class an __init__ that takes more than its signature says
 class TTRConfig(PreTrainedConfig):
     """A decoder in which every layer has its own memory.
 
     Args:
         vocab_size, hidden_size, num_hidden_layers: as in every transformers decoder.
-        num_heads, key_size, value_size, key_heads, value_heads: of the mixers; None for what
-        ``ttr.nn.Mixer`` takes by default.
+        num_heads, key_size, value_size, key_heads, value_heads: sizes of the mixers; None for the defaults of
+            ``ttr.nn.Mixer``.
         intermediate_size: hidden size of the gated MLP; None for 8/3 of ``hidden_size``, rounded up to a
             multiple of 8.
         layers: the memory of every layer, or one for all of them. Each is a name of ``ttr.catalogue``, an
-            Architecture, a Problem, or the ``to_dict`` of one of these. Kept as a list of names and
+            Architecture, a Problem, or the ``to_dict`` of one of these. Stored as a list of names and
             descriptions, one per layer.
-        norm_eps: of the norms around mixer and MLP.
-        initializer_range: standard deviation of embeddings, MLP and head at the start; a mixer draws its own
-            weights.
-        engine: what computes the memories: "auto", or the name that must run.
+        norm_eps: epsilon of the norms before mixer and MLP.
+        initializer_range: standard deviation of embeddings, MLP and head at initialisation; a mixer
+            initialises its own weights.
+        engine: the engine that computes the memories, or "auto".
 
     Raises:
-        ValueError: if a memory is unknown or there are not as many as layers; the sentence says what to
-            write.
+        ValueError: if a memory is unknown, or the number of memories is not that of the layers.
     """
 
     model_type = "ttr"
@@ -78,7 +77,7 @@ class TTRConfig(PreTrainedConfig):
         """The memory of every layer, as objects.
 
         Raises:
-            ValueError: if one is unknown, or there are not as many as layers.
+            ValueError: if one is unknown, or their number is not that of the layers.
         """
         if len(self.layers) != self.num_hidden_layers:
             raise ValueError(
@@ -105,12 +104,12 @@ class TTRConfig(PreTrainedConfig):
 
 
 def _describe(memory: Any) -> Any:
-    """A memory as JSON can hold it."""
+    """A memory in a JSON-ready form."""
     return memory.to_dict() if isinstance(memory, Architecture | Problem) else memory
 
 
 def _memory(description: Any, layer: int) -> Architecture | Problem:
-    """The memory that a name or a description stands for."""
+    """The memory given by a name or a description."""
     if isinstance(description, Mapping):
         if "weights" in description:
             return Problem.from_dict(description)

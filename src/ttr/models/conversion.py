@@ -1,7 +1,8 @@
-"""Saved models of earlier revisions: what they call the memories of their configuration and their tensors, in
-today's words.
+"""Saved models of earlier revisions: translates the names in their configuration and of their tensors into
+today's.
 
-It serves folders saved since 00d8126, the revision before the parts of a layer got the names they have.
+It converts folders saved since 00d8126, the last revision before the parts of a layer got their present
+names.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ PARTS: dict[str, Callable[..., tuple[str, Fields]]] = {
     "SigmoidRate": lambda **old: ("TTTStepSize", old),
     "LowRankStepSize": lambda **old: ("LonghornStepSize", old),
     "LowRankEraseKey": lambda **old: ("RWKV7EraseKey", old),
-    # what happens to the read-out
+    # parts applied to the read-out
     "Gate": lambda **old: ("OutputGate", old),
     "GeluGate": lambda: ("OutputGate", {"gate": "gelu"}),
     "LowRankGate": lambda **old: ("LowRankOutputGate", old),
@@ -82,7 +83,8 @@ PARTS: dict[str, Callable[..., tuple[str, Fields]]] = {
     "HeadLayerNorm": lambda **old: ("LayerNorm", old),
     "GroupNorm": lambda eps=64e-5: ("LayerNorm", {"eps": eps, "by_depth": True}),
 }
-"""The parts of a layer that have another name or other fields: old name -> what today's are of its fields."""
+"""The parts of a layer that have another name or other fields today: old name -> today's name and fields,
+computed from the old fields."""
 
 PROJECTIONS = {
     **{rf"mixer\.project\.{name}\.": f"mixer.{name}_proj." for name in "qkv"},
@@ -95,8 +97,8 @@ TENSORS = {r"mixer\.output\.learned\.(\d+)\.shift": r"mixer.output.learned.\1.bi
 
 
 def renamed_keys(memories: Sequence[Architecture | Problem]) -> dict[str, str]:
-    """Patterns of old keys of a model with these memories -> today's, as ``from_pretrained`` of transformers
-    takes them; none fits a key of today."""
+    """Patterns of old keys of a model with these memories -> today's keys, for ``from_pretrained`` of
+    transformers; no pattern matches a key of today."""
     keys = PROJECTIONS | TENSORS
     for layer, memory in enumerate(memories):
         architecture = memory if isinstance(memory, Architecture) else Architecture.of(memory)
@@ -111,7 +113,7 @@ def renamed_keys(memories: Sequence[Architecture | Problem]) -> dict[str, str]:
 
 
 def described(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """The description of an architecture, whichever revision wrote it."""
+    """The description of an architecture in today's names, from a description by any revision."""
     if not FIELDS.keys() & architecture.keys():
         return dict(architecture)
     fields = {FIELDS.get(name, name): value for name, value in architecture.items()}
@@ -121,7 +123,7 @@ def described(architecture: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any]:
-    """The description of a part, which is an old one."""
+    """The description of a part in today's names, from an old one."""
     fields = {name: value for name, value in part.items() if name not in ("kind", "type")}
     name, fields = PARTS.get(part["type"], lambda **same: (part["type"], same))(**fields)
     return {"kind": KINDS.get(part["kind"], part["kind"]), "type": name} | fields

@@ -1,7 +1,7 @@
 """One decoder for every memory: embeddings, blocks of mixer and gated MLP, head.
 
 Pre-norm residual blocks with RMSNorm and SwiGLU, as in Llama (Touvron et al., arXiv 2302.13971), and no
-positional embedding: a memory that wants positions has them among its qkv transforms.
+positional embedding: memories that need positions get them from their qkv transforms.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ttr.models.conversion import renamed_keys
 from ttr.models.packing import packing_of
 
 CACHE = next(f.name for f in fields(BaseModelOutputWithPast) if f.name in ("cache", "past_key_values"))
-"""What this version of transformers calls the cache, in outputs and in ``generate``."""
+"""The name of the cache in outputs and in ``generate``, in this version of transformers."""
 
 READ_BY_THE_LOSS = ("num_items_in_batch", "shift_labels")
-# DataCollatorWithFlattening gives them beside the boundaries, which tell as much
-READ_BY_NOBODY = ("max_length_q", "max_length_k")
+# DataCollatorWithFlattening passes them in addition to the boundaries, from which they follow
+IGNORED = ("max_length_q", "max_length_k")
 
 
 class TTRMLP(nn.Module):
@@ -64,7 +64,7 @@ class TTRBlock(GradientCheckpointingLayer):
         cache: TTRCache | None = None,
         cu_seqlens: Int[Tensor, " bounds"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """One block; the layer's state in ``cache`` is read, and the next one kept there until the cache
+        """One block. It reads the layer's state in ``cache`` and stores the next one there until the cache
         commits it."""
         memory = None if cache is None else cache.layers[self.layer]
         x = x + self._mix(self.mixer_norm(x), memory, cu_seqlens)
@@ -77,7 +77,7 @@ class TTRBlock(GradientCheckpointingLayer):
             memory.written = memory.owned
             try:
                 y, memory.next = self.mixer.step(x[:, 0], memory.state, inplace=memory.owned)
-            except ValueError:  # a token that is refused is not written
+            except ValueError:  # a refused token has not been written
                 memory.written = False
                 raise
             return y[:, None]
@@ -86,14 +86,14 @@ class TTRBlock(GradientCheckpointingLayer):
 
 
 class TTRPreTrainedModel(PreTrainedModel):
-    """Saving, loading and the first weights."""
+    """Saving, loading and initialisation."""
 
     config_class = TTRConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ("TTRBlock",)
     _skip_keys_device_placement = ("cache", "past_key_values")
-    _is_stateful = True  # no assisted generation: a memory cannot take back rejected tokens
+    _is_stateful = True  # no assisted generation: a memory cannot remove rejected tokens
 
     @classmethod
     def from_pretrained(
@@ -104,8 +104,8 @@ class TTRPreTrainedModel(PreTrainedModel):
         key_mapping: dict[str, str] | None = None,
         **others: Any,
     ) -> Any:
-        """As in transformers, of folders that earlier revisions saved too; saved again, their tensors get
-        today's names."""
+        """As in transformers; also loads folders saved by earlier revisions. When saved again, their tensors
+        get today's names."""
         known = config
         if not isinstance(config, TTRConfig):
             known = TTRConfig.from_pretrained(config or pretrained_model_name_or_path, **others)
@@ -114,7 +114,7 @@ class TTRPreTrainedModel(PreTrainedModel):
             pretrained_model_name_or_path, *arguments, config=config, key_mapping=keys, **others
         )
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model._weight_conversions = None  # transformers would undo the renaming when it saves
+        model._weight_conversions = None  # otherwise transformers undoes the renaming when it saves
         return loaded
 
 
@@ -130,7 +130,7 @@ class TTRModel(TTRPreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """The first weights of a module that were not loaded: a part of a mixer takes those of a fresh
+        """Initialise the weights of a module that were not loaded; a part of a mixer takes those of a new
         mixer."""
         for layer, block in enumerate(self.layers):
             for name, part in block.mixer.named_modules():
@@ -167,21 +167,21 @@ class TTRModel(TTRPreTrainedModel):
 
         Args:
             attention_mask: [B, T], 0 at padding on either side, which is left out of the computation; its
-                hidden states are 0. It may also cover the columns of earlier calls. Numbers 1, 2, ... tell
-                sequences that are packed in a row apart.
-            position_ids: [B or 1, T], only read to find sequences packed in a row, each of which starts at 0;
-                they rise by one.
-            past_key_values, cache: where to go on, under either name; it is changed, unless the call is
-                refused. Its states have one row per sequence.
+                hidden states are 0. It may also cover the columns of earlier calls. Numbers 1, 2, ... mark
+                the sequences packed in a row.
+            position_ids: [B or 1, T], only used to find sequences packed in a row: they start at 0 and rise
+                by one.
+            past_key_values, cache: the cache to continue from, under either name; it is changed, unless the
+                call is refused. Its states have one row per sequence.
             use_cache: also return the states; by default as configured, but not in training.
             cu_seqlens, cu_seq_lens_q, cu_seq_lens_k: boundaries [0, ..., T] of sequences packed along time,
                 with B = 1.
-            seq_idx: [B or 1, T], which of the sequences packed in its row a token belongs to, rising.
-            others: switches of transformers that mean nothing here.
+            seq_idx: [B or 1, T], the number of every token's sequence in its row, rising.
+            others: switches of transformers that have no effect here.
 
         Raises:
-            ValueError: on inputs that do not fit each other, or hold data that nothing reads; the sentence
-                says what to pass.
+            ValueError: if inputs do not fit each other, or data are passed under a name that the model does
+                not read.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give the model either input_ids or inputs_embeds, and not both.")
@@ -226,33 +226,32 @@ class TTRModel(TTRPreTrainedModel):
             return None
         if self.training and self.gradient_checkpointing:
             raise ValueError(
-                "Gradient checkpointing runs every layer twice and would write its state twice. "
-                "Call activation_checkpointing_disable(), or leave out past_key_values and "
-                "use_cache."
+                "Gradient checkpointing runs every layer twice and would update its state twice. Call "
+                "activation_checkpointing_disable(), or leave out past_key_values and use_cache."
             )
         return TTRCache(self.config.num_hidden_layers) if cache is None else cache
 
 
 def _one_cache(past_key_values: Cache | None, cache: Cache | None) -> TTRCache | None:
-    """The cache, whatever it is called."""
+    """The cache, passed under either name."""
     if past_key_values is not None and cache is not None:
-        raise ValueError("past_key_values and cache are two names of one thing. Give one of them.")
+        raise ValueError("past_key_values and cache are two names of the same argument. Give one of them.")
     given = past_key_values if cache is None else cache
     if given is not None and not isinstance(given, TTRCache):
         raise ValueError(
-            f"past_key_values must be a ttr.models.TTRCache, got {type(given).__name__}. Leave "
-            "it out to start afresh."
+            f"past_key_values must be a ttr.models.TTRCache, got {type(given).__name__}. Leave it out to "
+            "start with an empty cache."
         )
     return given
 
 
 def _check_read(others: dict[str, Any]) -> None:
-    """Refuse data under a name that nothing reads, which may be one misspelt; switches may pass."""
+    """Refuse data under a name that the model does not read, which may be misspelt; switches are accepted."""
     for name, value in others.items():
-        if name not in READ_BY_NOBODY and not isinstance(value, bool | int | float | str | None):
+        if name not in IGNORED and not isinstance(value, bool | int | float | str | None):
             raise ValueError(
-                f"Nothing reads {name!r} in this model, and it holds a {type(value).__name__}. "
-                "Leave it out, or mend its name."
+                f"This model does not read {name!r}, which holds a {type(value).__name__}. Leave it out, "
+                "or correct its name."
             )
 
 
@@ -276,7 +275,7 @@ class TTRForCausalLM(TTRPreTrainedModel, GenerationMixin):
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        """No: ``generate`` leaves it to the model to make its cache."""
+        """False, so that ``generate`` lets the model create its cache."""
         return False
 
     @can_return_tuple
@@ -298,13 +297,13 @@ class TTRForCausalLM(TTRPreTrainedModel, GenerationMixin):
         seq_idx: Tensor | None = None,
         **others: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits [B, T, vocabulary], and the loss where there are labels; see ``TTRModel.forward`` for the
-        other inputs.
+        """Logits [B, T, vocabulary], and the loss if there are labels; see ``TTRModel.forward`` for the other
+        inputs.
 
         Args:
-            labels: the tokens themselves, -100 where none counts; the shift happens here. A token is
-                predicted only from one of its own sequence, so the first of each is not counted, nor is
-                padding.
+            labels: the tokens themselves, not shifted, and -100 at tokens without a loss. A token is
+                predicted only from tokens of its own sequence, so the first of each has no loss, and padding
+                has none.
             logits_to_keep: number of last columns that get logits, or their indices; 0 for all.
             others: also ``num_items_in_batch`` and ``shift_labels``, which the loss of transformers reads.
         """
@@ -318,7 +317,7 @@ class TTRForCausalLM(TTRPreTrainedModel, GenerationMixin):
             "cu_seq_lens_k": cu_seq_lens_k,
             "seq_idx": seq_idx,
         }
-        if labels is not None:  # before the cache goes on
+        if labels is not None:  # before the cache advances
             x = input_ids if inputs_embeds is None else inputs_embeds
             labels = _within_sequences(
                 labels, x, continues=cache is not None and cache.has_states(), **packed
@@ -345,11 +344,11 @@ class TTRForCausalLM(TTRPreTrainedModel, GenerationMixin):
 
 
 def _within_sequences(labels: Int[Tensor, "B T"], x: Tensor | None, **packed: Any) -> Int[Tensor, "B T"]:
-    """The labels that the token before predicts within one sequence."""
+    """The labels, set to -100 at tokens that do not follow a token of their own sequence."""
     if x is not None and labels.shape != x.shape[:2]:
         raise ValueError(
             f"labels have shape {list(labels.shape)}, but the tokens {list(x.shape[:2])}. "
-            "Give one label per token, -100 where none counts."
+            "Give one label per token, -100 for no loss."
         )
     packing = packing_of((labels.shape[0], labels.shape[1]), **packed)
     return labels if packing is None else packing.labels(labels)

@@ -1,8 +1,7 @@
-"""Batches whose rows hold anything but one whole sequence, brought to the one form that every memory
-understands.
+"""Packing of batches whose rows are not one whole sequence each into the form that every memory accepts.
 
-Padding never reaches a memory: the real tokens are laid end to end, [1, N, .], with the boundaries of their
-sequences, and what comes out is put back where they stood.
+Padding never reaches a memory: the real tokens are packed into one row, [1, N, .], with the boundaries of
+their sequences, and the outputs are scattered back to their positions.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from ttr.prepare import check_packing
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the real tokens of a batch [B, T] stand, and which sequences they form.
+    """The positions of the real tokens of a batch [B, T], and the sequences they form.
 
     Attributes:
         shape: (B, T).
@@ -32,16 +31,16 @@ class Packing:
     cu_seqlens: Int[Tensor, " bounds"]
 
     def pack(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "1 N D"]:
-        """The real tokens end to end."""
+        """The real tokens, packed."""
         return x.flatten(0, 1)[self.index][None]
 
     def unpack(self, x: Float[Tensor, "1 N D"]) -> Float[Tensor, "B T D"]:
-        """The tokens back in their places; 0 where there was padding."""
+        """The tokens scattered back to their positions, 0 at padding."""
         flat = x.new_zeros(self.shape[0] * self.shape[1], x.shape[-1])
         return flat.index_copy(0, self.index, x[0]).view(*self.shape, x.shape[-1])
 
     def labels(self, labels: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-        """The labels that the token just before predicts, within one sequence; -100 elsewhere."""
+        """The labels, set to -100 at tokens that do not directly follow a token of their own sequence."""
         follows = self.index.diff(prepend=self.index[:1] - 2) == 1
         lengths = self.cu_seqlens.diff()
         follows[self.cu_seqlens[:-1][lengths > 0].long()] = False
@@ -59,20 +58,20 @@ def packing_of(
     continues: bool = False,
     **bounds: Tensor | None,
 ) -> Packing | None:
-    """How a batch of shape (B, T) must be packed; None if every row is one whole sequence.
+    """The packing of a batch of shape (B, T); None if every row is one whole sequence.
 
     Args:
-        attention_mask: [B, T or more], 0 at padding; of a longer one, which also covers earlier calls, the
-            last T columns count. Where it holds numbers above 1, they tell the sequences of a row apart, as
-            ``seq_idx`` does.
+        attention_mask: [B, T or more], 0 at padding; of a longer mask, which also covers earlier calls, the
+            last T columns are used. Numbers above 1 mark the sequences of a row, as in ``seq_idx``.
         position_ids: [B or 1, T], rising by one from token to token; a 0 within a row begins another
             sequence.
         seq_idx: [B or 1, T], the number of every token's sequence in its row, rising.
         continues: whether the sequences began in earlier calls.
-        bounds: boundaries [0, ..., T] of sequences packed along time, with B = 1, under any of their names.
+        bounds: boundaries [0, ..., T] of sequences packed along time, with B = 1, by the names of their
+            arguments.
 
     Raises:
-        ValueError: if one of them has a form that is not understood, or two contradict each other.
+        ValueError: if one of them has an unknown form, or two contradict each other.
     """
     mask, least, largest = (None, 1, 1) if attention_mask is None else _mask(shape, attention_mask, continues)
     ids = {
@@ -87,14 +86,14 @@ def packing_of(
     device = next(x.device for x in (mask, position, cu_seqlens, *ids.values()) if x is not None)
     index = torch.arange(shape[0] * shape[1], device=device) if least > 0 else mask.flatten().nonzero()[:, 0]
     row = index // max(shape[1], 1)
-    inside = row == torch.cat([row[:1] - 1, row])[: len(row)]  # it follows another token of its row
+    inside = row == torch.cat([row[:1] - 1, row])[: len(row)]  # not the first token of its row
     starts = {name: _changes(name, x.flatten()[index], inside) for name, x in ids.items()}
     if cu_seqlens is not None:
         starts["cu_seqlens"] = inside & torch.isin(index, cu_seqlens.to(index))
     elif continues and ids:
         raise ValueError(
-            f"{next(iter(ids))} numbers sequences, but the cache goes on with those it has, "
-            "one for each row. Leave it out."
+            f"{next(iter(ids))} numbers sequences, but the cache continues those it has, one per row. "
+            "Leave it out."
         )
     if position is not None:
         fixed = starts["cu_seqlens"] if continues and cu_seqlens is not None else None
@@ -104,10 +103,9 @@ def packing_of(
         return Packing(shape, index, cu_seqlens)
     if continues and starts.any():
         raise ValueError(
-            "position_ids begin another sequence inside a row, but the cache goes on with one "
-            "sequence for each row. "
-            "Give every sequence a row of its own, or boundaries cu_seqlens of as many "
-            "sequences as the cache holds."
+            "position_ids begin another sequence inside a row, but the cache continues one sequence per "
+            "row. Put every sequence in its own row, or give boundaries cu_seqlens of as many sequences "
+            "as the cache holds."
         )
     if least > 0 and not starts.any():
         return None
@@ -116,30 +114,28 @@ def packing_of(
 
 
 def _mask(shape: tuple[int, int], mask: Tensor, continues: bool) -> tuple[Int[Tensor, "B T"], int, int]:
-    """The columns of this call, as integers, and the least and the largest of them."""
+    """The mask's columns of this call, as integers, and their least and largest number."""
     batch, time = shape
     fits = isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[0] == batch
     if not fits or mask.shape[1] < time or mask.shape[1] > time and not continues:
         got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(
-            f"attention_mask must have shape [{batch}, {time}], or more columns where earlier "
-            "calls are covered, and 0 at padding; "
-            f"got {got}."
+            f"attention_mask must have shape [{batch}, {time}], or more columns if it covers earlier "
+            f"calls, and 0 at padding; got {got}."
         )
     mask = mask[:, mask.shape[1] - time :]
     whole = mask.long()
     least, largest = torch.stack(whole.aminmax()).tolist() if whole.numel() else (1, 1)
     if least < 0 or mask.is_floating_point() and not torch.equal(whole.to(mask.dtype), mask):
         raise ValueError(
-            "attention_mask must hold 1 at tokens and 0 at padding; this one holds negative "
-            "numbers or fractions, "
-            "as masks do that are added to logits. Pass the tokenizer's mask."
+            "attention_mask must hold 1 at tokens and 0 at padding; this one holds negative numbers or "
+            "fractions, like a mask that is added to logits. Pass the tokenizer's mask."
         )
     return whole, least, largest
 
 
 def _integers(shape: tuple[int, int], name: str, x: Tensor) -> Int[Tensor, "B T"]:
-    """One for every token."""
+    """One number for every token."""
     batch, time = shape
     if (
         not isinstance(x, Tensor)
@@ -152,7 +148,7 @@ def _integers(shape: tuple[int, int], name: str, x: Tensor) -> Int[Tensor, "B T"
         raise ValueError(
             f"{name} must be int64 or int32 of shape [{batch}, {time}] or [1, {time}], got "
             f"{got}. "
-            "Leave it out where every row is one sequence."
+            "Leave it out if every row is one sequence."
         )
     return x.expand(shape)
 
@@ -160,7 +156,7 @@ def _integers(shape: tuple[int, int], name: str, x: Tensor) -> Int[Tensor, "B T"
 def _bounds(
     shape: tuple[int, int], given: Mapping[str, Tensor], padded: bool
 ) -> Int[Tensor, " bounds"] | None:
-    """The boundaries that all names give."""
+    """The boundaries, on which all arguments must agree."""
     for name, bounds in given.items():
         check_packing(bounds, *shape)
         if padded:
@@ -171,14 +167,14 @@ def _bounds(
     first = next(iter(given.values()), None)
     if any(bounds.tolist() != first.tolist() for bounds in given.values()):
         raise ValueError(
-            f"{' and '.join(given)} give different boundaries. Queries and keys are of the "
-            "same sequences: give cu_seqlens alone."
+            f"{' and '.join(given)} give different boundaries. Queries and keys belong to the same "
+            "sequences: give cu_seqlens alone."
         )
     return first
 
 
 def _changes(name: str, number: Int[Tensor, " N"], inside: Bool[Tensor, " N"]) -> Bool[Tensor, " N"]:
-    """Where another sequence begins because its number is another one."""
+    """The tokens whose sequence number differs from that of the token before."""
     step = number.diff(prepend=number[:1])
     if (number < 0).any() or (inside & (step < 0)).any():
         raise ValueError(
@@ -194,21 +190,21 @@ def _restarts(
     inside: Bool[Tensor, " N"],
     fixed: Bool[Tensor, " N"] | None,
 ) -> Bool[Tensor, " N"]:
-    """Where positions begin another sequence: at 0, unless it is ``fixed``."""
+    """The tokens at which position_ids begin another sequence: ``fixed`` if given, else those of position
+    0."""
     starts = inside & (position == 0) if fixed is None else fixed
     # positions may count padding between tokens
     step, columns = position.diff(prepend=position[:1]), index.diff(prepend=index[:1])
     if (inside & ~starts & (step != 1) & (step != columns)).any():
         raise ValueError(
-            "position_ids must rise by one from token to token, and be 0 where another "
-            "sequence begins in a row. "
-            "Give the boundaries of packed sequences as cu_seqlens, and leave position_ids out."
+            "position_ids must rise by one from token to token, and be 0 at the start of another sequence "
+            "in a row. Give the boundaries of packed sequences as cu_seqlens, and leave position_ids out."
         )
     return starts
 
 
 def _agreed(starts: Mapping[str, Bool[Tensor, " N"]]) -> Bool[Tensor, " N"]:
-    """Where sequences begin."""
+    """The tokens at which sequences begin."""
     first, *others = starts
     for other in others:
         if not torch.equal(starts[first], starts[other]):

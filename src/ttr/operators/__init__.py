@@ -1,5 +1,5 @@
-"""Torch operators of what stands around a memory: passes over a whole stream in blocks that stay in cache,
-each with its derivative."""
+"""Torch operators of the layer around a memory: cache-blocked passes over a whole stream, each with its
+derivative."""
 
 import torch
 from torch import Tensor

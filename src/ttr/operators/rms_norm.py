@@ -1,15 +1,15 @@
-"""Division by the root of the mean square, with a gain and a gate, and its derivative, block by block of rows
-that stay in cache.
+"""RMS normalisation with a gain and a gate, and its derivative, computed in blocks of rows that stay in
+cache.
 
     u = p r,   r = (c sum p^2 + eps)^(-1/2),   y = gain u a(g),   with p = x, or p = x a(g) and then y = gain
                u
 
 for every row x of D numbers; c = 1 / D (RMSNorm, arXiv 1910.07467), or 1 for vectors of norm 1; a is SiLU or
-the sigmoid. Backwards, with d_u the gradient of u, dr/dp = -c r^3 p gives that of p,
+the sigmoid. In the backward pass, with d_u the gradient of u, dr/dp = -c r^3 p gives the gradient of p,
 
     d_p = r (d_u - c u (d_u . u)),
 
-and the products' gradients are those of the factors.
+and the product rule gives those of x, gain and g.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from ttr.inputs import needs_composite
 from ttr.operators import wide
 
 BLOCK = 1 << 18
-"""Entries of a block: a MiB of float32, of which the cache holds several. Up to one block plain operations
-are as good."""
+"""Entries of a block: 1 MiB of float32, of which the cache holds several. Inputs of up to one block gain
+nothing over plain operations."""
 
 ACTIVATIONS = {"silu": torch.nn.functional.silu, "sigmoid": torch.sigmoid}
 SLOPES = {
     "silu": torch.ops.aten.silu_backward,
     "sigmoid": lambda grad, x: torch.ops.aten.sigmoid_backward(grad, x.sigmoid()),
 }
-"""From the gradient of an activation of x, and x, to that of x."""
+"""The gradient of x from the gradient of its activation and x."""
 
 
 def rms_norm(
@@ -48,7 +48,7 @@ def rms_norm(
     """y [...,*D] in x's dtype, computed in float32 or wider.
 
     Args:
-        gain: [*D]; the norm is taken over as many axes as it has, one without.
+        gain: [*D]; the norm is taken over as many axes as it has, or over the last one if it is None.
         gate: g [...,*D], before its activation, "silu" or "sigmoid".
         gate_first: the gate multiplies x before the norm.
         mean: c is 1 / D, else 1.
@@ -81,8 +81,8 @@ def composite(
     activation: str,
     gate_first: bool,
 ) -> Tensor:
-    """The same on rows [R,D] in plain torch operations, which functorch and second derivatives pass through
-    and compilers fuse."""
+    """``rms_norm`` on rows [R,D] in plain torch operations, for functorch, second derivatives and compilers,
+    which fuse them."""
     factor = None if gate is None else ACTIVATIONS[activation](wide(gate))
     p = wide(x) * factor if gate_first and factor is not None else wide(x)
     y = p * torch.rsqrt(share * p.square().sum(-1, keepdim=True) + eps)
@@ -175,7 +175,7 @@ class _BlockByBlock(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # a second derivative is wanted
-            # one may be made from another
+            # views, because one of the tensors may have been computed from another
             views = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
             leaves = [view for view, wanted in zip(views, needed) if wanted]
             made = iter(torch.autograd.grad(composite(*views, *ctx.others), leaves, grad, create_graph=True))

@@ -1,16 +1,16 @@
-"""The short causal convolution with its derivative, block by block of tokens, so that nothing between input
-and output leaves the cache.
+"""The short causal convolution and its derivative, computed in blocks of tokens, so that no intermediate
+result leaves the cache.
 
     z_t = bias + sum_{j<width} weight_j x_{t-past+j},   past = width - 1,   y_t = silu(z_t) = z_t / (1 +
         e^{-z_t}), or z_t
 
-for every channel by itself, with the last ``past`` tokens before the call, the ``tail``, in front of x.
-Backwards, with d_t the gradient of z_t (z is made again: cheaper than keeping it),
+for every channel separately, with x preceded by the ``tail``, the last ``past`` tokens before the call. In
+the backward pass, with d_t the gradient of z_t (z is recomputed, which is cheaper than storing it),
 
     grad x_t = sum_j weight_j d_{t+past-j},   grad weight_j = sum_t d_t x_{t-past+j},   grad bias = sum_t d_t,
 
-the first of which is the same convolution of the d with the weights in reverse order and ``past`` later
-tokens behind, none at the end.
+the first of which is the same convolution of d with the weights in reverse order, followed by ``past`` later
+tokens, which are zero at the end.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BLOCK = 3 << 18
 """Entries of a block: 3 MiB of float32, which the cache holds."""
 
 ONEDNN = 1 << 17
-"""From this many entries on, oneDNN's convolution makes good for its start."""
+"""The number of entries from which oneDNN's convolution amortises its start-up cost."""
 
 
 def short_convolution(
@@ -46,7 +46,7 @@ def short_convolution(
     """y [B,T,C] in the promoted dtype of x and weight, accumulated in float32 or wider.
 
     Args:
-        tail: the tokens before the call of every sequence, N = B, or one per sequence of a packed call.
+        tail: the tokens before the call; N = B, or the number of sequences of a packed call.
         weight: its first axis runs from the oldest token to the newest.
         silu: whether SiLU follows.
         bounds: [0, ..., T] of sequences packed along time (B = 1).
@@ -76,7 +76,7 @@ def short_convolution(
     )
     if wants_grad or torch.compiler.is_compiling():
         return _operator(x, tail, weight, bias, bounds, silu)
-    # an operator costs as much as the convolution of one token
+    # calling an operator costs as much as the convolution of one token
     return _forward(x, tail, weight, bias, bounds, silu)
 
 
@@ -89,7 +89,7 @@ def composite(
     silu: bool,
     bounds: Tensor | None = None,
 ) -> Tensor:
-    """The same in plain torch operations, for second derivatives and functorch."""
+    """``short_convolution`` in plain torch operations, for second derivatives and functorch."""
     past = weight.shape[0] - 1
     lengths = [x.shape[1]] if bounds is None else bounds.diff().tolist()
     tails = [tail] if bounds is None else tail.split(1)
@@ -165,12 +165,12 @@ def _backward(
 def _convolve(window: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """[B,past+n,C] -> [B,n,C]: bias + sum_j weight_j window_{t+j}.
 
-    oneDNN has a fast loop for images with channels last, and a stream is one, of one line; it has none in
+    oneDNN has a fast loop for channels-last images, and a stream is an image of height 1; it has none in
     float64."""
     tokens = window.shape[1] - len(weight) + 1
     if _onednn_serves(window):
         image, kernel, ones = window.transpose(1, 2)[:, :, None], weight.T[:, None, None], (1, 1)
-        bias = None if bias is None else bias.contiguous()  # of which oneDNN does not look at the stride
+        bias = None if bias is None else bias.contiguous()  # oneDNN ignores its stride
         return torch.mkldnn_convolution(image, kernel, bias, (0, 0), ones, ones, window.shape[2])[
             :, :, 0
         ].transpose(1, 2)
@@ -192,8 +192,8 @@ def _onednn_serves(x: Tensor) -> bool:
 
 
 class _Part(NamedTuple):
-    """Sequences that are treated together: ``rows`` of x [B,T,C] from token ``start`` to ``stop``, and their
-    tails."""
+    """Sequences that are processed together: ``rows`` of x [B,T,C] from token ``start`` to ``stop``, and
+    their tails."""
 
     x: Tensor
     tail: Tensor
@@ -203,12 +203,12 @@ class _Part(NamedTuple):
     stop: int
 
     def blocks(self, past: int) -> list[tuple[int, int]]:
-        """The tokens of every block, none fewer than ``past`` but the last."""
+        """The token ranges of the blocks; each block but the last has at least ``past`` tokens."""
         size = max(BLOCK // self.x[:, 0].numel(), past)
         return [(start, min(start + size, self.stop)) for start in range(self.start, self.stop, size)]
 
     def window(self, start: int, stop: int) -> Tensor:
-        """The tokens of a block with those before it, in float32 or wider."""
+        """The tokens of a block preceded by the ``past`` tokens before it, in float32 or wider."""
         past = self.tail.shape[1]
         window = (
             self.x[:, start - past : stop]
@@ -219,7 +219,7 @@ class _Part(NamedTuple):
 
 
 def _parts(x: Tensor, tail: Tensor, bounds: Tensor | None) -> Iterator[_Part]:
-    """Every packed sequence, or as many whole rows as fill a block."""
+    """The parts of a call: every packed sequence, or groups of as many whole rows as fill a block."""
     if x.numel() == 0:
         return
     if bounds is None:
@@ -278,7 +278,7 @@ def _save(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
 def _differentiate(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, tail, weight, bias, bounds = ctx.saved_tensors
     if torch.is_grad_enabled():  # a second derivative is wanted
-        # one may be made from another
+        # views, because one of the tensors may have been computed from another
         views = [None if tensor is None else tensor.view_as(tensor) for tensor in (x, tail, weight, bias)]
         leaves = [view for view, needed in zip(views, ctx.needs_input_grad) if needed]
         made = iter(

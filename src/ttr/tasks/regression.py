@@ -1,4 +1,4 @@
-"""Streams of pairs to regress on while they come: keys, values, and nothing to train. Pure functions of their
+"""Streams of keys and values for online regression, without anything to train. Pure functions of their
 arguments."""
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from torch.nn.functional import normalize
 def piecewise_linear(
     streams: int, length: int, size: int, segment: int, seed: int, directions: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Keys and values [streams,length,size] of a map that is linear for ``segment`` tokens and then another,
-    with keys that move along: k = unit(mu + 0.75 e / sqrt(size)) about a unit centre mu of the segment and v
-    = W k, e and W of unit normal entries (after arXiv 2510.01450). With ``directions`` only the first so many
-    channels of the keys count for the values, in all segments of all streams."""
+    """Keys and values [streams,length,size] of a piecewise linear map: every ``segment`` tokens have a map v
+    = W k and keys k = unit(mu + 0.75 e / sqrt(size)) around a unit centre mu of their own, with e and W of
+    unit normal entries (after arXiv 2510.01450). With ``directions`` the values depend on only that many
+    channels of the keys, the first ones, in all segments of all streams."""
     generator = torch.Generator().manual_seed(seed)
     count = -(-length // segment)
     centre = normalize(torch.randn(streams, count, 1, size, generator=generator), dim=-1)
@@ -30,9 +30,9 @@ def piecewise_linear(
 def smooth_map(
     streams: int, length: int, size: int, seed: int, hidden: int = 16, noise: float = 0.05
 ) -> tuple[Tensor, Tensor]:
-    """Keys u on the sphere and values [streams,length,size] of one smooth map, v = W2 sin(W1 u + b) + noise,
-    for all streams of all seeds: W1 has normal entries of size 1.5, W2 of size 1/4, b is uniform on a
-    circle."""
+    """Keys u on the unit sphere and values [streams,length,size] of one smooth map, v = W2 sin(W1 u + b) +
+    noise, which is the same for all streams and seeds: the entries of W1 are normal with deviation 1.5, those
+    of W2 with deviation 1/4, and b is uniform in [0, 2 pi)."""
     of_map, generator = torch.Generator().manual_seed(0), torch.Generator().manual_seed(seed)
     inner, outer = (
         1.5 * torch.randn(hidden, size, generator=of_map),

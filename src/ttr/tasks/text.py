@@ -1,7 +1,6 @@
-"""Real text as bytes: reading, splitting, windows, and the slice of bytes that can be recalled from the
-window itself.
+"""Real text as bytes: reading, splitting, windows, and the bytes that can be recalled from their window.
 
-Everything is a pure function of its arguments; nothing here draws from a global generator.
+Every function is pure; none draws from a global generator.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 PIECES = 20
-"""A text is cut into at least this many pieces, so that every tenth is a fair sample of it."""
+"""The least number of pieces that a text is cut into, so that every tenth is a fair sample of it."""
 
 WINDOWS = 8
-"""A piece holds at least this many windows side by side."""
+"""The least number of disjoint windows that fit into a piece."""
 
 PIECE_BYTES = 32_768
-"""Length of a piece of a long text: long beside a window, short beside a file."""
+"""Length of a piece of a long text: long compared with a window, short compared with a file."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,7 @@ def _read(path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class Split:
-    """Disjoint pieces of a text: eight of every ten to train on, one to choose settings on, one to judge
-    on."""
+    """Disjoint pieces of a text: eight of every ten for training, one for tuning, one for validation."""
 
     train: tuple[range, ...]
     tuning: tuple[range, ...]
@@ -88,11 +86,11 @@ class Split:
 
 
 def split(length: int, context: int) -> Split:
-    """Cut ``length`` bytes into pieces and deal them out; a window of ``context`` + 1 bytes never leaves its
-    piece.
+    """Cut ``length`` bytes into pieces and assign them to the three sets; a window of ``context`` + 1 bytes
+    never leaves its piece.
 
     Raises:
-        ValueError: if there would be fewer than eight windows to a piece, too few to judge on.
+        ValueError: if a piece would hold fewer than eight windows, too few for validation.
     """
     needed = WINDOWS * context + 1
     count = max(PIECES, length // max(PIECE_BYTES, needed))
@@ -114,8 +112,8 @@ def split(length: int, context: int) -> Split:
 def training_starts(
     pieces: Sequence[range], context: int, steps: int, batch: int, seed: int
 ) -> Int[Tensor, "steps batch"]:
-    """Where the windows of every training step start: uniform over all places of the pieces, fixed by
-    ``seed`` alone."""
+    """The first bytes of the windows of every training step: uniform over all positions in the pieces,
+    determined by ``seed``."""
     places = torch.tensor([len(piece) - context for piece in pieces])
     ends = places.cumsum(0)
     drawn = torch.randint(int(ends[-1]), (steps, batch), generator=torch.Generator().manual_seed(seed))
@@ -124,8 +122,8 @@ def training_starts(
 
 
 def evaluation_starts(pieces: Sequence[range], context: int, limit: int) -> Int[Tensor, " windows"]:
-    """Windows side by side through the pieces, no byte predicted twice; if there are more than ``limit``,
-    evenly spread ones."""
+    """The first bytes of consecutive windows of the pieces, in which no byte is predicted twice; if there are
+    more than ``limit``, evenly spaced ones."""
     starts = torch.tensor(
         [start for piece in pieces for start in range(piece.start, piece.stop - context, context)]
     )
@@ -140,17 +138,16 @@ def windows(content: UInt8[Tensor, " N"], starts: Int[Tensor, " W"], context: in
 
 
 def recall_slice(windows: Int[Tensor, "W L"], ngram: int) -> Bool[Tensor, "W L-1"]:
-    """Which predicted bytes can be looked up: those whose preceding n-gram occurred earlier in the same
+    """The predicted bytes that can be looked up: those whose preceding n-gram occurred earlier in the same
     window.
 
-    Entry (w, i) speaks of byte x = windows[w, i+1], predicted from windows[w, :i+1]. It is True when the n
-    bytes before x are equal to n consecutive bytes that end earlier in the window, so that a byte followed
-    them already: exists j < i with windows[w, j-n+1 : j+1] = windows[w, i-n+1 : i+1], j >= n-1. An n-gram of
-    one byte repeated is left out: to carry on a run of blanks needs no memory, and in source code such runs
-    are two fifths of all repeats. Whether the byte that followed was x is not asked: the slice is chosen from
-    what the model reads, never from what it should say. After the repeated bigrams of Arora et al.,
-    "Zoology", arXiv 2312.04927, which likewise leave out the most frequent ones; n bytes take the place of
-    two tokens.
+    Entry (w, i) is about byte x = windows[w, i+1], predicted from windows[w, :i+1]. It is True if the n bytes
+    before x are equal to n consecutive bytes that end earlier in the window, so that a byte has followed them
+    before: exists j < i with windows[w, j-n+1 : j+1] = windows[w, i-n+1 : i+1], j >= n-1. An n-gram of one
+    byte repeated is left out: continuing a run of blanks needs no memory, and in source code such runs are
+    two fifths of all repeats. The byte that followed need not be x: the slice is chosen from the input of the
+    model, never from its target. After the repeated bigrams of Arora et al., "Zoology", arXiv 2312.04927,
+    which likewise leave out the most frequent ones; here n bytes replace their two tokens.
 
     Raises:
         ValueError: if ``ngram`` is not from 2 to 7 (one byte is always a run; eight overflow the integer they
@@ -173,7 +170,8 @@ def recall_slice(windows: Int[Tensor, "W L"], ngram: int) -> Bool[Tensor, "W L-1
 
 
 def shuffled(mask: Bool[Tensor, "W T"], seed: int) -> Bool[Tensor, "W T"]:
-    """The mask with its entries permuted over all windows and places: as large a slice that means nothing."""
+    """The mask with its entries permuted over all windows and positions: a meaningless slice of the same
+    size."""
     return mask.flatten()[
         torch.randperm(mask.numel(), generator=torch.Generator().manual_seed(seed))
     ].reshape(mask.shape)

@@ -1,4 +1,4 @@
-"""A function: a linear map of a key that has been changed before."""
+"""A function: a linear map of shifted keys."""
 
 COMPONENT = '''from __future__ import annotations
 

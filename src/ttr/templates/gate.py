@@ -1,4 +1,4 @@
-"""A gate: what makes a control from the layer's input."""
+"""A gate: a part that computes a control from the layer's input."""
 
 COMPONENT = '''from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ttr.operators import wide
 
 @dataclass(frozen=True)
 class $Name(Gate):
-    """log_decay = -most sigmoid(W x): no token forgets more than a share 1 - exp(-most) of the past.
+    """log_decay = -most sigmoid(W x): no decay is below exp(-most).
 
     Say here what is new about it and where it comes from.
     """
@@ -29,7 +29,7 @@ class $Name(Gate):
 
     def __post_init__(self) -> None:
         if not self.most > 0:
-            raise ValueError(f"$Name(most={self.most}) does not forget. Use a number above 0.")
+            raise ValueError(f"$Name(most={self.most}) has no decay. Use a number above 0.")
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {"weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model))}

@@ -27,7 +27,7 @@ class $Name(Solver):
 
     def __post_init__(self) -> None:
         if not self.share > 0:
-            raise ValueError(f"$Name(share={self.share}) learns nothing. Use a number above 0.")
+            raise ValueError(f"$Name(share={self.share}) never changes the memory. Use a number above 0.")
 
     def controls(self) -> dict[str, str]:
         return {"step_size": "BTH"}

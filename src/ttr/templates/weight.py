@@ -1,4 +1,4 @@
-"""A weight: a forgetting that follows a control."""
+"""A weight: a decay computed from a control."""
 
 COMPONENT = '''from __future__ import annotations
 
@@ -12,7 +12,7 @@ ${ttr}from ttr.problem import Weights
 
 @dataclass(frozen=True)
 class $Name(Weights):
-    """Softened forgetting: token t keeps exp(share log_decay_t) of the past.
+    """A softened decay: token t multiplies the past by exp(share log_decay_t).
 
     Say here what is new about it and where it comes from.
     """
@@ -23,7 +23,7 @@ class $Name(Weights):
 
     def __post_init__(self) -> None:
         if not self.share > 0:
-            raise ValueError(f"$Name(share={self.share}) does not forget. Use a number above 0.")
+            raise ValueError(f"$Name(share={self.share}) has no decay. Use a number above 0.")
 
     def controls(self) -> dict[str, str]:
         return {"log_decay": "BTH"}

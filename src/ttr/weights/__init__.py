@@ -1,5 +1,5 @@
-"""Regression weights: how much every pair counts when a token reads. One public class per file; each is an
-attribute of this package."""
+"""Regression weights: how much every pair counts when a token reads. Each file holds one public class, which
+is an attribute of this package."""
 
 from ttr.registry import exports
 

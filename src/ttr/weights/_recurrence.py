@@ -1,5 +1,5 @@
-"""What weights that are a recurrence of their own share: they belong to a memory that adds pairs, with or
-without a normaliser."""
+"""Base class and helpers of the weights that define their own recurrence, for a memory that adds pairs with
+or without a normaliser."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class _Recurrence(Weights):
         if not solver.additive:
             name = type(self).__name__
             return (
-                f"{name} says how a sum of pairs is built, which {type(solver).__name__} does not build. "
-                "Use OneStep, or Geometric weights."
+                f"{name} defines how pairs are summed, and {type(solver).__name__} does not sum pairs. Use "
+                "OneStep, or Geometric weights."
             )
         return None
 
 
 def joined(memory: Mapping[str, Tensor]) -> Tensor:
-    """The memory [...,F,V], its normaliser as one more column where there is one."""
+    """The memory [...,F,V], followed by its normaliser as one more column if there is one."""
     return (
         torch.cat([memory["memory"], memory["normalizer"][..., None]], dim=-1)
         if "normalizer" in memory
@@ -38,7 +38,7 @@ def joined(memory: Mapping[str, Tensor]) -> Tensor:
 
 
 def outer(memory: Mapping[str, Tensor], key: Tensor, value: Tensor) -> Tensor:
-    """k v^T [...,F,V] for k [...,F] and v [...,V], with a value 1 for the normaliser where there is one."""
+    """k v^T [...,F,V] for k [...,F] and v [...,V], with a value of 1 appended if there is a normaliser."""
     value = pad(value, (0, 1), value=1.0) if "normalizer" in memory else value
     return key[..., :, None] * value[..., None, :]
 
@@ -53,7 +53,7 @@ def parted(memory: Mapping[str, Tensor], columns: Tensor) -> dict[str, Tensor]:
 
 
 def retrieved(function: Function, columns: Tensor, query: Tensor, unit: Tensor | float = 1.0) -> Tensor:
-    """The read-out [B,H,V] of what ``joined`` gave, a ratio where there is a normaliser; ``unit`` is what 1
-    is worth in its units."""
+    """The read-out [B,H,V] of the columns that ``joined`` returns, a ratio if there is a normaliser; ``unit``
+    is the number 1 in the units of the columns."""
     y = torch.einsum("bhfv,bhf->bhv", columns, query)
     return function.ratio(y[..., :-1], y[..., -1:], unit) if function.normalized else y

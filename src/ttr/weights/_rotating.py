@@ -1,4 +1,4 @@
-"""What weights with a complex retention share: the recurrence of a complex memory, in complex numbers."""
+"""Base class of weights with a complex decay: the recurrence of a complex memory, in complex numbers."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from ttr.problem import Function, Pair, Solver, Weights
 class _Rotating(Weights):
     """S_t = exp(log_decay_t + i phase_t) S_{t-1} + k_t v_t^T in complex numbers.
 
-    Of real values the read-out is Re(S)^T q and the state is Re(S) and Im(S), tensors of their own. Complex
-    values come and go as pairs of channels, real and imaginary part beside one another, and so does the
-    state. The weights of the pairs are real numbers of either sign: y is the gradient of the linearised loss,
-    but no convex objective has it as its minimum.
+    For real values the read-out is Re(S)^T q and the state holds Re(S) and Im(S) as two tensors. Complex
+    values and their state are stored as pairs of neighbouring channels, real part and imaginary part. The
+    weights of the pairs are real numbers of either sign: y is the gradient of the linearised loss, but no
+    convex objective has it as its minimum.
     """
 
     folds = True
 
     def formulas(self) -> dict[str, str]:
-        turning = {
+        default = {
             "update": (
                 "S_t = Re(R_t) = sum_{i<=t} gamma_i^(t) phi(k_i) v_i^T, R_t = D_t R_{t-1} + "
                 "phi(k_t) v_t^T in complex numbers"
             )
         }
-        return {} if self.complex_values else turning
+        return {} if self.complex_values else default
 
     complex_values: bool = False
     """Whether neighbouring value channels are the real and imaginary parts of complex values."""
@@ -40,12 +40,12 @@ class _Rotating(Weights):
         w, f = type(self).__name__, type(function).__name__
         if not solver.additive or solver.weights_act_on == "memory":
             return (
-                f"{w} turns a memory that is a plain sum of pairs over the whole past. Use OneStep without a "
-                f"window, or Geometric for {type(solver).__name__}."
+                f"{w} rotates a memory that is a plain sum of pairs over the whole past. Use OneStep "
+                f"without a window, or Geometric for {type(solver).__name__}."
             )
         if self.retention == "channel" and not function.keeps_channels:
             return (
-                f"{w} turns key channels, which {f} mixes before they reach the memory. Use "
+                f"{w} rotates key channels, which {f} mixes before they reach the memory. Use "
                 "ComplexGeometric(per='head'), or other features."
             )
         if self.complex_values and function.normalized:
@@ -68,19 +68,19 @@ class _Rotating(Weights):
         return {}
 
     def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
-        """Pairs written in a frame that does not turn, see ``forms/rotation.py``."""
+        """Write the pairs in a frame that does not rotate, see ``forms/rotation.py``."""
         cos, sin = rotation.frame(x)
         if self.complex_values:
 
-            def turned_back(
+            def rotate_back(
                 form: LinearRecurrence, y: Tensor, tensors: dict[str, Tensor]
             ) -> tuple[Tensor, dict[str, Tensor]]:
                 memory = rotation.turn(tensors["memory"], *rotation.total(x))
                 return rotation.turn(y, cos, sin), {"memory": memory}
 
-            return form.then(turned_back, value=rotation.turn(form.value, cos, -sin))
+            return form.then(rotate_back, value=rotation.turn(form.value, cos, -sin))
 
-        def parted_again(
+        def split_parts(
             form: LinearRecurrence, y: Tensor, tensors: dict[str, Tensor]
         ) -> tuple[Tensor, dict[str, Tensor]]:
             (cos, sin), (real, crossed) = rotation.total(x), tensors["memory"].chunk(2, dim=-2)
@@ -93,7 +93,7 @@ class _Rotating(Weights):
         if log_decay is not None and log_decay.ndim == 4:
             log_decay = torch.cat([log_decay, log_decay], dim=-1)
         return form.then(
-            parted_again,
+            split_parts,
             query=rotation.double(form.query, cos, sin),
             key=rotation.double(form.key, cos, sin),
             log_decay=log_decay,
@@ -117,8 +117,8 @@ class _Rotating(Weights):
         targets = {"memory": pair.value, "normalizer": pair.value.new_ones(*pair.value.shape[:-1], 1)}
         for name in function.memory(1, 1):
             state = torch.complex(memory[name], memory[f"imaginary_{name}"])
-            kept = retention * (state if state.ndim == 4 else state[..., None])
-            state = (kept + pair.key[..., None] * targets[name][..., None, :]).reshape(memory[name].shape)
+            decayed = retention * (state if state.ndim == 4 else state[..., None])
+            state = (decayed + pair.key[..., None] * targets[name][..., None, :]).reshape(memory[name].shape)
             learned |= {name: state.real, f"imaginary_{name}": state.imag}
         return learned
 
@@ -147,6 +147,6 @@ def _complex(x: Tensor) -> Tensor:
 
 
 def _channels(z: Tensor) -> Tensor:
-    """Undo ``_complex``; a view of the complex numbers would have a derivative at even places of the memory
-    alone."""
+    """Undo ``_complex``. ``torch.view_as_real`` would give the derivative only at even positions of the
+    memory."""
     return torch.stack([z.real, z.imag], dim=-1).flatten(-2)

@@ -12,7 +12,7 @@ from ttr.problem import Weights
 
 @dataclass(frozen=True)
 class Alibi(Weights):
-    """Fixed forgetting exp(-m_h) per token (ALiBi, arXiv 2108.12409).
+    """Fixed decay exp(-m_h) per token (ALiBi, arXiv 2108.12409).
 
     For H a power of two the slopes m_h are the geometric sequence that starts at 2^(-exponent/H) with that
     ratio. For other H they are those of the power of two below H, followed by every second one of the

@@ -38,7 +38,7 @@ class Bonus(_Recurrence):
         return controls["log_decay"]
 
     def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
-        """Read before write; the token's own pair comes on top of what is read."""
+        """Read before write, and add the token's own pair to the read-out."""
         bonus = x.axis_params("weights")["bonus"]
 
         def with_own_pair(
@@ -71,18 +71,17 @@ class Bonus(_Recurrence):
 
     def formulas(self) -> dict[str, str]:
         return {
-            "weight": "gamma_i^(t) = prod_{i<j<t} a_j for i < t, gamma_t^(t) = u, each one for every "
-            "key channel, a_t = exp(log_decay_t), "
-            f"u learned, from {self.start:g}",
+            "weight": "gamma_i^(t) = prod_{i<j<t} a_j for i < t, gamma_t^(t) = u, one for every key channel, "
+            f"a_t = exp(log_decay_t), u learned, from {self.start:g}",
             "decay": "D_t = diag(a_t)",
             "update": "S_t = R_{t-1} + (u * phi(k_t)) v_t^T, R_t = D_t R_{t-1} + phi(k_t) v_t^T",
             "order": (
-                "read S_t, which holds R before this token and its own pair weighed by u; then "
-                "decay R, then write"
+                "read S_t, which holds R before this token and its own pair weighted by u; then decay R, "
+                "then write"
             ),
             "approximation": (
-                "A weight per key channel is no weight of a pair: no squared error in the "
-                "keys themselves stands behind it."
+                "A weight per key channel is not a weight of a pair, so the memory minimises no squared "
+                "error in the keys themselves."
             ),
         }
 

@@ -11,12 +11,12 @@ from ttr.weights._rotating import _Rotating
 
 @dataclass(frozen=True)
 class ComplexGeometric(_Rotating):
-    """Input-dependent forgetting and turning: gamma_i^(t) = prod_{i<j<=t} exp(log_decay_j + i phase_j).
+    """Input-dependent decay and rotation: gamma_i^(t) = prod_{i<j<=t} exp(log_decay_j + i phase_j).
 
     With real ``values`` the read-out is Re(S)^T q, so that a pair counts |gamma| cos(angle) (GateLoop, arXiv
     2311.01927). With ``values="complex"`` neighbouring value channels are real and imaginary parts and the
     read-out is complex as well, as in a linear recurrent unit (LRU, arXiv 2303.06349). A log decay below
-    ``RESET`` forgets the past altogether.
+    ``RESET`` erases the past.
     """
 
     per: Literal["head", "channel"] = "head"
@@ -33,8 +33,8 @@ class ComplexGeometric(_Rotating):
             )
         if self.values == "complex" and self.per == "channel":
             raise ValueError(
-                "Complex values turn as a whole, with one phase per head. Use per='head', and "
-                "a head for every channel."
+                "Complex values rotate as a whole, with one phase per head. Use per='head', and one head "
+                "per channel."
             )
 
     @property
@@ -59,24 +59,22 @@ class ComplexGeometric(_Rotating):
 
     def formulas(self) -> dict[str, str]:
         channels = ", one for every key channel" if self.per == "channel" else ""
-        told = {
+        formulas = {
             "decay": "D_t = diag(a_t)" if channels else "D_t = a_t",
-            "approximation": "The weight of a pair may be negative, so there is no convex squared error "
-            "behind it. The read-out is still "
-            "one gradient step on the linearised loss."
-            + (" A weight per key channel is no weight of a pair, besides." if channels else ""),
+            "approximation": "The weight of a pair may be negative, so the memory minimises no convex "
+            "squared error. The read-out is still one gradient step on the linearised loss."
+            + (" Besides, a weight per key channel is not a weight of a pair." if channels else ""),
         }
         if self.complex_values:
-            return told | {
+            return formulas | {
                 "weight": "gamma_i^(t) = prod_{i<j<=t} a_j, a_t = exp(log_decay_t + sqrt(-1) "
                 "phase_t), v_t and y_t complex: "
-                "neighbouring channels are real and imaginary part",
-                "approximation": "A complex weight is no weight of a squared error. The read-out "
-                "is still one gradient step on the "
-                "linearised loss.",
+                "neighbouring channels are the real and imaginary parts",
+                "approximation": "A complex weight cannot weight a squared error. The read-out is still "
+                "one gradient step on the linearised loss.",
             }
         return (
-            told
+            formulas
             | super().formulas()
             | {
                 "weight": "gamma_i^(t) = cos(sum_{i<j<=t} phase_j) prod_{i<j<=t} exp(log_decay_j) = "

@@ -15,9 +15,9 @@ class Cosine(_Rotating):
     """A pair that is n tokens old counts cos(pi n / (2 horizon)): Re of a fixed phase per token (cosFormer,
     arXiv 2202.08791).
 
-    The weights fall from 1 to 0 within ``horizon`` tokens and would be negative after; calls beyond it are
-    refused. The original takes the length of the call, so that a longer call changes earlier outputs; a fixed
-    horizon makes the layer causal.
+    The weights fall from 1 to 0 within ``horizon`` tokens and would be negative beyond it, so longer
+    sequences are refused. The original uses the length of the call as its horizon, so that a longer call
+    changes earlier outputs; a fixed horizon makes the layer causal.
     """
 
     horizon: int = 4096
@@ -25,8 +25,8 @@ class Cosine(_Rotating):
     def __post_init__(self) -> None:
         if not isinstance(self.horizon, int) or self.horizon < 1:
             raise ValueError(
-                f"Cosine(horizon={self.horizon}) sees no token. Use the length of the longest "
-                "sequence, a whole number of at least 1."
+                f"Cosine(horizon={self.horizon}) covers no token. Use the length of the longest sequence, "
+                "a whole number of at least 1."
             )
 
     def phase(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], like: Tensor) -> Tensor:

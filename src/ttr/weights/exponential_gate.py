@@ -17,14 +17,14 @@ from ttr.weights._recurrence import _Recurrence, joined, outer, parted, retrieve
 
 @dataclass(frozen=True)
 class ExponentialGate(_Recurrence):
-    """Forgetting times an importance exp(log_importance) of any size (the exponential gating of xLSTM's
-    mLSTM, arXiv 2405.04517).
+    """Decay times an importance exp(log_importance) of any size (the exponential gating of xLSTM's mLSTM,
+    arXiv 2405.04517).
 
     gamma_i^(t) = exp(log_importance_i) a_{i+1} ... a_t, as Product((Geometric(), Importance())), but the
-    memory and its normaliser are kept divided by exp(m_t), ``log_scale`` in the state, and only their ratio
-    is read. The running maximum m_t = max(log a_t + m_{t-1}, log_importance_t, 0) leaves no exponential of a
-    positive number, and a floor f of the divisor, meant for the undivided sums, becomes f exp(-m_t). Any m
-    gives the same read-out; with the 0 none can overflow.
+    memory and its normaliser are stored divided by exp(m_t), ``log_scale`` in the state, and only their ratio
+    is read. With the running maximum m_t = max(log a_t + m_{t-1}, log_importance_t, 0) no exponential has a
+    positive argument, and a floor f of the divisor, meant for the undivided sums, becomes f exp(-m_t). Any m
+    gives the same read-out; the 0 in the maximum rules out overflow.
     """
 
     retention: ClassVar[Literal["head"]] = "head"
@@ -53,10 +53,10 @@ class ExponentialGate(_Recurrence):
         """The recurrence of the memory divided by exp(m_t), m_t = max(g_t + m_{t-1}, i_t, 0) for log decays g
         and log importances i.
 
-        In these units the token forgets g_t + m_{t-1} - m_t <= 0 and writes i_t - m_t <= 0, so it is an
-        ordinary recurrence again. All m come from a scan by doubling: x -> max(a + x, b) after x -> max(a' +
-        x, b') is x -> max(a + a' + x, max(a + b', b)), which subtracts nothing and so takes resets as they
-        are.
+        In these units the log decay is g_t + m_{t-1} - m_t <= 0 and the log importance i_t - m_t <= 0, so it
+        is an ordinary recurrence again. All m come from a scan by doubling: x -> max(a + x, b) after x ->
+        max(a' + x, b') is x -> max(a + a' + x, max(a + b', b)), which subtracts nothing and therefore needs
+        no special case for resets.
         """
         wide = x.q.dtype if x.q.device.type == "mps" else torch.float64
         decay, importance, start = (
@@ -70,9 +70,9 @@ class ExponentialGate(_Recurrence):
             reach *= 2
         scale = torch.cat([start[:, None], relu(torch.maximum(total + start[:, None], top))], dim=1)
         log_decay, log_step = decay + scale[:, :-1] - scale[:, 1:], importance - scale[:, 1:]
-        # a divisor below this is rounding, and eps times the unit must not become 0
+        # a divisor below this is rounding noise, and eps times the unit must not become 0
         tiny = torch.finfo(x.q.dtype).tiny ** 0.5
-        # rounding above 0 goes; at 0 some versions of clamp have no gradient
+        # remove positive rounding errors; clamp(max=0) has no gradient at 0 in some versions of torch
         log_decay = (log_decay - relu(log_decay)).clamp(min=RESET)
         return form._replace(
             log_decay=log_decay.to(x.q.dtype),
@@ -84,10 +84,9 @@ class ExponentialGate(_Recurrence):
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if not function.normalized:
             return (
-                f"{type(self).__name__} keeps its memory divided by a running maximum that only a ratio "
-                f"cancels, and {type(function).__name__} "
-                "reads a plain sum. Use Linear(normalized=True), or Product((Geometric(), "
-                "Importance())) for bounded importance."
+                f"{type(self).__name__} divides its memory by the exponential of a running maximum, which "
+                f"only a ratio cancels, and {type(function).__name__} reads a plain sum. Use "
+                "Linear(normalized=True), or Product((Geometric(), Importance())) for bounded importance."
             )
         return super().refuses(weights, function, solver)
 
@@ -96,8 +95,8 @@ class ExponentialGate(_Recurrence):
     ) -> dict[str, Tensor]:
         past = pair.log_decay + memory["log_scale"]
         scale = relu(torch.maximum(past, pair.log_importance))
-        kept, written = ((log - scale).exp()[..., None, None] for log in (past, pair.log_importance))
-        return parted(memory, kept * joined(memory) + written * outer(memory, pair.key, pair.value)) | {
+        retained, written = ((log - scale).exp()[..., None, None] for log in (past, pair.log_importance))
+        return parted(memory, retained * joined(memory) + written * outer(memory, pair.key, pair.value)) | {
             "log_scale": scale
         }
 
@@ -120,7 +119,7 @@ class ExponentialGate(_Recurrence):
             "decay": "D_t = a_t",
             "update": (
                 "S_t = a_t S_{t-1} + w_t phi(k_t) v_t^T = exp(m_t) S~_t, m_t = max(log a_t + "
-                "m_{t-1}, log w_t, 0), kept as S~_t"
+                "m_{t-1}, log w_t, 0), stored as S~_t"
             ),
         }
 

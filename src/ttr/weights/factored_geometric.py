@@ -11,19 +11,18 @@ from ttr.problem import Weights
 
 
 def _harmonic(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """log 1, log 2, ..., log K in every head: the real start of a diagonal state space (S4D, arXiv
+    """log 1, log 2, ..., log K in every head: the real initialisation of a diagonal state space (S4D, arXiv
     2206.11893)."""
     return torch.arange(1, shape[-1] + 1).log().expand(shape).clone()
 
 
 @dataclass(frozen=True)
 class FactoredGeometric(Weights):
-    """Forgetting per key channel that factors into token and channel: log retention = log_decay_t
-    exp(rate_d).
+    """Decay per key channel that factors into token and channel: log D_t = log_decay_t exp(rate_d).
 
     The control log_decay is one number per token and head, the parameter ``rate`` one per head and channel,
-    as of a state space whose transition exp(dt A) shares the time step dt between its channels (Mamba, arXiv
-    2312.00752). A product below ``RESET`` forgets the channel's past altogether.
+    as in a state space whose transition exp(dt A) shares the time step dt between its channels (Mamba, arXiv
+    2312.00752). A product below ``RESET`` erases the channel's past.
     """
 
     retention = "channel"
@@ -37,7 +36,7 @@ class FactoredGeometric(Weights):
     def log_retention(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor
     ) -> Tensor:
-        return controls["log_decay"].clamp(min=-1e30)  # finite, so that a reset's product has a gradient: 0
+        return controls["log_decay"].clamp(min=-1e30)  # finite: a reset has gradient 0
 
     def rates(self, params: Mapping[str, Tensor]) -> Tensor:
         return params["rate"].exp()
@@ -49,10 +48,9 @@ class FactoredGeometric(Weights):
                 "key channel with its own rate"
             ),
             "decay": "D_t = diag(a_t)",
-            "approximation": "A decay per key channel is no weight of a pair: no weighted squared error "
-            "in the keys themselves stands behind "
-            "it. It is the fit to keys whose channels have faded by the time they are "
-            "read.",
+            "approximation": "A decay per key channel is not a weight of a pair, so the memory minimises "
+            "no weighted squared error in the keys themselves. It is the fit to keys whose channels have "
+            "decayed by the time they are read.",
         }
 
     @classmethod

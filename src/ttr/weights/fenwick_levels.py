@@ -14,8 +14,8 @@ from ttr.weights._recurrence import _Recurrence
 
 @dataclass(frozen=True)
 class FenwickLevels(_Recurrence):
-    """Forgetting times a weight for how far back a pair lies, on a logarithmic scale (log-linear attention,
-    arXiv 2506.04761).
+    """Decay times a weight for the age of a pair on a logarithmic scale (log-linear attention, arXiv
+    2506.04761).
 
     With positions from 0 the prefix of token t falls into the buckets of a Fenwick tree: level 0 is t itself,
     and pair i < t lies on level bit_length(t xor i). gamma_i^(t) = a_{i+1} ... a_t level_weight_t[level]; the
@@ -31,8 +31,8 @@ class FenwickLevels(_Recurrence):
     def __post_init__(self) -> None:
         if not isinstance(self.levels, int) or not 1 <= self.levels <= 62:
             raise ValueError(
-                f"FenwickLevels(levels={self.levels}) is no number of levels. Use 1 to 62; L "
-                "levels serve 2^(L-1) tokens."
+                f"FenwickLevels(levels={self.levels}) is not possible. Use 1 to 62; L levels serve 2^(L-1) "
+                "tokens."
             )
 
     @property
@@ -58,27 +58,28 @@ class FenwickLevels(_Recurrence):
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if function.normalized:
             return (
-                f"{type(self).__name__} weighs its levels with any sign, so no sum of them is safe to "
-                "divide by. "
-                f"Use {type(function).__name__} with normalized=False, or Geometric weights."
+                f"{type(self).__name__} may give its levels weights of either sign, so no sum of them is a "
+                f"safe divisor. Use {type(function).__name__} with normalized=False, or Geometric weights."
             )
         return super().refuses(weights, function, solver)
 
     def learn(
         self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair
     ) -> dict[str, Tensor]:
-        """Merge levels 0..j into level j + 1, j the trailing zeros of t > 0; decay all; level 0 is the
-        token's own pair."""
+        """Merge levels 0..j into level j + 1, j the trailing zeros of t > 0; decay all levels; level 0
+        becomes the token's own pair."""
         rows = [self._merged(levels, t) for levels, t in zip(memory["memory"], pair.position.tolist())]
-        kept = pair.log_decay.exp()[..., None, None, None] * (torch.stack(rows) if rows else memory["memory"])
+        decayed = pair.log_decay.exp()[..., None, None, None] * (
+            torch.stack(rows) if rows else memory["memory"]
+        )
         return {
             "memory": torch.cat(
-                [(pair.key[..., None] * pair.value[..., None, :])[:, :, None], kept[:, :, 1:]], dim=2
+                [(pair.key[..., None] * pair.value[..., None, :])[:, :, None], decayed[:, :, 1:]], dim=2
             )
         }
 
     def _merged(self, levels: Tensor, t: int) -> Tensor:
-        """[H,L,F,V] of a row whose next token is number t, with level 0 empty."""
+        """The levels [H,L,F,V] of one sequence before its token number t, merged so that level 0 is empty."""
         if t == 0:
             return levels
         top = (t & -t).bit_length()

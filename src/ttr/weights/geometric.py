@@ -11,10 +11,10 @@ from ttr.problem import Weights
 
 @dataclass(frozen=True)
 class Geometric(Weights):
-    """Input-dependent forgetting: gamma_i^(t) = prod_{i<j<=t} exp(log_decay_j).
+    """Input-dependent decay: gamma_i^(t) = prod_{i<j<=t} exp(log_decay_j).
 
     The newest pair has weight 1: its own decay acts on the older ones only. A log decay below ``RESET``
-    forgets the past altogether and has no gradient.
+    erases the past and has no gradient.
     """
 
     per: Literal["head", "channel"] = "head"
@@ -41,10 +41,9 @@ class Geometric(Weights):
         return {
             "weight": "gamma_i^(t) = prod_{i<j<=t} a_j, a_t = exp(log_decay_t), one for every key channel",
             "decay": "D_t = diag(a_t)",
-            "approximation": "A decay per key channel is no weight of a pair: no weighted squared error "
-            "in the keys themselves stands behind "
-            "it. It is the fit to keys whose channels have faded by the time they are "
-            "read.",
+            "approximation": "A decay per key channel is not a weight of a pair, so the memory minimises "
+            "no weighted squared error in the keys themselves. It is the fit to keys whose channels have "
+            "decayed by the time they are read.",
         }
 
     @classmethod

@@ -11,7 +11,8 @@ from ttr.problem import Weights
 
 @dataclass(frozen=True)
 class Importance(Weights):
-    """Each pair counts exp(log_importance_i), for ever. Combine it with forgetting by ``Product``."""
+    """Each pair has the weight exp(log_importance_i), whatever its age. Multiply by ``Geometric`` to add
+    decay."""
 
     importance: ClassVar[bool] = True
 

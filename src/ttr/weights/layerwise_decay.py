@@ -12,11 +12,11 @@ from ttr.problem import Weights
 
 @dataclass(frozen=True)
 class LayerwiseDecay(Weights):
-    """Fixed forgetting exp(-m) with m = 2^(-exponent (h+1) / H) (1 - l / (L - 1 + 1e-5) + 1e-5) in head h of
-    H, layer l of L: almost none in the last layer (Lightning attention as in MiniMax-01, arXiv 2501.08313).
+    """Fixed decay exp(-m) with m = 2^(-exponent (h+1) / H) (1 - l / (L - 1 + 1e-5) + 1e-5) in head h of H,
+    layer l of L: almost no decay in the last layer (Lightning attention as in MiniMax-01, arXiv 2501.08313).
 
-    ``layer`` and ``layers`` are l and L; without them a Mixer puts its own, and the memory alone is that of
-    the only layer.
+    ``layer`` and ``layers`` are l and L; if they are None, a Mixer fills in its own, and a memory outside a
+    Mixer takes l = 0 of L = 1.
     """
 
     exponent: float = 8.0
@@ -31,7 +31,10 @@ class LayerwiseDecay(Weights):
             or self.layer is not None
             and not 0 <= self.layer < self.layers
         ):
-            raise ValueError(f"{self!r} stands in no layer. Use layer from 0 to layers - 1, or neither.")
+            raise ValueError(
+                f"{self!r} names no layer of the model. Give both, with layer from 0 to "
+                "layers - 1, or neither."
+            )
 
     def at_layer(self, layer: int, layers: int) -> LayerwiseDecay:
         return dataclasses.replace(self, layer=layer, layers=layers) if self.layer is None else self

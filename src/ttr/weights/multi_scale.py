@@ -12,10 +12,9 @@ from ttr.problem import Weights
 
 @dataclass(frozen=True)
 class MultiScale(Weights):
-    """Fixed forgetting, one rate per head: head h keeps 1 - 2^-(first + h) of the past (RetNet, arXiv
-    2307.08621).
+    """Fixed decay, one rate per head: 1 - 2^-(first + h) per token in head h (RetNet, arXiv 2307.08621).
 
-    With ``last`` the exponents go in even steps from ``first`` to ``last`` whatever the number of heads.
+    With ``last`` the exponents are evenly spaced from ``first`` to ``last`` for any number of heads.
     """
 
     first: float = 5.0
@@ -25,7 +24,7 @@ class MultiScale(Weights):
 
     def __post_init__(self) -> None:
         if self.first <= 0 or self.last is not None and self.last <= 0:
-            raise ValueError(f"{self!r} keeps nothing in one of its heads. Use numbers above 0.")
+            raise ValueError(f"{self!r} has a decay of 0 in one of its heads. Use numbers above 0.")
 
     def log_retention(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor

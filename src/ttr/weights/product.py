@@ -16,10 +16,10 @@ from ttr.weights.window import Window
 
 @dataclass(frozen=True)
 class Product(Weights):
-    """The product of several weights: their logarithms add, the narrowest window holds.
+    """The product of several weights: their logarithms add, and the narrowest window applies.
 
     Raises:
-        ValueError: if two factors bring a control of the same name, which could not be told apart.
+        ValueError: if two factors need a control of the same name, or a factor defines its own recurrence.
     """
 
     factors: tuple[Weights, ...] = ()
@@ -28,13 +28,14 @@ class Product(Weights):
         folding = [factor for factor in self.factors if factor.folds]
         if folding:
             raise ValueError(
-                f"{type(folding[0]).__name__} is a recurrence of its own and cannot be a "
-                "factor. Use it alone, with its own controls."
+                f"{type(folding[0]).__name__} defines its own recurrence and cannot be a factor. Use it "
+                "alone, with its own controls."
             )
         names = [name for factor in self.factors for name in factor.controls()]
         if len(self.factors) < 2:
             raise ValueError(
-                "Product needs at least two weights. Use the weight itself, or Uniform() for none."
+                "Product needs at least two weights. Use the one weight itself, or Uniform() if there is "
+                "none."
             )
         if len(set(names)) < len(names):
             raise ValueError(
@@ -95,18 +96,19 @@ class Product(Weights):
         return sum(logs[1:], logs[0]) if logs else None
 
     def formulas(self) -> dict[str, str]:
-        """The factors' weights and decays multiplied, then what their letters mean; other titles as the last
-        factor has them."""
-        told = [factor.formulas() for factor in self.factors]
+        """The product of the factors' weights and decays, then what their letters mean; other titles as in
+        the last factor."""
+        described = [factor.formulas() for factor in self.factors]
         parts = [
-            formulas.get("weight", "").removeprefix("gamma_i^(t) = ").partition(", ") for formulas in told
+            formulas.get("weight", "").removeprefix("gamma_i^(t) = ").partition(", ")
+            for formulas in described
         ]
         weight = " ".join(
             f"({expression})" if expression.startswith("prod") else expression for expression, _, _ in parts
         )
         meanings = "".join(f", {meaning}" for _, _, meaning in parts if meaning)
-        decays = [formulas["decay"].removeprefix("D_t = ") for formulas in told if "decay" in formulas]
-        others = {title: text for formulas in told for title, text in formulas.items()}
+        decays = [formulas["decay"].removeprefix("D_t = ") for formulas in described if "decay" in formulas]
+        others = {title: text for formulas in described for title, text in formulas.items()}
         return (
             others
             | {"weight": f"gamma_i^(t) = {weight}{meanings}"}

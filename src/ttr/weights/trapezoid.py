@@ -16,13 +16,13 @@ from ttr.weights._recurrence import _Recurrence, joined, outer, parted, retrieve
 
 @dataclass(frozen=True)
 class Trapezoid(_Recurrence):
-    """Forgetting, with the pairs added by a generalised trapezoid rule over steps of time (Mamba-3, arXiv
+    """Decay, with the pairs added by a generalised trapezoid rule over time steps (Mamba-3, arXiv
     2603.15569).
 
     S_t = a_t (S_{t-1} + (1 - l_t) d_t k_{t-1} v_{t-1}^T) + l_t d_t k_t v_t^T with the step d =
     exp(log_importance) and the share l = ``trapezoid`` of the newer end of the interval; l = 1 is Euler's
     rule. Hence gamma_i^(t) = a_{i+1} ... a_t (l_i d_i + (1 - l_{i+1}) d_{i+1}) for i < t, and l_t d_t for the
-    newest pair. The state keeps the previous pair.
+    newest pair. The previous pair is part of the state.
     """
 
     retention: ClassVar[Literal["head"]] = "head"
@@ -44,11 +44,11 @@ class Trapezoid(_Recurrence):
         return controls["log_importance"]
 
     def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
-        """Two pairs per token: that of the token before, ahead of the decay, then its own; they share its
+        """Two pairs per token: the previous token's before the decay, then its own; both have the token's
         importance."""
         share = torch.stack([1 - x.controls["trapezoid"], x.controls["trapezoid"]], dim=2)
         previous = x.state["previous_value"]
-        # a normaliser's ones
+        # a normaliser has values of 1
         previous = pad(previous, (0, form.value.shape[-1] - previous.shape[-1]), value=1.0)
         keys = torch.cat([x.state["previous_key"][:, None], form.key], dim=1)
         values = torch.cat([previous[:, None], form.value], dim=1)
@@ -68,14 +68,14 @@ class Trapezoid(_Recurrence):
     def learn(
         self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair
     ) -> dict[str, Tensor]:
-        kept, step, newer = (
+        decay, step, newer = (
             x[..., None, None]
             for x in (pair.log_decay.exp(), pair.log_importance.exp(), pair.controls["trapezoid"])
         )
         previous = outer(memory, memory["previous_key"], memory["previous_value"])
         columns = (
-            kept * joined(memory)
-            + (1 - newer) * step * kept * previous
+            decay * joined(memory)
+            + (1 - newer) * step * decay * previous
             + newer * step * outer(memory, pair.key, pair.value)
         )
         return parted(memory, columns) | {"previous_key": pair.key, "previous_value": pair.value}

@@ -7,7 +7,7 @@ from ttr.problem import Weights
 
 @dataclass(frozen=True)
 class Uniform(Weights):
-    """Every pair counts alike, for ever: gamma = 1."""
+    """Every pair has weight 1, whatever its age: gamma = 1."""
 
     def formulas(self) -> dict[str, str]:
         return {"weight": "gamma_i^(t) = 1"}

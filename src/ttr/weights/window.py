@@ -7,13 +7,13 @@ from ttr.problem import Weights
 
 @dataclass(frozen=True)
 class Window(Weights):
-    """The ``size`` newest pairs count alike, the token's own included, and the others not at all."""
+    """The ``size`` newest pairs, the token's own included, have weight 1, and all others 0."""
 
     size: int = 128
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or self.size < 1:
-            raise ValueError(f"Window(size={self.size}) remembers nothing. Use a whole number of at least 1.")
+            raise ValueError(f"Window(size={self.size}) contains no pair. Use a whole number of at least 1.")
 
     @property
     def window(self) -> int:

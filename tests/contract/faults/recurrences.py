@@ -14,7 +14,7 @@ FAULTS = (
     ),
     Fault(
         "weights/trapezoid.py",
-        "(1 - newer) * step * kept * previous",
+        "(1 - newer) * step * decay * previous",
         "(1 - newer) * step * previous",
         TRAPEZOID,
     ),

@@ -1,1 +1,1 @@
-"""How fast the memories run beside other implementations of them: what ``ttr bench`` does."""
+"""``ttr bench``: the speed of the memories compared with other implementations of them."""

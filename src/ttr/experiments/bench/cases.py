@@ -1,4 +1,4 @@
-"""What is timed: a family of equal functions, in one direction, at one shape."""
+"""The cases that are timed: a family of equivalent functions, in one direction, at one shape."""
 
 from __future__ import annotations
 
@@ -38,29 +38,28 @@ class Shape:
 
     @property
     def label(self) -> str:
-        """T4096.D128; a batch or a number of heads that is not the usual one stands in front, a single token
-        is not told."""
+        """A name such as T4096.D128, preceded by the batch and the number of heads if they are not the
+        defaults; T is omitted for a single token."""
         usual = Shape()
-        told = {
+        sizes = {
             "B": self.batch if self.batch != usual.batch else None,
             "H": self.heads if self.heads != usual.heads else None,
             "T": self.time if self.time > 1 else None,
             "D": self.key,
         }
-        return ".".join(f"{letter}{size}" for letter, size in told.items() if size is not None)
+        return ".".join(f"{letter}{size}" for letter, size in sizes.items() if size is not None)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Family:
-    """One function that ours and peers compute.
+    """One function that our engines and the peers compute.
 
     Args:
-        words: what it is, for a person.
-        draw: random inputs of a shape, float32, by name.
-        peers: direction -> other implementations, and floors.
+        words: a description of the function.
+        draw: draws random float32 inputs of a shape, by name.
+        peers: direction -> other implementations and floors.
         shapes: direction -> the shapes that are timed.
-        formula: operations of one token and head in words; empty where it is memory that is moved, not
-            numbers that are multiplied.
+        formula: operations per token and head in words; empty if the function is bound by memory traffic.
     """
 
     name: str
@@ -73,11 +72,11 @@ class Family:
     def ours(
         self, direction: Direction, engines: tuple[str, ...], x: Tensors | None = None
     ) -> tuple[Contestant, ...]:
-        """Our rows, those for the inputs where they are given."""
+        """Our rows; only those that run the inputs, if these are given."""
         raise NotImplementedError
 
     def flops(self, shape: Shape) -> float | None:
-        """Operations of one call forward, by the formula."""
+        """Operations of one forward call, by the formula."""
         return None
 
 
@@ -85,8 +84,8 @@ class Family:
 class Memories(Family):
     """A problem of the library; its rows are engines.
 
-    ``token_flops`` gives the operations of one token and head from the key and value sizes; None where the
-    data decide, by how long an iteration takes. What the last of ``every`` tokens reads is the output that is
+    ``token_flops`` gives the operations per token and head from the key and value sizes; None if they depend
+    on the data, as in an iterative solver. Only the read-outs of the last of every ``every`` tokens are
     compared and differentiated.
     """
 
@@ -97,8 +96,8 @@ class Memories(Family):
     def ours(
         self, direction: Direction, engines: tuple[str, ...], x: Tensors | None = None
     ) -> tuple[Contestant, ...]:
-        """If no engines are named, all that do not refuse the problem and the inputs; to decode, the first of
-        those that share their update of one token, and that update compiled."""
+        """If no engines are named, all that do not refuse the problem and the inputs. For decoding, only the
+        first of the engines that share their single-token update, and that update compiled."""
         made = of_engine_decoding if direction == "decode" else functools.partial(of_engine, every=self.every)
         found = [(engine, made(self.problem, engine)) for engine in engines_named(engines)]
         if engines:
@@ -120,7 +119,7 @@ class Memories(Family):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Parts(Family):
-    """Parts of a layer around its memory; engines compute none of them."""
+    """Parts of a layer around its memory, which are not computed by engines."""
 
     contestants: tuple[Contestant, ...]
 
@@ -132,7 +131,7 @@ class Parts(Family):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Calls(Parts):
-    """Ways to call one memory, the kernel alone among them."""
+    """Ways to call one memory, among them its kernel alone."""
 
 
 @dataclass(frozen=True)
@@ -149,15 +148,15 @@ class Case:
 
     @property
     def curve(self) -> str:
-        """What the cases that differ in T alone share."""
+        """The name shared by the cases that differ only in T."""
         return self.shaped(time=0).name
 
     def shaped(self, **sizes: int) -> Case:
-        """The same at a shape that differs in some sizes."""
+        """The case at a shape that differs in some sizes."""
         return dataclasses.replace(self, shape=dataclasses.replace(self.shape, **sizes))
 
     def inputs(self) -> Tensors:
-        """Random inputs, the same for the same case; leaves of autograd in training."""
+        """Random inputs, the same in every call; autograd leaves in training."""
         generator = torch.Generator().manual_seed(zlib.crc32(self.name.encode()))
         drawn = self.family.draw(self.shape, generator)
         return {name: x.requires_grad_(self.direction == "training") for name, x in drawn.items()}
@@ -165,8 +164,8 @@ class Case:
     def contestants(
         self, engines: tuple[str, ...], onednn: bool, x: Tensors | None = None
     ) -> tuple[Contestant, ...]:
-        """All rows, or those for the inputs where they are given: ours, then peers and floors; with
-        ``onednn`` both again within it."""
+        """All rows, or only those that run the inputs if these are given: ours, then peers and floors; with
+        ``onednn`` all of them again through oneDNN."""
         found = (*self.family.ours(self.direction, engines, x), *self.family.peers[self.direction])
         return (
             found
@@ -176,15 +175,15 @@ class Case:
 
     @property
     def flops(self) -> float | None:
-        """Operations of one call; training counts three times, a product having two in its derivative. None
-        of a decoded token, whose time is that of moving the state."""
+        """Operations of one call; training counts three times, because the derivative of a product has two.
+        None for a decoded token, whose time is that of moving the state."""
         forward = None if self.direction == "decode" else self.family.flops(self.shape)
         return forward if forward is None or self.direction == "forward" else 3 * forward
 
 
 def cases(families: tuple[Family, ...], lengths: tuple[int, ...] = ()) -> tuple[Case, ...]:
-    """All cases; with ``lengths`` whole sequences have these instead of their own, with their widest shape,
-    from the shortest on."""
+    """All cases; with ``lengths`` the cases of whole sequences have these lengths, in rising order, at their
+    widest shape."""
     found = []
     for family in families:
         for direction, own in family.shapes.items():

@@ -17,38 +17,39 @@ DEFAULTS = BenchSettings()
 def bench_command(
     cases: Annotated[
         list[str] | None,
-        typer.Argument(help=("Names, or their beginnings (gated-delta.forward); all if none.")),
+        typer.Argument(help=("Names or prefixes of names (gated-delta.forward); default: all.")),
     ] = None,
     engines: Annotated[
-        str, typer.Option(help="Ours, with commas between; all that do not refuse if none.")
+        str, typer.Option(help="Our engines, separated by commas; default: all that do not refuse.")
     ] = "",
     lengths: Annotated[
-        str, typer.Option(help="Tokens, with commas between, in place of those of the cases.")
+        str, typer.Option(help="Tokens, separated by commas, instead of those of the cases.")
     ] = "",
-    rounds: Annotated[int, typer.Option(help="Clean rounds that are wanted.")] = DEFAULTS.rounds,
+    rounds: Annotated[int, typer.Option(help="Number of clean rounds.")] = DEFAULTS.rounds,
     limit: Annotated[
-        float, typer.Option(help=("Seconds; whoever takes longer for one call is left out from there on."))
+        float,
+        typer.Option(help=("Seconds; a row that takes longer for one call is left out at greater lengths.")),
     ] = DEFAULTS.limit,
     threads: Annotated[
-        int, typer.Option(help="Threads of the measurement of time passed; 1 leaves it out.")
+        int, typer.Option(help="Threads of the measurement of elapsed time; 1 leaves it out.")
     ] = DEFAULTS.threads,
     onednn: Annotated[
-        bool, typer.Option("--onednn", help=("Every row again with float32 products through oneDNN."))
+        bool, typer.Option("--onednn", help=("Time every row again with float32 products through oneDNN."))
     ] = False,
     memory: Annotated[
         bool, typer.Option("--memory/--no-memory", help="Measure peak memory too.")
     ] = DEFAULTS.memory,
     quick: Annotated[
-        bool, typer.Option("--quick", help=("Short sequences, three rounds: to see that all works."))
+        bool, typer.Option("--quick", help=("Short sequences and three rounds, as a smoke test."))
     ] = False,
     show_list: Annotated[
-        bool, typer.Option("--list", help="Show the cases and who takes part, and stop.")
+        bool, typer.Option("--list", help="Show the cases and their rows, and stop.")
     ] = False,
     out: Annotated[
         Path, typer.Option(help="Folder of the results; the same arguments resume there.")
     ] = DEFAULTS.out,
 ) -> None:
-    """How fast and how exact the memories are here, beside other implementations of the same functions."""
+    """Measure how fast and how exact the memories are here, compared with other implementations."""
     from ttr.experiments.bench.run import bench, list_cases, wrong
 
     settings = BenchSettings(
@@ -78,4 +79,4 @@ def _numbers(listed: str) -> tuple[int, ...]:
     try:
         return tuple(map(int, _names(listed)))
     except ValueError:
-        raise UserError(f"--lengths takes numbers with commas between, not {listed!r}.") from None
+        raise UserError(f"--lengths takes numbers separated by commas, not {listed!r}.") from None

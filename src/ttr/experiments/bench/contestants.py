@@ -1,4 +1,4 @@
-"""Those that are timed: our engines, other implementations (peers), and the least that the machine needs
+"""The rows of a benchmark: our engines, other implementations (peers), and lower bounds of the machine
 (floors)."""
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ from ttr.problem import Problem
 Tensors = Mapping[str, Tensor]
 
 EQUALITY = equality.LAWS
-"""The contract of an engine that is timed: law 1, also over full blocks, and law 7, strong gates."""
+"""The laws that an engine must pass before it is timed: law 1, also over full blocks, and law 7, strong
+gates."""
 
 STEPS = tuple(law for law in streaming.LAWS if law.number == 2)
-"""And of one that decodes: the whole sequence, any split and single tokens are the same."""
+"""The laws for decoding: the whole sequence, any split and single tokens give the same result."""
 
 
 @dataclass(frozen=True)
 class Call:
     """A computation on given tensors, ready to be timed.
 
-    ``run`` gives the output; ``leaves`` are the tensors that training differentiates, by the names of the
-    case's inputs. A leaf that only this contestant has goes by a name of its own.
+    ``run`` returns the output; ``leaves`` are the tensors that training differentiates, by the names of the
+    case's inputs. A leaf that only this contestant has gets another name.
     """
 
     run: Callable[[], Tensor]
@@ -58,12 +59,12 @@ class Contestant:
     """One row of the table.
 
     Args:
-        prepare: what lays the inputs out and gives the ``Call``; it is not timed.
-        missing: why it cannot run here, or, given a case's inputs, run those, as a sentence; None if it can.
-        broken: which law its contract breaks, as a sentence; None if it keeps all. Asked before anything is
+        prepare: lays out the inputs and returns the ``Call``; it is not timed.
+        missing: a sentence that says why it cannot run here, or cannot run the given inputs; None if it can.
+        broken: a sentence that says which law it fails; None if it passes all. Called before anything is
             timed.
-        compared: it computes the same function, so its output must agree with the others'.
-        context: what a call, its derivative included, runs in.
+        compared: whether it computes the same function, so that its output must agree with the others'.
+        context: the context manager in which a call and its derivative run.
     """
 
     name: str
@@ -75,8 +76,8 @@ class Contestant:
     context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
 
     def timed(self, call: Call, training: bool) -> Callable[[], tuple[Tensor, dict[str, Tensor]]]:
-        """What one sample times: the output and no gradients, or also those of the leaves for a random
-        gradient of the output."""
+        """The function that a sample times: the output, without gradients or with those of the leaves for a
+        random gradient of the output."""
         grad_y: list[Tensor] = []
 
         def forward() -> tuple[Tensor, dict[str, Tensor]]:
@@ -86,7 +87,7 @@ class Contestant:
         def forward_and_backward() -> tuple[Tensor, dict[str, Tensor]]:
             with self.context():
                 y = call.run()
-                if not grad_y:  # the same for all, and made in the first call, which is not timed
+                if not grad_y:  # the same for all; created in the first call, which is not timed
                     grad_y.append(torch.randn(y.shape, generator=torch.Generator().manual_seed(0)))
                 return y.detach(), dict(
                     zip(call.leaves, torch.autograd.grad(y, list(call.leaves.values()), grad_y[0]))
@@ -99,7 +100,7 @@ ONEDNN = " + oneDNN"
 
 
 def within_onednn(contestant: Contestant) -> Contestant:
-    """The same with float32 products through oneDNN, which torch does not use for them by default."""
+    """The contestant with float32 products through oneDNN, which torch does not use for them by default."""
 
     @contextlib.contextmanager
     def context() -> Iterator[None]:
@@ -113,7 +114,7 @@ WITHOUT_NATIVE = ", torch alone"
 
 
 def without_native(contestant: Contestant) -> Contestant:
-    """The same without the native kernels, where they would serve it: the other tier, in the same rounds."""
+    """The contestant without the native kernels, if it would use them: the torch tier, in the same rounds."""
 
     def broken() -> str | None:
         with library.left_out():
@@ -132,11 +133,11 @@ def without_native(contestant: Contestant) -> Contestant:
 
 
 def engines_named(names: tuple[str, ...]) -> tuple[Engine, ...]:
-    """The engines of those names; if none are named all but the last resort, which goes token by token and
-    would take the time of all others.
+    """The engines of those names; if none are named, all but the recurrent one, which runs token by token and
+    would take as long as all others together.
 
     Raises:
-        ValueError: if there is no engine of a name.
+        ValueError: if a name is unknown.
     """
     known = {engine.name: engine for engine in ENGINES}
     unknown = [name for name in names if name not in known]
@@ -149,7 +150,7 @@ def of_engine(problem: Problem, engine: Engine, every: int = 1) -> Contestant:
     """The engine as a contestant for whole sequences: inputs q, k, v and the problem's controls and
     parameters.
 
-    Its output is what the last of ``every`` tokens reads."""
+    Its output is the read-out of the last of every ``every`` tokens."""
 
     def prepared(x: Tensors) -> Call:
         given, params = (
@@ -170,7 +171,8 @@ def of_engine(problem: Problem, engine: Engine, every: int = 1) -> Contestant:
 
 
 def of_call(problem: Problem, name: str) -> Contestant:
-    """A sequence by "regress", or by a "plan" made for its sizes: what a user writes, with all checks."""
+    """A sequence through "regress", or through a "plan" for its sizes, as a user calls them, with all
+    checks."""
 
     def prepared(x: Tensors) -> Call:
         given = {name: x[name] for name in ("q", "k", "v", *problem.controls())}
@@ -181,7 +183,7 @@ def of_call(problem: Problem, name: str) -> Contestant:
 
 
 def of_kernel(problem: Problem) -> Contestant:
-    """The compiled kernel of a linear recurrence alone, its operands laid out before."""
+    """The compiled kernel of a linear recurrence alone, with its operands laid out beforehand."""
 
     def prepared(x: Tensors) -> Call:
         given = {name: x[name] for name in ("q", "k", "v", *problem.controls())}
@@ -195,8 +197,8 @@ def of_kernel(problem: Problem) -> Contestant:
 
 
 def of_engine_decoding(problem: Problem, engine: Engine) -> Contestant:
-    """The engine for one token after another through ``ttr.plan``: inputs [B,1,...], and the memory to start
-    from, updated in place."""
+    """The engine decoding token by token through ``ttr.plan``: inputs [B,1,...], and the initial memory,
+    which is updated in place."""
 
     def prepared(x: Tensors) -> Call:
         given, state = _token(problem, x), _memory(problem, x)
@@ -230,7 +232,7 @@ COMPILER = "inductor"
 
 
 def of_plan_compiled(problem: Problem) -> Contestant:
-    """One token after another through a plan that torch.compile takes, as a user would give it: inputs as
+    """Decoding token by token through a plan compiled by torch.compile; inputs as in
     ``of_engine_decoding``."""
 
     def prepared(x: Tensors) -> Call:
@@ -239,7 +241,7 @@ def of_plan_compiled(problem: Problem) -> Contestant:
             ttr.plan(problem, **given, state=state, inplace=True), fullgraph=True, backend=COMPILER
         )
         with torch.no_grad():
-            advance(state=state.clone(), **given)  # compiles, which is not timed
+            advance(state=state.clone(), **given)  # compiles; not timed
 
         def run() -> Tensor:
             return advance(state=state, **given)[0][:, None]
@@ -266,17 +268,17 @@ def _token(problem: Problem, x: Tensors) -> dict[str, Tensor]:
 
 
 def _memory(problem: Problem, x: Tensors) -> ttr.State:
-    """A state of its own that begins with the memory of the inputs."""
+    """A separate state that starts from the memory of the inputs."""
     batch, heads, key_size, value_size = x["memory"].shape
     return ttr.initial_state(problem, batch, heads, key_size, value_size).replace(memory=x["memory"].clone())
 
 
 def of_part(name: str, step: Part, streams: tuple[str, ...], params: Mapping[str, str]) -> Contestant:
-    """A part of a layer that changes the first of some streams; its peers must agree with it.
+    """A part of a layer that changes the first of its streams; its peers must agree with it.
 
     Args:
-        streams: those it gets, inputs of the same names; with their past in front where it has one.
-        params: its parameters' names -> those of the inputs.
+        streams: the names of the inputs that it gets as streams, preceded by their past if it has one.
+        params: names of its parameters -> names of the inputs.
     """
 
     def prepared(x: Tensors) -> Call:
@@ -305,8 +307,8 @@ def _parameters(problem: Problem, x: Tensors) -> dict[str, Tensor]:
 
 @functools.cache
 def broken_law(problem: Problem, engine: Engine, laws: tuple[Law, ...]) -> str | None:
-    """The first of the laws that the engine breaks, in float64 and float32 as far as it takes them; as a
-    sentence. One that takes neither at the sizes of the laws has kept none."""
+    """A sentence about the first of the laws that the engine fails, in those of float64 and float32 that it
+    supports. An engine that supports neither at the sizes of the laws has passed none."""
     tried = False
     for dtype in (torch.float64, torch.float32):
         case = make_case(problem, dtype=dtype)
@@ -320,17 +322,16 @@ def broken_law(problem: Problem, engine: Engine, laws: tuple[Law, ...]) -> str |
             where = f"law {law.number} ({law.name}) in {str(dtype).removeprefix('torch.')}"
             try:
                 measured = law(problem, Setting(engine if law.slow else engine.small(), dtype=dtype))
-            except Exception as failure:  # whatever a broken engine raises is what is wrong with it
+            except Exception as failure:  # any exception of the engine is a failure of its contract
                 return f"{engine.name} raises in {where}: {failure}"
             broken = [m for m in measured if not m.passed]
             if broken:
                 return (
-                    f"{engine.name} breaks {where}: the {broken[0].quantity} is off by "
-                    f"{broken[0].error:.1e}, allowed are "
-                    f"{broken[0].bound:.0e}. Run ttr verify."
+                    f"{engine.name} fails {where}: the {broken[0].quantity} is off by "
+                    f"{broken[0].error:.1e}, allowed are {broken[0].bound:.0e}. Run ttr verify."
                 )
     return (
         None
         if tried
-        else (f"{engine.name} takes no call of the laws' sizes, so none was tried. Name other engines.")
+        else (f"{engine.name} runs no call of the laws' sizes, so none was checked. Name other engines.")
     )

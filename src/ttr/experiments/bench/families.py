@@ -22,23 +22,23 @@ from ttr.weights.uniform import Uniform
 from ttr.weights.window import Window
 
 CHUNK = 64
-"""The chunk length at which operations are counted, whatever a contestant uses."""
+"""The chunk length for which operations are counted, for all contestants."""
 
 
 def additive_flops(key: int, value: int) -> float:
-    """Scores Q K^T and their product with V, 2 C (K + V); reading the memory and adding to it, 4 K V."""
+    """Scores Q K^T and their product with V, 2 C (K + V); reading and updating the memory, 4 K V."""
     return 2.0 * CHUNK * (key + value) + 4.0 * key * value
 
 
 def delta_flops(key: int, value: int) -> float:
     """The additive form's, and: scores K K^T, 2 C K; substitution, C^2 / 3; the inverse times the errors, 2 C
-    V; what the keys read, 2 K V."""
+    V; read-outs at the keys, 2 K V."""
     return additive_flops(key, value) + 2 * CHUNK * (key + value) + CHUNK**2 / 3 + 2 * key * value
 
 
 def ridge_flops(key: int, value: int) -> float:
-    """Seven products of a preconditioner like the system, 4 C K + 2 K^2; an inverse of each chunk's moments,
-    2 K^3; writing the moments, 2 K (K + V); reading, 2 C V + 2 K V."""
+    """Seven products with a preconditioner and the system, 4 C K + 2 K^2; an inverse of each chunk's moments,
+    2 K^3; updating the moments, 2 K (K + V); reading, 2 C V + 2 K V."""
     return (
         7 * (4.0 * CHUNK * key + 2.0 * key * key)
         + 2 * key**3 / CHUNK
@@ -62,8 +62,8 @@ def qkv(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def fixed_decay(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
-    """A decay per head that stays the same, exp(-2^(-8 h / H)), h = 1..H (ALiBi's slopes, as MiniMax has
-    them), given at every token."""
+    """A constant decay per head, exp(-2^(-8 h / H)), h = 1..H (ALiBi's slopes, as in MiniMax), given at every
+    token."""
     slopes = 2.0 ** (-8 / s.heads * torch.arange(1, s.heads + 1))
     return qkv(s, generator) | {"log_decay": -slopes.expand(s.batch, s.time, s.heads).clone()}
 
@@ -79,7 +79,7 @@ def gated(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def gated_channels(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
-    """The same with a decay per key channel."""
+    """As ``gated``, with a decay per key channel."""
     return gated(s, generator) | {
         "log_decay": logsigmoid(torch.randn(s.batch, s.time, s.heads, s.key, generator=generator) + 4)
     }
@@ -103,9 +103,9 @@ def regressed(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def network_flops(key: int, value: int, layers: int, momentum: bool) -> float:
-    """Per matrix of I x O weights: keys through it, queries through the weights, and their momentum where
-    there is one, and the outer products that move these, 2 I O each; errors back through all matrices but the
-    first, 2 I O; scores and their products with slopes, 2 C (I + O)."""
+    """Per matrix of I x O weights: its product with keys and with queries, the same with its momentum if
+    there is one, and the outer products that update these, 2 I O each; backpropagation through all matrices
+    but the first, 2 I O; scores and their products with slopes, 2 C (I + O)."""
     widths = [key, *[4 * key] * (layers - 1), value]
     weights = [inputs * outputs for inputs, outputs in zip(widths, widths[1:])]
     return 2.0 * (
@@ -125,8 +125,8 @@ NETWORK = (
 
 
 def trained(s: Shape, generator: torch.Generator, problem: Problem) -> dict[str, Tensor]:
-    """Queries, keys and values, small steps, and the problem's parameters as they are drawn, biases and
-    shifts too."""
+    """Queries, keys and values, small steps, and the problem's parameters, all drawn, biases and shifts
+    too."""
     drawn = qkv(s, generator) | {"step_size": 0.1 * torch.rand(s.batch, s.time, s.heads, generator=generator)}
     declared = problem.parameters(s.heads, s.key, s.value)
     return drawn | {
@@ -136,7 +136,7 @@ def trained(s: Shape, generator: torch.Generator, problem: Problem) -> dict[str,
 
 
 def ttt(s: Shape, generator: torch.Generator, problem: Problem) -> dict[str, Tensor]:
-    """With read steps 1 / i at token i of a mini-batch, where TTT's learned ones start."""
+    """With read steps 1 / i at token i of a mini-batch, the initial values of TTT's learned ones."""
     read_step = 1 / (1 + torch.arange(s.time) % NETWORK_CHUNK)
     return trained(s, generator, problem) | {
         "read_step": read_step[None, :, None].repeat(s.batch, 1, s.heads)
@@ -144,9 +144,9 @@ def ttt(s: Shape, generator: torch.Generator, problem: Problem) -> dict[str, Ten
 
 
 def titans(s: Shape, generator: torch.Generator, problem: Problem) -> dict[str, Tensor]:
-    """A decay at the first token of every chunk and a momentum of 0: with these alone titans-pytorch, whose
-    decay and momentum act once per chunk, arrives at the same weights as the publication, whose act at every
-    token. Either computes them whatever their numbers."""
+    """A decay at the first token of every chunk and a momentum of 0. Only for these inputs titans-pytorch,
+    whose decay and momentum act once per chunk, computes the same weights as the publication, in which they
+    act at every token. Both implementations compute them for any numbers."""
     first = (torch.arange(s.time) % NETWORK_CHUNK == 0)[None, :, None]
     decay = logsigmoid(torch.randn(s.batch, s.time, s.heads, generator=generator) + 3)
     return trained(s, generator, problem) | {
@@ -189,8 +189,7 @@ CONVOLUTION = ShortConvolution(streams=("v",))
 
 
 def stream(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
-    """A stream [B,past+T,H,V] that begins with the zeros in front of a sequence, and the weight [width,H,V]
-    of every channel."""
+    """A stream [B,past+T,H,V] that begins with the zeros before a sequence, and the weight [width,H,V]."""
     v = torch.randn(s.batch, CONVOLUTION.past + s.time, s.heads, s.value, generator=generator)
     v[:, : CONVOLUTION.past] = 0
     return {"v": v, "weight": torch.randn(CONVOLUTION.width, s.heads, s.value, generator=generator) / 2}
@@ -200,9 +199,9 @@ GATED_NORM = GatedRMSNorm("silu", eps=1e-6)
 
 
 def heads_and_gate(s: Shape, generator: torch.Generator) -> dict[str, Tensor]:
-    """What a memory reads, y [B,T,H,V]; the gain [V]; and what the gate is projected from, x [B,T,1] by a
-    weight [H,V,1]: of one channel, so that the projection, which ours and peers share, costs little more than
-    writing the gate."""
+    """A read-out y [B,T,H,V]; the gain [V]; and the input x [B,T,1] and weight [H,V,1] of the gate's
+    projection: with one input channel, so that the projection, which ours and peers share, costs little more
+    than writing the gate."""
     return {
         "y": torch.randn(s.batch, s.time, s.heads, s.value, generator=generator),
         "gain": 1 + torch.rand(s.value, generator=generator),
@@ -218,8 +217,8 @@ def softmax(
     draw: Callable[[Shape, torch.Generator], dict[str, Tensor]],
     masked: Contestant,
 ) -> Memories:
-    """Softmax attention with something to it, beside the same by a mask, or by a norm of its own, and beside
-    plain attention."""
+    """A variant of softmax attention, compared with the same function through a mask or an explicit norm, and
+    with plain attention."""
     return Memories(
         name=f"softmax.{member}",
         words=words,
@@ -231,12 +230,12 @@ def softmax(
 
 
 RIDGE_OF_LINES = 0.1
-"""That of the lines, relative to queries and keys of unit variance per channel."""
+"""The ridge of local linear regression, for queries and keys of unit variance per channel."""
 
 
 def lines(s: Shape, generator: torch.Generator, rank: int | None = None) -> dict[str, Tensor]:
-    """Queries, keys and values of unit variance; for a slope of a rank its projection [H,rank,K], of
-    orthonormal rows."""
+    """Queries, keys and values of unit variance; for a slope of limited rank also its projection [H,rank,K]
+    with orthonormal rows."""
     drawn = {
         name: torch.randn(s.batch, s.time, s.heads, size, generator=generator)
         for name, size in zip("qkv", (s.key, s.key, s.value))
@@ -261,7 +260,7 @@ convolution = of_part("short-convolution", CONVOLUTION, ("v",), {"v": "weight"})
 FAMILIES: tuple[Family, ...] = (
     Memories(
         name="additive",
-        words="a sum of pairs that fades by a decay per head (Mamba-2, RetNet, lightning attention)",
+        words="a sum of pairs with a decay per head (Mamba-2, RetNet, lightning attention)",
         problem=catalogue["mamba2"].problem,
         draw=fixed_decay,
         token_flops=additive_flops,
@@ -326,7 +325,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     softmax(
         "window",
-        "softmax attention to the newest 128 tokens",
+        "softmax attention over the newest 128 tokens",
         Problem(Window(128), LocalConstant(), ExactLocalFit()),
         qkv,
         peers.masked_attention(functools.partial(peers.window_bias, width=128)),
@@ -343,7 +342,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Memories(
         name="local-linear",
-        words="a line fitted around every query (local linear attention)",
+        words="local linear regression around every query (local linear attention)",
         problem=catalogue["local-linear-attention"].problem,
         draw=lines,
         peers=dict.fromkeys(("forward", "training"), (peers.line_by_lapack, peers.attention)),
@@ -351,7 +350,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Memories(
         name="local-linear-rank8",
-        words="the same with a slope along 8 directions of the keys",
+        words="local linear regression with a slope along 8 directions of the keys",
         problem=catalogue["local-linear-rank8"].problem,
         draw=functools.partial(lines, rank=RANK),
         peers=dict.fromkeys(("forward", "training"), (peers.low_rank_line_by_lapack, peers.attention)),
@@ -362,14 +361,14 @@ FAMILIES: tuple[Family, ...] = (
     ),
     _network(
         "ttt-linear",
-        "a matrix behind a norm, trained in mini-batches of 16 (TTT-Linear)",
+        "a matrix followed by a norm, trained in mini-batches of 16 (TTT-Linear)",
         1,
         ttt,
         peers.ttt_linear,
     ),
     _network(
         "ttt-mlp",
-        "two matrices behind a norm, trained in mini-batches of 16 (TTT-MLP)",
+        "two matrices followed by a norm, trained in mini-batches of 16 (TTT-MLP)",
         2,
         ttt,
         peers.ttt_mlp,
@@ -384,7 +383,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Calls(
         name="overhead",
-        words="short calls of Gated DeltaNet without gradients: what stands between a call and its kernel",
+        words="short calls of Gated DeltaNet without gradients: the overhead of a call over its kernel",
         contestants=tuple(of_call(GATED_DELTA, name) for name in ("regress", "plan")),
         draw=short,
         peers={"forward": (of_kernel(GATED_DELTA),)},
@@ -392,7 +391,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Parts(
         name="short-convolution",
-        words="four neighbours of every channel weighted and summed, then SiLU (Mamba, Gated DeltaNet)",
+        words="a causal depthwise convolution of width 4, then SiLU (Mamba, Gated DeltaNet)",
         contestants=(convolution, without_native(convolution)),
         draw=stream,
         peers={"forward": (peers.convolution, peers.silu), "training": (peers.convolution,)},

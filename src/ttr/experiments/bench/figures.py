@@ -1,5 +1,4 @@
-"""Pictures of a benchmark: how the time and the memory of each contestant grow with the length of the
-sequence, and where they cross."""
+"""Figures of a benchmark: time and memory of each contestant against the length of the sequence."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ STYLES = {
 
 
 def curves(cases: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """The cases of every curve that has at least two lengths, from the shortest on."""
+    """The cases of every curve with at least two lengths, the shortest first."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for case in sorted(cases, key=lambda case: case["shape"]["time"]):
         if case["passes"]:
@@ -33,7 +32,7 @@ def curves(cases: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, An
 
 
 def draw(curve: str, cases: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -> bytes:
-    """One curve as a PNG: CPU time per token and, where it was measured, peak memory, against T."""
+    """One curve as a PNG: CPU time per token and, if measured, peak memory against T."""
     remembered = any(row["peak"] for case in cases for row in Figures(case).timed)
     figure = Figure(figsize=(12 if remembered else 7, 4.8), layout="constrained", dpi=130)
     FigureCanvasAgg(figure)
@@ -52,7 +51,7 @@ def draw(curve: str, cases: Sequence[Mapping[str, Any]], machine: Mapping[str, A
     lengths = [case["shape"]["time"] for case in cases]
     _finish(panels[0], lengths, "CPU time per token, one thread", LogLocator(10, subs=(1, 2, 5)), duration)
     if remembered:
-        _finish(panels[1], lengths, "peak memory beside the inputs", LogLocator(2), readable)
+        _finish(panels[1], lengths, "peak memory besides the inputs", LogLocator(2), readable)
     shape = cases[0]["shape"]
     figure.suptitle(
         f"{cases[0]['family']}, {cases[0]['direction']}: B={shape['batch']} H={shape['heads']} "
@@ -105,7 +104,7 @@ def _peaks(axes: Axes, name: str, cases: Sequence[Mapping[str, Any]], style: Map
 
 
 def _label(name: str, cases: Sequence[Mapping[str, Any]]) -> str:
-    """The name, and the length from which on it was stopped."""
+    """The name, and the length at which it was stopped if it was."""
     stopped = [
         case["shape"]["time"]
         for case in cases
@@ -123,7 +122,7 @@ def _finish(
     axes.set_xticks(sorted(set(lengths)), [f"{length:,}" for length in sorted(set(lengths))])
     axes.xaxis.set_minor_locator(NullLocator())
     low, high = axes.get_ylim()
-    # the axis begins and ends at the nearest beyond its ends, where there are such
+    # the axis extends to the nearest ticks outside the data, if there are any
     ticks = places.tick_values(low, high)
     axes.set_ylim(
         max((tick for tick in ticks if tick <= low), default=low),

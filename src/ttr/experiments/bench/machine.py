@@ -1,4 +1,5 @@
-"""The machine: what it is, and how fast it multiplies matrices and copies memory in this very run."""
+"""The machine: its description, and the rates of matrix products and memory copies measured in the same
+run."""
 
 from __future__ import annotations
 
@@ -17,25 +18,25 @@ from ttr.engines.native import library
 from ttr.experiments.bench.rounds import Clock
 
 FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "asimd", "sve")
-"""The processor's abilities that decide how fast products are."""
+"""The processor's features that determine the speed of matrix products."""
 
 SWITCHES = ("TTR_", "OMP_", "MKL_", "ONEDNN_", "DNNL_", "MALLOC_", "LD_PRELOAD")
-"""Beginnings of the environment variables that change what is measured."""
+"""Prefixes of the environment variables that affect the measurements."""
 
 PRODUCTS = {
     "square 1024": (1, 1024, 1024, 1024),
     "256 of 64x128x128": (256, 64, 128, 128),
     ("512 of 32x128x128"): (512, 32, 128, 128),
 }
-"""Batch, rows, inner size, columns of the products whose rate is measured: one large one, and those of
-chunks."""
+"""Batch, rows, inner size and columns of the products whose rate is measured: a large one, and two of the
+size of chunks."""
 
 COPIED = 64 * 2**20
-"""Bytes read, and as many written, by the copy: more than the caches hold."""
+"""Bytes that the copy reads, and as many that it writes: more than the caches hold."""
 
 
 def facts() -> dict[str, Any]:
-    """The machine, the versions and the source that a measurement belongs to; JSON-ready."""
+    """The machine, the versions and the source code of a measurement; JSON-ready."""
     model, flags = _processor()
     return {
         "processor": model,
@@ -56,12 +57,12 @@ def facts() -> dict[str, Any]:
 
 
 def settle_allocator() -> None:
-    """Bring glibc's allocator to the state that a long-lived process has, whatever ran before.
+    """Bring glibc's allocator into the state of a long-running process, independently of what ran before.
 
-    Up to a threshold it keeps freed blocks; beyond it every block is fetched from the kernel anew, page by
-    page, which costs more than most arithmetic on it. The threshold rises to the size of the largest block
-    that was freed, up to 32 MiB, and so would depend on the order of the cases. What is larger still costs
-    its pages every time, as in any process whose MALLOC_ variables are not set.
+    It reuses freed blocks up to a threshold; larger blocks are mapped by the kernel anew, page by page, which
+    costs more than most arithmetic on them. The threshold rises to the size of the largest freed block, up to
+    32 MiB, and would otherwise depend on the order of the cases. Blocks above 32 MiB cost page faults every
+    time, as in any process whose MALLOC_ variables are not set.
     """
     torch.empty(31 * 2**18)
 
@@ -71,9 +72,11 @@ def _processor() -> tuple[str, set[str]]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine(), set()
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
-    return told.get("model name", platform.machine()), set(
-        told.get("flags", told.get("Features", "")).split()
+    fields = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))
+    }
+    return fields.get("model name", platform.machine()), set(
+        fields.get("flags", fields.get("Features", "")).split()
     )
 
 
@@ -85,7 +88,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The git commit of the source, with -dirty where files differ from it; None outside a repository."""
+    """The git commit of the source, with -dirty if files differ from it; None outside a repository."""
     command = ["git", "-C", str(Path(ttr.__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -94,7 +97,7 @@ def _commit() -> str | None:
 
 
 def source_digest() -> str:
-    """A digest of all that is timed: ttr's Python, C and compiled files."""
+    """A digest of the code that is timed: ttr's Python, C and compiled files."""
     folder = Path(ttr.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(
@@ -108,7 +111,7 @@ def rates(threads: int, clock: Clock, rounds: int = 5) -> dict[str, float]:
     """The best of some rounds: float32 operations per second of each of ``PRODUCTS``, and bytes per second of
     a copy, read and written.
 
-    Per second of CPU time with one thread, of time passed with more.
+    Per second of CPU time with one thread, of elapsed time with more.
     """
     torch.set_num_threads(threads)
     now = clock.cpu if threads == 1 else clock.wall

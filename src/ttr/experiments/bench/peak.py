@@ -1,10 +1,10 @@
-"""How much memory a call takes beside its inputs, measured in a process of its own that is made fresh for it.
+"""The memory that a call takes besides its inputs, measured in a separate, newly forked process.
 
-The process is forked from one that holds torch and ttr but has run nothing, so no memory that an earlier call
-has freed can be used again. A short call first brings in libraries and buffers that stay, and what was freed
-since is given back to the kernel. Then, on Linux, the mark of the most memory the process has held (VmHWM) is
-set back, and read again after the call; where that is not allowed, the mark of its whole life (ru_maxrss)
-serves, which is too low by what was taken and given back before.
+The process is forked from one that has imported torch and ttr but has run nothing, so no memory freed by an
+earlier call can be reused. A short call first loads libraries and persistent buffers, and freed memory is
+returned to the kernel. Then, on Linux, the peak resident size (VmHWM) is reset, and read again after the
+call. If that is not permitted, the peak over the life of the process (ru_maxrss) is used, which is too low by
+the memory that was taken and returned before.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class PeakMemory:
-    """A context in which peaks can be measured: it holds the process that the others are forked from."""
+    """A context in which peaks can be measured. It owns the process that the others are forked from."""
 
     def __enter__(self) -> PeakMemory:
         context = multiprocessing.get_context("forkserver")
@@ -42,8 +42,8 @@ class PeakMemory:
     def of(
         self, case: Case, contestant: str, engines: tuple[str, ...], onednn: bool
     ) -> dict[str, Any] | None:
-        """Bytes over the inputs ("bytes") and the mark they were read from ("mark"); None if the process was
-        killed, for want of memory."""
+        """Bytes besides the inputs ("bytes") and the counter they were read from ("mark"); None if the
+        process was killed for lack of memory."""
         question = (
             case.family.name,
             case.direction,
@@ -87,7 +87,7 @@ def _measure(
 
 
 def _give_back() -> None:
-    """Return freed memory to the kernel, where glibc can; what the call reuses of it would not be counted."""
+    """Return freed memory to the kernel, if glibc can; memory that the call reuses would not be counted."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,7 +1,7 @@
-"""Other implementations, each a few lines around its own functions, which are imported when it is asked for.
+"""Other implementations: thin wrappers around functions of their packages, which are imported on use.
 
-transformers' functions are unwrapped: with flash-linear-attention or mamba-ssm installed it would call those,
-and what is timed here is its torch path. The layouts are those in which its layers call them.
+Functions of transformers are unwrapped: with flash-linear-attention or mamba-ssm installed it would call
+those, and the torch path is what is timed here. The layouts are those in which its layers call them.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ FLA = "flash-linear-attention==0.6.0"
 
 
 def fla_folder() -> Path:
-    """Where flash-linear-attention lies beside the environment, as for the parity tests: installed in it, it
-    would change what transformers runs."""
+    """The folder of flash-linear-attention outside the environment, as in the parity tests: if it were
+    installed, it would change what transformers runs."""
     return Path(os.environ.get("TTR_PARITY") or ".parity")
 
 
 def needs_fla(_: Tensors | None = None) -> str | None:
-    """Why its files cannot be run, as a sentence; None if they can."""
+    """Why the files of flash-linear-attention cannot be run, as a sentence; None if they can."""
     if all((fla_folder() / name).exists() for name in ("fla", "einops")):
         return None
     return (
@@ -60,7 +60,7 @@ def needs_fla(_: Tensors | None = None) -> str | None:
 
 @functools.cache
 def fla_file(path: str) -> ModuleType:
-    """A file of flash-linear-attention that needs torch and einops alone; the package itself, which wants a
+    """A file of flash-linear-attention that needs only torch and einops; the package itself, which needs a
     GPU compiler, is not imported."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, fla_folder() / "fla" / path)
     module = importlib.util.module_from_spec(spec)
@@ -73,7 +73,7 @@ def fla_file(path: str) -> ModuleType:
 
 
 def torch_path(model: str, name: str) -> Callable[..., object]:
-    """A function of transformers' ``model`` as it is without other packages."""
+    """A function of transformers' ``model``, as it runs without optional packages."""
     return inspect.unwrap(getattr(importlib.import_module(f"{MODELS}.{model}.modeling_{model}"), name))
 
 
@@ -95,7 +95,7 @@ def delta_rule(model: str, name: str) -> Callable[[Tensors], Call]:
 
 
 def _gated_delta_token(x: Tensors) -> Call:
-    """One token after another; the state is what the last call returned, as the layer's cache keeps it."""
+    """Decoding token by token from the state that the last call returned, as the layer's cache stores it."""
     function = torch_path("qwen3_next", "torch_recurrent_gated_delta_rule")
     state = x["memory"]
 
@@ -116,13 +116,13 @@ def _gated_delta_token(x: Tensors) -> Call:
 
 
 def _state_copy(x: Tensors) -> Call:
-    """One read and one write of the state, the least that an update in place costs."""
+    """One read and one write of the state: a lower bound on an update in place."""
     state = x["memory"].clone()
     return Call(lambda: state.mul_(1.0))
 
 
 def _mamba2(x: Tensors) -> Call:
-    """log_decay = A dt and the value comes multiplied by dt: with A the fixed log decay, dt is 1 and the
+    """There log_decay = A dt, and the value is multiplied by dt. With A the fixed log decay and dt = 1 the
     function is the same."""
     scan = torch_path("mamba2", "mamba2_chunk_scan")
     rate = x["log_decay"][0, 0].detach()
@@ -134,9 +134,9 @@ def _mamba2(x: Tensors) -> Call:
 
 
 def _minimax(x: Tensors, block: int = 256) -> Call:
-    """Lightning attention (arXiv 2401.04658) as MiniMaxLightningAttention orders its operations, block by
-    block, heads first, without its projections; the decays within a block are the module's own buffers, made
-    once."""
+    """Lightning attention (arXiv 2401.04658) with the operations of MiniMaxLightningAttention in their order,
+    block by block, heads first, without its projections; the decays within a block are buffers of the module,
+    computed once."""
     attention = importlib.import_module(f"{MODELS}.minimax.modeling_minimax").MiniMaxLightningAttention
     slope = -x["log_decay"].detach()[0, 0, :, None, None]
     settings = type("Settings", (), {"block_size": block})
@@ -161,8 +161,8 @@ def _minimax(x: Tensors, block: int = 256) -> Call:
 
 def _mesanet(x: Tensors, chunk: int = 64, iterations: int = 30) -> Call:
     """Conjugate gradient without a preconditioner or a stop. It adds 1e-5 to the denominators of its steps,
-    so that they end at a residual of about 1e-3; queries 1000 times larger, and outputs as much smaller, let
-    it solve the same systems to the end."""
+    so that they end at a residual of about 1e-3; with queries 1000 times larger and outputs 1000 times
+    smaller it solves the same systems to full accuracy."""
     function = fla_file("ops/mesa_net/naive.py").naive_mesa_net_CG
     names = ("q", "k", "v", "log_decay", "log_importance", "ridge")
     time = x["q"].shape[1]
@@ -203,12 +203,13 @@ def unit_norm_attention(scale: float) -> Contestant:
 
 
 MOST_MASKED = 2048
-"""Tokens of which a mask of T x T per head, its gradient and the scores still fit beside others."""
+"""The largest T at which a mask of T x T per head, its gradient and the scores fit into memory beside other
+processes."""
 
 
 def masked_attention(bias: Callable[[Tensors], Tensor]) -> Contestant:
-    """torch's attention with a bias [#B,#H,T,T] as a mask, made in every call, as a layer without a kernel of
-    its own does it."""
+    """torch's attention with a bias [#B,#H,T,T] as a mask, computed in every call, as in a layer without a
+    special kernel."""
 
     def prepared(x: Tensors) -> Call:
         q, k, v = (x[name].transpose(1, 2) for name in "qkv")
@@ -226,7 +227,7 @@ def masked_attention(bias: Callable[[Tensors], Tensor]) -> Contestant:
         return (
             None
             if x is None or x["q"].shape[1] <= MOST_MASKED
-            else (f"Its mask of T x T is for at most {MOST_MASKED} tokens. Use shorter ones.")
+            else (f"Its mask of T x T is limited to {MOST_MASKED} tokens. Use shorter sequences.")
         )
 
     return Contestant("sdpa-masked", "peer", prepared, missing)
@@ -246,13 +247,13 @@ def alibi_bias(x: Tensors) -> Tensor:
 
 
 def window_bias(x: Tensors, width: int) -> Tensor:
-    """-inf for tokens that are not of the newest ``width``."""
+    """-inf for tokens that are not among the newest ``width``."""
     place = torch.arange(x["q"].shape[1])
     return torch.where(place[:, None] - place < width, 0.0, -torch.inf)
 
 
 def _line_by_lapack(x: Tensors, projection: str | None = None) -> Call:
-    """Local linear attention written out: all weights, all covariances, LAPACK for every token."""
+    """Local linear attention computed directly: all weights, all covariances, LAPACK for every token."""
     names = ("q", "k", "v", "ridge", *filter(None, [projection]))
 
     def run() -> Tensor:
@@ -270,7 +271,8 @@ def _line_by_lapack(x: Tensors, projection: str | None = None) -> Call:
 
 
 def _convolution(x: Tensors) -> Call:
-    """The layers keep [B,T,C], turn it to [B,C,T] for torch's convolution, and turn the result back."""
+    """The layers hold [B,T,C], transpose it to [B,C,T] for torch's convolution, and transpose the result
+    back."""
     function = torch_path("qwen3_next", "causal_conv1d_fn")
     past = x["weight"].shape[0] - 1
     v, weight = (
@@ -288,7 +290,7 @@ def _convolution(x: Tensors) -> Call:
 
 
 def _gated_norm(x: Tensors) -> Call:
-    """The layer's norm over the channels of a head, with the gate projected as ours is."""
+    """The layer's norm over the channels of a head, with the same projection of the gate as ours."""
     norm = importlib.import_module(f"{MODELS}.qwen3_next.modeling_qwen3_next").Qwen3NextRMSNormGated(
         x["gain"].shape[0], eps=1e-6
     )
@@ -308,10 +310,11 @@ def _ttt(layers: int) -> Callable[[Tensors], Call]:
 
 
 def _titans(x: Tensors, chunk: int = 16) -> Call:
-    """NeuralMemory of titans-pytorch with its memory alone: in place of its projections stand slices of one
-    input, so that queries, keys, values and gates are the case's. The same network and loss (its own has the
-    exact GELU and a mean over channels), and ``batch_size`` the chunk, by which it takes gradients at the
-    last boundary's weights. Its tokens read the weights of whole chunks: those at ends are compared."""
+    """The memory of titans-pytorch's NeuralMemory. Its projections are replaced by slices of one input, so
+    that queries, keys, values and gates are the case's. Network and loss are ours (its own have the exact
+    GELU and a mean over channels), and ``batch_size`` is the chunk, so that gradients are taken at the
+    weights of the last boundary. Its tokens read with the weights of whole chunks, so only the tokens at the
+    ends of chunks are compared."""
     module = importlib.import_module("titans_pytorch")
     heads, size = x["q"].shape[2:]
 
@@ -354,20 +357,21 @@ def _titans(x: Tensors, chunk: int = 16) -> Call:
     del memory.memory_model_parameters
     memory.memory_model_parameters = [x["function.w1"], x["function.w2"]]
 
-    # its decay factor and momentum are sigmoids of these, a number per chunk
-    kept = x["log_decay"].detach()[:, ::chunk].exp()
-    forgotten = torch.log1p(-kept).sub(kept.log()).requires_grad_(x["q"].requires_grad)
-    still = torch.full_like(forgotten, -200.0).requires_grad_(x["q"].requires_grad)
+    # its decay factor and momentum are sigmoids of these, one number per chunk
+    decay = x["log_decay"].detach()[:, ::chunk].exp()
+    decay_logit = torch.log1p(-decay).sub(decay.log()).requires_grad_(x["q"].requires_grad)
+    momentum_logit = torch.full_like(decay_logit, -200.0).requires_grad_(x["q"].requires_grad)
 
     def run() -> Tensor:
         per_token = [
-            gate.repeat_interleave(chunk, dim=1)[:, : x["q"].shape[1]] for gate in (forgotten, still)
+            gate.repeat_interleave(chunk, dim=1)[:, : x["q"].shape[1]]
+            for gate in (decay_logit, momentum_logit)
         ]
         sequence = torch.cat([*(x[name].flatten(2) for name in "qkv"), x["step_size"], *per_token], dim=-1)
         return memory(sequence)[0].unflatten(-1, (heads, size))[:, chunk - 1 :: chunk]
 
     shared = {name: x[name] for name in ("q", "k", "v", "step_size", "function.w1", "function.w2")}
-    return Call(run, shared | {"chunk_decay": forgotten, "chunk_momentum": still})
+    return Call(run, shared | {"chunk_decay": decay_logit, "chunk_momentum": momentum_logit})
 
 
 def _silu(x: Tensors) -> Call:
@@ -375,10 +379,10 @@ def _silu(x: Tensors) -> Call:
 
 
 def fla(function: str, scale: float | None = None, **names: str) -> Contestant:
-    """A chunked function of flash-linear-attention (Triton) forward on the first GPU, its inputs moved there
-    beforehand: time passes there while this process waits. ``names`` are its arguments' names for the
-    controls; ``scale``, that of the queries, is K^-1/2 unless given. Its float32 products may be rounded to
-    TF32, so its numbers are not compared."""
+    """A chunked function of flash-linear-attention (Triton), forward, on the first GPU, with its inputs moved
+    there beforehand; elapsed time includes the wait for the GPU. ``names`` maps the controls to the names of
+    its arguments; ``scale``, that of the queries, is K^-1/2 unless given. Its float32 products may be rounded
+    to TF32, so its outputs are not compared."""
 
     def prepared(x: Tensors) -> Call:
         chunked = getattr(importlib.import_module("fla.ops"), function)

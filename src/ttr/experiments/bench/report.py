@@ -1,4 +1,4 @@
-"""A benchmark as a person reads it: one table per case, and a list of cases and contestants."""
+"""The printed report of a benchmark: one table per case, and a list of cases and contestants."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Row = Mapping[str, Any]
 
 
 def show(case: Mapping[str, Any], console: Console) -> None:
-    """Print a case: CPU time of a call with one thread, how many times faster than each peer, the error
-    against float64, what was iterated, and who was not timed and why."""
+    """Print a case: CPU time of a call with one thread, the speed-up over each peer, the error against
+    float64, iterations of solvers, and which rows were not timed and why."""
     figures = Figures(case)
     console.print(f"[bold]{case['name']}[/]", highlight=False)
     if figures.timed:
@@ -44,7 +44,7 @@ def show(case: Mapping[str, Any], console: Console) -> None:
 
 
 def _table(figures: Figures) -> Table:
-    """Rows in the order they were declared; a column of ratios for every peer and floor."""
+    """Rows in the order of their declaration; a column of ratios for every peer and floor."""
     others = [row["name"] for row in figures.timed if row["side"] != "ours"]
     columns = {"CPU time": _cpu, "range": _range} | (
         {"GFLOP/s": _rate, "of matmul": _share} if figures.case["flops"] else {}
@@ -120,12 +120,12 @@ def duration(seconds: float) -> str:
 
 
 def _accuracy(figures: Figures) -> Iterator[str]:
-    """What the errors are against, or why there are none; and how those of ours that solve arrived."""
+    """The reference of the errors, or why there are none, and the iterations and residuals of our solvers."""
     if float64 := figures.case["float64"]:
         yield (
             f"error: {float64['why']}"
             if float64["why"]
-            else (f"error: against {float64['of']} in float64, which the laws hold equal to the oracle.")
+            else (f"error: against {float64['of']} in float64, which passes the laws against the oracle.")
         )
     for row in figures.timed:
         if solves := row["solves"]:
@@ -138,18 +138,20 @@ def _accuracy(figures: Figures) -> Iterator[str]:
 
 
 def _cleanliness(held: Mapping[str, Any]) -> str:
-    """How many rounds were clean, and what that means for the figures."""
+    """The number of clean rounds, and its consequence for the figures."""
     total = len(held["rounds"])
-    told = f"{held['threads']} thread{'s' * (held['threads'] > 1)}: {held['clean']} of {total} rounds clean"
+    summary = (
+        f"{held['threads']} thread{'s' * (held['threads'] > 1)}: {held['clean']} of {total} rounds clean"
+    )
     if 2 * held["clean"] > total:
-        return told + (f", {held['discarded']} discarded." if held["discarded"] else ".")
+        return summary + (f", {held['discarded']} discarded." if held["discarded"] else ".")
     if held["threads"] > 1:
-        return told + ", so no time is shown."
-    return told + "; the CPU times are those of all, disturbed ones too, and time passed was not measured."
+        return summary + ", so no time is shown."
+    return summary + "; the CPU times include disturbed rounds, and elapsed time was not measured."
 
 
 def listing(cases: Sequence[Case], contestants: Mapping[str, Sequence[Contestant]], console: Console) -> None:
-    """Print the cases by family, and of every contestant whether it is there or why not."""
+    """Print the cases by family, and for every contestant whether it can run here, or why not."""
     for family in dict.fromkeys(case.family for case in cases):
         console.print(f"[bold]{family.name}[/]: {family.words}", highlight=False, soft_wrap=True)
         own = [case for case in cases if case.family == family]
@@ -157,9 +159,9 @@ def listing(cases: Sequence[Case], contestants: Mapping[str, Sequence[Contestant
         for contestant in {
             contestant.name: contestant for case in own for contestant in contestants[case.name]
         }.values():
-            told = contestant.missing(None) or "ready"
+            availability = contestant.missing(None) or "ready"
             console.print(
-                f"  {contestant.side:5s} {contestant.name}: {told}",
+                f"  {contestant.side:5s} {contestant.name}: {availability}",
                 highlight=False,
                 markup=False,
                 soft_wrap=True,

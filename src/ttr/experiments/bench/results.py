@@ -1,4 +1,4 @@
-"""The file of a benchmark, bench.json, and what is read off it.
+"""The file of a benchmark, bench.json, and the figures computed from it.
 
     schema          2
     command         the command line; ``settings``: its options
@@ -6,8 +6,8 @@
                     why there are none),
                     environment variables that matter, git commit, digest of the source
     cases           one each, in the order they were run:
-      name, family, direction, shape, curve (what cases that differ in T alone share), flops of a call and
-          their formula
+      name, family, direction, shape, curve (the name shared by cases that differ only in T), flops of a call
+          and their formula
       rows          contestants: name, side (ours, peer, floor), status (timed, left out, refused, stopped,
           wrong), why (a sentence where it is not timed), seconds (CPU time of the first call, or expected),
           peak (bytes over the inputs, and the mark they were read from, ``ttr.experiments.bench.peak``; null
@@ -16,12 +16,12 @@
           iterations and residual, the largest of a call and its derivative, direct: the share of the rows
           that were solved directly; null where nothing is solved)
       float64       the call that the errors are against: of (who made it), status, why, seconds; null where
-          nobody is compared
+          nothing is compared
       passes        one per number of threads: threads, rates (operations per second of products; bytes per
           second of a copy), clean and discarded (numbers of rounds), rounds: others (share of a core that
-          other processes had), clean, samples: name -> [CPU seconds of this process, seconds passed] per call
+          other processes had), clean, samples: name -> [CPU seconds of this process, elapsed seconds] a call
 
-Every figure that is shown is computed from these.
+All printed figures are computed from these.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SCHEMA = 2
 
 
 class Results:
-    """The file, written after every case; an interrupted run finds its finished cases there.
+    """The file, written after every case, so that an interrupted run can continue.
 
     Raises:
         UserError: if the folder cannot be written, or holds measurements with other arguments or of another
@@ -83,7 +83,7 @@ class Results:
         )
 
     def finished(self, name: str) -> Mapping[str, Any] | None:
-        """The case of that name, if it has been measured."""
+        """The case of that name if it has been measured, else None."""
         return next((case for case in self.held["cases"] if case["name"] == name), None)
 
     def add(self, case: Mapping[str, Any]) -> None:
@@ -97,7 +97,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Figures:
-    """What is shown of a case."""
+    """The figures of a case."""
 
     case: Mapping[str, Any]
 
@@ -114,14 +114,14 @@ class Figures:
         return self.passes[0].spread(name, "cpu")
 
     def wall(self, name: str) -> dict[str, float] | None:
-        """Seconds that passed with several threads; None where they were not measured, or while the machine
-        did other things too."""
+        """Elapsed seconds of a call with several threads; None if not measured, or if the machine was busy
+        with other work."""
         several = [rounds for rounds in self.passes if rounds.threads > 1 and rounds.mostly_clean]
         return several[0].spread(name, "wall") if several else None
 
     def error(self, row: Mapping[str, Any], part: str) -> float | None:
-        """The largest error against float64 of the "output", or of a "gradient"; None where none is known,
-        infinite where one is not finite."""
+        """The largest error against float64 of the "output" or of any "gradient"; None if none is known,
+        infinite if one is not finite."""
         found = [error for what, error in (row["error"] or {}).items() if what.startswith(part)]
         return math.inf if None in found else max(found, default=None)
 
@@ -130,10 +130,10 @@ class Figures:
         return self.case["flops"] / self.cpu(name)["median"]
 
     def share(self, name: str) -> float:
-        """The rate as a share of that of the large product in the same run."""
+        """The rate relative to that of the large product in the same run."""
         return self.rate(name) / self.case["passes"][0]["rates"][next(iter(machine.PRODUCTS))]
 
 
 def load(path: Path) -> dict[str, Any]:
-    """What bench.json holds."""
+    """The content of bench.json."""
     return from_json(path.read_bytes())

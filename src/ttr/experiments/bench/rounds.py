@@ -1,4 +1,4 @@
-"""Rounds: every contestant once, in an order that rotates, so that what slows the machine slows all of them
+"""Rounds: each runs every contestant once, in a rotating order, so that disturbances affect all of them
 alike."""
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 LEAST_SECONDS = 0.03
-"""A sample lasts at least so long: shorter calls are repeated. The kernel counts other processes' time in
-hundredths of a second."""
+"""The least duration of a sample, for which short calls are repeated: the kernel counts the time of other
+processes in hundredths of a second."""
 
 OTHERS_ALLOWED = 0.1
-"""A round is disturbed if other processes used more than this share of one core while it ran,"""
+"""A round is disturbed if other processes used more than this share of one core while it ran."""
 
 OWN_REQUIRED = 0.9
-"""or if one thread of ours got less than this share of one."""
+"""A round is also disturbed if a single thread of ours got less than this share of a core."""
 
 
 @runtime_checkable
 class Clock(Protocol):
-    """Seconds since some moment: of CPU time this process used, of time passed, of CPU time others used (None
-    where it is not known)."""
+    """Counters in seconds: CPU time of this process, elapsed time, and CPU time of other processes (None if
+    unknown)."""
 
     def cpu(self) -> float: ...
 
@@ -37,7 +37,8 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The clock of this machine; other processes' time is what Linux counts as busy less our own."""
+    """The clock of this machine; the time of other processes is the busy time that Linux counts minus our
+    own."""
 
     def cpu(self) -> float:
         return time.process_time()
@@ -60,7 +61,7 @@ class SystemClock:
 
 @dataclass(frozen=True)
 class Sample:
-    """Seconds per call: CPU time of the process, and time passed."""
+    """Seconds per call: CPU time of the process, and elapsed time."""
 
     cpu: float
     wall: float
@@ -68,7 +69,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Round:
-    """One sample of every contestant, and the share of one core that other processes had meanwhile."""
+    """One sample of every contestant, and the share of one core that other processes used meanwhile."""
 
     samples: Mapping[str, Sample]
     others: float | None
@@ -77,7 +78,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Rounds:
-    """What was measured with a number of threads."""
+    """The measurements with a given number of threads."""
 
     threads: int
     rounds: tuple[Round, ...]
@@ -91,24 +92,24 @@ class Rounds:
         return 2 * len(self.clean) > len(self.rounds)
 
     @property
-    def told(self) -> tuple[Round, ...]:
-        """The rounds that figures are taken from: the clean ones; of runs that were mostly disturbed all,
-        which only CPU time survives."""
+    def used(self) -> tuple[Round, ...]:
+        """The rounds used for figures: the clean ones, or all if most were disturbed, in which case only CPU
+        times are usable."""
         return self.clean if self.mostly_clean else self.rounds
 
     def spread(self, name: str, clock: str) -> dict[str, float]:
         """Median and range of a contestant's seconds per call by "cpu" or "wall"."""
-        return spread([getattr(r.samples[name], clock) for r in self.told])
+        return spread([getattr(r.samples[name], clock) for r in self.used])
 
     def ratio(self, name: str, other: str, clock: str) -> dict[str, float]:
         """Median and range of the seconds of ``other`` over those of ``name``, round by round."""
-        return spread([getattr(r.samples[other], clock) / getattr(r.samples[name], clock) for r in self.told])
+        return spread([getattr(r.samples[other], clock) / getattr(r.samples[name], clock) for r in self.used])
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "threads": self.threads,
             "clean": len(self.clean),
-            "discarded": len(self.rounds) - len(self.told),
+            "discarded": len(self.rounds) - len(self.used),
             "rounds": [
                 {
                     "others": r.others,
@@ -141,14 +142,14 @@ def measure(
     clock: Clock,
     done: Callable[[], None] = lambda: None,
 ) -> Rounds:
-    """Warm up, then go round until ``wanted`` rounds are clean.
+    """Warm up, then measure rounds until ``wanted`` of them are clean.
 
-    It stops at twice as many rounds, or at ``wanted`` if most were disturbed by then: more of the same would
-    tell no more. With several threads two disturbed rounds are enough to see it: threads that wait for one
-    whose core is taken can take a hundred times as long.
+    It stops after twice as many rounds, or after ``wanted`` if most were disturbed by then, since more would
+    not help. With several threads it stops after two disturbed rounds: threads that wait for one whose core
+    is taken can take a hundred times as long.
 
     Args:
-        threads: how many the calls use.
+        threads: the number of threads that the calls use.
         done: called after every sample.
     """
     repeats = {name: _repeats(call, clock) for name, call in calls.items()}
@@ -169,7 +170,7 @@ def measure(
 
 
 def _repeats(call: Callable[[], object], clock: Clock) -> int:
-    """How often a call is repeated within one sample; the calls it takes to find out are the warm-up."""
+    """The number of repetitions of a call within one sample; the calls made to find it are the warm-up."""
     call()
     before = clock.wall()
     call()

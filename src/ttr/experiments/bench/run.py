@@ -1,4 +1,4 @@
-"""``ttr bench``: the cases one after the other, each written down when it is finished."""
+"""``ttr bench``: runs the cases one after the other and saves each when it is finished."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from ttr.experiments.storage import write
 
 
 def chosen(settings: BenchSettings, known: Sequence[Case]) -> tuple[Case, ...]:
-    """The cases whose names are, or begin with, those of the settings; all if there are none.
+    """The cases whose names equal or begin with those of the settings; all if the settings name none.
 
     Raises:
-        UserError: if a name fits none.
+        UserError: if a name matches no case.
     """
 
     def fits(case: Case, name: str) -> bool:
@@ -36,8 +36,8 @@ def chosen(settings: BenchSettings, known: Sequence[Case]) -> tuple[Case, ...]:
     for name in settings.cases:
         if not any(fits(case, name) for case in known):
             raise UserError(
-                f"There is no case {name!r}. ttr bench --list shows the cases; a beginning such "
-                f"as {known[0].family.name} names several."
+                f"There is no case {name!r}. ttr bench --list shows the cases; a prefix such as "
+                f"{known[0].family.name} selects several."
             )
     found = tuple(
         case for case in known if not settings.cases or any(fits(case, name) for name in settings.cases)
@@ -50,13 +50,13 @@ QUICK_TIME = 512
 
 
 def bench(settings: BenchSettings, console: Console, clock: Clock | None = None) -> dict[str, Any]:
-    """Time the cases of the settings, print each when it is done, and write ``settings.out``/bench.json.
+    """Time the cases of the settings, print each when it is finished, and write ``settings.out``/bench.json.
 
     Returns:
-        What the file holds.
+        The content of the file.
 
     Raises:
-        UserError: for whatever the user can put right; finished cases are kept.
+        UserError: for errors that the user can correct; finished cases are kept.
     """
     if settings.onednn:
         _check_onednn()
@@ -67,7 +67,7 @@ def bench(settings: BenchSettings, console: Console, clock: Clock | None = None)
         try:
             _run(todo, settings, results, console, clock or SystemClock())
         except KeyboardInterrupt:
-            raise UserError(f"Stopped. The same command goes on from here: {settings.command()}") from None
+            raise UserError(f"Stopped. The same command continues from here: {settings.command()}") from None
     pictures = {
         settings.out / f"{curve}.png": figures.draw(curve, own, results.held["machine"])
         for curve, own in figures.curves(results.cases).items()
@@ -81,7 +81,7 @@ def bench(settings: BenchSettings, console: Console, clock: Clock | None = None)
 
 
 def _check_onednn() -> None:
-    """Raises: UserError, where float32 products cannot go through oneDNN."""
+    """Raise a UserError if float32 products cannot go through oneDNN."""
     try:
         with ttr.onednn():
             pass
@@ -92,7 +92,7 @@ def _check_onednn() -> None:
 def _run(
     todo: Sequence[Case], settings: BenchSettings, results: Results, console: Console, clock: Clock
 ) -> None:
-    """Every case that is not finished yet, under a bar that says what is done now."""
+    """Run every unfinished case, with a status line."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -106,19 +106,18 @@ def _run(
         task = progress.add_task("", total=len(todo))
         trial = Trial(settings, clock, peaks, lambda what: progress.update(task, description=what))
         for case in todo:
-            told = results.finished(case.name)
-            if told is None:
-                told = trial.run(case)
-                results.add(told)
+            finished = results.finished(case.name)
+            if finished is None:
+                finished = trial.run(case)
+                results.add(finished)
             else:
-                trial.remember(told)
-            report.show(told, console)
+                trial.remember(finished)
+            report.show(finished, console)
             progress.advance(task)
 
 
 def wrong(held: dict[str, Any]) -> list[str]:
-    """The rows of a benchmark that are errors and not numbers: contracts that are broken, contestants that
-    disagree."""
+    """The rows of a benchmark that are errors: failed laws and disagreeing contestants."""
     return [
         f"{case['name']}, {row['name']}"
         for case in held["cases"]
@@ -128,7 +127,7 @@ def wrong(held: dict[str, Any]) -> list[str]:
 
 
 def list_cases(settings: BenchSettings, console: Console) -> None:
-    """Print the cases of the settings and who takes part in them."""
+    """Print the cases of the settings and their contestants."""
     with for_the_user():
         todo = chosen(settings, cases(FAMILIES, settings.lengths))
         report.listing(

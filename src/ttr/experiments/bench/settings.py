@@ -1,4 +1,4 @@
-"""Everything that decides a benchmark, as data."""
+"""The settings of a benchmark, as data."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ttr.experiments.errors import UserError
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What is timed and how; the command line's options.
+    """The settings of a benchmark, which are the command line's options.
 
     Args:
-        cases: names or beginnings of names, as ``ttr bench --list`` shows them; none means all.
-        engines: ours that are timed; none means all that do not refuse.
-        lengths: tokens, in place of those of the cases.
-        rounds: clean rounds that are wanted.
-        limit: seconds; whoever takes longer for one call is left out from that length on.
-        threads: of the measurement of time passed; 1 leaves it out.
-        onednn: every row again with float32 products through oneDNN.
-        memory: measure peak memory too, each in a process of its own.
-        quick: short sequences and three rounds, to see that all works.
+        cases: names or prefixes of names, as ``ttr bench --list`` shows them; none means all.
+        engines: our engines to time; none means all that do not refuse.
+        lengths: sequence lengths, instead of those of the cases.
+        rounds: the wanted number of clean rounds.
+        limit: seconds; a contestant that takes longer for one call is left out at greater lengths.
+        threads: number of threads for elapsed times; 1 leaves them out.
+        onednn: time every row again with float32 products through oneDNN.
+        memory: measure peak memory too, each in a separate process.
+        quick: short sequences and three rounds, as a smoke test.
     """
 
     cases: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ class BenchSettings:
             raise UserError(f"--lengths must be at least 1, not {min(self.lengths)}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, without the folder the results lie in."""
+        """JSON-ready, without the folder of the results."""
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in dataclasses.asdict(self).items()
@@ -55,7 +55,7 @@ class BenchSettings:
         }
 
     def command(self) -> str:
-        """The command line that asks for these settings."""
+        """The command line with these settings."""
         default, words = BenchSettings(), ["ttr", "bench", *self.cases]
         for name in ("engines", "lengths", "rounds", "limit", "threads", "out"):
             value = getattr(self, name)

@@ -1,4 +1,4 @@
-"""One case: who takes part, whether they agree, and how long they take."""
+"""The run of one case: which contestants run, whether they agree, and how long they take."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from ttr.laws.tolerances import error, tolerance
 Outcome = tuple[Tensor, Mapping[str, Tensor]]
 Timed = Callable[[], Outcome]
 
-ROOM = 0.5
-"""The share of the memory that is free which a call may take."""
+MEMORY_SHARE = 0.5
+"""The share of the free memory that a call may take."""
 
 FLOAT64 = "float64"
-"""What the call in float64 goes by among the contestants,"""
+"""The name of the call in float64 among the contestants."""
 
 SLOWER = 4.0
-"""and how many times longer than one in float32 it is expected to take at least: it moves twice as many
-bytes, in vectors of half as many numbers, and kernels for float32 alone leave it to others."""
+"""The least factor by which a call in float64 is expected to take longer than in float32: it moves twice as
+many bytes, in vectors of half as many numbers, and some kernels support only float32."""
 
 CARELESS = 10.0
-"""A peer computes the same function if it is this much less exact than ours must be; how exact it is stands
-beside its time."""
+"""A peer counts as computing the same function if its error is at most this factor above our tolerance. Its
+error is reported next to its time."""
 
 
 class Past(NamedTuple):
-    """What a contestant took at a shorter length."""
+    """The time and memory of a contestant at a shorter length."""
 
     time: int
     seconds: float
@@ -48,8 +48,8 @@ class Past(NamedTuple):
 
 
 class Trial:
-    """The cases of one run, one after the other; it remembers what each contestant took, to stop those that
-    would take too much."""
+    """Runs the cases of one benchmark and records the time and memory of each contestant, to stop those that
+    would exceed the limits."""
 
     def __init__(
         self, settings: BenchSettings, clock: Clock, peaks: PeakMemory | None, say: Callable[[str], None]
@@ -58,12 +58,11 @@ class Trial:
         self._past: dict[tuple[str, str], list[Past]] = {}
 
     def run(self, case: Case) -> dict[str, Any]:
-        """The figures of a case, JSON-ready; the docstring of ``ttr.experiments.bench.results`` says
-        which."""
+        """The figures of a case, JSON-ready, as described in ``ttr.experiments.bench.results``."""
         torch.set_num_threads(1)
         machine.settle_allocator()
         rows, float64, calls = self._admit_all(case)
-        told: dict[str, Any] = {
+        record: dict[str, Any] = {
             "name": case.name,
             "family": case.family.name,
             "direction": case.direction,
@@ -76,20 +75,22 @@ class Trial:
             "passes": [],
         }
         if calls:
-            told["passes"].append(self._time(case, calls, 1))
-            if self.settings.threads > 1 and Rounds.from_dict(told["passes"][0]).mostly_clean:
-                told["passes"].append(self._time(case, calls, self.settings.threads))
-        self.remember(told)
-        return told
+            record["passes"].append(self._time(case, calls, 1))
+            if self.settings.threads > 1 and Rounds.from_dict(record["passes"][0]).mostly_clean:
+                record["passes"].append(self._time(case, calls, self.settings.threads))
+        self.remember(record)
+        return record
 
-    def remember(self, told: Mapping[str, Any]) -> None:
-        """Note what the contestants of a finished case took."""
-        for row in (*told["rows"], *filter(None, [told["float64"]])):
+    def remember(self, record: Mapping[str, Any]) -> None:
+        """Record the time and memory of the contestants of a finished case."""
+        for row in (*record["rows"], *filter(None, [record["float64"]])):
             if row["seconds"] is not None:
                 past = Past(
-                    told["shape"]["time"], row["seconds"], float(row["peak"]["bytes"]) if row["peak"] else 0.0
+                    record["shape"]["time"],
+                    row["seconds"],
+                    float(row["peak"]["bytes"]) if row["peak"] else 0.0,
                 )
-                self._past.setdefault((told["curve"], row["name"]), []).append(past)
+                self._past.setdefault((record["curve"], row["name"]), []).append(past)
 
     def _time(self, case: Case, calls: Mapping[str, Timed], threads: int) -> dict[str, Any]:
         on = f"{case.name} on {threads} thread{'s' * (threads > 1)}"
@@ -110,8 +111,8 @@ class Trial:
             torch.set_num_threads(1)
 
     def _admit_all(self, case: Case) -> tuple[list[dict[str, Any]], dict[str, Any] | None, dict[str, Timed]]:
-        """All rows, that of the call in float64, and what to time, by name. What the first calls gave is
-        compared and not kept."""
+        """All rows, that of the call in float64, and the calls to time, by name. The results of the first
+        calls are compared and dropped."""
         x = case.inputs()
         rows, calls, reference, float64, exact = [], {}, None, None, None
         for contestant in case.contestants(self.settings.engines, self.settings.onednn, x):
@@ -138,13 +139,13 @@ class Trial:
     def _in_float64(
         self, case: Case, x: Tensors, like: Mapping[str, Any]
     ) -> tuple[dict[str, Any], Outcome | None]:
-        """What the errors are errors against: the same call on the same numbers by the first of ours that
-        takes float64. The oracle itself goes token by token and would take minutes; that ours are equal to it
-        in float64 is the contract that is asked for here too.
+        """The reference of all errors: the same call on the same numbers by the first of our engines that
+        supports float64. The oracle runs token by token and would take minutes; equality with it in float64
+        is a law that the engine must pass here too.
 
         Args:
-            like: the row of one that has run in float32, from which time and memory are guessed; time also
-                from what float64 took before.
+            like: the row of a contestant that has run in float32, from which time and memory are estimated;
+                time also from earlier calls in float64.
         """
         promoted = {
             name: tensor.detach().double().requires_grad_(tensor.requires_grad) for name, tensor in x.items()
@@ -158,7 +159,7 @@ class Trial:
                 "name": FLOAT64,
                 "of": None,
                 "status": "left out",
-                "why": "None of ours takes float64.",
+                "why": "None of our engines runs float64.",
                 "seconds": None,
                 "peak": None,
             }, None
@@ -171,8 +172,8 @@ class Trial:
     def _admit(
         self, case: Case, contestant: Contestant, x: Tensors, peaks: PeakMemory | None
     ) -> tuple[dict[str, Any], Timed | None, Outcome | None]:
-        """The contestant's row, which says whether it is timed and, if not, why; if it is, what to time, and
-        what that gave."""
+        """The contestant's row, with the reason if it is not timed; if it is, also the call to time and its
+        first result."""
         row = {
             "name": contestant.name,
             "side": contestant.side,
@@ -193,7 +194,7 @@ class Trial:
         if seconds > limit:
             why = f"A call would take about {seconds:.0f} s, longer than --limit {limit:g}."
             return row | {"status": "stopped", "why": why, "seconds": seconds}, None, None
-        if size > ROOM * free_memory():
+        if size > MEMORY_SHARE * free_memory():
             why = (
                 f"A call would take about {readable(size)} of memory, and {readable(free_memory())} are free."
             )
@@ -220,8 +221,7 @@ class Trial:
 
 
 def differences(outcome: Outcome, reference: Outcome) -> dict[str, float]:
-    """The errors of the output and of the gradients that both have, as the laws measure them, by what they
-    are errors of."""
+    """The errors, as the laws measure them, of the output and of the gradients that both have, by name."""
     found = {"output": error(outcome[0], reference[0])}
     return found | {
         f"gradient of {leaf}": error(g, reference[1][leaf])
@@ -231,8 +231,8 @@ def differences(outcome: Outcome, reference: Outcome) -> dict[str, float]:
 
 
 def disagreement(outcome: Outcome, name: str, reference: Outcome, slack: float = 1.0) -> str | None:
-    """In what an output or a gradient is not that of ``name``, as a sentence; None if all agree, to ``slack``
-    times what the laws allow."""
+    """A sentence about the output or gradient that differs from that of ``name`` by more than ``slack`` times
+    the tolerance of the laws; None if all agree."""
     allowed = slack * tolerance(reference[0].dtype)
     for what, found in differences(outcome, reference).items():
         if not found <= allowed:
@@ -244,16 +244,15 @@ def disagreement(outcome: Outcome, name: str, reference: Outcome, slack: float =
 
 
 def finite(number: float) -> float | None:
-    """As JSON can hold it."""
+    """The number as JSON can hold it: None if it is not finite."""
     return number if math.isfinite(number) else None
 
 
 def solves(call: Timed) -> dict[str, Any] | None:
-    """What the solvers of one call, of its derivative too, tell of themselves; None if they tell of no
-    solve."""
-    with ttr.diagnostics() as told:
+    """The diagnostics of the solvers of one call and its derivative; None if there is no solve."""
+    with ttr.diagnostics() as diagnostics:
         call()
-    found = [each for each in told.records if "iterations" in each]
+    found = [each for each in diagnostics.records if "iterations" in each]
     if not found:
         return None
     return {
@@ -265,8 +264,8 @@ def solves(call: Timed) -> dict[str, Any] | None:
 
 
 def predicted(past: list[Past], time: int) -> tuple[float, float]:
-    """Seconds and bytes at a length: as they grew from the second last of the shorter ones to the last, but
-    at least in proportion to the length and at most to its square."""
+    """Estimated seconds and bytes at a length, extrapolated from the two longest measured lengths with a
+    growth between linear and quadratic."""
     if not past:
         return 0.0, 0.0
     last = past[-1]
@@ -282,7 +281,7 @@ def predicted(past: list[Past], time: int) -> tuple[float, float]:
 
 
 def free_memory() -> float:
-    """Bytes that a new process could take; infinite where the system does not say."""
+    """Bytes available to a new process; infinite if the system does not report it."""
     try:
         line = next(
             line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")

@@ -1,8 +1,8 @@
-"""A straightforward PyTorch transcription of the dual form that TTT's authors publish, the baseline of ours.
+"""A straightforward PyTorch transcription of the dual form published by the authors of TTT, our baseline.
 
 After TttLinear and TttMLP of test-time-training/ttt-lm-pytorch (arXiv 2407.04620, appendix A): a loop over
-mini-batches, each of them a handful of products, with ``ln_fused_l2_bwd`` for the slope at the last output.
-Derivatives are autograd's.
+mini-batches of a few products each, with ``ln_fused_l2_bwd`` for the gradient at the last output. Derivatives
+come from autograd.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def layer_norm(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
 
 
 def layer_norm_l2_slope(x: Tensor, target: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-    """The derivative in x of half the squared error of the norm of x beside the target."""
+    """The derivative in x of half the squared error of the norm of x against the target."""
     size, deviation = x.shape[-1], torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + EPS)
     normed = (x - x.mean(-1, keepdim=True)) / deviation
     slope = (gain * normed + shift - target) * gain
@@ -39,7 +39,7 @@ def gelu_slope(x: Tensor) -> Tensor:
 
 
 def ttt(x: Mapping[str, Tensor], layers: int, chunk: int = 16) -> Tensor:
-    """What a TTT-Linear (1 layer) or TTT-MLP (2) reads, [B,T,H,D], with weights "w1" [H,D,O], "w1_bias"
+    """The read-out [B,T,H,D] of a TTT-Linear (1 layer) or TTT-MLP (2), with weights "w1" [H,D,O], "w1_bias"
     [H,O], and so on."""
     batch, _, heads, _ = x["q"].shape
 

@@ -1,1 +1,1 @@
-"""Gates: what makes the controls of the memory."""
+"""Gates: the parts of a layer that compute the controls of the memory."""

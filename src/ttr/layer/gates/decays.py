@@ -1,4 +1,4 @@
-"""Decays: what makes log_decay and its like from the token."""
+"""Gates that compute log_decay and similar controls from the token."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from ttr.operators import wide
 @dataclass(frozen=True)
 class MambaDecay(Gate):
     """log_decay = -exp(rate) dt per head, dt = softplus(W x + bias) (Mamba-2, arXiv 2405.21060; Gated
-    DeltaNet, 2412.06464); or another control so made, such as precond_log_decay (2604.21100).
+    DeltaNet, 2412.06464); or another control of that form, such as precond_log_decay (2604.21100).
 
-    The exponentials of the rates start uniform between ``slowest`` and ``fastest``, dt log-uniform in [0.001,
-    0.1] at x = 0. The dt of log_decay is the stream ``time_step`` for others.
+    At initialisation exp(rate) is uniform between ``slowest`` and ``fastest``, and dt at x = 0 log-uniform in
+    [0.001, 0.1]. The dt of log_decay is available to other parts as the stream ``time_step``.
     """
 
     control: str = "log_decay"
@@ -60,7 +60,7 @@ class KDADecay(Gate):
     """log_decay = -exp(rate) softplus(W2 W1 x + bias) per head and key channel (Kimi Delta Attention, arXiv
     2510.26692), or value_log_decay per value channel.
 
-    W1 leads to ``rank`` channels, the value size if None; the rate is one per head.
+    W1 maps to ``rank`` channels, by default the value size; there is one rate per head.
     """
 
     control: Literal["log_decay", "value_log_decay"] = "log_decay"
@@ -97,10 +97,11 @@ class KDADecay(Gate):
 
 @dataclass(frozen=True)
 class Mamba3Decay(Gate):
-    """log_decay = -max(softplus(A x), floor) dt per head, dt = softplus(W x + bias): a rate of each token
-    (Mamba-3, arXiv 2603.15569).
+    """log_decay = -max(softplus(A x), floor) dt per head, dt = softplus(W x + bias): the rate, too, depends
+    on the token (Mamba-3, arXiv 2603.15569).
 
-    dt is log-uniform in [0.001, 0.1] at x = 0, and the stream ``time_step`` for others.
+    At initialisation dt is log-uniform in [0.001, 0.1] at x = 0; it is available to other parts as the stream
+    ``time_step``.
     """
 
     floor: float = 1e-4
@@ -131,8 +132,8 @@ class Mamba3Decay(Gate):
 
 @dataclass(frozen=True)
 class HGRNDecay(Gate):
-    """log_decay = log(b + (1 - b) sigmoid(k)) per key channel, k as it leaves the projection (HGRN2, arXiv
-    2404.07904).
+    """log_decay = log(b + (1 - b) sigmoid(k)) per key channel, where k is the output of the projection
+    (HGRN2, arXiv 2404.07904).
 
     The bound b = sigmoid(bound) is learned per channel and starts at layer / layers, so that higher layers
     remember longer; the lowest layer has none.
@@ -144,8 +145,7 @@ class HGRNDecay(Gate):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         if sizes.pairs > 1 or sizes.key_heads != sizes.heads:
             raise ValueError(
-                "HGRNDecay makes the decay of a head from its key and needs one "
-                "for each. "
+                "HGRNDecay computes the decay of a head from its key and needs one key per head. "
                 f"Use key_heads = {sizes.heads} and one pair per token."
             )
         if not sizes.layer:
@@ -172,8 +172,8 @@ class HGRNDecay(Gate):
 class RWKV6Decay(Gate):
     """log_decay = -exp(W2 tanh(W1 x) + bias) per head and key channel (RWKV-6, arXiv 2404.05892).
 
-    At x = 0 the logarithms of the rates run evenly from ``slowest`` to ``fastest`` over the channels of a
-    head.
+    At initialisation and x = 0 the log rates are evenly spaced from ``slowest`` to ``fastest`` over the
+    channels of a head.
     """
 
     rank: int = 64
@@ -209,9 +209,8 @@ class RWKV7Decay(Gate):
     """log_decay = -fastest sigmoid(W2 tanh(W1 x_decay) + bias) per head and key channel (RWKV-7, arXiv
     2503.14456).
 
-    No channel keeps less than exp(-fastest) of itself, 54.5 % by default. W1 leads to ``rank`` channels, the
-    key size if None. The biases start from -5.5 to 0.5 over the channels of the layer, steeper in deeper
-    ones.
+    No decay is below exp(-fastest), 0.545 by default. W1 maps to ``rank`` channels, by default the key size.
+    The biases start between -5.5 and 0.5, rising over the channels of the layer, later in deeper layers.
     """
 
     rank: int | None = None
@@ -224,8 +223,7 @@ class RWKV7Decay(Gate):
     def __post_init__(self) -> None:
         if not self.fastest > 0:
             raise ValueError(
-                f"RWKV7Decay(fastest={self.fastest}) forgets nothing. Use a number "
-                "above 0, or uniform weights."
+                f"RWKV7Decay(fastest={self.fastest}) has no decay. Use a number above 0, or Uniform weights."
             )
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:

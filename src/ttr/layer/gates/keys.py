@@ -1,4 +1,4 @@
-"""Gates that make keys: where the update reads, erases, transports or takes a slope."""
+"""Gates that compute keys: the read key, the erase key, the transport key and the slope."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ttr.operators import wide
 
 @dataclass(frozen=True)
 class GatedKey(Gate):
-    """The read or erase key as sigmoid(W x) * k, channel by channel, k as the memory gets it (Gated
-    DeltaNet-2, arXiv 2605.22791)."""
+    """The read or erase key as sigmoid(W x) * k, channel by channel, where k is the key that the memory gets
+    (Gated DeltaNet-2, arXiv 2605.22791)."""
 
     of: Literal["read_key", "erase_key"] = "read_key"
 
@@ -50,8 +50,8 @@ class GatedKey(Gate):
 
 @dataclass(frozen=True)
 class ScaledReadKey(Gate):
-    """read_key = sigmoid(b) k per head, k as the memory gets it: less is taken out at k than is put in
-    (Comba, arXiv 2506.02475)."""
+    """read_key = sigmoid(b) k per head, where k is the key that the memory gets: the update erases less at k
+    than it writes (Comba, arXiv 2506.02475)."""
 
     makes: ClassVar[tuple[str, ...]] = ("read_key",)
     axes: ClassVar[str] = "BTHK"
@@ -71,8 +71,8 @@ class ScaledReadKey(Gate):
 
 @dataclass(frozen=True)
 class UnitReadKey(Gate):
-    """read_key = k * g / ||k * g|| per head, with a learned gain g, k as it leaves the projection (RWKV-7,
-    arXiv 2503.14456)."""
+    """read_key = k * g / ||k * g|| per head, with a learned gain g, where k is the output of the projection
+    (RWKV-7, arXiv 2503.14456)."""
 
     makes: ClassVar[tuple[str, ...]] = ("read_key",)
     axes: ClassVar[str] = "BTHK"
@@ -94,8 +94,8 @@ class RWKV7EraseKey(Gate):
     """erase_key = a * read_key, a = sigmoid(W2 W1 x_erase + bias) per head and channel (RWKV-7, arXiv
     2503.14456).
 
-    a, the in-context learning rate of a channel, is the stream ``learning_rate`` for others. W1 leads to
-    ``rank`` channels, the key size if None.
+    a, the in-context learning rate of a channel, is available to other parts as the stream ``learning_rate``.
+    W1 maps to ``rank`` channels, by default the key size.
     """
 
     rank: int | None = None
@@ -124,7 +124,7 @@ class RWKV7EraseKey(Gate):
 
 @dataclass(frozen=True)
 class TransportKey(Gate):
-    """transport_key = W2 W1 x per head, of norm 1 unless ``unit`` is off because another step brings it there
+    """transport_key = W2 W1 x per head, of norm 1 unless ``unit`` is False because another part normalises it
     (PaTH, arXiv 2505.16381)."""
 
     rank: int = 32
@@ -154,7 +154,7 @@ class TransportKey(Gate):
 
 @dataclass(frozen=True)
 class ProjectedSlope(Gate):
-    """slope = W x, a second query per head (Parallax, arXiv 2605.29157). ``Rotary`` turns it where it turns
+    """slope = W x, a second query per head (Parallax, arXiv 2605.29157). ``Rotary`` rotates it together with
     the queries."""
 
     makes: ClassVar[tuple[str, ...]] = ("slope",)

@@ -23,8 +23,8 @@ class SharedMomentumStep(Gate):
     """momentum_step = sin^2(angle) sigmoid(W x), angle = arctan(exp(factor) step_size) per head (Momentum
     DeltaNet, arXiv 2605.05838).
 
-    The rest, cos^2(angle), is what the memory may keep of itself: its log is the stream ``log_cap`` for
-    others. The exponentials of the factors start uniform between 0 and ``largest``.
+    The rest of the budget, cos^2(angle), bounds the decay; its log is available to other parts as the stream
+    ``log_cap``. At initialisation exp(factor) is uniform between 0 and ``largest``.
     """
 
     largest: float = 4.0
@@ -83,8 +83,8 @@ class DecayMomentum(Gate):
     def __post_init__(self) -> None:
         if not 0 < self.at_least < 1:
             raise ValueError(
-                f"DecayMomentum(at_least={self.at_least}) is no share. Use a number between "
-                "0 and 1, such as exp(-2)."
+                f"DecayMomentum(at_least={self.at_least}) is not between 0 and 1. Use a number such as "
+                "exp(-2)."
             )
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:

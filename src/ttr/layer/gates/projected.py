@@ -22,14 +22,14 @@ AXES = {"head": "BTH", "channel": "BTHK", "group": "BTHP"}
 
 @dataclass(frozen=True)
 class _Projected(Gate):
-    """z = W x + bias for a control: of each token, and of each pair where the control has one per pair.
+    """z = W x + bias for a control: one per token, or one per pair if the control has one for every pair.
 
     Args:
-        control: what it makes.
-        per: of a control with a choice, whether it has one number per head, per head and key channel, or per
-            head and group of the function's parameters.
-        rank: W = W2 W1, where W1 leads to so many channels; None for one matrix.
-        bias: where the bias starts; None for none.
+        control: the control it computes.
+        per: for a control that allows several axes: one number per head ("head"), per head and key channel
+            ("channel"), or per head and group of the function's parameters ("group").
+        rank: W = W2 W1, where W1 maps to this many channels; None for a single matrix.
+        bias: initial value of the bias; None for no bias.
     """
 
     control: str
@@ -41,7 +41,7 @@ class _Projected(Gate):
         axes = CONTROLS[self.control].axes if self.control in CONTROLS else ()
         if not any(choice.startswith("BT") for choice in axes):
             raise ValueError(
-                f"{type(self).__name__}({self.control!r}) makes no control that comes with every token. "
+                f"{type(self).__name__}({self.control!r}) is not a control that comes with every token. "
                 "Use one of ttr.controls.CONTROLS, or declare it by ttr.controls.declare."
             )
         if len(axes) > 1 and AXES[self.per] not in axes:
@@ -60,7 +60,7 @@ class _Projected(Gate):
         return axes[0] if len(axes) == 1 else AXES[self.per]
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
-        """The shape of the control behind batch and time."""
+        """The shape of the control without batch and time."""
         pairs = sizes.per_pair if CONTROLS[self.control].per_pair else ()
         return (*pairs, *sizes.control(self.axes))
 
@@ -99,10 +99,10 @@ class _Projected(Gate):
 
 @dataclass(frozen=True)
 class LinearGate(_Projected):
-    """W x + bias: phases of a complex decay (GateLoop, arXiv 2311.01927), or, kept between -cap and cap
-    by a hyperbolic tangent, the exponential input gate of xLSTM (2405.04517, its cap 2503.13427).
+    """W x + bias: phases of a complex decay (GateLoop, arXiv 2311.01927), or, with a tanh soft cap between
+    -cap and cap (2503.13427), the exponential input gate of xLSTM (2405.04517).
 
-    With ``zero`` W starts at 0, so that the bias alone says how much is written until W is learned.
+    With ``zero`` W starts at 0, so that at initialisation the bias alone sets the gate.
     """
 
     cap: float | None = None
@@ -134,7 +134,7 @@ class SigmoidGate(_Projected):
     of Titans (2501.00663), the mix of Gated KalmaNet (2511.21016), the trapezoid of Mamba-3 (2603.15569), the
     write gate of Gated DeltaNet-2 (2605.22791).
 
-    A step size with ``scale`` 2 lets a unit key be reflected: negative eigenvalues of the update
+    A step size with ``scale`` 2 admits reflections at a unit key: negative eigenvalues of the transition
     (2411.12537).
     """
 
@@ -156,7 +156,7 @@ class LogSigmoidGate(_Projected):
     (MesaNet; Gated KalmaNet, 2511.21016, where scale 2 is a sigmoid on key and value).
 
     The bias of the first head starts at ``bias``, 0 for a sigmoid of 1/2, and that of the last at ``bias`` +
-    ``spread``. ``cap`` keeps W x + bias between -cap and cap by a hyperbolic tangent (xLSTM, 2503.13427).
+    ``spread``. ``cap`` is a tanh soft cap that bounds W x + bias between -cap and cap (xLSTM, 2503.13427).
     """
 
     bias: float | None = 0.0
@@ -189,10 +189,10 @@ class LogSigmoidGate(_Projected):
 
 @dataclass(frozen=True)
 class SoftplusGate(_Projected):
-    """softplus(W x + bias): the steps of a function's groups of parameters (LaCT, arXiv 2505.23884), or the
-    threshold of a robust loss (for the data-dependent one of Yaad, 2504.13173).
+    """softplus(W x + bias): the step sizes of the groups of a function's parameters (LaCT, arXiv 2505.23884),
+    or the threshold of a robust loss (for the data-dependent one of Yaad, 2504.13173).
 
-    ``ttr.layer.initialisers.inverse_softplus`` tells the bias of a value at x = 0.
+    ``ttr.layer.initialisers.inverse_softplus`` computes the bias that gives a wanted value at x = 0.
     """
 
     bias: float | None = 0.0
@@ -207,8 +207,8 @@ class SoftplusGate(_Projected):
 
 @dataclass(frozen=True)
 class LevelWeight(Gate):
-    """level_weight = softplus(c * W x) per head and level, with a learned c that begins at 1 (log-linear
-    Mamba-2, arXiv 2506.04761)."""
+    """level_weight = softplus(c * W x) per head and level, with a learned c, initially 1 (log-linear Mamba-2,
+    arXiv 2506.04761)."""
 
     makes: ClassVar[tuple[str, ...]] = ("level_weight",)
     axes: ClassVar[str] = "BTHL"
@@ -230,5 +230,5 @@ class LevelWeight(Gate):
 
 
 def soft_cap(x: Tensor, cap: float) -> Tensor:
-    """x kept between -cap and cap by a hyperbolic tangent, which leaves small numbers as they are."""
+    """cap tanh(x / cap): bounded between -cap and cap, and close to x for small x."""
     return cap * torch.tanh(x / cap)

@@ -42,7 +42,7 @@ class ConstantRidge(Gate):
 
 @dataclass(frozen=True)
 class LearnedRidge(Gate):
-    """ridge = at_least + softplus(w), constant in time, ``per`` head or per head and channel; it starts at
+    """ridge = at_least + softplus(w), constant in time, ``per`` head or per head and channel; initially
     ``start``.
 
     The lower bound keeps every solve well conditioned (MesaNet, arXiv 2506.05233).

@@ -1,4 +1,4 @@
-"""Step sizes with a form of their own."""
+"""Gates that compute step sizes in a form specific to one architecture."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class TTTStepSize(Gate):
 
 @dataclass(frozen=True)
 class ChunkAverage(Gate):
-    """read_step = max(1 / (p + 1) + offset_p, 0) at place p of a chunk of ``chunk`` tokens, p from 0 (TTT,
-    arXiv 2407.04620).
+    """read_step = max(1 / (p + 1) + offset_p, 0) at position p = 0, 1, ... of a chunk of ``chunk`` tokens
+    (TTT, arXiv 2407.04620).
 
     With offset 0 the steps of the chunk so far are averaged, not summed. The offset is learned.
     """
@@ -90,8 +90,8 @@ class TanhStepSize(Gate):
 
 @dataclass(frozen=True)
 class LonghornStepSize(Gate):
-    """step_size = sigmoid(W2 W1 v + bias) per head, from all heads' values as the memory gets them (Longhorn,
-    arXiv 2407.14207).
+    """step_size = sigmoid(W2 W1 v + bias) per head, from the values of all heads that the memory gets
+    (Longhorn, arXiv 2407.14207).
 
     ``rank`` None means ceil(d_model / 16).
     """
@@ -105,7 +105,7 @@ class LonghornStepSize(Gate):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         if sizes.pairs > 1:
             raise ValueError(
-                "LonghornStepSize makes one step of the values of a token. Use one pair per token."
+                "LonghornStepSize computes one step from the values of a token. Use one pair per token."
             )
         rank = self.rank or math.ceil(sizes.d_model / 16)
         values = (sizes.value_heads, sizes.value_size)

@@ -1,4 +1,4 @@
-"""Gates that follow the length dt of a step of time, which another part makes."""
+"""Gates computed from the length dt of a time step, which another part computes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ttr.layer.part import Gate, Streams
 
 @dataclass(frozen=True)
 class TimeStepDecay(Gate):
-    """log_decay = -dt per head, for the dt of a qkv transform: the stream ``time_step``."""
+    """log_decay = -dt per head, where dt is the stream ``time_step`` of a qkv transform."""
 
     reads: ClassVar[tuple[str, ...]] = ("time_step",)
     makes: ClassVar[tuple[str, ...]] = ("log_decay",)
@@ -31,7 +31,7 @@ class TimeStepDecay(Gate):
 
 @dataclass(frozen=True)
 class TimeStepImportance(Gate):
-    """log_importance = log dt, with the dt that also sets the decay: the length of a step of time (Mamba-3,
+    """log_importance = log dt, with the dt that also sets the decay: the length of a time step (Mamba-3,
     arXiv 2603.15569)."""
 
     reads: ClassVar[tuple[str, ...]] = ("time_step",)

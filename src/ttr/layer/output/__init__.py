@@ -1,1 +1,1 @@
-"""What happens to the read-out between memory and output projection."""
+"""The parts applied to the read-out between memory and output projection."""

@@ -23,8 +23,8 @@ GATES = ACTIVATIONS | {"gelu": functools.partial(gelu, approximate="tanh")}
 @dataclass(frozen=True)
 class OutputGate(Output):
     """y * g(W x), channel by channel, with g SiLU (the gate branch of Mamba, arXiv 2312.00752), sigmoid
-    (attention with forgetting, 2503.02130) or the tanh form of GELU (the branch beside Griffin's recurrence,
-    2402.19427)."""
+    (attention with forgetting, 2503.02130) or the tanh form of GELU (the branch parallel to Griffin's
+    recurrence, 2402.19427)."""
 
     gate: Literal["silu", "sigmoid", "gelu"] = "silu"
 
@@ -41,8 +41,8 @@ class OutputGate(Output):
 
 @dataclass(frozen=True)
 class LowRankOutputGate(Output):
-    """y * W2 sigmoid(W1 x_gate) per head and value channel (RWKV-7, arXiv 2503.14456); W1 leads to ``rank``
-    channels, the value size if None."""
+    """y * W2 sigmoid(W1 x_gate) per head and value channel (RWKV-7, arXiv 2503.14456); W1 maps to ``rank``
+    channels, by default the value size."""
 
     rank: int | None = None
 

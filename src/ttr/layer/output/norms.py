@@ -19,8 +19,8 @@ from ttr.operators.rms_norm import rms_norm
 
 @dataclass(frozen=True)
 class RMSNorm(Output):
-    """y / rms(y) * gain (arXiv 1910.07467), ``over`` the channels of each head, the gain shared by the heads,
-    or over all."""
+    """y / rms(y) * gain (arXiv 1910.07467), ``over`` the channels of each head, with one gain for all heads,
+    or over the channels of all heads."""
 
     over: Literal["head", "all"] = "head"
     eps: float = 1e-5
@@ -47,8 +47,8 @@ class GatedRMSNorm(Output):
 
     Args:
         gate: g, SiLU or sigmoid.
-        over: what the root mean square is taken of: the channels of each head, the gain shared by the heads,
-            or of all.
+        over: the channels whose root mean square is taken: those of each head, with one gain for all heads,
+            or those of all heads together.
         gate_first: the gate multiplies y before the norm (Mamba-2, 2405.21060).
         low_rank: W goes through ``value_size`` channels and adds a bias (KDA, 2510.26692).
     """
@@ -97,8 +97,8 @@ class LayerNorm(Output):
     group norm of RWKV (2404.05892) and xLSTM (2405.04517), or of all heads together, as after TTT's memory
     (2407.04620).
 
-    Every channel of every head has a gain and, if wanted, a bias. With ``by_depth`` the gains start at
-    ((layer + 1) / layers)^0.7, as RWKV-7's (2503.14456).
+    Every channel of every head has a gain and, with ``bias``, a bias. With ``by_depth`` the gains start at
+    ((layer + 1) / layers)^0.7, as in RWKV-7 (2503.14456).
     """
 
     over: Literal["head", "all"] = "head"

@@ -1,4 +1,4 @@
-"""Additions to the read-out that go past the memory."""
+"""Additions to the read-out that bypass the memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ttr.layer.sizes import Sizes
 
 @dataclass(frozen=True)
 class Skip(Output):
-    """y + d * the stream ``of`` (v, or what became of it) per head, with a learned d that begins at 1 (Mamba,
-    arXiv 2312.00752)."""
+    """y + d * s per head, where s is the stream named ``of`` (v or a transform of it) and d is learned,
+    initially 1 (Mamba, arXiv 2312.00752)."""
 
     of: str = "v"
 
@@ -40,8 +40,8 @@ class Skip(Output):
 
 @dataclass(frozen=True)
 class CurrentTokenBonus(Output):
-    """y + (q . (u * k)) v per head, with a learned u per key channel: more of the token's own pair (RWKV-7,
-    arXiv 2503.14456)."""
+    """y + (q . (u * k)) v per head, with a learned u per key channel: an extra weight for the token's own
+    pair (RWKV-7, arXiv 2503.14456)."""
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {"strength": Parameter((sizes.heads, sizes.key_size), constant(-0.04))}

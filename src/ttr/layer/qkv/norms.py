@@ -15,7 +15,7 @@ from ttr.operators.rms_norm import rms_norm
 
 @dataclass(frozen=True)
 class UnitNorm(QKVTransform):
-    """x / sqrt(sum x^2 + eps) per head: vectors of norm 1, which keep the delta rule stable for steps below
+    """x / sqrt(sum x^2 + eps) per head: vectors of norm 1, for which the delta rule is stable at steps below
     2."""
 
     streams: tuple[str, ...] = ("q", "k")

@@ -1,4 +1,4 @@
-"""Changes of q, k and v token by token and channel by channel."""
+"""Pointwise transforms of q, k and v: each token on its own."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Silu(QKVTransform):
 
 @dataclass(frozen=True)
 class HeadBias(QKVTransform):
-    """q + b and k + c with learned b, c for every head of the memory, which begin at 1 (Mamba-3, arXiv
+    """q + b and k + c with learned b, c for every head of the memory, initially 1 (Mamba-3, arXiv
     2603.15569).
 
-    Heads that shared a query or a key have one each from here on.
+    Grouped queries and keys are repeated, so that every head has its own afterwards.
     """
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
@@ -53,8 +53,8 @@ class HeadBias(QKVTransform):
 class RingGain(QKVTransform):
     """v exp(gain) with a learned gain per head (LRU, arXiv 2303.06349).
 
-    It starts at sqrt(1 - a^2) for the decays a with which ``RingDecay`` of the same fields starts, so
-    that a white input makes a state of the same variance.
+    exp(gain) starts at sqrt(1 - a^2) for the initial decays a of a ``RingDecay`` with the same fields, so
+    that white noise as input gives a state of the same variance.
     """
 
     smallest: float = 0.9
@@ -78,10 +78,10 @@ class RingGain(QKVTransform):
 
 @dataclass(frozen=True)
 class QueryCorrection(QKVTransform):
-    """q <- q - d k per head, with a learned d that begins at ``start``: Comba's output correction (arXiv
+    """q <- q - d k per head, with a learned d, initially ``start``: Comba's output correction (arXiv
     2506.02475).
 
-    The read-out S^T (q - d k) is that of q less d times what the memory says about the newest key.
+    The read-out S^T (q - d k) is that of q minus d times the read-out at the newest key.
     """
 
     start: float = 1.0
@@ -103,8 +103,8 @@ class QueryCorrection(QKVTransform):
 
 @dataclass(frozen=True)
 class RateScaledKey(QKVTransform):
-    """k <- k (1 + (a - 1) c) with the in-context learning rate a of every channel and a learned c (RWKV-7,
-    arXiv 2503.14456)."""
+    """k <- k (1 + (a - 1) c) with the in-context learning rate a, per channel, and a learned c (RWKV-7, arXiv
+    2503.14456)."""
 
     reads: ClassVar[tuple[str, ...]] = ("learning_rate",)
 

@@ -15,7 +15,7 @@ from ttr.layer.sizes import Sizes
 from ttr.operators import wide
 
 STEEPEST = 1000.0
-"""Bound of the derivative of the square root, which has none at 0."""
+"""Bound on the derivative of the square root, which is infinite at 0."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class RecurrentGate(QKVTransform):
     """v = sqrt(1 - a^2) i v with the gates of a real-gated linear recurrent unit (RG-LRU, arXiv 2402.19427).
 
     The input gate i and the recurrence gate r are sigmoids of linear maps of v within blocks of ``block``
-    heads, or one block of fewer. The decay a = exp(-dt) has dt = sharpness r softplus(p), the stream
-    ``time_step``; p starts such that a^(1/(sharpness r)) is between 0.9 and 0.999. The first token of a
-    sequence, which nothing was kept for, is written whole.
+    heads, or a single block if there are fewer heads. The decay a = exp(-dt) has dt = sharpness r
+    softplus(p), the stream ``time_step``; p starts such that a^(1/(sharpness r)) is between 0.9 and 0.999.
+    The first token of a sequence is written without the factor sqrt(1 - a^2).
     """
 
     block: int = 256

@@ -1,4 +1,4 @@
-"""Queries and keys made of something else than a projection of the input."""
+"""Queries and keys that are not projections of the input."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ttr.layer.sizes import Sizes
 
 @dataclass(frozen=True)
 class Ones(QKVTransform):
-    """Queries or keys that are 1 in every channel: a recurrent unit writes its input and shows its state as
-    they are."""
+    """Queries or keys that are 1 in every channel: a recurrent unit writes its input and returns its state
+    unchanged."""
 
     streams: tuple[str, ...] = ("q", "k")
 
@@ -36,8 +36,7 @@ class Ones(QKVTransform):
 
 @dataclass(frozen=True)
 class SharedKey(QKVTransform):
-    """k = q: one projection makes queries and keys, and there is none for the keys alone (SOFT, arXiv
-    2110.11945)."""
+    """k = q: queries and keys share one projection (SOFT, arXiv 2110.11945)."""
 
     replaces: ClassVar[tuple[str, ...]] = ("k",)
 
@@ -51,7 +50,7 @@ class SharedKey(QKVTransform):
 
 @dataclass(frozen=True)
 class ComplementKey(QKVTransform):
-    """k = 1 - exp(log_decay) per channel: what is forgotten makes room for what is written (HGRN2, arXiv
+    """k = 1 - exp(log_decay) per channel: the write gate is the complement of the decay (HGRN2, arXiv
     2404.07904)."""
 
     reads: ClassVar[tuple[str, ...]] = ("log_decay",)
@@ -59,8 +58,7 @@ class ComplementKey(QKVTransform):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         if sizes.pairs > 1 or sizes.key_heads != sizes.heads:
             raise ValueError(
-                "ComplementKey makes the key of a head from its decay and needs one for "
-                "each. "
+                "ComplementKey computes the key of a head from its decay and needs one key per head. "
                 f"Use key_heads = {sizes.heads} and one pair per token."
             )
         return {}
@@ -75,10 +73,10 @@ class ComplementKey(QKVTransform):
 
 @dataclass(frozen=True)
 class QueryKeyFromValue(QKVTransform):
-    """q and k as linear maps of all heads' values at the token, in place of the layer's input (Mamba, arXiv
+    """q and k as linear maps of the token's values of all heads instead of the layer's input (Mamba, arXiv
     2312.00752).
 
-    Put it behind the convolution of v, whose result the maps read.
+    Place it after the convolution of v, which is the input of the maps.
     """
 
     replaces = ("q", "k")
@@ -86,7 +84,7 @@ class QueryKeyFromValue(QKVTransform):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         if sizes.pairs > 1:
             raise ValueError(
-                "QueryKeyFromValue makes one key of the values of a token. Use one pair per token."
+                "QueryKeyFromValue computes one key from the values of a token. Use one pair per token."
             )
         values = (sizes.value_heads, sizes.value_size)
         return {

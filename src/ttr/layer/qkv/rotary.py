@@ -20,11 +20,11 @@ from ttr.operators import wide
 
 @dataclass(frozen=True)
 class Rotary(QKVTransform):
-    """Channels c and c + K/2 are turned by position * base^(-2c/K), so that q.k depends on the distance
+    """Channels c and c + K/2 are rotated by position * base^(-2c/K), so that q.k depends on the distance
     (arXiv 2104.09864).
 
-    With an odd number of channels the last one stays as it is. With ``period`` the position counts from 0
-    again after so many tokens (TTT, arXiv 2407.04620, in every chunk).
+    With an odd number of channels the last one is unchanged. With ``period`` the position starts again from 0
+    after that many tokens (TTT, arXiv 2407.04620, in every chunk).
     """
 
     base: float = 10000.0
@@ -33,10 +33,10 @@ class Rotary(QKVTransform):
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         position = streams["position"] if self.period is None else streams["position"] % self.period
-        return {name: self._turn(streams[name], position) for name in self.streams}
+        return {name: self._rotate(streams[name], position) for name in self.streams}
 
-    def _turn(self, x: Tensor, position: Tensor) -> Tensor:
-        """[B,T,...,K], turned by the positions [B,T]."""
+    def _rotate(self, x: Tensor, position: Tensor) -> Tensor:
+        """[B,T,...,K], rotated by the positions [B,T]."""
         half = x.shape[-1] // 2
         y = wide(x)
         rates = torch.exp(
@@ -57,8 +57,8 @@ class SelectiveAngle(QKVTransform):
     """The stream ``angle``, theta_t = sum_{j<=t} dt_j pi tanh(W x_j), for the rotations of every head
     (Mamba-3, arXiv 2603.15569).
 
-    W is shared by the heads and leads to half as many angles as channels are turned, which is the share
-    ``fraction`` of them all.
+    W is shared by the heads. It maps to one angle for every two rotated channels, which are the share
+    ``fraction`` of all channels.
     """
 
     fraction: float = 0.5
@@ -83,23 +83,23 @@ class SelectiveAngle(QKVTransform):
 
 @dataclass(frozen=True)
 class AngleRotary(QKVTransform):
-    """Channels c and c + n of q and k are turned by the n angles of the stream ``angle``, and the others stay
-    (Mamba-3, arXiv 2603.15569)."""
+    """Channels c and c + n of q and k are rotated by the n angles of the stream ``angle``; the others are
+    unchanged (Mamba-3, arXiv 2603.15569)."""
 
     reads: ClassVar[tuple[str, ...]] = ("angle",)
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        return {name: _turn(streams[name], streams["angle"]) for name in ("q", "k")}
+        return {name: _rotate(streams[name], streams["angle"]) for name in ("q", "k")}
 
     @classmethod
     def examples(cls) -> tuple[AngleRotary, ...]:
         return (cls(),)
 
 
-def _turn(x: Tensor, angle: Tensor) -> Tensor:
-    """[B,T,...,h,K] turned by [B,T,H,n], each head by its own angles."""
-    turns = angle.shape[-1]
+def _rotate(x: Tensor, angle: Tensor) -> Tensor:
+    """[B,T,...,h,K] rotated by [B,T,H,n], each head by its own angles."""
+    pairs = angle.shape[-1]
     angle = angle.reshape(*angle.shape[:2], *(1,) * (x.ndim - 4), *angle.shape[2:])
     x, cos, sin = repeat_heads(x, angle.shape[-2]), angle.cos(), angle.sin()
-    a, b, rest = wide(x).split([turns, turns, x.shape[-1] - 2 * turns], dim=-1)
+    a, b, rest = wide(x).split([pairs, pairs, x.shape[-1] - 2 * pairs], dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1).to(x.dtype)

@@ -16,10 +16,9 @@ from ttr.operators.short_convolution import short_convolution
 
 @dataclass(frozen=True)
 class ShortConvolution(QKVTransform):
-    """Every channel of a stream becomes sum_{j<width} w_j x_{t-j}, then SiLU: each channel with weights of
-    its own, causal.
+    """A causal depthwise convolution of a stream, sum_{j<width} w_j x_{t-j}, then SiLU.
 
-    It sees ``width`` - 1 earlier tokens, zeros before the first (H3, arXiv 2212.14052; Mamba, 2312.00752).
+    It covers ``width`` - 1 earlier tokens, zeros before the first (H3, arXiv 2212.14052; Mamba, 2312.00752).
     The weight's first axis runs from the oldest token to the newest.
     """
 
@@ -31,7 +30,8 @@ class ShortConvolution(QKVTransform):
     def __post_init__(self) -> None:
         if self.width < 2:
             raise ValueError(
-                f"ShortConvolution(width={self.width}) mixes no tokens. Use a width of at least 2, or Silu()."
+                f"ShortConvolution(width={self.width}) covers no earlier token. Use a width of at least 2, "
+                "or Silu()."
             )
 
     @property

@@ -1,4 +1,4 @@
-"""The length dt of a step of time and what it does to values."""
+"""The length dt of a time step, and values scaled by it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ttr.operators import wide
 
 @dataclass(frozen=True)
 class LowRankTimeStep(QKVTransform):
-    """dt = softplus(W2 W1 v + bias) per head, from all heads' values at the token: the stream ``time_step``
+    """dt = softplus(W2 W1 v + bias) per head, from the token's values of all heads: the stream ``time_step``
     (Mamba, arXiv 2312.00752).
 
-    ``rank`` None means ceil(d_model / 16); at v = 0 dt starts log-uniform in [0.001, 0.1]. v itself is
-    unchanged.
+    ``rank`` None means ceil(d_model / 16); at initialisation dt is log-uniform in [0.001, 0.1] at v = 0. v
+    itself is unchanged.
     """
 
     rank: int | None = None
@@ -54,7 +54,7 @@ class TimeStepValue(QKVTransform):
     """v = dt x per head, with the dt that also sets the decay: Euler's rule for a state space (Mamba-2, arXiv
     2405.21060).
 
-    The value before, x, is the stream ``input`` for others.
+    The unscaled value x is available to other parts as the stream ``input``.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("time_step",)
@@ -63,7 +63,7 @@ class TimeStepValue(QKVTransform):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         if sizes.value_heads != sizes.heads:
             raise ValueError(
-                "TimeStepValue gives every head a step of its own and needs a value for each. "
+                "TimeStepValue scales the value of every head by its own step and needs one value per head. "
                 f"Use value_heads = {sizes.heads}."
             )
         return {}

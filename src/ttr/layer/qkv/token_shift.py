@@ -18,8 +18,8 @@ class TokenShift(QKVTransform):
     "x_NAME" for every name in ``of`` (RWKV, arXiv 2305.13048; RWKV-7, 2503.14456): what q, k, v and the gates
     are projected from. Before the first token x is 0.
 
-    The shares m start as 1 - (channel / d_model)^p with p from 0.2 to 0.9, larger in earlier layers, as
-    RWKV's.
+    The shares m start at 1 - (channel / d_model)^p with p from 0.2 to 0.9, larger in earlier layers, as in
+    RWKV.
     """
 
     of: tuple[str, ...] = ("q", "k", "v")
