@@ -32,7 +32,7 @@ NAMED = (
     "test_ridge.py",
     "test_exact_engines.py",
     "test_dual_form.py",
-    "test_lines.py",
+    "test_local_linear.py",
     "test_conditioning.py",
     "test_sizes.py",
     "test_wrong_input.py",

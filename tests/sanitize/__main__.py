@@ -50,7 +50,7 @@ CALLING = ("native", "local-polynomial")
 
 TESTS = [
     str(ROOT / f"tests/test_{name}.py")
-    for name in ("native", "lines", "dual_form", "short_convolution", "decode")
+    for name in ("native", "local_linear", "dual_form", "short_convolution", "decode")
 ]
 RECORDINGS = ("laws", "tests")
 

@@ -310,7 +310,10 @@ FAULTS = (
         ("local-polynomial", "Uniform"),
     ),
     Fault(
-        "engines/torch/local_linear.py", "system.mean - part.places", "system.mean", ("test_lines_of_few",)
+        "engines/torch/local_linear.py",
+        "system.mean - part.places",
+        "system.mean",
+        ("test_local_linear_few",),
     ),
     Fault(
         "engines/torch/implicit_solve.py",
