@@ -5,8 +5,7 @@ import pytest
 import torch
 
 import ttr
-from tests.tiers import TIERS
-from tests.tiers import tier as within
+from tests.tiers import TIERS, tier
 from ttr import dispatch
 from ttr.engines.native import library
 from ttr.laws.rows import Sizes, make_case
@@ -42,7 +41,7 @@ def test_a_short_call_is_what_the_definition_says(kind, name, dtype, past):
     case, arguments = call(name, dtype, past)
     expected, end = ttr.oracle(case.problem, **arguments, return_state=True)
     before = None if case.state is None else case.state.clone()
-    with within(kind):
+    with tier(kind):
         for _ in range(2):
             y, state = ttr.regress(case.problem, **arguments, return_state=True)
         assert bound(name) is not None
