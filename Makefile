@@ -18,7 +18,7 @@ compare: $(VENV)/.run
 	$(BIN)/ttr compare $(FILES) $(ARGS)
 
 # Checking shapes as types makes every call several times dearer, so most tests run without, and those of TYPED with.
-TYPED := $(addprefix tests/test_,shapes.py dispatch.py worked.py layer.py)
+TYPED := $(addprefix tests/test_,shapes.py dispatch.py worked.py layer.py linear_recurrence.py)
 
 test: $(VENV)/.test lint
 	TTR_TEST_TYPES=0 $(PYTEST) tests $(addprefix --ignore ,$(TYPED)) $(ARGS)

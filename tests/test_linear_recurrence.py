@@ -11,8 +11,7 @@ import torch
 
 import ttr
 from tests.recurrences import leaves, literally
-from ttr.engines import ENGINES
-from ttr.engines import linear_operator
+from ttr.engines import ENGINES, linear_operator
 from ttr.engines.linear import OperatorEngine
 from ttr.engines.torch.linear import chunkwise
 from ttr.engines.torch.linear.triangle import unit_lower_inverse

@@ -275,7 +275,7 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/linear/chunkwise.py",
-        "memory = kept * memory + new",
+        "memory = decay * memory + new",
         "memory = memory + new",
         ("chunkwise-additive", "weights=Geometric()"),
     ),
