@@ -62,7 +62,7 @@ def test_the_command_says_what_it_wrote_and_what_is_next(run, tmp_path, monkeypa
     assert code == 0 and all(str(file) in out and file.is_file() for file in written)
     assert "Next: pytest" in out
     code, _, err = run("new", "gate", "HalfDecay")
-    assert code == 1 and "is there already. Use another name" in err
+    assert code == 1 and "exists already. Use another name" in err
     code, out, _ = run("new", "weight", "HalfLife", "--folder", tmp_path / "mine")
     assert code == 0 and {"half_life.py", "test_half_life.py"} == {
         p.name for p in (tmp_path / "mine").iterdir()
@@ -94,5 +94,5 @@ def test_names_that_cannot_be_are_refused_in_a_sentence(kind, name, words, tmp_p
 
 def test_outside_of_a_checkout_a_folder_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="lies in no checkout of the project. Use --folder"):
+    with pytest.raises(ValueError, match="is not in a checkout of the project. Use --folder"):
         new("weight", "HalfLife")

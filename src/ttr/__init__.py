@@ -1,7 +1,7 @@
 """Test-time regression: sequence layers as weighted regressions that are solved in the forward pass.
 
-``regress`` runs a problem (weights x function x solver), ``oracle`` defines it in float64, ``verify`` checks
-the one against the other, ``catalogue`` holds the named layers and ``nn.Mixer`` makes a module of any.
+``regress`` runs a problem (weights x function x solver), ``oracle`` defines it in float64, ``verify``
+compares the two, ``catalogue`` contains the named layers, and ``nn.Mixer`` makes a module of any of them.
 """
 
 import importlib
@@ -47,7 +47,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """What is not needed at once loads when first asked for."""
+    """Load the larger modules at their first use."""
     if name in ("catalogue", "functions", "layer", "models", "nn", "solvers", "weights"):
         return importlib.import_module(f"ttr.{name}")
     if name == "verify":

@@ -35,9 +35,9 @@ STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 
 
 def main() -> None:
-    """Run a command; what the user can put right is one sentence and exit code 1."""
+    """Run a command; an error that the user can fix is one sentence and exit code 1."""
     for stream in (sys.stdout, sys.stderr):
-        # file names may hold bytes that the terminal's encoding does not know
+        # file names may contain bytes that the terminal's encoding cannot represent
         stream.reconfigure(errors="backslashreplace")
     try:
         app()
@@ -120,29 +120,27 @@ def list_command(
 ) -> None:
     """The named layers by family, or all combinations: named, unnamed, and refused with the reason."""
     import ttr
-    from ttr import combinations as combined
+    from ttr.combinations import composition, lines, to_dict
 
     if as_json:
         found = (
-            combined.to_dict()
-            if combinations
-            else {name: entry.to_dict() for name, entry in ttr.catalogue.items()}
+            to_dict() if combinations else {name: entry.to_dict() for name, entry in ttr.catalogue.items()}
         )
         typer.echo(json.dumps(found, indent=1))
         return
     if combinations:
-        typer.echo("\n".join(combined.lines()))
+        typer.echo("\n".join(lines()))
         return
     width = max(map(len, ttr.catalogue))
     for family, names in ttr.catalogue.FAMILIES.items():
         say(f"[bold]{escape(family)}[/]")
         for name in names:
             entry = ttr.catalogue[name]
-            say(f"  [cyan]{name:{width}s}[/]  {entry.year}  {escape(combined.composition(entry.problem))}")
+            say(f"  [cyan]{name:{width}s}[/]  {entry.year}  {escape(composition(entry.problem))}")
         say("")
     say(
-        f"{len(ttr.catalogue)} layers: year, and weights x function x solver. `ttr explain NAME` tells more "
-        "of one."
+        f"{len(ttr.catalogue)} layers: year, and weights x function x solver. `ttr explain NAME` explains "
+        "one."
     )
 
 
@@ -162,22 +160,21 @@ def explain_command(
     value_size: Annotated[int | None, typer.Option(help="Channels of a value.", min=1)] = None,
     tokens: Annotated[int, typer.Option(help="Pairs held by a memory that keeps all of them.", min=1)] = 1024,
 ) -> None:
-    """What a memory is, in formulas; what it needs, keeps and costs; which engine runs it and why not
-    another."""
+    """What a memory is, in formulas; its inputs, state and costs; which engine runs it, and why others do
+    not."""
     import ttr
 
     for each, entry in memories_named(name).items():
         with for_the_user():
-            told = ttr.explain(
+            explanation = ttr.explain(
                 entry, name=each, heads=heads, key_size=key_size, value_size=value_size, tokens=tokens
             )
         if route:
-            width = max(len(step) for step, _ in told.route)
-            typer.echo(
-                "\n".join([each, *(f"  {step.ljust(width)}  {file}" for step, file in told.route)]) + "\n"
-            )
+            width = max(len(step) for step, _ in explanation.route)
+            steps = (f"  {step.ljust(width)}  {file}" for step, file in explanation.route)
+            typer.echo("\n".join([each, *steps]) + "\n")
         else:
-            typer.echo(f"{told.latex() if latex else told}\n")
+            typer.echo(f"{explanation.latex() if latex else explanation}\n")
 
 
 @app.command("new")
@@ -189,13 +186,13 @@ def new_command(
         typer.Option(help="A folder of your own; by default the checkout that you are in."),
     ] = None,
 ) -> None:
-    """The skeleton of a component that runs, to be changed, and its case worked by hand."""
+    """Write a working skeleton of a component, to be changed, and its hand-worked case."""
     from ttr.new import new
 
     with for_the_user():
         component, case = new(kind, name, folder)
     typer.echo(f"wrote {component}: change what it computes, its formulas and its examples")
-    typer.echo(f"wrote {case}: work the numbers out by hand again")
+    typer.echo(f"wrote {case}: derive its numbers by hand again")
     if folder is None:
         typer.echo(f"Next: pytest tests/test_worked.py tests/test_layer.py -k {name}; see CONTRIBUTING.md")
     else:
@@ -223,8 +220,8 @@ def verify_command(
         Path | None, typer.Option("--json", help=("Also write every measurement to this file."))
     ] = None,
 ) -> None:
-    """Run the laws on this machine: every measured error beside its bound. One memory: per engine; several:
-    the worst of them."""
+    """Run the laws on this machine and print every measured error with its bound: for one memory per engine,
+    for several the worst engine per law."""
     import torch
 
     import ttr
@@ -248,12 +245,12 @@ def verify_command(
     with for_the_user():
         reports = _verify(found, device, getattr(torch, dtype), which)
     if as_json is not None:
-        told = {
+        result = {
             "ttr": ttr.__version__,
             "torch": torch.__version__,
             "memories": {name: report.to_dict() for name, report in reports.items()},
         }
-        write(as_json, to_json(told))
+        write(as_json, to_json(result))
     failed = [name for name, report in reports.items() if not report]
     passed = f"[green]All laws passed[/] for {', '.join(reports) if names else f'all {len(reports)} layers'}."
     say(f"[bold red]Laws failed for {', '.join(failed)}.[/]" if failed else passed)
@@ -263,7 +260,7 @@ def verify_command(
 def _verify(
     memories: dict[str, object], device: str, dtype: torch.dtype, which: dict[str, Any]
 ) -> dict[str, Report]:
-    """The report of every memory, its rows printed as soon as they are known, over a bar of what is left."""
+    """The report of every memory. Its rows are printed as soon as they are known, above a progress bar."""
     import ttr
     from ttr.laws.verify import count, describe
 
@@ -307,13 +304,13 @@ def _verify(
 
 
 def say(line: str) -> None:
-    """A line with markup, never broken and never coloured but by it."""
+    """Print a line with markup, without wrapping or automatic highlighting."""
     console.print(line, highlight=False, soft_wrap=True)
 
 
 @app.command("doctor")
 def doctor_command() -> None:
-    """What this machine offers, and every engine against the oracle on it."""
+    """What ttr can use on this machine, and every engine checked against the oracle."""
     from ttr.doctor import examine
 
     wrong = 0

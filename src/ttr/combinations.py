@@ -1,4 +1,4 @@
-"""Every combination of the components' examples: which run, which of them have names, and which are refused
+"""Every combination of the components' examples: which run, which of these have names, and which are refused
 and why."""
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ttr.component import Component
 from ttr.problem import Function, Problem, Solver, Weights, refusal
 
 NAMED, UNNAMED, REFUSED = "x", "o", "."
-LEGEND = f"{NAMED} has a name    {UNNAMED} runs, and nobody has named it    {REFUSED} refused, with a reason"
+LEGEND = f"{NAMED} has a name    {UNNAMED} runs, but has no name    {REFUSED} refused, with a reason"
 
 
 @dataclass(frozen=True)
 class Combination:
-    """One triple: the names of the layers that are it but for numbers (a scale, the size of a window), or why
-    it is refused."""
+    """One triple: the names of the layers that differ from it at most in numbers (a scale, the size of a
+    window), or why it is refused."""
 
     weights: Weights
     function: Function
@@ -44,8 +44,8 @@ class Combination:
 
 @dataclass(frozen=True)
 class Table:
-    """Weights x solvers for functions that combine alike; solvers and weights that never combine with them
-    are left out."""
+    """Weights x solvers for functions that combine with the same ones, without solvers and weights that never
+    combine with them."""
 
     functions: tuple[Function, ...]
     weights: tuple[Weights, ...]
@@ -53,8 +53,7 @@ class Table:
     rows: tuple[str, ...]
     """One per weights: a mark for every solver."""
     names: tuple[tuple[str, tuple[str, ...]], ...]
-    """Weights and solver in a line, with the function where there are several, and the names of the
-    combination."""
+    """(weights and solver, and the function if there are several; the names of the combination)."""
 
     @property
     def running(self) -> int:
@@ -63,7 +62,8 @@ class Table:
 
 
 def brief(component: Component) -> str:
-    """The component in few words: class, then what differs from the defaults; products as factors."""
+    """The component in few words: its class and the fields that differ from their defaults; products as
+    factors."""
     if isinstance(getattr(component, "factors", None), tuple):
         return " * ".join(brief(factor) for factor in component.factors)
     changed = [
@@ -97,7 +97,7 @@ def combinations() -> tuple[Combination, ...]:
 
 
 def tables() -> tuple[Table, ...]:
-    """The combinations as tables, those with the most that run first."""
+    """The combinations as tables, in the order of how many of their combinations run."""
     marks = {(c.weights, c.function, c.solver): c for c in combinations()}
     weights, functions, solvers = (tuple(dict.fromkeys(axis)) for axis in zip(*marks))
     alike: dict[object, list[Function]] = {}
@@ -110,12 +110,12 @@ def tables() -> tuple[Table, ...]:
 
 
 def refusals() -> list[tuple[str, int]]:
-    """Every reason for a refusal, its components named by their axes, and how often it is given."""
+    """Every reason for a refusal, with axes in place of components, and how often it occurs."""
     return Counter(_general(c) for c in combinations() if c.refusal).most_common()
 
 
 def counts() -> dict[str, int]:
-    """How many combinations there are of each mark, in words."""
+    """The number of combinations with each mark, and the number of names."""
     found = Counter(c.mark for c in combinations())
     return {
         "named": found[NAMED],
@@ -126,7 +126,7 @@ def counts() -> dict[str, int]:
 
 
 def to_dict() -> dict[str, Any]:
-    """All of it, for machines."""
+    """The counts, the catalogue and all combinations, for machines."""
     named = {
         name: {axis: repr(getattr(entry.problem, axis)) for axis in ("weights", "function", "solver")}
         for name, entry in catalogue.items()
@@ -135,7 +135,7 @@ def to_dict() -> dict[str, Any]:
 
 
 def lines(width: int = 80) -> Iterator[str]:
-    """All of it, for people."""
+    """All tables, names and reasons as text, line by line."""
     yield LEGEND
     for table in tables():
         yield ""
@@ -149,7 +149,7 @@ def lines(width: int = 80) -> Iterator[str]:
         yield from (f"  {brief(w):{column - 2}s}{' '.join(row)}" for w, row in zip(table.weights, table.rows))
         for place, names in table.names:
             yield from _wrapped(f"{place}: {', '.join(names)}", width, "    ", "      ")
-    yield from ("", "Names with components that are no examples")
+    yield from ("", "Names with components that are not among the examples")
     for name in beside():
         yield from _wrapped(f"{composition(catalogue[name].problem)}: {name}", width, "    ", "      ")
     yield from ("", "Why the others are refused")
@@ -160,18 +160,18 @@ def lines(width: int = 80) -> Iterator[str]:
 
 
 def beside() -> list[str]:
-    """The names of layers that are no combination of examples."""
+    """The names of layers that are not combinations of examples."""
     return sorted(set(catalogue) - {name for c in combinations() for name in c.names})
 
 
 def summary() -> str:
-    """The counts in a sentence or two."""
+    """The counts in sentences."""
     found = counts()
     return (
         f"{sum(found.values()) - found['names']} combinations of the components' examples: "
         f"{found['named']} have names, {found['unnamed']} run "
-        f"without one, {found['refused']} are refused. Names count for every combination that is theirs "
-        "but for numbers; "
+        f"without one, {found['refused']} are refused. A name counts for every combination that differs "
+        "from it only in numbers; "
         f"`ttr list` shows all {found['names']}."
     )
 
@@ -219,8 +219,8 @@ def _field(name: str, value: object) -> str:
 
 
 def _form(weights: Weights, function: Function, solver: Solver) -> object:
-    """What two triples share that differ in numbers alone; one pair per token and several are told apart, and
-    so are functions with other parameters."""
+    """A key that is equal for triples that differ only in numbers; one pair per token and several differ, and
+    so do functions with other parameters."""
     parameters = frozenset(function.parameters(heads=1, key_size=2, value_size=2))
     return (
         _without_numbers(weights),
@@ -240,8 +240,8 @@ def _without_numbers(value: object) -> object:
 
 
 def _general(combination: Combination) -> str:
-    """The reason with "the weighting", "the function" and "the solver" for the components; so too in the
-    remedy after "with" and "for"."""
+    """The reason with "the weighting", "the function" and "the solver" in place of the components, in the
+    remedy only after "with" and "for"."""
     reason, use, remedy = combination.refusal.partition(" Use ")
     for axis, word in (("weights", "weighting"), ("function", "function"), ("solver", "solver")):
         part = getattr(combination, axis)
@@ -252,7 +252,7 @@ def _general(combination: Combination) -> str:
 
 
 def _listed(items: list[str], width: int) -> list[str]:
-    """Items side by side, never broken in two."""
+    """Items side by side, wrapped between items only."""
     return [
         line.replace("\0", " ")
         for line in _wrapped("   ".join(item.replace(" ", "\0") for item in items), width, "  ", "  ")

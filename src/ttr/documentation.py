@@ -1,4 +1,5 @@
-"""The tables of docs/ that are made from the code: ``python -m ttr.documentation docs`` (``make docs``)."""
+"""The pages of docs/ that are generated from the code: ``python -m ttr.documentation docs`` (``make
+docs``)."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from ttr.route import file_of, route
 
 
 def coverage() -> str:
-    """The matrix engine x catalogue: which runs what, and each refusal as a footnote."""
+    """The table of engines x catalogue entries: what runs, and each refusal as a footnote."""
     reasons: list[str] = []
     rows = []
     for name, entry in ttr.catalogue.items():
@@ -39,11 +40,10 @@ def coverage() -> str:
 
 
 def layers() -> str:
-    """The named layers by family: a table of what they are made of, then the formulas, limits and sources of
-    each."""
+    """The named layers by family: a table of their components, then formulas, limits and sources of each."""
     parts = [
         _title("The named layers"),
-        "How formulas are written is said in `ttr.latex`; `ttr explain NAME` tells all of this and more.\n",
+        "`ttr.latex` explains the notation of formulas; `ttr explain NAME` prints all of this and more.\n",
     ]
     for family, names in ttr.catalogue.FAMILIES.items():
         rows = [
@@ -97,33 +97,34 @@ WALKED = ("gated-deltanet", "forgetting-attention", "titans")
 """Layers of three kinds: a linear recurrence, weighted pairs, a network."""
 
 RULES = """
-1. A room imports rooms of lower storeys and itself; no two files import each other, not even
-   within functions. `tests/test_architecture.py` says what may stand where.
-2. Engines and forms reach neither `oracle` nor `memorize` nor `retrieve`: they share no update
-   code with the definition, so a fault in one shows beside the other.
-3. `import ttr` needs torch and jaxtyping alone; `ttr.catalogue` and `ttr.verify` load when they are
-   asked for; `models`, `experiments`, `doctor` and `cli` may import the optional packages.
-4. A file of an axis holds one public class and bears its name; parts of a layer stand in families.
-5. Nothing is decided by the name of a layer or of a class: components act by their methods, and
-   engines look at the form.
-6. Private symbols of torch stand in `torch_internals` alone, tolerances in `laws/tolerances.py` alone.
+1. A room imports only itself and rooms of lower storeys; no two files import each other, not even
+   within functions. `tests/test_architecture.py` lists which room may import which.
+2. Engines and forms import neither `oracle` nor `memorize` nor `retrieve`: they share no update
+   code with the definition, so that a comparison of the two reveals a fault in either.
+3. `import ttr` needs only torch and jaxtyping; `ttr.catalogue` and `ttr.verify` load at their first
+   use; `models`, `experiments`, `doctor` and `cli` may import the optional packages.
+4. A file of an axis contains one public class and has its name; parts of a layer share a file per family.
+5. No code depends on the name of a layer or of a class: components act by their methods, and
+   engines act on the form.
+6. Private symbols of torch are used only in `torch_internals`, tolerances defined only in
+   `laws/tolerances.py`.
 """
 
-HOUSE = """What a memory *is* (`weights`, `functions`, `solvers`) becomes a *form* (`forms`), and an
-*engine* (`engines`) computes it; `dispatch` leads a call through. The definition (`oracle`, `memorize`,
-`retrieve`) stands apart, and the laws (`laws`) compare the two. The [glossary](glossary.md) explains
-the words.
+HOUSE = """The components of a memory (`weights`, `functions`, `solvers`) are lowered to a *form* (`forms`),
+and an *engine* (`engines`) computes it; `dispatch` directs a call. The definition (`oracle`, `memorize`,
+`retrieve`) is separate, and the laws (`laws`) compare the two. The [glossary](glossary.md) explains
+the terms.
 
-## Who imports whom
+## Imports
 
-A box is a folder of `src/ttr`, a rounded one a file; `layer.parts` are the files of `layer` that know no
-memory. Every room stands one storey above the highest that it imports; an arrow that follows from others
-is left out.
+A box is a folder of `src/ttr`, a rounded box a file: a *room*. `layer.parts` are the files of `layer` that do
+not import the memory. Every room is one storey above the highest that it imports; arrows that follow from
+others are left out.
 """
 
 
 def architecture() -> str:
-    """The rooms and their imports as a picture, what each is for, and the way of a query and of a gate."""
+    """The rooms and their imports as a graph, the purpose of each, and the route of a query and of a gate."""
     table = [
         f"| {number} | `{room}` | {rooms.meaning(room)} |"
         for number, floor in reversed(list(enumerate(rooms.storeys())))
@@ -134,9 +135,9 @@ def architecture() -> str:
     return (
         f"{_title('Architecture')}{HOUSE}\n```mermaid\n{rooms.picture()}\n```\n\n"
         f"{head}" + "\n".join(table) + f"\n\n## The rules of import\n{RULES}\n"
-        "## The way of a query and of a gate\n\nThree layers of different kinds, where compiled kernels are "
-        "built. `ttr explain NAME --route` says which files a call passes on this machine, and all that an "
-        "engine is made of.\n" + "\n".join(walks) + "\n"
+        "## The route of a query and of a gate\n\nThree layers of different kinds, with compiled kernels. "
+        "`ttr explain NAME --route` lists the files that a call passes on this machine, including all "
+        "files of the engine.\n" + "\n".join(walks) + "\n"
     )
 
 
@@ -169,7 +170,7 @@ def _transforms(entry: Architecture) -> list[tuple[str, str]]:
 def _gate_walk(
     entry: Architecture, gate: Part, passed: list[tuple[str, str]], into: tuple[str, str]
 ) -> list[tuple[str, str]]:
-    """The gate, and of the way of a call the components that ask for its control."""
+    """The gate, then the route of a call, of whose components only those that use the gate's control."""
     problem = entry.problem
     takers = {
         file_of(type(part))
@@ -187,12 +188,14 @@ def _steps(steps: list[tuple[str, str]]) -> str:
 
 
 def _layer(name: str) -> str:
-    """One layer: where it comes from, its formulas, and how far it is a regression."""
-    told = explain(ttr.catalogue[name])
-    facts = [(section.title, fact) for section in told.sections for fact in section.facts]
+    """One layer: its source, its formulas, and how far it is a regression."""
+    explanation = explain(ttr.catalogue[name])
+    facts = [(section.title, fact) for section in explanation.sections for fact in section.facts]
     lines = [f"- {fact.title}: {fact.text}" for title, fact in facts if title == SOURCE]
-    lines += [f"- {title}: `{formula}`" for title, formula in told.formulas().items()]
-    lines += [f"- {title}: {text}" for title in ("order", "parallel form") for text in told.facts(title)]
+    lines += [f"- {title}: `{formula}`" for title, formula in explanation.formulas().items()]
+    lines += [
+        f"- {title}: {text}" for title in ("order", "parallel form") for text in explanation.facts(title)
+    ]
     limits = [f"- {fact.text}" for title, fact in facts if title == APPROXIMATE]
     return "\n".join((f"\n### {name}\n", *lines, f"\n{APPROXIMATE}:\n", *limits, ""))
 
@@ -207,14 +210,14 @@ def _kept(name: str) -> str:
 
 
 def _compared(name: str) -> str:
-    """What has been compared, and whether a published module exists."""
+    """What has been compared with the original, and whether a published module exists."""
     entry = ttr.catalogue[name]
     kinds = " and ".join(dict.fromkeys(re.findall(r"\b(layer|memory)\b(?=[^;]*:)", entry.verified)))
     return f"{kinds or entry.verified}{'' if entry.original else ', by another derivation'}"
 
 
 def _title(title: str) -> str:
-    return f"# {title}\n\nMade by `make docs` from the code; a test keeps it current.\n\n"
+    return f"# {title}\n\nGenerated from the code by `make docs`; a test checks that it is current.\n\n"
 
 
 PAGES = {

@@ -1,4 +1,4 @@
-"""What a problem is, what it costs, and which engine runs it: for people."""
+"""``explain``: what a problem is, what it costs, and which engine runs it, in formulas and words."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ FORMULAS = (
     "scale",
     "normalisation",
 )
-"""Titles of formulas, in reading order; "order", "parallel form" and "approximation" are words."""
+"""Titles of formulas, in reading order; "order", "parallel form" and "approximation" are titles of text."""
 
 LETTERS = {"K": 116, "V": 148, "H": 22, "N": 1042}
-"""Sizes that nobody has, by which a dimension of a shape is told: key size, value size, heads, remembered
+"""Sentinel sizes from which the letter of a dimension is recovered: key size, value size, heads, stored
 pairs."""
 
 OWNERS = {
@@ -43,8 +43,8 @@ OWNERS = {
     "solver": ("objective", "update", "order", "parallel form"),
     "function": ("prediction", "features", "kernel", "read-out", "scale", "normalisation"),
 }
-"""Whose titles they are. Another axis that speaks under one of them has the last word: weights may change the
-update."""
+"""The titles of every axis. A text by another axis under one of them takes precedence: weights may change
+the update."""
 
 FOLDED = (
     "The pairs are learned one after the other, or a few together, each by a step on its own "
@@ -52,9 +52,9 @@ FOLDED = (
     "minimiser over all pairs."
 )
 SHRUNK = (
-    "Forgetting shrinks the memory towards 0 before every update; it does not weigh the pairs of a "
+    "Decay shrinks the memory towards 0 before every update; it does not weight the pairs of a "
     "squared error. With orthonormal "
-    "keys no weighted fit would notice its weights, and this memory does."
+    "keys a weighted fit would not depend on its weights, but this memory does."
 )
 PLAIN = "phi(x) = x"
 
@@ -77,16 +77,17 @@ def explain(
     name: str = "",
     **call: object,
 ) -> Explanation:
-    """A memory in formulas and words: what it minimises, how it is updated and read, what it keeps, needs and
-    costs, how far it is a regression, and the engine that runs it with every other's reason not to.
+    """A memory in formulas and words: what it minimises, how it is updated and read, its state, inputs and
+    costs, how far it is a regression, the engine that runs it, and why every other does not.
 
     Args:
         problem: a Problem, or an Architecture (anything with a ``problem``), whose source and parts
-            are told too.
-        q, k, v: with the rest of a call to ``regress``; the engine is then that of this call, without, of
-            calls in general.
-        heads, key_size, value_size: give state and cost in numbers; a call gives them by itself.
-        tokens: how many pairs a memory that keeps all of them holds in those numbers.
+            are included.
+        q, k, v: the tensors of a call to ``regress``, with its other arguments in ``call``; the engine is
+        then
+            the one for this call, otherwise the one for calls in general.
+        heads, key_size, value_size: for state and cost in numbers; taken from the call if there is one.
+        tokens: for those numbers, how many pairs a memory that stores all pairs contains.
         name: the title.
     """
     entry, problem = problem, getattr(problem, "problem", problem)
@@ -108,19 +109,19 @@ def explain(
         else next(name for name, reason in reasons.items() if reason is None)
     )
     others = tuple(
-        (name, reason or f"Slower than {chosen}, and runs it when asked for.")
+        (name, reason or f"It can run the problem, but is slower than {chosen}.")
         for name, reason in reasons.items()
         if name != chosen
     )
     sizes = _in_numbers(problem, heads, key_size, value_size, tokens)
-    how = [("parallel form", _written_out(problem, told)) for told in _told(problem, "parallel form")]
+    how = [("parallel form", _written_out(problem, text)) for text in _texts(problem, "parallel form")]
     how += [("engine", chosen), *((f"not {name}", reason) for name, reason in others)]
     sections = (
         _section(SOURCE, _source(entry)),
         _section("The three choices", _choices(problem)),
         Section("In formulas", tuple(_formulas(problem))),
         _section("What it keeps and costs", _costs(problem, sizes)),
-        _section("What a call brings", _inputs(problem)),
+        _section("What a call passes", _inputs(problem)),
         _section(APPROXIMATE, _approximations(entry, problem)),
         _section("Around the memory, in this order", _parts(entry)),
         _section("How it runs", how),
@@ -156,7 +157,7 @@ def summary(component: Component) -> str:
 
 
 def state_words(problem: Problem) -> str:
-    """The tensors that a memory keeps per head, with letters for their sizes."""
+    """The tensors of a memory's state per head, with letters for their sizes."""
     if not problem.function.causal:
         return "nothing: every token reads the whole sequence"
     words = ", ".join(
@@ -173,9 +174,9 @@ def _section(title: str, facts: object) -> Section:
     return Section(title, tuple(Fact(*fact) for fact in facts))
 
 
-def _told(problem: Problem, title: str) -> list[str]:
-    """What there is to say under a title, at most one: by another axis than the title's own, if one speaks,
-    else by its own."""
+def _texts(problem: Problem, title: str) -> list[str]:
+    """The text under a title, at most one: that of another axis than the title's own, if there is one, else
+    that of its own."""
     parts = sorted(
         (problem.solver, problem.function, problem.weights), key=lambda part: title not in OWNERS[part.kind]
     )
@@ -199,37 +200,37 @@ def _choices(problem: Problem) -> Iterator[tuple[str, str]]:
         "weights act on",
         {
             "samples": "the samples: every token solves the weighted problem of all pairs",
-            "memory": "the memory: it fades, then the token's pairs are learned",
+            "memory": "the memory: it decays, then the token's pairs are learned",
         }[problem.solver.weights_act_on],
     )
 
 
 def _formulas(problem: Problem) -> Iterator[Fact]:
-    """The formulas of the three choices put together; what is written out in the others has no line of its
-    own."""
-    told = {title: text for title in FORMULAS for text in _told(problem, title)}
+    """The formulas of the three choices put together, without those that are substituted into the others."""
+    texts = {title: text for title in FORMULAS for text in _texts(problem, title)}
     for title in FORMULAS:
-        if title in told and (title, told[title]) not in (("features", PLAIN), ("decay", told.get("decay"))):
-            yield Fact(title, _written_out(problem, told[title]), formula=True)
+        substituted = (("features", PLAIN), ("decay", texts.get("decay")))
+        if title in texts and (title, texts[title]) not in substituted:
+            yield Fact(title, _written_out(problem, texts[title]), formula=True)
     if problem.weights.window is not None:
         yield Fact("window", f"the sums run over the {problem.weights.window} newest pairs")
-    yield from (Fact("order", text) for text in _told(problem, "order"))
+    yield from (Fact("order", text) for text in _texts(problem, "order"))
 
 
 def _written_out(problem: Problem, formula: str) -> str:
-    """The formula of a component as it reads in this problem: D_t, w_t and phi replaced by what they are
-    here."""
+    """The formula of a component in this problem, with the problem's own decay, importance and features for
+    D_t, w_t and phi."""
     default = {
         None: "1",
         "head": "(gamma_i^(t) / gamma_i^(t-1))",
         "channel": "diag(gamma_i^(t) / gamma_i^(t-1))",
     }[problem.weights.retention]
-    decay = next(iter(_told(problem, "decay")), default).removeprefix("D_t = ")
+    decay = next(iter(_texts(problem, "decay")), default).removeprefix("D_t = ")
     formula = formula.replace("D_t = 1 after", "with decay 1 after")
     formula = re.sub(r"\bD_t (?=[A-Za-z(])", "" if decay == "1" else f"{decay} ", formula)
     if not problem.weights.importance:
         formula = re.sub(r"\bw_[tij] (?=[A-Za-z(])", "", formula)
-    if PLAIN in _told(problem, "features"):
+    if PLAIN in _texts(problem, "features"):
         formula = re.sub(r"phi\(([^()]*)\)", r"\1", formula)
     return formula.replace("(S_{t-1})^T", "S_{t-1}^T")
 
@@ -245,8 +246,8 @@ def _kept(problem: Problem, sizes: Mapping[str, int]) -> dict[str, tuple[int, ..
 
 
 def _work(problem: Problem, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
-    """The products whose sum one token's work grows with, per head: every number of the state once, and the
-    solves."""
+    """The products of sizes whose sum is the order of a token's work per head: every number of the state
+    once, and the solves."""
     held = list(_kept(problem, sizes).values())
     work = [shape for shape in held if len(shape) == max(map(len, held))]
     if problem.function.dual:
@@ -329,17 +330,17 @@ def _inputs(problem: Problem) -> Iterator[tuple[str, str]]:
 
 def _approximations(entry: object, problem: Problem) -> Iterator[tuple[str, str]]:
     parts = (problem.solver, problem.function, problem.weights)
-    told = list(
+    texts = list(
         dict.fromkeys(
             _written_out(problem, text) for part in parts if (text := part.formulas().get("approximation"))
         )
     )
     if problem.solver.weights_act_on == "memory":
-        told += [FOLDED] + ([SHRUNK] if problem.weights.retention else [])
-    told = told or [EXACT]
+        texts += [FOLDED] + ([SHRUNK] if problem.weights.retention else [])
+    texts = texts or [EXACT]
     if next(_parts(entry), None):
-        told.append(AROUND)
-    yield from ((f"{number}.", text) for number, text in enumerate(told, 1))
+        texts.append(AROUND)
+    yield from ((f"{number}.", text) for number, text in enumerate(texts, 1))
 
 
 def _parts(entry: object) -> Iterator[tuple[str, str]]:

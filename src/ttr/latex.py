@@ -92,7 +92,7 @@ _TOKENS = (
 
 
 def latex(formula: str) -> str:
-    """The formula as LaTeX mathematics, without dollars; braces are balanced whatever the formula says."""
+    """The formula as LaTeX mathematics, without dollar signs; braces are balanced for any input."""
     return _Reader(formula).sequence()
 
 
@@ -109,7 +109,7 @@ class _Reader:
         return self.tokens[here] if here < len(self.tokens) else ("end", "")
 
     def sequence(self, closing: str = "") -> str:
-        """Everything up to the bracket ``closing``, which is read too, or to the end."""
+        """Everything up to and including the bracket ``closing``, or to the end."""
         parts: list[str] = []
         while self.peek()[0] != "end":
             kind, text = self.peek()
@@ -125,7 +125,7 @@ class _Reader:
         return re.sub(" +", " ", "".join(parts)).strip()
 
     def words(self) -> str:
-        """Words of plain English that follow each other, as one text."""
+        """Consecutive words of plain English, as one text."""
         found = []
         while (
             self.peek()[0] == "space"
@@ -142,7 +142,7 @@ class _Reader:
         return rf"\text{{{before}{text.strip()}{after}}}"
 
     def atom(self) -> str:
-        """One symbol, number or name; a square root takes its bracket along."""
+        """One symbol, number or name, or a square root with its bracket."""
         kind, text = self.peek()
         self.at += 1
         if text == "sqrt" and self.peek()[1] == "(":
@@ -164,8 +164,8 @@ class _Reader:
         return f"{SIGNS[text]} " if text in SIGNS else text
 
     def script(self) -> str:
-        """An index or exponent with its argument in braces; a bracket goes, unless it marks a token, as in
-        gamma_i^(t)."""
+        """An index or exponent with its argument in braces; a bracket around it is removed, unless it marks a
+        token, as in gamma_i^(t)."""
         mark, base = self.peek()[1], "".join(text for _, text in self.tokens[max(self.at - 3, 0) : self.at])
         self.at += 1
         sign = ""

@@ -1,4 +1,4 @@
-"""Skeletons of new components, in a checkout of the project or a folder of one's own: ``ttr new``."""
+"""``ttr new``: skeletons of new components, in a checkout of the project or in a folder of your own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ttr import registry
 
 @dataclass(frozen=True)
 class Kind:
-    """Of a kind of component: how the registry calls it, and its folder in the package and in the tests."""
+    """A kind of component: its name in the registry, and its folder in the package and in the tests."""
 
     registered: str
     folder: str
@@ -76,17 +76,17 @@ FIELDS = {True: "problem, q, k, v, y, controls", False: "part, streams, expected
 
 
 def new(kind: str, name: str, folder: Path | None = None) -> tuple[Path, Path]:
-    """Write the skeleton of a component and its hand-worked case; the two files.
+    """Write the skeleton of a component and its hand-worked case; return the two files.
 
     Args:
         kind: "weight", "function", "solver", "feature" or "gate".
         name: the class, in CamelCase.
-        folder: where to write an importable file and a test of it; None for the checkout that holds the
-            working directory: src/ttr and tests/worked.
+        folder: where to write an importable file and a test of it; None for src/ttr and tests/worked of the
+            checkout that contains the working directory.
 
     Raises:
-        ValueError: if there is no such kind or no checkout, the name cannot be one or is taken, or a file is
-            there already; nothing is written then.
+        ValueError: if there is no such kind or no checkout, the name is invalid or taken, or a file exists;
+            nothing is written then.
     """
     module = check_name(kind, name)
     if folder is None:
@@ -98,7 +98,7 @@ def new(kind: str, name: str, folder: Path | None = None) -> tuple[Path, Path]:
         texts = skeleton_apart(kind, name)
     for file in files:
         if file.exists():
-            raise ValueError(f"{file} is there already. Use another name, or remove it first.")
+            raise ValueError(f"{file} exists already. Use another name, or remove it first.")
     if folder is not None and importlib.util.find_spec(module) is not None:
         raise ValueError(f"A file {module}.py would hide the module {module!r}. Use another name.")
     for file, text in zip(files, texts, strict=True):
@@ -111,7 +111,7 @@ def check_name(kind: str, name: str) -> str:
     """The module of a new component, whose name is its class in snake case.
 
     Raises:
-        ValueError: if there is no such kind, or the name cannot be one or is taken.
+        ValueError: if there is no such kind, or the name is invalid or taken.
     """
     if kind not in KINDS:
         raise ValueError(f"There is no skeleton of a {kind!r}. Use one of {', '.join(KINDS)}.")
@@ -119,14 +119,14 @@ def check_name(kind: str, name: str) -> str:
         raise ValueError(f"{name!r} cannot name a class. Use CamelCase, such as HalfLife.")
     module = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
     if keyword.iskeyword(module) or keyword.iskeyword(name):
-        raise ValueError(f"{name!r} would lie in {module}.py, which Python cannot import. Use another name.")
+        raise ValueError(f"{name!r} would be in {module}.py, which Python cannot import. Use another name.")
     if registry.find(KINDS[kind].registered, name) is not None:
         raise ValueError(f"There is a {kind} {name} already. Use another name.")
     return module
 
 
 def checkout() -> Path:
-    """The checkout of the project that holds the working directory.
+    """The checkout of the project that contains the working directory.
 
     Raises:
         ValueError: if there is none.
@@ -136,12 +136,12 @@ def checkout() -> Path:
         if (folder / "src/ttr/problem.py").is_file() and (folder / "tests/worked").is_dir():
             return folder
     raise ValueError(
-        f"{here} lies in no checkout of the project. Use --folder to write into one of your own."
+        f"{here} is not in a checkout of the project. Use --folder to write to a folder of your own."
     )
 
 
 def skeleton(kind: str, name: str) -> tuple[str, str]:
-    """The text of a component of the package, and that of its hand-worked cases."""
+    """The source of a component of the package, and that of its hand-worked cases."""
     folder, module = KINDS[kind].folder.replace("/", "."), check_name(kind, name)
     worked = {True: "HandWorked", False: "HandWorkedPart"}[_is_memory(kind)]
     own = f"from ttr.{folder}.{module} import {name}\n"
@@ -151,7 +151,7 @@ def skeleton(kind: str, name: str) -> tuple[str, str]:
 
 
 def skeleton_apart(kind: str, name: str) -> tuple[str, str]:
-    """The text of a file of one's own with a component and a memory made of it, and that of its test."""
+    """The source of a stand-alone file with a component and a memory made of it, and that of its test."""
     template = _template(kind)
     component = _filled(kind, name, template.COMPONENT, ttr="import ttr\n")
     tolerances = "from ttr.laws.tolerances import FLOAT64, error\n"
@@ -167,7 +167,7 @@ def _template(kind: str) -> object:
 
 
 def _is_memory(kind: str) -> bool:
-    """Whether it is a part of a memory, which a whole call can be tried on; else of a layer."""
+    """Whether it is a part of a memory, for which a call can be tested; otherwise it is a part of a layer."""
     return not KINDS[kind].folder.startswith("layer")
 
 

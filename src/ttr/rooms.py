@@ -1,4 +1,4 @@
-"""The rooms of the package, a folder or a file each, and which imports which: read off the sources."""
+"""The rooms of the package (folders and files) and their imports, read from the sources."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 WITH_A_MEMORY = ("architecture", "project", "mixer")
-"""The files of ``layer`` that know the memory; the others, parts of a layer, do not."""
+"""The files of ``layer`` that import the memory; the others, parts of a layer, do not."""
 
 
 def room_of(parts: tuple[str, ...]) -> str:
-    """The room of a module, ("layer", "gates", "decays")."""
+    """The room of a module, such as ("layer", "gates", "decays")."""
     return "layer.parts" if parts[0] == "layer" and parts[-1] not in WITH_A_MEMORY else parts[0]
 
 
 @functools.cache
 def arrows() -> Mapping[str, frozenset[str]]:
-    """Every room and those that its files import, wherever in the file."""
+    """For every room, the rooms that its files import, anywhere in a file."""
     found: dict[str, set[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -29,7 +29,7 @@ def arrows() -> Mapping[str, frozenset[str]]:
 
 
 def imports(path: Path) -> set[str]:
-    """The rooms of ttr that a file imports, wherever in the file."""
+    """The rooms of ttr that a file imports, anywhere in the file."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "ttr":
@@ -43,10 +43,10 @@ def imports(path: Path) -> set[str]:
 
 
 def storeys() -> tuple[tuple[str, ...], ...]:
-    """The rooms from the ground up: each stands one storey above the highest that it imports.
+    """The rooms from the lowest storey up: each is one storey above the highest that it imports.
 
     Raises:
-        ValueError: if rooms import each other in a circle.
+        ValueError: if rooms import each other.
     """
     below: set[str] = set()
     found: list[tuple[str, ...]] = []
@@ -54,25 +54,25 @@ def storeys() -> tuple[tuple[str, ...], ...]:
         ready = tuple(sorted(r for r, others in arrows().items() if r not in below and others <= below))
         if not ready:
             circle = ", ".join(sorted(set(arrows()) - below))
-            raise ValueError(f"Imported in a circle: {circle}. Move what they share to a room below.")
+            raise ValueError(f"Circular imports: {circle}. Move their common code to a lower room.")
         found.append(ready)
         below.update(ready)
     return tuple(found)
 
 
 def reached(room: str) -> frozenset[str]:
-    """All that a room imports, by others too."""
+    """All rooms that a room imports, directly or indirectly."""
     return frozenset().union(arrows()[room], *map(reached, arrows()[room]))
 
 
 def direct(room: str) -> tuple[str, ...]:
-    """The rooms that it imports and reaches by no other way."""
+    """The rooms that a room imports directly, but not also indirectly."""
     by_others = frozenset().union(*map(reached, arrows()[room]))
     return tuple(sorted(arrows()[room] - by_others))
 
 
 def meaning(room: str) -> str:
-    """The first sentence of what a room says of itself."""
+    """The first paragraph of a room's docstring, on one line."""
     path = PACKAGE / room if (PACKAGE / room).is_dir() else PACKAGE / f"{room}.py"
     path = PACKAGE / "layer" / "part.py" if room == "layer.parts" else path
     path = path / "__init__.py" if path.is_dir() else path
@@ -81,7 +81,7 @@ def meaning(room: str) -> str:
 
 
 def picture() -> str:
-    """The rooms as a mermaid graph, one row per storey, with the imports that no other implies."""
+    """The rooms as a mermaid graph, one row per storey, with the imports that others do not imply."""
     lines = ["graph BT"]
     for number, rooms in enumerate(storeys()):
         lines.append(f'  subgraph s{number}["storey {number}"]')
@@ -97,6 +97,6 @@ def picture() -> str:
 
 
 def _node(room: str) -> str:
-    """A folder as a box, a file as a rounded one."""
+    """A folder as a box, a file as a rounded box."""
     name = room.replace(".", "_")
     return f'{name}["{room}/"]' if (PACKAGE / room).is_dir() else f'{name}("{room}")'

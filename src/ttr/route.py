@@ -1,4 +1,4 @@
-"""The files that a call passes, read off the code: for who wants to follow one."""
+"""The route of a call: the files that it passes, read from the code."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ttr.state import State
 
 ROOT = Path(__file__).parents[1]
 ENDS = ("finish", "final_state")
-"""The methods of a form that make the state of the call from what the engine computed."""
+"""The methods of a form that compute the state of the call from the engine's results."""
 
 
 def route(problem: Problem, engine: Engine) -> tuple[tuple[str, str], ...]:
-    """(what happens, the file where) of a call that the engine runs, in this order."""
+    """(what happens, in which file) for a call that the engine runs, in order."""
     return tuple(dict.fromkeys(_passed(problem, engine)))
 
 
@@ -59,7 +59,7 @@ def _passed(problem: Problem, engine: Engine) -> Iterator[tuple[str, str]]:
 
 
 def _parts(component: Component) -> Iterator[Component]:
-    """A component and those it is made of: features, factors, losses."""
+    """A component and the components in its fields: features, factors, losses."""
     yield component
     for field in dataclasses.fields(component):
         value = getattr(component, field.name)
@@ -69,7 +69,7 @@ def _parts(component: Component) -> Iterator[Component]:
 
 
 def _used(modules: set[ModuleType]) -> set[ModuleType]:
-    """The modules of engines whose functions and classes these name."""
+    """The modules of engines whose functions and classes are in the namespaces of ``modules``."""
     values = [value for module in modules for value in vars(module).values()]
     names = {v.__name__ if isinstance(v, ModuleType) else getattr(v, "__module__", None) for v in values}
     return {sys.modules[n] for n in names if str(n).startswith("ttr.engines.") and n in sys.modules}
@@ -95,6 +95,6 @@ def _home(thing: object) -> ModuleType:
 
 
 def _file(module: ModuleType) -> str:
-    """The file of a module, counted from the folder that holds the package, where it lies in the package."""
+    """The file of a module, relative to the folder that contains the package if it is in the package."""
     path = Path(inspect.getsourcefile(module))
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
