@@ -1,5 +1,4 @@
-"""The commands that people read, end to end: what they print, their exit codes, and errors of one
-sentence."""
+"""The commands end to end: output, exit codes, and errors of one sentence."""
 
 import json
 import re
@@ -32,7 +31,7 @@ def run(monkeypatch, capsys):
 
 @pytest.fixture
 def laws(monkeypatch):
-    """Put other laws in the place of the real ones."""
+    """Replace the laws by others."""
 
     def replace(*others):
         monkeypatch.setattr("ttr.laws.verify.LAWS", others)
@@ -44,7 +43,7 @@ ROUTE = (
     *("dispatch", "prepare", "function", "solver", "weights"),
     *("form", "engine", "finish", "a single token"),
 )
-"""The steps of a call in order; networks have no form yet."""
+"""The steps of a call in order; networks have no form."""
 
 PASSED = Law(1, "passes", lambda problem, setting: [("a quantity", 0.25, 0.5), ("another", 0.0, 0.0)])
 FAILED = Law(2, "fails", lambda problem, setting: [("a number", 3.0, 2.0)])

@@ -1,5 +1,5 @@
-"""The public functions around a call: the choice of an engine, step, plan, explain, diagnostics, dtypes, and
-the state as an object."""
+"""The public functions: the choice of an engine, step, plan, explain, diagnostics, dtypes, and states as
+objects."""
 
 import dataclasses
 import functools
@@ -104,8 +104,8 @@ def test_half_precision_comes_back_and_accumulates_wider(name, dtype):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_narrow_inputs_cost_their_conversion_alone(name):
-    """q, k, v in bfloat16 with controls and state in float32: to the bit what the same numbers in float32
-    give, only y is rounded."""
+    """q, k, v in bfloat16 with controls and state in float32 equal, to the bit, the same numbers in float32;
+    only y is rounded."""
     case = make_case(FORMS[name], Sizes(time=40), dtype=torch.float32)
     narrow = {**case.arguments(), **{x: getattr(case, x).bfloat16() for x in "qkv"}}
     widened = {**narrow, **{x: narrow[x].float() for x in "qkv"}}
@@ -285,7 +285,7 @@ def test_in_place_is_all_or_nothing():
 
 
 class _Numbers(TorchDispatchMode):
-    """Counts the numbers that all operations make."""
+    """Counts the numbers that all operations write."""
 
     made = 0
 
@@ -300,7 +300,8 @@ class _Numbers(TorchDispatchMode):
 
 
 def test_gradients_of_packed_sequences_cost_what_the_sequences_do():
-    """Not their number times the whole call: a slice of it per sequence would."""
+    """Not the number of sequences times the whole call, which slicing the call once per sequence would
+    cost."""
     made = []
     for sequences in (16, 32):
         case = make_case(ATTENTION, Sizes(batch=1, time=4 * sequences)).differentiable()

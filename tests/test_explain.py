@@ -1,5 +1,5 @@
-"""What is told about memories: formulas of every component and entry, their LaTeX, the layout, and that it is
-true where that can be measured."""
+"""``explain``: formulas of every component and entry, their LaTeX and layout, and whether they are true where
+that can be measured."""
 
 import dataclasses
 import re
@@ -41,8 +41,7 @@ WORDS = ("order", "parallel form", "approximation")
 
 
 def silent(component, field):
-    """Whether a field need not stand in a formula: it keeps a division in order, or there is nothing that it
-    could change."""
+    """Whether a field need not appear in a formula: it only guards a division, or changes nothing."""
     unused = {
         "hidden": getattr(component, "depth", None) == 1,
         "tied": isinstance(component, Linear) and not component.parameters(1, 4, 3),
@@ -54,7 +53,7 @@ PARSER = MathTextParser("path")
 
 
 def needed(component):
-    """The titles that a component of that kind must have."""
+    """The titles of formulas that a component of that kind must have."""
     if component.kind == "solver":
         return {"update", "order", "parallel form"} | (set() if component.folds else {"objective"})
     return {"weights": {"weight"}, "function": {"prediction", "read-out", "scale"}, "feature": {"features"}}[
@@ -71,7 +70,7 @@ def test_every_component_states_its_formulas(component):
 
 
 def others(component, field):
-    """The component with another value in a field, where there is a valid one."""
+    """The component with another value of a field, if there is a valid one."""
     value, hint = getattr(component, field.name), typing.get_type_hints(type(component))[field.name]
     if isinstance(value, bool):
         new = [not value]
@@ -108,7 +107,7 @@ def test_formulas_say_what_every_field_changes(component):
 
 
 def rendered(formula):
-    """Whether mathtext, an independent reader of LaTeX mathematics, can set it."""
+    """Whether mathtext, an independent parser of LaTeX mathematics, can render it."""
     PARSER.parse(f"${latex(formula)}$")
     return True
 
@@ -127,8 +126,8 @@ def test_formulas_of_layers_are_latex(name):
 
 
 def check_document(text):
-    """Braces and environments are balanced, scripts have their braces, rows their columns, and nothing
-    special stands bare in a text."""
+    """Check that braces and environments are balanced, scripts have braces, rows have their columns, and text
+    contains no unescaped special character."""
     plain = re.sub(r"\\[{}_&%#$]", "", text)
     depth = 0
     for character in plain:
@@ -219,7 +218,7 @@ def test_updates_are_written_out(parts):
 
 @dataclasses.dataclass(frozen=True)
 class _Fading(Weights):
-    """Weights that say nothing of themselves."""
+    """Weights without formulas."""
 
     retention = "head"
 

@@ -1,5 +1,5 @@
-"""What ``ttr.explain`` prints of losses, maps of matrices and feature maps is what they compute, from tiny
-numbers to large ones.
+"""The formulas that ``ttr.explain`` prints for losses, maps of matrices and feature maps are what these
+compute, from tiny numbers to large ones.
 
 Every formula is read literally, under the very text that is printed: whoever changes the text or the code
 changes both.
@@ -225,7 +225,7 @@ def test_a_residual_network_cuts_and_pads_its_input_as_it_prints(values):
 
 
 def test_the_constant_in_the_norm_of_moneta_has_no_say_under_ordinary_forgetting():
-    """Accumulators that forgot down to 1e-3 have the weights of the publication, A / ||A||_4^2."""
+    """Accumulators that have decayed to 1e-3 have the weights of the publication, A / ||A||_4^2."""
     accumulator = 1e-3 * normal(3, 4, 6)
     published = accumulator / (accumulator**4).sum((-2, -1), keepdim=True) ** 0.5
     assert isinstance(ttr.catalogue["moneta"].problem.solver.mirror, PowerNorm)
