@@ -130,7 +130,7 @@ def test_forward_mode():
 
 @pytest.fixture(params=["all tiers", "torch alone"])
 def tiers(request):
-    """"auto" chooses among the kernels that are available."""
+    """ "auto" chooses among the kernels that are available."""
     with contextlib.nullcontext() if request.param == "all tiers" else library.left_out():
         assert request.param == "all tiers" or not library.available()
         yield

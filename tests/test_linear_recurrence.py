@@ -1,5 +1,5 @@
-"""The kernels of linear recurrences against the recurrence itself, token by token in float64; the torch
-operator around them."""
+"""The kernels of linear recurrences against the recurrence itself, token by token in float64, and the torch
+operator that calls them."""
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ def test_many_rows_and_odd_sizes(engine):
 @pytest.mark.parametrize("decay", (None, "head", "channel"))
 @pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
 def test_nearly_equal_keys_with_step_one_keep_their_digits(engine, decay, strong):
-    """The triangular system is then as ill-conditioned as unit keys allow: powers of it explode, substitution
-    does not."""
+    """The triangular system is then as ill-conditioned as unit keys allow: its powers grow without bound,
+    substitution is stable."""
     r = draw("delta", decay, 128, strong=strong and decay is not None, sizes=(1, 2, 16, 8))
     noise = torch.randn(r.key.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     key = torch.nn.functional.normalize(torch.ones_like(r.key) + 1e-2 * noise, dim=-1)
@@ -267,8 +267,8 @@ def test_narrow_inputs_have_a_wide_memory(engine):
 )
 @pytest.mark.parametrize("engine", ("auto", "superblock"))
 def test_a_compiled_call_runs_the_operator(engine):
-    """Whole, with sizes that may change: falling back to the composite form is slower and shows nowhere
-    else."""
+    """As one graph, with dynamic sizes: the composite form, to which it could fall back, is slower, and only
+    this test would show it."""
     torch._dynamo.reset()
     case, operations = make_case(ttr.catalogue["gated-deltanet"].problem), set()
 

@@ -1,5 +1,5 @@
-"""Sequences packed in a row of the decoder's batch: in every spelling that collators and trainers use they
-are kept apart, or refused."""
+"""Sequences packed in a row of the decoder's batch: in every format of collators and trainers they are kept
+separate, or refused."""
 
 import copy
 
@@ -41,8 +41,8 @@ SPELLINGS = {
 
 
 def outcome(model, rows, inputs=None):
-    """Logits of every row, the loss of all their tokens, and its gradients; from one call, whose logits at
-    ``real`` tokens count, or from a call for each row."""
+    """Logits of every row, the loss of all tokens, and its gradients: from one call, of whose logits those at
+    ``real`` tokens count, or from one call per row."""
     model.zero_grad()
     if inputs is None:
         outputs = [model(row[None], labels=row[None]) for row in rows]

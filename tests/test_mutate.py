@@ -1,4 +1,4 @@
-"""Random faults: where they can be, and that a caught one and one that survives are told apart."""
+"""Random faults: where they can occur, and that caught ones are told apart from surviving ones."""
 
 import ast
 import json
@@ -45,7 +45,7 @@ def test_every_file_has_checks(file):
 
 
 def mutant(file, line):
-    """The one that makes this line."""
+    """The mutant that produces this line."""
     return next(found for found in mutants(file) if f"+{line}" in found.diff().splitlines())
 
 

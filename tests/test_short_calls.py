@@ -1,5 +1,5 @@
-"""Short sequences of plain linear memories go from the caller's tensors straight to the kernel, from the
-second call of a kind on, and are what they were."""
+"""Short sequences of plain linear memories: from the second call on, the caller's tensors are passed to the
+kernel directly, with the same results."""
 
 import pytest
 import torch
@@ -62,13 +62,13 @@ def test_a_short_call_takes_resets(name, monkeypatch):
     arguments["log_decay"][:, 3] = -torch.inf
     arguments["log_decay"][:, 5] = -200.0
     run = ttr.plan(case.problem, **arguments)
-    monkeypatch.setattr(dispatch, "prepare", None)  # the long way
+    monkeypatch.setattr(dispatch, "prepare", None)  # the general path
     y = run(**arguments)
     assert error(y, ttr.oracle(case.problem, **arguments)) <= tolerance(torch.float64)
 
 
 def spoiled(arguments):
-    """Calls with something wrong in them, each with what a right call says of it."""
+    """Invalid calls, each with a part of the message that the general path gives."""
 
     def put(name, value):
         x = arguments[name].clone()
@@ -99,7 +99,8 @@ def test_what_is_wrong_is_refused_by_the_second_call_too():
 
 
 def test_other_calls_of_the_same_sizes_go_the_long_way():
-    """Layouts, gradients, autocast, functorch, several rows in one: all of it after a call was bound."""
+    """Layouts, gradients, autocast, functorch and packed rows take the general path after a call was
+    bound."""
     case, arguments = call("gated-deltanet")
     problem = case.problem
     expected = ttr.regress(problem, **arguments)

@@ -1,4 +1,4 @@
-"""Runs the suite's checks on a copy of the package that may hold a planted fault: ``python faulty.py WORD
+"""Runs the suite's checks on a copy of the package that may contain a planted fault: ``python faulty.py WORD
 [WORD...]``.
 
 Only rows whose problem or engine contains every WORD are tried, and the first broken check ends the run with
@@ -38,15 +38,16 @@ NAMED = (
     "test_wrong_input.py",
     "test_controls.py",
 )
-"""The files whose tests are picked by name."""
+"""The files whose tests can be selected by name."""
 
 
 Tried = Mapping[str, Set[int]]
-"""The numbers of the laws that are tried on "engine problem"; all are on rows that only the fault allows."""
+"""The numbers of the laws that are checked on "engine problem"; all laws on rows that exist only with the
+fault."""
 
 
 def broken(words: list[str], one_per_class: bool, tried: Tried | None) -> str | None:
-    """The first broken check, in words; None if all are kept."""
+    """The first failed check, in words; None if all pass."""
     from ttr.laws.rows import refused_triples, triples
 
     if len(triples()) + len(refused_triples()) == 0:
@@ -62,7 +63,7 @@ def broken(words: list[str], one_per_class: bool, tried: Tried | None) -> str | 
 
 
 def worked_cases() -> Iterator[tuple]:
-    """The cases worked by hand, each with the name of its class."""
+    """The hand-worked cases, each with the name of its class."""
     from tests.worked import cases
     from ttr import registry
 

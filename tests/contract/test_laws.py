@@ -1,4 +1,4 @@
-"""Every law on every engine, on the rows that `rows.py` names (with --full on all), and on the catalogue."""
+"""Every law on every engine, on the rows of `rows.py` (with --full on all), and on the catalogue."""
 
 from unittest import mock
 
@@ -36,7 +36,7 @@ def pytest_generate_tests(metafunc):
 
 
 def again(row, law):
-    """The command that tries a law on a row once more."""
+    """The command that checks a law on a row again."""
     problem, engine = row
     if problem in NAMED:
         return f"ttr verify {NAMED[problem]} --law {law.number} --engine {engine.name}"
@@ -48,7 +48,7 @@ def failures(row, law, dtype, small=True):
     with mock.patch.object(
         jaxtyping.config, "jaxtyping_disable", law.number == 11 or jaxtyping.config.jaxtyping_disable
     ):
-        # law 11 wants the library's own sentence, which the tests' shape checks would forestall
+        # law 11 checks the library's own message, which the tests' shape checks would preempt
         found = law(problem, Setting(engine.small() if small else engine, dtype=dtype))
     return [
         f"law {law.number} ({law.name}) in {dtype}, {m.quantity}: {m.error:.2e} > {m.bound:.0e}; again: "
