@@ -127,7 +127,7 @@ def statuses(held):
     return [{row["name"]: row["status"] for row in case["rows"]} for case in held["cases"]]
 
 
-# ---------------------------------------------------------------------------- which contestants may be timed
+# ----------------------------------------------------------------------------- which contestants may be timed
 class Faulty(ChunkwiseDelta):
     """An engine whose read-outs are slightly too small."""
 
@@ -327,8 +327,8 @@ def test_a_row_without_the_native_kernels():
         assert seen == [False], "the context of a row holds within oneDNN too"
 
 
-# ------------------------------------------------------------------------------ errors, and how problems are solved
-def test_the_error_of_an_output_is_told(bench):
+# ------------------------------------------------------------------------ errors, and how problems are solved
+def test_the_error_of_an_output_is_reported(bench):
     off_by = {"near": FLOAT32 / 3, "far": 1e-2}
     near, far, broken = scaled(1 + off_by["near"]), scaled(1 + off_by["far"]), scaled(float("nan"))
     held, printed = bench(
@@ -356,16 +356,16 @@ def test_the_error_of_an_output_is_told(bench):
         errors[broken.name] == {"output": None}
         and statuses(held)[0] | {far.name: "wrong", broken.name: "wrong"} == statuses(held)[0]
     )
-    told = next(line for line in printed.splitlines() if line.lstrip().startswith(near.name))
+    row = next(line for line in printed.splitlines() if line.lstrip().startswith(near.name))
     assert (
-        " 3e-05" in told
+        " 3e-05" in row
         and (f"error: against {case['float64']['of']} in float64, which the laws hold equal to the oracle.")
         in printed
     )
     assert FLOAT64 not in case["passes"][0]["rounds"][0]["samples"] and case["float64"]["status"] == "timed"
 
 
-def test_the_error_of_the_worst_gradient_is_told(bench):
+def test_the_error_of_the_worst_gradient_is_reported(bench):
     """The output is right, the gradient of the values is wrong."""
 
     def prepare(x):
@@ -643,7 +643,7 @@ def test_rounds_come_back_from_the_file_as_they_were():
     assert Rounds.from_dict(json.loads(json.dumps(rounds.to_dict()))) == rounds
 
 
-# ----------------------------------------------------------------------------- contestants that would take too long
+# ----------------------------------------------------------------------- contestants that would take too long
 def test_what_is_expected_grows_at_least_with_the_length_and_at_most_with_its_square():
     assert predicted([], 512) == (0.0, 0.0)
     assert predicted([Past(100, 2.0, 10.0)], 400) == (8.0, 40)
@@ -697,7 +697,7 @@ def test_peak_memory_is_at_least_the_output():
     assert output <= least["bytes"] < more["bytes"] and least["mark"] == more["mark"]
 
 
-# --------------------------------------------------------------------------------------------- what is recorded
+# ------------------------------------------------------------------------------------------- what is recorded
 def test_the_file_holds_every_round_and_what_it_was_measured_on(bench, tmp_path):
     held, printed = bench(family(scaled(1.0), directions=("forward", "training")), rounds=2)
     path = tmp_path / "out" / "bench.json"

@@ -267,5 +267,5 @@ def test_the_worst_engine_stands_for_a_law():
         == worst(finding("far", 2.0, 8.0), finding("near", 0.9, 1.0))
         == ["near"]
     )
-    assert worst(finding("kept", 7.0, 8.0), finding("broken", 0.2, 0.1, failed=True)) == ["broken"]
+    assert worst(finding("passed", 7.0, 8.0), finding("failed", 0.2, 0.1, failed=True)) == ["failed"]
     assert worst(Finding("silent", "a law", 1, None), finding("measured", 0.0, 1.0)) == ["measured"]

@@ -56,8 +56,8 @@ def test_a_declared_control_is_like_the_others(declared):
     case = make_case(problem)
     reference = ttr.oracle(problem, **case.arguments())
     assert error(ttr.regress(problem, **case.arguments()), reference) <= tolerance(torch.float64)
-    told = ttr.explain(problem, **case.arguments())
-    assert "least share of the past" in str(told) and told.latex()
+    explanation = ttr.explain(problem, **case.arguments())
+    assert "least share of the past" in str(explanation) and explanation.latex()
     with pytest.raises(ValueError, match="'floor' .least share.* must be above 0.0"):
         ttr.regress(problem, **{**case.arguments(), "floor": -case.controls["floor"]})
     with pytest.raises(ValueError, match="There is no default gate for floor"):

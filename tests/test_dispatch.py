@@ -41,14 +41,16 @@ def at(case, t):
 @pytest.mark.parametrize("name", FORMS)
 def test_auto_takes_the_first_that_does_not_refuse_and_explain_says_why(name):
     case = make_case(FORMS[name])
-    told = ttr.explain(case.problem, **case.arguments())
+    explanation = ttr.explain(case.problem, **case.arguments())
     willing = [b.name for b in ENGINES if refusal(b, case.problem) is None]
-    assert told.engine == willing[0] and told.engine != "recurrent"
-    assert {other for other, _ in told.refusals} == {b.name for b in ENGINES} - {told.engine}
-    assert all(f"not {other}" in str(told) and reason.endswith(".") for other, reason in told.refusals)
+    assert explanation.engine == willing[0] and explanation.engine != "recurrent"
+    assert {other for other, _ in explanation.refusals} == {b.name for b in ENGINES} - {explanation.engine}
+    assert all(
+        f"not {other}" in str(explanation) and reason.endswith(".") for other, reason in explanation.refusals
+    )
     assert torch.equal(
         ttr.regress(case.problem, **case.arguments()),
-        ttr.regress(case.problem, engine=told.engine, **case.arguments()),
+        ttr.regress(case.problem, engine=explanation.engine, **case.arguments()),
     )
 
 
@@ -126,11 +128,11 @@ def test_autocast_does_not_reach_the_memory():
 
 def test_diagnostics_tell_residual_and_iterations():
     case = make_case(RIDGE)
-    with ttr.diagnostics() as told:
+    with ttr.diagnostics() as reported:
         ttr.regress(RIDGE, **case.arguments())
     ttr.regress(RIDGE, **case.arguments())
-    assert len(told.records) == 1
-    assert told.records[0]["iterations"] > 0 and float(told.records[0]["residual"]) <= tolerance(
+    assert len(reported.records) == 1
+    assert reported.records[0]["iterations"] > 0 and float(reported.records[0]["residual"]) <= tolerance(
         torch.float64
     )
 

@@ -189,15 +189,15 @@ def test_the_published_dual_form(name):
     assert error(ttr.regress(family.problem, params=params, **call), theirs) <= PARITY
 
 
-# ----------------------------------------------------------------------------------------------- diagnostics
+# ------------------------------------------------------------------------------------------------ diagnostics
 @pytest.mark.parametrize("engine", ["dual-form", "mini-batch", "recurrent"])
 def test_every_step_tells_its_loss_and_the_norms(engine):
     case = make_case(TTT, SIZES)
     expected = ttr.regress(TTT, engine=engine, **case.arguments())
-    with ttr.diagnostics() as told:
+    with ttr.diagnostics() as reported:
         y, state = ttr.regress(TTT, engine=engine, return_state=True, **case.arguments())
-    assert torch.equal(y, expected) and int(sum(r["pairs"][0, 0] for r in told.records)) == 23
-    first, last = told.records[0], [r for r in told.records if r["pairs"].any()][-1]
+    assert torch.equal(y, expected) and int(sum(r["pairs"][0, 0] for r in reported.records)) == 23
+    first, last = reported.records[0], [r for r in reported.records if r["pairs"].any()][-1]
     params = {name.partition(".")[2]: x for name, x in case.params.items()}
     pairs = 1 if engine == "recurrent" else 4
     prediction = TTT.function.predict(
@@ -212,9 +212,9 @@ def test_every_step_tells_its_loss_and_the_norms(engine):
 
 def test_a_large_chunk_tells_its_loss():
     problem = ttr.catalogue["lact"].problem
-    with ttr.diagnostics() as told:
+    with ttr.diagnostics() as reported:
         ttr.regress(problem, **make_case(problem, SIZES).arguments())
-    assert int(sum(r["pairs"][0, 0] for r in told.records)) == 23 and told.records[0]["norms"][
+    assert int(sum(r["pairs"][0, 0] for r in reported.records)) == 23 and reported.records[0]["norms"][
         "w0"
     ].shape == (2, 2)
 

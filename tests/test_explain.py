@@ -308,7 +308,7 @@ def test_state_in_numbers_is_the_state(problem):
     assert all(name in told.facts("state")[0] for name in state)
 
 
-def test_window_and_pairs_and_costs_are_told():
+def test_window_and_pairs_and_costs_are_explained():
     told = ttr.explain(
         Problem(Window(5), LocalConstant(), ExactLocalFit()), heads=2, key_size=4, value_size=3, tokens=100
     )

@@ -183,7 +183,7 @@ def test_a_map_of_matrices_is_what_it_prints(change):
 
 @pytest.mark.parametrize("features", examples("feature"))
 def test_a_feature_map_is_what_it_prints(features):
-    size, told = 5, features.formulas()["features"]
+    size, formula = 5, features.formulas()["features"]
     declared = features.parameters(2, size, 3)
     params = {
         name: p.draw(torch.Generator().manual_seed(1)).double() * (1 + 0.1 * normal(*p.shape))
@@ -192,10 +192,10 @@ def test_a_feature_map_is_what_it_prints(features):
     for scale in SCALES:
         q, k = scale * normal(7, 2, size), normal(7, 2, size, seed=1)
         mapped = features(q, params), features(k, params)
-        if told in KERNELS:
-            assert error(dot(*mapped), KERNELS[told](q, k, params)) < FLOAT64
+        if formula in KERNELS:
+            assert error(dot(*mapped), KERNELS[formula](q, k, params)) < FLOAT64
         else:
-            assert all(error(found, PHI[told](x, params)) < FLOAT64 for found, x in zip(mapped, (q, k)))
+            assert all(error(found, PHI[formula](x, params)) < FLOAT64 for found, x in zip(mapped, (q, k)))
 
 
 @pytest.mark.parametrize("values", [2, 6])

@@ -237,7 +237,7 @@ def test_levels_end() -> None:
         )
 
 
-# ----------------------------------------------------------------------------------------- properties of forms
+# ---------------------------------------------------------------------------------------- properties of forms
 @pytest.mark.parametrize("weights", [problem.weights for problem in PROBLEMS], ids=repr)
 def test_only_sums_of_pairs_are_refused_nothing(weights) -> None:
     wrong = (

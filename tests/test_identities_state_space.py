@@ -213,7 +213,7 @@ def test_a_recurrent_unit_is_a_decayed_sum_of_its_inputs(qkv, decay) -> None:
     assert same(y[:, -1], state["memory"][:, :, 0])
 
 
-# -------------------------------------------------------------------------------------- refusals and engines
+# --------------------------------------------------------------------------------------- refusals and engines
 @pytest.mark.parametrize("packed", [False, True])
 def test_calls_beyond_the_horizon_are_refused(packed) -> None:
     memory, x = Problem(Cosine(horizon=6), LINEAR, OneStep()), torch.randn(1, 5, 1, 2)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch._dynamo  # torch.func imports it at its first call; here all forks share it
+import torch._dynamo  # torch.func imports it at its first call; imported here, all forks share it
 
 WIDE = (torch.float64, torch.float32)
 NAMED = (
@@ -87,7 +87,7 @@ def broken_case() -> str | None:
 
 
 def rows(words: list[str], one_per_class: bool) -> Iterator[tuple]:
-    """The problems and engines that contain every word.
+    """The problems and engines whose names contain every word.
 
     With ``one_per_class`` only the problems that bring a class of an axis not met so far; feature maps are
     met in their worked cases.
@@ -157,15 +157,15 @@ def main(words: list[str], one_per_class: bool = False, tried: Tried | None = No
     warnings.simplefilter("ignore")
     try:
         found = broken(words, one_per_class, tried)
-    except Exception as failure:  # a fault may as well make the package raise
+    except Exception as failure:  # a fault may also make the package raise
         found = f"{type(failure).__name__}: {failure}"
     print(found or "nothing broken")
     sys.exit(1 if found else 0)
 
 
 def main_with(source: str, words: list[str], log: str, one_per_class: bool, tried: Tried | None) -> None:
-    """``main`` in a process that has imported torch but not ttr: it is imported from ``source``, where new
-    components have their hand-worked cases too; what is printed goes to a file."""
+    """``main`` in a process that has imported torch but not ttr, which is imported from ``source`` together
+    with the hand-worked cases of new components; output goes to a file."""
     sys.path.insert(0, source)
     from tests import worked
 

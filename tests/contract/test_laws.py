@@ -94,7 +94,7 @@ def test_refusals_are_sentences_with_a_remedy():
             Problem(*triple)
 
 
-def test_every_engine_serves_somebody():
+def test_every_engine_runs_a_problem():
     assert {engine.name for _, engine in rows()} == {
         engine.name for engine in ENGINES if engine.missing() is None
     }

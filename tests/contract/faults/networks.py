@@ -227,7 +227,7 @@ FAULTS = (
         "there = place < self.length",
         ("mini-batch", *TTT),
     ),
-    # how the parts meet
+    # combinations of the parts
     Fault("axes.py", 'return y + memory[f"{name}_bias"] if', 'return y - memory[f"{name}_bias"] if', NOTHING),
     Fault(
         "oracle.py",
