@@ -47,7 +47,7 @@ def layers() -> str:
     ]
     for family, names in ttr.catalogue.FAMILIES.items():
         rows = [
-            f"| [`{name}`](#{name}) | {_choices(name)} | {_kept(name)} | {_compared(name)} |"
+            f"| [`{name}`](#{name}) | {_choices(name)} | {_state(name)} | {_compared(name)} |"
             for name in names
         ]
         head = (
@@ -205,7 +205,7 @@ def _choices(name: str) -> str:
     return " | ".join(f"`{brief(part)}`" for part in (problem.weights, problem.function, problem.solver))
 
 
-def _kept(name: str) -> str:
+def _state(name: str) -> str:
     return state_words(ttr.catalogue[name].problem).partition(";")[0]
 
 

@@ -162,7 +162,7 @@ def state_words(problem: Problem) -> str:
         return "nothing: every token reads the whole sequence"
     words = ", ".join(
         f"{name} [{','.join(_letter(problem, size) for size in shape)}]"
-        for name, shape in _kept(problem, LETTERS).items()
+        for name, shape in _state_shapes(problem, LETTERS).items()
     )
     if problem.memory != "pairs":
         return f"{words} per head"
@@ -235,7 +235,7 @@ def _written_out(problem: Problem, formula: str) -> str:
     return formula.replace("(S_{t-1})^T", "S_{t-1}^T")
 
 
-def _kept(problem: Problem, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+def _state_shapes(problem: Problem, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     if problem.memory == "pairs":
         return {
             "keys": (sizes["N"], sizes["K"]),
@@ -248,8 +248,8 @@ def _kept(problem: Problem, sizes: Mapping[str, int]) -> dict[str, tuple[int, ..
 def _work(problem: Problem, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
     """The products of sizes whose sum is the order of a token's work per head: every number of the state
     once, and the solves."""
-    held = list(_kept(problem, sizes).values())
-    work = [shape for shape in held if len(shape) == max(map(len, held))]
+    shapes = list(_state_shapes(problem, sizes).values())
+    work = [shape for shape in shapes if len(shape) == max(map(len, shapes))]
     if problem.function.dual:
         return [*work, (sizes["N"],) * 3]
     pairs, unknowns = (

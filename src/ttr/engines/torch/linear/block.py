@@ -106,11 +106,11 @@ class Block:
                     values[i, :, :pairs] = torch.bmm(inverse[i], error)
                 else:
                     torch.bmm(inverse[i], error, out=values[i])
-            self._keep(state, i).baddbmm_(keys[i].mT, values[i])
+            self._decayed(state, i).baddbmm_(keys[i].mT, values[i])
 
-    def _keep(self, state: Tensor, chunk: int) -> Tensor:
+    def _decayed(self, state: Tensor, chunk: int) -> Tensor:
         """A memory, or its gradient, times its decay over a chunk, in place."""
-        return state if self.decay.kept is None else state.mul_(self.decay.kept[chunk])
+        return state if self.decay.chunk is None else state.mul_(self.decay.chunk[chunk])
 
     def _target(self, scores: Tensor, values: Tensor) -> Tensor:
         """U without the term of the memory, -P~ S_0."""
@@ -211,7 +211,7 @@ class Block:
         states = self.buffers.states[: self.count + 1]
         states[0].copy_(state)
         for i in range(self.count):
-            self._keep(states[i + 1].copy_(states[i]), i).baddbmm_(keys[i].mT, values[i])
+            self._decayed(states[i + 1].copy_(states[i]), i).baddbmm_(keys[i].mT, values[i])
         return states
 
     # --------------------------------------------------------------------------------------------- derivative
@@ -270,7 +270,7 @@ class Block:
         ``z``, the gradients of rows and keys through the memories, and S.dS of the memories that the log
         decays multiply."""
         pairs, of_states = self.g.pairs, []
-        if self.decay.kept is not None and not self.decay.halving:
+        if self.decay.chunk is not None and not self.decay.halving:
             of_states.append(self._of_state(states[self.count], grad_state))
         for i in reversed(range(self.count)):
             grad_values[i].baddbmm_(keys[i], grad_state)
@@ -281,7 +281,7 @@ class Block:
                     out=z[i, :, :pairs],
                 )
             torch.bmm(z[i], states[i].mT, out=grad_x[i])
-            self._keep(grad_state, i)
+            self._decayed(grad_state, i)
             if self.decay.halving:
                 of_states.insert(0, self._of_state(states[i], grad_state))
             grad_state.baddbmm_(x[i].mT, z[i])
@@ -319,7 +319,7 @@ class Block:
         else:
             grad_x.flatten(0, 1).baddbmm_(grad_scores, keys.flatten(0, 1))
             grad_keys.flatten(0, 1).baddbmm_(grad_scores.mT, x.flatten(0, 1))
-            grad_log = None if d.kept is None else self._log_decay(x, keys, grad_x, grad_keys, *of_states)
+            grad_log = None if d.chunk is None else self._log_decay(x, keys, grad_x, grad_keys, *of_states)
         if grad_log_decay is not None:
             self._store(
                 grad_log,

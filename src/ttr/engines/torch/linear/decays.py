@@ -39,13 +39,13 @@ class Decays:
 
     ``row`` and ``key`` multiply rows and keys for their products (None where these are halved),
     ``row_to_memory`` and ``key_to_memory`` multiply them further to read the memory that enters and to write
-    to the one that leaves, ``kept`` is the decay of the memory over a chunk.
+    to the one that leaves, ``chunk`` is the decay of the memory over a chunk.
     """
 
     def __init__(
         self, g: Geometry, r: LinearRecurrence, log_decay: Tensor | None, dtype: torch.dtype
     ) -> None:
-        self.row = self.key = self.row_to_memory = self.key_to_memory = self.kept = None
+        self.row = self.key = self.row_to_memory = self.key_to_memory = self.chunk = None
         self.halving: tuple[Halving, ...] = ()
         if log_decay is None:
             return
@@ -57,10 +57,10 @@ class Decays:
         rows = torch.cat(parts, dim=2)
         copies = g.keys // g.pairs
         whole = log[:, :, -1:]
-        self.kept = whole.mT.to(dtype).exp()
+        self.chunk = whole.mT.to(dtype).exp()
         if flat(log):
             self.row, self.key = rows.to(dtype).exp(), torch.exp(-log.to(dtype)).repeat(1, 1, copies, 1)
-            self.key_to_memory = self.kept.mT
+            self.key_to_memory = self.chunk.mT
         else:
             leaf = leaf_tokens(log, g.tokens)
             self.halving = tuple(
