@@ -141,7 +141,7 @@ class Faulty(ChunkwiseDelta):
         return y * (1 + 3 * FLOAT32), state
 
 
-def test_a_engine_whose_contract_is_red_is_not_timed(bench, monkeypatch):
+def test_an_engine_whose_contract_is_red_is_not_timed(bench, monkeypatch):
     monkeypatch.setattr(
         "ttr.experiments.bench.contestants.ENGINES", (ChunkwiseDelta(), Faulty(), ChunkwiseDelta())
     )
@@ -157,7 +157,7 @@ def test_a_engine_whose_contract_is_red_is_not_timed(bench, monkeypatch):
     assert run.wrong(held) == [f"{case['name']}, faulty" for case in held["cases"]]
 
 
-def test_a_engine_that_raises_is_not_timed(bench, monkeypatch):
+def test_an_engine_that_raises_is_not_timed(bench, monkeypatch):
     class Raising(Faulty):
         def run(self, problem, x):
             raise RuntimeError("no such kernel")
@@ -472,7 +472,7 @@ def test_the_call_in_float64_is_one_that_keeps_its_contract_and_takes_no_part_in
     )
 
 
-def test_what_is_solved_is_told_of_ours_alone(bench):
+def test_solves_are_reported_for_our_engines_only(bench):
     mesanet = next(each for each in FAMILIES if each.name == "mesanet")
     given = ("q", "k", "v", "log_decay", "log_importance", "ridge")
     peer = Contestant(
@@ -590,7 +590,7 @@ def test_one_thread_that_is_kept_off_its_core_is_disturbed():
     )
 
 
-def test_time_passed_is_not_told_of_a_run_that_was_mostly_disturbed():
+def test_no_time_is_reported_for_a_run_that_was_mostly_disturbed():
     clock = Hands()
     disturbed = measure({"ours": spending(clock, 1.0, others=lambda: 1.0)}, 7, 2, clock)
     clean = measure({"ours": spending(clock, 2.0)}, 7, 2, clock)
@@ -831,7 +831,7 @@ def command(monkeypatch, capsys, *arguments):
     return end.value.code, said.out, said.err
 
 
-def test_the_list_tells_cases_and_who_is_there(monkeypatch, capsys):
+def test_the_list_shows_cases_and_available_contestants(monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "transformers" else find(name)
@@ -907,7 +907,7 @@ def test_durations_read_well(seconds, words):
     assert report.duration(seconds) == words
 
 
-def test_a_engine_on_which_no_law_can_be_tried_has_no_contract(monkeypatch):
+def test_an_engine_on_which_no_law_can_be_tried_has_no_contract(monkeypatch):
     assert broken_law(catalogue["retnet"].problem, ChunkwiseAdditive(16), LAWS[:1]) is None
     monkeypatch.setattr(
         ChunkwiseAdditive, "refuses", lambda self, problem, x=None: "No." if x is not None else None

@@ -124,7 +124,7 @@ def test_weak_decay_after_a_strong_one_keeps_its_digits(problem):
 
 @pytest.mark.parametrize("rows_per_token, keys_per_token", ((1, 1), (1, 3), (3, 3)))
 @pytest.mark.parametrize("channels", (1, 5))
-def test_scores_are_what_they_say(channels, rows_per_token, keys_per_token):
+def test_scores_equal_their_definition(channels, rows_per_token, keys_per_token):
     tokens, features = 8, 5
     rows, keys = (
         torch.randn(2, 1, 2, tokens * count, features, dtype=torch.float64)

@@ -106,7 +106,7 @@ def test_a_comparison_and_its_rerun(text, tmp_path, monkeypatch):
     assert again == results and contents(settings.out) == kept
 
 
-def test_the_check_of_the_slice_tells_the_size_of_a_gap_of_either_sign(text, tmp_path):
+def test_the_check_of_the_slice_reports_the_size_of_a_gap_of_either_sign(text, tmp_path):
     results, _ = run(tiny(text, tmp_path))
     for sign in (1, -1):
         for row, gap in zip(results["memories"], (0.0, 0.319)):
@@ -194,7 +194,7 @@ def test_a_memory_from_a_file(text, tmp_path):
         run(tiny(text, tmp_path, layers=("linear-attention",), memory=path))
 
 
-def test_a_training_that_diverges_is_told_and_stops_nobody(text, tmp_path, monkeypatch):
+def test_a_training_that_diverges_is_reported_and_stops_no_other(text, tmp_path, monkeypatch):
     whole = training.next_byte_loss
     factors = itertools.chain([1.0, 1.0, 1.0, float("nan")], itertools.repeat(1.0))
 
@@ -348,7 +348,7 @@ def test_a_folder_that_cannot_be_written_is_named(text, tmp_path):
         run(tiny(text, tmp_path, out=tmp_path / "file" / "out"))
 
 
-def test_a_folder_with_somebody_elses_results_is_left_alone(text, tmp_path):
+def test_a_folder_with_other_results_is_not_changed(text, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "results.json").write_text("mine")
     with pytest.raises(UserError, match="results.json"):

@@ -142,13 +142,13 @@ def test_pairing_separates_what_marginal_intervals_do_not():
 def test_memories_that_learned_nothing_are_all_named_and_not_praised(above, first):
     frequencies = 3 + torch.rand(60, 10, generator=torch.Generator().manual_seed(0))
     runs = [measured(name, frequencies[None] + extra) for name, extra in zip("abc", above, strict=True)]
-    told = conclusion(
+    sentences = conclusion(
         summarise(
             runs, frequencies, torch.rand(60, 10, generator=torch.Generator().manual_seed(1)) < 0.3, 100
         )
     )
-    assert told[0].startswith(first)
-    assert "a and b are no better" in told[-1] or told[0].startswith("a, b and c are")
+    assert sentences[0].startswith(first)
+    assert "a and b are no better" in sentences[-1] or sentences[0].startswith("a, b and c are")
 
 
 def test_a_seed_that_disagrees_widens_the_interval():

@@ -134,9 +134,9 @@ def test_what_is_answered_has_digits(name, run):
 def test_memories_of_pairs_are_answered_in_wider_numbers(name):
     """Not refused: float64 is precise enough, and diagnostics report its use."""
     given = call(PROBLEMS[name], 1e-8, 1.0, 1.0)
-    with ttr.diagnostics() as told:
+    with ttr.diagnostics() as reported:
         assert answered(whole, PROBLEMS[name], given) <= FLOAT32
-    assert any(record["solver"] == "in float64 again" for record in told.records)
+    assert any(record["solver"] == "in float64 again" for record in reported.records)
 
 
 def gradients(problem, given):

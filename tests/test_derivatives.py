@@ -187,7 +187,7 @@ def test_functorch_goes_through_single_tokens(tiers):
 
 
 @pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
-def test_a_engine_that_functorch_cannot_see_through_says_so(engine):
+def test_an_engine_that_functorch_cannot_trace_is_refused(engine):
     tensors, controls = call()
     with pytest.raises(ValueError, match="functorch transforms need"):
         torch.func.vmap(

@@ -126,7 +126,7 @@ def test_autocast_does_not_reach_the_memory():
     assert torch.equal(y, ttr.regress(RIDGE, **case.arguments()))
 
 
-def test_diagnostics_tell_residual_and_iterations():
+def test_diagnostics_report_residual_and_iterations():
     case = make_case(RIDGE)
     with ttr.diagnostics() as reported:
         ttr.regress(RIDGE, **case.arguments())

@@ -191,7 +191,7 @@ def test_the_published_dual_form(name):
 
 # ------------------------------------------------------------------------------------------------ diagnostics
 @pytest.mark.parametrize("engine", ["dual-form", "mini-batch", "recurrent"])
-def test_every_step_tells_its_loss_and_the_norms(engine):
+def test_every_step_reports_its_loss_and_the_norms(engine):
     case = make_case(TTT, SIZES)
     expected = ttr.regress(TTT, engine=engine, **case.arguments())
     with ttr.diagnostics() as reported:
@@ -210,7 +210,7 @@ def test_every_step_tells_its_loss_and_the_norms(engine):
     ) and set(last["norms"]) == {"w1", "w1_bias", "w2", "w2_bias"}
 
 
-def test_a_large_chunk_tells_its_loss():
+def test_a_large_chunk_reports_its_loss():
     problem = ttr.catalogue["lact"].problem
     with ttr.diagnostics() as reported:
         ttr.regress(problem, **make_case(problem, SIZES).arguments())
@@ -219,7 +219,7 @@ def test_a_large_chunk_tells_its_loss():
     ].shape == (2, 2)
 
 
-def test_nothing_is_computed_for_nobody(monkeypatch):
+def test_without_diagnostics_no_loss_is_computed(monkeypatch):
     def fail(*_):
         raise AssertionError
 

@@ -233,20 +233,20 @@ def test_memory_is_linear(problem):
 
 # ------------------------------------------------------------------------------------------------- the solves
 @pytest.mark.parametrize("problem", SOLVES, ids=repr)
-def test_solves_tell_their_residual(problem):
+def test_solves_report_their_residual(problem):
     for dtype in (torch.float64, torch.float32):
         case = make_case(problem, Sizes(time=11), dtype=dtype).differentiable()
-        with ttr.diagnostics() as told:
+        with ttr.diagnostics() as reported:
             y = ttr.regress(problem, engine=_engine(problem, 4), **case.arguments())
-            forward = len(told.records)
+            forward = len(reported.records)
             y.sum().backward()
         # one solve per block and one for its gradient: recomputation does not iterate
-        assert len(told.records) == 2 * forward > 0
+        assert len(reported.records) == 2 * forward > 0
         assert all(
             (record["iterations"] > 0) == (record["solver"] == "conjugate gradient")
-            for record in told.records
+            for record in reported.records
         )
-        assert all(record["residual"] <= ACCEPTED * torch.finfo(dtype).eps for record in told.records)
+        assert all(record["residual"] <= ACCEPTED * torch.finfo(dtype).eps for record in reported.records)
 
 
 @pytest.mark.parametrize("exponent", (-100, -10, 60))

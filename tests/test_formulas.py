@@ -224,7 +224,7 @@ def test_a_residual_network_cuts_and_pads_its_input_as_it_prints(values):
     )
 
 
-def test_the_constant_in_the_norm_of_moneta_has_no_say_under_ordinary_forgetting():
+def test_the_constant_in_the_norm_of_moneta_is_negligible_under_ordinary_decay():
     """Accumulators that have decayed to 1e-3 have the weights of the publication, A / ||A||_4^2."""
     accumulator = 1e-3 * normal(3, 4, 6)
     published = accumulator / (accumulator**4).sum((-2, -1), keepdim=True) ** 0.5

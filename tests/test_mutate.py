@@ -26,7 +26,7 @@ def test_faults_are_operators_signs_comparisons_and_numbers_of_code_alone():
     assert not any(line.lstrip().startswith(("#", "//", "/*")) for line in changed)
 
 
-def test_what_only_says_something_is_left_out():
+def test_text_without_effect_is_left_out():
     text = (PACKAGE / "solvers/delta_rule.py").read_text()
     lines = {text.count("\n", 0, mutant.start) + 1 for mutant in mutants("solvers/delta_rule.py")}
     words = next(node for node in ast.walk(ast.parse(text)) if getattr(node, "name", "") == "formulas")

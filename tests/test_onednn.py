@@ -117,7 +117,7 @@ def test_it_is_refused_where_it_would_round(before, monkeypatch, place, answer, 
         pass
 
 
-def test_the_probe_tells_rounded_products(before, monkeypatch):
+def test_the_check_detects_rounded_products(before, monkeypatch):
     product = torch.Tensor.__matmul__
     monkeypatch.setattr(
         torch.Tensor,

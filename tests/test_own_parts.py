@@ -98,7 +98,7 @@ def test_a_transform_and_an_output_act():
     )
 
 
-def test_a_control_that_nobody_declared_is_refused():
+def test_an_undeclared_control_is_refused():
     with pytest.raises(ValueError, match="no control that comes with every token.*controls.declare"):
         SigmoidGate("flour")
     with pytest.raises(ValueError, match="per='group'. is not possible. Use per='head' or 'channel'"):

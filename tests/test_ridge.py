@@ -52,9 +52,9 @@ def exact(case: Case) -> torch.Tensor:
 
 
 def solved(case: Case, chunk: int = 32) -> tuple[torch.Tensor, dict]:
-    with ttr.diagnostics() as told:
+    with ttr.diagnostics() as reported:
         y = ttr.regress(case.problem, engine=ChunkwiseRidge(chunk), **case.arguments())
-    return y, told.records[0]
+    return y, reported.records[0]
 
 
 # ----------------------------------------------------------------------------------------- the preconditioner
@@ -204,13 +204,17 @@ def test_smaller_queries_give_smaller_outputs():
 
 def test_a_report_for_each_pass():
     case = regression_case(300, 16, 0.25, FADING["a little"]).differentiable()
-    with ttr.diagnostics() as told:
+    with ttr.diagnostics() as reported:
         ttr.regress(case.problem, engine=ChunkwiseRidge(), **case.arguments()).sum().backward()
-    assert [set(record) for record in told.records] == 2 * [
+    assert [set(record) for record in reported.records] == 2 * [
         {"solver", "iterations", "rows", "preconditioned_rows", "direct_rows", "residual"}
     ]
-    assert all(0 < record["iterations"] <= 12 and record["rows"] == 10 * 32 * 2 for record in told.records)
-    assert all(0 < record["residual"] <= REFINED * torch.finfo(torch.float32).eps for record in told.records)
+    assert all(
+        0 < record["iterations"] <= 12 and record["rows"] == 10 * 32 * 2 for record in reported.records
+    )
+    assert all(
+        0 < record["residual"] <= REFINED * torch.finfo(torch.float32).eps for record in reported.records
+    )
 
 
 # ------------------------------------------------------------------------------------------------ derivatives

@@ -174,7 +174,7 @@ def test_rows_of_different_length_rewind():
     assert worst(ttr.State.cat(cut).rewind(problem, 2), expected) <= FLOAT64
 
 
-def test_what_cannot_be_rewound_says_so():
+def test_states_that_cannot_be_rewound_are_refused():
     geometric = ttr.Problem(Geometric(), LocalConstant(), ExactLocalFit())
     case = make_case(geometric)
     reset = dataclasses.replace(

@@ -392,7 +392,7 @@ def test_loaded_and_selected_states():
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-def test_a_state_that_was_sound_is_looked_at_again_when_it_has_been_written_to(inplace):
+def test_a_state_that_was_sound_is_checked_again_after_a_write(inplace):
     problem = ttr.catalogue["gated-deltanet"].problem
     token = {
         part: x.contiguous() if isinstance(x, torch.Tensor) else x for part, x in right(problem)[1].items()

@@ -82,7 +82,7 @@ def test_slow_laws(named, law, dtype):
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)
-def test_what_every_law_meets(law):
+def test_the_rows_of_every_law(law):
     assert {row for row in rows() if row[0] in NAMED} <= tried(law)
     if law.number not in CALL_LAWS:
         assert set().union(*map(examples, tried(law))) == set().union(*map(examples, rows()))
@@ -100,7 +100,7 @@ def test_every_engine_runs_a_problem():
     }
 
 
-def test_every_refusal_of_a_engine_is_a_sentence():
+def test_every_refusal_of_an_engine_is_a_sentence():
     for problem in NAMES:
         for engine in ENGINES:
             reason = engine.refuses(problem)

@@ -163,7 +163,7 @@ FAULTS = (
     Fault(
         "engines/torch/mini_batch.py", "there[:, :, i, :, None] * moving", "moving", ("mini-batch", *TITANS)
     ),
-    Fault("engines/torch/networks.py", "amax(-1)) != 0", "amax(-1)) >= 0", ("test_every_step_tells",)),
+    Fault("engines/torch/networks.py", "amax(-1)) != 0", "amax(-1)) >= 0", ("test_every_step_reports",)),
     Fault(
         "engines/torch/dual_form/engine.py",
         "pairs = ours(table.pairs) * step[:, :, None]",
