@@ -17,8 +17,8 @@ export PYTHONDONTWRITEBYTECODE = 1
 compare: $(VENV)/.run
 	$(BIN)/ttr compare $(FILES) $(ARGS)
 
-# Checking shapes as types makes every call several times dearer, so most tests run without, and those of TYPED with.
-TYPED := $(addprefix tests/test_,shapes.py dispatch.py worked.py layer.py)
+# Checking shapes as types makes every call several times slower, so only the tests of TYPED run with it.
+TYPED := $(addprefix tests/test_,shapes.py dispatch.py worked.py layer.py linear_recurrence.py)
 
 test: $(VENV)/.test lint
 	TTR_TEST_TYPES=0 $(PYTEST) tests $(addprefix --ignore ,$(TYPED)) $(ARGS)

@@ -1,4 +1,4 @@
-"""What a call gives, to be compared with what the oracle gives."""
+"""The results of a call, to be compared with those of the oracle."""
 
 from __future__ import annotations
 

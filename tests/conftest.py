@@ -5,7 +5,7 @@ import os
 
 from jaxtyping import install_import_hook
 
-# torch.compile cannot look through the checks; its tests switch them off
+# torch.compile cannot trace the checks; its tests switch them off
 if os.environ.get("TTR_TEST_TYPES", "1") == "1":
     install_import_hook("ttr", "beartype.beartype")
 
@@ -15,7 +15,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Workers share the machine; more threads than cores make everything slower."""
+    """Test processes share the machine, where more threads than cores would slow all down."""
     torch.set_num_threads(1)
 
 
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(config, items):
         left = [item for item in items if getattr(item, "originalname", "") != "test_laws"]
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in left]
-    # deselected, not skipped: of so many the skips alone would take half a minute
+    # deselected, not skipped: reporting so many skips would take half a minute
     if not config.getoption("--full"):
         left = [item for item in items if "full" in item.keywords]
         config.hook.pytest_deselected(items=left)

@@ -1,11 +1,11 @@
-"""The largest tensor that a computation makes."""
+"""The largest tensor of a computation."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Largest(TorchDispatchMode):
-    """Notes the largest tensor that any operation makes."""
+    """Records the size of the largest tensor that any operation returns."""
 
     numel = 0
 

@@ -1,4 +1,4 @@
-"""The linear recurrence as its docstring says it, token by token, which all kernels are compared with."""
+"""The linear recurrence by the equations in its docstring, token by token: the reference of all kernels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NAMES = ("query", "key", "value", "read", "erase", "step", "log_decay", "memory"
 
 
 def literally(r: LinearRecurrence) -> tuple[torch.Tensor, torch.Tensor]:
-    """The recurrence as its docstring says it."""
+    """The recurrence by the equations in its docstring."""
     memory, outputs = r.memory, [r.query.new_zeros(*r.query.shape[:1], 0, *r.memory.shape[1::2])]
     for t in range(r.query.shape[1]):
         before = memory

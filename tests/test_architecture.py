@@ -1,5 +1,5 @@
-"""The tree is the architecture: import arrows, one class per axis file, families of parts, small entries, no
-branch on a name, one table of tolerances."""
+"""The source tree follows the architecture: import order, one class per file of an axis, families of parts,
+small catalogue entries, no branch on a name, one table of tolerances."""
 
 import ast
 import re
@@ -41,8 +41,8 @@ STOREYS = (
     {"laws", "combinations"},
     {"nn"},
 )
-"""What is higher may import what is lower, and every room itself. Models, tasks, experiments, doctor and cli
-stand above and may import what they like."""
+"""A room may import those below it in this list, and itself. Models, tasks, experiments, doctor and cli are
+above all and may import anything."""
 
 
 def room(path: Path) -> str:
@@ -111,8 +111,8 @@ def test_one_public_class_per_axis_file(folder):
 
 @pytest.mark.parametrize("folder", ["layer/qkv", "layer/gates", "layer/output"])
 def test_a_file_of_parts_holds_a_family(folder):
-    """Several classes of one kind, and a docstring that says what they have in common; a class alone gives
-    the file its name."""
+    """Several classes of one kind, with a docstring about what they have in common; a file with a single
+    class is named after it."""
     for path in (PACKAGE / folder).glob("*.py"):
         tree = ast.parse(path.read_text())
         classes = public_classes(tree)
@@ -160,8 +160,8 @@ def test_catalogue_entries_are_short():
 
 
 def test_no_name_decides_anything():
-    """Neither a catalogue name nor the name of a class is compared with anything; classes are not asked for
-    by isinstance."""
+    """No code compares the name of a catalogue entry or of a class, or calls isinstance with a member of an
+    axis."""
     names = set(ttr.catalogue) | {
         cls.__name__
         for kind in ("weights", "feature", "function", "solver")
@@ -204,7 +204,7 @@ def test_no_name_decides_anything():
 
 
 def test_tolerances_stand_in_one_table():
-    """No test brings a tolerance of its own: no small literal and no keyword atol or rtol."""
+    """No test has a tolerance of its own: no small literal and no keyword atol or rtol."""
     for path in (ROOT / "tests").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.keyword):

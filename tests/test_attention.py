@@ -1,5 +1,5 @@
-"""Softmax attention with weights of position on torch's fused kernel: digits, memory, derivatives of every
-kind, states that are not full."""
+"""Softmax attention with positional weights on torch's fused kernel: precision, memory, derivatives of every
+kind, states that are partly filled."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def gradients(case: Case, **options) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_first_and_second_derivatives(problem):
-    """Also those of the state's weights; some blocks are met whole, the last is not full."""
+    """Also with respect to the state's weights; some blocks are full, the last is not."""
     case = make_case(
         problem, Sizes(batch=1, heads=2, time=5, key=2, value=3, key_heads=1, value_heads=1), past=2
     ).differentiable()
@@ -61,7 +61,7 @@ def test_first_and_second_derivatives(problem):
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_second_derivatives_in_float32(problem):
-    """Which torch's own attention has not."""
+    """torch's own attention has none."""
 
     def second(dtype):
         case = make_case(problem, Sizes(time=9), dtype=dtype).differentiable()
@@ -89,8 +89,8 @@ def test_gradients_in_batches():
 
 
 def test_digits_of_long_and_strong_decay():
-    """Sums of log decays reach 5,000, where float32 has three digits behind the point; the differences that
-    count have theirs."""
+    """Sums of log decays reach 5,000, where float32 has three decimal places; the differences that matter
+    keep full precision."""
     case = make_case(GATED, Sizes(batch=1, heads=2, time=700, key=8, value=8), dtype=torch.float32)
     strong = torch.arange(700) % 256 < 100
     log_decay = (
@@ -109,8 +109,7 @@ def test_digits_of_long_and_strong_decay():
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_memory_is_linear(problem):
-    """Nothing of T x T forward or backward; and what a graph holds is what went in, what came out and a few
-    numbers per token."""
+    """No T x T tensor forward or backward; a graph saves inputs, outputs and a few numbers per token."""
     time, size, held = 4096, 8, {}
     case = make_case(
         problem, Sizes(batch=1, heads=1, time=time, key=size, value=size), dtype=torch.float32
@@ -131,7 +130,7 @@ def test_memory_is_linear(problem):
 @pytest.mark.parametrize("held", (1, 3, 8))
 @pytest.mark.parametrize("problem", [p for p in PROBLEMS if p.weights.window is None], ids=repr)
 def test_slots_that_hold_no_pair_do_not_count(problem, held):
-    """Of a state with a fixed capacity, whose rows need not be equally full."""
+    """In a state with a fixed capacity, whose rows need not be equally full."""
     case = make_case(problem, Sizes(batch=2, time=20))
     ends, states = {}, {}
     for capacity in (None, 40):

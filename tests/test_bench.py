@@ -1,4 +1,5 @@
-"""The benchmark: who may be timed, which rounds count, what is written down. No test asserts a time."""
+"""The benchmark: which contestants may be timed, which rounds count, and what is recorded. No test asserts a
+time."""
 
 import dataclasses
 import importlib.util
@@ -42,7 +43,8 @@ from ttr.laws.tolerances import FLOAT32, FLOAT32_OUTPUTS, error
 
 
 class Hands:
-    """A clock that is set by hand: ``spend`` lets a call take time, of which others use a share of a core."""
+    """A clock that is set by hand: ``spend`` simulates a call's duration, of which other processes use a
+    share of a core."""
 
     def __init__(self):
         self.passed = self.own = self.stolen = 0.0
@@ -65,7 +67,7 @@ class Hands:
 
 
 class Ticking(Hands):
-    """The same, and looking at it takes a millisecond."""
+    """The same, but reading it takes a millisecond."""
 
     def wall(self):
         self.spend(1e-3)
@@ -78,7 +80,7 @@ TRACEABLE = os.environ.get("TTR_TEST_TYPES", "1") != "1"
 
 
 def scaled(factor, side="peer", **options):
-    """A contestant that gives our numbers times a factor."""
+    """A contestant that returns our results times a factor."""
 
     def prepare(x):
         given = {name: x[name] for name in ("q", "k", "v", "log_decay", "step_size")}
@@ -104,7 +106,7 @@ def family(*others, directions=("forward",), times=(8, 16)):
 
 @pytest.fixture
 def bench(monkeypatch, tmp_path):
-    """Run a benchmark of some families: what it returns, and what it prints."""
+    """Run a benchmark of some families; return its result and what it prints."""
     monkeypatch.setattr(
         machine, "rates", lambda threads, clock: dict.fromkeys((*machine.PRODUCTS, "copy"), 1e9)
     )
@@ -125,9 +127,9 @@ def statuses(held):
     return [{row["name"]: row["status"] for row in case["rows"]} for case in held["cases"]]
 
 
-# ------------------------------------------------------------------------------------------- who may be timed
+# ----------------------------------------------------------------------------- which contestants may be timed
 class Faulty(ChunkwiseDelta):
-    """An engine that loses a little of everything it reads."""
+    """An engine whose read-outs are slightly too small."""
 
     name = "faulty"
 
@@ -139,7 +141,7 @@ class Faulty(ChunkwiseDelta):
         return y * (1 + 3 * FLOAT32), state
 
 
-def test_a_engine_whose_contract_is_red_is_not_timed(bench, monkeypatch):
+def test_an_engine_whose_contract_is_red_is_not_timed(bench, monkeypatch):
     monkeypatch.setattr(
         "ttr.experiments.bench.contestants.ENGINES", (ChunkwiseDelta(), Faulty(), ChunkwiseDelta())
     )
@@ -155,7 +157,7 @@ def test_a_engine_whose_contract_is_red_is_not_timed(bench, monkeypatch):
     assert run.wrong(held) == [f"{case['name']}, faulty" for case in held["cases"]]
 
 
-def test_a_engine_that_raises_is_not_timed(bench, monkeypatch):
+def test_an_engine_that_raises_is_not_timed(bench, monkeypatch):
     class Raising(Faulty):
         def run(self, problem, x):
             raise RuntimeError("no such kernel")
@@ -167,7 +169,7 @@ def test_a_engine_that_raises_is_not_timed(bench, monkeypatch):
 
 @pytest.mark.parametrize("direction", ("forward", "training"))
 def test_a_peer_that_disagrees_is_an_error_and_not_a_number(bench, direction):
-    # a peer may be ten times less exact than ours
+    # a peer's error may be ten times ours
     right, wrong = scaled(1 + 3 * FLOAT32), scaled(1 + 30 * FLOAT32)
     held, printed = bench(
         family(right, wrong, directions=(direction,), times=(8,)), engines=("chunkwise-delta",)
@@ -226,8 +228,8 @@ def test_a_named_engine_that_refuses_is_left_out_with_its_reason(bench):
     "case", [case for case in cases(FAMILIES) if case.shape.batch == 1], ids=lambda case: case.name
 )
 def test_all_peers_compute_what_ours_do(case, monkeypatch):
-    """At a small shape of several chunks, the last not full: outputs, and gradients by the names they
-    share."""
+    """At a small shape of several chunks, the last one partial: outputs, and gradients of the inputs that
+    both have."""
     monkeypatch.setattr("ttr.experiments.bench.contestants.COMPILER", "eager")
     x = (case if case.direction == "decode" else case.shaped(time=300)).shaped(heads=2, key=16, value=16)
     inputs = x.inputs()
@@ -257,8 +259,8 @@ def test_all_peers_compute_what_ours_do(case, monkeypatch):
     ],
 )
 def test_the_peers_on_a_gpu(monkeypatch, peer, function, names):
-    """Absent with a sentence; present, their function gets the case's tensors on the device under its own
-    names. The stand-in is ours."""
+    """Without a peer, a sentence says so; with it, its function gets the case's tensors on the device under
+    its own argument names. Our function stands in for the peer's."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "torch sees none" in peer.missing(None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -325,8 +327,8 @@ def test_a_row_without_the_native_kernels():
         assert seen == [False], "the context of a row holds within oneDNN too"
 
 
-# --------------------------------------------------------------------- how exact they are, and how they solve
-def test_the_error_of_an_output_is_told(bench):
+# ------------------------------------------------------------------------ errors, and how problems are solved
+def test_the_error_of_an_output_is_reported(bench):
     off_by = {"near": FLOAT32 / 3, "far": 1e-2}
     near, far, broken = scaled(1 + off_by["near"]), scaled(1 + off_by["far"]), scaled(float("nan"))
     held, printed = bench(
@@ -354,17 +356,17 @@ def test_the_error_of_an_output_is_told(bench):
         errors[broken.name] == {"output": None}
         and statuses(held)[0] | {far.name: "wrong", broken.name: "wrong"} == statuses(held)[0]
     )
-    told = next(line for line in printed.splitlines() if line.lstrip().startswith(near.name))
+    row = next(line for line in printed.splitlines() if line.lstrip().startswith(near.name))
     assert (
-        " 3e-05" in told
+        " 3e-05" in row
         and (f"error: against {case['float64']['of']} in float64, which passes the laws against the oracle.")
         in printed
     )
     assert FLOAT64 not in case["passes"][0]["rounds"][0]["samples"] and case["float64"]["status"] == "timed"
 
 
-def test_the_error_of_the_worst_gradient_is_told(bench):
-    """Its output is right, the gradient of its values is not."""
+def test_the_error_of_the_worst_gradient_is_reported(bench):
+    """The output is right, the gradient of the values is wrong."""
 
     def prepare(x):
         given = {name: x[name] for name in ("q", "k", "v", "log_decay", "step_size")}
@@ -411,7 +413,7 @@ def test_the_error_of_a_decoded_token(bench, monkeypatch):
 
 
 def spending_in_float64(monkeypatch, seconds, float64_seconds):
-    """Every call takes some seconds by a clock set by hand, that in float64 others."""
+    """Every call takes some seconds by a clock set by hand, with other durations in float64."""
     clock, timed = Ticking(), Contestant.timed
 
     def spending(self, call, training):
@@ -470,7 +472,7 @@ def test_the_call_in_float64_is_one_that_keeps_its_contract_and_takes_no_part_in
     )
 
 
-def test_what_is_solved_is_told_of_ours_alone(bench):
+def test_solves_are_reported_for_our_engines_only(bench):
     mesanet = next(each for each in FAMILIES if each.name == "mesanet")
     given = ("q", "k", "v", "log_decay", "log_importance", "ridge")
     peer = Contestant(
@@ -520,7 +522,7 @@ def test_solves_are_the_largest_of_all_records_of_a_call():
 
 
 def test_a_wide_table_is_read_on_120_columns():
-    """Three peers whose names are long, training, memory and two numbers of threads: no figure is broken."""
+    """Three peers with long names, training, memory and two numbers of threads: no figure is wrapped."""
     names = ("chunkwise-additive", "minimax", "mamba2", "softmax-attention")
     rows = [
         {
@@ -588,7 +590,7 @@ def test_one_thread_that_is_kept_off_its_core_is_disturbed():
     )
 
 
-def test_time_passed_is_not_told_of_a_run_that_was_mostly_disturbed():
+def test_no_time_is_reported_for_a_run_that_was_mostly_disturbed():
     clock = Hands()
     disturbed = measure({"ours": spending(clock, 1.0, others=lambda: 1.0)}, 7, 2, clock)
     clean = measure({"ours": spending(clock, 2.0)}, 7, 2, clock)
@@ -641,7 +643,7 @@ def test_rounds_come_back_from_the_file_as_they_were():
     assert Rounds.from_dict(json.loads(json.dumps(rounds.to_dict()))) == rounds
 
 
-# ------------------------------------------------------------------------------------ who would take too much
+# ----------------------------------------------------------------------- contestants that would take too long
 def test_what_is_expected_grows_at_least_with_the_length_and_at_most_with_its_square():
     assert predicted([], 512) == (0.0, 0.0)
     assert predicted([Past(100, 2.0, 10.0)], 400) == (8.0, 40)
@@ -685,8 +687,8 @@ def test_who_would_take_too_much_memory_is_stopped(bench, monkeypatch):
 
 
 def test_peak_memory_is_at_least_the_output():
-    """Softmax attention holds its output [B,T,H,V] and little else; the delta rule chunk by chunk holds
-    several times as much."""
+    """Softmax attention allocates its output [B,T,H,V] and little else; the chunkwise delta rule several
+    times as much."""
     output = 4 * 1024 * 8 * 128
     with peak.PeakMemory() as peaks:
         case = Case(FAMILIES[0], "forward", Shape(time=1024))
@@ -695,7 +697,7 @@ def test_peak_memory_is_at_least_the_output():
     assert output <= least["bytes"] < more["bytes"] and least["mark"] == more["mark"]
 
 
-# --------------------------------------------------------------------------------------- what is written down
+# ------------------------------------------------------------------------------------------- what is recorded
 def test_the_file_holds_every_round_and_what_it_was_measured_on(bench, tmp_path):
     held, printed = bench(family(scaled(1.0), directions=("forward", "training")), rounds=2)
     path = tmp_path / "out" / "bench.json"
@@ -803,7 +805,7 @@ def test_measurements_of_other_arguments_or_another_source_are_not_mixed(bench, 
 
 
 def test_the_axis_of_a_picture_takes_any_range():
-    """Between 5 and 10 there is no tick, and beyond the last decade none either."""
+    """A range without a tick, between 5 and 10, and one beyond the last decade."""
     for i in range(60):
         axes, low, high = Figure().subplots(), 10 ** (i / 10 - 4), 10 ** (i / 10 - 4 + i % 7 / 4)
         axes.plot([1, 2], [low, high])
@@ -829,7 +831,7 @@ def command(monkeypatch, capsys, *arguments):
     return end.value.code, said.out, said.err
 
 
-def test_the_list_tells_cases_and_who_is_there(monkeypatch, capsys):
+def test_the_list_shows_cases_and_available_contestants(monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "transformers" else find(name)
@@ -905,7 +907,7 @@ def test_durations_read_well(seconds, words):
     assert report.duration(seconds) == words
 
 
-def test_a_engine_on_which_no_law_can_be_tried_has_no_contract(monkeypatch):
+def test_an_engine_on_which_no_law_can_be_tried_has_no_contract(monkeypatch):
     assert broken_law(catalogue["retnet"].problem, ChunkwiseAdditive(16), LAWS[:1]) is None
     monkeypatch.setattr(
         ChunkwiseAdditive, "refuses", lambda self, problem, x=None: "No." if x is not None else None

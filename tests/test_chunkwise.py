@@ -1,5 +1,5 @@
-"""The chunkwise engines against the oracle over everything they declare to run, and what their form promises
-beside that."""
+"""The chunkwise engines against the oracle on everything they declare to run, and the further properties of
+their forms."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ def test_equals_oracle_in_float32_with_the_default_chunk(problem):
 
 @pytest.mark.parametrize("problem", PLAIN[2:], ids=repr)
 def test_weak_decay_after_a_strong_one_keeps_its_digits(problem):
-    """In float32 a sum of 2000 would swallow decays of 1e-4, which here change every output by far more than
-    the tolerance."""
+    """In float32 a sum of 2000 would absorb log decays of 1e-4, which here change every output by far more
+    than the tolerance."""
     case = make_case(problem, Sizes(batch=1, time=64), dtype=torch.float32)
     log_decay = torch.full_like(case.controls["log_decay"], -1e-3)
     log_decay[:, :25] = -79.0
@@ -124,7 +124,7 @@ def test_weak_decay_after_a_strong_one_keeps_its_digits(problem):
 
 @pytest.mark.parametrize("rows_per_token, keys_per_token", ((1, 1), (1, 3), (3, 3)))
 @pytest.mark.parametrize("channels", (1, 5))
-def test_scores_are_what_they_say(channels, rows_per_token, keys_per_token):
+def test_scores_equal_their_definition(channels, rows_per_token, keys_per_token):
     tokens, features = 8, 5
     rows, keys = (
         torch.randn(2, 1, 2, tokens * count, features, dtype=torch.float64)
@@ -143,7 +143,7 @@ def test_scores_are_what_they_say(channels, rows_per_token, keys_per_token):
 
 @pytest.mark.parametrize("problem", PLAIN, ids=repr)
 def test_future_does_not_reach_the_past(problem):
-    """To the last bit, whatever the size of the change, inside a chunk and across its border."""
+    """To the last bit, for changes of any size, inside a chunk and across its border."""
     case = make_case(problem, Sizes(time=12), strong_gates=True)
     other = make_case(problem, Sizes(time=12), seed=1)
     before = ttr.regress(problem, engine=_engine(problem, 4), **case.arguments())
@@ -157,8 +157,8 @@ def test_future_does_not_reach_the_past(problem):
 
 
 class _Watch(TorchDispatchMode):
-    """Notes the largest argument of any exponential, the largest tensor, and how many numbers are written in
-    all."""
+    """Records the largest argument of any exponential, the largest tensor, and the total of numbers
+    written."""
 
     def __init__(self):
         super().__init__()
@@ -186,13 +186,13 @@ def _watch(problem: Problem, time: int, chunk: int, size: int = 3) -> _Watch:
 
 @pytest.mark.parametrize("problem", PLAIN, ids=repr)
 def test_no_exponential_grows(problem):
-    """But for the rounding of the sums it is a difference of."""
+    """Except by the rounding of the sums whose difference it is."""
     assert _watch(problem, time=40, chunk=16).exponent <= FLOAT64
 
 
 @pytest.mark.parametrize("problem", PLAIN, ids=repr)
 def test_memory_and_work_are_linear(problem):
-    """No tensor of T F V, forward or backward, nor of T C F; twice the tokens are twice the numbers
+    """No tensor of T F V or T C F numbers, forward or backward; twice the tokens need twice the numbers
     written."""
     pairs, time, chunk, size = problem.solver.pairs_per_token, 128, 16, 16
     once, twice = (_watch(problem, t, chunk, size) for t in (time, 2 * time))

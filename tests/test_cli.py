@@ -1,5 +1,4 @@
-"""The commands that people read, end to end: what they print, their exit codes, and errors of one
-sentence."""
+"""The commands end to end: output, exit codes, and errors of one sentence."""
 
 import json
 import re
@@ -32,7 +31,7 @@ def run(monkeypatch, capsys):
 
 @pytest.fixture
 def laws(monkeypatch):
-    """Put other laws in the place of the real ones."""
+    """Replace the laws by others."""
 
     def replace(*others):
         monkeypatch.setattr("ttr.laws.verify.LAWS", others)
@@ -270,5 +269,5 @@ def test_the_worst_engine_stands_for_a_law():
         == worst(finding("far", 2.0, 8.0), finding("near", 0.9, 1.0))
         == ["near"]
     )
-    assert worst(finding("kept", 7.0, 8.0), finding("broken", 0.2, 0.1, failed=True)) == ["broken"]
+    assert worst(finding("passed", 7.0, 8.0), finding("failed", 0.2, 0.1, failed=True)) == ["failed"]
     assert worst(Finding("silent", "a law", 1, None), finding("measured", 0.0, 1.0)) == ["measured"]

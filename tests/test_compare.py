@@ -1,4 +1,4 @@
-"""The main job: a comparison that survives being killed, bad input and models that break."""
+"""``ttr compare``: it survives being killed, bad input and diverging models."""
 
 import dataclasses
 import io
@@ -46,7 +46,7 @@ SPEEDS = ("training_tokens_per_second", "decoding_tokens_per_second")
 
 @pytest.fixture
 def text(tmp_path):
-    """Some kilobytes of words that come again and again, with numbers that do not."""
+    """Some kilobytes of text with repeated words and numbers that do not repeat."""
     generator = torch.Generator().manual_seed(0)
     words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta"]
     drawn = torch.randint(0, 10_000, (4000,), generator=generator).tolist()
@@ -60,7 +60,7 @@ def tiny(text, tmp_path, **changes):
 
 
 def run(settings):
-    """The results, and what was printed."""
+    """Run a comparison; return the results and what was printed."""
     console = Console(file=io.StringIO(), width=100)
     return compare(settings, console), console.file.getvalue()
 
@@ -106,7 +106,7 @@ def test_a_comparison_and_its_rerun(text, tmp_path, monkeypatch):
     assert again == results and contents(settings.out) == kept
 
 
-def test_the_check_of_the_slice_tells_the_size_of_a_gap_of_either_sign(text, tmp_path):
+def test_the_check_of_the_slice_reports_the_size_of_a_gap_of_either_sign(text, tmp_path):
     results, _ = run(tiny(text, tmp_path))
     for sign in (1, -1):
         for row, gap in zip(results["memories"], (0.0, 0.319)):
@@ -194,7 +194,7 @@ def test_a_memory_from_a_file(text, tmp_path):
         run(tiny(text, tmp_path, layers=("linear-attention",), memory=path))
 
 
-def test_a_training_that_diverges_is_told_and_stops_nobody(text, tmp_path, monkeypatch):
+def test_a_training_that_diverges_is_reported_and_stops_no_other(text, tmp_path, monkeypatch):
     whole = training.next_byte_loss
     factors = itertools.chain([1.0, 1.0, 1.0, float("nan")], itertools.repeat(1.0))
 
@@ -212,8 +212,8 @@ def test_a_training_that_diverges_is_told_and_stops_nobody(text, tmp_path, monke
 
 @pytest.mark.parametrize("steps, diverged_at", [(6, 2), (1, None)])
 def test_a_rate_that_breaks_the_models_breaks_nothing_else(steps, diverged_at, text, tmp_path):
-    """The second loss is not finite, so the first update is taken back; after one step alone nobody has seen
-    it yet."""
+    """The second loss is not finite, so the first update is undone; after a single step that is not yet
+    visible."""
     results, _ = run(tiny(text, tmp_path, steps=steps, learning_rate=1e20))
     assert [row["diverged_at"] for row in results["memories"]] == [[diverged_at]] * 2
     bits = [row["bits_per_byte"]["all"]["value"] for row in results["memories"]]
@@ -230,8 +230,8 @@ def test_a_training_that_diverges_ends_before_the_update_that_led_there(text, tm
     whole = training.next_byte_loss
 
     def trained(name, fate):
-        """Parameters, and the history or None; ``fate`` says what becomes of the n-th loss of this call, from
-        1."""
+        """Train; return the parameters, and the history or None. ``fate`` determines the n-th loss of this
+        call, counted from 1."""
         calls = []
 
         def loss(model, tokens):
@@ -348,7 +348,7 @@ def test_a_folder_that_cannot_be_written_is_named(text, tmp_path):
         run(tiny(text, tmp_path, out=tmp_path / "file" / "out"))
 
 
-def test_a_folder_with_somebody_elses_results_is_left_alone(text, tmp_path):
+def test_a_folder_with_other_results_is_not_changed(text, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "results.json").write_text("mine")
     with pytest.raises(UserError, match="results.json"):
@@ -442,7 +442,7 @@ def test_a_damaged_resume_file_is_named_and_nothing_is_touched(text, tmp_path):
 
 
 def _header(text):
-    """A safetensors file of a header alone."""
+    """A safetensors file with nothing but a header."""
     return len(text).to_bytes(8, "little") + text
 
 
@@ -466,7 +466,7 @@ def test_several_writers_of_one_file_leave_one_of_their_files(tmp_path):
 
 
 def test_names_that_are_no_utf8_are_compared_and_shown(text, tmp_path):
-    """On the command line, where a terminal that knows ASCII alone prints them."""
+    """On the command line, with a terminal that supports only ASCII."""
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/a\xe9\xff")
     os.rename(text, odd)
     options = [

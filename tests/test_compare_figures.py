@@ -1,5 +1,5 @@
-"""The figures of a comparison: the recall slice, intervals that mean what they say, sentences that follow
-from them, a picture that shows them."""
+"""The figures of a comparison: the recall slice, calibrated intervals, sentences that follow from them, a
+picture that shows them."""
 
 import dataclasses
 
@@ -41,8 +41,8 @@ def test_the_recall_slice_is_what_its_docstring_says(ngram):
 
 
 def test_the_recall_slice_of_a_sentence():
-    """'the cat the cow': the bytes after the second 'the ' and 'he c' could be looked up; its answer is not
-    consulted."""
+    """'the cat the cow': the bytes after the second 'the ' and 'he c' could be looked up; the looked-up byte
+    itself is not used."""
     sentence = b"the cat the cow"
     mask = recall_slice(torch.tensor([list(sentence)]), 4)[0]
     assert [sentence[i + 1 : i + 2] for i in range(len(sentence) - 1) if mask[i]] == [b"c", b"o"]
@@ -110,8 +110,8 @@ def measured(name, bits):
 
 
 def test_pairing_separates_what_marginal_intervals_do_not():
-    """Windows differ far more than the memories do; the same windows for all make the small difference
-    plain."""
+    """Windows differ far more than memories; comparing on the same windows makes the small difference
+    significant."""
     generator = torch.Generator().manual_seed(0)
     hard = 2 + torch.rand(1, 100, 1, generator=generator).expand(1, 100, 20)
     worse = hard + 0.05 + 0.01 * torch.randn(1, 100, 20, generator=generator)
@@ -142,13 +142,13 @@ def test_pairing_separates_what_marginal_intervals_do_not():
 def test_memories_that_learned_nothing_are_all_named_and_not_praised(above, first):
     frequencies = 3 + torch.rand(60, 10, generator=torch.Generator().manual_seed(0))
     runs = [measured(name, frequencies[None] + extra) for name, extra in zip("abc", above, strict=True)]
-    told = conclusion(
+    sentences = conclusion(
         summarise(
             runs, frequencies, torch.rand(60, 10, generator=torch.Generator().manual_seed(1)) < 0.3, 100
         )
     )
-    assert told[0].startswith(first)
-    assert "a and b are no better" in told[-1] or told[0].startswith("a, b and c are")
+    assert sentences[0].startswith(first)
+    assert "a and b are no better" in sentences[-1] or sentences[0].startswith("a, b and c are")
 
 
 def test_a_seed_that_disagrees_widens_the_interval():

@@ -1,4 +1,4 @@
-"""What all components have in common: fields of other types than they declare are refused in a sentence."""
+"""Common behaviour of all components: fields of undeclared types are refused in a sentence."""
 
 import dataclasses
 import typing
@@ -25,7 +25,7 @@ def fields():
 
 @pytest.mark.parametrize("example, name", fields())
 def test_a_field_has_its_type_or_the_sentence_says_what_to_use(example, name, monkeypatch):
-    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)  # its own errors come first
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)  # which has checks of its own
     kept = 0
     for value in WRONG:
         try:

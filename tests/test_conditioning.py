@@ -1,5 +1,5 @@
-"""Ill-conditioned regressions in narrow numbers: what is answered has digits, whoever computes it; the rest
-is refused in a sentence."""
+"""Ill-conditioned regressions in float32 and half precision: results have correct digits on every engine, or
+the call is refused in a sentence."""
 
 import functools
 
@@ -35,7 +35,7 @@ CALLS = [
     (ridge, size, spread) for ridge in (1e-1, 1e-4, 1e-8) for size in (1.0, 30.0) for spread in (1.0, 1e-3)
 ]
 CALLS += [(1e-1, 1e4, 1.0), (1e-4, 1e4, 1.0)]
-"""Ridge, size of the keys, and how far they lie apart beside it."""
+"""Ridge, size of the keys, and their relative distance."""
 
 
 def call(problem, ridge, size, spread, dtype=torch.float32):
@@ -113,7 +113,7 @@ ENTRIES = (whole, in_torch, planned, packed, from_a_state, by_steps, by_planned_
 
 
 def answered(run, problem, given):
-    """The error of what is answered; None if the call is refused in a sentence."""
+    """The error of the result; None if the call is refused in a sentence."""
     try:
         y = run(problem, **given)
     except ValueError as refusal:
@@ -132,15 +132,15 @@ def test_what_is_answered_has_digits(name, run):
 
 @pytest.mark.parametrize("name", [name for name in PROBLEMS if "ridge" not in name and "kernel" not in name])
 def test_memories_of_pairs_are_answered_in_wider_numbers(name):
-    """Not refused: float64 has the digits, and diagnostics tell of it."""
+    """Not refused: float64 is precise enough, and diagnostics report its use."""
     given = call(PROBLEMS[name], 1e-8, 1.0, 1.0)
-    with ttr.diagnostics() as told:
+    with ttr.diagnostics() as reported:
         assert answered(whole, PROBLEMS[name], given) <= FLOAT32
-    assert any(record["solver"] == "in float64 again" for record in told.records)
+    assert any(record["solver"] == "in float64 again" for record in reported.records)
 
 
 def gradients(problem, given):
-    """The errors of the gradients in q, k, v; none if the call is refused in a sentence."""
+    """The errors of the gradients of q, k, v; none if the call is refused in a sentence."""
     both = []
     for run, dtype in ((ttr.regress, torch.float32), (ttr.oracle, torch.float64)):
         leaves = [given[x].detach().to(dtype).requires_grad_() for x in "qkv"]
@@ -182,8 +182,8 @@ def test_other_dtypes(name, dtype):
 @pytest.mark.full
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_compiled_steps_are_wider_or_no_numbers(name):
-    """A compiled call sees no numbers: memories of pairs are read in float64, and a row of moments without
-    digits is NaN."""
+    """A compiled call cannot check numbers: memories of pairs are solved in float64, and rows of moments
+    without correct digits are NaN."""
     torch._dynamo.reset()
     problem = PROBLEMS[name]
     if problem.weights.window is not None and problem.function.local_degree is None:

@@ -1,5 +1,5 @@
-"""The checklists of CONTRIBUTING.md are true: whoever does what they say has a component that passes. The
-engine is tried in every run, the others in copies of the project by `make check`."""
+"""The checklists of CONTRIBUTING.md are complete: a component made by following one passes the tests. The
+engine is tested in every run, the others in copies of the project by `make check`."""
 
 import importlib
 import os
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Checkout:
-    """A copy of the project, with commands run in it as a contributor does."""
+    """A copy of the project in which commands run as for a contributor."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +43,7 @@ class Checkout:
         return {str(path.relative_to(self.folder)): path.read_text() for path in paths}
 
     def touched(self) -> set[str]:
-        """The files that have been written or changed."""
+        """The files that were written or changed."""
         return {name for name, text in self.files().items() if self.before.get(name) != text}
 
     def edit(self, file: str, old: str, new: str) -> None:
@@ -71,7 +71,7 @@ class Checkout:
         return printed
 
     def finish(self, name: str, module: str, fault: tuple[str, str, str]) -> None:
-        """What every component needs in the end: a planted fault that is caught, and the docs anew."""
+        """The last steps for every component: a planted fault that is caught, and regenerated docs."""
         file, old, new = fault
         words = f"({name!r},)"
         self.edit(
@@ -230,7 +230,7 @@ class Loop(LinearEngine):
 
 
 class Faulty(Loop):
-    """The same, with the fault that the error is never taken at the old memory."""
+    """The same, with a planted fault: the error is never measured at the old memory."""
 
     def update(self, r, at, j):
         return super().update(r, r.memory if r.old else at, j)
@@ -238,7 +238,7 @@ class Faulty(Loop):
 
 @pytest.fixture
 def registered(monkeypatch):
-    """Put an engine in front of the others, as a line of engines/__init__.py does."""
+    """Register an engine before the others, as a line in engines/__init__.py would."""
 
     def register(engine):
         for module in ("ttr.dispatch", "ttr.laws.verify", "ttr.explain"):
@@ -263,11 +263,11 @@ def test_the_laws_catch_a_fault_in_an_engine(registered):
 
 
 EXAMPLES = ("half_life", "half_decay")
-"""Components that the checklists make up."""
+"""Fictitious components in the checklists."""
 
 
 def test_the_checklists_name_what_there_is():
-    """Every file that CONTRIBUTING.md names is there, and every command is one of ``ttr`` or make."""
+    """Every file that CONTRIBUTING.md names exists, and every command is one of ``ttr`` or make."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     for path in re.findall(r"`((?:src|tests|docs)/[\w./]+\.(?:py|md))`", text):
         assert (ROOT / path).is_file() or Path(path).stem in EXAMPLES, path

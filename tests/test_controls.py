@@ -1,5 +1,5 @@
-"""Controls that a component outside the package brings: declared they are like the others, undeclared they
-are refused in a sentence."""
+"""Controls of components outside the package: declared ones work like the others, undeclared ones are refused
+in a sentence."""
 
 import dataclasses
 
@@ -51,13 +51,13 @@ def test_an_undeclared_control_is_refused_where_the_problem_is_made():
 
 
 def test_a_declared_control_is_like_the_others(declared):
-    declare("floor", FLOOR)  # again, as when its file is loaded anew
+    declare("floor", FLOOR)  # again, as when its file is reloaded
     problem = Problem(_Floored(), Linear(), OneStep())
     case = make_case(problem)
     reference = ttr.oracle(problem, **case.arguments())
     assert error(ttr.regress(problem, **case.arguments()), reference) <= tolerance(torch.float64)
-    told = ttr.explain(problem, **case.arguments())
-    assert "least share of the past" in str(told) and told.latex()
+    explanation = ttr.explain(problem, **case.arguments())
+    assert "least share of the past" in str(explanation) and explanation.latex()
     with pytest.raises(ValueError, match="'floor' .least share.* must be above 0.0"):
         ttr.regress(problem, **{**case.arguments(), "floor": -case.controls["floor"]})
     with pytest.raises(ValueError, match="There is no default gate for floor"):
@@ -101,8 +101,7 @@ def test_axes_that_a_control_does_not_have_are_refused():
 
 @pytest.mark.parametrize("solver", [OneStep(), DeltaRule()], ids=repr)
 def test_a_token_is_that_of_the_weights_and_not_of_the_class_they_are_made_from(solver):
-    """Geometric says that its control is the log of the retention; a class made from it says nothing of the
-    kind."""
+    """Geometric declares that its control is the log decay; a class derived from it does not."""
     problem = Problem(_Held(), Linear(), solver)
     case = make_case(problem, past=2)
     token = {

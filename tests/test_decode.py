@@ -1,5 +1,5 @@
-"""Single tokens: the compiled kernel and torch's operations against the oracle, bound, in place, and falling
-back."""
+"""Decode steps: the compiled kernel and torch's operations against the oracle; specialised, in place, and on
+the general path."""
 
 import inspect
 import itertools
@@ -57,7 +57,7 @@ def tier(request, monkeypatch):
 
 
 def token(problem, batch=2, heads=(4, 4, 4), key_size=5, value_size=7, dtype=torch.float64):
-    """One token's arguments and a state that is not empty."""
+    """The arguments of one token, with a state that is not empty."""
     H = max(heads)
     sizes = {"B": batch, "H": H, "K": key_size, "V": value_size}
 
@@ -135,7 +135,8 @@ def test_a_planned_token_is_that_of_the_oracle(problem, inplace, dtype, tier):
 
 
 def bound(run) -> object:
-    """What a planned token goes through before the checks of ``step``; None if nothing."""
+    """The specialised step of a planned call, which runs before the checks of ``step``; None if there is
+    none."""
     run = inspect.unwrap(run)  # of the tests' shape checks
     return dict(zip(run.__code__.co_freevars, (cell.cell_contents for cell in run.__closure__)))["bound"]
 
@@ -151,8 +152,8 @@ def test_plain_memories_are_bound(name, tier):
 
 
 class Slow(dispatch.Bound):
-    """Lets other threads in between a look at its size and what follows from it, and remembers how large it
-    has been."""
+    """A cache that lets other threads run between reading its size and acting on it, and records its largest
+    size."""
 
     most, largest = 3, 0
 
@@ -246,7 +247,7 @@ def test_what_is_not_as_planned_is_still_right(tier):
 )
 def test_bad_numbers_leave_the_state_untouched(name, value, tier):
     arguments, state, _ = token(DELTA)
-    # the second call is spared the checks, but not these
+    # the second call is specialised, and still refuses these
     ttr.step(DELTA, **arguments, state=state.clone(), inplace=True)
     kept = state.clone()
     arguments[name].view(-1)[-1] = value
@@ -292,7 +293,7 @@ def test_the_eager_update_in_place_makes_no_second_memory():
 )
 @pytest.mark.parametrize("name", ["retnet", "deltanet", "kda", "comba", "rwkv7"])
 def test_a_compiled_plan_is_in_place_and_that_of_the_oracle(name, tier):
-    """Not through ``step``, whose checks would all be looked at again before every compiled call."""
+    """Not through ``step``, whose checks would become guards of every compiled call."""
     problem = ttr.catalogue[name].problem
     arguments, state, params = token(problem)
     run, graphs = ttr.plan(problem, **arguments, params=params, inplace=True), []
@@ -318,7 +319,8 @@ def test_plan_in_place_is_for_single_tokens():
 
 
 def test_gradients_are_asked_for_at_every_call():
-    """Bound without gradients, a call with them takes the long way; in functorch too."""
+    """A call with gradients, or in functorch, takes the general path although a call without them was
+    bound."""
     problem = ttr.catalogue["gated-deltanet"].problem
     q, k, v = torch.randn(3, 1, 2, 4, dtype=torch.float64).unbind()
     call = {

@@ -1,5 +1,5 @@
-"""Derivatives of the operators in every way that torch takes them: second ones, batched, forward,
-checkpointed, inside autocast."""
+"""Derivatives of the operators in all of torch's modes: second, batched, forward, checkpointed, inside
+autocast."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def call(
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
 def test_first_derivatives_do_not_depend_on_whether_second_ones_are_wanted(engine, name):
-    """Inputs of the recurrence are made from one another here: the way between them must count once."""
+    """Here some inputs of the recurrence are computed from others: those computations must be differentiated
+    once."""
     torch.manual_seed(0)
     mixer = ttr.nn.Mixer(8, ttr.catalogue[name], heads=2, engine=engine).double()
     x = torch.randn(1, 6, 8, dtype=torch.float64, requires_grad=True)
@@ -93,8 +94,8 @@ def test_batched_gradients(engine):
 
 @pytest.mark.parametrize("name", ttr.catalogue)
 def test_batched_gradients_of_every_layer(name):
-    """What ``jacobian(vectorize=True)`` asks for: several gradients at once, of outputs or of states, are
-    those one by one on every engine."""
+    """As in ``jacobian(vectorize=True)``: several gradients at once, of outputs or of states, equal those one
+    by one on every engine."""
     problem = ttr.catalogue[name].problem
     case = make_case(problem, Sizes(batch=1, time=5), past=2).differentiable()
     leaves = list(case.leaves().values())
@@ -129,7 +130,7 @@ def test_forward_mode():
 
 @pytest.fixture(params=["all tiers", "torch alone"])
 def tiers(request):
-    """Calls choose for themselves among what is there."""
+    """ "auto" chooses among the kernels that are available."""
     with contextlib.nullcontext() if request.param == "all tiers" else library.left_out():
         assert request.param == "all tiers" or not library.available()
         yield
@@ -137,8 +138,8 @@ def tiers(request):
 
 @pytest.mark.parametrize("name", ["linear-attention", "gla", "gated-deltanet", "kda"])
 def test_functorch_goes_through_the_public_calls(name, tiers):
-    """vmap, grad, vmap of grad and jvp of a whole sequence, over the query, a control and the state, are what
-    plain calls give."""
+    """vmap, grad, vmap of grad and jvp of a whole sequence, over the query, a control and the state, equal
+    plain calls."""
     problem = ttr.catalogue[name].problem
     rows = [make_case(problem, Sizes(time=5), seed=seed) for seed in range(3)]
     case, names = rows[0], ("q", "k", "v", *rows[0].controls)
@@ -186,7 +187,7 @@ def test_functorch_goes_through_single_tokens(tiers):
 
 
 @pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
-def test_a_engine_that_functorch_cannot_see_through_says_so(engine):
+def test_an_engine_that_functorch_cannot_trace_is_refused(engine):
     tensors, controls = call()
     with pytest.raises(ValueError, match="functorch transforms need"):
         torch.func.vmap(

@@ -1,5 +1,5 @@
-"""The public functions around a call: the choice of an engine, step, plan, explain, diagnostics, dtypes, and
-the state as an object."""
+"""The public functions: the choice of an engine, step, plan, explain, diagnostics, dtypes, and states as
+objects."""
 
 import dataclasses
 import functools
@@ -42,14 +42,16 @@ def at(case, t):
 @pytest.mark.parametrize("name", FORMS)
 def test_auto_takes_the_first_that_does_not_refuse_and_explain_says_why(name):
     case = make_case(FORMS[name])
-    told = ttr.explain(case.problem, **case.arguments())
+    explanation = ttr.explain(case.problem, **case.arguments())
     willing = [b.name for b in ENGINES if refusal(b, case.problem) is None]
-    assert told.engine == willing[0] and told.engine != "recurrent"
-    assert {other for other, _ in told.refusals} == {b.name for b in ENGINES} - {told.engine}
-    assert all(f"not {other}" in str(told) and reason.endswith(".") for other, reason in told.refusals)
+    assert explanation.engine == willing[0] and explanation.engine != "recurrent"
+    assert {other for other, _ in explanation.refusals} == {b.name for b in ENGINES} - {explanation.engine}
+    assert all(
+        f"not {other}" in str(explanation) and reason.endswith(".") for other, reason in explanation.refusals
+    )
     assert torch.equal(
         ttr.regress(case.problem, **case.arguments()),
-        ttr.regress(case.problem, engine=told.engine, **case.arguments()),
+        ttr.regress(case.problem, engine=explanation.engine, **case.arguments()),
     )
 
 
@@ -105,8 +107,8 @@ def test_half_precision_comes_back_and_accumulates_wider(name, dtype):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_narrow_inputs_cost_their_conversion_alone(name):
-    """q, k, v in bfloat16 with controls and state in float32: to the bit what the same numbers in float32
-    give, only y is rounded."""
+    """q, k, v in bfloat16 with controls and state in float32 equal, to the bit, the same numbers in float32;
+    only y is rounded."""
     case = make_case(FORMS[name], Sizes(time=40), dtype=torch.float32)
     narrow = {**case.arguments(), **{x: getattr(case, x).bfloat16() for x in "qkv"}}
     widened = {**narrow, **{x: narrow[x].float() for x in "qkv"}}
@@ -125,13 +127,13 @@ def test_autocast_does_not_reach_the_memory():
     assert torch.equal(y, ttr.regress(RIDGE, **case.arguments()))
 
 
-def test_diagnostics_tell_residual_and_iterations():
+def test_diagnostics_report_residual_and_iterations():
     case = make_case(RIDGE)
-    with ttr.diagnostics() as told:
+    with ttr.diagnostics() as reported:
         ttr.regress(RIDGE, **case.arguments())
     ttr.regress(RIDGE, **case.arguments())
-    assert len(told.records) == 1
-    assert told.records[0]["iterations"] > 0 and float(told.records[0]["residual"]) <= tolerance(
+    assert len(reported.records) == 1
+    assert reported.records[0]["iterations"] > 0 and float(reported.records[0]["residual"]) <= tolerance(
         torch.float64
     )
 
@@ -286,7 +288,7 @@ def test_in_place_is_all_or_nothing():
 
 
 class _Numbers(TorchDispatchMode):
-    """Counts the numbers that all operations make."""
+    """Counts the numbers that all operations write."""
 
     made = 0
 
@@ -301,7 +303,8 @@ class _Numbers(TorchDispatchMode):
 
 
 def test_gradients_of_packed_sequences_cost_what_the_sequences_do():
-    """Not their number times the whole call: a slice of it per sequence would."""
+    """Not the number of sequences times the whole call, which slicing the call once per sequence would
+    cost."""
     made = []
     for sequences in (16, 32):
         case = make_case(ATTENTION, Sizes(batch=1, time=4 * sequences)).differentiable()

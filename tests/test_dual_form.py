@@ -1,5 +1,5 @@
-"""Networks in mini-batches: both derivatives of whole chunks, the published dual form, memory, and what is
-told of every step."""
+"""Networks in mini-batches: first and second derivatives of whole chunks, the published dual form, memory,
+and the diagnostics of every step."""
 
 import functools
 import multiprocessing
@@ -46,8 +46,8 @@ compiled = pytest.mark.skipif(not library.available(), reason="the library of co
 
 @pytest.fixture(params=TIERS)
 def engine(request):
-    """Every derivative: the kernels of each instruction set, and the plain one, which serves what they do
-    not."""
+    """The kernels of each instruction set, and the implementation in torch, which handles the calls that they
+    do not."""
     with tier(request.param):
         yield
 
@@ -85,7 +85,8 @@ def compare(problem: Problem, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("problem", PERCEPTRONS.values(), ids=PERCEPTRONS)
 def test_the_dual_form_is_the_plain_one(problem, dtype, engine):
-    """From inside a chunk into another, past blocks of two; sizes that are no multiple of a vector."""
+    """Segments that begin and end inside chunks, more than one block of two chunks; sizes that are no
+    multiple of a vector."""
     compare(problem, dtype)
 
 
@@ -127,8 +128,8 @@ def test_first_and_second_derivatives(name, engine):
 
 @pytest.mark.parametrize("name", ["ttt-linear", "ttt-mlp"])
 def test_second_derivatives_where_a_layer_starts(name, engine):
-    """Weights of 0.02 under a norm: gradients of 1e6, which differences cannot check, so those of the
-    definition do."""
+    """Weights of 0.02 under a norm have gradients of 1e6, which finite differences cannot check, so they are
+    compared with those of the definition."""
     problem = ttr.catalogue[name].problem
     case = make_case(problem, Sizes(batch=1, time=19, heads=1, key=2, value=4)).differentiable()
     leaves = list(case.leaves().values())
@@ -171,7 +172,7 @@ def test_rows_at_different_places_of_their_chunks():
 
 @pytest.mark.parametrize("name", ["ttt-linear", "ttt-mlp"])
 def test_the_published_dual_form(name):
-    """The transcription that the benchmark times is the same function, to what float64 holds."""
+    """The transcription that the benchmark times equals ours to the precision of float64."""
     family = next(family for family in FAMILIES if family.name == name)
     x = {
         key: t.double()
@@ -188,15 +189,15 @@ def test_the_published_dual_form(name):
     assert error(ttr.regress(family.problem, params=params, **call), theirs) <= PARITY
 
 
-# ----------------------------------------------------------------------------------------------- what is told
+# ------------------------------------------------------------------------------------------------ diagnostics
 @pytest.mark.parametrize("engine", ["dual-form", "mini-batch", "recurrent"])
-def test_every_step_tells_its_loss_and_the_norms(engine):
+def test_every_step_reports_its_loss_and_the_norms(engine):
     case = make_case(TTT, SIZES)
     expected = ttr.regress(TTT, engine=engine, **case.arguments())
-    with ttr.diagnostics() as told:
+    with ttr.diagnostics() as reported:
         y, state = ttr.regress(TTT, engine=engine, return_state=True, **case.arguments())
-    assert torch.equal(y, expected) and int(sum(r["pairs"][0, 0] for r in told.records)) == 23
-    first, last = told.records[0], [r for r in told.records if r["pairs"].any()][-1]
+    assert torch.equal(y, expected) and int(sum(r["pairs"][0, 0] for r in reported.records)) == 23
+    first, last = reported.records[0], [r for r in reported.records if r["pairs"].any()][-1]
     params = {name.partition(".")[2]: x for name, x in case.params.items()}
     pairs = 1 if engine == "recurrent" else 4
     prediction = TTT.function.predict(
@@ -209,16 +210,16 @@ def test_every_step_tells_its_loss_and_the_norms(engine):
     ) and set(last["norms"]) == {"w1", "w1_bias", "w2", "w2_bias"}
 
 
-def test_a_large_chunk_tells_its_loss():
+def test_a_large_chunk_reports_its_loss():
     problem = ttr.catalogue["lact"].problem
-    with ttr.diagnostics() as told:
+    with ttr.diagnostics() as reported:
         ttr.regress(problem, **make_case(problem, SIZES).arguments())
-    assert int(sum(r["pairs"][0, 0] for r in told.records)) == 23 and told.records[0]["norms"][
+    assert int(sum(r["pairs"][0, 0] for r in reported.records)) == 23 and reported.records[0]["norms"][
         "w0"
     ].shape == (2, 2)
 
 
-def test_nothing_is_computed_for_nobody(monkeypatch):
+def test_without_diagnostics_no_loss_is_computed(monkeypatch):
     def fail(*_):
         raise AssertionError
 
@@ -252,7 +253,7 @@ def _peak_of_training(name: str, time: int, answer) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["ttt-linear", "ttt-mlp", "titans", "lact"])
 def test_a_long_sequence_is_trained_in_four_gibibytes(name):
-    """8,192 tokens, four heads of 64 channels; the most that the process ever holds, torch included."""
+    """8,192 tokens, four heads of 64 channels; the peak memory of the process, torch included."""
     context = multiprocessing.get_context("spawn")
     answer = context.Queue()
     process = context.Process(target=_peak_of_training, args=(name, 8192, answer))

@@ -1,4 +1,4 @@
-"""ttr in the environments people have: torch and jaxtyping alone, and transformers beside
+"""ttr in common environments: with only torch and jaxtyping, and with transformers beside
 flash-linear-attention without a GPU."""
 
 import importlib.metadata
@@ -55,8 +55,8 @@ def python(command: list[str], code: str, path: Path | None = None) -> None:
 
 
 def only(folder: Path, *roots: str) -> Path:
-    """A folder of links to ttr, the named packages and what they require, to be the whole of a Python's
-    packages."""
+    """A folder of links to ttr, the named packages and their requirements, as the only packages of a
+    Python."""
     (folder / "ttr").symlink_to(Path(ttr.__file__).parent)
     todo, done = list(roots), set()
     while todo:
@@ -75,11 +75,11 @@ def only(folder: Path, *roots: str) -> Path:
 
 
 PINNED = ("-c", str(ROOT / "constraints.txt"))
-"""The options of pip for the versions the project is developed with."""
+"""pip options for the versions that the project is developed with."""
 
 
 def oldest() -> list[str]:
-    """Every package for which pyproject.toml names the least version that will do, at that version."""
+    """Every package for which pyproject.toml sets a minimum version, at that version."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [
         *project["dependencies"],
@@ -89,7 +89,7 @@ def oldest() -> list[str]:
 
 
 def fresh(folder: Path, *packages: str) -> Path:
-    """A new environment with these packages; its Python."""
+    """The Python of a new environment with these packages."""
     venv.create(folder, with_pip=True)
     executable = folder / "bin" / "python"
     command = [str(executable), "-m", "pip", "install", "-q", "torch", *packages]

@@ -1,5 +1,5 @@
-"""The engines of exact fits (ridge in chunks, softmax attention, local lines): against the oracle, and what
-their solves promise."""
+"""The engines of exact fits (ridge in chunks, softmax attention, local linear regression): against the
+oracle, and the properties of their solvers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ PROBLEMS = [
 SOLVES = [
     p for p in PROBLEMS if p.function.local_degree != 0 and p.solver.exact and "slope" not in p.controls()
 ]
-"""Those whose solution is exact, however many steps that takes."""
+"""Solvers whose solution is exact, directly or by iteration."""
 
 
 def _equals_oracle(case: Case, size: int):
@@ -84,8 +84,8 @@ def _equals_oracle(case: Case, size: int):
 
 
 def test_every_exact_triple_is_served():
-    """But for windows of global fits, which no moments can forget, and kernel ridge regression with
-    forgetting, which has no common factor."""
+    """Except windows of global fits, which moments cannot forget, and kernel ridge regression with decay,
+    which has no common factor."""
     exact = [
         p
         for p in triples()
@@ -105,7 +105,8 @@ def test_equals_oracle(problem, strong_gates, dtype):
 @pytest.mark.parametrize("heads", ((4, 1, 2), (1, 2, 4), (2, 4, 1)), ids=str)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_equals_oracle_with_grouped_heads(problem, heads):
-    """Heads of q, k and v; Attention in float32 takes torch's kernels, which group heads themselves."""
+    """Grouped heads of q, k and v; in float32, Attention uses torch's kernels, which group heads
+    themselves."""
     sizes = Sizes(
         batch=2,
         time=9,
@@ -123,14 +124,14 @@ def test_equals_oracle_with_grouped_heads(problem, heads):
 @pytest.mark.parametrize("time", (0, 1, 3, 4, 5, 8, 12))
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_equals_oracle_around_the_borders(problem, time):
-    """Of blocks, and of a window whose pairs came with the state."""
+    """The borders of blocks, and of a window that includes pairs of the state."""
     for past in (0, 3):
         _equals_oracle(make_case(problem, Sizes(batch=1, time=time), past=past), size=4)
 
 
 @pytest.mark.parametrize("problem", [p for p in PROBLEMS if p.weights.importance], ids=repr)
 def test_pairs_without_weight(problem):
-    """Absent pairs, and rows that see none at all, which read 0."""
+    """Absent pairs, and queries that see no pair at all, whose read-out is 0."""
     for dtype in (torch.float64, torch.float32):
         case = make_case(problem, Sizes(time=11), dtype=dtype)
         absent = torch.rand(case.controls["log_importance"].shape) < 0.3
@@ -157,17 +158,17 @@ def _default(problem: Problem) -> int:
 
 @pytest.mark.parametrize("problem", PROBLEMS[:1] + [p for p in PROBLEMS if p.weights == Uniform()], ids=repr)
 def test_equal_sizes_of_keys_and_values(problem):
-    """Here Attention is one call of torch's kernel."""
+    """In this case Attention is one call of torch's kernel."""
     _equals_oracle(make_case(problem, Sizes(time=11, key=3, value=3), dtype=torch.float32), size=4)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_future_does_not_reach_the_past(problem):
-    """To the last bit, whatever the size of the change and however long later rows iterate; within tolerance
+    """To the last bit, for changes of any size and any number of iterations of later rows; within tolerance
     if the engine is adaptive."""
 
     def mixed(name, old, new, token):
-        # longer keys leave no digit of float32, and are refused
+        # longer keys are refused: no digit would be correct in float32
         size = {"q": 100, "k": 100 if old.dtype == torch.float64 else 10, "v": 100}
         return (
             old
@@ -206,8 +207,8 @@ def test_second_derivatives(problem):
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_memory_is_linear(problem):
-    """No score matrix of T x T, no moments per token; and what a graph holds for its backward grows with T,
-    not with T^2."""
+    """No T x T score matrix, no moments per token; what a graph saves for the backward pass grows with T, not
+    with T^2."""
     held = []
     for time in (64, 128):
         case, storages = (
@@ -235,25 +236,25 @@ def test_memory_is_linear(problem):
 
 # ------------------------------------------------------------------------------------------------- the solves
 @pytest.mark.parametrize("problem", SOLVES, ids=repr)
-def test_solves_tell_their_residual(problem):
+def test_solves_report_their_residual(problem):
     for dtype in (torch.float64, torch.float32):
         case = make_case(problem, Sizes(time=11), dtype=dtype).differentiable()
-        with ttr.diagnostics() as told:
+        with ttr.diagnostics() as reported:
             y = ttr.regress(problem, engine=_engine(problem, 4), **case.arguments())
-            forward = len(told.records)
+            forward = len(reported.records)
             y.sum().backward()
         # one solve per block and one for its gradient: recomputation does not iterate
-        assert len(told.records) == 2 * forward > 0
+        assert len(reported.records) == 2 * forward > 0
         assert all(
             (record["iterations"] > 0) == (record["solver"] == "conjugate gradient")
-            for record in told.records
+            for record in reported.records
         )
-        assert all(record["residual"] <= ACCEPTED * torch.finfo(dtype).eps for record in told.records)
+        assert all(record["residual"] <= ACCEPTED * torch.finfo(dtype).eps for record in reported.records)
 
 
 @pytest.mark.parametrize("exponent", (-100, -10, 60))
 def test_ridge_is_linear_in_the_query(exponent):
-    """Bit for bit where the factor is a power of 2: the stopping rule is relative and no norm under- or
+    """Bit for bit where the factor is a power of 2: the stopping rule is relative, and no norm under- or
     overflows."""
     case = make_case(Problem(Geometric("head"), Linear(), ExactRidge()), Sizes(time=20), dtype=torch.float32)
     scaled = dataclasses.replace(case, q=case.q * 2.0**exponent)
@@ -262,7 +263,7 @@ def test_ridge_is_linear_in_the_query(exponent):
 
 
 def test_local_fit_does_not_see_the_unit_of_length():
-    """Queries and keys 1000 times smaller, with the kernel's scale and the ridge in the same unit."""
+    """Queries and keys 1000 times smaller, with the kernel's scale and the ridge scaled accordingly."""
     case = make_case(Problem(Uniform(), LocalLinear(scale=0.5), ExactLocalFit()), Sizes(time=20))
     small = dataclasses.replace(
         case,

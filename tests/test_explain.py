@@ -1,5 +1,5 @@
-"""What is told about memories: formulas of every component and entry, their LaTeX, the layout, and that it is
-true where that can be measured."""
+"""``explain``: formulas of every component and entry, their LaTeX and layout, and whether they are true where
+that can be measured."""
 
 import dataclasses
 import re
@@ -42,8 +42,7 @@ WORDS = ("order", "parallel form", "approximation")
 
 
 def silent(component, field):
-    """Whether a field need not stand in a formula: it keeps a division in order, or there is nothing that it
-    could change."""
+    """Whether a field need not appear in a formula: it only guards a division, or changes nothing."""
     unused = {
         "hidden": getattr(component, "depth", None) == 1,
         "tied": isinstance(component, Linear) and not component.parameters(1, 4, 3),
@@ -55,7 +54,7 @@ PARSER = MathTextParser("path")
 
 
 def needed(component):
-    """The titles that a component of that kind must have."""
+    """The titles of formulas that a component of that kind must have."""
     if component.kind == "solver":
         return {"update", "order", "parallel form"} | (set() if component.folds else {"objective"})
     return {"weights": {"weight"}, "function": {"prediction", "read-out", "scale"}, "feature": {"features"}}[
@@ -65,14 +64,14 @@ def needed(component):
 
 @pytest.mark.parametrize("component", EXAMPLES, ids=repr)
 def test_every_component_states_its_formulas(component):
-    told = component.formulas()
-    assert needed(component) <= set(told) <= {*FORMULAS, *WORDS}
-    for title, text in told.items():
+    formulas = component.formulas()
+    assert needed(component) <= set(formulas) <= {*FORMULAS, *WORDS}
+    for title, text in formulas.items():
         assert text.isascii() and text == text.strip() and "\n" not in text and len(text) > 4, title
 
 
 def others(component, field):
-    """The component with another value in a field, where there is a valid one."""
+    """The component with another value of a field, if there is a valid one."""
     value, hint = getattr(component, field.name), typing.get_type_hints(type(component))[field.name]
     if isinstance(value, bool):
         new = [not value]
@@ -109,7 +108,7 @@ def test_formulas_say_what_every_field_changes(component):
 
 
 def rendered(formula):
-    """Whether mathtext, an independent reader of LaTeX mathematics, can set it."""
+    """Whether mathtext, an independent parser of LaTeX mathematics, can render it."""
     PARSER.parse(f"${latex(formula)}$")
     return True
 
@@ -122,14 +121,14 @@ def test_formulas_of_components_are_latex(component):
 
 @pytest.mark.parametrize("name", ttr.catalogue)
 def test_formulas_of_layers_are_latex(name):
-    told = ttr.explain(ttr.catalogue[name], name=name)
-    assert all(map(rendered, told.formulas().values()))
-    check_document(told.latex())
+    explanation = ttr.explain(ttr.catalogue[name], name=name)
+    assert all(map(rendered, explanation.formulas().values()))
+    check_document(explanation.latex())
 
 
 def check_document(text):
-    """Braces and environments are balanced, scripts have their braces, rows their columns, and nothing
-    special stands bare in a text."""
+    """Check that braces and environments are balanced, scripts have braces, rows have their columns, and text
+    contains no unescaped special character."""
     plain = re.sub(r"\\[{}_&%#$]", "", text)
     depth = 0
     for character in plain:
@@ -219,16 +218,18 @@ def test_updates_are_written_out(parts):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Fading(Weights):
-    """Weights that say nothing of themselves."""
+class _Decaying(Weights):
+    """Weights without formulas."""
 
     retention = "head"
 
 
-def test_components_without_formulas_are_told_by_their_structure():
-    told = ttr.explain(Problem(_Fading(), Linear(), OneStep()))
-    assert told.formulas()["update"].startswith("S_t = (gamma_i^(t) / gamma_i^(t-1)) S_{t-1} + k_t v_t^T")
-    assert "weight" not in told.formulas() and all(map(rendered, told.formulas().values()))
+def test_components_without_formulas_are_explained_by_their_structure():
+    explanation = ttr.explain(Problem(_Decaying(), Linear(), OneStep()))
+    assert explanation.formulas()["update"].startswith(
+        "S_t = (gamma_i^(t) / gamma_i^(t-1)) S_{t-1} + k_t v_t^T"
+    )
+    assert "weight" not in explanation.formulas() and all(map(rendered, explanation.formulas().values()))
 
 
 def test_another_axis_has_the_last_word_on_a_title():
@@ -243,9 +244,9 @@ def test_another_axis_has_the_last_word_on_a_title():
 
 
 def test_features_that_change_the_key_stay_in_the_formulas():
-    told = ttr.explain(Problem(Uniform(), Linear(Taylor()), OneStep()))
-    assert "phi(k_t)" in told.formulas()["update"] and "u^2 / 2" in told.formulas()["features"]
-    assert "memory [F,V]" in told.facts("state")[0] and "153 for K = 16" in told.facts("F")[0]
+    explanation = ttr.explain(Problem(Uniform(), Linear(Taylor()), OneStep()))
+    assert "phi(k_t)" in explanation.formulas()["update"] and "u^2 / 2" in explanation.formulas()["features"]
+    assert "memory [F,V]" in explanation.facts("state")[0] and "153 for K = 16" in explanation.facts("F")[0]
 
 
 def limits(problem):
@@ -276,7 +277,7 @@ def test_limits_of_the_regression():
 
 
 @pytest.mark.parametrize("name", ttr.catalogue)
-def test_a_layer_is_told_in_full_on_80_columns(name):
+def test_a_layer_is_explained_in_full_on_80_columns(name):
     entry = ttr.catalogue[name]
     text = str(ttr.explain(entry, name=name))
     flat = " ".join(text.split())
@@ -301,24 +302,24 @@ def test_a_layer_is_told_in_full_on_80_columns(name):
 @pytest.mark.parametrize("problem", [problem for problem in covering() if problem.function.causal], ids=repr)
 def test_state_in_numbers_is_the_state(problem):
     value_size = 2
-    told = ttr.explain(problem, heads=2, key_size=4, value_size=value_size, tokens=7)
+    explanation = ttr.explain(problem, heads=2, key_size=4, value_size=value_size, tokens=7)
     params = ttr.init_params(problem, heads=2, key_size=4, value_size=value_size)
     state = ttr.initial_state(
         problem, 1, 2, 4, value_size, params=params, capacity=7 if issubclass(problem.form, Pairs) else None
     )
-    assert told.facts("in numbers")[0].startswith(f"{state.nbytes:,} bytes of state in float32")
-    assert all(name in told.facts("state")[0] for name in state)
+    assert explanation.facts("in numbers")[0].startswith(f"{state.nbytes:,} bytes of state in float32")
+    assert all(name in explanation.facts("state")[0] for name in state)
 
 
-def test_window_and_pairs_and_costs_are_told():
-    told = ttr.explain(
+def test_window_and_pairs_and_costs_are_explained():
+    explanation = ttr.explain(
         Problem(Window(5), LocalConstant(), ExactLocalFit()), heads=2, key_size=4, value_size=3, tokens=100
     )
     assert (
-        "the sums run over the 5 newest pairs" in told.facts("window")
-        and "N = 5" in told.facts("in numbers")[0]
+        "the sums run over the 5 newest pairs" in explanation.facts("window")
+        and "N = 5" in explanation.facts("in numbers")[0]
     )
-    assert told.facts("work per token") == ("O(N K + N V) per head",)
+    assert explanation.facts("work per token") == ("O(N K + N V) per head",)
     several = ttr.explain(Problem(Uniform(), Linear(), DeltaRule(pairs_per_token=2)))
     assert several.facts("work per token") == ("O(K V) per head, for each of 2 pairs",)
     assert "K^3" in ttr.explain(ttr.catalogue["mesanet"]).facts("work per token")[0]
@@ -352,11 +353,15 @@ def test_half_a_call_and_half_the_sizes_are_refused():
     ],
 )
 def test_the_route_names_the_files_of_a_call(name, passed):
-    told = ttr.explain(ttr.catalogue[name])
-    files = [file for _, file in told.route]
-    assert files[:2] == ["ttr/dispatch.py", "ttr/prepare.py"] and len(set(told.route)) == len(told.route)
+    explanation = ttr.explain(ttr.catalogue[name])
+    files = [file for _, file in explanation.route]
+    assert files[:2] == ["ttr/dispatch.py", "ttr/prepare.py"] and len(set(explanation.route)) == len(
+        explanation.route
+    )
     assert all((Path(ttr.__file__).parents[1] / file).is_file() for file in files)
-    kernels = [] if "native" in (engine for engine, _ in told.refusals) else ["engines/native/recurrence"]
+    kernels = (
+        [] if "native" in (engine for engine, _ in explanation.refusals) else ["engines/native/recurrence"]
+    )
     wanted = [file for file in passed if file not in ("engines/native/recurrence",) or file in kernels]
     places = [files.index(f"ttr/{file}.py") for file in wanted]
     assert places == sorted(places)

@@ -1,5 +1,5 @@
-"""What ``ttr.explain`` prints of losses, maps of matrices and feature maps is what they compute, from tiny
-numbers to large ones.
+"""The formulas that ``ttr.explain`` prints for losses, maps of matrices and feature maps are what these
+compute, from tiny numbers to large ones.
 
 Every formula is read literally, under the very text that is printed: whoever changes the text or the code
 changes both.
@@ -183,7 +183,7 @@ def test_a_map_of_matrices_is_what_it_prints(change):
 
 @pytest.mark.parametrize("features", examples("feature"))
 def test_a_feature_map_is_what_it_prints(features):
-    size, told = 5, features.formulas()["features"]
+    size, formula = 5, features.formulas()["features"]
     declared = features.parameters(2, size, 3)
     params = {
         name: p.draw(torch.Generator().manual_seed(1)).double() * (1 + 0.1 * normal(*p.shape))
@@ -192,10 +192,10 @@ def test_a_feature_map_is_what_it_prints(features):
     for scale in SCALES:
         q, k = scale * normal(7, 2, size), normal(7, 2, size, seed=1)
         mapped = features(q, params), features(k, params)
-        if told in KERNELS:
-            assert error(dot(*mapped), KERNELS[told](q, k, params)) < FLOAT64
+        if formula in KERNELS:
+            assert error(dot(*mapped), KERNELS[formula](q, k, params)) < FLOAT64
         else:
-            assert all(error(found, PHI[told](x, params)) < FLOAT64 for found, x in zip(mapped, (q, k)))
+            assert all(error(found, PHI[formula](x, params)) < FLOAT64 for found, x in zip(mapped, (q, k)))
 
 
 @pytest.mark.parametrize("values", [2, 6])
@@ -224,8 +224,8 @@ def test_a_residual_network_cuts_and_pads_its_input_as_it_prints(values):
     )
 
 
-def test_the_constant_in_the_norm_of_moneta_has_no_say_under_ordinary_forgetting():
-    """Accumulators that forgot down to 1e-3 have the weights of the publication, A / ||A||_4^2."""
+def test_the_constant_in_the_norm_of_moneta_is_negligible_under_ordinary_decay():
+    """Accumulators that have decayed to 1e-3 have the weights of the publication, A / ||A||_4^2."""
     accumulator = 1e-3 * normal(3, 4, 6)
     published = accumulator / (accumulator**4).sum((-2, -1), keepdim=True) ** 0.5
     assert isinstance(ttr.catalogue["moneta"].problem.solver.mirror, PowerNorm)

@@ -1,4 +1,4 @@
-"""The fuzzer sees what it is for, and finds nothing."""
+"""The fuzzer finds planted faults, and nothing in the package."""
 
 import os
 import time
@@ -25,7 +25,7 @@ def test_right_calls_are_equal_and_wrong_ones_refused():
 
 
 def wrapped(monkeypatch, change):
-    """Attention, with something done to its outputs and state."""
+    """Attention with changed outputs and state."""
     original = Attention.run
     monkeypatch.setattr(Attention, "run", lambda self, problem, x: change(x, *original(self, problem, x)))
 
@@ -97,7 +97,7 @@ def test_the_same_seed_draws_the_same_calls():
 
 
 def fragile(call: Call) -> Outcome:
-    """Stands for a library with a crash and a hang."""
+    """A stand-in for a library that crashes and hangs."""
     if call.time == 4:
         os.abort()
     if call.time == 5:
@@ -115,7 +115,7 @@ def test_a_crash_or_a_hang_ends_one_call_alone():
 
 
 def faulty(call: Call) -> Outcome:
-    """Stands for a library that is wrong from some sizes on."""
+    """A stand-in for a library that is wrong above some sizes."""
     return Outcome("wrong number", "off", "here") if call.key > 4 and call.heads > 2 else Outcome("equal")
 
 

@@ -1,4 +1,4 @@
-"""Identities that tie the layers to one another (law 8), stated of the definition alone.
+"""Identities between layers (law 8), stated of the definition alone.
 
 Every engine equals the oracle elsewhere; here the oracle is held to mathematics: exact identities, limits,
 and invariances.
@@ -50,7 +50,7 @@ def _float64() -> Iterator[None]:
 
 @pytest.fixture
 def qkv() -> dict[str, Tensor]:
-    """Unit keys, so that steps below 1 are stable."""
+    """Queries, unit keys and values; with unit keys, steps below 1 are stable."""
     k = torch.nn.functional.normalize(torch.randn(B, T, H, K), dim=-1)
     return {"q": torch.randn(B, T, H, K), "k": k, "v": torch.randn(B, T, H, V)}
 
@@ -78,9 +78,9 @@ def same(value: Tensor, reference: Tensor) -> bool:
 
 
 def reaches(layer: Callable[[float], Tensor], limit: Tensor) -> bool:
-    """Whether layer(h) -> limit as h -> 0, by Richardson: layer(h) = limit + c h + O(h^2), so 2 layer(h/2) -
-    layer(h) is off by O(h^2) only. At h = 1 the layer must still be another one, or there would be nothing to
-    show."""
+    """Whether layer(h) -> limit as h -> 0, by Richardson extrapolation: layer(h) = limit + c h + O(h^2), so 2
+    layer(h/2) - layer(h) differs by O(h^2) only. At h = 1 the layer must differ from the limit, or the test
+    would show nothing."""
     h = 1e-6
     return error(layer(1.0), limit) > HALF and same(2 * layer(h / 2) - layer(h), limit)
 
@@ -337,7 +337,7 @@ def test_local_linear_with_a_large_ridge_is_softmax_attention(qkv, unit_norm) ->
 
 
 def test_local_linear_reproduces_affine_maps(qkv) -> None:
-    """Without a ridge, once K + 1 keys in general position have been seen."""
+    """Without a ridge, after K + 1 keys in general position."""
     inputs = qkv | {"k": torch.randn_like(qkv["k"])}
     slope, offset = torch.randn(K, V), torch.randn(V)
     inputs["v"] = inputs["k"] @ slope + offset
@@ -448,7 +448,7 @@ def test_a_window_as_long_as_the_sequence_is_none(qkv, function, solver, control
 
 @pytest.mark.parametrize(("function", "solver", "controls"), SAMPLES + MEMORY, ids=kind)
 def test_fixed_forgetting_is_geometric_with_those_rates(qkv, function, solver, controls) -> None:
-    """RetNet keeps 1 - 2^-(5+h) and ALiBi exp(-2^-(8(h+1)/H)) of the past per token."""
+    """The decay per token is 1 - 2^-(5+h) in RetNet and exp(-2^-(8(h+1)/H)) in ALiBi."""
     retnet = torch.log1p(-(2.0 ** -(5 + torch.arange(H))))
     alibi = -(2.0 ** (-8 * (1 + torch.arange(H)) / H))
     for fixed, rates in ((MultiScale(), retnet), (Alibi(), alibi)):
@@ -458,8 +458,7 @@ def test_fixed_forgetting_is_geometric_with_those_rates(qkv, function, solver, c
 
 @pytest.mark.parametrize(("function", "solver", "controls"), SAMPLES, ids=kind)
 def test_forgetting_is_importance_seen_from_the_last_token(qkv, decay, function, solver, controls) -> None:
-    """gamma_i^(T) = prod_{i<j<=T} a_j: given to each pair as its importance, it makes the last read-out the
-    same."""
+    """gamma_i^(T) = prod_{i<j<=T} a_j as the importance of each pair gives the same last read-out."""
     past = decay.cumsum(1)
     gated = run(Problem(HEAD, function, solver), qkv, log_decay=decay, **controls)[:, -1]
     assert same(
@@ -474,7 +473,7 @@ def test_forgetting_is_importance_seen_from_the_last_token(qkv, decay, function,
 def test_a_common_importance_scales_one_step_and_leaves_ratios_and_local_fits(
     qkv, function, solver, controls
 ) -> None:
-    """Of an exact solve it divides the ridge."""
+    """In an exact solve it divides the ridge."""
     importance = 0.7
     weighted = run(
         Problem(Importance(), function, solver),

@@ -1,5 +1,5 @@
-"""Identities of attention whose keys are transported, whose values are corrected, and of kernel sums through
-landmarks."""
+"""Identities of attention with transported keys, of attention with value correction, and of kernel sums
+through landmarks."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def test_only_step_times_the_squared_transport_key_matters(qkv) -> None:
 
 
 def test_one_transport_key_for_all_with_step_two_is_attention_to_mirrored_keys(qkv) -> None:
-    """H is then a reflection, H H = 1: between tokens i and t it acts t - i times, as if all q_t and k_i of
-    odd tokens were mirrored."""
+    """H is then a reflection, H H = 1: between tokens i and t it applies t - i times, as if q_t and k_i of
+    all odd tokens were reflected."""
     turn = normalize(torch.randn(B, 1, H, K), dim=-1)
     odd = (torch.arange(T) % 2 == 1)[None, :, None, None]
     mirrored = {
@@ -92,9 +92,9 @@ def test_one_transport_key_for_all_with_step_two_is_attention_to_mirrored_keys(q
 
 
 def test_two_reflections_per_token_in_one_plane_are_rotary_positions(qkv) -> None:
-    """Two reflections at lines that stand at an angle turn by twice that angle. Tokens at odd places reflect
-    a second time, and only they are read and written: their logits are those of queries and keys turned by
-    twice the angle per token."""
+    """Two reflections whose axes differ by an angle rotate by twice that angle. Tokens at odd places apply
+    the second reflection, and only they are read and written: their logits are those of queries and keys
+    rotated by twice the angle per token."""
     angle = torch.tensor(0.3)
     lines = torch.stack([torch.tensor([1.0, 0.0]), torch.stack([angle.cos(), angle.sin()])])
     turn = lines[torch.arange(2 * T) % 2].view(1, 2 * T, 1, 2).expand(B, 2 * T, H, 2)
@@ -151,8 +151,8 @@ def test_corrected_attention_is_attention_to_the_solution_of_one_triangular_syst
 
 
 def test_values_that_are_all_alike_are_known_after_the_first_token(qkv) -> None:
-    """With step 1 all that is new is kept, which is nothing behind the first token: y_t is its share of the
-    first value."""
+    """With step 1 only what is new is stored, which is nothing after the first token: y_t is the first value
+    times its share."""
     inputs = {**qkv, "v": qkv["v"][:, :1].expand(B, T, H, V)}
     first = torch.zeros(B, T, H, V)
     first[:, 0] = inputs["v"][:, 0]
@@ -179,7 +179,7 @@ def gaussian(q: Tensor, k: Tensor, scale: float) -> Tensor:
     ids=repr,
 )
 def test_with_every_point_a_landmark_it_is_the_plain_kernel_sum(qkv, function, keys) -> None:
-    """All queries are enough: C_q W^-1 = 1 there, and C_k^T V is the kernel sum."""
+    """With all queries as landmarks, C_q W^-1 = 1, and C_k^T V is the kernel sum."""
     y = ttr.oracle(Problem(Uniform(), function, OneStep()), qkv["q"], qkv[keys], qkv["v"])
     assert same(y, (gaussian(qkv["q"], qkv[keys], 2.0) @ qkv["v"].transpose(1, 2)).transpose(1, 2))
 
@@ -192,7 +192,8 @@ def test_a_kernel_of_distances_sees_no_common_shift_or_rotation(qkv, function) -
 
 
 def test_enough_steps_give_the_inverse(qkv) -> None:
-    """Whatever the iteration; with the ridge it is neither the kernel sum nor kernel ridge regression."""
+    """For every iteration; with the ridge the result is neither the kernel sum nor kernel ridge
+    regression."""
     several = [
         GaussianNystrom(6, "queries", inverse=inverse, ridge=0.3, steps=60)
         for inverse in ("balanced", "newton")
@@ -206,7 +207,7 @@ def test_enough_steps_give_the_inverse(qkv) -> None:
 
 
 def test_order_matters_to_landmarks_alone(qkv) -> None:
-    """Tokens between landmarks can change places: nothing else depends on where a token stands."""
+    """Tokens between landmarks can be exchanged: nothing else depends on the place of a token."""
     function = GaussianNystrom(4, ridge=0.3)
     problem, order = Problem(Uniform(), function, OneStep()), torch.arange(T)
     order[[1, 3]] = order[[3, 1]]  # landmarks are 0 and 5
@@ -239,7 +240,7 @@ def test_what_reads_the_whole_sequence_neither_streams_nor_generates(name, qkv, 
     changed = x.clone()
     changed[:, -1] += 1.0
     assert error(layer(changed)[:, 0], layer(x)[:, 0]) > FLOAT64
-    # law 11 wants the library's own sentences
+    # law 11 checks the library's own messages
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     report = ttr.verify(name, slow=False)
     assert report and "does not apply: Every token reads the whole sequence" in str(report)

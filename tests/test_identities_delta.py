@@ -1,4 +1,4 @@
-"""Identities among the delta rule and its successors (law 8), stated of the definition; and one layer in its
+"""Identities of the delta rule and its successors (law 8), stated of the definition; and one layer by its
 published equations."""
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _float64() -> Iterator[None]:
 
 @pytest.fixture
 def qkv() -> dict[str, Tensor]:
-    """Unit keys, so that steps below 1 are stable."""
+    """Queries, unit keys and values; with unit keys, steps below 1 are stable."""
     return {"q": torch.randn(B, T, H, K), "k": unit(B, T, H, K), "v": torch.randn(B, T, H, V)}
 
 
@@ -55,7 +55,7 @@ def decay(weights: Weights) -> Tensor:
 
 
 def wide(x: Tensor) -> Tensor:
-    """A number per head as one that multiplies channels."""
+    """A number per head, with an axis of size 1 for the channels."""
     return x if x.ndim == 4 else x[..., None]
 
 
@@ -177,7 +177,8 @@ def test_no_momentum_is_the_delta_rule(weights, at, qkv):
 
 
 def test_momentum_and_its_step_trade_places_with_the_step_size(qkv):
-    """Z scales with eta and enters the memory times beta: twice the one and half the other is the same."""
+    """Z is proportional to eta and is added to the memory times beta, so doubling the one and halving the
+    other changes nothing."""
     controls = {"log_decay": -share(B, T, H), "momentum": share(B, T, H)}
     step, momentum_step = share(B, T, H), share(B, T, H)
     one = run(WEIGHTS[0], MomentumDeltaRule(), qkv, **controls, step_size=step, momentum_step=momentum_step)
@@ -196,7 +197,7 @@ def test_momentum_and_its_step_trade_places_with_the_step_size(qkv):
 
 @pytest.mark.parametrize("momentum", [0.0, 1.0, 1.3])
 def test_any_share_of_momentum_has_the_right_gradient_by_chunks(momentum, qkv):
-    """The products of shares are multiplied out: 0 and more than 1 are shares like any other."""
+    """Momentums need no division: 0 and values above 1 are allowed."""
     problem = Problem(WEIGHTS[0], Linear(), MomentumDeltaRule())
     kept = torch.where(torch.rand(B, T, H) < 0.5, momentum, 0.5).requires_grad_()
     controls = {"log_decay": -share(B, T, H), "step_size": share(B, T, H), "momentum_step": share(B, T, H)}
@@ -209,7 +210,7 @@ def test_any_share_of_momentum_has_the_right_gradient_by_chunks(momentum, qkv):
 
 
 def test_the_oja_rule_is_the_delta_rule_of_exchanged_keys_and_values():
-    """N^T is the memory of the per-channel delta rule for keys v and values k: probed with unit queries, it
+    """N^T is the memory of the per-channel delta rule for keys v and values k; read with unit queries, it
     gives N^T q."""
     q, k, v = torch.randn(B, T, H, K), torch.randn(B, T, H, K), unit(B, T, H, V)
     step, log_decay = share(B, T, H), -share(B, T, H, V)
@@ -232,8 +233,8 @@ def test_small_steps_of_the_oja_rule_are_linear_attention(qkv):
 
 # ------------------------------------------------------------------------------------------ RWKV-7, literally
 def test_the_rwkv7_layer_is_that_of_its_equations():
-    """arXiv 2503.14456, section 4, token by token with its own state [V,K]; the value residual of later
-    layers left out."""
+    """arXiv 2503.14456, section 4, token by token with its own state [V,K], without the value residual of
+    later layers."""
     d, heads, size = 8, 2, 4
     layer = Mixer(d, ttr.catalogue["rwkv7"], heads=heads, key_size=size, value_size=size, layer=1, layers=3)
     with torch.no_grad():

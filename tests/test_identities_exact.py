@@ -56,7 +56,7 @@ def gates() -> dict[str, Tensor]:
 
 
 UNDAMPED = 1e-16
-"""The least damping: none is refused, because a solved system would divide 0 by 0."""
+"""The least damping; 0 is refused, because a converged solve would divide 0 by 0."""
 
 
 def run(problem: Problem, inputs: Mapping[str, Tensor], **controls: Tensor | float) -> Tensor:
@@ -69,9 +69,9 @@ def same(value: Tensor, reference: Tensor) -> bool:
 
 # ----------------------------------------------------------------------------------------------- global ridge
 def test_recursive_least_squares_with_forgetting_is_the_ridge_under_importance(qkv) -> None:
-    """P <- P / a before each pair forgets the prior with the pairs: sum_i prod_{i<j<=t} a_j err_i +
-    prod_{j<=t} a_j ridge is prod_{j<=t} a_j times the ridge problem in which pair i counts 1 / prod_{j<=i}
-    a_j. A constant ridge is another layer."""
+    """P <- P / a before each pair also decays the prior: sum_i prod_{i<j<=t} a_j err_i + prod_{j<=t} a_j
+    ridge is prod_{j<=t} a_j times the ridge problem in which pair i has weight 1 / prod_{j<=i} a_j. A
+    constant ridge is another layer."""
     log_decay, ridge = -0.5 * torch.rand(B, T, H), 0.4
     inverse, memory, y = torch.eye(K).expand(B, H, K, K) / ridge, torch.zeros(B, H, K, V), []
     for t in range(T):
@@ -146,7 +146,7 @@ def test_gated_kalmanet_weighs_pairs_by_the_square_of_what_scales_keys_and_value
 
 
 def test_as_many_conjugate_gradient_steps_as_channels_are_the_exact_ridge(qkv, gates) -> None:
-    """But for the damping, which vanishes."""
+    """Up to the damping, which tends to 0."""
     exact = run(Problem(GATED, Linear(), ExactRidge()), qkv, ridge=0.3, **gates)
     assert same(
         run(
@@ -183,7 +183,8 @@ class _TaylorKernel(KernelRegression):
 
 @pytest.mark.parametrize("weights", [Importance(), GATED], ids=str)
 def test_primal_and_dual_ridge_agree(qkv, gates, weights) -> None:
-    """(H + ridge)^-1 U in the features, against one coefficient per pair, with weights and forgetting."""
+    """(H + ridge)^-1 U in the features equals the dual solution with one coefficient per pair, with weights
+    and decay."""
     controls = {name: gates[name] for name in weights.controls()}
     primal = run(Problem(weights, Linear(Taylor(), scale=1.0), ExactRidge()), qkv, ridge=0.3, **controls)
     assert same(run(Problem(weights, _TaylorKernel(), ExactRidge()), qkv, ridge=0.3, **controls), primal)
@@ -221,8 +222,8 @@ def softmax_attention(inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def reaches(layer, limit: Tensor) -> bool:
-    """Whether layer(h) -> limit as h -> 0: 2 layer(h/2) - layer(h) is the limit but for O(h^2); monomials of
-    degree 4 want a small h."""
+    """Whether layer(h) -> limit as h -> 0: 2 layer(h/2) - layer(h) differs from the limit by O(h^2);
+    monomials of degree 4 need a small h."""
     h = 1e-9
     return error(2 * layer(h / 2) - layer(h), limit) <= FLOAT64
 
@@ -232,14 +233,14 @@ def test_local_quadratic_with_a_large_ridge_is_softmax_attention(qkv) -> None:
 
 
 def test_local_quadratic_without_its_squares_is_local_linear(qkv) -> None:
-    """A large ridge on the monomials of degree 2."""
+    """With a large ridge on the monomials of degree 2."""
     squares = torch.cat([torch.zeros(K), torch.ones(K * (K + 1) // 2)])
     line = run(Problem(Uniform(), LocalLinear(), ExactLocalFit()), qkv, ridge=0.3)
     assert reaches(lambda h: run(QUADRATIC, qkv, ridge=(0.3 + squares / h).expand(H, -1)), line)
 
 
 def test_local_quadratic_reproduces_quadratic_maps() -> None:
-    """Without a ridge, once as many keys in general position have been seen as there are coefficients."""
+    """Without a ridge, after as many keys in general position as there are coefficients."""
     time, size = 16, 2
     inputs = {name: torch.randn(B, time, H, size) for name in "qk"}
     form, slope = torch.randn(size, size, V), torch.randn(size, V)
@@ -252,7 +253,7 @@ def test_local_quadratic_reproduces_quadratic_maps() -> None:
 
 
 def test_a_common_rotation_changes_nothing_of_a_local_quadratic(qkv) -> None:
-    """The products of two channels carry the root of 2, so that an equal ridge prefers no direction."""
+    """Products of two channels have a factor of root 2, so that an equal ridge prefers no direction."""
     rotation = torch.linalg.qr(torch.randn(K, K)).Q
     assert same(
         run(QUADRATIC, qkv | {name: qkv[name] @ rotation for name in "qk"}, ridge=0.3),

@@ -1,5 +1,5 @@
-"""Identities of feature maps, normalised read-outs and decays that know their layer; what is easily mistaken
-for them is told apart."""
+"""Identities of feature maps, normalised read-outs and decays that depend on the layer, and what
+distinguishes them from similar layers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from ttr.weights.uniform import Uniform
 B, T, H, K, V = 2, 9, 2, 4, 3
 UNIFORM = Uniform()
 NOTHING = 1e-30
-"""A number beside which no sum of weights counts."""
+"""A number beside which every sum of weights is negligible."""
 
 
 @pytest.fixture
@@ -121,7 +121,8 @@ def test_second_taylor_polynomial_is_half_a_square_and_a_half(qkv) -> None:
 
 @pytest.mark.parametrize("degree", [2, 4, 6])
 def test_symmetric_power_is_the_tensor_power(qkv, degree) -> None:
-    """Every monomial once and weighed is the outer product of all factors, in which it stands many times."""
+    """Every monomial once, with its weight, equals the outer product of all factors, in which it occurs
+    several times."""
     full = {name: qkv[name] / K**0.25 for name in "qk"}
     for name, factor in full.items():
         for _ in range(degree - 1):
@@ -150,14 +151,14 @@ def test_hedgehog_with_bias_zero_swaps_its_halves_with_the_sign(qkv) -> None:
 
 
 def test_two_softmaxes_are_another_hedgehog(qkv) -> None:
-    """As in other releases: of z and of -z apart, without the factor 2."""
+    """As in other releases: separate softmaxes of z and of -z, without the factor 2."""
     two = {name: torch.cat([qkv[name].softmax(-1), (-qkv[name]).softmax(-1)], dim=-1) for name in "qk"}
     one = run(Linear(Hedgehog(), normalized=True), qkv, drawn(Linear(Hedgehog())))
     assert error(run(Linear(Identity(), normalized=True), qkv | two), one) > HALF
 
 
 def test_performer_is_no_function_of_later_keys(qkv) -> None:
-    """In the published code it is one: a maximum over all keys is subtracted before 1e-4 is added."""
+    """In the published code it is: a maximum over all keys is subtracted before 1e-4 is added."""
     function = Linear(PositiveRandom(6), normalized=True, scale=1.0, eps=NOTHING)
     params = {"directions": 3 * drawn(function)["directions"]}
     likely = (K**0.25 * params["directions"][0]).expand(B, 1, H, K)

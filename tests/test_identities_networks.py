@@ -1,4 +1,4 @@
-"""Where memories trained by gradient steps meet one another and the linear ones: laws of the definition, on
+"""Identities between memories trained by gradient steps and linear ones: laws of the definition, checked on
 the oracle."""
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ttr.weights.uniform import Uniform
 
 
 def read(case: Case, problem: Problem | None = None, **controls: Tensor) -> Tensor:
-    """The oracle's read-outs of a case, perhaps of another problem and with some controls replaced."""
+    """The oracle's read-outs of a case, with another problem and other controls if given."""
     problem = problem or case.problem
     given = {**case.controls, **controls}
     return ttr.oracle(
@@ -90,8 +90,7 @@ def test_no_momentum_and_full_read_steps_change_nothing():
 
 
 def test_a_chunk_that_moves_once_is_a_chunk_read_at_its_start():
-    """Summed over a full chunk, the steps of every token and the one step of the chunk lead to the same
-    weights."""
+    """Over a full chunk, the steps of every token and the one step of the chunk lead to the same weights."""
     case = make_case(Problem(Uniform(), GatedMlp(), GradientDescent(chunk=4, loss=InnerProduct())))
     once = Problem(Uniform(), GatedMlp(), ChunkDescent(chunk=4, renormalise=False))
     steps = case.controls["step_size"][..., None].expand(*case.controls["step_size"].shape, 3)
@@ -111,7 +110,7 @@ def test_a_chunk_that_moves_once_is_a_chunk_read_at_its_start():
 def test_orthogonal_matrices_are_where_newton_schulz_goes():
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(3, 5, generator=generator, dtype=torch.float64)
-    # the polynomial that keeps 1 with two derivatives of 0
+    # the polynomial that maps 1 to 1 with two derivatives of 0
     sharp = NewtonSchulz(((15 / 8, -10 / 8, 3 / 8),) * 30, eps=1e-300)
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
     assert error(sharp(matrix), u @ v) <= FLOAT64

@@ -1,5 +1,5 @@
-"""Identities of the memories that add pairs by a recurrence of their own, what their forms promise, and a
-whole layer of transformers.
+"""Identities of memories that add pairs by a recurrence of their own, properties of their forms, and a whole
+layer of transformers.
 
 As in test_identities.py the oracle is held to mathematics; engines are held to the oracle by the laws, and
 here where numbers are extreme.
@@ -105,8 +105,8 @@ def test_mamba3_by_eulers_rule_is_mamba2(qkv, decay) -> None:
 
 
 def test_the_older_end_alone_writes_every_pair_one_token_later(qkv, decay) -> None:
-    """l = 0: S_t = a_t (S_{t-1} + d_t k_{t-1} v_{t-1}^T) is a_t times what Mamba-2, with the step of the next
-    token, leaves before it."""
+    """l = 0: S_t = a_t (S_{t-1} + d_t k_{t-1} v_{t-1}^T) is a_t times the memory of Mamba-2 after the
+    previous token, if that is written with the step of the next."""
     importance = torch.randn(B, T, H)
 
     def following(x: Tensor) -> Tensor:
@@ -137,7 +137,8 @@ def test_a_running_maximum_changes_no_number(qkv, decay, function) -> None:
 @pytest.mark.parametrize("shift", [-500.0, -100.0, 0.0, 100.0, 1e4])
 @pytest.mark.parametrize("function", [RATIO, Linear(normalized=True, floor=1.0, absolute=True)], ids=repr)
 def test_importance_of_any_size_in_float32(engine, shift, function) -> None:
-    """Outputs and gradients, with gates of law 7, beside the oracle in float64; a query of 0 reads 0."""
+    """Outputs and gradients, with the log decays of law 7, against the oracle in float64; the read-out of a
+    query of 0 is 0."""
     problem = Problem(ExponentialGate(), function, OneStep())
     case = make_case(problem, Sizes(time=20), strong_gates=True, dtype=torch.float32)
     importance = shift + 20 * torch.randn(case.controls["log_importance"].shape, dtype=torch.float32)
@@ -236,7 +237,7 @@ def test_levels_end() -> None:
         )
 
 
-# ----------------------------------------------------------------------------------------- what forms promise
+# ---------------------------------------------------------------------------------------- properties of forms
 @pytest.mark.parametrize("weights", [problem.weights for problem in PROBLEMS], ids=repr)
 def test_only_sums_of_pairs_are_refused_nothing(weights) -> None:
     wrong = (
@@ -261,8 +262,8 @@ def test_a_wrong_number_of_levels_is_a_sentence(levels) -> None:
 
 
 class _Watch(TorchDispatchMode):
-    """Notes the largest argument of any exponential, the largest tensor, and how many numbers are written in
-    all."""
+    """Records the largest argument of any exponential, the largest tensor, and the total of numbers
+    written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -291,8 +292,8 @@ def watch(problem: Problem, time: int, size: int) -> _Watch:
 
 @every_problem
 def test_memory_is_linear(problem) -> None:
-    """No tensor of T F V, forward or backward; twice the tokens are twice the numbers written, but for a
-    logarithm."""
+    """No tensor of T F V numbers, forward or backward; twice the tokens need twice the numbers written, times
+    a logarithm."""
     time, size = 128, 32
     once, twice = (watch(problem, t, size) for t in (time, 2 * time))
     assert once.largest < time * size * size and twice.largest <= 2 * once.largest
@@ -301,8 +302,8 @@ def test_memory_is_linear(problem) -> None:
 
 @pytest.mark.parametrize("problem", [PROBLEMS[0], PROBLEMS[2], PROBLEMS[3]], ids=repr)
 def test_no_exponential_grows(problem) -> None:
-    """But for the rounding of the sums it is a difference of. (The log of a trapezoid's step may be above 0:
-    it is bounded by its call.)"""
+    """Except by the rounding of the sums whose difference it is. (The log of a trapezoid's step may be above
+    0: it is bounded by the inputs.)"""
     case = make_case(problem, Sizes(batch=1, heads=1, time=40), strong_gates=True)
     large = {name: 300 * x if name == "log_importance" else x for name, x in case.controls.items()}
     for engine in (engine.small() for engine in ENGINES if refusal(engine, problem) is None):

@@ -1,5 +1,5 @@
-"""Identities of state spaces and complex retention (law 8), stated of the definition, and limits of what the
-fast forms may cost."""
+"""Identities of state spaces and complex decay (law 8), stated of the definition, and bounds on the cost of
+the fast forms."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_without_phases_complex_retention_is_geometric(qkv, decay, values) -> No
 
 
 def test_half_turns_change_the_sign_of_the_past(qkv, decay) -> None:
-    """With the phase pi at every token a pair of age n counts (-1)^n."""
+    """With the phase pi at every token, the weight of a pair of age n is (-1)^n."""
     sign = (-1.0) ** torch.arange(T)[:, None, None]
     turned = run(ComplexGeometric(), qkv, log_decay=decay, phase=torch.full((B, T, H), math.pi))
     assert same(
@@ -128,9 +128,9 @@ def test_equal_channels_turn_as_a_head(qkv, decay, phase) -> None:
 
 
 def test_phases_are_rotary_positions_that_the_input_chooses(qkv, phase) -> None:
-    """q and k of two channels rotated by the running phase, without decay, meet in cos of what lies between
-    them (RoPE), which is complex retention with each channel's product counted once: cos(P_t - P_i) q.k +
-    sin(P_t - P_i) (q x k)."""
+    """q and k of two channels, rotated by the cumulative phase, without decay, have the product cos of the
+    phase between them (RoPE), which is complex decay with each channel's product counted once: cos(P_t - P_i)
+    q.k + sin(P_t - P_i) (q x k)."""
     q, k, v = (qkv[name][..., :2] for name in "qkv")
     angle = phase.cumsum(1)[..., None]
 
@@ -172,7 +172,7 @@ def test_a_far_horizon_makes_cosformer_linear_attention(qkv) -> None:
 
 
 def test_a_fixed_horizon_is_causal_and_the_length_of_the_call_is_not(qkv) -> None:
-    """The original's horizon is the length of the call: a longer call changes what it said before."""
+    """The original's horizon is the length of the call, so a longer call changes earlier outputs."""
     function = Linear(Relu(), normalized=True, floor=1e-6)
     shorter = {name: x[:, :6] for name, x in qkv.items()}
     assert same(run(Cosine(T), shorter, function=function), run(Cosine(T), qkv, function=function)[:, :6])
@@ -183,8 +183,8 @@ def test_a_fixed_horizon_is_causal_and_the_length_of_the_call_is_not(qkv) -> Non
 
 
 def test_one_channel_makes_the_diagonal_the_whole(qkv, decay) -> None:
-    """With a single key channel k k^T is its own diagonal, and Longhorn's release minimises its objective;
-    with more it does not."""
+    """With a single key channel, k k^T is its own diagonal, and the released Longhorn minimises its
+    objective; with more it does not."""
     step = torch.rand(B, T, H)
     single = qkv | {name: qkv[name][..., :1] for name in "qk"}
 
@@ -213,7 +213,7 @@ def test_a_recurrent_unit_is_a_decayed_sum_of_its_inputs(qkv, decay) -> None:
     assert same(y[:, -1], state["memory"][:, :, 0])
 
 
-# -------------------------------------------------------------------------------------- refusals and engines
+# --------------------------------------------------------------------------------------- refusals and engines
 @pytest.mark.parametrize("packed", [False, True])
 def test_calls_beyond_the_horizon_are_refused(packed) -> None:
     memory, x = Problem(Cosine(horizon=6), LINEAR, OneStep()), torch.randn(1, 5, 1, 2)
@@ -276,7 +276,7 @@ def test_a_window_cannot_turn() -> None:
 
 
 def test_a_channel_scan_saves_less_than_the_states_of_all_tokens() -> None:
-    """Forward and backward of Mamba: no tensor of T x H x K numbers is kept for the backward pass."""
+    """Forward and backward of Mamba save no tensor of T x H x K numbers for the backward pass."""
     memory, time, heads, size = ttr.catalogue["mamba"].problem, 512, 8, 16
     q, k = torch.randn(1, time, 1, size), torch.randn(1, time, 1, size)
     v, log_decay = torch.randn(1, time, heads, 1).requires_grad_(), -torch.rand(1, time, heads)

@@ -1,5 +1,4 @@
-"""Parts of a layer, architectures and the catalogue: what each computes, that it is described completely, and
-that it fits together."""
+"""Parts of a layer, architectures and the catalogue: results, complete descriptions, and consistency."""
 
 import dataclasses
 import json
@@ -65,8 +64,8 @@ def test_description_is_complete(example):
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=repr)
 def test_declared_is_what_is_done(example):
-    """The streams it makes are those it declares, beside q, k, v and y; the declared parameters all matter;
-    the inputs are unchanged."""
+    """A part makes the streams that it declares, beside q, k, v and y; all declared parameters matter; inputs
+    are unchanged."""
     learned = Tensors(example.parameters(SIZES))
     made_elsewhere = {
         "log_decay": (2, 5, 2, 4),
@@ -194,8 +193,8 @@ def test_a_key_that_reads_a_control_needs_it():
 @pytest.mark.parametrize("lengths", [(4, 1, 0, 6), (0, 0, 3), (2,), (0,)])
 @pytest.mark.parametrize("past", [1, 3])
 def test_packed_sequences_see_their_own_past(lengths, past):
-    """Extended, summed over neighbours and cut again, a packed stream is the sums over each sequence by
-    itself."""
+    """Extended by the past, summed over neighbours and cut again, a packed stream gives the sums of each
+    sequence on its own."""
 
     def sums(x):
         return sum(x[j : max(len(x) - past + j, j)] for j in range(past + 1))

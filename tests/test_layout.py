@@ -1,4 +1,4 @@
-"""Law 12 on every instruction set and without kernels, and in all types that a call may have."""
+"""Law 12 on every instruction set and without kernels, in all dtypes of a call."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ KERNELS = {
     name: ttr.catalogue[name].problem
     for name in ("linear-attention", "kda", "rwkv6", "local-linear-attention")
 } | {"ttt-mlp": dataclasses.replace(TTT, solver=dataclasses.replace(TTT.solver, chunk=3))}
-"""A problem for each kind of kernel; chunks so short that calls fill some."""
+"""A problem for each kind of kernel, with chunks so short that a call fills some."""
 ATTENTION = (
     "softmax-attention",
     "softmax-attention-qknorm",

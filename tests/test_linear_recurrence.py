@@ -1,5 +1,5 @@
-"""The kernels of linear recurrences against the recurrence itself, token by token in float64; the torch
-operator around them."""
+"""The kernels of linear recurrences against the recurrence itself, token by token in float64, and the torch
+operator that calls them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import torch
 
 import ttr
 from tests.recurrences import leaves, literally
-from ttr.engines import ENGINES
-from ttr.engines import linear_operator as operator
+from ttr.engines import ENGINES, linear_operator
 from ttr.engines.linear import OperatorEngine
 from ttr.engines.torch.linear import chunkwise
 from ttr.engines.torch.linear.triangle import unit_lower_inverse
@@ -92,7 +91,7 @@ def outcomes(run, r: LinearRecurrence) -> dict[str, torch.Tensor]:
 
 def compare(name: str, r: LinearRecurrence, dtype: torch.dtype, chunk: int) -> None:
     expected = outcomes(literally, r)
-    found = outcomes(lambda r: operator.run(name, r, chunk, True), to(r, dtype))
+    found = outcomes(lambda r: linear_operator.run(name, r, chunk, True), to(r, dtype))
     errors = {what: error(found[what], expected[what]) for what in expected}
     assert max(errors.values()) <= tolerance(dtype), errors
 
@@ -141,8 +140,8 @@ def test_many_rows_and_odd_sizes(engine):
 @pytest.mark.parametrize("decay", (None, "head", "channel"))
 @pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
 def test_nearly_equal_keys_with_step_one_keep_their_digits(engine, decay, strong):
-    """The triangular system is then as ill-conditioned as unit keys allow: powers of it explode, substitution
-    does not."""
+    """The triangular system is then as ill-conditioned as unit keys allow: its powers grow without bound,
+    substitution is stable."""
     r = draw("delta", decay, 128, strong=strong and decay is not None, sizes=(1, 2, 16, 8))
     noise = torch.randn(r.key.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     key = torch.nn.functional.normalize(torch.ones_like(r.key) + 1e-2 * noise, dim=-1)
@@ -158,7 +157,7 @@ def test_nearly_equal_keys_with_step_one_keep_their_digits(engine, decay, strong
         outcomes(run, x)
         for run, x in (
             (literally, r),
-            (lambda r: operator.run(engine.name, r, 32, True), to(r, torch.float32)),
+            (lambda r: linear_operator.run(engine.name, r, 32, True), to(r, torch.float32)),
         )
     )
     for what in expected:
@@ -174,7 +173,9 @@ def test_inputs_are_left_alone_and_may_be_strided(engine):
         *(x.transpose(0, 1).contiguous().transpose(0, 1) if isinstance(x, torch.Tensor) else x for x in r)
     )
     copies = LinearRecurrence(*(x.clone() if isinstance(x, torch.Tensor) else x for x in r))
-    first, second = (outcomes(lambda x: operator.run(engine.name, x, 8, True), x) for x in (r, strided))
+    first, second = (
+        outcomes(lambda x: linear_operator.run(engine.name, x, 8, True), x) for x in (r, strided)
+    )
     assert all(torch.equal(first[what], second[what]) for what in first)
     assert all(torch.equal(a, b) for a, b in zip(r, copies) if isinstance(a, torch.Tensor))
 
@@ -194,7 +195,7 @@ def test_inverse_of_triangles():
 
 def flat_arguments(r: LinearRecurrence, name: str, chunk: int) -> tuple:
     shared = r.read is r.key
-    return (*r[:3], None if shared else r.read, *r[4 : operator.FIELDS], shared, name, chunk, True)
+    return (*r[:3], None if shared else r.read, *r[4 : linear_operator.FIELDS], shared, name, chunk, True)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ def flat_arguments(r: LinearRecurrence, name: str, chunk: int) -> tuple:
 @pytest.mark.parametrize("engine", PRESENT, ids=lambda b: b.name)
 def test_the_operator_is_registered_as_torch_wants_it(engine, kind, options):
     r, _ = leaves(draw(kind, "head", 21, **options))
-    torch.library.opcheck(operator.linear_recurrence, flat_arguments(r, engine.name, 8))
+    torch.library.opcheck(linear_operator.linear_recurrence, flat_arguments(r, engine.name, 8))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -220,7 +221,7 @@ def test_second_derivatives_go_through_the_chunkwise_form(engine, kind):
         return torch.autograd.grad(sum(g.square().sum() for g in first), list(named.values()))
 
     for found, expected in zip(
-        second(lambda r: operator.run(engine.name, r, 4, True)), second(lambda r: chunkwise.run(r, 4))
+        second(lambda r: linear_operator.run(engine.name, r, 4, True)), second(lambda r: chunkwise.run(r, 4))
     ):
         assert error(found, expected) <= FLOAT64
 
@@ -266,8 +267,8 @@ def test_narrow_inputs_have_a_wide_memory(engine):
 )
 @pytest.mark.parametrize("engine", ("auto", "superblock"))
 def test_a_compiled_call_runs_the_operator(engine):
-    """Whole, with sizes that may change: falling back to the composite form is slower and shows nowhere
-    else."""
+    """As one graph, with dynamic sizes: the composite form, to which it could fall back, is slower, and only
+    this test would show it."""
     torch._dynamo.reset()
     case, operations = make_case(ttr.catalogue["gated-deltanet"].problem), set()
 

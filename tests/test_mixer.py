@@ -1,5 +1,5 @@
-"""The mixer: whatever the memory and the parts around it, whole = segments = steps, packed = separate, and
-each row by itself."""
+"""The mixer: for every memory and all parts around it, whole = segments = steps, packed = separate, and each
+row of the batch is independent."""
 
 import copy
 import dataclasses
@@ -44,13 +44,13 @@ CROWDED = Architecture(
     gates=(MambaDecay(), SigmoidGate("step_size")),
     output=(Skip(), Skip("input"), RMSNorm("all"), OutputGate("sigmoid")),
 )
-"""Parts that no entry puts together, around a memory with several pairs per token."""
+"""Parts that no entry combines, around a memory with several pairs per token."""
 
 SAMPLE = triples()[3 :: max(1, len(triples()) // 14)]
 
 
 def with_full_chunks(entry: Architecture) -> Architecture:
-    """The entry, its chunks so short that a few tokens fill them."""
+    """The entry with chunks so short that a few tokens fill them."""
     if getattr(entry.problem.solver, "chunk", 0) < T:
         return entry
     return dataclasses.replace(
@@ -64,7 +64,7 @@ MEMORIES |= {"crowded": CROWDED} | {f"bare {problem!r}": problem for problem in 
 MEMORIES = {
     name: memory for name, memory in MEMORIES.items() if getattr(memory, "problem", memory).function.causal
 }
-"""The others, which neither stream nor see a past, have tests of their own."""
+"""The entries without states have tests of their own."""
 every_memory = pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
 
 
@@ -72,7 +72,7 @@ def mixer(memory, **sizes):
     weights = (memory.problem if isinstance(memory, Architecture) else memory).weights
     values = {"value_size": 4 if getattr(weights, "complex_values", False) else 3}
     layer = Mixer(D, memory, **{"heads": 2, "key_size": 4, "layer": 1, "layers": 3} | values | sizes).double()
-    with torch.no_grad():  # gains, biases and rates off their even starting values
+    with torch.no_grad():  # gains, biases and rates away from their uniform initial values
         for parameter in layer.parameters():
             parameter += 0.3 * torch.rand_like(parameter)
     return layer
@@ -130,7 +130,7 @@ def test_layout_changes_nothing(memory):
 
 @every_memory
 def test_packed_is_separate(memory):
-    """Outputs, gradients and states, from the beginning and going on; one sequence is empty."""
+    """Outputs, gradients and states, from the start and continued; one sequence is empty."""
     layer, lengths = mixer(memory), (3, 0, 1, 5)
     bounds = torch.tensor([0, *lengths]).cumsum(0)
     first, second = (inputs(1, sum(lengths)).requires_grad_() for _ in range(2))
@@ -180,8 +180,8 @@ def test_every_parameter_is_used_and_moved_by_a_step(memory):
 
 @every_memory
 def test_narrow_parameters(memory):
-    """A layer in bfloat16 gives bfloat16 out, keeps its state in float32, and is near the layer with the same
-    numbers in float64."""
+    """A layer in bfloat16 returns bfloat16, stores its state in float32, and is close to the layer with the
+    same numbers in float64."""
     narrow = mixer(memory).bfloat16()
     x = inputs().bfloat16()
     y, state = narrow(x, return_state=True)
@@ -216,7 +216,7 @@ def test_grouped_heads(name, heads):
 
 @pytest.mark.parametrize("name", ["gated-deltanet", "comba"])
 def test_grouped_keys_are_repeated_keys(name):
-    """Fewer key and value heads give what more give that are copies of each other."""
+    """Fewer key and value heads equal more heads that are copies of each other."""
     grouped = mixer(ttr.catalogue[name], heads=4, key_heads=2, value_heads=2)
     full = mixer(ttr.catalogue[name], heads=4)
     tensors = grouped.state_dict()
@@ -326,7 +326,7 @@ def heads_first(weight, *shape):
 
 
 def compare_with(original, layer, tensors):
-    """Load the tensors, all of them, and compare with the original on a sequence; it computes in float32."""
+    """Load all tensors and compare with the original on a sequence; the original computes in float32."""
     layer.load_state_dict({name: tensor.detach().clone() for name, tensor in tensors.items()})
     x = torch.randn(2, 11, D)
     with torch.no_grad():
@@ -334,7 +334,8 @@ def compare_with(original, layer, tensors):
 
 
 def off_start(module):
-    """The module with every parameter off its starting value, so that no bias is 0 and no gain is 1."""
+    """The module with every parameter changed from its initial value, so that no bias is 0 and no gain is
+    1."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter += 0.3 * torch.rand_like(parameter)
@@ -342,7 +343,7 @@ def off_start(module):
 
 
 def convolutions(conv1d, shapes):
-    """Weights [width, heads, channels] of the streams that one convolution treats together."""
+    """Weights [width, heads, channels] of the streams that share one convolution."""
     parts = conv1d.weight.detach()[:, 0].split([heads * size for heads, size in shapes.values()])
     return {
         name: part.T.unflatten(1, shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)

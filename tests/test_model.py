@@ -1,5 +1,5 @@
-"""The Hugging Face decoder: whatever the memories are, it saves, loads, continues, generates, pads and trains
-like any other."""
+"""The Hugging Face decoder: for all memories it saves, loads, continues, generates, pads and trains like any
+other."""
 
 import copy
 import itertools
@@ -25,7 +25,7 @@ from ttr.models.modeling import CACHE
 
 
 def rows_of(batch, side):
-    """Token rows; of different lengths when there is a side to pad on."""
+    """Sequences of tokens, of different lengths if there is a side to pad on."""
     lengths = [6] * batch if side == "none" else [4, 7, 1][:batch]
     return [tokens(length) for length in lengths]
 
@@ -100,7 +100,8 @@ def test_a_reloaded_model_is_the_same_to_the_last_bit(tmp_path, settings):
 
 
 def assert_drawn_by_a_mixer(mixer, config, layer, names):
-    """Tensors of a mixer are as it draws them: equal where that is certain, else of the same size."""
+    """The tensors of a mixer are like those that it draws: equal where deterministic, else of the same
+    scale."""
     mixer, first, second = (
         mixer.state_dict(),
         config.mixer(layer).state_dict(),
@@ -199,7 +200,7 @@ def test_beam_search_finds_the_best_of_all_continuations():
     size, new = 4, 3
     model = tiny(vocab_size=size)
     ids = tokens(2, 5, vocabulary=size)
-    # wide enough to drop nothing
+    # wide enough to keep all tokens
     beams = model.generate(ids, max_new_tokens=new, num_beams=size ** (new - 1), do_sample=False)
     tails = torch.tensor(list(itertools.product(range(size), repeat=new)))
     for i in range(2):

@@ -1,4 +1,5 @@
-"""The decoder's cache: what it goes on from, what it refuses, and that a refused call leaves it as it was."""
+"""The decoder's cache: what it continues from, what it refuses, and that a refused call leaves it
+unchanged."""
 
 import copy
 import dataclasses

@@ -1,5 +1,5 @@
-"""Sequences packed in a row of the decoder's batch: in every spelling that collators and trainers use they
-are kept apart, or refused."""
+"""Sequences packed in a row of the decoder's batch: in every format of collators and trainers they are kept
+separate, or refused."""
 
 import copy
 
@@ -41,8 +41,8 @@ SPELLINGS = {
 
 
 def outcome(model, rows, inputs=None):
-    """Logits of every row, the loss of all their tokens, and its gradients; from one call, whose logits at
-    ``real`` tokens count, or from a call for each row."""
+    """Logits of every row, the loss of all tokens, and its gradients: from one call, of whose logits those at
+    ``real`` tokens count, or from one call per row."""
     model.zero_grad()
     if inputs is None:
         outputs = [model(row[None], labels=row[None]) for row in rows]
@@ -110,12 +110,12 @@ def test_packed_rows_may_be_padded(side, spelling):
         * mask
     )
     positions = padded([torch.cat([torch.arange(len(part)) for part in parts]) for parts in packed], side)[0]
-    told = {
+    boundaries = {
         "position_ids": {"position_ids": positions, "attention_mask": mask},
         "seq_idx": {"seq_idx": numbers, "attention_mask": mask},
         "numbers in the mask": {"attention_mask": numbers},
     }[spelling]
-    assert_separate(model, [part for parts in packed for part in parts], {"input_ids": ids, **told})
+    assert_separate(model, [part for parts in packed for part in parts], {"input_ids": ids, **boundaries})
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -141,7 +141,7 @@ def test_a_cache_goes_on_with_every_packed_sequence(spelling):
 
 
 @pytest.mark.parametrize(
-    "told",
+    "boundaries",
     [
         {"position_ids": torch.arange(7, 18)[None]},
         {"seq_idx": torch.full((1, 11), 3)},
@@ -150,12 +150,12 @@ def test_a_cache_goes_on_with_every_packed_sequence(spelling):
         {"cu_seqlens": BOUNDS[[0, 3]]},
         {"position_ids": torch.arange(11)[None], "output_attentions": False},
     ],
-    ids=lambda told: "-".join(told),
+    ids=lambda boundaries: "-".join(boundaries),
 )
-def test_one_sequence_in_other_words_is_one_sequence(told):
+def test_one_sequence_in_other_words_is_one_sequence(boundaries):
     model, ids = tiny(), tokens(1, 11)
     with torch.no_grad():
-        assert_close(model(ids, **told).logits, model(ids).logits)
+        assert_close(model(ids, **boundaries).logits, model(ids).logits)
 
 
 @pytest.mark.parametrize("positions", [[[0, 1, 9, 3, 4]], [[0, 1, 9, 2, 3]]])
@@ -243,17 +243,17 @@ CONTINUED = [
 
 
 @pytest.mark.parametrize(
-    ("told", "words", "continued"),
+    ("boundaries", "words", "continued"),
     [(*case, False) for case in REFUSED] + [(*case, True) for case in CONTINUED],
     ids=lambda x: "-".join(x) if isinstance(x, dict) else "",
 )
-def test_what_is_not_understood_is_a_sentence(told, words, continued):
+def test_what_is_not_understood_is_a_sentence(boundaries, words, continued):
     model, ids = tiny(), tokens(1, 6)
     with torch.no_grad():
         cache = model(tokens(1, 3), use_cache=True).past_key_values
         before = copy.deepcopy(cache)
         with pytest.raises(ValueError, match=words):
-            model(ids, **told, past_key_values=cache if continued else None)
+            model(ids, **boundaries, past_key_values=cache if continued else None)
         assert torch.equal(
             model(ids, past_key_values=cache).logits, model(ids, past_key_values=before).logits
         )
@@ -271,7 +271,7 @@ def test_labels_are_of_the_sequences_of_the_call_that_goes_on():
 
 
 @pytest.mark.parametrize(
-    "told",
+    "boundaries",
     [
         {"position_ids": POSITIONS[:, :0]},
         {"attention_mask": ONES[:, :0]},
@@ -279,11 +279,11 @@ def test_labels_are_of_the_sequences_of_the_call_that_goes_on():
         {"cu_seqlens": BOUNDS[:1]},
         {"cu_seqlens": BOUNDS[[0, 0, 0]]},
     ],
-    ids=lambda told: "-".join(told),
+    ids=lambda boundaries: "-".join(boundaries),
 )
-def test_nothing_is_read_from_no_tokens(told):
+def test_nothing_is_read_from_no_tokens(boundaries):
     with torch.no_grad():
-        assert tiny()(tokens(1, 0), **told).logits.shape == (1, 0, 11)
+        assert tiny()(tokens(1, 0), **boundaries).logits.shape == (1, 0, 11)
 
 
 def test_shifted_labels_alone_have_a_loss():

@@ -1,5 +1,5 @@
-"""Saving and loading: every memory comes back to the last bit in every dtype, and what a checkpoint lacks is
-reported and drawn afresh."""
+"""Saving and loading: every memory is restored to the last bit in every dtype; parameters missing in a
+checkpoint are reported and drawn anew."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def test_what_a_checkpoint_lacks_is_reported_and_drawn_afresh(name, tmp_path):
     fresh = one_layer(name, torch.bfloat16).state_dict()
     for key in lacking:
         tensor, other = again.state_dict()[key], model.state_dict()[key]
-        if torch.equal(fresh[key], other):  # the same at every start
+        if torch.equal(fresh[key], other):  # fixed, not drawn
             assert torch.equal(tensor, other), key
         else:
             assert 0.2 < tensor.float().norm() / other.float().norm() < 5, key

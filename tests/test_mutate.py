@@ -1,4 +1,4 @@
-"""Random faults: where they can be, and that a caught one and one that survives are told apart."""
+"""Random faults: where they can occur, and that caught ones are told apart from surviving ones."""
 
 import ast
 import json
@@ -26,7 +26,7 @@ def test_faults_are_operators_signs_comparisons_and_numbers_of_code_alone():
     assert not any(line.lstrip().startswith(("#", "//", "/*")) for line in changed)
 
 
-def test_what_only_says_something_is_left_out():
+def test_text_without_effect_is_left_out():
     text = (PACKAGE / "solvers/delta_rule.py").read_text()
     lines = {text.count("\n", 0, mutant.start) + 1 for mutant in mutants("solvers/delta_rule.py")}
     words = next(node for node in ast.walk(ast.parse(text)) if getattr(node, "name", "") == "formulas")
@@ -45,7 +45,7 @@ def test_every_file_has_checks(file):
 
 
 def mutant(file, line):
-    """The one that makes this line."""
+    """The mutant that produces this line."""
     return next(found for found in mutants(file) if f"+{line}" in found.diff().splitlines())
 
 

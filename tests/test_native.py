@@ -1,5 +1,5 @@
-"""The kernel in C against the definition of a recurrence, token by token in float64, and what it promises
-beside that."""
+"""The C kernel against the definition of a recurrence, token by token in float64, and its further
+properties."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ttr.laws.tolerances import error, tolerance
 pytestmark = pytest.mark.skipif(not library.available(), reason=library.reason() or "")
 
 STRONG = torch.tensor([0.0, -1e-3, -1.0, -5.0, -20.0, -80.0])
-"""Log decays that a chunk may mix; the last is a reset."""
+"""Log decays that occur in one chunk; the last is a reset."""
 
 KINDS = ("additive", "delta", "erase")
 DECAYS = (None, "head", "channel")
@@ -136,7 +136,7 @@ def test_equals_the_definition(isa, kind, decay, order, strong, dtype):
 @pytest.mark.parametrize("decay", DECAYS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_the_definition_in_full_chunks(isa, kind, decay, chunk, strong, dtype):
-    """Odd sizes, several stretches between saved memories, the last chunk not full."""
+    """Odd sizes, several checkpoint intervals, the last chunk partial."""
     if not strong or decay:
         _check(_recurrence(kind, decay, dtype=dtype, batch=1, time=301, sizes=(40, 72), strong=strong), chunk)
 
@@ -161,7 +161,7 @@ def test_without_a_step(kind):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("decay", DECAYS)
 def test_nearly_equal_keys_with_step_one(isa, decay, dtype):
-    """Where an inverse by doubling over the chunk loses all digits."""
+    """Where an inverse by doubling over the whole chunk would lose all digits."""
     r = _recurrence("delta", decay, dtype=dtype, batch=1, time=128, sizes=(32, 32), step=False)
     key = torch.nn.functional.normalize(r.key * 0.01 + r.key[:, :1], dim=-1)
     log_decay = None if decay is None else r.log_decay * 0.001
@@ -169,7 +169,7 @@ def test_nearly_equal_keys_with_step_one(isa, decay, dtype):
 
 
 def test_strides():
-    """Views over batch, time, heads and channels give what contiguous tensors give, to the last bit."""
+    """Views over batch, time, heads and channels equal contiguous tensors, to the last bit."""
     r = _recurrence("erase", "channel", time=20, sizes=(8, 8))
 
     def view(x: Tensor | None) -> Tensor | None:
@@ -203,7 +203,7 @@ def test_threads_change_no_bit(dtype):
 @pytest.mark.parametrize("decay", DECAYS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_causal_to_the_last_bit(isa, kind, decay):
-    """A later token of the chunk, its gate above all, changes no bit of what was read before it."""
+    """A later token of the chunk, and in particular its decay, changes no bit of earlier read-outs."""
     r, token = _recurrence(kind, decay, dtype=torch.float32, time=64, sizes=(24, 16)), 41
     other = _recurrence(kind, decay, dtype=torch.float32, time=64, sizes=(24, 16), strong=True, seed=3)
 
@@ -228,7 +228,7 @@ def test_nothing_is_saved_unless_asked():
 
 
 def test_an_infinity_spreads_as_in_the_definition():
-    """Not into earlier chunks, other heads or other columns of the values."""
+    """It does not spread into earlier chunks, other heads or other columns of the values."""
     r = _recurrence("delta", "head", time=12)
     value = r.value.clone()
     value[0, 6, 0, 0] = torch.inf
@@ -244,7 +244,7 @@ def test_an_infinity_spreads_as_in_the_definition():
 
 
 def test_arguments_have_the_size_of_those_in_c():
-    """A field on one side alone moves all later ones; what two that were exchanged would do shows in the
+    """A field that only one side has shifts all later ones; two exchanged fields would show in the
     results."""
     for dtype in DTYPES:
         assert library.function("recurrence_size", dtype)() == ctypes.sizeof(_Arguments)

@@ -1,5 +1,5 @@
-"""The library of compiled kernels: what it says of itself, how it is switched off, and why it is not
-there."""
+"""The library of compiled kernels: what it reports, how it is switched off, and the reasons why it is
+missing."""
 
 import ctypes
 import os
@@ -21,7 +21,7 @@ built = pytest.mark.skipif(not library.available(), reason=library.reason() or "
 
 @pytest.fixture
 def reload(monkeypatch):
-    """Reads the environment and the library anew, and once more when the test is over."""
+    """Reload the environment and the library, and again when the test is over."""
 
     def again(**environment):
         for name, value in environment.items():
@@ -82,7 +82,7 @@ def test_an_instruction_set_that_does_not_run_is_a_sentence(reload):
 
 
 def put(folder: Path, source: str) -> None:
-    """A library made of ``source`` instead of the kernels."""
+    """Install a library compiled from ``source`` in place of the kernels."""
     command = [
         os.environ.get("CC", "cc"),
         "-shared",
@@ -155,7 +155,7 @@ def test_a_library_that_does_not_fit_is_a_sentence(reload, monkeypatch, tmp_path
     ],
 )
 def test_a_truncated_library_is_a_sentence(tmp_path, length):
-    """Of the whole one the segments that are mapped take 2 MB; information for debuggers, if any, follows."""
+    """The loaded segments of the whole library take 2 MB; debug information, if any, follows."""
     (tmp_path / library.FILE).write_bytes(library.library().path.read_bytes()[:length])
     code = f"""from ttr.engines.native import library
 library.__file__ = {str(tmp_path / "library.py")!r}
@@ -192,8 +192,8 @@ def test_the_doctor_says_which_kernels_run(reload):
 
 @built
 def test_the_struct_is_that_of_the_kernel():
-    """A layout whose tensors are null and whose sizes are 0 does nothing; one thread and one row of scratch
-    show that the sizes are read."""
+    """A layout with null tensors and sizes of 0 does nothing; with one thread and one row of scratch it shows
+    that the sizes are read."""
     from ttr.engines.native.step import TENSORS, Token, kernel
 
     assert TENSORS.size == Token.strides.offset

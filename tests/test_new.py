@@ -1,5 +1,5 @@
-"""``ttr new``: skeletons of all kinds run as they are, in a folder of one's own and in the package; what
-cannot be written is refused in a sentence."""
+"""``ttr new``: skeletons of all kinds run unchanged, in a folder of your own and in the package; invalid
+requests are refused in a sentence."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ NAMES = {"weight": "SoftDecay", "function": "Shifted", "solver": "Calm", "featur
 
 
 def pytest_in(folder, *arguments, path=PACKAGE.parent):
-    """Run pytest as in a shell of its own, which keeps the classes out of the registry of this process."""
+    """Run pytest in a process of its own, which keeps the classes out of this process's registry."""
     environment = {**os.environ, "PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, arguments)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -67,7 +67,9 @@ def test_the_command_says_what_it_wrote_and_what_is_next(run, tmp_path, monkeypa
     assert code == 0 and {"half_life.py", "test_half_life.py"} == {
         p.name for p in (tmp_path / "mine").iterdir()
     }
-    monkeypatch.setattr(registry, "CLASSES", dict(registry.CLASSES))  # of other tests it is no member
+    monkeypatch.setattr(
+        registry, "CLASSES", dict(registry.CLASSES)
+    )  # remove it from the registry for other tests
     code, out, _ = run("explain", tmp_path / "mine" / "half_life.py")
     assert code == 0 and "a_t = exp(0.5 log_decay_t)" in out
 

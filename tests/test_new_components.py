@@ -275,12 +275,12 @@ NEW = {
     "solvers/cautious_delta_rule.py": (HALF_STEP, HALF_STEP_CASES, ("CautiousDeltaRule",)),
 }
 QUICK = "solvers/cautious_delta_rule.py"
-"""The one of every run; the others belong to `make check`."""
+"""The component of every run; the others belong to `make check`."""
 
 
 def run_suite(folder: Path, file: str, text: str, cases: str, words: tuple[str, ...]) -> tuple[int, str]:
     """The checks on a copy of the package with one more file and its hand-worked cases, in problems that
-    bring it together with every class of the other axes."""
+    combine it with every class of the other axes."""
     copy_with(None, folder)
     (folder / "ttr" / file).write_text(text)
     (folder / "worked" / file).parent.mkdir(parents=True)

@@ -1,5 +1,5 @@
-"""Products by oneDNN: only inside the block, as precise as float32, refused where they would not be, and all
-settings as before after it."""
+"""Products by oneDNN: only inside the block, with float32 precision, refused where that would not hold, and
+all settings restored afterwards."""
 
 import threading
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(matmul.refuses() is not None, reason=str(matmul.
 
 
 def settings():
-    """All that torch says about the precision of products; an error where it refuses to say."""
+    """All of torch's settings for the precision of products; the error where reading one raises."""
     backends, found = torch.backends, []
     for ask in (
         torch.get_float32_matmul_precision,
@@ -34,7 +34,7 @@ def settings():
 
 @pytest.fixture
 def before():
-    """The settings, which every test must leave as they were."""
+    """The settings before a test, which it must restore."""
     found = settings()
     yield found
     assert settings() == found
@@ -117,7 +117,7 @@ def test_it_is_refused_where_it_would_round(before, monkeypatch, place, answer, 
         pass
 
 
-def test_the_probe_tells_rounded_products(before, monkeypatch):
+def test_the_check_detects_rounded_products(before, monkeypatch):
     product = torch.Tensor.__matmul__
     monkeypatch.setattr(
         torch.Tensor,

@@ -24,7 +24,7 @@ from ttr.weights.geometric import Geometric
 
 @dataclasses.dataclass(frozen=True)
 class _Floored(Geometric):
-    """Geometric weights that keep a share of at least ``floor``."""
+    """Geometric weights whose decay is at least ``floor``."""
 
     def controls(self):
         return {**super().controls(), "floor": "BTH"}

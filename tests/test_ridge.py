@@ -1,4 +1,5 @@
-"""Ridge regression at every token: what its preconditioner and its solve promise, and where they refuse."""
+"""Ridge regression at every token: the properties of its preconditioner and its solver, and what they
+refuse."""
 
 from __future__ import annotations
 
@@ -18,14 +19,14 @@ from ttr.laws.tolerances import FLOAT32_OUTPUTS, FLOAT64, error, ill_conditioned
 
 MESANET = ttr.catalogue["mesanet"].problem
 FADING = {"none": -torch.inf, "a little": -4.1, "more than the preconditioner takes": -1.0, "nearly all": 5.0}
-"""What log decays are minus the softplus of, give or take; in chunks of 32 their sums are about 0, -0.5, -10
-and -160."""
+"""Log decays are about minus the softplus of these; their sums over chunks of 32 are about 0, -0.5, -10 and
+-160."""
 
 
 def regression_case(
     time: int, size: int, ridge: float, fading: float, dtype: torch.dtype = torch.float32, heads: int = 2
 ) -> Case:
-    """Keys and queries of length 1, as MesaNet has them."""
+    """A case with unit keys and queries, as in MesaNet."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -42,7 +43,7 @@ def regression_case(
 
 
 def exact(case: Case) -> torch.Tensor:
-    """In float64, token by token, at the same inputs."""
+    """The solution in float64, token by token, for the same inputs."""
     return ttr.regress(
         case.problem,
         engine="recurrent",
@@ -51,9 +52,9 @@ def exact(case: Case) -> torch.Tensor:
 
 
 def solved(case: Case, chunk: int = 32) -> tuple[torch.Tensor, dict]:
-    with ttr.diagnostics() as told:
+    with ttr.diagnostics() as reported:
         y = ttr.regress(case.problem, engine=ChunkwiseRidge(chunk), **case.arguments())
-    return y, told.records[0]
+    return y, reported.records[0]
 
 
 # ----------------------------------------------------------------------------------------- the preconditioner
@@ -71,7 +72,7 @@ def test_inverse_by_halves(size):
 
 
 def chunk_system(fall: float, ridge: float, tokens: int = 8, size: int = 5) -> System:
-    """A chunk over which the memory fades by exp(-fall)."""
+    """The system of a chunk over which the memory decays by exp(-fall)."""
     generator = torch.Generator().manual_seed(1)
     pairs = torch.randn(1, tokens + size, size, generator=generator, dtype=torch.float64)
     pairs[:, tokens:] = pairs[:, tokens:] @ pairs[:, tokens:].mT
@@ -135,7 +136,7 @@ def test_few_iterations_where_little_is_forgotten_whatever_the_ridge(fading, rid
     assert record["iterations"] <= (5 if fading == "none" else 12) and record["direct_rows"] == 0
 
 
-# ------------------------------------------------------------------------------------------- what it promises
+# ------------------------------------------------------------------------------------------------- properties
 @pytest.mark.parametrize("ridge", (1.0, 0.25, 0.01))
 @pytest.mark.parametrize("fading", FADING)
 def test_error_in_float32(fading, ridge):
@@ -150,8 +151,8 @@ def test_error_in_float32(fading, ridge):
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
 @pytest.mark.parametrize("fading", FADING)
 def test_a_tiny_ridge_is_solved_or_refused(fading, dtype):
-    """Never silently wrong: as good as the condition of the matrices allows, or a sentence. The ridge bounds
-    them from below."""
+    """Never silently wrong: as accurate as the condition of the matrices allows, or refused. The ridge bounds
+    the eigenvalues from below."""
     refused = 0
     for exponent in range(1, 13):
         case = regression_case(96, 24, 10.0**-exponent, FADING[fading], dtype)
@@ -171,7 +172,7 @@ def test_a_tiny_ridge_is_solved_or_refused(fading, dtype):
 
 
 def test_rows_that_do_not_converge_are_solved_directly():
-    """Directions of keys whose sizes spread over 3 decades, most of them forgotten at once."""
+    """Principal directions of keys with sizes over 3 decades, most of them forgotten at once."""
     case = regression_case(96, 24, 1e-5, FADING["more than the preconditioner takes"])
     spread = (
         torch.logspace(0, -3, 24)
@@ -203,13 +204,17 @@ def test_smaller_queries_give_smaller_outputs():
 
 def test_a_report_for_each_pass():
     case = regression_case(300, 16, 0.25, FADING["a little"]).differentiable()
-    with ttr.diagnostics() as told:
+    with ttr.diagnostics() as reported:
         ttr.regress(case.problem, engine=ChunkwiseRidge(), **case.arguments()).sum().backward()
-    assert [set(record) for record in told.records] == 2 * [
+    assert [set(record) for record in reported.records] == 2 * [
         {"solver", "iterations", "rows", "preconditioned_rows", "direct_rows", "residual"}
     ]
-    assert all(0 < record["iterations"] <= 12 and record["rows"] == 10 * 32 * 2 for record in told.records)
-    assert all(0 < record["residual"] <= REFINED * torch.finfo(torch.float32).eps for record in told.records)
+    assert all(
+        0 < record["iterations"] <= 12 and record["rows"] == 10 * 32 * 2 for record in reported.records
+    )
+    assert all(
+        0 < record["residual"] <= REFINED * torch.finfo(torch.float32).eps for record in reported.records
+    )
 
 
 # ------------------------------------------------------------------------------------------------ derivatives

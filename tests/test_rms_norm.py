@@ -1,5 +1,5 @@
-"""The norm with gain and gate, block by block: the plain form in values and derivatives of first and second
-order."""
+"""The norm with gain and gate, block by block: it equals the plain form in values, first and second
+derivatives."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from ttr.layer.qkv.norms import UnitNorm
 from ttr.operators import rms_norm as operator
 from ttr.operators.rms_norm import rms_norm
 
-EPS = 0.25  # so large that it counts
+EPS = 0.25  # so large that it matters
 CALLS = [
     {},
     {"mean": False},
@@ -23,7 +23,7 @@ CALLS = [
 
 @pytest.fixture
 def blocks(monkeypatch):
-    """Blocks so small that every call crosses them."""
+    """Blocks so small that every call has several."""
     monkeypatch.setattr(operator, "BLOCK", 10)
 
 
@@ -38,7 +38,7 @@ def definition(x, eps, gain=None, gate=None, activation="silu", gate_first=False
 
 
 def outcome(function, leaves, **call):
-    """y and the gradients of x and of what else there is."""
+    """y and the gradients of x and of the gain and gate, if there are any."""
     y = function(leaves["x"], EPS, **{name: tensor for name, tensor in leaves.items() if name != "x"}, **call)
     cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
     return y, *torch.autograd.grad(y, list(leaves.values()), cotangent)
@@ -127,7 +127,7 @@ def test_functorch_passes_through(blocks):
     "part", [*GatedRMSNorm.examples(), *RMSNorm.examples(), *UnitNorm.examples()], ids=repr
 )
 def test_parts_are_worked_in_blocks(blocks, part):
-    """The cases derived by hand, on many tokens that go through the blocks."""
+    """The hand-worked cases, repeated over so many tokens that they need several blocks."""
     case = cases(type(part))[0]
     streams = {name: stream.double().expand(3, 7, *stream.shape[2:]) for name, stream in case.streams.items()}
     made = case.part({name: tensor.double() for name, tensor in case.params.items()}, streams)

@@ -1,5 +1,5 @@
-"""What `make sanitize` stands on: calls are written down as they are made, and every sanitizer sees a fault
-that is planted."""
+"""The foundations of `make sanitize`: calls are recorded as they are made, and every sanitizer finds a
+planted fault."""
 
 import shutil
 import subprocess
@@ -27,7 +27,7 @@ def folder(monkeypatch, tmp_path):
 
 
 def convolve(channels=40):
-    """One convolution forwards and backwards, of channels enough for several threads."""
+    """One convolution forwards and backwards, with enough channels for several threads."""
     x = torch.randn(2, 5, channels, requires_grad=True)
     short_convolution(
         x, torch.zeros(2, 3, channels), torch.randn(4, channels, requires_grad=True), silu=True

@@ -1,4 +1,4 @@
-"""Models saved by an earlier revision load, and give the logits that they gave there.
+"""Models saved by an earlier revision load, and give the same logits as there.
 
 The folders in ``tests/saved/<revision>`` hold small decoders with every causal layer of the catalogue and
 with memories given as descriptions, beside input ids and the float64 logits of that revision.
@@ -60,7 +60,7 @@ def test_saved_again_it_has_todays_names(folder, tmp_path):
 @pytest.mark.parametrize("file", SAVED.glob("*/starts.json"), ids=lambda path: path.parent.name)
 @pytest.mark.parametrize("name", ttr.catalogue)
 def test_the_first_weights_are_drawn_as_before(name, file):
-    """From one seed, with the sums of the entries of every tensor, weighted from 1 to 2."""
+    """From one seed; compared by the sums of the entries of every tensor, weighted from 1 to 2."""
     torch.manual_seed(1)
     mixer, entry = Mixer(12, ttr.catalogue[name], heads=3, layer=1, layers=3), ttr.catalogue[name]
     stored = {}

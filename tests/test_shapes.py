@@ -1,4 +1,4 @@
-"""The shapes that annotations promise hold in every call that laws 1 and 2 make of the catalogue, and in its
+"""The shapes of the annotations hold in every call that laws 1 and 2 make of the catalogue, and in its
 layers: run with TTR_TEST_TYPES=1, the default, which checks them as types."""
 
 import pytest

@@ -1,12 +1,11 @@
-"""Short sequences of plain linear memories go from the caller's tensors straight to the kernel, from the
-second call of a kind on, and are what they were."""
+"""Short sequences of plain linear memories: from the second call on, the caller's tensors are passed to the
+kernel directly, with the same results."""
 
 import pytest
 import torch
 
 import ttr
-from tests.tiers import TIERS
-from tests.tiers import tier as within
+from tests.tiers import TIERS, tier
 from ttr import dispatch
 from ttr.engines.native import library
 from ttr.laws.rows import Sizes, make_case
@@ -42,7 +41,7 @@ def test_a_short_call_is_what_the_definition_says(kind, name, dtype, past):
     case, arguments = call(name, dtype, past)
     expected, end = ttr.oracle(case.problem, **arguments, return_state=True)
     before = None if case.state is None else case.state.clone()
-    with within(kind):
+    with tier(kind):
         for _ in range(2):
             y, state = ttr.regress(case.problem, **arguments, return_state=True)
         assert bound(name) is not None
@@ -63,13 +62,13 @@ def test_a_short_call_takes_resets(name, monkeypatch):
     arguments["log_decay"][:, 3] = -torch.inf
     arguments["log_decay"][:, 5] = -200.0
     run = ttr.plan(case.problem, **arguments)
-    monkeypatch.setattr(dispatch, "prepare", None)  # the long way
+    monkeypatch.setattr(dispatch, "prepare", None)  # the general path
     y = run(**arguments)
     assert error(y, ttr.oracle(case.problem, **arguments)) <= tolerance(torch.float64)
 
 
 def spoiled(arguments):
-    """Calls with something wrong in them, each with what a right call says of it."""
+    """Invalid calls, each with a part of the message that the general path gives."""
 
     def put(name, value):
         x = arguments[name].clone()
@@ -100,7 +99,8 @@ def test_what_is_wrong_is_refused_by_the_second_call_too():
 
 
 def test_other_calls_of_the_same_sizes_go_the_long_way():
-    """Layouts, gradients, autocast, functorch, several rows in one: all of it after a call was bound."""
+    """Layouts, gradients, autocast, functorch and packed rows take the general path after a call was
+    bound."""
     case, arguments = call("gated-deltanet")
     problem = case.problem
     expected = ttr.regress(problem, **arguments)

@@ -1,5 +1,5 @@
-"""The short convolution: every tier is the plain form, in values and derivatives; sequences packed, split and
-continued."""
+"""The short convolution: every tier equals the plain form, in values and derivatives; sequences packed, split
+and continued."""
 
 import os
 
@@ -23,7 +23,7 @@ PACKED = (0, 0, 4, 5, 19, 19)
 
 @pytest.fixture(params=["products", "onednn", NATIVE])
 def tier(request, monkeypatch):
-    """What runs the convolution, in blocks so small that short sequences cross them."""
+    """The tier that runs the convolution, with blocks so small that short sequences need several."""
     if request.param != "native":
         monkeypatch.setattr(native, "serves", lambda *tensors, width: False)
     monkeypatch.setattr(operator, "BLOCK", 60)
@@ -45,7 +45,7 @@ def case(dtype=torch.float64, rows=2, tokens=19, channels=21, width=4, bounds=No
 
 
 def outcome(function, x, tail, weight, bias, bounds, silu=True):
-    """y and the gradients of all that has one, of a sum with fixed weights."""
+    """y and the gradients of every input that has one, of a sum with fixed weights."""
     leaves = [tensor for tensor in (x, tail, weight, bias) if tensor is not None]
     y = function(x, tail, weight, bias, bounds=bounds, silu=silu)
     cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
@@ -105,7 +105,7 @@ def test_every_tier_is_the_plain_form(tier, dtype, silu, shape):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_silu_is_right_everywhere(tier, dtype):
-    """Zero to beyond where exponentials overflow, of both signs."""
+    """From zero to beyond the overflow of exponentials, with both signs."""
     x = (
         torch.cat([side * torch.logspace(-6, 3, 500, dtype=dtype) for side in (-1, 1)])
         .reshape(1, 1, 1000)
@@ -139,7 +139,7 @@ def test_packed_sequences_are_separate_ones(tier):
 @pytest.mark.parametrize("bounds", [None, PACKED])
 @pytest.mark.parametrize("cuts", [(7,), (1, 2, 3), tuple(range(1, 19))])
 def test_segments_with_a_tail_are_the_whole(tier, cuts, bounds):
-    """The transform, token streams with heads: outputs and last tails, in segments that cut through packed
+    """The transform on token streams with heads: outputs and final tails, in segments that cut packed
     sequences."""
     rows = 2 if bounds is None else 1
     transform, x = ShortConvolution(streams=("k",)), torch.randn(rows, 19, 3, 7, dtype=torch.float64)

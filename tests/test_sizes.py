@@ -1,5 +1,5 @@
-"""Sizes beyond what law 13 runs by itself: on every instruction set and without kernels, in narrow types, and
-through whole layers."""
+"""Sizes beyond those of law 13: on every instruction set and without kernels, in half precision, and through
+whole layers."""
 
 import pytest
 import torch

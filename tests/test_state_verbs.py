@@ -1,4 +1,4 @@
-"""What a state can do beyond being continued: go back by some tokens, and be combined with the state of the
+"""Operations on states beyond continuing: dropping the newest tokens, and combining with the state of the
 next segment."""
 
 import dataclasses
@@ -44,7 +44,7 @@ def end(case, **options):
 
 
 def of_weights(case):
-    """The params and controls that the weights declare, where they forget."""
+    """The params and controls that weights with decay declare."""
     names = case.problem.weights.controls() if case.problem.weights.retention else ()
     return {"params": case.params, **{name: case.controls[name] for name in names}}
 
@@ -56,8 +56,8 @@ def worst(state, reference):
 
 @pytest.mark.parametrize("problem", SUMMARIES, ids=repr)
 def test_combined_states_of_segments_are_the_state_of_the_whole(problem):
-    """Three segments, the middle one longer than the windows of the examples; associative, and strong gates
-    go through."""
+    """Three segments, the middle one longer than the windows of the examples; the combination is associative,
+    also with strong decays."""
     case = make_case(problem, strong_gates=True)
     cuts = [case.tokens(slice(*bounds)) for bounds in ((0, 2), (2, 7), (7, 9))]
     a, b, c = (end(part) for part in cuts)
@@ -134,7 +134,7 @@ def test_other_memories_say_what_to_do_instead(problem):
         and problem.weights.window is None
         and not (problem.weights.importance and problem.weights.retention)
     ):
-        return  # a corrected value stays as it is, so the newest pairs can be dropped
+        return  # a corrected value does not change later, so the newest pairs can be dropped
     with pytest.raises(ValueError, match=r"Keep state\.clone\(\)"):
         state.rewind(problem, 0)
 
@@ -180,7 +180,7 @@ def test_rows_of_different_length_rewind():
     assert worst(ttr.State.cat(cut).rewind(problem, 2), expected) <= FLOAT64
 
 
-def test_what_cannot_be_rewound_says_so():
+def test_states_that_cannot_be_rewound_are_refused():
     geometric = ttr.Problem(Geometric(), LocalConstant(), ExactLocalFit())
     case = make_case(geometric)
     reset = dataclasses.replace(

@@ -1,4 +1,5 @@
-"""Every member of an axis by its cases worked by hand: laws tell that it is a member, these tell which."""
+"""Every member of an axis by its hand-worked cases: the laws show that it is a valid member, these numbers
+that it is the right one."""
 
 import dataclasses
 import json
@@ -31,7 +32,7 @@ SOLVED = [
     if cls.objective is not Solver.objective
     for i, case in enumerate(cases(cls))
 ]
-"""Cases of the solvers that state an objective."""
+"""Cases of the solvers that have an objective."""
 
 
 def call(case, **changes):
@@ -40,13 +41,13 @@ def call(case, **changes):
 
 
 def until(case, time):
-    """The arguments of the case restricted to its first tokens."""
+    """The arguments of the case, restricted to its first tokens."""
     tokens = {name: x if name == "ridge" else x[:, :time] for name, x in case.controls.items()}
     return call(case, q=case.q[:, :time], k=case.k[:, :time], v=case.v[:, :time], **tokens)
 
 
 def parts(component):
-    """A component and all it is made of."""
+    """A component and all components in its fields."""
     yield component
     for field in dataclasses.fields(component):
         value = getattr(component, field.name)
@@ -64,7 +65,7 @@ def components(case):
 
 
 def modes(cls):
-    """What the instances of a class must cover between them: every value of its Literal and bool fields."""
+    """What the instances of a class must cover together: every value of its Literal and bool fields."""
     hints = typing.get_type_hints(cls)
     values = {
         f.name: (False, True) if hints[f.name] is bool else typing.get_args(hints[f.name])
@@ -156,12 +157,12 @@ def test_examples_survive_json(cls):
 
 # ------------------------------------------------------------------------------------------------- objectives
 def predict(memory, key):
-    """S^T k, written here once more."""
+    """S^T k, independently of the package."""
     return (memory * key[..., None]).sum(-2)
 
 
 def gradient(objective, memory):
-    """By central differences, which are exact for a quadratic whatever the step."""
+    """The gradient by central differences, which are exact for a quadratic for any step."""
     slopes = torch.empty(memory.numel(), dtype=memory.dtype)
     for i in range(memory.numel()):
         direction = torch.zeros_like(memory).flatten()
@@ -173,7 +174,7 @@ def gradient(objective, memory):
 
 
 def hessian(objective, memory):
-    """Symmetric [N, N] for a memory of N numbers, from differences of the gradient."""
+    """The Hessian [N, N] for a memory of N numbers, from differences of the gradient."""
     units = torch.eye(memory.numel(), dtype=memory.dtype)
     return torch.stack(
         [
@@ -191,7 +192,8 @@ def is_minimum(objective, memory):
 
 
 def single_heads(case):
-    """The case as one of a single head, for each head; the controls with the shapes the problem declares."""
+    """For each head, the case with that head alone; the controls with the shapes that the problem
+    declares."""
     assert not case.params, "work a solver's cases without parameters"
     x = prepare(case.problem, case.q, case.k, case.v, None, None, None, case.controls)
     axes = case.problem.controls()
@@ -204,8 +206,7 @@ def single_heads(case):
 
 
 def retained(case, first, last):
-    """Share that the tokens first+1..last keep of what was there before, multiplied out: a number, or one per
-    channel."""
+    """The decay over the tokens first+1..last, multiplied out: a number, or one per channel."""
     share = torch.ones(1, dtype=torch.float64)
     for t in range(first + 1, last + 1):
         share = share * case.controls["log_decay"][0, t, 0].exp() if "log_decay" in case.controls else share
@@ -213,7 +214,7 @@ def retained(case, first, last):
 
 
 def weight(case, pair, token):
-    """gamma of a pair at a token, from the meaning of the weights that the solvers' cases use."""
+    """gamma of a pair at a token, from the meaning of the weights in the solvers' cases."""
     window = case.problem.weights.window
     if window is not None and token - pair >= window:
         return torch.zeros((), dtype=torch.float64)
@@ -224,7 +225,7 @@ def weight(case, pair, token):
 
 
 def probed(case, time):
-    """The memory [K,V] of a plain Linear after ``time`` tokens, read off the oracle with unit queries."""
+    """The memory [K,V] of a plain Linear after ``time`` tokens, read from the oracle with unit queries."""
     given, rows = until(case, time), []
     for unit in torch.eye(case.q.shape[-1], dtype=torch.float64):
         q = torch.cat([given["q"][:, :-1], unit.expand(1, 1, 1, -1)], dim=1)

@@ -1,4 +1,5 @@
-"""What is no call, no state and no size ends in a sentence at every entry, whatever stands in its place."""
+"""Invalid calls, states and sizes end in a sentence at every entry point, for invalid objects of every
+kind."""
 
 import functools
 
@@ -82,12 +83,12 @@ BOUNDS = (
 
 @pytest.fixture(autouse=True)
 def refusals_reach_the_caller(monkeypatch):
-    """The library's own sentences, which the tests' shape checks would forestall."""
+    """Let the library's own messages through, which the tests' shape checks would preempt."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def odd(x):
-    """Tensors of every kind that no call takes in the place of x, and what is no tensor."""
+    """Tensors of every kind that is invalid in place of x, and objects that are no tensors."""
     x = x.detach()
     return {
         "sparse": x.to_sparse(),
@@ -111,13 +112,13 @@ def odd(x):
 
 
 def states():
-    """What is no state of anything."""
+    """Objects that are not valid states."""
     position = torch.zeros(2, dtype=torch.int64)
     return ({}, [1], 3, *(ttr.State(tensors, position) for tensors in ({}, None, [1])))
 
 
 def entries(problem, call, token):
-    """Every way to make the call, and the token, which has also been planned with ``right`` arguments."""
+    """Every way to make the call and the step, also by a plan made with the ``right`` arguments."""
     run = ttr.plan(problem, **right(problem)[1])
     return {
         "regress": functools.partial(ttr.regress, problem, **call),
@@ -134,7 +135,7 @@ def entries(problem, call, token):
 
 @functools.cache
 def right(problem):
-    """A call and its first token, as keyword arguments."""
+    """A valid call and its first token, as keyword arguments."""
     case = make_case(problem, past=2)
     call = case.arguments()
     return call, {
@@ -143,7 +144,7 @@ def right(problem):
 
 
 def accepted(problem, wrong, token=None):
-    """The entries that take a call in which these arguments are wrong."""
+    """The entry points that accept a call in which these arguments are wrong."""
     call, first = right(problem)
     ways = entries(problem, {**call, **wrong}, {**first, **(wrong if token is None else token)})
     return [way for way, run in ways.items() if sentence(run) is None]
@@ -229,7 +230,7 @@ def test_what_is_no_problem(bad):
         "verify": functools.partial(ttr.verify, bad),
         "Mixer": functools.partial(ttr.nn.Mixer, 8, bad, heads=2),
     }
-    if isinstance(bad, str):  # a name, which verify looks up
+    if isinstance(bad, str):  # verify accepts the name of an entry
         runs.pop("verify")
     assert not [way for way, run in runs.items() if sentence(run) is None]
 
@@ -391,7 +392,7 @@ def test_loaded_and_selected_states():
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-def test_a_state_that_was_sound_is_looked_at_again_when_it_has_been_written_to(inplace):
+def test_a_state_that_was_sound_is_checked_again_after_a_write(inplace):
     problem = ttr.catalogue["gated-deltanet"].problem
     token = {
         part: x.contiguous() if isinstance(x, torch.Tensor) else x for part, x in right(problem)[1].items()

@@ -1,5 +1,5 @@
-"""The ways a call can be computed here: by the compiled kernels of every instruction set that this machine
-runs, and by torch alone."""
+"""The tiers that can compute a call here: the compiled kernels of every instruction set that this machine
+supports, and torch alone."""
 
 from __future__ import annotations
 

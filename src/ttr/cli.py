@@ -120,25 +120,23 @@ def list_command(
 ) -> None:
     """The named layers by family, or all combinations: named, unnamed, and refused with the reason."""
     import ttr
-    from ttr import combinations as combined
+    from ttr.combinations import composition, lines, to_dict
 
     if as_json:
         found = (
-            combined.to_dict()
-            if combinations
-            else {name: entry.to_dict() for name, entry in ttr.catalogue.items()}
+            to_dict() if combinations else {name: entry.to_dict() for name, entry in ttr.catalogue.items()}
         )
         typer.echo(json.dumps(found, indent=1))
         return
     if combinations:
-        typer.echo("\n".join(combined.lines()))
+        typer.echo("\n".join(lines()))
         return
     width = max(map(len, ttr.catalogue))
     for family, names in ttr.catalogue.FAMILIES.items():
         say(f"[bold]{escape(family)}[/]")
         for name in names:
             entry = ttr.catalogue[name]
-            say(f"  [cyan]{name:{width}s}[/]  {entry.year}  {escape(combined.composition(entry.problem))}")
+            say(f"  [cyan]{name:{width}s}[/]  {entry.year}  {escape(composition(entry.problem))}")
         say("")
     say(
         f"{len(ttr.catalogue)} layers: year, and weights x function x solver. `ttr explain NAME` describes "

@@ -128,7 +128,7 @@ def counts() -> dict[str, int]:
 
 
 def to_dict() -> dict[str, Any]:
-    """All of it, for machines."""
+    """The counts, the catalogue and all combinations, for machines."""
     named = {
         name: {axis: repr(getattr(entry.problem, axis)) for axis in ("weights", "function", "solver")}
         for name, entry in catalogue.items()
@@ -137,7 +137,7 @@ def to_dict() -> dict[str, Any]:
 
 
 def lines(width: int = 80) -> Iterator[str]:
-    """All of it, for people."""
+    """All tables, names and reasons as text, line by line."""
     yield LEGEND
     for table in tables():
         yield ""
@@ -167,7 +167,7 @@ def other_names() -> list[str]:
 
 
 def summary() -> str:
-    """The counts in a sentence or two."""
+    """The counts in sentences."""
     found = counts()
     return (
         f"{sum(found.values()) - found['names']} combinations of the components' examples: "
@@ -241,8 +241,8 @@ def _without_numbers(value: object) -> object:
 
 
 def _general(combination: Combination) -> str:
-    """The reason with "the weighting", "the function" and "the solver" for the components; so too in the
-    remedy after "with" and "for"."""
+    """The reason with "the weighting", "the function" and "the solver" in place of the components, in the
+    remedy only after "with" and "for"."""
     reason, use, remedy = combination.refusal.partition(" Use ")
     for axis, word in (("weights", "weighting"), ("function", "function"), ("solver", "solver")):
         part = getattr(combination, axis)
@@ -253,7 +253,7 @@ def _general(combination: Combination) -> str:
 
 
 def _listed(items: list[str], width: int) -> list[str]:
-    """Items side by side, never broken in two."""
+    """Items side by side, wrapped between items only."""
     return [
         line.replace("\0", " ")
         for line in _wrapped("   ".join(item.replace(" ", "\0") for item in items), width, "  ", "  ")

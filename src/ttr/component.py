@@ -1,5 +1,5 @@
-"""What weights, functions, solvers and the parts of a layer have in common: frozen descriptions that own no
-tensor."""
+"""The base class of weights, functions, solvers and the parts of a layer: frozen descriptions without
+tensors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ttr import registry
 
 @dataclass(frozen=True)
 class Parameter:
-    """A tensor that a component owns, one per layer: its shape and how it starts."""
+    """A tensor that a component owns, one per layer: its shape and its initialiser."""
 
     shape: tuple[int, ...]
     init: Callable[[tuple[int, ...], torch.Generator | None], Tensor]
@@ -30,9 +30,9 @@ class Parameter:
     def draw(self, generator: torch.Generator | None = None) -> Tensor:
         """A fresh tensor of torch's default dtype on its default device.
 
-        Narrow numbers are drawn as float32 ones and rounded, since torch has no QR of them. On the meta
-        device nothing is computed: the numbers are still to be loaded, and transformers puts what some
-        functions of torch make there on the CPU.
+        Half-precision numbers are drawn in float32 and rounded, since torch has no QR in half precision. On
+        the meta device nothing is computed: the numbers are loaded later, and under transformers some
+        functions of torch would return tensors on the CPU.
         """
         like = torch.empty(self.shape)
         if like.is_meta:
@@ -45,12 +45,12 @@ class Parameter:
 
 
 def constant(value: float) -> Callable[[tuple[int, ...], torch.Generator | None], Tensor]:
-    """The initialiser that fills with ``value``."""
+    """An initialiser that fills with ``value``."""
     return lambda shape, generator: torch.full(shape, float(value))
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """The initialiser that draws normal numbers of mean 0 and variance 1."""
+    """An initialiser that draws normal numbers of mean 0 and variance 1."""
     return torch.randn(shape, generator=generator)
 
 
@@ -63,25 +63,25 @@ class Component:
     """A member of an axis: a frozen dataclass, hashable, made of numbers, strings and other components.
 
     A new member is one file in its axis folder: the class with ``examples()``, small instances on which the
-    laws are tried. Its hand-worked cases stand in the tests under the same name.
+    laws are checked. Its hand-worked cases are in the tests under the same name.
     """
 
     kind: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__repr__ = Component.__repr__  # in the class itself, so that dataclass keeps it
-        if "__post_init__" in cls.__dict__:  # it may take for granted that the fields have their types
+        cls.__repr__ = Component.__repr__  # in the class itself, so that dataclass does not replace it
+        if "__post_init__" in cls.__dict__:  # which may assume that the fields have their types
             cls.__post_init__ = _after(Component.__post_init__, cls.__post_init__)
-        # an axis states its kind, a member inherits it
+        # an axis defines its kind, a member inherits it
         if "kind" not in cls.__dict__ and not cls.__name__.startswith("_"):
             registry.CLASSES[cls.kind, cls.__name__] = cls
 
     def __post_init__(self) -> None:
-        """Every field has its type. Compiled code is not asked: torch cannot trace the question.
+        """Check the types of the fields, except in compiled code: torch cannot trace the check.
 
         Raises:
-            ValueError: if one has not, or is no finite number.
+            ValueError: if a field has another type, or is not a finite number.
         """
         if torch.compiler.is_compiling():
             return
@@ -106,13 +106,13 @@ class Component:
         return {}
 
     def at_layer(self, layer: int, layers: int) -> Component:
-        """This component as it is in that layer of so many, counted from 0: itself, unless it depends on
-        depth."""
+        """This component for layer number ``layer``, counted from 0, of ``layers``: itself, unless it depends
+        on depth."""
         return self
 
     @classmethod
     def examples(cls) -> tuple[Component, ...]:
-        """Small instances that between them reach every branch of the class: the rows of the laws."""
+        """Small instances that together reach every branch of the class: the cases of the laws."""
         raise NotImplementedError(f"{cls.__name__} needs examples(): add small instances of it to its file")
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class Component:
 
 
 def _after(first: Callable[[Any], None], then: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Both, one after the other."""
+    """A function that calls both, one after the other."""
 
     @functools.wraps(then)
     def both(self: Any) -> None:
@@ -165,7 +165,7 @@ def _field_types(cls: type[Component]) -> dict[str, Any]:
 
 
 def _is_a(value: Any, kind: Any) -> bool:
-    """Whether a value has the type of a field; a whole number is a number too, and True is none."""
+    """Whether a value has the type of a field; an int is also a float, and a bool is neither."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return any(value == allowed and type(value) is type(allowed) for allowed in arguments)
@@ -184,7 +184,7 @@ def _is_a(value: Any, kind: Any) -> bool:
 
 
 def _in_words(kind: Any) -> str:
-    """The values that ``_is_a`` takes."""
+    """The values that ``_is_a`` accepts, in words."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
         return (

@@ -1,4 +1,4 @@
-"""The controls: tensors that come with every token, or once per layer, beside q, k and v."""
+"""The controls: tensors beside q, k and v that a call passes for every token, or once per layer."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Control:
-    """A tensor that comes with every token: its axes as letters, whether each pair of a token has its own,
-    its range, whether it is a logarithm, which may be -inf, and whether it is a key, which goes through the
-    function's feature map."""
+    """A tensor that a call passes for every token: its axes as letters, whether each pair of a token has its
+    own, its range, whether it is a logarithm, which may be -inf, and whether it is a key, to which the
+    function's feature map applies."""
 
     axes: tuple[str, ...]
     meaning: str
@@ -24,14 +24,14 @@ class Control:
 CONTROLS: dict[str, Control] = {
     "log_decay": Control(
         ("BTH", "BTHK"),
-        "natural log of the retention, acts before token t is written",
+        "natural log of the decay, which acts before token t is written",
         at_most=0.0,
         logarithm=True,
     ),
     "value_log_decay": Control(
-        ("BTHV",), "natural log of the retention of every value channel", at_most=0.0, logarithm=True
+        ("BTHV",), "natural log of the decay of every value channel", at_most=0.0, logarithm=True
     ),
-    "phase": Control(("BTH", "BTHK"), "angle of a complex retention exp(log_decay + i phase)"),
+    "phase": Control(("BTH", "BTHK"), "angle of a complex decay exp(log_decay + i phase)"),
     "log_importance": Control(
         ("BTH",), "natural log of the sample weight of pair t", per_pair=True, logarithm=True
     ),
@@ -42,7 +42,7 @@ CONTROLS: dict[str, Control] = {
         ("BTHK",), "key at which the update reads the memory, k by default", per_pair=True, key=True
     ),
     "erase_key": Control(
-        ("BTHK",), "key at which the update takes off what it read, k by default", per_pair=True, key=True
+        ("BTHK",), "key at which the update subtracts what it read, k by default", per_pair=True, key=True
     ),
     "write": Control(("BTHV",), "gate on every channel of the written value", per_pair=True),
     "momentum": Control(("BTH",), "share of the running update that is kept", at_least=0.0),
@@ -57,34 +57,34 @@ CONTROLS: dict[str, Control] = {
         ("BTH",), "factor on the steps of the chunk so far, at the token that reads", at_least=0.0
     ),
     "precond_log_decay": Control(
-        ("BTH",), "natural log of the retention of the preconditioner", at_most=0.0, logarithm=True
+        ("BTH",), "natural log of the decay of the preconditioner", at_most=0.0, logarithm=True
     ),
     "precond_step": Control(("BTH",), "weight of the squared key in the preconditioner", at_least=0.0),
     "threshold": Control(
-        ("BTH",), "length of the error beyond which a robust loss grows no faster than the error", above=0.0
+        ("BTH",), "norm of the error beyond which a robust loss grows no faster than the error", above=0.0
     ),
     "transport_key": Control(("BTHK",), "key of the reflection that transports the older keys"),
     "ridge": Control(
         ("HF", "H", ""), "regulariser; relative to the normalised weights for local fits", above=0.0
     ),
-    "slope": Control(("BTHK",), "learned slope that stands in for the solution of the local fit"),
+    "slope": Control(("BTHK",), "learned slope that replaces the solution of the local fit"),
     "level_weight": Control(("BTHL",), "weight of every Fenwick level at the token that reads"),
 }
 
 LETTERS = "BTHKVLP"
-"""What the axes of a control that comes with every token may be: see ``ttr.problem``; L levels, P groups of
+"""The letters for the axes of a control of every token: see ``ttr.problem``; L levels, P groups of
 parameters."""
 
 ARGUMENTS = ("problem", "q", "k", "v", "params", "state", "return_state", "cu_seqlens", "engine", "inplace")
-"""Names that calls take for something else."""
+"""Names that are arguments of a call and cannot name a control."""
 
 
 def declare(name: str, control: Control) -> None:
-    """Make a control known that a component of your own brings; say it in the file of the component, above
-    its class.
+    """Declare a control that a component of your own needs; call this in the file of the component, above its
+    class.
 
     Raises:
-        ValueError: if the name is taken, or the control does not come with every token.
+        ValueError: if the name is taken, or the control has no axes for batch and tokens.
     """
     if (
         not isinstance(control, Control)
@@ -93,7 +93,7 @@ def declare(name: str, control: Control) -> None:
     ):
         raise ValueError(
             f"A control has axes that begin with BT, of the letters {LETTERS}, got "
-            f"{control!r}. What does not come with every token "
+            f"{control!r}. A tensor that is the same for every token "
             "is a parameter of the component."
         )
     if not str(name).isidentifier() or name in ARGUMENTS or CONTROLS.get(name, control) != control:

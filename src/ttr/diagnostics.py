@@ -1,5 +1,5 @@
-"""What solvers tell about themselves, without changing what a call returns: residuals and iterations, or
-losses and norms of the weights."""
+"""Diagnostics that solvers report without changing what a call returns: residuals and iterations, or losses
+and norms of the weights."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _current: ContextVar[Diagnostics | None] = ContextVar("ttr_diagnostics", default
 
 @dataclass
 class Diagnostics:
-    """The records of the calls made inside the block, oldest first: dicts such as {"solver", "residual",
-    "iterations"}; one for every step that a network takes, {"solver", "loss", "norms", "pairs"}, all [B,H],
-    norms by the name of the weights (see ``ttr.engines.torch.networks``)."""
+    """The records of the calls inside the block, oldest first: dicts such as {"solver", "residual",
+    "iterations"}; for networks one per training step, {"solver", "loss", "norms", "pairs"}, all [B,H], norms
+    by the name of the weights (see ``ttr.engines.torch.networks``)."""
 
     records: list[dict[str, Any]] = field(default_factory=list)
 
@@ -36,12 +36,11 @@ def diagnostics() -> Iterator[Diagnostics]:
 
 
 def listening() -> bool:
-    """Whether anyone would hear what ``record`` notes: to be asked before what costs something to find
-    out."""
+    """Whether diagnostics are being collected; check this before computing a costly fact for ``record``."""
     return not torch.compiler.is_compiling() and _current.get() is not None
 
 
 def record(**facts: Any) -> None:
-    """Note facts about a solve, if anyone listens."""
+    """Add a record of a solve, if diagnostics are being collected."""
     if listening():
         _current.get().records.append(facts)

@@ -1,4 +1,4 @@
-"""What this machine offers ttr, and whether what it runs is right here: ``ttr doctor``."""
+"""``ttr doctor``: what ttr can use on this machine, and whether every engine is correct on it."""
 
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """The findings, one after the other: versions, devices, extras, known traps, and every engine against
-    the oracle."""
+    """The findings: versions, devices, extras, known problems, and every engine against the oracle."""
     yield Finding("ok", "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Finding("ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
     yield _native()
@@ -55,12 +54,12 @@ def devices() -> list[str]:
 
 
 def _native() -> Finding:
-    """Which compiled kernels run, or why none."""
+    """Which compiled kernels are available, or why there are none."""
     if not library.available():
         return Finding(
             "note",
             "native kernels",
-            f"{library.reason()} Everything runs without them, in torch's operations.",
+            f"{library.reason()} Everything runs in torch's operations instead.",
         )
     found = library.library()
     others = [isa for isa in library.ISAS if isa not in found.runs]
@@ -68,7 +67,9 @@ def _native() -> Finding:
     return Finding(
         "ok",
         "native kernels",
-        (f"{words}. Not built, or not run by this processor: {', '.join(others)}.") if others else words,
+        (f"{words}. Not built, or not supported by this processor: {', '.join(others)}.")
+        if others
+        else words,
     )
 
 
@@ -79,7 +80,7 @@ def _extras() -> Iterator[Finding]:
             yield Finding(
                 "note",
                 f"extra [{extra}]",
-                f"lacks {', '.join(missing)}. pip install 'test-time-regression[{extra}]' brings them.",
+                f"lacks {', '.join(missing)}. Install them with pip install 'test-time-regression[{extra}]'.",
             )
         else:
             yield Finding(
@@ -111,7 +112,8 @@ def _traps() -> Iterator[Finding]:
 
 
 def _engines(device: str, dtype: torch.dtype) -> Iterator[Finding]:
-    """Every engine against the oracle on all example problems it runs, at sizes that cross its blocks."""
+    """Every engine against the oracle on all example problems that it runs, on sequences longer than its
+    blocks."""
     for engine in (engine for engine in ENGINES if engine.missing() is None):
         errors = {}
         for problem in triples():

@@ -220,7 +220,7 @@ def _compared(name: str) -> str:
 
 
 def _title(title: str) -> str:
-    return f"# {title}\n\nMade by `make docs` from the code; a test keeps it current.\n\n"
+    return f"# {title}\n\nGenerated from the code by `make docs`; a test checks that it is current.\n\n"
 
 
 PAGES = {

@@ -33,7 +33,7 @@ FORMULAS = (
     "scale",
     "normalisation",
 )
-"""Titles of formulas, in reading order; "order", "parallel form" and "approximation" are words."""
+"""Titles of formulas, in reading order; "order", "parallel form" and "approximation" are titles of text."""
 
 LETTERS = {"K": 116, "V": 148, "H": 22, "N": 1042}
 """Sentinel sizes from which the symbolic dimension of a shape entry is recovered: key size, value size,

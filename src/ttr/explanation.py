@@ -1,4 +1,4 @@
-"""Facts about a memory, in sections, laid out for a terminal or a paper."""
+"""Facts about a memory, in sections, formatted for a terminal or a paper."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXT = r"\text{{{}}}"
 
 @dataclass(frozen=True)
 class Fact:
-    """A title and what there is to say; ``formula`` if that can go through ``ttr.latex``."""
+    """A title and a text; ``formula`` if the text is a formula for ``ttr.latex``."""
 
     title: str
     text: str
@@ -50,8 +50,8 @@ class Section:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Facts about a memory, in sections. ``str`` lays them out on 80 columns, ``latex`` as LaTeX; ``engine``
-    is the name of the one that runs it, ``refusals`` say of every other why it does not, ``route`` names the
+    """Facts about a memory, in sections. ``str`` formats them in 80 columns, ``latex`` as LaTeX; ``engine``
+    is the name of the engine that runs it, ``refusals`` say why every other does not, ``route`` names the
     files of a call."""
 
     name: str

@@ -1,5 +1,4 @@
-"""One call's tensors, checked and brought to one form, for the oracle and for every engine alike: see
-``prepare``."""
+"""The tensors of one call, checked and normalised by ``prepare``, for the oracle and for every engine."""
 
 from __future__ import annotations
 
@@ -27,10 +26,10 @@ class Inputs:
     come from the weights, broadcast to [B,T,H], [B,T,H,K] or [B,T,n,H]; -inf in ``log_decay`` is a reset.
     ``phase`` is the angle by which a complex memory turns at each token. ``controls`` holds the others, ridge
     broadcast to [H,F]. With ``owns_state`` the tensors of ``state`` may be overwritten; without
-    ``wants_state`` nobody looks at the state after the call, which may then be any.
+    ``wants_state`` the state after the call is not used and may be anything.
 
-    Where the log decay is a product of ``log_retention`` [B,T,H] and ``rates`` [H,K], it is formed only when
-    it is asked for: of all tokens it may be large, so restrict the call to some of them before.
+    Where the log decay is a product of ``log_retention`` [B,T,H] and ``rates`` [H,K], it is computed at every
+    access; for all tokens it may be large, so restrict the call to some of them first.
     """
 
     q: Tensor
@@ -51,12 +50,12 @@ class Inputs:
 
     @property
     def log_decay(self) -> Tensor | None:
-        """Log of the retention, [B,T,H] or [B,T,H,K]."""
+        """The log decay, [B,T,H] or [B,T,H,K]."""
         return self.log_retention if self.rates is None else with_rates(self.log_retention, self.rates)
 
     @property
     def own_log_weight(self) -> Tensor:
-        """Log weight of every pair at its own token, [B,T,H]; 0 where all count alike."""
+        """Log weight of every pair at its own token, [B,T,H]; 0 without importances."""
         return (
             self.q.new_zeros(*self.q.shape[:2], self.heads)
             if self.log_importance is None
@@ -87,11 +86,11 @@ class Inputs:
         )
 
     def split(self, size: int | list[int]) -> list[Inputs]:
-        """The call in blocks of ``size`` tokens, at least one, or of those sizes, all with the call's own
-        state.
+        """The call in blocks of ``size`` tokens, at least one block, or of those sizes, all with the call's
+        own state.
 
-        Its backward pass joins the blocks' gradients at once; that of ``tokens`` in a loop would be quadratic
-        in T."""
+        The backward pass concatenates the blocks' gradients once; with ``tokens`` in a loop it would be
+        quadratic in T."""
         count = max(1, -(-self.length // size)) if isinstance(size, int) else len(size)
         fields = ("q", "k", "v", "log_retention", "log_importance", "phase")
         pieces = {name: x.split(size, dim=1) for name in fields if (x := getattr(self, name)) is not None}
@@ -134,8 +133,8 @@ class Inputs:
 
 
 def within_graph(y: Tensor, x: Inputs) -> Tensor:
-    """The output of a call; one without numbers depends on nothing, but a backward pass through it gives all
-    that went in zeros."""
+    """The output of a call. An empty one is connected to the inputs, so that a backward pass through it gives
+    them gradients of zero."""
     if not x.wants_grad or y.numel():
         return y
     return y + sum(
@@ -145,12 +144,12 @@ def within_graph(y: Tensor, x: Inputs) -> Tensor:
 
 
 def repeat_heads(x: Float[Tensor, "*lead h d"], heads: int) -> Float[Tensor, "*lead H d"]:
-    """Repeat the second-last axis to ``heads`` entries, neighbours sharing one."""
+    """Repeat every entry of the second-last axis, so that it has ``heads`` entries."""
     return x if x.shape[-2] == heads else x.repeat_interleave(heads // x.shape[-2], dim=-2)
 
 
 def looks(x: Tensor) -> bool:
-    """Whether a call with such a tensor looks at numbers: not where that would break a graph, or stall the
+    """Whether a call with such a tensor checks its numbers: not where that would break a graph, or stall the
     device."""
     return not needs_composite() and values.wanted(x.device)
 

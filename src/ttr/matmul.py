@@ -1,5 +1,5 @@
-"""Products of float32 matrices through oneDNN instead of the library that torch takes by default (MKL on
-x86), for a block of code."""
+"""Products of float32 matrices through oneDNN instead of torch's default library (MKL on x86), for a block of
+code."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from collections.abc import Iterator
 import torch
 
 ROUNDED = 128 * torch.finfo(torch.float32).eps
-"""A relative error above this is no float32 product's: bfloat16 makes 2^-9."""
+"""A relative error above that of any float32 product; bfloat16's is 2^-9."""
 
 _lock = threading.Lock()
-_blocks = 0  # now open, in all threads
-_before = ""  # the setting that the first of them found
+_blocks = 0  # the number of blocks now open, in all threads
+_before = ""  # the setting before the first of them
 
 
 @contextlib.contextmanager
 def onednn() -> Iterator[None]:
-    """Inside the block torch multiplies float32 matrices on the CPU by oneDNN, whose kernels use wider
-    vectors than MKL's on some processors (AMD's with AVX-512 foremost). Results stay float32's, to other
-    roundings; what was set before is set again afterwards.
+    """Inside the block torch multiplies float32 matrices on the CPU with oneDNN, whose kernels use wider
+    vectors than MKL's on some processors, mainly AMD's with AVX-512. Results have float32 precision, but
+    other rounding errors. The previous setting is restored afterwards.
 
-    torch has one switch for the whole process: other threads multiply by oneDNN too until the last block that
-    is open anywhere ends. In an asynchronous function leave the block before ``await``. Enter it outside of
-    functions that torch.compile compiles. Inside, ``torch.get_float32_matmul_precision()`` may raise, as it
-    does not know what torch.backends.mkldnn.matmul.fp32_precision says.
+    torch has one switch for the whole process: other threads use oneDNN too, until the last open block ends.
+    In an asynchronous function leave the block before ``await``. Enter it outside of functions that
+    torch.compile compiles. Inside, ``torch.get_float32_matmul_precision()`` may raise, as it does not support
+    the value of torch.backends.mkldnn.matmul.fp32_precision.
 
     Raises:
-        RuntimeError: where torch has no oneDNN, or it would round to bfloat16; the sentence says so.
+        RuntimeError: if torch has no oneDNN, or oneDNN would round to bfloat16; the message says which.
     """
     reason = refuses()
     if reason:
@@ -62,7 +62,7 @@ def refuses() -> str | None:
 
 @functools.cache
 def _error_of_a_product() -> float:
-    """The largest relative error of a single and of a batched product, against float64."""
+    """The larger of the relative errors of a single and of a batched product, against float64."""
     with _switched(), torch.autocast("cpu", enabled=False):
         numbers = (
             torch.arange(1, 1 + 2 * 4 * 128 * 128, dtype=torch.float32, device="cpu")
@@ -94,8 +94,8 @@ def _switched() -> Iterator[None]:
 
 
 def _has_new_switch() -> bool:
-    """Whether torch has a switch for oneDNN's products alone; each switch makes the other's getter raise, so
-    one must do."""
+    """Whether torch has a switch for oneDNN's products only. Setting either switch makes the getter of the
+    other raise, so only one is used."""
     return hasattr(torch.backends.mkldnn, "matmul")
 
 

@@ -81,8 +81,8 @@ def new(kind: str, name: str, folder: Path | None = None) -> tuple[Path, Path]:
     Args:
         kind: "weight", "function", "solver", "feature" or "gate".
         name: the class, in CamelCase.
-        folder: where to write an importable file and a test of it; None for the checkout that holds the
-            working directory: src/ttr and tests/worked.
+        folder: where to write an importable file and a test of it; None for src/ttr and tests/worked of the
+            checkout that contains the working directory.
 
     Raises:
         ValueError: if the kind is unknown, there is no checkout, the name is invalid or taken, or a file
@@ -119,14 +119,14 @@ def check_name(kind: str, name: str) -> str:
         raise ValueError(f"{name!r} cannot name a class. Use CamelCase, such as HalfLife.")
     module = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
     if keyword.iskeyword(module) or keyword.iskeyword(name):
-        raise ValueError(f"{name!r} would lie in {module}.py, which Python cannot import. Use another name.")
+        raise ValueError(f"{name!r} would be in {module}.py, which Python cannot import. Use another name.")
     if registry.find(KINDS[kind].registered, name) is not None:
         raise ValueError(f"A {kind} {name} exists already. Use another name.")
     return module
 
 
 def checkout() -> Path:
-    """The checkout of the project that holds the working directory.
+    """The checkout of the project that contains the working directory.
 
     Raises:
         ValueError: if there is none.
@@ -141,7 +141,7 @@ def checkout() -> Path:
 
 
 def skeleton(kind: str, name: str) -> tuple[str, str]:
-    """The text of a component of the package, and that of its hand-worked cases."""
+    """The source of a component of the package, and that of its hand-worked cases."""
     folder, module = KINDS[kind].folder.replace("/", "."), check_name(kind, name)
     worked = {True: "HandWorked", False: "HandWorkedPart"}[_is_memory(kind)]
     own = f"from ttr.{folder}.{module} import {name}\n"

@@ -13,7 +13,7 @@ AXES = ("weights", "functions", "functions.features", "solvers", "solvers.losses
 PARTS = ("layer.qkv", "layer.gates", "layer.output")
 
 CLASSES: dict[tuple[str, str], type] = {}
-"""(kind, name) -> class; every class of a component puts itself here when it is defined."""
+"""(kind, name) -> class; every class of a component registers itself here when it is defined."""
 
 
 @functools.cache
@@ -36,8 +36,8 @@ def find(kind: str, name: str) -> type | None:
 
 
 def exports(package: str, *folders: str) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a package: the public classes of its files, and of those of some of
-    its folders, imported when first asked for."""
+    """``__getattr__`` and ``__dir__`` of a package: the public classes of its files, and of the files in
+    ``folders``, imported at their first use."""
 
     def classes() -> dict[str, type]:
         files = [

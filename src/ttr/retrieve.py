@@ -23,8 +23,8 @@ def read(
     query: Float[Tensor, "B H F"],
     pair: Pair,
 ) -> Float[Tensor, "B H V"]:
-    """The read-out of a memory that is folded pair by pair: the prediction at the query, unless its
-    recurrence says otherwise."""
+    """The read-out of a memory that is folded pair by pair: the prediction at the query, unless the problem
+    has a recurrence with a read-out of its own."""
     if problem.recurrence is not None:
         return problem.recurrence.read(problem.function, params, before, after, query, pair)
     return problem.function.predict(after, query, axis_params(params, "function"))
@@ -36,8 +36,8 @@ def displacement_features(
     """1 and the monomials of z_i = k_i - q up to the function's degree, in lexicographic order, with the
     query at the origin.
 
-    A monomial carries the root of its multinomial coefficient, so that those of degree d have the dot product
-    (z.z')^d and an equal ridge for all of them prefers no direction.
+    A monomial is multiplied by the root of its multinomial coefficient, so that those of degree d have the
+    dot product (z.z')^d, and an equal ridge for all of them prefers no direction.
     """
     offset = (keys - query[..., None, :]).unbind(-1)
     features = [keys.new_ones(keys.shape[:-1])]
@@ -61,7 +61,7 @@ def read_along(
     log_weight: Float[Tensor, "B H N"],
     slope: Float[Tensor, "B H K"],
 ) -> Float[Tensor, "B H V"]:
-    """y = vbar - Cov_p(v, k) r for weights p brought to sum 1 and a given r. No pairs, no read-out: 0."""
+    """y = vbar - Cov_p(v, k) r for weights p, normalised to sum 1, and a given r; 0 without pairs."""
     p = normalised(log_weight)
     mean_key, mean_value = torch.einsum("bhn,bhnk->bhk", p, keys), torch.einsum("bhn,bhnv->bhv", p, values)
     covariance = torch.einsum(
@@ -80,7 +80,7 @@ def read_dual(
 ) -> Float[Tensor, "B H V"]:
     """y = kappa(q, K) c, where m = sum_i kappa(., k_i) c_i minimises 1/2 sum gamma_i ||v_i - m(k_i)||^2 +
     ridge/2 ||m||^2: the minimiser solves (kappa(K, K) + ridge Gamma^-1) c = V, here multiplied by Gamma,
-    which may hold zeros."""
+    which may contain zeros."""
     gamma = torch.exp(log_weight)[..., None]
     gram = gamma * function.kernel_matrix(keys, keys) + ridge[..., None] * torch.eye(
         keys.shape[-2], dtype=keys.dtype, device=keys.device
@@ -100,5 +100,6 @@ def read_ratio(
     query: Float[Tensor, "B H F"],
     function: Function,
 ) -> Float[Tensor, "B H V"]:
-    """y = m(q) over m_1(q), as the function divides, where m_1 is the same memory of the value 1."""
+    """y = m(q) divided by m_1(q), by the function's ``ratio``, where m_1 is the same memory of the value
+    1."""
     return function.ratio(predict(memory, query), predict(ones[..., None], query))

@@ -13,7 +13,7 @@ WITH_A_MEMORY = ("architecture", "project", "mixer")
 
 
 def room_of(parts: tuple[str, ...]) -> str:
-    """The room of a module, ("layer", "gates", "decays")."""
+    """The room of a module, such as ("layer", "gates", "decays")."""
     return "layer.parts" if parts[0] == "layer" and parts[-1] not in WITH_A_MEMORY else parts[0]
 
 
@@ -46,7 +46,7 @@ def storeys() -> tuple[tuple[str, ...], ...]:
     """The rooms by storey, from the lowest: each is one storey above the highest that it imports.
 
     Raises:
-        ValueError: if rooms import each other in a circle.
+        ValueError: if rooms import each other.
     """
     below: set[str] = set()
     found: list[tuple[str, ...]] = []

@@ -1,4 +1,4 @@
-"""The files that a call passes, read off the code: for who wants to follow one."""
+"""The route of a call: the files that it passes, read from the code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def route(problem: Problem, engine: Engine) -> tuple[tuple[str, str], ...]:
-    """(what happens, the file where) of a call that the engine runs, in this order."""
+    """(what happens, in which file) for a call that the engine runs, in order."""
     return tuple(dict.fromkeys(_passed(problem, engine)))
 
 
@@ -53,7 +53,7 @@ def _passed(problem: Problem, engine: Engine) -> Iterator[tuple[str, str]]:
 
 
 def _parts(component: Component) -> Iterator[Component]:
-    """A component and those it is made of: features, factors, losses."""
+    """A component and the components in its fields: features, factors, losses."""
     yield component
     for field in dataclasses.fields(component):
         value = getattr(component, field.name)
@@ -84,6 +84,6 @@ def _home(thing: object) -> ModuleType:
 
 
 def _file(module: ModuleType) -> str:
-    """The file of a module, counted from the folder that holds the package, where it lies in the package."""
+    """The file of a module, relative to the folder that contains the package if it is in the package."""
     path = Path(inspect.getsourcefile(module))
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)

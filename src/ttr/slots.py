@@ -1,4 +1,4 @@
-"""The slots of a memory that keeps its pairs: which pair lies where, and how new ones are put in."""
+"""The slots of a memory that stores its pairs: which pair is in which slot, and how new pairs are added."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 from ttr.state_tensors import StateTensors
 
 EMPTY = {"keys": 0.0, "values": 0.0, "log_weight": -torch.inf}
-"""What an empty slot of a memory of pairs holds."""
+"""The contents of an empty slot of a memory of pairs."""
 
 
 def with_slots(state: StateTensors, slots: int) -> StateTensors:
-    """The state of a memory of pairs with ``slots`` slots: empty ones go in front of the pairs, and are cut
-    off there."""
+    """The state of a memory of pairs with ``slots`` slots: empty slots are added before the pairs, or removed
+    there."""
     held = state["keys"].shape[1]
 
     def resize(tensor: Tensor, fill: float) -> Tensor:
@@ -25,12 +25,12 @@ def with_slots(state: StateTensors, slots: int) -> StateTensors:
 
 
 def beside(x: Tensor, tensor: Tensor) -> Tensor:
-    """x [B,...] with further axes, to be broadcast against a tensor [B,...,...]."""
+    """x [B,...] with further axes of size 1, to be broadcast with ``tensor`` [B,...,...]."""
     return x.reshape(*x.shape, *(1,) * (tensor.ndim - x.ndim))
 
 
 def single(state: StateTensors, row: int, window: int | None) -> StateTensors:
-    """The state of one packed sequence, without the empty slots that longer ones made necessary."""
+    """The state of one packed sequence, without the empty slots that pad it to the longest one."""
     one = state.select(slice(row, row + 1))
     if "keys" not in state.tensors or window is not None or state.capacity is not None:
         return one
@@ -38,8 +38,8 @@ def single(state: StateTensors, row: int, window: int | None) -> StateTensors:
 
 
 def pair_index(state: StateTensors, window: int | None) -> Int[Tensor, "B N"]:
-    """The number of the pair in every slot, counted from the first token; only slots with a weight hold
-    one."""
+    """The number of the pair in every slot, counted from the first token; meaningful only for slots with a
+    weight."""
     slots = torch.arange(state["keys"].shape[1], device=state.position.device)
     if window is None:
         empty = 0 if state.capacity is not None else state["keys"].shape[1] - state.position[:, None]
@@ -59,7 +59,10 @@ def append_pairs(
     """The state after T more pairs: keys [B,T,Hk,K], values [B,T,Hv,V], their log weights [B,T,H] seen from
     the last token.
 
-    ``log_decay`` [B,H] is what the T tokens together take off the pairs already there. Raises:
+    ``log_decay`` [B,H] is the sum of the T tokens' log decays, which is added to the log weights of earlier
+    pairs.
+
+    Raises:
         ValueError: if a fixed capacity is exceeded (checked in eager calls on the CPU).
     """
     time = keys.shape[1]

@@ -1,5 +1,4 @@
-"""Named tensors with a leading batch axis, and how many tokens they have seen: what every state is made
-of."""
+"""The contents of every state: named tensors with a leading batch axis, and the number of tokens seen."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StateTensors:
-    """What every state holds, and what can be done with it without asking what it means. See ``State``."""
+    """The tensors of a state, with the operations that do not depend on their meaning. See ``State``."""
 
     tensors: Mapping[str, Tensor]
     position: Int[Tensor, " B"]
@@ -42,7 +41,7 @@ class StateTensors:
         return dataclasses.replace(self.map(Tensor.clone), position=self.position.clone())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StateTensors:
-        """``clone``: torch copies tensors in a graph in no other way."""
+        """``clone``, since torch cannot deep-copy tensors that are part of a graph."""
         return self.clone()
 
     def detach(self) -> StateTensors:
@@ -57,5 +56,5 @@ class StateTensors:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the memory holds, the position left out."""
+        """Bytes of the tensors, without the position."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())

@@ -1,4 +1,4 @@
-"""Private symbols of torch, all of them, each with what is done where a version of torch lacks it."""
+"""All private symbols of torch that ttr uses, each with a fallback for versions of torch without it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 PLAIN = (Tensor, nn.Parameter)
-"""Tensors that have an address of their own; those of other classes may hold none."""
+"""The classes of tensors that have an address; those of other classes may have none."""
 
 _MODES = getattr(torch._C, "_len_torch_dispatch_stack", None)
 
@@ -22,7 +22,7 @@ _is_batched = getattr(torch._C._functorch, "is_legacy_batchedtensor", None)
 
 FLASH_ATTENTION = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 """The fused attention on CPUs, (query, key, value, dropout, causal, attn_mask=, scale=) -> (y, log of the sum
-of exponentials); None where there is none, and attention goes block by block."""
+of exponentials); None in versions without it, where attention is computed block by block."""
 
 FLASH_ATTENTION_BACKWARD = getattr(
     torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None
@@ -30,30 +30,28 @@ FLASH_ATTENTION_BACKWARD = getattr(
 
 
 def is_transformed() -> bool:
-    """Whether a functorch transform (vmap, grad, jvp) or forward-mode differentiation is running. Where
-    nobody
-    can say, yes: torch's own operations are always right."""
+    """Whether a functorch transform (vmap, grad, jvp) or forward-mode differentiation is active. True where
+    torch does not say, since torch's own operations are always right."""
     if not _TRANSFORMS_SHOW:
         return True
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 def watched(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether torch must see the operations on these tensors as its own: some are of a class that is no plain
-    tensor, or a dispatch mode is on. Where nobody can say, yes."""
-    # the compiler comes first: it cannot trace the other questions
+    """Whether operations on these tensors must be torch's own, because some are not plain tensors or a
+    dispatch mode, a transform or the compiler is active. True where torch does not say."""
+    # compilation is checked first: the compiler cannot trace the other checks
     if torch.compiler.is_compiling() or _MODES is None or _MODES() > 0 or is_transformed():
         return True
     return any(type(x) not in PLAIN for x in tensors if x is not None)
 
 
 def in_batches(gradient: Tensor) -> bool:
-    """Whether this is one of several gradients that torch.autograd.grad takes through the graph together.
-    Where
-    nobody can say, yes: such gradients are differentiated by torch's own operations."""
+    """Whether this is a batch of gradients that torch.autograd.grad propagates together (is_grads_batched).
+    True where torch does not say: such gradients are computed by torch's own operations."""
     return _is_batched is None or _is_batched(gradient)
 
 
 def negated_lazily(x: Tensor) -> Tensor:
-    """A view of x with the bit that says its numbers are negated."""
+    """A view of -x's storage: x with torch's lazy negation bit set, whose value is -x."""
     return torch._neg_view(x)

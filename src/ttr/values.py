@@ -1,6 +1,6 @@
-"""Checks of tensors and of their numbers: what a call brings and what a state holds.
+"""Checks of the tensors of a call and of a state, and of their numbers.
 
-Numbers are looked at in eager calls on the CPU; ``checks`` says otherwise.
+By default numbers are checked only in eager calls on the CPU; ``checks`` changes that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from ttr.controls import CONTROLS
 
 LAST_POSITION = 2**62
-"""No state has seen more tokens; csrc/step.c has the same."""
+"""The largest valid position of a state, as in csrc/step.c."""
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -56,19 +56,19 @@ def check_tensor(what: str, x: object) -> None:
 
 
 def wanted(device: torch.device) -> bool:
-    """Whether eager calls on that device look at numbers."""
+    """Whether eager calls on that device check numbers."""
     chosen = _wanted.get()
     return device.type == "cpu" if chosen is None else chosen
 
 
 def suspicious(x: Tensor) -> bool:
-    """Whether x may hold NaN or infinities: if it does, its sum is one. A sum needs one pass and no memory; a
-    mask several of each."""
+    """Whether x may contain NaN or infinities: if it does, its sum is not finite. A sum needs one pass and no
+    memory; a mask several of each."""
     return not math.isfinite(x.detach().sum().item())
 
 
 def check_finite(name: str, x: Tensor) -> None:
-    """Raises a ValueError if x holds NaN or infinities."""
+    """Raises a ValueError if x contains NaN or infinities."""
     if suspicious(x) and not torch.isfinite(x).all():
         raise ValueError(
             f"{name} holds NaN or infinite numbers. Look at what produced it; "
@@ -77,7 +77,7 @@ def check_finite(name: str, x: Tensor) -> None:
 
 
 def check_control(name: str, x: Tensor) -> None:
-    """Raises a ValueError if a control holds NaN or leaves the range that it declares."""
+    """Raises a ValueError if a control contains NaN or values outside its declared range."""
     control = CONTROLS[name]
     if x.numel() == 0:
         return
@@ -106,13 +106,13 @@ def check_control(name: str, x: Tensor) -> None:
 
 
 def check_state(tensors: Mapping[str, Tensor], position: Tensor) -> None:
-    """Raises a ValueError if a state holds NaN, infinities (but for the -inf that the log weight of an empty
-    slot is) or no count of tokens."""
+    """Raises a ValueError if a state contains NaN or infinities (except -inf, the log weight of an empty
+    slot), or its position is not a valid count of tokens."""
     for name, x in tensors.items():
         if not sound(x, logarithm=name == "log_weight"):
             raise ValueError(
-                f"The state's {name!r} holds NaN or infinite numbers. Go on from a clone of a "
-                "state from before, or from a new one; "
+                f"The state's {name!r} holds NaN or infinite numbers. Continue from a clone of an "
+                "earlier state, or from a new one; "
                 "ttr.checks(values=False) skips this check."
             )
     if not counts(position):
@@ -123,13 +123,13 @@ def check_state(tensors: Mapping[str, Tensor], position: Tensor) -> None:
 
 
 def counts(position: Tensor) -> bool:
-    """Whether all of [B] are numbers of tokens."""
+    """Whether all positions [B] are valid counts of tokens."""
     return all(0 <= tokens <= LAST_POSITION for tokens in position.tolist())
 
 
 def sound(x: Tensor, logarithm: bool = False) -> bool:
-    """Whether a tensor of a state is finite, or -inf in a ``logarithm``. A large state is not looked at for
-    every token: what has been found sound counts as that until it is written to."""
+    """Whether a tensor of a state is finite, or -inf in a ``logarithm``. The result is remembered until the
+    tensor is written to, so that a large state is not checked at every token."""
     if getattr(x, "_ttr_sound", None) == _stamp(x):
         return True
     if suspicious(x) and not (torch.isfinite(x) | (torch.isneginf(x) if logarithm else False)).all():
@@ -139,14 +139,13 @@ def sound(x: Tensor, logarithm: bool = False) -> bool:
 
 
 def vouch(x: Tensor) -> None:
-    """Note that a tensor has been found sound, or was computed from what had been."""
+    """Remember that a tensor is sound, because it was checked or computed from sound tensors."""
     x._ttr_sound = _stamp(x)
 
 
 def _stamp(x: Tensor) -> tuple[int, int | None]:
-    """What a copy of the tensor, which takes the note along, and one that has been written to have another
-    of."""
+    """A stamp that differs after the tensor was written to, and for copies, which inherit the attribute."""
     try:
         return id(x), x._version
-    except RuntimeError:  # of tensors made in inference mode torch does not count the writes
+    except RuntimeError:  # torch does not count writes to tensors created in inference mode
         return id(x), None

@@ -1,4 +1,4 @@
-"""Runs the suite's checks on a copy of the package that may hold a planted fault: ``python faulty.py WORD
+"""Runs the suite's checks on a copy of the package that may contain a planted fault: ``python faulty.py WORD
 [WORD...]``.
 
 Only rows whose problem or engine contains every WORD are tried, and the first broken check ends the run with
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch._dynamo  # torch.func imports it at its first call; here all forks share it
+import torch._dynamo  # torch.func imports it at its first call; imported here, all forks share it
 
 WIDE = (torch.float64, torch.float32)
 NAMED = (
@@ -32,21 +32,22 @@ NAMED = (
     "test_ridge.py",
     "test_exact_engines.py",
     "test_dual_form.py",
-    "test_lines.py",
+    "test_local_linear.py",
     "test_conditioning.py",
     "test_sizes.py",
     "test_wrong_input.py",
     "test_controls.py",
 )
-"""The files whose tests are picked by name."""
+"""The files whose tests can be selected by name."""
 
 
 Tried = Mapping[str, Set[int]]
-"""The numbers of the laws that are tried on "engine problem"; all are on rows that only the fault allows."""
+"""The numbers of the laws that are checked on "engine problem"; all laws on rows that exist only with the
+fault."""
 
 
 def broken(words: list[str], one_per_class: bool, tried: Tried | None) -> str | None:
-    """The first broken check, in words; None if all are kept."""
+    """The first failed check, in words; None if all pass."""
     from ttr.laws.rows import refused_triples, triples
 
     if len(triples()) + len(refused_triples()) == 0:
@@ -62,7 +63,7 @@ def broken(words: list[str], one_per_class: bool, tried: Tried | None) -> str | 
 
 
 def worked_cases() -> Iterator[tuple]:
-    """The cases worked by hand, each with the name of its class."""
+    """The hand-worked cases, each with the name of its class."""
     from tests.worked import cases
     from ttr import registry
 
@@ -86,7 +87,7 @@ def broken_case() -> str | None:
 
 
 def rows(words: list[str], one_per_class: bool) -> Iterator[tuple]:
-    """The problems and engines that contain every word.
+    """The problems and engines whose names contain every word.
 
     With ``one_per_class`` only the problems that bring a class of an axis not met so far; feature maps are
     met in their worked cases.
@@ -156,15 +157,15 @@ def main(words: list[str], one_per_class: bool = False, tried: Tried | None = No
     warnings.simplefilter("ignore")
     try:
         found = broken(words, one_per_class, tried)
-    except Exception as failure:  # a fault may as well make the package raise
+    except Exception as failure:  # a fault may also make the package raise
         found = f"{type(failure).__name__}: {failure}"
     print(found or "nothing broken")
     sys.exit(1 if found else 0)
 
 
 def main_with(source: str, words: list[str], log: str, one_per_class: bool, tried: Tried | None) -> None:
-    """``main`` in a process that has imported torch but not ttr: it is imported from ``source``, where new
-    components have their hand-worked cases too; what is printed goes to a file."""
+    """``main`` in a process that has imported torch but not ttr, which is imported from ``source`` together
+    with the hand-worked cases of new components; output goes to a file."""
     sys.path.insert(0, source)
     from tests import worked
 

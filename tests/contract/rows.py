@@ -1,5 +1,5 @@
-"""Which rows a law is tried on. `make check` tries every law on every valid triple; `make test` on as many as
-show what the law depends on."""
+"""The rows (problem, engine) on which a law is checked: in `make check` every valid triple, in `make test`
+enough of them for what the law depends on."""
 
 import functools
 from collections.abc import Iterator
@@ -20,21 +20,21 @@ Row = tuple[Problem, Engine]
 NAMED = {ttr.catalogue[name].problem: name for name in ttr.catalogue}
 NAMES = {problem: repr(problem) for problem in triples()} | NAMED
 FLOAT32_LAWS = (1, 2, 7)
-"""In float32 the laws that measure rounding; the others do not depend on the dtype."""
+"""The laws that are also checked in float32, since they measure rounding; the others do not depend on the
+dtype."""
 CALL_LAWS = (12, 13)
-"""Laws about how a call is made: they depend on the code that runs, which the catalogue reaches
-everywhere."""
+"""Laws about how a call is made: they depend on the code that runs, all of which the catalogue reaches."""
 PAIR_LAWS = (1,)
-"""The law that says it all: it depends on how two components go together. What the others say each component
-keeps or breaks by itself, on every engine that serves it."""
+"""The most general law, which depends on how two components combine. The other laws depend on each component
+by itself, on every engine that can run it."""
 
 FAULTY = {fault.words for fault in FAULTS if not fault.words[:1] or not fault.words[0].startswith("test_")}
-"""Words that say on which rows a planted fault shows."""
+"""Words that name the rows on which a planted fault is caught."""
 
 
 @functools.cache
 def rows() -> tuple[Row, ...]:
-    """Every problem on every engine that serves it."""
+    """Every problem on every engine that can run it."""
     return tuple(
         (problem, engine) for problem in NAMES for engine in ENGINES if refusal(engine, problem) is None
     )
@@ -42,8 +42,8 @@ def rows() -> tuple[Row, ...]:
 
 @functools.cache
 def tried(law: Law) -> frozenset[Row]:
-    """The rows of a law in `make test`: the catalogue; beyond it those where planted faults show, and more,
-    so that each engine meets every example that it serves, and law 1 every pair of examples."""
+    """The rows of a law in `make test`: the catalogue; and those where planted faults are caught and further
+    ones, so that each engine runs every example that it can, and law 1 every pair of examples."""
     chosen = {row for row in rows() if row[0] in NAMED}
     if law.number in CALL_LAWS:
         return frozenset(chosen)
@@ -55,7 +55,7 @@ def tried(law: Law) -> frozenset[Row]:
 
 
 def _of_faults() -> set[Row]:
-    """The first row of each."""
+    """The first row for each planted fault."""
     found = (
         next((row for row in rows() if all(word in f"{row[1].name} {row[0]!r}" for word in words)), None)
         for words in FAULTY
@@ -64,9 +64,9 @@ def _of_faults() -> set[Row]:
 
 
 def _with_every_example(have: set[Row]) -> set[Row]:
-    """Further rows, so that each engine meets every example of a component that it serves."""
+    """Further rows, so that each engine runs every example of a component that it can."""
     met, found = {example for row in have for example in examples(row)}, set()
-    # those that other laws try as well come first
+    # rows on which other laws are checked as well come first
     for row in sorted(rows(), key=lambda row: row[0] not in covering()):
         if not examples(row) <= met:
             met |= examples(row)
@@ -80,7 +80,7 @@ def examples(row: Row) -> set[tuple[str, object]]:
 
 
 def checks(row: Row, full: bool) -> Iterator[tuple[Law, torch.dtype]]:
-    """The laws to be tried on a row, and their dtypes."""
+    """The laws to check on a row, and their dtypes."""
     for law in (law for law in LAWS if not law.slow and (full or row in tried(law))):
         yield from (
             (law, dtype) for dtype in (torch.float64, torch.float32)[: 1 + (law.number in FLOAT32_LAWS)]

@@ -1,5 +1,5 @@
-"""The laws, on the rows that `make test` tries, and the tests catch every planted fault, and nothing on the
-package as it is."""
+"""The laws, on the rows of `make test`, and the tests catch every planted fault, and pass on the unchanged
+package."""
 
 import atexit
 import compileall
@@ -43,20 +43,20 @@ EMPTY = (
     | {"functions/_network.py", "solvers/losses/_loss.py", "solvers/maps/_map.py"}
     | {"engines/torch/superblock.py", "engines/native/engine.py"}
 )
-"""Files in which nothing is computed."""
+"""Files without computations."""
 FIRST = {fault.file: fault for fault in reversed(FAULTS)}.values()
 """One fault of each file, for every run; the others belong to `make check`."""
-# of a process that has imported torch, which takes longer than most checks
+# forks of a process that has imported torch, since the import takes longer than most checks
 FORKS = multiprocessing.get_context("forkserver")
 PRELOAD = ["tests.contract.faulty"]
 
 
 def run_checks(folder: Path, words: tuple[str, ...], one_per_class: bool = False) -> tuple[int, str]:
-    """The exit code of the checks on the package in ``folder``, and what they print.
+    """Run the checks on the package in ``folder``; return their exit code and output.
 
     With ``one_per_class`` all laws are tried on the first row of each class."""
     log = folder / "log"
-    # the one server of this process may have been started with ttr itself imported
+    # the fork server may have been started with ttr itself imported
     if forkserver._forkserver._preload_modules != PRELOAD:
         forkserver._forkserver._stop()
         FORKS.set_forkserver_preload(PRELOAD)
@@ -71,7 +71,7 @@ def run_checks(folder: Path, words: tuple[str, ...], one_per_class: bool = False
 
 @functools.cache
 def tried_laws() -> dict[str, set[int]]:
-    """The numbers of the laws that `make test` tries, of every row."""
+    """For every row, the numbers of the laws that `make test` checks."""
     return {
         f"{engine.name} {problem!r}": {law.number for law, _ in checks((problem, engine), full=False)}
         for problem, engine in rows()
@@ -80,8 +80,7 @@ def tried_laws() -> dict[str, set[int]]:
 
 @functools.cache
 def compiled() -> Path:
-    """A copy of the package with its bytecode, which the copies with a fault need not make again, one module
-    aside."""
+    """A copy of the package with its bytecode, so that copies with a fault compile only one module."""
     kept = tempfile.TemporaryDirectory()
     atexit.register(kept.cleanup)
     folder = Path(kept.name)

@@ -1,4 +1,4 @@
-"""Every law on every engine, on the rows that `rows.py` names (with --full on all), and on the catalogue."""
+"""Every law on every engine, on the rows of `rows.py` (with --full on all), and on the catalogue."""
 
 from unittest import mock
 
@@ -36,7 +36,7 @@ def pytest_generate_tests(metafunc):
 
 
 def again(row, law):
-    """The command that tries a law on a row once more."""
+    """The command that checks a law on a row again."""
     problem, engine = row
     if problem in NAMED:
         return f"ttr verify {NAMED[problem]} --law {law.number} --engine {engine.name}"
@@ -48,7 +48,7 @@ def failures(row, law, dtype, small=True):
     with mock.patch.object(
         jaxtyping.config, "jaxtyping_disable", law.number == 11 or jaxtyping.config.jaxtyping_disable
     ):
-        # law 11 wants the library's own sentence, which the tests' shape checks would forestall
+        # law 11 checks the library's own message, which the tests' shape checks would preempt
         found = law(problem, Setting(engine.small() if small else engine, dtype=dtype))
     return [
         f"law {law.number} ({law.name}) in {dtype}, {m.quantity}: {m.error:.2e} > {m.bound:.0e}; again: "
@@ -82,7 +82,7 @@ def test_slow_laws(named, law, dtype):
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)
-def test_what_every_law_meets(law):
+def test_the_rows_of_every_law(law):
     assert {row for row in rows() if row[0] in NAMED} <= tried(law)
     if law.number not in CALL_LAWS:
         assert set().union(*map(examples, tried(law))) == set().union(*map(examples, rows()))
@@ -94,13 +94,13 @@ def test_refusals_are_sentences_with_a_remedy():
             Problem(*triple)
 
 
-def test_every_engine_serves_somebody():
+def test_every_engine_runs_a_problem():
     assert {engine.name for _, engine in rows()} == {
         engine.name for engine in ENGINES if engine.missing() is None
     }
 
 
-def test_every_refusal_of_a_engine_is_a_sentence():
+def test_every_refusal_of_an_engine_is_a_sentence():
     for problem in NAMES:
         for engine in ENGINES:
             reason = engine.refuses(problem)

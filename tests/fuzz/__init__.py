@@ -1,5 +1,5 @@
-"""The project's own fuzzer: drawn calls, each equal to the definition or refused in a sentence. ``make fuzz``
-runs it."""
+"""The project's own fuzzer: random calls, each equal to the definition or refused in a sentence. ``make
+fuzz`` runs it."""
 
 from tests.fuzz.call import Call
 from tests.fuzz.play import Outcome, play

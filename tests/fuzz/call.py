@@ -1,5 +1,5 @@
-"""One fuzzed call as plain data: all that was drawn, so that it can be sent to a worker, repeated, shrunk and
-printed as Python."""
+"""One fuzzed call as plain data: everything that was drawn, so that it can be sent to a worker, repeated,
+shrunk and printed as Python."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AXES = ("weights", "function", "solver")
 
 @dataclass(frozen=True)
 class Call:
-    """A problem, where it enters the library, and everything about its tensors.
+    """A problem, the route by which the library is called, and everything about the tensors.
 
     problem: a name of the catalogue, or the examples of the three axes, "Geometric() | Linear() | OneStep()".
     changed: (axis, field, value) of the problem that is replaced before the call.
@@ -62,11 +62,11 @@ class Call:
         return f"Call({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in given)})"
 
     def code(self) -> str:
-        """Python that repeats it, from the root of the repository."""
+        """Python code that repeats the call, from the root of the repository."""
         return f"from tests.fuzz import Call, play\nprint(play({self!r}))"
 
     def memory(self) -> Problem:
-        """The problem, made as a user makes it.
+        """The problem, constructed as by a user.
 
         Raises:
             ValueError: if it cannot be made.
@@ -81,14 +81,14 @@ class Call:
         return Problem(**parts)
 
     def chosen(self) -> str | Engine:
-        """What is passed as ``engine``."""
+        """The argument ``engine``."""
         named = {engine.name: engine for engine in ENGINES}
         return named[self.engine].small() if self.small_blocks and self.engine in named else self.engine
 
 
 @functools.cache
 def examples() -> dict[str, dict[str, object]]:
-    """The examples of every component by axis and by what they print."""
+    """The examples of every component by axis and by their repr."""
     kinds = {axis: [example for cls in registry.members(axis) for example in cls.examples()] for axis in AXES}
     return {axis: {repr(example): example for example in found} for axis, found in kinds.items()}
 

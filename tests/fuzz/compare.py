@@ -1,5 +1,5 @@
-"""Outputs, states and gradients of a call beside those of the definition, within the tolerances and what its
-condition allows."""
+"""Outputs, states and gradients of a call against those of the definition, within the tolerances and the
+bound that follows from its condition."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from ttr.forms import Network
 from ttr.laws.tolerances import error, ill_conditioned, tolerance
 
 UNITS: Mapping[str, float] = {"tiny values": 1e-9, "tiny": 1e-6}
-"""Units of the values, and so of the outputs, where they are far from 1."""
+"""The unit of the values, and so of the outputs, where it is far from 1."""
 
 LEAST_NOISE = 1e-12
-"""Relative noise by which a condition is measured, in float64, for results of float64; for others it is the
-eps of their dtype."""
+"""Relative noise with which a condition is measured, in float64, for results in float64; for other dtypes it
+is their eps."""
 
 PER_TOKEN, PER_FIT = 10, 300
-"""By how much more than such noise, in float64, a network loses that rounds at every token anew, and a local
-fit whose shares 1 - z.rho cancel; in narrower numbers the definition itself tells."""
+"""By which factor more than such noise, in float64, rounding affects a network, which rounds anew at every
+token, and a local fit, whose shares 1 - z.rho cancel; in narrower dtypes the definition itself is
+measured."""
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """``over``: quantities with their error and the bound that it breaks; ``without_digits``: those of which
-    nothing can be compared."""
+    """``over``: quantities with their error and the bound that it exceeds; ``without_digits``: quantities
+    that cannot be compared."""
 
     over: tuple[tuple[str, float, float], ...]
     without_digits: tuple[str, ...]
 
 
 def compare(subject: Subject, found: Result, defined: Result, leaves: Mapping[str, Tensor]) -> Numbers:
-    """The numbers that were found beside those of the definition, of which ``leaves`` are the tensors that
-    went in."""
+    """Compare the results with those of the definition, of which ``leaves`` are the input tensors."""
     directions = _directions(subject, found)
     values = _quantities(subject, found, subject.leaves, directions)
     reference = _quantities(subject, defined, leaves, directions)
@@ -59,7 +59,8 @@ def compare(subject: Subject, found: Result, defined: Result, leaves: Mapping[st
 
 
 def has_digits(subject: Subject, defined: Result, leaves: Mapping[str, Tensor]) -> bool:
-    """Whether the arithmetic of the call leaves a digit of everything, as the definition has it."""
+    """Whether every quantity has a correct digit in the arithmetic of the call, as measured on the
+    definition."""
     dtype = torch.promote_types(getattr(torch, subject.call.dtype), torch.float32)
     reference = _quantities(subject, defined, leaves, _directions(subject, defined))
     return all(
@@ -69,7 +70,7 @@ def has_digits(subject: Subject, defined: Result, leaves: Mapping[str, Tensor]) 
 
 
 def wrong_form(subject: Subject, found: Result, defined: Result) -> str:
-    """What is wrong with shapes, dtypes, names and positions; empty if nothing is."""
+    """The errors in shapes, dtypes, names and positions; empty if there is none."""
     (y, state), (wanted, expected) = found, defined
     dtypes = [subject.leaves[name].dtype for name in ("q", "k", "v", "x") if name in subject.leaves]
     dtype = torch.float64 if subject.call.entry == "oracle" else functools.reduce(torch.promote_types, dtypes)
@@ -97,7 +98,7 @@ def _outputs(found: Result) -> dict[str, Tensor]:
 
 
 def _directions(subject: Subject, found: Result) -> dict[str, Tensor]:
-    """The gradients that come in, of all that comes out; 0 where a log weight is -inf."""
+    """The incoming gradients of all outputs; 0 where a log weight is -inf."""
     generator = torch.Generator().manual_seed(subject.call.seed)
 
     def drawn(x: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ def _directions(subject: Subject, found: Result) -> dict[str, Tensor]:
 def _quantities(
     subject: Subject, found: Result, leaves: Mapping[str, Tensor], directions: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Outputs, states and, where gradients are wanted and go through, those of all leaves."""
+    """Outputs, states and, where gradients are wanted and possible, those of all leaves."""
     outputs = _outputs(found)
     wanted = {
         name: x
@@ -139,15 +140,15 @@ def _quantities(
 def _bound(
     subject: Subject, found: Result, reference: Mapping[str, Tensor], name: str, dtype: torch.dtype
 ) -> float:
-    """What the condition of the definition allows of a quantity with that dtype."""
-    # between half inputs and outputs all is float32
+    """The bound that the condition of the definition gives for a quantity of that dtype."""
+    # the arithmetic between half-precision inputs and outputs is float32
     rounding = _coarsest(subject, name, torch.promote_types(dtype, torch.float32))
     return ill_conditioned(_conditions(subject, found, reference, rounding)[name], rounding)
 
 
 def _coarsest(subject: Subject, name: str, dtype: torch.dtype) -> torch.dtype:
-    """The dtype whose rounding a quantity has: its own; in gradients and in layers the coarsest of all that
-    goes in or comes out."""
+    """The dtype to whose rounding a quantity is subject: its own; for gradients and layers the coarsest of
+    all inputs and outputs."""
     if not (name.startswith("gradient") or isinstance(subject, Layer)):
         return dtype
     return max((dtype, *(x.dtype for x in subject.leaves.values())), key=lambda dtype: torch.finfo(dtype).eps)
@@ -156,17 +157,17 @@ def _coarsest(subject: Subject, name: str, dtype: torch.dtype) -> torch.dtype:
 def _conditions(
     subject: Subject, found: Result, reference: Mapping[str, Tensor], dtype: torch.dtype
 ) -> dict[str, float]:
-    """By how much the definition magnifies relative noise of everything that goes in, incoming gradients too,
-    for every quantity: noise as large as the rounding of the dtype, so that what saturates there does so
-    here. Noise is not all of the rounding: in narrow numbers the definition tells by how much it is off in
-    that dtype."""
+    """For every quantity, the factor by which the definition magnifies relative noise in all inputs,
+    including incoming gradients. The noise is as large as the rounding of the dtype, so that what saturates
+    there does so here. Noise does not model all rounding: in narrow dtypes the error of the definition in
+    that dtype is measured too."""
     noise = Noise(max(LEAST_NOISE, torch.finfo(dtype).eps), torch.Generator().manual_seed(1))
     directions = _directions(subject, found)
     worst = dict.fromkeys(reference, subject.call.memory().solver.limits().get("condition", 1.0))
     if subject.rounds and dtype != torch.float64:
         try:
             rounded = _quantities(subject, *subject.define(dtype=dtype), directions)
-        except torch.linalg.LinAlgError:  # a matrix that is regular in float64 alone
+        except torch.linalg.LinAlgError:  # a matrix that is regular only in float64
             return dict.fromkeys(reference, torch.inf)
         worst = {
             name: max(worst[name], error(rounded[name], x) / torch.finfo(dtype).eps)
@@ -188,12 +189,12 @@ def _conditions(
 
 
 def _holds(reference: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a dtype can hold these numbers."""
+    """Whether these numbers are in the range of a dtype."""
     return bool(((reference.abs() < torch.finfo(dtype).max) | torch.isneginf(reference)).all())
 
 
 def _unit(subject: Subject, name: str, dtype: torch.dtype) -> float:
-    """What to measure outputs in: the unit of the values, unless their dtype has no digits there."""
+    """The unit to measure outputs in: that of the values, unless their dtype has no digits there."""
     return (
         max(UNITS.get(subject.call.values, 1.0), 1e3 * torch.finfo(dtype).tiny) if name == "output" else 1.0
     )

@@ -1,5 +1,4 @@
-"""What is drawn: hypothesis strategies for calls. The simplest comes first everywhere, so that findings
-shrink to it."""
+"""Hypothesis strategies for calls. The simplest choice always comes first, so that findings shrink to it."""
 
 from __future__ import annotations
 
@@ -20,16 +19,16 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 CHANNELS = (2, 1, 3, 0, 4, 5, 7, 8, 9, 13, 16, 17, 24, 31, 33)
 TIMES = (3, 1, 2, 0, 4, 5, 7, 8, 9, 11, 13, 16, 17, 23, 32, 33)
 LONG = (37, 61, 64, 65, 67, 127, 128, 130)
-"""Lengths about the sizes of blocks; drawn for one row and head."""
+"""Lengths near the sizes of blocks; drawn for one row and head."""
 FIELDS = (0, -1, 1, 2.5, "text", None, float("nan"), float("inf"), (), True, 7)
-"""What the field of a component is replaced by."""
+"""Replacements of the fields of components."""
 WORK = 40_000
-"""B T H F V of a call whose definition takes no longer than a second or two."""
+"""The largest B T H F V for which the definition takes at most a second or two."""
 
 
 @st.composite
 def calls(draw: st.DrawFn) -> Call:
-    """A call with mostly right arguments: about one in six has a wrong one."""
+    """A call, in five of six cases with valid arguments."""
     name = draw(st.sampled_from(sorted(ttr.catalogue)) | st.sampled_from(combinations()))
     kind = draw(st.sampled_from(["right"] * 9 + ["wrong"] * 2 + ["composed"]))
     changed = None
@@ -37,7 +36,7 @@ def calls(draw: st.DrawFn) -> Call:
         name, changed = draw(_composed())
     try:
         problem = Call(name).memory()
-    except ValueError:  # refused, and so will the call be
+    except ValueError:  # the problem is refused, and so will the call be
         return Call(name, changed=changed)
     entry = draw(st.sampled_from(sorted(ROUTES, key=list(ROUTES).index)) | st.sampled_from([*STEPS, *LAYERS]))
     sizes = draw(_sizes(problem))
@@ -74,7 +73,7 @@ def _parameters(problem: Problem) -> tuple[str, ...]:
 
 @functools.cache
 def _willing(problem: Problem) -> tuple:
-    """The engines that run the problem, and one that does not."""
+    """The engines that can run the problem, and one that cannot."""
     run = [engine for engine in ENGINES if engine.refuses(problem) is None]
     return (*run, *[engine for engine in ENGINES if engine not in run][:1])
 
@@ -92,7 +91,7 @@ def _composed(draw: st.DrawFn) -> tuple[str, tuple[str, str, object] | None]:
 
 @st.composite
 def _sizes(draw: st.DrawFn, problem: Problem) -> dict[str, object]:
-    """Sizes whose definition is soon done."""
+    """Sizes for which the definition is fast."""
     if draw(st.integers(0, 9)) == 9:
         return {
             "batch": 1,
@@ -116,7 +115,7 @@ def _sizes(draw: st.DrawFn, problem: Problem) -> dict[str, object]:
         features = problem.function.feature_size(max(sizes["key"], 1))
         return max(sizes["batch"], 1) * (sizes["time"] + 1) * heads * features * (features + sizes["value"])
 
-    for name in ("batch", "key", "value", "time"):  # by turns what costs most
+    for name in ("batch", "key", "value", "time"):  # halve the most expensive size in turn
         if work() > WORK:
             sizes[name] = min(sizes[name], 2)
     return sizes | {"groups": tuple(groups)}
@@ -128,7 +127,7 @@ def _cuts(time: int) -> st.SearchStrategy[tuple[int, ...]]:
 
 @st.composite
 def _lengths(draw: st.DrawFn, time: int) -> tuple[int, ...] | None:
-    """None twice in three times; else the sequences between some cuts, empty ones included."""
+    """None in two of three cases; else the sequences between some cuts, including empty ones."""
     if draw(st.integers(0, 2)) < 2:
         return None
     bounds = (0, *draw(_cuts(time)), time)
@@ -144,7 +143,7 @@ def _dtypes(names: list[str]) -> st.SearchStrategy[tuple[tuple[str, str], ...]]:
 
 @st.composite
 def _layouts(draw: st.DrawFn, names: list[str]) -> tuple[tuple[str, str], ...]:
-    """Nothing special, the same for all, or some for some."""
+    """No special choice, the same for all tensors, or different ones for some."""
     which = draw(st.integers(0, 2))
     if which == 0:
         found = {}
@@ -161,10 +160,10 @@ def _layouts(draw: st.DrawFn, names: list[str]) -> tuple[tuple[str, str], ...]:
 
 @st.composite
 def _wrong(draw: st.DrawFn, problem: Problem, names: list[str], entry: str) -> tuple[str, str]:
-    """One wrong argument."""
+    """One invalid argument."""
     if entry in LAYERS:
         other = "cu_seqlens" if entry == "layer" else "state"
-        fits = ("no heads", "two batches")  # of time and batch, which may be any
+        fits = ("no heads", "two batches")  # of time and batch, which may have any size
         allowed = {
             "x": [how for how in WRONG if how not in fits],
             "cu_seqlens": list(PLAIN["cu_seqlens"]),

@@ -24,15 +24,15 @@ from ttr.problem import Problem
 
 PACKAGE = Path(ttr.__file__).parent
 RIGHT = ("equal", "refused", "no digit", "not judged")
-"""What is not a finding. No digit: the definition magnifies rounding so much, or its numbers are so large,
-that none is left to compare. Not judged: NaN where the checks of numbers are off, or an argument that is not
-wrong after all."""
+"""Outcomes that are no findings. No digit: the definition magnifies rounding so much, or its numbers are so
+large, that no digit can be compared. Not judged: NaN where the checks of numbers are off, or an argument that
+is valid after all."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """``kind``: one of ``RIGHT`` or what was found; ``words`` about this call; ``place`` tells two findings
-    of a kind apart."""
+    """``kind``: one of ``RIGHT``, or the kind of finding; ``words`` about this call; ``place`` tells two
+    findings of a kind apart."""
 
     kind: str
     words: str = ""
@@ -48,7 +48,7 @@ class Outcome:
 
 
 class Finding(Exception):
-    """Ends the play of a call."""
+    """Raised to end a call."""
 
     def __init__(self, kind: str, words: str, place: str) -> None:
         super().__init__(words)
@@ -56,11 +56,11 @@ class Finding(Exception):
 
 
 class Refusal(Exception):
-    """The library's own sentence."""
+    """Raised for a refusal by the library, with its message."""
 
 
 def play(call: Call) -> Outcome:
-    """The outcome of a call; no exception of the library leaves it."""
+    """The outcome of a call; exceptions of the library are caught."""
     threads = torch.get_num_threads()
     torch.set_num_threads(call.threads)
     checked = contextlib.nullcontext() if call.checks is None else ttr.checks(values=call.checks)
@@ -79,8 +79,7 @@ def play(call: Call) -> Outcome:
 
 @contextlib.contextmanager
 def _watched(call: Call, what: str) -> Iterator[None]:
-    """Lets no exception out but ``Refusal`` for a sentence of the library, and ``Finding`` for everything
-    else."""
+    """Turns exceptions into ``Refusal``, if they have a message of the library, or else into ``Finding``."""
     try:
         yield
     except (Finding, Refusal):
@@ -106,7 +105,7 @@ def _watched(call: Call, what: str) -> Iterator[None]:
 
 
 def _argument(call: Call) -> str:
-    """The sort of the wrong argument, and what is wrong with it."""
+    """The sort of the invalid argument, and what is wrong with it."""
     name, how = call.wrong
     known = ("q", "k", "v", "x", "ridge", "state", *PLAIN)
     return f"{name if name in known else 'parameter' if '.' in name else 'control'}: {how}"
@@ -149,7 +148,7 @@ def _judge(call: Call) -> Outcome:
 
 
 def _must_run(subject: Subject, refusal: str) -> None:
-    """A right call is refused only where the definition is refused too, or has no digit."""
+    """A valid call may be refused only where the definition refuses it too, or has no correct digit."""
     with _watched(subject.call, "defining it"):
         digits = has_digits(subject, *subject.define())
     if digits:
@@ -157,12 +156,12 @@ def _must_run(subject: Subject, refusal: str) -> None:
 
 
 def _must_refuse(subject: Subject) -> Outcome:
-    """The call had a wrong argument and was not refused."""
+    """The call had an invalid argument and was not refused."""
     call, (name, how) = subject.call, subject.call.wrong
     shapes = how in ("another axis", "an axis less", "a channel more", "two batches", "no heads")
     numbers = how in ("NaN", "infinity", "negative position", "position at the end")
     if numbers and call.checks is False or shapes and (name == "ridge" or call.batch == 0):
         return Outcome("not judged")
     if (name, how) == ("v", "a channel more") and not (call.past or call.cuts):
-        return Outcome("not judged")  # values of any size are right where no state has others
+        return Outcome("not judged")  # values of any size are valid where no state has values of another size
     raise Finding("not refused", f"{name}: {how}", _argument(call))

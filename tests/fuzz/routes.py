@@ -1,5 +1,5 @@
-"""The ways into the library: what a user calls, and for which case the definition, called once, must give the
-same."""
+"""The ways to call the library, and for each the case for which one call of the definition must give the same
+results."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ MODES: Mapping[str, tuple[Callable, Callable]] = {
     "inference": (torch.inference_mode,) * 2,
     "inference first": (torch.inference_mode, contextlib.nullcontext),
 }
-"""In what the first function of a route is called, and the later ones."""
+"""The contexts in which the first function of a route is called, and the later ones."""
 
 
 class InputChanged(Exception):
-    """A call wrote where it may not."""
+    """Raised if a call wrote to memory that it must not change."""
 
 
 class Caller:
-    """Calls functions of the library as a ``Call`` wants it, and sees to it that they leave their arguments
-    as they were."""
+    """Calls functions of the library in the way of a ``Call``, and checks that they leave their arguments
+    unchanged."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -46,8 +46,8 @@ class Caller:
         self.spoiled = False
 
     def __call__(self, function: Callable, writes: str = "", **arguments: object) -> object:
-        """``function(**arguments)``, the wrong argument put in; it may change the argument ``writes`` if it
-        returns."""
+        """``function(**arguments)`` with the invalid argument inserted; it may overwrite the argument
+        ``writes`` if it returns."""
         given = arguments
         arguments = spoil(arguments, self.call.wrong) if self.call.wrong else arguments
         self.spoiled = self.spoiled or not alike(arguments, given)
@@ -131,8 +131,8 @@ def segments(caller: Caller, case: Case) -> Result:
 
 
 def _steps(inplace: bool, planned: bool = False) -> Callable[[Caller, Case], Result]:
-    """Token by token. In place the first one is not, so that nothing may be written into the state of the
-    case."""
+    """Token by token. With ``inplace``, the first token is not in place, so that the state of the case is not
+    overwritten."""
 
     def route(caller: Caller, case: Case) -> Result:
         rows, state, run = [], case.state, None
@@ -159,7 +159,7 @@ def _middle(call: Call) -> int:
 
 
 def _through(verb: Callable[[State], State]) -> Callable[[Caller, Case], Result]:
-    """Two segments, and between them something that leaves a state what it was."""
+    """Two segments, with an operation between them that does not change the state."""
 
     def route(caller: Caller, case: Case) -> Result:
         first, second = (
@@ -191,7 +191,7 @@ def rows(call: Call) -> list[int]:
 
 
 def of_rows(case: Case, chosen: list[int]) -> Case:
-    """The case with these rows of its batch, and no use of ``State.select``."""
+    """The case with these rows of its batch, selected without ``State.select``."""
     controls = {name: x if name == "ridge" else x[chosen] for name, x in case.controls.items()}
     state = case.state and State(
         {name: x[chosen] for name, x in case.state.tensors.items()},
@@ -226,7 +226,7 @@ def select(caller: Caller, case: Case) -> Result:
 
 
 def cat(caller: Caller, case: Case) -> Result:
-    """The first segment row by row, the second together."""
+    """The first segment row by row, the second as one batch."""
     middle, parts = _middle(caller.call), []
     for row in range(caller.call.batch):
         alone = of_rows(case, [row])
@@ -246,7 +246,7 @@ def cat(caller: Caller, case: Case) -> Result:
 
 
 def combine(caller: Caller, case: Case) -> Result:
-    """The state of the whole from those of two segments."""
+    """The state of the whole sequence, combined from those of two segments."""
     first, second = (
         case.tokens(part) for part in (slice(0, _middle(caller.call)), slice(_middle(caller.call), None))
     )
@@ -269,7 +269,7 @@ def combine(caller: Caller, case: Case) -> Result:
 
 
 def rewind(caller: Caller, case: Case) -> Result:
-    """Everything, some tokens back, and these once more."""
+    """The whole sequence; then the newest tokens are dropped and run again."""
     middle = _middle(caller.call)
     y, state = caller(ttr.regress, **_arguments(case, caller.call, return_state=True))
     state = caller(lambda state: state.rewind(case.problem, caller.call.time - middle), state=state)
@@ -280,7 +280,7 @@ def rewind(caller: Caller, case: Case) -> Result:
 
 
 def with_capacity(call: Call, case: Case) -> Case:
-    """The case begun with a fixed number of slots, too few of them for some seeds."""
+    """The case started with a fixed number of slots, for some seeds too few."""
     sizes = (
         case.q.shape[0],
         (call.heads, case.k.shape[-2], case.v.shape[-2]),
@@ -295,16 +295,15 @@ def with_capacity(call: Call, case: Case) -> Case:
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """A way to run a case, and the case at which the definition must give the same outputs and the same
-    state."""
+    """A way to run a case, and the case for which the definition must give the same outputs and state."""
 
     run: Callable[[Caller, Case], Result]
     expected: Callable[[Call, Case], Case] = lambda call, case: case
     streams: bool = True
-    """Goes on from a state, so there is nothing to run where tokens read the whole sequence."""
+    """Continues from a state, so it needs a causal problem."""
     differentiates: bool = True
     fixed: tuple[str, ...] = ()
-    """Leaves that are no variables on this way."""
+    """Leaves that get no gradients on this route."""
 
 
 STEPS = {
@@ -322,7 +321,7 @@ VERBS = {
     "copy": copy.deepcopy,
 }
 CUTS = (State.detach, _through_file)
-"""Verbs through which no gradient goes."""
+"""Operations on states without gradients."""
 ROUTES = {
     "regress": Route(regress, streams=False),
     "plan": Route(plan, streams=False),
@@ -336,7 +335,7 @@ ROUTES |= {
     "state select": Route(select, lambda call, case: of_rows(case, rows(call))),
     "state cat": Route(cat),
     "state combine": Route(combine),
-    # what is forgotten is known from the newest pair's, which was 0
+    # the decay is computed from the log weight of the newest pair, which was 0
     "state rewind": Route(rewind, fixed=("state.log_weight",)),
     "state capacity": Route(
         lambda caller, case: regress(caller, with_capacity(caller.call, case)), with_capacity

@@ -1,5 +1,4 @@
-"""Draws calls from a seed, plays them, counts the outcomes and makes every finding as simple as hypothesis
-can."""
+"""Draws calls from a seed, runs them, counts the outcomes and shrinks every finding with hypothesis."""
 
 from __future__ import annotations
 
@@ -18,13 +17,13 @@ from tests.fuzz.play import Outcome, play
 from tests.fuzz.workers import Workers
 
 SHRINKING = 30
-"""Seconds for making one finding simpler."""
+"""Seconds for shrinking one finding."""
 
 
 @dataclass
 class Report:
-    """How many calls had each outcome, and every kind of finding with how often it was met and the simplest
-    call of it."""
+    """The number of calls with each outcome; for every kind of finding how often it occurred and its simplest
+    call."""
 
     counts: Counter[str] = field(default_factory=Counter)
     found: dict[tuple[str, str], tuple[Call, Outcome]] = field(default_factory=dict)
@@ -34,7 +33,7 @@ class Report:
         return "\n\n".join([*map(self.describe, self.found), self.summary()])
 
     def describe(self, kind: tuple[str, str]) -> str:
-        """A finding, and Python that repeats it."""
+        """A finding, and Python code that repeats it."""
         call, outcome = self.found[kind]
         return f"{outcome.kind}, {self.times[kind]} times: {outcome.words}\n{call.code()}"
 
@@ -53,7 +52,7 @@ def run(
     tell: Callable[[str], None] = print,
     play: Callable[[Call], Outcome] = play,
 ) -> Report:
-    """Play ``count`` calls of a seed; ``tell`` hears how it goes on."""
+    """Run ``count`` calls of a seed; ``tell`` is called with messages about the progress."""
     report, started = Report(), time.monotonic()
     tell(f"Seed {seed}: drawing {count} calls")
     drawn = draw(seed, count)
@@ -75,8 +74,8 @@ def run(
 
 
 def search(seed: int, count: int, wanted: Callable[[Call], object]) -> Call | None:
-    """The simplest call of which ``wanted`` is true, from the first among ``count`` drawn from a seed. Up to
-    that one the calls that are drawn depend on the seed alone."""
+    """The simplest call for which ``wanted`` is true, found from the first such among ``count`` calls of a
+    seed. Up to that one, the calls depend on the seed only."""
     drawn = settings(
         max_examples=count, database=None, deadline=None, suppress_health_check=list(HealthCheck)
     )

@@ -1,5 +1,5 @@
-"""What a call runs, a memory or a layer: by the library along the route of the call, and by the definition,
-once, in float64."""
+"""The subject of a call, a memory or a layer, run by the library along the route of the call, and by the
+definition, once, in float64."""
 
 from __future__ import annotations
 
@@ -36,36 +36,36 @@ class Noise:
 
 
 class Subject(ABC):
-    """What a call runs; ``leaves`` are the tensors that go in, by name."""
+    """The subject of a call; ``leaves`` are its input tensors, by name."""
 
     leaves: dict[str, Tensor]
     call: Call
     differentiates: bool = True
-    """Whether gradients go through the whole route."""
+    """Whether the whole route is differentiable."""
     fixed: tuple[str, ...] = ()
-    """Leaves that are no variables on the route."""
+    """Leaves that get no gradients on the route."""
 
     @abstractmethod
     def run(self, caller: Caller) -> Result:
         """Outputs and state along the route of the call."""
 
     rounds: bool = True
-    """Whether the definition runs in narrower arithmetic too, which shows what noise of what goes in does
-    not: rounding on the way."""
+    """Whether the definition can also run in narrower arithmetic, which shows the rounding of intermediate
+    results, unlike noise in the inputs."""
 
     @abstractmethod
     def define(
         self, noise: Noise | None = None, dtype: torch.dtype = torch.float64
     ) -> tuple[Result, dict[str, Tensor]]:
-        """The same by the definition, and the leaves of its graph: with noise on these if there is any, or in
-        a narrower arithmetic."""
+        """Outputs and state by the definition, and the leaves of its graph: with noise in the leaves if there
+        is any, or in narrower arithmetic."""
 
     @abstractmethod
     def engine(self) -> str:
-        """Who runs it."""
+        """The engine or module that runs it."""
 
     def _as_leaf(self, x: Tensor) -> Tensor:
-        """The tensor where it is, a leaf of the graph if gradients are wanted."""
+        """The tensor itself, or as a leaf of the graph if gradients are wanted."""
         return x.detach().requires_grad_() if self.call.mode == "grad" else x
 
 
@@ -88,7 +88,7 @@ class Memory(Subject):
             self.route.fixed,
         )
         case = build(call, problem)
-        learned = case.leaves()  # but for the log weights -inf of empty slots
+        learned = case.leaves()  # except log weights of -inf, of empty slots
         self.case = each(case, lambda name, x: self._as_leaf(x) if name in learned else x)
         self.leaves = self.case.leaves()
 
@@ -127,7 +127,7 @@ class Memory(Subject):
 
 
 class Definition(Engine):
-    """The oracle in the place of an engine, for layers."""
+    """Run layers with the oracle in place of an engine."""
 
     name = "definition"
 
@@ -159,7 +159,7 @@ class Layer(Subject):
             engine=call.chosen(),
         )
         with torch.no_grad():
-            for parameter in layer.parameters():  # off their even starting values
+            for parameter in layer.parameters():  # away from their uniform initial values
                 parameter += 0.1 * torch.rand_like(parameter)
         self.layer = layer.to(getattr(torch, call.dtype)).requires_grad_(call.mode == "grad")
         x = torch.randn(call.batch, call.time, 6).to(getattr(torch, call.dtype))

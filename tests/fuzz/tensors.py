@@ -1,4 +1,4 @@
-"""The tensors of a fuzzed call: their numbers, dtypes and layouts, and what can be wrong with an argument."""
+"""The tensors of a fuzzed call: their numbers, dtypes and layouts, and invalid arguments."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def _permuted(x: Tensor, order: list[int]) -> Tensor:
 
 
 def _transposed(x: Tensor) -> Tensor:
-    """Time and heads, or the first two axes, exchanged in memory: what a projection followed by a
-    transposition gives."""
+    """Time and heads, or the first two axes, exchanged in memory, as after a projection and a
+    transposition."""
     return (
         _permuted(x, [0, 2, 1, *range(3, x.ndim)]) if x.ndim > 2 else _permuted(x, list(range(x.ndim))[::-1])
     )
@@ -52,7 +52,7 @@ def _negated(x: Tensor) -> Tensor:
 
 
 def _expanded(axis: int) -> Change:
-    """The first entry along an axis everywhere, in one place of the memory: this changes the numbers."""
+    """The first entry along an axis, expanded over it from one place in memory: this changes the numbers."""
     return lambda x: (
         x.narrow(axis, 0, 1).clone().expand_as(x) if x.ndim > axis and x.shape[axis] else x.clone()
     )
@@ -84,7 +84,7 @@ def _scaled(factor: float, *names: str) -> Callable[..., Tensor]:
 
 
 def _at_end(end: str) -> Callable[..., Tensor]:
-    """Controls at an end of their range, where it belongs to it."""
+    """Controls at an end of their range, if the range includes it."""
 
     def change(name: str, x: Tensor, g: torch.Generator) -> Tensor:
         bound = getattr(CONTROLS[name], end) if name in CONTROLS else None
@@ -158,7 +158,7 @@ def build(call: Call, problem: Problem) -> Case:
     case = make_case(
         problem, sizes, strong_gates=call.values == "strong gates", past=call.past, seed=call.seed
     )
-    if case.state is not None and call.lengths is not None:  # one for each sequence, none like the other
+    if case.state is not None and call.lengths is not None:  # one for each sequence, all different
         pasts = [
             make_case(problem, sizes, past=call.past + row, seed=call.seed + row).state
             for row in range(len(call.lengths))
@@ -230,7 +230,7 @@ WRONG: Mapping[str, Callable[[Tensor], object]] = {
     "two batches": lambda x: torch.cat([x, x]),
     "no heads": lambda x: x[..., :0, :],
 }
-"""What is wrong with a tensor."""
+"""Ways in which a tensor can be invalid."""
 
 STATES: Mapping[str, Callable[[State], object]] = {
     "a dict": lambda s: dict(s.tensors),
@@ -249,7 +249,7 @@ STATES: Mapping[str, Callable[[State], object]] = {
     "an axis more": lambda s: s.map(lambda x: x[None]),
     "lists": lambda s: s.map(torch.Tensor.tolist),
 }
-"""What is wrong with a state."""
+"""Ways in which a state can be invalid."""
 
 PLAIN: Mapping[str, Mapping[str, object]] = {
     "problem": {"a name": "gla", "None": None, "a class": Problem, "a number": 3, "a list": []},
@@ -281,15 +281,15 @@ PLAIN: Mapping[str, Mapping[str, object]] = {
     },
     "unknown_control": {"a tensor": torch.zeros(1), "a number": 1.0, "None": None},
 }
-"""What is wrong with arguments that are no tensors, whatever the right ones are."""
+"""Ways in which arguments that are no tensors can be invalid, for any valid ones."""
 
 
 def spoil(arguments: dict[str, object], wrong: tuple[str, str]) -> dict[str, object]:
-    """The arguments of a call, one of them wrong; those of parameters are called by their own names.
+    """The arguments of a call, one of them invalid; those of parameters are called by their own names.
     "missing" leaves it out."""
     name, how = wrong
     if "q" not in arguments and "x" not in arguments:
-        return arguments  # a verb of the state
+        return arguments  # an operation on the state
     if name in PLAIN:
         return arguments | {name: PLAIN[name][how]}
     if name in (arguments.get("params") or {}):
@@ -304,8 +304,8 @@ def spoil(arguments: dict[str, object], wrong: tuple[str, str]) -> dict[str, obj
 
 
 def alike(one: object, other: object) -> bool:
-    """Whether two arguments say the same, so that what was to be wrong is not: there is no number in an empty
-    tensor."""
+    """Whether two arguments are equal, so that the change is none: an empty tensor has no number to
+    change."""
     (x, kind), (y, other_kind) = (pytree.tree_flatten(argument) for argument in (one, other))
     return kind == other_kind and all(_same(a, b) for a, b in zip(x, y))
 

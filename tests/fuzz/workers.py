@@ -1,5 +1,4 @@
-"""Plays calls in processes of their own, so that one that crashes or hangs ends its process and nothing
-else."""
+"""Runs calls in separate processes, so that one that crashes or hangs ends only its process."""
 
 from __future__ import annotations
 
@@ -18,7 +17,9 @@ import torch
 from tests.fuzz.call import Call
 from tests.fuzz.play import Outcome, play
 
-FORKS = multiprocessing.get_context("forkserver")  # of a process that has imported all and run nothing
+FORKS = multiprocessing.get_context(
+    "forkserver"
+)  # forks of a process that has imported everything and run nothing
 
 
 def _serve(calls: Connection, log: str, play: Callable[[Call], Outcome]) -> None:
@@ -31,7 +32,7 @@ def _serve(calls: Connection, log: str, play: Callable[[Call], Outcome]) -> None
 
 
 class Worker:
-    """One process, started anew when it has died."""
+    """One process, which is restarted when it has died."""
 
     def __init__(self, folder: Path, play: Callable[[Call], Outcome], longest: float) -> None:
         self.play_there, self.longest = play, longest
@@ -43,7 +44,7 @@ class Worker:
         self.process = FORKS.Process(target=_serve, args=(theirs, self.log, self.play_there), daemon=True)
         self.process.start()
         theirs.close()
-        self.calls.recv()  # it takes seconds until it plays
+        self.calls.recv()  # a new process needs seconds until it can run calls
 
     def stop(self) -> None:
         if self.process is not None:
@@ -52,7 +53,7 @@ class Worker:
             self.process = None
 
     def play(self, call: Call) -> Outcome:
-        """The outcome of a call; that its process died or hung is one too."""
+        """The outcome of a call, which may be that its process died or hung."""
         if self.process is None:
             self.start()
         self.calls.send(call)
@@ -71,8 +72,8 @@ class Worker:
 
 
 class Workers:
-    """Some processes: ``with Workers(2) as workers: workers.play(calls)``. ``longest``: seconds after which a
-    call is taken to hang."""
+    """A pool of processes: ``with Workers(2) as workers: workers.play(calls)``. ``longest``: seconds after
+    which a call is considered to hang."""
 
     def __init__(self, processes: int, play: Callable[[Call], Outcome] = play, longest: float = 120) -> None:
         FORKS.set_forkserver_preload([__name__])
@@ -91,7 +92,7 @@ class Workers:
         self.folder.cleanup()
 
     def play_one(self, call: Call) -> Outcome:
-        """The outcome of one call, in the next process that is free."""
+        """The outcome of one call, in the next free process."""
         worker = self.free.get()
         try:
             return worker.play(call)

@@ -1,1 +1,1 @@
-"""Faults drawn at random from changed files, which the tests must catch. ``make mutate`` runs it."""
+"""Random faults in changed files, which the tests must catch. ``make mutate`` runs it."""

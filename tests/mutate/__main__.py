@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     counts: Counter[str] = Counter()
     with ThreadPoolExecutor(options.processes) as pool:
-        # what is left when there are enough is given up as this is left
+        # leaving this block cancels the checks that are not needed
         for found in pool.map(result, drawn):
             known[found["diff"]] = found
             options.out.write_text(json.dumps(list(known.values()), indent=1))

@@ -19,16 +19,16 @@ from tests.mutate.mutants import PACKAGE, Mutant
 ROOT = PACKAGE.parents[1]
 NATIVE = Path("engines", "native")
 SLOW = {"test_laws.py", "test_faults.py", "test_fuzz.py", "test_mutate.py", "test_environments.py"}
-"""Test files that try everything; the laws are run in other ways."""
+"""Test files that run everything; the laws are run in another way."""
 LONGEST = 900
-"""Seconds after which a check hangs."""
+"""Seconds after which a check is considered to hang."""
 Check = tuple[str, ...]
-"""Arguments of a Python, whose exit code tells: 0 nothing is broken, 5 there is nothing to check."""
+"""Arguments of a Python; its exit code is 0 if the check passes, 5 if there is nothing to check."""
 
 
 def checks(file: str) -> list[Check]:
-    """For a file of the package: what catches the faults planted in it, the tests that import it, all laws on
-    one problem per class."""
+    """For a file of the package, the checks that may catch a fault in it: those of its planted faults, the
+    tests that import it, all laws on one problem per class."""
     planted = sorted({fault.words for fault in FAULTS if fault.file == file and fault.words})
     tests, kernel = _tests(file), not file.endswith(".py")
     return [
@@ -78,7 +78,7 @@ def _pytest(files: list[Path]) -> Check:
 
 
 def plant(mutant: Mutant | None, folder: Path) -> bool:
-    """The package with the fault, or as it is, as ``folder``/ttr; False where it does not compile."""
+    """Write the package, with the fault or unchanged, to ``folder``/ttr; False if it does not compile."""
     shutil.copytree(PACKAGE, folder / "src" / "ttr", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "ttr").symlink_to(folder / "src" / "ttr")
     if mutant is None:
@@ -88,8 +88,8 @@ def plant(mutant: Mutant | None, folder: Path) -> bool:
 
 
 def _compiles(folder: Path) -> bool:
-    """Builds the kernels in ``folder`` anew, for the instructions that every processor has, which is a third
-    of the work."""
+    """Builds the kernels in ``folder`` again, only for the portable instruction set, which is a third of the
+    work."""
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     for library in (folder / "ttr" / NATIVE).glob("_kernels.*"):
@@ -103,7 +103,7 @@ def _compiles(folder: Path) -> bool:
 
 
 def passes(check: Check, folder: Path) -> bool:
-    """Whether a check finds nothing broken in the package in ``folder``."""
+    """Whether a check passes on the package in ``folder``."""
     path = os.pathsep.join(map(str, (folder, ROOT)))
     settings = {
         "PYTHONPATH": path,
@@ -126,7 +126,7 @@ def passes(check: Check, folder: Path) -> bool:
 
 @functools.cache
 def sound(check: Check) -> bool:
-    """Whether a check finds nothing broken in the package as it is."""
+    """Whether a check passes on the unchanged package."""
     with tempfile.TemporaryDirectory() as folder:
         return plant(None, Path(folder)) and passes(check, Path(folder))
 

@@ -1,4 +1,4 @@
-"""What can be changed in a file: operators, signs, comparisons, constants. Everything goes by tokens, in
+"""The possible changes in a file: operators, signs, comparisons, constants. They are found by tokens, in
 Python and C alike."""
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ SWAPS = {
 }
 STRING = r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\''
 TEXT = {True: rf'#.*|"""[\s\S]*?"""|{STRING}', False: rf"//.*|/\*[\s\S]*?\*/|^[ \t]*#(?:.*\\\n)*.*|{STRING}"}
-"""Comments, strings and what is for the preprocessor; of Python and of C."""
+"""Comments, strings and preprocessor directives, of Python and of C."""
 TOKEN = r"[A-Za-z_]\w*|\d[\w.]*|->|\+\+|--|\*\*|//|<<|>>|[-+*/<>=!]=|&&|\|\||[-+*/<>]"
 NOT_COMPUTING = {"examples", "formulas", "formula", "extra_repr", "__repr__"}
-"""Functions that say something about the code, or make cases for the tests."""
+"""Functions that describe the code, or make cases for the tests."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A file of the package, by its path there, with the text ``old`` at ``start`` replaced."""
+    """A file of the package, by its path in it, with the text ``old`` at ``start`` replaced."""
 
     file: str
     start: int
@@ -74,7 +74,7 @@ class Mutant:
 
 
 def mutants(file: str) -> Iterator[Mutant]:
-    """Every change of a file of Python that leaves it Python; those of C the compiler must judge."""
+    """Every change of a Python file that is still valid Python; changes of C are left to the compiler."""
     text, python = (PACKAGE / file).read_text(), file.endswith(".py")
     tree = ast.walk(ast.parse(text)) if python else ()
     left_out = {

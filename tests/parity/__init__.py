@@ -1,1 +1,1 @@
-"""The oracle against original implementations, so that definition and engines cannot be wrong in company."""
+"""The oracle against original implementations, so that a fault shared by definition and engines is found."""

@@ -23,8 +23,8 @@ Build = Callable[["Draw"], tuple[Mapping[str, Tensor], Callable[..., Tensors], C
 
 @dataclass(frozen=True)
 class Case:
-    """``build(draw)`` gives the tensors by name and two functions of them, the oracle's and the original's,
-    that return outputs and final states in one layout."""
+    """``build(draw)`` returns the tensors by name and two functions of them, the oracle's and the original's,
+    which return outputs and final states in one layout."""
 
     entry: str
     original: str
@@ -38,7 +38,7 @@ CASES: list[Case] = []
 
 
 def parity(entry: str, original: str) -> Callable[[Build], Build]:
-    """Register the decorated ``build`` as a case; ``original`` says what the oracle is compared with."""
+    """Register the decorated ``build`` as a case; ``original`` names what the oracle is compared with."""
 
     def register(build: Build) -> Build:
         CASES.append(Case(entry, original, build))
@@ -112,7 +112,7 @@ def measure(case: Case) -> dict[str, float]:
 
 
 def _gradients(outputs: Tensors, leaves: Mapping[str, Tensor]) -> Tensors:
-    """Of one random linear functional of all outputs, the same for both sides."""
+    """Gradients of one random linear functional of all outputs, the same for both sides."""
     draw = Draw(1)
     total = sum((draw.normal(*x.shape) * x).sum() for x in outputs)
     return torch.autograd.grad(total, list(leaves.values()), materialize_grads=True, allow_unused=True)

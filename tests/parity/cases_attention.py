@@ -1,4 +1,4 @@
-"""Memories that keep the pairs and fit a constant around the query: softmax attention and its weighted
+"""Memories that store the pairs and fit a constant around the query: softmax attention and its weighted
 forms."""
 
 from __future__ import annotations

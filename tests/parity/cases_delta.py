@@ -1,5 +1,5 @@
-"""Memories that descend: the delta rule, its gated, per-channel, several-pair, implicit and old-state
-forms."""
+"""Memories trained by descent: the delta rule, and its gated, per-channel, several-pair, implicit and
+old-state forms."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def deltanet(draw: Draw):
 
 
 def _gated(entry: str, channels: tuple[int, ...], original, heads: tuple[int, int, int], draw: Draw):
-    """Gated DeltaNet and Kimi Delta Attention differ in the shape of their gate alone."""
+    """Gated DeltaNet and Kimi Delta Attention differ only in the shape of their gate."""
 
     def ours(q, k, v, step_size, log_decay, state):
         return fold(problem(entry), q, k, v, {"step_size": step_size, "log_decay": log_decay}, memory=state)

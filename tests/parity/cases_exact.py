@@ -1,4 +1,4 @@
-"""Memories that solve the regression: MesaNet, Intention, Mesa, Gated KalmaNet, and the local line of local
+"""Memories that solve the regression: MesaNet, Intention, Mesa, Gated KalmaNet, and the local fit of local
 linear attention.
 
 Where there is no public original that runs here, the reference is a least-squares problem written as stacked
@@ -63,7 +63,7 @@ def mesanet(draw: Draw):
         "old_keys": draw.normal(B, H, 4, K),
         "old_values": draw.normal(B, H, 4, K),
     }
-    return draw.qkv(value_size=K) | tensors, ours, theirs  # the original has Dk = Dv
+    return draw.qkv(value_size=K) | tensors, ours, theirs  # the original requires Dk = Dv
 
 
 @parity("mesanet", "LAPACK least squares on stacked rows")
@@ -247,7 +247,7 @@ def gated_kalmanet(draw: Draw):
 
 @parity("mesanet", "fla/ops/mesa_net/naive.py naive_mesa_net_CG, as ConjugateGradient")
 def mesanet_conjugate_gradient(draw: Draw):
-    """Three damped steps: far from the exact solution, so their number and the damping show."""
+    """Three damped steps: so far from the exact solution that their number and the damping matter."""
     original = fla("ops/mesa_net/naive.py", "naive_mesa_net_CG").naive_mesa_net_CG
     truncated = dataclasses.replace(problem("mesanet"), solver=ConjugateGradient(iterations=3, damping=1e-5))
 

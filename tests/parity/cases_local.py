@@ -1,5 +1,5 @@
-"""Memories that fit polynomials around every query: local quadratic attention, and Parallax, which learned to
-do without the fit.
+"""Memories that fit polynomials around every query: local quadratic attention, and Parallax, which learns the
+slope instead of fitting it.
 
 Local quadratic attention has no public original: its references are the weighted least-squares problem as
 stacked rows, and its dual, which knows the monomials by their dot products alone.

@@ -1,5 +1,5 @@
-"""Memories that are networks: TTT, Titans, LaCT, ATLAS and the MIRAS models beside what runs of their
-originals, and beside gradients by hand."""
+"""Memories that are networks: TTT, Titans, LaCT, ATLAS and the MIRAS models against their originals, where
+these run, and against gradients by hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MUON = ((3.4445, -4.775, 2.0315),) * 5
 
 
 def chunked(entry: str, **fields: object) -> Problem:
-    """The problem of an entry with chunks so short that the sequence crosses their borders."""
+    """The problem of an entry with chunks so short that the sequence has several."""
     whole = problem(entry)
     return dataclasses.replace(whole, solver=dataclasses.replace(whole.solver, chunk=CHUNK, **fields))
 

@@ -1,4 +1,4 @@
-"""State spaces, gated recurrent units and complex retention."""
+"""State spaces, gated recurrent units and complex decay."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def mamba(draw: Draw):
 
 
 class Cell:
-    """A state for an original that writes into it, which the gradient would not survive."""
+    """A state for an original that writes to it, which would break the gradient."""
 
     dtype, device = torch.float64, torch.device("cpu")
 
@@ -125,7 +125,7 @@ def hgrn(draw: Draw):
     original = fla("ops/hgrn/naive.py", "naive_recurrent_hgrn").naive_recurrent_hgrn
 
     def ours(f, i, state):
-        """The parts of the entry: k is what the gate forgets, v the input's SiLU, q is 1."""
+        """The parts of the entry: k is 1 minus the decay, v the input's SiLU, q is 1."""
         log_forget = logsigmoid(f)
         return unit("hgrn", silu(i), state, 1 - log_forget.exp(), log_decay=log_forget[..., None])
 

@@ -1,5 +1,5 @@
-"""Second derivations of the memories that are networks: gradients by hand, weights of every token written
-out, no code of the package.
+"""Independent derivations of the memories that are networks: gradients by hand, the weights of every token
+written out, no code of the package.
 
 Layout of a single memory: rows are tokens; batch and heads stand in front. Weights are [inputs, outputs].
 """

@@ -63,7 +63,7 @@ def in_float64() -> Iterator[None]:
 
 @functools.cache
 def _parity_folder() -> Path:
-    """Where flash-linear-attention and einops lie, beside the environment and not in it."""
+    """The folder of flash-linear-attention and einops, which are not in the environment."""
     folders = [Path(__file__).parents[2] / ".parity", Path(os.environ.get("TTR_PARITY", "") or ".parity")]
     for folder in folders:
         found = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions(path=[str(folder)])}
@@ -77,7 +77,7 @@ def _parity_folder() -> Path:
 
 @functools.cache
 def _libraries() -> dict[str, object]:
-    """What the originals' files import."""
+    """The libraries that the originals' files import."""
     folder = str(_parity_folder())
     sys.path.insert(0, folder)
     try:

@@ -1,5 +1,5 @@
-"""Documented disagreements: definitions that are easily mistaken for one another must be told apart, and by a
-margin that half precision would notice. A parity test that passed for both of a pair would prove nothing."""
+"""Documented disagreements: similar definitions must be distinguished, by a margin that would be visible in
+half precision. A parity test that passed for both of a pair would prove nothing."""
 
 from __future__ import annotations
 

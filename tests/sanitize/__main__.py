@@ -1,4 +1,5 @@
-"""`make sanitize`: the kernels of every instruction set that runs here, watched by the compiler's sanitizers.
+"""`make sanitize`: the kernels of every instruction set of this machine, checked by the compiler's
+sanitizers.
 
 Calls of the laws and of the kernels' tests are recorded, and made again by replay.c: with the library as it
 is, bit for bit, and with libraries built for the sanitizers. Then the laws run in Python on the library that
@@ -35,28 +36,28 @@ FLAGS = {
     ),
     "thread": "-g1 -O1 -fsanitize=thread",
 }
-"""Of a library and of the program that calls it. Python's own flags define signed overflow; -fno-wrapv takes
-that back."""
+"""Compiler flags of the library and of the program that calls it. Python's own flags define signed overflow;
+-fno-wrapv reverts that."""
 
 WATCH = {
     "ASAN_OPTIONS": "detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=1000000000",
     "UBSAN_OPTIONS": "print_stacktrace=1",
     "TSAN_OPTIONS": "halt_on_error=1",
 }
-"""Leaks are Python's; memory that nobody has written to holds NaN."""
+"""Leaks are Python's; uninitialised memory contains NaN."""
 
 CALLING = ("native", "local-polynomial")
-"""The engines whose laws reach kernels; the others the tests reach."""
+"""The engines whose laws call kernels; the tests call the others."""
 
 TESTS = [
     str(ROOT / f"tests/test_{name}.py")
-    for name in ("native", "lines", "dual_form", "short_convolution", "decode")
+    for name in ("native", "local_linear", "dual_form", "short_convolution", "decode")
 ]
 RECORDINGS = ("laws", "tests")
 
 
 def build(kind: str) -> Path:
-    """The library for the sanitizers of ``FLAGS``, made anew if a source is newer."""
+    """The library for the sanitizers of ``FLAGS``, rebuilt if a source is newer."""
     folder = FOLDER / kind
     product = folder / "ttr" / "engines" / "native" / library.FILE
     sources = (ROOT / "setup.py", Path(__file__), *CSRC.iterdir())
@@ -73,7 +74,7 @@ def build(kind: str) -> Path:
 
 
 def replayer(name: str, flags: str) -> Path:
-    """The program that makes recorded calls again."""
+    """The program that repeats recorded calls."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     program, source = FOLDER / f"replay-{name}", Path(__file__).with_name("replay.c")
     command = [COMPILER, "-std=c11", *flags.split(), source, "-o", program, "-rdynamic", "-pthread", "-ldl"]
@@ -121,14 +122,14 @@ def record(what: str) -> None:
 
 
 def in_python(words: list[str], environments: list[dict[str, str]]) -> None:
-    """This module with such words, once for every environment, side by side."""
+    """Run this module with these arguments, once for every environment, in parallel."""
     command = [sys.executable, "-m", "tests.sanitize", *words]
     running = [subprocess.Popen(command, cwd=ROOT, env=os.environ | own) for own in environments]
     assert not any([process.wait() for process in running]), f"Failed: {' '.join(words)}."
 
 
 def runtime(name: str) -> str:
-    """Where the compiler keeps a library."""
+    """The path of a library of the compiler."""
     return subprocess.run(
         [COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -140,14 +141,14 @@ def main() -> None:
     plain, few = replayer("plain", "-O1"), replayer("few-threads", "-O1 -DFEW_THREADS")
     recordings = [FOLDER / f"{what}.calls" for what in RECORDINGS]
     for recorded in recordings:
-        # scratch holds 0xfe in every byte
+        # scratch memory is filled with 0xfe
         replay(plain, library.library().path, recorded, "exact", MALLOC_PERTURB_="1")
         replay(few, library.library().path, recorded, "exact")
     for kind, flags in FLAGS.items():
         program, at = replayer(kind, flags), build(kind)
         for recorded in recordings:
             replay(program, at, recorded)
-    preloaded = f"{runtime('libasan.so')} {runtime('libstdc++.so')}"  # before Python's own
+    preloaded = f"{runtime('libasan.so')} {runtime('libstdc++.so')}"  # loaded before Python's own
     watched = WATCH | {"LD_PRELOAD": preloaded, "TTR_NATIVE_LIBRARY": str(build("address"))}
     in_python(["laws"], [watched | {"TTR_NATIVE_ISA": isa} for isa in library.library().runs])
     print(f"Nothing found on {', '.join(library.library().runs)}.")

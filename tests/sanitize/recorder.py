@@ -1,5 +1,4 @@
-"""Calls of the kernels, written down as they happen: all that a program without Python needs to make them
-again (replay.c).
+"""Recordings of kernel calls: everything that a program without Python needs to repeat them (replay.c).
 
 A record holds the struct of a call, the stretches of memory that its pointers reach, before and after, and
 which pointer is which place of which stretch. A pointer reaches what the tensor holds whose ``data_ptr`` it
@@ -25,12 +24,12 @@ import torch
 from ttr.engines.native import library
 
 HEAD = struct.Struct("=32s16s8s5Q")
-"""Kernel, instruction set, type, what it returned, bytes of its struct, where ``threads`` stands in it,
-stretches, pointers; as in replay.c."""
+"""Kernel, instruction set, type, return value, bytes of its struct, the place of ``threads`` in it, memory
+areas, pointers; as in replay.c."""
 
 ALIKE, MOST = 2, 1 << 19
-"""Of calls that differ in numbers and strides alone the first few are kept, and none that reaches more
-bytes."""
+"""The number of calls recorded among those that differ only in numbers and strides, and the most bytes that a
+recorded call may reach."""
 
 
 def span(tensor: torch.Tensor) -> int:
@@ -40,7 +39,7 @@ def span(tensor: torch.Tensor) -> int:
 
 
 def pointers_of(kind: type) -> list[int]:
-    """Where the pointers stand in a C type."""
+    """The offsets of the pointers in a C type."""
     if issubclass(kind, ctypes.Array):
         size = ctypes.sizeof(kind._type_)
         return [i * size + at for i in range(kind._length_) for at in pointers_of(kind._type_)]
@@ -63,7 +62,7 @@ def joined(reached: dict[int, int]) -> list[tuple[int, int]]:
 
 
 class Kernel:
-    """A kernel that writes its calls down; called as the function of ctypes that it holds."""
+    """A kernel that records its calls, called like the ctypes function that it wraps."""
 
     def __init__(self, recorder: Recorder, function: ctypes._CFuncPtr) -> None:
         self.recorder, self.function, self.__name__ = recorder, function, function.__name__
@@ -81,7 +80,7 @@ class Kernel:
 
 
 class Recorder:
-    """Stands for the handle of a library: calls its kernels and writes the calls into a file."""
+    """A stand-in for the handle of a library: calls its kernels and records the calls in a file."""
 
     def __init__(self, handle: ctypes.CDLL, file: BinaryIO) -> None:
         self.handle, self.file, self.lock = handle, file, threading.Lock()
@@ -95,7 +94,7 @@ class Recorder:
         return Kernel(self, function) if name in library.KERNELS else function
 
     def call(self, kernel: Kernel, tensors: bytes, given: ctypes.Structure, run: Callable[[], int]) -> int:
-        """Run a call, and write it down unless enough are like it. ``tensors`` come in place of the first
+        """Run a call, and record it unless enough similar ones are recorded. ``tensors`` replace the first
         bytes of the struct."""
         layout, threads = bytearray(tensors + bytes(given)[len(tensors) :]), type(given).threads.offset
         places = {
@@ -112,7 +111,7 @@ class Recorder:
         scalars = [
             getattr(given, field) for field, of in given._fields_ if of in (ctypes.c_int64, ctypes.c_double)
         ]
-        order = list(dict.fromkeys(index for _, index, _ in pointers))  # addresses lie anew in every run
+        order = list(dict.fromkeys(index for _, index, _ in pointers))  # addresses differ between runs
         looks = repr(
             (kernel.name, kernel.real, scalars, [(at, order.index(index)) for at, index, _ in pointers])
         )
@@ -135,8 +134,8 @@ class Recorder:
 
 @contextlib.contextmanager
 def recording(path: Path) -> Iterator[Recorder]:
-    """Inside the block the calls of all kernels are written into a file. There is one instruction set then:
-    replay.c tries all."""
+    """Inside the block the calls of all kernels are recorded in a file, for one instruction set; replay.c
+    repeats them with all."""
     found, data_ptr = library.library(), torch.Tensor.data_ptr
 
     def asked(tensor: torch.Tensor) -> int:

@@ -1,10 +1,10 @@
-/* Makes the calls again that recorder.py wrote down, without Python, for a sanitizer to watch:
+/* Repeats the calls recorded by recorder.py, without Python, under a sanitizer:
  *
  *     replay LIBRARY FILE [exact]
  *
- * each in every instruction set that the library runs here, at 1, 2 and 4 threads, in memory that is not a
- * byte longer than what the caller's tensors held. The number of threads must change no bit; nor, with
- * `exact`, may anything be other than recorded, in the instruction set of the recording. With FEW_THREADS two
+ * Each call runs in every instruction set that the library supports here, with 1, 2 and 4 threads, in memory
+ * that is not a byte longer than the caller's tensors. The number of threads must change no bit; with
+ * `exact`, results in the instruction set of the recording must equal the recorded ones. With FEW_THREADS two
  * of three threads are refused. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -22,7 +22,7 @@ typedef struct { /* as HEAD in recorder.py */
 
 typedef struct {
     uint64_t size;
-    unsigned char *before, *after, *first; /* of the recording; and what the call at one thread left */
+    unsigned char *before, *after, *first; /* as recorded; and after the call with one thread */
 } stretch;
 
 typedef struct {
@@ -31,7 +31,7 @@ typedef struct {
 
 typedef struct {
     head head;
-    unsigned char *layout; /* the struct of the call, its pointers and its number of threads left out */
+    unsigned char *layout; /* the struct of the call, without its pointers and its number of threads */
     stretch *stretches;
     pointer *pointers;
 } record;
@@ -39,7 +39,7 @@ typedef struct {
 static const char *const ISAS[] = {"avx512", "avx2", "portable"};
 static const int64_t THREADS[] = {1, 2, 4};
 
-static int refused; /* threads */
+static int refused; /* number of threads */
 
 #ifdef FEW_THREADS
 int pthread_create(pthread_t *made, const pthread_attr_t *attributes, void *(*run)(void *), void *argument) {
@@ -102,7 +102,7 @@ static void make_call(void *library, const record *r, const char *isa, int64_t t
         memcpy(layout + p->at, &place, sizeof place);
     }
     int result =
-        strcmp(r->head.kernel, "step") /* its tensors come apart from the struct that begins with them */
+        strcmp(r->head.kernel, "step") /* it takes its tensors apart from the struct that begins with them */
             ? (*(int (**)(const void *))&kernel)(layout)
             : (*(int (**)(const void *, const void *))&kernel)(layout, layout);
     if (result != (int)r->head.result) fail(r, isa, threads, "it returned something else");

@@ -1,5 +1,5 @@
-"""Cases derived by hand, one file per component, mirrored by name: ``ttr/weights/geometric.py`` has its own
-in ``tests/worked/weights/geometric.py``, as the function ``cases``.
+"""Hand-worked cases, one file per component, mirrored by name: those of ``ttr/weights/geometric.py`` are in
+``tests/worked/weights/geometric.py``, as the function ``cases``.
 
 The laws tell that a component is a member of its axis; these numbers tell which. They show a fault that the
 definition and the fast paths share.
@@ -27,7 +27,7 @@ Rows = Sequence[Sequence[int | float]]
 
 @dataclass(frozen=True)
 class HandWorked:
-    """One memory: public layout, Dk != Dv, T >= 3, no 0 or 1 that could hide a fault."""
+    """One memory in the public layout: Dk != Dv, T >= 3, no 0 or 1 that could hide a fault."""
 
     problem: Problem
     q: Tensor
@@ -40,7 +40,7 @@ class HandWorked:
 
 @dataclass(frozen=True)
 class HandWorkedPart:
-    """One part of a layer: its tensors, the streams it gets and those it must return."""
+    """One part of a layer: its parameters, its input streams and the streams that it must return."""
 
     part: Part
     streams: Streams
@@ -67,8 +67,8 @@ def kernel_case(
     params: Mapping[str, Tensor],
     tied: bool = True,
 ) -> HandWorked:
-    """One head that sums the values v_i of three pairs with the weights kernel_ti = phi(q_t).phi(k_i), times
-    a scale of 1/2.
+    """One head: the sum of the values v_i of three pairs with the weights kernel_ti = phi(q_t).phi(k_i),
+    times a scale of 1/2.
 
     ``params`` are the features' own, by their names.
     """

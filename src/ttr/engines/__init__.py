@@ -1,4 +1,4 @@
-"""The ways to run a problem, fastest first; ``auto`` takes the first that does not refuse."""
+"""The engines, fastest first; ``auto`` chooses the first that does not refuse."""
 
 from ttr.engines.engine import Engine
 from ttr.engines.native.engine import Native

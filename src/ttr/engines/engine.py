@@ -1,4 +1,4 @@
-"""What every engine is: a way to run a problem, or a sentence why not."""
+"""The interface of an engine, which runs a problem or says in a sentence why it cannot."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ from ttr.state import State
 
 
 def shape_of(local_degree: int | None) -> str:
-    """What a function of that degree fits, in words."""
+    """What a function of local degree ``local_degree`` fits, in words."""
     known = {None: "one map for all queries", 0: "a constant around each", 1: "a line around each"}
     return known.get(local_degree, "a polynomial around each")
 
 
 class Engine(ABC):
-    """Runs problems whose declared structure it knows. It shares no update code with the oracle.
+    """Runs problems of the structures that it supports. It shares no update code with the oracle.
 
     Declared:
-        name: how ``engine=`` calls it.
-        composite: made of torch operations alone, so double backward, functorch and torch.compile pass
-            through.
+        name: its name in ``engine=``.
+        composite: made of torch operations alone, so that double backward, functorch and torch.compile work.
         compiles: torch.compile can trace it: composite, or made of registered operators.
         adaptive: chooses its arithmetic per block of tokens (when to stop, what to scale by), so a later
-            token may change an earlier one within tolerance.
+            token may change the result of an earlier one within tolerance.
     """
 
     name: ClassVar[str]
@@ -38,11 +37,11 @@ class Engine(ABC):
     adaptive: ClassVar[bool] = False
 
     def small(self) -> Engine:
-        """The same engine with blocks so small that short sequences cross their borders, for the laws."""
+        """The same engine with blocks so small that short sequences span several of them, for the laws."""
         return self
 
     def missing(self) -> str | None:
-        """Why this machine cannot run it at all, as a sentence with the remedy; None if it can."""
+        """Why this machine cannot run the engine at all, as a sentence with the remedy; None if it can."""
         return None
 
     @abstractmethod
@@ -58,9 +57,10 @@ class Engine(ABC):
         return steps.advance(problem, x)
 
     def bind(self, problem: Problem, x: Inputs) -> BoundSequence | None:
-        """A short way for sequences of the sizes of ``x``; None where there is none but ``run``."""
+        """A specialised call for sequences of the sizes of ``x``; None where only ``run`` can compute
+        them."""
         return None
 
     def bind_step(self, problem: Problem, x: Inputs) -> steps.BoundStep | None:
-        """A short way for tokens like the one of ``x``; None where there is none but ``step``."""
+        """A specialised step for tokens of the sizes of ``x``; None where only ``step`` can compute them."""
         return steps.bind(problem, x, compiled=False)

@@ -1,4 +1,4 @@
-"""What the engines of linear recurrences share: from a call to the recurrence, and back."""
+"""The common part of the engines of linear recurrences: from a call to the recurrence, and back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ttr.engines import linear_operator as operator
+from ttr.engines import linear_operator
 from ttr.engines.engine import Engine
 from ttr.engines.torch.chunks import check_chunk
 from ttr.forms.linear_recurrence import LinearRecurrence
@@ -20,8 +20,8 @@ from ttr.state import State
 
 @dataclass(frozen=True)
 class LinearEngine(Engine):
-    """Runs memories that are a matrix which fades, is written to and, with a solver that corrects, erased at
-    a key."""
+    """Runs memories that are a matrix: it decays, is written to and, with an error-correcting solver, erased
+    at a key."""
 
     chunk: int = 32
 
@@ -37,7 +37,7 @@ class LinearEngine(Engine):
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         form = problem.lower(x)
-        # of no features, values or rows: nothing is learned, and what is read is 0
+        # without features, values or sequences nothing is learned, and the read-out is 0
         if form.memory.numel() == 0:
             y, memory = torch.einsum("bthf,bhfv->bthv", form.query, form.memory), form.memory
         else:
@@ -46,20 +46,20 @@ class LinearEngine(Engine):
 
 
 class OperatorEngine(LinearEngine):
-    """A linear engine whose recurrence is the torch operator, run by the kernel of the engine's name."""
+    """A linear engine that calls the torch operator of the recurrence with the kernel of the engine's
+    name."""
 
     composite: ClassVar[bool] = False
     compiles: ClassVar[bool] = True
 
     def recur(self, r: LinearRecurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
-        return operator.run(self.name, r, self.chunk, wants_grad)
+        return linear_operator.run(self.name, r, self.chunk, wants_grad)
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.form is not LinearRecurrence:
             return (
-                "It runs memories that are a matrix to which pairs are added or at which a step corrects "
-                "them."
+                "It runs memories that are a matrix, to which pairs are added or which a delta rule corrects."
             )
         if x is not None and x.q.device.type != "cpu":
-            return "It cuts its work for the caches of a CPU."
+            return "It runs on CPUs only: its blocks are sized for the caches of a CPU."
         return None

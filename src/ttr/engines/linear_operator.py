@@ -1,10 +1,9 @@
-"""A linear recurrence as a torch operator, so that autograd, torch.compile and the fake tensors of both know
-it.
+"""A linear recurrence as a torch operator, so that autograd, torch.compile and fake tensors support it.
 
-The kernel that runs it is named by a string, an operator's arguments being tensors and numbers. Derivatives
-of the derivative go through torch's own operations: under ``create_graph``, and where gradients come in
-batches, the backward pass differentiates the chunkwise form instead. functorch never comes here, because
-dispatch gives it that form from the start; hence no rule for ``vmap``.
+The kernel that runs it is named by a string, since an operator takes no objects. Second derivatives go
+through torch's own operations: under ``create_graph``, and for batched gradients, the backward pass
+differentiates the chunkwise form instead. There is no rule for ``vmap``: under functorch, dispatch chooses
+the chunkwise form from the start.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from ttr.torch_internals import in_batches, is_transformed, watched
 
 
 class ChunkKernel(Protocol):
-    """A way to run a recurrence and its derivative, chunk by chunk; no autograd inside.
+    """Runs a recurrence and its derivative, chunk by chunk, without autograd inside.
 
     ``chunk`` is the number of tokens of a chunk, a power of two. Chunks are counted from the first token of
     the call.
@@ -32,28 +31,30 @@ class ChunkKernel(Protocol):
     def forward(
         self, r: LinearRecurrence, chunk: int, save: bool
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """y [B,T,H,V], the final memory [B,H,F,V], and, with ``save``, the tensors of ``saved_sizes`` (else
-        empty ones)."""
+        """y [B,T,H,V], the final memory [B,H,F,V], and the tensors of ``saved_sizes``, which are empty
+        without ``save``."""
 
     def backward(
         self, r: LinearRecurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor
     ) -> tuple[Tensor | None, ...]:
         """Gradients of query, key, value, read, erase, step, log_decay and memory, in that order; None where
-        the input is None. Where ``r.read`` is ``r.key``, that of the key is of both, and that of the read
-        None."""
+        the input is None. Where ``r.read`` is ``r.key``, the gradient of the key includes that of the read,
+        which is None."""
 
 
 KERNELS: dict[str, ChunkKernel] = {}
-"""By name; whoever defines a kernel puts it here."""
+"""Kernels by name; the module that defines a kernel registers it here."""
+
 TENSORS, FIELDS = 8, 12
-"""The tensors of a recurrence come first among its fields, then numbers; what follows no kernel sees."""
+"""How many fields of a recurrence are tensors, and how many a kernel reads: the tensors come first, then
+numbers, then fields for ``finish`` only."""
 
 
 def run(kernel: str, r: LinearRecurrence, chunk: int, save: bool) -> tuple[Tensor, Tensor]:
-    """y [B,T,H,V] and the final memory [B,H,F,V] of a recurrence; ``save`` what its derivative needs.
+    """y [B,T,H,V] and the final memory [B,H,F,V] of a recurrence; with ``save`` it can be differentiated.
 
-    Without a derivative, and with nobody watching, there is no need of an operator: to call one takes longer
-    than a few tokens.
+    Without a derivative, and where no torch mode or transform observes the call, the kernel is called
+    directly: the overhead of an operator exceeds the time of a few tokens.
     """
     if not save and not watched(r[:TENSORS]):
         y, memory, _ = KERNELS[kernel].forward(r, chunk, False)
@@ -73,7 +74,7 @@ _RECURRENCE = (
 
 
 def _given(arguments: tuple) -> tuple[LinearRecurrence, str, int, tuple]:
-    """The recurrence, the kernel, the tokens of a chunk and what else stands in an operator's arguments."""
+    """The recurrence, the kernel's name, the tokens of a chunk and the other arguments of an operator."""
     reads_key, kernel, chunk, *others = arguments[FIELDS:]
     r = LinearRecurrence(*arguments[:FIELDS])
     return r._replace(read=r.key) if reads_key else r, kernel, chunk, tuple(others)
@@ -85,8 +86,8 @@ def _given(arguments: tuple) -> tuple[LinearRecurrence, str, int, tuple]:
     schema=f"({_RECURRENCE}, bool save) -> (Tensor, Tensor, Tensor[])",
 )
 def linear_recurrence(*arguments: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """See ``LinearRecurrence``; with ``reads_key`` the key is also what is read, and ``read`` None. Chunks of
-    ``chunk`` tokens."""
+    """See ``LinearRecurrence``; with ``reads_key`` the read is the key, and the argument ``read`` None.
+    Chunks have ``chunk`` tokens."""
     r, kernel, chunk, (save,) = _given(arguments)
     y, memory, saved = KERNELS[kernel].forward(r, chunk, save)
     return y, memory, list(saved)
@@ -98,7 +99,7 @@ def linear_recurrence(*arguments: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
     schema=f"({_RECURRENCE}, Tensor[] saved, Tensor grad_y, Tensor grad_memory) -> Tensor[]",
 )
 def linear_recurrence_backward(*arguments: Any) -> list[Tensor]:
-    """Gradients of the tensors that are there, in their order."""
+    """Gradients of the tensors that are not None, in their order."""
     r, kernel, chunk, (saved, grad_y, grad_memory) = _given(arguments)
     return [
         gradient
@@ -137,7 +138,7 @@ def _setup_context(ctx, inputs: tuple, output: tuple) -> None:
 def _backward(
     ctx, grad_y: Tensor, grad_memory: Tensor, grad_saved: list[Tensor]
 ) -> tuple[Tensor | None, ...]:
-    kept = ctx.saved_tensors  # looked at once: activation checkpointing makes them again at every look
+    kept = ctx.saved_tensors  # read once: activation checkpointing recomputes them at every access
     tensors, saved = kept[:TENSORS], kept[TENSORS:]
     pairs, old, reads_first, scale, reads_key, kernel, chunk, _ = ctx.settings
     present = [x is not None for x in tensors]
@@ -172,10 +173,10 @@ def _differentiable(
     grad_y: Tensor,
     grad_memory: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Gradients that can be differentiated again, of the tensors that are there.
+    """Gradients that can be differentiated again, of the tensors that are not None.
 
-    They are taken in views, each a tensor of its own: where one input was made from another, the way between
-    them is the outer graph's."""
+    They are taken with respect to views of the inputs: where one input was computed from another, only the
+    outer graph differentiates that computation."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs = [

@@ -1,5 +1,5 @@
-"""Where the operands of a linear recurrence come from, for calls that go from the caller's tensors straight
-to a kernel."""
+"""Which of the caller's tensors are the operands of a linear recurrence, for calls that pass them to a kernel
+directly."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ OPERANDS = ("query", "key", "value", "read", "erase", "step", "log_decay")
 BoundSequence = Callable[
     [Tensor, Tensor, Tensor, State | None, Mapping[str, Tensor]], "tuple[Tensor, State] | None"
 ]
-"""(q, k, v, state, controls) -> (y [B,T,H,V], state), or None where the call is not like the bound one."""
+"""(q, k, v, state, controls) -> (y [B,T,H,V], state), or None where the call differs from the bound one."""
 
 
 class Sources(NamedTuple):
-    """Where a call finds its operands, ``OPERANDS``: at ``places`` of (q, k, v, *controls by
-    ``names``, None, constant), the constant being the log decay [B,H] or [B,H,F] of weights that no input
-    moves; ``scale`` and ``old`` as in ``LinearRecurrence``."""
+    """Where a call finds the ``OPERANDS``: at ``places`` of (q, k, v, *controls by ``names``, None,
+    constant). The constant is the log decay [B,H] or [B,H,F] of weights without controls; ``scale`` and
+    ``old`` are those of ``LinearRecurrence``."""
 
     names: tuple[str, ...]
     places: tuple[int, ...]
@@ -39,23 +39,23 @@ class Sources(NamedTuple):
 
 
 def sources_of(problem: Problem, x: Inputs) -> Sources | None:
-    """What the lowering hands through untouched is the caller's tensor, which a copy of the call shows. Where
-    it makes anything new at every token, there is nothing to bind."""
+    """The sources of a call's operands, found by lowering a copy of the call: an operand at the address of an
+    input is that input. None where the lowering computes an operand anew at every token."""
     if problem.form is not LinearRecurrence or x.rates is not None or x.params or x.wants_grad:
         return None
     if not x.q.is_cpu or x.q.numel() == 0 or x.q.dtype is not x.out_dtype or needs_composite():
         return None
     names = tuple(x.controls)
     copies = {name: control.clone() for name, control in x.controls.items()}
-    probe = dataclasses.replace(
+    copy = dataclasses.replace(
         x, q=x.grouped(x.q).clone(), k=x.grouped(x.k).clone(), v=x.grouped(x.v).clone(), controls=copies
     )
-    start = problem.begin(probe)
-    form = problem.lower(probe, start)
+    start = problem.begin(copy)
+    form = problem.lower(copy, start)
     if form.pairs > 1 or form.carried or form.undo or form.log_decay is not start.log_decay:
         return None
     none = 3 + len(names)
-    found = {tensor.data_ptr(): i for i, tensor in enumerate((probe.q, probe.k, probe.v, *copies.values()))}
+    found = {tensor.data_ptr(): i for i, tensor in enumerate((copy.q, copy.k, copy.v, *copies.values()))}
     operands = [getattr(form, name) for name in OPERANDS[:-1]]
     places = [none if tensor is None else found.get(tensor.data_ptr()) for tensor in operands]
     constant = None
@@ -75,7 +75,7 @@ def sources_of(problem: Problem, x: Inputs) -> Sources | None:
 def alike(
     tensors: tuple[Tensor, ...], shapes: tuple[torch.Size, ...], dtypes: tuple[torch.dtype, ...]
 ) -> bool:
-    """Whether these are plain contiguous tensors on the CPU of such shapes and types, without gradients."""
+    """Whether these are plain contiguous CPU tensors of the given shapes and dtypes, without gradients."""
     wants_grad = torch.is_grad_enabled()
     try:
         for tensor, shape, dtype in zip(tensors, shapes, dtypes):
@@ -94,9 +94,9 @@ def alike(
 
 
 def in_range(given: Sequence[Tensor], step: Tensor | None, log_decay: Tensor | None) -> bool:
-    """Whether what a call brings is finite, steps >= 0 and log decays <= 0, -inf allowed, as sums and
-    extremes
-    show it: NaN passes through both. A sum of finite numbers that overflows costs a closer look, no more."""
+    """Whether the inputs of a call are finite, steps >= 0 and log decays <= 0 (-inf allowed), judged by sums
+    and extremes, which propagate NaN. Where a sum of finite numbers overflows, the answer is False and the
+    general path, which checks every number, takes the call."""
     if step is not None:
         low, high = torch.aminmax(step)
         if not (low.item() >= 0 and high.item() < math.inf):

@@ -1,5 +1,5 @@
-"""Short sequences of a plain linear memory, bound: from the caller's tensors to the compiled kernel, with
-nothing between them but a look at them."""
+"""Specialised calls for short sequences of a plain linear memory: the caller's tensors are validated and
+passed to the compiled kernel directly."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ttr.values import counts, suspicious, wanted
 
 
 def bind(problem: Problem, x: Inputs, chunk: int) -> BoundSequence | None:
-    """A call for sequences of the sizes of ``x``; None where the recurrence needs more than the caller's
-    tensors."""
+    """A call for sequences of the sizes of ``x``; None where the operands of the recurrence are not all among
+    the caller's tensors."""
     heads = {tensor.shape[-2] for tensor in (x.q, x.k, x.v)}
     if x.length == 0 or heads != {x.heads}:
         return None
@@ -69,7 +69,7 @@ def bind(problem: Problem, x: Inputs, chunk: int) -> BoundSequence | None:
             if not (given_in_range and counts(seen)):
                 return None
         y, after = kernel(recurrence(operands, memory))
-        if suspicious(y):  # whoever looks closer says why
+        if suspicious(y):  # the general path checks every number and says what is wrong
             return None
         return y, State({"memory": after}, seen + length, None if state is None else state.capacity)
 

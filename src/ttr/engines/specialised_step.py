@@ -1,5 +1,5 @@
-"""One token of a plain linear memory, bound: for hot loops, with nothing between the caller's tensors and the
-update but a look at them."""
+"""Specialised decode steps of a plain linear memory, for hot loops: the caller's tensors are validated and
+passed to the update directly."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ BoundStep = Callable[
     [Tensor, Tensor, Tensor, State | None, Mapping[str, Tensor]], "tuple[Tensor, State] | None"
 ]
 """(q, k, v, state, controls) of one token -> (y [B,H,V], state), or None, with nothing changed, where the
-call is not like the bound one."""
+call differs from the bound one."""
 
 Update = Callable[[tuple[Tensor, ...]], "tuple[Tensor, Tensor] | None"]
-"""(q, k, v, *controls, memory, position), as they were bound -> (y, memory after), or None with nothing
-changed."""
+"""(q, k, v, *controls, memory, position), like those bound -> (y, the memory after the token), or None with
+nothing changed."""
 
 
 def bind(problem: Problem, x: Inputs, compiled: bool) -> BoundStep | None:
-    """A call for tokens like that of ``x``, in place if it owns its state, by the ``compiled`` kernel or by
-    torch; None where the update needs more than the caller's tensors."""
+    """A call for tokens of the sizes of ``x``, in place if ``x`` owns its state, by the ``compiled`` kernel
+    or by torch; None where the operands of the update are not all among the caller's tensors."""
     sources = sources_of(problem, x)
     if sources is None:
         return None
@@ -60,7 +60,8 @@ def bind(problem: Problem, x: Inputs, compiled: bool) -> BoundStep | None:
         tensors = (q, k, v, *map(controls.get, names), memory, position)
         if not alike(tensors, shapes, dtypes):
             return None
-        # which cannot trace whether torch lets nobody write to them
+        # torch forbids writing to inference tensors outside inference mode; torch.compile cannot trace the
+        # check
         compiling = torch.compiler.is_compiling()
         if (
             inplace
@@ -82,26 +83,25 @@ def bind(problem: Problem, x: Inputs, compiled: bool) -> BoundStep | None:
 
 
 def _native(problem: Problem, x: Inputs, sources: Sources) -> Update:
-    """The update by the compiled kernel, which looks at the numbers itself and refuses unsound ones before it
-    writes."""
+    """The update by the compiled kernel, which validates the numbers itself before it writes."""
     kernel, inplace, pick, pack = (
         native.kernel(x.q.dtype),
         x.owns_state,
         itemgetter(*sources.places),
         native.TENSORS.pack,
     )
-    constant = sources.constant  # kept here, since the kernel knows its address alone
+    constant = sources.constant  # kept alive here, since the kernel gets only its address
     given = [t[:, 0].contiguous() for t in (x.q, x.k, x.v, *map(x.controls.get, sources.names))]
     operands = pick((*given, None, sources.constant))
     layout = ctypes.byref(native.layout(operands, x.state["memory"], sources.old, sources.scale))
     output = torch.empty(x.q.shape[0], x.heads, x.v.shape[-1], dtype=x.q.dtype)
 
     def update(tensors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor] | None:
-        # The kernel would read what lies in memory; torch.compile, which cannot ask, needs no kernel.
+        # The kernel reads raw memory and ignores a lazy negation bit, which torch.compile cannot trace.
         if any(map(Tensor.is_neg, tensors)) or not sound(tensors[-2]):
             return None
         *pointers, memory, position = map(Tensor.data_ptr, tensors)
-        y = torch.empty_like(output)  # with a shape and a type to parse it takes twice as long
+        y = torch.empty_like(output)  # twice as fast as torch.empty, which parses a shape and a dtype
         operands = pick((*pointers, 0, 0 if constant is None else constant.data_ptr()))
         after = tensors[-2] if inplace else torch.empty_like(tensors[-2])
         failed = kernel(
@@ -111,7 +111,7 @@ def _native(problem: Problem, x: Inputs, sources: Sources) -> Update:
         if failed and failed != native.OVERFLOWED:
             return None
         if inplace:
-            torch.autograd.graph.increment_version(tensors[-2:])  # graphs that hold them must see the change
+            torch.autograd.graph.increment_version(tensors[-2:])  # tells graphs that saved them of the change
         if not failed:
             vouch(after)
         return y, after
@@ -120,14 +120,14 @@ def _native(problem: Problem, x: Inputs, sources: Sources) -> Update:
 
 
 def _eager(problem: Problem, x: Inputs, sources: Sources) -> Update:
-    """The update in torch's operations, which looks at the numbers as the kernel does."""
-    old, inplace, pair_of, look = (
+    """The update in torch's operations, with the same validation as the kernel."""
+    old, inplace, pair_of, read = (
         sources.old,
         x.owns_state,
         _pairs(x, sources),
         matrix.look_of(x.state["memory"]),
     )
-    # to multiply with a number of Python takes twice as long
+    # twice as fast as multiplying by a Python number
     scale = torch.tensor(sources.scale, dtype=x.q.dtype)
 
     def update(tensors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor] | None:
@@ -137,10 +137,10 @@ def _eager(problem: Problem, x: Inputs, sources: Sources) -> Update:
             in_range(given, pair.step, pair.log_decay) and sound(memory) and counts(position)
         ):
             return None  # autocast would narrow the products
-        after = matrix.changed(pair, matrix.change_by(pair, memory, old, look), memory, inplace)
+        after = matrix.changed(pair, matrix.change_by(pair, memory, old, read), memory, inplace)
         if inplace:
             position.add_(1)
-        y = look(after, query * scale)
+        y = read(after, query * scale)
         if not suspicious(y):
             vouch(after)
         return y, after
@@ -149,8 +149,8 @@ def _eager(problem: Problem, x: Inputs, sources: Sources) -> Update:
 
 
 def _traced(problem: Problem, x: Inputs, sources: Sources) -> Update:
-    """The update for torch.compile to trace, which sees no numbers. Short ways matter here too: all that is
-    looked at while it is traced is looked at again before every call of what was compiled."""
+    """The update for torch.compile to trace, without validation. It stays short: every property that is read
+    while tracing becomes a guard, which is checked before every call of the compiled code."""
     old, inplace, pair_of, scale = (
         sources.old,
         x.owns_state,
@@ -176,8 +176,8 @@ def _traced(problem: Problem, x: Inputs, sources: Sources) -> Update:
 
 
 def _pairs(x: Inputs, sources: Sources) -> Callable[[Sequence[Tensor]], tuple[Tensor, matrix.Pair]]:
-    """(q, k, v, *controls) -> the query, without its factor, and the pair, with as many heads as the memory
-    has."""
+    """(q, k, v, *controls) -> the query, without its scale, and the pair, both with as many heads as the
+    memory."""
     heads, shared = x.heads, any(tensor.shape[-2] != x.heads for tensor in (x.q, x.k, x.v))
     places, constant = sources.places, sources.constant
 

@@ -18,8 +18,8 @@ from ttr.state import State
 
 
 def derivatives(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """The definition passes gradcheck, and gradgradcheck in fast mode, in everything that goes in; the
-    engine has its derivatives."""
+    """The definition passes gradcheck and gradgradcheck, in fast mode, for every input; the engine's
+    derivatives equal those of the definition."""
     if setting.dtype != torch.float64:
         return
     checks, reference = _of_definition(problem, setting.device)
@@ -30,9 +30,9 @@ def derivatives(problem: Problem, setting: Setting) -> Iterable[tuple[str, float
 
 
 def _smallest(problem: Problem, device: str) -> Case:
-    """A norm of what a network gives at weights of 0.02 has gradients of 1e6, whose rounding a difference
-    over 1e-6 magnifies above what gradgradcheck allows; so networks are looked at where their weights have
-    unit scale."""
+    """A small case. Initial weights of networks have unit scale in it: a norm of a network's output at
+    weights of 0.02 has gradients of 1e6, and a finite difference over 1e-6 magnifies their rounding beyond
+    the tolerance of gradgradcheck."""
     return make_case(
         problem, Sizes(batch=1, time=3, heads=1, key=2, value=2), past=2, trained=True, device=device
     ).differentiable()
@@ -40,7 +40,7 @@ def _smallest(problem: Problem, device: str) -> Case:
 
 @functools.lru_cache(maxsize=2)  # the same for all engines
 def _of_definition(problem: Problem, device: str) -> tuple[dict[str, bool], dict[str, torch.Tensor]]:
-    """Whether its derivatives are those of differences, and what they are."""
+    """Whether the definition's derivatives agree with finite differences, and the derivatives."""
     case = _smallest(problem, device)
     names, leaves = list(case.leaves()), list(case.leaves().values())
 
@@ -51,7 +51,7 @@ def _of_definition(problem: Problem, device: str) -> tuple[dict[str, bool], dict
 
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
-        torch.manual_seed(0)  # the directions that are tried, so that a law is a function of its arguments
+        torch.manual_seed(0)  # fixes the directions of fast mode, so that a law depends on its arguments only
         passed = {
             check.__name__: check(
                 call, leaves, fast_mode=True, raise_exception=False, check_undefined_grad=False
@@ -62,14 +62,15 @@ def _of_definition(problem: Problem, device: str) -> tuple[dict[str, bool], dict
 
 
 def _finite(run: Callable[..., object], case: Case) -> list[torch.Tensor]:
-    """The output and the tensors of the state."""
+    """The output and the tensors of the state without -inf."""
     y, state = outcome(run, case)
     return [y, *(state[name] for name in sorted(state) if not torch.isneginf(state[name]).any())]
 
 
 def _derivatives(case: Case, run: Callable[..., object]) -> dict[str, torch.Tensor]:
-    """First derivatives of a random function of all that comes out, and second ones along a random direction,
-    in every leaf. The function is not linear, so that what a backward pass is given has a derivative too."""
+    """First derivatives of a random function of all outputs, and second ones along a random direction, with
+    respect to every leaf. The function is not linear, so that the gradients passed to a backward pass also
+    have derivatives."""
     generator = torch.Generator().manual_seed(2)
 
     def weighted(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -104,10 +105,10 @@ def repeatable(problem: Problem, setting: Setting) -> Iterable[tuple[str, float,
 
 
 def bad_input(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Wrong tensors are refused in a sentence, by a token in place as well, and leave the state as it was; no
-    tokens are valid."""
+    """Wrong tensors are refused in a sentence, also by an in-place decode step, and leave the state
+    unchanged; a call without tokens is valid."""
     case = make_case(problem, past=2, dtype=setting.dtype, device=setting.device)
-    kept = None if case.state is None else case.state.clone()
+    before = None if case.state is None else case.state.clone()
     for name, wrong in (*_wrong_calls(case), *_wrong_states(case)):
         yield f"refusal of {name}", float(sentence(functools.partial(setting.run, wrong)) is None), 0.0
     if problem.function.causal:
@@ -115,13 +116,13 @@ def bad_input(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, 
             yield from _refusals_of_a_token(case, setting)
     nothing, state = outcome(setting.run, case.tokens(slice(0, 0), case.state))
     yield "shape of no tokens", float(tuple(nothing.shape) != (2, 0, 2, case.v.shape[-1])), 0.0
-    if kept is not None:
-        yield from compare_states("state after refusals", case.state, kept, setting.dtype)
-        yield from compare_states("state after no tokens", state, kept, setting.dtype)
+    if before is not None:
+        yield from compare_states("state after refusals", case.state, before, setting.dtype)
+        yield from compare_states("state after no tokens", state, before, setting.dtype)
 
 
 def _refusals_of_a_token(case: Case, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Of wrong states by a token that was planned with a right one."""
+    """Refusals of wrong states by a decode step that was planned with a valid one."""
 
     def token(source: Case) -> dict[str, object]:
         first = source.tokens(slice(0, 1), source.state).arguments()
@@ -135,14 +136,14 @@ def _refusals_of_a_token(case: Case, setting: Setting) -> Iterable[tuple[str, fl
         tensors = (
             [*wrong.state.tensors.values(), wrong.state.position] if isinstance(wrong.state, State) else []
         )
-        kept = [x.clone() for x in tensors]
+        copies = [x.clone() for x in tensors]
         yield (
             f"refusal of {name} by a token",
             float(sentence(functools.partial(run, **token(wrong))) is None),
             0.0,
         )
         changed = any(
-            ((x != before) & ((x == x) | (before == before))).any() for x, before in zip(tensors, kept)
+            ((x != before) & ((x == x) | (before == before))).any() for x, before in zip(tensors, copies)
         )
         yield f"a token changes {name}", float(changed), 0.0
 
@@ -215,7 +216,7 @@ def _with_last(x: torch.Tensor, number: float) -> torch.Tensor:
 
 
 def _wrong_values(case: Case) -> Iterable[tuple[str, Case]]:
-    """NaN or infinities anywhere, and controls outside the range they declare."""
+    """NaN or infinities in any input, and controls outside their declared range."""
     for number in (torch.nan, torch.inf):
         for name in ("q", "k", "v"):
             yield (

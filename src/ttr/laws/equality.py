@@ -1,4 +1,4 @@
-"""Law 1: an engine equals the oracle, and law 7: also where the past is forgotten almost or altogether."""
+"""Law 1: an engine equals the oracle. Law 7: also with strong decays and resets."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def equality(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, f
 
 
 def full_blocks(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """The same over the borders of blocks of the size that calls really use.
+    """The same on sequences longer than a block of the size that ordinary calls use.
 
-    A network that learns at every token magnifies rounding from token to token. Where that breaks the plain
-    bound, the bound follows from the condition that the definition itself is measured to have, and where this
-    leaves no digit of the dtype nothing is compared."""
+    A network that learns at every token magnifies rounding from token to token. Where its error exceeds the
+    plain bound, the bound is derived from the measured condition of the definition itself; where that
+    condition leaves no correct digit in the dtype, nothing is compared."""
     sizes = Sizes(batch=1, time=150, heads=1)
     found = list(against_oracle(problem, setting, " of 150 tokens", sizes=sizes, past=5))
     if issubclass(problem.form, Network) and any(error > bound for _, error, bound in found):
@@ -43,8 +43,8 @@ def full_blocks(problem: Problem, setting: Setting) -> Iterable[tuple[str, float
 
 
 def _measured_condition(case: Case, dtype: torch.dtype, draws: int = 3) -> float:
-    """By how much the definition magnifies relative noise of its inputs as large as the dtype's rounding, in
-    float64: the worst of outputs, state and gradients over some draws of the noise."""
+    """The factor by which the definition, in float64, magnifies relative noise in its inputs of the size of
+    the dtype's rounding: the largest over outputs, state, gradients and ``draws`` of the noise."""
     noise = max(torch.finfo(dtype).eps, 1e-10)
     exact = case.with_leaves({name: x.double() for name, x in case.leaves().items()})
     reference = _results(exact)
@@ -77,7 +77,7 @@ def strong_gates(problem: Problem, setting: Setting) -> Iterable[tuple[str, floa
 def against_oracle(
     problem: Problem, setting: Setting, suffix: str, **made: object
 ) -> Iterable[tuple[str, float, float]]:
-    """The engine at ``make_case(problem, **made)``."""
+    """The engine against the oracle on ``make_case(problem, **made)``."""
     made |= {"dtype": setting.dtype, "device": setting.device}
     case = make_case(problem, **made).differentiable()
     y, state = outcome(setting.run, case)

@@ -1,4 +1,4 @@
-"""What a law is, and what it measures."""
+"""A law, the setting in which it is checked, and its measurements."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ttr.state import State
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a law is tried: the engine, and the device and dtype of the inputs."""
+    """Where a law is checked: the engine, and the device and dtype of the inputs."""
 
     engine: Engine
     device: str = "cpu"
@@ -32,7 +32,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number a law compared with its bound."""
+    """One error that a law compared with its bound."""
 
     law: str
     quantity: str
@@ -47,18 +47,18 @@ class Measurement:
 @dataclass(frozen=True)
 class Law:
     """A named statement about every problem and engine; ``measure(problem, setting)`` yields (quantity,
-    error, bound)."""
+    error, bound) triples."""
 
     number: int
     name: str
     measure: Callable[[Problem, Setting], Iterable[tuple[str, float, float]]]
     slow: bool = False
-    """Left to ``make check`` and ``ttr verify``."""
+    """Checked only by ``make check`` and ``ttr verify``."""
     streaming: bool = False
-    """Speaks of states or of the order of tokens."""
+    """Concerns states or the order of tokens."""
 
     def excuses(self, problem: Problem) -> str | None:
-        """Why the law says nothing about a problem, as a sentence; None if it does."""
+        """Why the law does not apply to a problem, as a sentence; None if it applies."""
         if self.streaming and not problem.function.causal:
             return "Every token reads the whole sequence, so there is neither a state nor a past."
         return None
@@ -74,13 +74,13 @@ class Law:
 
 
 def by_definition(case: Case, **options: object):
-    """The call through the oracle, as ``Setting.run`` through an engine."""
+    """The call through the oracle, with the interface of ``Setting.run``."""
     return oracle(case.problem, **case.arguments(), **options)
 
 
 def outcome(run: Callable[..., object], case: Case, **options: object) -> tuple[Tensor, State]:
-    """Read-outs and final state of a call ``run(case)``; a problem that is not causal has no state, so an
-    empty one."""
+    """Read-outs and final state of a call ``run(case)``; the state is empty for a problem that is not
+    causal."""
     if case.problem.function.causal:
         return run(case, return_state=True, **options)
     return run(case, **options), State(
@@ -89,7 +89,7 @@ def outcome(run: Callable[..., object], case: Case, **options: object) -> tuple[
 
 
 def sentence(call: Callable[[], object]) -> str | None:
-    """The sentence in which a call is refused; None if it is not refused, or not in a sentence."""
+    """The message with which a call is refused; None if it is not refused, or the message is no sentence."""
     try:
         call()
     except ValueError as refusal:
@@ -98,7 +98,7 @@ def sentence(call: Callable[[], object]) -> str | None:
 
 
 def compare(quantity: str, value: Tensor, reference: Tensor, dtype: torch.dtype) -> tuple[str, float, float]:
-    """The relative error of ``value`` beside the bound for ``dtype``."""
+    """(quantity, relative error of ``value``, bound for ``dtype``)."""
     return quantity, error(value, reference), tolerance(dtype)
 
 

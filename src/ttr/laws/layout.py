@@ -1,4 +1,4 @@
-"""Law 12: how tensors lie in memory changes nothing."""
+"""Law 12: results do not depend on the memory layout of tensors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def _every_second(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _imaginary(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Every second entry along the last axis, negated when it is read, where there is such a complex type."""
+    """The imaginary part of a conjugate: every second entry along the last axis, lazily negated, for dtypes
+    that have a complex one."""
     if x.dtype not in (torch.float32, torch.float64):
         return _every_second(x)
     buffer = torch.complex(_nothing(x, *x.shape), -x)
@@ -51,7 +52,7 @@ def _inside(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _negated(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Contiguous, with torch's negation that waits to be done."""
+    """Contiguous, with torch's lazy negation bit."""
     buffer, inner = _inside(-x)
     return buffer, negated_lazily(inner)
 
@@ -64,11 +65,12 @@ LAYOUTS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     "negated": _negated,
     "inside a buffer": _inside,
 }
-"""x -> (a buffer, a view of it that holds the numbers of x, all else NaN or -1)."""
+"""x -> (a buffer, a view of it with the numbers of x); the rest of the buffer is NaN or -1."""
 
 
 def _strided(x: Tensor, order: list[int], step: int = 1) -> tuple[Tensor, Tensor]:
-    """``order`` names the axes from the outermost inwards; around the entries of each lie others."""
+    """``order`` lists the axes from the outermost inwards; every axis of the buffer is longer than that of
+    the view."""
     buffer = _nothing(x, *(step * x.shape[axis] + 2 for axis in order))
     inside = tuple(slice(1, 1 + step * size, step) for size in x.shape)
     inner = buffer.permute([order.index(axis) for axis in range(x.ndim)])[inside]
@@ -85,7 +87,7 @@ Lay = Callable[[int, str, Tensor], tuple[Tensor, Tensor]]
 
 
 def _by_turns(names: tuple[str, ...], first: int) -> Lay:
-    """Tensor ``number`` in the layout that is as many behind the ``first``: neighbours lie differently."""
+    """Tensor ``number`` in layout ``first + number``, cyclically: neighbours have different layouts."""
     return lambda number, name, x: LAYOUTS[names[(first + number) % len(names)]](x)
 
 
@@ -96,12 +98,12 @@ def _turns(*names: str) -> dict[str, Lay]:
 APART = _turns("rows apart", "axes reversed", "every second entry")
 CONJUGATES = _turns("imaginary part of a conjugate")
 CONTIGUOUS = _turns("negated", "inside a buffer", "inside a buffer")
-"""Contiguous tensors go the shortest ways. A third is negated: of all or every second the signs could
-cancel."""
+"""Contiguous tensors take the specialised paths. Every third one is negated: with all or every second one
+negated, the signs could cancel."""
 
 
 def _one_row(number: int, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
-    """All rows of the batch are the first, expanded."""
+    """The first row of the batch, expanded over the batch."""
     row = x[:1].clone() if _has_rows(name) else x.clone()
     return row, row.expand(x.shape)
 
@@ -111,7 +113,7 @@ def _has_rows(name: str) -> bool:
 
 
 class _Laid:
-    """A case with all its tensors, the state's position among them, laid somewhere else."""
+    """A case with copies of all its tensors, including the state's position, in another layout."""
 
     def __init__(self, case: Case, lay: Lay) -> None:
         tensors = case.leaves()
@@ -126,7 +128,7 @@ class _Laid:
             self.case = replace(self.case, state=case.state.replace(**state))
 
     def changed(self, overwritten: bool = False) -> float:
-        """How many buffers do not hold what they held, once a state that was ``overwritten`` is set back."""
+        """How many buffers have changed, not counting a state that may be ``overwritten``."""
         found = 0
         for name, (x, before) in self._before.items():
             buffer, view = self._lies[name]
@@ -138,20 +140,20 @@ class _Laid:
 
 # ------------------------------------------------------------------------------------------------ the law
 def layouts(problem: Problem, setting: Setting) -> Found:
-    """Inputs, parameters, controls, states and incoming gradients each in every layout, through ``regress``,
-    ``step`` and ``plan``: outputs, states and gradients are those of contiguous tensors, and nothing is
-    written but a state that may be overwritten."""
+    """Inputs, parameters, controls, states and incoming gradients in every layout, through ``regress``,
+    ``step`` and ``plan``: outputs, states and gradients equal those of contiguous tensors, and nothing is
+    written except a state that may be overwritten."""
     yield from _everywhere(problem, setting, time=6)
 
 
 def layouts_of_blocks(problem: Problem, setting: Setting) -> Found:
-    """The same over the borders of blocks of the size that calls really use."""
+    """The same on sequences longer than a block of the size that ordinary calls use."""
     yield from _everywhere(problem, setting, time=70)
 
 
 def _everywhere(problem: Problem, setting: Setting, time: int) -> Found:
-    """The sizes are those that cause no copies on the way to a kernel: keys as long as values, which are not
-    padded; one row and head, whose axes are exchanged in place; no past, so that attention has no weights."""
+    """The sizes avoid copies on the way to a kernel: keys as long as values need no padding; with one row and
+    one head, transposed axes are still contiguous; without a past, attention has no log weights to add."""
     sizes, made = Sizes(time=time, key=2, value=2), {"dtype": setting.dtype, "device": setting.device}
     fresh, past = (make_case(problem, sizes, past=past, **made) for past in (0, 3))
     single = make_case(problem, replace(sizes, batch=1, heads=1), past=3, **made)
@@ -166,7 +168,7 @@ def _everywhere(problem: Problem, setting: Setting, time: int) -> Found:
 
 
 def _repeated(case: Case) -> Case:
-    """The case with the first row of the batch in the place of all."""
+    """The case with every row of the batch replaced by the first."""
 
     def repeated(name: str, x: Tensor) -> Tensor:
         return x[:1].expand_as(x).contiguous() if _has_rows(name) else x
@@ -178,7 +180,7 @@ def _repeated(case: Case) -> Case:
 
 
 def _sequences(case: Case, ways: Mapping[str, Lay], setting: Setting) -> Found:
-    """``regress`` with gradients, and in the last way a plan without."""
+    """``regress`` with gradients, and for the last layout a plan without."""
     reference, end, expected = _differentiated(case, None, setting)
     for words, lay in ways.items():
         laid = _Laid(case, lay)
@@ -193,7 +195,8 @@ def _sequences(case: Case, ways: Mapping[str, Lay], setting: Setting) -> Found:
 
 
 def _differentiated(case: Case, lay: Lay | None, setting: Setting) -> tuple[Tensor, State, dict[str, Tensor]]:
-    """Output, state, and gradients from incoming ones that lie contiguous or as ``lay`` has them."""
+    """Output, state, and gradients, from incoming gradients that are contiguous or in the layout of
+    ``lay``."""
     leaves = {name: x.detach().requires_grad_() for name, x in case.leaves().items()}
     y, state = outcome(setting.run, case.with_leaves(leaves))
     outputs = [x for x in (y, *state.tensors.values()) if x.requires_grad and not torch.isneginf(x).any()]
@@ -214,7 +217,7 @@ def _direction(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _tokens(token: Case, ways: Mapping[str, Lay], setting: Setting) -> Found:
-    """``step`` and planned tokens, in place and not."""
+    """``step`` and planned decode steps, in place and not."""
     y, end = _step(token, setting, False)
     grows = any(end[name].shape != x.shape for name, x in token.state.tensors.items())
     runs = {
@@ -247,12 +250,12 @@ def _planned(like: Case, setting: Setting, inplace: bool) -> Callable[[Case], tu
 
 
 def _arguments(token: Case) -> dict[str, object]:
-    """Without params where there are none: given any, a bound token is not run as such."""
+    """The arguments without empty params: a call that passes params takes no specialised step."""
     return {name: x for name, x in token.arguments().items() if name != "params" or x}
 
 
 def _token(case: Case) -> Case:
-    """The first token of the case, without its axis of time."""
+    """The first token of the case, without the time axis."""
     one = case.tokens(slice(0, 1), case.state)
     controls = {name: x if name == "ridge" else x[:, 0] for name, x in one.controls.items()}
     token = replace(one, q=one.q[:, 0], k=one.k[:, 0], v=one.v[:, 0], controls=controls)
@@ -260,7 +263,7 @@ def _token(case: Case) -> Case:
 
 
 def _packed(case: Case, setting: Setting) -> Found:
-    """Packed sequences, one empty, with their boundaries laid somewhere else too."""
+    """Packed sequences, one of them empty, with their boundaries in another layout too."""
     bounds, lay = torch.tensor([0, 4, 4, case.q.shape[1]], device=setting.device), next(iter(APART.values()))
     y = setting.run(_Laid(case, lay).case, cu_seqlens=_every_second(bounds)[1])
     yield compare("output packed", y, setting.run(case, cu_seqlens=bounds), setting.dtype)

@@ -1,4 +1,4 @@
-"""The rows of the laws: every problem that can be made of the components' examples, and inputs for each."""
+"""The cases of the laws: every problem that can be made of the components' examples, and inputs for each."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def triples() -> tuple[Problem, ...]:
 
 @functools.cache
 def covering() -> tuple[Problem, ...]:
-    """Valid triples that between them hold every valid pair of examples of two axes: each brings the most
-    pairs still missing."""
+    """A pairwise covering, chosen greedily: valid triples that together contain every valid pair of examples
+    of two axes."""
     left = {pair for problem in triples() for pair in _pairs(problem)}
     chosen, rest = [], list(triples())
     while left:
@@ -72,7 +72,7 @@ def with_weights(problem: Problem, weights: Weights) -> Problem | None:
 
 
 def with_importance(problem: Problem) -> Problem | None:
-    """The problem with an importance for every pair, if it has none yet."""
+    """The problem with importances, added if it has none; None where they cannot be combined."""
     return problem if problem.weights.importance else with_factor(problem, Importance())
 
 
@@ -101,7 +101,7 @@ GATES = (0.0, -1e-3, -1.0, -5.0, -20.0, -100.0, -torch.inf)
 
 @dataclass(frozen=True)
 class Case:
-    """The tensors of one call. ``call()`` gives them as keyword arguments of regress and oracle."""
+    """The tensors of one call; ``arguments()`` returns them as keyword arguments of regress and oracle."""
 
     problem: Problem
     q: Tensor
@@ -140,7 +140,7 @@ class Case:
         return named
 
     def with_leaves(self, leaves: Mapping[str, Tensor]) -> Case:
-        """The case with those tensors in the places ``leaves`` names."""
+        """The case with the tensors named in ``leaves`` replaced."""
         state = self.state
         if state is not None:
             state = state.replace(
@@ -176,9 +176,9 @@ def make_case(
 ) -> Case:
     """Random inputs of unit scale for a problem: a pure function of the arguments.
 
-    ``past`` > 0 starts from the state after that many tokens, where there is one; ``strong_gates`` mixes the
-    decays of law 7. Parameters lie near where a layer starts; with ``trained`` a learned initial memory has
-    unit scale too, however small it starts.
+    With ``past`` > 0 the case starts from the state after that many tokens, if the problem has states;
+    ``strong_gates`` draws from the log decays of law 7. Parameters are near their initial values; with
+    ``trained`` a learned initial memory has unit scale, however small its initial values are.
     """
     case = _made(problem, sizes, strong_gates, past if problem.function.causal else 0, trained, dtype, seed)
     state = None if case.state is None else case.state.clone()
@@ -190,7 +190,7 @@ def make_case(
     )
 
 
-@functools.lru_cache(maxsize=64)  # the laws ask for the same once per engine
+@functools.lru_cache(maxsize=64)  # the laws use the same case once per engine
 def _made(
     problem: Problem,
     sizes: Sizes,
@@ -260,7 +260,7 @@ def _draw(
 
 
 def draw_control(name: str, shape: tuple[int, ...], strong_gates: bool, generator: torch.Generator) -> Tensor:
-    """A control inside the range it declares, away from the ends."""
+    """A control inside its declared range, away from the ends."""
     control = CONTROLS[name]
     uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
     if control.at_most == 0.0:

@@ -1,5 +1,5 @@
-"""Law 13: every size, 0 and 1 among them, gives what the definition gives, empty where it is empty, or is
-refused in the same sentence."""
+"""Law 13: calls of every size, including 0 and 1, equal the definition, or are refused in the same
+sentence."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ PACKED = {"empty sequences": (0, 2, 0, 0, 1, 0), "no sequences": ()}
 
 
 def extremes(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Outputs, states and gradients; a second call, where new memory holds NaN; one token, stepped and
-    planned; packed sequences."""
+    """Outputs, states and gradients; a second call with uninitialised memory filled with NaN; one token by
+    ``step`` and by a plan; packed sequences."""
     for words, sizes in SIZES.items():
         yield from _of_size(problem, setting, words, sizes)
         if (case := _runs(problem, setting, sizes)) is not None:
@@ -64,14 +64,14 @@ def grid(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float
 def _of_size(
     problem: Problem, setting: Setting, words: str, sizes: Sizes
 ) -> Iterable[tuple[str, float, float]]:
-    """Against the definition, from a state. Of gradients through a network only float64 keeps digits at every
-    size."""
-    told = _refusal(problem, sizes, setting.dtype, setting.device)
-    if told is not None:
+    """Against the definition, from a state. Gradients through a network are accurate at every size only in
+    float64."""
+    reason = _refusal(problem, sizes, setting.dtype, setting.device)
+    if reason is not None:
         call = sentence(
             lambda: setting.run(make_case(problem, sizes, dtype=setting.dtype, device=setting.device))
         )
-        yield f"refusal of {words}", float(call != told), 0.0
+        yield f"refusal of {words}", float(call != reason), 0.0
     elif _runs(problem, setting, sizes) is not None:
         rough = issubclass(problem.form, Network) and setting.dtype != torch.float64
         for quantity, error, bound in against_oracle(problem, setting, f", {words}", sizes=sizes, past=2):
@@ -85,8 +85,8 @@ def _refusal(problem: Problem, sizes: Sizes, dtype: torch.dtype, device: str) ->
 
 
 def _runs(problem: Problem, setting: Setting, sizes: Sizes) -> Case | None:
-    """The case from a state, unless the definition or the engine refuses such sizes; where an engine does,
-    "auto" takes another."""
+    """The case from a state; None if the definition or the engine refuses such sizes (where an engine does,
+    "auto" chooses another)."""
     if _refusal(problem, sizes, setting.dtype, setting.device) is not None:
         return None
     case = make_case(problem, sizes, past=2, dtype=setting.dtype, device=setting.device)
@@ -104,8 +104,8 @@ def _twice(setting: Setting, words: str, case: Case) -> Iterable[tuple[str, floa
 
 @contextlib.contextmanager
 def _new_memory_holds_nan() -> Iterator[None]:
-    """What torch makes of ``empty`` under deterministic algorithms: whoever reads it before it is written
-    gets NaN."""
+    """Under deterministic algorithms torch fills the tensors of ``empty`` with NaN, so that reading them
+    before they are written shows."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
@@ -133,8 +133,8 @@ def _token(setting: Setting, words: str, case: Case) -> Iterable[tuple[str, floa
 def _packed(
     problem: Problem, lengths: tuple[int, ...], dtype: torch.dtype, device: str
 ) -> tuple[Case, Tensor, tuple[Tensor, State]]:
-    """Sequences of those lengths, where there are states each from one of its own, their bounds, and what the
-    definition makes of them."""
+    """A case of packed sequences of those lengths, each from a state of its own if the problem has states,
+    their bounds, and the outcome of the definition."""
     case = make_case(problem, Sizes(batch=1, time=sum(lengths)), dtype=dtype, device=device)
     if problem.function.causal:
         one = make_case(problem, Sizes(batch=1, time=1), past=2, dtype=dtype, device=device).state

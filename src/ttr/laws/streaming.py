@@ -15,7 +15,7 @@ from ttr.slots import single
 from ttr.state import State
 
 SPLITS = ((4,), (1, 2, 7), (3, 3, 8))
-"""Where a sequence of 9 tokens is cut; an empty segment is one of them."""
+"""Where a sequence of 9 tokens is cut; one of the segments is empty."""
 
 
 def splits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
@@ -33,7 +33,7 @@ def splits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, flo
     yield compare("output of steps", y, whole, setting.dtype)
     yield from compare_states("state of steps", state, end, setting.dtype)
     yield from _compare_gradients("through steps", y, whole, case.leaves(), setting)
-    with torch.no_grad():  # as in generation, where kernels run that know no gradients
+    with torch.no_grad():  # as in generation, where kernels without gradients run
         y, state = _steps(problem, setting, case, inplace=True)
     yield compare("output of steps in place", y, whole, setting.dtype)
     yield from compare_states("state of steps in place", state, end, setting.dtype)
@@ -64,7 +64,7 @@ def _steps(problem: Problem, setting: Setting, case: Case, inplace: bool = False
 def _compare_gradients(
     words: str, y: Tensor, reference: Tensor, leaves: Mapping[str, Tensor], setting: Setting
 ) -> Iterable[tuple[str, float, float]]:
-    """The gradients of two equal outputs in the same leaves."""
+    """The gradients of two equal outputs with respect to the same leaves."""
     both = [
         torch.autograd.grad(
             out.square().sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
@@ -106,12 +106,12 @@ def _replace_after(x: Tensor, other: Tensor, token: int, name: str) -> Tensor:
 
 
 LENGTHS, PASTS = (3, 0, 5, 1), (4, 1, 2, 3)
-"""Lengths of packed sequences, one empty, and of what their states have seen before."""
+"""Lengths of packed sequences, one of them empty, and how many tokens their states have seen before."""
 
 
 def packed(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Packed sequences, each from a state of its own where there is one: outputs, states and gradients of
-    separate calls."""
+    """Packed sequences, each from a state of its own if the problem has states, give the outputs, states and
+    gradients of separate calls."""
     bounds = torch.tensor((0, *LENGTHS), device=setting.device).cumsum(0)
     case = make_case(
         problem, Sizes(batch=1, time=sum(LENGTHS)), dtype=setting.dtype, device=setting.device

@@ -1,5 +1,5 @@
-"""Law 5: rows and heads are independent; law 6: what importance means; law 8: limits that hold for every
-problem."""
+"""Law 5: rows of the batch and heads are independent; law 6: the meaning of importance; law 8: limits that
+hold for every problem."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from ttr.weights.window import Window
 
 
 def independence(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """A row of the batch alone, and grouped heads against repeated ones."""
+    """A row of the batch on its own, one head while another changes, and grouped heads against repeated
+    ones."""
     case = make_case(problem, dtype=setting.dtype, device=setting.device)
     y = setting.run(case)
     alone = dataclasses.replace(
@@ -67,8 +68,8 @@ def _change_head(x: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def importance(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Importance 0 makes a pair absent; for weights on samples, importance 2 repeats it; an empty memory
-    reads 0."""
+    """Importance 0 removes a pair; for weights on samples, importance 2 repeats it; the read-out of an empty
+    memory is 0."""
     problem = with_importance(problem)
     if problem is None:
         return
@@ -99,12 +100,12 @@ def importance(problem: Problem, setting: Setting) -> Iterable[tuple[str, float,
         0.0,
     )
     if problem.weights.window is None and problem.solver.pairs_per_token == 1:
-        # An error of the old memory is measured before the decay that is passed on, and momentum moves the
-        # memory without a pair; so does a token that turns the keys.
+        # Not with an error at the old memory, which precedes the decay that is passed on, nor where a token
+        # changes the memory without a pair: by momentum, or by transporting the keys.
         moves = "momentum" in problem.controls() or problem.form is TransportedPairs
         if problem.solver.gradient_at != "old" and not moves:
             yield from _removal(absent, y, end, setting)
-        # the first of two pairs corrects the second
+        # not with a value correction, where the first of two pairs corrects the second
         if problem.solver.weights_act_on == "samples" and problem.form is not CorrectedPairs:
             yield from _repetition(case, setting)
 
@@ -118,11 +119,11 @@ def _at(x: torch.Tensor, token: int, factor: float) -> torch.Tensor:
 def _removal(
     absent: Case, y: torch.Tensor, end: State, setting: Setting
 ) -> Iterable[tuple[str, float, float]]:
-    """Leaving the token out, what it forgets and turns passed on to the next one, gives the other tokens'
-    outputs and the state.
+    """A call without the token, whose decay and phase are added to the next one's, gives the same outputs of
+    the other tokens and the same state.
 
-    Said of what the weights make of their controls, so that it holds whatever these are, and of weights that
-    have none."""
+    The log decays are those that the weights compute from their controls, so that the law also holds for
+    weights with other controls or none."""
     x = _inputs(absent)
     keep = torch.tensor([t for t in range(y.shape[1]) if t != 4], device=y.device)
     passed_on = _with_each(
@@ -137,8 +138,7 @@ def _removal(
 
 
 def _repetition(case: Case, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Importance 2 equals the pair twice, the second time without forgetting and without turning the past or
-    the keys."""
+    """Importance 2 equals the pair twice, the second time without decay, phase or transport of the keys."""
     twice = case.controls["log_importance"].clone()
     twice[:, 4] = twice[:, 4] + torch.log(torch.tensor(2.0, dtype=twice.dtype))
     once = dataclasses.replace(case, controls={**case.controls, "log_importance": twice})
@@ -159,14 +159,14 @@ def _inputs(case: Case) -> Inputs:
 
 
 def _with_each(x: Inputs, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
-    """The call with every log of a retention, the solver's own among them, and every phase changed."""
+    """The call with every log decay, including the solver's own, and every phase changed."""
     logs = {name: change(log) for name in ("log_retention", "phase") if (log := getattr(x, name)) is not None}
     own = {name: change(log) for name, log in x.controls.items() if CONTROLS[name].at_most == 0.0}
     return dataclasses.replace(x, **logs, controls={**x.controls, **own})
 
 
 def _in_order(x: Inputs, order: torch.Tensor) -> Inputs:
-    """The call's tokens at those places."""
+    """The call with its tokens at those places, in that order."""
     fields = ("q", "k", "v", "log_retention", "log_importance", "phase")
     taken = {name: tensor[:, order] for name in fields if (tensor := getattr(x, name)) is not None}
     return dataclasses.replace(
@@ -175,8 +175,8 @@ def _in_order(x: Inputs, order: torch.Tensor) -> Inputs:
 
 
 def limits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, float]]:
-    """Nothing forgotten, nothing turned and no importance = uniform weights; a window that holds everything =
-    none."""
+    """Without decay, phase and importance, weights are uniform; a window over the whole sequence changes
+    nothing."""
     case = make_case(problem, dtype=setting.dtype, device=setting.device)
     weights = problem.weights
     plain = with_weights(problem, Uniform() if weights.window is None else Window(weights.window))
@@ -188,10 +188,10 @@ def limits(problem: Problem, setting: Setting) -> Iterable[tuple[str, float, flo
             for name in ("log_retention", "log_importance", "phase")
             if (log := getattr(x, name)) is not None
         }
-        kept = {control: c for control, c in case.controls.items() if control in plain.controls()}
+        controls = {control: c for control, c in case.controls.items() if control in plain.controls()}
         params = {name: p for name, p in case.params.items() if not name.startswith("weights.")}
         full, _ = setting.engine.run(problem, dataclasses.replace(x, **neutral))
-        bare = setting.run(dataclasses.replace(case, problem=plain, controls=kept, params=params))
+        bare = setting.run(dataclasses.replace(case, problem=plain, controls=controls, params=params))
         yield compare(f"{type(weights).__name__} at its limit", full, bare, setting.dtype)
     wide = with_factor(problem, Window(case.q.shape[1])) if weights.window is None else None
     if wide is not None and setting.engine.refuses(wide) is None:

@@ -1,4 +1,4 @@
-"""The one table of tolerances. No other tolerance stands anywhere in the project.
+"""All tolerances of the project, in one table.
 
 Errors are relative to the scale of the reference: max |a - b| / max(max |b|, FLOOR).
 """
@@ -15,24 +15,23 @@ FLOAT32 = 1e-4
 """The same in float32, against the oracle in float64 at the same inputs."""
 
 FLOAT32_OUTPUTS = 1e-5
-"""Outputs and memories of the kernels of linear recurrences in float32, keys that are nearly equal
-included."""
+"""Outputs and memories of the kernels of linear recurrences in float32, also for nearly equal keys."""
 
 HALF = 2e-2
 """The same for bfloat16 and float16 inputs and outputs; the arithmetic between them is float32."""
 
 ORDER = 1.0
-"""What is only asked to be finite and not far off: results whose digits another law measures."""
+"""Results that need only be finite and of the right order, since another law measures their digits."""
 
 PARITY = 1e-9
 """Oracle against the original implementation, both in float64."""
 
 ANSWERED = 0.1
-"""What is answered at all, however ill-conditioned: less than that is no digit, and the call must be
+"""The largest error of a result, however ill-conditioned: beyond it no digit is correct, and the call must be
 refused."""
 
 FLOOR = 0.1
-"""Below this a reference's scale is taken as this: contract inputs have unit scale."""
+"""The least scale of a reference that errors are relative to; the inputs of the laws have unit scale."""
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -41,13 +40,13 @@ def tolerance(dtype: torch.dtype) -> float:
 
 
 def ill_conditioned(condition: float, dtype: torch.dtype) -> float:
-    """The bound for a row whose system has that condition number: 50 eps cond."""
+    """The bound for a system with that condition number: 50 eps cond."""
     return 50 * torch.finfo(dtype).eps * condition
 
 
 def error(value: Tensor, reference: Tensor) -> float:
-    """max |a - b| relative to the reference's scale; infinite if the shapes differ or a NaN or a wrong
-    infinity is found."""
+    """max |a - b| relative to the reference's scale; infinite if the shapes differ or there is a NaN or a
+    wrong infinity."""
     if value.shape != reference.shape:
         return float("inf")
     if value.numel() == 0:

@@ -1,4 +1,4 @@
-"""The laws on this machine, for one problem: what ``ttr.verify`` and ``ttr verify`` run."""
+"""``ttr.verify``: the laws for one problem, on this machine."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ttr.values import FLOATING
 
 @dataclass(frozen=True)
 class Finding:
-    """One law on one engine: the measurement nearest to its bound, or the engine's refusal, or an
-    exception."""
+    """The result of one law on one engine: the measurement nearest to its bound, or the engine's refusal, or
+    an exception."""
 
     engine: str
     law: str
@@ -71,7 +71,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What the laws found; true if all have passed. ``str`` gives a table of the error per engine and law."""
+    """The results of the laws; true if all have passed. ``str`` gives a table of the error per engine and
+    law."""
 
     problem: Problem
     device: str
@@ -91,7 +92,7 @@ class Report:
         return sum(finding.seconds for finding in self.findings)
 
     def by_law(self) -> tuple[Finding, ...]:
-        """Of every law the finding of the engine that comes out worst."""
+        """For every law the finding of the worst engine."""
         worst: dict[str, Finding] = {}
         for finding in self.ran:
             if finding.law not in worst or _badness(finding) > _badness(worst[finding.law]):
@@ -149,14 +150,14 @@ def verify(
     Args:
         problem: a Problem, an Architecture (anything with a ``problem``), or the name of a catalogue entry.
         device, dtype: where and in what to run the fast side; the oracle is always float64.
-        engines: names of those to try; None for all.
-        laws: numbers or names of those to try; None for all.
+        engines: names of the engines to check; None for all.
+        laws: numbers or names of the laws to check; None for all.
         slow: include the laws that take seconds.
-        progress, done: called with the engine and the law that begin, and when they have ended.
+        progress, done: called with the names of the engine and the law before a law, and after it.
 
     Raises:
         KeyError: if a name is not in the catalogue.
-        ValueError: if the problem is none, an engine or a law is unknown, or device or dtype are.
+        ValueError: if ``problem`` is not a problem, or an engine, a law, the device or the dtype is unknown.
     """
     if isinstance(problem, str):
         from ttr import catalogue
@@ -167,7 +168,7 @@ def verify(
     check_device(device)
     if dtype not in FLOATING:
         raise ValueError(
-            f"The laws are tried in a floating-point type, not in {dtype}. Use torch.float64 "
+            f"The laws are checked in a floating-point type, not in {dtype}. Use torch.float64 "
             "or torch.float32."
         )
     chosen = _laws(laws, slow)
@@ -201,7 +202,7 @@ def _engines(names: Iterable[str] | None) -> tuple[Engine, ...]:
 
 
 def _laws(names: Iterable[int | str] | None, slow: bool) -> tuple[Law, ...]:
-    """Those named, or all, the slow ones only with ``slow``."""
+    """The laws of those names, or all for None; the slow ones only with ``slow``."""
     return tuple(law for law in laws_named(names, LAWS) if slow or not law.slow)
 
 
@@ -212,13 +213,14 @@ def count(
     laws: Iterable[int | str] | None = None,
     slow: bool = True,
 ) -> int:
-    """How many laws ``verify`` tries on all engines that run a Problem or an Architecture."""
+    """How many laws ``verify`` checks, over all engines that run a Problem or an Architecture."""
     problem = getattr(problem, "problem", problem)
     return sum(refusal(engine, problem) is None for engine in _engines(engines)) * len(_laws(laws, slow))
 
 
 def _badness(finding: Finding) -> tuple[bool, float]:
-    """Greater for what is worse: failed before passed, then by the share of the bound that is used."""
+    """A sort key, greater for worse findings: failed above passed, then by the share of the bound that is
+    used."""
     if finding.shown is None:
         return not finding.passed, -1.0
     return (
@@ -232,7 +234,7 @@ def _try(law: Law, problem: Problem, setting: Setting) -> Finding:
     finding = Finding(setting.engine.name, law.name, law.number, None)
     try:
         measurements = law(problem, setting)
-    except Exception as failure:  # reported as failed, with its words: verify must not stop at the first
+    except Exception as failure:  # reported as failed with its message: verify must not stop at the first
         return dataclasses.replace(finding, exception=f"{type(failure).__name__}: {failure}")
     finding = dataclasses.replace(finding, excuse=law.excuses(problem))
     worst = max(measurements, key=lambda m: m.error / m.bound if m.bound else m.error, default=None)

@@ -1,5 +1,4 @@
-"""Faults in attention whose keys are transported, whose values are corrected, and in kernel sums through
-landmarks."""
+"""Faults in attention with transported keys, in value correction, and in kernel sums through landmarks."""
 
 from .fault import Fault
 

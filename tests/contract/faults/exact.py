@@ -300,16 +300,19 @@ FAULTS = (
         "engines/torch/local_linear.py",
         "part.put(sums.slope, -along)",
         "part.put(sums.slope, along)",
-        ("test_lines_of_few",),
+        ("test_local_linear_few",),
     ),
     Fault(
         "engines/torch/local_linear.py",
         "tilted = scratch.sub_(other)",
         "tilted = scratch",
-        ("test_lines_of_few",),
+        ("test_local_linear_few",),
     ),
     Fault(
-        "engines/torch/local_linear.py", "(slope * part.ridge * eta)", "(slope * eta)", ("test_lines_of_few",)
+        "engines/torch/local_linear.py",
+        "(slope * part.ridge * eta)",
+        "(slope * eta)",
+        ("test_local_linear_few",),
     ),
     Fault(
         "engines/torch/local_linear.py",
@@ -327,25 +330,25 @@ FAULTS = (
         "engines/torch/covariance_solve.py",
         "mean[:, :, None], mean[:, None], value=-1)",
         "mean[:, :, None], mean[:, None], value=-0.5)",
-        ("test_lines_of_few",),
+        ("test_local_linear_few",),
     ),
     Fault(
         "engines/torch/covariance_solve.py",
         "residual.addcmul_(step, image, value=-1)",
         "residual.addcmul_(step, image, value=-0.9)",
-        ("test_lines_of_many",),
+        ("test_local_linear_many",),
     ),
     Fault(
         "engines/torch/covariance_solve.py",
         "energy > enough",
         "energy > 1e4 * enough",
-        ("test_lines_of_many_channels_tell",),
+        ("test_local_linear_many_channels_report",),
     ),
     Fault(
         "engines/torch/covariance_solve.py",
         ".sub_(mean[:, :, None] * mean[:, None])",
         "",
-        ("test_lines_of_many",),
+        ("test_local_linear_many",),
     ),
     Fault(
         "engines/torch/covariance_solve.py",
@@ -355,15 +358,15 @@ FAULTS = (
     ),
     Fault(
         "engines/native/local_linear.py",
-        'lines["places"] - origin[:, None]',
-        'lines["places"]',
-        ("test_lines_of_few",),
+        'given["places"] - origin[:, None]',
+        'given["places"]',
+        ("test_local_linear_few",),
     ),
     Fault(
         "engines/native/local_linear.py",
         "self._call.slots + stop - first",
         "self._call.slots + stop",
-        ("test_lines_of_few",),
+        ("test_local_linear_few",),
     ),
     Fault(
         "engines/native/local_linear.py",
@@ -371,9 +374,7 @@ FAULTS = (
         "grad",
         ("local-polynomial", "weights=Uniform(), function=LocalLinear"),
     ),
-    Fault(
-        "engines/native/local_linear.py", "if bool(singular.any()):", "if False:", ("test_singular_lines",)
-    ),
+    Fault("engines/native/local_linear.py", "if bool(singular.any()):", "if False:", ("test_singular_fits",)),
     Fault("engines/native/local_linear.py", "accepted=ACCEPTED", "accepted=1e9", ("test_iteration_without",)),
     Fault(
         "engines/native/local_linear.py",
@@ -381,19 +382,24 @@ FAULTS = (
         "least_pivot=0.0",
         ("test_elimination_without",),
     ),
-    Fault("engines/native/local_linear.py", "int(direct.sum())", "0", ("test_lines_of_many_channels_tell",)),
+    Fault(
+        "engines/native/local_linear.py",
+        "int(direct.sum())",
+        "0",
+        ("test_local_linear_many_channels_report",),
+    ),
     Fault("engines/native/local_linear.py", "and library.available()", "", ("test_the_kernels_serve",)),
     Fault(
         "engines/torch/local_linear.py",
         "KERNEL_SCORES //",
         "0 * KERNEL_SCORES //",
-        ("test_lines_of_many_channels_tell",),
+        ("test_local_linear_many_channels_report",),
     ),
     Fault(
         "engines/torch/local_linear.py",
         "+ 1 < 2 * size",
         "+ 1 < 0 * size",
-        ("test_lines_of_many_channels_tell",),
+        ("test_local_linear_many_channels_report",),
     ),
     Fault(
         "engines/torch/steps/pairs.py",

@@ -1,4 +1,4 @@
-"""What a planted fault is."""
+"""The planted fault."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fault:
-    """Replace ``old`` by ``new`` once in ``file``; the checks of rows that contain ``words`` must break."""
+    """Replace ``old`` by ``new`` once in ``file``; the checks of rows that contain ``words`` must fail."""
 
     file: str
     old: str
@@ -22,7 +22,7 @@ class Fault:
         )
 
     def planted(self, text: str) -> str:
-        """The text of the file with the fault, however ``old`` is laid out there.
+        """The text of the file with the fault, for any layout of ``old`` in it.
 
         Raises:
             ValueError: if ``old`` does not stand there exactly once.

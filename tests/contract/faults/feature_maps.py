@@ -1,4 +1,4 @@
-"""Faults in feature maps, normalised read-outs and decays that know their layer."""
+"""Faults in feature maps, normalised read-outs and decays that depend on the layer."""
 
 from __future__ import annotations
 

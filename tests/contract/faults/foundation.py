@@ -275,7 +275,7 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/linear/chunkwise.py",
-        "memory = kept * memory + new",
+        "memory = decay * memory + new",
         "memory = memory + new",
         ("chunkwise-additive", "weights=Geometric()"),
     ),
@@ -310,7 +310,10 @@ FAULTS = (
         ("local-polynomial", "Uniform"),
     ),
     Fault(
-        "engines/torch/local_linear.py", "system.mean - part.places", "system.mean", ("test_lines_of_few",)
+        "engines/torch/local_linear.py",
+        "system.mean - part.places",
+        "system.mean",
+        ("test_local_linear_few",),
     ),
     Fault(
         "engines/torch/implicit_solve.py",

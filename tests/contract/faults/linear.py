@@ -82,10 +82,10 @@ FAULTS = (
         "outputs = chunkwise.run(r",
         ("test_second_derivatives",),
     ),
-    Fault("engines/torch/linear/block.py", "state.mul_(self.decay.kept[chunk])", "state", DELTA),
+    Fault("engines/torch/linear/block.py", "state.mul_(self.decay.chunk[chunk])", "state", DELTA),
     Fault(
         "engines/torch/linear/block.py",
-        "self._keep(states[i + 1].copy_(states[i]), i).baddbmm_",
+        "self._decayed(states[i + 1].copy_(states[i]), i).baddbmm_",
         "states[i + 1].copy_(states[i]).baddbmm_",
         ADDITIVE,
     ),

@@ -164,7 +164,7 @@ FAULTS = (
     Fault(
         "engines/torch/mini_batch.py", "there[:, :, i, :, None] * moving", "moving", ("mini-batch", *TITANS)
     ),
-    Fault("engines/torch/networks.py", "amax(-1)) != 0", "amax(-1)) >= 0", ("test_every_step_tells",)),
+    Fault("engines/torch/networks.py", "amax(-1)) != 0", "amax(-1)) >= 0", ("test_every_step_reports",)),
     Fault(
         "engines/torch/dual_form/engine.py",
         "pairs = ours(table.pairs) * step[:, :, None]",
@@ -228,7 +228,7 @@ FAULTS = (
         "there = place < self.length",
         ("mini-batch", *TTT),
     ),
-    # how the parts meet
+    # combinations of the parts
     Fault("axes.py", 'return y + memory[f"{name}_bias"] if', 'return y - memory[f"{name}_bias"] if', NOTHING),
     Fault(
         "oracle.py",

@@ -1,4 +1,4 @@
-"""Faults in complex and factored retention, in Longhorn's diagonal step, and in the channel scan."""
+"""Faults in complex and factored decay, in Longhorn's diagonal step, and in the channel scan."""
 
 from .fault import Fault
 

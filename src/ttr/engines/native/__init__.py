@@ -1,2 +1,1 @@
-"""The compiled kernels of the linear memories on CPUs, where they were built; ``library`` says whether and
-why not."""
+"""The compiled kernels for CPUs; ``library`` says whether they were built and, if not, why."""

@@ -31,8 +31,8 @@ class _Convolution(ctypes.Structure):
 
 
 def serves(*tensors: Tensor | None, width: int) -> bool:
-    """Whether the library is there and runs a convolution of that width on these tensors: of one floating
-    dtype, on the CPU."""
+    """Whether the library is available and can run a convolution of that width on these tensors: on the CPU,
+    all in float32 or all in float64."""
     dtypes = {tensor.dtype for tensor in tensors if tensor is not None}
     real = all(tensor is None or tensor.is_cpu and type(tensor) in library.PLAIN for tensor in tensors)
     return (

@@ -1,4 +1,4 @@
-"""Linear recurrences by the compiled kernels, where they were built."""
+"""Linear recurrences on the compiled kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The library of compiled kernels: found, checked and loaded when it is first asked for. Nothing needs it.
+"""The library of compiled kernels: found, checked and loaded at its first use. It is optional.
 
 ``setup.py`` builds it; nothing is compiled here. Environment, read once: TTR_NATIVE=0 switches it off,
 TTR_NATIVE_ISA names the instruction set to run instead of the widest, and TTR_NATIVE_LIBRARY the file to load
@@ -24,8 +24,8 @@ from torch import Tensor
 
 from ttr.torch_internals import PLAIN as PLAIN
 
-ABI = 6
-"""The version of the kernels' arguments that this package passes; csrc/abi.c has the same."""
+ABI = 7
+"""The version of the kernels' arguments that this package passes, as in csrc/abi.c."""
 
 ISAS = ("avx512", "avx2", "portable")
 """The instruction sets kernels are compiled for, widest vectors first."""
@@ -35,21 +35,21 @@ KERNELS = (
     "forward",
     "backward",
     "short_convolution",
-    "lines_forward",
-    "lines_backward",
+    "local_linear_forward",
+    "local_linear_backward",
     "network_forward",
     "network_backward",
 )
-"""All that a library holds, for every instruction set that it runs, in float32 and float64."""
+"""The kernels of a library, each for every instruction set that it contains, in float32 and float64."""
 
 REALS = {torch.float32: "float", torch.float64: "double"}
 
 FILE = "_kernels" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
-"""As ``setup.py`` names it."""
+"""The file name that ``setup.py`` gives the library."""
 
 SEGMENT = struct.Struct("=I4xQ16xQ16x")
-"""Of an ELF file: its type, 1 where it is mapped, where it begins in the file and how many bytes it has
-there."""
+"""A program header of an ELF file: the segment's type (1: loaded into memory), its offset in the file and its
+size there."""
 
 INSTALL = (
     "Install gcc or clang, then install ttr again from its source: pip install --force-reinstall "
@@ -59,7 +59,7 @@ INSTALL = (
 
 @dataclass(frozen=True)
 class Library:
-    """The loaded library, the instruction set whose kernels are called, and all that this machine runs,
+    """The loaded library, the instruction set whose kernels are called, and all that this machine can run,
     widest first."""
 
     path: Path
@@ -73,7 +73,8 @@ _left_out: ContextVar[bool] = ContextVar("ttr_native_left_out", default=False)
 
 @contextlib.contextmanager
 def left_out() -> Iterator[None]:
-    """Inside the block there are no kernels, as with TTR_NATIVE=0: to see the rest beside them."""
+    """Inside the block the kernels are unavailable, as with TTR_NATIVE=0, to compare with what runs
+    instead."""
     token = _left_out.set(True)
     try:
         yield
@@ -81,7 +82,7 @@ def left_out() -> Iterator[None]:
         _left_out.reset(token)
 
 
-# torch.compile cannot trace the loader, and what it found holds for the process
+# torch.compile cannot trace the loader, and the result is the same for the whole process
 @torch.compiler.assume_constant_result
 def available() -> bool:
     """Whether the compiled kernels can be called here."""
@@ -94,7 +95,7 @@ def reason() -> str | None:
     found = _load()
     if isinstance(found, Library):
         return (
-            "The native kernels are left out here. Leave the block of library.left_out() to use them."
+            "The native kernels are switched off here. Leave the block of library.left_out() to use them."
             if _left_out.get()
             else None
         )
@@ -105,7 +106,7 @@ def library() -> Library:
     """The loaded library.
 
     Raises:
-        RuntimeError: if there is none, with ``reason()``.
+        RuntimeError: if there is none; the message is ``reason()``.
     """
     found = _load()
     if not isinstance(found, Library):
@@ -115,8 +116,8 @@ def library() -> Library:
 
 @functools.cache
 def function(name: str, dtype: torch.dtype) -> Callable[..., int]:
-    """The C function of a kernel for float32 or float64, without argument types; it returns an int unless the
-    caller says otherwise.
+    """The C function of a kernel for float32 or float64. It has no argument types and returns an int unless
+    the caller sets others.
 
     Raises:
         RuntimeError: if there is no library.
@@ -126,30 +127,28 @@ def function(name: str, dtype: torch.dtype) -> Callable[..., int]:
 
 
 def contiguous(tensor: Tensor) -> Tensor:
-    """The tensor as a kernel that knows no strides may read it: contiguous, and with no negation that torch
-    has put off.
+    """The tensor for a kernel that knows no strides: contiguous, and without a lazy negation bit.
 
-    It may be a copy, which the caller keeps alive for as long as a kernel has its address; so may what
-    ``rows`` returns."""
+    The result may be a copy, which the caller must keep alive for as long as a kernel has its address; the
+    same holds for ``rows``."""
     return tensor.resolve_neg().contiguous()
 
 
 def rows(tensor: Tensor) -> Tensor:
-    """The same for a kernel that knows the strides of all axes but the last: entries of the last lie side by
-    side."""
+    """The same for a kernel that knows the strides of all axes but the last, which is contiguous."""
     beside = tensor.shape[-1] <= 1 or tensor.stride(-1) == 1
     return tensor.resolve_neg() if beside else contiguous(tensor)
 
 
 def run(name: str, dtype: torch.dtype, arguments: ctypes.Structure) -> None:
-    """Call a kernel that takes its arguments in a struct, the number of ``threads`` among them.
+    """Call a kernel that takes its arguments in a struct, which contains the number of ``threads``.
 
     Raises:
-        RuntimeError: if there is no memory for its scratch, or no library.
+        RuntimeError: if its scratch memory cannot be allocated, or there is no library.
     """
     if function(name, dtype)(ctypes.byref(arguments)):
         raise RuntimeError(
-            f"There is no memory for the scratch of {arguments.threads} threads. Call "
+            f"The scratch memory of {arguments.threads} threads could not be allocated. Call "
             "torch.set_num_threads with a smaller number."
         )
 
@@ -194,16 +193,16 @@ def _load() -> Library | str:
 
 
 def _check_length(path: Path) -> None:
-    """Linux maps a file without a look at its length, and the process dies of reading what a truncated one
-    lacks; the loaders of other systems look.
+    """Linux maps a file without checking its length, and the process crashes when it reads the missing part
+    of a truncated one; the loaders of other systems check.
 
     Raises:
-        OSError: if an ELF file ends before a segment that is to be mapped, or cannot be read.
+        OSError: if an ELF file ends before a segment that is to be loaded, or cannot be read.
     """
     with path.open("rb") as file:
         head = file.read(64)
         if len(head) < 64 or head[:5] != b"\x7fELF\x02":
-            return  # not of ELF's 64-bit kind: for the loader to judge
+            return  # not a 64-bit ELF file: the loader decides
         (start,), (count,) = struct.unpack_from("Q", head, 32), struct.unpack_from("H", head, 56)
         file.seek(start)
         table, length = file.read(count * SEGMENT.size), path.stat().st_size

@@ -1,4 +1,4 @@
-"""Compiled lines around blocks of queries: how csrc/lines.c is called. Letters as in
+"""Compiled local linear regression for blocks of queries: how csrc/local_linear.c is called. Letters as in
 engines/torch/local_linear.py."""
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ttr.engines.torch.covariance_solve import ACCEPTED, LEAST_PIVOT, TARGET, pr
 from ttr.engines.torch.direct_solve import SINGULAR, NoDigits
 
 UNIT, TILE = 16, 64
-"""Sizes of channels are padded to a multiple of the first (csrc/matrix.h), pairs by the second
-(csrc/lines.h)."""
+"""Numbers of channels are padded to a multiple of UNIT (csrc/matrix.h), numbers of pairs by TILE
+(csrc/local_linear.h)."""
 
 COUNTS = (
     "groups",
@@ -53,7 +53,7 @@ GIVEN = (
 MADE = (
     "y",
     "rho",
-    "told",
+    "report",
     "grad",
     "grad_query",
     "grad_places",
@@ -66,8 +66,8 @@ MADE = (
 )
 
 
-class _Lines(ctypes.Structure):
-    """``lines`` of csrc/lines.h, field by field."""
+class _Arguments(ctypes.Structure):
+    """``local_linear`` of csrc/local_linear.h, field by field."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in COUNTS),
@@ -77,36 +77,36 @@ class _Lines(ctypes.Structure):
 
 
 def serves(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether the library is there and all are plain tensors of one real type on the CPU."""
+    """Whether the library is available and all are plain tensors of one real type on the CPU."""
     given = [tensor for tensor in tensors if tensor is not None]
     real = all(tensor.is_cpu and type(tensor) in library.PLAIN and tensor.dtype in TARGET for tensor in given)
     return real and len({tensor.dtype for tensor in given}) == 1 and library.available()
 
 
 class Kernel:
-    """The lines of one call, to be read or differentiated block by block.
+    """The local fits of one call, to be read or differentiated block by block.
 
     Args:
-        lines: the tensors of ``line_fit.Lines``, by name.
-        slots: pairs before the first token.
+        given: the tensors of the call, by the names of ``GIVEN`` without ``bias`` and transposes.
+        slots: the number of pairs before the first token.
         backwards: whether blocks will be differentiated.
     """
 
-    def __init__(self, lines: Mapping[str, Tensor | None], slots: int, backwards: bool = False) -> None:
-        query, keys, points, values = (lines[name] for name in ("query", "keys", "points", "values"))
+    def __init__(self, given: Mapping[str, Tensor | None], slots: int, backwards: bool = False) -> None:
+        query, keys, points, values = (given[name] for name in ("query", "keys", "points", "values"))
         groups, sharing, time, key_size = query.shape
         pairs, size = points.shape[1:]
-        # Only differences count, and those of points far from 0 cancel nothing when seen from one of them,
-        # which must be in everybody's past.
+        # Only differences of points matter. Relative to one of the points, which every query sees, those of
+        # points far from 0 lose no digits.
         origin = points[:, slots : slots + 1] if time else points[:, :1]
         points = points - origin
-        products = points if lines["slope"] is not None else products_of(points)
+        products = points if given["slope"] is not None else products_of(points)
         features = points if products is None else products
         tensors = {
             "query": query,
-            "places": lines["places"] - origin[:, None],
-            "ridge": lines["ridge"],
-            "slope": lines["slope"],
+            "places": given["places"] - origin[:, None],
+            "ridge": given["ridge"],
+            "slope": given["slope"],
             "keys_t": _columns(keys),
             "points_t": _columns(points),
             "points": _rows(features),
@@ -114,8 +114,8 @@ class Kernel:
         }
         if backwards:
             tensors |= {"values_t": _columns(values), "keys": _rows(keys)}
-        self._told = torch.zeros(groups, 4, dtype=torch.float64)
-        self._call = _Lines(
+        self._report = torch.zeros(groups, 4, dtype=torch.float64)
+        self._call = _Arguments(
             groups=groups,
             sharing=sharing,
             time=time,
@@ -130,11 +130,11 @@ class Kernel:
             target=TARGET[query.dtype],
             accepted=ACCEPTED,
             least_pivot=LEAST_PIVOT,
-            told=self._told.data_ptr(),
+            report=self._report.data_ptr(),
         )
         self._solver = (
             None
-            if lines["slope"] is not None
+            if given["slope"] is not None
             else "conjugate gradient"
             if products is None
             else "elimination"
@@ -145,7 +145,7 @@ class Kernel:
         )
 
     def outputs(self) -> tuple[Float[Tensor, "U S T V"], Float[Tensor, "U S T D"]]:
-        """Where ``read`` puts what the blocks read, and their slopes unless these are given."""
+        """The tensors to which ``read`` writes the read-outs and, unless they are given, the slopes."""
         held = self._held
         y = held["query"].new_empty(*held["query"].shape[:3], self._call.value_size)
         rho = held["slope"] if "slope" in held else torch.empty_like(held["places"])
@@ -153,8 +153,9 @@ class Kernel:
         return y, rho
 
     def gradients(self, rho: Tensor, grad: Tensor) -> dict[str, Tensor | None]:
-        """Where ``differentiate`` puts the gradients of the tensors of ``line_fit.Lines``, by name; ``rho``
-        are the slopes, ``grad`` that of the output. What is padded shares its memory with the whole."""
+        """The tensors to which ``differentiate`` adds the gradients, by the names of the call's tensors;
+        ``rho`` are the slopes, ``grad`` is the gradient of the output. Those of pairs are views of padded
+        tensors."""
         call = self._call
         sizes = {"keys": call.key_size, "points": call.size, "values": call.value_size}
         whole = {
@@ -171,25 +172,25 @@ class Kernel:
         return rows | {name: whole[name][:, : call.pairs, :size] for name, size in sizes.items()}
 
     def read(self, start: int, stop: int, first: int, bias: Float[Tensor, "U S C P"] | None) -> None:
-        """The block of tokens start..stop, which see the pairs from ``first`` on.
+        """Reads the block of tokens start..stop, which see the pairs from ``first`` on.
 
         Raises:
             ValueError: if a regression is singular.
         """
-        self._run("lines_forward", start, stop, first, bias)
+        self._run("local_linear_forward", start, stop, first, bias)
 
     def differentiate(
         self, start: int, stop: int, first: int, bias: Float[Tensor, "U S C P"] | None, wanted: bool
     ) -> Float[Tensor, "U S C P"] | None:
-        """Adds to the gradients what the block gives; returns those of its logits if they are wanted."""
+        """Adds the block's part to the gradients; returns those of its logits if they are ``wanted``."""
         shape = (self._call.groups, self._call.sharing, stop - start, self._call.slots + stop - first)
         logits = self._held["grad"].new_empty(shape) if wanted else None
         self._call.grad_logits = None if logits is None else logits.data_ptr()
-        self._run("lines_backward", start, stop, first, bias)
+        self._run("local_linear_backward", start, stop, first, bias)
         return logits
 
     def _hold(self, tensors: Mapping[str, Tensor]) -> None:
-        """Pass them to the kernels, and keep them alive for as long."""
+        """Pass the tensors to the kernels, and keep them alive."""
         self._held |= tensors
         for name, tensor in tensors.items():
             setattr(self._call, name, tensor.data_ptr())
@@ -206,7 +207,7 @@ class Kernel:
         library.run(kernel, self._held["query"].dtype, call)
         if self._solver is None:
             return
-        steps, direct, residual, singular = self._told.unbind(1)
+        steps, direct, residual, singular = self._report.unbind(1)
         if bool(singular.any()):
             raise NoDigits(SINGULAR)
         if call.groups:

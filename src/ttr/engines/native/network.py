@@ -18,8 +18,8 @@ UNIT = 16
 """Sizes in the kernels' memory are padded to this (csrc/matrix.h)."""
 
 CACHED = 2**18
-"""Numbers of the weights of a block of chunks, which should stay in a second-level cache with all else that
-is at work."""
+"""The number of weights in a block of chunks, chosen so that they fit a second-level cache beside the other
+tensors in use."""
 
 INPUTS = (
     "key",
@@ -65,8 +65,8 @@ class _Network(ctypes.Structure):
 
 
 def serves(plan: Chunks, x: Tensors) -> bool:
-    """Whether the library is there and runs this network: GELU between its matrices, the squared error, plain
-    tensors on the CPU."""
+    """Whether the library is available and can run this network: GELU between its matrices, the squared
+    error, plain tensors on the CPU."""
     real = all(tensor.is_cpu and type(tensor) in library.PLAIN for tensor in x.values())
     return (
         real
@@ -78,8 +78,8 @@ def serves(plan: Chunks, x: Tensors) -> bool:
 
 
 def forward(plan: Chunks, x: Tensors, save: bool) -> tuple[Tensor, Weights, tuple[Tensor, ...]]:
-    """What all chunks read, the weights behind the last, and those that enter every block, which ``backward``
-    needs, if it is to ``save``."""
+    """The read-outs of all chunks, the weights after the last and, with ``save``, the weights that enter
+    every block, which ``backward`` needs."""
     given, block = _packed(plan, x)
     momentum = "momentum" in given
     blocks, state = -(-x["key"].shape[0] // block), given["weights"].shape[-1]
@@ -124,7 +124,7 @@ def backward(
 
 
 def _packed(plan: Chunks, x: Tensors) -> tuple[Named, int]:
-    """The tensors as the kernel takes them, and the chunks of a block."""
+    """The tensors in the layout of the kernel, and the number of chunks in a block."""
     given = {name: library.contiguous(tensor) for name, tensor in x.items() if name in INPUTS}
     given |= {name: library.contiguous(x[f"param.{name}"]).flatten(1) for name in plan.function.inner()}
     given["weights"] = _pack(plan, x, under("weight", x))
@@ -134,8 +134,8 @@ def _packed(plan: Chunks, x: Tensors) -> tuple[Named, int]:
 
 
 def _pack(plan: Chunks, x: Tensors, weights: Tensors) -> Tensor:
-    """The weights of every memory side by side: each matrix with its sizes padded, then its bias, 0 where
-    there is none."""
+    """The weights of every memory side by side: each matrix with its sizes padded, followed by its bias, 0
+    where there is none."""
     parts = []
     for name in plan.matrices:
         matrix = weights[name]
@@ -146,7 +146,7 @@ def _pack(plan: Chunks, x: Tensors, weights: Tensors) -> Tensor:
 
 
 def _unpacked(flat: Tensor, like: Tensors) -> Named:
-    """The inverse: the tensors of the names and shapes of ``like``."""
+    """The inverse of ``_pack``: tensors with the names and shapes of ``like``."""
     found, at = {}, 0
     for name in (name for name in like if not name.endswith("_bias")):
         inputs, outputs = like[name].shape[1:]

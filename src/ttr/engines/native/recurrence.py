@@ -1,4 +1,4 @@
-"""The kernel in C: chunks of a linear recurrence and their derivative, heads in parallel."""
+"""The C kernel of a linear recurrence and its derivative: chunk by chunk, heads in parallel."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ttr.forms.linear_recurrence import LinearRecurrence
 BLOCK = 16
 """Sizes in the kernels' memory are padded to this (``csrc/matrix.h``)."""
 
-STRETCH = 256
-"""Tokens between two memories that ``forward`` saves; ``backward`` recomputes those between, which a
-second-level cache holds."""
+CHECKPOINT_INTERVAL = 256
+"""Tokens between two memories that ``forward`` saves; ``backward`` recomputes those in between, which fit a
+second-level cache."""
 
 MOST_CHUNKS = 64
-"""The most chunks of a stretch (``csrc/recurrence.h``)."""
+"""The most chunks of a checkpoint interval (``csrc/recurrence.h``)."""
 
 POINTER = struct.Struct("P")
 
@@ -38,7 +38,7 @@ class _Arguments(ctypes.Structure):
     _fields_ = (
         *(
             (name, ctypes.c_int64)
-            for name in ("batch", "heads", "time", "key_size", "value_size", "chunk", "stretch", "threads")
+            for name in ("batch", "heads", "time", "key_size", "value_size", "chunk", "interval", "threads")
         ),
         *((name, ctypes.c_int64) for name in ("decay", "old", "reads_first")),
         *((name, _Tensor) for name in (*INPUTS, "scale", "y", "last")),
@@ -50,22 +50,22 @@ class _Arguments(ctypes.Structure):
 class NativeKernel:
     """Runs a ``LinearRecurrence`` on the CPU, in float32 or float64, as an ``ChunkKernel``.
 
-    The kernels know one pair per token. Of several, each is a token of its own, and all but the last of a
-    token read with a query of zeros. Threads over batch and heads, as many as ``torch.get_num_threads()``;
-    results are the same to the last bit for any number.
+    The kernels know one pair per token. Several pairs are passed as a token each, where all but the last of a
+    token have a query of zeros. ``torch.get_num_threads()`` threads share batch and heads; results are the
+    same to the last bit for any number of threads.
     """
 
     def saved_sizes(self, r: LinearRecurrence, chunk: int) -> tuple[int | torch.SymInt, ...]:
-        """Of the memories that enter every stretch, of all scores, and of the corrected values of a delta
-        rule."""
+        """Sizes of the memories that enter every checkpoint interval, of all scores, and of the corrected
+        values of a delta rule."""
         (batch, time, heads), key_size = r.key.shape[:3], r.query.shape[-1]
         keys, values, rows = _padded(key_size), _padded(r.value.shape[-1]), _padded(chunk)
         chunks = -(-time // chunk)
-        stretches = -(-chunks // _stretch(chunk))
+        intervals = -(-chunks // _interval(chunk))
         delta, sets = r.read is not None, 1 if r.erase is None else 2
         scores, written = sets * (1 + delta) * rows * rows, delta * rows * values
         return tuple(
-            batch * heads * size for size in (stretches * keys * values, chunks * scores, chunks * written)
+            batch * heads * size for size in (intervals * keys * values, chunks * scores, chunks * written)
         )
 
     def forward(
@@ -74,7 +74,7 @@ class NativeKernel:
         """As ``ChunkKernel.forward``.
 
         Raises:
-            RuntimeError: if the kernels were not built, or the memory for their work is missing.
+            RuntimeError: if the kernels were not built, or their scratch memory cannot be allocated.
         """
         saved = tuple(r.query.new_empty(size) for size in (self.saved_sizes(r, chunk) if save else (0, 0, 0)))
         y, last = (
@@ -102,8 +102,8 @@ class NativeKernel:
 
 
 class Prepared:
-    """The forward kernel for recurrences of one shape, whose tensors are contiguous, but for a log decay that
-    stays the same: the arguments are written once, and their addresses with every call."""
+    """The forward kernel for recurrences of one shape: its arguments are written once, only the addresses of
+    tensors with every call. All tensors are contiguous, except for a constant log decay."""
 
     def __init__(self, r: LinearRecurrence, chunk: int) -> None:
         y, last = torch.empty_like(r.value), torch.empty_like(r.memory)
@@ -117,7 +117,7 @@ class Prepared:
         """y [B,T,H,V] and the final memory [B,H,F,V].
 
         Raises:
-            RuntimeError: if the memory for the kernel's work is missing.
+            RuntimeError: if the kernel's scratch memory cannot be allocated.
         """
         arguments = _Arguments.from_buffer_copy(self._template)
         arguments.threads = torch.get_num_threads()
@@ -133,18 +133,18 @@ def _padded(size: int | torch.SymInt) -> int | torch.SymInt:
     return -(-size // BLOCK) * BLOCK
 
 
-def _stretch(chunk: int | torch.SymInt) -> int | torch.SymInt:
-    """Chunks of a stretch."""
-    return min(max(STRETCH // chunk, 1), MOST_CHUNKS)
+def _interval(chunk: int | torch.SymInt) -> int | torch.SymInt:
+    """The number of chunks in a checkpoint interval."""
+    return min(max(CHECKPOINT_INTERVAL // chunk, 1), MOST_CHUNKS)
 
 
 def _on_pairs(x: Tensor, pairs: int) -> Tensor:
-    """[B,T,H,D] at the last pair of every token, [B,L,H,D], and zeros at the others."""
+    """x [B,T,H,D] of tokens as [B,L,H,D] of pairs: at the last pair of every token, zeros at the others."""
     return x if pairs == 1 else pad(x[:, :, None], (0, 0, 0, 0, pairs - 1, 0)).flatten(1, 2)
 
 
 def _on_tokens(x: Tensor, pairs: int) -> Tensor:
-    """[B,L,H,D] at the last pair of every token, [B,T,H,D]."""
+    """x [B,L,H,D] of pairs at the last pair of every token, [B,T,H,D]."""
     return x if pairs == 1 else x[:, pairs - 1 :: pairs].contiguous()
 
 
@@ -170,7 +170,7 @@ def _arguments(
     last: Tensor,
     gradients: Sequence[Tensor | None],
 ) -> tuple[_Arguments, list[Tensor]]:
-    """What a kernel gets, and the tensors that must stay alive for as long."""
+    """The arguments of a kernel, and the tensors that must stay alive during the call."""
     batch, time, heads, key_size = r.query.shape
     decay, threads = 0 if r.log_decay is None else r.log_decay.ndim - 2, torch.get_num_threads()
     arguments = _Arguments(
@@ -180,7 +180,7 @@ def _arguments(
         key_size,
         r.value.shape[-1],
         chunk,
-        _stretch(chunk),
+        _interval(chunk),
         threads,
         decay,
         r.old,
@@ -196,7 +196,7 @@ def _arguments(
 
 
 def _fill(field: _Tensor, tensor: Tensor) -> Tensor:
-    """Point ``field`` at the tensor, or at a copy that kernels may read; return what it points at."""
+    """Point ``field`` at the tensor, or at a copy that kernels can read; return the one it points at."""
     tensor = library.rows(tensor) if tensor.ndim == 4 else tensor.resolve_neg()
     field.data, field.stride[:] = tensor.data_ptr(), tensor.stride()[:3]
     return tensor

@@ -16,14 +16,14 @@ from ttr.forms.linear_recurrence import LinearRecurrence
 from ttr.inputs import Inputs, needs_composite
 
 TENSORS = struct.Struct(f"{len(OPERANDS) + 4}P")
-"""The pointers of a call: the operands, memory, next memory, y, position."""
+"""The pointers of a call: the operands, the memory, the memory after the token, y, the position."""
 
 NO_MEMORY, OVERFLOWED = 2, 3
-"""What the kernel returns instead of 0, as 1 where a number is not sound: with nothing changed; when all is
-done, but not all outputs are finite."""
+"""Return values of the kernel beside 0 and 1 (an invalid number, nothing changed): no scratch memory, nothing
+changed; and done, but not every output is finite."""
 
 THREADED = 4 << 20
-"""Bytes of states from which more threads than one are worth their start."""
+"""Bytes of states above which starting more than one thread pays."""
 
 
 class Token(ctypes.Structure):
@@ -39,7 +39,7 @@ class Token(ctypes.Structure):
 
 
 def usable(x: Inputs) -> bool:
-    """Whether kernels can take the tensors of a call and give back all that it wants."""
+    """Whether the kernels can run a call: plain tensors on the CPU, without gradients."""
     return (
         not x.wants_grad
         and x.q.is_cpu
@@ -52,7 +52,7 @@ def usable(x: Inputs) -> bool:
 
 def advance(form: LinearRecurrence, inplace: bool) -> tuple[Tensor, Tensor]:
     """Read-out [B,1,H,V] and memory [B,H,F,V] after the pairs of the one token of ``form``; with ``inplace``
-    the memory is the given one."""
+    the given memory is overwritten."""
     memory = library.contiguous(form.memory)
     after = memory if inplace else torch.empty_like(memory)
     y = memory.new_empty(*memory.shape[:2], memory.shape[-1])
@@ -67,7 +67,7 @@ def advance(form: LinearRecurrence, inplace: bool) -> tuple[Tensor, Tensor]:
         )
         if kernel(memory.dtype)(tensors, rest) == NO_MEMORY:
             raise MemoryError(
-                "The native kernel for one token found no memory for its scratch. Free some, or set "
+                "The native kernel for one token could not allocate its scratch memory. Free some, or set "
                 "TTR_NATIVE=0."
             )
         memory = after
@@ -77,8 +77,8 @@ def advance(form: LinearRecurrence, inplace: bool) -> tuple[Tensor, Tensor]:
 
 
 def kernel(dtype: torch.dtype) -> Callable[[bytes, Token], int]:
-    """(``TENSORS``, ``layout``) -> 0; else 1 if a number is not sound, with nothing changed, or one of the
-    two above."""
+    """(``TENSORS``, ``layout``) -> 0; 1 if a number is invalid, with nothing changed; ``NO_MEMORY`` or
+    ``OVERFLOWED``."""
     function = library.function("step", dtype)
     function.argtypes = [ctypes.c_char_p, ctypes.POINTER(Token)]
     return function
@@ -92,8 +92,9 @@ def layout(
     reads_first: bool = False,
     checked: bool = False,
 ) -> Token:
-    """All of a call but its tensors: ``operands`` [B,h,.] with a contiguous last axis, neighbouring heads of
-    the memory sharing one; the kernel looks at the numbers unless they are ``checked``."""
+    """All arguments of a call except its tensors. ``operands`` [B,h,.] have a contiguous last axis;
+    neighbouring heads of the memory share a head of theirs where h is smaller. The kernel validates the
+    numbers unless they are already ``checked``."""
     batch, heads, features, values = memory.shape
     threads = torch.get_num_threads() if memory.nbytes > THREADED else 1
     token = Token(

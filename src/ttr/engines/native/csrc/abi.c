@@ -1,14 +1,14 @@
-/* What the loader asks before it binds a kernel; compiled once, for any processor. */
+/* What the loader calls before it binds a kernel; compiled once, for any processor. */
 #include <string.h>
 
 /* Raised with every change of a kernel's arguments or of a struct; library.py expects the same number. */
-enum { ABI = 6 };
+enum { ABI = 7 };
 
 int ttr_abi(void) { return ABI; }
 
-/* Whether this library holds the kernels of an instruction set, and this processor and its operating system
- * run them.
- * __builtin_cpu_supports asks both: it reads the registers that the system saves (XGETBV) beside CPUID. */
+/* Whether this library holds the kernels of an instruction set and both this processor and its operating
+ * system can run them. __builtin_cpu_supports checks both: it reads XGETBV, which says what registers the
+ * operating system saves, as well as CPUID. */
 int ttr_runs(const char *isa) {
 #ifdef TTR_HAS_AVX512
     if (strcmp(isa, "avx512") == 0)

@@ -1,37 +1,38 @@
 /* The short causal convolution of every channel and SiLU, forwards and backwards, in one pass over the
  * tokens.
  *
- *     z_t = bias + sum_{j<width} weight_j x_{t-past+j},   past = width - 1,   y_t = z_t / (1 + e^{-z_t}), or
- * z_t
+ *     z_t = bias + sum_{j<width} weight_j x_{t-past+j},   past = width - 1
+ *     y_t = z_t / (1 + e^{-z_t}), or z_t without SiLU
  *
- * and, with d_t = the gradient of z_t, which adds weight_j d_t to that of x_{t-past+j} and x_{t-past+j} d_t
- * to that of weight_j. Channels do not touch each other: a thread takes a slab of them, and the number of
- * threads changes no bit. */
+ * Backwards, the gradient d_t of z_t adds weight_j d_t to the gradient of x_{t-past+j} and x_{t-past+j} d_t
+ * to that of weight_j. Channels are independent: each thread computes a slab of them, and results are the
+ * same to the last bit for any number of threads. */
 #include <pthread.h>
 #include <string.h>
 
 #include "exponential.h"
 
 enum {
-    TOGETHER = 4,  /* tokens that share the loads of a weight */
-    MAX_WIDTH = 8, /* kernels are unrolled by the compiler up to here; ttr.engines.native.convolution refuses
-                      wider ones */
-    SUMMED = 256, /* tokens after which sums over tokens go to a total, so that long sums keep their digits */
+    TOGETHER = 4, /* tokens that share the loads of a weight */
+    /* the compiler unrolls kernels up to this width; ttr.engines.native.convolution refuses wider ones */
+    MAX_WIDTH = 8,
+    /* tokens after which partial sums are added to a total, so that long sums keep their digits */
+    SUMMED = 256,
     MAX_THREADS = 64
 };
 
-/* Tensors are contiguous in their channels; `stride`s are entries from row to row and from token to token.
- * NULL where there is none. */
+/* Tensors are contiguous in their channels; a `row_stride` counts entries between sequences of a batch, a
+ * `stride` entries between tokens. A tensor that is absent is NULL. */
 typedef struct {
     int64_t sequences, channels, width, silu, threads;
-    const int64_t *bounds; /* [sequences + 1] of packed ones, else NULL: one per row, of `tokens` */
-    int64_t tokens, x_row_stride, x_stride, grad_row_stride,
-        grad_stride;                      /* grad_ of grad_y; the rest is contiguous throughout */
+    const int64_t *bounds; /* [sequences + 1] of packed sequences; NULL: one sequence per row, of `tokens` */
+    /* grad_row_stride and grad_stride are those of grad_y; all other tensors are contiguous */
+    int64_t tokens, x_row_stride, x_stride, grad_row_stride, grad_stride;
     const real *x, *tail, *weight, *bias; /* tail [sequences,past,channels] */
     real *y;                              /* forwards */
     const real *grad_y;                   /* backwards, with all that follow */
-    real *grad_x, *grad_tail,
-        *sums; /* sums [2,width+1,channels] of 0: those of weight and bias, and work space */
+    /* sums [2,width+1,channels], zeros on entry: the gradients of weight and bias, then their partial sums */
+    real *grad_x, *grad_tail, *sums;
 } Convolution;
 
 #if TTR_VECTOR_BYTES == 0
@@ -39,7 +40,7 @@ typedef struct {
 #endif
 
 /* ---- vectors ------------------------------------------------------------------------------------------- */
-/* n = LANES but at the end of a row; a constant wherever this is inlined in a loop */
+/* n = LANES except at the end of a row; a constant wherever this is inlined in a loop */
 static inline __attribute__((always_inline)) vec load(const real *from, int64_t n) {
     if (n == LANES) return *(const uvec *)from;
     vec x = {0};
@@ -73,7 +74,7 @@ static Sequence sequence(const Convolution *c, int64_t i) {
                       .tokens = tokens};
 }
 
-/* Where token t >= -past begins, those before 0 in the tail. */
+/* Where token t >= -past begins; tokens before 0 are in the tail. */
 static inline const real *token(const Convolution *c, const Sequence *s, int64_t t) {
     return t < 0 ? s->tail + (t + c->width - 1) * c->channels : s->x + t * c->x_stride;
 }
@@ -81,7 +82,7 @@ static inline const real *token(const Convolution *c, const Sequence *s, int64_t
 typedef struct {
     const real *x[TOGETHER + MAX_WIDTH - 1], *grad_y[TOGETHER];
     real *y[TOGETHER], *grad_x[TOGETHER + MAX_WIDTH - 1];
-} Rows; /* those of `TOGETHER` tokens, or fewer, and of the past before them */
+} Rows; /* rows of at most TOGETHER tokens and of the past before them */
 
 static Rows rows(const Convolution *c, const Sequence *s, int64_t t, int count) {
     const int64_t past = c->width - 1;
@@ -194,14 +195,14 @@ static void *run(void *argument) {
     return NULL;
 }
 
-/* Backwards where there is a grad_y, else forwards; grad_tail and sums are 0 before. */
+/* Backwards where there is a grad_y, else forwards; grad_tail and sums are 0 on entry. */
 int TTR_NAME(short_convolution)(const Convolution *c) {
     const int64_t vectors = (c->channels + LANES - 1) / LANES;
     int64_t threads = c->threads < vectors ? c->threads : vectors;
     threads = threads < MAX_THREADS ? threads : MAX_THREADS;
     pthread_t started[MAX_THREADS];
     Slab slabs[MAX_THREADS];
-    int alone[MAX_THREADS] = {1}; /* the first slab is the caller's, and any for which there is no thread */
+    int alone[MAX_THREADS] = {1}; /* run by the caller: the first slab, and any that got no thread */
     for (int64_t i = 0; i < threads; i++) {
         const int64_t from = i * vectors / threads * LANES, to = (i + 1) * vectors / threads * LANES;
         slabs[i] = (Slab){c, from, to < c->channels ? to : c->channels};

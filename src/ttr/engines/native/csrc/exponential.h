@@ -7,17 +7,18 @@
 #define IS_DOUBLE (sizeof(real) == 8)
 typedef __typeof__((vec){0} < (vec){0}) ints; /* integers as wide as real */
 
-/* x where it is at most `most`; NaN stays */
+/* min(x, most); NaN stays NaN */
 static inline vec at_most(vec x, real most) {
     vec top = (vec){0} + most;
     ints above = x > top;
     return (vec)(((ints)top & above) | ((ints)x & ~above));
 }
 
-/* e^x for x <= 88 (708): e^x = 2^n e^r with n the integer next to x / ln 2, |r| <= ln(2) / 2, and the Taylor
- * series of e^r as far as its remainder is below rounding, |r|^8 / 8! < 6e-9 (|r|^14 / 14! < 5e-18).
- * Adding 1.5 * 2^23 (2^52) rounds to an integer and leaves it in the last bits, from where it is moved to the
- * exponent. Below -87 (-708) it is that of the bound: nothing beside 1. */
+/* e^x for x <= 88 (in float64, given in brackets: 708): e^x = 2^n e^r with n the integer nearest to x / ln 2,
+ * |r| <= ln(2) / 2, and the Taylor series of e^r until its remainder is below rounding,
+ * |r|^8 / 8! < 6e-9 (|r|^14 / 14! < 5e-18). Adding 1.5 * 2^23 (2^52) rounds to an integer and leaves it in
+ * the last bits, from where it is shifted to the exponent. Below -87 (-708) the result is that of the bound,
+ * negligible beside 1. */
 static inline vec exponential(vec x) {
     const real bound = IS_DOUBLE ? 708 : 87, magic = IS_DOUBLE ? 6755399441055744.0 : 12582912.0;
     const real high = IS_DOUBLE ? 6.93147180369123816490e-01 : 0.693359375,
@@ -29,8 +30,8 @@ static inline vec exponential(vec x) {
     return sum * (vec)(((ints)shifted + (IS_DOUBLE ? 1023 : 127)) << (IS_DOUBLE ? 52 : 23));
 }
 
-/* 0 below the bound, where z times the bound's would not be nothing for a huge z; a NaN stays one in z
- * sigmoid(z) */
+/* 1 / (1 + e^-z), and 0 below the bound: there z times the value at the bound would not be negligible for a
+ * huge z. z sigmoid(z) of NaN is NaN. */
 static inline vec sigmoid(vec z) {
     const vec s = 1 / (1 + exponential(-z));
     return (vec)((ints)s & (ints)(z >= (real)(IS_DOUBLE ? -708 : -87)));

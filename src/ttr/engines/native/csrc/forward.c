@@ -1,14 +1,14 @@
 /* The recurrence, chunk by chunk: y and the final memory.
  *
  * In a chunk with memory S that enters it, P the reads times their steps, Q the queries, V the values times
- * their steps, a tilde for what has taken in its decay, and scores M as in scores.inc (Gated DeltaNet, arXiv
- * 2412.06464; KDA, 2510.26692; additive: GLA, 2312.06635):
+ * their steps, a tilde for rows multiplied by their decay, and scores M as in scores.inc (Gated DeltaNet,
+ * arXiv 2412.06464; KDA, 2510.26692; additive: GLA, 2312.06635):
  *
  *     (I + M^P) W = V - P~ S                       erase given: (I + M^P_erase) W = -(M^P_key V) - P~ S
  *     y = Q~ S + M^Q W                                          y = Q~ S + M^Q_key V + M^Q_erase W
  *     S' = e^{b_C} S + key~^T W                                 S' = e^{b_C} S + key~^T V + erase~^T W
  *
- * An additive memory has no P and W = V. P and Q are stacked, so that what they share is one product. */
+ * An additive memory has no P and W = V. P and Q are stacked, so that one product serves both. */
 #include "scores.inc"
 #include "threads.h"
 #include "triangle.h"
@@ -35,12 +35,12 @@ static void run_chunk(chunk *c, matrix memory, matrix out) {
     int64_t queries = (groups(r) - 1) * c->size, corrected = sets(r) - 1;
     load_decay(c);
     load_keys(c);
-    load_probes(c);
+    load_lookups(c);
     for (int64_t s = 0; s < sets(r); s++) find_scores(c, s);
-    queue wanted = {c->lines, c->lines};
-    want_inputs(c, &wanted, c->start + r->chunk, r->chunk);
-    want(c, &wanted, r->y, r->value_size, c->start, c->tokens);
-    fetching_product(groups(r) * c->size, c->values, c->keys, c->reader, memory, out, wanted);
+    queue ahead = {c->lines, c->lines};
+    prefetch_inputs(c, &ahead, c->start + r->chunk, r->chunk);
+    prefetch(c, &ahead, r->y, r->value_size, c->start, c->tokens);
+    prefetching_product(groups(r) * c->size, c->values, c->keys, c->lookup_to_memory, memory, out, ahead);
     if (!r->read.data || corrected) load(c, r->value, r->value_size, r->step, c->written[0], c->values);
     if (corrected)
         for (int64_t g = 0; g < 2; g++)
@@ -48,10 +48,10 @@ static void run_chunk(chunk *c, matrix memory, matrix out) {
     if (r->read.data) correct(c, out, c->scores[corrected], c->written[corrected]);
     add_read_outs(c, from(c->scores[corrected], queries, 0), c->written[corrected], from(out, queries, 0));
     store(c, from(out, queries, 0), r->value_size, r->y);
-    faded_product(c->keys, c->values, c->size, c->writer[0], c->written[0], memory, c->kept, BY_ROW, memory,
-                  (queue){0});
+    decayed_product(c->keys, c->values, c->size, c->key_to_memory[0], c->written[0], memory, c->memory_decay,
+                    BY_ROW, memory, (queue){0});
     if (sets(r) > 1)
-        transposed_product(c->keys, c->values, c->size, c->writer[1], c->written[1], memory, ADD);
+        transposed_product(c->keys, c->values, c->size, c->key_to_memory[1], c->written[1], memory, ADD);
 }
 
 static void copy_memory(const recurrence *r, real *in, int64_t in_stride, real *out, int64_t out_stride) {
@@ -59,9 +59,10 @@ static void copy_memory(const recurrence *r, real *in, int64_t in_stride, real *
         for (int64_t v = 0; v < r->value_size; v++) out[f * out_stride + v] = in[f * in_stride + v];
 }
 
-static void run_stretch(chunk *c, int64_t index, matrix memory, matrix out) {
+static void run_interval(chunk *c, int64_t index, matrix memory, matrix out) {
     const recurrence *r = c->r;
-    int64_t first = index * r->stretch, end = first + r->stretch < chunks(r) ? first + r->stretch : chunks(r);
+    int64_t first = index * r->interval,
+            end = first + r->interval < chunks(r) ? first + r->interval : chunks(r);
     if (r->states) {
         real *state = saved_state(c, index);
         for (int64_t j = 0; j < c->keys * c->values; j++) state[j] = memory.data[j];
@@ -74,9 +75,9 @@ static void run_stretch(chunk *c, int64_t index, matrix memory, matrix out) {
 
 static void run_heads(const recurrence *r, int64_t first, int64_t count, arena scratch, int64_t *needed) {
     chunk c;
-    take_chunk(&c, r, &scratch);
-    matrix memory[MOST_TOGETHER], out = take_matrix(&scratch, groups(r) * chunk_rows(r), c.values);
-    for (int64_t h = 0; h < count; h++) memory[h] = take_matrix(&scratch, c.keys, c.values);
+    allocate_chunk(&c, r, &scratch);
+    matrix memory[MOST_TOGETHER], out = allocate_matrix(&scratch, groups(r) * chunk_rows(r), c.values);
+    for (int64_t h = 0; h < count; h++) memory[h] = allocate_matrix(&scratch, c.keys, c.values);
     if (needed) {
         *needed = scratch.used;
         return;
@@ -87,10 +88,10 @@ static void run_heads(const recurrence *r, int64_t first, int64_t count, arena s
         copy_memory(r, at(r->memory, c.batch, c.head, 0), r->memory.stride[2], memory[h].data,
                     memory[h].stride);
     }
-    for (int64_t i = 0; i < stretches(r); i++)
+    for (int64_t i = 0; i < intervals(r); i++)
         for (int64_t h = 0; h < count; h++) {
             choose_head(&c, first + h);
-            run_stretch(&c, i, memory[h], out);
+            run_interval(&c, i, memory[h], out);
         }
     for (int64_t h = 0; h < count; h++) {
         choose_head(&c, first + h);
@@ -100,5 +101,5 @@ static void run_heads(const recurrence *r, int64_t first, int64_t count, arena s
 
 int TTR_NAME(forward)(const recurrence *r) { return run_all_heads(r, run_heads); }
 
-/* For the caller to compare with what it passes. */
+/* For the caller to compare with the size of its own struct. */
 int TTR_NAME(recurrence_size)(void) { return sizeof(recurrence); }

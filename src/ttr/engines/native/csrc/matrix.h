@@ -1,10 +1,10 @@
-/* Products of small matrices, held row by row in scratch memory.
+/* Products of small matrices, stored row by row in scratch memory.
  *
- * All sizes are multiples of BLOCK, so that no loop has a remainder; what a caller has less of is filled with
- * zeros. The register tile is the usual one of a matrix product (Goto and van de Geijn, Anatomy of
- * High-Performance Matrix Multiplication, 2008): ROWS rows by two vectors of the result stay in registers,
- * entries of the left matrix are broadcast. Nothing is packed: chunks fit the caches, and either axis of the
- * left matrix may be the contiguous one. */
+ * All sizes are multiples of BLOCK, so that no loop has a remainder; callers pad with zeros. The register
+ * tile is the usual one of a matrix product (Goto and van de Geijn, Anatomy of High-Performance Matrix
+ * Multiplication, 2008): ROWS rows by two vectors of the result stay in registers, entries of the left matrix
+ * are broadcast. Nothing is packed: chunks fit the caches, and either axis of the left matrix may be the
+ * contiguous one. */
 #ifndef TTR_MATRIX_H
 #define TTR_MATRIX_H
 
@@ -19,7 +19,7 @@ typedef __typeof__(__builtin_choose_expr(sizeof(real) == 4, (int32_t)0, (int64_t
 
 enum { BLOCK = 16 }; /* the unit of all sizes: a multiple of LANES and of ROWS for every instruction set */
 enum combine { SET, ADD, SUBTRACT }; /* C = AB, C += AB, C -= AB */
-enum fading { BY_ROW, BY_COLUMN };
+enum decay_axis { BY_ROW, BY_COLUMN };
 
 static inline int64_t padded(int64_t size) { return (size + BLOCK - 1) / BLOCK * BLOCK; }
 
@@ -36,8 +36,8 @@ static inline matrix from(matrix m, int64_t i, int64_t j) {
     return part;
 }
 
-/* Cache lines that are wanted soon. A product brings them nearer one at a time: a core has some twenty reads
- * of memory on their way at once and stands still at the next, so they are spread over its terms. */
+/* Cache lines to prefetch. A product prefetches them one at a time, spread over its terms: a core has some
+ * twenty reads of memory in flight at once and stalls at the next. */
 typedef struct {
     const real **next, **end;
 } queue;
@@ -45,7 +45,7 @@ typedef struct {
 /* One register tile of C (ROWS rows, `vectors` vectors), over `depth` terms. Entry (i, k) of the left matrix
  * is at a[i * down + k * across]. */
 INLINE void tile(int64_t depth, const real *a, int64_t down, int64_t across, const real *b, int64_t b_stride,
-                 real *c, int64_t c_stride, int vectors, enum combine how, queue *wanted) {
+                 real *c, int64_t c_stride, int vectors, enum combine how, queue *ahead) {
     vec sum[ROWS][2];
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++)
@@ -60,7 +60,7 @@ INLINE void tile(int64_t depth, const real *a, int64_t down, int64_t across, con
         for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 2
             for (int j = 0; j < vectors; j++) sum[i][j] += a[i * down + k * across] * right[j];
-        if (wanted && k % 2 && wanted->next < wanted->end) __builtin_prefetch(*wanted->next++, 0, 2);
+        if (ahead && k % 2 && ahead->next < ahead->end) __builtin_prefetch(*ahead->next++, 0, 2);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++)
@@ -74,16 +74,16 @@ INLINE void tile(int64_t depth, const real *a, int64_t down, int64_t across, con
 }
 
 INLINE void product_(int64_t rows, int64_t columns, int64_t depth, const real *a, int64_t down,
-                     int64_t across, matrix b, matrix c, enum combine how, queue *wanted) {
+                     int64_t across, matrix b, matrix c, enum combine how, queue *ahead) {
     int64_t j = 0;
     for (; j + 2 * LANES <= columns; j += 2 * LANES)
         for (int64_t i = 0; i < rows; i += ROWS)
             tile(depth, a + i * down, down, across, b.data + j, b.stride, row(c, i) + j, c.stride, 2, how,
-                 wanted);
+                 ahead);
     for (; j < columns; j += LANES)
         for (int64_t i = 0; i < rows; i += ROWS)
             tile(depth, a + i * down, down, across, b.data + j, b.stride, row(c, i) + j, c.stride, 1, how,
-                 wanted);
+                 ahead);
 }
 
 /* C [rows, columns] from A [rows, depth] and B [depth, columns] */
@@ -94,10 +94,11 @@ static __attribute__((noinline)) void product(int64_t rows, int64_t columns, int
     if (how == SUBTRACT) product_(rows, columns, depth, a.data, a.stride, 1, b, c, SUBTRACT, NULL);
 }
 
-/* C = AB, while what is wanted comes nearer */
-static __attribute__((noinline, unused)) void fetching_product(int64_t rows, int64_t columns, int64_t depth,
-                                                               matrix a, matrix b, matrix c, queue wanted) {
-    product_(rows, columns, depth, a.data, a.stride, 1, b, c, SET, &wanted);
+/* C = AB, while the lines of `ahead` are prefetched */
+static __attribute__((noinline, unused)) void prefetching_product(int64_t rows, int64_t columns,
+                                                                  int64_t depth, matrix a, matrix b, matrix c,
+                                                                  queue ahead) {
+    product_(rows, columns, depth, a.data, a.stride, 1, b, c, SET, &ahead);
 }
 
 /* C [rows, columns] from the transpose of A [depth, rows] and B [depth, columns] */
@@ -108,23 +109,24 @@ static __attribute__((noinline)) void transposed_product(int64_t rows, int64_t c
     if (how == SUBTRACT) product_(rows, columns, depth, a.data, 1, a.stride, b, c, SUBTRACT, NULL);
 }
 
-/* C_ij = kept_i past_ij + (A^T B)_ij, or kept_j by column, for A [depth, rows] and B [depth, columns]; C may
- * be `past`. Tile by tile, since these are whole memories, which the first-level cache does not hold, and
- * while what is wanted comes nearer. */
-static __attribute__((noinline, unused)) void faded_product(int64_t rows, int64_t columns, int64_t depth,
-                                                            matrix a, matrix b, matrix past, const real *kept,
-                                                            enum fading by, matrix c, queue wanted) {
+/* C_ij = decay_i past_ij + (A^T B)_ij, or with decay_j by column, for A [depth, rows] and B [depth, columns];
+ * C may be `past`. Computed tile by tile, since these are whole memories, which do not fit the first-level
+ * cache; meanwhile the lines of `ahead` are prefetched. */
+static __attribute__((noinline, unused)) void decayed_product(int64_t rows, int64_t columns, int64_t depth,
+                                                              matrix a, matrix b, matrix past,
+                                                              const real *decay, enum decay_axis by, matrix c,
+                                                              queue ahead) {
     for (int64_t j = 0, width = 2 * LANES; j < columns; j += width) {
         if (columns - j < width) width = columns - j;
         for (int64_t i = 0; i < rows; i += ROWS) {
             for (int64_t k = i; k < i + ROWS; k++)
                 for (int64_t l = j; l < j + width; l += LANES) {
                     uvec entry = *(const uvec *)(row(past, k) + l);
-                    if (by == BY_ROW) entry *= kept[k];
-                    if (by == BY_COLUMN) entry *= *(const uvec *)(kept + l);
+                    if (by == BY_ROW) entry *= decay[k];
+                    if (by == BY_COLUMN) entry *= *(const uvec *)(decay + l);
                     *(uvec *)(row(c, k) + l) = entry;
                 }
-            product_(ROWS, width, depth, a.data + i, 1, a.stride, from(b, 0, j), from(c, i, j), ADD, &wanted);
+            product_(ROWS, width, depth, a.data + i, 1, a.stride, from(b, 0, j), from(c, i, j), ADD, &ahead);
         }
     }
 }
@@ -135,8 +137,8 @@ INLINE void transpose_square(const real *in, int64_t in_stride, real *out, int64
         for (int j = 0; j < LANES; j++) out[j * out_stride + i] = in[i * in_stride + j];
 }
 #else
-/* LANES x LANES entries. A perfect shuffle of all LANES^2 of them rotates the bits of their index by one:
- * half of them do, log2(LANES). */
+/* Transposes LANES x LANES entries. A perfect shuffle of all LANES^2 entries rotates the bits of their index
+ * by one, so log2(LANES) shuffles, half the number of bits, transpose. */
 INLINE void transpose_square(const real *in, int64_t in_stride, real *out, int64_t out_stride) {
     typedef integer picks __attribute__((vector_size(TTR_VECTOR_BYTES)));
     vec now[LANES], next[LANES];
@@ -177,7 +179,7 @@ static inline void add_scaled(int64_t size, real a, const real *x, real *y) {
     for (int64_t j = 0; j < size; j += LANES) *(uvec *)(y + j) += a * *(const uvec *)(x + j);
 }
 
-/* Of any size; the order of the sum is fixed. */
+/* The dot product of vectors of any size; the order of the sum is fixed. */
 static inline real dot(int64_t size, const real *restrict a, const real *restrict b) {
     vec sum[4] = {{0}, {0}, {0}, {0}};
     int64_t j = 0;

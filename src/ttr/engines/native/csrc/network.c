@@ -1,9 +1,9 @@
-/* Networks in mini-batches, forwards and backwards: all chunks of one memory after the other, memories in
+/* Networks in mini-batches, forwards and backwards: the chunks of a memory in sequence, memories in
  * parallel. */
 #include "network.h"
 #include "parallel.h"
 
-/* Where the weights of a memory lie that enter a block of chunks; its momentum behind them. */
+/* Where the weights of a memory that enter a block of chunks are stored; its momentum follows them. */
 static real *state_of(const network *n, int64_t block, int64_t memory) {
     return n->states + (block * n->memories + memory) * n->state * (n->momentum ? 2 : 1);
 }
@@ -54,10 +54,9 @@ static void run_forward(const void *job, int64_t memory, arena scratch, int64_t 
     if (p.momentum) copy(n, p.momentum, n->end_momentum + memory * n->state);
 }
 
-/* ---- backwards: `d` is the gradient of what stands in the same place
- * --------------------------------------------------------------------- */
+/* ---- backwards: a field of `d` is the gradient of the field of that name ------------------------------- */
 typedef struct {
-    real *weights, *momentum; /* of those behind the chunk, and in the end of those that enter it */
+    real *weights, *momentum; /* of those after the chunk; when it is done, of those that enter it */
     matrix x[MOST_LAYERS], z[MOST_LAYERS], s[MOST_LAYERS], value, query, pairs, o[2], h;
 } gradient;
 
@@ -76,7 +75,7 @@ static gradient reserve_gradient(const network *n, arena *a) {
     return d;
 }
 
-/* From the gradients of the weights behind the chunk to those of the weights that enter, of the pairs and of
+/* From the gradients of the weights after the chunk to those of the weights that enter, of the pairs and of
  * the coefficients at its end. */
 static void back_through_step(worker *w, int64_t m, const pass *p, gradient *d) {
     const network *n = w->n;
@@ -113,7 +112,7 @@ static void back_through_step(worker *w, int64_t m, const pass *p, gradient *d) 
     if (n->kept) scale(n->state, n->kept[start + end], d->weights);
 }
 
-/* From the gradient of what is read to d->o[0], that of the last matrix's output. */
+/* From the gradient of the read-outs to d->o[0], that of the last matrix's output. */
 static void back_through_read_out(worker *w, int64_t m, const reading *r, matrix out) {
     const network *n = w->n;
     int64_t size = n->width[n->layers], last = n->layers - 1;
@@ -144,10 +143,10 @@ static void back_through_queries(worker *w, int64_t m, const pass *p, const read
     back_through_read_out(w, m, r, o);
     for (int64_t l = n->layers; l-- > 0;) {
         int64_t inputs = wide(n, l), outputs = wide(n, l + 1);
-        matrix turned = {w->work, tokens}, weighted = w->small[0], d_scores = w->small[1],
+        matrix transposed = {w->work, tokens}, weighted = w->small[0], d_scores = w->small[1],
                h = {d->h.data, inputs};
-        transpose(tokens, outputs, p->s[l], turned);
-        product(tokens, tokens, outputs, o, turned, d_scores, SET);
+        transpose(tokens, outputs, p->s[l], transposed);
+        product(tokens, tokens, outputs, o, transposed, d_scores, SET);
         for (int64_t i = 0; i < tokens; i++)
             for (int64_t j = 0; j < tokens; j++) {
                 real d_weighted = j <= i ? -row(d_scores, i)[j] : 0, pair = row(w->pairs, i)[j],
@@ -192,8 +191,7 @@ static void back_through_queries(worker *w, int64_t m, const pass *p, const read
 }
 
 /* From the gradient of the last slope, s = rate (h - mean(h) - n mean(h n)) with h = e gain and e = key + n
- * gain + shift - value, to those of the last output, of value, gain and shift, and of the first input;
- * `first` is that of the key. */
+ * gain + shift - value, to those of the last output, of value, gain and shift, and of the key (d->x[0]). */
 static void back_through_error(worker *w, const pass *p, gradient *d) {
     const network *n = w->n;
     int64_t size = n->width[n->layers], last = n->layers - 1;
@@ -209,8 +207,8 @@ static void back_through_error(worker *w, const pass *p, gradient *d) {
         real *grad_gain = n->grad_gain + w->memory * size, *grad_shift = n->grad_shift + w->memory * size;
         real rate = normalise(n, row(p->z[last], i), normed);
         error_of(w, p, i, normed, e);
-        through_norm(size, normed, rate, ds,
-                     slope); /* the gradient of h, for s is linear in it by a symmetric map */
+        /* s depends on h by a symmetric linear map, so the same map gives the gradient of h */
+        through_norm(size, normed, rate, ds, slope);
         real along = 0;
         for (int64_t j = 0; j < size; j++) along += e[j] * gain[j] * normed[j];
         along /= (real)size;
@@ -228,8 +226,7 @@ static void back_through_error(worker *w, const pass *p, gradient *d) {
     }
 }
 
-/* From the gradients of inputs and slopes of the pairs to those of the weights, of the key and of the value.
- */
+/* From the gradients of inputs and slopes of the pairs to those of the weights, the key and the value. */
 static void back_through_pairs(worker *w, int64_t m, const pass *p, gradient *d) {
     const network *n = w->n;
     int64_t tokens = tokens_of(n), last = n->layers - 1, size = n->width[n->layers];

@@ -1,17 +1,19 @@
-/* Networks of several matrices with GELU between them, trained in mini-batches while they read (TTT, arXiv
+/* Networks of several matrices with GELU between them, trained in mini-batches at test time (TTT, arXiv
  * 2407.04620; Titans, 2501.00663).
  *
  * One chunk of C tokens, with weights W and momentum Z of every matrix as they enter it; see
  * engines/torch/dual_form/chunks.py:
  *
- *     pairs     x_1 = key, z_l = x_l W_l + b_l, x_{l+1} = gelu(z_l), s_L = the loss's slope in z_L, u_l =
- * s_{l+1} W_{l+1}^T, s_l = u_l gelu'(z_l) queries   h_1 = query, o_l = kept (h_l W_l + b_l) + moved (h_l Z_l
- * + zb_l) - P (h_l x_l^T + 1) s_l, h_{l+1} = gelu(o_l) weights   W' = kept_C W + moved_C Z - x^T (P_C s) Z' =
- * momentum_kept Z + x^T (momentum_pairs s)
+ *     pairs     x_1 = key, z_l = x_l W_l + b_l, x_{l+1} = gelu(z_l), s_L = the gradient of the loss in z_L,
+ *               u_l = s_{l+1} W_{l+1}^T, s_l = u_l gelu'(z_l)
+ *     queries   h_1 = query, o_l = kept (h_l W_l + b_l) + moved (h_l Z_l + zb_l) - P (h_l x_l^T + 1) s_l,
+ *               h_{l+1} = gelu(o_l)
+ *     weights   W' = kept_C W + moved_C Z - x^T (P_C s)
+ *               Z' = momentum_kept Z + x^T (momentum_pairs s)
  *
- * The loss is half the squared error. With a residual the prediction is key + LN(z_L) gain + shift, and what
- * is read query + LN(o_L) gain + shift. A memory is one thread's from the first chunk to the last, so its
- * weights stay in the cache of a core and threads change no bit. */
+ * The loss is half the squared error. With a residual the prediction is key + LN(z_L) gain + shift, and the
+ * read-out query + LN(o_L) gain + shift. One thread computes all chunks of a memory, so the weights stay in
+ * the cache of a core and results are the same to the last bit for any number of threads. */
 #ifndef TTR_NETWORK_H
 #define TTR_NETWORK_H
 
@@ -23,9 +25,9 @@
 
 enum { MOST_LAYERS = 8, MOST_BLOCK = 16 }; /* as in ttr.engines.native.network */
 
-/* Tensors are contiguous: [chunks, memories, tokens, ...]. All weights of a memory lie side by side, each
- * matrix with its sizes padded to BLOCK and then its bias, 0 where the network has none: `state` numbers in
- * all. NULL where there is none. */
+/* Tensors are contiguous: [chunks, memories, tokens, ...]. All weights of a memory are stored side by side,
+ * each matrix with its sizes padded to BLOCK and then its bias, 0 where the network has none: `state` numbers
+ * in all. A tensor that is absent is NULL. */
 typedef struct {
     int64_t chunks, memories, tokens, layers, residual, bias, block, threads, state;
     int64_t width[MOST_LAYERS + 1]; /* of the key, of the hidden layers, of the value */
@@ -41,16 +43,16 @@ typedef struct {
     real *grad_gain, *grad_shift, *grad_weights, *grad_momentum;
 } network;
 
-/* What a chunk's pairs leave for its queries, its weights and its derivative. */
+/* What the pairs of a chunk compute for its queries, its weights and its derivative. */
 typedef struct {
     real *weights, *momentum;                                              /* that enter */
     matrix x[MOST_LAYERS], z[MOST_LAYERS], s[MOST_LAYERS], u[MOST_LAYERS]; /* of matrix l, u of its output */
 } pass;
 
 /* ---- scratch memory ------------------------------------------------------------------------------------ */
-/* With zeros in it */
+/* Allocates zeros. */
 static inline real *reserve(arena *a, int64_t size) {
-    real *found = take(a, size);
+    real *found = allocate(a, size);
     if (found) memset(found, 0, (size_t)padded(size) * sizeof(real));
     return found;
 }
@@ -67,7 +69,7 @@ static inline int64_t widest(const network *n) {
     return most;
 }
 
-/* Where matrix l begins among the weights of a memory; its bias stands behind it. */
+/* Where matrix l begins among the weights of a memory; its bias follows it. */
 static inline int64_t offset(const network *n, int64_t l) {
     int64_t at = 0;
     for (int64_t i = 0; i < l; i++) at += (wide(n, i) + 1) * wide(n, i + 1);
@@ -92,8 +94,8 @@ static inline pass reserve_pass(const network *n, arena *a) {
 }
 
 /* ---- rows ---------------------------------------------------------------------------------------------- */
-/* Rows of `size` numbers, side by side, into a matrix, and back; a tensor that is empty is NULL, which memcpy
- * does not take. */
+/* Copy rows of `size` numbers, side by side, into a matrix, and back; an empty tensor is NULL, which must not
+ * be passed to memcpy. */
 static inline void load_rows(const real *from, int64_t rows, int64_t size, matrix to) {
     for (int64_t i = 0; size && i < rows; i++)
         memcpy(row(to, i), from + i * size, (size_t)size * sizeof(real));
@@ -107,7 +109,7 @@ static inline void store_rows(matrix from, int64_t rows, int64_t size, real *to)
 static inline void scale(int64_t size, real a, real *y) {
     for (int64_t j = 0; j < size; j += LANES) *(uvec *)(y + j) *= a;
 }
-/* to_i = by_i from_i; 0 behind the last row */
+/* to_i = by_i from_i */
 static inline void scale_rows(int64_t rows, int64_t columns, matrix from, const real *by, int64_t stride,
                               matrix to) {
     for (int64_t i = 0; i < rows; i++)
@@ -118,7 +120,7 @@ static inline void add_rows(int64_t rows, int64_t columns, matrix from, real *to
     for (int64_t i = 0; i < rows; i++) add_scaled(columns, 1, row(from, i), to);
 }
 
-/* gelu(x) = x g, g = sigmoid(w), w = 2 sqrt(2 / pi) (x + 0.044715 x^3), its slope and the slope of that */
+/* gelu(x) = x g, g = sigmoid(w), w = 2 sqrt(2 / pi) (x + 0.044715 x^3), and its first two derivatives */
 typedef struct {
     vec value, slope, second;
 } gelu_parts;
@@ -146,8 +148,7 @@ static inline void through_activation(int64_t rows, int64_t columns, matrix z, m
         }
 }
 
-/* ---- the norm of a row: n = (z - mean) rate, rate = 1 / sqrt(variance + eps)
- * ------------------------------------------------------------------ */
+/* ---- the norm of a row: n = (z - mean) rate, rate = 1 / sqrt(variance + eps) --------------------------- */
 static inline real mean(int64_t size, const real *x) {
     real sum = 0;
     for (int64_t j = 0; j < size; j++) sum += x[j];
@@ -168,21 +169,21 @@ static inline void through_norm(int64_t size, const real *normed, real rate, con
 }
 
 /* ---- products ------------------------------------------------------------------------------------------ */
-/* out (+)= x W^T of few rows: the transpose of W x^T, so that W is read along its rows */
+/* out (+)= x W^T for few rows x, as the transpose of W x^T, so that W is read along its rows */
 static inline void back(int64_t tokens, int64_t inputs, int64_t outputs, matrix x, matrix w, real *work,
                         matrix out, enum combine how) {
-    matrix turned = {work, tokens}, product_turned = {work + tokens * outputs, tokens};
-    transpose(tokens, outputs, x, turned);
-    product(inputs, tokens, outputs, w, turned, product_turned, SET);
+    matrix transposed = {work, tokens}, product_transposed = {work + tokens * outputs, tokens};
+    transpose(tokens, outputs, x, transposed);
+    product(inputs, tokens, outputs, w, transposed, product_transposed, SET);
     if (how == SET) {
-        transpose(inputs, tokens, product_turned, out);
+        transpose(inputs, tokens, product_transposed, out);
         return;
     }
     matrix straight = {work + tokens * (inputs + outputs), inputs};
-    transpose(inputs, tokens, product_turned, straight);
+    transpose(inputs, tokens, product_transposed, straight);
     for (int64_t i = 0; i < tokens; i++) add_scaled(inputs, 1, row(straight, i), row(out, i));
 }
-/* numbers of `work` */
+/* The size of `work` that `back` needs */
 static inline int64_t work_of(const network *n) { return 3 * tokens_of(n) * widest(n); }
 
 /* x W + b */
@@ -223,7 +224,7 @@ static inline int64_t shared(const network *n) {
     return n->width[0] < n->width[n->layers] ? n->width[0] : n->width[n->layers];
 }
 
-/* e = key + n gain + shift - value of row i, into the row of that name */
+/* e = key + n gain + shift - value of row i */
 static inline void error_of(const worker *w, const pass *p, int64_t i, const real *normed, real *e) {
     const network *n = w->n;
     int64_t size = n->width[n->layers];
@@ -232,7 +233,7 @@ static inline void error_of(const worker *w, const pass *p, int64_t i, const rea
     for (int64_t j = 0; j < shared(n); j++) e[j] += row(p->x[0], i)[j];
 }
 
-/* Inputs, outputs and slopes of the pairs of chunk m at the weights of `p`. */
+/* Inputs, outputs and slopes of the pairs of chunk m for the weights of `p`. */
 static inline void load_pairs(worker *w, int64_t m, pass *p) {
     const network *n = w->n;
     int64_t size = n->width[n->layers], last = n->layers - 1, tokens = tokens_of(n);
@@ -261,7 +262,7 @@ static inline void load_pairs(worker *w, int64_t m, pass *p) {
     }
 }
 
-/* The weights and the momentum behind chunk m; they may take the place of those that enter. */
+/* The weights and the momentum after chunk m; they may overwrite those that enter. */
 static inline void step_weights(worker *w, int64_t m, const pass *p, real *weights, real *momentum) {
     const network *n = w->n;
     int64_t tokens = tokens_of(n), end = place(w, m, 1) + n->tokens - 1;
@@ -288,7 +289,7 @@ static inline void step_weights(worker *w, int64_t m, const pass *p, real *weigh
     }
 }
 
-/* What the queries of a chunk meet in every matrix; kept for the derivative. */
+/* What the queries of a chunk compute in every matrix, saved for the derivative. */
 typedef struct {
     matrix h[MOST_LAYERS], o[MOST_LAYERS], scores[MOST_LAYERS], now[MOST_LAYERS], moving[MOST_LAYERS];
 } reading;
@@ -311,10 +312,10 @@ static inline void read_queries(worker *w, int64_t m, const pass *p, reading *r)
     load_rows(n->query + place(w, m, n->width[0]), n->tokens, n->width[0], r->h[0]);
     for (int64_t l = 0; l < n->layers; l++) {
         int64_t inputs = wide(n, l), outputs = wide(n, l + 1);
-        matrix turned = {w->work, tokens}, weighted = w->small[0];
+        matrix transposed = {w->work, tokens}, weighted = w->small[0];
         affine(n, r->h[l], p->weights, l, r->now[l]);
-        transpose(tokens, inputs, p->x[l], turned);
-        product(tokens, tokens, inputs, r->h[l], turned, r->scores[l], SET);
+        transpose(tokens, inputs, p->x[l], transposed);
+        product(tokens, tokens, inputs, r->h[l], transposed, r->scores[l], SET);
         for (int64_t i = 0; i < tokens; i++)
             for (int64_t j = 0; j < tokens; j += LANES) {
                 uvec *score = (uvec *)(row(r->scores[l], i) + j);

@@ -1,5 +1,5 @@
-/* Independent tasks on several threads. Threads live for one call, so there is no state, nothing to shut down
- * and nothing to survive a fork. */
+/* Independent tasks on several threads. Threads exist for one call only, so there is no state, nothing to
+ * shut down and nothing that a fork could break. */
 #ifndef TTR_PARALLEL_H
 #define TTR_PARALLEL_H
 
@@ -10,14 +10,14 @@
 
 enum { MOST_THREADS = 256, ALIGNMENT = 64 };
 
-/* Runs task i of a job in the scratch memory given; with a scratch of base NULL it only counts what it needs.
- */
+/* Runs task i of a job in the given scratch memory; if its base is NULL, the task only reports the size that
+ * it needs. */
 typedef void task(const void *job, int64_t i, arena scratch, int64_t *needed);
 
 typedef struct {
     const void *job;
     task *run;
-    int64_t *next, count; /* the next task of all, shared */
+    int64_t *next, count; /* the number of the next task, shared by all threads; the number of tasks */
     arena scratch;
 } thread;
 
@@ -29,8 +29,8 @@ static void *work(void *argument) {
     return NULL;
 }
 
-/* 0, or -1 if there is no memory for the scratch. Results do not depend on the number of threads: each task
- * is one thread's. */
+/* Returns 0, or -1 if there is no memory for the scratch. Results do not depend on the number of threads: one
+ * thread runs each task. */
 static inline int run_tasks(const void *job, int64_t count, int64_t threads, task *run) {
     int64_t next = 0, needed = 0, started = 1;
     if (count == 0) return 0;

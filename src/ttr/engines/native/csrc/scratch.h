@@ -1,4 +1,5 @@
-/* Scratch memory of one thread, handed out piece by piece; with base NULL the pieces are only counted. */
+/* An arena: scratch memory of one thread, allocated piece by piece; with base NULL the pieces are only
+ * counted. */
 #ifndef TTR_SCRATCH_H
 #define TTR_SCRATCH_H
 
@@ -9,14 +10,14 @@ typedef struct {
     int64_t used;
 } arena;
 
-static inline real *take(arena *a, int64_t size) {
+static inline real *allocate(arena *a, int64_t size) {
     real *piece = a->base ? a->base + a->used : NULL;
     a->used += padded(size);
     return piece;
 }
 
-static inline matrix take_matrix(arena *a, int64_t rows, int64_t columns) {
-    matrix m = {take(a, rows * columns), columns};
+static inline matrix allocate_matrix(arena *a, int64_t rows, int64_t columns) {
+    matrix m = {allocate(a, rows * columns), columns};
     return m;
 }
 

@@ -1,4 +1,4 @@
-/* What every kernel file is compiled with: once per instruction set and floating type.
+/* Common definitions of all kernel files, which are compiled once per instruction set and floating type.
  *
  * The build passes -DTTR_ISA=avx512|avx2|portable, -DTTR_REAL=float|double and -DTTR_VECTOR_BYTES=64|32|16;
  * vectors are the compilers' own (GCC, Clang), so one source serves AVX-512, AVX2, NEON and the rest. */

@@ -1,15 +1,15 @@
-/* One token of a memory that is a matrix S [F,V], for every head of every row:
+/* One token of a memory that is a matrix S [F,V], for every head of every sequence:
  *
  *     S <- D S + b (k v^T - e (S_x^T p)^T),   S_x = D S, or S where ``old``          y = s S^T q
  *
  * the recurrence of forms/linear_recurrence.py with a factor s on the query. Moving the state costs more than
- * computing with it, and with found = S_x^T p the memory after the token reads
+ * computing with it. With found = S_x^T p the read-out of the memory after the token is
  *
  *     y = s (D S)^T q - s b (q.e) found + s b (q.k) v
  *
- * so S^T p and S^T q come from one pass over S before another writes it, backwards, so that the rows read
- * last are still in the cache. An additive memory needs nothing of S before it writes, hence one pass. Where
- * a token reads first, y = s S^T q with the S before it. */
+ * so one pass over S computes S^T p and S^T q, and a second one, in reverse order, writes S, so that the rows
+ * read last are still in the cache. An additive memory reads nothing of S before it writes, hence one pass.
+ * Where a token reads before it writes, y = s S^T q with the S before the token. */
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -21,17 +21,17 @@
 
 enum { QUERY, KEY, VALUE, READ, ERASE, STEP, LOG_DECAY, OPERANDS };
 
-/* A call, as native/step.py lays it out: the tensors, new with every token, then what stays. Operands [B,h,.]
- * have a contiguous last axis; NULL where the recurrence has none. */
+/* A call, as native/step.py lays it out: first the tensors, which are new with every token, then what stays
+ * the same. Operands [B,h,.] have a contiguous last axis; NULL where the recurrence has none. */
 struct token {
     const real *operands[OPERANDS];
     const real *memory; /* [B,H,F,V], contiguous */
     real *next, *y;     /* the memory after the token, which may be the same tensor; [B,H,V] */
-    int64_t *position;  /* [B], looked at, and raised by one where the memory is written in place; or NULL */
-    int64_t strides[OPERANDS][3]; /* of the batch and of a head, and how many heads of the memory share it */
+    int64_t *position;  /* [B], validated, and raised by one where the memory is written in place; or NULL */
+    int64_t strides[OPERANDS][3]; /* of the batch, of a head, and how many heads of the memory share a head */
     int64_t batch, heads, features, values;
-    int64_t channels, old, reads_first,
-        checked; /* log_decay is [B,H,F]; S_x; see above; numbers are known to be sound */
+    /* log_decay is [B,H,F]; S_x is S; y is read before the write; the numbers are known to be valid */
+    int64_t channels, old, reads_first, checked;
     int64_t threads;
     double scale;
 };
@@ -41,8 +41,8 @@ INLINE const real *at(const struct token *t, int which, int64_t b, int64_t h) {
     return t->operands[which] ? t->operands[which] + b * stride[0] + h / stride[2] * stride[1] : NULL;
 }
 
-/* Without it the compiler fetches a number once for each of its uses, and fetching is what these loops wait
- * for. */
+/* Without it the compiler loads a number once for each of its uses, and loads are the bottleneck of these
+ * loops. */
 #if defined(__x86_64__)
 #define LOAD_ONCE(x) __asm__("" : "+v"(x))
 #elif defined(__aarch64__)
@@ -53,7 +53,7 @@ INLINE const real *at(const struct token *t, int which, int64_t b, int64_t h) {
 
 #define LAST_POSITION (INT64_C(1) << 62) /* as in values.py */
 
-/* Rows at a time: so many that what they share, V sums or V numbers to write, is seldom fetched. */
+/* Rows at a time: enough that the V sums or V numbers to write, which they share, are seldom loaded. */
 enum { ROWS = 4, LINE = 64 / sizeof(real) };
 
 #define NAME_(name, type) name##_##type
@@ -107,16 +107,16 @@ INLINE void update_rows(const struct update *u, int64_t f, const int n, const in
     }
 }
 
-/* Backwards, so that the rows that were read last, still in the cache, come first; meanwhile the next head's
- * come into it. */
+/* In reverse order, since the rows that were read last are still in the cache; meanwhile those of the next
+ * head are prefetched. */
 INLINE void update_memory(const struct update *u, int64_t F, const int adds, const int special) {
     int64_t f = F;
     for (; f >= ROWS; f -= ROWS) update_rows(u, f - ROWS, ROWS, adds, special);
     while (f-- > 0) update_rows(u, f, 1, adds, special);
 }
 
-/* exp of a log decay; what is below -80 is a reset. */
-INLINE real kept(real log_decay) {
+/* exp of a log decay; below -80 it is a reset, 0. */
+INLINE real decay_of(real log_decay) {
     return log_decay < -80 ? 0 : sizeof(real) == 4 ? expf(log_decay) : exp(log_decay);
 }
 
@@ -127,26 +127,26 @@ static real dot(const real *x, const real *y, int64_t n) {
     return sum;
 }
 
-/* Rows of scratch, F or V long, each on cache lines of its own: a vector across two of them is fetched twice.
- */
+/* Scratch vectors, F or V long, each aligned to cache lines: a vector register across two lines is loaded
+ * twice. */
 struct scratch {
     real *decay, *error, *query, *found, *written, *erased, *y;
 };
 
-/* ``fetch``: the memory of the next head follows, and is not in the cache. Whether what was read is finite.
- */
+/* ``fetch``: prefetch the memory of the next head, which is not in the cache. Returns whether the read-out is
+ * finite. */
 static int one_head(const struct token *t, int64_t b, int64_t h, struct scratch row, int fetch) {
     const int64_t F = t->features, V = t->values, index = b * t->heads + h;
     const real *query = at(t, QUERY, b, h), *key = at(t, KEY, b, h), *value = at(t, VALUE, b, h);
     const real *read = at(t, READ, b, h), *erase = at(t, ERASE, b, h), *log_decay = at(t, LOG_DECAY, b, h);
     const real *memory = t->memory + index * F * V;
     const real step = t->operands[STEP] ? *at(t, STEP, b, h) : 1, scale = (real)t->scale;
-    const real same = log_decay && !t->channels ? kept(*log_decay) : 1;
+    const real same = log_decay && !t->channels ? decay_of(*log_decay) : 1;
     const int first = t->reads_first;
     real *y = row.y, of_value = 0, of_found = 0; /* the factors of v and found in y */
 
     if (log_decay && t->channels)
-        for (int64_t f = 0; f < F; f++) row.decay[f] = kept(log_decay[f]);
+        for (int64_t f = 0; f < F; f++) row.decay[f] = decay_of(log_decay[f]);
     else
         for (int64_t f = 0; f < F; f++) row.decay[f] = same;
     for (int64_t f = 0; f < F; f++) row.query[f] = scale * query[f] * (read && !first ? row.decay[f] : 1);
@@ -176,16 +176,14 @@ static int one_head(const struct token *t, int64_t b, int64_t h, struct scratch 
                              .ahead = fetch ? F * V : 0};
     if (read) erase ? update_memory(&u, F, 0, 1) : update_memory(&u, F, 0, 0);
     else first ? update_memory(&u, F, 1, 1) : update_memory(&u, F, 1, 0);
-    if (V)
-        memcpy(t->y + index * V, y,
-               V * sizeof(real)); /* a tensor that is empty is NULL, which memcpy does not take */
+    if (V) memcpy(t->y + index * V, y, V * sizeof(real)); /* an empty tensor is NULL, which memcpy forbids */
     int wrong = 0;
     for (int64_t c = 0; c < V; c++) wrong |= y[c] - y[c] != 0; /* NaN for what is not finite */
     return !wrong;
 }
 
-/* Whether all numbers that the token brings are finite, steps >= 0, log decays <= 0, -inf allowed, and
- * positions counts. */
+/* Whether all numbers of the token are finite, steps >= 0, log decays <= 0 (-inf allowed), and positions
+ * valid counts. */
 static int sound(const struct token *t) {
     const int64_t sizes[OPERANDS] = {
         t->features, t->features, t->values, t->features, t->features, 1, t->channels ? t->features : 1};
@@ -205,7 +203,7 @@ static int sound(const struct token *t) {
     return !wrong;
 }
 
-/* A share of the heads of all rows, for one thread. */
+/* The heads, of all sequences, that one thread computes. */
 struct share {
     const struct token *token;
     struct scratch rows;
@@ -221,11 +219,11 @@ static void *run_share(void *argument) {
     return NULL;
 }
 
-enum { MOST_THREADS = 64, NEAR = 1 << 20 }; /* NEAR: bytes that a core's own cache is taken to keep */
+enum { MOST_THREADS = 64, NEAR = 1 << 20 }; /* NEAR: bytes assumed to fit a core's own cache */
 
-/* ``tensors`` are the pointers with which a token begins, in its order; those of ``layout`` do not count. 0,
- * or 1 with nothing changed if a number is not sound, 2 with nothing changed if there is no memory for the
- * scratch, 3 if all is done and not all that was read is finite. */
+/* ``tensors`` are the pointers at the beginning of ``struct token``, in its order; those of ``layout`` are
+ * ignored. Returns 0; 1 with nothing changed if a number is invalid; 2 with nothing changed if there is no
+ * memory for the scratch; 3 if all is done but not every read-out is finite. */
 int TTR_NAME(step)(const void *tensors, const struct token *layout) {
     struct token call = *layout;
     const struct token *t = memcpy(&call, tensors, offsetof(struct token, strides));
@@ -252,7 +250,7 @@ int TTR_NAME(step)(const void *tensors, const struct token *layout) {
         started++;
     run_share(&shares[0]);
     for (int64_t i = started; i < threads; i++)
-        run_share(&shares[i]); /* those that no thread could be had for */
+        run_share(&shares[i]); /* those for which no thread could be created */
     for (int64_t i = 1; i < started; i++) pthread_join(workers[i], NULL);
     free(scratch);
     for (int64_t b = 0; t->position && t->next == t->memory && b < t->batch; b++) t->position[b]++;

@@ -1,5 +1,5 @@
-/* Heads of sequences in parallel. They go through time together, a stretch at a time: where tokens are a page
- * apart, heads share the pages, of which a core remembers few thousand. */
+/* Heads of sequences in parallel. A thread advances several heads together, one checkpoint interval at a
+ * time: where tokens are a page apart, heads share the pages, of which a core's TLB holds a few thousand. */
 #ifndef TTR_THREADS_H
 #define TTR_THREADS_H
 

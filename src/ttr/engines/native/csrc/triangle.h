@@ -1,8 +1,8 @@
 /* The unit lower triangular system of a chunk, (I + A) W = U, by substitution in blocks of ROWS tokens.
  *
- * `invert_blocks` leaves in place of every diagonal block of A its (I + A_bb)^{-1}, found by substitution as
- * well: near-equal keys with a step of 1 would lose all digits by the doubling (I - A)(I + A^2)(I + A^4)...
- * over the whole chunk. */
+ * `invert_blocks` overwrites every diagonal block A_bb with (I + A_bb)^{-1}, also found by substitution: with
+ * near-equal keys and a step of 1, the doubling (I - A)(I + A^2)(I + A^4)... over the whole chunk would lose
+ * all digits. */
 #ifndef TTR_TRIANGLE_H
 #define TTR_TRIANGLE_H
 
@@ -22,8 +22,8 @@ static inline void invert_blocks(int64_t size, matrix a) {
     }
 }
 
-/* u [size, columns] becomes (I + A)^{-1} u. A block is solved in place, because one register tile reads all
- * of its rows before it writes. */
+/* u [size, columns] becomes (I + A)^{-1} u. A block can be solved in place, because one register tile reads
+ * all of its rows before it writes. */
 static inline void solve(int64_t size, int64_t columns, matrix a, matrix u) {
     for (int64_t start = 0; start < size; start += ROWS) {
         matrix block = from(u, start, 0);

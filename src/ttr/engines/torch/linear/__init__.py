@@ -1,2 +1,2 @@
-"""Linear recurrences as one torch operator with several engines: what the fast engines of linear memories
-share."""
+"""Linear recurrences in torch's operations: chunk by chunk, and in super-blocks with a backward pass of their
+own."""

@@ -1,8 +1,8 @@
 """One super-block of a linear recurrence: the mathematics of a chunk and of its derivative.
 
 Let b_i be the cumulative log decay inside a chunk, S_0 the memory that enters it, P = step read and V' = step
-value. The corrections W, written at the keys E (``erase``, or the key itself), solve a unit lower triangular
-system (the UT form of the delta rule: DeltaNet, arXiv 2406.06484; Gated DeltaNet, 2412.06464; KDA,
+value. The corrected values W, written at the keys E (``erase``, or the key itself), solve a unit lower
+triangular system (the UT form of the delta rule: DeltaNet, arXiv 2406.06484; Gated DeltaNet, 2412.06464; KDA,
 2510.26692),
 
     U = V' - P~ S_0,   (I + A) W = U,        A_ij = P_i.E_j e^{c_i - b_j}, j < i;   c = b, or b of the pair
@@ -10,24 +10,24 @@ system (the UT form of the delta rule: DeltaNet, arXiv 2406.06484; Gated DeltaNe
     y = Q~ S_0 + A^q W,                      A^q_ij = Q_i.E_j e^{b_i - b_j} over the pairs that token i sees
     S_C = e^{b_C} S_0 + E^^T W               P~ = P e^c,  Q~ = Q e^b,  E^ = E e^{b_C - b}
 
-An additive memory has W = V'. With keys of its own for what is erased, the pairs (K, V') stand beside (E, W):
-E becomes [E; K], W becomes [W; V'] and U = -A^k V' - P~ S_0. P and Q are the rows X = [P; Q] of single
-products throughout.
+An additive memory has W = V'. With erase keys, the pairs (K, V') are written beside (E, W): E becomes [E; K],
+W becomes [W; V'] and U = -A^k V' - P~ S_0. P and Q are stacked to the rows X = [P; Q], so that one product
+serves both.
 
-Derivative. With Z = [-dU; dY] for the rows, and dS that of the memory which leaves the chunk,
+Derivative. With Z = [-dU; dY] for the rows, and dS the gradient of the memory that leaves the chunk,
 
-    dW = A^q^T dY + E^ dS,   dU = (I + A)^-T dW,   dV' = dU (erased apart: A^q^T dY + K^ dS - A^k^T dU)
+    dW = A^q^T dY + E^ dS,   dU = (I + A)^-T dW,   dV' = dU (with erase keys: A^q^T dY + K^ dS - A^k^T dU)
     dS_0 = e^{b_C} dS + X~^T Z,   dX~ = Z S_0^T,   d[A; A^q] = Z W^T,   dE^ = W dS^T
 
-W and (I + A)^-1 are kept, memories recomputed from that of the super-block. As b enters only through X e^b, E
-e^-b and e^{b_C},
+W and (I + A)^-1 are saved, memories recomputed from the one that enters the super-block. As b enters only
+through X e^b, E e^-b and e^{b_C},
 
     db_i = X_i.dX_i - E_i.dE_i,   d log_decay_i = sum_{j>=i} db_j + S.dS    (per channel: without the sum over
         channels)
 
-where j runs to the end of the super-block and S is the memory that leaves it. That holds for the end of a
-chunk or of the sequence as well; one S.dS per chunk would cost a tenth of the pass, and sums over a whole
-sequence would cancel digits.
+where j runs to the end of the super-block and S is the memory that leaves it. The same holds with the end of
+a chunk or of the sequence; but one S.dS per chunk would cost a tenth of the pass, and sums over a whole
+sequence would lose digits by cancellation.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from ttr.forms.linear_recurrence import LinearRecurrence
 
 
 class Block:
-    """Super-block number ``index`` of a recurrence whose memories all fit the buffers."""
+    """Super-block number ``index`` of a recurrence, computed in ``buffers`` of its sizes."""
 
     def __init__(self, buffers: Buffers, r: LinearRecurrence, index: int) -> None:
         self.r, self.g, self.mask = r, buffers.geometry, buffers.mask
@@ -66,8 +66,8 @@ class Block:
         self.decay = Decays(self.g, r, log, r.query.dtype)
 
     def forward(self, state: Tensor, y: Tensor, written: Tensor, inverse: Tensor) -> None:
-        """Write the read-outs to ``y`` [B,T,H,V] and move ``state`` [G,F,V] to the memory that leaves; keep W
-        and the inverse, if given."""
+        """Write the read-outs to ``y`` [B,T,H,V], update ``state`` [G,F,V] to the memory that leaves, and
+        save W and the inverse to ``written`` and ``inverse`` unless these are empty."""
         x, keys, values = self._fill()
         x_state, keys_state = self._for_memory(x, keys)
         scores, corrected, tokens = self._scores(x, keys), self.g.pairs, self.g.tokens
@@ -94,8 +94,8 @@ class Block:
         inverse: Tensor | None = None,
         target: Tensor | None = None,
     ) -> None:
-        """Chunk after chunk, while the memory is in the cache: what the rows read, the corrections (into the
-        first rows of ``values``) by the inverse of the system from its target, and what is written to
+        """Chunk by chunk, while the memory is in the cache: compute the read-outs of the rows, the corrected
+        values (``inverse`` times ``target``, into the first rows of ``values``), and the update of
         ``state``."""
         pairs, error, apart = self.g.pairs, self.buffers.error, self.g.keys > self.g.pairs
         for i in range(self.count):
@@ -106,14 +106,14 @@ class Block:
                     values[i, :, :pairs] = torch.bmm(inverse[i], error)
                 else:
                     torch.bmm(inverse[i], error, out=values[i])
-            self._keep(state, i).baddbmm_(keys[i].mT, values[i])
+            self._decayed(state, i).baddbmm_(keys[i].mT, values[i])
 
-    def _keep(self, state: Tensor, chunk: int) -> Tensor:
-        """A memory, or its derivative, times what a chunk keeps of it, in place."""
-        return state if self.decay.kept is None else state.mul_(self.decay.kept[chunk])
+    def _decayed(self, state: Tensor, chunk: int) -> Tensor:
+        """A memory, or its gradient, times its decay over a chunk, in place."""
+        return state if self.decay.chunk is None else state.mul_(self.decay.chunk[chunk])
 
     def _target(self, scores: Tensor, values: Tensor) -> Tensor:
-        """U without the part of the memory."""
+        """U without the term of the memory, -P~ S_0."""
         pairs = self.g.pairs
         if self.g.keys == pairs:
             return values
@@ -121,8 +121,8 @@ class Block:
         return target.view(self.count, -1, *target.shape[1:])
 
     def _fill(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows and keys as they meet in products, and the values V' (behind the room for corrections, where
-        there is one)."""
+        """Rows and keys scaled for their products, and the values V', which follow the space for corrected
+        values if there is one."""
         r, g, d = self.r, self.g, self.decay
         x, keys, values = (
             buffer[: self.count] for buffer in (self.buffers.x, self.buffers.keys, self.buffers.written)
@@ -158,8 +158,8 @@ class Block:
         return x, keys, values
 
     def _product(self, out: Tensor, x: Tensor, step: Tensor | float | None, factor: Tensor | None) -> None:
-        """``out`` [M,G,.,D] = x [M,B,H,.,D] times step [M,B,H,.,1] or a number and a factor [M,G,.,1 or D],
-        where there are any."""
+        """``out`` [M,G,.,D] = x [M,B,H,.,D] times ``step`` [M,B,H,.,1] or a number, and times ``factor``
+        [M,G,.,1 or D], unless these are None."""
         out = out.unflatten(1, x.shape[1:3])
         factor = None if factor is None else factor.unflatten(1, x.shape[1:3])
         if step is not None and factor is not None and factor.shape[-1] == 1:
@@ -173,7 +173,7 @@ class Block:
             out.mul_(second)
 
     def _for_memory(self, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows as they read the memory that enters, the keys as they write the one that leaves."""
+        """The rows scaled to read the memory that enters, the keys scaled to write to the one that leaves."""
         d = self.decay
         return (
             x if d.row_to_memory is None else x * d.row_to_memory,
@@ -190,20 +190,20 @@ class Block:
         return torch.bmm(x.flatten(0, 1), keys.flatten(0, 1).mT, out=scores.flatten(0, 1)).mul_(self.mask)
 
     def _scores_again(self, x: Tensor, keys: Tensor) -> Tensor:
-        """What the derivative needs of them, in the last rows: A^q, and A^k where there is one."""
+        """The scores that the derivative needs: A^q in the last rows, and A^k with erase keys."""
         if self.decay.halving or self.g.keys > self.g.pairs:
             return self._scores(x, keys)
         queries = self.g.tokens
         return (x.flatten(0, 1)[:, -queries:] @ keys.flatten(0, 1).mT).mul_(self.mask[-queries:])
 
     def _parts(self) -> Iterator[tuple[slice, slice, Halving]]:
-        """The rows of every part, every kind of keys, and the halved products of both."""
+        """For every part of the rows and every kind of keys: both slices, and their halved products."""
         for halving in self.decay.halving:
             for columns in self._kinds_of_keys():
                 yield halving.part.rows, columns, halving
 
     def _kinds_of_keys(self) -> list[slice]:
-        """The keys at which corrections are written and, where they are others, those of the values."""
+        """The keys at which corrected values are written and, with erase keys, also those of the values."""
         return [slice(start, start + self.g.pairs) for start in range(0, self.g.keys, self.g.pairs)]
 
     def _states(self, state: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ class Block:
         states = self.buffers.states[: self.count + 1]
         states[0].copy_(state)
         for i in range(self.count):
-            self._keep(states[i + 1].copy_(states[i]), i).baddbmm_(keys[i].mT, values[i])
+            self._decayed(states[i + 1].copy_(states[i]), i).baddbmm_(keys[i].mT, values[i])
         return states
 
     # --------------------------------------------------------------------------------------------- derivative
@@ -224,8 +224,8 @@ class Block:
         written: Tensor,
         inverse: Tensor,
     ) -> None:
-        """Write the gradients of this block's tokens; ``grad_state`` [G,F,V] goes from the memory that leaves
-        to the one that enters."""
+        """Write the gradients of this block's tokens; update ``grad_state`` [G,F,V] from the gradient of the
+        memory that leaves to that of the one that enters."""
         g, pairs, buffers = self.g, self.g.pairs, self.buffers
         x, keys, values = self._fill()
         x_state, keys_state = self._for_memory(x, keys)
@@ -266,11 +266,11 @@ class Block:
         grad_x: Tensor,
         grad_keys: Tensor,
     ) -> list[Tensor]:
-        """Chunk after chunk from the last, while the derivative of the memory is in the cache: dW, the part
-        -dU of ``z``, the derivatives of rows and keys as they met memories, and S.dS of the memories that the
-        log decays act on."""
+        """Chunk by chunk from the last, while the gradient of the memory is in the cache: dW, the part -dU of
+        ``z``, the gradients of rows and keys through the memories, and S.dS of the memories that the log
+        decays multiply."""
         pairs, of_states = self.g.pairs, []
-        if self.decay.kept is not None and not self.decay.halving:
+        if self.decay.chunk is not None and not self.decay.halving:
             of_states.append(self._of_state(states[self.count], grad_state))
         for i in reversed(range(self.count)):
             grad_values[i].baddbmm_(keys[i], grad_state)
@@ -281,7 +281,7 @@ class Block:
                     out=z[i, :, :pairs],
                 )
             torch.bmm(z[i], states[i].mT, out=grad_x[i])
-            self._keep(grad_state, i)
+            self._decayed(grad_state, i)
             if self.decay.halving:
                 of_states.insert(0, self._of_state(states[i], grad_state))
             grad_state.baddbmm_(x[i].mT, z[i])
@@ -297,8 +297,8 @@ class Block:
         grad_log_decay: Tensor | None,
         of_states: list[Tensor],
     ) -> None:
-        """Complete the derivatives of rows and keys as they met in products, from those of what met the
-        memories; store those of the log decays."""
+        """Add the gradients of rows and keys through the scores to those through the memories; store the
+        gradients of the log decays."""
         d = self.decay
         if d.row_to_memory is not None:
             grad_x.mul_(d.row_to_memory)
@@ -319,7 +319,7 @@ class Block:
         else:
             grad_x.flatten(0, 1).baddbmm_(grad_scores, keys.flatten(0, 1))
             grad_keys.flatten(0, 1).baddbmm_(grad_scores.mT, x.flatten(0, 1))
-            grad_log = None if d.kept is None else self._log_decay(x, keys, grad_x, grad_keys, *of_states)
+            grad_log = None if d.chunk is None else self._log_decay(x, keys, grad_x, grad_keys, *of_states)
         if grad_log_decay is not None:
             self._store(
                 grad_log,
@@ -330,7 +330,7 @@ class Block:
     def _store_gradients(
         self, gradients: list[Tensor | None], grad_x: Tensor, grad_keys: Tensor, grad_value: Tensor
     ) -> None:
-        """From the derivatives of rows, keys and V' to those of query, key, value, read, erase and step."""
+        """From the gradients of rows, keys and V' to those of query, key, value, read, erase and step."""
         r, g, d = self.r, self.g, self.decay
         query, key, value, read, erase, step, _ = gradients
         of_pairs, of_queries = (
@@ -364,7 +364,7 @@ class Block:
         self._store(grad_value, value, r.pairs, steps)
 
     def _dot(self, x: Tensor, y: Tensor, factor: Tensor | None) -> Tensor:
-        """sum_d x_d y_d [M,G,N,1] of chunks x [M,G,N,D] times a factor [M,G,N,1 or D], if there is one, and
+        """sum_d x_d y_d [M,G,N,1] of chunks x [M,G,N,D], times a factor [M,G,N,1 or D] if there is one, and
         the block's part of y [B,L,H,D]."""
         per_channel = factor is not None and factor.shape[-1] > 1
         x = x * factor if per_channel else x
@@ -382,8 +382,9 @@ class Block:
     def _dots(
         self, x: Tensor, keys: Tensor, grad_x: Tensor, grad_keys: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x.dx of all rows that decay up to a pair, and of the keys of that pair, [M,G,N,E]; x.dx of all rows
-        of a chunk, [M,G,E], those that decay up to the pair before the chunk included."""
+        """Three sums of x.dx: over the rows whose decay ends at a pair, [M,G,N,E]; over the keys of that
+        pair, [M,G,N,E]; over all rows of a chunk, [M,G,E], including those whose decay ends before the
+        chunk."""
         of_rows, of_keys = dots(x, grad_x, self.channels), dots(keys, grad_keys, self.channels)
         parts = [part.on_pairs(of_rows[:, :, part.rows]) for part in row_parts(self.g, self.r)]
         return (
@@ -395,8 +396,8 @@ class Block:
     def _log_decay(
         self, x: Tensor, keys: Tensor, grad_x: Tensor, grad_keys: Tensor, of_last: Tensor
     ) -> Tensor:
-        """The derivative of the log decay where everything is scaled from the start of the chunk: see the
-        head of this file."""
+        """The gradient of the log decay where everything is scaled relative to the start of the chunk: see
+        the head of this file."""
         of_rows, of_keys, whole_chunk = self._dots(x, keys, grad_x, grad_keys)
         in_later = suffix_sums((whole_chunk - of_keys.sum(2)).movedim(0, -2)).movedim(-2, 0)[1:]
         log = suffix_sums(of_rows - of_keys).add_(of_last)
@@ -406,15 +407,15 @@ class Block:
     def _log_decay_of_memories(
         self, x: Tensor, keys: Tensor, grad_x: Tensor, grad_keys: Tensor, of_states: Tensor
     ) -> Tensor:
-        """What rows that read the memory that enters, keys that write the one that leaves, and what is kept
-        give the log decays."""
+        """The part of the log decays' gradient through the memories: rows that read the one that enters, keys
+        that write to the one that leaves, and the decay between the two."""
         of_rows, of_keys, _ = self._dots(x, keys, grad_x, grad_keys)
         return suffix_sums(of_rows) + prefix_sums(of_keys) + of_states
 
     # ------------------------------------------------------------------------------------------------- layout
     def _load(self, x: Tensor, per_token: int) -> Tensor:
-        """The block's part of x [B,L,H,D] as chunks [M,B,H,N,D]: a view, but for zeros behind the last
-        token."""
+        """The block's part of x [B,L,H,D] as chunks [M,B,H,N,D]: a view, or a copy where zeros must follow
+        the last token."""
         x = x[:, self.first * per_token : self.last * per_token]
         size = self.g.tokens * per_token
         if x.shape[1] < self.count * size:
@@ -422,7 +423,7 @@ class Block:
         return x.unflatten(1, (self.count, size)).permute(1, 0, 3, 2, 4)
 
     def _store(self, x: Tensor, target: Tensor, per_token: int, factor: Tensor | float | None = None) -> None:
-        """Write chunks [M,G,N,D], times a number or a factor [M,G,N,1 or D] if there is one, to the block's
+        """Write chunks x [M,G,N,D], times a number or a factor [M,G,N,1 or D] if there is one, to the block's
         part of target [B,L,H,D]."""
         x, factor = (
             t.unflatten(1, (target.shape[0], target.shape[2])) if isinstance(t, Tensor) else t

@@ -1,5 +1,5 @@
-"""A linear recurrence by torch's own differentiable operations, all chunks at once: what functorch, the
-compiler and second derivatives go through, and what the operators fall back to."""
+"""A linear recurrence in torch's differentiable operations, all chunks at once: for functorch, torch.compile
+and second derivatives, and the fallback of the operators."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def run(r: LinearRecurrence, chunk: int) -> tuple[Tensor, Tensor]:
 
 
 def additive(r: LinearRecurrence, chunk: int) -> tuple[Tensor, Tensor]:
-    """S_t = D_t S_{t-1} + k_t v_t^T with products of matrices (the chunkwise form of GLA, arXiv 2312.06635).
+    """S_t = D_t S_{t-1} + k_t v_t^T by matrix products (the chunkwise form of GLA, arXiv 2312.06635).
 
     Let b_i be the cumulative log decay in a chunk and S_0 the memory that enters it. Unrolled,
 
         y_i = S_0^T (q_i e^{b_i}) + sum_{j<=i} A_ij v_j,     A_ij = sum_d q_id k_jd e^{b_id - b_jd}
         S_C = e^{b_C} S_0 + sum_j (k_j e^{b_C - b_j}) v_j^T
 
-    and all is done for all chunks at once but the scan that the last line is. Read before write, y_i takes
-    b_{i-1} for b_i and j < i. Several pairs per token are a sequence of pairs, read at the last of each
-    token.
+    and everything is computed for all chunks at once except the last line, which is a scan over chunks. Where
+    tokens read before they write, y_i has b_{i-1} for b_i and j < i. Several pairs per token form a sequence
+    of pairs, which is read at the last pair of each token.
     """
     time = r.query.shape[1]
     tokens = chunk_length(chunk, time)
@@ -38,14 +38,14 @@ def additive(r: LinearRecurrence, chunk: int) -> tuple[Tensor, Tensor]:
     log = cumulative_log_decay(r.log_decay, r.key, size)
     log_query, whole = log[..., r.pairs - 1 :: r.pairs, :], log[..., -1:, :]
     visible = torch.arange(r.pairs, size + 1, r.pairs, device=key.device)
-    if r.reads_first:  # what a token reads is what the token before it left
+    if r.reads_first:  # a token reads the memory that the previous token left
         log_query, visible = pad(log, (0, 0, 1, -1)), visible - 1
 
     memory, entering = r.memory, []
     added = shrink(key, whole - log).mT @ value
-    for kept, new in zip(whole.mT.to(key.dtype).exp().unbind(), added.unbind(), strict=True):
+    for decay, new in zip(whole.mT.to(key.dtype).exp().unbind(), added.unbind(), strict=True):
         entering.append(memory)
-        memory = kept * memory + new
+        memory = decay * memory + new
     y = (
         shrink(query, log_query) @ torch.stack(entering)
         + scores(query, key, log_query, log, visible, tokens) @ value
@@ -58,20 +58,20 @@ def delta(r: LinearRecurrence, chunk: int) -> tuple[Tensor, Tensor]:
     chunkwise form of DeltaNet, arXiv 2406.06484, Gated DeltaNet, 2412.06464, and KDA, 2510.26692).
 
     Let b_i be the cumulative log decay in a chunk, S_0 the memory that enters it, and c_i = b_i where the
-    error is measured at the decayed memory, b_{i-1} at the old one. Given all w, the memory is a decayed sum
-    of the pairs (k_j, w_j), hence
+    error is that of the decayed memory, b_{i-1} where it is that of the memory before the decay. Given all w,
+    the memory is a decayed sum of the pairs (k_j, w_j), hence
 
         w_i = beta_i (v_i - S_0^T (p_i e^{c_i})) - sum_{j<i} A_ij w_j,     A_ij = beta_i sum_d p_id k_jd
             e^{c_id - b_jd}
 
-    which is a unit lower triangular system, (I + A) W = beta (V - (P e^c) S_0), solved by substitution. What
-    follows is the additive form with w for v. Several pairs per token are a sequence of pairs, read at the
-    last of each token.
+    which is a unit lower triangular system, (I + A) W = beta (V - (P e^c) S_0), solved by substitution. The
+    rest is the additive form with w for v. Several pairs per token form a sequence of pairs, which is read at
+    the last pair of each token.
 
-    Where an erase key e takes off what p reads, S_j = D_j S_{j-1} - beta_j e_j (S_x^T p_j)^T + beta_j k_j
-    v_j^T, a diagonal plus low rank (RWKV-7, arXiv 2503.14456), the pairs (k_j, beta_j v_j) are known and the
-    corrections w_j = -beta_j S_x^T p_j are written at e_j: the system has e for k, and -A V in the keys for
-    beta V.
+    With an erase key e, S_j = D_j S_{j-1} - beta_j e_j (S_x^T p_j)^T + beta_j k_j v_j^T, a diagonal plus low
+    rank transition (RWKV-7, arXiv 2503.14456). The pairs (k_j, beta_j v_j) are known, and the corrections
+    w_j = -beta_j S_x^T p_j are written at e_j: the system has e for k, and for beta V it has -A^k beta V,
+    where A^k is A with the keys k.
     """
     time = r.query.shape[1]
     tokens = chunk_length(chunk, time)
@@ -102,14 +102,14 @@ def delta(r: LinearRecurrence, chunk: int) -> tuple[Tensor, Tensor]:
         whole.mT.to(key.dtype).exp(),
     )
     memory, entering, written = r.memory, [], []
-    for matrix, wanted, sums, reader, writer, kept in zip(
+    for matrix, wanted, sums, read_now, erase_now, decay in zip(
         *(tensor.unbind() for tensor in chunks), strict=True
     ):
         entering.append(memory)
         written.append(
-            torch.linalg.solve_triangular(matrix, wanted - reader @ memory, upper=False, unitriangular=True)
+            torch.linalg.solve_triangular(matrix, wanted - read_now @ memory, upper=False, unitriangular=True)
         )
-        memory = kept * memory + sums + writer @ written[-1]
+        memory = decay * memory + sums + erase_now @ written[-1]
     outputs = outputs + scores(query, eraser, log_query, log, visible, tokens) @ torch.stack(written)
     y = shrink(query, log_query) @ torch.stack(entering) + outputs
     return join(y, time), memory

@@ -2,15 +2,15 @@
 overflow.
 
 b is the cumulative log decay of a chunk (falling from 0), r that of a row, either b itself or b of the pair
-before. The two exponentials of a difference apart need a reference between them: e^{r - x} on the row, e^{x -
-b} on the key.
+before. Row and key get one exponential each, relative to a reference x: e^{r - x} on the row, e^{x - b} on
+the key.
 
     flat     x = 0 for the whole chunk where b >= -REACH: the rows shrink, and the keys grow by at most
              e^REACH
-    halved   else: in a block of 2, 4, ..., C tokens the late half meets the early one over the border between
-        them, where both exponents are <= 0 whatever the gates; below the size at which every block falls by
-        at most REACH, x is the block's start; where even tokens fall by more, pairs inside a token are met
-        one by one
+    halved   else: in a block of 2, 4, ..., C tokens, rows of the late half meet keys of the early half with x
+             at the border between them, where both exponents are <= 0 for any decay; in blocks so small that
+             none falls by more than REACH, x is the block's start; where even single tokens fall by more,
+             every pair inside a token gets an exponential of its own
 
 Letters: M chunks of C tokens, G batch x heads, n pairs per token, J = C n keys, R rows, E = F with a decay
 per channel, else 1.
@@ -30,22 +30,22 @@ from ttr.engines.torch.linear.geometry import Geometry
 from ttr.forms.linear_recurrence import LinearRecurrence
 
 REACH = 30.0
-"""The largest exponent above 0: e^30 = 1e13 leaves float32 room for products of any length."""
+"""The largest positive exponent: with e^30 = 1e13, products of any length stay in the range of float32."""
 
 
 class Decays:
-    """What the decays of one super-block mean for its rows, keys and memories; without decay every factor is
+    """The decay factors of the rows, keys and memories of one super-block; without decay every factor is
     None.
 
-    ``row`` and ``key`` are what rows and keys are multiplied with before they meet (1 where the products are
-    halved), ``row_to_memory`` and ``key_to_memory`` what they still lack to meet the memory that enters and
-    the one that leaves, ``kept`` what a chunk keeps of the former.
+    ``row`` and ``key`` multiply rows and keys for their products (None where these are halved),
+    ``row_to_memory`` and ``key_to_memory`` multiply them further to read the memory that enters and to write
+    to the one that leaves, ``chunk`` is the decay of the memory over a chunk.
     """
 
     def __init__(
         self, g: Geometry, r: LinearRecurrence, log_decay: Tensor | None, dtype: torch.dtype
     ) -> None:
-        self.row = self.key = self.row_to_memory = self.key_to_memory = self.kept = None
+        self.row = self.key = self.row_to_memory = self.key_to_memory = self.chunk = None
         self.halving: tuple[Halving, ...] = ()
         if log_decay is None:
             return
@@ -57,10 +57,10 @@ class Decays:
         rows = torch.cat(parts, dim=2)
         copies = g.keys // g.pairs
         whole = log[:, :, -1:]
-        self.kept = whole.mT.to(dtype).exp()
+        self.chunk = whole.mT.to(dtype).exp()
         if flat(log):
             self.row, self.key = rows.to(dtype).exp(), torch.exp(-log.to(dtype)).repeat(1, 1, copies, 1)
-            self.key_to_memory = self.kept.mT
+            self.key_to_memory = self.chunk.mT
         else:
             leaf = leaf_tokens(log, g.tokens)
             self.halving = tuple(
@@ -71,15 +71,15 @@ class Decays:
 
 
 class RowPart(NamedTuple):
-    """The rows of P, or of Q: where they stand among all, how many pairs there are to each, and whether they
-    decay up to the pair before."""
+    """The rows of P, or of Q: their slice of all rows, the number of pairs per row, and whether a row's decay
+    ends at the pair before its own."""
 
     rows: slice
     every: int
     before: bool
 
     def on_pairs(self, dots: Float[Tensor, "*lead r E"]) -> Float[Tensor, "*lead pairs E"]:
-        """Numbers of rows at the last pair that each decays up to."""
+        """Numbers of rows, each moved to the last pair that its decay includes."""
         if self.every > 1:
             spread = dots.new_zeros(*dots.shape[:-2], self.every * dots.shape[-2], dots.shape[-1])
             spread[..., self.every - 1 :: self.every, :] = dots
@@ -88,7 +88,7 @@ class RowPart(NamedTuple):
 
 
 def row_parts(g: Geometry, r: LinearRecurrence) -> tuple[RowPart, ...]:
-    """The parts of the rows X = [P; Q], P only where the memory corrects."""
+    """The parts of the rows X = [P; Q]; P only with an error-correcting solver."""
     queries = RowPart(slice(g.rows - g.tokens, g.rows), r.pairs, r.reads_first)
     return (queries,) if r.read is None else (RowPart(slice(0, g.pairs), 1, r.old), queries)
 
@@ -99,12 +99,13 @@ def dots(x: Tensor, gradient: Tensor, channels: bool) -> Tensor:
 
 
 def flat(log: Float[Tensor, "M G J E"]) -> bool:
-    """Whether one reference serves every whole chunk."""
+    """Whether one reference can serve a whole chunk, in every chunk."""
     return log[:, :, -1].amin().item() >= -REACH
 
 
 def leaf_tokens(log: Float[Tensor, "M G J E"], tokens: int) -> int:
-    """The largest power of two of tokens over which no block falls by more than REACH; 1 is always right."""
+    """The largest power of two such that the log decay falls by at most REACH over any block of so many
+    tokens; else 1, where pairs inside a token get exponentials of their own if the decay is that strong."""
     size = tokens
     while size > 1:
         ends = log.unflatten(2, (tokens // size, -1))[:, :, :, -1]
@@ -118,9 +119,9 @@ def leaf_tokens(log: Float[Tensor, "M G J E"], tokens: int) -> int:
 class Halving:
     """The products of one part of the rows with the keys, level by level, and their derivative.
 
-    The derivative in a log decay adds up without cancelling: a row and a key that meet over a border have in
-    their exponent the log decays between them, so those of the late half collect the products row.d_row from
-    their place on, those of the early half the products key.d_key of the keys before them.
+    The gradient of a log decay is a sum without cancellation: the exponent of a row and a key on two sides of
+    a border is the sum of the log decays between them. So a log decay of the late half gets the sum of
+    row.d_row from its place on, one of the early half the sum of key.d_key over the keys before it.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class Halving:
     def products(
         self, rows: Float[Tensor, "M G R F"], keys: Float[Tensor, "M G J F"], out: Float[Tensor, "M G R J"]
     ) -> None:
-        """Fill what ``out`` holds of earlier pairs; later ones must be masked."""
+        """Fill the entries of ``out`` for earlier pairs; those for later pairs must be masked."""
         for level, row_log, key_log in self._levels():
             shrunk = level.rows(rows) * row_log.to(rows.dtype).exp()
             grown = level.keys(keys) * key_log.to(keys.dtype).exp()
@@ -156,8 +157,8 @@ class Halving:
         grad_keys: Tensor,
         grad_log: Float[Tensor, "M G J E"],
     ) -> None:
-        """Add to the gradients of rows, keys and log decays what the masked derivative ``grad`` of the
-        products gives."""
+        """Add to the gradients of rows, keys and log decays the part that follows from ``grad``, the masked
+        gradient of the products."""
         for level, row_log, key_log in self._levels():
             row_factor, key_factor = row_log.to(rows.dtype).exp(), key_log.to(keys.dtype).exp()
             square, late, early = level.squares(grad), level.rows(rows), level.keys(keys)
@@ -206,16 +207,16 @@ class Halving:
             size *= 2
 
     def _inside_tokens(self, dtype: torch.dtype) -> Float[Tensor, "M G C r n E"]:
-        """e^{r - b} inside each token, between all its rows and pairs; of later pairs, which must be masked,
-        e^0."""
+        """e^{r - b} inside each token, between all its rows and pairs; 1 for later pairs, which must be
+        masked."""
         token = _Level(self.tokens)
         between = token.rows(self.log_rows)[..., :, None, :] - token.keys(self.log_keys)[..., None, :, :]
         return between.clamp_(max=0.0).to(dtype).exp()
 
 
 class _Level:
-    """A chunk cut into blocks, whole or in halves of which the late one meets the early one; all methods give
-    views."""
+    """A chunk cut into blocks. With ``halves``, rows are those of the late half of a block and keys those of
+    the early half. All methods return views."""
 
     def __init__(self, blocks: int, halves: bool = False) -> None:
         self.blocks, self.halves = blocks, halves
@@ -245,7 +246,7 @@ class _Level:
 
 
 def suffix_sums(x: Float[Tensor, "*lead N E"]) -> Float[Tensor, "*lead N E"]:
-    """sum_{j>=i} x_j, as a product: torch's reverse sums copy twice."""
+    """sum_{j>=i} x_j, as a matrix product: a reversed cumsum in torch copies twice."""
     return torch.ones(x.shape[-2], x.shape[-2], dtype=x.dtype, device=x.device).triu() @ x
 
 

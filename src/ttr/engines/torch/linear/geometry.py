@@ -1,4 +1,4 @@
-"""Sizes of a super-block, and the memory that all super-blocks of a call share."""
+"""Sizes of a super-block, and the buffers that all super-blocks of a call share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from ttr.forms.linear_recurrence import LinearRecurrence
 
 BLOCK_TOKENS = 256
-"""Tokens of a super-block: its tensors stay in the cache, and one memory is kept per super-block for the
+"""Tokens of a super-block: its tensors stay in the cache, and one memory per super-block is saved for the
 backward pass."""
 
 
@@ -49,7 +49,7 @@ class Geometry:
 
 
 class Buffers:
-    """What all super-blocks write into: M chunks, G memories; made once per call."""
+    """The tensors that all super-blocks of a call write to, allocated once: M chunks, G memories."""
 
     def __init__(self, g: Geometry, r: LinearRecurrence, backward: bool = False) -> None:
         self.geometry = g
@@ -73,8 +73,8 @@ class Buffers:
 
 
 def _mask(g: Geometry, r: LinearRecurrence) -> Tensor:
-    """[R,J]: 1 where a row meets a key: pairs before its own for corrections, pairs up to its token's last
-    for queries."""
+    """[R,J]: 1 where a row sees a key. Rows of P see the pairs before their own, queries those up to the last
+    of their token."""
     pair = torch.arange(g.pairs, device=r.query.device)
     token = torch.arange(r.pairs - 1, g.pairs, r.pairs, device=r.query.device)
     queries = pair < token[:, None] + (0 if r.reads_first else 1)

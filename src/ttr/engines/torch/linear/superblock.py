@@ -1,5 +1,5 @@
-"""The kernel made of torch's own products: chunks in cache-sized super-blocks, buffers made once, a backward
-pass of its own."""
+"""A kernel made of torch's matrix products: chunks in cache-sized super-blocks, buffers allocated once, and a
+backward pass of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ttr.engines.torch.linear.geometry import BLOCK_TOKENS, Buffers, Geometry
 from ttr.forms.linear_recurrence import LinearRecurrence
 
 ROWS = 16
-"""Rows (batch x heads) at a time: what a super-block writes then stays in the cache."""
+"""Memories (batch x heads) at a time, so that what a super-block writes stays in the cache."""
 
 
 class SuperblockKernel:
@@ -88,8 +88,8 @@ def _groups(
     saved: tuple[Tensor, ...],
     *others: Tensor | None,
 ) -> Iterator[tuple]:
-    """The recurrence of at most ``ROWS`` rows at a time, with the same part of y, memory, the saved tensors
-    and any [B,T,H,...]."""
+    """The recurrence of at most ``ROWS`` memories at a time, with the same part of y, memory, the saved
+    tensors and any other tensors [B,T,H,...]."""
     batch, heads = r.query.shape[0], r.query.shape[2]
     head_step = min(heads, ROWS)
     batch_step = max(1, ROWS // heads)

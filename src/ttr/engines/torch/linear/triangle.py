@@ -11,7 +11,7 @@ LEAF = 8
 
 
 def unit_lower_inverse(matrix: Float[Tensor, "G N N"], out: Float[Tensor, "G N N"]) -> Float[Tensor, "G N N"]:
-    """(I + L)^-1 for the part L of every matrix below its diagonal; the rest of ``matrix`` is not looked at.
+    """(I + L)^-1 for the part L of every matrix below its diagonal; the rest of ``matrix`` is not read.
 
     The diagonal is cut into leaves that are inverted by substitution, row by row, all leaves of all matrices
     at once with the matrices along the fastest axis. Two neighbours X_1, X_2 are then merged with the block
@@ -20,8 +20,8 @@ def unit_lower_inverse(matrix: Float[Tensor, "G N N"], out: Float[Tensor, "G N N
         [I + L_1     0    ]^-1     [     X_1         0  ]
         [  L_21   I + L_2 ]     =  [-X_2 L_21 X_1   X_2 ]
 
-    Never the powers of a whole L, which explode where keys are alike: substitution and merges keep the
-    digits.
+    Powers of a whole L are avoided, since they grow without bound where keys are alike; substitution and
+    merges lose no digits.
     """
     size = matrix.shape[-1]
     leaf = size

@@ -1,12 +1,12 @@
-/* Lines fitted around a block of queries, as engines/torch/local_linear.py states them: what is given, the
- * weights of the block, and the sweeps over its pairs.
+/* Local linear regression for a block of queries, as engines/torch/local_linear.py states it: the arguments,
+ * the weights of the block, and the sweeps over its pairs.
  *
- * A group of S heads shares its keys; a block is C tokens of it, R = S C rows, row s C + c. Row r weighs the
- * pairs with p_r, which sum to 1, has the mean m_r = sum_i p_ri k_i and solves with A_r = sum_i p_ri (k_i -
- * m_r)(k_i - m_r)^T + diag(ridge_r). The weights of the block are written out, R x n of them; all that is of
- * that size besides is made tile by tile. */
-#ifndef TTR_LINES_H
-#define TTR_LINES_H
+ * S heads of a group share their keys; a block is C tokens of a group, R = S C rows, row s C + c. Row r
+ * weighs the pairs by p_r, which sum to 1, has the mean m_r = sum_i p_ri k_i and solves with A_r = sum_i p_ri
+ * (k_i - m_r)(k_i - m_r)^T + diag(ridge_r). The R x n weights of the block are stored; everything else of
+ * that size is computed tile by tile. */
+#ifndef TTR_LOCAL_LINEAR_H
+#define TTR_LOCAL_LINEAR_H
 
 #include <math.h>
 #include <string.h>
@@ -18,42 +18,43 @@
  * heads of each, T tokens, M pairs, P of them seen by the block. K', D', E', V' are sizes padded to BLOCK,
  * with zeros behind the channels. */
 typedef struct {
-    int64_t groups, sharing, time, pairs,
-        columns; /* columns >= M + TILE: of the transposes, and rows of the pairs' gradients */
-    int64_t key_size, size, value_size,
-        moments; /* K, D, V, and E: the points' channels and, where there are few, their products */
-    int64_t start, stop, first, slots,
-        threads; /* the tokens of the block, the first pair it sees, the pairs before the first token */
+    /* U, S, T, M; columns >= M + TILE: of the transposes, and rows of the gradients of pairs */
+    int64_t groups, sharing, time, pairs, columns;
+    /* K, D, V, and E: the channels of the points and, where there are few, their products */
+    int64_t key_size, size, value_size, moments;
+    /* the tokens of the block, the first pair it sees, the number of pairs before the first token */
+    int64_t start, stop, first, slots, threads;
     double target, accepted, least_pivot;       /* those of engines/torch/covariance_solve.py */
     const real *query, *places, *ridge, *slope; /* [U,S,T,K], [U,S,T,D], [U,S,D] or NULL, [U,S,T,D] or NULL */
-    const real *bias; /* [U,S,C,P] or NULL, added to the logits; later pairs are hidden anyway */
-    const real *keys_t, *points_t,
-        *values_t; /* [U,K,columns], [U,D,columns], [U,V,columns] (the last backwards only) */
+    const real *bias; /* [U,S,C,P] or NULL, added to the logits; later pairs are masked in any case */
+    /* [U,K,columns], [U,D,columns], [U,V,columns] (the last backwards only) */
+    const real *keys_t, *points_t, *values_t;
     const real *keys, *points, *values; /* [U,M,K'], [U,M,E'], [U,M,V'], padded (the first backwards only) */
     real *y, *rho;                      /* [U,S,T,V], [U,S,T,D] */
-    double *
-        told; /* [U,4]: steps of the slowest row, rows solved directly, the largest residual, singular rows */
+    /* [U,4]: iterations of the slowest row, rows solved directly, the largest residual, singular rows */
+    double *report;
     const real *grad; /* [U,S,T,V]; backwards, with all that follow */
-    real *grad_query, *grad_places, *grad_slope,
-        *grad_ridge; /* as the inputs, the last summed over the block */
-    real *grad_keys, *grad_points,
-        *grad_values;  /* [U,columns,K'], [U,columns,D'], [U,columns,V']: added to */
+    /* shaped as the inputs; grad_ridge is summed over the block */
+    real *grad_query, *grad_places, *grad_slope, *grad_ridge;
+    /* [U,columns,K'], [U,columns,D'], [U,columns,V']: added to */
+    real *grad_keys, *grad_points, *grad_values;
     real *grad_logits; /* [U,S,C,P] or NULL */
-} lines;
+} local_linear;
 
-enum { TILE = 64, CHUNK = 64 }; /* pairs and rows that are in work at a time */
+enum { TILE = 64, CHUNK = 64 }; /* pairs and rows that are processed at a time */
 
 /* A block of one group. */
 typedef struct {
-    const lines *l;
+    const local_linear *l;
     int64_t group, rows, tall, seen, wide; /* R, the same padded, n, the same in whole tiles */
-    matrix query, place, ridge, weights, moments, rho,
-        tile;     /* the first D channels of the moments are the means */
+    matrix query, place, ridge, weights;
+    matrix moments; /* the first D channels are the means */
+    matrix rho, tile;
     real *offset; /* of every row, for a sweep */
 } block;
 
-static inline int64_t tokens(const lines *l) { return l->stop - l->start; }
-/* From pair `first` on, what the block's group has in a tensor of pairs [U,M,width], or in a transpose
+static inline int64_t tokens(const local_linear *l) { return l->stop - l->start; }
+/* The part of the block's group, from pair `first` on, of a tensor of pairs [U,M,width], or of a transpose
  * [U,size,columns] */
 static inline matrix pairs_of(const block *b, const real *data, int64_t width) {
     return (matrix){(real *)data + (b->group * b->l->pairs + b->l->first) * width, width};
@@ -68,12 +69,12 @@ static inline matrix keys(const block *b) { return pairs_of(b, b->l->keys, padde
 static inline matrix points(const block *b) { return pairs_of(b, b->l->points, padded(b->l->moments)); }
 static inline matrix values(const block *b) { return pairs_of(b, b->l->values, padded(b->l->value_size)); }
 
-/* Where the block's rows of head s stand in a tensor [U,S,T,size] */
+/* Where the block's rows of head s begin in a tensor [U,S,T,size] */
 static inline int64_t place_of(const block *b, int64_t s, int64_t size) {
     return ((b->group * b->l->sharing + s) * b->l->time + b->l->start) * size;
 }
 
-/* A tensor that is empty is NULL, which memcpy does not take. */
+/* An empty tensor is NULL, which must not be passed to memcpy. */
 static inline void load(const block *b, const real *tensor, int64_t size, matrix to) {
     for (int64_t s = 0, count = tokens(b->l); size && s < b->l->sharing; s++)
         for (int64_t c = 0; c < count; c++)
@@ -88,24 +89,23 @@ static inline void store(const block *b, matrix m, int64_t size, real *tensor) {
                    (size_t)size * sizeof(real));
 }
 
-static inline block take_block(const lines *l, int64_t group, arena *a) {
+static inline block allocate_block(const local_linear *l, int64_t group, arena *a) {
     int64_t rows = l->sharing * tokens(l), tall = padded(rows), seen = l->slots + l->stop - l->first,
             wide = (seen + TILE - 1) / TILE * TILE;
     block b = {.l = l, .group = group, .rows = rows, .tall = tall, .seen = seen, .wide = wide};
-    b.query = take_matrix(a, tall, padded(l->key_size));
-    b.place = take_matrix(a, tall, padded(l->size));
-    b.ridge = take_matrix(a, tall, padded(l->size));
-    b.rho = take_matrix(a, tall, padded(l->size));
-    b.moments = take_matrix(a, tall, padded(l->moments));
-    b.tile = take_matrix(a, CHUNK, TILE);
-    b.offset = take(a, tall);
-    b.weights = take_matrix(a, tall, wide);
+    b.query = allocate_matrix(a, tall, padded(l->key_size));
+    b.place = allocate_matrix(a, tall, padded(l->size));
+    b.ridge = allocate_matrix(a, tall, padded(l->size));
+    b.rho = allocate_matrix(a, tall, padded(l->size));
+    b.moments = allocate_matrix(a, tall, padded(l->moments));
+    b.tile = allocate_matrix(a, CHUNK, TILE);
+    b.offset = allocate(a, tall);
+    b.weights = allocate_matrix(a, tall, wide);
     return b;
 }
 
 /* ---- rows ---------------------------------------------------------------------------------------------- */
-/* Rows first .. first + count - 1 of a matrix, whose rows are a multiple of ROWS: how many a product makes
- * for them */
+/* How many rows a product computes for `count` of them: a multiple of ROWS */
 static inline int64_t whole(int64_t count) { return (count + ROWS - 1) / ROWS * ROWS; }
 static inline int64_t fewer(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline void clear_columns(matrix m, int64_t rows, int64_t from_column, int64_t to) {
@@ -119,8 +119,8 @@ static inline vec larger(vec x, vec y) {
     return (vec)(((ints)x & above) | ((ints)y & ~above));
 }
 
-/* Logits, of which `visible` count, into weights that sum to 1, or are all 0 where no pair has any; 0 behind
- * them. NaN spreads over its row. */
+/* Turns the first `visible` logits into weights that sum to 1, or are all 0 where every logit is -inf; the
+ * others become 0. NaN spreads over its row. */
 static inline void softmax(int64_t visible, int64_t wide, real *x) {
     const vec none = (vec){0} - (real)INFINITY;
     for (int64_t j = visible; j < wide; j++) x[j] = -(real)INFINITY;
@@ -141,9 +141,9 @@ static inline void softmax(int64_t visible, int64_t wide, real *x) {
     for (int64_t j = (visible + LANES - 1) / LANES * LANES; j < wide; j++) x[j] = 0;
 }
 
-/* Loads the rows of the block, weighs its pairs and takes their moments. */
+/* Loads the rows of the block and computes the weights and the moments of its pairs. */
 static inline void weigh(const block *b) {
-    const lines *l = b->l;
+    const local_linear *l = b->l;
     int64_t count = tokens(l), features = padded(l->moments);
     load(b, l->query, l->key_size, b->query);
     clear_columns(b->query, b->rows, l->key_size, padded(l->key_size));

@@ -1,4 +1,4 @@
-/* Lines around a block of queries and the derivative of what they read, group by group. */
+/* Local linear regression for a block of queries and its derivative, group by group. */
 #include "covariances.inc"
 #include "parallel.h"
 
@@ -11,10 +11,10 @@ static void displace(const block *b, matrix right) {
 }
 
 static void run_forward(const void *job, int64_t group, arena scratch, int64_t *needed) {
-    const lines *l = job;
-    block b = take_block(l, group, &scratch);
-    solver s = take_solver(l, &scratch);
-    matrix y = take_matrix(&scratch, b.tall, padded(l->value_size));
+    const local_linear *l = job;
+    block b = allocate_block(l, group, &scratch);
+    solver s = allocate_solver(l, &scratch);
+    matrix y = allocate_matrix(&scratch, b.tall, padded(l->value_size));
     if (needed) {
         *needed = scratch.used;
         return;
@@ -28,34 +28,33 @@ static void run_forward(const void *job, int64_t group, arena scratch, int64_t *
         displace(&b, b.place);
         solve(&b, &s, b.place, b.rho, y);
         store(&b, b.rho, l->size, l->rho);
-        tell(&b, &s);
+        write_report(&b, &s);
     }
     store(&b, y, l->value_size, l->y);
 }
 
-/* ---- backwards; letters as at the head of engines/torch/local_linear.py
- * ----------------------------------------------------------------------------- */
+/* ---- backwards; letters as at the head of engines/torch/local_linear.py -------------------------------- */
 typedef struct {
     matrix grad, pulled, f, eta, query; /* g; p_i (c_i - cbar) [R, n]; f; eta; the derivative in the query */
     matrix tilted, logits, counts;      /* tiles */
     real *shift, *offset;               /* rho . diag(ridge) eta, and rho . m */
 } gradient;
 
-static gradient take_gradient(const block *b, arena *a) {
-    const lines *l = b->l;
-    gradient d = {.grad = take_matrix(a, b->tall, padded(l->value_size)),
-                  .pulled = take_matrix(a, b->tall, b->wide)};
-    d.f = take_matrix(a, b->tall, padded(l->size)), d.eta = take_matrix(a, b->tall, padded(l->size));
-    d.query = take_matrix(a, b->tall, padded(l->key_size));
-    d.tilted = take_matrix(a, CHUNK, TILE), d.logits = take_matrix(a, CHUNK, TILE),
-    d.counts = take_matrix(a, CHUNK, TILE);
-    d.shift = take(a, b->tall), d.offset = take(a, b->tall);
+static gradient allocate_gradient(const block *b, arena *a) {
+    const local_linear *l = b->l;
+    gradient d = {.grad = allocate_matrix(a, b->tall, padded(l->value_size)),
+                  .pulled = allocate_matrix(a, b->tall, b->wide)};
+    d.f = allocate_matrix(a, b->tall, padded(l->size)), d.eta = allocate_matrix(a, b->tall, padded(l->size));
+    d.query = allocate_matrix(a, b->tall, padded(l->key_size));
+    d.tilted = allocate_matrix(a, CHUNK, TILE), d.logits = allocate_matrix(a, CHUNK, TILE),
+    d.counts = allocate_matrix(a, CHUNK, TILE);
+    d.shift = allocate(a, b->tall), d.offset = allocate(a, b->tall);
     return d;
 }
 
 /* pulled = p (c - cbar) and f */
 static void pull(const block *b, gradient *d) {
-    const lines *l = b->l;
+    const local_linear *l = b->l;
     load(b, l->grad, l->value_size, d->grad);
     clear_columns(d->grad, b->rows, l->value_size, padded(l->value_size));
     for (int64_t i = 0; i < b->rows; i += CHUNK) {
@@ -84,10 +83,10 @@ static void pull(const block *b, gradient *d) {
     clear_columns(d->f, b->rows, l->size, padded(l->size));
 }
 
-/* Adds what the pairs j .. j + some - 1 and the rows i .. i + count - 1 give each other. */
+/* Adds to the gradients the terms of the pairs j .. j + some - 1 in the rows i .. i + count - 1. */
 static void spread(const block *b, gradient *d, int64_t i, int64_t count, int64_t j, int64_t some,
                    const int64_t *index) {
-    const lines *l = b->l;
+    const local_linear *l = b->l;
     matrix grad_points = {l->grad_points + (b->group * l->columns + l->first + j) * padded(l->size),
                           padded(l->size)};
     matrix grad_keys = {l->grad_keys + (b->group * l->columns + l->first + j) * padded(l->key_size),
@@ -100,10 +99,11 @@ static void spread(const block *b, gradient *d, int64_t i, int64_t count, int64_
     for (int64_t r = 0; r < count; r++)
         for (int64_t c = 0; c < TILE; c += LANES) {
             uvec *tilted = (uvec *)(row(d->tilted, r) + c), *counts = (uvec *)(row(d->counts, r) + c);
-            vec p = *(const uvec *)(row(b->weights, i + r) + j + c), kept = 1 - (*counts - d->offset[i + r]);
+            vec p = *(const uvec *)(row(b->weights, i + r) + j + c),
+                untilted = 1 - (*counts - d->offset[i + r]);
             *tilted = *(const uvec *)(row(d->pulled, i + r) + j + c) - *tilted;
-            *(uvec *)(row(d->logits, r) + c) = kept * *tilted + d->shift[i + r] * p;
-            *counts = p * kept;
+            *(uvec *)(row(d->logits, r) + c) = untilted * *tilted + d->shift[i + r] * p;
+            *counts = p * untilted;
         }
     if (some < TILE) {
         clear_columns(d->counts, count, some, TILE);
@@ -126,10 +126,10 @@ static void spread(const block *b, gradient *d, int64_t i, int64_t count, int64_
 }
 
 static void run_backward(const void *job, int64_t group, arena scratch, int64_t *needed) {
-    const lines *l = job;
-    block b = take_block(l, group, &scratch);
-    solver s = take_solver(l, &scratch);
-    gradient d = take_gradient(&b, &scratch);
+    const local_linear *l = job;
+    block b = allocate_block(l, group, &scratch);
+    solver s = allocate_solver(l, &scratch);
+    gradient d = allocate_gradient(&b, &scratch);
     if (needed) {
         *needed = scratch.used;
         return;
@@ -145,7 +145,7 @@ static void run_backward(const void *job, int64_t group, arena scratch, int64_t 
         }
     else {
         solve(&b, &s, d.f, d.eta, (matrix){NULL, 0});
-        tell(&b, &s);
+        write_report(&b, &s);
         clear_columns(d.eta, b.rows, l->size, padded(l->size));
         for (int64_t r = 0; r < b.rows; r++) {
             real *total = l->grad_ridge + (b.group * l->sharing + r / tokens(l)) * l->size;
@@ -169,8 +169,12 @@ static void run_backward(const void *job, int64_t group, arena scratch, int64_t 
     else store(&b, d.eta, l->size, l->grad_places);
 }
 
-int TTR_NAME(lines_forward)(const lines *l) { return run_tasks(l, l->groups, l->threads, run_forward); }
-int TTR_NAME(lines_backward)(const lines *l) { return run_tasks(l, l->groups, l->threads, run_backward); }
+int TTR_NAME(local_linear_forward)(const local_linear *l) {
+    return run_tasks(l, l->groups, l->threads, run_forward);
+}
+int TTR_NAME(local_linear_backward)(const local_linear *l) {
+    return run_tasks(l, l->groups, l->threads, run_backward);
+}
 
-/* For the caller to compare with what it passes. */
-int TTR_NAME(lines_size)(void) { return sizeof(lines); }
+/* For the caller to compare with the size of its own struct. */
+int TTR_NAME(local_linear_size)(void) { return sizeof(local_linear); }

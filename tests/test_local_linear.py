@@ -1,4 +1,4 @@
-"""Lines around queries on every tier: by the kernels of each instruction set, and by torch alone."""
+"""Local linear regression on every tier: by the kernels of each instruction set, and by torch alone."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import torch
 import ttr
 from tests.compared import all_of
 from tests.tiers import ISAS, TIERS, tier
-from ttr.engines.native import library
-from ttr.engines.native import local_linear as lines
+from ttr.engines.native import library, local_linear
 from ttr.engines.torch import direct_solve
 from ttr.engines.torch.covariance_solve import ACCEPTED, FEW_CHANNELS, TARGET
 from ttr.engines.torch.local_polynomial import LocalPolynomial
@@ -42,10 +41,10 @@ FITS = (
     (LocalLinear(rank=3), ExactLocalFit()),
     (LocalLinear(), LearnedSlope()),
 )
-LINES = [Problem(weights, *fit) for weights in WEIGHTS for fit in FITS]
-SOLVED = [problem for problem in LINES if "slope" not in problem.controls()]
+PROBLEMS = [Problem(weights, *fit) for weights in WEIGHTS for fit in FITS]
+SOLVED = [problem for problem in PROBLEMS if "slope" not in problem.controls()]
 MANY = FEW_CHANNELS + 2
-"""Channels of a line that is fitted by iteration, and by Cholesky where it has seen few pairs."""
+"""A number of channels for which fits are iterative, or by Cholesky where a query has seen few pairs."""
 
 compiled = pytest.mark.skipif(not ISAS, reason="the library of compiled kernels was not built")
 DTYPES = pytest.mark.parametrize("dtype", (torch.float64, torch.float32), ids=str)
@@ -61,9 +60,9 @@ def _equals_oracle_on_every_tier(case: Case, size: int, slack: float = 1.0) -> N
 
 
 @DTYPES
-@pytest.mark.parametrize("problem", LINES, ids=repr)
-def test_lines_of_few_channels(problem, dtype):
-    """No token, one, whole blocks and not; groups of heads; windows that began in the state."""
+@pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
+def test_local_linear_few_channels(problem, dtype):
+    """No token, one token, whole and partial blocks; groups of heads; windows that begin in the state."""
     _equals_oracle_on_every_tier(
         make_case(problem, Sizes(time=11), strong_gates=True, past=2, dtype=dtype), size=4
     )
@@ -76,15 +75,16 @@ def test_lines_of_few_channels(problem, dtype):
 
 
 @DTYPES
-@pytest.mark.parametrize("problem", LINES, ids=repr)
-def test_lines_of_many_channels(problem, dtype):
-    """Rows that are solved directly and by iteration, alone and in the company of others; more pairs and rows
-    than a tile has."""
+@pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
+def test_local_linear_many_channels(problem, dtype):
+    """Rows that are solved directly or iteratively, in blocks of one kind or of both; more pairs and rows
+    than fit a tile."""
     for sizes in (
         Sizes(batch=1, heads=1, time=130, key=MANY, value=3),
         Sizes(heads=4, time=80, key=MANY, value=2, key_heads=2, value_heads=2),
     ):
-        # In float32 the gradient of a scale that all tokens share is a sum of iterated ones, which cancel.
+        # In float32 the gradient of a scale that all tokens share is a sum of iterative solutions, which
+        # cancel.
         _equals_oracle_on_every_tier(
             make_case(problem, sizes, past=3, dtype=dtype), size=40, slack=1 if dtype == torch.float64 else 2
         )
@@ -94,27 +94,27 @@ def test_lines_of_many_channels(problem, dtype):
 @pytest.mark.parametrize(
     "problem", [p for p in SOLVED if p.weights.window is None and p.function.rank is None], ids=repr
 )
-def test_lines_of_many_channels_tell_their_residual(problem, name):
+def test_local_linear_many_channels_report_residuals(problem, name):
     for dtype in (torch.float64, torch.float32):
         case = make_case(problem, Sizes(batch=1, heads=2, time=130, key=MANY), dtype=dtype).differentiable()
-        with ttr.diagnostics() as told, tier(name):
+        with ttr.diagnostics() as reported, tier(name):
             ttr.regress(problem, engine=LocalPolynomial(32), **case.arguments()).sum().backward()
-        assert len(told.records) == 10 and all(
-            0 < record["residual"] <= ACCEPTED * TARGET[dtype] for record in told.records
+        assert len(reported.records) == 10 and all(
+            0 < record["residual"] <= ACCEPTED * TARGET[dtype] for record in reported.records
         )
-        assert [record["direct_rows"] for record in told.records[:5]] == [
+        assert [record["direct_rows"] for record in reported.records[:5]] == [
             64,
             2 * (2 * MANY - 1 - 32),
             0,
             0,
             0,
         ]
-        assert [record["rows"] for record in told.records[:5]] == [64, 64, 64, 64, 4]
-        assert all(record["iterations"] > 0 for record in told.records[2:5])
+        assert [record["rows"] for record in reported.records[:5]] == [64, 64, 64, 64, 4]
+        assert all(record["iterations"] > 0 for record in reported.records[2:5])
 
 
 @pytest.mark.parametrize("name", TIERS)
-def test_lines_of_many_channels_differentiate_twice(name):
+def test_local_linear_many_channels_differentiate_twice(name):
     problem = Problem(Geometric("head"), LocalLinear(), ExactLocalFit())
     case = make_case(problem, Sizes(batch=1, heads=1, time=4, key=MANY, value=2), past=1).differentiable()
     leaves = case.leaves()
@@ -132,8 +132,8 @@ def test_lines_of_many_channels_differentiate_twice(name):
 
 
 def _spread_keys(case: Case, decades: float) -> Case:
-    """Keys whose directions have sizes 1 to 10^-decades, turned at random: no diagonal preconditioner
-    helps."""
+    """Keys whose principal directions have sizes from 1 to 10^-decades, rotated at random so that no diagonal
+    preconditioner helps."""
     size = case.k.shape[-1]
     turn = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64))[0]
     spread = (turn * torch.logspace(0, -decades, size, dtype=torch.float64)) @ turn.T
@@ -144,7 +144,7 @@ def _spread_keys(case: Case, decades: float) -> Case:
 @pytest.mark.parametrize(
     "dtype, ridge, decades", ((torch.float64, 1e-7, 2.5), (torch.float32, 1e-4, 2.0)), ids=str
 )
-def test_elimination_without_digits_is_done_again(dtype, ridge, decades, name):
+def test_elimination_without_digits_is_repeated(dtype, ridge, decades, name):
     problem = Problem(Uniform(), LocalLinear(), ExactLocalFit())
     case = _spread_keys(
         make_case(problem, Sizes(batch=1, time=90, heads=1, key=FEW_CHANNELS, value=2), dtype=dtype), decades
@@ -154,8 +154,8 @@ def test_elimination_without_digits_is_done_again(dtype, ridge, decades, name):
 
 @pytest.mark.parametrize("name", TIERS)
 @pytest.mark.parametrize("dtype, ridge", ((torch.float64, 1e-4), (torch.float32, 1e-3)), ids=str)
-def test_iteration_without_end_is_done_again(dtype, ridge, name):
-    """Resets leave rows with few pairs, of which the average of the block knows nothing."""
+def test_iteration_without_convergence_is_repeated(dtype, ridge, name):
+    """Resets leave rows with few pairs, for which the average of the block is a poor preconditioner."""
     problem = Problem(Geometric("head"), LocalLinear(), ExactLocalFit())
     case = make_case(
         problem, Sizes(batch=1, heads=1, time=120, key=MANY, value=2), strong_gates=True, dtype=dtype
@@ -164,27 +164,27 @@ def test_iteration_without_end_is_done_again(dtype, ridge, name):
 
 
 def _ill_conditioned(case: Case, ridge: float, name: str, at_least: int) -> None:
-    """Whose rows the quick ways do not all solve: they say so, and the answer is as good as its condition
-    allows, also where it is not made again in float64."""
+    """The fast solvers fail for some rows of the case and report it; the result is as accurate as its
+    condition allows, even where it is not computed again in float64."""
     case = dataclasses.replace(
         case, controls={**case.controls, "ridge": torch.full_like(case.controls["ridge"], ridge)}
     )
     # Every weighted covariance lies below the plain sum of k k^T, every matrix above the ridge.
     largest = torch.linalg.matrix_norm(case.k[0, :, 0].double().mT @ case.k[0, :, 0].double(), 2).item()
     with (
-        ttr.diagnostics() as told,
+        ttr.diagnostics() as reported,
         tier(name),
         mock.patch.object(direct_solve, "POOR", direct_solve.HOPELESS),
     ):
         y = ttr.regress(case.problem, engine=LocalPolynomial(32), **case.arguments())
-    assert at_least <= sum(record["direct_rows"] for record in told.records) < case.q.shape[1]
+    assert at_least <= sum(record["direct_rows"] for record in reported.records) < case.q.shape[1]
     bound = min(ill_conditioned(1 + largest / ridge, case.q.dtype), tolerance(case.q.dtype) * 1e2)
     assert error(y, ttr.oracle(case.problem, **case.arguments())) <= bound
 
 
 @pytest.mark.parametrize("name", TIERS)
 @pytest.mark.parametrize("key", (4, MANY))
-def test_lines_far_from_the_origin(key, name):
+def test_queries_far_from_the_origin(key, name):
     """Only differences of keys and queries enter the fit: common offsets must not cost digits."""
     case = make_case(
         Problem(Uniform(), LocalLinear(scale=1e-5), ExactLocalFit()),
@@ -206,8 +206,8 @@ def test_sharp_scores(key):
 
 @pytest.mark.parametrize("name", TIERS)
 @pytest.mark.parametrize("key", (4, MANY))
-def test_singular_lines_are_refused(key, name):
-    """A pair that is no number has no fit."""
+def test_singular_fits_are_refused(key, name):
+    """There is no fit to a pair that is NaN."""
     case = make_case(Problem(Uniform(), LocalLinear(), ExactLocalFit()), Sizes(batch=1, time=6, key=key))
     case.k[:, 3] = torch.nan
     with (
@@ -219,15 +219,15 @@ def test_singular_lines_are_refused(key, name):
 
 
 @compiled
-def test_the_kernel_takes_what_it_is_passed():
+def test_the_kernel_reads_the_struct_that_is_passed():
     for dtype in (torch.float32, torch.float64):
-        assert library.function("lines_size", dtype)() == ctypes.sizeof(lines._Lines)
+        assert library.function("local_linear_size", dtype)() == ctypes.sizeof(local_linear._Arguments)
 
 
 @compiled
 @pytest.mark.parametrize("key", (4, MANY))
 def test_threads_change_no_bit(key):
-    case, found = make_case(LINES[4], Sizes(time=70, key=key), dtype=torch.float32), []
+    case, found = make_case(PROBLEMS[4], Sizes(time=70, key=key), dtype=torch.float32), []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         try:
@@ -238,13 +238,15 @@ def test_threads_change_no_bit(key):
 
 
 @compiled
-def test_the_kernels_serve_what_they_know(monkeypatch):
-    """Plain tensors of one dtype on the CPU; without the library torch does it all."""
-    kernel = lines.Kernel
-    monkeypatch.setattr(lines, "Kernel", lambda *args, **kwargs: called.append(1) or kernel(*args, **kwargs))
+def test_the_kernels_serve_plain_tensors(monkeypatch):
+    """Plain tensors of one dtype on the CPU; without the library torch computes everything."""
+    kernel = local_linear.Kernel
+    monkeypatch.setattr(
+        local_linear, "Kernel", lambda *args, **kwargs: called.append(1) or kernel(*args, **kwargs)
+    )
     for served, context in ((True, functools.partial(tier, ISAS[0])), (False, library.left_out)):
         called = []
         with context():
-            case = make_case(LINES[0], Sizes(time=5)).differentiable()
+            case = make_case(PROBLEMS[0], Sizes(time=5)).differentiable()
             ttr.regress(case.problem, engine="local-polynomial", **case.arguments()).sum().backward()
         assert len(called) == 2 * served
