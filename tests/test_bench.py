@@ -319,7 +319,7 @@ def test_a_row_without_the_native_kernels():
         each.timed(each.prepare({}), training=False)()
     assert seen == [True, True, False, False] and library.available() and other.missing({}) is None
     with library.left_out():
-        assert "left out" in other.missing({})
+        assert "switched off" in other.missing({})
     if matmul.refuses() is None:
         seen.clear()
         within = within_onednn(other)

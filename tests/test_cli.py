@@ -192,6 +192,13 @@ def test_verify_tries_one_law_on_one_engine(run):
     assert code == 0 and [(row[0], row[-1]) for row in rows] == [("3", "recurrent")]
 
 
+def test_verify_says_when_no_law_ran(run):
+    code, _, err = run("verify", "titans", "--engine", "chunkwise-additive")
+    assert code == 1 and "No law ran for titans. It runs memories that are a sum of pairs" in err
+    code, _, err = run("verify", "gla", "--engine", "recurrent", "native")
+    assert code == 1 and "It is an engine: repeat the option" in err
+
+
 def test_verify_writes_every_measurement(run, laws, tmp_path):
     laws(*(law for law in LAWS if law.number in (1, 10)))
     code, out, _ = run(

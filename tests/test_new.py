@@ -84,7 +84,7 @@ def test_the_command_says_what_it_wrote_and_what_is_next(run, tmp_path, monkeypa
         ("weight", "", "cannot name a class. Use CamelCase"),
         ("gate", "Class", "which Python cannot import. Use another name"),
         ("solver", "DeltaRule", "A solver DeltaRule exists already. Use another name"),
-        ("kernel", "Good", "There is no skeleton of a 'kernel'. Use one of weight, function"),
+        ("kernel", "Good", "There is no skeleton called 'kernel'. Use one of weight, function"),
         ("weight", "Torch", "would hide the module 'torch'. Use another name"),
     ],
 )

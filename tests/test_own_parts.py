@@ -8,6 +8,7 @@ from typing import ClassVar
 import pytest
 import torch
 
+import ttr
 from ttr.component import Parameter, constant
 from ttr.controls import CONTROLS, Control, declare
 from ttr.functions.linear import Linear
@@ -66,8 +67,9 @@ class _Doubled(Output):
 @pytest.fixture(autouse=True)
 def declared():
     declare("floor", Control(("BTH",), "least share of the past that is kept", above=0.0))
+    declare("reach", Control(("BTH",), "log weight of the pair", above=-1.0))
     yield
-    del CONTROLS["floor"]
+    del CONTROLS["floor"], CONTROLS["reach"]
 
 
 def layer(floor, **parts):
@@ -103,3 +105,27 @@ def test_a_control_that_nobody_declared_is_refused():
         SigmoidGate("flour")
     with pytest.raises(ValueError, match="per='group'. is not possible. Use per='head' or 'channel'"):
         SigmoidGate("log_decay", per="group")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reaching(Geometric):
+    """Geometric weights whose pairs count exp(``reach``) each."""
+
+    importance: ClassVar[bool] = True
+
+    def controls(self):
+        return {**super().controls(), "reach": "BTH"}
+
+    def log_importance(self, controls, params):
+        return controls["reach"]
+
+
+def test_laws_of_importance_hold_for_one_made_from_another_control():
+    problem = Problem(_Reaching(), Linear(), DeltaRule())
+    report = ttr.verify(problem, laws=["importance"], engines=["recurrent"])
+    assert report and all(finding.shown is not None for finding in report.ran)
+
+
+def test_a_report_of_no_law_is_not_passed():
+    report = ttr.verify(Problem(Geometric(), Linear(), DeltaRule()), laws=[1], engines=["attention"])
+    assert not report and not report.ran

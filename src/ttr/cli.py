@@ -57,7 +57,11 @@ def memories_named(name: str) -> dict[str, object]:
     try:
         return {name: ttr.catalogue[name]}
     except KeyError as error:
+        from ttr.engines import ENGINES
+
         hint = " A file must end in .py." if "/" in name or "." in name else ""
+        if name in (engine.name for engine in ENGINES):
+            hint = " It is an engine: repeat the option for each, --engine A --engine B."
         raise UserError(f"{error.args[0]}{hint}") from None
 
 
@@ -197,7 +201,8 @@ def new_command(
     typer.echo(f"wrote {component}: change what it computes, its formulas and its examples")
     typer.echo(f"wrote {case}: compute the numbers by hand again")
     if folder is None:
-        typer.echo(f"Next: pytest tests/test_worked.py tests/test_layer.py -k {name}; see CONTRIBUTING.md")
+        where = "test_layer.py" if kind == "gate" else "test_worked.py"
+        typer.echo(f"Next: pytest tests/{where} tests/test_components.py -k {name}; see CONTRIBUTING.md")
     else:
         typer.echo(f"Next: pytest {case}; ttr explain {component}; ttr verify {component}")
 
@@ -254,6 +259,10 @@ def verify_command(
             "memories": {name: report.to_dict() for name, report in reports.items()},
         }
         write(as_json, to_json(record))
+    idle = [name for name, report in reports.items() if not report.ran]
+    if idle:
+        refusals = {f.refusal for name in idle for f in reports[name].findings if f.refusal is not None}
+        raise UserError(f"No law ran for {', '.join(idle)}. {' '.join(sorted(refusals))}")
     failed = [name for name, report in reports.items() if not report]
     passed = f"[green]All laws passed[/] for {', '.join(reports) if names else f'all {len(reports)} layers'}."
     say(f"[bold red]Laws failed for {', '.join(failed)}.[/]" if failed else passed)

@@ -10,7 +10,6 @@ from pathlib import Path
 import ttr
 from ttr import combinations, rooms
 from ttr.combinations import brief
-from ttr.dispatch import refusal
 from ttr.engines import ENGINES
 from ttr.explain import APPROXIMATE, SOURCE, explain, state_words
 from ttr.layer.architecture import Architecture
@@ -25,7 +24,7 @@ def coverage() -> str:
     for name, entry in ttr.catalogue.items():
         cells = []
         for engine in ENGINES:
-            reason = refusal(engine, entry.problem)
+            reason = engine.refuses(entry.problem)  # not what this machine lacks
             if reason is not None and reason not in reasons:
                 reasons.append(reason)
             cells.append("runs" if reason is None else f"[{reasons.index(reason) + 1}]")

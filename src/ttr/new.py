@@ -114,7 +114,10 @@ def check_name(kind: str, name: str) -> str:
         ValueError: if the kind is unknown, or the name is invalid or taken.
     """
     if kind not in KINDS:
-        raise ValueError(f"There is no skeleton of a {kind!r}. Use one of {', '.join(KINDS)}.")
+        raise ValueError(
+            f"There is no skeleton called {kind!r}. Use one of {', '.join(KINDS)}; see CONTRIBUTING.md for "
+            "the rest."
+        )
     if not re.fullmatch(r"[A-Z][a-z0-9]*([A-Z][a-z0-9]*)*", name, re.ASCII) or name.isupper():
         raise ValueError(f"{name!r} cannot name a class. Use CamelCase, such as HalfLife.")
     module = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

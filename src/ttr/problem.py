@@ -82,7 +82,7 @@ class Problem:
                     return (
                         f"Nobody has declared the control {name!r} of {part!r}. Use "
                         f"ttr.controls.declare({name!r}, Control(({axes!r},), "
-                        "'what it means')) in the file of the component."
+                        "'what it means')) in the file of the component (in the package: in ttr/controls.py)."
                     )
                 if axes not in CONTROLS[name].axes:
                     return (

@@ -33,7 +33,7 @@ class LinearEngine(Engine):
 
     @abstractmethod
     def recur(self, r: LinearRecurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
-        """y [B,T,H,V] and the final memory [B,H,F,V]."""
+        """y [B,T,H,V] and the final memory [B,H,F,V]. T may be 0; B, H, F and V are not."""
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         form = problem.lower(x)

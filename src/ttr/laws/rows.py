@@ -72,8 +72,8 @@ def with_weights(problem: Problem, weights: Weights) -> Problem | None:
 
 
 def with_importance(problem: Problem) -> Problem | None:
-    """The problem with importances, added if it has none; None where they cannot be combined."""
-    return problem if problem.weights.importance else with_factor(problem, Importance())
+    """The problem with the control ``log_importance``, added if it lacks it; None where it cannot be."""
+    return problem if "log_importance" in problem.controls() else with_factor(problem, Importance())
 
 
 def with_factor(problem: Problem, factor: Weights) -> Problem | None:

@@ -80,7 +80,7 @@ class Report:
     findings: tuple[Finding, ...]
 
     def __bool__(self) -> bool:
-        return all(finding.passed for finding in self.findings)
+        return bool(self.ran) and all(finding.passed for finding in self.ran)
 
     @property
     def ran(self) -> tuple[Finding, ...]:

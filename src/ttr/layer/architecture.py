@@ -170,7 +170,7 @@ class Architecture:
         if lacking:
             raise ValueError(
                 f"There is no default gate for {', '.join(lacking)}. Use "
-                "ttr.layer.Architecture(problem, gates=(...))."
+                "ttr.layer.Architecture(problem, gates=(...)), or add one to DEFAULTS in the package."
             )
         is_global = problem.function.local_degree is None
         return Architecture(

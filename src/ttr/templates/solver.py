@@ -39,8 +39,9 @@ class $Name(Solver):
     def objective(
         self, predict: Callable[..., Tensor], memory: Tensor | Mapping[str, Tensor], *data: object
     ) -> Tensor:
-        """``data`` = anchor memory, key, read key and value of one pair; the oracle steps along the gradient
-        in ``memory``."""
+        """``data`` = anchor memory, key and read key [B,H,F] (features, mapped by the function) and value
+        [B,H,V] of one pair of every sequence and head; the sum of their losses, each a sum over its own
+        channels. The oracle steps along the gradient in ``memory``."""
         anchor, key, read_key, value = data
         return 0.5 * self.share * (value - predict(memory, key)).square().sum()
 

@@ -3,6 +3,18 @@
 from .fault import Fault
 
 FAULTS = (
+    Fault(
+        "engines/torch/kernel_ridge.py",
+        "place > keys.shape[-2] - x.length + torch",
+        "place > torch",
+        ("kernel-ridge", "weights=Uniform()"),
+    ),
+    Fault(
+        "engines/torch/steps/pairs.py",
+        "root * problem.function.kernel_matrix(keys, query",
+        "problem.function.kernel_matrix(keys, query",
+        ("recurrent", "weights=Importance()", "KernelRegression"),
+    ),
     # calls without digits
     Fault(
         "engines/torch/direct_solve.py",
@@ -271,12 +283,6 @@ FAULTS = (
         ("nothing",),
     ),
     Fault("engines/torch/centred_fit.py", "math.sqrt(orders)", "float(orders)", ("nothing",)),
-    Fault(
-        "engines/torch/kernel_ridge.py",
-        "place > keys.shape[-2] - x.length + torch",
-        "place > torch",
-        ("kernel-ridge", "weights=Uniform()"),
-    ),
     Fault("engines/torch/kernel_ridge.py", "* root.mT +", "+", ("kernel-ridge", "weights=Importance()")),
     Fault(
         "functions/local_linear.py",
@@ -400,11 +406,5 @@ FAULTS = (
         "+ 1 < 2 * size",
         "+ 1 < 0 * size",
         ("test_local_linear_many_channels_report",),
-    ),
-    Fault(
-        "engines/torch/steps/pairs.py",
-        "root * problem.function.kernel_matrix(keys, query",
-        "problem.function.kernel_matrix(keys, query",
-        ("recurrent", "weights=Importance()", "KernelRegression"),
     ),
 )
