@@ -85,7 +85,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(facts, sort_keys=True)
-    write(path, save(tensors, metadata={"facts": text, "sha256": _digest(tensors, text)}))
+    write(
+        path, save(tensors, metadata={"ttr": json.dumps({"facts": text, "sha256": _digest(tensors, text)})})
+    )
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -104,7 +106,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         content = path.read_bytes()
         tensors = load(content)
-        header = from_json(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        header = from_json(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]["ttr"]
+        header = from_json(header)
         facts = from_json(header["facts"])
         intact = header["sha256"] == _digest(tensors, header["facts"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):

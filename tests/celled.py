@@ -1,0 +1,35 @@
+"""Functions of cells that the tests of the runner compute."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from ttr.experiments.storage import load_tensors, save_tensors
+
+
+def draw(arguments, folder: Path, checkpoint: Path, report):
+    """Sums of random numbers that depend on the number of threads; every call leaves a mark in the folder."""
+    (folder / f"called-{arguments['seed']}-{os.getpid()}-{time.monotonic_ns()}").touch()
+    generator = torch.Generator().manual_seed(arguments["seed"])
+    x = torch.randn(300, 300, generator=generator)
+    report("draw", 1, f"seed {arguments['seed']}")
+    return {"sum": x.sum(), "product": x @ x}, {"seed": arguments["seed"]}
+
+
+def walk(arguments, folder: Path, checkpoint: Path, report):
+    """Steps that are kept one by one; each leaves a mark in the folder."""
+    done = int(load_tensors(checkpoint)[0]["done"]) if checkpoint.exists() else 0
+    for step in range(done, arguments["steps"]):
+        (folder / f"step-{arguments['name']}-{step}-{os.getpid()}").touch(exist_ok=False)
+        save_tensors(checkpoint, {"done": torch.tensor(step + 1)}, {})
+        report("walk", 1, f"step {step}")
+        time.sleep(arguments.get("pause", 0.0))
+    return {"done": torch.tensor(arguments["steps"])}, {}
+
+
+def fail(arguments, folder: Path, checkpoint: Path, report):
+    raise ValueError("This cell cannot be computed.")
