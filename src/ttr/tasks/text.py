@@ -169,6 +169,18 @@ def recall_slice(windows: Int[Tensor, "W L"], ngram: int) -> Bool[Tensor, "W L-1
     return mask
 
 
+def distant_slice(windows: Int[Tensor, "W L"], ngram: int) -> Bool[Tensor, "W L-1"]:
+    """Which bytes can be looked up in the first half of their window alone: they lie in the second half, and
+    the n-gram before them occurred earlier in the window, but not in the second half.
+
+    What a model loses on them when the first half is replaced is what it had recalled from there."""
+    half = (windows.shape[1] - 1) // 2
+    near = torch.zeros(windows.shape[0], windows.shape[1] - 1, dtype=torch.bool)
+    near[:, half:] = recall_slice(windows[:, half:], ngram)
+    near[:, : half + ngram - 1] = True  # the n-gram itself lies in the first half, or the byte does
+    return recall_slice(windows, ngram) & ~near
+
+
 def shuffled(mask: Bool[Tensor, "W T"], seed: int) -> Bool[Tensor, "W T"]:
     """The mask with its entries permuted over all windows and positions: a meaningless slice of the same
     size."""
