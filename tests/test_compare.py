@@ -17,13 +17,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from ttr.experiments import job, training
+from ttr.experiments import compare as comparing
+from ttr.experiments import language_model, training
 from ttr.experiments.compare import compare
 from ttr.experiments.errors import UserError
 from ttr.experiments.evaluation import MOST_BITS
 from ttr.experiments.memories import build, equal_widths, memories, parameters
+from ttr.experiments.references import UNIGRAM
 from ttr.experiments.report import html
-from ttr.experiments.results import UNIGRAM
 from ttr.experiments.settings import LAYERS, CompareSettings
 from ttr.experiments.storage import load_tensors, save_tensors, write
 from ttr.tasks.text import read_text, split, training_starts
@@ -37,11 +38,12 @@ TINY = {
     "head_size": 8,
     "depth": 1,
     "evaluation_windows": 24,
-    "decoded": 3,
+    "rounds": 1,
     "checkpoint_every": 2,
     "resamples": 100,
+    "seeds": 1,
 }
-SPEEDS = ("training_tokens_per_second", "decoding_tokens_per_second")
+SPEEDS = ("training_tokens_per_second", "decoding_tokens_per_second", "disturbed")
 
 
 @pytest.fixture
@@ -63,6 +65,12 @@ def run(settings):
     """Run a comparison; return the results and what was printed."""
     console = Console(file=io.StringIO(), width=100)
     return compare(settings, console), console.file.getvalue()
+
+
+def cells(settings, label, kind=""):
+    """The files of the cells whose label begins so: finished ones, or checkpoints."""
+    hash_ = "[0-9a-f]" * 16
+    return sorted((settings.out / "cells").glob(f"{label}*.{hash_}.{kind}safetensors"))
 
 
 def contents(folder):
@@ -98,9 +106,12 @@ def test_a_comparison_and_its_rerun(text, tmp_path, monkeypatch):
     page = kept[settings.out / "report.html"].decode()
     assert all(name in page for name in (*settings.layers, UNIGRAM)) and "data:image/png;base64," in page
     assert not re.search(r"""(?:src|href)=["'](?!data:)|url\(|@import""", page)
-    for name in ("train", "build", "bits_of_every_byte"):
+    for module, name in (
+        *((language_model, name) for name in ("train", "build", "bits_of_every_byte", "count")),
+        (comparing, "speeds"),
+    ):
         monkeypatch.setattr(
-            job, name, lambda *a, name=name, **k: pytest.fail(f"the second call called {name}")
+            module, name, lambda *a, name=name, **k: pytest.fail(f"the second call called {name}")
         )
     again, _ = run(settings)
     assert again == results and contents(settings.out) == kept
@@ -147,13 +158,14 @@ def test_killed_it_goes_on(text, tmp_path):
         f"CompareSettings\ncompare({settings!r}, Console())"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL)
-    checkpoint = settings.out / "runs" / "linear-attention.seed0.rate0.008.checkpoint.safetensors"
     deadline = time.monotonic() + 60
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+    while process.poll() is None and time.monotonic() < deadline:
+        if checkpoints := cells(settings, "linear-attention", "checkpoint."):
+            break
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert 0 < len(load_tensors(checkpoint)[0]["loss"]) < 3000
+    assert 0 < len(load_tensors(checkpoints[0])[0]["loss"]) < 3000
 
 
 def test_three_rates_and_two_seeds(text, tmp_path):
@@ -167,14 +179,11 @@ def test_three_rates_and_two_seeds(text, tmp_path):
         tuning_factors=(1e-3, 1.0, 2.0),
     )
     results, _ = run(settings)
-    finished = {
-        path.name.removesuffix(".result.safetensors"): path
-        for path in (settings.out / "runs").glob("*.result.safetensors")
-    }
+    finished = {path.name.rsplit(".", 2)[0]: path for path in cells(settings, "linear")}
     tried = {rate: f"linear-attention.seed0.rate{rate}" for rate in settings.rates}
     rate = results["memories"][0]["learning_rate"]
     assert set(finished) == {*tried.values(), f"linear-attention.seed1.rate{rate}"}
-    tuned = {r: load_tensors(finished[name])[1]["tuning_bits_per_byte"] for r, name in tried.items()}
+    tuned = {r: load_tensors(finished[name])[1]["facts"]["tuning_bits_per_byte"] for r, name in tried.items()}
     assert rate == min(tuned, key=tuned.get) != settings.rates[0]
 
 
@@ -363,12 +372,13 @@ def test_runs_of_another_comparison_are_not_taken_over(text, tmp_path):
     for name in ("results.json", "comparison.png", "report.html", "settings.json"):
         (settings.out / name).unlink()
     kept = contents(settings.out)
-    with pytest.raises(UserError, match="holds runs but no settings.json"):
+    with pytest.raises(UserError, match="holds cells but no settings.json"):
         run(dataclasses.replace(settings, steps=4))
     assert contents(settings.out) == kept
     (settings.out / "settings.json").write_bytes((other.out / "settings.json").read_bytes())
-    with pytest.raises(UserError, match="belongs to another run"):
-        run(dataclasses.replace(settings, steps=4))
+    again, _ = run(dataclasses.replace(settings, steps=4))
+    whole = json.loads((other.out / "results.json").read_bytes())
+    assert without_speeds(again) == without_speeds(whole) | {"command": again["command"]}
 
 
 @pytest.mark.parametrize(
@@ -411,17 +421,28 @@ def test_other_arguments_leave_a_folder_alone(text, tmp_path):
     assert contents(tmp_path / "out") == kept
 
 
-def test_a_damaged_resume_file_is_named_and_nothing_is_touched(text, tmp_path):
-    settings = tiny(text, tmp_path, steps=2)
+def test_a_damaged_resume_file_is_named_and_nothing_is_touched(text, tmp_path, monkeypatch):
+    settings = tiny(text, tmp_path, steps=2, checkpoint_every=1)
     run(settings)
-    # so that the checkpoint is needed
-    (settings.out / "runs" / "linear-attention.seed0.rate0.008.result.safetensors").unlink()
-    for name in (
-        "settings.json",
-        "runs/linear-attention.seed0.rate0.008.checkpoint.safetensors",
-        "runs/softmax-attention-qknorm.seed0.rate0.008.result.safetensors",
+    loss, calls = training.next_byte_loss, []
+
+    def interrupted(model, tokens):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return loss(model, tokens)
+
+    for path in cells(settings, "linear-attention"):
+        path.unlink()
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="continues from here"):
+        patch.setattr(training, "next_byte_loss", interrupted)
+        run(settings)
+    for path in (
+        settings.out / "settings.json",
+        *cells(settings, "linear-attention", "checkpoint."),
+        *cells(settings, "n-grams"),
+        *cells(settings, "softmax-attention-qknorm"),
     ):
-        path = settings.out / name
         whole = path.read_bytes()
         flipped = whole[:-40] + bytes([whole[-40] ^ 0xFF]) + whole[-39:]
         for damaged in (
@@ -478,6 +499,8 @@ def test_names_that_are_no_utf8_are_compared_and_shown(text, tmp_path):
         "32",
         "--context",
         "32",
+        "--jobs",
+        "1",
         "--out",
         odd + "-out",
     ]

@@ -2,12 +2,14 @@
 picture that shows them."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
 
 from ttr.experiments import picture
-from ttr.experiments.results import UNIGRAM, Measured, conclusion, slice_gap, summarise
+from ttr.experiments.references import UNIGRAM, Reference
+from ttr.experiments.results import PRACTICAL, Measured, conclusion, slice_gap, summarise
 from ttr.experiments.statistics import Bootstrap, interval
 from ttr.laws.tolerances import FLOAT32, FLOAT64
 from ttr.tasks.text import (
@@ -78,7 +80,7 @@ def test_the_default_text_is_pythons_own():
 # ------------------------------------------------------------------------------------------------- statistics
 def test_the_estimate_is_the_mean_over_bytes():
     bits, mask = torch.rand(2, 30, 9), torch.rand(30, 9) < 0.3
-    estimate = interval(Bootstrap.draw(30, 2, 50).bits_per_byte(bits, mask)).value
+    estimate = interval(Bootstrap.draw(30, 50).bits_per_byte(bits, mask)).value
     assert abs(estimate - bits.double()[:, mask].mean().item()) < FLOAT64
 
 
@@ -86,7 +88,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     generator = torch.Generator().manual_seed(1)
     hits = 0
     for _ in range(200):
-        draws = Bootstrap.draw(60, 1, 200).bits_per_byte(
+        draws = Bootstrap.draw(60, 200).bits_per_byte(
             torch.randn(1, 60, 4, generator=generator), torch.ones(60, 4, dtype=torch.bool)
         )
         found = interval(draws)
@@ -94,19 +96,30 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     assert 180 <= hits <= 198
 
 
-def measured(name, bits):
+def measured(name, bits, replaced=None):
     facts = {
-        "run": {"learning_rate": 0.01},
+        "learning_rate": 0.01,
         "parameters": 10,
         "mlp_width": 3,
         "tuning_bits_per_byte": 2.0,
         "state_bytes": 64,
         "loss": [3.0, 2.0],
         "diverged_at": None,
-        "training_tokens_per_second": 5.0,
-        "decoding_tokens_per_second": 7.0,
     }
-    return Measured(name, bits, [facts] * len(bits))
+    return Measured(name, bits, bits if replaced is None else replaced, [facts] * len(bits))
+
+
+def judged(runs, frequencies, mask, resamples, distant=None, better=0.5):
+    """The figures of runs, and of an n-gram that is ``better`` than the frequencies by so many bits."""
+    counted = [Reference(UNIGRAM, frequencies, frequencies)]
+    counted += [
+        Reference(name, frequencies - better, frequencies - better) for name in ("5-gram", "5-gram + cache")
+    ]
+    speeds = {
+        run.name: {"training_tokens_per_second": 5.0, "decoding_tokens_per_second": 7.0, "disturbed": False}
+        for run in runs
+    }
+    return summarise(runs, counted, speeds, mask, mask if distant is None else distant, resamples)
 
 
 def test_pairing_separates_what_marginal_intervals_do_not():
@@ -116,9 +129,8 @@ def test_pairing_separates_what_marginal_intervals_do_not():
     hard = 2 + torch.rand(1, 100, 1, generator=generator).expand(1, 100, 20)
     worse = hard + 0.05 + 0.01 * torch.randn(1, 100, 20, generator=generator)
     mask = torch.rand(100, 20, generator=generator) < 0.3
-    results = summarise(
-        [measured("a", worse), measured("b", hard), measured("c", hard.clone())], hard[0] + 2, mask, 300
-    )
+    runs = [measured("a", worse), measured("b", hard), measured("c", hard.clone())]
+    results = judged(runs, hard[0] + 2, mask, 300)
     rows = {row["name"]: row for row in results["memories"]}
     assert rows["a"]["bits_per_byte"]["all"]["low"] < rows["b"]["bits_per_byte"]["all"]["high"]
     assert rows["a"]["behind_best"]["all"]["low"] > 0
@@ -129,13 +141,13 @@ def test_pairing_separates_what_marginal_intervals_do_not():
         and "c cannot be distinguished" in first
         and "behind it a by 0.05" in first
     )
-    assert results["reference"]["name"] == UNIGRAM and rows["a"]["under_unigram"]["low"] > 0.5
+    assert results["references"][0]["name"] == UNIGRAM and rows["a"]["under_unigram"]["low"] > 0.5
 
 
 @pytest.mark.parametrize(
     "above, first",
     [
-        ((0.1, 0.2, -0.5), "c predicts"),
+        ((0.1, 0.2, -0.7), "c predicts"),
         ((0.1, 0.2, 0.3), "a, b and c are no better than the byte frequencies"),
     ],
 )
@@ -143,20 +155,71 @@ def test_memories_that_learned_nothing_are_all_named_and_not_praised(above, firs
     frequencies = 3 + torch.rand(60, 10, generator=torch.Generator().manual_seed(0))
     runs = [measured(name, frequencies[None] + extra) for name, extra in zip("abc", above, strict=True)]
     sentences = conclusion(
-        summarise(
-            runs, frequencies, torch.rand(60, 10, generator=torch.Generator().manual_seed(1)) < 0.3, 100
-        )
+        judged(runs, frequencies, torch.rand(60, 10, generator=torch.Generator().manual_seed(1)) < 0.3, 100)
     )
     assert sentences[0].startswith(first)
     assert "a and b are no better" in sentences[-1] or sentences[0].startswith("a, b and c are")
 
 
+def test_a_memory_that_counting_beats_is_ahead_but_not_best():
+    spent = 2 + torch.rand(1, 60, 10, generator=torch.Generator().manual_seed(0))
+    mask = torch.rand(60, 10, generator=torch.Generator().manual_seed(1)) < 0.3
+    runs = [measured("a", spent), measured("b", spent + 0.2)]
+    behind, ahead = (conclusion(judged(runs, spent[0] + 1, mask, 200, better=b))[0] for b in (1.3, 0.7))
+    assert behind.startswith("a is ahead at this budget, but no memory predicts better than counting yet")
+    assert "it is 0.30 bits per byte behind a 5-gram of the same bytes" in behind
+    assert ahead.startswith("a predicts this text best, 0.30 bits per byte better than a 5-gram")
+    assert all("behind it b by 0.20" in sentence for sentence in (behind, ahead))
+
+
+def test_a_difference_too_small_to_matter_is_none():
+    spent = 2 + torch.rand(1, 60, 10, generator=torch.Generator().manual_seed(0))
+    mask = torch.rand(60, 10, generator=torch.Generator().manual_seed(1)) < 0.3
+    for gap, words in (
+        (0.9 * PRACTICAL, "b cannot be distinguished"),
+        (1.5 * PRACTICAL, "behind it b by 0.03"),
+    ):
+        results = judged([measured("a", spent), measured("b", spent + gap)], spent[0] + 1, mask, 200)
+        assert results["memories"][1]["behind_best"]["all"]["low"] > 0 and words in conclusion(results)[0]
+
+
+def test_the_best_at_recalling_is_one_that_recalls():
+    """a predicts the slice best, but only b loses anything if the first half of its windows is replaced."""
+    spent = 2 + torch.rand(1, 60, 10, generator=torch.Generator().manual_seed(0))
+    mask = torch.rand(60, 10, generator=torch.Generator().manual_seed(1)) < 0.3
+    without = conclusion(judged([measured("a", spent), measured("b", spent + 0.1)], spent[0] + 1, mask, 200))
+    assert without[1].startswith("No memory recalls yet") and not any("recall slice" in s for s in without)
+    runs = [measured("a", spent), measured("b", spent + 0.1, spent + 0.1 + 0.4 * mask)]
+    one = conclusion(judged(runs, spent[0] + 1, mask, 200))
+    assert "there: b 0.40 bits; 5-gram + cache gains 0.00" in one[1] and not any(
+        "recall slice" in s for s in one
+    )
+    runs = [measured("a", spent, spent + 0.3 * mask), measured("b", spent + 0.1, spent + 0.1 + 0.4 * mask)]
+    both = conclusion(judged(runs, spent[0] + 1, mask, 200))
+    assert "there: b 0.40 and a 0.30 bits" in both[1] and both[2].startswith("a is best on the recall slice")
+
+
 def test_a_seed_that_disagrees_widens_the_interval():
     even, mask = torch.full((2, 50, 8), 2.0), torch.ones(50, 8, dtype=torch.bool)
     uneven = even + torch.tensor([-0.3, 0.4])[:, None, None]
-    bootstrap = Bootstrap.draw(50, 2, 200)
-    narrow, wide = (interval(bootstrap.bits_per_byte(bits, mask)) for bits in (even, uneven))
+    bootstrap = Bootstrap.draw(50, 200)
+    narrow, wide = (interval(bootstrap.with_seeds({"a": bits}, mask)["a"]) for bits in (even, uneven))
     assert narrow.high - narrow.low < FLOAT64 and wide.high - wide.low > 0.5
+
+
+@pytest.mark.parametrize("seeds", [2, 4])
+def test_equal_memories_are_told_apart_about_as_seldom_as_the_intervals_say(seeds):
+    """Four memories of the same quality, whose runs differ by seed far more than the windows explain."""
+    generator, apart, pairs = torch.Generator().manual_seed(2), 0, 0
+    mask, bootstrap = torch.ones(40, 5, dtype=torch.bool), Bootstrap.draw(40, 1000)
+    for _ in range(300):
+        hard = torch.randn(1, 40, 5, generator=generator)
+        luck = 0.1 * torch.randn(4, seeds, 1, 1, generator=generator)
+        draws = bootstrap.with_seeds({name: hard + own for name, own in zip("abcd", luck)}, mask)
+        for first, second in itertools.combinations("abcd", 2):
+            found = interval(draws[first] - draws[second])
+            apart, pairs = apart + (found.low > 0 or found.high < 0), pairs + 1
+    assert 0.02 * pairs < apart < 0.08 * pairs
 
 
 def test_the_gap_of_the_slice_vanishes_with_its_mask_shuffled():
@@ -164,7 +227,7 @@ def test_the_gap_of_the_slice_vanishes_with_its_mask_shuffled():
     mask = torch.rand(200, 50, generator=generator) < 0.25
     best = 3 + torch.randn(1, 200, 50, generator=generator)
     behind = best + 0.4 + 0.8 * mask  # worse everywhere, and more so where there is something to recall
-    bootstrap, chance = Bootstrap.draw(200, 1, 300), shuffled(mask, 0)
+    bootstrap, chance = Bootstrap.draw(200, 300), shuffled(mask, 0)
     true, false = (interval(slice_gap(bootstrap, behind, best, m)) for m in (mask, chance))
     assert abs(true.value - 0.8) < FLOAT32 and true.low > 0.7
     assert chance.sum() == mask.sum() and false.low < 0 < false.high < 0.1
@@ -180,7 +243,7 @@ def drawn(monkeypatch, sizes, losses):
     )
     frequencies = torch.full((20, 6), 4.0)
     rows = [measured(f"memory-{i}", 3 + torch.rand(1, 20, 6)) for i in range(len(sizes))]
-    results = summarise(rows, frequencies, torch.rand(20, 6) < 0.5, 20)
+    results = judged(rows, frequencies, torch.rand(20, 6) < 0.5, 20)
     for row, size, loss in zip(results["memories"], sizes, losses, strict=True):
         row.update(state_bytes=size, training_loss=loss)
     picture.draw(results | {"definitions": {row.name: {} for row in rows}})

@@ -89,6 +89,16 @@ def compare_command(
     tune_lr: Annotated[
         bool, typer.Option("--tune-lr", help=("Try three learning rates per memory on a separate split."))
     ] = False,
+    as_published: Annotated[
+        bool,
+        typer.Option(
+            "--as-published", help="Compare the layers as they were published, not the memories in one layer."
+        ),
+    ] = False,
+    jobs: Annotated[
+        int,
+        typer.Option(help="Processes of one thread each; results do not depend on their number."),
+    ] = os.cpu_count() or 1,
     out: Annotated[
         Path, typer.Option(help="Folder of the results; the same arguments resume there.")
     ] = DEFAULTS.out,
@@ -110,6 +120,8 @@ def compare_command(
             seed=seed,
             seeds=seeds,
             tune_lr=tune_lr,
+            as_published=as_published,
+            jobs=jobs,
         ),
         console,
     )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from statistics import median
-
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ttr.experiments.training import next_byte_loss
@@ -32,27 +29,3 @@ def memory_bytes(model: nn.Module, window: Int[Tensor, "1 T"]) -> int:
     """Bytes of the states of all layers after reading ``window``."""
     model.eval()
     return sum(state.nbytes for state in model(input_ids=window, use_cache=True).past_key_values.states())
-
-
-@torch.no_grad()
-@checks(values=False)
-def decoding_speed(model: nn.Module, window: Int[Tensor, "1 T"], tokens: int) -> float:
-    """Bytes per second of greedy decoding of one sequence after ``window``, from the median time of a
-    byte."""
-    model.eval()
-    out = model(input_ids=window, use_cache=True)
-    seconds = []
-    for _ in range(tokens):
-        began = time.perf_counter()
-        out = model(
-            input_ids=out.logits[:, -1:].argmax(-1), past_key_values=out.past_key_values, use_cache=True
-        )
-        seconds.append(time.perf_counter() - began)
-    return 1 / median(seconds)
-
-
-def unigram_bits(train: UInt8[Tensor, " N"], targets: Int[Tensor, "W T"]) -> Float[Tensor, "W T"]:
-    """The baseline that a model must beat: bits by the frequencies of the bytes in the training text, with
-    one added to each count."""
-    counts = torch.bincount(train.long(), minlength=256).double() + 1
-    return -(counts / counts.sum()).log2()[targets].float()

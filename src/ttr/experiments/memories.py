@@ -13,10 +13,13 @@ import torch
 from torch import nn
 
 import ttr
+from ttr.experiments.common_layer import common_layer
 from ttr.experiments.errors import UserError
-from ttr.experiments.settings import CompareSettings
+from ttr.experiments.settings import CompareSettings, Recipe
 from ttr.experiments.user_file import load_memories
+from ttr.layer.architecture import Architecture
 from ttr.models import TTRConfig, TTRForCausalLM
+from ttr.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Memory:
     """A memory, its name in the report, and its origin."""
 
     name: str
-    layer: str | dict[str, Any]
+    layer: dict[str, Any]
     origin: str
 
 
@@ -40,8 +43,10 @@ def memories(settings: CompareSettings) -> tuple[Memory, ...]:
             close = difflib.get_close_matches(name, ttr.catalogue, n=3, cutoff=0.4)
             hint = f"Did you mean {' or '.join(close)}?" if close else "`ttr list` shows all names."
             raise UserError(f"There is no memory called {name!r}. {hint}")
-    named = tuple(Memory(name, name, "catalogue") for name in settings.layers)
-    found = named + (_of_file(settings.memory) if settings.memory else ())
+    named = tuple(
+        Memory(name, _layer(ttr.catalogue[name], settings), "catalogue") for name in settings.layers
+    )
+    found = named + (_of_file(settings.memory, settings) if settings.memory else ())
     twice = {m.name for m in found if [n.name for n in found].count(m.name) > 1}
     if twice:
         raise UserError(f"{', '.join(sorted(twice))} is named more than once. Name each memory once.")
@@ -53,14 +58,20 @@ def definitions(found: Sequence[Memory]) -> dict[str, dict[str, Any]]:
     return {m.name: {"layer": m.layer, "origin": m.origin} for m in found}
 
 
-def _of_file(path: Path) -> tuple[Memory, ...]:
+def _layer(memory: Problem | Architecture, settings: CompareSettings) -> dict[str, Any]:
+    """The layer with this memory: one for all, unless layers are compared as they were published."""
+    architecture = memory if isinstance(memory, Architecture) else Architecture.of(memory)
+    return (architecture if settings.as_published else common_layer(architecture)).to_dict()
+
+
+def _of_file(path: Path, settings: CompareSettings) -> tuple[Memory, ...]:
     """The memories of a user's file, with the fingerprint of its text."""
     loaded = load_memories(path)
     origin = f"{path} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
-    return tuple(Memory(name, memory.to_dict(), origin) for name, memory in loaded.items())
+    return tuple(Memory(name, _layer(memory, settings), origin) for name, memory in loaded.items())
 
 
-def build(memory: Memory, settings: CompareSettings, mlp_width: int, seed: int) -> nn.Module:
+def build(memory: Memory, settings: Recipe, mlp_width: int, seed: int) -> nn.Module:
     """A new model with this memory in every layer; the global generator is not changed."""
     heads = settings.width // settings.head_size
     config = TTRConfig(
@@ -83,7 +94,7 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def equal_widths(found: Sequence[Memory], settings: CompareSettings) -> dict[str, int]:
+def equal_widths(found: Sequence[Memory], settings: Recipe) -> dict[str, int]:
     """The MLP width of every memory with which all models have the parameters of the largest (within 1 %).
 
     The largest is the one whose memory has most parameters; its MLP is ``mlp_ratio`` times as wide as the

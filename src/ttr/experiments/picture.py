@@ -25,7 +25,7 @@ def draw(results: Mapping[str, Any]) -> bytes:
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
     _distances(left, rows, colour)
     _state(middle, rows, colour)
-    _learning(right, rows, colour, results["reference"])
+    _learning(right, rows, colour, results["references"][0], results["references"][1])
     for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e6e6e6", linewidth=0.8)
@@ -120,11 +120,17 @@ def _apart(sizes: Sequence[int]) -> list[int]:
 
 
 def _learning(
-    axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str], reference: Mapping[str, Any]
+    axes: Axes,
+    rows: list[Mapping[str, Any]],
+    colour: Mapping[str, str],
+    reference: Mapping[str, Any],
+    ngram: Mapping[str, Any],
 ) -> None:
     """Training loss, smoothed over a twentieth of the steps."""
     frequencies = reference["bits_per_byte"]["all"]["value"]
     axes.axhline(frequencies, color="#888888", linestyle=":", linewidth=1.2, label="byte frequencies")
+    counted = ngram["bits_per_byte"]["all"]["value"]
+    axes.axhline(counted, color="#444444", linestyle="--", linewidth=1.2, label=ngram["name"])
     curves = []
     for row in rows:
         loss = row["training_loss"]
@@ -133,7 +139,7 @@ def _learning(
         axes.plot(range(width, len(loss) + 1), smooth, color=colour[row["name"]], linewidth=1.6)
         curves += [smooth] if smooth else []  # a run that diverged at its first step has no curve
     if any(curve[-1] < frequencies for curve in curves):  # the losses of the first steps would hide the rest
-        axes.set_ylim(0.95 * min(map(min, curves)), 1.1 * frequencies)
+        axes.set_ylim(0.95 * min(counted, *map(min, curves)), 1.1 * frequencies)
     axes.set_xlabel("training step")
     axes.set_ylabel("training loss, bits per byte")
     axes.set_title("Learning curves")

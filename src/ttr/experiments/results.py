@@ -5,57 +5,80 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ttr.experiments.references import UNIGRAM, Reference
 from ttr.experiments.statistics import Bootstrap, interval
 from ttr.tasks.text import shuffled
 
 MEASURES = {"all": "all bytes", "recall": "recall slice", "other": "off the slice"}
 """The three sets of bytes for which bits per byte are reported."""
 
-UNIGRAM = "byte-unigram"
+PRACTICAL = 0.02
+"""Bits per byte below which a difference does not matter in practice."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One memory's runs at its chosen rate, one per seed: bits [S,W,T] of every validation byte, and the
-    facts of each run."""
+    """One memory's runs at its chosen rate, one per seed: bits [S,W,T] of every validation byte, the same
+    with the first half of the window replaced, and the facts of each run."""
 
     name: str
     bits: Float[Tensor, "S W T"]
+    replaced: Float[Tensor, "S W T"]
     facts: Sequence[Mapping[str, Any]]
 
 
 def summarise(
-    measured: Sequence[Measured], unigram: Float[Tensor, "W T"], mask: Bool[Tensor, "W T"], resamples: int
+    measured: Sequence[Measured],
+    references: Sequence[Reference],
+    speeds: Mapping[str, Mapping[str, Any]],
+    mask: Bool[Tensor, "W T"],
+    distant: Bool[Tensor, "W T"],
+    resamples: int,
 ) -> dict[str, Any]:
-    """The figures of every memory, best first: intervals, distances to the best, speeds, sizes, and the
-    reference.
+    """The figures of every memory, best first: intervals, distances to the best and to the references, what
+    it recalls, speeds and sizes.
 
-    Returns a JSON-ready dict: "memories" (one dict each, by bits per byte over all bytes), "reference" (the
-    byte unigram), "best" (name per measure), "recall_slice" (its bytes and share).
+    ``speeds`` are those of every memory by name; ``references`` are the byte frequencies, the best n-gram,
+    and that with a cache of the window; ``mask`` is the recall slice and ``distant`` its bytes that can be
+    looked up in the first half of the window alone.
+
+    Returns a JSON-ready dict: "memories" (one dict each, by bits per byte over all bytes), "references"
+    (likewise, less of it), "ngram" (the name of the best), "best" (name per measure), "recall_slice" (its
+    bytes and share).
     """
-    seeds = len(measured[0].facts)
-    bootstrap = Bootstrap.draw(len(mask), seeds, resamples)
+    bootstrap = Bootstrap.draw(len(mask), resamples)
     masks = {"all": torch.ones_like(mask), "recall": mask, "other": ~mask}
-    bits = {m.name: m.bits for m in measured} | {UNIGRAM: unigram.expand(seeds, -1, -1)}
-    draws = {
-        name: {measure: bootstrap.bits_per_byte(b, masks[measure]) for measure in MEASURES}
-        for name, b in bits.items()
-    }
+    bits = {m.name: m.bits for m in measured}
+    gained = {m.name: m.replaced - m.bits for m in measured}
+    of = {measure: bootstrap.with_seeds(bits, each) for measure, each in masks.items()}
+    gains = bootstrap.with_seeds(gained, distant)
+    for each in references:
+        of_it = {m: bootstrap.bits_per_byte(each.bits[None], byte_mask) for m, byte_mask in masks.items()}
+        for measure, drawn in of_it.items():
+            of[measure][each.name] = drawn
+        gains[each.name] = bootstrap.bits_per_byte((each.replaced - each.bits)[None], distant)
+    draws = {name: {measure: of[measure][name] for measure in MEASURES} for name in of["all"]}
     order = sorted((m.name for m in measured), key=lambda name: float(draws[name]["all"][0]))
     best = {measure: min(order, key=lambda name: float(draws[name][measure][0])) for measure in MEASURES}
     facts = {m.name: m.facts for m in measured}
     chance = shuffled(mask, seed=0)
+    ngram = references[1].name
+
+    def of_any(name: str) -> dict[str, Any]:
+        return {
+            "name": name,
+            "bits_per_byte": {measure: _interval(d) for measure, d in draws[name].items()},
+            "recall_gain": _interval(gains[name]),
+        }
 
     def row(name: str) -> dict[str, Any]:
         own = {
-            "bits_per_byte": {measure: _interval(d) for measure, d in draws[name].items()},
             "behind_best": {
                 measure: _interval(d - draws[best[measure]][measure]) for measure, d in draws[name].items()
             },
@@ -65,26 +88,30 @@ def summarise(
                 if other != name
             },
             "under_unigram": _interval(draws[UNIGRAM]["all"] - draws[name]["all"]),
+            "behind_ngram": _interval(draws[name]["all"] - draws[ngram]["all"]),
             "slice_gap": _interval(slice_gap(bootstrap, bits[name], bits[best["recall"]], mask)),
             "slice_gap_of_shuffled_mask": _interval(
                 slice_gap(bootstrap, bits[name], bits[best["recall"]], chance)
             ),
         }
-        return {"name": name} | own | _costs(facts[name])
+        return of_any(name) | own | _costs(facts[name]) | speeds[name]
 
     return {
         "best": best,
         "memories": [row(name) for name in order],
-        "reference": {
-            "name": UNIGRAM,
-            "bits_per_byte": {measure: _interval(d) for measure, d in draws[UNIGRAM].items()},
-        },
-        "recall_slice": {
-            "bytes": int(mask.sum()),
-            "share": float(mask.double().mean()),
-            "validation_windows": len(mask),
-            "validation_bytes": mask.numel(),
-        },
+        "references": [of_any(reference.name) for reference in references],
+        "ngram": ngram,
+        "recall_slice": _counts(mask, distant),
+    }
+
+
+def _counts(mask: Bool[Tensor, "W T"], distant: Bool[Tensor, "W T"]) -> dict[str, Any]:
+    return {
+        "bytes": int(mask.sum()),
+        "share": float(mask.double().mean()),
+        "distant_bytes": int(distant.sum()),
+        "validation_windows": len(mask),
+        "validation_bytes": mask.numel(),
     }
 
 
@@ -108,38 +135,37 @@ def _interval(draws: Float[Tensor, " R"]) -> dict[str, float]:
 
 
 def _costs(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sizes, which are the same for all seeds, and median speeds over seeds."""
+    """Sizes, which are the same for all seeds, and how the training went."""
     shared = {
-        key: facts[0][key] for key in ("parameters", "mlp_width", "tuning_bits_per_byte", "state_bytes")
-    }
-    shared["learning_rate"] = facts[0]["run"]["learning_rate"]
-    speeds = {
-        key: median(f[key] for f in facts)
-        for key in ("training_tokens_per_second", "decoding_tokens_per_second")
+        key: facts[0][key]
+        for key in ("parameters", "mlp_width", "learning_rate", "tuning_bits_per_byte", "state_bytes")
     }
     steps = min(len(f["loss"]) for f in facts)
     loss = torch.tensor([f["loss"][:steps] for f in facts]).mean(0).tolist()
-    return shared | speeds | {"diverged_at": [f["diverged_at"] for f in facts], "training_loss": loss}
+    return shared | {"diverged_at": [f["diverged_at"] for f in facts], "training_loss": loss}
 
 
 def separable(memory: Mapping[str, Any], measure: str) -> bool:
-    """Whether the interval of the distance to the best excludes zero; the best itself is not."""
+    """Whether the distance to the best is above zero by its interval, and more than ``PRACTICAL``."""
     behind = memory["behind_best"][measure]
-    return behind["low"] > 0
+    return behind["low"] > 0 and behind["value"] >= PRACTICAL
+
+
+def recalls(row: Mapping[str, Any]) -> bool:
+    """Whether the first half of the window helps on the bytes that can be looked up there."""
+    gain = row["recall_gain"]
+    return gain["low"] > 0 and gain["value"] >= PRACTICAL
 
 
 def conclusion(results: Mapping[str, Any]) -> list[str]:
-    """The conclusions from the figures, in sentences."""
+    """The figures in sentences."""
     rows = {row["name"]: row for row in results["memories"]}
-    best = results["best"]
-    sentences = [
-        _winner(rows, best["all"], "all", "predicts this text best"),
-        _winner(rows, best["recall"], "recall", "is best on the recall slice"),
-        *_smaller(rows, best["recall"]),
-    ]
+    ngram = next(row for row in results["references"] if row["name"] == results["ngram"])
+    best = rows[results["best"]["all"]]
     failed = [name for name, row in rows.items() if row["under_unigram"]["low"] <= 0]
-    # the failure comes first if even the best memory has learned nothing
-    sentences.insert(0 if best["all"] in failed else len(sentences), _learned(rows, failed))
+    sentences = [_ahead(rows, best["name"], "all", _praise(best, ngram)), *_recall(results, rows)]
+    # if the best memory learned nothing, this comes first
+    sentences.insert(0 if best["name"] in failed else len(sentences), _learned(rows, failed))
     for name, row in rows.items():
         steps = [step for step in row["diverged_at"] if step is not None]
         if steps:
@@ -150,7 +176,17 @@ def conclusion(results: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _winner(rows: Mapping[str, Any], best: str, measure: str, praise: str) -> str:
+def _praise(best: Mapping[str, Any], ngram: Mapping[str, Any]) -> str:
+    """What can be said of the best memory beside the best n-gram."""
+    behind, name = best["behind_ngram"], ngram["name"]
+    if behind["high"] < 0:
+        gain = f"{-behind['value']:.2f} bits per byte better than a {name} of the same bytes"
+        return f"predicts this text best, {gain}"
+    worse = f"{max(behind['value'], 0.0):.2f} bits per byte behind a {name} of the same bytes"
+    return f"is ahead at this budget, but no memory predicts better than counting yet: it is {worse}"
+
+
+def _ahead(rows: Mapping[str, Any], best: str, measure: str, praise: str) -> str:
     sentence = f"{best} {praise} ({bpb(rows[best]['bits_per_byte'][measure])} bits per byte)"
     distance = {name: row["behind_best"][measure]["value"] for name, row in rows.items()}
     equal = [name for name, row in rows.items() if name != best and not separable(row, measure)]
@@ -160,6 +196,31 @@ def _winner(rows: Mapping[str, Any], best: str, measure: str, praise: str) -> st
     if worse:
         sentence += "; behind it " + _list([f"{name} by {distance[name]:.2f}" for name in worse])
     return sentence + "."
+
+
+def _recall(results: Mapping[str, Any], rows: Mapping[str, Any]) -> list[str]:
+    """Who recalls from the first half of the window, and who does so best; nobody is the best where none
+    recalls."""
+    able = {name: row["recall_gain"] for name, row in rows.items() if recalls(row)}
+    cache = results["references"][-1]
+    possible = f"; {cache['name']} gains {cache['recall_gain']['value']:.2f}"
+    if not able:
+        return [
+            "No memory recalls yet at this budget: replacing the first half of the window costs none of them "
+            f"{PRACTICAL} bits, beyond its interval, on the bytes that could be looked up there{possible}."
+        ]
+    gains = _list([f"{name} {gain['value']:.2f}" for name, gain in sorted(able.items(), key=_by_gain)])
+    sentences = [
+        f"The first half of the window saves, per byte that can be looked up there: {gains} bits{possible}."
+    ]
+    best = results["best"]["recall"]
+    if best in able:
+        sentences += [_ahead(rows, best, "recall", "is best on the recall slice"), *_smaller(rows, best)]
+    return sentences
+
+
+def _by_gain(item: tuple[str, Mapping[str, float]]) -> float:
+    return -item[1]["value"]
 
 
 def _smaller(rows: Mapping[str, Any], best: str) -> list[str]:

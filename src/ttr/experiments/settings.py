@@ -20,32 +20,18 @@ LAYERS = (
 
 
 @dataclass(frozen=True)
-class CompareSettings:
-    """Memories, text and training recipe; two runs with equal settings give equal results.
+class Recipe:
+    """How a model is built, trained and judged; ``width`` is the model's, ``context`` and ``ngram`` count
+    bytes. It was chosen so that the default comparison takes about four minutes on two CPU cores."""
 
-    The first group of fields are the command line's options. ``files`` empty means Python's own standard
-    library. ``memory`` is a Python file that defines ``memory`` or ``memories``; it is executed. ``width`` is
-    the model's; ``context`` and ``ngram`` count bytes. The recipe was chosen so that the default run takes
-    about five minutes on two CPU cores.
-    """
-
-    files: tuple[Path, ...] = ()
-    layers: tuple[str, ...] = LAYERS
-    memory: Path | None = None
-    out: Path = Path("runs/compare")
     steps: int = 400
     width: int = 64
     context: int = 256
     batch: int = 8
-    seed: int = 0
-    seeds: int = 1
-    tune_lr: bool = False
 
     depth: int = 2
     head_size: int = 32
     mlp_ratio: float = 2.0
-    learning_rate: float = 8e-3
-    tuning_factors: tuple[float, ...] = (1 / 3, 1.0, 3.0)
     warmup: float = 0.1
     final_rate: float = 0.1
     weight_decay: float = 0.1
@@ -53,12 +39,35 @@ class CompareSettings:
     clip: float = 1.0
     ngram: int = 4
     evaluation_windows: int = 256
-    decoded: int = 64
     checkpoint_every: int = 25
+
+
+@dataclass(frozen=True)
+class CompareSettings(Recipe):
+    """What to compare, on what, and the recipe; two runs with equal settings give equal results.
+
+    ``files`` empty means Python's own standard library. ``memory`` is a Python file that defines ``memory``
+    or ``memories``; it is executed. ``jobs`` processes of one thread each do the work, without influence on
+    the results. ``rounds`` of all memories measure the speeds.
+    """
+
+    files: tuple[Path, ...] = ()
+    layers: tuple[str, ...] = LAYERS
+    memory: Path | None = None
+    out: Path = Path("runs/compare")
+    jobs: int = 1
+    seed: int = 0
+    seeds: int = 2
+    tune_lr: bool = False
+    as_published: bool = False
+
+    learning_rate: float = 8e-3
+    tuning_factors: tuple[float, ...] = (1 / 3, 1.0, 3.0)
+    rounds: int = 5
     resamples: int = 2000
 
     def __post_init__(self) -> None:
-        for name in ("steps", "width", "context", "batch", "seeds"):
+        for name in ("steps", "width", "context", "batch", "seeds", "jobs"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}.")
         if self.seed < 0:
@@ -93,9 +102,14 @@ class CompareSettings:
     def all_seeds(self) -> tuple[int, ...]:
         return tuple(range(self.seed, self.seed + self.seeds))
 
+    def recipe(self) -> dict[str, Any]:
+        """The fields of ``Recipe``, JSON-ready."""
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(Recipe)}
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, without the folder of the results."""
-        return {name: _plain(value) for name, value in dataclasses.asdict(self).items() if name != "out"}
+        """JSON-ready, without what has no influence on the results: their folder, and who does the work."""
+        fields = dataclasses.asdict(self).items()
+        return {name: _plain(value) for name, value in fields if name not in ("out", "jobs")}
 
     def command(self) -> str:
         """The command line with these settings."""
@@ -106,7 +120,7 @@ class CompareSettings:
         for name in ("memory", "out", "steps", "width", "context", "batch", "seed", "seeds"):
             if getattr(self, name) != getattr(default, name):
                 words += [f"--{name}", str(getattr(self, name))]
-        return shlex.join(words + ["--tune-lr"] * self.tune_lr)
+        return shlex.join(words + ["--tune-lr"] * self.tune_lr + ["--as-published"] * self.as_published)
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,6 @@ uninterrupted one.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
 from ttr.experiments.errors import UserError
-from ttr.experiments.settings import CompareSettings
+from ttr.experiments.settings import Recipe
 from ttr.experiments.storage import load_tensors, save_tensors
 from ttr.tasks.text import windows
 from ttr.values import checks
@@ -31,7 +30,6 @@ class History:
     finite, if any."""
 
     loss: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
     diverged_at: int | None = None
 
 
@@ -40,7 +38,7 @@ def train(
     content: UInt8[Tensor, " N"],
     starts: Int[Tensor, "steps batch"],
     rate: float,
-    settings: CompareSettings,
+    settings: Recipe,
     checkpoint: Path,
     run: Mapping[str, Any],
     on_step: Callable[[History], None],
@@ -54,7 +52,7 @@ def train(
     Raises:
         UserError: if the checkpoint is damaged or belongs to another run.
     """
-    optimizer = _optimizer(model, settings)
+    optimizer = optimizer_of(model, settings)
     # the parameters before the last update, the last ones whose loss is known to be finite
     before = _copied(model)
     history = load(checkpoint, run, model, optimizer, before) if checkpoint.exists() else History()
@@ -63,7 +61,6 @@ def train(
     for step in range(len(history.loss), len(starts)):
         if history.diverged_at is not None:
             break
-        began = time.perf_counter()
         tokens = windows(content, starts[step], settings.context)
         for group in optimizer.param_groups:
             group["lr"] = rate * schedule(step, len(starts), settings)
@@ -74,7 +71,6 @@ def train(
             before = _copied(model)
             optimizer.step()
             history.loss.append(loss.item())
-            history.seconds.append(time.perf_counter() - began)
         else:
             history.diverged_at = step + 1
             _put(before, model)
@@ -99,7 +95,7 @@ def next_byte_loss(model: nn.Module, tokens: Int[Tensor, "B L"]) -> Tensor:
     return nats.view(len(tokens), -1) / math.log(2)
 
 
-def schedule(step: int, steps: int, settings: CompareSettings) -> float:
+def schedule(step: int, steps: int, settings: Recipe) -> float:
     """The factor on the learning rate at a step: linear up to 1, then half a cosine down to
     ``final_rate``."""
     warmup = max(1, round(settings.warmup * steps))
@@ -109,14 +105,14 @@ def schedule(step: int, steps: int, settings: CompareSettings) -> float:
     return settings.final_rate + (1 - settings.final_rate) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _optimizer(model: nn.Module, settings: CompareSettings) -> torch.optim.AdamW:
+def optimizer_of(model: nn.Module, settings: Recipe) -> torch.optim.AdamW:
     """Parameter groups: weight decay for matrices, none for vectors (norms, biases, decay rates)."""
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
+    return torch.optim.AdamW(groups, betas=tuple(settings.betas))
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:
@@ -150,10 +146,7 @@ def save(
     }
     tensors = {f"model.{name}": tensor for name, tensor in _named(model).items()} | adam
     tensors |= {f"before.{name}": tensor for name, tensor in before.items()}
-    tensors |= {
-        "loss": torch.tensor(history.loss, dtype=torch.float64),
-        "seconds": torch.tensor(history.seconds, dtype=torch.float64),
-    }
+    tensors["loss"] = torch.tensor(history.loss, dtype=torch.float64)
     save_tensors(path, tensors, {"run": dict(run), "diverged_at": history.diverged_at})
 
 
@@ -191,4 +184,4 @@ def load(
         }
         if state:
             optimizer.state[parameter] = state
-    return History(tensors["loss"].tolist(), tensors["seconds"].tolist(), facts["diverged_at"])
+    return History(tensors["loss"].tolist(), facts["diverged_at"])
