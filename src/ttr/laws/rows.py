@@ -73,7 +73,8 @@ def with_weights(problem: Problem, weights: Weights) -> Problem | None:
 
 def with_importance(problem: Problem) -> Problem | None:
     """The problem with the control ``log_importance``, added if it lacks it; None where it cannot be."""
-    return problem if "log_importance" in problem.controls() else with_factor(problem, Importance())
+    has = problem.weights.importance and "log_importance" in problem.controls()
+    return problem if has else with_factor(problem, Importance())
 
 
 def with_factor(problem: Problem, factor: Weights) -> Problem | None:
