@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ttr.inputs import Inputs
+from ttr.state_tensors import StateTensors
 
 
 class Network(NamedTuple):
@@ -44,7 +45,7 @@ class Network(NamedTuple):
             self._replace(query=query, key=key, value=value, step=step) for query, key, value, step in parts
         ]
 
-    def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def weights(self, state: StateTensors) -> dict[str, Tensor]:
         """W in a state."""
         return {name: state[name] for name in self.names}
 
