@@ -49,7 +49,7 @@ class WeightedPairs(Pairs):
     scale: float = 1.0
     query_point: Float[Tensor, "B T H D"] | None = None
     key_point: Float[Tensor, "B P h D"] | None = None
-    ridge: Float[Tensor, "H D"] | None = None
+    ridge: Float[Tensor, "H M"] | None = None
     slope: Float[Tensor, "B T H D"] | None = None
 
     @classmethod
