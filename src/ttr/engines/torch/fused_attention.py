@@ -136,7 +136,7 @@ class _Call:
 def _apart(pairs: PairWeights, rows: slice, met: slice, border: int) -> _Piece:
     """Queries and pairs on either side of the border before a token."""
     kept = (
-        None if pairs.decay is None else pairs.decay.kept(border, rows.stop).to(pairs.past).clamp(min=FLOOR)
+        None if pairs.decay is None else pairs.decay.since(border, rows.stop).to(pairs.past).clamp(min=FLOOR)
     )
     return _Piece(rows, met, pairs.earlier(border)[..., met].clamp(min=FLOOR), kept)
 
