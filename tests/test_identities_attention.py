@@ -248,7 +248,7 @@ def test_what_reads_the_whole_sequence_neither_streams_nor_generates(name, qkv, 
 
 def test_what_does_not_fit_is_refused(monkeypatch) -> None:
     for weights, function, solver, words in (
-        (Geometric("head"), GaussianNystrom(4), OneStep(), "with equal weights than the rest. Use Uniform"),
+        (Geometric("head"), GaussianNystrom(4), OneStep(), "with equal weights. Use Uniform"),
         (Uniform(), GaussianNystrom(4), ExactLocalFit(), "is one global map"),
         (
             Uniform(),

@@ -23,12 +23,15 @@ FAULTS = (
         ("nothing",),
     ),
     Fault(
-        "memorize.py", "- step[..., None, None] * turn", "- 2 * step[..., None, None] * turn", ("nothing",)
+        "memorize.py",
+        "- step[..., None, None] * transport_key",
+        "- 2 * step[..., None, None] * transport_key",
+        ("nothing",),
     ),
     Fault(
         "oracle.py",
-        "turned = memorize.transport(keys[:, before]",
-        "turned = memorize.transport(keys[:, : old + t + 1]",
+        "transported = memorize.transport(keys[:, before]",
+        "transported = memorize.transport(keys[:, : old + t + 1]",
         ("nothing",),
     ),
     Fault(

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ttr.component import Component
-from ttr.diagnostics import listening, record
+from ttr.diagnostics import collecting, record
 from ttr.forms import Network
 from ttr.problem import Function
 
@@ -40,7 +40,7 @@ def inner_pairs(
         return outputs[name]
 
     prediction = function.forward(affine, chunk.key, chunk.params)
-    if listening():
+    if collecting():
         _report(loss(prediction, chunk.value, controls), weights, chunk.step)
     slopes = function.slopes(
         lambda name, x: (x.transpose(1, 2) @ weights[name].mT).transpose(1, 2),

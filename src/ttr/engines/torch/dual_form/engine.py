@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ttr.diagnostics import listening
+from ttr.diagnostics import collecting
 from ttr.engines.native import network
 from ttr.engines.torch.dual_form import derivative
 from ttr.engines.torch.dual_form.chunks import Chunks, Named, Weights, under
@@ -59,7 +59,7 @@ class DualForm(MiniBatch):
         return torch.cat(outputs, dim=1), state
 
     def _whole(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        if listening():  # the plain form tells of every step; what it returns is not used
+        if collecting():  # the plain form tells of every step; what it returns is not used
             with torch.no_grad():
                 super().run(problem, x)
         form, function, solver = problem.lower(x), problem.function, problem.solver
