@@ -78,13 +78,13 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/fused_attention.py",
-        "log_sum if piece.kept is None else log_sum + piece.kept",
+        "log_sum if piece.decay is None else log_sum + piece.decay",
         "log_sum",
         SOFTMAX,
     ),
     Fault(
         "engines/torch/fused_attention.py",
-        "norm if piece.kept is None else norm - piece.kept",
+        "norm if piece.decay is None else norm - piece.decay",
         "norm",
         SOFTMAX,
     ),
@@ -142,8 +142,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/steps/pair_updates.py",
-        "keys - along * turn",
-        "keys + along * turn",
+        "keys - along * w",
+        "keys + along * w",
         ("recurrent", PATH),
     ),
     Fault(
@@ -160,8 +160,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/transported_attention.py",
-        "met = (query @ turn.mT).tril()",
-        "met = (query @ turn.mT).tril(-1)",
+        "met = (query @ w.mT).tril()",
+        "met = (query @ w.mT).tril(-1)",
         ("transported", PATH),
     ),
     Fault(

@@ -109,7 +109,7 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/steps/momentum.py",
-        "source = linear.memory if linear.old else kept",
+        "source = linear.memory if linear.old else decayed",
         "source = linear.memory",
         ("recurrent", *MOMENTUM, "'decayed'"),
     ),

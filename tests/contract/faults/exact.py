@@ -24,7 +24,7 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/local_linear.py",
-        "if lines.slope is None and rho.numel():",
+        "if fits.slope is None and rho.numel():",
         "if False:",
         ("test_what_is_answered",),
     ),
@@ -224,8 +224,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/ridge/block.py",
-        "fading[:, -1] += log_to_end",
-        "fading[:, -1] -= log_to_end",
+        "decay_sums[:, -1] += log_to_end",
+        "decay_sums[:, -1] -= log_to_end",
         ("chunkwise-ridge", "weights=Geometric()", "ExactRidge"),
     ),
     Fault(
@@ -328,8 +328,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/local_linear.py",
-        "rho = lines.slope[:, :, rows].flatten(1, 2)",
-        "rho = lines.slope[:, :, rows].flatten(1, 2).detach()",
+        "rho = fits.slope[:, :, rows].flatten(1, 2)",
+        "rho = fits.slope[:, :, rows].flatten(1, 2).detach()",
         ("local-polynomial", "weights=Uniform()", "LearnedSlope"),
     ),
     Fault(

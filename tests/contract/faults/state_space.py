@@ -101,8 +101,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/channel_scan.py",
-        "((kept, 1.0), (added, 0.0))",
-        "((kept, 0.0), (added, 0.0))",
+        "((decay, 1.0), (added, 0.0))",
+        "((decay, 0.0), (added, 0.0))",
         ("channel-scan", "Geometric()", "Linear()", "OneStep"),
     ),
     Fault(

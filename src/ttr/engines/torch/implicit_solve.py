@@ -1,6 +1,6 @@
 """Solve the weighted least-squares systems of many queries at once, without forming their matrices.
 
-Row t of a group asks for x_t in A_t x_t = q_t with
+Row t of a group solves for x_t in A_t x_t = q_t with
 
     A_t = sum_i w_ti k_i (k_i - m_t)^T + a_t G + diag(ridge),        symmetric positive definite,
 
@@ -22,7 +22,7 @@ from ttr.diagnostics import record
 from ttr.engines.torch.direct_solve import solve_spd
 
 TARGET, ACCEPTED = 4, 32
-"""Conjugate gradient stops at a residual of TARGET eps |A||x| as its recursion sees it and is believed at
+"""Conjugate gradient stops at a residual of TARGET eps |A||x| by its recursion, and a row is accepted at
 ACCEPTED eps |A||x| as measured afterwards. A residual of c eps |A||x| means an error of at most c eps cond(A)
 |x|: what a direct solve promises."""
 
@@ -127,8 +127,8 @@ def solve_rows(
     """Conjugate gradient for all rows of a ``System``, and a direct solve of those it does not bring to the
     accuracy asked for.
 
-    An operator, because gradients that come in batches (``is_grads_batched``) cannot steer an iteration:
-    torch calls one for each.
+    An operator, because batched gradients (``is_grads_batched``) cannot control an iteration: torch calls it
+    once for each.
     """
     system = System(weights, keys, ridge, mean, kept, gram)
     size = right.abs().amax(-1, keepdim=True)

@@ -20,7 +20,7 @@ class System(NamedTuple):
     Args:
         pairs: the pairs [k_i v_i] of a chunk, and below them the moments [H_0 U_0] that enter it.
         weights: W, lower triangular.
-        kept: a_t.
+        kept: a_t, the decay of H_0.
         log_kept: log a_t up to a constant of the chunk; -inf from a reset on.
     """
 
@@ -76,7 +76,7 @@ class System(NamedTuple):
         )
 
     def trace(self) -> Float[Tensor, "G C"]:
-        """Their sums, from C numbers per token."""
+        """The traces of all A_t, from C numbers per token."""
         inside = (self.weights * torch.linalg.vecdot(self.keys, self.keys)[:, None]).sum(-1)
         return (
             inside
