@@ -254,7 +254,7 @@ def test_what_does_not_fit_is_refused(monkeypatch) -> None:
             Uniform(),
             TransportedConstant(),
             FunctionalDeltaRule(),
-            "by the control step_size.*Use ExactLocalFit",
+            "with the control step_size.*Use ExactLocalFit",
         ),
         (Uniform(), TransportedConstant(), OneStep(), "fitted around every query.*Use ExactLocalFit"),
     ):

@@ -106,7 +106,7 @@ class Problem:
         return next((part for part in (self.weights, self.function, self.solver) if part.folds), None)
 
     def state_shapes(self, key_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
-        """The tensors of the state of a memory that does not keep the pairs: name -> shape behind batch and
+        """The tensors of the state of a memory that does not store the pairs: name -> shape behind batch and
         heads."""
         size = self.function.feature_size(key_size)
         memory = self.function.memory(size, value_size)

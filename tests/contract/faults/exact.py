@@ -140,7 +140,7 @@ FAULTS = (
     # ridge at every token
     Fault(
         "engines/torch/ridge/system.py",
-        "torch.mul(x, self.kept, out",
+        "torch.mul(x, self.decay, out",
         "torch.mul(x, 1.0, out",
         ("chunkwise-ridge", "weights=Geometric()", "ExactRidge"),
     ),
@@ -176,8 +176,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/ridge/preconditioner.py",
-        "log_kept[:, -1] < 2",
-        "log_kept[:, -1] < 3",
+        "log_decay[:, -1] < 2",
+        "log_decay[:, -1] < 3",
         ("test_the_preconditioner_is_for",),
     ),
     Fault(
@@ -212,7 +212,7 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/ridge/block.py",
-        "+ log_kept - written",
+        "+ log_moments - written",
         "- written",
         ("chunkwise-ridge", "weights=Geometric()", "ExactRidge"),
     ),

@@ -233,8 +233,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/steps/matrix.py",
-        "read if old or kept is None",
-        "read if kept is None",
+        "read if old or factor is None",
+        "read if factor is None",
         ("recurrent", "'old'"),
     ),
     Fault(

@@ -80,11 +80,11 @@ def differentiable(
     importance = importance[..., None]
     future = torch.ones(chunk, chunk, dtype=torch.bool, device=query.device).triu(1)
     inside = (decay.between(whole, whole).to(query) + importance.mT).masked_fill(future, -torch.inf).exp()
-    kept, to_end = (log.exp().to(query)[..., None] for log in (decay.since_start(), decay.to_end()))
+    since_start, to_end = (log.exp().to(query)[..., None] for log in (decay.since_start(), decay.to_end()))
 
     states = [torch.cat([call.gram, call.memory], dim=-1).flatten(0, 1)]
     written = (to_end * importance.exp() * key).mT @ torch.cat([key, value], dim=-1)
-    for last, new in zip(kept[..., -1:, :].unbind(1), written.unbind(1)):
+    for last, new in zip(since_start[..., -1:, :].unbind(1), written.unbind(1)):
         states.append(last * states[-1] + new)
     sizes = [key.shape[-1], value.shape[-1]]
     gram, memory = torch.stack(states, dim=1)[:, :-1].split(sizes, dim=-1)
@@ -92,11 +92,11 @@ def differentiable(
     system = System(
         *(t.flatten(0, 1) for t in (inside, key)),
         ridge.flatten(0, 2),
-        kept=kept.flatten(0, 1),
+        decay=since_start.flatten(0, 1),
         gram=gram.flatten(0, 1),
     )
     solution = solver(system, query.flatten(0, 1)).unflatten(0, query.shape[:2])
-    y = kept * (solution @ memory) + (inside * (solution @ key.mT)) @ value
+    y = since_start * (solution @ memory) + (inside * (solution @ key.mT)) @ value
     y = y.unflatten(0, lead).flatten(2, 3).transpose(1, 2)[:, : call.query.shape[1]]
     return y, *states[-1].unflatten(0, lead).split(sizes, dim=-1)
 
@@ -111,5 +111,5 @@ def _truncated(solver: Solver, wants_grad: bool, mix: Tensor | None, system: Sys
             else system.product(y)
         )
 
-    norms = squared_norms(system.weights, system.keys, system.kept, system.gram)
+    norms = squared_norms(system.weights, system.keys, system.decay, system.gram)
     return mixed(solver.iterate(product, norms, right), right, mix)

@@ -222,8 +222,8 @@ def _eliminate(system: Covariances, right: Tensor) -> tuple[Tensor, Bool[Tensor,
     solution = table[:, :, size]
     for j in range(size - 1, 0, -1):
         solution[:, :j].addcmul_(table[:, :j, j], solution[:, None, j], value=-1)
-    kept = torch.stack(pivots, dim=1)
-    return solution.mT.to(right.dtype).contiguous(), ~((kept > 0) & (kept >= least)).all(1)
+    pivot = torch.stack(pivots, dim=1)
+    return solution.mT.to(right.dtype).contiguous(), ~((pivot > 0) & (pivot >= least)).all(1)
 
 
 def _solve_directly(

@@ -56,9 +56,9 @@ class Block:
             .exp_()
             .mul_(importance.mT)
         )
-        kept = decay.since_start()
+        since_start = decay.since_start()
         self.to_end = decay.to_end().to(key).exp_()[..., None].mul_(importance).flatten(0, 1)
-        self.last = kept[..., -1:, None].to(key).exp()
+        self.last = since_start[..., -1:, None].to(key).exp()
 
         pairs = key.new_empty(self.count, self.rows, self.size + self.features, start.shape[-1])
         pairs[:, :, : self.size, : self.features] = key
@@ -73,8 +73,8 @@ class Block:
         self.system = System(
             pairs.flatten(0, 1),
             weights.flatten(0, 1),
-            kept.to(key).exp()[..., None].flatten(0, 1),
-            kept.flatten(0, 1),
+            since_start.to(key).exp()[..., None].flatten(0, 1),
+            since_start.flatten(0, 1),
             ridge[:, None].expand(self.count, -1, -1, -1).flatten(0, 1),
         )
 
@@ -102,7 +102,7 @@ class Block:
         s, grad_y = self.system, grad_y.flatten(0, 1)
         both, moments = s.pairs[:, : self.size], s.pairs[:, self.size :]
         value_scores = grad_y @ s.values.mT
-        right = ((s.kept * grad_y) @ s.memory.mT).baddbmm_(s.weights * value_scores, s.keys)
+        right = ((s.decay * grad_y) @ s.memory.mT).baddbmm_(s.weights * value_scores, s.keys)
         adjoint, _ = solve(s, right, factors, report)
 
         met = solution @ s.keys.mT
@@ -110,8 +110,8 @@ class Block:
         log_weights, seen = error * met, met.mul_(s.weights)
         grad_key = (error.mT @ solution).baddbmm_(seen.mT, adjoint, alpha=-1)
         grad_value = seen.mT @ grad_y
-        aim, held = torch.cat([-adjoint, grad_y], dim=-1), s.kept * solution
-        log_kept = torch.linalg.vecdot(held @ moments, aim)
+        aim, held = torch.cat([-adjoint, grad_y], dim=-1), s.decay * solution
+        log_moments = torch.linalg.vecdot(held @ moments, aim)
 
         own, ends = self._unfold(held.mT @ aim), grad_state.new_empty(self.count, *grad_state.shape)
         for i in reversed(range(self.count)):
@@ -129,7 +129,7 @@ class Block:
         # error.
         wide = log_weights.dtype if log_weights.device.type == "mps" else torch.float64
         written = log_weights.sum(-2, dtype=wide) + log_to_end
-        decay_sums = log_weights.sum(-1, dtype=wide) + log_kept - written
+        decay_sums = log_weights.sum(-1, dtype=wide) + log_moments - written
         decay_sums[:, -1] += log_to_end.sum(-1, dtype=wide) + log_last.flatten()
         grad_decay = (
             decay_sums @ torch.ones(self.size, self.size, dtype=wide, device=decay_sums.device).tril()

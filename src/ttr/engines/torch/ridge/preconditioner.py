@@ -34,14 +34,14 @@ def fits(system: System) -> Tensor:
     """The chunks [G] in which ``recursive_least_squares`` preconditions well: the memory decays by a factor
     of less than exp(2)."""
     # false for the NaN of a chunk that begins with a reset
-    return system.log_kept[:, 0] - system.log_kept[:, -1] < 2
+    return system.log_decay[:, 0] - system.log_decay[:, -1] < 2
 
 
 def factorise(system: System) -> Float[Tensor, "G L F"]:
     """The factors of ``recursive_least_squares``, [-F; P]."""
     keys, middle = system.keys, system.weights.shape[-1] // 2
     factors = keys.new_empty(keys.shape[0], keys.shape[1] + keys.shape[2], keys.shape[2])
-    matrix = system.gram * system.kept[:, middle, None]
+    matrix = system.gram * system.decay[:, middle, None]
     matrix.diagonal(dim1=-2, dim2=-1).add_(system.ridge[:, 0])
     inverse = spd_inverse(matrix, out=factors[:, keys.shape[1] :])
     keys = (system.weights.diagonal(dim1=-2, dim2=-1)[..., None] / _relative(system)).sqrt() * keys
@@ -83,7 +83,7 @@ def recursive_least_squares(system: System, factors: Float[Tensor, "G L F"]) -> 
 def _relative(system: System) -> Float[Tensor, "G C 1"]:
     """a_t relative to the token in the middle."""
     return (
-        (system.log_kept - system.log_kept[:, system.log_kept.shape[1] // 2, None])
+        (system.log_decay - system.log_decay[:, system.log_decay.shape[1] // 2, None])
         .exp()
         .to(system.keys)[..., None]
     )

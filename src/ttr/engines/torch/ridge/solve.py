@@ -65,8 +65,8 @@ def solve(
         part = system.select(chosen)
         if not diagonal and factors is None:
             factors = preconditioner.factorise(part)
-        if part.kept.numel():
-            report.preconditioned_rows += 0 if diagonal else part.kept.numel()
+        if part.decay.numel():
+            report.preconditioned_rows += 0 if diagonal else part.decay.numel()
             method = (
                 preconditioner.jacobi(part)
                 if diagonal

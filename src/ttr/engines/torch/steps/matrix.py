@@ -61,10 +61,10 @@ class Pair(NamedTuple):
 
 
 class Change(NamedTuple):
-    """The update of a memory by a pair: the decay ``kept`` [B,H,1] or [B,H,F], and the rows written at its
+    """The update of a memory by a pair: the ``decay`` [B,H,1] or [B,H,F], and the rows written at its
     key and erased at its erase key, [B,H,V]."""
 
-    kept: Tensor | None
+    decay: Tensor | None
     written: Tensor
     erased: Tensor | None
 
@@ -91,21 +91,21 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
 
 def change_by(pair: Pair, memory: Tensor, old: bool, read_at: Read) -> Change:
     key, value, read, erase, step, log_decay = pair
-    kept = None if log_decay is None else _per_feature(log_decay.exp())
+    factor = None if log_decay is None else _per_feature(log_decay.exp())
 
     def sized(row: Tensor) -> Tensor:
         return row if step is None else step[..., None] * row
 
-    found = None if read is None else read_at(memory, read if old or kept is None else read * kept)
+    found = None if read is None else read_at(memory, read if old or factor is None else read * factor)
     if erase is not None:
-        return Change(kept, sized(value), sized(found))
-    return Change(kept, sized(value if found is None else value - found), None)
+        return Change(factor, sized(value), sized(found))
+    return Change(factor, sized(value if found is None else value - found), None)
 
 
 def changed(pair: Pair, change: Change, memory: Tensor, inplace: bool) -> Tensor:
     """The memory [B,H,F,V] after the pair."""
-    if change.kept is not None:
-        memory = memory.mul_(change.kept[..., None]) if inplace else memory * change.kept[..., None]
+    if change.decay is not None:
+        memory = memory.mul_(change.decay[..., None]) if inplace else memory * change.decay[..., None]
     memory = _outer_sum(memory, pair.key, change.written, inplace)
     return memory if change.erased is None else _outer_sum(memory, -pair.erase, change.erased, inplace)
 
@@ -113,7 +113,7 @@ def changed(pair: Pair, change: Change, memory: Tensor, inplace: bool) -> Tensor
 def read_after(query: Tensor, pair: Pair, change: Change, memory: Tensor) -> Tensor:
     """The read-out at the query of the memory after the pair, computed from the memory before, [B,H,V]."""
     y = (
-        read_memory(memory, query if change.kept is None else query * change.kept)
+        read_memory(memory, query if change.decay is None else query * change.decay)
         + _dot(query, pair.key) * change.written
     )
     return y if change.erased is None else y - _dot(query, pair.erase) * change.erased
