@@ -37,7 +37,7 @@ class Pair:
 
 
 class _Axis(Component):
-    """What members of the three axes share.
+    """The base class of the three axes.
 
     Declared structure:
         form: the form (a class of ttr.forms) that a memory with it is lowered to, None if it needs none in

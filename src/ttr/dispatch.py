@@ -55,7 +55,7 @@ def regress(
         return_state: also return the state after the last token.
         cu_seqlens: boundaries [0, ..., T] of sequences packed along time (B = 1); the state then has one row
             each.
-        engine: "auto", or the one that must run (its name, or a ``Engine``).
+        engine: "auto", or the one that must run (its name, or an ``Engine``).
         controls: the per-token inputs the problem declares (``problem.controls()``).
 
     Returns:

@@ -264,7 +264,8 @@ def _control(
 def check_param(
     name: str, shape: tuple[int, ...], given: Mapping[str, Tensor], like: Tensor | None = None
 ) -> Tensor:
-    """The parameter of that name, once it is a tensor of that shape that holds numbers if ``like`` does."""
+    """The parameter of that name, checked to be a tensor of that shape, and not on the meta device unless
+    ``like`` is."""
     x = given[name]
     values.check_tensor(f"The parameter {name!r}", x)
     if tuple(x.shape) != tuple(shape):

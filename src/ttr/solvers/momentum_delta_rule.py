@@ -74,7 +74,7 @@ class MomentumDeltaRule(Solver):
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if not function.linear:
             return (
-                f"This momentum is that of a matrix, and {type(function).__name__} keeps other "
+                f"This momentum is defined for a matrix, and {type(function).__name__} keeps other "
                 "parameters. Use Linear, or another solver."
             )
         return None

@@ -51,7 +51,7 @@ def attend(
 
     On the CPU, not empty, in float32 or float64. Memory grows linearly with M, for the gradients too.
     ``composite`` gives the same of (pairs, query, keys, values, scale) by operations that can be
-    differentiated at will.
+    differentiated any number of times.
     """
     decay = (None, None) if pairs.decay is None else (pairs.decay.total, pairs.decay.resets)
     call = _Call(scale, block, pairs.window, composite)

@@ -50,5 +50,6 @@ def _corrected(problem: Problem, x: Inputs) -> Inputs:
 
 
 def _mean(logits: Tensor, values: Tensor) -> Tensor:
-    """The mean [B,1,H,V] of values [B,N,H,V] with the weights exp(logits [B,N,H]); 0 where none has any."""
+    """The mean [B,1,H,V] of values [B,N,H,V] with the weights exp(logits [B,N,H]); 0 where all weights are
+    0."""
     return torch.einsum("bhn,bnhv->bhv", probabilities(logits.mT, True), values)[:, None]
