@@ -43,7 +43,7 @@ def test_an_undeclared_control_is_refused_where_the_problem_is_made():
     with pytest.raises(
         ValueError,
         match=(
-            r"Nobody has declared the control 'floor' of _Floored\(\). Use "
+            r"The control 'floor' of _Floored\(\) is not declared. Use "
             r"ttr.controls.declare\('floor', .*\.$"
         ),
     ):

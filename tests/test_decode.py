@@ -282,7 +282,9 @@ def test_the_eager_update_in_place_makes_no_second_memory():
     pair = matrix.Pair(*torch.randn(2, 2, 4, 6, dtype=torch.float64).unbind(), None, None, None, None)
     memory = torch.randn(2, 4, 6, 6, dtype=torch.float64)
     assert (
-        matrix.changed(pair, matrix.change_by(pair, memory, False, matrix.look_up), memory, True).data_ptr()
+        matrix.changed(
+            pair, matrix.change_by(pair, memory, False, matrix.read_memory), memory, True
+        ).data_ptr()
         == memory.data_ptr()
     )
 

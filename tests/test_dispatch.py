@@ -91,7 +91,7 @@ def test_steps_in_place_equal_steps(name, capacity):
 def test_a_full_state_refuses_and_stays():
     case = make_case(ATTENTION)
     state = ttr.initial_state(ATTENTION, 2, 2, 3, 2, capacity=3, dtype=torch.float64)
-    with pytest.raises(ValueError, match="room for 3 pairs and needs 9.*larger capacity"):
+    with pytest.raises(ValueError, match="capacity of 3 pairs and needs 9.*larger capacity"):
         ttr.regress(ATTENTION, **{**case.arguments(), "state": state})
     assert torch.isneginf(state["log_weight"]).all() and not state.position.any()
 

@@ -30,7 +30,7 @@ def test_readme_examples_run(capsys):
     assert blocks
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
-    assert "kept" in capsys.readouterr().out
+    assert "passed" in capsys.readouterr().out
 
 
 def test_the_picture_shows_every_import_and_no_other():

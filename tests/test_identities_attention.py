@@ -248,13 +248,13 @@ def test_what_reads_the_whole_sequence_neither_streams_nor_generates(name, qkv, 
 
 def test_what_does_not_fit_is_refused(monkeypatch) -> None:
     for weights, function, solver, words in (
-        (Geometric("head"), GaussianNystrom(4), OneStep(), "nothing is older than the rest. Use Uniform"),
+        (Geometric("head"), GaussianNystrom(4), OneStep(), "with equal weights. Use Uniform"),
         (Uniform(), GaussianNystrom(4), ExactLocalFit(), "is one global map"),
         (
             Uniform(),
             TransportedConstant(),
             FunctionalDeltaRule(),
-            "by the control step_size.*Use ExactLocalFit",
+            "with the control step_size.*Use ExactLocalFit",
         ),
         (Uniform(), TransportedConstant(), OneStep(), "fitted around every query.*Use ExactLocalFit"),
     ):

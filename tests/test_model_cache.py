@@ -109,7 +109,7 @@ def test_a_token_beyond_a_limit_leaves_the_layers_before_as_they_were(limit, tim
             model(ids[:, t : t + 1], past_key_values=cache)
         before = copy.deepcopy(cache)
         for _ in range(2):
-            with pytest.raises(ValueError, match="horizon is 6|horizon is 8|room for 6 pairs"):
+            with pytest.raises(ValueError, match="horizon is 6|horizon is 8|capacity of 6 pairs"):
                 model(ids[:, most : most + time], past_key_values=cache)
             assert_same(cache, before)
 

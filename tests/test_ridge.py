@@ -106,7 +106,7 @@ def test_preconditioned_eigenvalues_lie_between_one_and_what_the_middle_keeps_mo
         for columns in (matrices, identity)
     )
     found = torch.linalg.eigvals(product).real  # of M_t^-1 A_t
-    ratio = (system.log_kept[0, tokens // 2] - system.log_kept[0]).exp()[:, None]
+    ratio = (system.log_decay[0, tokens // 2] - system.log_decay[0]).exp()[:, None]
     slack = ill_conditioned(1 / ridge, torch.float64)
     assert ((found >= ratio.clamp(max=1) - slack) & (found <= ratio.clamp(min=1) + slack)).all()
     x = torch.randn(1, tokens, size, dtype=torch.float64)

@@ -186,7 +186,7 @@ def test_states_that_cannot_be_rewound_are_refused():
     reset = dataclasses.replace(
         case, controls={"log_decay": torch.full_like(case.controls["log_decay"], -torch.inf)}
     )
-    with pytest.raises(ValueError, match="forgot everything"):
+    with pytest.raises(ValueError, match="reset the memory"):
         end(reset).rewind(geometric, 1)
     with pytest.raises(ValueError, match="cannot go back by 10"):
         end(case).rewind(geometric, 10)
@@ -195,12 +195,12 @@ def test_states_that_cannot_be_rewound_are_refused():
     tail = end(case).replace(convolution=torch.zeros(2, 3, 4))
     with pytest.raises(ValueError, match="holds convolution"):
         tail.rewind(geometric, 1)
-    for weights, words in ((Window(3), "A window"), (Product((Geometric(), Importance())), "told apart")):
+    for weights, words in ((Window(3), "A window"), (Product((Geometric(), Importance())), "be separated")):
         problem = dataclasses.replace(geometric, weights=weights)
         with pytest.raises(ValueError, match=words):
             end(make_case(problem)).rewind(problem, 1)
     delta = ttr.Problem(Uniform(), Linear(), DeltaRule())
-    with pytest.raises(ValueError, match="mixed its pairs"):
+    with pytest.raises(ValueError, match="does not store its pairs"):
         end(make_case(delta)).rewind(delta, 1)
 
 

@@ -21,11 +21,11 @@ from ttr.inputs import Inputs
 
 @dataclass(frozen=True)
 class Pair:
-    """One pair as it is learned, [B,H,...] each: what a definition written as a recurrence gets.
+    """One pair as it is learned, [B,H,...] each: the argument of definitions written as recurrences.
 
     ``key`` [B,H,F] has gone through the function, ``value`` is [B,H,V]; ``controls`` are those of this pair.
-    ``log_decay`` [B,H] or [B,H,F] acts before the pair, None if nothing is forgotten before it;
-    ``log_importance`` [B,H], None if all count alike. ``position`` [B] is the number of the token, from 0.
+    ``log_decay`` [B,H] or [B,H,F] acts before the pair, None without a decay; ``log_importance`` [B,H], None
+    without importances. ``position`` [B] is the number of the token, from 0.
     """
 
     key: Tensor
@@ -37,10 +37,11 @@ class Pair:
 
 
 class _Axis(Component):
-    """What members of the three axes share.
+    """The base class of the three axes.
 
     Declared structure:
-        form: what a memory with it becomes (a class of ttr.forms), None if any will do.
+        form: the form (a class of ttr.forms) that a memory with it is lowered to, None if it needs none in
+            particular.
         folds: the memory is defined, pair by pair, by ``learn`` and ``read`` of this class: a published
             recurrence which is the minimiser or the gradient of no objective. Only the oracle calls them.
     """
@@ -56,8 +57,8 @@ class _Axis(Component):
         return {}
 
     def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
-        """The linear recurrence with what this component makes of it; the function has its turn first, then
-        the solver, then the weights."""
+        """The linear recurrence as changed by this component; the function is applied first, then the solver,
+        then the weights."""
         return form
 
     def formulas(self) -> dict[str, str]:
@@ -66,24 +67,24 @@ class _Axis(Component):
 
         Titles: weights give "weight" (and "decay", "order" where they differ from the rule); functions
         "prediction", "read-out", "scale" and, where they have them, "features", "kernel" and "normalisation";
-        solvers "objective" (unless they fold), "update", "order" and "parallel form"; whoever is only
-        approximately a regression says so under "approximation". D_t is what token t keeps of the past and
-        w_t the importance of its pair. ``ttr.latex`` says how formulas are written."""
+        solvers "objective" (unless they fold), "update", "order" and "parallel form"; a component that is
+        only approximately a regression says so under "approximation". D_t is the decay at token t and w_t the
+        importance of its pair. ``ttr.latex`` says how formulas are written."""
         return {}
 
     def sizes(self) -> dict[str, int]:
-        """Sizes of axes of its controls that are sizes of nothing else in a call: letter -> size, such as "L"
+        """Sizes of the axes of its controls that no other tensor of a call has: letter -> size, such as "L"
         for levels or "P" for groups of parameters with a step of their own."""
         return {}
 
     def limits(self) -> dict[str, float]:
-        """Beyond what it means nothing, for those who draw calls of it: "value_size", the channels of values
+        """Bounds of meaningful random calls, for tests and benchmarks: "value_size", the channels of values
         below which it degenerates; "step_size", the step above which it may diverge on keys of unit scale;
-        and "condition", by how much it may magnify rounding errors."""
+        and "condition", the factor by which it may amplify rounding errors."""
         return {}
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
-        """Why it cannot stand in that triple, as a sentence that names the remedy; None if it can."""
+        """Why it cannot be part of that triple, as a sentence that names the remedy; None if it can."""
         return None
 
     def learn(
@@ -111,14 +112,13 @@ class _Axis(Component):
 
 
 class Weights(_Axis):
-    """How much pair i counts at token t: log gamma_i^(t) = sum_{i<j<=t} log_retention_j + log_importance_i.
+    """The weight of pair i at token t: log gamma_i^(t) = sum_{i<j<=t} log_retention_j + log_importance_i.
 
-    Declared structure, all that an engine may look at:
-        retention: "head" if the past is forgotten at one rate per head, "channel" if at one per key channel,
-            else None.
+    Declared structure, all that an engine may depend on:
+        retention: "head" for one decay per head, "channel" for one per key channel, None without a decay.
         window: number of newest pairs that count, the token's own included; None for all of them.
         importance: whether each pair carries a weight of its own.
-        horizon: number of tokens after which the weights mean nothing; calls that go beyond it are refused.
+        horizon: number of tokens for which the weights are defined; calls that go beyond it are refused.
     """
 
     kind: ClassVar[str] = "weights"
@@ -141,34 +141,35 @@ class Weights(_Axis):
     def log_retention(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor
     ) -> Tensor | None:
-        """Log of the share of the past kept at each token, <= 0; broadcasts to [B,T,H] or [B,T,H,K]. From
-        ``RESET`` down it counts as -inf, and has no gradient.
+        """Log decay at each token, <= 0; broadcasts to [B,T,H] or [B,T,H,K]. From ``RESET`` down it counts as
+        -inf, and has no gradient.
 
-        None if nothing is forgotten. ``params`` are those that ``parameters`` declares; ``like`` gives dtype
-        and device."""
+        None without a decay. ``params`` are those that ``parameters`` declares; ``like`` gives dtype and
+        device."""
         return None
 
     def rates(self, params: Mapping[str, Tensor]) -> Tensor | None:
-        """Positive factors [H,K] of the log retention, then [B,T,H], of every key channel; None if it has no
-        such factor.
+        """Positive factors [H,K] of every key channel, by which the log decay, then [B,T,H], is multiplied;
+        None without such factors.
 
-        The product [B,T,H,K] is formed for the tokens at hand only."""
+        The product [B,T,H,K] is formed only for the tokens being computed."""
         return None
 
     def phase(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], like: Tensor
     ) -> Tensor | None:
-        """The angle by which the past turns at each token, if the retention is complex, exp(log_retention + i
-        phase); broadcasts to [B,T,H], or [B,T,H,K] where channels are retained apart. None if it is real."""
+        """The angle by which the memory rotates at each token, if the decay is complex, exp(log_retention + i
+        phase); broadcasts to [B,T,H], or [B,T,H,K] with a decay per key channel. None if the decay is
+        real."""
         return None
 
     def log_importance(self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> Tensor | None:
-        """Log weight of each pair, [B,T,H] or [B,T,n,H]; None if all count alike."""
+        """Log weight of each pair, [B,T,H] or [B,T,n,H]; None without importances."""
         return None
 
     def importance_factor(self, x: Inputs) -> Tensor | None:
         """What multiplies the step of every pair of a linear memory, [B,T,H] or [B,T,n,H]; None if nothing
-        does, or ``lower`` sees to it."""
+        does, or if ``lower`` applies it."""
         return None if x.log_importance is None else x.log_importance.exp()
 
 
@@ -198,15 +199,15 @@ class FeatureMap(Component):
 class Function(_Axis):
     """What the memory can represent.
 
-    ``query`` and ``key`` give the vectors that meet in a dot product, scale included; nothing scales outside
-    them.
+    ``query`` and ``key`` give the vectors of which dot products are taken, scale included; no other code
+    applies a scale.
 
     Declared structure:
         local_degree: None for a global map, else the degree of the polynomial fitted around each query.
         linear: whether the prediction is linear in the memory's parameters.
         normalized: whether the read-out is divided by that of the same memory with the value 1 (a ratio of
             two fits).
-        keeps_channels: whether key channels reach the memory as channels.
+        keeps_channels: whether the key channels of the memory are those of the key, not mixed by features.
         causal: False if every token reads the whole sequence by ``whole``: then there is neither a state nor
             a single step.
     """
@@ -228,8 +229,8 @@ class Function(_Axis):
         return None if self.local_degree is None else WeightedPairs
 
     def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
-        """Queries and keys through the function; with a normalised read-out a column of ones, by which it is
-        divided in the end."""
+        """Queries and keys mapped by the function; for a normalised read-out the values get a column of ones,
+        whose read-out is the divisor."""
         params, scale = x.axis_params("function"), self.plain_scale(form.query.shape[-1])
         query = self.query(form.query, params) if scale is None else form.query
         form = form._replace(
@@ -241,10 +242,10 @@ class Function(_Axis):
         return form.then(self._divided, value=pad(form.value, (0, 1), value=1.0), memory=memory)
 
     def lower_pairs(self, form: WeightedPairs, x: Inputs) -> WeightedPairs:
-        """The pairs with queries and keys through the function, and where they lie for a local fit."""
+        """The pairs with queries and keys mapped by the function, and their points for a local fit."""
         params, scale = x.axis_params("function"), self.plain_scale(form.query.shape[-1])
         key, value = form.key, form.value
-        # a parameter has an entry per head, so with one the heads of a group no longer share their keys
+        # with parameters, which are per head, the heads of a group no longer share their keys
         if params or key.shape[2] != value.shape[2]:
             key, value = x.grouped(key), x.grouped(value)
         return dataclasses.replace(
@@ -265,25 +266,26 @@ class Function(_Axis):
         return form(query, key, value, step_of(x), names, params)
 
     def lower_whole(self, x: Inputs) -> Landmarks:
-        """Of a function that is not causal: the whole sequence through landmarks."""
+        """For functions that are not causal: the whole sequence through landmarks."""
         raise NotImplementedError(f"{type(self).__name__} has no such form: write lower_whole() in its file")
 
     def _divided(
         self, form: LinearRecurrence, y: Tensor, tensors: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Read-outs divided by their last column, which memories give up as their normaliser."""
+        """Read-outs divided by their last column; the last column of a memory becomes its normaliser."""
         y = self.ratio(y[..., :-1], y[..., -1:], form.unit)
         normalizers = {name.replace("memory", "normalizer"): x[..., -1] for name, x in tensors.items()}
         return y, {name: x[..., :-1] for name, x in tensors.items()} | normalizers
 
     def memory(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
-        """The parameters theta of the regressor, kept in the state: name -> shape behind batch and heads."""
+        """The parameters theta of the regressor, stored in the state: name -> shape behind batch and
+        heads."""
         return {"memory": (feature_size, value_size)} | (
             {"normalizer": (feature_size,)} if self.normalized else {}
         )
 
     def initial(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Where those parameters start, [H,...] by name; the ones not named start at 0."""
+        """The initial values of those parameters, [H,...] by name; 0 for the ones not named."""
         return {}
 
     def predict(self, memory: Mapping[str, Tensor], key: Tensor, params: Mapping[str, Tensor]) -> Tensor:
@@ -309,8 +311,8 @@ class Function(_Axis):
         return ()
 
     def perceptron(self) -> Perceptron | None:
-        """What a kernel needs to know of ``forward`` if it is matrices with GELU between them; None
-        elsewhere."""
+        """The description of ``forward`` for compiled kernels, if it is matrices with GELU between them; else
+        None."""
         return None
 
     def slopes(
@@ -322,8 +324,8 @@ class Function(_Axis):
         params: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
         """Derivatives of a loss in the outputs of every map of ``forward``, by name: ``slope`` is that in
-        m(k), ``inputs`` and ``outputs`` are what went through the maps, ``back(name, x)`` is x W^T. For
-        engines: the definition differentiates ``predict``."""
+        m(k), ``inputs`` and ``outputs`` are those of the maps, ``back(name, x)`` is x W^T. For engines: the
+        definition differentiates ``predict``."""
         return {"memory": slope}
 
     def feature_size(self, key_size: int) -> int:
@@ -333,8 +335,8 @@ class Function(_Axis):
         return key_size
 
     def plain_scale(self, key_size: int) -> float | None:
-        """The number s where ``key`` returns the key as it is and ``query`` s times the query, so that a
-        kernel can take both as they come; None elsewhere."""
+        """The number s if ``key`` returns the key unchanged and ``query`` s times the query, so that a kernel
+        can take both without a copy; else None."""
         return None
 
     def query(self, q: Tensor, params: Mapping[str, Tensor]) -> Tensor:
@@ -346,12 +348,12 @@ class Function(_Axis):
         raise NotImplementedError
 
     def point(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        """Of a local function: where a query or a key [..., H, K] lies for the fit, whose displacements are
-        differences of such points."""
+        """For local functions: the point of a query or key [..., H, K]; displacements of the fit are
+        differences of points."""
         return x
 
     def kernel_matrix(self, left: Tensor, right: Tensor) -> Tensor:
-        """Of a function in the space of a kernel: kappa of every pair of rows, [..., N, K] and [..., M, K] ->
+        """For functions in the space of a kernel: kappa of every pair of rows, [..., N, K] and [..., M, K] ->
         [..., N, M]."""
         raise NotImplementedError
 
@@ -365,7 +367,7 @@ class Function(_Axis):
 
     def ratio(self, numerator: Tensor, denominator: Tensor, unit: Tensor | float = 1.0) -> Tensor:
         """The normalised read-out: [..., V] of the values over [..., 1] of the same memory with the value 1;
-        ``unit`` is what the number 1 is worth where both have been divided by something."""
+        ``unit`` is the common factor by which both have been scaled."""
         raise NotImplementedError
 
 
@@ -374,14 +376,13 @@ class Solver(_Axis):
 
     Declared structure:
         weights_act_on: "samples" if the weighted problem of all pairs is solved afresh for every token;
-            "memory" if the memory is updated token by token, retention shrinking it before the pair is
-            learned.
-        additive: the memory is a sum of weighted outer products of keys and values, which fade with time
-            alone or as the solver says.
+            "memory" if the memory is updated token by token, and decays before the pair is learned.
+        additive: the memory is a sum of weighted outer products of keys and values, which decay by the
+            weights alone or as the solver defines.
         exact: the regularised problem is solved exactly ("global" or "local").
-        gradient_at: where the gradient of the objective is taken that a solver steps along which acts on the
-            memory: at the "decayed" or the "old" memory, or at the "new" one, the minimiser of the objective
-            about the decayed memory.
+        gradient_at: for a solver that acts on the memory, where the gradient of its objective is taken: at
+            the "decayed" or the "old" memory, or at the "new" one, the minimiser of the objective about the
+            decayed memory.
         pairs_per_token: how many pairs are learned, one after the other, per token.
     """
 
@@ -397,7 +398,7 @@ class Solver(_Axis):
         return ()
 
     def iterate(self, product: Callable[[Tensor], Tensor], squared_norm: Tensor, right: Tensor) -> Tensor:
-        """Of a solver that is defined by its iterations on the moments U and H: what U is read at, [..., F],
+        """For solvers defined by iterations on the moments U and H: the vector [..., F] at which U is read,
         in place of the solution of H x = ``right``. ``product`` is that with H, or with H + diag(ridge) where
         the problem has a ridge; ``squared_norm`` [...] is ||H||_F^2. For engines: the definition is in
         ``read``."""

@@ -45,7 +45,7 @@ CONTROLS: dict[str, Control] = {
         ("BTHK",), "key at which the update subtracts what it read, k by default", per_pair=True, key=True
     ),
     "write": Control(("BTHV",), "gate on every channel of the written value", per_pair=True),
-    "momentum": Control(("BTH",), "share of the running update that is kept", at_least=0.0),
+    "momentum": Control(("BTH",), "decay factor of the running update", at_least=0.0),
     "momentum_step": Control(("BTH",), "step with which the running update enters the memory", at_least=0.0),
     "trapezoid": Control(
         ("BTH",), "share of the step that goes to the newer end of the interval", at_least=0.0, at_most=1.0
@@ -98,7 +98,7 @@ def declare(name: str, control: Control) -> None:
         )
     if not str(name).isidentifier() or name in ARGUMENTS or CONTROLS.get(name, control) != control:
         raise ValueError(
-            f"A control cannot be called {name!r}, which is no name or means something else. "
-            "Use another name."
+            f"A control cannot be called {name!r}, which is no identifier, reserved, or declared "
+            "otherwise. Use another name."
         )
     CONTROLS[name] = control

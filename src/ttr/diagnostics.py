@@ -35,12 +35,12 @@ def diagnostics() -> Iterator[Diagnostics]:
         _current.reset(token)
 
 
-def listening() -> bool:
+def collecting() -> bool:
     """Whether diagnostics are being collected; check this before computing a costly fact for ``record``."""
     return not torch.compiler.is_compiling() and _current.get() is not None
 
 
 def record(**facts: Any) -> None:
     """Add a record of a solve, if diagnostics are being collected."""
-    if listening():
+    if collecting():
         _current.get().records.append(facts)

@@ -14,7 +14,7 @@ from ttr.component import Parameter, axis_params
 from ttr.engines import ENGINES
 from ttr.engines.engine import Engine
 from ttr.engines.native import library
-from ttr.inputs import Inputs, looks, needs_composite, within_graph
+from ttr.inputs import Inputs, checks_values, needs_composite, within_graph
 from ttr.prepare import (
     check_device,
     check_heads,
@@ -55,7 +55,7 @@ def regress(
         return_state: also return the state after the last token.
         cu_seqlens: boundaries [0, ..., T] of sequences packed along time (B = 1); the state then has one row
             each.
-        engine: "auto", or the one that must run (its name, or a ``Engine``).
+        engine: "auto", or the one that must run (its name, or an ``Engine``).
         controls: the per-token inputs the problem declares (``problem.controls()``).
 
     Returns:
@@ -87,7 +87,7 @@ def regress(
         )
     if call is not None and call not in _SEQUENCES and not x.wants_grad and not needs_composite():
         _SEQUENCES[call] = chosen.bind(problem, x)
-    # without tokens it would be the caller's own
+    # without tokens the new state is the caller's own
     state = state if x.length or not return_state else state.clone()
     y = within_graph(y.to(x.out_dtype), x)
     return (y, state) if return_state else y
@@ -105,9 +105,10 @@ def step(
     engine: str | Engine = "auto",
     **controls: Tensor | float,
 ) -> tuple[Float[Tensor, "B H V"], State]:
-    """One token: as ``regress`` without the time axis. With ``inplace`` the tensors of ``state`` hold the new
-    one, where their shapes and dtypes do not change, no gradients are wanted and no inference mode has ended
-    that made them; what is returned is always the new state. None starts empty.
+    """One token: as ``regress`` without the time axis. With ``inplace`` the new state is written into the
+    tensors of ``state``, if their shapes and dtypes do not change, no gradients are wanted and they were not
+    made in an inference mode that has ended; the returned state is always the new one. A state of None starts
+    empty.
 
     Raises:
         ValueError: as ``regress``; the state is then unchanged.
@@ -124,7 +125,7 @@ def step(
         y, new = chosen.step(problem, x)
     if x.owns_state:
         new = _overwrite(state, new)
-    if looks(x.q) and not suspicious(y):
+    if checks_values(x.q) and not suspicious(y):
         for tensor in new.tensors.values():
             vouch(tensor)
     if plain and bound is None and (bound := chosen.bind_step(problem, replace(x, owns_state=inplace))):
@@ -133,14 +134,14 @@ def step(
 
 
 class Bound(dict):
-    """What was found out about calls of one kind, so that the next one is spared most of the checks: at most
-    ``most`` kinds, whoever adds them."""
+    """A thread-safe cache of bound calls, by which further calls of a kind skip most of the checks; it is
+    cleared at ``most`` entries."""
 
     most = 64
     _adding = threading.Lock()
 
     def __setitem__(self, call: tuple[object, ...], bound: object) -> None:
-        with self._adding:  # else two threads step over the limit together
+        with self._adding:  # otherwise two threads could exceed the limit
             if len(self) >= self.most:
                 self.clear()
             super().__setitem__(call, bound)
@@ -149,12 +150,12 @@ class Bound(dict):
 _STEPS, _SEQUENCES = Bound(), Bound()
 
 SHORT = 64
-"""Tokens of a sequence up to which the way to the kernel takes as long as the kernel."""
+"""Sequences of up to so many tokens are bound: for them dispatch takes as long as the kernel."""
 
 
 def _is_plain(problem: object, q: object, k: object, v: object, params: object, engine: object) -> bool:
-    """Whether a call may be like one that was bound: plain tensors on the CPU, nothing forced, nobody
-    compiling."""
+    """Whether a call may have been bound: plain tensors on the CPU, no parameters, no named engine, not
+    compiled."""
     if not (type(q) is type(k) is type(v) is Tensor and isinstance(problem, Problem)):
         return False
     if q.is_nested or k.is_nested or v.is_nested or not q.is_cpu or torch.compiler.is_compiling():
@@ -213,15 +214,14 @@ def _is_nothing(params: object) -> bool:
 
 
 def _exact_arithmetic(x: Inputs) -> torch.autocast:
-    """No autocast inside a memory: its products accumulate in float32 or wider whatever is
-    around."""
+    """No autocast inside a memory: its products accumulate in float32 or wider also under a caller's
+    autocast."""
     return torch.autocast(x.q.device.type, enabled=False)
 
 
 def _writable(tensor: Tensor) -> bool:
-    """Whether every entry has a place of its own, unlike those of an expanded tensor or of windows that
-    overlap."""
-    reach = 0  # of the entries along the axes looked at so far, from the innermost outwards
+    """Whether no two entries share memory, as in expanded tensors or overlapping windows."""
+    reach = 0  # of the axes seen so far, innermost first
     for stride, size in sorted(zip(tensor.stride(), tensor.shape)):
         if size > 1 and stride <= reach:
             return False
@@ -230,8 +230,8 @@ def _writable(tensor: Tensor) -> bool:
 
 
 def _overwrite(old: State, new: State) -> State:
-    """The old state holding the new numbers; the new one, and the old untouched, where any tensor has another
-    shape or dtype."""
+    """The old state, overwritten by the new one; or the new one, with the old unchanged, if any shape or
+    dtype differs."""
     pairs = [*((old[name], new[name]) for name in new), (old.position, new.position)]
     if any(target.shape != source.shape or target.dtype != source.dtype for target, source in pairs):
         return new
@@ -257,12 +257,12 @@ def plan(
     """The choice that ``regress`` makes for such a call, bound: a callable with its signature, less the
     problem.
 
-    It checks each call but chooses no more, for hot loops with one shape; short sequences of plain linear
-    memories go straight to the compiled kernel. For a single token, q [B,H,K], it
-    is ``step`` that is bound: ``run(q, k, v, state, **controls) -> (y, state)``, with ``inplace`` as there.
-    Where such tensors can be used as they come, only their shapes, types and numbers are looked at, and all
-    that was not planned goes the way of ``step``. ``torch.compile(run)`` makes one kernel of such a token, in
-    place too; it sees no numbers, so it checks none.
+    Calls are checked, but the engine is not chosen again: for hot loops with one shape. Short sequences of
+    plain linear memories go straight to the compiled kernel. For a single token, q [B,H,K], ``step`` is
+    bound: ``run(q, k, v, state, **controls) -> (y, state)``, with ``inplace`` as there. A decode step whose
+    tensors need no conversion is checked only for shapes, dtypes and values; any call that was not planned
+    falls back to ``step``. ``torch.compile(run)`` fuses a decode step into one kernel, also in place, without
+    checks of values.
 
     Raises:
         ValueError: as ``regress`` and ``step``.
@@ -363,7 +363,7 @@ def check_engine(engine: str | Engine) -> Engine | None:
 
 
 def refusal(engine: Engine, problem: Problem, x: Inputs | None = None) -> str | None:
-    """Why an engine does not run a call: its own reason, or what surrounds the call."""
+    """Why an engine does not run a call: its own reason, or an active transform or compilation."""
     if x is not None and not engine.composite and is_transformed():
         return "It is not made of plain torch operations, which functorch transforms need."
     if x is not None and not (engine.composite or engine.compiles) and torch.compiler.is_compiling():

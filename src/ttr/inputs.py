@@ -24,8 +24,8 @@ class Inputs:
 
     With several pairs per token k is [B,T,n,Hk,K] and v [B,T,n,Hv,V]. ``log_decay`` and ``log_importance``
     come from the weights, broadcast to [B,T,H], [B,T,H,K] or [B,T,n,H]; -inf in ``log_decay`` is a reset.
-    ``phase`` is the angle by which a complex memory turns at each token. ``controls`` holds the others, ridge
-    broadcast to [H,F]. With ``owns_state`` the tensors of ``state`` may be overwritten; without
+    ``phase`` is the angle by which a complex memory rotates at each token. ``controls`` holds the others,
+    ridge broadcast to [H,F]. With ``owns_state`` the tensors of ``state`` may be overwritten; without
     ``wants_state`` the state after the call is not used and may be anything.
 
     Where the log decay is a product of ``log_retention`` [B,T,H] and ``rates`` [H,K], it is computed at every
@@ -148,12 +148,12 @@ def repeat_heads(x: Float[Tensor, "*lead h d"], heads: int) -> Float[Tensor, "*l
     return x if x.shape[-2] == heads else x.repeat_interleave(heads // x.shape[-2], dim=-2)
 
 
-def looks(x: Tensor) -> bool:
-    """Whether a call with such a tensor checks its numbers: not where that would break a graph, or stall the
+def checks_values(x: Tensor) -> bool:
+    """Whether a call with such a tensor checks values: not where that would break a graph, or stall the
     device."""
     return not needs_composite() and values.wanted(x.device)
 
 
 def needs_composite() -> bool:
-    """Whether torch needs to see its own operations: it compiles, or transforms the call."""
+    """Whether a call must consist of torch's own operations: under torch.compile or a functorch transform."""
     return torch.compiler.is_compiling() or is_transformed()

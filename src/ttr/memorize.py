@@ -26,12 +26,12 @@ def moments(
 
 
 def transport(
-    keys: Float[Tensor, "B N H K"], turn: Float[Tensor, "B H K"], step: Float[Tensor, "B H"]
+    keys: Float[Tensor, "B N H K"], transport_key: Float[Tensor, "B H K"], step: Float[Tensor, "B H"]
 ) -> Float[Tensor, "B N H K"]:
     """H k_i for all keys, with the matrix H = I - step w w^T of the token whose transport key is w."""
     matrix = (
-        torch.eye(turn.shape[-1], dtype=turn.dtype, device=turn.device)
-        - step[..., None, None] * turn[..., :, None] * turn[..., None, :]
+        torch.eye(transport_key.shape[-1], dtype=transport_key.dtype, device=transport_key.device)
+        - step[..., None, None] * transport_key[..., :, None] * transport_key[..., None, :]
     )
     return torch.einsum("bhkl,bnhl->bnhk", matrix, keys)
 
@@ -53,8 +53,8 @@ def local_fit(
     """The polynomial around one query: ``features`` are 1 and the displacement's monomials, P = 1 + R of
     them.
 
-    The weights are brought to sum 1, so the ridge is relative; the constant is not regularised. No pairs, no
-    memory: 0.
+    The weights are normalised to sum 1, so the ridge is relative; the constant is not regularised. Without
+    pairs the fit is 0.
     """
     weights = normalised(log_weight)
     empty = weights.sum(-1, keepdim=True) == 0
@@ -65,7 +65,7 @@ def local_fit(
 
 
 def normalised(log_weight: Float[Tensor, "*b N"]) -> Float[Tensor, "*b N"]:
-    """The weights brought to sum 1; all 0 where there is none."""
+    """The weights normalised to sum 1; all 0 where there is none."""
     largest = (
         log_weight.amax(-1, keepdim=True)
         if log_weight.shape[-1]
@@ -79,8 +79,8 @@ def normalised(log_weight: Float[Tensor, "*b N"]) -> Float[Tensor, "*b N"]:
 def fold(
     problem: Problem, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair
 ) -> dict[str, Tensor]:
-    """Learn one pair: by the published recurrence where the problem has one, else shrink the memory and
-    descend the objective.
+    """Learn one pair: by the published recurrence if the problem has one, else decay the memory and descend
+    the objective.
 
     An explicit solver takes one gradient step, at the decayed or the old memory; a proximal one goes to the
     minimiser of its quadratic objective by one Newton step. ``memory`` are the tensors of the state,
@@ -94,16 +94,16 @@ def fold(
     predict = functools.partial(_predict, problem.function, params)
     read_key = controls.get("read_key", pair.key)
     erase_key = [controls[name] for name in ("erase_key",) if name in controls]
-    kept = {name: _shrunk(tensor, pair.log_decay) for name, tensor in memory.items()}
+    decayed = {name: _decayed(tensor, pair.log_decay) for name, tensor in memory.items()}
     if solver.gradient_at == "new":
-        data = (kept["memory"], pair.key, read_key, value, step)
-        return {"memory": _minimiser(lambda s: solver.objective(predict, s, *data), kept["memory"])}
-    anchor = dict(memory) if solver.gradient_at == "old" else kept
+        data = (decayed["memory"], pair.key, read_key, value, step)
+        return {"memory": _minimiser(lambda s: solver.objective(predict, s, *data), decayed["memory"])}
+    anchor = dict(memory) if solver.gradient_at == "old" else decayed
     gradient = torch.func.grad(
         lambda m: solver.objective(predict, m, anchor, pair.key, read_key, value, *erase_key)
     )(anchor)
     return {
-        name: kept[name] - step.reshape(*step.shape, *(1,) * (kept[name].ndim - 2)) * gradient[name]
+        name: decayed[name] - step.reshape(*step.shape, *(1,) * (decayed[name].ndim - 2)) * gradient[name]
         for name in memory
     }
 
@@ -115,7 +115,7 @@ def _predict(
     return function.predict(memory, key, axis_params(params, "function"))
 
 
-def _shrunk(tensor: Tensor, log_decay: Tensor | None) -> Tensor:
+def _decayed(tensor: Tensor, log_decay: Tensor | None) -> Tensor:
     """A tensor [B,H,...] of the memory times exp of [B,H], or [B,H,F,V] times exp of [B,H,F]."""
     if log_decay is None:
         return tensor
@@ -123,7 +123,8 @@ def _shrunk(tensor: Tensor, log_decay: Tensor | None) -> Tensor:
 
 
 def _minimiser(objective, start: Float[Tensor, "B H F V"]) -> Float[Tensor, "B H F V"]:
-    """The minimiser of a quadratic objective that treats rows of B and H apart and columns of V alike.
+    """The minimiser of a quadratic objective that is separate for rows of B and H, with one matrix A for all
+    columns of V.
 
     The gradient is affine, g(S) = A S - c, so its differences along the unit directions of F give the columns
     of A.

@@ -54,7 +54,7 @@ def oracle(
         ]
         y = torch.cat([x.q.new_zeros(1, 0, x.heads, v.shape[-1]), *(rows for rows, _ in parts)], dim=1)
         state = State.cat([end for _, end in parts]) if parts else x.state
-    state = state if x.length else state.clone()  # without tokens it would be the caller's own
+    state = state if x.length else state.clone()  # without tokens it is the caller's own
     y = within_graph(y, x)
     return (y, state) if return_state else y
 
@@ -82,18 +82,18 @@ def _read_whole(problem: Problem, x: Inputs) -> tuple[Sequence[Tensor], State]:
     return problem.function.whole(query, key, x.grouped(x.v), params).unbind(1), x.state
 
 
-def _forgotten(x: Inputs, t: int, pair: int = -1) -> Tensor:
-    """Log of what is left at token t of a pair written at token ``pair`` (-1: of the incoming state). [B,1,H]
-    or [B,1,H,K]."""
+def _log_decay(x: Inputs, t: int, pair: int = -1) -> Tensor:
+    """Log decay from token ``pair``, which wrote a pair, to token t (-1: from the incoming state). [B,1,H] or
+    [B,1,H,K]."""
     if x.log_decay is None:
         return x.q.new_zeros(x.q.shape[0], 1, x.heads)
     return x.log_decay[:, pair + 1 : t + 1].sum(1, keepdim=True)
 
 
 def _log_weights(x: Inputs, t: int) -> Tensor:
-    """Log weights at token t of pairs 0..t: what was forgotten since, plus their importance. [B,t+1,H] or
+    """Log weights at token t of pairs 0..t: the log decay since, plus their log importance. [B,t+1,H] or
     [B,t+1,H,K]."""
-    log_weight = torch.cat([_forgotten(x, t, pair) for pair in range(t + 1)], dim=1)
+    log_weight = torch.cat([_log_decay(x, t, pair) for pair in range(t + 1)], dim=1)
     if x.log_importance is None:
         return log_weight
     importance = x.log_importance[:, : t + 1]
@@ -109,11 +109,11 @@ def _refit_from_moments(problem: Problem, x: Inputs) -> tuple[list[Tensor], Stat
     targets = {"memory": values, "gram": keys, "normalizer": values.new_ones(*values.shape[:-1], 1)}
     y, sums = [], dict(x.state.tensors)
     for t in range(x.length):
-        weights, kept = (
-            w if w.ndim == 4 else w[..., None] for w in (_log_weights(x, t).exp(), _forgotten(x, t).exp())
+        weights, decay = (
+            w if w.ndim == 4 else w[..., None] for w in (_log_weights(x, t).exp(), _log_decay(x, t).exp())
         )
         for name, start in x.state.tensors.items():
-            past = kept[:, 0, :, :, None] * (start if start.ndim == 4 else start[..., None])
+            past = decay[:, 0, :, :, None] * (start if start.ndim == 4 else start[..., None])
             new = memorize.moments(keys[:, : t + 1], targets[name][:, : t + 1], weights)
             sums[name] = (past + new).reshape(start.shape)
         memory = (
@@ -137,17 +137,17 @@ def _refit_from_pairs(problem: Problem, x: Inputs) -> tuple[list[Tensor], State]
     )
     y, log_weight = [], x.state["log_weight"]
     for t in range(x.length):
-        log_weight = torch.cat([x.state["log_weight"] + _forgotten(x, t), _log_weights(x, t)], dim=1)
+        log_weight = torch.cat([x.state["log_weight"] + _log_decay(x, t), _log_weights(x, t)], dim=1)
         seen = slice(0, old + t + 1)
         if window is not None:
             outside = index[:, seen] <= x.state.position[:, None] + t - window
             log_weight = log_weight.masked_fill(outside[..., None], -torch.inf)
         at, before = x.tokens(t, t + 1, x.state), slice(0, old + t)
         if problem.form is TransportedPairs:
-            turned = memorize.transport(
+            transported = memorize.transport(
                 keys[:, before], x.controls["transport_key"][:, t], x.controls["step_size"][:, t]
             )
-            keys = torch.cat([turned, keys[:, old + t :]], dim=1)
+            keys = torch.cat([transported, keys[:, old + t :]], dim=1)
         if problem.form is CorrectedPairs:
             known = _read_pairs(
                 problem, at, x.grouped(keys[:, before]), values[:, before], log_weight[:, :-1], params
@@ -201,7 +201,7 @@ def _read_pairs(
 
 
 def _fold_pairs(problem: Problem, x: Inputs) -> tuple[list[Tensor], State]:
-    """A memory updated pair by pair: retention acts once per token; on a memory, importance multiplies the
+    """A memory updated pair by pair: the decay acts once per token; on a memory, importance multiplies the
     pair's step."""
     params, pairs = x.axis_params("function"), problem.solver.pairs_per_token
     queries = problem.function.query(x.grouped(x.q), params)

@@ -14,7 +14,7 @@ from ttr.component import axis_params
 from ttr.controls import CONTROLS
 from ttr.decay import with_resets
 from ttr.forms import CorrectedPairs, Pairs, TransportedPairs
-from ttr.inputs import Inputs, looks, needs_composite, repeat_heads
+from ttr.inputs import Inputs, checks_values, needs_composite, repeat_heads
 from ttr.problem import Problem, Weights
 from ttr.state import State, check_fields, empty_state
 
@@ -38,7 +38,7 @@ def prepare(
     """
     check_problem(problem)
     heads = _check_layout(problem, q, k, v)
-    # every head of the memory transports its keys, or corrects its values, by itself
+    # every head of the memory transports its keys, or corrects its values, separately
     k = repeat_heads(k, heads) if problem.form is TransportedPairs else k
     v = repeat_heads(v, heads) if problem.form is CorrectedPairs else v
     batch, time, key_size, value_size = q.shape[0], q.shape[1], q.shape[-1], v.shape[-1]
@@ -93,7 +93,7 @@ def _weights(
     sizes: Mapping[str, int],
     like: Tensor,
 ) -> dict[str, Tensor | None]:
-    """What the weights make of a call, as fields of ``Inputs``."""
+    """The decays and importances of a call, as fields of ``Inputs``."""
     axes = _shape("BTHK" if weights.retention == "channel" else "BTH", sizes)
     rates = weights.rates(params)
     log_retention = weights.log_retention(controls, params, sizes["H"], like)
@@ -264,7 +264,8 @@ def _control(
 def check_param(
     name: str, shape: tuple[int, ...], given: Mapping[str, Tensor], like: Tensor | None = None
 ) -> Tensor:
-    """The parameter of that name, once it is a tensor of that shape that holds numbers if ``like`` does."""
+    """The parameter of that name, checked to be a tensor of that shape, and not on the meta device unless
+    ``like`` is."""
     x = given[name]
     values.check_tensor(f"The parameter {name!r}", x)
     if tuple(x.shape) != tuple(shape):
@@ -328,7 +329,7 @@ def _check_state(
             problem, rows, heads, key_size, value_size, device=like.device, dtype=like.dtype, params=params
         )
     check_fields(state)
-    # shapes alone
+    # for its shapes only
     expected = empty_state(problem, rows, heads, key_size, value_size, device=torch.device("meta"))
     if set(state.tensors) != set(expected.tensors):
         raise ValueError(
@@ -356,7 +357,7 @@ def _check_state(
         raise ValueError(
             f"The state's position has shape {list(state.position.shape)}, but this call needs [{rows}]."
         )
-    if looks(like):
+    if checks_values(like):
         values.check_state(state.tensors, state.position)
     if "gram" in state.tensors:  # only its symmetric part means anything, to the fit and to the gradient
         state = state.replace(gram=(state["gram"] + state["gram"].mT) / 2)
@@ -364,8 +365,8 @@ def _check_state(
 
 
 def _check_horizon(weights: Weights, state: State, lengths: int | Tensor, time: int) -> None:
-    """Where the weights mean nothing any more; the states' positions are looked at in eager calls on the
-    CPU."""
+    """Raises a ValueError if a call goes beyond the horizon of the weights; the states' positions are read in
+    eager calls on the CPU only."""
     if weights.horizon is None or time == 0 or state.position.numel() == 0:
         return
     visible = state.position.device.type == "cpu" and not needs_composite()
@@ -378,9 +379,8 @@ def _check_horizon(weights: Weights, state: State, lengths: int | Tensor, time: 
 
 
 def _check_numbers(problem: Problem, inputs: Inputs, controls: Mapping[str, Tensor]) -> None:
-    """NaN, infinities and ranges; skipped where looking at values would stall the device or break a
-    graph."""
-    if not looks(inputs.q):
+    """NaN, infinities and ranges; skipped where reading values would stall the device or break a graph."""
+    if not checks_values(inputs.q):
         return
     for name, x in (("q", inputs.q), ("k", inputs.k), ("v", inputs.v)):
         values.check_finite(name, x)

@@ -75,12 +75,12 @@ class Problem:
             ) from failure
 
     def _undeclared(self) -> str | None:
-        """What is missing for its controls, as a sentence; None if nothing is."""
+        """Why its controls are not declared as it needs them, as a sentence; None if they are."""
         for part in (self.weights, self.function, self.solver):
             for name, axes in part.controls().items():
                 if name not in CONTROLS:
                     return (
-                        f"Nobody has declared the control {name!r} of {part!r}. Use "
+                        f"The control {name!r} of {part!r} is not declared. Use "
                         f"ttr.controls.declare({name!r}, Control(({axes!r},), "
                         "'what it means')) in the file of the component (in the package: in ttr/controls.py)."
                     )
@@ -94,8 +94,8 @@ class Problem:
 
     @functools.cached_property
     def form(self) -> type[Form]:
-        """What the problem becomes: of the forms that its components need, pairs before any other, since from
-        them all can be made, and what is special before what is general."""
+        """The form of the problem: of those that its components need, one that stores the pairs before any
+        other, since every read-out can be computed from pairs, and a subclass before its base."""
         needed = [part.form for part in (self.weights, self.function, self.solver) if part.form is not None]
         pairs = [form for form in needed if issubclass(form, Pairs)]
         return max(pairs or needed, key=lambda form: len(form.__mro__), default=LinearRecurrence)
@@ -106,7 +106,7 @@ class Problem:
         return next((part for part in (self.weights, self.function, self.solver) if part.folds), None)
 
     def state_shapes(self, key_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
-        """The tensors of the state of a memory that does not keep the pairs: name -> shape behind batch and
+        """The tensors of the state of a memory that does not store the pairs: name -> shape behind batch and
         heads."""
         size = self.function.feature_size(key_size)
         memory = self.function.memory(size, value_size)
@@ -115,7 +115,7 @@ class Problem:
         return memory
 
     def sizes(self) -> dict[str, int]:
-        """The sizes of axes of controls that are sizes of nothing else in a call."""
+        """The sizes of the axes of controls that no other tensor of a call has."""
         return {"P": 1} | self.weights.sizes() | self.function.sizes() | self.solver.sizes()
 
     def begin(self, x: Inputs) -> LinearRecurrence:
@@ -123,8 +123,8 @@ class Problem:
         return plain(x, self.solver.pairs_per_token, self.weights.importance_factor(x))
 
     def lower(self, x: Inputs, begun: LinearRecurrence | None = None) -> Form:
-        """What the problem becomes for a call, an instance of ``form``. All recurrences come from the linear
-        one; ``begun`` is that of ``begin``, if there is one already."""
+        """The form of the problem for a call, an instance of ``form``. All recurrences come from the linear
+        one; ``begun`` is that of ``begin``, if it has been made already."""
         if issubclass(self.form, Pairs):
             return self.function.lower_pairs(self.form.begin(x, self.weights.window), x)
         if issubclass(self.form, Network):
@@ -154,7 +154,7 @@ class Problem:
         }
 
     def at_layer(self, layer: int, layers: int) -> Problem:
-        """The problem as it is in that layer of so many, counted from 0."""
+        """The problem of layer ``layer`` of ``layers``, counted from 0."""
         return Problem(*(part.at_layer(layer, layers) for part in (self.weights, self.function, self.solver)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -213,13 +213,13 @@ def refusal(weights: Weights, function: Function, solver: Solver) -> str | None:
         )
     if weights.retention == "channel" and weights.window is not None:
         return (
-            "A window keeps pairs with one weight each and cannot decay key channels. Use "
+            "A window stores pairs with one weight each and cannot decay key channels. Use "
             "Geometric(per='head'), or drop the window."
         )
     if weights.window is not None and solver.weights_act_on == "memory":
         return (
-            f"{s} cannot take a pair out of its memory again when it leaves the window of {w}. Use "
-            "Geometric to forget, or OneStep or ExactRidge."
+            f"{s} cannot remove a pair from its memory when it leaves the window of {w}. Use "
+            "Geometric for a decay, or OneStep or ExactRidge."
         )
     if function.normalized and not solver.additive:
         return (

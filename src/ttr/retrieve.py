@@ -37,7 +37,7 @@ def displacement_features(
     query at the origin.
 
     A monomial is multiplied by the root of its multinomial coefficient, so that those of degree d have the
-    dot product (z.z')^d, and an equal ridge for all of them prefers no direction.
+    dot product (z.z')^d, and an equal ridge for all of them is invariant to rotations.
     """
     offset = (keys - query[..., None, :]).unbind(-1)
     features = [keys.new_ones(keys.shape[:-1])]

@@ -1,4 +1,4 @@
-"""The states of two segments combined into that of both: sums of pairs add up, kept pairs are joined."""
+"""The states of two segments combined into that of both: sums of pairs add up, stored pairs are joined."""
 
 from __future__ import annotations
 
@@ -25,30 +25,28 @@ def combine(
 ) -> StateTensors:
     """See ``State.combine``."""
     _check_summaries(problem, first, second)
-    log_decay = _forgotten_over(problem, second, params, controls)
+    log_decay = _log_decay_over(problem, second, params, controls)
     position = first.position + second.position
     if issubclass(problem.form, Pairs):
         return _join(first, second, problem.weights.window, log_decay).replace(position=position)
     if log_decay is None:
         return first.replace(**{name: first[name] + second[name] for name in first}, position=position)
-    kept = log_decay.exp()
+    decay = log_decay.exp()
     return first.replace(
-        **{name: beside(kept, first[name]) * first[name] + second[name] for name in first}, position=position
+        **{name: beside(decay, first[name]) * first[name] + second[name] for name in first}, position=position
     )
 
 
 def _check_summaries(problem: Problem, first: StateTensors, second: StateTensors) -> None:
     """Raises a ValueError unless the two states are associative summaries of segments of the same problem."""
     if not isinstance(problem, Problem):
-        raise ValueError(
-            f"What segments sum up to their problem tells, and {problem!r} is none. Use a ttr.Problem."
-        )
+        raise ValueError(f"combine needs the problem of the segments, got {problem!r}. Use a ttr.Problem.")
     summed = problem.form is SecondMoments or problem.form is LinearRecurrence and problem.solver.additive
-    # as they came
-    kept = issubclass(problem.form, Pairs) and problem.form not in (TransportedPairs, CorrectedPairs)
-    if problem.recurrence is not None or problem.solver.weights_act_on == "memory" or not (summed or kept):
+    # stored unchanged
+    stored = issubclass(problem.form, Pairs) and problem.form not in (TransportedPairs, CorrectedPairs)
+    if problem.recurrence is not None or problem.solver.weights_act_on == "memory" or not (summed or stored):
         raise ValueError(
-            "What a segment does to this memory depends on what it held before, so segments "
+            "The update of this memory by a segment depends on its contents, so segments "
             "have no summary. "
             "Pass the first segment's state to regress with the second."
         )
@@ -73,11 +71,10 @@ def _check_summaries(problem: Problem, first: StateTensors, second: StateTensors
         )
 
 
-def _forgotten_over(
+def _log_decay_over(
     problem: Problem, segment: StateTensors, params: Mapping[str, Tensor], controls: Mapping[str, Tensor]
 ) -> Tensor | None:
-    """The log of what a segment keeps of what came before it, [B,H] or [B,H,K]; None if it keeps
-    everything."""
+    """The log decay over a whole segment, [B,H] or [B,H,K]; None without a decay."""
     weights = problem.weights
     if weights.retention is None:
         return None
@@ -139,7 +136,7 @@ def _forgotten_over(
 def _join(
     first: StateTensors, second: StateTensors, window: int | None, log_decay: Tensor | None
 ) -> StateTensors:
-    """The pairs of both, those of the first with what the second has left of their weights."""
+    """The pairs of both, those of the first with their weights decayed by the second."""
     old = first if log_decay is None else first.replace(log_weight=first["log_weight"] + log_decay[:, None])
     if window is None:
         both = {name: torch.cat([old[name], second[name]], dim=1) for name in old}

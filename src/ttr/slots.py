@@ -82,7 +82,7 @@ def append_pairs(
         and (position > state.capacity).any()
     ):
         raise ValueError(
-            f"This state has room for {state.capacity} pairs and needs {int(position.max())}. "
+            f"This state has a capacity of {state.capacity} pairs and needs {int(position.max())}. "
             "Use initial_state with a larger capacity."
         )
     written = new["keys"].shape[1]

@@ -28,9 +28,9 @@ class State(StateTensors):
     "keys" [B,N,Hk,K], "values" [B,N,Hv,V] and "log_weight" [B,N,H], -inf where a slot is empty; pair i lies
     in slot i, or i mod window. Where the rows of a growing state hold different numbers of pairs, empty slots
     come first, so that every row grows at its end. Of a network: its weights by name and what the solver
-    keeps beside each of them, such as "momentum.w1" beside "w1". A mixer adds the tails of its convolutions.
+    keeps beside each of them, such as "momentum.w1" beside "w1". A mixer adds the states of its convolutions.
     All are float32 or wider. ``position`` [B] counts the tokens seen. ``capacity`` is the fixed number of
-    slots of a memory of pairs that was made with one; without, it grows with every call.
+    slots of a memory of pairs; None for a state that grows with every call.
     """
 
     def select(self, rows: Tensor | list[int] | slice) -> State:
@@ -48,7 +48,7 @@ class State(StateTensors):
                 self.map(lambda tensor: tensor[rows].clone()), position=self.position[rows].clone()
             )
         except (IndexError, TypeError, ValueError, RuntimeError) as failure:
-            known = f"This state has {len(self.position)} rows, of which {rows!r} are none."
+            known = f"This state has {len(self.position)} rows, and {rows!r} does not select rows of it."
             raise ValueError(f"{known} Use a list of their numbers, from 0.") from failure
 
     def reorder(self, beam: Tensor) -> State:
@@ -85,10 +85,11 @@ class State(StateTensors):
         return state
 
     def rewind(self, problem: Problem, tokens: int) -> State:
-        """The state before its newest ``tokens`` tokens: a memory that keeps all its pairs drops the newest.
+        """The state before its newest ``tokens`` tokens, for memories that store all their pairs: the newest
+        are dropped.
 
         Raises:
-            ValueError: if the memory does not hold what it was; a clone from before those tokens does.
+            ValueError: if the memory does not determine its earlier state; keep a clone of that instead.
         """
         reason = _cannot_rewind(problem, self, tokens)
         if reason:
@@ -108,11 +109,11 @@ class State(StateTensors):
             newest = kept["log_weight"].gather(
                 1, (position[:, None, None] - 1).clamp(min=0).expand(-1, 1, self["log_weight"].shape[-1])
             )
-        # the newest pair left had weight 1 before the tokens forgot
+        # the newest remaining pair had weight 1 before the removed tokens decayed it
         if problem.weights.retention is not None and newest.shape[1]:
             if (torch.isneginf(newest) & (position > 0)[:, None, None]).any():
                 raise ValueError(
-                    "Those tokens forgot everything before them. Keep state.clone() from before those tokens."
+                    "Those tokens reset the memory. Keep state.clone() from before those tokens."
                 )
             kept["log_weight"] = kept["log_weight"] - torch.where(torch.isneginf(newest), 0.0, newest)
         return self.replace(**kept, position=position)
@@ -129,13 +130,13 @@ class State(StateTensors):
         """The state after two segments, from the state of each: the second's begun empty, as if it were a
         sequence of its own.
 
-        Sums of pairs, and the moments of an exact fit, add up, S = D S_1 + S_2 with D what the second segment
-        keeps of the past; kept pairs are joined. The operation is associative, so that segments may be
-        learned apart and in any order.
+        Sums of pairs, and the moments of an exact fit, add up, S = D S_1 + S_2 with D the decay of the second
+        segment; stored pairs are joined. The operation is associative, so that segments may be learned
+        separately and in any order.
 
         Args:
-            params, controls: of the second segment, as ``regress`` got them: what the weights declare, if
-                they forget.
+            params, controls: of the second segment, as passed to ``regress``: those of the weights, if they
+                decay.
 
         Raises:
             ValueError: if a segment of this memory has no such summary, or the states do not fit; the
@@ -162,9 +163,9 @@ class State(StateTensors):
 
 
 def writable(state: State | None) -> State | None:
-    """The state, or a copy where it was made in inference mode, which has ended: torch neither changes nor
-    differentiates such tensors."""
-    # it cannot trace the questions
+    """The state, or a copy if it was made in an inference mode that has ended: torch can neither change nor
+    differentiate such tensors."""
+    # torch.compile cannot trace the following checks
     if not isinstance(state, State) or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
         return state
     check_fields(state)
@@ -203,9 +204,9 @@ def check_fields(state: object) -> None:
         )
 
 
-def check_whole(state: State, look: bool = True) -> None:
-    """Raises a ValueError unless every tensor has a row for every position, on one device, and numbers that
-    are sound if one is to ``look``."""
+def check_whole(state: State, check_values: bool = True) -> None:
+    """Raises a ValueError unless every tensor has a row for every position, on one device, and with
+    ``check_values`` also valid numbers."""
     check_fields(state)
     rows = state.position.shape
     if len(rows) != 1 or any(tensor.shape[:1] != rows for tensor in state.tensors.values()):
@@ -215,7 +216,7 @@ def check_whole(state: State, look: bool = True) -> None:
         )
     if any(tensor.device != state.position.device for tensor in state.tensors.values()):
         raise ValueError("The tensors of this state are on several devices. Move it to one with State.to().")
-    if look and values.wanted(state.position.device) and not state.position.is_meta:
+    if check_values and values.wanted(state.position.device) and not state.position.is_meta:
         values.check_state(state.tensors, state.position)
 
 
@@ -226,7 +227,7 @@ def _check_alike(states: list[State]) -> None:
             f"State.cat takes a list of states, got {type(states).__name__}. Use [first, second]."
         )
     for state in states:
-        check_whole(state, look=False)
+        check_whole(state, check_values=False)
     kinds = {
         (
             s.capacity,
@@ -237,9 +238,9 @@ def _check_alike(states: list[State]) -> None:
     }
     if len(kinds) != 1:
         raise ValueError(
-            "Only states of one memory, with the same sizes, types and capacity, have their "
-            "rows in one state. "
-            "Use some that a call with the same problem returned; these are "
+            "Only states of one memory, with the same sizes, dtypes and capacity, can be "
+            "concatenated. "
+            "Use states that calls with the same problem returned; these are "
             f"{'of different kinds' if states else 'none'}."
         )
 
@@ -248,30 +249,30 @@ def _cannot_rewind(problem: Problem, state: State, tokens: int) -> str | None:
     """Why the state cannot be taken back, as a sentence; None if it can."""
     check_whole(state)
     if not isinstance(problem, Problem):
-        return f"What a state can give back its problem tells, and {problem!r} is none. Use a ttr.Problem."
+        return f"rewind needs the ttr.Problem of the state, got {problem!r}."
     if not isinstance(tokens, int) or tokens < 0 or (state.position < tokens).any():
         return f"This state has seen {state.position.tolist()} tokens and cannot go back by {tokens}."
     folded = problem.recurrence is not None or problem.solver.pairs_per_token > 1
     if folded or not issubclass(problem.form, Pairs):
-        return "This memory has mixed its pairs, and none can be taken out again."
+        return "This memory does not store its pairs separately, and none can be removed."
     if problem.form is TransportedPairs:
-        return "Every token has turned the keys of the older pairs, which cannot be turned back."
+        return "Every token has transported the keys of the older pairs, which cannot be undone."
     if set(state.tensors) != set(EMPTY):
         return (
             f"Besides the pairs this state holds {', '.join(sorted(set(state.tensors) - set(EMPTY)))}, "
-            "which cannot be taken back."
+            "which cannot be rewound."
         )
     if problem.weights.window is not None:
-        return "A window has given up the pairs that would be in it again."
+        return "A window has dropped the pairs that would be in it again."
     if state.capacity not in (None, state["log_weight"].shape[1]):
         return (
-            f"Its capacity of {state.capacity} is not the number of its slots, so nobody knows which are "
-            "the newest."
+            f"Its capacity of {state.capacity} is not the number of its slots, so the newest pairs are not "
+            "known."
         )
     if problem.weights.retention is not None and problem.weights.importance:
         return (
-            "Every pair keeps what is forgotten of it and its importance in one number, which cannot be "
-            "told apart."
+            "Every pair stores its decay and its importance as one number, from which they cannot be "
+            "separated."
         )
     return None
 

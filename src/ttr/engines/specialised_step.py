@@ -125,7 +125,7 @@ def _eager(problem: Problem, x: Inputs, sources: Sources) -> Update:
         sources.old,
         x.owns_state,
         _pairs(x, sources),
-        matrix.look_of(x.state["memory"]),
+        matrix.fastest_read(x.state["memory"]),
     )
     # twice as fast as multiplying by a Python number
     scale = torch.tensor(sources.scale, dtype=x.q.dtype)
@@ -163,9 +163,9 @@ def _traced(problem: Problem, x: Inputs, sources: Sources) -> Update:
         if torch.is_autocast_enabled("cpu"):
             return None
         query, pair = pair_of(given)
-        change = matrix.change_by(pair, memory, old, matrix.look_up)
+        change = matrix.change_by(pair, memory, old, matrix.read_memory)
         y, after = (
-            matrix.foretold(query * scale, pair, change, memory),
+            matrix.read_after(query * scale, pair, change, memory),
             matrix.changed(pair, change, memory, inplace),
         )
         if inplace:

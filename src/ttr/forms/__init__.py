@@ -1,10 +1,10 @@
 """What a problem becomes for a call, one file per form: its equations, tensors, state, and what lowers to it.
 
-A component names the form that it needs (``form``), ``Problem.form`` is the one of all three,
-``Problem.lower`` makes an instance of it, engines and the update of one token choose by it, and its
+A component names the form that it needs (``form``), ``Problem.form`` is that of all three, and
+``Problem.lower`` makes an instance of it. Engines and the update of one token are chosen by the form; its
 ``finish`` gives read-outs and state.
 
-    linear_recurrence    a matrix to which pairs are added, or which a step corrects
+    linear_recurrence    a matrix to which pairs are added, or which steps of the delta rule correct
     momentum, oja        the delta rule with momentum; the Oja rule
     fenwick              one matrix per level of a Fenwick tree
     second_moments       H and U of a ridge regression, solved at every token
@@ -13,7 +13,7 @@ A component names the form that it needs (``form``), ``Problem.form`` is the one
     network              networks that take gradient steps, at every token or once per chunk
     landmarks            the whole sequence through landmarks, not causal
 
-Arithmetic that forms share lies beside them: ``sums``, ``rotation``, ``preconditioner``.
+Arithmetic that several forms share: ``sums``, ``rotation``, ``preconditioner``.
 """
 
 from ttr.forms.fenwick import FenwickRecurrence

@@ -1,6 +1,6 @@
 """One matrix per level of a Fenwick tree over the past, each level with a weight of its own.
 
-Who lowers to it: the weights FenwickLevels, with OneStep (log-linear attention, arXiv 2506.04761).
+Used by: the weights FenwickLevels, with OneStep (log-linear attention, arXiv 2506.04761).
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ def level(read: Int[Tensor, "*#lead"], write: Int[Tensor, "*#lead"], levels: int
 
 
 def later(since: Int[Tensor, "*lead"], levels: int) -> Int[Tensor, "*lead {levels}"]:
-    """Where the levels seen from a token s lie for a later token t, ``since`` = level(t, s).
+    """The level for a later token t of every level for a token s, with ``since`` = level(t, s).
 
     A pair of level l differs from s first at bit l - 1, and t from s at bit ``since`` - 1. The higher of the
     two is where t differs from the pair; they cannot be the same bit, which s would have set for the pair to
-    lie before it, and unset for t to lie behind.
+    precede it, and unset for t to follow it.
     """
     return torch.maximum(torch.arange(levels, device=since.device), since[..., None])
 
 
 def regrouped(memory: Float[Tensor, "B H L F V"], since: Int[Tensor, " B"]) -> Float[Tensor, "B H L F V"]:
-    """The memories of all levels as a later token sees them."""
+    """The memories of all levels, regrouped by their levels for a later token."""
     levels = memory.shape[2]
     moves = later(since, levels)[:, None] == torch.arange(levels, device=since.device)[:, None]
     return torch.einsum("bnl,bhlfv->bhnfv", moves.to(memory), memory)

@@ -1,6 +1,6 @@
 """A kernel sum over the whole sequence, through landmarks.
 
-Who lowers to it: GaussianNystrom.
+Used by: GaussianNystrom.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Landmarks(NamedTuple):
     the scale in the points.
 
     L are ``counts`` (of queries, of keys) landmarks: means of equal segments of the sequence where
-    ``pooled``, else their first points. W^+ is what ``steps`` iterations of an ``inverse`` make. There is no
+    ``pooled``, else their first points. W^+ is the result of ``steps`` iterations of ``inverse``. There is no
     state.
     """
 
@@ -33,5 +33,5 @@ class Landmarks(NamedTuple):
     steps: int
 
     def finish(self, x: Inputs, y: Tensor) -> tuple[Tensor, StateTensors]:
-        """Read-outs and state of the call: it keeps nothing."""
+        """Read-outs and state of the call, which is not changed."""
         return y, x.state

@@ -1,7 +1,7 @@
-"""The linear recurrence: what a memory becomes that is a matrix to which pairs are added, or at which a step
-corrects them.
+"""The linear recurrence: a memory that is a matrix, to which pairs are added or which steps of the delta rule
+correct.
 
-Who lowers to it: ``Linear`` functions (keys, queries, the normaliser's column), every solver whose memory is
+Used by: ``Linear`` functions (keys, queries, the normaliser's column), every solver whose memory is
 a matrix (what is read and erased, the step), weights that are a recurrence of their own (Bonus, Trapezoid,
 ExponentialGate, complex ones). Ridge regression, levels, momentum and the Oja rule share its keys, values and
 decay.
@@ -33,16 +33,15 @@ class LinearRecurrence(NamedTuple):
         read       [B,L,H,F], or None for an additive memory (no correction)
         erase      [B,L,H,F], or None where it is the key
         step       [B,L,H], or None where it is 1; it multiplies the written pair and the correction alike
-        log_decay  [B,L,H] or [B,L,H,F], finite and in [-80, 0] (-80 is a reset), or None where nothing is
-                   forgotten
+        log_decay  [B,L,H] or [B,L,H,F], finite and in [-80, 0] (-80 is a reset), or None without decay
         memory     [B,H,F,V], S_0
 
     S_x is D_j S_{j-1} ("decayed"), or S_{j-1} where ``old``. With ``reads_first`` (n = 1) a token reads
     before it decays and writes: y_t = scale S_{t-1}^T query_t.
 
-    An engine looks at these alone. What follows undoes the lowering: ``unit`` [B,T,H,1] is what the number 1
-    is worth in the units of the memory at each token, ``carried`` are other tensors of the state after the
-    call, and ``undo`` are taken in turn, the last first.
+    Engines use these fields alone. The others undo the lowering: ``unit`` [B,T,H,1] is the scale of the
+    memory at each token, in which the number 1 is stored as ``unit``, ``carried`` are other tensors of the
+    state after the call, and the functions ``undo`` are applied last to first.
     """
 
     query: Tensor
@@ -63,7 +62,7 @@ class LinearRecurrence(NamedTuple):
 
     @property
     def scaled_query(self) -> Tensor:
-        """The query as it meets the memory: a new tensor, which kernels do without."""
+        """The query times the scale: a new tensor, which kernels avoid."""
         return self.query if self.scale == 1.0 else self.scale * self.query
 
     def of_pairs(self, x: Tensor) -> Tensor:
@@ -76,12 +75,12 @@ class LinearRecurrence(NamedTuple):
         return step if self.step is None else step * self.step
 
     def then(self, undo: Undo, **changed: object) -> LinearRecurrence:
-        """The recurrence with some fields changed, and how to undo that when it has run."""
+        """The recurrence with some fields changed, and the function that undoes this after it has run."""
         return self._replace(undo=(*self.undo, undo), **changed)
 
     def finish(self, x: Inputs, y: Tensor, memory: Tensor, **others: Tensor) -> tuple[Tensor, StateTensors]:
-        """Read-outs [B,T,H,V] and state of the call, from those of the recurrence; ``others`` are tensors of
-        the state that the engine knows of."""
+        """Read-outs [B,T,H,V] and state of the call, from those of the recurrence; ``others`` are further
+        tensors of the state that the engine returns."""
         tensors = {"memory": memory}
         for undo in reversed(self.undo):
             y, tensors = undo(self, y, tensors)
@@ -89,12 +88,12 @@ class LinearRecurrence(NamedTuple):
 
 
 Undo = Callable[[LinearRecurrence, Tensor, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
-"""(the recurrence, its read-outs, the tensors of the memory) -> read-outs and tensors as they were before."""
+"""(the recurrence, its read-outs, the tensors of the memory) -> read-outs and tensors before the change."""
 
 
 def plain(x: Inputs, pairs: int, importance: Tensor | None) -> LinearRecurrence:
-    """The recurrence of a call before any component has lowered itself: queries, keys and values as they
-    come, with their heads repeated, and ``importance`` [B,T,H] or [B,T,n,H] for the step."""
+    """The recurrence of a call before any component has lowered itself: queries, keys and values of the call,
+    with their heads repeated, and ``importance`` [B,T,H] or [B,T,n,H] for the step."""
 
     def flat(tensor: Tensor) -> Tensor:
         return tensor if pairs == 1 else tensor.flatten(1, 2)

@@ -1,6 +1,6 @@
-"""The delta rule with momentum: a matrix, and the running gradient by which it moves.
+"""The delta rule with momentum: a matrix, and the running gradient that updates it.
 
-Who lowers to it: MomentumDeltaRule.
+Used by: MomentumDeltaRule.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Networks whose weights take gradient steps on the pairs, in the forward pass.
 
-Who lowers to it: the solvers GradientDescent (a step at every token, ``Network``) and ChunkDescent (one per
+Used by: the solvers GradientDescent (a step at every token, ``Network``) and ChunkDescent (one per
 chunk, ``ChunkedNetwork``), over functions with ``forward`` and ``slopes`` (Linear, Mlp, GatedMlp).
 """
 
@@ -21,9 +21,9 @@ class Network(NamedTuple):
     m_{W_t}(q_t); momentum, read step and maps are the solver's.
 
     Letters: F features of a key, P groups of matrices with a step of their own. ``names`` are the tensors of
-    W in the state, [B,H,...]; that of a bias ends in "_bias". ``step`` has the importance in it, and
-    ``params`` are those that ``forward`` and ``slopes`` of the function take. Beside W the state has what has
-    changed since the boundary, and the momentum.
+    W in the state, [B,H,...]; that of a bias ends in "_bias". ``step`` includes the importance, and
+    ``params`` are those that ``forward`` and ``slopes`` of the function take. Besides W the state has the
+    change since the boundary, and the momentum.
     """
 
     query: Float[Tensor, "B T H F"]
@@ -39,20 +39,20 @@ class Network(NamedTuple):
         return tuple(name for name in self.names if not name.endswith("_bias"))
 
     def split(self, cut: Callable[[Tensor], Tensor]) -> list[Network]:
-        """The network with the tokens of one chunk each, as ``cut`` lays them: [B,T,...] -> [M,B,C,...]."""
+        """One network per chunk, with the tokens cut by ``cut``: [B,T,...] -> [M,B,C,...]."""
         parts = zip(*(cut(tensor) for tensor in (self.query, self.key, self.value, self.step)))
         return [
             self._replace(query=query, key=key, value=value, step=step) for query, key, value, step in parts
         ]
 
     def weights(self, state: StateTensors) -> dict[str, Tensor]:
-        """W in a state."""
+        """W of a state."""
         return {name: state[name] for name in self.names}
 
 
 class ChunkedNetwork(Network):
     """W <- W - sum_{j in chunk} step_j grad l(m_W(k_j), v_j) at the end of every chunk, after all its tokens
-    have read y_t = m_W(q_t). Beside W the state has the sum of gradients of the open chunk, and the
+    have read y_t = m_W(q_t). Besides W the state has the sum of gradients of the open chunk, and the
     momentum."""
 
 

@@ -1,6 +1,6 @@
-"""The Oja rule: a matrix that learns to map values to keys, read from the side of the keys.
+"""The Oja rule: a matrix that learns to map values to keys, read by its transpose.
 
-Who lowers to it: OjaRule.
+Used by: OjaRule.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""What every pair weighs for a block of reading tokens, in log space: the position weights that attention
-adds to its logits."""
+"""The log weights of pairs for blocks of queries: the position weights that attention adds to its logits."""
 
 from __future__ import annotations
 
@@ -35,10 +34,12 @@ class CumulativeDecay:
         return CumulativeDecay(running_sum(torch.where(reset, 0.0, log_decay).to(wide)), reset.cumsum(-1))
 
     def between(self, write: slice, read: slice) -> Float[Tensor, "*lead C N"]:
-        """Log of what the tokens of ``read`` still keep of pairs written at those of ``write``; meaningless
+        """Log decay from the tokens of ``write``, where pairs are written, to those of ``read``; meaningless
         where write > read."""
-        kept = self.total[..., read, None] - self.total[..., None, write]
-        return kept.masked_fill(self.resets[..., read, None] != self.resets[..., None, write], -torch.inf)
+        log_decay = self.total[..., read, None] - self.total[..., None, write]
+        return log_decay.masked_fill(
+            self.resets[..., read, None] != self.resets[..., None, write], -torch.inf
+        )
 
     def within(self, start: int, stop: int, out: Float[Tensor, "*lead C C"]) -> Float[Tensor, "*lead C C"]:
         """``between`` for the tokens start..stop, written to ``out`` in its dtype and cheaper: the sums are
@@ -53,19 +54,19 @@ class CumulativeDecay:
             return out
         return out.masked_fill_(resets[..., None] != resets[..., None, :], -torch.inf)
 
-    def kept(self, start: int, stop: int) -> Float[Tensor, "*lead C"]:
-        """Log of what the tokens start..stop still keep of what was there before them."""
+    def since(self, start: int, stop: int) -> Float[Tensor, "*lead C"]:
+        """Log decay from the border before token ``start`` to the tokens start..stop."""
         if start == 0:
             return self.since_start()[..., :stop]
         total, resets = (x[..., start - 1 : stop] for x in (self.total, self.resets))
         return (total[..., 1:] - total[..., :1]).masked_fill(resets[..., 1:] != resets[..., :1], -torch.inf)
 
     def since_start(self) -> Float[Tensor, "*lead T"]:
-        """Log of what every token still keeps of the incoming state."""
+        """Log decay of the incoming state at every token."""
         return self.total.masked_fill(self.resets > 0, -torch.inf)
 
     def to_end(self, stop: int | None = None) -> Float[Tensor, "*lead T"]:
-        """Log of what the last token, or that before ``stop``, still keeps of every pair until then."""
+        """Log decay from every token to the last one, or to the last before ``stop``."""
         total, resets = self.total[..., :stop], self.resets[..., :stop]
         return (total[..., -1:] - total).masked_fill(resets[..., -1:] != resets, -torch.inf)
 
@@ -75,9 +76,9 @@ class PairWeights:
     """The log weights of past pairs (slots of the state) and new ones (tokens of the call), for blocks of
     reading tokens.
 
-    ``past`` [B,H,N] are the weights the slots came with, ``age`` [B,N] the tokens between a slot's pair and
-    the call's first token, counted negatively. ``decay`` and ``importance`` [B,H,T] are absent where nothing
-    is forgotten or all count alike.
+    ``past`` [B,H,N] are the log weights of the slots before the call, ``age`` [B,N] the position of a slot's
+    pair relative to the call's first token (negative). ``decay`` and ``importance`` [B,H,T] are None without
+    a decay or importances.
     """
 
     past: Float[Tensor, "B H N"]
@@ -88,7 +89,7 @@ class PairWeights:
 
     @staticmethod
     def of(window: int | None, x: Inputs) -> PairWeights:
-        """The weights of a call whose memory is pairs."""
+        """The weights of a call whose memory stores pairs."""
         decay = None if x.log_decay is None else CumulativeDecay.of(x.log_decay.mT)
         importance = None if x.log_importance is None else x.log_importance.mT
         return PairWeights(
@@ -104,18 +105,18 @@ class PairWeights:
         return self.past.shape[-1]
 
     def of_slots(self, count: int) -> PairWeights:
-        """Of at most the first ``count`` slots."""
+        """The weights with at most the first ``count`` slots."""
         return dataclasses.replace(self, past=self.past[..., :count], age=self.age[:, :count])
 
     @property
     def plain(self) -> bool:
-        """Whether all weights are 1: no pairs came with the state, and new ones neither fade nor differ nor
-        leave."""
+        """Whether all weights are 1: the state holds no pairs, and there are no decay, importance or
+        window."""
         return self.slots == 0 and self.decay is None and self.importance is None and self.window is None
 
     def first_seen(self, start: int) -> int:
-        """The first place, among the slots followed by the new tokens, that a token from ``start`` on can
-        see."""
+        """The index, among the slots followed by the new tokens, of the first pair visible from token
+        ``start`` on."""
         return (
             0
             if self.window is None or start < self.window - 1
@@ -123,13 +124,13 @@ class PairWeights:
         )
 
     def seen(self, pairs: Float[Tensor, "B h M d"], start: int, stop: int) -> Float[Tensor, "B h P d"]:
-        """Of slots followed by new tokens, those that the tokens start..stop can see: what ``block``
-        weighs."""
+        """Of slots followed by new tokens, those visible to the tokens start..stop: the columns of
+        ``block``."""
         return pairs[:, :, self.first_seen(start) : self.past.shape[-1] + stop]
 
     def block(self, start: int, stop: int) -> Float[Tensor, "#B #H C P"]:
-        """Log weights, for the tokens start..stop, of the slots and new tokens that ``seen`` keeps; -inf
-        where hidden."""
+        """Log weights, for the tokens start..stop, of the slots and new tokens that ``seen`` selects; -inf
+        where masked."""
         first = self.first_seen(start) - self.past.shape[-1]
         slots, first = max(-first, 0), max(first, 0)
         read = torch.arange(start, stop, device=self.past.device)[:, None]
@@ -155,17 +156,17 @@ class PairWeights:
     def own(
         self, start: int, stop: int, out: Float[Tensor, "B H C C"] | None
     ) -> Float[Tensor, "B H #C C"] | None:
-        """The log weights of ``block`` for the tokens start..stop among themselves, but for what a window or
-        the future hides; if there is a decay they are written to ``out``."""
+        """The log weights of ``block`` for the tokens start..stop among themselves, without the masks of
+        window and causality; if there is a decay they are written to ``out``."""
         importance = None if self.importance is None else self.importance[..., None, start:stop]
         if self.decay is None:
             return importance
-        kept = self.decay.within(start, stop, out)
-        return kept if importance is None else kept.add_(importance)
+        log_weight = self.decay.within(start, stop, out)
+        return log_weight if importance is None else log_weight.add_(importance)
 
     def earlier(self, start: int) -> Float[Tensor, "B H 1 P"]:
-        """The log weights of the slots and tokens before ``start``, seen from just there: ``decay.kept`` and
-        these are those of ``block``, but for what a window hides."""
+        """The log weights of the slots and tokens before ``start``, decayed up to that border: plus
+        ``decay.since`` they are those of ``block``, without the mask of a window."""
         past = self.past
         new = (
             past.new_zeros(*past.shape[:2], start)
@@ -178,8 +179,8 @@ class PairWeights:
         return torch.cat([past, new], dim=-1)[:, :, None]
 
     def final_state(self, x: Inputs) -> StateTensors:
-        """The state after the call: its pairs with their weights seen from the last token. Where nobody looks
-        at it, only one that may be full, and then refuses, is made."""
+        """The state after the call: its pairs with their weights at the last token. If the caller does not
+        want it, it is made only for a fixed capacity, to raise the error of a full state."""
         if not x.wants_state and x.state.capacity is None:
             return x.state
         weight = x.own_log_weight
@@ -192,8 +193,8 @@ class PairWeights:
 
 
 def probabilities(logits: Float[Tensor, "*lead N"], may_be_empty: bool) -> Float[Tensor, "*lead N"]:
-    """Weights that sum to 1, or are all 0 where no pair has any: only importance can take a token's own pair
-    away."""
+    """Softmax over the pairs, or all 0 in a row in which every pair has weight 0, which takes an importance
+    of 0 for the token's own pair."""
     if not may_be_empty:
         return logits.softmax(-1)
     empty = (logits == -torch.inf).all(-1, keepdim=True)

@@ -20,7 +20,7 @@ def precondition(
     """The written keys P_t * k_t, P = bound^-softsign(log(A + eps) - center), and the state's preconditioner
     after the last.
 
-    The A that comes in counts as one token before the first, of which nothing is forgotten.
+    The incoming A is treated as one more token before the first.
     """
     weight = (
         x.controls["precond_step"]
@@ -37,8 +37,8 @@ def precondition(
 def decayed_sums(
     x: Float[Tensor, "*lead T F"], log_decay: Float[Tensor, "*lead T"], block: int = 8
 ) -> Float[Tensor, "*lead T F"]:
-    """A_t = exp(log_decay_t) A_{t-1} + x_t from nothing: a triangle of decays in each block, the same again
-    over the blocks' ends.
+    """A_t = exp(log_decay_t) A_{t-1} + x_t from 0: by a triangular matrix of decays in each block, and
+    recursively over the blocks' ends.
 
     All exponents are <= 0; their sums are taken in float64 where the device has it.
     """

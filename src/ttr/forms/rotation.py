@@ -1,14 +1,14 @@
-"""Complex retention in real numbers: pairs written in a frame that does not turn, so that only the decay is
-left to the engines.
+"""Complex decay in real numbers: pairs are written in a frame that does not rotate, so that engines compute a
+real decay only.
 
 Let P_t be the sum of the call's phases up to token t. The complex memory S_t = sum_{i<=t} e^{b_t - b_i + i
 (P_t - P_i)} k_i v_i^T is e^{i P_t} R_t with a memory R_t = sum e^{b_t - b_i} (e^{-i P_i} k_i) v_i^T that only
-fades. With R = X - i Y and real values,
+decays. With R = X - i Y and real values,
 
     Re(S_t)^T q = X_t^T (q cos P_t) + Y_t^T (q sin P_t),   X and Y the sums over the keys k cos P and k sin P:
 
-plain linear attention on twice the channels. Complex values turn instead of the keys, and the read-out turns
-back.
+plain linear attention on twice the channels. Complex values are rotated instead of the keys, and the read-out
+is rotated back.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def frame(x: Inputs) -> tuple[Tensor, Tensor]:
 
 
 def _angles(x: Inputs) -> Tensor:
-    """Phases in float64 where the device has it: in float32 a long sum of them loses its turn."""
+    """Phases in float64 where the device has it: a long sum of them in float32 loses the angle."""
     phase = x.phase if x.phase.ndim == 4 else x.phase[..., None]
     return phase if phase.device.type == "mps" else phase.double()
 
@@ -37,11 +37,11 @@ def _unit(angle: Tensor, x: Inputs) -> tuple[Tensor, Tensor]:
 
 
 def double(key: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Keys or queries [B,T,H,F] as seen in the frame, [B,T,H,2F]."""
+    """Keys or queries [B,T,H,F] in the frame, [B,T,H,2F]."""
     return torch.cat([key * cos, key * sin], dim=-1)
 
 
-def turn(value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Complex numbers, pairs of neighbouring channels, times cos + i sin."""
     real, imaginary = value[..., ::2], value[..., 1::2]
     return torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1).flatten(-2)

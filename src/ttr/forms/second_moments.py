@@ -1,6 +1,6 @@
 """Ridge regression at every token, from two sums over the pairs.
 
-Who lowers to it: solvers that solve or iterate on H_t x = q_t (ExactRidge, ConjugateGradient, Chebyshev),
+Used by: solvers that solve or iterate on H_t x = q_t (ExactRidge, ConjugateGradient, Chebyshev),
 over any linear function, with at most one decay per head.
 """
 
@@ -18,7 +18,7 @@ from ttr.state_tensors import StateTensors
 
 class SecondMoments(NamedTuple):
     """H_t = D_t H_{t-1} + w_t k_t k_t^T and U_t = D_t U_{t-1} + w_t k_t v_t^T; y_t = U_t^T x_t with x_t the
-    solution of (H_t + diag(ridge)) x_t = q_t, or what the solver's iteration makes of it.
+    solution of (H_t + diag(ridge)) x_t = q_t, or the result of the solver's iteration.
 
     D_t = exp(log_decay_t), -inf a reset, and w_t = exp(log_importance_t). With ``mix`` it is read at q_t +
     mix_t (x_t - q_t) instead. ``gram`` and ``memory`` are H and U before the call, and the state after it.

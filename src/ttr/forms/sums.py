@@ -1,4 +1,4 @@
-"""Sums along time that repeat to the last bit on every device."""
+"""Sums along time that are deterministic on every device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def running_sum(x: Float[Tensor, "*lead T"], block: int = 16) -> Float[Tensor, "
         return x
     blocks = pad(x, (0, -time % block)).unflatten(-1, (-1, block))
     inside = blocks @ torch.ones(block, block, dtype=x.dtype, device=x.device).triu()
-    # of earlier blocks alone: a later token changes no bit
+    # of earlier blocks only, so that later tokens do not change a bit
     before = pad(running_sum(inside[..., -1], block)[..., :-1], (1, 0))
     return (inside + before[..., None]).flatten(-2)[..., :time]
 

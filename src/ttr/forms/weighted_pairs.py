@@ -1,6 +1,6 @@
-"""The pairs themselves, each with its weight, and a fit to them that is made for every query.
+"""The pairs themselves, each with its weight, and a fit to them for every query.
 
-Who lowers to it: local functions (LocalConstant, which is softmax attention, LocalLinear, LocalQuadratic),
+Used by: local functions (LocalConstant, which is softmax attention, LocalLinear, LocalQuadratic),
 and any linear function under a Window; TransportedConstant, FunctionalDeltaRule and KernelRegression lower to
 the other three forms of this file.
 """
@@ -21,23 +21,23 @@ from ttr.state_tensors import StateTensors
 
 
 class Pairs:
-    """What these forms have in common is the state: ``keys`` [B,N,h,K] and ``values`` [B,N,h,V] in N slots,
-    with as many heads h as they came with, and ``log_weight`` [B,N,H], -inf where a slot is empty or its pair
-    has faded."""
+    """These forms share their state: ``keys`` [B,N,h,K] and ``values`` [B,N,h,V] in N slots, each with its
+    own number of heads h, and ``log_weight`` [B,N,H], -inf where a slot is empty or a reset has erased its
+    pair."""
 
 
 @dataclass(frozen=True)
 class WeightedPairs(Pairs):
-    """The polynomial of degree 0, 1 or 2 that fits the pairs i <= t best, read at the query; pair i counts
-    p_ti = softmax_i(scale query_t.key_i + log_weight_ti):
+    """The polynomial of degree 0, 1 or 2 that fits the pairs i <= t best, read at the query; pair i has the
+    weight p_ti = softmax_i(scale query_t.key_i + log_weight_ti):
 
         degree 0    y_t = sum_i p_ti v_i
         degree 1    y_t = sum_i p_ti (1 - (z_i - zbar_t).rho_t) v_i with zbar_t = sum_i p_ti z_i and
                     (Cov_t(z) + diag(ridge)) rho_t = zbar_t - query_point_t, or rho_t = ``slope`` where it is
                     given
-        degree 2    likewise, with all monomials of the displacements z_i - query_point_t
+        degree 2    likewise, with all M monomials of the displacements z_i - query_point_t
 
-    z is ``key_point``, where a key lies for the displacements. Pairs are those of N slots of the state
+    z is ``key_point``, from which the displacements are taken. Pairs are those of N slots of the state
     followed by the T new ones, and h divides H. ``state`` is that after the call.
     """
 
@@ -69,7 +69,7 @@ class WeightedPairs(Pairs):
 
     @property
     def scaled_query(self) -> Float[Tensor, "B T H F"]:
-        """The query as it meets the keys: a new tensor, which kernels do without."""
+        """The query times the scale: a new tensor, which kernels avoid."""
         return self.query if self.scale == 1.0 else self.scale * self.query
 
     def finish(self, x: Inputs, y: Tensor) -> tuple[Tensor, StateTensors]:
@@ -79,8 +79,8 @@ class WeightedPairs(Pairs):
 
 @dataclass(frozen=True)
 class TransportedPairs(WeightedPairs):
-    """Degree 0 with keys that every later token reflects: key_i <- (1 - step_t w_t w_t^T) key_i for i < t, w
-    the ``transport_key``. The state has the keys as they are after the last token."""
+    """Degree 0 with keys that every later token transports: key_i <- (1 - step_t w_t w_t^T) key_i for i < t,
+    w the ``transport_key``. The state has the keys as they are after the last token."""
 
     transport_key: Float[Tensor, "B T H F"] | None = None
     step: Float[Tensor, "B T H"] | None = None
@@ -88,9 +88,9 @@ class TransportedPairs(WeightedPairs):
     @classmethod
     def begin(cls, x: Inputs, window: int | None) -> TransportedPairs:
         weights = PairWeights.of(window, x)
-        turns = x.controls["transport_key"], x.controls["step_size"]
+        transport_key, step = x.controls["transport_key"], x.controls["step_size"]
         pairs = _slots_and_new(x, weights.slots)
-        return cls(x.grouped(x.q), *pairs, weights, x.state, transport_key=turns[0], step=turns[1])
+        return cls(x.grouped(x.q), *pairs, weights, x.state, transport_key=transport_key, step=step)
 
     def finish(self, x: Inputs, y: Tensor, slots: Tensor, keys: Tensor) -> tuple[Tensor, StateTensors]:
         """Read-outs and state of the call, from the keys of the slots and the new ones as they are after
@@ -101,8 +101,8 @@ class TransportedPairs(WeightedPairs):
 
 @dataclass(frozen=True)
 class CorrectedPairs(WeightedPairs):
-    """Degree 0 with values that the older pairs correct before they are kept: u_t = v_t - step_t y'_t, where
-    y'_t is read at query t from the pairs (key_i, u_i), i < t. The state has the corrected values."""
+    """Degree 0 with values that the older pairs correct before they are stored: u_t = v_t - step_t y'_t,
+    where y'_t is read at query t from the pairs (key_i, u_i), i < t. The state has the corrected values."""
 
     step: Float[Tensor, "B T H"] | None = None
 

@@ -14,10 +14,11 @@ from ttr.problem import Function, scale_or_default
 
 @dataclass(frozen=True)
 class _ExponentialKernel(Function):
-    """Pair i counts exp(scale q.k_i) for the query q. Abstract: a local function gives the degree of its fit.
+    """Pair i has the kernel weight exp(scale q.k_i) for the query q. Abstract: subclasses set the degree of
+    the fit.
 
-    ``scale`` None means K**-0.5; with ``learned_scale`` it is where the parameter "function.scale" [H]
-    starts. ``unit_norm`` divides queries and keys by their norms first.
+    ``scale`` None means K**-0.5; with ``learned_scale`` it is the initial value of the parameter
+    "function.scale" [H]. ``unit_norm`` divides queries and keys by their norms first.
     """
 
     scale: float | None = None
@@ -42,7 +43,8 @@ class _ExponentialKernel(Function):
         )
         return {
             "kernel": unit,
-            "scale": scale + (", where the learned scale of every head starts" if self.learned_scale else ""),
+            "scale": scale
+            + (", the initial value of the learned scale of every head" if self.learned_scale else ""),
             "normalisation": "p_i = gamma_i^(t) kappa(q_t, k_i) / sum_{j<=t} gamma_j^(t) kappa(q_t, k_j)",
         }
 

@@ -1,4 +1,4 @@
-"""What networks share: matrices that start from parameters of the layer."""
+"""The base class of networks: matrices whose initial values are parameters of the layer."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class _Network(Function):
         deviation = "1 / sqrt(inputs)" if self.start is None else f"{self.start:g}"
         return {
             "read-out": (
-                "y_t = m(q_t) with the weights W_t, which start from learned ones, at first "
-                f"normal of deviation {deviation}"
+                "y_t = m(q_t) with the weights W_t, whose start is learned and initialised from a "
+                f"normal distribution of deviation {deviation}"
             ),
-            "scale": "1, for queries go in as they are",
+            "scale": "1: queries are not scaled",
         }
 
     def _width(self) -> str:

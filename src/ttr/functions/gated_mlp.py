@@ -15,7 +15,7 @@ class GatedMlp(_Network):
     """m(x) = W_1^T (silu(W_0^T x) * W_2^T x), SwiGLU, the hidden layer ``hidden`` times as wide as x (LaCT,
     arXiv 2505.23884).
 
-    ``start`` is the standard deviation of the first weights, None for 1 / sqrt(inputs).
+    ``start`` is the standard deviation of the initial weights, None for 1 / sqrt(inputs).
 
     Raises:
         ValueError: if the width is below 1.

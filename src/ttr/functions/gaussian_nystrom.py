@@ -24,17 +24,16 @@ class GaussianNystrom(Function):
     attention. Rows are not normalised. Every token reads the whole sequence.
 
     W^+ is defined by exactly ``steps`` iterations, ``inverse``:
-        "balanced": W is divided by the roots of its row sums on both sides, W~ = D W D; from Z = W~^T / max
-            column sum,
-            Z <- Z (13 - X (15 - X (7 - X))) / 4 with X = W~ Z; W^+ = D Z D (Skyformer).
-        "newton": from Z = 2 W / (max row sum)^2, Z <- 2 Z - Z W Z (SOFT, its algorithm 1). That start lies on
-            the border of
-            convergence, and a direction along which all rows have the same sum is lost: one or two landmarks
-                are too few.
+        "balanced": W is divided by the roots of its row sums on both sides, W~ = D W D; from
+            Z = W~^T / max column sum, Z <- Z (13 - X (15 - X (7 - X))) / 4 with X = W~ Z; W^+ = D Z D
+            (Skyformer).
+        "newton": from Z = 2 W / (max row sum)^2, Z <- 2 Z - Z W Z (SOFT, its algorithm 1). That start is on
+            the border of convergence, and a direction along which all rows have the same sum is lost: one or
+            two landmarks are too few.
 
-    The landmarks stand in m equal segments of the sequence: the first point of each, or with ``pooled`` the
-    mean of each; of the queries (``landmarks_of``), or of "both", half of the queries and half of the keys. A
-    sequence of fewer points is its landmarks.
+    Landmarks are the first points, or with ``pooled`` the means, of equal segments of the sequence: m of the
+    queries, or for ``landmarks_of`` "both" half of the queries and half of the keys. In a shorter sequence
+    every point is a landmark.
     """
 
     landmarks: int = 64
@@ -86,8 +85,8 @@ class GaussianNystrom(Function):
             "parallel form": "Y = kappa(Q, L) (W^+ (kappa(L, K) V)), products with the landmarks alone",
             "approximation": "One gradient step in a space of functions, whose Gaussian kernel is "
             "approximated through landmarks (Nystrom): "
-            "a plain sum over pairs, neither causal nor normalised. The ridge steadies "
-            "the inverse; it regularises nothing.",
+            "a plain sum over pairs, neither causal nor normalised. The ridge stabilises "
+            "the inverse; it does not regularise a fit.",
         }
 
     def memory(self, feature_size: int, value_size: int) -> dict[str, tuple[int, ...]]:
@@ -96,9 +95,8 @@ class GaussianNystrom(Function):
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if weights.controls() or weights.folds or weights.retention is not None or weights.window is not None:
             return (
-                f"In {type(self).__name__} every token reads the whole sequence, where nothing is older "
-                "than the rest. "
-                "Use Uniform, or Linear to forget."
+                f"In {type(self).__name__} every token reads the whole sequence with equal weights. "
+                "Use Uniform, or Linear with these weights."
             )
         if not solver.additive or solver.folds:
             return (
@@ -128,8 +126,8 @@ class GaussianNystrom(Function):
     def query(self, q: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         if q.shape[-1] == 0 and self.inverse == "newton":
             raise ValueError(
-                "Without key channels all landmarks are one point, which this start of the "
-                "iteration loses. Use inverse='balanced'."
+                "Without key channels all landmarks coincide, and the Newton iteration loses "
+                "their direction. Use inverse='balanced'."
             )
         return math.sqrt(scale_or_default(self.scale, q.shape[-1])) * q
 

@@ -19,7 +19,7 @@ class KernelRegression(Function):
     2305.10203).
 
     ``kernel``: "exponential" exp(scale q.k) or "gaussian" exp(-scale/2 ||q - k||^2); ``scale`` None means
-    K^-1/2. The memory keeps the pairs, and the ridge is one number per head.
+    K^-1/2. The memory stores the pairs, and the ridge is one number per head.
     """
 
     kernel: Literal["exponential", "gaussian"] = "exponential"
@@ -52,8 +52,7 @@ class KernelRegression(Function):
             "read-out": "y_t = kappa(q_t, K) C",
             "scale": "s = K^(-1/2)" if self.scale is None else (f"s = {self.scale:g}"),
             "parallel form": (
-                "the systems of all tokens are leading blocks of one matrix, factored once "
-                "while nothing is forgotten"
+                "the systems of all tokens are leading blocks of one matrix, factored once if nothing decays"
             ),
         }
 

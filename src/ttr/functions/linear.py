@@ -19,8 +19,8 @@ class Linear(Function):
 
     With ``normalized`` the read-out is divided by that of the same memory with the value 1, plus ``eps``: a
     ratio of two fits, equally a local constant with the kernel phi(q).phi(k). With ``floor`` the divisor is
-    instead at least that number, and with ``absolute`` its absolute value is. ``scale`` None means K**-0.5.
-    Not ``tied``, queries and keys have features with parameters of their own, "function.query.NAME" and
+    instead clamped to at least that number, with ``absolute`` its absolute value. ``scale`` None means
+    K**-0.5. Without ``tied``, queries and keys have separate feature parameters, "function.query.NAME" and
     "function.key.NAME".
     """
 
@@ -52,8 +52,8 @@ class Linear(Function):
             and self.floor is None
         ):
             raise ValueError(
-                f"{self!r} does not say what is divided. Use floor with normalized=True, and "
-                "absolute with floor."
+                f"{self!r} has a floor or an absolute value without a divisor. Use floor with "
+                "normalized=True, and absolute with floor."
             )
 
     @property
@@ -99,7 +99,7 @@ class Linear(Function):
         scale = "s = K^(-1/2)" if self.scale is None else f"s = {self.scale:g}"
         features = self.features.formulas()
         if not self.tied and self.parameters(1, 1, 1):
-            features = {title: f"{text}, apart for queries and keys" for title, text in features.items()}
+            features = {title: f"{text}, separate for queries and keys" for title, text in features.items()}
         formulas = {
             "prediction": "m(k) = S^T phi(k)",
             **features,

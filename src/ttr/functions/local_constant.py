@@ -8,11 +8,11 @@ from ttr.functions._kernel import _ExponentialKernel
 
 @dataclass(frozen=True)
 class LocalConstant(_ExponentialKernel):
-    """A constant fitted around the query, pair i counting exp(scale q.k_i): softmax attention (arXiv
+    """A constant fitted around the query with the kernel weights exp(scale q.k_i): softmax attention (arXiv
     1706.03762).
 
-    With ``unit_norm`` the kernel sees unit queries and keys and is the Gaussian of their distance, a proper
-    smoother (arXiv 2010.04245); ``learned_scale`` makes the scale a parameter per head.
+    With ``unit_norm`` queries and keys are normalised, and the kernel is a Gaussian of their distance (arXiv
+    2010.04245); ``learned_scale`` makes the scale a parameter per head.
     """
 
     local_degree: ClassVar[int] = 0

@@ -13,17 +13,16 @@ from ttr.functions._kernel import _ExponentialKernel
 
 @dataclass(frozen=True)
 class LocalLinear(_ExponentialKernel):
-    """A line v = b + A (k - q) fitted around the query, pair i counting exp(scale q.k_i), read at the query:
-    y = b.
+    """A linear map v = b + A (k - q) fitted around the query with the kernel weights exp(scale q.k_i), read
+    at the query: y = b.
 
     The slope A is regularised by the control ``ridge``, relative to weights that sum to 1 (arXiv 2501.12352,
-    2510.01450). ``unit_norm`` affects the kernel only; the displacement k - q always takes the vectors as
-    they are.
+    2510.01450). ``unit_norm`` affects the kernel only; the displacement k - q is that of the vectors before
+    normalisation.
 
-    With ``rank`` r the line has a slope along r directions alone, never more than K: v = b + A P (k - q),
-    with P the parameter "function.projection" [H,r,K], which starts with orthonormal rows. r = K, with an
-    orthogonal P and one ridge for all channels, is the full line; no directions at all would be softmax
-    attention.
+    With ``rank`` r (at most K) the slope is restricted to r directions: v = b + A P (k - q), with P the
+    parameter "function.projection" [H,r,K], initialised with orthonormal rows. r = K, with an orthogonal P
+    and one ridge for all channels, is the full local linear fit; r = 0 would be softmax attention.
     """
 
     local_degree: ClassVar[int] = 1

@@ -8,11 +8,11 @@ from ttr.functions._kernel import _ExponentialKernel
 
 @dataclass(frozen=True)
 class LocalQuadratic(_ExponentialKernel):
-    """A quadratic v = b + A z + sum_ab C_ab z_a z_b, z = k - q, fitted around the query, pair i counting
-    exp(scale q.k_i), read at the query: y = b (local polynomials of degree p, arXiv 2501.12352).
+    """A quadratic v = b + A z + sum_ab C_ab z_a z_b, z = k - q, fitted around the query with the kernel
+    weights exp(scale q.k_i), read at the query: y = b (local polynomials of degree p, arXiv 2501.12352).
 
     The monomials z_a, z_a^2 and sqrt(2) z_a z_b (a < b) are regularised by the control ``ridge``, relative to
-    weights that sum to 1; an equal ridge for all prefers no direction, since their dot product is z.z' +
+    weights that sum to 1; an equal ridge for all is invariant to rotations, since their dot product is z.z' +
     (z.z')^2.
     """
 

@@ -21,9 +21,9 @@ class Mlp(_Network):
     ``hidden`` times as wide as phi(x).
 
     With ``residual`` it corrects its input: m(x) = phi(x) + LN(f(x)), LN with a learned gain and shift per
-    channel. That is TTT's (arXiv 2407.04620) target v - k for LN(f(k)) and read-out q + LN(f(q)); where value
-    and key sizes differ, phi(x) is cut, or filled up with zeros. ``start`` is the standard deviation of the
-    first weights, None for 1 / sqrt(inputs). The GELU is its tanh form.
+    channel. That is TTT (arXiv 2407.04620), where LN(f(k)) is fitted to v - k and the read-out is q +
+    LN(f(q)); where value and key sizes differ, phi(x) is truncated or padded with zeros. ``start`` is the
+    standard deviation of the initial weights, None for 1 / sqrt(inputs). The GELU is its tanh form.
 
     Raises:
         ValueError: if depth or width is below 1.
@@ -54,7 +54,7 @@ class Mlp(_Network):
         return Perceptron(self.residual, self.eps)
 
     def limits(self) -> dict[str, float]:
-        """A norm over two channels is their sign; without the norm this is a product of learned matrices."""
+        """LN of two channels is only their sign; without LN the output is a product of learned matrices."""
         return {"value_size": 4.0} if self.residual else {"step_size": 0.2}
 
     def formulas(self) -> dict[str, str]:
@@ -142,7 +142,7 @@ class Mlp(_Network):
 
 RATE = 2 * math.sqrt(2 / math.pi)
 CUBIC = 0.044715 * RATE
-# named, because torch.compile rounds what it multiplies itself another way, and then refuses its own guard
+# a constant of its own: torch.compile rounds a product that it folds differently, and its guard then fails
 SLOPE = 3 * CUBIC
 
 

@@ -12,12 +12,12 @@ from ttr.problem import Function, Solver, Weights, scale_or_default
 
 @dataclass(frozen=True)
 class TransportedConstant(Function):
-    """A constant fitted around the query, pair i counting exp(scale q_t.k_i^(t)): PaTH attention (arXiv
-    2505.16381).
+    """A constant fitted around the query with the kernel weights exp(scale q_t.k_i^(t)): PaTH attention
+    (arXiv 2505.16381).
 
     Every token transports the keys of the older pairs by a generalised reflection made of its controls, its
-    transport key w and its step beta: k_i^(t) = H_t ... H_{i+1} k_i with H_j = I - beta_j w_j w_j^T. A pair's
-    own token leaves its key alone. With unit w a step of 1 projects w out, and a step of 2 reflects.
+    transport key w and its step beta: k_i^(t) = H_t ... H_{i+1} k_i with H_j = I - beta_j w_j w_j^T. A token
+    does not transport its own key. With unit w a step of 1 projects w out, and a step of 2 reflects.
     """
 
     scale: float | None = None
@@ -51,7 +51,7 @@ class TransportedConstant(Function):
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if solver.form is CorrectedPairs:
             return (
-                f"{type(self).__name__} turns keys by the control step_size, by which "
+                f"{type(self).__name__} transports keys with the control step_size, with which "
                 f"{type(solver).__name__} corrects values. "
                 "Use ExactLocalFit, or LocalConstant."
             )

@@ -1,4 +1,4 @@
-"""What solvers share that are defined by an iteration on the moments H = sum gamma k k^T and U = sum gamma k
+"""The base class of solvers defined by an iteration on the moments H = sum gamma k k^T and U = sum gamma k
 v^T."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ttr.problem import Function, Pair, Solver, Weights
 
 
 class _Moments(Solver):
-    """Folds the pairs into H and U. Abstract: a solver gives the iteration in ``read``."""
+    """Accumulates the pairs in H and U. Abstract: subclasses define the iteration in ``read``."""
 
     form = SecondMoments
     folds = True
@@ -42,21 +42,23 @@ class _Moments(Solver):
             )
         if weights.window is not None:
             return (
-                f"{name} keeps two sums over the pairs, from which none can be taken out again. Use "
-                "Geometric to forget, or ExactRidge."
+                f"{name} stores two sums over the pairs, from which none can be removed again. Use "
+                "Geometric for a decay, or ExactRidge."
             )
         return None
 
     def learn(
         self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair
     ) -> dict[str, Tensor]:
-        kept = pair.key.new_ones(()) if pair.log_decay is None else torch.exp(pair.log_decay)[..., None, None]
+        decay = (
+            pair.key.new_ones(()) if pair.log_decay is None else torch.exp(pair.log_decay)[..., None, None]
+        )
         weight = (
             pair.key.new_ones(())
             if pair.log_importance is None
             else torch.exp(pair.log_importance)[..., None, None]
         )
         return {
-            name: kept * memory[name] + weight * torch.einsum("bhf,bhv->bhfv", pair.key, target)
+            name: decay * memory[name] + weight * torch.einsum("bhf,bhv->bhfv", pair.key, target)
             for name, target in (("memory", pair.value), ("gram", pair.key))
         }

@@ -1,4 +1,4 @@
-"""What the definitions of solvers that train networks share: the gradient of a loss in every parameter, by
+"""Helpers for the definitions of solvers that train networks: the gradient of a loss in every parameter, by
 torch.func.grad."""
 
 from __future__ import annotations

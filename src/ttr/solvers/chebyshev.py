@@ -36,7 +36,7 @@ class Chebyshev(_Moments):
 
     def iterate(self, product: Callable[[Tensor], Tensor], squared_norm: Tensor, right: Tensor) -> Tensor:
         """x in the residual form of Saad, Iterative methods for sparse linear systems, algorithm 12.1, on
-        [lambda, lambda + f] with f = ||H||_F and lambda = ratio f: centre theta, half width delta, and shares
+        [lambda, lambda + f] with f = ||H||_F and lambda = ratio f: centre theta, half width delta, and ratios
         rho_j of consecutive Chebyshev polynomials."""
         norm = torch.where(squared_norm > 0, squared_norm, 1.0).sqrt()[..., None].to(right)
         ridge = self.ratio * norm

@@ -18,22 +18,22 @@ from ttr.solvers.maps.newton_schulz import NewtonSchulz
 
 @dataclass(frozen=True)
 class ChunkDescent(Solver):
-    """One step per chunk of ``chunk`` tokens, counted from the state's first, read before it is taken (LaCT,
-    arXiv 2505.23884).
+    """One step per chunk of ``chunk`` tokens, counted from the state's first; tokens read the weights from
+    before the step (LaCT, arXiv 2505.23884).
 
     At the end of a chunk, for every matrix p of the function with a step of its own,
 
-        G_p = -sum_j step_jp grad_p l(m_W(k_j), v_j)      U <- G + mean_j(momentum_j) U      W <- normalise(W
-            + NS(U))
+        G_p = -sum_j step_jp grad_p l(m_W(k_j), v_j)
+        U <- G + mean_j(momentum_j) U
+        W <- normalise(W + NS(U))
 
-    and every token of the chunk reads the W from before: y_t = m_W(q_t).
+    and every token of the chunk reads with the W from before the step: y_t = m_W(q_t).
 
     Args:
-        loss: what is descended.
-        momentum: whether the last chunk's U counts on, by the mean of the control over the chunk.
-        orthogonalise: what is done to U before it is added.
-        renormalise: whether the weights of every output of W are brought back to the length they started
-            with.
+        loss: the loss of a pair.
+        momentum: whether U accumulates over chunks, decayed by the mean of the control over the chunk.
+        orthogonalise: a map applied to U before it is added.
+        renormalise: whether every column of W is rescaled to its initial norm.
 
     Raises:
         ValueError: if the chunk is below 1.
@@ -73,31 +73,31 @@ class ChunkDescent(Solver):
         gradient = f"sum_j b_j grad l(m_W(k_j), v_j) over the {self.chunk} tokens j of a chunk"
         change = f"U <- mean_j(momentum_j) U - {gradient}" if self.momentum else f"U = -{gradient}"
         step = f"W <- W + {'NS(U)' if self.orthogonalise else 'U'}"
-        kept = ", every column scaled to its first length" if self.renormalise else ""
+        norms = ", every column rescaled to its initial norm" if self.renormalise else ""
         meaning = (
             ", b = w_t step_size, one for every "
             f"matrix{f', {self.orthogonalise.formula}' if self.orthogonalise else ''}"
         )
-        told = (
-            "Every chunk takes one step along its summed gradients from weights that are a chunk old. "
+        approximation = (
+            "Every chunk takes one step along its summed gradients at the weights of its start. "
             f"{self.loss.note}"
         )
         return {
             "objective": f"l(m, v) = {self.loss.formula}",
-            "update": f"{change}, {step}{kept}{meaning}",
+            "update": f"{change}, {step}{norms}{meaning}",
             "read-out": "y_t = m(q_t) with the weights W from before the chunk",
             "order": "all tokens of a chunk read, then the chunk is written at its end",
             "parallel form": (
                 "a product with the same weights for all queries of a chunk, and for all its gradients"
             ),
-            "approximation": told.strip(),
+            "approximation": approximation.strip(),
         }
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         w, f = type(weights).__name__, type(function).__name__
         if weights.folds or function.folds:
             return (
-                f"{w} and {f} must leave the update to the solver, and one is a recurrence of its own. "
+                f"The solver defines the update, and {w} or {f} is a recurrence of its own. "
                 "Use Uniform, and GatedMlp or Mlp."
             )
         if weights.retention is not None:
@@ -107,7 +107,7 @@ class ChunkDescent(Solver):
             )
         if self.renormalise and not function.learned_start:
             return (
-                f"ChunkDescent brings weights back to their first length, which is 0 for {f}. Use "
+                f"ChunkDescent rescales weights to their initial norm, which is 0 for {f}. Use "
                 "GatedMlp or Mlp, or renormalise=False."
             )
         return None

@@ -15,12 +15,12 @@ from ttr.problem import Function, Solver, Weights
 class DeltaRule(Solver):
     """One gradient step per pair on 1/2 ||v - m(k)||^2: S <- D S + step (k (w * v)^T - e (S_x^T p)^T).
 
-    D is the retention, S_x the memory at which the error is measured: D S with ``gradient_at="decayed"``
-    (Gated DeltaNet, arXiv 2412.06464), S with "old" (Comba, 2506.02475). p and e are the key k itself or,
-    with ``separate_read`` and ``separate_erase``, the controls ``read_key`` and ``erase_key`` (RWKV-7,
+    D is the decay, S_x the memory at which the error is measured: D S with ``gradient_at="decayed"`` (Gated
+    DeltaNet, arXiv 2412.06464), S with "old" (Comba, 2506.02475). p and e are the key k itself or, with
+    ``separate_read`` and ``separate_erase``, the controls ``read_key`` and ``erase_key`` (RWKV-7,
     2503.14456); w is 1 or, with ``gated_write``, the control ``write`` (Gated DeltaNet-2, 2605.22791).
     ``unit_step`` fixes the step at 1. With ``pairs_per_token`` > 1 the pairs of a token are learned one after
-    the other, the retention acting once before the first (DeltaProduct, 2502.10297).
+    the other, with one decay before the first (DeltaProduct, 2502.10297).
     """
 
     gradient_at: Literal["decayed", "old"] = "decayed"
@@ -100,7 +100,7 @@ class DeltaRule(Solver):
             ("g = write", self.gated_write),
             (f"{count} pairs of a token one after the other, D_t = 1 after the first", count > 1),
         ]
-        meaning = "".join(f", {told}" for told, applies in where if applies)
+        meaning = "".join(f", {text}" for text, applies in where if applies)
         written = f"phi(k_t) ({value} - {at} phi({read}_t))^T"
         if self.separate_erase:
             written = f"(phi(k_t) {value}^T - phi(e_t) ({at} phi({read}_t))^T)"
@@ -110,9 +110,9 @@ class DeltaRule(Solver):
             (f"{step[0]}_j phi({read}_i)^T"),
         )
         solved = f"(I + A) W = {values} - {start}, A_ij = {scores} phi(k_j)"
-        if self.separate_erase:  # R holds what is read at the read keys
+        if self.separate_erase:  # R holds the read-outs at the read keys
             solved = f"(I + A) R = {start} + C {values}, A_ij = {scores} phi(e_j), C_ij = {scores} phi(k_j)"
-        told = {
+        formulas = {
             "objective": f"||{value} - S^T phi(k_t)||^2 / 2",
             "update": f"S_t = D_t S_{{t-1}} + {step} {written}{meaning}",
             "order": f"decay, then write, then read; the error is measured {when} the decay",
@@ -122,8 +122,8 @@ class DeltaRule(Solver):
             ),
         }
         if not (self.separate_read or self.separate_erase):
-            return told
-        return told | {
+            return formulas
+        return formulas | {
             "objective": f"phi({erase}_t)^T S ({at} phi({read}_t)) - phi(k_t)^T S {value}, linear in S",
             "approximation": (
                 "It reads, erases or writes at different keys, which is the gradient of no single loss in S."

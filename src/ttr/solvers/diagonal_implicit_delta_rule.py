@@ -18,8 +18,8 @@ class DiagonalImplicitDeltaRule(Solver):
     """S <- (1 - d k^2) * D S + d k v^T with d = step / (1 + step ||k||^2), the square per key channel
     (Longhorn's release, arXiv 2407.14207).
 
-    It is the step of ``ImplicitDeltaRule`` with k k^T cut down to its diagonal, which makes the memory a sum
-    of pairs that fade channel by channel. It is not the minimiser of that solver's objective: see
+    It is the step of ``ImplicitDeltaRule`` with k k^T replaced by its diagonal, which makes the memory a sum
+    of pairs that decay channel by channel. It is not the minimiser of that solver's objective: see
     ``ImplicitDeltaRule`` for the one that is.
     """
 
@@ -33,34 +33,36 @@ class DiagonalImplicitDeltaRule(Solver):
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if function.normalized:
             return (
-                "A normalised read-out is a ratio of two sums over pairs, and what this solver forgets "
+                "A normalised read-out is a ratio of two sums over pairs, and the decay of this solver "
                 "depends on the keys. Use OneStep."
             )
         if not function.linear:
             return (
-                "The diagonal of k k^T is that of a linear map's keys. Use Linear, or a solver that "
+                "The diagonal of k k^T is defined for a linear map only. Use Linear, or a solver that "
                 "takes gradient steps."
             )
         return None
 
     def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
-        """A sum of pairs that fade by 1 - d k_j^2 = (1 + step sum_{i != j} k_i^2) / (1 + step ||k||^2), which
-        cancels nowhere."""
+        """A sum of pairs with the decay 1 - d k_j^2 = (1 + step sum_{i != j} k_i^2) / (1 + step ||k||^2), in
+        which nothing cancels."""
         step, square = form.times_step(x.controls["step_size"]), form.key.square()
         total = square.sum(-1, keepdim=True)
         others = (total - square).clamp(min=0.0)
-        kept = torch.log1p(step[..., None] * others) - torch.log1p(step[..., None] * total)
-        return form._replace(log_decay=plus(kept, form.log_decay), step=step / (1 + step * total[..., 0]))
+        log_decay = torch.log1p(step[..., None] * others) - torch.log1p(step[..., None] * total)
+        return form._replace(
+            log_decay=plus(log_decay, form.log_decay), step=step / (1 + step * total[..., 0])
+        )
 
     def learn(
         self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair
     ) -> dict[str, Tensor]:
-        key, step, kept = pair.key, pair.controls["step_size"][..., None], memory["memory"]
+        key, step, decayed = pair.key, pair.controls["step_size"][..., None], memory["memory"]
         if pair.log_decay is not None:
-            kept = expand(pair.log_decay.exp(), kept) * kept
+            decayed = expand(pair.log_decay.exp(), decayed) * decayed
         d = step / (1 + step * (key * key).sum(-1, keepdim=True))
         return {
-            "memory": (1 - d * key**2)[..., None] * kept + (d * key)[..., None] * pair.value[..., None, :]
+            "memory": (1 - d * key**2)[..., None] * decayed + (d * key)[..., None] * pair.value[..., None, :]
         }
 
     def read(
@@ -80,7 +82,7 @@ class DiagonalImplicitDeltaRule(Solver):
             "b_t ||phi(k_t)||^2), "
             "b_t = w_t step_size_t",
             "order": "decay, then the update of the decayed memory, then read",
-            "parallel form": "that of a sum of pairs whose key channels fade by 1 - d_t phi(k_t)^2 besides",
+            "parallel form": "that of a sum of pairs whose key channels also decay by 1 - d_t phi(k_t)^2",
             "approximation": "Of the proximal step ||S - D S||^2 / 2 + b ||v - S^T k||^2 / 2 it keeps "
             "the diagonal of k k^T alone, so it "
             "minimises neither that nor another stated objective.",

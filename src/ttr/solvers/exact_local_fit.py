@@ -11,8 +11,8 @@ from ttr.problem import Solver
 
 @dataclass(frozen=True)
 class ExactLocalFit(Solver):
-    """The exact fit of a polynomial around every query, with the weights gamma_i^(t) kernel(q_t, k_i) brought
-    to sum 1."""
+    """The exact fit of a polynomial around every query, with the weights gamma_i^(t) kernel(q_t, k_i)
+    normalised to sum 1."""
 
     exact: ClassVar[Literal["local"]] = "local"
 
@@ -27,9 +27,9 @@ class ExactLocalFit(Solver):
         return {
             "objective": (
                 "sum_{i<=t} p_i ||v_i - m_t(k_i)||^2 / 2 + tr(A diag(ridge) A^T) / 2, A the "
-                "slope where there is one"
+                "slope if there is one"
             ),
-            "update": "the pairs themselves are kept, each with its log gamma_i^(t)",
+            "update": "the pairs themselves are stored, each with its log gamma_i^(t)",
             "order": "decay, then write, then fit and read",
             "parallel form": (
                 "P = softmax(s Q K^T + log Gamma) in blocks of queries, and of P all sums of the read-out"

@@ -16,7 +16,7 @@ class ExactRidge(Solver):
     sum_i gamma_i k_i k_i^T and U_t = sum_i gamma_i k_i v_i^T (MesaNet, arXiv 2506.05233; Intention,
     2305.10203).
 
-    The ridge is constant in time: it is not forgotten with the pairs.
+    The ridge is constant in time: it does not decay with the pairs.
     """
 
     exact: ClassVar[Literal["global"]] = "global"

@@ -9,13 +9,14 @@ from ttr.problem import Function, Solver, Weights
 
 @dataclass(frozen=True)
 class FunctionalDeltaRule(Solver):
-    """The delta rule in function space: pairs are kept with corrected values (DeltaFormer, arXiv 2505.19488).
+    """The delta rule in function space: pairs are stored with corrected values (DeltaFormer, arXiv
+    2505.19488).
 
         u_t = v_t - beta_t m_{t-1}(q_t)          y_t = m_t(q_t)
 
     where m_t is the constant fitted around a query to the pairs (k_j, u_j), j <= t, and beta the control
-    ``step_size``. What the older pairs say is read at the token's query, not at its key, and through the
-    normalised kernel.
+    ``step_size``. The prediction of the older pairs is read at the token's query, not at its key, and with
+    the normalised kernel.
     """
 
     exact: ClassVar[Literal["local"]] = "local"
@@ -29,10 +30,10 @@ class FunctionalDeltaRule(Solver):
             "objective": "sum_{i<=t} p_i ||v_i - b_t||^2 / 2 with corrected values v_i",
             "update": "v_t <- v_t - step_size_t sum_{i<t} p_i v_i, p_i = gamma_i^(t) kappa(q_t, k_i) / "
             "sum_{j<t} gamma_j^(t) kappa(q_t, k_j), "
-            "kept with k_t",
+            "stored with k_t",
             "order": (
-                "decay, then correct the value by what the older pairs say at the query, then "
-                "write, then read"
+                "decay, then correct the value by the prediction of the older pairs at the query, "
+                "then write, then read"
             ),
             "parallel form": (
                 "(I + diag(step_size) P) U = V by substitution, P the softmax over j < t; "

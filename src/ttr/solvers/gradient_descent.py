@@ -23,28 +23,28 @@ class GradientDescent(Solver):
     """One step per token, along gradients at the weights of the last chunk boundary: mini-batch gradient
     descent.
 
-    With W_b the weights after the last full chunk of ``chunk`` tokens, counted from the state's first, a_t
-    the retention,
+    With W_b the weights after the last full chunk of ``chunk`` tokens, counted from the state's first, and
+    a_t the decay,
 
-        Z_t = momentum_t Z_{t-1} - step_t grad l(m_{W_b}(k_t), v_t)        W_t = a_t W_{t-1} + Z_t        y_t
-            = m_{W_t}(q_t)
+        Z_t = momentum_t Z_{t-1} - step_t grad l(m_{W_b}(k_t), v_t)
+        W_t = a_t W_{t-1} + Z_t
+        y_t = m_{W_t}(q_t)
 
     (Titans, arXiv 2501.00663; without ``momentum`` Z_t is the step alone). The gradient is thus taken at old,
     not at decayed weights.
 
     Args:
-        loss: what is descended.
-        read_step: the control ``read_step`` e_t scales the whole way since the boundary at the token that
-            reads, and at the chunk's last token the way that is kept: W_b + e_t (W_t - W_b) (TTT, arXiv
-            2407.04620).
-        window: the gradient is that of the newest ``window`` pairs together, each with the step it came with
-            (ATLAS, 2505.23735).
-        orthogonalise: what is done to Z_t before it is added to the weights.
-        mirror: the weights as a map of the accumulator A_t = a_t A_{t-1} + Z_t, which takes the place of W_t
+        loss: the loss of a pair.
+        read_step: token t reads with W_b + e_t (W_t - W_b), where e_t is the control ``read_step``; the last
+            token of a chunk also writes these weights as the next W_b (TTT, arXiv 2407.04620).
+        window: the gradient is that of the newest ``window`` pairs together, each with its own step (ATLAS,
+            2505.23735).
+        orthogonalise: a map applied to Z_t before it is added to the weights.
+        mirror: the weights are this map of the accumulator A_t = a_t A_{t-1} + Z_t, which replaces W_t
             (MIRAS, 2504.13173).
 
     Raises:
-        ValueError: if chunk or window is below 1, or a loss with controls of its own meets a window.
+        ValueError: if chunk or window is below 1, or a loss with controls of its own is used with a window.
     """
 
     chunk: int = 1
@@ -68,7 +68,7 @@ class GradientDescent(Solver):
             )
         if self.window > 1 and self.loss.controls():
             raise ValueError(
-                f"{self.loss!r} has a control that the pairs of a window do not keep. Use "
+                f"{self.loss!r} has a control, which is not stored for the pairs of a window. Use "
                 "window=1, or another loss."
             )
 
@@ -103,24 +103,24 @@ class GradientDescent(Solver):
             else (f"sum_{{t-{self.window}<i<=t}} b_i grad l(m_{{W_b}}(k_i), v_i)")
         )
         force = f"momentum_t Z_{{t-1}} - {gradient}" if self.momentum else f"-{gradient}"
-        added, kept = "NS(Z_t)" if self.orthogonalise else "Z_t", "A" if self.mirror else "W"
+        added, name = "NS(Z_t)" if self.orthogonalise else "Z_t", "A" if self.mirror else "W"
         maps = "".join(f", {change.formula}" for change in (self.orthogonalise, self.mirror) if change)
-        way = f"{kept}_b + read_step_t ({kept}_t - {kept}_b)" if self.read_step else f"{kept}_t"
-        boundary = f"{kept}_b <- {way} after every {self.chunk} tokens"
-        boundary = "W_b = W_{t-1}" if (self.chunk, kept, self.read_step) == (1, "W", False) else boundary
-        told = (
+        scaled = f"{name}_b + read_step_t ({name}_t - {name}_b)" if self.read_step else f"{name}_t"
+        boundary = f"{name}_b <- {scaled} after every {self.chunk} tokens"
+        boundary = "W_b = W_{t-1}" if (self.chunk, name, self.read_step) == (1, "W", False) else boundary
+        approximations = (
             [
-                f"The gradients of {self.chunk} tokens are taken at the weights of their start, not at the "
-                "newest."
+                f"The gradients of {self.chunk} tokens are taken at the weights of the chunk's start, not "
+                "at the newest."
             ]
             if self.chunk > 1
             else []
         )
-        told += [self.loss.note] if self.loss.note else []
-        told += (
-            ["The step is orthogonalised, so it is none along the gradient."] if self.orthogonalise else []
+        approximations += [self.loss.note] if self.loss.note else []
+        approximations += (
+            ["The step is orthogonalised, so it does not follow the gradient."] if self.orthogonalise else []
         )
-        told += (
+        approximations += (
             ["A map of the accumulator takes the place of the squared norm that keeps weights small."]
             if self.mirror
             else []
@@ -128,38 +128,34 @@ class GradientDescent(Solver):
         return {
             "objective": f"l(m, v) = {self.loss.formula}",
             "update": (
-                f"Z_t = {force}, {kept}_t = D_t {kept}_{{t-1}} + {added}, {boundary}, b_t = w_t "
+                f"Z_t = {force}, {name}_t = D_t {name}_{{t-1}} + {added}, {boundary}, b_t = w_t "
                 f"step_size_t{maps}"
             ),
             "order": "the gradient at the old weights, then decay and step, then read"
-            + (
-                "; a token that reads scales the way since the boundary by its read_step"
-                if self.read_step
-                else ""
-            ),
+            + ("; read_step scales the change since the boundary" if self.read_step else ""),
             "parallel form": "the gradients of a chunk at W_b together, "
             + (
                 "then the weights token by token"
                 if maps
                 else "added up at every read-out with products of decays and momenta"
             ),
-        } | ({"approximation": " ".join(told)} if told else {})
+        } | ({"approximation": " ".join(approximations)} if approximations else {})
 
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         w, f = type(weights).__name__, type(function).__name__
         if weights.folds or function.folds:
             return (
-                f"{w} and {f} must leave the update to the solver, and one is a recurrence of its own. "
+                f"The solver defines the update, and {w} or {f} is a recurrence of its own. "
                 "Use Geometric, and Linear or Mlp."
             )
         if weights.retention == "channel":
             return (
-                f"The weights of a network are forgotten at one rate, and {w} has one per key channel. "
+                f"The weights of a network decay at one rate, and {w} has one per key channel. "
                 "Use Geometric(per='head'), or DeltaRule."
             )
         if self.mirror is not None and not function.learned_start:
             return (
-                f"{self.mirror!r} maps a start that is learned, and {f} starts at 0. Use Mlp or "
+                f"{self.mirror!r} needs a learned start, and {f} starts at 0. Use Mlp or "
                 "GatedMlp, or mirror=None."
             )
         return None
@@ -220,8 +216,8 @@ class GradientDescent(Solver):
     def _recent(
         self, memory: Mapping[str, Tensor], pair: Pair
     ) -> tuple[list[tuple[Tensor, Tensor, Tensor]], dict[str, Tensor]]:
-        """The pairs (key, value, step) whose gradients count now, and the buffers that keep the newest for
-        the next token."""
+        """The pairs (key, value, step) of the window, and the buffers of the newest pairs for the next
+        token."""
         own = {
             "recent_keys": pair.key,
             "recent_values": pair.value,

@@ -26,7 +26,7 @@ class ImplicitDeltaRule(Solver):
         return {"step_size": "BTH"}
 
     def lower(self, form: LinearRecurrence, function: Function, x: Inputs) -> LinearRecurrence:
-        """An explicit step, divided."""
+        """The explicit delta rule with a smaller step."""
         step = form.times_step(x.controls["step_size"])
         return form._replace(read=form.key, step=step / (1 + step * form.key.square().sum(-1)))
 

@@ -19,7 +19,7 @@ class MomentumDeltaRule(Solver):
     """Gradient descent with heavy-ball momentum: Z <- mu Z - step k (v - S_x^T p)^T, S <- D S - beta Z (arXiv
     2605.05838).
 
-    mu is the control ``momentum``, beta ``momentum_step``. Z, the running gradient, is kept in the state as
+    mu is the control ``momentum``, beta ``momentum_step``. Z, the running gradient, is stored in the state as
     "momentum" and does not decay with D. S_x and p are those of ``DeltaRule``.
     """
 
@@ -47,7 +47,7 @@ class MomentumDeltaRule(Solver):
     def formulas(self) -> dict[str, str]:
         at = "(D_t S_{t-1})^T" if self.gradient_at == "decayed" else "S_{t-1}^T"
         read, meaning = ("p", ", p = read_key") if self.separate_read else ("k", "")
-        told = {
+        formulas = {
             "objective": "||v_t - S^T phi(k_t)||^2 / 2",
             "update": f"Z_t = momentum_t Z_{{t-1}} - b_t phi(k_t) (v_t - {at} phi({read}_t))^T, S_t = "
             f"D_t S_{{t-1}} - momentum_step_t Z_t, "
@@ -61,7 +61,7 @@ class MomentumDeltaRule(Solver):
                 "products of decays and momenta for weights"
             ),
         }
-        return told | (
+        return formulas | (
             {
                 "approximation": (
                     "It reads and writes at different keys, which is the gradient of no single loss in S."
@@ -74,7 +74,7 @@ class MomentumDeltaRule(Solver):
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if not function.linear:
             return (
-                f"This momentum is that of a matrix, and {type(function).__name__} keeps other "
+                f"This momentum is defined for a matrix, and {type(function).__name__} keeps other "
                 "parameters. Use Linear, or another solver."
             )
         return None
@@ -92,13 +92,13 @@ class MomentumDeltaRule(Solver):
         eta, mu, beta = (
             pair.controls[name][..., None, None] for name in ("step_size", "momentum", "momentum_step")
         )
-        kept = memory["memory"]
+        decayed = memory["memory"]
         if pair.log_decay is not None:
-            kept = expand(pair.log_decay.exp(), kept) * kept
-        source = kept if self.gradient_at == "decayed" else memory["memory"]
+            decayed = expand(pair.log_decay.exp(), decayed) * decayed
+        source = decayed if self.gradient_at == "decayed" else memory["memory"]
         error = pair.value - torch.einsum("bhfv,bhf->bhv", source, pair.controls.get("read_key", pair.key))
         momentum = mu * memory["momentum"] - eta * torch.einsum("bhf,bhv->bhfv", pair.key, error)
-        return {"memory": kept - beta * momentum, "momentum": momentum}
+        return {"memory": decayed - beta * momentum, "momentum": momentum}
 
     def read(
         self,

@@ -16,11 +16,11 @@ from ttr.solvers._training import expand
 
 @dataclass(frozen=True)
 class OjaRule(Solver):
-    """The delta rule the other way round: N, which maps values to keys, takes a gradient step on 1/2 ||k - N
-    v||^2 per pair.
+    """The delta rule with keys and values exchanged: N, which maps values to keys, takes a gradient step on
+    1/2 ||k - N v||^2 per pair.
 
-    N <- D N diag(a), then N <- N + step (k - N v) v^T, with a = exp(``value_log_decay``) per value channel
-    beside the retention D of the weights; stable for step ||v||^2 below 2. The read-out is the adjoint, y =
+    N <- D N diag(a), then N <- N + step (k - N v) v^T, with a = exp(``value_log_decay``) per value channel in
+    addition to the decay D of the weights; stable for step ||v||^2 below 2. The read-out is the adjoint, y =
     N^T q (the gated Oja rule of flash-linear-attention 0.6.0, after Oja, J. Math. Biology 15, 1982).
     """
 
@@ -61,12 +61,12 @@ class OjaRule(Solver):
     def learn(
         self, function: Function, params: Mapping[str, Tensor], memory: Mapping[str, Tensor], pair: Pair
     ) -> dict[str, Tensor]:
-        kept = memory["memory"] * pair.controls["value_log_decay"].exp()[..., None, :]
+        decayed = memory["memory"] * pair.controls["value_log_decay"].exp()[..., None, :]
         if pair.log_decay is not None:
-            kept = expand(pair.log_decay.exp(), kept) * kept
-        error = pair.key - torch.einsum("bhfv,bhv->bhf", kept, pair.value)
+            decayed = expand(pair.log_decay.exp(), decayed) * decayed
+        error = pair.key - torch.einsum("bhfv,bhv->bhf", decayed, pair.value)
         return {
-            "memory": kept
+            "memory": decayed
             + pair.controls["step_size"][..., None, None] * torch.einsum("bhf,bhv->bhfv", error, pair.value)
         }
 

@@ -34,7 +34,7 @@ class OneStep(Solver):
             ),
             "approximation": "One gradient step from an empty memory. It is the least-squares fit only "
             "where the weighted keys are "
-            "orthonormal, for it leaves the covariance of the keys out.",
+            "orthonormal, since it ignores the covariance of the keys.",
         }
 
     @classmethod

@@ -63,7 +63,7 @@ class PreconditionedDeltaRule(Solver):
             f"{self.center:g}, "
             "A_t = exp(precond_log_decay_t) A_{t-1} + w_t precond_step_t phi(k_t)^2",
             "order": (
-                "decay, then the error of the decayed memory, then write, then read; A_t holds token t"
+                "decay, then the error of the decayed memory, then write, then read; A_t includes token t"
             ),
             "parallel form": "a scan for A, then that of the delta rule with the written keys P * phi(k)",
         }
@@ -71,8 +71,8 @@ class PreconditionedDeltaRule(Solver):
     def refuses(self, weights: Weights, function: Function, solver: Solver) -> str | None:
         if not function.linear:
             return (
-                f"A preconditioner per key channel belongs to a matrix, and {type(function).__name__} "
-                "has others. Use Linear, or DeltaRule."
+                f"A preconditioner per key channel needs a matrix, and {type(function).__name__} keeps "
+                "other parameters. Use Linear, or DeltaRule."
             )
         return None
 
@@ -90,12 +90,12 @@ class PreconditionedDeltaRule(Solver):
         )
         r = torch.log(sums + self.eps) - params["solver.center"][:, None]
         written = self.bound ** (-r / (1 + r.abs())) * key
-        kept = memory["memory"]
+        decayed = memory["memory"]
         if pair.log_decay is not None:
-            kept = expand(pair.log_decay.exp(), kept) * kept
-        error = pair.value - torch.einsum("bhfv,bhf->bhv", kept, key)
+            decayed = expand(pair.log_decay.exp(), decayed) * decayed
+        error = pair.value - torch.einsum("bhfv,bhf->bhv", decayed, key)
         return {
-            "memory": kept + torch.einsum("bhf,bhv->bhfv", control["step_size"] * written, error),
+            "memory": decayed + torch.einsum("bhf,bhv->bhfv", control["step_size"] * written, error),
             "preconditioner": sums,
         }
 

@@ -75,10 +75,10 @@ class _Rotating(Weights):
             def rotate_back(
                 form: LinearRecurrence, y: Tensor, tensors: dict[str, Tensor]
             ) -> tuple[Tensor, dict[str, Tensor]]:
-                memory = rotation.turn(tensors["memory"], *rotation.total(x))
-                return rotation.turn(y, cos, sin), {"memory": memory}
+                memory = rotation.rotate(tensors["memory"], *rotation.total(x))
+                return rotation.rotate(y, cos, sin), {"memory": memory}
 
-            return form.then(rotate_back, value=rotation.turn(form.value, cos, -sin))
+            return form.then(rotate_back, value=rotation.rotate(form.value, cos, -sin))
 
         def split_parts(
             form: LinearRecurrence, y: Tensor, tensors: dict[str, Tensor]

@@ -23,12 +23,15 @@ FAULTS = (
         ("nothing",),
     ),
     Fault(
-        "memorize.py", "- step[..., None, None] * turn", "- 2 * step[..., None, None] * turn", ("nothing",)
+        "memorize.py",
+        "- step[..., None, None] * transport_key",
+        "- 2 * step[..., None, None] * transport_key",
+        ("nothing",),
     ),
     Fault(
         "oracle.py",
-        "turned = memorize.transport(keys[:, before]",
-        "turned = memorize.transport(keys[:, : old + t + 1]",
+        "transported = memorize.transport(keys[:, before]",
+        "transported = memorize.transport(keys[:, : old + t + 1]",
         ("nothing",),
     ),
     Fault(
@@ -75,13 +78,13 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/fused_attention.py",
-        "log_sum if piece.kept is None else log_sum + piece.kept",
+        "log_sum if piece.decay is None else log_sum + piece.decay",
         "log_sum",
         SOFTMAX,
     ),
     Fault(
         "engines/torch/fused_attention.py",
-        "norm if piece.kept is None else norm - piece.kept",
+        "norm if piece.decay is None else norm - piece.decay",
         "norm",
         SOFTMAX,
     ),
@@ -139,8 +142,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/steps/pair_updates.py",
-        "keys - along * turn",
-        "keys + along * turn",
+        "keys - along * w",
+        "keys + along * w",
         ("recurrent", PATH),
     ),
     Fault(
@@ -157,8 +160,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/transported_attention.py",
-        "met = (query @ turn.mT).tril()",
-        "met = (query @ turn.mT).tril(-1)",
+        "met = (query @ w.mT).tril()",
+        "met = (query @ w.mT).tril(-1)",
         ("transported", PATH),
     ),
     Fault(

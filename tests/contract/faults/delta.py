@@ -66,8 +66,8 @@ FAULTS = (
     ),
     Fault(
         "solvers/preconditioned_delta_rule.py",
-        '"bhfv,bhf->bhv", kept, key)',
-        '"bhfv,bhf->bhv", kept, written)',
+        '"bhfv,bhf->bhv", decayed, key)',
+        '"bhfv,bhf->bhv", decayed, written)',
         PRECONDITIONED,
     ),
     Fault(
@@ -102,11 +102,14 @@ FAULTS = (
         MOMENTUM,
     ),
     Fault(
-        "solvers/momentum_delta_rule.py", "kept - beta * momentum", "kept - beta * mu * momentum", MOMENTUM
+        "solvers/momentum_delta_rule.py",
+        "decayed - beta * momentum",
+        "decayed - beta * mu * momentum",
+        MOMENTUM,
     ),
     Fault(
         "engines/torch/steps/momentum.py",
-        "source = linear.memory if linear.old else kept",
+        "source = linear.memory if linear.old else decayed",
         "source = linear.memory",
         ("recurrent", *MOMENTUM, "'decayed'"),
     ),
@@ -132,7 +135,7 @@ FAULTS = (
         ("chunkwise-momentum", *MOMENTUM),
     ),
     # the Oja rule
-    Fault("solvers/oja_rule.py", "kept, pair.value)", 'memory["memory"], pair.value)', OJA),
+    Fault("solvers/oja_rule.py", "decayed, pair.value)", 'memory["memory"], pair.value)', OJA),
     Fault(
         "solvers/oja_rule.py",
         '["value_log_decay"].exp()[..., None, :]',

@@ -24,7 +24,7 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/local_linear.py",
-        "if lines.slope is None and rho.numel():",
+        "if fits.slope is None and rho.numel():",
         "if False:",
         ("test_what_is_answered",),
     ),
@@ -140,7 +140,7 @@ FAULTS = (
     # ridge at every token
     Fault(
         "engines/torch/ridge/system.py",
-        "torch.mul(x, self.kept, out",
+        "torch.mul(x, self.decay, out",
         "torch.mul(x, 1.0, out",
         ("chunkwise-ridge", "weights=Geometric()", "ExactRidge"),
     ),
@@ -176,8 +176,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/ridge/preconditioner.py",
-        "log_kept[:, -1] < 2",
-        "log_kept[:, -1] < 3",
+        "log_decay[:, -1] < 2",
+        "log_decay[:, -1] < 3",
         ("test_the_preconditioner_is_for",),
     ),
     Fault(
@@ -212,7 +212,7 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/ridge/block.py",
-        "+ log_kept - written",
+        "+ log_moments - written",
         "- written",
         ("chunkwise-ridge", "weights=Geometric()", "ExactRidge"),
     ),
@@ -224,8 +224,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/ridge/block.py",
-        "fading[:, -1] += log_to_end",
-        "fading[:, -1] -= log_to_end",
+        "decay_sums[:, -1] += log_to_end",
+        "decay_sums[:, -1] -= log_to_end",
         ("chunkwise-ridge", "weights=Geometric()", "ExactRidge"),
     ),
     Fault(
@@ -328,8 +328,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/local_linear.py",
-        "rho = lines.slope[:, :, rows].flatten(1, 2)",
-        "rho = lines.slope[:, :, rows].flatten(1, 2).detach()",
+        "rho = fits.slope[:, :, rows].flatten(1, 2)",
+        "rho = fits.slope[:, :, rows].flatten(1, 2).detach()",
         ("local-polynomial", "weights=Uniform()", "LearnedSlope"),
     ),
     Fault(

@@ -95,7 +95,7 @@ FAULTS = (
         "penalty = torch.cat([empty.to(ridge), 2 * ridge",
     ),
     Fault(
-        "memorize.py", "anchor = dict(memory) if solver.gradient_at", "anchor = kept if solver.gradient_at"
+        "memorize.py", "anchor = dict(memory) if solver.gradient_at", "anchor = decayed if solver.gradient_at"
     ),
     Fault(
         "memorize.py", "gram + torch.diag_embed(ridge)", "gram + torch.diag_embed(ridge.mean() + 0 * ridge)"
@@ -233,8 +233,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/steps/matrix.py",
-        "read if old or kept is None",
-        "read if kept is None",
+        "read if old or factor is None",
+        "read if factor is None",
         ("recurrent", "'old'"),
     ),
     Fault(

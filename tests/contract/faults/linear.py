@@ -174,7 +174,7 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/steps/matrix.py",
-        "query if change.kept is None else query * change.kept",
+        "query if change.decay is None else query * change.decay",
         "query",
         ("recurrent", "Geometric"),
     ),

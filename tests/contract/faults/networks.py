@@ -123,7 +123,12 @@ FAULTS = (
         "x.state.position % solver.chunk",
         ("recurrent", *TTT),
     ),
-    Fault("engines/torch/steps/network.py", "torch.expm1(kept) * start", "0 * start", ("recurrent", *TITANS)),
+    Fault(
+        "engines/torch/steps/network.py",
+        "torch.expm1(log_decay) * start",
+        "0 * start",
+        ("recurrent", *TITANS),
+    ),
     Fault(
         "engines/torch/steps/network.py",
         "{name: new[:, 1:].transpose(1, 2)",
@@ -157,8 +162,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/mini_batch.py",
-        "return start + here.read_step[..., None] * way",
-        "return start + way",
+        "return start + here.read_step[..., None] * change",
+        "return start + change",
         ("mini-batch", *TTT),
     ),
     Fault(

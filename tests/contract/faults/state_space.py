@@ -65,7 +65,7 @@ FAULTS = (
     ),
     Fault(
         "weights/_rotating.py",
-        'return rotation.turn(y, cos, sin), {"memory": memory}',
+        'return rotation.rotate(y, cos, sin), {"memory": memory}',
         'return y, {"memory": memory}',
         ("nothing",),
     ),
@@ -77,8 +77,8 @@ FAULTS = (
     ),
     Fault(
         "weights/_rotating.py",
-        "value=rotation.turn(form.value, cos, -sin)",
-        "value=rotation.turn(form.value, cos, sin)",
+        "value=rotation.rotate(form.value, cos, -sin)",
+        "value=rotation.rotate(form.value, cos, sin)",
         ("nothing",),
     ),
     Fault(
@@ -101,8 +101,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/channel_scan.py",
-        "((kept, 1.0), (added, 0.0))",
-        "((kept, 0.0), (added, 0.0))",
+        "((decay, 1.0), (added, 0.0))",
+        "((decay, 0.0), (added, 0.0))",
         ("channel-scan", "Geometric()", "Linear()", "OneStep"),
     ),
     Fault(

@@ -1,5 +1,5 @@
 """Softmax attention with any weights of position: the exact local constant fit, in query blocks where one
-call cannot serve."""
+call does not suffice."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Attention(Engine):
             )
         if problem.form is not WeightedPairs:
             return (
-                "It keeps keys and values as they come, and in this memory later tokens transport the keys, "
-                "or older pairs correct the values."
+                "It needs keys and values that do not change, and in this memory later tokens transport "
+                "the keys, or older pairs correct the values."
             )
         return None
 
@@ -62,7 +62,7 @@ class Attention(Engine):
                 x.length if plain else self._queries(pairs.window),
                 self._blocks,
             )
-        # its kernels of linear memory need equal sizes
+        # torch's memory-efficient kernels need keys and values of equal size
         elif plain and not is_transformed() and query.shape[-1] == values.shape[-1] and x.length:
             y = _fused(query, keys, values, None, scale)
         else:
@@ -73,7 +73,7 @@ class Attention(Engine):
         return form.finish(x, y.transpose(1, 2))
 
     def _queries(self, window: int | None) -> int:
-        """Queries of a block; of narrow windows fewer, since a block of C queries looks at window + C - 1
+        """Queries of a block; fewer for narrow windows, since a block of C queries reads window + C - 1
         pairs."""
         return self.block if window is None else min(self.block, max(64, window // 4))
 
@@ -106,7 +106,7 @@ def _block(
     stop = start + query.shape[2]
     bias = pairs.block(start, stop)
     keys, values = (pairs.seen(x, start, stop) for x in (keys, values))
-    # a row without any pair reads 0, which torch's kernels do not promise
+    # with importances a row may have no pair and then reads 0, which torch's kernels do not guarantee
     if fused and pairs.importance is None:
         return _fused(query, keys, values, bias, scale)
     weights = probabilities(grouped_product(scale * query, keys.mT) + bias, pairs.importance is not None)

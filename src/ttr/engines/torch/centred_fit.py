@@ -19,7 +19,7 @@ def monomials(z: Float[Tensor, "*lead K"], degree: int) -> Float[Tensor, "*lead 
     parts, plain, channels = [z], z, z.split(1, dim=-1)
     for d in range(2, degree + 1):
         variables = _variables(len(channels), d - 1)
-        # In this order those that go on from a variable, and so may follow it, are the last.
+        # In lexicographic order the monomials that start from variable i or a later one come last.
         plain = torch.cat(
             [x * plain[..., [row[0] for row in variables].index(i) :] for i, x in enumerate(channels)], dim=-1
         )
@@ -33,8 +33,8 @@ def monomials(z: Float[Tensor, "*lead K"], degree: int) -> Float[Tensor, "*lead 
 
 
 def _variables(count: int, degree: int) -> list[tuple[int, ...]]:
-    """The variables of every monomial of that degree; plain numbers, since the compiler knows no size of
-    torch.combinations."""
+    """The variables of every monomial of that degree; Python numbers, since torch.compile does not know the
+    size of torch.combinations."""
     index: list[tuple[int, ...]] = [(i,) for i in range(count)]
     for _ in range(1, degree):
         index = [(*row, i) for row in index for i in range(row[-1], count)]
@@ -56,12 +56,12 @@ def tilted(
     ridge: Float[Tensor, "*#ridge D"] | None,
     rho: Float[Tensor, "*lead D"] | None = None,
 ) -> Float[Tensor, "*lead N"]:
-    """a_i = p_i (1 - (phi_i - mean).rho): what every pair counts in the value at the origin of the features,
+    """a_i = p_i (1 - (phi_i - mean).rho): the weight of every value in the fit at the origin of the features,
     for p of sum 1.
 
-    Unless given, rho = (Cov_p(phi) + diag(ridge))^-1 mean, the mean under p: eliminating all but the constant
-    from the normal equations of the weighted fit in the centred form, in which nothing nearly cancels far
-    from the origin.
+    Unless given, rho = (Cov_p(phi) + diag(ridge))^-1 mean, with the mean under p: all but the constant
+    eliminated from the normal equations of the weighted fit, in the centred form, in which nothing cancels
+    far from the origin.
     """
     mean = (p[..., None, :] @ features)[..., 0, :]
     centred = features - mean[..., None, :]

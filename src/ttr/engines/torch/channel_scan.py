@@ -1,4 +1,5 @@
-"""Block by block, additive memories of few numbers per head: state spaces and gated recurrent units."""
+"""Additive memories with few value channels per head, scanned block by block: state spaces and gated
+recurrent units."""
 
 from __future__ import annotations
 
@@ -20,13 +21,13 @@ from ttr.state import State
 
 @dataclass(frozen=True)
 class ChannelScan(Engine):
-    """S_t = D_t S_{t-1} + k_t v_t^T, every number of the state by itself: a scan over blocks (the selective
-    scan of arXiv 2312.00752).
+    """S_t = D_t S_{t-1} + k_t v_t^T, elementwise in the state: a scan over blocks (the selective scan of
+    arXiv 2312.00752).
 
-    Where a head has one or two value channels, the products of matrices of the chunkwise form have nothing to
-    share between them. A block of tokens forms its states, reads them and forgets them; the backward pass
-    forms them again from the state that entered the block, so that no tensor of T x K x V lives in either.
-    Retentions are multiplied, never divided.
+    Where a head has one or two value channels, the matrix products of the chunkwise form save nothing. A
+    block of tokens computes its states, reads them and frees them; the backward pass recomputes them from the
+    state that entered the block, so that neither pass holds a tensor of T x K x V. Decays are multiplied,
+    never divided.
     """
 
     block: int = 256
@@ -41,15 +42,15 @@ class ChannelScan(Engine):
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.form is not LinearRecurrence or not problem.solver.additive:
             return (
-                "It runs memories that are a sum of pairs, each written once and then only faded, over "
+                "It runs memories that are a sum of pairs, each written once and then only decayed, over "
                 "the whole past."
             )
         if torch.compiler.is_compiling():
-            return "Its blocks and runs are cut by the length of the call, which a compiled call leaves open."
+            return "Its blocks depend on the length of the call, which is not fixed in a compiled call."
         if x is not None and x.v.shape[-1] > self.widest:
             return (
-                f"It goes through the state number by number, which pays up to {self.widest} value "
-                f"channels per head; here are {x.v.shape[-1]}."
+                f"It scans the state elementwise, which is fast for up to {self.widest} value "
+                f"channels per head; here there are {x.v.shape[-1]}."
             )
         return None
 
@@ -74,8 +75,8 @@ class ChannelScan(Engine):
         log_decay = (
             form.key.new_zeros(1, form.key.shape[1], 1, 1) if form.log_decay is None else form.log_decay
         )
-        kept = log_decay.exp().reshape(*log_decay.shape, *(1,) * (5 - log_decay.ndim))
-        states, memory = scan(kept, form.key[..., None] * value[..., None, :], form.memory, self.run_length)
+        decay = log_decay.exp().reshape(*log_decay.shape, *(1,) * (5 - log_decay.ndim))
+        states, memory = scan(decay, form.key[..., None] * value[..., None, :], form.memory, self.run_length)
         if form.reads_first:
             states = torch.cat([form.memory[:, None], states[:, :-1]], dim=1)
         y = (form.scaled_query[..., None] * states[:, form.pairs - 1 :: form.pairs]).sum(-2)
@@ -83,26 +84,26 @@ class ChannelScan(Engine):
 
 
 def scan(
-    kept: Float[Tensor, "#B C #H #F 1"],
+    decay: Float[Tensor, "#B C #H #F 1"],
     added: Float[Tensor, "B C H F V"],
     start: Float[Tensor, "B H F V"],
     length: int,
 ) -> tuple[Float[Tensor, "B C H F V"], Float[Tensor, "B H F V"]]:
     """All S_c = kept_c S_{c-1} + added_c, and the last of them.
 
-    Runs of ``length`` tokens go side by side, each from an empty state and with the product of what it keeps;
-    a second, shorter scan finds the state that enters each run, and what is left of it is added.
+    Runs of ``length`` tokens are computed in parallel, each from an empty state and with the products of its
+    decays; a second, shorter scan computes the state that enters each run, which is decayed and added.
     """
     tokens = added.shape[1]
     if not tokens:
         return added, start
-    after = -tokens % length  # tokens that keep all and add nothing
-    kept, added = (
+    after = -tokens % length  # padding: tokens without decay that add nothing
+    decay, added = (
         lengthened(x, 1, after, fill).unflatten(1, (-1, length)).unbind(2)
-        for x, fill in ((kept, 1.0), (added, 0.0))
+        for x, fill in ((decay, 1.0), (added, 0.0))
     )
-    states, products = [added[0]], [kept[0]]
-    for share, new in zip(kept[1:], added[1:], strict=True):
+    states, products = [added[0]], [decay[0]]
+    for share, new in zip(decay[1:], added[1:], strict=True):
         states.append(share * states[-1] + new)
         products.append(share * products[-1])
     entering = []

@@ -15,8 +15,8 @@ from ttr.forms.sums import lengthened
 
 
 def check_chunk(chunk: int) -> None:
-    """Refuse a chunk that cannot be halved down to single tokens, or is so long that its square of scores
-    outgrows every cache.
+    """Refuse a chunk that cannot be halved down to single tokens, or is so long that its matrix of scores
+    exceeds every cache.
 
     Raises:
         ValueError: if it is not a power of two up to 1024.
@@ -34,8 +34,8 @@ def chunk_length(chunk: int, time: int) -> int:
 
 
 def split(x: Float[Tensor, "B L H *rest"], size: int) -> Float[Tensor, "M B H {size} *rest"]:
-    """Cut time into chunks of ``size`` pairs, at least one. Zeros fill the last: pairs that write, read and
-    forget nothing."""
+    """Cut time into chunks of ``size`` pairs, at least one. The last is padded with zeros: pairs that write
+    and read nothing, without decay."""
     count = max(1, -(-x.shape[1] // size))
     x = lengthened(x, 1, count * size - x.shape[1])
     return x.unflatten(1, (count, size)).movedim((1, 3), (0, 2)).contiguous()
@@ -49,10 +49,10 @@ def join(y: Float[Tensor, "M B H C V"], time: int) -> Float[Tensor, "B {time} H 
 def cumulative_log_decay(
     log_decay: Float[Tensor, "B L H *F"] | None, like: Float[Tensor, "B L H K"], size: int
 ) -> Float[Tensor, "M ... {size} E"]:
-    """Log of what is left, after each pair, of the memory that entered its chunk.
+    """The log decay from the start of its chunk to each pair.
 
-    In float64 where the device has it: differences of these sums are then exact for weak decays beside resets
-    too. The sum is a product with a triangle of ones, because ``cumsum`` is not deterministic on CUDA
+    In float64 where the device has it: differences of these sums are then accurate for weak decays next to
+    resets too. The sum is a product with a triangle of ones, because ``cumsum`` is not deterministic on CUDA
     devices.
     """
     log_decay = like.new_zeros(1, like.shape[1], 1) if log_decay is None else log_decay
@@ -97,10 +97,10 @@ def _scores_by_halving(
 ) -> Float[Tensor, "M B H R N"]:
     """The same with a decay per key channel, without a tensor of R x N x F.
 
-    In a block of tokens cut in halves, the rows of the late half meet the keys of the early one over the
-    border b between them: log_row - log_key = (log_row - b) + (b - log_key), both <= 0 whatever the gates, so
-    the block is one product of shrunk rows and keys. Blocks of 2, 4, ..., C tokens give every score but those
-    inside a token, where nothing is forgotten.
+    In a block of tokens cut in halves, scores of rows of the late half with keys of the early one factor at
+    the border b between them: log_row - log_key = (log_row - b) + (b - log_key), both <= 0 for any gates, so
+    the block is one product of decayed rows and keys. Blocks of 2, 4, ..., C tokens give every score but
+    those within a token, where there is no decay.
     """
     square = rows.unflatten(-2, (tokens, -1)) @ keys.unflatten(-2, (tokens, -1)).mT
     while tokens > 1:

@@ -1,4 +1,4 @@
-"""Chunk by chunk, memories that are decayed sums of pairs: linear attention and its gated forms."""
+"""Decayed sums of pairs, chunk by chunk: linear attention and its gated forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chunk by chunk, memories that correct themselves at a key: the delta rule and its gated forms."""
+"""The delta rule and its gated forms, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ChunkwiseDelta(LinearEngine):
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.form is not LinearRecurrence or problem.solver.additive:
-            return "It runs memories that each pair corrects by a step at a key: the delta rule and its kin."
+            return "It runs memories that each pair corrects at a key: the delta rule and its variants."
         return None
 
     def recur(self, r: LinearRecurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:

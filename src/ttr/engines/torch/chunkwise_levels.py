@@ -1,5 +1,4 @@
-"""Chunk by chunk, sums of pairs whose weight depends on the level of a Fenwick tree on which the reading
-token finds them."""
+"""Sums of pairs weighted by their level in a Fenwick tree, chunk by chunk: log-linear attention."""
 
 from __future__ import annotations
 
@@ -32,10 +31,10 @@ class ChunkwiseLevels(Engine):
     2506.04761), in O(T log T).
 
     With b the cumulative log decay of a chunk, s the token before it, e its last, and S^l the memory of level
-    l seen from s,
+    l at s,
 
-        y_t = sum_l w_t[max(l, level(t, s))] (S^l)^T q_t e^{b_t} + sum_i w_t[level(t, i)] (q_t.k_i) e^{b_t -
-            b_i} v_i
+        y_t = sum_l w_t[max(l, level(t, s))] (S^l)^T q_t e^{b_t}
+              + sum_i w_t[level(t, i)] (q_t.k_i) e^{b_t - b_i} v_i
         S'^m = e^{b_C} sum_{l: max(l, level(e, s)) = m} S^l + sum_{i: level(e, i) = m} e^{b_C - b_i} k_i v_i^T
 
     so queries and keys with one copy of their channels per level make it linear attention. The levels come
@@ -54,7 +53,7 @@ class ChunkwiseLevels(Engine):
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.form is not FenwickRecurrence:
-            return "It runs memories that are kept apart by the level of a Fenwick tree."
+            return "It runs memories with one matrix per level of a Fenwick tree."
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
@@ -69,7 +68,7 @@ class ChunkwiseLevels(Engine):
 
         start = x.state.position
         place = torch.arange(len(query) * size, device=start.device).unflatten(0, (-1, 1, size))
-        # [M,B,C], the last one for what fills a chunk
+        # [M,B,C]; padding takes the last token
         token = torch.minimum(start[:, None] + place, (start + x.length - 1)[:, None])
         before, last = start + place[..., 0] - 1, token[..., -1]
 
@@ -78,11 +77,11 @@ class ChunkwiseLevels(Engine):
         )
         keys = _per_level(shrink(key, whole - log), written[:, :, None].to(key))
         memory, entering = form.memory, []
-        for kept, new, since in zip(
+        for decay, new, since in zip(
             whole[..., None].to(key.dtype).exp(), keys.mT @ value, level(last, before, levels), strict=True
         ):
             entering.append(memory.flatten(2, 3))
-            memory = kept * regrouped(memory, since) + new.unflatten(2, (levels, -1))
+            memory = decay * regrouped(memory, since) + new.unflatten(2, (levels, -1))
 
         queries = _per_level(
             shrink(query, log), _at(weight, later(level(token, before[..., None], levels), levels))

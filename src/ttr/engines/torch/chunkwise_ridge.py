@@ -29,15 +29,15 @@ class ChunkwiseRidge(Engine):
     """y_t = U_t^T x_t with (H_t + diag(ridge)) x_t = q_t, H_t = sum_i gamma_i k_i k_i^T and U_t = sum_i
     gamma_i k_i v_i^T.
 
-    With the moments H_0, U_0 that enter a chunk, W_ti = gamma_i^(t) inside it and a_t = what token t keeps of
-    H_0 (MesaNet, arXiv 2506.05233): solve (sum_i W_ti k_i k_i^T + a_t H_0 + diag(ridge)) x_t = q_t, then Y =
-    a * (X U_0) + (W * (X K^T)) V. No token's H_t is formed, unless its system is too ill-conditioned for
+    With the moments H_0, U_0 that enter a chunk, W_ti = gamma_i^(t) inside it and a_t the decay of H_0 at
+    token t (MesaNet, arXiv 2506.05233): solve (sum_i W_ti k_i k_i^T + a_t H_0 + diag(ridge)) x_t = q_t, then
+    Y = a * (X U_0) + (W * (X K^T)) V. No token's H_t is formed, unless its system is too ill-conditioned for
     conjugate gradient.
     """
 
     name: ClassVar[str] = "chunkwise-ridge"
     composite: ClassVar[bool] = False
-    adaptive: ClassVar[bool] = True  # how a chunk's systems are preconditioned depends on how much it forgets
+    adaptive: ClassVar[bool] = True  # the preconditioner of a chunk depends on its decay
 
     def __init__(self, chunk: int = 32) -> None:
         self.chunk = chunk
@@ -47,12 +47,12 @@ class ChunkwiseRidge(Engine):
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.form is not SecondMoments:
-            return "It solves a ridge regression from its two moments, which this memory does not keep."
+            return "It solves a ridge regression from its two moments, which this memory does not have."
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         form = problem.lower(x)
-        if form.gram.numel() == 0:  # of no features or rows: nothing is learned, and what is read is 0
+        if form.gram.numel() == 0:  # without features or rows nothing is learned and 0 is read
             y = torch.einsum("bthf,bhfv->bthv", form.query, form.memory)
             return form.finish(x, y, form.gram, form.memory)
         call = Regression.of(form)
@@ -72,19 +72,19 @@ class ChunkwiseRidge(Engine):
 def differentiable(
     call: Regression, chunk: int, solver: Callable[[System, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Read-outs and the moments after the call by torch's own operations, all chunks at once: what truncated
-    solvers, which are differentiated through their steps, and second derivatives go through."""
+    """Read-outs and the moments after the call by torch's own operations, all chunks at once, for truncated
+    solvers, which are differentiated through their steps, and for second derivatives."""
     lead = call.query.shape[:1] + call.query.shape[2:3]
     query, key, value, log_decay, importance = (cut(t, chunk).transpose(0, 1) for t in call[:5])
     decay, whole = CumulativeDecay.of(log_decay), slice(None)
     importance = importance[..., None]
     future = torch.ones(chunk, chunk, dtype=torch.bool, device=query.device).triu(1)
     inside = (decay.between(whole, whole).to(query) + importance.mT).masked_fill(future, -torch.inf).exp()
-    kept, to_end = (log.exp().to(query)[..., None] for log in (decay.since_start(), decay.to_end()))
+    since_start, to_end = (log.exp().to(query)[..., None] for log in (decay.since_start(), decay.to_end()))
 
     states = [torch.cat([call.gram, call.memory], dim=-1).flatten(0, 1)]
     written = (to_end * importance.exp() * key).mT @ torch.cat([key, value], dim=-1)
-    for last, new in zip(kept[..., -1:, :].unbind(1), written.unbind(1)):
+    for last, new in zip(since_start[..., -1:, :].unbind(1), written.unbind(1)):
         states.append(last * states[-1] + new)
     sizes = [key.shape[-1], value.shape[-1]]
     gram, memory = torch.stack(states, dim=1)[:, :-1].split(sizes, dim=-1)
@@ -92,18 +92,17 @@ def differentiable(
     system = System(
         *(t.flatten(0, 1) for t in (inside, key)),
         ridge.flatten(0, 2),
-        kept=kept.flatten(0, 1),
+        decay=since_start.flatten(0, 1),
         gram=gram.flatten(0, 1),
     )
     solution = solver(system, query.flatten(0, 1)).unflatten(0, query.shape[:2])
-    y = kept * (solution @ memory) + (inside * (solution @ key.mT)) @ value
+    y = since_start * (solution @ memory) + (inside * (solution @ key.mT)) @ value
     y = y.unflatten(0, lead).flatten(2, 3).transpose(1, 2)[:, : call.query.shape[1]]
     return y, *states[-1].unflatten(0, lead).split(sizes, dim=-1)
 
 
 def _truncated(solver: Solver, wants_grad: bool, mix: Tensor | None, system: System, right: Tensor) -> Tensor:
-    """The steps of a truncated solver; what they compute on the way is computed again when gradients are
-    asked for."""
+    """The steps of a truncated solver; their intermediate results are recomputed for gradients."""
 
     def product(y: Tensor) -> Tensor:
         return (
@@ -112,5 +111,5 @@ def _truncated(solver: Solver, wants_grad: bool, mix: Tensor | None, system: Sys
             else system.product(y)
         )
 
-    norms = squared_norms(system.weights, system.keys, system.kept, system.gram)
+    norms = squared_norms(system.weights, system.keys, system.decay, system.gram)
     return mixed(solver.iterate(product, norms, right), right, mix)

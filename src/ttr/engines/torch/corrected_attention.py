@@ -39,8 +39,8 @@ class CorrectedAttention(Engine):
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.form is not CorrectedPairs:
             return (
-                "It corrects every value by what the older pairs say, and this solver keeps values as "
-                "they come."
+                "It corrects every value by the prediction of the older pairs, and this solver does not "
+                "change values."
             )
         return None
 

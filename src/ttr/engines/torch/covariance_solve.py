@@ -1,8 +1,8 @@
-"""Solve with the weighted covariances of many queries at once: for a block of rows, whose weights are written
-out, and for all of its right-hand sides.
+"""Solve with the weighted covariances of many queries at once: for a block of rows, whose weights are
+materialised, and for all of its right-hand sides.
 
-Row t of a group asks for x_t in (Cov_t + diag(ridge_t)) x_t = b_t with Cov_t = sum_i p_ti (k_i - m_t)(k_i -
-m_t)^T and m_t = sum_i p_ti k_i, for weights that sum to 1 (or are all 0). Three ways lead there:
+Row t of a group solves for x_t in (Cov_t + diag(ridge_t)) x_t = b_t with Cov_t = sum_i p_ti (k_i - m_t)(k_i -
+m_t)^T and m_t = sum_i p_ti k_i, for weights that sum to 1 (or are all 0), by one of three methods:
 
 - few channels: all Cov_t by one product of the weights with the second moments of the pairs, and elimination
   in all rows at once;
@@ -32,14 +32,14 @@ from ttr.engines.torch.direct_solve import solve_spd, wide_dtype
 FEW_CHANNELS = 24
 """Up to here all second moments cost less than the steps of the iteration."""
 TARGET = {torch.float32: 2e-5, torch.float64: 1e-11}
-"""The relative residual at which the iteration stops. The error of a read-out is mostly below it: it has no
-reason to point along Cov(v, k) among D directions."""
+"""The relative residual at which the iteration stops. The error of a read-out is mostly below it, since only
+its component along Cov(v, k) counts."""
 ACCEPTED = 4
-"""A residual above so many times what was asked for is not believed, and the row solved directly."""
+"""Rows with a residual above so many times the target are solved directly."""
 LEAST_PIVOT = 2.0**-7
-"""Where elimination leaves less than this of a second moment, its digits are no longer those of the pairs."""
+"""A pivot that is a smaller fraction than this of its second moment has lost too many digits."""
 ELEMENTS = 2**21
-"""Products of channels that are written out at a time."""
+"""Products of channels that are materialised at a time."""
 
 
 class Covariances(NamedTuple):
@@ -93,8 +93,8 @@ class Covariances(NamedTuple):
         )
 
     def average_inverse(self) -> Float[Tensor, "G D D"]:
-        """The inverse of the average of a group's matrices, or of its diagonal where that has none; a
-        preconditioner needs no digits."""
+        """The inverse of the average of a group's matrices, or of its diagonal where that is not positive
+        definite; a preconditioner need not be accurate."""
         weight = self.weights.mean(1)[..., None]
         average = (
             (weight * self.points).mT @ self.points
@@ -120,7 +120,7 @@ def products_of(points: Float[Tensor, "G N D"]) -> Float[Tensor, "G N E"] | None
 
 
 def _entries(size: int, device: torch.device) -> Int[Tensor, " entries"]:
-    """Where the entries of a symmetric matrix stand among ``products_of``."""
+    """The index in ``products_of`` of every entry of a symmetric matrix."""
     first, other = torch.triu_indices(size, size, device=device)
     place = torch.empty(size, size, dtype=torch.int64, device=device)
     place[first, other] = place[other, first] = torch.arange(size, size + len(first), device=device)
@@ -130,7 +130,7 @@ def _entries(size: int, device: torch.device) -> Int[Tensor, " entries"]:
 def solve(
     system: Covariances, right: Float[Tensor, "G R D"], few: Bool[Tensor, " R"]
 ) -> Float[Tensor, "G R D"]:
-    """x with A_t x_t = right_t. ``few`` are the rows with little more pairs than channels. Leaves ``tilt(x)``
+    """x with A_t x_t = right_t. ``few`` are the rows with less than two pairs per channel. Leaves ``tilt(x)``
     in the scratch."""
     if right.shape[-1] == 0:  # without channels there is no slope
         system.tilt(right)
@@ -169,9 +169,9 @@ def _norm(x: Tensor, inverse: Float[Tensor, "G D D"] | None) -> Float[Tensor, "G
 def _iterate(
     system: Covariances, right: Tensor, inverse: Tensor, wanted: Bool[Tensor, "G R"]
 ) -> tuple[Tensor, int]:
-    """Conjugate gradient for the wanted rows; the solution, and the steps of the slowest. A row whose energy
-    is 0 is frozen: it has converged, or was not wanted. When half of the rows in work are, the others go on
-    alone. Whether a row has converged at all is for the caller to see."""
+    """Conjugate gradient for the wanted rows: the solution, and the steps of the slowest row. A row whose
+    energy is 0 is frozen: it has converged, or was not wanted. When half of the active rows are frozen, the
+    others continue alone. The caller checks whether rows have converged."""
     tiny = torch.finfo(right.dtype).tiny
     solution, x, residual = torch.zeros_like(right), torch.zeros_like(right), right.clone()
     place = torch.arange(right.shape[1], device=right.device).expand(right.shape[:2])
@@ -222,16 +222,16 @@ def _eliminate(system: Covariances, right: Tensor) -> tuple[Tensor, Bool[Tensor,
     solution = table[:, :, size]
     for j in range(size - 1, 0, -1):
         solution[:, :j].addcmul_(table[:, :j, j], solution[:, None, j], value=-1)
-    kept = torch.stack(pivots, dim=1)
-    return solution.mT.to(right.dtype).contiguous(), ~((kept > 0) & (kept >= least)).all(1)
+    pivot = torch.stack(pivots, dim=1)
+    return solution.mT.to(right.dtype).contiguous(), ~((pivot > 0) & (pivot >= least)).all(1)
 
 
 def _solve_directly(
     system: Covariances, right: Tensor, wanted: Bool[Tensor, "G R"], solution: Tensor
 ) -> Tensor:
-    """The solution with the wanted rows put in, from their matrices in float64 where the device has it."""
+    """The solution with the wanted rows replaced, from their matrices in float64 where the device has it."""
     wide, size = wide_dtype(right), right.shape[-1]
-    some = min(max(ELEMENTS // size**2, 1), 32)  # of neighbouring rows, the first of which see few pairs
+    some = min(max(ELEMENTS // size**2, 1), 32)  # neighbouring rows, so that early ones use few pairs
     for group in wanted.any(1).nonzero()[:, 0].tolist():
         for row in wanted[group].nonzero()[:, 0].split(some):
             weights = system.weights[group, row]

@@ -1,4 +1,5 @@
-"""Direct solves of the systems of a regression, and what becomes of a call whose solution has no digits."""
+"""Direct solves of the systems of a regression, and the refusal of calls whose solution has no correct
+digits."""
 
 from __future__ import annotations
 
@@ -17,29 +18,29 @@ HOPELESS = 0.05
 """The largest eps ||A||_F |x| / |b|, about the relative error of an output, at which a call is answered."""
 
 POOR = 1e-3
-"""The same where the call can be made once more in a wider dtype; gradients lose about a digit more."""
+"""The same where the call can be repeated in a wider dtype; gradients lose about one more digit."""
 
 SINGULAR = (
-    "The regression is singular: its pairs do not fix it. Use a larger ridge, or a smaller log_importance."
+    "The regression is singular: its pairs do not determine it. Use a larger ridge, or a smaller "
+    "log_importance."
 )
-"""What a call is told that cannot be answered."""
+"""The error of a call with a singular system."""
 
 NO_DIGITS = (
-    "The regression is too ill-conditioned for its dtype: its pairs and its ridge hardly fix it, "
-    "and the output would be "
-    "rounding errors. Use a larger ridge, or float64 inputs."
+    "The regression is too ill-conditioned for its dtype: its pairs and its ridge hardly "
+    "determine it, and the output would be rounding errors. Use a larger ridge, or float64 inputs."
 )
 
 
 class NoDigits(ValueError):
-    """In this dtype the call has no answer but rounding errors; in a wider one it may have."""
+    """The result has no correct digits in this dtype; in a wider one it may have."""
 
 
 def with_digits(
     run: Callable[[Problem, Inputs], tuple[Tensor, State]], problem: Problem, x: Inputs
 ) -> tuple[Tensor, State]:
-    """``run(problem, x)``, once more in float64 where narrower numbers leave no digits: for memories that
-    keep their pairs as they came.
+    """``run(problem, x)``, repeated in float64 where a narrower dtype leaves no correct digits: for memories
+    that store their pairs unchanged.
 
     Raises:
         ValueError: where float64 leaves none either, or the device has none.
@@ -100,14 +101,14 @@ def without_digits(
 
 
 def require_digits(rho: Float[Tensor, "*rows F"], reach: Float[Tensor, "*#rows"]) -> None:
-    """Ask for a wider call where the shares 1 - z.rho of the pairs of a local fit are rounding errors: of
-    z.rho about eps |z| |rho|.
+    """Refuse factors 1 - z.rho of the pairs of a local fit that are rounding errors: those of z.rho are about
+    eps |z| |rho|.
 
     Args:
         reach: a bound of |z|, the distance of a row's pairs from their mean.
 
     Raises:
-        NoDigits: if a row has few digits and there is a wider dtype, or hardly one.
+        NoDigits: if a row has few correct digits and there is a wider dtype, or hardly one digit.
     """
     lost = torch.finfo(rho.dtype).eps * reach * rho.norm(dim=-1)
     if not bool((lost <= (HOPELESS if rho.dtype == wide_dtype(rho) else POOR)).all()):

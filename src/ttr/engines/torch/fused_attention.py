@@ -1,8 +1,8 @@
-"""Softmax attention with weights of position by torch's fused CPU kernel, which keeps no scores: forward,
-gradients and their gradients.
+"""Softmax attention with weights of position by torch's fused CPU kernel, which does not store the scores:
+forward, gradients and their gradients.
 
-Letters: query t, pair j, logits s_tj = q_t.k_j + z_j + C_t with z_j the pair's own log weight and C_t what
-token t has forgotten so far.
+Letters: query t, pair j, logits s_tj = q_t.k_j + z_j + C_t with z_j the pair's own log weight and C_t the
+cumulative log decay at token t.
 
 Gradients. With p = softmax(s), y_t = sum_j p_tj v_j and a gradient g of y: ds_tj = p_tj (g_t.v_j - g_t.y_t).
 Its rows sum to 0, so C_t, which all logits of a row share, has none, and z_j has sum_t ds_tj. The kernel
@@ -10,10 +10,10 @@ differentiates q, k and v, and not its mask; but its dk_j is sum_t ds_tj q_t, an
 every query and 0 in every key, makes it give the gradient of z_j too.
 
 Digits. z_j + C_t is a difference of two sums, either of which may be large where the other cancels it. So a
-block of queries meets the pairs before it in a call of its own, whose mask [B,H,1,P] has them seen from the
-border between them, and what the queries keep of that view goes into the sum of exponentials by which the two
-read-outs are joined (FlashAttention's rule, arXiv 2205.14135): no term of either sign is added to one of the
-other, and no mask of T x T is formed. Within the block the differences are formed as such.
+block of queries attends to the pairs before it in a separate call, whose mask [B,H,1,P] holds their log
+weights at the border between them; the log decay from the border to each query is added to the log-sum-exp by
+which the two read-outs are merged (FlashAttention's rule, arXiv 2205.14135): no term of either sign is added
+to one of the other, and no mask of T x T is formed. Within the block the differences are formed as such.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from ttr.forms.pair_weights import CumulativeDecay, PairWeights
 from ttr.torch_internals import FLASH_ATTENTION, FLASH_ATTENTION_BACKWARD, in_batches, is_transformed
 
 FLOOR = -1e30
-"""The log weight of what counts nothing: below every logit, yet finite, so that rows without any pair have
-one too."""
+"""The log weight of pairs of weight 0: below every logit, yet finite, so that rows without any pair have a
+finite log-sum-exp."""
 
 LANES = 8
 """Head sizes that are padded are padded to a multiple of this: whole vectors."""
@@ -51,7 +51,7 @@ def attend(
 
     On the CPU, not empty, in float32 or float64. Memory grows linearly with M, for the gradients too.
     ``composite`` gives the same of (pairs, query, keys, values, scale) by operations that can be
-    differentiated at will.
+    differentiated any number of times.
     """
     decay = (None, None) if pairs.decay is None else (pairs.decay.total, pairs.decay.resets)
     call = _Call(scale, block, pairs.window, composite)
@@ -60,20 +60,20 @@ def attend(
 
 @dataclass(frozen=True)
 class _Piece:
-    """What goes through the kernel in one call: queries, the pairs they meet, the log weights [#B,#H,#C,P] of
-    those, and what the queries keep of them beyond that, [B,H,C]. With ``causal`` the pairs are the queries'
-    own tokens."""
+    """The arguments of one kernel call: queries, the pairs they attend to, the log weights [#B,#H,#C,P] of
+    those, and a further log decay per query, [B,H,C]. With ``causal`` the pairs are the queries' own
+    tokens."""
 
     rows: slice
     pairs: slice
     weights: Tensor | None
-    kept: Tensor | None = None
+    decay: Tensor | None = None
     causal: bool = False
 
 
 @dataclass(frozen=True)
 class _Call:
-    """What of a call is no tensor, and how it falls into pieces."""
+    """The arguments of a call that are not tensors, and its division into pieces."""
 
     scale: float
     block: int
@@ -93,7 +93,7 @@ class _Call:
         )
 
     def by_queries(self, pairs: PairWeights, like: Tensor) -> Iterator[list[_Piece]]:
-        """One block of queries after another. Only until the next is asked for do its pieces hold."""
+        """One block of queries after another. Its pieces are valid until the next is requested."""
         for own in self._blocks(pairs, like):
             start = own.rows.start
             alone = self.window is not None or pairs.slots + start == 0
@@ -111,9 +111,9 @@ class _Call:
                 yield _apart(pairs, slice(own.rows.stop, time), own.pairs, own.rows.stop)
 
     def _blocks(self, pairs: PairWeights, like: Tensor) -> Iterator[_Piece]:
-        """Blocks of queries with their own tokens, or with all that a window shows them."""
+        """Blocks of queries with their own tokens, or with all pairs of their windows."""
         time, size = like.shape[2], min(self.block, like.shape[2])
-        room = (
+        buffer = (
             like.new_empty(*like.shape[:2], size, size)
             if pairs.decay is not None and self.window is None
             else None
@@ -123,7 +123,7 @@ class _Call:
             first = pairs.slots + start if self.window is None else pairs.first_seen(start)
             if self.window is None:
                 weights = pairs.own(
-                    start, stop, room if room is None else room[..., : stop - start, : stop - start]
+                    start, stop, buffer if buffer is None else buffer[..., : stop - start, : stop - start]
                 )
             else:
                 weights = pairs.block(start, stop)
@@ -134,11 +134,11 @@ class _Call:
 
 
 def _apart(pairs: PairWeights, rows: slice, met: slice, border: int) -> _Piece:
-    """Queries and pairs on either side of the border before a token."""
-    kept = (
-        None if pairs.decay is None else pairs.decay.kept(border, rows.stop).to(pairs.past).clamp(min=FLOOR)
+    """Queries after, and pairs before, the border before token ``border``."""
+    decay = (
+        None if pairs.decay is None else pairs.decay.since(border, rows.stop).to(pairs.past).clamp(min=FLOOR)
     )
-    return _Piece(rows, met, pairs.earlier(border)[..., met].clamp(min=FLOOR), kept)
+    return _Piece(rows, met, pairs.earlier(border)[..., met].clamp(min=FLOOR), decay)
 
 
 class _Attention(torch.autograd.Function):
@@ -153,11 +153,11 @@ class _Attention(torch.autograd.Function):
         )
         for pieces in call.by_queries(pairs, query):
             parts, rows = [_read(*wide, piece, call.scale) for piece in pieces], pieces[0].rows
-            if len(parts) == 1 and rows == slice(0, query.shape[2]):  # nothing to be put together
+            if len(parts) == 1 and rows == slice(0, query.shape[2]):  # nothing to merge
                 y, norm = parts[0]
             else:
                 _join(parts, y[:, :, rows], norm[:, :, rows])
-        # which alone can take a token's own pair away: a row without any reads 0 and has no gradients
+        # only importances can leave a row without any pair; it reads 0 and has no gradients
         if importance is not None:
             empty = norm < FLOOR / 2
             y, norm = y.masked_fill(empty[..., None], 0.0), norm.masked_fill(empty, torch.inf)
@@ -211,8 +211,7 @@ def _gradients(
 
 
 def _plus(total: Tensor | None, part: Tensor, where: slice, like: Tensor) -> Tensor:
-    """A sum over pieces, of the shape of ``like``, with one more: the first itself where there is no
-    other."""
+    """A sum over pieces, of the shape of ``like``, plus one more; ``part`` itself if it covers the whole."""
     if total is None:
         if part.shape == like.shape:
             return part
@@ -222,8 +221,8 @@ def _plus(total: Tensor | None, part: Tensor, where: slice, like: Tensor) -> Ten
 
 
 def _differentiable(call: _Call, inputs: list[Tensor | None], grad_y: Tensor) -> list[Tensor | None]:
-    """Gradients that can be differentiated again. They are taken in views, each a tensor of its own: where
-    one input was made from another, the way between them is the outer graph's."""
+    """Gradients that can be differentiated again. They are taken with respect to views, each a separate
+    tensor: where one input was computed from another, the path between them belongs to the outer graph."""
     create_graph, real = torch.is_grad_enabled(), [x is not None and x.is_floating_point() for x in inputs]
     with torch.enable_grad():
         views = [
@@ -258,7 +257,7 @@ def _read(query: Tensor, keys: Tensor, values: Tensor, piece: _Piece, scale: flo
         scale=scale,
     )
     y, log_sum = y.reshape(query.shape), log_sum.reshape(query.shape[:3])
-    return y, log_sum if piece.kept is None else log_sum + piece.kept
+    return y, log_sum if piece.decay is None else log_sum + piece.decay
 
 
 def _differentiated(
@@ -274,7 +273,7 @@ def _differentiated(
     """Gradients of the piece's queries, keys and values, the latter two for every head; ``norm`` is the log
     of the sum of all exponentials."""
     heads, (query, y, grad_y, norm) = keys.shape[1], (x[:, :, piece.rows] for x in (query, y, grad_y, norm))
-    norm = norm if piece.kept is None else norm - piece.kept
+    norm = norm if piece.decay is None else norm - piece.decay
     gradients = FLASH_ATTENTION_BACKWARD(
         *(_rows(_by_group(x, heads)) for x in (grad_y, query)),
         *(_shared(_rows(x[:, :, piece.pairs]), query) for x in (keys, values)),
@@ -289,13 +288,12 @@ def _differentiated(
 
 
 def _rows(x: Tensor | None) -> Tensor | None:
-    """As the kernel reads it, which does not look at the stride of the last axis; in some versions not even
-    at that of the mask."""
+    """With a last axis of stride 1, which the kernel assumes; in some versions for the mask too."""
     return None if x is None else library.rows(x)
 
 
 def _by_group(x: Tensor | None, heads: int) -> Tensor | None:
-    """[B,H,...] as [B Hk,G,...], the G queries that share a key in place of the heads; nothing to do without
+    """[B,H,...] as [B Hk,G,...], the G queries that share a key in place of the heads; unchanged without
     groups or heads."""
     return (
         x
@@ -305,7 +303,7 @@ def _by_group(x: Tensor | None, heads: int) -> Tensor | None:
 
 
 def _shared(x: Tensor, query: Tensor) -> Tensor:
-    """[B,Hk,P,D] as [B Hk,G,P,D], nothing copied for the G queries."""
+    """[B,Hk,P,D] as [B Hk,G,P,D], without a copy for the G queries."""
     if x.shape[1] == query.shape[1]:
         return x
     return x.reshape(-1, 1, *x.shape[2:]).expand(-1, query.shape[1] // x.shape[1], -1, -1)
@@ -329,8 +327,7 @@ def _join(parts: list[tuple[Tensor, Tensor]], y: Tensor, norm: Tensor) -> None:
 
 
 def _width(features: int, values: int, more: int) -> int:
-    """One size for keys and values, which is what the kernel takes, with room for ``more`` channels of
-    keys."""
+    """The common size of keys and values that the kernel needs, with ``more`` channels added to the keys."""
     size = max(features + more, values)
     return size if features == values == size else -(-size // LANES) * LANES
 

@@ -1,5 +1,5 @@
-"""Tokens laid on places that are counted from the first token of a state, not of a call: rows of a batch may
-stand at different places."""
+"""Tokens at places counted from the first token of a state, not of a call: rows of a batch may be at
+different places."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Grid:
     """``count`` pieces of ``size`` places. The first token of row b lies at place position_b mod size of the
-    first piece; the places in front of it and behind the last are empty. Nothing here depends on the numbers
-    in ``position``, so that a graph holds for all of them.
+    first piece; the places before it and after the last are empty. No shape depends on the values of
+    ``position``, so that one graph holds for all of them.
     """
 
     position: Int[Tensor, " B"]
@@ -39,7 +39,7 @@ class Grid:
         return laid.unflatten(1, (self.count, self.size)).transpose(0, 1)
 
     def join(self, chunks: list[Float[Tensor, "B C *rest"]]) -> Float[Tensor, "B T *rest"]:
-        """The tokens taken from their places again."""
+        """The tokens from their places, the inverse of ``chunks``."""
         laid = torch.cat(chunks, dim=1)
         return _take(laid, self.first[:, None] + torch.arange(self.length, device=laid.device))
 

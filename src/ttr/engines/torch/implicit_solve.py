@@ -1,6 +1,6 @@
 """Solve the weighted least-squares systems of many queries at once, without forming their matrices.
 
-Row t of a group asks for x_t in A_t x_t = q_t with
+Row t of a group solves for x_t in A_t x_t = q_t with
 
     A_t = sum_i w_ti k_i (k_i - m_t)^T + a_t G + diag(ridge),        symmetric positive definite,
 
@@ -22,7 +22,7 @@ from ttr.diagnostics import record
 from ttr.engines.torch.direct_solve import solve_spd
 
 TARGET, ACCEPTED = 4, 32
-"""Conjugate gradient stops at a residual of TARGET eps |A||x| as its recursion sees it and is believed at
+"""Conjugate gradient stops at a residual of TARGET eps |A||x| by its recursion, and a row is accepted at
 ACCEPTED eps |A||x| as measured afterwards. A residual of c eps |A||x| means an error of at most c eps cond(A)
 |x|: what a direct solve promises."""
 
@@ -37,7 +37,7 @@ class System(NamedTuple):
     keys: Float[Tensor, "G N F"]
     ridge: Float[Tensor, "#G #R F"]
     mean: Float[Tensor, "G R F"] | None = None
-    kept: Float[Tensor, "G R 1"] | None = None
+    decay: Float[Tensor, "G R 1"] | None = None
     gram: Float[Tensor, "G F F"] | None = None
 
     def product(self, x: Float[Tensor, "G R F"]) -> Float[Tensor, "G R F"]:
@@ -47,7 +47,7 @@ class System(NamedTuple):
         else:
             scores = torch.baddbmm((x * self.mean).sum(-1, keepdim=True), x, self.keys.mT, beta=-1)
         y = torch.addcmul(scores.mul_(self.weights) @ self.keys, self.ridge, x)
-        return y if self.gram is None else torch.addcmul(y, self.kept, x @ self.gram)
+        return y if self.gram is None else torch.addcmul(y, self.decay, x @ self.gram)
 
     def diagonal(self) -> Float[Tensor, "G R F"]:
         """The diagonals of all A_t."""
@@ -55,7 +55,7 @@ class System(NamedTuple):
         if self.mean is not None:
             diagonal = (diagonal - self.mean.square()).clamp(min=0)
         if self.gram is not None:
-            diagonal = diagonal + self.kept * self.gram.diagonal(dim1=-2, dim2=-1)[:, None]
+            diagonal = diagonal + self.decay * self.gram.diagonal(dim1=-2, dim2=-1)[:, None]
         return diagonal + self.ridge
 
     def matrices(self, group: Tensor, row: Tensor) -> Float[Tensor, "n F F"]:
@@ -70,7 +70,7 @@ class System(NamedTuple):
         return (
             matrix
             if self.gram is None
-            else matrix + self.kept[group, row].to(wide)[..., None] * self.gram[group].to(wide)
+            else matrix + self.decay[group, row].to(wide)[..., None] * self.gram[group].to(wide)
         )
 
 
@@ -113,7 +113,7 @@ class _Solve(torch.autograd.Function):
     mutates_args=(),
     schema="(Tensor right, Tensor weights, Tensor "
     "keys, Tensor ridge, Tensor? mean, "
-    "Tensor? kept, Tensor? gram) -> Tensor",
+    "Tensor? decay, Tensor? gram) -> Tensor",
 )
 def solve_rows(
     right: Tensor,
@@ -121,16 +121,16 @@ def solve_rows(
     keys: Tensor,
     ridge: Tensor,
     mean: Tensor | None,
-    kept: Tensor | None,
+    decay: Tensor | None,
     gram: Tensor | None,
 ) -> Tensor:
     """Conjugate gradient for all rows of a ``System``, and a direct solve of those it does not bring to the
     accuracy asked for.
 
-    An operator, because gradients that come in batches (``is_grads_batched``) cannot steer an iteration:
-    torch calls one for each.
+    An operator, because batched gradients (``is_grads_batched``) cannot control an iteration: torch calls it
+    once for each.
     """
-    system = System(weights, keys, ridge, mean, kept, gram)
+    system = System(weights, keys, ridge, mean, decay, gram)
     size = right.abs().amax(-1, keepdim=True)
     size = torch.where(size > 0, size, 1.0)
     # so that no squared norm under- or overflows, and a scaled query gives a scaled solution

@@ -19,7 +19,7 @@ class KernelRidge(Engine):
     """y_t = kappa(q_t, K_t) G_t (G_t kappa(K_t, K_t) G_t + ridge)^-1 G_t V_t with G the roots of the weights,
     K_t the first t keys.
 
-    While nothing is forgotten, the matrix of token t is the leading block of the last one's, and so is its
+    Without decay and window the matrix of token t is the leading block of the last one's, and so is its
     Cholesky factor L: y_t is the product of the first t rows of L^-1 G kappa(K, q_t) and of L^-1 G V. One
     factorisation and two triangular solves, O(T^2) per token where a solve of its own would take O(T^3).
     """
@@ -31,15 +31,15 @@ class KernelRidge(Engine):
             return "It solves for one coefficient per pair, and this function has parameters of its own."
         if problem.weights.retention is not None or problem.weights.window is not None:
             return (
-                "It keeps one factor of growing kernel matrices, and forgetting changes all of their "
-                "older entries."
+                "It extends one factor of growing kernel matrices, and a decay or a window changes all of "
+                "their older entries."
             )
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         form, wide = problem.lower(x), wide_dtype(x.q)
         query, keys, values = (t.transpose(1, 2).to(wide) for t in (form.query, form.key, form.value))
-        # nothing decays or leaves, so that every pair weighs at the last token what it does at its own
+        # without decay and window every pair has the same weight at the last token as at its own
         log_weight = form.weights.block(x.length - 1, x.length)[:, :, 0, :, None]
         root = (0.5 * log_weight).exp().to(wide)
 

@@ -1,4 +1,4 @@
-"""Chunk by chunk, networks that move once per chunk."""
+"""Networks that take one step per chunk, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class LargeChunk(Engine):
 
     def __init__(self, least: int = 64) -> None:
         self.least = least
-        """Chunks up to this length are laid out whole."""
+        """Chunks up to this length are computed whole."""
 
     def small(self) -> LargeChunk:
         return LargeChunk(least=1)
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.form is not ChunkedNetwork:
-            return "It runs networks that move once per chunk."
+            return "It runs networks that take one step per chunk."
         if problem.solver.chunk == 1:
-            return "Chunks of one token leave nothing to do at once."
+            return "Chunks of one token leave nothing to compute together."
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
@@ -55,8 +55,8 @@ class LargeChunk(Engine):
         return grid.join(outputs), state.replace(position=x.state.position + x.length)
 
     def _piece(self, chunk: int, length: int) -> int:
-        """Tokens that are laid out at once: a chunk, or of a much longer one the part with as many tokens as
-        there are, about."""
+        """Tokens computed at once: a chunk, or for a much longer chunk a part of about the length of the
+        call."""
         if chunk <= max(length, self.least):
             return chunk
         piece = chunk & -chunk  # the largest power of two that divides it, halved while the tokens still fit

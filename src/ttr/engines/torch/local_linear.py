@@ -1,17 +1,17 @@
-"""The line fitted around every query, in blocks of queries, and its derivative.
+"""The local linear fit around every query, in blocks of queries, and its derivative.
 
 With p = softmax(logits + log gamma), m = sum_i p_i k_i and z_i = k_i - m, the fit v = b + A (k - q) read at
 the query is
 
     y = sum_i a_i v_i,   a_i = p_i (1 - z_i.rho),   R rho = m - q,   R = sum_i p_i z_i z_i^T + diag(ridge),
 
-in which nothing nearly cancels when the query is far from its keys (arXiv 2501.12352; 2510.01450 gives the
-uncentred form). For g the derivative of a loss in y, c_i = g.v_i, cbar = sum_i p_i c_i and f = sum_i p_i (c_i
-- cbar) z_i, the implicit function theorem asks for one more solve, R eta = f, and gives with e_i = c_i - cbar
-- z_i.eta
+in which nothing cancels when the query is far from its keys (arXiv 2501.12352; 2510.01450 gives the uncentred
+form). For g the derivative of a loss in y, c_i = g.v_i, cbar = sum_i p_i c_i and f = sum_i p_i (c_i - cbar)
+z_i, the implicit function theorem asks for one more solve, R eta = f, and gives with e_i = c_i - cbar -
+z_i.eta
 
-    d logits_i = a_i e_i + p_i (rho.diag(ridge) eta),   dk_i = -p_i e_i rho - a_i eta,   dq = eta,   dv_i =
-        a_i g,   dridge = eta * rho.
+    d logits_i = a_i e_i + p_i (rho.diag(ridge) eta),   dk_i = -p_i e_i rho - a_i eta,
+    dq = eta,   dv_i = a_i g,   dridge = eta * rho.
 
 (Put d rho = R^-1 (dm - dq - dR rho) into d y; the logits' part sums to 0 because sum_i a_i e_i =
 -rho.diag(ridge) eta.) A rho that is given instead of solved for has eta = 0 and d rho = -f, and rho.f in the
@@ -40,13 +40,13 @@ from ttr.forms.pair_weights import PairWeights, probabilities
 from ttr.torch_internals import in_batches
 
 SCORES, KERNEL_SCORES = 2**19, 2**21
-"""Scores that are in work at a time: a few such tensors stay in the cache. A kernel reads its own once per
-step, and each of its threads has some."""
+"""Scores computed at a time: few enough for a few such tensors to stay in the cache. A kernel reads them once
+per step and divides them among its threads, so it takes more."""
 
 
-class Lines(NamedTuple):
-    """What is fitted: the kernel sees ``query`` and ``keys``, the displacement is that of ``points`` from
-    ``places``."""
+class LocalFits(NamedTuple):
+    """The tensors of the fits: ``query`` and ``keys`` of the kernel, and ``points``, whose displacements are
+    those from ``places``."""
 
     query: Float[Tensor, "U S T K"]
     keys: Float[Tensor, "U M K"]
@@ -58,7 +58,7 @@ class Lines(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A block of queries of some groups: which they are, and all that the block sees."""
+    """A block of queries of some groups: their indices, and the pairs that the block sees."""
 
     at: tuple[slice, slice, slice]
     seen: tuple[slice, slice]
@@ -81,11 +81,11 @@ class _Part(NamedTuple):
         target.copy_(rows.view(target.shape))
 
 
-def fit(pairs: PairWeights, lines: Lines, block: int) -> Float[Tensor, "U S T V"]:
-    """The fits read at their queries. Differentiable any number of times; what it keeps grows linearly with
-    T."""
+def fit(pairs: PairWeights, fits: LocalFits, block: int) -> Float[Tensor, "U S T V"]:
+    """The fits read at their queries. Differentiable any number of times; its saved tensors grow linearly
+    with T."""
     total = None if pairs.decay is None else pairs.decay.total
-    return _Fit.apply(pairs, block, pairs.past, total, pairs.importance, *lines)
+    return _Fit.apply(pairs, block, pairs.past, total, pairs.importance, *fits)
 
 
 class _Fit(torch.autograd.Function):
@@ -99,11 +99,11 @@ class _Fit(torch.autograd.Function):
         importance: Tensor | None,
         *tensors: Tensor | None,
     ) -> Tensor:
-        lines = Lines(*tensors)
-        y, rho = (_read_compiled if kernels.serves(lines) else _read)(pairs, lines, block)
-        # of two points none is farther from their mean than twice the farthest from one of them
-        if lines.slope is None and rho.numel():
-            require_digits(rho, 2 * (lines.points - lines.points[:, :1]).norm(dim=-1).amax(1)[:, None, None])
+        fits = LocalFits(*tensors)
+        y, rho = (_read_compiled if kernels.serves(fits) else _read)(pairs, fits, block)
+        # no point is farther from a mean of points than twice the largest distance from the first point
+        if fits.slope is None and rho.numel():
+            require_digits(rho, 2 * (fits.points - fits.points[:, :1]).norm(dim=-1).amax(1)[:, None, None])
         ctx.pairs, ctx.block = pairs, block
         ctx.save_for_backward(past, total, importance, *tensors, rho)
         return y
@@ -117,14 +117,14 @@ class _Fit(torch.autograd.Function):
 
 
 def _read(
-    pairs: PairWeights, lines: Lines, block: int
+    pairs: PairWeights, fits: LocalFits, block: int
 ) -> tuple[Float[Tensor, "U S T V"], Float[Tensor, "U S T D"]]:
     """What all queries read, and their slopes."""
-    y = lines.query.new_empty(*lines.query.shape[:3], lines.values.shape[-1])
-    rho = torch.empty_like(lines.places) if lines.slope is None else lines.slope
-    for part in _parts(pairs, lines, block, spare=1):
+    y = fits.query.new_empty(*fits.query.shape[:3], fits.values.shape[-1])
+    rho = torch.empty_like(fits.places) if fits.slope is None else fits.slope
+    for part in _parts(pairs, fits, block, spare=1):
         (scratch,) = part.spare
-        if lines.slope is None:
+        if fits.slope is None:
             system = Covariances.of(part.weights, part.points, part.products, part.ridge, scratch)
             part.put(rho, solve(system, system.mean - part.places, part.few))
         else:
@@ -135,38 +135,38 @@ def _read(
 
 
 def _read_compiled(
-    pairs: PairWeights, lines: Lines, block: int
+    pairs: PairWeights, fits: LocalFits, block: int
 ) -> tuple[Float[Tensor, "U S T V"], Float[Tensor, "U S T D"]]:
-    kernel = kernels.Kernel(lines._asdict(), pairs.slots)
+    kernel = kernels.Kernel(fits._asdict(), pairs.slots)
     outputs = kernel.outputs()
-    for rows, bias in _blocks(pairs, lines, block):
+    for rows, bias in _blocks(pairs, fits, block):
         kernel.read(rows.start, rows.stop, pairs.first_seen(rows.start), bias)
     return outputs
 
 
 def _blocks(
-    pairs: PairWeights, lines: Lines, block: int
+    pairs: PairWeights, fits: LocalFits, block: int
 ) -> Iterator[tuple[slice, Float[Tensor, "U S C P"] | None]]:
     """The tokens of every block for the kernels, with their log weights: fewer where they see many pairs."""
-    sharing, time = lines.query.shape[1:3]
+    sharing, time = fits.query.shape[1:3]
     block = min(block, max(KERNEL_SCORES // max(sharing * (pairs.slots + time), 1), 16))
     for start in range(0, time, block):
         stop = min(start + block, time)
         yield slice(start, stop), None if pairs.plain else _bias(pairs, sharing, start, stop)
 
 
-def _parts(pairs: PairWeights, lines: Lines, block: int, spare: int) -> Iterator[_Part]:
+def _parts(pairs: PairWeights, fits: LocalFits, block: int, spare: int) -> Iterator[_Part]:
     """Block by block, with ``spare`` tensors of the size of its scores to be overwritten."""
-    groups, sharing, time = lines.query.shape[:3]
-    slots, size = pairs.past.shape[-1], lines.points.shape[-1]
-    # Only differences count. Seen from a point of the block, or from the first where all products are made
-    # once, those of points far from 0 cancel nothing.
-    first_point = lines.points[:, slots : slots + min(time, 1)]
-    products = products_of(lines.points - first_point) if lines.slope is None and time else None
+    groups, sharing, time = fits.query.shape[:3]
+    slots, size = pairs.past.shape[-1], fits.points.shape[-1]
+    # Only differences matter. They are taken relative to a point of the block, or to the first where all
+    # products are computed once, so that points far from 0 lose no digits.
+    first_point = fits.points[:, slots : slots + min(time, 1)]
+    products = products_of(fits.points - first_point) if fits.slope is None and time else None
     most = (
         sharing * min(block, time) * (slots + time if pairs.window is None else slots + pairs.window + block)
     )
-    buffers = [lines.query.new_empty(max(most, min(SCORES, most * groups))) for _ in range(spare + 1)]
+    buffers = [fits.query.new_empty(max(most, min(SCORES, most * groups))) for _ in range(spare + 1)]
     for start in range(0, time, block):
         stop = min(start + block, time)
         first, last = pairs.first_seen(start), slots + stop
@@ -181,7 +181,7 @@ def _parts(pairs: PairWeights, lines: Lines, block: int, spare: int) -> Iterator
             count = (units.stop - units.start) * shape[0] * shape[1]
             weights, *rest = (buffer[:count].view(-1, *shape) for buffer in buffers)
             at, seen = (units, slice(None), slice(start, stop)), (units, slice(first, last))
-            query, keys = lines.query[at].flatten(1, 2), lines.keys[seen]
+            query, keys = fits.query[at].flatten(1, 2), fits.keys[seen]
             logits = torch.bmm(query, keys.mT, out=rest[0])
             if bias is None:
                 logits.unflatten(1, (sharing, -1))[..., start - stop :].add_(_future(stop - start, logits))
@@ -191,12 +191,12 @@ def _parts(pairs: PairWeights, lines: Lines, block: int, spare: int) -> Iterator
                 torch.softmax(logits, -1, out=weights)
             else:
                 weights.copy_(probabilities(logits, True))
-            origin = lines.points[units, slots + start, None] if products is None else first_point[units]
-            points = lines.points[seen] - origin if products is None else products[seen][..., :size]
+            origin = fits.points[units, slots + start, None] if products is None else first_point[units]
+            points = fits.points[seen] - origin if products is None else products[seen][..., :size]
             ridge = (
                 None
-                if lines.ridge is None
-                else lines.ridge[units, :, None].expand(-1, -1, stop - start, -1).flatten(1, 2)
+                if fits.ridge is None
+                else fits.ridge[units, :, None].expand(-1, -1, stop - start, -1).flatten(1, 2)
             )
             yield _Part(
                 at,
@@ -204,10 +204,10 @@ def _parts(pairs: PairWeights, lines: Lines, block: int, spare: int) -> Iterator
                 weights,
                 query,
                 keys,
-                lines.places[at].flatten(1, 2) - origin,
+                fits.places[at].flatten(1, 2) - origin,
                 points,
                 None if products is None else products[seen],
-                lines.values[seen],
+                fits.values[seen],
                 ridge,
                 few,
                 tuple(rest),
@@ -233,40 +233,40 @@ def _gradients(
     grad: Tensor,
     needed: tuple[bool, ...],
 ) -> list[Tensor]:
-    """By the formulas at the head of this file; weights are made again block by block."""
-    lines = Lines(*inputs[3:])
+    """By the formulas at the head of this file; weights are recomputed block by block."""
+    fits = LocalFits(*inputs[3:])
     of_bias = _BiasGradients(pairs, inputs[:3], needed[:3], rho.shape)
-    sums = (_compiled_sums if kernels.serves((*lines, grad)) else _sums)(
-        pairs, lines, block, rho, grad, of_bias
+    sums = (_compiled_sums if kernels.serves((*fits, grad)) else _sums)(
+        pairs, fits, block, rho, grad, of_bias
     )
     return [x for x, wanted in zip((*of_bias.sums, *sums), needed) if wanted]
 
 
 def _compiled_sums(
-    pairs: PairWeights, lines: Lines, block: int, rho: Tensor, grad: Tensor, of_bias: _BiasGradients
-) -> Lines:
-    kernel = kernels.Kernel(lines._asdict(), pairs.slots, backwards=True)
+    pairs: PairWeights, fits: LocalFits, block: int, rho: Tensor, grad: Tensor, of_bias: _BiasGradients
+) -> LocalFits:
+    kernel = kernels.Kernel(fits._asdict(), pairs.slots, backwards=True)
     sums = kernel.gradients(rho, grad)
-    for rows, bias in _blocks(pairs, lines, block):
+    for rows, bias in _blocks(pairs, fits, block):
         logits = kernel.differentiate(
             rows.start, rows.stop, pairs.first_seen(rows.start), bias, of_bias.wanted
         )
         if logits is not None:
             of_bias.add(slice(0, len(logits)), rows, logits)
-    return Lines(**{name: sums.get(name) for name in Lines._fields})
+    return LocalFits(**{name: sums.get(name) for name in LocalFits._fields})
 
 
 def _sums(
-    pairs: PairWeights, lines: Lines, block: int, rho: Tensor, grad: Tensor, of_bias: _BiasGradients
-) -> Lines:
-    """The gradients of the lines' tensors; those of the logits are handed to ``of_bias``."""
-    sums = Lines(*(None if x is None else torch.zeros_like(x) for x in lines))
-    for part in _parts(pairs, lines, block, spare=3):
+    pairs: PairWeights, fits: LocalFits, block: int, rho: Tensor, grad: Tensor, of_bias: _BiasGradients
+) -> LocalFits:
+    """The gradients of the fits' tensors; those of the logits are passed to ``of_bias``."""
+    sums = LocalFits(*(None if x is None else torch.zeros_like(x) for x in fits))
+    for part in _parts(pairs, fits, block, spare=3):
         scratch, across, other = part.spare
         g, slope = part.rows(grad), part.rows(rho)
         torch.bmm(g, part.values.mT, out=across)
         across.sub_(torch.mul(part.weights, across, out=scratch).sum(-1, keepdim=True))
-        if lines.slope is None:
+        if fits.slope is None:
             system = Covariances.of(part.weights, part.points, part.products, part.ridge, other)
             eta = solve(system, torch.mul(part.weights, across, out=scratch) @ part.points, part.few)
             tilted = scratch.sub_(other)
@@ -289,14 +289,14 @@ def _sums(
         sums.keys[part.seen].baddbmm_(logits.mT, part.query)
         sums.values[part.seen].baddbmm_(counts.mT, g)
         sums.points[part.seen].baddbmm_(tilted.mT, slope, alpha=-1)
-        if lines.slope is None:
+        if fits.slope is None:
             sums.points[part.seen].baddbmm_(counts.mT, eta, alpha=-1)
         of_bias.add(part.at[0], part.at[2], logits)
     return sums
 
 
 class _BiasGradients:
-    """What the derivatives in the logits mean for the weights' own tensors, in blocks of all groups."""
+    """The gradients of the pair weights' tensors, from those of the logits, in blocks of all groups."""
 
     def __init__(
         self, pairs: PairWeights, tensors: list[Tensor | None], needed: tuple[bool, ...], shape: torch.Size
@@ -311,7 +311,8 @@ class _BiasGradients:
         return any(self.needed)
 
     def add(self, units: slice, rows: slice, logits: Float[Tensor, "*shape P"]) -> None:
-        """Those of some groups and a block's tokens; the last groups of a block hand the block's on."""
+        """Add the logits' gradients of some groups and a block's tokens; with the last groups the block is
+        propagated."""
         if not self.wanted:
             return
         groups, sharing = self.shape[:2]
@@ -321,7 +322,7 @@ class _BiasGradients:
         if units.stop == groups:
             with torch.enable_grad():
                 bias = _bias(with_tensors(self.pairs, *self.tensors), sharing, rows.start, rows.stop)
-                if not bias.requires_grad:  # the window has left the slots behind
+                if not bias.requires_grad:  # no slot is within the window
                     return
                 wanted = [x for x, needed in zip(self.tensors, self.needed) if needed]
                 found = iter(
@@ -349,13 +350,13 @@ def _differentiable(
     grad: Tensor,
     needed: tuple[bool, ...],
 ) -> list[Tensor]:
-    """Gradients that can be differentiated again, through torch's own operations. They are taken in views,
-    each a tensor of its own: where one input was made from another, the way between them is the outer
-    graph's."""
+    """Gradients that can be differentiated again, through torch's own operations. They are taken with respect
+    to views, each a separate tensor: where one input was computed from another, the path between them belongs
+    to the outer graph."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs = [x.view_as(x) if wanted else x for x, wanted in zip(inputs, needed)]
-        y = _composite(with_tensors(pairs, *inputs[:3]), Lines(*inputs[3:]), block)
+        y = _composite(with_tensors(pairs, *inputs[:3]), LocalFits(*inputs[3:]), block)
     wanted = [x for x, needed in zip(inputs, needed) if needed]
     return list(
         torch.autograd.grad(
@@ -364,22 +365,22 @@ def _differentiable(
     )
 
 
-def _composite(pairs: PairWeights, lines: Lines, block: int) -> Float[Tensor, "U S T V"]:
-    sharing, slots, time, outputs = lines.query.shape[1], pairs.past.shape[-1], lines.query.shape[2], []
+def _composite(pairs: PairWeights, fits: LocalFits, block: int) -> Float[Tensor, "U S T V"]:
+    sharing, slots, time, outputs = fits.query.shape[1], pairs.past.shape[-1], fits.query.shape[2], []
     for start in range(0, time, block):
         rows = slice(start, min(start + block, time))
         seen = slice(pairs.first_seen(start), slots + rows.stop)
-        origin = lines.points[:, slots + start, None].detach()
-        keys, points, values = lines.keys[:, seen], lines.points[:, seen] - origin, lines.values[:, seen]
-        logits = lines.query[:, :, rows] @ keys[:, None].mT + _bias(pairs, sharing, rows.start, rows.stop)
+        origin = fits.points[:, slots + start, None].detach()
+        keys, points, values = fits.keys[:, seen], fits.points[:, seen] - origin, fits.values[:, seen]
+        logits = fits.query[:, :, rows] @ keys[:, None].mT + _bias(pairs, sharing, rows.start, rows.stop)
         weights = probabilities(logits, pairs.importance is not None).flatten(1, 2)
         mean = weights @ points
-        if lines.slope is None:
-            ridge = lines.ridge[:, :, None].expand(-1, -1, rows.stop - start, -1).flatten(1, 2)
-            right = mean - (lines.places[:, :, rows].flatten(1, 2) - origin)
+        if fits.slope is None:
+            ridge = fits.ridge[:, :, None].expand(-1, -1, rows.stop - start, -1).flatten(1, 2)
+            right = mean - (fits.places[:, :, rows].flatten(1, 2) - origin)
             rho = solve_twice_differentiable(System(weights, points, ridge, mean), right)
         else:
-            rho = lines.slope[:, :, rows].flatten(1, 2)
+            rho = fits.slope[:, :, rows].flatten(1, 2)
         counts = weights * (1 - (rho @ points.mT - (rho * mean).sum(-1, keepdim=True)))
         outputs.append((counts @ values).unflatten(1, (sharing, -1)))
     return torch.cat(outputs, dim=2)

@@ -12,7 +12,7 @@ from ttr.engines.engine import Engine, shape_of
 from ttr.engines.torch.attention import grouped_product
 from ttr.engines.torch.centred_fit import monomials, tilted
 from ttr.engines.torch.direct_solve import with_digits
-from ttr.engines.torch.local_linear import Lines, fit
+from ttr.engines.torch.local_linear import LocalFits, fit
 from ttr.forms import WeightedPairs
 from ttr.forms.pair_weights import PairWeights, probabilities
 from ttr.inputs import Inputs
@@ -20,12 +20,12 @@ from ttr.problem import Problem
 from ttr.state import State
 
 MONOMIALS = 2**20
-"""Monomials that are written out at a time."""
+"""Monomials that are materialised at a time."""
 
 
 class LocalPolynomial(Engine):
-    """Lines by ``line_fit``, which says how; memory grows linearly with T. Higher degrees write the monomials
-    of the displacements of a block of queries out."""
+    """Local linear fits by ``local_linear``, with memory linear in T. Higher degrees materialise the
+    monomials of the displacements of a block of queries."""
 
     name: ClassVar[str] = "local-polynomial"
     composite: ClassVar[bool] = False
@@ -40,7 +40,7 @@ class LocalPolynomial(Engine):
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if not problem.function.local_degree:
             return (
-                "It fits lines or polynomials around every query, and this function is "
+                "It fits polynomials of degree 1 or more around every query, and this function is "
                 f"{shape_of(problem.function.local_degree)}."
             )
         return None
@@ -50,10 +50,10 @@ class LocalPolynomial(Engine):
 
     def _run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         form, degree = problem.lower(x), problem.function.local_degree
-        y = self._lines(form) if degree == 1 else self._polynomials(form, degree, x.wants_grad)
+        y = self._linear(form) if degree == 1 else self._polynomials(form, degree, x.wants_grad)
         return form.finish(x, y.transpose(1, 2))
 
-    def _lines(self, form: WeightedPairs) -> Tensor:
+    def _linear(self, form: WeightedPairs) -> Tensor:
         """[B,H,T,V]."""
         batch, groups = form.query.shape[0], form.key.shape[2]
 
@@ -69,7 +69,7 @@ class LocalPolynomial(Engine):
             if slope is not None
             else form.ridge.expand(batch, -1, -1).unflatten(1, (groups, -1)).flatten(0, 1)
         )
-        lines = Lines(
+        fits = LocalFits(
             of_query(form.scaled_query),
             of_pairs(form.key),
             of_query(form.query_point),
@@ -78,11 +78,11 @@ class LocalPolynomial(Engine):
             ridge,
             slope,
         )
-        return fit(form.weights, lines, self.block).unflatten(0, (batch, groups)).flatten(1, 2)
+        return fit(form.weights, fits, self.block).unflatten(0, (batch, groups)).flatten(1, 2)
 
     def _polynomials(self, form: WeightedPairs, degree: int, wants_grad: bool) -> Tensor:
-        """[B,H,T,V], with the monomials written out: fewer tokens per block where there are more, for a
-        bounded memory."""
+        """[B,H,T,V], with materialised monomials: the more there are, the fewer tokens per block, to bound
+        the memory."""
         query, keys, values, raw_query, raw_keys = (
             tensor.transpose(1, 2)
             for tensor in (form.scaled_query, form.key, form.value, form.query_point, form.key_point)
@@ -118,8 +118,8 @@ def _block(
 ) -> Tensor:
     """The read-outs [B,H,C,V] of C tokens from ``start``."""
     stop, sharing = start + query.shape[2], query.shape[1] // raw_keys.shape[1]
-    # Only differences of keys and queries matter. Seen from a key of the block, those of keys far from 0
-    # cancel nothing.
+    # Only differences of keys and queries matter. They are taken relative to a key of the block, so that keys
+    # far from 0 lose no digits.
     origin = raw_keys[:, :, pairs.past.shape[-1] + start, None].detach()
     raw_query = raw_query - origin.repeat_interleave(sharing, dim=1)
     keys, raw_keys, values = (pairs.seen(x, start, stop) for x in (keys, raw_keys, values))

@@ -1,5 +1,5 @@
-"""Chunk by chunk, networks that move at every token along gradients at the weights of the last chunk
-boundary."""
+"""Networks that take a step at every token along gradients at the weights of the last chunk boundary, chunk
+by chunk."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class MiniBatch(Engine):
     outer product of its input x_j and slope s_j, step included. With A_0 the weights that enter and Z_0 their
     momentum, the recurrence of a chunk gives
 
-        A_i = a_i A_0 + z_i Z_0 - sum_{j<=i} G_ij x_j s_j^T            (the rows of coefficients, the same for
-            all matrices)
-        W_i = W_b + e_i (A_i - W_b)                                    (e_i = read_step, 1 if there is none)
+        A_i = a_i A_0 + z_i Z_0 - sum_{j<=i} G_ij x_j s_j^T
+        W_i = W_b + e_i (A_i - W_b)
 
-    so an input h_i of token i meets W_i as h W_b, h A_0, h Z_0 and a sum over the earlier pairs of the chunk
-    with scores h_i.x_j.
+    with coefficients a, z and G that are the same for all matrices, and e_i = read_step or 1. So an input h_i
+    of token i times W_i is a sum of h W_b, h A_0, h Z_0 and the earlier pairs of the chunk with scores
+    h_i.x_j.
     """
 
     name: ClassVar[str] = "mini-batch"
@@ -48,7 +48,7 @@ class MiniBatch(Engine):
                 "orthogonalised step or a window prevents."
             )
         if solver.chunk == 1:
-            return "Chunks of one token leave nothing to do at once."
+            return "Chunks of one token leave nothing to compute together."
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
@@ -78,9 +78,9 @@ class MiniBatch(Engine):
 
 @dataclass(frozen=True)
 class _Coefficients:
-    """Of every token, [M,B,C,H]: ``kept`` of A_0 and ``moved`` of Z_0 in A_i, ``read_step``; [M,B,H,C,C]:
-    ``pairs`` G; of the last token, in the momentum: ``momentum_kept`` [M,B,H] of Z_0 and ``momentum_pairs``
-    [M,B,H,C]. ``chunk(m)`` are those of one chunk."""
+    """For every token, [M,B,C,H]: the coefficients ``kept`` of A_0 and ``moved`` of Z_0 in A_i, and
+    ``read_step``; [M,B,H,C,C]: ``pairs`` G; for the momentum after the last token: ``momentum_kept`` [M,B,H]
+    of Z_0 and ``momentum_pairs`` [M,B,H,C]. ``chunk(m)`` are those of one chunk."""
 
     kept: Tensor
     moved: Tensor
@@ -104,7 +104,7 @@ def coefficients(problem: Problem, x: Inputs, grid: Grid) -> _Coefficients:
     """By running the recurrence on rows of numbers, [1 for A_0, 1 for Z_0, C for the pairs], in all chunks at
     once.
 
-    Tokens of the grid that are not there add nothing to the weights, and their slopes are 0.
+    Empty places of the grid add nothing to the weights, and their slopes are 0.
     """
     like, size = x.controls["step_size"], grid.size
     one = torch.ones_like(like)
@@ -131,7 +131,7 @@ def coefficients(problem: Problem, x: Inputs, grid: Grid) -> _Coefficients:
 
 @dataclass(frozen=True)
 class _Weights:
-    """The weights at the last boundary, the way since, and the running step, each [B,H,...] by name."""
+    """The weights at the last boundary, the change since, and the momentum, each [B,H,...] by name."""
 
     base: Mapping[str, Tensor]
     change: Mapping[str, Tensor]
@@ -147,12 +147,12 @@ class _Weights:
         )
 
     def after(self, inner: Inner, here: _Coefficients, full: Tensor) -> _Weights:
-        """After a chunk: in the rows [B] where it is ``full`` the way becomes part of the base."""
+        """After a chunk: in the rows [B] where it is ``full`` the change becomes part of the base."""
         base, change, momentum = {}, {}, {}
         for name, start in self.base.items():
             inputs, slopes = inner[name.removesuffix("_bias")]
             kept, moved = spread(here.kept[:, -1], start), spread(here.moved[:, -1], start)
-            way = (
+            moved_by = (
                 (kept - 1) * start
                 + kept * self.change[name]
                 + moved * self.momentum[name]
@@ -162,8 +162,8 @@ class _Weights:
                 name, inputs, slopes, here.momentum_pairs
             )
             ends = spread(full, start)
-            base[name] = torch.where(ends, start + spread(here.read_step[:, -1], start) * way, start)
-            change[name] = way.masked_fill(ends, 0.0)
+            base[name] = torch.where(ends, start + spread(here.read_step[:, -1], start) * moved_by, start)
+            change[name] = moved_by.masked_fill(ends, 0.0)
         return _Weights(base, change, momentum)
 
     def tensors(self, with_momentum: bool) -> dict[str, Tensor]:
@@ -189,6 +189,8 @@ def _read(state: _Weights, inner: Inner, here: _Coefficients, name: str, h: Tens
         scores = scores + 1
     earlier = ((scores * here.pairs) @ slopes).transpose(1, 2)
     start = apply(state.base, name, h)
-    way = (here.kept - 1)[..., None] * start + here.kept[..., None] * apply(state.change, name, h) - earlier
-    way = way + here.moved[..., None] * apply(state.momentum, name, h)
-    return start + here.read_step[..., None] * way
+    change = (
+        (here.kept - 1)[..., None] * start + here.kept[..., None] * apply(state.change, name, h) - earlier
+    )
+    change = change + here.moved[..., None] * apply(state.momentum, name, h)
+    return start + here.read_step[..., None] * change

@@ -1,9 +1,9 @@
-"""What the steps and engines of networks share: how a batch of pairs would move every matrix, without a
-gradient of its size.
+"""Shared by the steps and engines of networks: the update of every matrix by a batch of pairs, without
+gradients of its size.
 
 The gradient of one pair in a matrix W with outputs z = x W + b is the outer product of its inputs x and the
-slope dl/dz: the pair is stored as (x, slope), one such for every matrix, and the gradient in b is the slope.
-Letters: C tokens, I inputs and O outputs of a matrix.
+slope dl/dz: a pair is stored as (x, slope) for every matrix, and the gradient in b is the slope. Letters: C
+tokens, I inputs and O outputs of a matrix.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ttr.component import Component
-from ttr.diagnostics import listening, record
+from ttr.diagnostics import collecting, record
 from ttr.forms import Network
 from ttr.problem import Function
 
@@ -31,7 +31,7 @@ def inner_pairs(
     """Inputs and slopes of every matrix at the pairs of a chunk: one pass forward, one backward through the
     network.
 
-    Pairs of step 0 are there to fill the chunk and are not in the diagnostics."""
+    Pairs of step 0 are padding and are left out of the diagnostics."""
 
     inputs, outputs = {}, {}
 
@@ -40,7 +40,7 @@ def inner_pairs(
         return outputs[name]
 
     prediction = function.forward(affine, chunk.key, chunk.params)
-    if listening():
+    if collecting():
         _report(loss(prediction, chunk.value, controls), weights, chunk.step)
     slopes = function.slopes(
         lambda name, x: (x.transpose(1, 2) @ weights[name].mT).transpose(1, 2),
@@ -53,7 +53,7 @@ def inner_pairs(
 
 
 def _report(losses: Tensor, weights: Mapping[str, Tensor], steps: Tensor) -> None:
-    """Note the mean loss [B,H] of the pairs of a step, before it is taken, and the norms [B,H] of the
+    """Record the mean loss [B,H] of the pairs of a step, before it is taken, and the norms [B,H] of the
     weights."""
     counted = (steps if steps.ndim == 3 else steps.abs().amax(-1)) != 0
     pairs = counted.sum(1)

@@ -15,12 +15,11 @@ from ttr.state import State
 
 
 class Nystrom(Engine):
-    """Y = C_q (W^+ (C_k^T V)), from the right to the left, so that nothing larger than T x m is made for m
-    landmarks.
+    """Y = C_q (W^+ (C_k^T V)), from right to left, so that no tensor is larger than T x m for m landmarks.
 
-    W^+ is small and its iterations lose digits, so W and they are float64 where the device has it. With R = 1
-    - W Z both iterations read Z <- Z (1 + R + ...), which corrects itself: (13 - X (15 - X (7 - X))) / 4 = 1
-    + R + R^2 + R^3 / 4 at X = 1 - R, and 2 - X = 1 + R.
+    W^+ is small and its iterations lose digits, so they run in float64 where the device has it. With R = 1 -
+    W Z both iterations read Z <- Z (1 + R + ...), which corrects itself: (13 - X (15 - X (7 - X))) / 4 = 1 +
+    R + R^2 + R^3 / 4 at X = 1 - R, and 2 - X = 1 + R.
     """
 
     name: ClassVar[str] = "nystrom"
@@ -60,8 +59,8 @@ def _landmarks(points: Tensor, count: int, pooled: bool) -> Tensor:
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
-    """exp(-||a_i - b_j||^2 / 2), the distances seen from the first of the points b: those of a cloud far from
-    0 cancel nothing."""
+    """exp(-||a_i - b_j||^2 / 2), with points relative to the first of b, so that points far from 0 lose no
+    digits."""
     origin = b[:, :, :1].detach()
     a, b = a - origin, b - origin
     distance = a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :] - 2 * (a @ b.mT)

@@ -1,5 +1,4 @@
-"""Token by token: every problem that streams, in the memory of one state per sqrt(T) tokens when gradients
-are needed."""
+"""Every causal problem, token by token; with gradients, in the memory of one state per sqrt(T) tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ class Recurrent(Engine):
 
     def __init__(self, short: int = 64) -> None:
         self.short = short
-        """Up to this length all states are kept: recomputing them would cost more than they take."""
+        """Up to this length all states are saved: recomputing them would cost more."""
 
     def small(self) -> Recurrent:
         return Recurrent(short=4)

@@ -16,7 +16,7 @@ class Superblock(OperatorEngine):
     token."""
 
     name: ClassVar[str] = "superblock"
-    # where decays are strong, its products take another way for the whole super-block
+    # strong decays change the method of products for the whole super-block
     adaptive: ClassVar[bool] = True
 
 

@@ -27,12 +27,12 @@ class Transport:
     Column k goes through H_1, ..., H_t (H_j = I - beta_j w_j w_j^T) as through a delta rule without values:
     H_t ... H_1 k = k - sum_{j<=t} w_j u_j with u_j = beta_j (w_j.k - sum_{l<j} w_j.w_l u_l), so u solves the
     unit lower triangular system (I + A) u = beta W k, A = tril(beta W W^T, -1). This is the WY form of a
-    product of reflections (Bischof, Van Loan, 1987). For the chunk's own key k_i the product starts behind i:
+    product of reflections (Bischof, Van Loan, 1987). For the chunk's own key k_i the product starts after i:
     the right-hand side is 0 up to row i.
 
         inside [M,B,H,C,C]  q_t^T H_t ... H_{i+1} k_i
-        query  [M,B,H,C,F]  H_1 ... H_t q_t: what meets keys that arrive at the chunk's start
-        key    [M,B,H,C,F]  H_C ... H_{i+1} k_i: the keys as they leave the chunk
+        query  [M,B,H,C,F]  H_1 ... H_t q_t: to be multiplied with keys at the chunk's start
+        key    [M,B,H,C,F]  H_C ... H_{i+1} k_i: the keys at the chunk's end
         whole  [M,B,H,F,F]  H_C ... H_1
     """
 
@@ -42,30 +42,30 @@ class Transport:
     whole: Tensor
 
     @staticmethod
-    def of(query: Tensor, key: Tensor, turn: Tensor, step: Tensor) -> Transport:
+    def of(query: Tensor, key: Tensor, w: Tensor, step: Tensor) -> Transport:
         """From [M,B,H,C,F] and steps [M,B,H,C,1]."""
-        scaled = step * turn
+        scaled = step * w
         right = torch.cat([scaled, (scaled @ key.mT).tril(-1)], dim=-1)
         solved = torch.linalg.solve_triangular(
-            (scaled @ turn.mT).tril(-1), right, upper=False, unitriangular=True
+            (scaled @ w.mT).tril(-1), right, upper=False, unitriangular=True
         )
-        through, own = solved.split([turn.shape[-1], key.shape[-2]], dim=-1)
-        met = (query @ turn.mT).tril()
-        identity = torch.eye(turn.shape[-1], dtype=turn.dtype, device=turn.device)
+        through, own = solved.split([w.shape[-1], key.shape[-2]], dim=-1)
+        met = (query @ w.mT).tril()
+        identity = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device)
         return Transport(
             (query @ key.mT).tril() - met @ own,
             query - met @ through,
-            key - own.mT @ turn,
-            identity - turn.mT @ through,
+            key - own.mT @ w,
+            identity - w.mT @ through,
         )
 
 
 class TransportedAttention(Engine):
     """y_t = sum softmax_i(q_t^T H_t ... H_{i+1} k_i + log gamma_i) v_i (PaTH attention, arXiv 2505.16381).
 
-    Inside a chunk of tokens the products are those of ``Transport``. Against older chunks the queries walk
-    back, through one product [F,F] per chunk. The work is O(T^2 F) like that of attention; a chunk's walk is
-    recomputed for the gradient, so memory grows linearly with T.
+    Inside a chunk of tokens the products are those of ``Transport``. For older chunks the queries are
+    multiplied, newest chunk first, with one product [F,F] per chunk. The work is O(T^2 F) like that of
+    attention; these products are recomputed for the gradient, so memory grows linearly with T.
     """
 
     name: ClassVar[str] = "transported-attention"
@@ -78,7 +78,7 @@ class TransportedAttention(Engine):
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.form is not TransportedPairs:
-            return "It runs kernels whose keys later tokens turn, and here keys stay as they come."
+            return "It runs memories whose keys later tokens transport, and here keys do not change."
         return None
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
@@ -126,16 +126,16 @@ def _block(
 ) -> Tensor:
     """The read-outs [B,H,C,V] of the newest of the given chunks, whose ``size`` tokens begin at ``start``."""
     first, length = pairs.first_seen(start), keys[0].shape[-2]
-    walker, logits = queries[-1], [inside[-1]]
+    moved, logits = queries[-1], [inside[-1]]
     for number in reversed(range(len(keys) - 1)):
         if slots.shape[2] + (number + 1) * length <= first:
             break
-        logits.append(walker @ keys[number].mT)
-        walker = walker @ wholes[number]
+        logits.append(moved @ keys[number].mT)
+        moved = moved @ wholes[number]
     else:
-        logits.append(walker @ slots.mT)
+        logits.append(moved @ slots.mT)
     seen = torch.cat(logits[::-1], dim=-1)[:, :, :size]
-    # places before the oldest chunk the walk came to
+    # places before the oldest chunk in the loop
     hidden = slots.shape[2] + start + length - seen.shape[-1]
     bias = pairs.block(start, start + size)
     weights = probabilities(
@@ -147,8 +147,8 @@ def _block(
 def _at_the_end(slots: Tensor, transport: Transport, length: int) -> tuple[Tensor, Tensor]:
     """The keys of the slots [B,N,H,F] and the new ones [B,T,H,F] as they are after the last token.
 
-    The product of all later chunks comes from the last chunk backwards; the zeros that fill that chunk turn
-    nothing."""
+    The product of all later chunks comes from the last chunk backwards; the zeros that pad that chunk
+    transport nothing."""
     later = [torch.eye(slots.shape[-1], dtype=slots.dtype, device=slots.device).expand_as(transport.whole[0])]
     for whole in transport.whole.unbind()[::-1]:
         later.append(later[-1] @ whole)

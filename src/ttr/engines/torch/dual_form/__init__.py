@@ -1,2 +1,2 @@
-"""The dual form of networks that move at every token along gradients at a chunk's start, with a backward pass
-of its own."""
+"""The dual form of networks that take a step at every token along gradients at a chunk's start, with its own
+backward pass."""

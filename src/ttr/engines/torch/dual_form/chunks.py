@@ -1,17 +1,16 @@
 """Whole chunks of a network in mini-batches: the tensors of the call, the weights from chunk to chunk, and
-what the queries read.
+the read-outs.
 
 With W the weights that enter a chunk, Z their momentum, x_j and s_j the inputs and slopes that its pairs have
 at W in a matrix,
 
-    h_i W_i = kept_i h_i W + moved_i h_i Z - sum_{j<=i} P_ij (h_i.x_j + 1) s_j         (the 1 and, at W and Z,
-        the bias where there is one)
-    W' = kept_C W + moved_C Z - sum_j P_Cj x_j s_j^T                Z' = momentum_kept Z + sum_j
-        momentum_pairs_j x_j s_j^T
+    h_i W_i = kept_i h_i W + moved_i h_i Z - sum_{j<=i} P_ij (h_i.x_j + 1) s_j
+    W' = kept_C W + moved_C Z - sum_j P_Cj x_j s_j^T
+    Z' = momentum_kept Z + sum_j momentum_pairs_j x_j s_j^T
 
-The weights depend on pairs alone. So they come first, chunk after chunk, and the queries of many chunks read
-afterwards together. Letters: M chunks, in blocks of N, C tokens, G = B H memories; I inputs and O outputs of
-a matrix.
+where the 1 is for a bias, which is also added at W and Z. The weights depend on pairs alone. So they are
+computed first, chunk after chunk, and the queries of many chunks then read together. Letters: M chunks, in
+blocks of N, C tokens, G = B H memories; I inputs and O outputs of a matrix.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ Named = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Chunks:
-    """What is not a tensor: the function, the loss, the names of the matrices; how many chunks make a
+    """The arguments that are not tensors: the function, the loss, the names of the matrices, the chunks of a
     block."""
 
     function: Function
@@ -42,7 +41,7 @@ class Chunks:
 
 
 class Weights(NamedTuple):
-    """Of every matrix and bias, by name, [G,...] or in a row of chunks [N,G,...]: the weights, and their
+    """For every matrix and bias, by name, [G,...] or for several chunks [N,G,...]: the weights, and their
     momentum; empty without one."""
 
     now: Named
@@ -50,7 +49,7 @@ class Weights(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Of every matrix, by name: inputs [N,G,C,I] and slopes [N,G,C,O] of the pairs."""
+    """For every matrix, by name: inputs [N,G,C,I] and slopes [N,G,C,O] of the pairs."""
 
     inputs: Named
     slopes: Named

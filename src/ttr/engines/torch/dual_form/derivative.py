@@ -1,5 +1,5 @@
-"""The derivative of whole chunks: block by block from the end, each formed again from the weights that
-entered it."""
+"""The derivative of whole chunks: block by block from the end, each recomputed from the weights that entered
+it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ TIMED = ("key", "value", "query", "pairs", "kept", "moved", "momentum_kept", "mo
 
 
 def run(plan: Chunks, x: Tensors) -> tuple[Tensor, Weights, tuple[Tensor, ...]]:
-    """What all chunks read, the weights behind the last, and those that enter every block, one after the
-    other."""
+    """The read-outs of all chunks, the weights after the last, and those that enter every block, in order."""
     weights, outputs, entered = Weights(under("weight", x), under("momentum", x)), [], []
     for part in blocks(plan, x):
         entered += [*weights.now.values(), *weights.momentum.values()]
@@ -38,7 +37,7 @@ def run(plan: Chunks, x: Tensors) -> tuple[Tensor, Weights, tuple[Tensor, ...]]:
 
 
 def blocks(plan: Chunks, x: Tensors) -> list[Named]:
-    """The tensors of every block of chunks, and with each those that are the same for all."""
+    """The tensors of every block of chunks, each with those that are the same for all."""
     timed = {
         name: tensor.split(plan.block)
         for name, tensor in x.items()
@@ -49,8 +48,7 @@ def blocks(plan: Chunks, x: Tensors) -> list[Named]:
 
 
 class Block:
-    """The weights that enter every chunk of a block, in a row of chunks, its pairs, and the weights behind
-    it."""
+    """The weights that enter every chunk of a block, stacked, its pairs, and the weights after it."""
 
     def __init__(self, weights: Weights, pairs: Pairs, end: Weights) -> None:
         self.weights, self.pairs, self.end = weights, pairs, end
@@ -81,7 +79,7 @@ def each(x: Tensors) -> list[Named]:
 
 
 def row(parts: tuple[Named, ...]) -> Named:
-    """Named tensors of several chunks in one."""
+    """Named tensors of several chunks, stacked."""
     return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ttr.diagnostics import listening
+from ttr.diagnostics import collecting
 from ttr.engines.native import network
 from ttr.engines.torch.dual_form import derivative
 from ttr.engines.torch.dual_form.chunks import Chunks, Named, Weights, under
@@ -21,21 +21,21 @@ from ttr.torch_internals import in_batches
 
 
 class DualForm(MiniBatch):
-    """As ``MiniBatch``, with a derivative of its own for whole chunks: it keeps the weights once per block of
-    chunks and forms the rest again.
+    """As ``MiniBatch``, with its own derivative for whole chunks: it saves the weights once per block of
+    chunks and recomputes the rest.
 
     Perceptrons with the squared error run in compiled kernels where they were built (``csrc/network.c``), all
-    others in torch's operations.
+    others by torch's operations.
 
-    Tokens of a chunk that began before the call or goes on after it, and rows that stand at different places
-    of their chunks, take the plain form."""
+    Tokens of a chunk that is not whole within the call, and rows at different places of their chunks, are
+    left to ``MiniBatch``."""
 
     name: ClassVar[str] = "dual-form"
     composite: ClassVar[bool] = False
 
     def __init__(self, block: int = 8) -> None:
         self.block = block
-        """Chunks whose queries read together."""
+        """Chunks whose queries are read together."""
 
     def small(self) -> DualForm:
         return DualForm(block=2)
@@ -59,7 +59,7 @@ class DualForm(MiniBatch):
         return torch.cat(outputs, dim=1), state
 
     def _whole(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        if listening():  # the plain form tells of every step; what it returns is not used
+        if collecting():  # MiniBatch reports every step; its result is not used
             with torch.no_grad():
                 super().run(problem, x)
         form, function, solver = problem.lower(x), problem.function, problem.solver
@@ -92,7 +92,7 @@ class DualForm(MiniBatch):
 
 
 def _coefficients(problem: Problem, x: Inputs, step: Tensor, laid: Callable[[Tensor], Tensor]) -> Named:
-    """Those of the mini-batch form with steps and read steps in them, [M,G,...]."""
+    """The coefficients of ``MiniBatch``, with steps and read steps included, [M,G,...]."""
     grid = Grid(torch.zeros_like(x.state.position), x.length, problem.solver.chunk)
     table = coefficients(problem, x, grid)
     count = x.length // problem.solver.chunk
@@ -118,7 +118,7 @@ def _coefficients(problem: Problem, x: Inputs, step: Tensor, laid: Callable[[Ten
 
 
 class _Whole(torch.autograd.Function):
-    """Whole chunks: what they read [M,G,C,V], then the weights and momenta behind the last."""
+    """Whole chunks: the read-outs [M,G,C,V], then the weights and momenta after the last."""
 
     @staticmethod
     def forward(ctx: Any, plan: Chunks, names: tuple[str, ...], *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -1,5 +1,4 @@
-"""The chunks of a stretch of tokens: what they weigh, the moments between them, and the derivative of
-both."""
+"""The chunks of a block of tokens: their weights, the moments between them, and the derivative of both."""
 
 from __future__ import annotations
 
@@ -14,8 +13,8 @@ from ttr.forms.pair_weights import CumulativeDecay
 
 
 def cut(x: Float[Tensor, "B L H *rest"], size: int) -> Float[Tensor, "N R C *rest"]:
-    """N chunks of ``size`` tokens for R = B H rows, the last filled with zeros: pairs without weight that
-    forget nothing."""
+    """N chunks of ``size`` tokens for R = B H rows, the last padded with zeros: pairs that write nothing,
+    without decay."""
     x = pad(x, (0, 0) * (x.ndim - 2) + (0, -x.shape[1] % size)) if x.shape[1] % size else x
     return x.unflatten(1, (-1, size)).movedim((1, 3), (0, 2)).flatten(1, 2).contiguous()
 
@@ -31,9 +30,9 @@ class Block:
 
         y_t = a_t U_0^T x_t + sum_{i<=t} W_ti (x_t.k_i) v_i,        A_t x_t = q_t,
 
-    where H_0 and U_0 are what enters the token's chunk, a_t is what it keeps of them, and W_ti = w_i times
-    what it keeps of pair i. Then U_C = a_C U_0 + sum_i e_i w_i k_i v_i^T, and H_C likewise, with e_i = what
-    the chunk's last token keeps of pair i.
+    where H_0 and U_0 are the moments that enter the token's chunk, a_t is their decay up to token t, and W_ti
+    is w_i times the decay from pair i to token t. Then U_C = a_C U_0 + sum_i e_i w_i k_i v_i^T, and H_C
+    likewise, with e_i the decay from pair i to the end of the chunk.
     """
 
     def __init__(
@@ -57,9 +56,9 @@ class Block:
             .exp_()
             .mul_(importance.mT)
         )
-        kept = decay.since_start()
+        since_start = decay.since_start()
         self.to_end = decay.to_end().to(key).exp_()[..., None].mul_(importance).flatten(0, 1)
-        self.last = kept[..., -1:, None].to(key).exp()
+        self.last = since_start[..., -1:, None].to(key).exp()
 
         pairs = key.new_empty(self.count, self.rows, self.size + self.features, start.shape[-1])
         pairs[:, :, : self.size, : self.features] = key
@@ -74,8 +73,8 @@ class Block:
         self.system = System(
             pairs.flatten(0, 1),
             weights.flatten(0, 1),
-            kept.to(key).exp()[..., None].flatten(0, 1),
-            kept.flatten(0, 1),
+            since_start.to(key).exp()[..., None].flatten(0, 1),
+            since_start.flatten(0, 1),
             ridge[:, None].expand(self.count, -1, -1, -1).flatten(0, 1),
         )
 
@@ -97,22 +96,22 @@ class Block:
         moments before.
 
         With g_t = dL/dy_t, the implicit function theorem gives dq_t = z_t, A_t z_t = U_t g_t, and all else is
-        the gradient of sum_t x_t^T U_t g_t - x_t^T A_t z_t at fixed x and z, in which W_ti meets (x_t.k_i)
-        (v_i.g_t - k_i.z_t).
+        the gradient of sum_t x_t^T U_t g_t - x_t^T A_t z_t at fixed x and z, in which W_ti multiplies
+        (x_t.k_i) (v_i.g_t - k_i.z_t).
         """
         s, grad_y = self.system, grad_y.flatten(0, 1)
         both, moments = s.pairs[:, : self.size], s.pairs[:, self.size :]
-        heard = grad_y @ s.values.mT
-        right = ((s.kept * grad_y) @ s.memory.mT).baddbmm_(s.weights * heard, s.keys)
+        value_scores = grad_y @ s.values.mT
+        right = ((s.decay * grad_y) @ s.memory.mT).baddbmm_(s.weights * value_scores, s.keys)
         adjoint, _ = solve(s, right, factors, report)
 
         met = solution @ s.keys.mT
-        error = heard.baddbmm_(adjoint, s.keys.mT, alpha=-1).mul_(s.weights)
+        error = value_scores.baddbmm_(adjoint, s.keys.mT, alpha=-1).mul_(s.weights)
         log_weights, seen = error * met, met.mul_(s.weights)
         grad_key = (error.mT @ solution).baddbmm_(seen.mT, adjoint, alpha=-1)
         grad_value = seen.mT @ grad_y
-        aim, held = torch.cat([-adjoint, grad_y], dim=-1), s.kept * solution
-        log_kept = torch.linalg.vecdot(held @ moments, aim)
+        aim, held = torch.cat([-adjoint, grad_y], dim=-1), s.decay * solution
+        log_moments = torch.linalg.vecdot(held @ moments, aim)
 
         own, ends = self._unfold(held.mT @ aim), grad_state.new_empty(self.count, *grad_state.shape)
         for i in reversed(range(self.count)):
@@ -126,13 +125,15 @@ class Block:
         grad_key.add_(carried[..., : self.features]).addcmul_(self.to_end, both @ ends.mT)
         grad_value.add_(carried[..., self.features :])
 
-        # Sums of the same numbers, in float64 where the device has it, so that those which cancel do so
-        # without a trace.
+        # Sums of the same numbers, in float64 where the device has it, so that those which cancel leave no
+        # error.
         wide = log_weights.dtype if log_weights.device.type == "mps" else torch.float64
         written = log_weights.sum(-2, dtype=wide) + log_to_end
-        fading = log_weights.sum(-1, dtype=wide) + log_kept - written
-        fading[:, -1] += log_to_end.sum(-1, dtype=wide) + log_last.flatten()
-        grad_decay = fading @ torch.ones(self.size, self.size, dtype=wide, device=fading.device).tril()
+        decay_sums = log_weights.sum(-1, dtype=wide) + log_moments - written
+        decay_sums[:, -1] += log_to_end.sum(-1, dtype=wide) + log_last.flatten()
+        grad_decay = (
+            decay_sums @ torch.ones(self.size, self.size, dtype=wide, device=decay_sums.device).tril()
+        )
         grad_ridge = self._unfold((adjoint * solution).sum(-2)).sum(0).neg_()
         found = (adjoint, grad_key, grad_value, grad_decay.to(grad_key), written.to(grad_key))
         return *(self._unfold(x) for x in found), grad_ridge, grad_state

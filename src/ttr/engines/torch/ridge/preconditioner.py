@@ -31,17 +31,17 @@ def jacobi(system: System) -> Preconditioner:
 
 
 def fits(system: System) -> Tensor:
-    """The chunks [G] in which ``recursive_least_squares`` preconditions well: memory fades by a factor of
-    less than exp(2)."""
+    """The chunks [G] in which ``recursive_least_squares`` preconditions well: the memory decays by a factor
+    of less than exp(2)."""
     # false for the NaN of a chunk that begins with a reset
-    return system.log_kept[:, 0] - system.log_kept[:, -1] < 2
+    return system.log_decay[:, 0] - system.log_decay[:, -1] < 2
 
 
 def factorise(system: System) -> Float[Tensor, "G L F"]:
     """The factors of ``recursive_least_squares``, [-F; P]."""
     keys, middle = system.keys, system.weights.shape[-1] // 2
     factors = keys.new_empty(keys.shape[0], keys.shape[1] + keys.shape[2], keys.shape[2])
-    matrix = system.gram * system.kept[:, middle, None]
+    matrix = system.gram * system.decay[:, middle, None]
     matrix.diagonal(dim1=-2, dim2=-1).add_(system.ridge[:, 0])
     inverse = spd_inverse(matrix, out=factors[:, keys.shape[1] :])
     keys = (system.weights.diagonal(dim1=-2, dim2=-1)[..., None] / _relative(system)).sqrt() * keys
@@ -52,15 +52,15 @@ def factorise(system: System) -> Float[Tensor, "G L F"]:
 
 
 def recursive_least_squares(system: System, factors: Float[Tensor, "G L F"]) -> Preconditioner:
-    """M_t is A_t with a ridge that fades as the memory does.
+    """M_t is A_t with a ridge that decays with the memory.
 
     With a_t relative to that of a token m in the middle,
 
-        M_t = a_t (B + sum_{i<=t} (w_i / a_i) k_i k_i^T) = A_t - (1 - a_t) diag(ridge),        B = a_m H_0 +
-            diag(ridge),
+        M_t = a_t (B + sum_{i<=t} (w_i / a_i) k_i k_i^T) = A_t - (1 - a_t) diag(ridge),
+        B = a_m H_0 + diag(ridge),
 
     so all eigenvalues of M_t^-1 A_t lie between 1 and 1 / a_t, whatever the keys and however small the ridge,
-    and with M_t x known A_t x costs no product. Woodbury's identity needs one inverse P = B^-1 for the chunk.
+    and given M_t x, A_t x costs no product. Woodbury's identity needs one inverse P = B^-1 for the chunk.
     With the rows of K scaled by the roots of w_i / a_i, R R^T = 1 + K P K^T and F = R^-1 K P,
 
         a_t M_t^-1 = P - F_{<=t}^T F_{<=t},
@@ -83,7 +83,7 @@ def recursive_least_squares(system: System, factors: Float[Tensor, "G L F"]) -> 
 def _relative(system: System) -> Float[Tensor, "G C 1"]:
     """a_t relative to the token in the middle."""
     return (
-        (system.log_kept - system.log_kept[:, system.log_kept.shape[1] // 2, None])
+        (system.log_decay - system.log_decay[:, system.log_decay.shape[1] // 2, None])
         .exp()
         .to(system.keys)[..., None]
     )
@@ -92,7 +92,7 @@ def _relative(system: System) -> Float[Tensor, "G C 1"]:
 def spd_inverse(
     matrix: Float[Tensor, "G D D"], out: Float[Tensor, "G D D"] | None = None
 ) -> Float[Tensor, "G D D"]:
-    """Inverses of symmetric positive definite matrices, in which other ones give numbers without meaning.
+    """Inverses of symmetric positive definite matrices; for other matrices the result is meaningless.
 
     By halves, [[X, Y], [Y^T, Z]]^-1 = [[X^-1 + E S E^T, -E S], [., S]] with E = X^-1 Y and S = (Z - Y^T
     E)^-1: products, which for many matrices of moderate size are several times faster than LAPACK's

@@ -50,7 +50,7 @@ class Regression(NamedTuple):
 
 
 Differentiable = Callable[[Regression], tuple[Tensor, Tensor, Tensor]]
-"""The same by torch's own operations."""
+"""``run`` by torch's own operations."""
 
 
 def run(regression: Regression, chunk: int, differentiable: Differentiable) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,8 +86,8 @@ class _Run(torch.autograd.Function):
     def backward(
         ctx: Any, grad_y: Tensor, grad_gram: Tensor, grad_memory: Tensor
     ) -> tuple[Tensor | None, ...]:
-        kept = ctx.saved_tensors  # looked at once: activation checkpointing makes them again at every look
-        r, saved = Regression(*kept[: len(Regression._fields)]), kept[len(Regression._fields) :]
+        tensors = ctx.saved_tensors  # read once: activation checkpointing recomputes them at every access
+        r, saved = Regression(*tensors[: len(Regression._fields)]), tensors[len(Regression._fields) :]
         with torch.autocast(grad_y.device.type, enabled=False):
             if torch.is_grad_enabled() or any(map(in_batches, (grad_y, grad_gram, grad_memory))):
                 return None, None, *_differentiably(r, ctx.differentiable, (grad_y, grad_gram, grad_memory))
@@ -141,8 +141,8 @@ def _block(r: Regression, tokens: slice, chunk: int, start: Tensor) -> Block:
 def _differentiably(
     r: Regression, differentiable: Differentiable, grads: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
-    """Gradients that can be differentiated again. They are taken in views, each a tensor of its own: where
-    one input was made from another, the way between them is the outer graph's."""
+    """Gradients that can be differentiated again. They are taken with respect to views, each a separate
+    tensor: where one input was computed from another, the path between them belongs to the outer graph."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs = Regression(*(x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in r))

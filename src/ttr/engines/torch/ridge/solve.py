@@ -15,13 +15,12 @@ from ttr.engines.torch.ridge.preconditioner import Preconditioner
 from ttr.engines.torch.ridge.system import System
 
 TARGET, REFINED, ROUNDING, ACCEPTED = 4, 8, 1, 8
-"""Conjugate gradient stops at a residual of TARGET eps |b| as its recursion sees it, and starts again from
-one that is measured above REFINED eps |b| (1e-6 |b| in float32), unless rounding x alone may cost that,
-ROUNDING eps |A||x|. In the end a row is believed at ACCEPTED eps |b|, or ACCEPTED eps |A||x| where that is
-larger."""
+"""Conjugate gradient stops at a residual of TARGET eps |b| by its recursion, and restarts from one that is
+measured above REFINED eps |b| (1e-6 |b| in float32), unless rounding x alone may cost that, ROUNDING eps
+|A||x|. In the end a row is accepted at ACCEPTED eps |b|, or ACCEPTED eps |A||x| where that is larger."""
 
 ROUNDS = 4
-"""How often it starts at most."""
+"""The largest number of starts."""
 
 ELEMENTS = 2**22
 """Numbers in the largest temporary of a direct solve."""
@@ -29,7 +28,7 @@ ELEMENTS = 2**22
 
 @dataclass
 class Report:
-    """What the solves of one call came to."""
+    """Statistics of the solves of one call."""
 
     iterations: int = 0
     rows: int = 0
@@ -38,7 +37,7 @@ class Report:
     residual: float = 0.0
 
     def facts(self) -> dict[str, object]:
-        """As ``ttr.diagnostics()`` tells them; the residual is the largest |b - A x| / |b|."""
+        """As ``ttr.diagnostics()`` reports them; the residual is the largest |b - A x| / |b|."""
         return {"solver": "conjugate gradient", **dataclasses.asdict(self)}
 
 
@@ -46,9 +45,9 @@ def solve(
     system: System, right: Float[Tensor, "G C F"], factors: Float[Tensor, "g L F"] | None, report: Report
 ) -> tuple[Float[Tensor, "G C F"], Float[Tensor, "g L F"]]:
     """x with A_t x_t = right_t, and the preconditioner's factors, which another call with the same matrices
-    takes.
+    can reuse.
 
-    Where a chunk forgets little conjugate gradient is preconditioned by blocked recursive least squares,
+    In chunks with little decay conjugate gradient is preconditioned by blocked recursive least squares,
     elsewhere by the diagonal; rows that do not converge are solved directly, in float64. Rows do not depend
     on each other: one that has converged is left as it is.
 
@@ -62,15 +61,15 @@ def solve(
     right = right / size
     near = preconditioner.fits(system)
     solution, residual = torch.empty_like(right), torch.empty_like(right)
-    for chosen, fading in ((near, False), (~near, True)):
+    for chosen, diagonal in ((near, False), (~near, True)):
         part = system.select(chosen)
-        if not fading and factors is None:
+        if not diagonal and factors is None:
             factors = preconditioner.factorise(part)
-        if part.kept.numel():
-            report.preconditioned_rows += 0 if fading else part.kept.numel()
+        if part.decay.numel():
+            report.preconditioned_rows += 0 if diagonal else part.decay.numel()
             method = (
                 preconditioner.jacobi(part)
-                if fading
+                if diagonal
                 else preconditioner.recursive_least_squares(part, factors)
             )
             found = _iterate(part, method, right if part is system else right[chosen], report)
@@ -139,7 +138,8 @@ def _correct(
     found: Float[Tensor, "G C"],
     report: Report,
 ) -> None:
-    """Solve directly the rows whose residuals were found too large, and refuse what has no digits."""
+    """Solve directly the rows whose residuals were found too large, and refuse systems whose solution has no
+    correct digits."""
     eps, length = torch.finfo(right.dtype).eps, right.norm(dim=-1)
     wrong = ~(found <= ACCEPTED * eps * length)
     if bool((wrong | ~(eps * system.trace() * solution.norm(dim=-1) <= HOPELESS * length)).any()):

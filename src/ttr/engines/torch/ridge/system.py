@@ -20,14 +20,14 @@ class System(NamedTuple):
     Args:
         pairs: the pairs [k_i v_i] of a chunk, and below them the moments [H_0 U_0] that enter it.
         weights: W, lower triangular.
-        kept: a_t.
-        log_kept: log a_t up to a constant of the chunk; -inf from a reset on.
+        decay: a_t, the decay of H_0.
+        log_decay: log a_t up to a constant of the chunk; -inf from a reset on.
     """
 
     pairs: Float[Tensor, "G L D"]
     weights: Float[Tensor, "G C C"]
-    kept: Float[Tensor, "G C 1"]
-    log_kept: Float[Tensor, "G C"]
+    decay: Float[Tensor, "G C 1"]
+    log_decay: Float[Tensor, "G C"]
     ridge: Float[Tensor, "G 1 F"]
 
     @property
@@ -63,31 +63,31 @@ class System(NamedTuple):
         size = self.weights.shape[-1]
         shares = x.new_empty(*x.shape[:2], size + x.shape[2])
         torch.mul(x @ self.keys.mT, self.weights, out=shares[..., :size])
-        torch.mul(x, self.kept, out=shares[..., size:])
+        torch.mul(x, self.decay, out=shares[..., size:])
         return shares
 
     def diagonal(self) -> Float[Tensor, "G C F"]:
         """The diagonals of all A_t."""
         return (
             torch.baddbmm(
-                self.kept * self.gram.diagonal(dim1=-2, dim2=-1)[:, None], self.weights, self.keys.square()
+                self.decay * self.gram.diagonal(dim1=-2, dim2=-1)[:, None], self.weights, self.keys.square()
             )
             + self.ridge
         )
 
     def trace(self) -> Float[Tensor, "G C"]:
-        """Their sums, from C numbers per token."""
+        """The traces of all A_t, from C numbers per token."""
         inside = (self.weights * torch.linalg.vecdot(self.keys, self.keys)[:, None]).sum(-1)
         return (
             inside
-            + self.kept[..., 0] * self.gram.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
+            + self.decay[..., 0] * self.gram.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
             + self.ridge.sum(-1)
         )
 
     def norm(self) -> Float[Tensor, "G C"]:
         """||A_t||_F, which lies between |A_t| and its multiple by the root of F."""
         diagonal = self.diagonal() - self.ridge
-        squares = squared_norms(self.weights, self.keys, self.kept, self.gram)
+        squares = squared_norms(self.weights, self.keys, self.decay, self.gram)
         return (squares + (self.ridge * (2 * diagonal + self.ridge)).sum(-1)).sqrt()
 
     def matrices(self, group: Tensor, row: Tensor) -> Float[Tensor, "n F F"]:
@@ -95,19 +95,19 @@ class System(NamedTuple):
         wide = self.pairs.dtype if self.pairs.device.type == "mps" else torch.float64
         keys, weights = self.keys[group].to(wide), self.weights[group, row].to(wide)[..., None]
         matrix = (weights * keys).mT @ keys + torch.diag_embed(self.ridge[group, 0].to(wide))
-        return matrix.addcmul_(self.kept[group, row].to(wide)[..., None], self.gram[group].to(wide))
+        return matrix.addcmul_(self.decay[group, row].to(wide)[..., None], self.gram[group].to(wide))
 
 
 def squared_norms(
     weights: Float[Tensor, "G C C"],
     keys: Float[Tensor, "G C F"],
-    kept: Float[Tensor, "G C 1"],
+    decay: Float[Tensor, "G C 1"],
     gram: Float[Tensor, "G F F"],
 ) -> Float[Tensor, "G C"]:
     """||H_t||_F^2 without H_t: with G_ij = k_i.k_j, H_t = a_t H_0 + sum_i W_ti k_i k_i^T has a_t^2 ||H_0||^2
     + 2 a_t sum_i W_ti k_i^T H_0 k_i + sum_ij W_ti G_ij^2 W_tj. No term is negative."""
     wide = keys.dtype if keys.device.type == "mps" else torch.float64
-    weights, keys, share, gram = (t.to(wide) for t in (weights, keys, kept[..., 0], gram))
+    weights, keys, share, gram = (t.to(wide) for t in (weights, keys, decay[..., 0], gram))
     across = ((keys @ gram) * keys).sum(-1)
     inside = ((weights @ (keys @ keys.mT).square()) * weights).sum(-1)
     return (

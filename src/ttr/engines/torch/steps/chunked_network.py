@@ -1,5 +1,5 @@
-"""One token of a network that moves once per chunk: the token reads, and its gradient is added to those of
-the open chunk."""
+"""One token of a network that takes one step per chunk: the token reads, and its gradient is added to those
+of the open chunk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One token of a memory that keeps one matrix per Fenwick level."""
+"""One token of a memory with one matrix per Fenwick level."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ttr.state import State
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     form, token = problem.lower(x), x.state.position
     linear = form.recurrence
-    # nothing older is on level 0
+    # level 0 holds the token's own pair only
     past = regrouped(form.memory, level(token, token - 1, form.levels))[:, :, 1:]
     if linear.log_decay is not None:
         past = past * linear.log_decay[:, 0, :, None, None, None].exp()

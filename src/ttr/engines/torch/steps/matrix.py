@@ -1,13 +1,13 @@
 """One token of a memory that is a matrix S, in place if the call owns it.
 
-With found = S_x^T p and the decay D, the memory after a pair is S' = D S + step (k v^T - e found^T). Moving S
-is what takes the time, so every pass over it counts. What S' reads at q is S'^T q, one more pass, or, told
-before S is written,
+With found = S_x^T p and the decay D, the memory after a pair is S' = D S + step (k v^T - e found^T). Memory
+traffic of S dominates the time, so every pass over it counts. The read-out S'^T q is one more pass, or,
+computed before S is written,
 
     y = S^T (D q) + step ((q.k) v - (q.e) found)
 
-which takes small operations instead: dear where each is a call, nothing to a compiler, which makes one pass
-of the two reads.
+which takes small operations instead: expensive where each is a call, free under a compiler, which fuses the
+two reads into one pass.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
 
-Look = Callable[[Tensor, Tensor], Tensor]
+Read = Callable[[Tensor, Tensor], Tensor]
 """(S [B,H,F,V], row [B,H,F]) -> S^T row [B,H,V]."""
 
 
-def look_up(memory: Tensor, row: Tensor) -> Tensor:
+def read_memory(memory: Tensor, row: Tensor) -> Tensor:
     return (row[..., None, :] @ memory)[..., 0, :]
 
 
-def look_of(memory: Tensor) -> Look:
-    """The fastest for contiguous memories like this one on the CPU, without derivatives. S^T row is a sum of
-    weighted rows, which is what torch's embedding bag gives: it reads them as they lie, where a batched
+def fastest_read(memory: Tensor) -> Read:
+    """The fastest read for contiguous memories of this shape on the CPU, without gradients. S^T row is a sum
+    of weighted rows, which is what torch's embedding bag gives: it reads them in place, where a batched
     product of MKL packs them first."""
     batch, heads, features, values = memory.shape
     if memory.dtype is not torch.float32 or memory.numel() == 0:
-        return look_up
+        return read_memory
     rows = torch.arange(batch * heads * features)
     starts = rows[::features].contiguous()
 
-    def look(memory: Tensor, row: Tensor) -> Tensor:
+    def read(memory: Tensor, row: Tensor) -> Tensor:
         return torch.embedding_bag(memory.view(-1, values), rows, starts, False, 0, False, row.view(-1))[
             0
         ].view(batch, heads, values)
 
-    return look
+    return read
 
 
 class Pair(NamedTuple):
@@ -61,10 +61,10 @@ class Pair(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a pair does to a memory: kept [B,H,1] or [B,H,F] of it, written and erased [B,H,V], at its key and
-    its erase key."""
+    """The update of a memory by a pair: the ``decay`` [B,H,1] or [B,H,F], and the rows written at its
+    key and erased at its erase key, [B,H,V]."""
 
-    kept: Tensor | None
+    decay: Tensor | None
     written: Tensor
     erased: Tensor | None
 
@@ -74,7 +74,7 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     memory = form.memory
     query, y = form.scaled_query[:, 0], None
     if form.reads_first:
-        y = look_up(memory, query)
+        y = read_memory(memory, query)
     for j in range(form.pairs):
         pair = Pair(
             *(
@@ -82,38 +82,38 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
                 for part in (form.key, form.value, form.read, form.erase, form.step, form.log_decay)
             )
         )
-        change = change_by(pair, memory, form.old, look_up)
+        change = change_by(pair, memory, form.old, read_memory)
         if y is None and j == form.pairs - 1:
-            y = foretold(query, pair, change, memory)
+            y = read_after(query, pair, change, memory)
         memory = changed(pair, change, memory, x.owns_state)
     return form.finish(x, y[:, None], memory)
 
 
-def change_by(pair: Pair, memory: Tensor, old: bool, look: Look) -> Change:
+def change_by(pair: Pair, memory: Tensor, old: bool, read_at: Read) -> Change:
     key, value, read, erase, step, log_decay = pair
-    kept = None if log_decay is None else _per_feature(log_decay.exp())
+    factor = None if log_decay is None else _per_feature(log_decay.exp())
 
     def sized(row: Tensor) -> Tensor:
         return row if step is None else step[..., None] * row
 
-    found = None if read is None else look(memory, read if old or kept is None else read * kept)
+    found = None if read is None else read_at(memory, read if old or factor is None else read * factor)
     if erase is not None:
-        return Change(kept, sized(value), sized(found))
-    return Change(kept, sized(value if found is None else value - found), None)
+        return Change(factor, sized(value), sized(found))
+    return Change(factor, sized(value if found is None else value - found), None)
 
 
 def changed(pair: Pair, change: Change, memory: Tensor, inplace: bool) -> Tensor:
     """The memory [B,H,F,V] after the pair."""
-    if change.kept is not None:
-        memory = memory.mul_(change.kept[..., None]) if inplace else memory * change.kept[..., None]
+    if change.decay is not None:
+        memory = memory.mul_(change.decay[..., None]) if inplace else memory * change.decay[..., None]
     memory = _outer_sum(memory, pair.key, change.written, inplace)
     return memory if change.erased is None else _outer_sum(memory, -pair.erase, change.erased, inplace)
 
 
-def foretold(query: Tensor, pair: Pair, change: Change, memory: Tensor) -> Tensor:
-    """What the memory after the pair will read at the query, [B,H,V]."""
+def read_after(query: Tensor, pair: Pair, change: Change, memory: Tensor) -> Tensor:
+    """The read-out at the query of the memory after the pair, computed from the memory before, [B,H,V]."""
     y = (
-        look_up(memory, query if change.kept is None else query * change.kept)
+        read_memory(memory, query if change.decay is None else query * change.decay)
         + _dot(query, pair.key) * change.written
     )
     return y if change.erased is None else y - _dot(query, pair.erase) * change.erased
@@ -130,10 +130,10 @@ def _outer_sum(memory: Tensor, key: Tensor, value: Tensor, inplace: bool) -> Ten
 
 
 def _per_feature(x: Tensor) -> Tensor:
-    """[B,H] or [B,H,F] to be multiplied with [B,H,F]."""
+    """[B,H] or [B,H,F], to be broadcast with [B,H,F]."""
     return x if x.ndim == 3 else x[..., None]
 
 
 def decay(memory: Tensor, log_decay: Tensor | None) -> Tensor:
-    """Shrink [B,H,F,V] by exp of [B,H] or [B,H,F]."""
+    """[B,H,F,V] times exp of [B,H] or [B,H,F]."""
     return memory if log_decay is None else memory * _per_feature(log_decay.exp())[..., None]

@@ -31,8 +31,8 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
 
 
 def mixed(solution: Tensor, right: Tensor, mix: Tensor | None) -> Tensor:
-    """What the moments are read at: the solution [..., F], mixed with the right-hand side [..., F] by ``mix``
-    [...] where there is one (Gated KalmaNet)."""
+    """The vector at which the moments are read: the solution [..., F], mixed with the right-hand side [...,
+    F] by ``mix`` [...] where there is one (Gated KalmaNet)."""
     return solution if mix is None else right + mix[..., None] * (solution - right)
 
 
@@ -50,7 +50,7 @@ def ridge_read(gram: Tensor, moment: Tensor, ridge: Tensor, query: Tensor) -> Te
     """
     matrix = gram + torch.diag_embed(ridge)
     solution = solve_spd(matrix, query)
-    if needs_composite():  # nobody may look at the numbers, so that those of a row without digits are none
+    if needs_composite():  # values cannot be checked here, so rows without digits become NaN
         solution = torch.where(
             without_digits(matrix.norm(dim=(-2, -1)), solution, query)[..., None], torch.nan, solution
         )

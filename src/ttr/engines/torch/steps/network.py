@@ -1,8 +1,8 @@
-"""One token of a network that moves at every token, along gradients at the weights of the last chunk
+"""One token of a network that takes a step at every token, along gradients at the weights of the last chunk
 boundary.
 
-The state holds the weights W_b of the boundary (or their accumulator) and the way since, so that the weights
-now are their sum.
+The state holds the weights W_b of the boundary (or their accumulator) and the change since, so that the
+current weights are their sum.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     for name, start in base.items():
         change = x.state[f"change.{name}"] if solver.chunk > 1 else torch.zeros_like(start)
         if x.log_decay is not None:
-            kept = spread(x.log_decay[:, 0], start)
-            change = kept.exp() * change + torch.expm1(kept) * start
+            log_decay = spread(x.log_decay[:, 0], start)
+            change = log_decay.exp() * change + torch.expm1(log_decay) * start
         change = change + moves[name]
         scale = spread(x.controls["read_step"][:, 0], start) if solver.read_step else 1.0
         now[name] = start + scale * change

@@ -14,11 +14,11 @@ from ttr.state import State
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     form = problem.lower(x)
     linear = form.recurrence
-    kept = decay(linear.memory, None if linear.log_decay is None else linear.log_decay[:, 0])
+    decayed = decay(linear.memory, None if linear.log_decay is None else linear.log_decay[:, 0])
     # N^T, a delta rule with keys and values exchanged
-    turned = decay(kept.mT, form.value_log_decay[:, 0].clamp(min=RESET))
+    transposed = decay(decayed.mT, form.value_log_decay[:, 0].clamp(min=RESET))
     value = linear.value[:, 0]
-    missing = linear.key[:, 0] - (value[..., None, :] @ turned)[..., 0, :]
-    turned = turned + value[..., None] * (linear.step[:, 0, :, None] * missing)[:, :, None]
-    y = (turned @ linear.scaled_query[:, 0, :, :, None])[..., 0][:, None]
-    return form.finish(x, y, turned.mT)
+    missing = linear.key[:, 0] - (value[..., None, :] @ transposed)[..., 0, :]
+    transposed = transposed + value[..., None] * (linear.step[:, 0, :, None] * missing)[:, :, None]
+    y = (transposed @ linear.scaled_query[:, 0, :, :, None])[..., 0][:, None]
+    return form.finish(x, y, transposed.mT)

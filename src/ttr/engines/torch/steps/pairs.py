@@ -1,4 +1,4 @@
-"""One token of a memory that keeps the pairs."""
+"""One token of a memory that stores the pairs."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _read_locally(
     problem: Problem, x: Inputs, query: Tensor, keys: Tensor, values: Tensor, logits: Tensor
 ) -> Tensor:
     """The local fit read at the query: [B,H,K], [B,H,N,K], [B,H,N,V], [B,H,N] -> [B,H,V]."""
-    # nobody may look at the numbers to see whether this is needed
+    # values cannot be checked here, so the wider dtype is always used
     if problem.function.local_degree and needs_composite():
         query, keys, values, logits = (t.to(wide_dtype(t)) for t in (query, keys, values, logits))
     top = logits.amax(-1, keepdim=True)
