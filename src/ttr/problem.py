@@ -18,9 +18,8 @@ feature size.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ttr.axes import FeatureMap, Function, Pair, Solver, Weights, scale_or_default
@@ -48,6 +47,10 @@ __all__ = [
 class Problem:
     """Weights x function x solver: one memory.
 
+    Attributes:
+        form: what it becomes, the class of ttr.forms that its components need: pairs before any other, since
+            from them all can be made, and what is special before what is general.
+
     Raises:
         ValueError: if the three cannot be combined; the sentence names the remedy.
     """
@@ -55,6 +58,7 @@ class Problem:
     weights: Weights
     function: Function
     solver: Solver
+    form: type[Form] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, kind in (("weights", Weights), ("function", Function), ("solver", Solver)):
@@ -73,6 +77,10 @@ class Problem:
                 f"This problem cannot be hashed: {failure}. Use frozen dataclasses of numbers, "
                 "strings and tuples."
             ) from failure
+        needed = [part.form for part in (self.weights, self.function, self.solver) if part.form is not None]
+        pairs = [form for form in needed if issubclass(form, Pairs)]
+        form = max(pairs or needed, key=lambda form: len(form.__mro__), default=LinearRecurrence)
+        object.__setattr__(self, "form", form)
 
     def _undeclared(self) -> str | None:
         """Why its controls are not declared as it needs them, as a sentence; None if they are."""
@@ -91,14 +99,6 @@ class Problem:
                         "Use one of these, or a control of its own."
                     )
         return None
-
-    @functools.cached_property
-    def form(self) -> type[Form]:
-        """The form of the problem: of those that its components need, one that stores the pairs before any
-        other, since every read-out can be computed from pairs, and a subclass before its base."""
-        needed = [part.form for part in (self.weights, self.function, self.solver) if part.form is not None]
-        pairs = [form for form in needed if issubclass(form, Pairs)]
-        return max(pairs or needed, key=lambda form: len(form.__mro__), default=LinearRecurrence)
 
     @property
     def recurrence(self) -> Weights | Function | Solver | None:
