@@ -40,6 +40,17 @@ def test_results_do_not_depend_on_the_number_of_processes(tmp_path):
     assert sorted(words for _, _, words in reports) == [f"seed {seed}" for seed in range(4)]
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_every_cell_has_one_thread_whatever_its_caller_has(jobs, tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert [facts["threads"] for _, facts in computed(tmp_path, DRAWN[:2], jobs)] == [1, 1]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_cell_is_computed_once(tmp_path):
     computed(tmp_path, DRAWN[:2], 1)
     again = computed(tmp_path, DRAWN, 1)
@@ -53,9 +64,10 @@ def test_what_decides_the_result_is_in_the_key(monkeypatch):
         Cell(cell.function, {"seed": 5}, cell.label, 1),
     ]
     assert len({cell.key, *(each.key for each in other)}) == 3
-    assert Cell(cell.function, cell.arguments, "another", 7).key == cell.key
+    key = cell.key
+    assert Cell(cell.function, cell.arguments, "another", 7).key == key
     monkeypatch.setattr("ttr.experiments.cells.__version__", "0")
-    assert Cell(cell.function, cell.arguments, cell.label, 1).key != DRAWN[1].key
+    assert cell.key != key
 
 
 def test_a_file_of_another_cell_is_named(tmp_path):
@@ -67,10 +79,18 @@ def test_a_file_of_another_cell_is_named(tmp_path):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_an_error_in_a_cell_is_passed_on_and_the_others_are_kept(jobs, tmp_path):
+    computed(tmp_path, DRAWN[:1], 1)
     cells = [DRAWN[0], Cell("tests.celled:fail", {}, "fail", 1), DRAWN[1]]
     with pytest.raises(ValueError, match="cannot be computed"):
         computed(tmp_path, cells, jobs)
-    assert DRAWN[0].load(tmp_path) is not None
+    computed(tmp_path, DRAWN[:1], 1)
+    assert calls(tmp_path) - len(list(tmp_path.glob("called-1-*"))) == 1
+
+
+def test_a_process_that_ends_early_is_a_sentence(tmp_path):
+    cells = [Cell("tests.celled:end", {"seed": seed}, f"end-{seed}", 1) for seed in range(2)]
+    with pytest.raises(UserError, match="ended before its cell was computed.*--jobs"):
+        computed(tmp_path, cells, 2)
 
 
 PROGRAM = """
@@ -88,12 +108,12 @@ if __name__ == "__main__":
 """
 
 
-def started(tmp_path, folder, jobs):
+def started(tmp_path, folder, jobs, **options):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     command = [sys.executable, str(program), str(folder), "40", "0.02", str(jobs)]
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)})
+    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)}, **options)
 
 
 @pytest.mark.full
@@ -108,6 +128,18 @@ def test_killed_processes_leave_no_other_behind_and_lose_no_step(tmp_path):
     assert started(tmp_path, tmp_path, 1).wait(60) == 0
     steps = [path.name.rsplit("-", 1)[0] for path in tmp_path.glob("step-*")]
     assert set(steps) == {f"step-{name}-{i}" for name in "ab" for i in range(40)} and len(steps) <= 82
+
+
+@pytest.mark.full
+def test_interrupted_processes_end_without_a_word(tmp_path):
+    """The interrupt of a terminal goes to the whole group of processes; one of them reports it."""
+    process = started(tmp_path, tmp_path, 2, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not any(tmp_path.glob("step-b-3-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert errors.count("Traceback") == errors.count("KeyboardInterrupt") == 1
 
 
 @pytest.mark.full

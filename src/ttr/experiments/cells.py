@@ -14,10 +14,14 @@ import json
 import multiprocessing
 import os
 import platform
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +51,7 @@ class Cell:
 
     Args:
         function: "module:name" of a function (arguments, folder, checkpoint, report) -> Result. It may read
-        files that
-            lie in the folder under the hash of their content, and keep what it needs to resume in
-            ``checkpoint``.
+            files of the folder that are named by the hash of their content, and resume from ``checkpoint``.
         arguments: JSON-ready; with the function and the versions they are the cell's key.
         label: what people call it; the start of the file's name.
         steps: how long it takes, in units of progress.
@@ -163,8 +165,8 @@ def _in_processes(
     cells: Sequence[Cell], folder: Path, jobs: int, report: Report, user_file: Path | None
 ) -> None:
     context = multiprocessing.get_context("spawn")
-    events, stop = context.SimpleQueue(), context.Event()
-    pool = ProcessPoolExecutor(jobs, context, _begin, (events, stop, os.getpid(), user_file))
+    events, (watched, held) = context.SimpleQueue(), context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(jobs, context, _begin, (events, watched, user_file))
     try:
         running = {pool.submit(_compute_there, cell, folder, False): cell for cell in cells}
         while running:
@@ -177,8 +179,13 @@ def _in_processes(
                     running[pool.submit(_compute_there, cell, folder, True)] = cell
         while not events.empty():
             report(*events.get())
+    except BrokenProcessPool:
+        raise UserError(
+            "A process ended before its cell was computed; perhaps the memory did not suffice. Use fewer "
+            "--jobs; the same command continues from here."
+        ) from None
     finally:
-        stop.set()
+        held.close()
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -186,15 +193,16 @@ _report: Report
 """In a process of the pool: puts a report into the queue of the one that started it."""
 
 
-def _begin(events: Any, stop: Any, parent: int, user_file: Path | None) -> None:
-    """Prepare a process of the pool; it ends with the process that started it."""
+def _begin(events: SimpleQueue, watched: Connection, user_file: Path | None) -> None:
+    """Prepare a process of the pool. It ends when the other end of ``watched`` is closed, which a process
+    does that stops its pool, and one that is killed."""
     global _report
     _report = lambda *report: events.put(report)  # noqa: E731
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the whole group gets: the first process sees to it
 
     def watch() -> None:
-        while not stop.wait(0.5) and os.getppid() == parent:
-            pass
+        watched.poll(None)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
