@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from ttr._version import __version__
 from ttr.diagnostics import diagnostics
-from ttr.dispatch import init_params, initial_state, plan, regress, step
+from ttr.dispatch import plan, regress, step
 from ttr.explain import explain
+from ttr.initial import init_params, initial_state
 from ttr.matmul import onednn
 from ttr.oracle import oracle
 from ttr.problem import Problem

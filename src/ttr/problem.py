@@ -22,10 +22,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ttr.axes import FeatureMap, Function, Pair, Solver, Weights, scale_or_default
+from ttr.axes import Function, Pair, Solver, Weights, scale_or_default
 from ttr.component import Component, Parameter
 from ttr.controls import CONTROLS
 from ttr.decay import RESET
+from ttr.feature_map import FeatureMap
 from ttr.forms import Form, Landmarks, LinearRecurrence, Network, Pairs
 from ttr.forms.linear_recurrence import plain
 from ttr.inputs import Inputs

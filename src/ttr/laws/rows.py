@@ -15,7 +15,7 @@ from torch import Tensor
 from ttr import registry
 from ttr.component import axis_params
 from ttr.controls import CONTROLS
-from ttr.dispatch import init_params
+from ttr.initial import init_params
 from ttr.oracle import oracle
 from ttr.problem import Problem, Weights, refusal
 from ttr.state import State

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ttr.dispatch import check_engine, initial_state, regress, step
+from ttr.dispatch import check_engine, regress, step
 from ttr.engines.engine import Engine
+from ttr.initial import initial_state
 from ttr.layer.architecture import Architecture
 from ttr.layer.part import Streams
 from ttr.layer.project import Project, projection
