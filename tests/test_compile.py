@@ -11,7 +11,6 @@ from ttr.laws.rows import Sizes, make_case
 from ttr.laws.tolerances import FLOAT64, error
 
 pytestmark = [
-    pytest.mark.full,
     pytest.mark.filterwarnings("ignore::FutureWarning"),  # the compiler's own
     pytest.mark.skipif(os.environ.get("TTR_TEST_TYPES", "1") == "1", reason=("run with TTR_TEST_TYPES=0")),
 ]
@@ -31,9 +30,14 @@ def run(case, backend):
     return y, *torch.autograd.grad(y.square().sum(), list(case.leaves().values()))
 
 
+QUICK = {("gated-deltanet", "aot_eager"), ("forgetting-attention", "aot_eager")}
+"""What `make test` compiles: all calls pass through the same checks, dispatch and lowering."""
+ALL = [(name, "aot_eager") for name in ttr.catalogue] + [(name, "inductor") for name in ONE_PER_FORM]
+
+
 @pytest.mark.parametrize(
     "name, backend",
-    [(name, "aot_eager") for name in ttr.catalogue] + [(name, "inductor") for name in ONE_PER_FORM],
+    [pytest.param(*each, marks=() if each in QUICK else pytest.mark.full) for each in ALL],
 )
 def test_compiled_equals_eager(name, backend):
     case = make_case(ttr.catalogue[name].problem, Sizes(time=4))
