@@ -38,7 +38,8 @@ class WeightedPairs(Pairs):
         degree 2    likewise, with all M monomials of the displacements z_i - query_point_t
 
     z is ``key_point``, from which the displacements are taken. Pairs are those of N slots of the state
-    followed by the T new ones, and h divides H. ``state`` is that after the call.
+    followed by the T new ones, and h divides H. ``state`` is that after the call; in forms that change the
+    pairs, that before it.
     """
 
     query: Float[Tensor, "B T H F"]
@@ -77,13 +78,13 @@ class WeightedPairs(Pairs):
         return y, self.state
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TransportedPairs(WeightedPairs):
     """Degree 0 with keys that every later token transports: key_i <- (1 - step_t w_t w_t^T) key_i for i < t,
     w the ``transport_key``. The state has the keys as they are after the last token."""
 
-    transport_key: Float[Tensor, "B T H F"] | None = None
-    step: Float[Tensor, "B T H"] | None = None
+    transport_key: Float[Tensor, "B T H F"]
+    step: Float[Tensor, "B T H"]
 
     @classmethod
     def begin(cls, x: Inputs, window: int | None) -> TransportedPairs:
@@ -99,12 +100,12 @@ class TransportedPairs(WeightedPairs):
         return y, self.weights.final_state(after)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CorrectedPairs(WeightedPairs):
     """Degree 0 with values that the older pairs correct before they are stored: u_t = v_t - step_t y'_t,
     where y'_t is read at query t from the pairs (key_i, u_i), i < t. The state has the corrected values."""
 
-    step: Float[Tensor, "B T H"] | None = None
+    step: Float[Tensor, "B T H"]
 
     @classmethod
     def begin(cls, x: Inputs, window: int | None) -> CorrectedPairs:
