@@ -17,14 +17,16 @@ import pytest
 import torch
 from rich.console import Console
 
+import ttr
 from ttr.experiments import compare as comparing
-from ttr.experiments import language_model, training
+from ttr.experiments import language_model, speed, training
+from ttr.experiments.common_layer import common_layer
 from ttr.experiments.compare import compare
 from ttr.experiments.errors import UserError
 from ttr.experiments.evaluation import MOST_BITS
-from ttr.experiments.memories import build, equal_widths, memories, parameters
+from ttr.experiments.memories import Memory, build, equal_widths, memories, parameters
 from ttr.experiments.references import UNIGRAM
-from ttr.experiments.report import html
+from ttr.experiments.report import html, show
 from ttr.experiments.settings import LAYERS, CompareSettings
 from ttr.experiments.storage import load_tensors, save_tensors, write
 from ttr.tasks.text import read_text, split, training_starts
@@ -115,6 +117,9 @@ def test_a_comparison_and_its_rerun(text, tmp_path, monkeypatch):
         )
     again, _ = run(settings)
     assert again == results and contents(settings.out) == kept
+    tensors = [load_tensors(*cells(settings, name))[0] for name in settings.layers]
+    assert all(each["bits"].shape == each["replaced"].shape == (24, 32) for each in tensors)
+    assert not any(torch.equal(each["bits"], each["replaced"]) for each in tensors)
 
 
 def test_the_check_of_the_slice_reports_the_size_of_a_gap_of_either_sign(text, tmp_path):
@@ -270,6 +275,78 @@ def test_a_training_that_diverges_ends_before_the_update_that_led_there(text, tm
     again, _ = trained("diverged", {})
     for found in (diverged, resumed, again):
         assert all(torch.equal(a, b) for a, b in zip(found, two_updates, strict=True))
+
+
+def test_memories_share_one_layer_unless_as_published():
+    entry, names = ttr.catalogue["softmax-attention-qknorm"], ("softmax-attention-qknorm",)
+    common, published = (
+        memories(CompareSettings(layers=names, as_published=published))[0].layer
+        for published in (False, True)
+    )
+    assert published == entry.to_dict() and common == common_layer(entry).to_dict() != published
+
+
+def test_the_table_in_the_terminal_fits_80_columns_and_breaks_no_name(text, tmp_path):
+    results, _ = run(tiny(text, tmp_path))
+    results["memories"][0]["disturbed"] = True
+    console = Console(file=io.StringIO(), width=80)
+    show(results, console)
+    printed = console.file.getvalue()
+    assert max(map(len, printed.splitlines())) <= 80 and "/s?" in printed
+    assert all(row["name"] in printed for row in (*results["memories"], *results["references"]))
+
+
+def test_speeds_are_cpu_time_in_turn_and_disturbed_where_the_wall_shows_more(monkeypatch):
+    """A clock by which every action of the first memory takes 2 s of CPU and as long by the wall, of the
+    second 4 s and 6; the first round, which warms up, takes 50 s longer."""
+    clock, turns = {"cpu": 0.0, "wall": 0.0}, []
+
+    class Action:
+        def __init__(self, model, *_):
+            self.name = model
+
+        def prepare(self):
+            clock["cpu"] += 100.0
+
+        def run(self):
+            taken, factor = {"a": (2.0, 1.0), "b": (4.0, 1.5)}[self.name]
+            warming = 50.0 if len(turns) < 4 else 0.0
+            clock["cpu"] += taken + warming
+            clock["wall"] += factor * taken + warming
+            turns.append(self.name)
+
+    monkeypatch.setattr(speed, "build", lambda memory, *_: memory.name)
+    monkeypatch.setattr(speed, "_Training", Action)
+    monkeypatch.setattr(speed, "_Decoding", Action)
+    monkeypatch.setattr(speed.time, "process_time", lambda: clock["cpu"])
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: clock["wall"])
+    found = [Memory(name, {}, "test") for name in "ab"]
+    settings = CompareSettings(rounds=1, batch=4, context=32)
+    windows = torch.zeros(9, 33, dtype=torch.int64)
+    figures = speed.speeds(found, settings, {"a": 1, "b": 1}, windows)
+    assert turns == ["a", "a", "b", "b"] * 2
+    assert figures["a"] == {
+        "training_tokens_per_second": 4 * 32 / 2,
+        "decoding_tokens_per_second": speed.DECODED / 2,
+        "disturbed": False,
+    }
+    assert figures["b"]["training_tokens_per_second"] == 4 * 32 / 4 and figures["b"]["disturbed"]
+
+
+@pytest.mark.full
+def test_components_of_a_users_file_are_known_to_all_processes(text, tmp_path):
+    path = tmp_path / "my_memory.py"
+    path.write_text(
+        "import dataclasses\nimport ttr\n\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Mine(ttr.weights.Geometric):\n"
+        "    pass\n\n"
+        "memory = ttr.Problem(Mine(), ttr.functions.Linear(), ttr.solvers.OneStep())\n"
+        "memories = {'a': memory, 'b': memory}\n"
+    )
+    results, _ = run(tiny(text, tmp_path, layers=(), memory=path, jobs=2))
+    first, second = results["memories"]
+    assert first["bits_per_byte"] == second["bits_per_byte"]
 
 
 # -------------------------------------------------------------------------------------------------- bad input

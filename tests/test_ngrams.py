@@ -90,6 +90,10 @@ def test_the_references_are_chosen_on_the_tuning_windows():
         content, torch.ones(4000, dtype=torch.bool), windows, windows, with_replaced_past(windows)
     )
     assert unigram.name == UNIGRAM and ngram.name.endswith("-gram") and cached.name == f"{ngram.name} + cache"
+    other = count(content, torch.ones(4000, dtype=torch.bool), windows, with_replaced_past(windows), windows)
+    for here, there in zip((unigram, ngram, cached), other):
+        assert torch.equal(here.replaced, there.bits) and torch.equal(here.bits, there.replaced)
+    assert not torch.equal(ngram.bits, ngram.replaced)
     assert unigram.bits.mean() > 2.8 and ngram.bits.mean() < unigram.bits.mean() / 20
 
 

@@ -98,7 +98,7 @@ def compare_command(
     jobs: Annotated[
         int,
         typer.Option(help="Processes of one thread each; results do not depend on their number."),
-    ] = os.cpu_count() or 1,
+    ] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
     out: Annotated[
         Path, typer.Option(help="Folder of the results; the same arguments resume there.")
     ] = DEFAULTS.out,

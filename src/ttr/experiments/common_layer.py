@@ -21,8 +21,7 @@ SHARED = (ShortConvolution, Silu, HeadRMSNorm, UnitNorm, Rotary, HeadBias)
 def common_layer(architecture: Architecture) -> Architecture:
     """The memory of an architecture, with its own gates, in the layer that all memories can have: a short
     convolution, the transforms that make its keys or the inputs of its gates, unit keys where the memory
-    needs them, rotary positions where pairs have no age, and an RMSNorm with an output
-    gate."""
+    needs them, rotary positions where pairs have no age, and an RMSNorm with an output gate."""
     problem = architecture.problem
     own = [part for part in architecture.qkv if not _replaced(part)]
     unit = [UnitNorm()] if needs_unit_keys(problem) else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,27 +48,15 @@ def summarise(
     and that with a cache of the window; ``mask`` is the recall slice and ``distant`` its bytes that can be
     looked up in the first half of the window alone.
 
-    Returns a JSON-ready dict: "memories" (one dict each, by bits per byte over all bytes), "references"
-    (likewise, less of it), "ngram" (the name of the best), "best" (name per measure), "recall_slice" (its
-    bytes and share).
+    Returns a JSON-ready dict: "memories" (one dict each, by bits per byte over all bytes), "references" (less
+    of it, in their order), "best" (name per measure), "recall_slice" (its bytes and share).
     """
-    bootstrap = Bootstrap.draw(len(mask), resamples)
-    masks = {"all": torch.ones_like(mask), "recall": mask, "other": ~mask}
-    bits = {m.name: m.bits for m in measured}
-    gained = {m.name: m.replaced - m.bits for m in measured}
-    of = {measure: bootstrap.with_seeds(bits, each) for measure, each in masks.items()}
-    gains = bootstrap.with_seeds(gained, distant)
-    for each in references:
-        of_it = {m: bootstrap.bits_per_byte(each.bits[None], byte_mask) for m, byte_mask in masks.items()}
-        for measure, drawn in of_it.items():
-            of[measure][each.name] = drawn
-        gains[each.name] = bootstrap.bits_per_byte((each.replaced - each.bits)[None], distant)
-    draws = {name: {measure: of[measure][name] for measure in MEASURES} for name in of["all"]}
+    bootstrap, bits = Bootstrap.draw(len(mask), resamples), {m.name: m.bits for m in measured}
+    draws, gains = _drawn(bootstrap, measured, references, mask, distant)
     order = sorted((m.name for m in measured), key=lambda name: float(draws[name]["all"][0]))
     best = {measure: min(order, key=lambda name: float(draws[name][measure][0])) for measure in MEASURES}
     facts = {m.name: m.facts for m in measured}
     chance = shuffled(mask, seed=0)
-    ngram = references[1].name
 
     def of_any(name: str) -> dict[str, Any]:
         return {
@@ -88,7 +76,7 @@ def summarise(
                 if other != name
             },
             "under_unigram": _interval(draws[UNIGRAM]["all"] - draws[name]["all"]),
-            "behind_ngram": _interval(draws[name]["all"] - draws[ngram]["all"]),
+            "behind_ngram": _interval(draws[name]["all"] - draws[references[1].name]["all"]),
             "slice_gap": _interval(slice_gap(bootstrap, bits[name], bits[best["recall"]], mask)),
             "slice_gap_of_shuffled_mask": _interval(
                 slice_gap(bootstrap, bits[name], bits[best["recall"]], chance)
@@ -100,9 +88,28 @@ def summarise(
         "best": best,
         "memories": [row(name) for name in order],
         "references": [of_any(reference.name) for reference in references],
-        "ngram": ngram,
         "recall_slice": _counts(mask, distant),
     }
+
+
+def _drawn(
+    bootstrap: Bootstrap,
+    measured: Sequence[Measured],
+    references: Sequence[Reference],
+    mask: Bool[Tensor, "W T"],
+    distant: Bool[Tensor, "W T"],
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """Of every memory and reference by name: the resamples [R] of its bits per byte, by measure, and of its
+    recall gain. Memories vary with the seed, references do not."""
+    masks = {"all": torch.ones_like(mask), "recall": mask, "other": ~mask}
+
+    def resampled(field: Callable[[Measured | Reference], Tensor], of: Tensor) -> dict[str, Tensor]:
+        varying = bootstrap.with_seeds({m.name: field(m) for m in measured}, of)
+        return varying | {r.name: bootstrap.bits_per_byte(field(r)[None], of) for r in references}
+
+    by_measure = {measure: resampled(lambda each: each.bits, of) for measure, of in masks.items()}
+    gains = resampled(lambda each: each.replaced - each.bits, distant)
+    return {name: {measure: by_measure[measure][name] for measure in MEASURES} for name in gains}, gains
 
 
 def _counts(mask: Bool[Tensor, "W T"], distant: Bool[Tensor, "W T"]) -> dict[str, Any]:
@@ -160,10 +167,12 @@ def recalls(row: Mapping[str, Any]) -> bool:
 def conclusion(results: Mapping[str, Any]) -> list[str]:
     """The figures in sentences."""
     rows = {row["name"]: row for row in results["memories"]}
-    ngram = next(row for row in results["references"] if row["name"] == results["ngram"])
     best = rows[results["best"]["all"]]
     failed = [name for name, row in rows.items() if row["under_unigram"]["low"] <= 0]
-    sentences = [_ahead(rows, best["name"], "all", _praise(best, ngram)), *_recall(results, rows)]
+    sentences = [
+        _ahead(rows, best["name"], "all", _praise(best, results["references"][1])),
+        *_recall(results, rows),
+    ]
     # if the best memory learned nothing, this comes first
     sentences.insert(0 if best["name"] in failed else len(sentences), _learned(rows, failed))
     for name, row in rows.items():
@@ -209,7 +218,12 @@ def _recall(results: Mapping[str, Any], rows: Mapping[str, Any]) -> list[str]:
             "No memory recalls yet at this budget: replacing the first half of the window costs none of them "
             f"{PRACTICAL} bits, beyond its interval, on the bytes that could be looked up there{possible}."
         ]
-    gains = _list([f"{name} {gain['value']:.2f}" for name, gain in sorted(able.items(), key=_by_gain)])
+    gains = _list(
+        [
+            f"{name} {gain['value']:.2f}"
+            for name, gain in sorted(able.items(), key=lambda item: -item[1]["value"])
+        ]
+    )
     sentences = [
         f"The first half of the window saves, per byte that can be looked up there: {gains} bits{possible}."
     ]
@@ -217,10 +231,6 @@ def _recall(results: Mapping[str, Any], rows: Mapping[str, Any]) -> list[str]:
     if best in able:
         sentences += [_ahead(rows, best, "recall", "is best on the recall slice"), *_smaller(rows, best)]
     return sentences
-
-
-def _by_gain(item: tuple[str, Mapping[str, float]]) -> float:
-    return -item[1]["value"]
 
 
 def _smaller(rows: Mapping[str, Any], best: str) -> list[str]:
