@@ -24,7 +24,7 @@ from ttr.experiments.common_layer import common_layer
 from ttr.experiments.compare import compare
 from ttr.experiments.errors import UserError
 from ttr.experiments.evaluation import MOST_BITS
-from ttr.experiments.memories import Memory, build, equal_widths, memories, parameters
+from ttr.experiments.memories import PLAIN, Memory, build, equal_widths, memories, parameters
 from ttr.experiments.references import UNIGRAM
 from ttr.experiments.report import html, show
 from ttr.experiments.settings import LAYERS, CompareSettings
@@ -44,6 +44,8 @@ TINY = {
     "checkpoint_every": 2,
     "resamples": 100,
     "seeds": 1,
+    "lr": 8e-3,
+    "tuning_windows": 24,
 }
 SPEEDS = ("training_tokens_per_second", "decoding_tokens_per_second", "disturbed")
 
@@ -79,12 +81,11 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def without_speeds(results):
-    return results | {
-        "memories": [
-            {key: value for key, value in row.items() if key not in SPEEDS} for row in results["memories"]
-        ]
-    }
+def without_times(results):
+    """What does not depend on the clock."""
+    rows = [{key: value for key, value in row.items() if key not in SPEEDS} for row in results["memories"]]
+    untimed = {key: value for key, value in results.items() if key not in ("budget", "at_equal_time")}
+    return untimed | {"memories": rows}
 
 
 # --------------------------------------------------------------------------------------------- the comparison
@@ -93,23 +94,27 @@ def test_models_are_equal_within_one_percent():
     found = memories(settings)
     widths = equal_widths(found, settings)
     sizes = [parameters(build(m, settings, widths[m.name], 0)) for m in found]
-    assert [m.name for m in found] == list(LAYERS) and max(sizes) < 1.01 * min(sizes)
+    assert [m.name for m in found] == [*LAYERS, PLAIN] and max(sizes) < 1.01 * min(sizes)
 
 
 def test_a_comparison_and_its_rerun(text, tmp_path, monkeypatch):
     settings = tiny(text, tmp_path)
     results, printed = run(settings)
     kept = contents(settings.out)
-    assert {"results.json", "comparison.png", "report.html", "settings.json"} <= {path.name for path in kept}
+    assert {"results.json", "comparison.png", "report.html", "plan.json", "results.csv"} <= {
+        path.name for path in kept
+    }
     assert json.loads(kept[settings.out / "results.json"]) == results
     assert [row["name"] in printed for row in results["memories"]] == [True, True] and results["conclusion"][
         0
     ][:20] in printed
     page = kept[settings.out / "report.html"].decode()
-    assert all(name in page for name in (*settings.layers, UNIGRAM)) and "data:image/png;base64," in page
+    assert (
+        all(name in page for name in (*settings.layers, UNIGRAM, PLAIN)) and "data:image/png;base64," in page
+    )
     assert not re.search(r"""(?:src|href)=["'](?!data:)|url\(|@import""", page)
     for module, name in (
-        *((language_model, name) for name in ("train", "build", "bits_of_every_byte", "count")),
+        *((language_model, name) for name in ("train", "build", "bits_and_hits", "count")),
         (comparing, "speeds"),
     ):
         monkeypatch.setattr(
@@ -117,7 +122,7 @@ def test_a_comparison_and_its_rerun(text, tmp_path, monkeypatch):
         )
     again, _ = run(settings)
     assert again == results and contents(settings.out) == kept
-    tensors = [load_tensors(*cells(settings, name))[0] for name in settings.layers]
+    tensors = [load_tensors(*cells(settings, f"{name}*steps6"))[0] for name in settings.layers]
     assert all(each["bits"].shape == each["replaced"].shape == (24, 32) for each in tensors)
     assert not any(torch.equal(each["bits"], each["replaced"]) for each in tensors)
 
@@ -134,8 +139,8 @@ def test_the_check_of_the_slice_reports_the_size_of_a_gap_of_either_sign(text, t
 def test_stopped_at_any_step_it_ends_at_the_same_numbers(text, tmp_path, monkeypatch):
     whole, _ = run(tiny(text, tmp_path, out=tmp_path / "whole"))
     settings = tiny(text, tmp_path)
-    # steps until the next stop, one not after a checkpoint, one in the other memory's training
-    left = [3, 1, 9]
+    # steps until the next stop: one not after a checkpoint, one in the other memory's training, ...
+    left = [13, 1, 3, 9]
 
     def interrupted(model, tokens):
         left[0] -= 1
@@ -146,12 +151,12 @@ def test_stopped_at_any_step_it_ends_at_the_same_numbers(text, tmp_path, monkeyp
 
     loss = training.next_byte_loss
     monkeypatch.setattr(training, "next_byte_loss", interrupted)
-    for _ in range(3):
+    for _ in range(4):
         with pytest.raises(UserError, match="continues from here"):
             run(settings)
     monkeypatch.setattr(training, "next_byte_loss", loss)
     resumed, _ = run(settings)
-    assert without_speeds(resumed) == without_speeds(whole) | {"command": resumed["command"]}
+    assert without_times(resumed) == without_times(whole) | {"command": resumed["command"]}
 
 
 def test_killed_it_goes_on(text, tmp_path):
@@ -173,23 +178,45 @@ def test_killed_it_goes_on(text, tmp_path):
     assert 0 < len(load_tensors(checkpoints[0])[0]["loss"]) < 3000
 
 
-def test_three_rates_and_two_seeds(text, tmp_path):
+def test_rates_are_halved_then_the_best_runs_from_all_seeds(text, tmp_path):
+    """By the cells that are there; a rate that learns nothing loses, and the one beyond the edge is tried."""
     settings = tiny(
         text,
         tmp_path,
         layers=("linear-attention",),
-        tune_lr=True,
+        steps=16,
         seeds=2,
-        learning_rate=3e-3,
-        tuning_factors=(1e-3, 1.0, 2.0),
+        lr=None,
+        learning_rates=(1e-6, 2e-3, 4e-3),
     )
     results, _ = run(settings)
-    finished = {path.name.rsplit(".", 2)[0]: path for path in cells(settings, "linear")}
-    tried = {rate: f"linear-attention.seed0.rate{rate}" for rate in settings.rates}
+    found = {path.name.rsplit(".", 2)[0] for path in cells(settings, "linear")}
     rate = results["memories"][0]["learning_rate"]
-    assert set(finished) == {*tried.values(), f"linear-attention.seed1.rate{rate}"}
-    tuned = {r: load_tensors(finished[name])[1]["facts"]["tuning_bits_per_byte"] for r, name in tried.items()}
-    assert rate == min(tuned, key=tuned.get) != settings.rates[0]
+    named = "linear-attention.seed{}.rate{}.steps{}".format
+    assert found == {
+        *(named(0, each, 2) for each in settings.rates),
+        *(named(0, each, 4) for each in (4e-3, 8e-3)),
+        *(named(seed, rate, 16) for seed in (0, 1)),
+    }
+    assert results["memories"][0]["rate_at_the_edge"] == (rate == 8e-3)
+
+
+def test_a_hybrid_is_a_comparison_of_its_layers_in_turn(text, tmp_path):
+    settings = tiny(text, tmp_path, layers=("linear-attention:2+softmax-attention",), depth=3)
+    memory = memories(settings)[0]
+    single = tuple(
+        memories(tiny(text, tmp_path, layers=(name,)))[0].layers[0]
+        for name in ("linear-attention", "softmax-attention")
+    )
+    assert tuple(memory.layers) == (single[0], single[0], single[1])
+    assert build(memory, settings, 16, 0).config.layers == list(memory.layers)
+    for layers, depth, sentence in (
+        (settings.layers, 4, "Use --depth 3"),
+        (("linear-attention:x",), 2, "for example linear-attention:3"),
+        (("linear-attention+sofd",), 2, "no memory called 'sofd'"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            memories(tiny(text, tmp_path, layers=layers, depth=depth))
 
 
 def test_a_memory_from_a_file(text, tmp_path):
@@ -210,7 +237,8 @@ def test_a_memory_from_a_file(text, tmp_path):
 
 def test_a_training_that_diverges_is_reported_and_stops_no_other(text, tmp_path, monkeypatch):
     whole = training.next_byte_loss
-    factors = itertools.chain([1.0, 1.0, 1.0, float("nan")], itertools.repeat(1.0))
+    steps = 3 * (1 + 2)  # of the shorter runs of both memories and the plain transformer
+    factors = itertools.chain([1.0] * (steps + 3), [float("nan")], itertools.repeat(1.0))
 
     def diverging(model, tokens):
         return whole(model, tokens) * next(factors)
@@ -228,7 +256,7 @@ def test_a_training_that_diverges_is_reported_and_stops_no_other(text, tmp_path,
 def test_a_rate_that_breaks_the_models_breaks_nothing_else(steps, diverged_at, text, tmp_path):
     """The second loss is not finite, so the first update is undone; after a single step that is not yet
     visible."""
-    results, _ = run(tiny(text, tmp_path, steps=steps, learning_rate=1e20))
+    results, _ = run(tiny(text, tmp_path, steps=steps, lr=1e20))
     assert [row["diverged_at"] for row in results["memories"]] == [[diverged_at]] * 2
     bits = [row["bits_per_byte"]["all"]["value"] for row in results["memories"]]
     assert max(bits) < 9 if diverged_at else 9 < min(bits) <= max(bits) <= MOST_BITS
@@ -277,13 +305,20 @@ def test_a_training_that_diverges_ends_before_the_update_that_led_there(text, tm
         assert all(torch.equal(a, b) for a, b in zip(found, two_updates, strict=True))
 
 
-def test_memories_share_one_layer_unless_as_published():
+def test_memories_share_one_layer_and_stand_as_published_beside_it():
     entry, names = ttr.catalogue["softmax-attention-qknorm"], ("softmax-attention-qknorm",)
-    common, published = (
-        memories(CompareSettings(layers=names, as_published=published))[0].layer
-        for published in (False, True)
-    )
-    assert published == entry.to_dict() and common == common_layer(entry).to_dict() != published
+    common, published, plain = memories(CompareSettings(layers=names, as_published=True))
+    assert list(published.layers) == [entry.to_dict()] != list(common.layers)
+    assert list(common.layers) == [common_layer(entry).to_dict()] and not plain.layers
+
+
+def test_published_layers_have_a_table_and_a_sentence_of_their_own(text, tmp_path):
+    results, printed = run(tiny(text, tmp_path, as_published=True))
+    names = [f"{name} as published" for name in TINY["layers"]]
+    assert {row["name"] for row in results["published"]["memories"]} == set(names)
+    assert {row["name"] for row in results["memories"]} == set(TINY["layers"])
+    assert any(sentence.startswith("In the layers as published: ") for sentence in results["conclusion"])
+    assert all(name.split()[0] in printed for name in names)
 
 
 def test_the_table_in_the_terminal_fits_80_columns_and_breaks_no_name(text, tmp_path):
@@ -292,7 +327,7 @@ def test_the_table_in_the_terminal_fits_80_columns_and_breaks_no_name(text, tmp_
     console = Console(file=io.StringIO(), width=80)
     show(results, console)
     printed = console.file.getvalue()
-    assert max(map(len, printed.splitlines())) <= 80 and "/s?" in printed
+    assert max(map(len, printed.splitlines())) <= 80 and re.search(r"[0-9]\?", printed)
     assert all(row["name"] in printed for row in (*results["memories"], *results["references"]))
 
 
@@ -315,12 +350,16 @@ def test_speeds_are_cpu_time_in_turn_and_disturbed_where_the_wall_shows_more(mon
             clock["wall"] += factor * taken + warming
             turns.append(self.name)
 
-    monkeypatch.setattr(speed, "build", lambda memory, *_: memory.name)
+    class Model(str):
+        def to(self, device):
+            return self
+
+    monkeypatch.setattr(speed, "build", lambda memory, *_: Model(memory.name))
     monkeypatch.setattr(speed, "_Training", Action)
     monkeypatch.setattr(speed, "_Decoding", Action)
     monkeypatch.setattr(speed.time, "process_time", lambda: clock["cpu"])
     monkeypatch.setattr(speed.time, "perf_counter", lambda: clock["wall"])
-    found = [Memory(name, {}, "test") for name in "ab"]
+    found = [Memory(name, [], "test") for name in "ab"]
     settings = CompareSettings(rounds=1, batch=4, context=32)
     windows = torch.zeros(9, 33, dtype=torch.int64)
     figures = speed.speeds(found, settings, {"a": 1, "b": 1}, windows)
@@ -395,7 +434,11 @@ def test_an_unknown_layer_brings_similar_names(text, tmp_path):
         {"layers": ()},
         {"seeds": 0},
         {"seed": -1},
-        {"seed": 2**63 - 1, "seeds": 2},
+        {"seed": 2**62},
+        {"time": 0.0},
+        {"time": float("nan")},
+        {"lr": -1.0},
+        {"depth": 0},
         {"seed": 10**30},
     ],
 )
@@ -446,16 +489,16 @@ def test_runs_of_another_comparison_are_not_taken_over(text, tmp_path):
     settings, other = tiny(text, tmp_path, steps=2), tiny(text, tmp_path, steps=4, out=tmp_path / "other")
     run(settings)
     run(other)
-    for name in ("results.json", "comparison.png", "report.html", "settings.json"):
+    for name in ("results.json", "results.csv", "comparison.png", "report.html", "plan.json"):
         (settings.out / name).unlink()
     kept = contents(settings.out)
-    with pytest.raises(UserError, match="holds cells but no settings.json"):
+    with pytest.raises(UserError, match="holds cells but no plan.json"):
         run(dataclasses.replace(settings, steps=4))
     assert contents(settings.out) == kept
-    (settings.out / "settings.json").write_bytes((other.out / "settings.json").read_bytes())
+    (settings.out / "plan.json").write_bytes((other.out / "plan.json").read_bytes())
     again, _ = run(dataclasses.replace(settings, steps=4))
     whole = json.loads((other.out / "results.json").read_bytes())
-    assert without_speeds(again) == without_speeds(whole) | {"command": again["command"]}
+    assert without_times(again) == without_times(whole) | {"command": again["command"]}
 
 
 @pytest.mark.parametrize(
@@ -466,12 +509,17 @@ def test_runs_of_another_comparison_are_not_taken_over(text, tmp_path):
         lambda held: held.update(versions=[1]),
         lambda held: held.update(command=3),
         lambda held: held.update(settings=[]),
+        lambda held: held["settings"].pop("files"),
+        lambda held: held["settings"].update(steps="many"),
+        lambda held: held.pop("stages"),
+        lambda held: held["stages"][0].pop("seconds"),
+        lambda held: held["stages"][0]["runs"][0].pop("rate"),
         None,
     ],
 )
-def test_a_settings_file_that_is_not_whole_is_named(spoil, text, tmp_path):
+def test_a_plan_that_is_not_whole_is_named(spoil, text, tmp_path):
     settings = tiny(text, tmp_path, steps=1)
-    path = settings.out / "settings.json"
+    path = settings.out / "plan.json"
     run(settings)
     held = json.loads(path.read_bytes())
     path.unlink()
@@ -481,7 +529,7 @@ def test_a_settings_file_that_is_not_whole_is_named(spoil, text, tmp_path):
         spoil(held)
         path.write_text(json.dumps(held))
     kept = contents(settings.out)
-    with pytest.raises(UserError, match="settings.json is damaged"):
+    with pytest.raises(UserError, match="plan.json is damaged"):
         run(settings)
     assert contents(settings.out) == kept
 
@@ -515,7 +563,7 @@ def test_a_damaged_resume_file_is_named_and_nothing_is_touched(text, tmp_path, m
         patch.setattr(training, "next_byte_loss", interrupted)
         run(settings)
     for path in (
-        settings.out / "settings.json",
+        settings.out / "plan.json",
         *cells(settings, "linear-attention", "checkpoint."),
         *cells(settings, "n-grams"),
         *cells(settings, "softmax-attention-qknorm"),
@@ -616,6 +664,11 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_the_command_asks_for_the_same_settings():
     assert (
-        CompareSettings(files=(Path("a b.txt"),), steps=7, tune_lr=True, layers=("retnet", "gla")).command()
-        == "ttr compare 'a b.txt' --layers retnet,gla --steps 7 --tune-lr"
+        CompareSettings(
+            files=(Path("a b.txt"),), steps=7, as_published=True, layers=("retnet", "gla")
+        ).command()
+        == "ttr compare 'a b.txt' --layers retnet,gla --steps 7 --as-published"
+    )
+    assert CompareSettings(time=90.0, lr=0.01, depth=4).command() == (
+        "ttr compare --lr 0.01 --depth 4 --time 90s"
     )

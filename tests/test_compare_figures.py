@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from ttr.experiments import picture
+from ttr.experiments.budget import Budgets
+from ttr.experiments.memories import PLAIN
 from ttr.experiments.references import UNIGRAM, Reference
-from ttr.experiments.results import PRACTICAL, Measured, conclusion, slice_gap, summarise
-from ttr.experiments.statistics import Bootstrap, interval
+from ttr.experiments.results import PRACTICAL, Measured, Slices, slice_gap, summarise, undecided
+from ttr.experiments.statistics import Bootstrap, Spread, interval, power
+from ttr.experiments.verdict import conclusion, size
 from ttr.laws.tolerances import FLOAT32, FLOAT64
 from ttr.tasks.text import (
     evaluation_starts,
@@ -96,30 +99,39 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     assert 180 <= hits <= 198
 
 
-def measured(name, bits, replaced=None):
+def measured(name, bits, replaced=None, earlier=None):
     facts = {
-        "learning_rate": 0.01,
         "parameters": 10,
-        "mlp_width": 3,
-        "tuning_bits_per_byte": 2.0,
         "state_bytes": 64,
         "loss": [3.0, 2.0],
+        "curve": [[1, 3.0], [2, 2.0]],
         "diverged_at": None,
     }
-    return Measured(name, bits, bits if replaced is None else replaced, [facts] * len(bits))
+    replaced = bits if replaced is None else replaced
+    hits = bits < 2.5
+    earlier = {1: bits[0]} if earlier is None else earlier
+    return Measured(name, 0.01, False, bits, replaced, hits, [facts] * len(bits), earlier, bits[0])
 
 
-def judged(runs, frequencies, mask, resamples, distant=None, better=0.5):
-    """The figures of runs, and of an n-gram that is ``better`` than the frequencies by so many bits."""
+def judged(runs, frequencies, mask, resamples, distant=None, better=0.5, plain=0.0):
+    """The figures of runs; of an n-gram that is ``better`` than the frequencies by so many bits, and a plain
+    transformer that is better by ``plain``."""
     counted = [Reference(UNIGRAM, frequencies, frequencies)]
     counted += [
         Reference(name, frequencies - better, frequencies - better) for name in ("5-gram", "5-gram + cache")
     ]
-    speeds = {
-        run.name: {"training_tokens_per_second": 5.0, "decoding_tokens_per_second": 7.0, "disturbed": False}
-        for run in runs
+    transformer = measured(PLAIN, (frequencies - plain)[None])
+    slices = Slices(mask, mask if distant is None else distant)
+    results = summarise(runs, transformer, counted, slices, resamples)
+    for row in results["memories"]:
+        row |= {"training_tokens_per_second": 5.0, "decoding_tokens_per_second": 7.0, "disturbed": False}
+    budgets = Budgets(runs, {1: counted[1], 8: counted[1]}, 8, resamples)
+    return results | {
+        "timed": True,
+        "budget": {"bytes": 8000, "steps": 8},
+        "crossings": budgets.crossings(),
+        "until_counting": budgets.until_counting(results["best"]["all"], 1000),
     }
-    return summarise(runs, counted, speeds, mask, mask if distant is None else distant, resamples)
 
 
 def test_pairing_separates_what_marginal_intervals_do_not():
@@ -134,53 +146,75 @@ def test_pairing_separates_what_marginal_intervals_do_not():
     rows = {row["name"]: row for row in results["memories"]}
     assert rows["a"]["bits_per_byte"]["all"]["low"] < rows["b"]["bits_per_byte"]["all"]["high"]
     assert rows["a"]["behind_best"]["all"]["low"] > 0
-    assert rows["a"]["recall_behind"]["c"]["low"] > 0 and rows["b"]["recall_behind"]["a"]["high"] < 0
+    assert rows["a"]["behind_best"]["recall"]["low"] > 0
     first = conclusion(results)[0]
-    assert (
-        first.startswith("b predicts")
-        and "c cannot be distinguished" in first
-        and "behind it a by 0.05" in first
-    )
+    assert first.startswith("b (") and "is ahead of a by 0.05" in first
+    assert first.endswith("c is equal to it for practical purposes.")
     assert results["references"][0]["name"] == UNIGRAM and rows["a"]["under_unigram"]["low"] > 0.5
 
 
 @pytest.mark.parametrize(
     "above, first",
     [
-        ((0.1, 0.2, -0.7), "c predicts"),
+        ((0.1, 0.2, -0.7), "c ("),
         ((0.1, 0.2, 0.3), "a, b and c are no better than the byte frequencies"),
     ],
 )
 def test_memories_that_learned_nothing_are_all_named_and_not_praised(above, first):
     frequencies = 3 + torch.rand(60, 10, generator=torch.Generator().manual_seed(0))
     runs = [measured(name, frequencies[None] + extra) for name, extra in zip("abc", above, strict=True)]
-    sentences = conclusion(
-        judged(runs, frequencies, torch.rand(60, 10, generator=torch.Generator().manual_seed(1)) < 0.3, 100)
-    )
+    mask = torch.rand(60, 10, generator=torch.Generator().manual_seed(1)) < 0.3
+    sentences = conclusion(judged(runs, frequencies, mask, 100))
     assert sentences[0].startswith(first)
     assert "a and b are no better" in sentences[-1] or sentences[0].startswith("a, b and c are")
 
 
-def test_a_memory_that_counting_beats_is_ahead_but_not_best():
-    spent = 2 + torch.rand(1, 60, 10, generator=torch.Generator().manual_seed(0))
+def even(*gaps, seeds=1):
+    """Memories that lie these distances apart on every byte, and a slice."""
+    spent = 2 + torch.rand(seeds, 60, 10, generator=torch.Generator().manual_seed(0))
     mask = torch.rand(60, 10, generator=torch.Generator().manual_seed(1)) < 0.3
-    runs = [measured("a", spent), measured("b", spent + 0.2)]
-    behind, ahead = (conclusion(judged(runs, spent[0] + 1, mask, 200, better=b))[0] for b in (1.3, 0.7))
-    assert behind.startswith("a is ahead at this budget, but no memory predicts better than counting yet")
-    assert "it is 0.30 bits per byte behind a 5-gram of the same bytes" in behind
-    assert ahead.startswith("a predicts this text best, 0.30 bits per byte better than a 5-gram")
-    assert all("behind it b by 0.20" in sentence for sentence in (behind, ahead))
+    return [measured(name, spent + gap) for name, gap in zip("abcdef", gaps)], spent, mask
+
+
+def test_a_memory_that_counting_beats_does_not_predict_best():
+    runs, spent, mask = even(0.0, 0.2)
+    behind, ahead = (conclusion(judged(runs, spent[0] + 1, mask, 200, better=b)) for b in (1.3, 0.7))
+    assert behind[1].startswith("No memory predicts better than counting yet: a is 0.30 bits per byte behind")
+    assert "a 5-gram of the same 8 kB" in behind[1] and behind[1].endswith("the distance does not shrink.")
+    assert ahead[1] == "a predicts this text better than a 5-gram of the same bytes, by 0.30 bits per byte."
+    assert all(
+        sentences[0].startswith("a (") and "ahead of b by 0.2" in sentences[0]
+        for sentences in (behind, ahead)
+    )
 
 
 def test_a_difference_too_small_to_matter_is_none():
-    spent = 2 + torch.rand(1, 60, 10, generator=torch.Generator().manual_seed(0))
-    mask = torch.rand(60, 10, generator=torch.Generator().manual_seed(1)) < 0.3
     for gap, words in (
-        (0.9 * PRACTICAL, "b cannot be distinguished"),
-        (1.5 * PRACTICAL, "behind it b by 0.03"),
+        (0.9 * PRACTICAL, "No memory is ahead of the others."),
+        (1.5 * PRACTICAL, "is ahead of b by 0.030"),
     ):
-        results = judged([measured("a", spent), measured("b", spent + gap)], spent[0] + 1, mask, 200)
+        runs, spent, mask = even(0.0, gap)
+        results = judged(runs, spent[0] + 1, mask, 200)
         assert results["memories"][1]["behind_best"]["all"]["low"] > 0 and words in conclusion(results)[0]
+        assert undecided(runs, Slices(mask, mask), 200) == []
+
+
+def test_what_seeds_leave_open_is_said_and_trained_further():
+    """The seeds of each memory differ by 0.2 bits, so 0.1 between two of them says nothing, and 9 bits do."""
+    runs, spent, mask = even(0.0, 0.1, 9.0, seeds=2)
+    luck = torch.tensor([-0.1, 0.1])[:, None, None]
+    runs = [dataclasses.replace(run, bits=spent[:1] + luck + gap) for run, gap in zip(runs, (0.0, 0.1, 9.0))]
+    first = conclusion(judged(runs, spent[0] + 12, mask, 400))[0]
+    assert "is ahead of c by 9.0" in first and first.endswith("b is not told apart from it in this time.")
+    assert undecided(runs, Slices(mask, mask), 400) == ["a", "b"]
+
+
+def test_the_plain_transformer_is_a_reference():
+    runs, spent, mask = even(0.0, 0.5)
+    for better, words in ((1.3, "worse than"), (1.0, "no worse than"), (0.5, "better than")):
+        results = judged(runs, spent[0] + 1, mask, 200, plain=better)
+        assert conclusion(results)[2].startswith(f"It is {words} a plain transformer")
+        assert results["references"][-1]["name"] == PLAIN
 
 
 def test_the_best_at_recalling_is_one_that_recalls():
@@ -188,15 +222,17 @@ def test_the_best_at_recalling_is_one_that_recalls():
     spent = 2 + torch.rand(1, 60, 10, generator=torch.Generator().manual_seed(0))
     mask = torch.rand(60, 10, generator=torch.Generator().manual_seed(1)) < 0.3
     without = conclusion(judged([measured("a", spent), measured("b", spent + 0.1)], spent[0] + 1, mask, 200))
-    assert without[1].startswith("No memory recalls yet") and not any("recall slice" in s for s in without)
+    assert without[3].startswith("No memory recalls yet") and not any("recall slice" in s for s in without)
     runs = [measured("a", spent), measured("b", spent + 0.1, spent + 0.1 + 0.4 * mask)]
     one = conclusion(judged(runs, spent[0] + 1, mask, 200))
-    assert "there: b 0.40 bits; 5-gram + cache gains 0.00" in one[1] and not any(
+    assert "there: b 0.40 bits; 5-gram + cache gains 0.00" in one[3] and not any(
         "recall slice" in s for s in one
     )
     runs = [measured("a", spent, spent + 0.3 * mask), measured("b", spent + 0.1, spent + 0.1 + 0.4 * mask)]
     both = conclusion(judged(runs, spent[0] + 1, mask, 200))
-    assert "there: b 0.40 and a 0.30 bits" in both[1] and both[2].startswith("a is best on the recall slice")
+    assert "there: b 0.40 and a 0.30 bits" in both[3] and both[4].startswith(
+        "a spends least on the recall slice"
+    )
 
 
 def test_a_seed_that_disagrees_widens_the_interval():
@@ -222,6 +258,73 @@ def test_equal_memories_are_told_apart_about_as_seldom_as_the_intervals_say(seed
     assert 0.02 * pairs < apart < 0.08 * pairs
 
 
+def test_power_is_what_a_comparison_of_two_normal_means_has():
+    """With many degrees of freedom the margin is 1.96 deviations of the difference, and 80 % lie 0.84 of them
+    further out."""
+    of_seeds, over_windows, seeds = 0.04, 0.03, 2
+    deviation = (2 * of_seeds**2 / seeds + over_windows**2) ** 0.5
+    found = power(Spread(of_seeds**2, 500), over_windows, seeds, 0.0)
+    assert abs(found.false_alarms - 0.05) < 0.02
+    assert abs(found.detectable / ((1.96 + 0.84) * deviation) - 1) < 0.08
+    few = power(Spread(of_seeds**2, 3), over_windows, seeds, 0.0)
+    assert few.detectable > 1.2 * found.detectable and abs(few.false_alarms - 0.05) < 0.03
+    assert power(Spread(0.0, 0), over_windows, seeds, 0.0) is None
+    assert power(Spread(1e-12, 500), 1e-6, seeds, PRACTICAL).detectable == pytest.approx(PRACTICAL, abs=2e-3)
+
+
+def budgets(bits, counted, steps=8):
+    """Of memories whose bits per byte after 1, 2 and 8 steps are these, the same on every byte."""
+    everywhere = torch.ones(1, 20, 5)
+    runs = [
+        measured(name, last * everywhere, earlier={1: first * everywhere[0], 2: second * everywhere[0]})
+        for name, (first, second, last) in bits.items()
+    ]
+    references = {
+        n: Reference("5-gram", c * everywhere[0], everywhere[0]) for n, c in zip((1, 2, steps), counted)
+    }
+    return Budgets(runs, references, steps, 50)
+
+
+def test_the_distance_to_counting_is_drawn_out_to_zero():
+    """1.0, 0.9 and 0.7 bits behind after 1, 2 and 8 steps of 1000 bytes: 0.1 less with every doubling."""
+    falling = budgets({"a": (4.0, 3.4, 2.7)}, (3.0, 2.5, 2.0)).until_counting("a", 1000)
+    assert all(abs(falling[key] / (1000 * 2**10) - 1) < FLOAT32 for key in ("value", "low", "high"))
+    rising = budgets({"a": (4.0, 3.6, 3.3)}, (3.0, 2.5, 2.0)).until_counting("a", 1000)
+    assert rising == {"value": None, "low": None, "high": None}
+
+
+def test_memories_whose_order_turns_round_are_named():
+    found = budgets(
+        {"a": (3.0, 2.5, 2.4), "b": (4.0, 3.0, 2.0), "c": (3.0, 2.5, 2.0 + PRACTICAL / 2)}, (3, 3, 3)
+    )
+    assert found.crossings() == [("a", "b")]  # c never was ahead of a beyond doubt
+
+
+def test_equal_time_lies_between_the_budgets():
+    """The fastest takes 8 s for all; the others have done 4 and 2 of 8 steps by then, one not even one."""
+    found = budgets({name: (4.0, 3.0, 2.0) for name in "abcd"}, (3, 3, 3))
+    table = found.at_equal_time({"a": 1.0, "b": 2.0, "c": 4.0, "d": 9.0})
+    assert table["seconds"] == 8.0
+    bits = table["bits_per_byte"]
+    assert (
+        bits["a"] == pytest.approx(2.0)
+        and bits["b"] == pytest.approx(2.5)
+        and bits["c"] == pytest.approx(3.0)
+    )
+    assert bits["d"] is None
+
+
+def test_sizes_are_read_by_people():
+    assert [size(n) for n in (512, 8192, 102_400, 1.5e6, 123e6, 2e9)] == [
+        "512 bytes",
+        "8.2 kB",
+        "102 kB",
+        "1.5 MB",
+        "123 MB",
+        "2 GB",
+    ]
+
+
 def test_the_gap_of_the_slice_vanishes_with_its_mask_shuffled():
     generator = torch.Generator().manual_seed(0)
     mask = torch.rand(200, 50, generator=generator) < 0.25
@@ -234,8 +337,8 @@ def test_the_gap_of_the_slice_vanishes_with_its_mask_shuffled():
 
 
 # ---------------------------------------------------------------------------------------------------- picture
-def drawn(monkeypatch, sizes, losses):
-    """The figure of a comparison with these state sizes and training losses, whose byte frequencies cost 4
+def drawn(monkeypatch, sizes, curves):
+    """The panels of a comparison with these state sizes and validation curves, whose byte frequencies cost 4
     bits."""
     figures = []
     monkeypatch.setattr(
@@ -244,24 +347,23 @@ def drawn(monkeypatch, sizes, losses):
     frequencies = torch.full((20, 6), 4.0)
     rows = [measured(f"memory-{i}", 3 + torch.rand(1, 20, 6)) for i in range(len(sizes))]
     results = judged(rows, frequencies, torch.rand(20, 6) < 0.5, 20)
-    for row, size, loss in zip(results["memories"], sizes, losses, strict=True):
-        row.update(state_bytes=size, training_loss=loss)
-    picture.draw(results | {"definitions": {row.name: {} for row in rows}})
+    for row, size_, curve in zip(results["memories"], sizes, curves, strict=True):
+        row.update(state_bytes=size_, validation_curve=list(enumerate(curve, 1)))
+    by_position = {"ends": [8, 16], "bits_per_byte": {row.name: [3.0, 60.0] for row in rows}}
+    picture.draw(results | {"definitions": {row.name: {} for row in rows}, "by_position": by_position})
     return figures[0].axes
 
 
 @pytest.mark.parametrize(
-    "losses, low, high",
-    [
-        (([8.0, 7.0], [8.0, 6.0]), 4.0, 8.0),
-        (([1e12, 1e13], [8.0, 3.0]), 3.0, 4.0),
-        (([], []), 4.0, 4.0),
-        (([], [3.0]), 3.0, 4.0),
-    ],
+    "curves, low", [(([8.0, 7.0], [8.0, 6.0]), 3.5), (([1e12, 1e13], [8.0, 3.0]), 3.0), (([], []), 3.5)]
 )
-def test_the_learning_panel_shows_the_curves_and_the_frequencies(losses, low, high, monkeypatch):
-    bottom, top = drawn(monkeypatch, (512, 1024), losses)[2].get_ylim()
-    assert bottom < low and high < top and (not low < high or top - bottom < 2 * (high - low))
+def test_the_learning_panel_shows_the_curves_and_the_references(curves, low, monkeypatch):
+    """A diverged run does not stretch the axis; nor does a length at which a memory fails."""
+    panels = drawn(monkeypatch, (512, 1024), curves)
+    bottom, top = panels[2].get_ylim()
+    assert 0.9 * low < bottom < low and 4.0 < top < 4.5
+    bottom, top = panels[3].get_ylim()
+    assert bottom < 3.0 < top < 4.0
 
 
 @pytest.mark.parametrize(
@@ -273,7 +375,7 @@ def test_the_learning_panel_shows_the_curves_and_the_frequencies(losses, low, hi
     ],
 )
 def test_the_state_panel_names_sizes_that_occur_and_no_label_covers_another(sizes, shown, monkeypatch):
-    axis = drawn(monkeypatch, sizes, [[5.0]] * len(sizes))[1].xaxis
+    axis = drawn(monkeypatch, sizes, [[3.9]] * len(sizes))[1].xaxis
     assert [label.get_text() for label in axis.get_ticklabels()] == shown and not axis.get_ticklabels(
         minor=True
     )

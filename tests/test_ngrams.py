@@ -86,11 +86,11 @@ def test_the_references_are_chosen_on_the_tuning_windows():
     """Text of period 7: every byte follows from the one before it, and a cache finds nothing to add."""
     content = torch.arange(4000).remainder(7).to(torch.uint8) + 97
     windows = torch.stack([content[i : i + 33] for i in (5, 17, 300)]).long()
-    unigram, ngram, cached = count(
-        content, torch.ones(4000, dtype=torch.bool), windows, windows, with_replaced_past(windows)
-    )
+    everything, replaced = torch.ones(4000, dtype=torch.bool), with_replaced_past(windows)
+    unigram, ngram, cached = count(content, everything, windows, windows, replaced, cache=True)
     assert unigram.name == UNIGRAM and ngram.name.endswith("-gram") and cached.name == f"{ngram.name} + cache"
-    other = count(content, torch.ones(4000, dtype=torch.bool), windows, with_replaced_past(windows), windows)
+    other = count(content, everything, windows, replaced, windows, cache=True)
+    assert len(count(content, everything, windows, windows, replaced, cache=False)) == 2
     for here, there in zip((unigram, ngram, cached), other):
         assert torch.equal(here.replaced, there.bits) and torch.equal(here.bits, there.replaced)
     assert not torch.equal(ngram.bits, ngram.replaced)

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from ttr.experiments.bench.command import bench_command
 from ttr.experiments.errors import UserError, for_the_user
-from ttr.experiments.settings import CompareSettings
+from ttr.experiments.settings import CompareSettings, seconds
 
 if TYPE_CHECKING:
     import torch
@@ -71,30 +71,49 @@ def compare_command(
         list[Path] | None,
         typer.Argument(help=("Text files; Python's own standard library when none are named.")),
     ] = None,
-    layers: Annotated[str, typer.Option(help="Names from `ttr list`, separated by commas.")] = ",".join(
-        DEFAULTS.layers
-    ),
+    layers: Annotated[
+        str,
+        typer.Option(
+            help="Names from `ttr list`, separated by commas; a hybrid as gated-deltanet:3+softmax-attention."
+        ),
+    ] = ",".join(DEFAULTS.layers),
     memory: Annotated[
         Path | None,
         typer.Option(help=("A Python file that defines `memory`, or `memories` by name; it is executed.")),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Training steps per model.")] = DEFAULTS.steps,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            help="For the whole, for example 90s, 6m or 1h; 6m when neither this nor --steps is given."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps of the final stage, instead of --time.")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="One learning rate for all, instead of the best of several for each.")
+    ] = None,
     width: Annotated[int, typer.Option(help="Width of the models.")] = DEFAULTS.width,
+    depth: Annotated[int, typer.Option(help="Layers of the models.")] = DEFAULTS.depth,
     context: Annotated[int, typer.Option(help="Bytes per window.")] = DEFAULTS.context,
     batch: Annotated[int, typer.Option(help="Windows per step.")] = DEFAULTS.batch,
+    device: Annotated[str, typer.Option(help="Where models are trained, as torch says.")] = DEFAULTS.device,
     seed: Annotated[int, typer.Option(help="First seed of data order and initial weights.")] = DEFAULTS.seed,
     seeds: Annotated[
-        int, typer.Option(help="Number of seeds; more than one gives intervals over seeds.")
+        int, typer.Option(help="Seeds of every memory; more than one gives intervals over seeds.")
     ] = DEFAULTS.seeds,
-    tune_lr: Annotated[
-        bool, typer.Option("--tune-lr", help=("Try three learning rates per memory on a separate split."))
-    ] = False,
     as_published: Annotated[
         bool,
         typer.Option(
-            "--as-published", help="Compare the layers as they were published, not the memories in one layer."
+            "--as-published", help="Compare the layers as they were published too, in a second table."
         ),
     ] = False,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            help="The plan.json of a comparison, to be repeated to the bit; only --out and --jobs count."
+        ),
+    ] = None,
     jobs: Annotated[
         int,
         typer.Option(help="Processes of one thread each; results do not depend on their number."),
@@ -103,25 +122,34 @@ def compare_command(
         Path, typer.Option(help="Folder of the results; the same arguments resume there.")
     ] = DEFAULTS.out,
 ) -> None:
-    """Which memory suits your text? Trains a small model per memory, all else equal, and reports."""
+    """Which memory suits your text? Trains small models of every memory, all else equal, and reports."""
     from ttr.experiments.compare import compare
+    from ttr.experiments.plan import Plan
 
-    names = tuple(name.strip() for name in layers.split(",") if name.strip())
+    if plan is not None:
+        replayed = Plan.read(plan)
+        compare(CompareSettings.from_dict(replayed.about["settings"], out, jobs), console, replayed)
+        return
+    if time is not None and steps is not None:
+        raise UserError("--time and --steps both say how long to train. Give one of them.")
     compare(
         CompareSettings(
             files=tuple(files or ()),
-            layers=names,
+            layers=tuple(name.strip() for name in layers.split(",") if name.strip()),
             memory=memory,
             out=out,
+            jobs=jobs,
+            time=DEFAULTS.time if time is None else seconds(time),
             steps=steps,
+            lr=lr,
             width=width,
+            depth=depth,
             context=context,
             batch=batch,
+            device=device,
             seed=seed,
             seeds=seeds,
-            tune_lr=tune_lr,
             as_published=as_published,
-            jobs=jobs,
         ),
         console,
     )

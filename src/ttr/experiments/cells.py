@@ -30,12 +30,7 @@ from torch import Tensor
 
 from ttr._version import __version__
 from ttr.experiments.errors import UserError
-from ttr.experiments.storage import load_tensors, save_tensors
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, where two runs may compute the same cell twice
-    fcntl = None
+from ttr.experiments.storage import load_tensors, locked, save_tensors
 
 Result = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors by name, and JSON-ready facts."""
@@ -133,7 +128,7 @@ def one_thread() -> Iterator[None]:
 def _compute(cell: Cell, folder: Path, report: Report, block: bool) -> bool:
     """Compute a cell unless its file is there; False if another process is at it and this one is not to
     ``block``."""
-    with _locked(cell.file(folder), block) as mine:
+    with locked(cell.file(folder), block) as mine:
         if not mine:
             return False
         if not cell.file(folder).exists():
@@ -143,22 +138,6 @@ def _compute(cell: Cell, folder: Path, report: Report, block: bool) -> bool:
             save_tensors(cell.file(folder), tensors, {"key": cell.key, "facts": facts})
             cell.checkpoint(folder).unlink(missing_ok=True)
     return True
-
-
-@contextlib.contextmanager
-def _locked(path: Path, block: bool) -> Iterator[bool]:
-    """Whether this process is the only one at the cell; a lock ends with its process, however that ends."""
-    if fcntl is None:
-        yield True
-        return
-    (path.parent / "locks").mkdir(exist_ok=True)
-    with open(path.parent / "locks" / path.stem, "wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if block else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 def _in_processes(

@@ -1,42 +1,46 @@
-"""Compares memories on a text by a small byte-level language model each, at equal parameters, steps, data and
-seed."""
+"""Compares memories on a text by a small byte-level language model each, at equal parameters, data and
+seeds."""
 
 from __future__ import annotations
 
 import dataclasses
-import platform
-from collections.abc import Mapping, Sequence
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
-from ttr._version import __version__
+from ttr.experiments.budget import Budgets
 from ttr.experiments.cells import Cell, Result, run
 from ttr.experiments.errors import UserError, for_the_user
-from ttr.experiments.language_model import Windows
-from ttr.experiments.memories import Memory, definitions, equal_widths, memories
-from ttr.experiments.picture import draw
+from ttr.experiments.language_model import PROMPT, Windows
+from ttr.experiments.memories import PLAIN, Memory, definitions, equal_widths, memories
+from ttr.experiments.plan import Plan
 from ttr.experiments.progress import Bar
+from ttr.experiments.protocol import Clock, Run, Stage, at_the_edge, next_stage
+from ttr.experiments.publish import publish, save_models, table_of_runs
 from ttr.experiments.references import Reference
-from ttr.experiments.report import html, show
-from ttr.experiments.results import Measured, conclusion, summarise
+from ttr.experiments.results import Measured, Slices, summarise, undecided
 from ttr.experiments.settings import CompareSettings
-from ttr.experiments.speed import speeds
-from ttr.experiments.storage import from_json, load_tensors, make_folder, save_tensors, to_json, write
-from ttr.tasks.text import Text, distant_slice, read_text, recall_slice, standard_library
+from ttr.experiments.speed import seconds_per_step, speeds
+from ttr.experiments.storage import load_tensors, save_tensors, write
+from ttr.experiments.verdict import conclusion
+from ttr.tasks.text import distant_slice, read_text, recall_slice, standard_library
 
 TRAIN, COUNT = (f"ttr.experiments.language_model:{name}" for name in ("train_and_judge", "count_ngrams"))
-REPORT = ("results.json", "comparison.png", "report.html")
+AT_THE_END = 0.07
+"""The share of the time that is kept for speeds, figures and report."""
 
 
-def compare(settings: CompareSettings, console: Console) -> dict[str, Any]:
+def compare(settings: CompareSettings, console: Console, replayed: Plan | None = None) -> dict[str, Any]:
     """Train, measure and report; runs that an earlier call with the same settings finished are not repeated.
 
-    Writes into ``settings.out``: settings.json, cells/ (the text, and a file per cell), speeds.safetensors,
-    results.json, comparison.png and report.html; prints progress, the table and the conclusion to
-    ``console``.
+    Writes into ``settings.out``: plan.json, cells/ (the text, and a file per cell), speeds.safetensors, and
+    what ``publish`` makes of them; prints progress, the table and the conclusion to ``console``. With
+    ``replayed`` the stages are those of that plan, whatever the clock says.
 
     Returns:
         The content of results.json.
@@ -44,169 +48,253 @@ def compare(settings: CompareSettings, console: Console) -> dict[str, Any]:
     Raises:
         UserError: for errors that the user can correct, in one sentence; finished runs are kept.
     """
-    with for_the_user():
-        found = memories(settings)
-        text = read_text(settings.files or standard_library())
-        windows = Windows(text, settings)
-        mask = _slice(windows, settings)
-    about = claim(settings, text, found)
-    write(settings.out / "cells" / "inputs" / text.sha256, text.content.numpy().tobytes())
-    widths = equal_widths(found, settings)
-    total = settings.steps * len(found) * (len(settings.rates) + settings.seeds - 1)
+    comparison = Comparison(settings, replayed)
     try:
-        with Bar(console, total) as bar:
-            measured, counted = _results(settings, found, widths, text.sha256, bar)
-            fast = _speeds(settings, found, widths, windows, bar)
+        with Bar(console) as bar:
+            comparison.train(bar)
+            results = comparison.results(bar)
     except KeyboardInterrupt:
         raise UserError(f"Stopped. The same command continues from here: {settings.command()}") from None
-    distant = distant_slice(windows.validation, settings.ngram)
-    figures = summarise(measured, counted, fast, mask, distant, settings.resamples)
-    results = {"conclusion": conclusion(figures)} | figures | about
-    publish(settings, results, console)
+    save_models(settings, comparison.by_name, comparison.widths, comparison.trained)
+    publish(settings.out, results, table_of_runs(comparison.plan.stages, comparison.trained), console)
     return results
 
 
-def _slice(windows: Windows, settings: CompareSettings) -> Tensor:
-    """The recall slice.
+class Comparison:
+    """A comparison that goes on in its folder.
+
+    Attributes:
+        plan: what is trained, stage by stage.
+        trained: the results of the runs so far.
+    """
+
+    def __init__(self, settings: CompareSettings, replayed: Plan | None) -> None:
+        self.began = time.monotonic()
+        self.settings = settings
+        with for_the_user():
+            self.memories = memories(settings)
+            self.text = read_text(settings.files or standard_library())
+            self.windows = Windows(self.text, settings)
+            self.slices = _slices(self.windows, settings)
+        self.plan = Plan.claim(settings, self.text, definitions(self.memories), replayed)
+        write(self.cells / "inputs" / self.text.sha256, self.text.content.numpy().tobytes())
+        self.widths = equal_widths(self.memories, settings)
+        self.by_name = {memory.name: memory for memory in self.memories}
+        self.trained: dict[Run, Result] = {}
+        self.counted: dict[int, list[Reference]] = {}
+
+    @property
+    def cells(self) -> Path:
+        return self.settings.out / "cells"
+
+    @property
+    def groups(self) -> list[list[Memory]]:
+        """The memories in the common layer, and those in the published layers if they are asked for."""
+        found = [
+            [m for m in self.memories if m.layers and m.published == published] for published in (False, True)
+        ]
+        return [group for group in found if group]
+
+    # ------------------------------------------------------------------------------------------- computing
+    def train(self, bar: Bar) -> None:
+        """Compute all stages, each decided when those before it are finished."""
+        clock = self._clock(bar)
+        number = 0
+        while stage := self.plan.stage(number, lambda: self._next(clock)):
+            before = time.monotonic()
+            bar.begin(f"stage {number + 1}, {stage.title}", sum(run.steps for run in stage.runs))
+            fresh = self._compute(stage, number, clock, bar)
+            took = time.monotonic() - before
+            if fresh:
+                clock.took(stage, took)
+            self.plan.took(number, took)
+            number += 1
+            if number < 3:
+                bar.say(self._first_look(stage))
+
+    def _clock(self, bar: Bar) -> Clock:
+        """What the time allows. Nothing is timed where the clock decides nothing."""
+        s, passed = self.settings, sum(filter(None, self.plan.seconds))
+        self.began -= passed
+        limit = None if s.steps is not None else (1 - AT_THE_END) * s.time
+        judging = (s.tuning_windows + s.evaluation_windows) / s.batch / 3  # a step is three forward passes
+        if limit is None or self.plan.complete:
+            return Clock(limit, s.jobs, dict.fromkeys(self.by_name, 1.0), judging)
+        bar.begin("a step of every memory, timed", 0)
+        cost = seconds_per_step(self.memories, s, self.widths, self.windows.tuning)
+        return Clock(limit, s.jobs, cost, judging)
+
+    def _next(self, clock: Clock) -> Stage | None:
+        clock.spent = time.monotonic() - self.began
+        done, names = self.plan.stages, [memory.name for memory in self.memories]
+        return next_stage(done, names, self.settings, clock, self._tuning, lambda _: self._undecided())
+
+    def _tuning(self, run: Run) -> tuple[bool, float]:
+        facts = self.trained[run][1]
+        return facts["diverged_at"] is not None, facts["tuning_bits_per_byte"]
+
+    def _undecided(self) -> list[str]:
+        s = self.settings
+        return [
+            name
+            for group in self.groups
+            for name in undecided([self.measured(memory.name) for memory in group], self.slices, s.resamples)
+        ]
+
+    def _compute(self, stage: Stage, number: int, clock: Clock, bar: Bar) -> bool:
+        """The results of a stage, those of its dearest runs first, so that none of them is left to the end.
+
+        Returns:
+            Whether nothing of it had been computed before.
+        """
+        steps, last = stage.runs[0].steps, number >= 2
+        counting = [] if number > 2 else [self._counting(steps, last)]
+        runs = sorted(stage.runs, key=lambda each: -clock.of([each]))
+        cells = [*counting, *(self._training(each, last) for each in runs)]
+        fresh = not any(cell.file(self.cells).exists() for cell in cells)
+        results = run(cells, self.cells, self.settings.jobs, bar.report, self.settings.memory)
+        if counting:
+            tensors, facts = results.pop(0)
+            self.counted[steps] = [
+                Reference(name, tensors[f"bits.{i}"], tensors[f"replaced.{i}"])
+                for i, name in enumerate(facts["names"])
+            ]
+        self.trained |= dict(zip(runs, results, strict=True))
+        return fresh
+
+    def _training(self, run: Run, last: bool) -> Cell:
+        arguments = self._common() | {
+            "memory": dataclasses.asdict(self.by_name[run.memory]),
+            "mlp_width": self.widths[run.memory],
+            "seed": run.seed,
+            "rate": run.rate,
+            "steps": run.steps,
+            "replaced": last,
+            "kept": run.kept,
+        }
+        label = re.sub(r"[^A-Za-z0-9.+_-]", "_", run.memory)
+        return Cell(TRAIN, arguments, f"{label}.seed{run.seed}.rate{run.rate}.steps{run.steps}", run.steps)
+
+    def _counting(self, steps: int, cache: bool) -> Cell:
+        arguments = self._common() | {"seed": self.settings.seed, "steps": steps, "cache": cache}
+        return Cell(COUNT, arguments, f"n-grams.steps{steps}", 0)
+
+    def _common(self) -> dict[str, Any]:
+        return {"text": self.text.sha256, "recipe": self.settings.recipe()}
+
+    # ------------------------------------------------------------------------------------------- figures
+    def measured(self, name: str) -> Measured:
+        """The runs of one memory at its chosen rate."""
+        done = self.plan.stages
+        runs = [run for stage in done[2:] for run in stage.runs if run.memory == name]
+        tensors, facts = zip(*(self.trained[run] for run in runs))
+        rate = runs[0].rate
+        earlier = {}
+        for stage in done[:2]:
+            best = min((run for run in stage.runs if run.memory == name), key=self._tuning)
+            earlier[best.steps] = self.trained[best][0]["bits"]
+        each = {key: torch.stack([found[key] for found in tensors]) for key in ("bits", "replaced", "hits")}
+        return Measured(
+            name,
+            rate,
+            at_the_edge(done, name, rate),
+            **each,
+            facts=facts,
+            earlier=earlier,
+            long=tensors[0]["long"],
+        )
+
+    def _first_look(self, stage: Stage) -> str:
+        """The order so far, in a line."""
+        best: dict[str, float] = {}
+        for run_ in stage.runs:
+            bits = self.trained[run_][0]["bits"].double().mean().item()
+            best[run_.memory] = min(best.get(run_.memory, bits), bits)
+        order = sorted(best, key=best.get)
+        return f"After {stage.runs[0].steps} steps: " + ", ".join(
+            f"{name} {best[name]:.2f}" for name in order
+        )
+
+    def results(self, bar: Bar) -> dict[str, Any]:
+        """The content of results.json."""
+        s, steps = self.settings, self.plan.stages[2].runs[0].steps
+        bar.begin("speeds, all memories in turn", 0)
+        fast = self._speeds()
+        counted, plain = self.counted[steps], self.measured(PLAIN)
+        tables = []
+        for group in self.groups:
+            measured = [self.measured(memory.name) for memory in group]
+            table = summarise(measured, plain, counted, self.slices, s.resamples)
+            for row in table["memories"]:
+                row |= fast[row["name"]]
+            budgets = Budgets(measured, {n: each[1] for n, each in self.counted.items()}, steps, s.resamples)
+            cost = {n: s.batch * s.context / each["training_tokens_per_second"] for n, each in fast.items()}
+            table |= {
+                "crossings": budgets.crossings(),
+                "until_counting": budgets.until_counting(table["best"]["all"], s.batch * s.context),
+                "at_equal_time": budgets.at_equal_time(cost),
+                "by_position": _by_position([*measured, plain], s.context),
+            }
+            tables.append(table)
+        about = dict(self.plan.about)
+        budget = {
+            "steps": steps,
+            "bytes": steps * s.batch * s.context,
+            "stages": [
+                {"title": stage.title, "runs": len(stage.runs), "seconds": seconds}
+                for stage, seconds in zip(self.plan.stages, self.plan.seconds)
+            ],
+        }
+        results = tables[0] | {"budget": budget, "timed": s.steps is None}
+        results |= {"published": tables[1]} if len(tables) > 1 else {}
+        return (
+            {"conclusion": conclusion(results)}
+            | results
+            | {"samples": self._samples(), "given": PROMPT}
+            | about
+        )
+
+    def _speeds(self) -> dict[str, Any]:
+        """The speeds, measured once per folder."""
+        path = self.settings.out / "speeds.safetensors"
+        if not path.exists():
+            found = [memory for memory in self.memories if memory.layers]
+            save_tensors(path, {}, speeds(found, self.settings, self.widths, self.windows.validation))
+        return load_tensors(path)[1]
+
+    def _samples(self) -> dict[str, str]:
+        """What every memory wrote behind the same bytes."""
+        found = {}
+        for run_, (tensors, _) in self.trained.items():
+            if "sample" in tensors:
+                found[run_.memory] = bytes(tensors["sample"].tolist()).decode(errors="replace")
+        return found
+
+
+def _slices(windows: Windows, settings: CompareSettings) -> Slices:
+    """The slices of the validation windows.
 
     Raises:
-        ValueError: if it is empty.
+        ValueError: if nothing can be recalled.
     """
-    mask = recall_slice(windows.validation, settings.ngram)
-    if not mask.any():
+    slices = Slices(*(of(windows.validation, settings.ngram) for of in (recall_slice, distant_slice)))
+    if not slices.recall.any():
         raise ValueError(
             f"No window of {settings.context} bytes repeats {settings.ngram} bytes, so there is nothing to "
             "recall. Use a larger --context or more text."
         )
-    return mask
+    return slices
 
 
-def _results(
-    settings: CompareSettings, found: Sequence[Memory], widths: Mapping[str, int], text: str, bar: Bar
-) -> tuple[list[Measured], tuple[Reference, ...]]:
-    """Every memory at the rate that is best on the tuning windows, from all seeds; and the references. The
-    first seed tries all rates; the others follow at the best."""
-    folder, common = settings.out / "cells", {"text": text, "recipe": settings.recipe()}
-    first, *others = settings.all_seeds
-
-    def trained(memory: Memory, seed: int, rate: float) -> Cell:
-        arguments = common | {"memory": dataclasses.asdict(memory), "mlp_width": widths[memory.name]}
-        label = f"{memory.name}.seed{seed}.rate{rate}"
-        return Cell(TRAIN, arguments | {"seed": seed, "rate": rate}, label, settings.steps)
-
-    def computed(cells: list[Cell]) -> list[Result]:
-        return run(cells, folder, settings.jobs, bar.report, settings.memory)
-
-    counting = Cell(COUNT, common | {"seed": first}, "n-grams", 0)
-    tried = [trained(memory, first, rate) for memory in found for rate in settings.rates]
-    (tensors, facts), *results = computed([counting, *tried])
-    each = len(settings.rates)
-    best = [
-        min(results[i * each : (i + 1) * each], key=lambda result: result[1]["tuning_bits_per_byte"])
-        for i in range(len(found))
-    ]
-    rest = [
-        trained(memory, seed, facts["learning_rate"])
-        for memory, (_, facts) in zip(found, best)
-        for seed in others
-    ]
-    rest = computed(rest)
-    measured = []
-    for i, memory in enumerate(found):
-        runs = [best[i], *rest[i * len(others) : (i + 1) * len(others)]]
-        bits, replaced = (
-            torch.stack([tensors[name] for tensors, _ in runs]) for name in ("bits", "replaced")
-        )
-        measured.append(Measured(memory.name, bits, replaced, [facts for _, facts in runs]))
-    counted = tuple(
-        Reference(name, tensors[f"bits.{i}"], tensors[f"replaced.{i}"])
-        for i, name in enumerate(facts["names"])
-    )
-    return measured, counted
-
-
-def _speeds(
-    settings: CompareSettings, found: Sequence[Memory], widths: Mapping[str, int], windows: Windows, bar: Bar
-) -> dict[str, Any]:
-    """The speeds, measured once per folder."""
-    path = settings.out / "speeds.safetensors"
-    if not path.exists():
-        bar.report("speeds", 0, "all memories in turn")
-        save_tensors(path, {}, speeds(found, settings, widths, windows.validation))
-    return load_tensors(path)[1]
-
-
-def publish(settings: CompareSettings, results: Mapping[str, Any], console: Console) -> None:
-    """Write those of results.json, comparison.png and report.html that have changed, and print the table."""
-    png = draw(results)
-    for name, content in zip(
-        REPORT, (to_json(results), png, html(results, png).encode(errors="backslashreplace")), strict=True
-    ):
-        write(settings.out / name, content)
-    show(results, console)
-    console.print(
-        "Written:",
-        *(str(settings.out / name) for name in REPORT),
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-
-
-def claim(settings: CompareSettings, text: Text, found: Sequence[Memory]) -> dict[str, Any]:
-    """Create the folder and its settings.json, or check that they belong to this comparison.
-
-    Returns:
-        The content of settings.json: command, settings, definitions, text, versions (those of the first
-            call).
-
-    Raises:
-        UserError: if the folder cannot be written, holds another comparison, or its settings.json is damaged.
-    """
-    make_folder(settings.out / "cells" / "inputs")
-    path = settings.out / "settings.json"
-    foreign = [name for name in REPORT if (settings.out / name).exists()] + ["cells"] * any(
-        (settings.out / "cells" / "inputs").iterdir()
-    )
-    if foreign and not path.exists():
-        raise UserError(
-            f"{settings.out} holds {', '.join(foreign)} but no settings.json that they belong to. Choose "
-            "another folder with --out."
-        )
-    about = {
-        "command": settings.command(),
-        "settings": settings.to_dict(),
-        "definitions": definitions(found),
-        "text": {"bytes": len(text.content), "sha256": text.sha256, "files": list(text.names)},
-        "versions": {"ttr": __version__, "torch": torch.__version__, "python": platform.python_version()},
+def _by_position(measured: Sequence[Measured], context: int) -> dict[str, Any]:
+    """Bits per byte in longer windows: within the training length, then between every doubling of it."""
+    edges = [0, context]
+    while edges[-1] < measured[0].long.shape[1]:
+        edges.append(min(2 * edges[-1], measured[0].long.shape[1]))
+    return {
+        "ends": edges[1:],
+        "bits_per_byte": {
+            m.name: [m.long[:, a:b].double().mean().item() for a, b in zip(edges, edges[1:])]
+            for m in measured
+        },
     }
-    if not path.exists():
-        write(path, to_json(about))
-        return about
-    try:
-        held = from_json(path.read_bytes())
-        before = {key: held[key] for key in about}
-        if any(type(before[key]) is not type(value) for key, value in about.items()):
-            raise TypeError
-        differ = [key for key in ("settings", "text") for key in _differences(before[key], about[key])]
-        differ += [
-            f"the definition of {name}"
-            for name in _differences(before["definitions"], about["definitions"])
-            if not differ
-        ]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{path} is damaged. Restore it, or choose another folder with --out; nothing was overwritten."
-        ) from None
-    if differ:
-        raise UserError(
-            f"{settings.out} holds a comparison with other arguments ({', '.join(differ)} "
-            "changed). "
-            "Give the same arguments to continue it, or another folder with --out."
-        )
-    return before
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The names of the entries that differ."""
-    return [key for key in now if before.get(key) != now[key]]

@@ -1,12 +1,12 @@
-"""Measurements of a trained model: bits per byte, size of the state, decoding speed."""
+"""Measurements of a trained model: bits per byte, right guesses, size of the state."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ttr.experiments.training import next_byte_loss
+from ttr.experiments.training import bits_of, logits_of
 from ttr.values import checks
 
 MOST_BITS = 64.0
@@ -15,12 +15,24 @@ model is finite."""
 
 
 @torch.no_grad()
-def bits_of_every_byte(model: nn.Module, tokens: Int[Tensor, "W L"], batch: int) -> Float[Tensor, "W L-1"]:
-    """Bits the model spends on each byte of the windows, from the window's earlier bytes alone; ``MOST_BITS``
-    at most."""
+def bits_and_hits(
+    model: nn.Module, tokens: Int[Tensor, "W L"], batch: int
+) -> tuple[Float[Tensor, "W L-1"], Bool[Tensor, "W L-1"]]:
+    """Of every byte of the windows, from the window's earlier bytes alone: the bits that the model spends on
+    it, ``MOST_BITS`` at most, and whether it is the byte that the model holds most likely."""
     model.eval()
-    bits = torch.cat([next_byte_loss(model, part) for part in tokens.split(batch)])
-    return bits.nan_to_num(nan=MOST_BITS).clamp(max=MOST_BITS)
+    device, bits, hits = next(model.parameters()).device, [], []
+    for part in tokens.split(batch):
+        part = part.to(device)
+        logits = logits_of(model, part)
+        bits.append(bits_of(logits, part).cpu())
+        hits.append((logits.argmax(-1) == part[:, 1:]).cpu())
+    return torch.cat(bits).nan_to_num(nan=MOST_BITS).clamp(max=MOST_BITS), torch.cat(hits)
+
+
+def bits_per_byte(model: nn.Module, tokens: Int[Tensor, "W L"], batch: int) -> float:
+    """The mean over all bytes."""
+    return bits_and_hits(model, tokens, batch)[0].double().mean().item()
 
 
 @torch.no_grad()
@@ -28,4 +40,5 @@ def bits_of_every_byte(model: nn.Module, tokens: Int[Tensor, "W L"], batch: int)
 def memory_bytes(model: nn.Module, window: Int[Tensor, "1 T"]) -> int:
     """Bytes of the states of all layers after reading ``window``."""
     model.eval()
-    return sum(state.nbytes for state in model(input_ids=window, use_cache=True).past_key_values.states())
+    cache = model(input_ids=window.to(model.device), use_cache=True).past_key_values
+    return sum(state.nbytes for state in cache.states())

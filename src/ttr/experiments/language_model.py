@@ -6,69 +6,100 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from ttr.experiments.cells import Report, Result
-from ttr.experiments.evaluation import bits_of_every_byte, memory_bytes
+from ttr.experiments.evaluation import bits_and_hits, bits_per_byte, memory_bytes
 from ttr.experiments.memories import Memory, build, parameters
 from ttr.experiments.references import count, with_replaced_past
 from ttr.experiments.settings import Recipe
 from ttr.experiments.training import History, train
 from ttr.tasks.ngrams import read_bytes
 from ttr.tasks.text import Text, evaluation_starts, read_text, split, training_starts, windows
+from ttr.values import checks
+
+LONGER = 16
+"""How many times the training length the windows have on which bits by position are measured."""
+LONG_WINDOWS = 8
+CURVE_POINTS, CURVE_WINDOWS = 10, 16
+"""How often a kept run is judged while it trains, and on how many windows."""
+PROMPT, WRITTEN = 64, 192
+"""Bytes of the sample of every memory: those it is given and those it writes."""
 
 
 def train_and_judge(arguments: dict[str, Any], folder: Path, checkpoint: Path, report: Report) -> Result:
     """Train one memory from one seed at one rate.
 
     Returns:
-        "bits" [W,T] of every validation byte and "replaced", the same with the first half of every window
-        replaced; the parameters, the loss of every step in bits per byte, the bits per byte on the tuning
-        windows, the bytes of state, and the step at which it diverged, if it did.
+        "bits" and "hits" [W,T] of every validation byte. The parameters, the loss of every step in bits per
+        byte, the bits per byte on the tuning windows, the bytes of state, and the step at which it diverged,
+        if it did. With "replaced", also the bits with the first half of every window replaced. With "kept",
+        also "long" [V,M], the bits of every byte of longer windows, "curve", the bits per byte after some of
+        the steps, and of a memory "model.*", the parameters, and "sample", bytes that it was given and wrote.
     """
     settings = Recipe(**arguments["recipe"])
     text = Windows(folder / "inputs" / arguments["text"], settings)
     memory, seed, rate = Memory(**arguments["memory"]), arguments["seed"], arguments["rate"]
-    model = build(memory, settings, arguments["mlp_width"], seed)
-    seen = 0
+    steps, kept = arguments["steps"], arguments["kept"]
+    model = build(memory, settings, arguments["mlp_width"], seed).to(settings.device)
+    seen, judged = 0, text.tuning[:CURVE_WINDOWS]
 
     def on_step(history: History) -> None:
         nonlocal seen
         done, recent = len(history.loss), history.loss[-10:]
-        words = f"seed {seed}, rate {rate:g}, step {done}"
-        report(
-            memory.name,
-            done - seen,
-            words + (f", {sum(recent) / len(recent):.2f} bits a byte" if recent else ""),
-        )
+        words = f"seed {seed}, rate {rate:g}, step {done} of {steps}"
+        if recent:
+            words += f", {sum(recent) / len(recent):.2f} bits a byte"
+        report(memory.name, done - seen, words)
         seen = done
+        if kept and done and done % max(1, steps // CURVE_POINTS) == 0 and done not in history.curve:
+            history.curve[done] = bits_per_byte(model, judged, settings.batch)
+            model.train()
 
-    history = train(
-        model, text.content, text.training_starts(seed), rate, settings, checkpoint, dict(arguments), on_step
-    )
-    report(memory.name, settings.steps - seen, "measuring")  # steps that a diverged run leaves undone
-    tensors = {
-        name: bits_of_every_byte(model, rows, settings.batch)
-        for name, rows in (("bits", text.validation), ("replaced", text.replaced))
-    }
-    spent = tensors["bits"].double().mean().item()
-    report(memory.name, 0, f"{spent:.3f} bits per byte (seed {seed}, rate {rate:g})", True)
-    tuning = bits_of_every_byte(model, text.tuning, settings.batch).double().mean().item()
+    starts = text.training_starts(seed, steps)
+    history = train(model, text.content, starts, rate, settings, checkpoint, dict(arguments), on_step)
+    report(memory.name, steps - seen, "measuring")  # steps that a diverged run leaves undone
+    bits, hits = bits_and_hits(model, text.validation, settings.batch)
+    tensors = {"bits": bits, "hits": hits}
+    if arguments["replaced"]:
+        tensors["replaced"], _ = bits_and_hits(model, text.replaced, settings.batch)
+    spent = bits.double().mean().item()
     facts = {
-        "learning_rate": rate,
-        "seed": seed,
         "parameters": parameters(model),
-        "mlp_width": arguments["mlp_width"],
         "diverged_at": history.diverged_at,
-        "tuning_bits_per_byte": tuning,
-        "state_bytes": memory_bytes(model, text.validation[:1, :-1]),
         "loss": history.loss,
+        "tuning_bits_per_byte": bits_per_byte(model, text.tuning, settings.batch),
+        "state_bytes": memory_bytes(model, text.validation[:1, :-1]) if memory.layers else None,
     }
+    if kept:
+        tensors["long"], _ = bits_and_hits(model, text.long, 1)
+        facts["curve"] = list(history.curve.items())
+    if kept and memory.layers:
+        tensors |= {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        tensors["sample"] = sample(model, text.validation[:1, :PROMPT], seed)
+    report(memory.name, 0, f"{spent:.3f} bits per byte (seed {seed}, rate {rate:g}, {steps} steps)", kept)
     return tensors, facts
 
 
+@torch.no_grad()
+@checks(values=False)
+def sample(model: nn.Module, prompt: Int[Tensor, "1 P"], seed: int) -> Int[Tensor, " P+192"]:
+    """The prompt and ``WRITTEN`` bytes after it, drawn from the model's own distribution."""
+    model.eval()
+    generator = torch.Generator().manual_seed(seed)
+    out, written = model(input_ids=prompt.to(model.device), use_cache=True), [*prompt[0]]
+    for _ in range(WRITTEN):
+        chances = out.logits[0, -1].float().softmax(-1).nan_to_num().cpu() + 1e-12
+        written.append(torch.multinomial(chances, 1, generator=generator)[0])
+        byte = written[-1].reshape(1, 1).to(model.device)
+        out = model(input_ids=byte, past_key_values=out.past_key_values, use_cache=True)
+    return torch.stack(written)
+
+
 def count_ngrams(arguments: dict[str, Any], folder: Path, checkpoint: Path, report: Report) -> Result:
-    """Count n-grams on the bytes that the models of one seed read.
+    """Count n-grams on the bytes that the models of one seed read in so many steps.
 
     Returns:
         "bits.N" and "replaced.N" of the N-th reference, as of a model; their "names".
@@ -76,9 +107,9 @@ def count_ngrams(arguments: dict[str, Any], folder: Path, checkpoint: Path, repo
     settings = Recipe(**arguments["recipe"])
     text = Windows(folder / "inputs" / arguments["text"], settings)
     report("n-grams", 0, "counting")
-    starts = text.training_starts(arguments["seed"]).flatten()
+    starts = text.training_starts(arguments["seed"], arguments["steps"]).flatten()
     read = read_bytes(len(text.content), starts, settings.context)
-    found = count(text.content, read, text.tuning, text.validation, text.replaced)
+    found = count(text.content, read, text.tuning, text.validation, text.replaced, arguments["cache"])
     tensors = {f"bits.{i}": each.bits for i, each in enumerate(found)}
     tensors |= {f"replaced.{i}": each.replaced for i, each in enumerate(found)}
     return tensors, {"names": [each.name for each in found]}
@@ -91,23 +122,25 @@ class Windows:
         content: [N] all bytes.
         tuning, validation: [W,L] the windows to choose settings on, and to judge on.
         replaced: [W,L] the validation windows with their first half taken from another window.
+        long: [V,M] validation windows up to ``LONGER`` times as long.
     """
 
     def __init__(self, text: Text | Path, settings: Recipe) -> None:
         self.settings = settings
         self.content = (text if isinstance(text, Text) else read_text([text])).content
         self.pieces = split(len(self.content), settings.context)
-        self.tuning, self.validation = (
-            self._windows(pieces) for pieces in (self.pieces.tuning, self.pieces.validation)
-        )
+        context, longest = settings.context, min(map(len, self.pieces.validation)) - 1
+        self.tuning = self._windows(self.pieces.tuning, context, settings.tuning_windows)
+        self.validation = self._windows(self.pieces.validation, context, settings.evaluation_windows)
         self.replaced = with_replaced_past(self.validation)
+        self.long = self._windows(
+            self.pieces.validation, context * min(LONGER, longest // context), LONG_WINDOWS
+        )
 
-    def training_starts(self, seed: int) -> Tensor:
-        """[steps,batch] where the windows of every training step begin."""
+    def training_starts(self, seed: int, steps: int) -> Int[Tensor, "steps batch"]:
+        """Where the windows of every training step begin."""
         s = self.settings
-        return training_starts(self.pieces.train, s.context, s.steps, s.batch, seed)
+        return training_starts(self.pieces.train, s.context, steps, s.batch, seed)
 
-    def _windows(self, pieces: tuple[range, ...]) -> Tensor:
-        context = self.settings.context
-        starts = evaluation_starts(pieces, context, self.settings.evaluation_windows)
-        return windows(self.content, starts, context)
+    def _windows(self, pieces: tuple[range, ...], context: int, limit: int) -> Int[Tensor, "W L"]:
+        return windows(self.content, evaluation_starts(pieces, context, limit), context)

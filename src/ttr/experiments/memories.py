@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,77 +15,117 @@ from torch import nn
 import ttr
 from ttr.experiments.common_layer import common_layer
 from ttr.experiments.errors import UserError
+from ttr.experiments.plain_transformer import PlainTransformer
 from ttr.experiments.settings import CompareSettings, Recipe
 from ttr.experiments.user_file import load_memories
 from ttr.layer.architecture import Architecture
 from ttr.models import TTRConfig, TTRForCausalLM
 from ttr.problem import Problem
 
+PLAIN = "plain-transformer"
+"""The name of the reference without any memory of ttr's."""
+
 
 @dataclass(frozen=True)
 class Memory:
-    """A memory, its name in the report, and its origin."""
+    """A model of the comparison.
+
+    Attributes:
+        name: in the report.
+        layers: the ``to_dict`` of the layers that a model repeats over its depth; empty for the plain
+            transformer.
+        origin: where the memory is from.
+        published: whether its layers are those of the catalogue, rather than the common layer.
+    """
 
     name: str
-    layer: dict[str, Any]
+    layers: Sequence[Mapping[str, Any]]
     origin: str
+    published: bool = False
 
 
 def memories(settings: CompareSettings) -> tuple[Memory, ...]:
-    """The memories of the settings, those of the user's file last.
+    """The memories of the settings, then those of the user's file, then all of them as they were published if
+    that is asked for, then the plain transformer.
 
     Raises:
-        UserError: if a name is unknown (similar ones are suggested) or given twice, or the file cannot be
-            used.
+        UserError: if a name is unknown (similar ones are suggested) or given twice, a hybrid does not fit the
+            depth, or the file cannot be used.
     """
-    for name in settings.layers:
-        if name not in ttr.catalogue:
-            close = difflib.get_close_matches(name, ttr.catalogue, n=3, cutoff=0.4)
-            hint = f"Did you mean {' or '.join(close)}?" if close else "`ttr list` shows all names."
-            raise UserError(f"There is no memory called {name!r}. {hint}")
-    named = tuple(
-        Memory(name, _layer(ttr.catalogue[name], settings), "catalogue") for name in settings.layers
-    )
-    found = named + (_of_file(settings.memory, settings) if settings.memory else ())
-    twice = {m.name for m in found if [n.name for n in found].count(m.name) > 1}
+    named = [(words, _layers_of(words, settings.depth), "catalogue") for words in settings.layers]
+    named += _of_file(settings.memory) if settings.memory else []
+    names = [name for name, _, _ in named]
+    twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise UserError(f"{', '.join(sorted(twice))} is named more than once. Name each memory once.")
-    return found
+    found = [
+        Memory(name, [common_layer(layer).to_dict() for layer in layers], origin)
+        for name, layers, origin in named
+    ]
+    if settings.as_published:
+        found += [
+            Memory(f"{name} as published", [layer.to_dict() for layer in layers], origin, True)
+            for name, layers, origin in named
+        ]
+    return (*found, Memory(PLAIN, [], "torch alone"))
 
 
 def definitions(found: Sequence[Memory]) -> dict[str, dict[str, Any]]:
     """The definitions of the memories, JSON-ready, by name."""
-    return {m.name: {"layer": m.layer, "origin": m.origin} for m in found}
+    return {m.name: {"layers": list(m.layers), "origin": m.origin} for m in found}
 
 
-def _layer(memory: Problem | Architecture, settings: CompareSettings) -> dict[str, Any]:
-    """The layer with this memory: one for all, unless layers are compared as they were published."""
-    architecture = memory if isinstance(memory, Architecture) else Architecture.of(memory)
-    return (architecture if settings.as_published else common_layer(architecture)).to_dict()
+def _layers_of(words: str, depth: int) -> list[Architecture]:
+    """The layers of a name of the catalogue, or of a hybrid: names joined by +, each with the number of its
+    layers in turn, as gated-deltanet:3+softmax-attention."""
+    layers: list[Architecture] = []
+    for part in words.split("+"):
+        name, _, count = part.partition(":")
+        if name not in ttr.catalogue:
+            close = difflib.get_close_matches(name, ttr.catalogue, n=3, cutoff=0.4)
+            hint = f"Did you mean {' or '.join(close)}?" if close else "`ttr list` shows all names."
+            raise UserError(f"There is no memory called {name!r}. {hint}")
+        if count and not (count.isdecimal() and int(count)):
+            raise UserError(
+                f"{part!r} needs the number of its layers behind the colon, for example {name}:3."
+            )
+        layers += [_architecture(ttr.catalogue[name])] * int(count or 1)
+    if depth % len(layers):
+        raise UserError(
+            f"{words} has {len(layers)} layers in turn, which do not fit into {depth}. Use --depth "
+            f"{len(layers)} or a multiple of it."
+        )
+    return layers
 
 
-def _of_file(path: Path, settings: CompareSettings) -> tuple[Memory, ...]:
+def _of_file(path: Path) -> list[tuple[str, list[Architecture], str]]:
     """The memories of a user's file, with the fingerprint of its text."""
     loaded = load_memories(path)
     origin = f"{path} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
-    return tuple(Memory(name, _layer(memory, settings), origin) for name, memory in loaded.items())
+    return [(name, [_architecture(memory)], origin) for name, memory in loaded.items()]
+
+
+def _architecture(memory: Problem | Architecture) -> Architecture:
+    return memory if isinstance(memory, Architecture) else Architecture.of(memory)
 
 
 def build(memory: Memory, settings: Recipe, mlp_width: int, seed: int) -> nn.Module:
     """A new model with this memory in every layer; the global generator is not changed."""
     heads = settings.width // settings.head_size
-    config = TTRConfig(
-        vocab_size=256,
-        hidden_size=settings.width,
-        num_hidden_layers=settings.depth,
-        num_heads=heads,
-        key_size=settings.head_size,
-        value_size=settings.head_size,
-        intermediate_size=mlp_width,
-        layers=[memory.layer] * settings.depth,
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if not memory.layers:
+            return PlainTransformer(settings.width, settings.depth, heads, mlp_width)
+        config = TTRConfig(
+            vocab_size=256,
+            hidden_size=settings.width,
+            num_hidden_layers=settings.depth,
+            num_heads=heads,
+            key_size=settings.head_size,
+            value_size=settings.head_size,
+            intermediate_size=mlp_width,
+            layers=list(memory.layers) * (settings.depth // len(memory.layers)),
+        )
         return TTRForCausalLM(config)
 
 

@@ -1,5 +1,5 @@
-"""The figure of a comparison: distances to the best memory, recall against state size, and learning
-curves."""
+"""The figure of a comparison: distances to the best memory, recall against state size, validation curves, and
+bits by position."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 
 def draw(results: Mapping[str, Any]) -> bytes:
-    """The three panels as a PNG."""
+    """The four panels as a PNG."""
     rows = results["memories"]
-    colour = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(results["definitions"])}
-    figure = Figure(figsize=(13, 1.9 + max(2.6, 0.42 * len(rows))), layout="constrained", dpi=130)
+    names = [name for name in results["definitions"] if name in {row["name"] for row in rows}]
+    colour = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+    figure = Figure(figsize=(13, 5.5 + max(2.6, 0.42 * len(rows))), layout="constrained", dpi=130)
     FigureCanvasAgg(figure)
-    left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
-    _distances(left, rows, colour)
-    _state(middle, rows, colour)
-    _learning(right, rows, colour, results["references"][0], results["references"][1])
-    for axes in (left, middle, right):
+    panels = figure.subplots(2, 2, width_ratios=(1.25, 1), height_ratios=(max(2.6, 0.42 * len(rows)), 3.2))
+    (distances, state), (learning, position) = panels
+    _distances(distances, rows, colour)
+    _state(state, rows, colour)
+    _learning(learning, rows, colour, results)
+    _by_position(position, results["by_position"], colour)
+    for axes in panels.flat:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)
@@ -120,30 +123,41 @@ def _apart(sizes: Sequence[int]) -> list[int]:
 
 
 def _learning(
-    axes: Axes,
-    rows: list[Mapping[str, Any]],
-    colour: Mapping[str, str],
-    reference: Mapping[str, Any],
-    ngram: Mapping[str, Any],
+    axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str], results: Mapping[str, Any]
 ) -> None:
-    """Training loss, smoothed over a twentieth of the steps."""
-    frequencies = reference["bits_per_byte"]["all"]["value"]
-    axes.axhline(frequencies, color="#888888", linestyle=":", linewidth=1.2, label="byte frequencies")
-    counted = ngram["bits_per_byte"]["all"]["value"]
-    axes.axhline(counted, color="#444444", linestyle="--", linewidth=1.2, label=ngram["name"])
-    curves = []
+    """Bits per byte of unseen text while the models of the first seed read. Diverged runs stay outside."""
+    unigram, ngram, *_ = results["references"]
+    for reference, style in ((unigram, ":"), (ngram, "--")):
+        level = reference["bits_per_byte"]["all"]["value"]
+        axes.axhline(level, color="#666666", linestyle=style, linewidth=1.2, label=reference["name"])
+    lowest = ngram["bits_per_byte"]["all"]["value"]
     for row in rows:
-        loss = row["training_loss"]
-        width = max(1, len(loss) // 20)
-        smooth = [sum(loss[i : i + width]) / width for i in range(len(loss) - width + 1)]
-        axes.plot(range(width, len(loss) + 1), smooth, color=colour[row["name"]], linewidth=1.6)
-        curves += [smooth] if smooth else []  # a run that diverged at its first step has no curve
-    if any(curve[-1] < frequencies for curve in curves):  # the losses of the first steps would hide the rest
-        axes.set_ylim(0.95 * min(counted, *map(min, curves)), 1.1 * frequencies)
-    axes.set_xlabel("training step")
-    axes.set_ylabel("training loss, bits per byte")
-    axes.set_title("Learning curves")
+        if points := row["validation_curve"]:
+            steps, bits = zip(*points, strict=True)
+            read = [step * results["budget"]["bytes"] / results["budget"]["steps"] / 1e6 for step in steps]
+            axes.plot(read, bits, ".-", color=colour[row["name"]], linewidth=1.6)
+            lowest = min(lowest, *bits)
+    axes.set_ylim(0.95 * lowest, 1.1 * unigram["bits_per_byte"]["all"]["value"])
+    axes.set_xlabel("megabytes read")
+    axes.set_ylabel("bits per byte")
+    axes.set_title("Unseen text while training")
     axes.legend(frameon=False, fontsize=8)
+
+
+def _by_position(axes: Axes, found: Mapping[str, Any], colour: Mapping[str, str]) -> None:
+    """Bits per byte by the distance from the window's beginning; grey for the plain transformer."""
+    ends = found["ends"]
+    highest = max(bits[0] for bits in found["bits_per_byte"].values())
+    for name, bits in found["bits_per_byte"].items():
+        axes.plot(ends, bits, "o-", color=colour.get(name, "#999999"), markersize=4, linewidth=1.6)
+    lowest = min(min(bits) for bits in found["bits_per_byte"].values())
+    axes.set_ylim(0.95 * lowest, 1.25 * highest)  # those that fail beyond the training length leave the panel
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ends, [f"{end:,}" for end in ends])
+    axes.minorticks_off()
+    axes.set_xlabel("bytes into the window (the first mark is the training length)")
+    axes.set_ylabel("bits per byte")
+    axes.set_title("Beyond the training length")
 
 
 def readable(size: int | float) -> str:

@@ -1,4 +1,4 @@
-"""The progress bar of a running comparison: the current run, its step, and the time left."""
+"""The progress bar of a running comparison: the current stage and run, its step, and the time left."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 
 class Bar:
-    """A progress bar over the training steps of all runs, with the time left; a context manager."""
+    """A progress bar over the training steps of a stage, with the time left; a context manager."""
 
-    def __init__(self, console: Console, total: int) -> None:
+    def __init__(self, console: Console) -> None:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -22,7 +22,7 @@ class Bar:
         self._progress = Progress(
             *columns, console=console, transient=True, expand=True, speed_estimate_period=60
         )
-        self._task = self._progress.add_task("starting", total=total)
+        self._stage, self._task = "", self._progress.add_task("starting", total=None)
 
     def __enter__(self) -> Bar:
         self._progress.start()
@@ -33,9 +33,18 @@ class Bar:
     ) -> None:
         self._progress.stop()
 
+    def begin(self, stage: str, total: int) -> None:
+        """A new stage of so many steps; 0 if nobody knows."""
+        self._stage = stage
+        self._progress.reset(self._task, total=total or None, description=stage)
+
     def report(self, label: str, steps: int, words: str, last: bool = False) -> None:
         """Count the steps that a cell has done since its last report, and show what it does now; its ``last``
         words stay on the screen."""
-        self._progress.update(self._task, advance=steps, description=f"{label}: {words}")
+        self._progress.update(self._task, advance=steps, description=f"{self._stage}: {label}, {words}")
         if last:
-            self._progress.console.print(f"{label}: {words}", highlight=False, markup=False)
+            self.say(f"{label}: {words}")
+
+    def say(self, line: str) -> None:
+        """A line that stays on the screen."""
+        self._progress.console.print(line, highlight=False, markup=False)

@@ -32,28 +32,25 @@ def count(
     tuning: Int[Tensor, "U L"],
     validation: Int[Tensor, "W L"],
     replaced: Int[Tensor, "W L"],
-) -> tuple[Reference, Reference, Reference]:
-    """The byte frequencies, the best n-gram, and the best n-gram with a cache of the window; the order, and
-    the least context that the cache looks up, are those that are best on the tuning windows."""
+    cache: bool,
+) -> list[Reference]:
+    """The byte frequencies, the best n-gram, and with ``cache`` the best n-gram with a cache of the window;
+    the order, and the least context that the cache looks up, are those that are best on the tuning
+    windows."""
     grams = NGrams.fit(content, read)
     tuning = tuning[:: max(1, len(tuning) // TUNING_WINDOWS)]
     tried = grams.probabilities(tuning)
     best = int(tried.log2().mean((1, 2)).argmax())
-    looked_up = {m: with_cache(tuning, tried[best], m).log2().mean().item() for m in LEAST_LOOKED_UP}
-    least = max(looked_up, key=looked_up.get)
     rows = (validation, replaced)
     plain = [grams.probabilities(windows) for windows in rows]
-    cached = [with_cache(windows, p[best], least) for windows, p in zip(rows, plain)]
-
-    def of(name: str, each: list[Tensor]) -> Reference:
-        return Reference(name, *(-p.log2().float() for p in each))
-
-    order = ORDERS[best]
-    return (
-        of(UNIGRAM, [p[0] for p in plain]),
-        of(f"{order}-gram", [p[best] for p in plain]),
-        of(f"{order}-gram + cache", cached),
-    )
+    probabilities = {UNIGRAM: [p[0] for p in plain], f"{ORDERS[best]}-gram": [p[best] for p in plain]}
+    if cache:
+        looked_up = {m: with_cache(tuning, tried[best], m).log2().mean().item() for m in LEAST_LOOKED_UP}
+        least = max(looked_up, key=looked_up.get)
+        probabilities[f"{ORDERS[best]}-gram + cache"] = [
+            with_cache(windows, p[best], least) for windows, p in zip(rows, plain)
+        ]
+    return [Reference(name, *(-p.log2().float() for p in each)) for name, each in probabilities.items()]
 
 
 def with_replaced_past(windows: Int[Tensor, "W L"]) -> Int[Tensor, "W L"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -13,16 +13,37 @@ from rich.table import Table
 from rich.text import Text
 
 from ttr.experiments.picture import readable
-from ttr.experiments.results import MEASURES, PRACTICAL, separable
+from ttr.experiments.results import MEASURES, PRACTICAL, relation
 
 SHOWN = ("all", "recall")
 """The measures of the table in the terminal, which is to fit 80 columns."""
 BEST, EQUAL = "*", "~"
-"""Marks of the best row and of those that are statistically indistinguishable from it."""
+"""Marks of the best row and of those that are equal to it or not told apart from it."""
 
 
 def show(results: Mapping[str, Any], console: Console) -> None:
     """Print the table, what its marks mean, and the conclusion."""
+    _print_table(results, results["references"], console)
+    if "published" in results:
+        console.print("In the layers as published:", highlight=False)
+        _print_table(results["published"], [], console)
+    disturbed = any(row["disturbed"] for row in results["memories"])
+    console.print(
+        f"Bits per byte, lower is better, with 95 % intervals. {BEST} best, {EQUAL} equal to it or not told "
+        "apart (differences are paired, which is sharper than comparing two intervals). Recall gain: what "
+        "the first half of the window saves on bytes that can be looked up there. Speeds in bytes per "
+        "second of CPU time, one thread"
+        + ("; ? where something else used the processor.\n" if disturbed else ".\n"),
+        highlight=False,
+        markup=False,
+    )
+    for sentence in results["conclusion"]:
+        console.print(f"- {sentence}", highlight=False, markup=False)
+
+
+def _print_table(
+    results: Mapping[str, Any], references: Sequence[Mapping[str, Any]], console: Console
+) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
     table.add_column("memory", overflow="fold", vertical="middle")
     for title in ("all\nbytes", "recall\nslice", "recall\ngain", "state", "training\ndecoding"):
@@ -34,12 +55,12 @@ def show(results: Mapping[str, Any], console: Console) -> None:
         ]
         doubt = "?" if row["disturbed"] else ""
         speeds = (
-            f"{row['training_tokens_per_second']:,.0f}/s{doubt}\n"
-            f"{row['decoding_tokens_per_second']:,.0f}/s{doubt}"
+            f"{row['training_tokens_per_second']:,.0f}{doubt}\n"
+            f"{row['decoding_tokens_per_second']:,.0f}{doubt}"
         )
         cells.append(_two_lines(row["recall_gain"], " "))
         table.add_row(row["name"], *cells, readable(row["state_bytes"]), speeds)
-    for reference in results["references"]:
+    for reference in references:
         table.add_row(
             reference["name"],
             *(_two_lines(reference["bits_per_byte"][measure], " ") for measure in SHOWN),
@@ -47,18 +68,6 @@ def show(results: Mapping[str, Any], console: Console) -> None:
             style="dim",
         )
     console.print(table)
-    disturbed = any(row["disturbed"] for row in results["memories"])
-    console.print(
-        f"Bits per byte, lower is better, with 95 % intervals. {BEST} best, {EQUAL} statistically "
-        "indistinguishable from it (differences are paired, which is sharper than comparing two "
-        "intervals). Recall gain: what the first half of the window saves on bytes that can be looked up "
-        "there. Speeds in bytes per second of CPU time, one thread"
-        + ("; ? where something else used the processor.\n" if disturbed else ".\n"),
-        highlight=False,
-        markup=False,
-    )
-    for sentence in results["conclusion"]:
-        console.print(f"- {sentence}", highlight=False, markup=False)
 
 
 def _two_lines(interval: Mapping[str, float], sign: str) -> Text:
@@ -67,68 +76,69 @@ def _two_lines(interval: Mapping[str, float], sign: str) -> Text:
 
 
 def mark(row: Mapping[str, Any], best: Mapping[str, str], measure: str) -> str:
-    """The sign of a row in one column: best, not separable from the best, or neither."""
+    """The sign of a row in one column: best, not told apart from the best, or neither."""
     if row["name"] == best[measure]:
         return BEST
-    return " " if separable(row, measure) else EQUAL
+    return " " if relation(row["behind_best"][measure]) == "behind" else EQUAL
 
 
 def html(results: Mapping[str, Any], png: bytes) -> str:
     """The report as one self-contained HTML page."""
     first, *more = results["conclusion"]
-    image = base64.b64encode(png).decode()
+    sections = [
+        f"<h2>The figures</h2><p>{_reading(results)}</p>{_table(results, results['references'])}{LEGEND}",
+        f'<img alt="{ALT}" src="data:image/png;base64,{base64.b64encode(png).decode()}">',
+    ]
+    if "published" in results:
+        sections.append(f"<h2>In the layers as published</h2>{_table(results['published'], [])}")
+    sections += [
+        f"<h2>At equal time</h2>{_at_equal_time(results)}",
+        f"<h2>Beyond the training length</h2>{_by_position(results)}",
+        f"<h2>What they write</h2>{_samples(results)}",
+        f"<h2>How it was measured</h2><ul>{_method(results)}</ul>",
+    ]
     return PAGE.format(
         first=escape(first),
         more="".join(f"<li>{escape(s)}</li>" for s in more),
-        table=_table(results),
-        image=image,
-        reading=_reading(results),
-        method=_method(results),
+        sections="\n".join(sections),
         command=escape(results["command"]),
         facts=_facts(results),
     )
 
 
-def _table(results: Mapping[str, Any]) -> str:
-    heads = [
-        "memory",
-        *MEASURES.values(),
-        "behind the best (recall)",
-        "recall gain",
-        "state",
-        "training",
-        "decoding",
-        "learning rate",
-    ]
-    rows = ["".join(f"<th>{escape(head)}</th>" for head in heads)]
+def _table(results: Mapping[str, Any], references: Sequence[Mapping[str, Any]]) -> str:
+    heads = ["memory", *MEASURES.values(), "recall gain", "copied", "state", "training", "decoding", "seeds"]
+    rows = []
     for row in results["memories"]:
-        cells = [f"<th>{escape(row['name'])}</th>"]
-        cells += [
+        cells = [
             _cell(row["bits_per_byte"][measure], mark(row, results["best"], measure)) for measure in MEASURES
         ]
-        cells += [_cell(row["behind_best"]["recall"], " "), _cell(row["recall_gain"], " ")]
+        cells.append(_cell(row["recall_gain"], " "))
         cells += [
-            f"<td>{value}</td>"
-            for value in (
-                readable(row["state_bytes"]),
-                f"{row['training_tokens_per_second']:,.0f}/s",
-                f"{row['decoding_tokens_per_second']:,.0f}/s",
-                f"{row['learning_rate']:g}",
-            )
+            f"{row['copy_accuracy']:.0%}",
+            readable(row["state_bytes"]),
+            f"{row['training_tokens_per_second']:,.0f}/s",
+            f"{row['decoding_tokens_per_second']:,.0f}/s",
+            f"{row['seeds']}<small>rate {row['learning_rate']:g}</small>",
         ]
-        rows.append("".join(cells))
-    for reference in results["references"]:
-        rows.append(
-            f"<th>{escape(reference['name'])}</th>"
-            + "".join(_cell(reference["bits_per_byte"][m], " ") for m in MEASURES)
-            + "<td></td>"
-            + _cell(reference["recall_gain"], " ")
-            + "<td></td>" * 4
-        )
-    plain = len(rows) - len(results["references"])
-    return "".join(
-        f"<tr{' class=reference' * (number >= plain)}>{row}</tr>" for number, row in enumerate(rows)
-    )
+        rows.append((row["name"], cells))
+    for reference in references:
+        cells = [_cell(reference["bits_per_byte"][measure], " ") for measure in MEASURES]
+        rows.append((reference["name"], [*cells, _cell(reference["recall_gain"], " "), *[""] * 5]))
+    return _grid(heads, rows, len(references))
+
+
+def _grid(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], references: int = 0) -> str:
+    """A table with a head and a name for each row, the last ones of ``references`` in grey. A cell is HTML,
+    and may begin with <td."""
+    head = "<tr>" + "".join(f"<th>{escape(each)}</th>" for each in heads) + "</tr>"
+    body = [
+        f"<tr{' class=reference' * (i >= len(rows) - references)}><th>{escape(name)}</th>"
+        + "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in cells)
+        + "</tr>"
+        for i, (name, cells) in enumerate(rows)
+    ]
+    return f'<div class="scroll"><table>{head}{"".join(body)}</table></div>'
 
 
 def _cell(interval: Mapping[str, float], sign: str) -> str:
@@ -146,78 +156,114 @@ def _reading(results: Mapping[str, Any]) -> str:
         "less means twice the probability for the "
         f"byte that came. The recall slice is the {share:.0%} of bytes whose preceding {settings['ngram']} "
         "bytes occurred earlier in the same window (runs of one byte left out): there a memory can recall "
-        "the byte that followed. State is the bytes that the layers carry from one byte to the next after "
-        f"{settings['context']} bytes."
+        "the byte that followed. Recall gain and copied: what the first half of the window saves on bytes "
+        "that can be looked up there alone, and how many of these are held most likely. State is the bytes "
+        f"that the layers carry from one byte to the next after {settings['context']} bytes."
+    )
+
+
+def _at_equal_time(results: Mapping[str, Any]) -> str:
+    found = results["at_equal_time"]
+    bits = sorted(found["bits_per_byte"].items(), key=lambda item: (item[1] is None, item[1]))
+    rows = [(name, ["not measured" if value is None else f"{value:.3f}"]) for name, value in bits]
+    return (
+        "<p>"
+        + escape(
+            f"After {found['seconds']:.0f} s of one core, in which the fastest memory finished: on a "
+            "straight line between the budgets that were trained, over the logarithm of the time."
+        )
+        + "</p>"
+        + _grid(["memory", "bits per byte"], rows)
+    )
+
+
+def _by_position(results: Mapping[str, Any]) -> str:
+    found, start = results["by_position"], 0
+    heads = ["bytes into the window"]
+    for end in found["ends"]:
+        heads, start = [*heads, f"{start:,} to {end:,}"], end
+    rows = [(name, [f"{value:.3f}" for value in bits]) for name, bits in found["bits_per_byte"].items()]
+    longer = found["ends"][-1] // found["ends"][0]
+    return (
+        f"<p>Bits per byte in windows up to {longer} times as long as those of the training, first seed.</p>"
+        + _grid(heads, rows, 1)
+    )
+
+
+def _samples(results: Mapping[str, Any]) -> str:
+    given = f"<p>The first {results['given']} bytes are given; the rest is drawn from the model.</p>"
+    return given + "".join(
+        f"<h3>{escape(name)}</h3><pre>{escape(text)}</pre>" for name, text in results["samples"].items()
     )
 
 
 def _method(results: Mapping[str, Any]) -> str:
     s, text, recall = results["settings"], results["text"], results["recall_slice"]
     sizes = [row["parameters"] for row in results["memories"]]
-    seeds = (
-        f"{s['seeds']} seeds from {s['seed']}"
-        if s["seeds"] > 1
-        else (f"one seed ({s['seed']}); --seeds N adds the variation between seeds")
-    )
     shuffled = max(abs(row["slice_gap_of_shuffled_mask"]["value"]) for row in results["memories"])
     gap = max(abs(row["slice_gap"]["value"]) for row in results["memories"])
+    budget = results["budget"]
     items = (
-        _layers(s["as_published"]),
+        "Every memory has the same layer around it: a short convolution, unit keys where the update needs "
+        "them, rotary positions where pairs have no age, an RMSNorm with an output gate. Its own gates and "
+        "what makes its keys are kept."
+        + ("" if s["as_published"] else " --as-published compares the published layers too."),
         f"Every memory is part of the same byte-level decoder: {s['depth']} layers, width {s['width']}, "
         f"heads of {s['head_size']}. The MLP's width compensates for the parameters of the memory: "
         f"{min(sizes):,} to {max(sizes):,} in all.",
-        f"Training: {s['steps']} steps of {s['batch']} windows of {s['context']} bytes, the same windows in "
-        "the same order for all, AdamW with "
-        f"warm-up and cosine; {seeds}.",
-        _rates(results),
+        _stages(results),
+        f"Training: {budget['steps']} steps of {s['batch']} windows of {s['context']} bytes, the same "
+        "windows in the same order for all memories of a seed, AdamW with warm-up and cosine.",
         f"Text: {text['bytes']:,} bytes of {len(text['files'])} file(s), cut into pieces; eight of ten are "
         "for training, one for the choice of learning rates, one for validation: "
         f"{recall['validation_windows']} windows of {recall['validation_bytes']:,} bytes, "
         f"{recall['bytes']:,} in the recall slice.",
         f"Intervals: 95 %, paired bootstrap over windows, {s['resamples']:,} resamples, each moved by what "
-        "other seeds could have given (variance pooled over memories). A memory "
-        "is marked as indistinguishable if the interval of its distance to the best includes zero, or the "
-        f"distance is below {PRACTICAL} bits. The best was chosen by the same figures, so check a narrow "
-        "lead with another seed.",
+        "other seeds could have given (variance pooled over memories). A memory is behind the best if the "
+        f"interval of its distance is above zero and the distance at least {PRACTICAL} bits, equal to it for "
+        f"practical purposes if the interval is below {PRACTICAL} bits, and not told apart otherwise.",
+        *_power(results),
         "Check: the distance of a memory to the best on the slice minus that off it must vanish if the "
         f"slice is shuffled. Here it is then at most {shuffled:.3f} bits; with the real slice it is up to "
         f"{gap:.3f}.",
-        "References, without training: the byte frequencies, the best n-gram of orders 1 to 6 (interpolated "
-        "Kneser-Ney), and that with a cache of what followed the same bytes earlier in the window, all "
-        "counted on exactly the bytes that the models read; their settings were chosen on the tuning pieces.",
-        "Recall gain: what the first half of the window is worth on the "
-        f"{recall['distant_bytes']:,} bytes that can be looked up there alone, as the bits per byte that are "
-        "lost when it is replaced by that of another window.",
+        "References: the byte frequencies, the best n-gram of orders 1 to 6 (interpolated Kneser-Ney), and "
+        "that with a cache of what followed the same bytes earlier in the window, all counted on exactly the "
+        "bytes that the models of the first seed read; and a plain transformer in torch alone, trained as the "
+        "memories are.",
+        "Recall gain: the bits per byte that are lost on the "
+        f"{recall['distant_bytes']:,} bytes that can be looked up in the first half of the window alone, "
+        "when it is replaced by that of another window.",
         "Speeds are medians of CPU time in one thread on this machine, all memories in turn: training with "
         "the batch above, decoding one sequence byte by byte.",
     )
     return "".join(f"<li>{escape(item)}</li>" for item in items)
 
 
-def _layers(as_published: bool) -> str:
-    if as_published:
-        return (
-            "The layers are compared as they were published: convolutions, norms, positions and output gates "
-            "differ beside the memories."
-        )
+def _stages(results: Mapping[str, Any]) -> str:
+    """How the learning rates and the number of seeds came about."""
+    took = [
+        f"{stage['title']} ({stage['runs']} runs"
+        + (f", {stage['seconds']:.0f} s)" if stage["seconds"] is not None else ")")
+        for stage in results["budget"]["stages"]
+    ]
     return (
-        "Every memory has the same layer around it: a short convolution, unit keys where the update needs "
-        "them, rotary positions where pairs have no age, an RMSNorm with an output gate. Its own gates and "
-        "what makes its keys are kept. --as-published compares the published layers."
+        "Stages: "
+        + "; ".join(took)
+        + ". Learning rates are chosen on the tuning pieces by short runs of the first seed; further seeds "
+        "go to the memories whose distance to the best is open while time is left."
     )
 
 
-def _rates(results: Mapping[str, Any]) -> str:
-    if results["settings"]["tune_lr"]:
-        return (
-            "Three learning rates were tried for each memory with the first seed; the best on the tuning "
-            "pieces was kept."
-        )
-    rate = results["memories"][0]["learning_rate"]
-    return (
-        f"One learning rate for all, {rate:g}: a memory with another optimum is at a disadvantage. "
-        "--tune-lr tries three for each."
-    )
+def _power(results: Mapping[str, Any]) -> list[str]:
+    found = results["power"]
+    if found is None:
+        return ["With one seed the intervals speak of the windows alone."]
+    return [
+        f"What this comparison can find: seeds differ by {found['seed_deviation']:.3f} bits, differences "
+        f"between memories by {found['window_deviation']:.3f} over windows (standard deviations). With "
+        f"{found['seeds']} seeds equal memories are told apart in {found['false_alarms']:.1%} of cases, and "
+        f"a difference of {found['detectable']:.2f} bits is found in four of five."
+    ]
 
 
 def _facts(results: Mapping[str, Any]) -> str:
@@ -230,6 +276,11 @@ def _facts(results: Mapping[str, Any]) -> str:
     names = ", ".join(files[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "")
     return f"<p>{escape(versions)}</p><p>Text: {escape(names)}<br>sha256 {results['text']['sha256']}</p>"
 
+
+ALT = "Bits per byte with intervals, recall against state size, validation curves, and bits by position"
+LEGEND = """<p class="small legend"><span style="background:#d7ebf7">best</span>
+<span style="background:#eef6fb">equal to the best, or not told apart from it</span>
+small figures: 95 % intervals; training and decoding in bytes per second</p>"""
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -251,24 +302,29 @@ td small {{ display: block; color: #777 }}
 td.best {{ background: #d7ebf7; font-weight: 600 }} td.equal {{ background: #eef6fb }}
 .legend span {{ padding: 0 .4em }}
 img {{ width: 100%; margin: 1rem 0 }}
+h3 {{ font-size: 1rem; margin: 1rem 0 .3rem }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere }}
+pre {{ background: #f1f1ec; padding: .6rem 1rem; font-size: 13px }}
+@media print {{
+  body {{ max-width: none; margin: 0; font-size: 11pt }}
+  .scroll {{ overflow: visible }}
+  tr, pre, img {{ break-inside: avoid }}
+}}
+@media (max-width: 40rem) {{
+  body {{ margin: 1rem auto; padding: 0 .8rem; font-size: 16px }}
+  th, td {{ padding: .3rem .4rem }}
+}}
 code {{ display: block; background: #f1f1ec; padding: .8rem 1rem; overflow-x: auto; font-size: 14px }}
 .small {{ font-size: .9rem; color: #555 }}
 </style></head><body>
 <h1>Which memory suits this text?</h1>
 <p class="lead">{first}</p>
 <ul>{more}</ul>
-<h2>The figures</h2>
-<p>{reading}</p>
-<div class="scroll"><table>{table}</table></div>
-<p class="small legend"><span style="background:#d7ebf7">best</span>
-<span style="background:#eef6fb">indistinguishable from the best</span>
-small figures: 95 % intervals; training and decoding in bytes per second</p>
-<img alt="Bits per byte with intervals, recall against state size, and learning curves"
-src="data:image/png;base64,{image}">
-<h2>How it was measured</h2>
-<ul>{method}</ul>
+{sections}
 <h2>How to reproduce it</h2>
 <code>{command}</code>
+<p>The plan in the folder of the results repeats it to the bit, whatever the clock says:
+ttr compare --plan plan.json --out another-folder</p>
 <div class="small">{facts}</div>
 </body></html>
 """

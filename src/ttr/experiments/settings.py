@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +24,14 @@ LAYERS = (
 @dataclass(frozen=True)
 class Recipe:
     """How a model is built, trained and judged; ``width`` is the model's, ``context`` and ``ngram`` count
-    bytes. It was chosen so that the default comparison takes about four minutes on two CPU cores."""
+    bytes."""
 
-    steps: int = 400
     width: int = 64
+    depth: int = 2
     context: int = 256
     batch: int = 8
+    device: str = "cpu"
 
-    depth: int = 2
     head_size: int = 32
     mlp_ratio: float = 2.0
     warmup: float = 0.1
@@ -38,17 +40,21 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
     ngram: int = 4
+    tuning_windows: int = 96
     evaluation_windows: int = 256
     checkpoint_every: int = 25
 
 
 @dataclass(frozen=True)
 class CompareSettings(Recipe):
-    """What to compare, on what, and the recipe; two runs with equal settings give equal results.
+    """What to compare, on what, for how long, and the recipe.
 
     ``files`` empty means Python's own standard library. ``memory`` is a Python file that defines ``memory``
-    or ``memories``; it is executed. ``jobs`` processes of one thread each do the work, without influence on
-    the results. ``rounds`` of all memories measure the speeds.
+    or ``memories``; it is executed. ``time`` in seconds is for the whole; with ``steps`` instead every model
+    of the final stage is trained for so many, and equal settings give equal results. ``lr`` is the one
+    learning rate of all, instead of ``learning_rates`` of which each memory gets its best. ``seeds`` is the
+    least number for every memory. ``jobs`` processes of one thread each do the work, without influence on the
+    results. ``rounds`` of all memories measure the speeds.
     """
 
     files: tuple[Path, ...] = ()
@@ -56,27 +62,30 @@ class CompareSettings(Recipe):
     memory: Path | None = None
     out: Path = Path("runs/compare")
     jobs: int = 1
+    time: float = 360.0
+    steps: int | None = None
+    lr: float | None = None
     seed: int = 0
     seeds: int = 2
-    tune_lr: bool = False
     as_published: bool = False
 
-    learning_rate: float = 8e-3
-    tuning_factors: tuple[float, ...] = (1 / 3, 1.0, 3.0)
+    learning_rates: tuple[float, ...] = (2.7e-3, 8e-3, 2.4e-2)
     rounds: int = 5
     resamples: int = 2000
 
     def __post_init__(self) -> None:
-        for name in ("steps", "width", "context", "batch", "seeds", "jobs"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("steps", "width", "depth", "context", "batch", "seeds", "jobs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} must be at least 1, not {value}.")
+        for name in ("time", "lr"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"--{name} must be more than 0, not {value:g}.")
         if self.seed < 0:
             raise UserError(f"--seed must not be negative, not {self.seed}.")
-        if self.seed + self.seeds > 2**63:
-            raise UserError(
-                "--seed plus --seeds must be at most 2**63, the number of seeds, not "
-                f"{self.seed + self.seeds}."
-            )
+        if self.seed + self.seeds > 2**62:
+            raise UserError(f"--seed must be less than 2**62, not {self.seed}.")
         if self.width % self.head_size:
             raise UserError(
                 f"--width must be a multiple of {self.head_size}, the size of a head, not {self.width}."
@@ -94,13 +103,8 @@ class CompareSettings(Recipe):
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """The learning rates every memory is trained with; the best on the tuning split is reported."""
-        factors = self.tuning_factors if self.tune_lr else (1.0,)
-        return tuple(float(f"{self.learning_rate * factor:.3g}") for factor in factors)
-
-    @property
-    def all_seeds(self) -> tuple[int, ...]:
-        return tuple(range(self.seed, self.seed + self.seeds))
+        """The learning rates that are tried with every memory, rising."""
+        return self.learning_rates if self.lr is None else (self.lr,)
 
     def recipe(self) -> dict[str, Any]:
         """The fields of ``Recipe``, JSON-ready."""
@@ -111,16 +115,59 @@ class CompareSettings(Recipe):
         fields = dataclasses.asdict(self).items()
         return {name: _plain(value) for name, value in fields if name not in ("out", "jobs")}
 
+    @staticmethod
+    def from_dict(held: Mapping[str, Any], out: Path, jobs: int) -> CompareSettings:
+        """The settings that ``to_dict`` wrote.
+
+        Raises:
+            ValueError, TypeError: if they are not such.
+        """
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in held.items()}
+        values["files"] = tuple(map(Path, values["files"]))
+        values["memory"] = Path(values["memory"]) if values["memory"] else None
+        return CompareSettings(**values, out=out, jobs=jobs)
+
     def command(self) -> str:
         """The command line with these settings."""
         default = CompareSettings()
         words = ["ttr", "compare", *map(str, self.files)]
         if self.layers != default.layers:
             words += ["--layers", ",".join(self.layers)]
-        for name in ("memory", "out", "steps", "width", "context", "batch", "seed", "seeds"):
+        names = (
+            "memory",
+            "out",
+            "steps",
+            "lr",
+            "width",
+            "depth",
+            "context",
+            "batch",
+            "device",
+            "seed",
+            "seeds",
+        )
+        for name in names:
             if getattr(self, name) != getattr(default, name):
                 words += [f"--{name}", str(getattr(self, name))]
-        return shlex.join(words + ["--tune-lr"] * self.tune_lr + ["--as-published"] * self.as_published)
+        if self.time != default.time and self.steps is None:
+            words += ["--time", f"{self.time:g}s"]
+        return shlex.join(words + ["--as-published"] * self.as_published)
+
+
+def seconds(words: str) -> float:
+    """The seconds of "90s", "6m", "1.5h"; without a unit they are seconds.
+
+    Raises:
+        UserError: for anything else.
+    """
+    number, unit = (words[:-1], words[-1]) if words and words[-1] in UNITS else (words, "s")
+    try:
+        return float(number) * UNITS[unit]
+    except ValueError:
+        raise UserError(f"{words!r} is no time. Write for example 90s, 6m or 1.5h.") from None
+
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def _plain(value: Any) -> Any:

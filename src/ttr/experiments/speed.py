@@ -30,8 +30,8 @@ def speeds(
     recipe) and "decoding_tokens_per_second" (one sequence, greedy, its cache filled with a window), the
     medians of ``rounds`` in which every memory had its turn; "disturbed" if the median round took much longer
     than its CPU time."""
-    models = {m.name: build(m, settings, widths[m.name], settings.seed) for m in found}
-    batch = windows[: settings.batch]
+    models = {m.name: build(m, settings, widths[m.name], settings.seed).to(settings.device) for m in found}
+    batch = windows[: settings.batch].to(settings.device)
     actions = {
         name: (_Training(model, settings, batch), _Decoding(model, batch[:1, :-1]))
         for name, model in models.items()
@@ -48,6 +48,24 @@ def speeds(
                         taken[name][kind].append((time.process_time() - cpu, time.perf_counter() - wall))
     done = (batch.shape[0] * settings.context, DECODED)
     return {name: _figures(each, done) for name, each in taken.items()}
+
+
+def seconds_per_step(
+    found: Sequence[Memory], settings: CompareSettings, widths: Mapping[str, int], windows: Int[Tensor, "W L"]
+) -> dict[str, float]:
+    """What one training step takes in one thread, by name: the shorter of two, after one that warms up."""
+    taken = {}
+    with one_thread():
+        for memory in found:
+            model = build(memory, settings, widths[memory.name], settings.seed).to(settings.device)
+            training, each = _Training(model, settings, windows[: settings.batch].to(settings.device)), []
+            for _ in range(3):
+                training.prepare()
+                before = time.perf_counter()
+                training.run()
+                each.append(time.perf_counter() - before)
+            taken[memory.name] = min(each[1:])
+    return taken
 
 
 def _figures(taken: Sequence[Sequence[tuple[float, float]]], done: tuple[int, int]) -> dict[str, Any]:

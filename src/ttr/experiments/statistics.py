@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,29 +49,91 @@ class Bootstrap:
         """The mean over the seeds, as if there were no others."""
         return self.of_each_seed(bits, mask).mean(0)
 
+    def moved(
+        self, draws: Float[Tensor, " R"], seeds: int, spread: Spread, which: int
+    ) -> Float[Tensor, " R"]:
+        """The mean over ``seeds``, each resample moved by what other seeds could have given: by sqrt(variance
+        / seeds) times a Student t with as many degrees of freedom as the variance has.
+
+        Seeds of two memories have nothing in common, so each gets a move of its own, ``which``. Without
+        freedom nothing is known of the seeds, and the intervals speak of the windows alone.
+        """
+        if not spread.freedom:
+            return draws
+        shape = (spread.freedom, len(self.windows))
+        squares = torch.randn(shape, generator=_generator(1), dtype=torch.float64).square().sum(0)
+        normal = torch.randn(shape[1], generator=_generator(2 + which), dtype=torch.float64)
+        student = normal * (spread.freedom / squares).sqrt()
+        student[0] = 0.0
+        return draws + (spread.variance / seeds) ** 0.5 * student
+
+    def spread(self, bits: Sequence[Float[Tensor, "S W T"]], mask: Tensor) -> Spread:
+        """How much one seed differs from the next, pooled over memories, since a few seeds of one do not
+        show it."""
+        means = [self.of_each_seed(each, mask)[:, 0] for each in bits]
+        freedom = sum(len(mean) - 1 for mean in means)
+        squares = sum(float((mean - mean.mean()).square().sum()) for mean in means)
+        return Spread(squares / max(freedom, 1), freedom)
+
     def with_seeds(
         self, bits: Mapping[str, Float[Tensor, "S W T"]], mask: Tensor
     ) -> dict[str, Float[Tensor, " R"]]:
-        """The mean over the seeds by name, each resample moved by what other seeds could have given.
+        """The mean over the seeds by name, moved by what other seeds could have given."""
+        spread = self.spread(list(bits.values()), mask)
+        return {
+            name: self.moved(self.bits_per_byte(each, mask), len(each), spread, which)
+            for which, (name, each) in enumerate(bits.items())
+        }
 
-        A few seeds do not show how much one differs from the next, so their variance is pooled over all
-        memories: the mean over S seeds is moved by sqrt(variance / S) times a Student t with as many degrees
-        of freedom as the variance has. Seeds of two memories have nothing in common, so each is moved by
-        itself. With one seed there is no variance, and the intervals speak of the windows alone.
-        """
-        means = {name: self.of_each_seed(each, mask) for name, each in bits.items()}
-        estimates = torch.stack([mean[:, 0] for mean in means.values()])
-        memories, seeds = estimates.shape
-        freedom = memories * (seeds - 1)
-        if freedom == 0:
-            return {name: mean[0] for name, mean in means.items()}
-        variance = (estimates - estimates.mean(1, keepdim=True)).square().sum() / freedom
-        generator = torch.Generator().manual_seed(1)
-        normal = torch.randn(freedom + memories, len(self.windows), generator=generator, dtype=torch.float64)
-        student = normal[freedom:] * (freedom / normal[:freedom].square().sum(0)).sqrt()
-        student[:, 0] = 0.0
-        moved = (variance / seeds).sqrt() * student
-        return {name: mean.mean(0) + move for (name, mean), move in zip(means.items(), moved)}
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The variance of the bits per byte over seeds, and its degrees of freedom."""
+
+    variance: float
+    freedom: int
+
+
+@dataclass(frozen=True)
+class Power:
+    """How a comparison of two memories would go: how often equal ones are told apart, and the least
+    difference in bits per byte that is found in four of five cases."""
+
+    false_alarms: float
+    detectable: float
+
+
+def power(spread: Spread, over_windows: float, seeds: int, practical: float) -> Power | None:
+    """By simulation, from the variance of seeds, and the standard deviation over windows of the difference;
+    None where nothing is known of the seeds."""
+    if not spread.freedom:
+        return None
+    trials, draws, f = 1000, 1000, spread.freedom
+    normal = torch.randn(3, draws, generator=_generator(3), dtype=torch.float64)
+    chi = torch.distributions.Chi2(torch.tensor(float(f), dtype=torch.float64))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        estimated, resampled = chi.sample((trials,)) / f, chi.sample((draws,)) / f
+    of_seeds, noise = (
+        (2 * spread.variance / seeds) ** 0.5,
+        torch.randn(2, trials, generator=_generator(5), dtype=torch.float64),
+    )
+    moves = of_seeds * estimated.sqrt()[:, None] * normal[0] / resampled.sqrt() + over_windows * normal[1]
+    margin = moves.quantile(0.975, dim=1)
+    off = of_seeds * noise[0] + over_windows * noise[1]
+
+    def found(difference: float) -> float:
+        return float(((difference + off).abs() > margin.clamp(min=practical)).double().mean())
+
+    low, high = 0.0, 64.0
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        low, high = (low, middle) if found(middle) >= 0.8 else (middle, high)
+    return Power(found(0.0), high)
 
 
 def interval(draws: Float[Tensor, " R"]) -> Interval:

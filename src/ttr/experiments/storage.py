@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ttr.experiments.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two runs may compute the same cell twice
+    fcntl = None
 
 
 def make_folder(folder: Path) -> None:
@@ -54,6 +60,22 @@ def write(path: Path, content: bytes) -> None:
             f"{path} cannot be written ({error.strerror}). Free some space there and repeat the command; "
             "finished runs are kept."
         ) from None
+
+
+@contextlib.contextmanager
+def locked(path: Path, block: bool) -> Iterator[bool]:
+    """Whether this process is the only one at a file; a lock ends with its process, however that ends."""
+    if fcntl is None:
+        yield True
+        return
+    (path.parent / "locks").mkdir(exist_ok=True)
+    with open(path.parent / "locks" / path.stem, "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if block else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def to_json(value: Any) -> bytes:

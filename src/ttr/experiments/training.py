@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from ttr.experiments.errors import UserError
@@ -26,10 +26,11 @@ from ttr.values import checks
 
 @dataclass
 class History:
-    """Loss in bits per byte and seconds of every step so far, and the step whose loss or gradient was not
-    finite, if any."""
+    """Loss in bits per byte of every step so far, what was measured after some of them, and the step whose
+    loss or gradient was not finite, if any."""
 
     loss: list[float] = field(default_factory=list)
+    curve: dict[int, float] = field(default_factory=dict)
     diverged_at: int | None = None
 
 
@@ -61,7 +62,7 @@ def train(
     for step in range(len(history.loss), len(starts)):
         if history.diverged_at is not None:
             break
-        tokens = windows(content, starts[step], settings.context)
+        tokens = windows(content, starts[step], settings.context).to(settings.device)
         for group in optimizer.param_groups:
             group["lr"] = rate * schedule(step, len(starts), settings)
         loss = next_byte_loss(model, tokens).mean()
@@ -85,13 +86,19 @@ def train(
     return history
 
 
+def next_byte_loss(model: nn.Module, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L-1"]:
+    """Bits of each of the last L-1 bytes of every window."""
+    return bits_of(logits_of(model, tokens), tokens)
+
+
 @checks(values=False)  # numbers that are not finite are a result here, which the loss reports
-def next_byte_loss(model: nn.Module, tokens: Int[Tensor, "B L"]) -> Tensor:
-    """Bits of each of the last L-1 bytes of every window: [B,L-1]."""
-    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
-    nats = nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none"
-    )
+def logits_of(model: nn.Module, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L-1 256"]:
+    """What the model says about each of the last L-1 bytes of every window, from those before it."""
+    return model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
+
+
+def bits_of(logits: Float[Tensor, "B L-1 256"], tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L-1"]:
+    nats = nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
     return nats.view(len(tokens), -1) / math.log(2)
 
 
@@ -147,7 +154,8 @@ def save(
     tensors = {f"model.{name}": tensor for name, tensor in _named(model).items()} | adam
     tensors |= {f"before.{name}": tensor for name, tensor in before.items()}
     tensors["loss"] = torch.tensor(history.loss, dtype=torch.float64)
-    save_tensors(path, tensors, {"run": dict(run), "diverged_at": history.diverged_at})
+    facts = {"run": dict(run), "curve": list(history.curve.items()), "diverged_at": history.diverged_at}
+    save_tensors(path, tensors, facts)
 
 
 def load(
@@ -184,4 +192,4 @@ def load(
         }
         if state:
             optimizer.state[parameter] = state
-    return History(tensors["loss"].tolist(), facts["diverged_at"])
+    return History(tensors["loss"].tolist(), dict(facts["curve"]), facts["diverged_at"])

@@ -1,0 +1,180 @@
+"""Which models a comparison trains next, from the results so far and the time that is left.
+
+First every learning rate for a short time, then the two best for twice as long (successive halving: Jamieson,
+Talwalkar, "Non-stochastic best arm identification", arXiv 1502.07943), then the best from several seeds for
+eight times as long. The time that is left goes to further seeds of the memories whose distance to the best is
+still open. All memories read the same bytes in every stage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ttr.experiments.settings import CompareSettings
+
+RATES, HALVED, SEEDS = 1 / 8, 1 / 4, 1.0
+"""Steps of the first three stages, as shares of those of the third."""
+
+REFINEMENT = 0.3
+"""The share of the time that is kept for further seeds."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model to train. A ``kept`` one is looked at more closely, and can be used afterwards."""
+
+    memory: str
+    seed: int
+    rate: float
+    steps: int
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Runs that do not depend on each other."""
+
+    title: str
+    runs: tuple[Run, ...]
+
+
+@dataclass
+class Clock:
+    """What the time allows.
+
+    Attributes:
+        limit: seconds of the whole; None if the steps are given.
+        jobs: processes.
+        cost: seconds of one training step of every memory, in one process.
+        judging: how long it takes to judge a trained model, in training steps.
+        spent: seconds that have passed.
+        slower: how much longer the stages took than ``cost`` says.
+    """
+
+    limit: float | None
+    jobs: int
+    cost: Mapping[str, float]
+    judging: float
+    spent: float = 0.0
+    slower: float = 1.0
+
+    def of(self, runs: Sequence[Run]) -> float:
+        """The seconds that runs will take: the processes are busy to the end, or wait for the longest."""
+        each = [self.slower * (run.steps + self.judging) * self.cost[run.memory] for run in runs]
+        return max(sum(each) / self.jobs, max(each))
+
+    def took(self, stage: Stage, seconds: float) -> None:
+        """Learn from a stage."""
+        self.slower *= seconds / self.of(stage.runs)
+
+    def steps(self, stages: Mapping[float, Sequence[str]], seconds: float) -> int:
+        """The number of steps N such that the stages fit into the seconds; each trains its memories for its
+        share of N."""
+        one = {
+            share: self.of([Run(name, 0, 0.0, 1) for name in memories]) / (1 + self.judging)
+            for share, memories in stages.items()
+        }
+        left = seconds - self.judging * sum(one.values())
+        return max(1, int(left / sum(share * cost for share, cost in one.items())))
+
+
+Tuning = Callable[[Run], tuple[bool, float]]
+"""(whether a finished run diverged, its bits per byte on the tuning windows)"""
+
+Open = Callable[[Sequence[Stage]], Sequence[str]]
+"""The memories whose order is not yet decided by the finished stages."""
+
+
+def next_stage(
+    done: Sequence[Stage],
+    names: Sequence[str],
+    settings: CompareSettings,
+    clock: Clock,
+    tuning: Tuning,
+    undecided: Open,
+) -> Stage | None:
+    """What to train after the stages that are ``done``; None when nothing is left to do, or no time.
+
+    A pure function: whoever knows the same gets the same answer.
+    """
+    first, seeds = settings.seed, range(settings.seed, settings.seed + settings.seeds)
+    if len(done) == 0:
+        tried = {name: settings.rates for name in names}
+        steps = _steps(settings, clock, names, RATES)
+        runs = [Run(name, first, rate, steps) for name in names for rate in tried[name]]
+        return Stage("every learning rate", tuple(runs))
+    if len(done) == 1:
+        steps = _steps(settings, clock, names, HALVED)
+        runs = [
+            Run(name, first, rate, steps)
+            for name in names
+            for rate in _nearest(_ranked(done[0], name, tuning))
+        ]
+        return Stage("the best learning rates", tuple(runs))
+    best = {name: _ranked(done[1], name, tuning)[0] for name in names}
+    if len(done) == 2:
+        steps = _steps(settings, clock, names, SEEDS)
+        runs = [Run(name, seed, best[name], steps, seed == first) for seed in seeds for name in names]
+        return Stage("all memories", tuple(runs))
+    if clock.limit is None:
+        return None
+    names, steps = undecided(done), done[2].runs[0].steps
+    if not names:
+        return None
+    used = 1 + max(run.seed for stage in done for run in stage.runs)
+    more = range(used, used + math.ceil(clock.jobs / len(names)))
+    runs = tuple(Run(name, seed, best[name], steps) for seed in more for name in names)
+    if clock.spent + clock.of(runs) > clock.limit:
+        return None
+    return Stage("another seed of " + ", ".join(names), runs)
+
+
+def _steps(settings: CompareSettings, clock: Clock, names: Sequence[str], share: float) -> int:
+    """The steps of a stage that has this ``share`` of those of the third: as the settings say, or as many as
+    leave time for the stages after it."""
+    if clock.limit is None:
+        return max(1, round(share * settings.steps))
+    runs = {RATES: len(settings.rates), HALVED: min(2, len(settings.rates)), SEEDS: settings.seeds}
+    stages = {part: [*names] * count for part, count in runs.items() if part >= share}
+    steps = clock.steps(stages, (1 - REFINEMENT) * clock.limit - clock.spent)
+    return max(1, round(share * steps))
+
+
+def _ranked(stage: Stage, name: str, tuning: Tuning) -> list[float]:
+    """The learning rates of a stage for one memory, the best first."""
+    return [run.rate for run in sorted((r for r in stage.runs if r.memory == name), key=tuning)]
+
+
+def _nearest(ranked: Sequence[float]) -> list[float]:
+    """The best rate and the next one in the order of the bits; if the best lies at the edge of those tried,
+    the rate beyond it instead, since the best one may lie there."""
+    if len(ranked) == 1:
+        return list(ranked)
+    best, rates = ranked[0], sorted(ranked)
+    if best == rates[0]:
+        return [best, _rounded(best * rates[0] / rates[1])]
+    if best == rates[-1]:
+        return [best, _rounded(best * rates[-1] / rates[-2])]
+    return list(ranked[:2])
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.2g}")
+
+
+def at_the_edge(done: Sequence[Stage], name: str, rate: float) -> bool:
+    """Whether a memory's learning rate is the least or the greatest that was tried, so that one beyond may be
+    better."""
+    tried = sorted({run.rate for stage in done[:2] for run in stage.runs if run.memory == name})
+    return len(tried) > 1 and rate in (tried[0], tried[-1])
+
+
+def to_dict(stage: Stage) -> dict[str, Any]:
+    return {"title": stage.title, "runs": [vars(run) for run in stage.runs]}
+
+
+def from_dict(held: Mapping[str, Any]) -> Stage:
+    return Stage(held["title"], tuple(Run(**run) for run in held["runs"]))

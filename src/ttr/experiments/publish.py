@@ -1,0 +1,97 @@
+"""Writes what a comparison found as files that others can read: results.json, results.csv, a picture, a page,
+and the trained models."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from transformers.utils import logging
+
+from ttr.experiments.cells import Result
+from ttr.experiments.memories import Memory, build
+from ttr.experiments.picture import draw
+from ttr.experiments.plan import REPORT
+from ttr.experiments.protocol import Run, Stage
+from ttr.experiments.report import html, show
+from ttr.experiments.settings import CompareSettings
+from ttr.experiments.storage import to_json, write
+
+
+def publish(folder: Path, results: Mapping[str, Any], runs: bytes, console: Console) -> None:
+    """Write those of the files that have changed, and print the table."""
+    png = draw(results)
+    contents = (to_json(results), runs, png, html(results, png).encode(errors="backslashreplace"))
+    for name, content in zip(REPORT, contents, strict=True):
+        write(folder / name, content)
+    show(results, console)
+    written = [str(folder / name) for name in (*REPORT, "models")]
+    console.print("Written:", *written, highlight=False, markup=False, soft_wrap=True)
+
+
+def table_of_runs(stages: list[Stage], trained: Mapping[Run, Result]) -> bytes:
+    """Every run as a line of a CSV file."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*COLUMNS, "bits_per_byte"])
+    for number, stage in enumerate(stages, 1):
+        for run in stage.runs:
+            tensors, facts = trained[run]
+            bits = tensors["bits"].double().mean().item()
+            known = {"stage": number} | vars(run) | facts
+            writer.writerow([*(known[column] for column in COLUMNS), bits])
+    return file.getvalue().encode()
+
+
+COLUMNS = (
+    "stage",
+    "memory",
+    "seed",
+    "rate",
+    "steps",
+    "parameters",
+    "state_bytes",
+    "diverged_at",
+    "tuning_bits_per_byte",
+)
+
+
+def save_models(
+    settings: CompareSettings,
+    memories: Mapping[str, Memory],
+    widths: Mapping[str, int],
+    trained: Mapping[Run, Result],
+) -> None:
+    """The kept models, each in a folder that ``TTRForCausalLM.from_pretrained`` opens."""
+    for name, (tensors, _) in _kept(trained):
+        folder = settings.out / "models" / name.replace(" ", "-")
+        if (folder / "model.safetensors").exists():
+            continue
+        model = build(memories[name], settings, widths[name], 0)
+        prefix = "model."
+        model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        with _quiet():
+            model.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars of transformers, which would break ours."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _kept(trained: Mapping[Run, Result]) -> Iterator[tuple[str, Result]]:
+    for run, result in trained.items():
+        if "sample" in result[0]:
+            yield run.memory, result
