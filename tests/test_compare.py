@@ -19,12 +19,13 @@ from rich.console import Console
 
 import ttr
 from ttr.experiments import compare as comparing
-from ttr.experiments import language_model, speed, training
+from ttr.experiments import language_model, protocol, speed, training
 from ttr.experiments.common_layer import common_layer
 from ttr.experiments.compare import compare
 from ttr.experiments.errors import UserError
 from ttr.experiments.evaluation import MOST_BITS
 from ttr.experiments.memories import PLAIN, Memory, build, equal_widths, memories, parameters
+from ttr.experiments.plan import Plan
 from ttr.experiments.references import UNIGRAM
 from ttr.experiments.report import html, show
 from ttr.experiments.settings import LAYERS, CompareSettings
@@ -201,6 +202,119 @@ def test_rates_are_halved_then_the_best_runs_from_all_seeds(text, tmp_path):
     assert results["memories"][0]["rate_at_the_edge"] == (rate == 8e-3)
 
 
+# --------------------------------------------------------------------------------------------- time and plan
+COST = 0.02
+"""Seconds of a step that timed comparisons are told, so that a few seconds are a few steps."""
+
+
+STAGES = ["every learning rate", "the best learning rates", "all memories"]
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Every memory takes the same, and the clock moves by a fifth of a second whenever it is asked,
+    whatever this machine does."""
+
+    def told(found, *_):
+        return dict.fromkeys([memory.name for memory in found], COST)
+
+    now = itertools.count(0.0, 0.2)
+    monkeypatch.setattr(comparing, "monotonic", lambda: next(now))
+    monkeypatch.setattr(comparing, "seconds_per_step", told)
+    monkeypatch.setattr(protocol.Clock, "took", lambda *_: None)
+
+
+def test_a_timed_comparison_is_repeated_to_the_bit_by_its_plan(timed, text, tmp_path):
+    settings = tiny(text, tmp_path, steps=None, time=12.0, seeds=2, lr=None)
+    results, printed = run(settings)
+    plan = Plan.read(settings.out / "plan.json")
+    steps = results["budget"]["steps"]
+    assert plan.complete and [len(stage.runs) for stage in plan.stages[:3]] == [9, 6, 6]
+    assert steps == plan.stages[2].runs[0].steps > 6 and "After " in printed
+    replayed = CompareSettings.from_dict(plan.about["settings"], tmp_path / "again", 2)
+    again = compare(replayed, Console(file=io.StringIO()), plan)
+    assert Plan.read(replayed.out / "plan.json").stages == plan.stages
+    first, second = ({path.name: path.read_bytes() for path in cells(s, "")} for s in (settings, replayed))
+    assert first == second and len(first) == 3 + 21
+    assert without_times(again) == without_times(results) | {"command": again["command"]}
+    assert run(settings)[0] == results  # complete: nothing is decided anew
+
+
+def test_what_is_open_gets_further_seeds_until_the_time_is_over(timed, text, tmp_path):
+    """Two memories of one layer are never told apart."""
+    path = tmp_path / "mine.py"
+    path.write_text("import ttr\nmemories = dict.fromkeys('ab', ttr.catalogue['linear-attention'])\n")
+    settings = tiny(text, tmp_path, layers=(), memory=path, steps=None, time=5.0, seeds=2)
+    results, _ = run(settings)
+    titles = [stage["title"] for stage in results["budget"]["stages"]]
+    assert titles == [*STAGES, "further seeds of a, b"] or titles == [*STAGES, "further seeds of b, a"]
+    last = Plan.read(settings.out / "plan.json").stages[3]
+    assert {row["seeds"] for row in results["memories"]} == {2 + len(last.runs) // 2}
+    assert {run.seed for run in last.runs} == set(range(2, 2 + len(last.runs) // 2))
+
+
+def test_a_second_process_takes_over_the_stages_of_the_first(timed, text, tmp_path):
+    """Killed after its second stage, and continued by one whose clock would decide otherwise."""
+    settings = tiny(text, tmp_path, steps=None, time=4.0)
+    run(settings)
+    path = settings.out / "plan.json"
+    held = json.loads(path.read_bytes())
+    del held["stages"][2:]
+    path.write_text(json.dumps(held | {"complete": False}))
+    before = Plan.read(path).stages
+    run(settings)
+    after = Plan.read(path)
+    assert after.stages[:2] == before and len(after.stages) >= 3 and after.complete
+
+
+def test_a_plan_of_another_text_is_not_repeated(text, tmp_path):
+    settings = tiny(text, tmp_path, steps=2)
+    run(settings)
+    plan = Plan.read(settings.out / "plan.json")
+    with text.open("a") as file:
+        file.write("more")
+    again = CompareSettings.from_dict(plan.about["settings"], tmp_path / "again", 1)
+    with pytest.raises(UserError, match="plan of another comparison .*sha256 changed"):
+        compare(again, Console(file=io.StringIO()), plan)
+    with pytest.raises(UserError, match="no plan"):
+        Plan.read(tmp_path / "nowhere.json")
+
+
+@pytest.mark.full
+def test_a_plan_gives_the_same_bits_killed_at_ten_moments_by_two_processes_and_by_two_runs(text, tmp_path):
+    settings = tiny(text, tmp_path, steps=400, seeds=2, checkpoint_every=10)
+    run(settings)
+    plan, whole = settings.out / "plan.json", {path.name: path.read_bytes() for path in cells(settings, "")}
+
+    def begin(name, jobs):
+        program = "from ttr.cli import main\nif __name__ == '__main__':\n    main()"
+        (tmp_path / "run.py").write_text(program)
+        words = ["compare", "--plan", plan, "--out", tmp_path / name, "--jobs", str(jobs)]
+        return subprocess.Popen(
+            [sys.executable, tmp_path / "run.py", *words], stdout=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def found(name):
+        return {
+            path.name: path.read_bytes()
+            for path in cells(dataclasses.replace(settings, out=tmp_path / name), "")
+        }
+
+    generator, kills = torch.Generator().manual_seed(0), 0
+    for _ in range(10):
+        process = begin("killed", 2)
+        try:
+            process.wait(5 + 4 * torch.rand(1, generator=generator).item())
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills >= 3 and begin("killed", 2).wait() == 0 and found("killed") == whole
+    both = [begin("shared", 1) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0] and found("shared") == whole
+
+
+# --------------------------------------------------------------------------------------------------- memories
 def test_a_hybrid_is_a_comparison_of_its_layers_in_turn(text, tmp_path):
     settings = tiny(text, tmp_path, layers=("linear-attention:2+softmax-attention",), depth=3)
     memory = memories(settings)[0]

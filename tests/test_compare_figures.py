@@ -11,7 +11,7 @@ from ttr.experiments import picture
 from ttr.experiments.budget import Budgets
 from ttr.experiments.memories import PLAIN
 from ttr.experiments.references import UNIGRAM, Reference
-from ttr.experiments.results import PRACTICAL, Measured, Slices, slice_gap, summarise, undecided
+from ttr.experiments.results import PRACTICAL, Measured, Slices, relation, slice_gap, summarise, undecided
 from ttr.experiments.statistics import Bootstrap, Spread, interval, power
 from ttr.experiments.verdict import conclusion, size
 from ttr.laws.tolerances import FLOAT32, FLOAT64
@@ -207,6 +207,29 @@ def test_what_seeds_leave_open_is_said_and_trained_further():
     first = conclusion(judged(runs, spent[0] + 12, mask, 400))[0]
     assert "is ahead of c by 9.0" in first and first.endswith("b is not told apart from it in this time.")
     assert undecided(runs, Slices(mask, mask), 400) == ["a", "b"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("names", ["ab", "abcde"])
+def test_equal_memories_are_called_behind_in_one_of_twenty_comparisons_by_both_looks(names):
+    """Two seeds of all, then five of those that are open; seeds and windows make the differences."""
+    generator, called, pairs = torch.Generator().manual_seed(3), 0, 0
+    mask = torch.ones(40, 1, dtype=torch.bool)
+    slices = Slices(mask, mask)
+    for _ in range(300):
+        hard = torch.randn(1, 40, 1, generator=generator)
+        runs = {}
+        for name in names:
+            luck, own = (torch.randn(n, generator=generator) for n in ((5, 1, 1), (1, 40, 1)))
+            runs[name] = hard + 0.05 * luck + 0.05 * own
+        bits = {name: each[:2] for name, each in runs.items()}
+        again = undecided([measured(name, each) for name, each in bits.items()], slices, 600)
+        bits |= {name: runs[name] for name in again}
+        draws = Bootstrap.draw(40, 600).with_seeds(bits, mask)
+        best = min(names, key=lambda name: float(draws[name][0]))
+        kinds = [relation(vars(interval(draws[n] - draws[best]))) for n in names if n != best]
+        called, pairs = called + kinds.count("behind"), pairs + len(kinds)
+    assert 0.01 * pairs < called < 0.08 * pairs
 
 
 def test_the_plain_transformer_is_a_reference():

@@ -23,7 +23,7 @@ NAMES = ("fast", "middle", "slow")
 COST = {"fast": 0.01, "middle": 0.04, "slow": 0.05}
 
 
-def protocol(settings, clock, best, undecided=lambda done: [], pace=1.0):
+def protocol(settings, clock, best, undecided=lambda: (), pace=1.0):
     """All stages of a comparison whose rate ``best`` of a memory gives the least bits. A stage takes ``pace``
     times what the costs say."""
 
@@ -84,13 +84,14 @@ def test_one_rate_is_trained_at_all_budgets():
 
 @pytest.mark.parametrize("pace", [0.7, 1.0, 1.6])
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_the_time_is_kept_and_what_is_left_goes_to_what_is_open(pace, jobs):
+def test_the_time_is_kept_and_what_is_left_goes_once_to_what_is_open(pace, jobs):
     """Also where all takes longer than it was timed. Without anything open it ends before."""
     settings, best = CompareSettings(), dict.fromkeys(NAMES, 8e-3)
     clock = Clock(300.0, jobs, COST, 20.0)
-    done = protocol(settings, clock, best, lambda done: NAMES, pace)
+    done = protocol(settings, clock, best, lambda: NAMES, pace)
     assert 250 < clock.spent < (300 if pace <= 1 else 320)
     assert len({run.steps for stage in done[2:] for run in stage.runs}) == 1
+    assert len(done) == 4
     seeds = [run.seed for stage in done[2:] for run in runs(stage, "slow")]
     assert seeds == list(range(len(seeds))) and len(seeds) > 2
     sure = Clock(300.0, jobs, COST, 20.0)

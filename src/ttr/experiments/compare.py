@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ from ttr.experiments.verdict import conclusion
 from ttr.tasks.text import distant_slice, read_text, recall_slice, standard_library
 
 TRAIN, COUNT = (f"ttr.experiments.language_model:{name}" for name in ("train_and_judge", "count_ngrams"))
+EXAMPLES = 3
+"""Hardest and easiest windows that are shown."""
 AT_THE_END = 0.07
 """The share of the time that is kept for speeds, figures and report."""
 
@@ -69,7 +71,7 @@ class Comparison:
     """
 
     def __init__(self, settings: CompareSettings, replayed: Plan | None) -> None:
-        self.began = time.monotonic()
+        self.began = monotonic()
         self.settings = settings
         with for_the_user():
             self.memories = memories(settings)
@@ -101,10 +103,10 @@ class Comparison:
         clock = self._clock(bar)
         number = 0
         while stage := self.plan.stage(number, lambda: self._next(clock)):
-            before = time.monotonic()
+            before = monotonic()
             bar.begin(f"stage {number + 1}, {stage.title}", sum(run.steps for run in stage.runs))
             fresh = self._compute(stage, number, clock, bar)
-            took = time.monotonic() - before
+            took = monotonic() - before
             if fresh:
                 clock.took(stage, took)
             self.plan.took(number, took)
@@ -125,9 +127,9 @@ class Comparison:
         return Clock(limit, s.jobs, cost, judging)
 
     def _next(self, clock: Clock) -> Stage | None:
-        clock.spent = time.monotonic() - self.began
+        clock.spent = monotonic() - self.began
         done, names = self.plan.stages, [memory.name for memory in self.memories]
-        return next_stage(done, names, self.settings, clock, self._tuning, lambda _: self._undecided())
+        return next_stage(done, names, self.settings, clock, self._tuning, self._undecided)
 
     def _tuning(self, run: Run) -> tuple[bool, float]:
         facts = self.trained[run][1]
@@ -247,12 +249,8 @@ class Comparison:
         }
         results = tables[0] | {"budget": budget, "timed": s.steps is None}
         results |= {"published": tables[1]} if len(tables) > 1 else {}
-        return (
-            {"conclusion": conclusion(results)}
-            | results
-            | {"samples": self._samples(), "given": PROMPT}
-            | about
-        )
+        best = self.measured(results["best"]["all"])
+        return {"conclusion": conclusion(results)} | results | self._examples(best, counted[1]) | about
 
     def _speeds(self) -> dict[str, Any]:
         """The speeds, measured once per folder."""
@@ -262,13 +260,34 @@ class Comparison:
             save_tensors(path, {}, speeds(found, self.settings, self.widths, self.windows.validation))
         return load_tensors(path)[1]
 
-    def _samples(self) -> dict[str, str]:
-        """What every memory wrote behind the same bytes."""
-        found = {}
-        for run_, (tensors, _) in self.trained.items():
-            if "sample" in tensors:
-                found[run_.memory] = bytes(tensors["sample"].tolist()).decode(errors="replace")
-        return found
+    def _examples(self, best: Measured, counted: Reference) -> dict[str, Any]:
+        """What every memory wrote behind the same bytes, and the windows that are hardest and easiest for the
+        best one."""
+        samples = {
+            run_.memory: bytes(tensors["sample"].tolist()).decode(errors="replace")
+            for run_, (tensors, _) in self.trained.items()
+            if "sample" in tensors
+        }
+        spent, ngram = best.bits.double().mean((0, 2)), counted.bits.double().mean(1)
+        order = spent.argsort(descending=True, stable=True).tolist()
+
+        def window(i: int) -> dict[str, Any]:
+            file, byte = self.text.place(int(self.windows.starts[i]))
+            text = bytes(self.windows.validation[i].tolist()).decode(errors="replace")
+            return {
+                "file": file,
+                "byte": byte,
+                "bits": float(spent[i]),
+                "ngram_bits": float(ngram[i]),
+                "text": text,
+            }
+
+        return {
+            "samples": samples,
+            "given": PROMPT,
+            "hardest": [window(i) for i in order[:EXAMPLES]],
+            "easiest": [window(i) for i in order[::-1][:EXAMPLES]],
+        }
 
 
 def _slices(windows: Windows, settings: CompareSettings) -> Slices:

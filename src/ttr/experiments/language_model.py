@@ -121,6 +121,7 @@ class Windows:
     Attributes:
         content: [N] all bytes.
         tuning, validation: [W,L] the windows to choose settings on, and to judge on.
+        starts: [W] where the validation windows begin.
         replaced: [W,L] the validation windows with their first half taken from another window.
         long: [V,M] validation windows up to ``LONGER`` times as long.
     """
@@ -130,17 +131,18 @@ class Windows:
         self.content = (text if isinstance(text, Text) else read_text([text])).content
         self.pieces = split(len(self.content), settings.context)
         context, longest = settings.context, min(map(len, self.pieces.validation)) - 1
-        self.tuning = self._windows(self.pieces.tuning, context, settings.tuning_windows)
-        self.validation = self._windows(self.pieces.validation, context, settings.evaluation_windows)
+        tuning = evaluation_starts(self.pieces.tuning, context, settings.tuning_windows)
+        self.starts = evaluation_starts(self.pieces.validation, context, settings.evaluation_windows)
+        self.tuning, self.validation = (
+            windows(self.content, each, context) for each in (tuning, self.starts)
+        )
         self.replaced = with_replaced_past(self.validation)
-        self.long = self._windows(
-            self.pieces.validation, context * min(LONGER, longest // context), LONG_WINDOWS
+        longer = context * min(LONGER, longest // context)
+        self.long = windows(
+            self.content, evaluation_starts(self.pieces.validation, longer, LONG_WINDOWS), longer
         )
 
     def training_starts(self, seed: int, steps: int) -> Int[Tensor, "steps batch"]:
         """Where the windows of every training step begin."""
         s = self.settings
         return training_starts(self.pieces.train, s.context, steps, s.batch, seed)
-
-    def _windows(self, pieces: tuple[range, ...], context: int, limit: int) -> Int[Tensor, "W L"]:
-        return windows(self.content, evaluation_starts(pieces, context, limit), context)

@@ -3,12 +3,12 @@
 First every learning rate for a short time, then the two best for twice as long (successive halving: Jamieson,
 Talwalkar, "Non-stochastic best arm identification", arXiv 1502.07943), then the best from several seeds for
 eight times as long. The time that is left goes to further seeds of the memories whose distance to the best is
-still open. All memories read the same bytes in every stage.
+still open: once, since who looks again and again finds a difference between equal memories at last. All
+memories read the same bytes in every stage.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,8 @@ RATES, HALVED, SEEDS = 1 / 8, 1 / 4, 1.0
 
 REFINEMENT = 0.3
 """The share of the time that is kept for further seeds."""
+MOST_SEEDS = 14
+"""Further seeds, at most."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ class Clock:
 Tuning = Callable[[Run], tuple[bool, float]]
 """(whether a finished run diverged, its bits per byte on the tuning windows)"""
 
-Open = Callable[[Sequence[Stage]], Sequence[str]]
-"""The memories whose order is not yet decided by the finished stages."""
+Open = Callable[[], Sequence[str]]
+"""The memories whose order the finished stages have not decided."""
 
 
 def next_stage(
@@ -119,17 +121,15 @@ def next_stage(
         steps = _steps(settings, clock, names, SEEDS)
         runs = [Run(name, seed, best[name], steps, seed == first) for seed in seeds for name in names]
         return Stage("all memories", tuple(runs))
-    if clock.limit is None:
+    if len(done) > 3 or clock.limit is None or not (names := undecided()):
         return None
-    names, steps = undecided(done), done[2].runs[0].steps
-    if not names:
-        return None
-    used = 1 + max(run.seed for stage in done for run in stage.runs)
-    more = range(used, used + math.ceil(clock.jobs / len(names)))
-    runs = tuple(Run(name, seed, best[name], steps) for seed in more for name in names)
-    if clock.spent + clock.of(runs) > clock.limit:
-        return None
-    return Stage("another seed of " + ", ".join(names), runs)
+    runs, steps = [], done[2].runs[0].steps
+    for seed in range(seeds.stop, seeds.stop + MOST_SEEDS):
+        more = [*runs, *(Run(name, seed, best[name], steps) for name in names)]
+        if clock.spent + clock.of(more) > clock.limit:
+            break
+        runs = more
+    return Stage("further seeds of " + ", ".join(names), tuple(runs)) if runs else None
 
 
 def _steps(settings: CompareSettings, clock: Clock, names: Sequence[str], share: float) -> int:

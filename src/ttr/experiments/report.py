@@ -95,6 +95,7 @@ def html(results: Mapping[str, Any], png: bytes) -> str:
         f"<h2>At equal time</h2>{_at_equal_time(results)}",
         f"<h2>Beyond the training length</h2>{_by_position(results)}",
         f"<h2>What they write</h2>{_samples(results)}",
+        f"<h2>What is hard, and what is easy</h2>{_pieces(results)}",
         f"<h2>How it was measured</h2><ul>{_method(results)}</ul>",
     ]
     return PAGE.format(
@@ -197,6 +198,20 @@ def _samples(results: Mapping[str, Any]) -> str:
     )
 
 
+def _pieces(results: Mapping[str, Any]) -> str:
+    """The windows that are hardest and easiest for the best memory."""
+    best = escape(results["best"]["all"])
+    found = [f"<p>The windows on which {best} spends most and fewest bits per byte.</p>"]
+    for kind in ("hardest", "easiest"):
+        for window in results[kind]:
+            words = (
+                f"{window['bits']:.2f} bits ({results['references'][1]['name']} {window['ngram_bits']:.2f}), "
+                f"{window['file']}, from byte {window['byte']:,}"
+            )
+            found.append(f"<h3>{escape(words)}</h3><pre>{escape(window['text'])}</pre>")
+    return "".join(found)
+
+
 def _method(results: Mapping[str, Any]) -> str:
     s, text, recall = results["settings"], results["text"], results["recall_slice"]
     sizes = [row["parameters"] for row in results["memories"]]
@@ -228,8 +243,8 @@ def _method(results: Mapping[str, Any]) -> str:
         f"{gap:.3f}.",
         "References: the byte frequencies, the best n-gram of orders 1 to 6 (interpolated Kneser-Ney), and "
         "that with a cache of what followed the same bytes earlier in the window, all counted on exactly the "
-        "bytes that the models of the first seed read; and a plain transformer in torch alone, trained as the "
-        "memories are.",
+        "bytes that the models of the first seed read; and a plain transformer in torch alone, trained as "
+        "the memories are.",
         "Recall gain: the bits per byte that are lost on the "
         f"{recall['distant_bytes']:,} bytes that can be looked up in the first half of the window alone, "
         "when it is replaced by that of another window.",

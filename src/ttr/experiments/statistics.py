@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the ends of its 95 % interval."""
+    """An estimate and the ends of its interval."""
 
     value: float
     low: float
@@ -136,8 +136,9 @@ def power(spread: Spread, over_windows: float, seeds: int, practical: float) -> 
     return Power(found(0.0), high)
 
 
-def interval(draws: Float[Tensor, " R"]) -> Interval:
-    """The estimate in row 0 and the 2.5 % and 97.5 % quantiles of the resamples; a resample without any byte
-    is left out."""
-    low, high = torch.nanquantile(draws[1:], torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
+def interval(draws: Float[Tensor, " R"], level: float = 0.95) -> Interval:
+    """The estimate in row 0 and the ends of the middle ``level`` of the resamples; one without any byte is
+    left out."""
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=draws.dtype)
+    low, high = torch.nanquantile(draws[1:], ends).tolist()
     return Interval(float(draws[0]), low, high)

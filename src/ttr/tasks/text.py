@@ -5,7 +5,9 @@ Every function is pure; none draws from a global generator.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import os
 import sysconfig
 from collections.abc import Sequence
@@ -28,11 +30,18 @@ PIECE_BYTES = 32_768
 
 @dataclass(frozen=True)
 class Text:
-    """Bytes [N] read from files, the names they came from, and their fingerprint."""
+    """Bytes [N] read from files, the names they came from and their sizes, and their fingerprint."""
 
     content: UInt8[Tensor, " N"]
     names: tuple[str, ...]
+    sizes: tuple[int, ...]
     sha256: str
+
+    def place(self, byte: int) -> tuple[str, int]:
+        """The file that a byte of the content is from, and which byte of it."""
+        ends = list(itertools.accumulate(self.sizes))
+        file = bisect.bisect_right(ends, byte)
+        return self.names[file], byte - (ends[file] - self.sizes[file])
 
 
 def standard_library() -> tuple[Path, ...]:
@@ -54,6 +63,7 @@ def read_text(files: Sequence[Path]) -> Text:
     return Text(
         torch.frombuffer(bytearray(content), dtype=torch.uint8),
         tuple(map(str, files)),
+        tuple(map(len, parts)),
         hashlib.sha256(content).hexdigest(),
     )
 
