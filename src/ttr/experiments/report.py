@@ -85,9 +85,10 @@ def mark(row: Mapping[str, Any], best: Mapping[str, str], measure: str) -> str:
 def html(results: Mapping[str, Any], png: bytes) -> str:
     """The report as one self-contained HTML page."""
     first, *more = results["conclusion"]
+    picture = base64.b64encode(png).decode()
     sections = [
         f"<h2>The figures</h2><p>{_reading(results)}</p>{_table(results, results['references'])}{LEGEND}",
-        f'<img alt="{ALT}" src="data:image/png;base64,{base64.b64encode(png).decode()}">',
+        f'<div class="scroll"><img alt="{ALT}" src="data:image/png;base64,{picture}"></div>',
     ]
     if "published" in results:
         sections.append(f"<h2>In the layers as published</h2>{_table(results['published'], [])}")
@@ -145,8 +146,8 @@ def _grid(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], refer
 def _cell(interval: Mapping[str, float], sign: str) -> str:
     kind = {BEST: "best", EQUAL: "equal"}.get(sign, "")
     return (
-        f'<td class="{kind}">{interval["value"]:.3f}<small>{interval["low"]:.3f} to '
-        f"{interval['high']:.3f}</small></td>"
+        f'<td class="{kind}">{interval["value"]:.3f}<small>{interval["low"]:.2f} to '
+        f"{interval['high']:.2f}</small></td>"
     )
 
 
@@ -186,8 +187,8 @@ def _by_position(results: Mapping[str, Any]) -> str:
     rows = [(name, [f"{value:.3f}" for value in bits]) for name, bits in found["bits_per_byte"].items()]
     longer = found["ends"][-1] // found["ends"][0]
     return (
-        f"<p>Bits per byte in windows up to {longer} times as long as those of the training, first seed.</p>"
-        + _grid(heads, rows, 1)
+        f"<p>Bits per byte in windows up to {longer} times as long as those of the training, first seed. "
+        "Columns hold different bytes, the same ones for all.</p>" + _grid(heads, rows, 1)
     )
 
 
@@ -304,7 +305,8 @@ PAGE = """<!doctype html>
 <style>
 :root {{ color-scheme: light }}
 body {{ font: 17px/1.55 Georgia, "Times New Roman", serif; color: #1c1c1c; background: #fdfdfb }}
-body {{ max-width: 64rem; margin: 3rem auto; padding: 0 1.5rem }}
+body {{ max-width: 64rem; margin: 3rem auto; padding: 0 1.5rem; overflow-wrap: anywhere }}
+td, th {{ overflow-wrap: normal }}
 h1 {{ font-size: 1.9rem; margin: 0 0 1rem }} h2 {{ font-size: 1.2rem; margin: 2.5rem 0 .5rem }}
 .lead {{ font-size: 1.2rem; border-left: 4px solid #0072B2; padding-left: 1rem }}
 .scroll {{ overflow-x: auto }}
@@ -313,13 +315,12 @@ table {{ font: 14px/1.35 system-ui, sans-serif; font-variant-numeric: tabular-nu
 th, td {{ padding: .45rem .7rem; text-align: right; border-bottom: 1px solid #ddd; vertical-align: top }}
 tr > th:first-child {{ text-align: left }} tr:first-child th {{ border-bottom: 2px solid #444 }}
 tr.reference {{ color: #777 }}
-td small {{ display: block; color: #777 }}
+td small {{ display: block; color: #777; white-space: nowrap }}
 td.best {{ background: #d7ebf7; font-weight: 600 }} td.equal {{ background: #eef6fb }}
 .legend span {{ padding: 0 .4em }}
 img {{ width: 100%; margin: 1rem 0 }}
 h3 {{ font-size: 1rem; margin: 1rem 0 .3rem }}
-pre {{ white-space: pre-wrap; overflow-wrap: anywhere }}
-pre {{ background: #f1f1ec; padding: .6rem 1rem; font-size: 13px }}
+pre {{ white-space: pre-wrap; background: #f1f1ec; padding: .6rem 1rem; font-size: 13px }}
 @media print {{
   body {{ max-width: none; margin: 0; font-size: 11pt }}
   .scroll {{ overflow: visible }}
@@ -328,6 +329,7 @@ pre {{ background: #f1f1ec; padding: .6rem 1rem; font-size: 13px }}
 @media (max-width: 40rem) {{
   body {{ margin: 1rem auto; padding: 0 .8rem; font-size: 16px }}
   th, td {{ padding: .3rem .4rem }}
+  img {{ width: 48rem }}
 }}
 code {{ display: block; background: #f1f1ec; padding: .8rem 1rem; overflow-x: auto; font-size: 14px }}
 .small {{ font-size: .9rem; color: #555 }}
