@@ -204,8 +204,9 @@ def test_what_seeds_leave_open_is_said_and_trained_further():
     runs, spent, mask = even(0.0, 0.1, 9.0, seeds=2)
     luck = torch.tensor([-0.1, 0.1])[:, None, None]
     runs = [dataclasses.replace(run, bits=spent[:1] + luck + gap) for run, gap in zip(runs, (0.0, 0.1, 9.0))]
-    first = conclusion(judged(runs, spent[0] + 12, mask, 400))[0]
+    first, second, *_ = conclusion(judged(runs, spent[0] + 12, mask, 400))
     assert "is ahead of c by 9.0" in first and first.endswith("b is not told apart from it in this time.")
+    assert second.startswith("With 2 seeds a difference of 0.") and "four of five" in second
     assert undecided(runs, Slices(mask, mask), 400) == ["a", "b"]
 
 
