@@ -9,6 +9,7 @@ import torch
 
 from ttr.experiments import picture
 from ttr.experiments.budget import Budgets
+from ttr.experiments.equal_memories import told_apart_from_itself
 from ttr.experiments.memories import PLAIN
 from ttr.experiments.references import UNIGRAM, Reference
 from ttr.experiments.results import PRACTICAL, Measured, Slices, relation, slice_gap, summarise, undecided
@@ -231,6 +232,16 @@ def test_equal_memories_are_called_behind_in_one_of_twenty_comparisons_by_both_l
         kinds = [relation(vars(interval(draws[n] - draws[best]))) for n in names if n != best]
         called, pairs = called + kinds.count("behind"), pairs + len(kinds)
     assert 0.01 * pairs < called < 0.08 * pairs
+
+
+def test_a_memory_is_told_apart_from_itself_where_its_seeds_fall_into_two_kinds():
+    """Seeds of one kind never are; of two kinds a bit apart, where one group has the first and one the
+    second: 9 of the 45 pairs of pairs of six seeds."""
+    spent = torch.rand(1, 30, 4, generator=torch.Generator().manual_seed(0)).expand(6, 30, 4)
+    kinds = torch.tensor([0.0, 1.0])[torch.arange(6) // 3][:, None, None]
+    same, two = (told_apart_from_itself(each, 2) for each in (spent, spent + kinds))
+    assert same == {"seeds": 2, "pairs": 45, "share": 0.0, "low": 0.0, "high": 0.0}
+    assert two["share"] == pytest.approx(9 / 45) and two["low"] < two["share"] < two["high"]
 
 
 def test_the_plain_transformer_is_a_reference():

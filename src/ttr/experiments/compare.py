@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from ttr.experiments.bench import machine
 from ttr.experiments.budget import Budgets
 from ttr.experiments.cells import Cell, Result, run
 from ttr.experiments.errors import UserError, for_the_user
@@ -250,7 +251,8 @@ class Comparison:
         results = tables[0] | {"budget": budget, "timed": s.steps is None}
         results |= {"published": tables[1]} if len(tables) > 1 else {}
         best = self.measured(results["best"]["all"])
-        return {"conclusion": conclusion(results)} | results | self._examples(best, counted[1]) | about
+        results |= self._examples(best, counted[1]) | about | {"machine": machine.facts()}
+        return {"conclusion": conclusion(results)} | results
 
     def _speeds(self) -> dict[str, Any]:
         """The speeds, measured once per folder."""

@@ -283,7 +283,9 @@ def _power(results: Mapping[str, Any]) -> list[str]:
 
 
 def _facts(results: Mapping[str, Any]) -> str:
+    machine = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    versions += f"; {machine['processor']}, {machine['cores']} cores, kernels: {machine['native']}"
     files = (
         results["text"]["files"]
         if results["settings"]["files"]

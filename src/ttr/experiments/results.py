@@ -161,6 +161,11 @@ def relation(behind: Mapping[str, float]) -> str:
     return "equal" if behind["high"] < PRACTICAL else "open"
 
 
+def told_apart(draws: Float[Tensor, " R"], others: Float[Tensor, " R"]) -> bool:
+    """Whether one of two memories is behind the other."""
+    return any(relation(_interval(off)) == "behind" for off in (draws - others, others - draws))
+
+
 def recalls(row: Mapping[str, Any]) -> bool:
     """Whether the first half of the window helps on the bytes that can be looked up there."""
     gain = row["recall_gain"]

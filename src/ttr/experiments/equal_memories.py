@@ -1,0 +1,80 @@
+"""How often a comparison tells a memory apart from itself.
+
+``python -m ttr.experiments.equal_memories FOLDER`` takes a finished comparison of one memory from many seeds
+(``ttr compare --layers NAME --steps N --seeds 16``), lets every two groups of its seeds without a common one
+be two memories, and counts the pairs that are told apart. Equal memories should be in one of twenty cases.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ttr.experiments.plan import FILE, Plan
+from ttr.experiments.results import told_apart
+from ttr.experiments.statistics import Bootstrap
+from ttr.experiments.storage import load_tensors, to_json, write
+
+RESAMPLES = 500
+
+
+def told_apart_from_itself(bits: Float[Tensor, "S W T"], each: int) -> dict[str, Any]:
+    """The share of the pairs of groups of ``each`` seeds that are told apart, and a 95 % interval of it, by
+    leaving out one seed after the other (the jackknife: pairs share seeds)."""
+    of_windows, seeds = bits.double().mean(2, keepdim=True), range(len(bits))
+    bootstrap, mask = Bootstrap.draw(bits.shape[1], RESAMPLES), torch.ones(bits.shape[1], 1)
+    apart = {}
+    for first in itertools.combinations(seeds, each):
+        others = [seed for seed in seeds if seed > first[0] and seed not in first]
+        for second in itertools.combinations(others, each):
+            groups = {"a": of_windows[list(first)], "b": of_windows[list(second)]}
+            draws = bootstrap.with_seeds(groups, mask)
+            apart[first + second] = told_apart(draws["a"], draws["b"])
+
+    def share(without: int | None = None) -> float:
+        left = [found for pair, found in apart.items() if without not in pair]
+        return sum(left) / len(left)
+
+    fewer = torch.tensor([share(seed) for seed in seeds], dtype=torch.float64)
+    deviation = ((len(seeds) - 1) * fewer.var(correction=0)).sqrt().item()
+    low, high = share() - 1.96 * deviation, share() + 1.96 * deviation
+    return {
+        "seeds": each,
+        "pairs": len(apart),
+        "share": share(),
+        "low": max(low, 0.0),
+        "high": min(high, 1.0),
+    }
+
+
+def main(folder: Path) -> None:
+    """Print the shares for groups of two and of three seeds, and write them into the folder."""
+    runs = [run for stage in Plan.read(folder / FILE).stages[2:] for run in stage.runs]
+    name = runs[0].memory
+    files = [
+        next(
+            (folder / "cells").glob(
+                f"{run.memory}.seed{run.seed}.rate{run.rate}.steps{run.steps}.*[0-9a-f].safetensors"
+            )
+        )
+        for run in runs
+        if run.memory == name
+    ]
+    bits = torch.stack([load_tensors(file)[0]["bits"] for file in files])
+    found = [told_apart_from_itself(bits, each) for each in (2, 3)]
+    for row in found:
+        print(
+            f"{name}, {row['seeds']} seeds against {row['seeds']}: {row['share']:.1%} of {row['pairs']} "
+            f"pairs are told apart [{row['low']:.1%}, {row['high']:.1%}]"
+        )
+    write(folder / "equal_memories.json", to_json({"memory": name, "steps": runs[0].steps, "shares": found}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
