@@ -9,6 +9,7 @@ import torch
 import ttr
 from ttr.laws.rows import Sizes, make_case
 from ttr.laws.tolerances import FLOAT64, error
+from ttr.torch_internals import constant_when_compiled
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),  # the compiler's own
@@ -43,3 +44,13 @@ def test_compiled_equals_eager(name, backend):
     case = make_case(ttr.catalogue[name].problem, Sizes(time=4))
     for compiled, eager in zip(run(case, backend), run(case, None)):
         assert error(compiled, eager) <= FLOAT64
+
+
+def test_constants_are_marked_as_by_torch():
+    def ours(): ...
+
+    def theirs(): ...
+
+    constant_when_compiled(ours)
+    torch.compiler.assume_constant_result(theirs)
+    assert vars(ours) == vars(theirs) and vars(ours)

@@ -109,6 +109,14 @@ def test_the_command_line_without_the_models(tmp_path):
         python([sys.executable, "-S"], code.format(arguments), folder)
 
 
+@pytest.mark.parametrize("module", ["ttr", "ttr.cli"])
+def test_an_import_loads_nothing_slow(module):
+    """Each of these takes a large part of a second, or seconds: they are imported where they are used."""
+    slow = {"torch._dynamo", "torch._inductor", "sympy", "transformers", "datasets", "matplotlib", "pandas"}
+    code = f"import sys, {module}; found = {slow} & set(sys.modules); assert not found, found"
+    python([sys.executable], code, Path(ttr.__file__).parents[1])
+
+
 @pytest.mark.full
 def test_fresh_environment_with_torch_and_jaxtyping(tmp_path):
     python([str(fresh(tmp_path / "bare", ".", *PINNED))], USE)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,17 @@ of exponentials); None in versions without it, where attention is computed block
 FLASH_ATTENTION_BACKWARD = getattr(
     torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None
 )
+
+Function = TypeVar("Function", bound=Callable[[], object])
+
+
+def constant_when_compiled(function: Function) -> Function:
+    """Mark a function that torch.compile calls once, instead of tracing it, and whose result is constant.
+
+    ``torch.compiler.assume_constant_result`` sets the same mark, but imports the compiler: a second of CPU
+    time in every program that imports ttr. tests/test_compile.py checks that the marks are the same."""
+    function._dynamo_marked_constant = True
+    return function
 
 
 def is_transformed() -> bool:

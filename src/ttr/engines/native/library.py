@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ttr.torch_internals import PLAIN as PLAIN
+from ttr.torch_internals import constant_when_compiled
 
 ABI = 7
 """The version of the kernels' arguments that this package passes, as in csrc/abi.c."""
@@ -83,13 +84,13 @@ def left_out() -> Iterator[None]:
 
 
 # torch.compile cannot trace the loader, and the result is the same for the whole process
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def available() -> bool:
     """Whether the compiled kernels can be called here."""
     return isinstance(_load(), Library) and not _left_out.get()
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def reason() -> str | None:
     """Why there are no compiled kernels here, as a sentence with the remedy; None if there are."""
     found = _load()
