@@ -49,6 +49,20 @@ PASSED = Law(1, "passes", lambda problem, setting: [("a quantity", 0.25, 0.5), (
 FAILED = Law(2, "fails", lambda problem, setting: [("a number", 3.0, 2.0)])
 
 
+def test_version(run):
+    code, out, _ = run("--version")
+    python = ".".join(map(str, sys.version_info[:3]))
+    assert (code, out) == (0, f"ttr {ttr.__version__}, torch {torch.__version__}, Python {python}\n")
+
+
+def test_a_shell_completes_commands(run, monkeypatch):
+    shell = {"_TTR_COMPLETE": "complete_bash", "COMP_WORDS": "ttr exp", "COMP_CWORD": "1"}
+    for name, value in shell.items():
+        monkeypatch.setenv(name, value)
+    code, out, _ = run()
+    assert (code, out) == (0, "explain\n")
+
+
 def test_list_groups_every_name_by_family(run):
     code, out, _ = run("list")
     lines = [line for line in out.splitlines() if line]

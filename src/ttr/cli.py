@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Test-time regression: memories for sequence models, composed, verified and compared.",
@@ -40,10 +40,35 @@ def main() -> None:
         # file names may contain bytes that the terminal's encoding cannot show
         stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        app(prog_name="ttr")
     except UserError as error:
         Console(stderr=True).print(f"[bold red]ttr:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from None
+
+
+def _show_versions(wanted: bool) -> None:
+    if wanted:
+        import torch
+
+        import ttr
+
+        typer.echo(f"ttr {ttr.__version__}, torch {torch.__version__}, Python {platform.python_version()}")
+        raise typer.Exit()
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_versions,
+            is_eager=True,
+            help="Show the versions of ttr, torch and Python.",
+        ),
+    ] = False,
+) -> None:
+    """The options of the program itself, which come before a command."""
 
 
 def memories_named(name: str) -> dict[str, object]:
