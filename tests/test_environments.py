@@ -3,6 +3,7 @@ flash-linear-attention without a GPU."""
 
 import importlib.metadata
 import os
+import pkgutil
 import subprocess
 import sys
 import textwrap
@@ -14,8 +15,11 @@ import pytest
 from packaging.requirements import Requirement
 
 import ttr
+from ttr.__main__ import main
+from ttr.extras import EXTRAS
 
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 USE = textwrap.dedent("""
     import torch, ttr
@@ -80,10 +84,9 @@ PINNED = ("-c", str(ROOT / "constraints.txt"))
 
 def oldest() -> list[str]:
     """Every package for which pyproject.toml sets a minimum version, at that version."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [
-        *project["dependencies"],
-        *(text for extra in ("hf", "cli", "test") for text in project["optional-dependencies"][extra]),
+        *PROJECT["dependencies"],
+        *(text for extra in ("hf", "cli", "test") for text in PROJECT["optional-dependencies"][extra]),
     ]
     return [text.replace(">=", "==") for text in wanted if ">=" in text]
 
@@ -107,6 +110,41 @@ def test_the_command_line_without_the_models(tmp_path):
     folder = only(tmp_path, "torch", "jaxtyping", "typer", "rich", "matplotlib")
     for arguments in (["list"], ["explain", "mesanet"]):
         python([sys.executable, "-S"], code.format(arguments), folder)
+
+
+@pytest.mark.parametrize(
+    "command, present, missing, extra",
+    [("list", (), "typer", "cli"), ("compare", ("typer", "rich", "matplotlib"), "transformers", "hf")],
+)
+def test_a_command_names_the_extra_that_it_lacks(tmp_path, command, present, missing, extra):
+    result = subprocess.run(
+        [sys.executable, "-S", "-W", "ignore", "-m", "ttr", command],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(only(tmp_path, "torch", "jaxtyping", *present))},
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (
+        1,
+        "",
+        f"ttr: This command needs {missing}: pip install 'test-time-regression[{extra}]' installs it.\n",
+    )
+
+
+def test_a_missing_package_of_no_extra_is_an_error_of_the_program(monkeypatch):
+    def needs_another() -> None:
+        raise ModuleNotFoundError("No module named 'another'", name="another")
+
+    monkeypatch.setattr("ttr.cli.main", needs_another)
+    with pytest.raises(ModuleNotFoundError, match="another"):
+        main()
+
+
+def test_the_program_and_the_extras_are_those_of_pyproject():
+    assert pkgutil.resolve_name(PROJECT["scripts"]["ttr"]) is main
+    for extra, packages in EXTRAS.items():
+        requirements = map(Requirement, PROJECT["optional-dependencies"][extra])
+        assert tuple(requirement.name for requirement in requirements) == packages
 
 
 @pytest.mark.parametrize("module", ["ttr", "ttr.cli"])

@@ -15,15 +15,10 @@ from ttr import matmul
 from ttr.dispatch import refusal, regress
 from ttr.engines import ENGINES
 from ttr.engines.native import library
+from ttr.extras import EXTRAS
 from ttr.laws.rows import Sizes, make_case, triples
 from ttr.laws.tolerances import error, tolerance
 from ttr.oracle import oracle
-
-EXTRAS = {
-    "hf": ("transformers", "tokenizers", "datasets", "accelerate", "safetensors"),
-    "cli": ("typer", "rich", "matplotlib"),
-    "gpu": ("triton",),
-}
 
 
 @dataclass(frozen=True)

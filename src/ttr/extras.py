@@ -1,0 +1,18 @@
+"""The optional packages, by the extra of pyproject.toml that installs them."""
+
+from __future__ import annotations
+
+EXTRAS = {
+    "hf": ("transformers", "tokenizers", "datasets", "accelerate", "safetensors"),
+    "cli": ("typer", "rich", "matplotlib"),
+    "gpu": ("triton",),
+}
+
+
+def remedy(error: ModuleNotFoundError) -> str | None:
+    """Which extra installs the package that is missing, as a sentence; None if no extra does."""
+    package = (error.name or "").partition(".")[0]
+    for extra, packages in EXTRAS.items():
+        if package in packages:
+            return f"This command needs {package}: pip install 'test-time-regression[{extra}]' installs it."
+    return None
