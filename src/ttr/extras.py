@@ -5,7 +5,6 @@ from __future__ import annotations
 EXTRAS = {
     "hf": ("transformers", "tokenizers", "datasets", "accelerate", "safetensors"),
     "cli": ("typer", "rich", "matplotlib"),
-    "gpu": ("triton",),
 }
 
 
