@@ -31,6 +31,7 @@ x86-64, NEON on AArch64."""
 FLAGS = [
     "-std=c11",
     "-O3",
+    "-g0",  # Python's own flags ask for debug information, which is three quarters of the file
     "-fno-math-errno",
     "-fno-trapping-math",
     "-ffp-contract=fast",

@@ -145,6 +145,11 @@ def test_a_library_that_does_not_fit_is_a_sentence(reload, monkeypatch, tmp_path
 
 
 @built
+def test_the_library_has_no_debug_information():
+    assert b".debug_info" not in library.library().path.read_bytes()
+
+
+@built
 @pytest.mark.parametrize(
     "length",
     [
@@ -155,7 +160,7 @@ def test_a_library_that_does_not_fit_is_a_sentence(reload, monkeypatch, tmp_path
     ],
 )
 def test_a_truncated_library_is_a_sentence(tmp_path, length):
-    """The loaded segments of the whole library take 2 MB; debug information, if any, follows."""
+    """The loaded segments of the whole library take 2 MB; what follows them is not needed."""
     (tmp_path / library.FILE).write_bytes(library.library().path.read_bytes()[:length])
     code = f"""from ttr.engines.native import library
 library.__file__ = {str(tmp_path / "library.py")!r}
