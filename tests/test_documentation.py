@@ -33,6 +33,12 @@ def test_readme_examples_run(capsys):
     assert "passed" in capsys.readouterr().out
 
 
+def test_the_readme_links_to_addresses_alone():
+    """A package index shows it without the other files of the repository."""
+    targets = re.findall(r"\]\(([^)]*)\)", (ROOT / "README.md").read_text())
+    assert targets and all(target.startswith("https://") for target in targets)
+
+
 def test_the_picture_shows_every_import_and_no_other():
     floor = {room: number for number, floor in enumerate(rooms.storeys()) for room in floor}
     drawn = set(re.findall(r"^  (\w+) --> (\w+)$", rooms.picture(), flags=re.MULTILINE))
