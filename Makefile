@@ -61,12 +61,13 @@ $(VENV)/.run: $(SOURCES)
 	@$(PIP) --editable '.[hf,cli]'
 	@touch $@
 
-# All that .run has and more: the kernels are compiled once. The originals that the parity tests compare with lie apart: installed beside
-# transformers they change how its models run.
-$(VENV)/.test: $(SOURCES)
-	@$(PIP) --editable '.[hf,cli,test]'
+# The package is installed already, so pip adds what the tests need and the kernels are compiled once. The
+# originals that the parity tests compare with lie apart: installed beside transformers they change how its
+# models run.
+$(VENV)/.test: $(VENV)/.run
+	@$(PIP) 'test-time-regression[test]'
 	@rm -rf .parity && $(PIP) --no-deps --target .parity $(FLA)
-	@touch $(VENV)/.run $@
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .parity build dist src/*.egg-info
