@@ -4,6 +4,7 @@ flash-linear-attention without a GPU."""
 import importlib.metadata
 import os
 import pkgutil
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from packaging.requirements import Requirement
 
 import ttr
@@ -95,10 +97,39 @@ def fresh(folder: Path, *packages: str) -> Path:
     """The Python of a new environment with these packages."""
     venv.create(folder, with_pip=True)
     executable = folder / "bin" / "python"
-    command = [str(executable), "-m", "pip", "install", "-q", "torch", *packages]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=1800, cwd=ROOT)
-    assert result.returncode == 0, result.stderr
+    run(executable, "-m", "pip", "install", "-q", *packages)
     return executable
+
+
+def run(*command: object, **options: object) -> None:
+    result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=1800, **options)
+    assert result.returncode == 0, result.stderr
+
+
+def copied(folder: Path) -> Path:
+    """A copy of the checkout without what was built there, for builds that do not disturb each other."""
+    ignored = (".venv", ".git", "build", "_kernels.*", "*.egg-info", "__pycache__", ".parity", "runs")
+    return shutil.copytree(ROOT, folder / "checkout", ignore=shutil.ignore_patterns(*ignored))
+
+
+def built(folder: Path, **environment: str) -> Path:
+    """The wheel of the checkout."""
+    run(
+        *(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", folder, "."),
+        cwd=copied(folder),
+        env=os.environ | environment,
+    )
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of the checkout, built once by all test processes together."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    with FileLock(folder / "wheel.lock"):
+        return next((folder / "wheel").glob("*.whl"), None) or built(folder / "wheel")
 
 
 def test_with_torch_and_jaxtyping_alone(tmp_path):
@@ -156,24 +187,27 @@ def test_an_import_loads_nothing_slow(module):
 
 
 @pytest.mark.full
-def test_fresh_environment_with_torch_and_jaxtyping(tmp_path):
-    python([str(fresh(tmp_path / "bare", ".", *PINNED))], USE)
+def test_fresh_environment_with_torch_and_jaxtyping(tmp_path, wheel):
+    python([str(fresh(tmp_path / "bare", str(wheel), *PINNED))], USE)
 
 
 @pytest.mark.full
-def test_beside_flash_linear_attention_without_a_gpu(tmp_path):
-    python(
-        [str(fresh(tmp_path / "crowded", ".[hf]", "flash-linear-attention==0.6.0", "triton", *PINNED))], MODEL
-    )
+def test_beside_flash_linear_attention_without_a_gpu(tmp_path, wheel):
+    packages = (f"{wheel}[hf]", "flash-linear-attention==0.6.0", "triton", *PINNED)
+    python([str(fresh(tmp_path / "crowded", *packages))], MODEL)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("versions", ["oldest", "newest"])
-def test_the_ends_of_the_promised_range_of_versions(versions, tmp_path):
+def test_the_ends_of_the_promised_range_of_versions(versions, tmp_path, wheel):
     """The laws of every name and the models, with the least versions that pyproject.toml allows and with the
     newest that pip finds."""
     executable = str(
-        fresh(tmp_path / versions, ".[hf,cli,test]", *(oldest() if versions == "oldest" else ("--upgrade",)))
+        fresh(
+            tmp_path / versions,
+            f"{wheel}[hf,cli,test]",
+            *(oldest() if versions == "oldest" else ("--upgrade",)),
+        )
     )
     python(
         [executable],
@@ -199,3 +233,10 @@ def test_the_ends_of_the_promised_range_of_versions(versions, tmp_path):
         env=os.environ | {"TTR_TEST_TYPES": "0"},
     )
     assert tests.returncode == 0, tests.stdout[-10_000:] + tests.stderr
+
+
+@pytest.mark.full
+def test_the_wheel_says_whether_it_holds_the_library(tmp_path, wheel):
+    if shutil.which("cc") and sys.platform.startswith("linux"):
+        assert "-py3-none-linux" in wheel.name
+    assert built(tmp_path, CC="/no/such/compiler").name.endswith("-py3-none-any.whl")

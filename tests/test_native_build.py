@@ -15,7 +15,6 @@ import ttr
 from ttr.engines.native import library
 from ttr.laws.rows import make_case
 
-ROOT = Path(__file__).parents[1]
 built = pytest.mark.skipif(not library.available(), reason=library.reason() or "")
 
 
@@ -203,28 +202,3 @@ def test_the_struct_is_that_of_the_kernel():
 
     assert TENSORS.size == Token.strides.offset
     assert kernel(torch.float32)(bytes(TENSORS.size), ctypes.byref(Token(threads=1))) == 0
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("compiler, tag", [(None, "py3-none-linux"), ("/no/such/compiler", "py3-none-any")])
-def test_the_wheel_says_whether_it_holds_the_library(tmp_path, compiler, tag):
-    if compiler is None and (shutil.which("cc") is None or not sys.platform.startswith("linux")):
-        pytest.skip("There is no C compiler here, or another system.")
-    environment = os.environ | ({} if compiler is None else {"CC": compiler})
-    shutil.copytree(
-        ROOT,
-        tmp_path / "ttr",
-        ignore=shutil.ignore_patterns(
-            ".venv", ".git", "build", "_kernels.*", "*.egg-info", ".parity", "runs"
-        ),
-    )
-    result = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path), "."],
-        cwd=tmp_path / "ttr",
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert result.returncode == 0, result.stderr
-    assert [wheel.name.split("-", 2)[2] for wheel in tmp_path.glob("*.whl")][0].startswith(tag)
