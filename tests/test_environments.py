@@ -7,6 +7,7 @@ import pkgutil
 import shutil
 import subprocess
 import sys
+import tarfile
 import textwrap
 import tomllib
 import venv
@@ -240,3 +241,16 @@ def test_the_wheel_says_whether_it_holds_the_library(tmp_path, wheel):
     if shutil.which("cc") and sys.platform.startswith("linux"):
         assert "-py3-none-linux" in wheel.name
     assert built(tmp_path, CC="/no/such/compiler").name.endswith("-py3-none-any.whl")
+
+
+@pytest.mark.full
+def test_the_sdist_holds_what_the_tests_read(tmp_path):
+    executable, checkout = fresh(tmp_path / "tools", "setuptools>=77"), copied(tmp_path)
+    run(executable, "setup.py", "-q", "sdist", "--dist-dir", tmp_path, cwd=checkout)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        held = {member.name.partition("/")[2] for member in file}
+    files = (path for folder in ("docs", "src", "tests") for path in (checkout / folder).rglob("*"))
+    read = {str(path.relative_to(checkout)) for path in files if path.is_file() and path.name[0] != "."}
+    read |= {"Makefile", "README.md", "CONTRIBUTING.md", "constraints.txt", "pyproject.toml", "setup.py"}
+    assert "tests/conftest.py" in read and read <= held, read - held
