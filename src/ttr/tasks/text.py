@@ -27,6 +27,13 @@ WINDOWS = 8
 PIECE_BYTES = 32_768
 """Length of a piece of a long text: long compared with a window, short compared with a file."""
 
+STRETCH, CHUNK = 256, 32
+"""Bytes of a stretch of text that is looked for elsewhere, and of the chunks that it is looked up by."""
+
+REPEATED = 0.05
+"""The share of the validation text from which on its repetition is reported. Python's standard library, which
+has no copies, repeats 1 %, as source code does."""
+
 
 @dataclass(frozen=True)
 class Text:
@@ -55,10 +62,17 @@ def read_text(files: Sequence[Path]) -> Text:
     """The files' bytes, one after the other in the order given.
 
     Raises:
-        ValueError: naming the file that is missing, a folder, unreadable, empty, or not text (holds a NUL
-            byte).
+        ValueError: naming the file that is missing, a folder, unreadable, empty, not text (holds a NUL byte),
+            or named twice.
     """
     parts = [_read(path) for path in files]
+    named: dict[Path, Path] = {}
+    for path in files:
+        place = path.resolve()
+        if place in named:
+            first = "" if named[place] == path else f", first as {named[place]}"
+            raise ValueError(f"{path} is named twice{first}. Name it once.")
+        named[place] = path
     content = b"".join(parts)
     return Text(
         torch.frombuffer(bytearray(content), dtype=torch.uint8),
@@ -117,6 +131,62 @@ def split(length: int, context: int) -> Split:
         return tuple(piece for i, piece in enumerate(pieces) if i % 10 in digits)
 
     return Split(train=dealt(0, 1, 2, 3, 5, 6, 7, 8), tuning=dealt(4), validation=dealt(9))
+
+
+def cautions(text: Text, parts: Split) -> tuple[str, ...]:
+    """What makes this text unfit to judge models on, a sentence each: files that are copies of each other,
+    and validation text that occurs in the training text as well."""
+    found = [
+        f"{', '.join(names)} hold the same bytes, so a model may be judged on text that it was trained on. "
+        "Name one of them."
+        for names in copies(text)
+    ]
+    share = repeated_share(text.content, parts.train, parts.validation)
+    if share >= REPEATED:
+        found.append(
+            f"{share:.0%} of the validation text occurs word for word in the training text, where a model "
+            "can learn it by heart. Leave copies out of the files."
+        )
+    return tuple(found)
+
+
+def copies(text: Text) -> tuple[tuple[str, ...], ...]:
+    """The names of files with equal bytes, a group for each content that occurs more than once."""
+    groups: dict[bytes, list[str]] = {}
+    for name, part in zip(text.names, text.content.split(text.sizes)):
+        groups.setdefault(hashlib.sha256(part.numpy()).digest(), []).append(name)
+    return tuple(tuple(names) for names in groups.values() if len(names) > 1)
+
+
+def repeated_share(
+    content: UInt8[Tensor, " N"], training: Sequence[range], validation: Sequence[range]
+) -> float:
+    """The share of the stretches of the validation pieces whose chunks all occur in the training pieces, each
+    at any place; 0 if no piece is as long as a stretch."""
+    stretches = []
+    for piece in validation:
+        count = len(piece) // STRETCH
+        hashes = _hashes(content[piece.start : piece.stop])[::CHUNK]
+        stretches.append(hashes[: count * STRETCH // CHUNK].reshape(count, STRETCH // CHUNK))
+    wanted, at = torch.cat(stretches).unique(return_inverse=True)
+    if not len(wanted):
+        return 0.0
+    occurs = torch.zeros_like(wanted, dtype=torch.bool)
+    for piece in training:
+        hashes = _hashes(content[piece.start : piece.stop])
+        nearest = torch.searchsorted(wanted, hashes).clamp(max=len(wanted) - 1)
+        occurs[nearest[wanted[nearest] == hashes]] = True
+    return occurs[at].all(1).double().mean().item()
+
+
+def _hashes(content: UInt8[Tensor, " N"]) -> Int[Tensor, " places"]:
+    """A number for the chunk that begins at every place: its bytes as the digits of a polynomial modulo 2^64,
+    of twice the length in every step. It is the same for equal chunks, and practically only for those."""
+    hashes, base, length = content.long() + 1, torch.tensor(6364136223846793005), 1
+    while length < CHUNK:
+        hashes = hashes[:-length] * base + hashes[length:]
+        base, length = base * base, 2 * length
+    return hashes
 
 
 def training_starts(
