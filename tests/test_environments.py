@@ -1,6 +1,7 @@
-"""ttr in common environments: with only torch and jaxtyping, and with transformers beside
-flash-linear-attention without a GPU."""
+"""ttr in common environments: with only torch and jaxtyping, with transformers beside flash-linear-attention
+without a GPU, and without the extra of a command; what its wheel and its sdist hold."""
 
+import functools
 import importlib.metadata
 import os
 import pkgutil
@@ -164,12 +165,15 @@ def test_a_command_names_the_extra_that_it_lacks(tmp_path, command, present, mis
 
 
 def test_a_missing_package_of_no_extra_is_an_error_of_the_program(monkeypatch):
-    def needs_another() -> None:
-        raise ModuleNotFoundError("No module named 'another'", name="another")
+    """Also a part that an installed package lacks."""
 
-    monkeypatch.setattr("ttr.cli.main", needs_another)
-    with pytest.raises(ModuleNotFoundError, match="another"):
-        main()
+    def lacks(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    for name in ("another", "transformers.another"):
+        monkeypatch.setattr("ttr.cli.main", functools.partial(lacks, name))
+        with pytest.raises(ModuleNotFoundError, match=name):
+            main()
 
 
 def test_the_program_and_the_extras_are_those_of_pyproject():

@@ -10,7 +10,7 @@ EXTRAS = {
 
 def remedy(error: ModuleNotFoundError) -> str | None:
     """Which extra installs the package that is missing, as a sentence; None if no extra does."""
-    package = (error.name or "").partition(".")[0]
+    package = error.name
     for extra, packages in EXTRAS.items():
         if package in packages:
             return f"This command needs {package}: pip install 'test-time-regression[{extra}]' installs it."
