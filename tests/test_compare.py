@@ -514,6 +514,14 @@ def test_bad_text_is_refused_in_a_sentence(content, sentence, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_copies_among_the_files_are_said_before_and_after(text, tmp_path):
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(text.read_bytes())
+    results, printed = run(tiny(text, tmp_path, files=(text, copy), steps=1))
+    assert "hold the same bytes" in results["conclusion"][-1]
+    assert " ".join(printed.split()).count("hold the same bytes") == 2
+
+
 def test_missing_files_and_folders_are_named(tmp_path):
     for path, sentence in (
         (tmp_path / "nowhere.txt", "no file"),

@@ -44,30 +44,30 @@ def runs(stage, name):
 
 
 def test_rates_are_halved_and_the_one_beyond_the_edge_is_tried():
-    settings = CompareSettings(steps=80, learning_rates=(1e-3, 3e-3, 9e-3))
-    best = {"fast": 3.1e-3, "middle": 3e-3, "slow": 2.6e-2}
+    settings = CompareSettings(steps=80, learning_rates=(1.0, 3.0, 9.0))
+    best = {"fast": 3.1, "middle": 3.0, "slow": 26.0}
     done = protocol(settings, Clock(None, 2, COST, 0.0), best)
     assert [{run.steps for run in stage.runs} for stage in done] == [{10}, {20}, {80}]
-    assert [run.rate for run in runs(done[0], "fast")] == [1e-3, 3e-3, 9e-3]
-    assert {run.rate for run in runs(done[1], "fast")} == {3e-3, 9e-3}
-    assert {run.rate for run in runs(done[1], "slow")} == {9e-3, 2.7e-2}
+    assert [run.rate for run in runs(done[0], "fast")] == [1.0, 3.0, 9.0]
+    assert {run.rate for run in runs(done[1], "fast")} == {3.0, 9.0}
+    assert {run.rate for run in runs(done[1], "slow")} == {9.0, 27.0}
     assert {(run.seed, run.rate, run.kept) for run in runs(done[2], "slow")} == {
-        (0, 2.7e-2, True),
-        (1, 2.7e-2, False),
+        (0, 27.0, True),
+        (1, 27.0, False),
     }
-    assert at_the_edge(done, "slow", 2.7e-2) and not at_the_edge(done, "fast", 3e-3)
+    assert at_the_edge(done, "slow", 27.0) and not at_the_edge(done, "fast", 3.0)
 
 
 def test_a_rate_that_diverges_loses_to_one_that_does_not():
-    settings = CompareSettings(steps=80, learning_rates=(1e-3, 3e-3))
+    settings = CompareSettings(steps=80, learning_rates=(1.0, 3.0))
     clock = Clock(None, 1, COST, 0.0)
     first = next_stage([], NAMES, settings, clock, None, None)
 
     def tuning(run):
-        return run.rate == 3e-3, -run.rate
+        return run.rate == 3.0, -run.rate
 
     second = next_stage([first], NAMES, settings, clock, tuning, None)
-    assert {run.rate for run in second.runs} == {1e-3, 3.3e-4}
+    assert {run.rate for run in second.runs} == {1.0, 0.33}
 
 
 def test_one_rate_is_trained_at_all_budgets():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 EXTRAS = {
-    "hf": ("transformers", "tokenizers", "datasets", "accelerate", "safetensors"),
+    "hf": ("transformers", "accelerate", "safetensors"),
     "cli": ("typer", "rich", "matplotlib"),
 }
 

@@ -29,7 +29,7 @@ from ttr.experiments.settings import CompareSettings
 from ttr.experiments.speed import seconds_per_step, speeds
 from ttr.experiments.storage import load_tensors, save_tensors, write
 from ttr.experiments.verdict import conclusion
-from ttr.tasks.text import distant_slice, read_text, recall_slice, standard_library
+from ttr.tasks.text import cautions, distant_slice, read_text, recall_slice, standard_library
 
 TRAIN, COUNT = (f"ttr.experiments.language_model:{name}" for name in ("train_and_judge", "count_ngrams"))
 EXAMPLES = 3
@@ -54,6 +54,8 @@ def compare(settings: CompareSettings, console: Console, replayed: Plan | None =
     comparison = Comparison(settings, replayed)
     try:
         with Bar(console) as bar:
+            for sentence in comparison.cautions:
+                bar.say(sentence)
             comparison.train(bar)
             results = comparison.results(bar)
     except KeyboardInterrupt:
@@ -79,6 +81,7 @@ class Comparison:
             self.text = read_text(settings.files or standard_library())
             self.windows = Windows(self.text, settings)
             self.slices = _slices(self.windows, settings)
+        self.cautions = cautions(self.text, self.windows.pieces)
         self.plan = Plan.claim(settings, self.text, definitions(self.memories), replayed)
         write(self.cells / "inputs" / self.text.sha256, self.text.content.numpy().tobytes())
         self.widths = equal_widths(self.memories, settings)
@@ -248,7 +251,7 @@ class Comparison:
                 for stage, seconds in zip(self.plan.stages, self.plan.seconds)
             ],
         }
-        results = tables[0] | {"budget": budget, "timed": s.steps is None}
+        results = tables[0] | {"budget": budget, "timed": s.steps is None, "cautions": list(self.cautions)}
         results |= {"published": tables[1]} if len(tables) > 1 else {}
         best = self.measured(results["best"]["all"])
         results |= self._examples(best, counted[1]) | about | {"machine": machine.facts()}

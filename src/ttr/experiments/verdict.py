@@ -26,7 +26,7 @@ def conclusion(results: Mapping[str, Any]) -> list[str]:
     ]
     # if the best memory learned nothing, this comes first
     sentences.insert(0 if best["name"] in failed else len(sentences), _learned(rows, failed))
-    return sentences + _training(rows)
+    return [*sentences, *_training(rows), *results["cautions"]]
 
 
 def _order(rows: Rows, best: str, timed: bool) -> str:

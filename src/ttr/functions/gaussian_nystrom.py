@@ -124,7 +124,7 @@ class GaussianNystrom(Function):
         )
 
     def query(self, q: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        if q.shape[-1] == 0 and self.inverse == "newton":
+        if q.shape[-1] == 0 and q.shape[:-1].numel() and self.inverse == "newton":
             raise ValueError(
                 "Without key channels all landmarks coincide, and the Newton iteration loses "
                 "their direction. Use inverse='balanced'."
