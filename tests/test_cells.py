@@ -12,6 +12,7 @@ import torch
 
 from ttr.experiments.cells import Cell, run
 from ttr.experiments.errors import UserError
+from ttr.experiments.workers import workers
 
 DRAWN = [Cell("tests.celled:draw", {"seed": seed}, f"draw-{seed}", 1) for seed in range(4)]
 
@@ -22,7 +23,8 @@ def silent(*_):
 
 def computed(folder, cells, jobs, report=silent):
     folder.mkdir(exist_ok=True)
-    return run(cells, folder, jobs, report)
+    with workers(jobs) as compute:
+        return run(cells, folder, compute, report)
 
 
 def calls(folder: Path) -> int:
@@ -97,6 +99,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from ttr.experiments.cells import Cell, run
+from ttr.experiments.workers import workers
 
 if __name__ == "__main__":
     steps, pause, jobs = int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
@@ -104,7 +107,8 @@ if __name__ == "__main__":
         Cell("tests.celled:walk", {"name": name, "steps": steps, "pause": pause}, name, steps)
         for name in "ab"
     ]
-    run(cells, Path(sys.argv[1]), jobs, lambda *_: None)
+    with workers(jobs) as compute:
+        run(cells, Path(sys.argv[1]), compute, lambda *_: None)
 """
 
 

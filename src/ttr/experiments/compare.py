@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from ttr._version import __version__
-from ttr.experiments.cells import Cell, Result, run
+from ttr.experiments.cells import Cell, Compute, Result, run
 from ttr.experiments.errors import UserError, for_the_user
 from ttr.experiments.language_model import Windows
 from ttr.experiments.memories import Memory, definitions, equal_widths, memories
@@ -25,6 +25,7 @@ from ttr.experiments.results import Measured, conclusion, summarise
 from ttr.experiments.settings import CompareSettings
 from ttr.experiments.speed import speeds
 from ttr.experiments.storage import from_json, load_tensors, make_folder, save_tensors, to_json, write
+from ttr.experiments.workers import workers
 from ttr.tasks.text import Text, distant_slice, read_text, recall_slice, standard_library
 
 TRAIN, COUNT = (f"ttr.experiments.language_model:{name}" for name in ("train_and_judge", "count_ngrams"))
@@ -55,7 +56,8 @@ def compare(settings: CompareSettings, console: Console) -> dict[str, Any]:
     total = settings.steps * len(found) * (len(settings.rates) + settings.seeds - 1)
     try:
         with Bar(console, total) as bar:
-            measured, counted = _results(settings, found, widths, text.sha256, bar)
+            with workers(settings.jobs, settings.memory) as compute:
+                measured, counted = _results(settings, found, widths, text.sha256, compute, bar)
             fast = _speeds(settings, found, widths, windows, bar)
     except KeyboardInterrupt:
         raise UserError(f"Stopped. The same command continues from here: {settings.command()}") from None
@@ -82,7 +84,12 @@ def _slice(windows: Windows, settings: CompareSettings) -> Tensor:
 
 
 def _results(
-    settings: CompareSettings, found: Sequence[Memory], widths: Mapping[str, int], text: str, bar: Bar
+    settings: CompareSettings,
+    found: Sequence[Memory],
+    widths: Mapping[str, int],
+    text: str,
+    compute: Compute,
+    bar: Bar,
 ) -> tuple[list[Measured], tuple[Reference, ...]]:
     """Every memory at the rate that is best on the tuning windows, from all seeds; and the references. The
     first seed tries all rates; the others follow at the best."""
@@ -95,7 +102,7 @@ def _results(
         return Cell(TRAIN, arguments | {"seed": seed, "rate": rate}, label, settings.steps)
 
     def computed(cells: list[Cell]) -> list[Result]:
-        return run(cells, folder, settings.jobs, bar.report, settings.memory)
+        return run(cells, folder, compute, bar.report)
 
     counting = Cell(COUNT, common | {"seed": first}, "n-grams", 0)
     tried = [trained(memory, first, rate) for memory in found for rate in settings.rates]
