@@ -67,7 +67,7 @@ def test_what_decides_the_result_is_in_the_key(monkeypatch):
     ]
     assert len({cell.key, *(each.key for each in other)}) == 3
     key = cell.key
-    assert Cell(cell.function, cell.arguments, "another", 7).key == key
+    assert Cell(cell.function, cell.arguments, "another", 7, ("input",), 2, 1, 10**9).key == key
     monkeypatch.setattr("ttr.experiments.cells.__version__", "0")
     assert cell.key != key
 

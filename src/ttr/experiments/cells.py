@@ -44,16 +44,23 @@ class Cell:
 
     Args:
         function: "module:name" of a function (arguments, folder, checkpoint, report) -> Result. It may read
-            files of the folder that are named by the hash of their content, and resume from ``checkpoint``.
+            the files ``inputs`` of the folder, and resume from ``checkpoint``.
         arguments: JSON-ready; with the function and the versions they are the cell's key.
         label: what people call it; the start of the file's name.
         steps: how long it takes, in units of progress.
+        inputs: the files that the function reads, folder/inputs/HASH by the SHA-256 of their content; the
+            arguments name them too.
+        cpus, gpus, memory: processor cores, GPUs and bytes that a node of a cluster must have free for it.
     """
 
     function: str
     arguments: Mapping[str, Any]
     label: str
     steps: int
+    inputs: tuple[str, ...] = ()
+    cpus: float = 1
+    gpus: float = 0
+    memory: int = 0
 
     @property
     def key(self) -> str:

@@ -99,12 +99,12 @@ def _results(
     def trained(memory: Memory, seed: int, rate: float) -> Cell:
         arguments = common | {"memory": dataclasses.asdict(memory), "mlp_width": widths[memory.name]}
         label = f"{memory.name}.seed{seed}.rate{rate}"
-        return Cell(TRAIN, arguments | {"seed": seed, "rate": rate}, label, settings.steps)
+        return Cell(TRAIN, arguments | {"seed": seed, "rate": rate}, label, settings.steps, (text,))
 
     def computed(cells: list[Cell]) -> list[Result]:
         return run(cells, folder, compute, bar.report)
 
-    counting = Cell(COUNT, common | {"seed": first}, "n-grams", 0)
+    counting = Cell(COUNT, common | {"seed": first}, "n-grams", 0, (text,))
     tried = [trained(memory, first, rate) for memory in found for rate in settings.rates]
     (tensors, facts), *results = computed([counting, *tried])
     each = len(settings.rates)
