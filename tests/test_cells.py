@@ -95,6 +95,13 @@ def test_a_process_that_ends_early_is_a_sentence(tmp_path):
         computed(tmp_path, cells, 2)
 
 
+def test_without_ray_there_is_a_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "ttr.experiments.ray_cluster", raising=False)
+    with pytest.raises(UserError, match="Ray is not installed.*pip install"), workers(1, "auto"):
+        pass
+
+
 PROGRAM = """
 import sys
 from pathlib import Path

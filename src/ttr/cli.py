@@ -99,6 +99,12 @@ def compare_command(
         int,
         typer.Option(help="Processes of one thread each; results do not depend on their number."),
     ] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Compute on a Ray cluster instead: auto, local, HOST:PORT or ray://HOST:PORT; same results."
+        ),
+    ] = DEFAULTS.ray,
     out: Annotated[
         Path, typer.Option(help="Folder of the results; the same arguments resume there.")
     ] = DEFAULTS.out,
@@ -122,6 +128,7 @@ def compare_command(
             tune_lr=tune_lr,
             as_published=as_published,
             jobs=jobs,
+            ray=ray,
         ),
         console,
     )

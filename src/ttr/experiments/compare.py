@@ -56,7 +56,7 @@ def compare(settings: CompareSettings, console: Console) -> dict[str, Any]:
     total = settings.steps * len(found) * (len(settings.rates) + settings.seeds - 1)
     try:
         with Bar(console, total) as bar:
-            with workers(settings.jobs, settings.memory) as compute:
+            with workers(settings.jobs, settings.ray, settings.memory) as compute:
                 measured, counted = _results(settings, found, widths, text.sha256, compute, bar)
             fast = _speeds(settings, found, widths, windows, bar)
     except KeyboardInterrupt:

@@ -48,7 +48,7 @@ class CompareSettings(Recipe):
 
     ``files`` empty means Python's own standard library. ``memory`` is a Python file that defines ``memory``
     or ``memories``; it is executed. ``jobs`` processes of one thread each do the work, without influence on
-    the results. ``rounds`` of all memories measure the speeds.
+    the results, or the Ray cluster at the address ``ray``. ``rounds`` of all memories measure the speeds.
     """
 
     files: tuple[Path, ...] = ()
@@ -56,6 +56,7 @@ class CompareSettings(Recipe):
     memory: Path | None = None
     out: Path = Path("runs/compare")
     jobs: int = 1
+    ray: str | None = None
     seed: int = 0
     seeds: int = 2
     tune_lr: bool = False
@@ -109,7 +110,7 @@ class CompareSettings(Recipe):
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, without what has no influence on the results: their folder, and who does the work."""
         fields = dataclasses.asdict(self).items()
-        return {name: _plain(value) for name, value in fields if name not in ("out", "jobs")}
+        return {name: _plain(value) for name, value in fields if name not in ("out", "jobs", "ray")}
 
     def command(self) -> str:
         """The command line with these settings."""

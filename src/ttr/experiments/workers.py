@@ -1,4 +1,4 @@
-"""Who computes the cells of an experiment: this process, or several."""
+"""Who computes the cells of an experiment: this process, several, or the nodes of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -22,13 +22,28 @@ from ttr.experiments.errors import UserError
 
 
 @contextlib.contextmanager
-def workers(jobs: int, user_file: Path | None = None) -> Iterator[Compute]:
-    """What ``cells.run`` computes with, for as many calls as there are in the block: ``jobs`` processes of
-    one thread each, this one alone if ``jobs`` is 1.
+def workers(jobs: int, ray: str | None = None, user_file: Path | None = None) -> Iterator[Compute]:
+    """What ``cells.run`` computes with, for as many calls as there are in the block: the Ray cluster at the
+    address ``ray``, or without one ``jobs`` processes of one thread each, this one alone if ``jobs`` is 1.
 
     ``user_file`` is executed by all that compute, so that they know its components.
+
+    Raises:
+        UserError: if Ray is not installed, or has no cluster at this address.
     """
-    yield functools.partial(_compute, jobs=jobs, user_file=user_file)
+    if ray is None:
+        yield functools.partial(_compute, jobs=jobs, user_file=user_file)
+        return
+    try:
+        from ttr.experiments.ray_cluster import connected
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise UserError(
+            "Ray is not installed here. Install it with: pip install 'test-time-regression[ray]'"
+        ) from None
+    with connected(ray, user_file) as compute:
+        yield compute
 
 
 def _compute(cells: Sequence[Cell], folder: Path, report: Report, jobs: int, user_file: Path | None) -> None:
