@@ -98,6 +98,19 @@ def fresh(folder: Path, *packages: str) -> Path:
     return executable
 
 
+def run_tests(executable: str, *arguments: str) -> None:
+    command = [executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", *arguments]
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        cwd=ROOT,
+        env=os.environ | {"TTR_TEST_TYPES": "0"},
+    )
+    assert result.returncode == 0, result.stdout[-10_000:] + result.stderr
+
+
 def test_with_torch_and_jaxtyping_alone(tmp_path):
     python([sys.executable, "-S"], USE, only(tmp_path, "torch", "jaxtyping"))
 
@@ -133,23 +146,9 @@ def test_the_ends_of_the_promised_range_of_versions(versions, tmp_path):
         [executable],
         "import sys; from ttr.cli import main; sys.argv[1:] = ['verify', '--all', '--quick']; main()",
     )
-    tests = subprocess.run(
-        [
-            executable,
-            "-m",
-            "pytest",
-            "-n",
-            "0",
-            "-p",
-            "no:cacheprovider",
-            "tests/test_model.py",
-            "tests/test_mixer.py",
-            "tests/test_compare.py",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=1800,
-        cwd=ROOT,
-        env=os.environ | {"TTR_TEST_TYPES": "0"},
-    )
-    assert tests.returncode == 0, tests.stdout[-10_000:] + tests.stderr
+    run_tests(executable, "tests/test_model.py", "tests/test_mixer.py", "tests/test_compare.py")
+
+
+@pytest.mark.full
+def test_cells_on_a_ray_cluster(tmp_path):
+    run_tests(str(fresh(tmp_path / "ray", ".[hf,cli,test,ray]", *PINNED)), "--full", "tests/test_ray.py")
