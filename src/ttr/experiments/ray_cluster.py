@@ -46,7 +46,6 @@ PAUSE = 0.2
 PATIENCE = 10.0
 """Seconds in which a cluster must answer, or stop what it is told to."""
 
-
 TOKEN = secrets.token_hex()
 """What the processes of a Ray that this one starts identify themselves with; Ray would keep one in ~/.ray."""
 
@@ -143,10 +142,11 @@ class RayCluster:
                         except RayTaskError as error:
                             raise error.cause from error
                         except RayError as error:
-                            report(attempt.cell.label, -attempt.steps, "its node was lost; it starts again")
                             lost[attempt.cell.key] += 1
                             if lost[attempt.cell.key] == ATTEMPTS:
                                 raise _never_ended(attempt.cell, error) from error
+                            words = "its process or node was lost; it starts again"
+                            report(attempt.cell.label, -attempt.steps, words)
                             waiting.insert(0, attempt.cell)
         finally:
             for result, attempt in running.items():
