@@ -37,3 +37,21 @@ def fail(arguments, folder: Path, checkpoint: Path, report):
 
 def end(arguments, folder: Path, checkpoint: Path, report):
     os._exit(1)
+
+
+def sizes(arguments, folder: Path, checkpoint: Path, report):
+    """The bytes of an input."""
+    content = (folder / "inputs" / arguments["input"]).read_bytes()
+    return {"bytes": torch.tensor(list(content))}, {"files": len(list((folder / "inputs").iterdir()))}
+
+
+def linger(arguments, folder: Path, checkpoint: Path, report):
+    """Wait on a Ray cluster for the file "go" in a folder of the machine; every call leaves a mark there."""
+    import ray
+
+    marks, node = Path(arguments["marks"]), ray.get_runtime_context().get_node_id()
+    (marks / f"{arguments['name']}.{node}.started-{os.getpid()}").touch()
+    report("linger", 1, arguments["name"])
+    while not (marks / "go").exists():
+        time.sleep(0.02)
+    return {}, {"name": arguments["name"]}

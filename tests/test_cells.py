@@ -12,6 +12,7 @@ import torch
 
 from ttr.experiments.cells import Cell, run
 from ttr.experiments.errors import UserError
+from ttr.experiments.workers import workers
 
 DRAWN = [Cell("tests.celled:draw", {"seed": seed}, f"draw-{seed}", 1) for seed in range(4)]
 
@@ -22,7 +23,8 @@ def silent(*_):
 
 def computed(folder, cells, jobs, report=silent):
     folder.mkdir(exist_ok=True)
-    return run(cells, folder, jobs, report)
+    with workers(jobs) as compute:
+        return run(cells, folder, compute, report)
 
 
 def calls(folder: Path) -> int:
@@ -65,7 +67,7 @@ def test_what_decides_the_result_is_in_the_key(monkeypatch):
     ]
     assert len({cell.key, *(each.key for each in other)}) == 3
     key = cell.key
-    assert Cell(cell.function, cell.arguments, "another", 7).key == key
+    assert Cell(cell.function, cell.arguments, "another", 7, ("input",), 2, 1, 10**9).key == key
     monkeypatch.setattr("ttr.experiments.cells.__version__", "0")
     assert cell.key != key
 
@@ -93,10 +95,18 @@ def test_a_process_that_ends_early_is_a_sentence(tmp_path):
         computed(tmp_path, cells, 2)
 
 
+def test_without_ray_there_is_a_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "ttr.experiments.ray_cluster", raising=False)
+    with pytest.raises(UserError, match="Ray is not installed.*pip install"), workers(1, "auto"):
+        pass
+
+
 PROGRAM = """
 import sys
 from pathlib import Path
 from ttr.experiments.cells import Cell, run
+from ttr.experiments.workers import workers
 
 if __name__ == "__main__":
     steps, pause, jobs = int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
@@ -104,7 +114,8 @@ if __name__ == "__main__":
         Cell("tests.celled:walk", {"name": name, "steps": steps, "pause": pause}, name, steps)
         for name in "ab"
     ]
-    run(cells, Path(sys.argv[1]), jobs, lambda *_: None)
+    with workers(jobs) as compute:
+        run(cells, Path(sys.argv[1]), compute, lambda *_: None)
 """
 
 

@@ -134,6 +134,19 @@ def wheel(tmp_path_factory) -> Path:
         return next((folder / "wheel").glob("*.whl"), None) or built(folder / "wheel")
 
 
+def run_tests(executable: str, *arguments: str) -> None:
+    command = [executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", *arguments]
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        cwd=ROOT,
+        env=os.environ | {"TTR_TEST_TYPES": "0"},
+    )
+    assert result.returncode == 0, result.stdout[-10_000:] + result.stderr
+
+
 def test_with_torch_and_jaxtyping_alone(tmp_path):
     python([sys.executable, "-S"], USE, only(tmp_path, "torch", "jaxtyping"))
 
@@ -218,26 +231,7 @@ def test_the_ends_of_the_promised_range_of_versions(versions, tmp_path, wheel):
         [executable],
         "import sys; from ttr.cli import main; sys.argv[1:] = ['verify', '--all', '--quick']; main()",
     )
-    tests = subprocess.run(
-        [
-            executable,
-            "-m",
-            "pytest",
-            "-n",
-            "0",
-            "-p",
-            "no:cacheprovider",
-            "tests/test_model.py",
-            "tests/test_mixer.py",
-            "tests/test_compare.py",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=1800,
-        cwd=ROOT,
-        env=os.environ | {"TTR_TEST_TYPES": "0"},
-    )
-    assert tests.returncode == 0, tests.stdout[-10_000:] + tests.stderr
+    run_tests(executable, "tests/test_model.py", "tests/test_mixer.py", "tests/test_compare.py")
 
 
 @pytest.mark.full
@@ -258,3 +252,9 @@ def test_the_sdist_holds_what_the_tests_read(tmp_path):
     read = {str(path.relative_to(checkout)) for path in files if path.is_file() and path.name[0] != "."}
     read |= {"Makefile", "README.md", "CONTRIBUTING.md", "constraints.txt", "pyproject.toml", "setup.py"}
     assert "tests/conftest.py" in read and read <= held, read - held
+
+
+@pytest.mark.full
+def test_cells_on_a_ray_cluster(tmp_path, wheel):
+    executable = fresh(tmp_path / "ray", f"{wheel}[hf,cli,test,ray]", *PINNED)
+    run_tests(str(executable), "--full", "tests/test_ray.py")

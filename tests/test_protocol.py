@@ -117,7 +117,7 @@ def test_a_stage_costs_its_work_over_the_processes_or_its_longest_run():
         [Run(name, 0, 0.1, n) for name in names]
         for n, names in ((steps // 2, NAMES), (steps, [*NAMES, "fast"]))
     )
-    assert clock.of(first) + clock.of(second) == pytest.approx(60.0, rel=0.01)
+    assert 59.0 < clock.of(first) + clock.of(second) <= 60.0
 
 
 def test_a_stage_is_the_same_from_its_file():

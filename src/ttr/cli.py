@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from ttr.experiments.bench.command import bench_command
+from ttr.experiments.command import compare_command
 from ttr.experiments.errors import UserError, for_the_user
-from ttr.experiments.settings import CompareSettings, seconds
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,6 @@ app = typer.Typer(
     help="Test-time regression: memories for sequence models, composed, verified and compared.",
 )
 console = Console()
-DEFAULTS = CompareSettings()
 STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 
 
@@ -90,94 +89,7 @@ def memories_named(name: str) -> dict[str, object]:
         raise UserError(f"{error.args[0]}{hint}") from None
 
 
-@app.command("compare")
-def compare_command(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(help=("Text files; Python's own standard library when none are named.")),
-    ] = None,
-    layers: Annotated[
-        str,
-        typer.Option(
-            help="Names from `ttr list`, separated by commas; a hybrid as gated-deltanet:3+softmax-attention."
-        ),
-    ] = ",".join(DEFAULTS.layers),
-    memory: Annotated[
-        Path | None,
-        typer.Option(help=("A Python file that defines `memory`, or `memories` by name; it is executed.")),
-    ] = None,
-    time: Annotated[
-        str | None,
-        typer.Option(
-            help="For the whole, for example 90s, 6m or 1h; 6m when neither this nor --steps is given."
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Training steps of the final stage, instead of --time.")
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="One learning rate for all, instead of the best of several for each.")
-    ] = None,
-    width: Annotated[int, typer.Option(help="Width of the models.")] = DEFAULTS.width,
-    depth: Annotated[int, typer.Option(help="Layers of the models.")] = DEFAULTS.depth,
-    context: Annotated[int, typer.Option(help="Bytes per window.")] = DEFAULTS.context,
-    batch: Annotated[int, typer.Option(help="Windows per step.")] = DEFAULTS.batch,
-    device: Annotated[str, typer.Option(help="Where models are trained, as torch says.")] = DEFAULTS.device,
-    seed: Annotated[int, typer.Option(help="First seed of data order and initial weights.")] = DEFAULTS.seed,
-    seeds: Annotated[
-        int, typer.Option(help="Seeds of every memory; more than one gives intervals over seeds.")
-    ] = DEFAULTS.seeds,
-    as_published: Annotated[
-        bool,
-        typer.Option(
-            "--as-published", help="Compare the layers as they were published too, in a second table."
-        ),
-    ] = False,
-    plan: Annotated[
-        Path | None,
-        typer.Option(
-            help="The plan.json of a comparison, to be repeated to the bit; only --out and --jobs count."
-        ),
-    ] = None,
-    jobs: Annotated[
-        int,
-        typer.Option(help="Processes of one thread each; results do not depend on their number."),
-    ] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-    out: Annotated[
-        Path, typer.Option(help="Folder of the results; the same arguments resume there.")
-    ] = DEFAULTS.out,
-) -> None:
-    """Which memory suits your text? Trains small models of every memory, all else equal, and reports."""
-    from ttr.experiments.compare import compare
-    from ttr.experiments.plan import Plan
-
-    if plan is not None:
-        replayed = Plan.read(plan)
-        compare(CompareSettings.from_dict(replayed.about["settings"], out, jobs), console, replayed)
-        return
-    if time is not None and steps is not None:
-        raise UserError("--time and --steps both say how long to train. Give one of them.")
-    compare(
-        CompareSettings(
-            files=tuple(files or ()),
-            layers=tuple(name.strip() for name in layers.split(",") if name.strip()),
-            memory=memory,
-            out=out,
-            jobs=jobs,
-            time=DEFAULTS.time if time is None else seconds(time),
-            steps=steps,
-            lr=lr,
-            width=width,
-            depth=depth,
-            context=context,
-            batch=batch,
-            device=device,
-            seed=seed,
-            seeds=seeds,
-            as_published=as_published,
-        ),
-        console,
-    )
+app.command("compare")(compare_command)
 
 
 @app.command("list")

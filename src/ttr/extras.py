@@ -5,6 +5,7 @@ from __future__ import annotations
 EXTRAS = {
     "hf": ("transformers", "accelerate", "safetensors"),
     "cli": ("typer", "rich", "matplotlib"),
+    "ray": ("ray",),
 }
 
 

@@ -2,7 +2,8 @@
 wherever it is computed.
 
 An experiment is a list of cells. A cell that has its file is not computed again, so a run that was killed at
-any moment continues where it was; several processes, of one run or of several, share a folder.
+any moment continues where it was; several processes, of one run or of several, share a folder. Who computes
+them stands in workers.py.
 """
 
 from __future__ import annotations
@@ -11,17 +12,9 @@ import contextlib
 import hashlib
 import importlib
 import json
-import multiprocessing
-import os
 import platform
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +39,28 @@ class Cell:
 
     Args:
         function: "module:name" of a function (arguments, folder, checkpoint, report) -> Result. It may read
-            files of the folder that are named by the hash of their content, and resume from ``checkpoint``.
+            the files ``inputs`` of the folder, and resume from ``checkpoint``.
         arguments: JSON-ready; with the function and the versions they are the cell's key.
         label: what people call it; the start of the file's name.
         steps: how long it takes, in units of progress.
+        inputs: the files that the function reads, folder/inputs/HASH by the SHA-256 of their content; the
+            arguments name them too.
+        cpus, gpus, memory: processor cores, GPUs and bytes that a node of a cluster must have free for it.
     """
 
     function: str
     arguments: Mapping[str, Any]
     label: str
     steps: int
+    inputs: tuple[str, ...] = ()
+    cpus: float = 1
+    gpus: float = 0
+    memory: int = 0
 
     @property
     def key(self) -> str:
         """The hash of all that decides the result."""
-        versions = {"ttr": __version__, "torch": torch.__version__, "python": platform.python_version()}
-        content = json.dumps([self.function, self.arguments, versions], sort_keys=True)
+        content = json.dumps([self.function, self.arguments, versions()], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def file(self, folder: Path) -> Path:
@@ -87,17 +86,17 @@ class Cell:
         return tensors, facts["facts"]
 
 
-def run(
-    cells: Sequence[Cell], folder: Path, jobs: int, report: Report, user_file: Path | None = None
-) -> list[Result]:
-    """The results of all cells in their order, those that are missing computed first, by ``jobs`` processes
-    of one thread each, or in this one if ``jobs`` is 1.
+Compute = Callable[[Sequence[Cell], Path, Report], None]
+"""Computes cells that have no file in a folder yet; then they have."""
 
-    ``user_file`` is executed in the other processes, so that they know its components.
+
+def run(cells: Sequence[Cell], folder: Path, compute: Compute, report: Report) -> list[Result]:
+    """The results of all cells in their order; ``compute``, which ``workers`` provides, is called for those
+    that are missing.
 
     Raises:
         UserError: if a file is damaged or cannot be written.
-        KeyboardInterrupt: with all processes stopped; finished cells and checkpoints are kept.
+        KeyboardInterrupt: with all that was started stopped; finished cells are kept.
     """
     missing = []
     for cell in cells:
@@ -105,13 +104,14 @@ def run(
             missing.append(cell)
         else:
             report(cell.label, cell.steps, "computed before")
-    if jobs == 1 or len(missing) < 2:
-        with one_thread():
-            for block in (False, True):  # those that another run computes just now come last
-                missing = [cell for cell in missing if not _compute(cell, folder, report, block)]
-    else:
-        _in_processes(missing, folder, jobs, report, user_file)
+    if missing:
+        compute(missing, folder, report)
     return [cell.load(folder) for cell in cells]
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide a result."""
+    return {"ttr": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 @contextlib.contextmanager
@@ -125,7 +125,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _compute(cell: Cell, folder: Path, report: Report, block: bool) -> bool:
+def compute_cell(cell: Cell, folder: Path, report: Report, block: bool) -> bool:
     """Compute a cell unless its file is there; False if another process is at it and this one is not to
     ``block``."""
     with locked(cell.file(folder), block) as mine:
@@ -138,58 +138,3 @@ def _compute(cell: Cell, folder: Path, report: Report, block: bool) -> bool:
             save_tensors(cell.file(folder), tensors, {"key": cell.key, "facts": facts})
             cell.checkpoint(folder).unlink(missing_ok=True)
     return True
-
-
-def _in_processes(
-    cells: Sequence[Cell], folder: Path, jobs: int, report: Report, user_file: Path | None
-) -> None:
-    context = multiprocessing.get_context("spawn")
-    events, (watched, held) = context.SimpleQueue(), context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(jobs, context, _begin, (events, watched, user_file))
-    try:
-        running = {pool.submit(_compute_there, cell, folder, False): cell for cell in cells}
-        while running:
-            finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-            while not events.empty():
-                report(*events.get())
-            for future in finished:
-                cell = running.pop(future)
-                if not future.result():  # another run computes it; wait for that after all others
-                    running[pool.submit(_compute_there, cell, folder, True)] = cell
-        while not events.empty():
-            report(*events.get())
-    except BrokenProcessPool:
-        raise UserError(
-            "A process ended before its cell was computed; perhaps the memory did not suffice. Use fewer "
-            "--jobs; the same command continues from here."
-        ) from None
-    finally:
-        held.close()
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-_report: Report
-"""In a process of the pool: puts a report into the queue of the one that started it."""
-
-
-def _begin(events: SimpleQueue, watched: Connection, user_file: Path | None) -> None:
-    """Prepare a process of the pool. It ends when the other end of ``watched`` is closed, which a process
-    does that stops its pool, and one that is killed."""
-    global _report
-    _report = lambda *report: events.put(report)  # noqa: E731
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the whole group gets: the first process sees to it
-
-    def watch() -> None:
-        watched.poll(None)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    if user_file is not None:
-        from ttr.experiments.user_file import load_memories
-
-        load_memories(user_file)
-
-
-def _compute_there(cell: Cell, folder: Path, block: bool) -> bool:
-    return _compute(cell, folder, _report, block)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ttr.experiments.bench import machine
 from ttr.experiments.budget import Budgets
-from ttr.experiments.cells import Cell, Result, run
+from ttr.experiments.cells import Cell, Compute, Result, run
 from ttr.experiments.errors import UserError, for_the_user
 from ttr.experiments.language_model import PROMPT, Windows
 from ttr.experiments.memories import PLAIN, Memory, definitions, equal_widths, memories
@@ -29,6 +29,7 @@ from ttr.experiments.settings import CompareSettings
 from ttr.experiments.speed import seconds_per_step, speeds
 from ttr.experiments.storage import load_tensors, save_tensors, write
 from ttr.experiments.verdict import conclusion
+from ttr.experiments.workers import workers
 from ttr.tasks.text import cautions, distant_slice, read_text, recall_slice, standard_library
 
 TRAIN, COUNT = (f"ttr.experiments.language_model:{name}" for name in ("train_and_judge", "count_ngrams"))
@@ -56,7 +57,8 @@ def compare(settings: CompareSettings, console: Console, replayed: Plan | None =
         with Bar(console) as bar:
             for sentence in comparison.cautions:
                 bar.say(sentence)
-            comparison.train(bar)
+            with workers(settings.jobs, settings.ray, settings.memory) as compute:
+                comparison.train(compute, bar)
             results = comparison.results(bar)
     except KeyboardInterrupt:
         raise UserError(f"Stopped. The same command continues from here: {settings.command()}") from None
@@ -102,14 +104,14 @@ class Comparison:
         return [group for group in found if group]
 
     # ------------------------------------------------------------------------------------------- computing
-    def train(self, bar: Bar) -> None:
+    def train(self, compute: Compute, bar: Bar) -> None:
         """Compute all stages, each decided when those before it are finished."""
         clock = self._clock(bar)
         number = 0
         while stage := self.plan.stage(number, lambda: self._next(clock)):
             before = monotonic()
             bar.begin(f"stage {number + 1}, {stage.title}", sum(run.steps for run in stage.runs))
-            fresh = self._compute(stage, number, clock, bar)
+            fresh = self._compute(stage, number, clock, compute, bar)
             took = monotonic() - before
             if fresh:
                 clock.took(stage, took)
@@ -147,7 +149,7 @@ class Comparison:
             for name in undecided([self.measured(memory.name) for memory in group], self.slices, s.resamples)
         ]
 
-    def _compute(self, stage: Stage, number: int, clock: Clock, bar: Bar) -> bool:
+    def _compute(self, stage: Stage, number: int, clock: Clock, compute: Compute, bar: Bar) -> bool:
         """The results of a stage, those of its dearest runs first, so that none of them is left to the end.
 
         Returns:
@@ -158,7 +160,7 @@ class Comparison:
         runs = sorted(stage.runs, key=lambda each: -clock.of([each]))
         cells = [*counting, *(self._training(each, last) for each in runs)]
         fresh = not any(cell.file(self.cells).exists() for cell in cells)
-        results = run(cells, self.cells, self.settings.jobs, bar.report, self.settings.memory)
+        results = run(cells, self.cells, compute, bar.report)
         if counting:
             tensors, facts = results.pop(0)
             self.counted[steps] = [
@@ -179,11 +181,13 @@ class Comparison:
             "kept": run.kept,
         }
         label = re.sub(r"[^A-Za-z0-9.+_-]", "_", run.memory)
-        return Cell(TRAIN, arguments, f"{label}.seed{run.seed}.rate{run.rate}.steps{run.steps}", run.steps)
+        label += f".seed{run.seed}.rate{run.rate}.steps{run.steps}"
+        gpus = 0 if self.settings.device == "cpu" else 1
+        return Cell(TRAIN, arguments, label, run.steps, (self.text.sha256,), gpus=gpus)
 
     def _counting(self, steps: int, cache: bool) -> Cell:
         arguments = self._common() | {"seed": self.settings.seed, "steps": steps, "cache": cache}
-        return Cell(COUNT, arguments, f"n-grams.steps{steps}", 0)
+        return Cell(COUNT, arguments, f"n-grams.steps{steps}", 0, (self.text.sha256,))
 
     def _common(self) -> dict[str, Any]:
         return {"text": self.text.sha256, "recipe": self.settings.recipe()}

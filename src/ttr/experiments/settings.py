@@ -53,8 +53,8 @@ class CompareSettings(Recipe):
     or ``memories``; it is executed. ``time`` in seconds is for the whole; with ``steps`` instead every model
     of the final stage is trained for so many, and equal settings give equal results. ``lr`` is the one
     learning rate of all, instead of ``learning_rates`` of which each memory gets its best. ``seeds`` is the
-    least number for every memory. ``jobs`` processes of one thread each do the work, without influence on the
-    results. ``rounds`` of all memories measure the speeds.
+    least number for every memory. ``jobs`` processes of one thread each do the work, or the Ray cluster at
+    the address ``ray``, without influence on the results. ``rounds`` of all memories measure the speeds.
     """
 
     files: tuple[Path, ...] = ()
@@ -62,6 +62,7 @@ class CompareSettings(Recipe):
     memory: Path | None = None
     out: Path = Path("runs/compare")
     jobs: int = 1
+    ray: str | None = None
     time: float = 360.0
     steps: int | None = None
     lr: float | None = None
@@ -113,10 +114,10 @@ class CompareSettings(Recipe):
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, without what has no influence on the results: their folder, and who does the work."""
         fields = dataclasses.asdict(self).items()
-        return {name: _plain(value) for name, value in fields if name not in ("out", "jobs")}
+        return {name: _plain(value) for name, value in fields if name not in ("out", "jobs", "ray")}
 
     @staticmethod
-    def from_dict(held: Mapping[str, Any], out: Path, jobs: int) -> CompareSettings:
+    def from_dict(held: Mapping[str, Any], out: Path, jobs: int, ray: str | None = None) -> CompareSettings:
         """The settings that ``to_dict`` wrote.
 
         Raises:
@@ -125,7 +126,7 @@ class CompareSettings(Recipe):
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in held.items()}
         values["files"] = tuple(map(Path, values["files"]))
         values["memory"] = Path(values["memory"]) if values["memory"] else None
-        return CompareSettings(**values, out=out, jobs=jobs)
+        return CompareSettings(**values, out=out, jobs=jobs, ray=ray)
 
     def command(self) -> str:
         """The command line with these settings."""

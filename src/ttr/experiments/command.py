@@ -1,0 +1,119 @@
+"""``ttr compare`` on the command line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ttr.experiments.errors import UserError
+from ttr.experiments.settings import CompareSettings, seconds
+
+DEFAULTS = CompareSettings()
+LAYERS = ",".join(DEFAULTS.layers)
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+Files = Annotated[
+    list[Path] | None, typer.Argument(help="Text files; Python's own standard library when none are named.")
+]
+Layers = Annotated[
+    str,
+    typer.Option(
+        help="Names from `ttr list`, with commas between; a hybrid as gated-deltanet:3+softmax-attention."
+    ),
+]
+MemoryFile = Annotated[
+    Path | None,
+    typer.Option(help="A Python file that defines `memory`, or `memories` by name; it is executed."),
+]
+Time = Annotated[
+    str | None,
+    typer.Option(help="For the whole, for example 90s, 6m or 1h; 6m when neither this nor --steps is given."),
+]
+Steps = Annotated[int | None, typer.Option(help="Training steps of the final stage, instead of --time.")]
+Rate = Annotated[
+    float | None, typer.Option(help="One learning rate for all, instead of the best of several for each.")
+]
+Width = Annotated[int, typer.Option(help="Width of the models.")]
+Depth = Annotated[int, typer.Option(help="Layers of the models.")]
+Context = Annotated[int, typer.Option(help="Bytes per window.")]
+Batch = Annotated[int, typer.Option(help="Windows per step.")]
+Device = Annotated[str, typer.Option(help="Where models are trained, as torch names it.")]
+Seed = Annotated[int, typer.Option(help="First seed of data order and initial weights.")]
+Seeds = Annotated[int, typer.Option(help="Seeds of every memory; more than one gives intervals over seeds.")]
+AsPublished = Annotated[
+    bool,
+    typer.Option("--as-published", help="Compare the layers as they were published too, in a second table."),
+]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="The plan.json of a comparison, to be repeated to the bit; only --out, --jobs and --ray count."
+    ),
+]
+Jobs = Annotated[
+    int, typer.Option(help="Processes of one thread each; results do not depend on their number.")
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="Compute on a Ray cluster instead: auto, local, HOST:PORT or ray://HOST:PORT; same results."
+    ),
+]
+Out = Annotated[Path, typer.Option(help="Folder of the results; the same arguments resume there.")]
+
+
+def compare_command(
+    files: Files = None,
+    layers: Layers = LAYERS,
+    memory: MemoryFile = None,
+    time: Time = None,
+    steps: Steps = None,
+    lr: Rate = None,
+    width: Width = DEFAULTS.width,
+    depth: Depth = DEFAULTS.depth,
+    context: Context = DEFAULTS.context,
+    batch: Batch = DEFAULTS.batch,
+    device: Device = DEFAULTS.device,
+    seed: Seed = DEFAULTS.seed,
+    seeds: Seeds = DEFAULTS.seeds,
+    as_published: AsPublished = False,
+    plan: PlanFile = None,
+    jobs: Jobs = CORES,
+    ray: RayAddress = None,
+    out: Out = DEFAULTS.out,
+) -> None:
+    """Which memory suits your text? Trains small models of every memory, all else equal, and reports."""
+    from ttr.experiments.compare import compare
+    from ttr.experiments.plan import Plan
+
+    console = Console()
+    if plan is not None:
+        replayed = Plan.read(plan)
+        compare(CompareSettings.from_dict(replayed.about["settings"], out, jobs, ray), console, replayed)
+        return
+    if time is not None and steps is not None:
+        raise UserError("--time and --steps both say how long to train. Give one of them.")
+    settings = CompareSettings(
+        files=tuple(files or ()),
+        layers=tuple(name.strip() for name in layers.split(",") if name.strip()),
+        memory=memory,
+        out=out,
+        jobs=jobs,
+        ray=ray,
+        time=DEFAULTS.time if time is None else seconds(time),
+        steps=steps,
+        lr=lr,
+        width=width,
+        depth=depth,
+        context=context,
+        batch=batch,
+        device=device,
+        seed=seed,
+        seeds=seeds,
+        as_published=as_published,
+    )
+    compare(settings, console)
