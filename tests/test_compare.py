@@ -791,6 +791,6 @@ def test_the_command_asks_for_the_same_settings():
         ).command()
         == "ttr compare 'a b.txt' --layers retnet,gla --steps 7 --as-published"
     )
-    assert CompareSettings(time=90.0, lr=0.01, depth=4).command() == (
-        "ttr compare --lr 0.01 --depth 4 --time 90s"
+    assert CompareSettings(time=90.0, lr=1.5, depth=4).command() == (
+        "ttr compare --lr 1.5 --depth 4 --time 90s"
     )
