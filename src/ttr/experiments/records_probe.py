@@ -119,8 +119,7 @@ def probe(settings: ProbeSettings, console: Console) -> dict[str, Any]:
         UserError: for errors that the user can correct, in one sentence; finished models are kept.
     """
     make_folder(settings.out / "cells")
-    named = memories(CompareSettings(layers=settings.layers, memory=settings.memory, depth=settings.depth))
-    found = [memory for memory in named if memory.layers]  # without the plain transformer, which has no state
+    found = with_state(settings)
     widths = equal_widths(found, settings)
     try:
         with Bar(console) as bar:
@@ -144,6 +143,19 @@ def probe(settings: ProbeSettings, console: Console) -> dict[str, Any]:
     return results
 
 
+def with_state(settings: ProbeSettings) -> list[Memory]:
+    """The memories of the settings, without the plain transformer of a comparison, which has no state.
+
+    Raises:
+        UserError: if a name is unknown or given twice, or the user's file cannot be used.
+    """
+    s = settings
+    named = CompareSettings(
+        layers=s.layers, memory=s.memory, width=s.width, depth=s.depth, head_size=s.head_size
+    )
+    return [memory for memory in memories(named) if memory.layers]
+
+
 def _measured(
     settings: ProbeSettings, found: Sequence[Memory], widths: Mapping[str, int], bar: Bar
 ) -> list[list[Result]]:
@@ -156,7 +168,7 @@ def _measured(
                 TRAIN,
                 {"recipe": settings.recipe(), "memory": dataclasses.asdict(memory)}
                 | {"mlp_width": widths[memory.name], "seed": seed, "rate": rate},
-                f"{memory.name.replace('/', '-')}.seed{seed}.rate{rate:g}",
+                f"{memory.name}.seed{seed}.rate{rate:g}",
                 settings.steps,
             )
             for memory, runs in zip(found, seeds_and_rates, strict=True)
