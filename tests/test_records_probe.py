@@ -14,6 +14,7 @@ from ttr.experiments.errors import UserError
 from ttr.experiments.memories import memories
 from ttr.experiments.records_probe import TRAIN, ProbeSettings, figures_of, probe, training_records
 from ttr.experiments.settings import CompareSettings
+from ttr.experiments.workers import workers
 from ttr.tasks.records import CHANCE_BITS, records
 
 TINY = ProbeSettings(
@@ -54,9 +55,10 @@ def test_a_probe_reports_every_memory_and_is_the_same_when_repeated(tmp_path):
 
 
 def test_one_rate_needs_no_tuning(tmp_path):
-    results, _ = probed(dataclasses.replace(TINY, out=tmp_path, learning_rates=(1e-2,), seeds=1))
+    rate = 1e-2
+    results, _ = probed(dataclasses.replace(TINY, out=tmp_path, learning_rates=(rate,), seeds=1))
     assert len(list((tmp_path / "cells").glob("*.safetensors"))) == 2
-    assert {row["learning_rate"] for row in results["memories"].values()} == {1e-2}
+    assert {row["learning_rate"] for row in results["memories"].values()} == {rate}
 
 
 def test_no_record_is_read_twice():
@@ -114,11 +116,12 @@ def test_a_stopped_cell_resumes_to_the_same_bits(tmp_path):
         if "step 3" in words:
             raise KeyboardInterrupt
 
-    [(tensors, facts)] = run([cell], whole, 1, lambda *_: None)
-    with pytest.raises(KeyboardInterrupt):
-        run([cell], stopped, 1, stop)
-    assert cell.checkpoint(stopped).exists()
-    [(resumed, others)] = run([cell], stopped, 1, lambda *_: None)
+    with workers(1) as compute:
+        [(tensors, facts)] = run([cell], whole, compute, lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            run([cell], stopped, compute, stop)
+        assert cell.checkpoint(stopped).exists()
+        [(resumed, others)] = run([cell], stopped, compute, lambda *_: None)
     assert facts == others and all(torch.equal(tensor, resumed[name]) for name, tensor in tensors.items())
 
 

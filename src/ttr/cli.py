@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from ttr.experiments.bench.command import bench_command
-from ttr.experiments.command import compare_command
+from ttr.experiments.command import compare_command, recall_command
 from ttr.experiments.errors import UserError, for_the_user
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def memories_named(name: str) -> dict[str, object]:
 
 
 app.command("compare")(compare_command)
+app.command("recall")(recall_command)
 
 
 @app.command("list")

@@ -1,4 +1,4 @@
-"""``ttr compare`` on the command line."""
+"""``ttr compare`` and ``ttr recall`` on the command line."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def compare_command(
         raise UserError("--time and --steps both say how long to train. Give one of them.")
     settings = CompareSettings(
         files=tuple(files or ()),
-        layers=tuple(name.strip() for name in layers.split(",") if name.strip()),
+        layers=_names(layers),
         memory=memory,
         out=out,
         jobs=jobs,
@@ -117,3 +117,22 @@ def compare_command(
         as_published=as_published,
     )
     compare(settings, console)
+
+
+def recall_command(
+    layers: Layers = LAYERS,
+    memory: MemoryFile = None,
+    seeds: Seeds = 3,
+    jobs: Jobs = CORES,
+    ray: RayAddress = None,
+    out: Out = Path("runs/recall"),
+) -> None:
+    """Which memories recall? Trains each on planted records, whose repeated values an exact memory knows."""
+    from ttr.experiments.records_probe import ProbeSettings, probe
+
+    names = _names(layers)
+    probe(ProbeSettings(layers=names, memory=memory, seeds=seeds, jobs=jobs, ray=ray, out=out), Console())
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(",") if name.strip())

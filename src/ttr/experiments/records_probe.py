@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ttr._version import __version__
-from ttr.experiments.cells import Cell, Report, Result, run
+from ttr.experiments.cells import Cell, Compute, Report, Result, run
 from ttr.experiments.errors import UserError, for_the_user
 from ttr.experiments.evaluation import bits_and_hits, memory_bytes
 from ttr.experiments.memories import Memory, build, definitions, equal_widths, memories, parameters
@@ -28,6 +28,7 @@ from ttr.experiments.records_picture import draw
 from ttr.experiments.settings import LAYERS, CompareSettings, Recipe
 from ttr.experiments.storage import make_folder, to_json, write
 from ttr.experiments.training import History, train
+from ttr.experiments.workers import workers
 from ttr.tasks.records import CHANCE_BITS, RecordSettings, RecordWindows, records
 
 TRAIN = "ttr.experiments.records_probe:train_and_recall"
@@ -75,8 +76,8 @@ class ProbeSettings(RecordsRecipe):
 
     Each memory gets the one of ``learning_rates`` that is best from ``tuning_seed``, on windows of its own;
     then it is trained from ``seeds`` seeds. ``memory`` is a Python file that defines ``memory`` or
-    ``memories``; it is executed. ``jobs`` processes of one thread each do the work, without influence on the
-    results.
+    ``memories``; it is executed. ``jobs`` processes of one thread each do the work, or the Ray cluster at the
+    address ``ray``, without influence on the results.
 
     Raises:
         UserError: if the records do not fit into a window, or a number is too small.
@@ -84,8 +85,9 @@ class ProbeSettings(RecordsRecipe):
 
     layers: tuple[str, ...] = LAYERS
     memory: Path | None = None
-    out: Path = Path("runs/records")
+    out: Path = Path("runs/recall")
     jobs: int = 1
+    ray: str | None = None
     seed: int = 0
     seeds: int = 3
     learning_rates: tuple[float, ...] = (8e-3, 1.6e-2)
@@ -123,7 +125,8 @@ def probe(settings: ProbeSettings, console: Console) -> dict[str, Any]:
     widths = equal_widths(found, settings)
     try:
         with Bar(console) as bar:
-            measured = _measured(settings, found, widths, bar)
+            with workers(settings.jobs, settings.ray, settings.memory) as compute:
+                measured = _measured(settings, found, widths, compute, bar)
     except KeyboardInterrupt:
         raise UserError("Stopped. The same command continues from here.") from None
     figures = {memory.name: figures_of(settings, results) for memory, results in zip(found, measured)}
@@ -157,7 +160,11 @@ def with_state(settings: ProbeSettings) -> list[Memory]:
 
 
 def _measured(
-    settings: ProbeSettings, found: Sequence[Memory], widths: Mapping[str, int], bar: Bar
+    settings: ProbeSettings,
+    found: Sequence[Memory],
+    widths: Mapping[str, int],
+    compute: Compute,
+    bar: Bar,
 ) -> list[list[Result]]:
     """Every memory from all seeds, at the rate with the fewest bits on the tuning windows."""
     rates = settings.learning_rates
@@ -175,7 +182,7 @@ def _measured(
             for seed, rate in runs
         ]
         bar.begin(stage, sum(cell.steps for cell in cells))
-        results = iter(run(cells, settings.out / "cells", settings.jobs, bar.report, settings.memory))
+        results = iter(run(cells, settings.out / "cells", compute, bar.report))
         return [[next(results) for _ in runs] for runs in seeds_and_rates]
 
     best = [rates[0]] * len(found)

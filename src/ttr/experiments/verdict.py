@@ -103,7 +103,8 @@ def _recall(results: Mapping[str, Any], rows: Rows) -> list[str]:
     if not able:
         return [
             "No memory recalls yet at this budget: replacing the first half of the window costs none of them "
-            f"{PRACTICAL} bits, beyond its interval, on the bytes that could be looked up there{possible}."
+            f"{PRACTICAL} bits, beyond its interval, on the bytes that could be looked up there{possible}. "
+            "`ttr recall` trains them on records that can be recalled."
         ]
     gains = listed([f"{name} {able[name]:.2f}" for name in sorted(able, key=able.get, reverse=True)])
     sentences = [
