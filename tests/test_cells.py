@@ -144,7 +144,10 @@ def test_killed_processes_leave_no_other_behind_and_lose_no_step(tmp_path):
 @pytest.mark.full
 def test_interrupted_processes_end_without_a_word(tmp_path):
     """The interrupt of a terminal goes to the whole group of processes; one of them reports it."""
-    process = started(tmp_path, tmp_path, 2, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # shells make jobs ignore it
+    process = started(
+        tmp_path, tmp_path, 2, start_new_session=True, stderr=subprocess.PIPE, text=True, **heed
+    )
     deadline = time.monotonic() + 60
     while not any(tmp_path.glob("step-b-3-*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -13,7 +13,7 @@ from ttr.experiments.equal_memories import told_apart_from_itself
 from ttr.experiments.memories import PLAIN
 from ttr.experiments.references import UNIGRAM, Reference
 from ttr.experiments.results import PRACTICAL, Measured, Slices, relation, slice_gap, summarise, undecided
-from ttr.experiments.statistics import Bootstrap, Spread, interval, power
+from ttr.experiments.statistics import Bootstrap, Interval, Spread, behind_best, interval, power
 from ttr.experiments.verdict import conclusion, size
 from ttr.laws.tolerances import FLOAT32, FLOAT64
 from ttr.tasks.text import (
@@ -231,7 +231,7 @@ def test_equal_memories_are_called_behind_in_one_of_twenty_comparisons_by_both_l
         bits |= {name: runs[name] for name in again}
         draws = Bootstrap.draw(40, 600).with_seeds(bits, mask)
         best = min(names, key=lambda name: float(draws[name][0]))
-        kinds = [relation(vars(interval(draws[n] - draws[best]))) for n in names if n != best]
+        kinds = [relation(vars(behind_best(draws, name))) for name in names if name != best]
         called, pairs = called + kinds.count("behind"), pairs + len(kinds)
     assert pairs / 100 < called < pairs / 12
 
@@ -295,18 +295,35 @@ def test_equal_memories_are_told_apart_about_as_seldom_as_the_intervals_say(seed
     assert 0.02 * pairs < apart < 0.08 * pairs
 
 
+def test_the_distance_to_the_best_allows_for_the_choice_of_the_best():
+    """Of two memories it is the interval of their difference; among ten equal ones it is wider."""
+    draws = {str(i): torch.randn(4001, generator=torch.Generator().manual_seed(i)) for i in range(10)}
+    for i, each in enumerate(draws.values()):
+        each[0] = 0.0
+        each += 5.0 + i
+    two = behind_best({name: draws[name] for name in "01"}, "1")
+    plain = interval(draws["1"] - draws["0"])
+    assert two.value == plain.value == 1.0
+    assert abs(two.low - plain.low) < 0.1 and abs(two.high - plain.high) < 0.1
+    ten = behind_best(draws, "1")
+    assert ten.value == 1.0 and ten.low < two.low - 0.3 and ten.high > two.high + 0.3
+    assert behind_best(draws, "0") == Interval(0.0, 0.0, 0.0)
+
+
 def test_power_is_what_a_comparison_of_two_normal_means_has():
     """With many degrees of freedom the margin is 1.96 deviations of the difference, and 80 % lie 0.84 of them
     further out."""
     of_seeds, over_windows, seeds = 0.04, 0.03, 2
     deviation = (2 * of_seeds**2 / seeds + over_windows**2) ** 0.5
-    found = power(Spread(of_seeds**2, 500), over_windows, seeds, 0.0)
+    found = power(Spread(of_seeds**2, 500), over_windows, 2, seeds, 0.0)
     assert abs(found.false_alarms - 0.05) < 0.02
     assert abs(found.detectable / ((1.96 + 0.84) * deviation) - 1) < 0.08
-    few = power(Spread(of_seeds**2, 3), over_windows, seeds, 0.0)
+    many = power(Spread(of_seeds**2, 500), over_windows, 6, seeds, 0.0)
+    assert many.detectable > 1.1 * found.detectable and many.false_alarms < 0.06
+    few = power(Spread(of_seeds**2, 3), over_windows, 2, seeds, 0.0)
     assert few.detectable > 1.2 * found.detectable and abs(few.false_alarms - 0.05) < 0.03
-    assert power(Spread(0.0, 0), over_windows, seeds, 0.0) is None
-    certain = power(Spread(0.0, 500), 0.0, seeds, PRACTICAL)
+    assert power(Spread(0.0, 0), over_windows, 2, seeds, 0.0) is None
+    certain = power(Spread(0.0, 500), 0.0, 2, seeds, PRACTICAL)
     assert certain.false_alarms == 0.0 and abs(certain.detectable / PRACTICAL - 1) < 0.1
 
 

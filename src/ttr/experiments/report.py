@@ -235,7 +235,8 @@ def _method(results: Mapping[str, Any]) -> str:
         f"{recall['validation_windows']} windows of {recall['validation_bytes']:,} bytes, "
         f"{recall['bytes']:,} in the recall slice.",
         f"Intervals: 95 %, paired bootstrap over windows, {s['resamples']:,} resamples, each moved by what "
-        "other seeds could have given (variance pooled over memories). A memory is behind the best if the "
+        "other seeds could have given (variance pooled over memories). Intervals of a distance to the best "
+        "allow for the best having been chosen by the same figures. A memory is behind the best if the "
         f"interval of its distance is above zero and the distance at least {PRACTICAL} bits, equal to it for "
         f"practical purposes if the interval is below {PRACTICAL} bits, and not told apart otherwise.",
         *_power(results),

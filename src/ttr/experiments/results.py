@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ttr.experiments.references import UNIGRAM, Reference
-from ttr.experiments.statistics import Bootstrap, interval, power
+from ttr.experiments.statistics import Bootstrap, behind_best, interval, power
 from ttr.tasks.text import shuffled
 
 MEASURES = {"all": "all bytes", "recall": "recall slice", "other": "off the slice"}
@@ -99,6 +98,7 @@ def summarise(
     gains = resampled(lambda each: each.replaced - each.bits, slices.distant)
     order = sorted((m.name for m in measured), key=lambda name: float(draws["all"][name][0]))
     best = {measure: min(order, key=lambda name: float(draws[measure][name][0])) for measure in MEASURES}
+    of_memories = {measure: {name: draws[measure][name] for name in order} for measure in MEASURES}
     by_name, chance = {m.name: m for m in measured}, shuffled(slices.recall, seed=0)
 
     def of_any(name: str) -> dict[str, Any]:
@@ -111,9 +111,7 @@ def summarise(
     def row(name: str) -> dict[str, Any]:
         own, recaller = by_name[name], by_name[best["recall"]]
         return of_any(name) | {
-            "behind_best": {
-                measure: _interval(each[name] - each[best[measure]]) for measure, each in draws.items()
-            },
+            "behind_best": {measure: vars(behind_best(of_memories[measure], name)) for measure in MEASURES},
             "under_unigram": _interval(draws["all"][UNIGRAM] - draws["all"][name]),
             "behind_ngram": _interval(draws["all"][name] - draws["all"][counted[1].name]),
             "behind_plain_transformer": _interval(draws["all"][name] - draws["all"][plain.name]),
@@ -144,10 +142,9 @@ def undecided(measured: Sequence[Measured], slices: Slices, resamples: int) -> l
     best = min(draws, key=lambda name: float(draws[name][0]))
 
     def is_open(name: str) -> bool:
-        behind = draws[name] - draws[best]
-        return relation(_interval(behind)) == "open" or (
-            relation(_interval(behind)) == "behind" and interval(behind, 0.99).low <= 0
-        )
+        if (now := relation(vars(behind_best(draws, name)))) == "behind":
+            return behind_best(draws, name, 0.99).low <= 0
+        return now == "open"
 
     found = [name for name in draws if name != best and is_open(name)]
     return [best, *found] if found else []
@@ -163,7 +160,8 @@ def relation(behind: Mapping[str, float]) -> str:
 
 def told_apart(draws: Float[Tensor, " R"], others: Float[Tensor, " R"]) -> bool:
     """Whether one of two memories is behind the other."""
-    return any(relation(_interval(off)) == "behind" for off in (draws - others, others - draws))
+    both = {"one": draws, "other": others}
+    return any(relation(vars(behind_best(both, name))) == "behind" for name in both)
 
 
 def recalls(row: Mapping[str, Any]) -> bool:
@@ -191,7 +189,7 @@ def slice_gap(
 
 
 def _interval(draws: Float[Tensor, " R"]) -> dict[str, float]:
-    return dataclasses.asdict(interval(draws))
+    return vars(interval(draws))
 
 
 def _facts(own: Measured) -> dict[str, Any]:
@@ -219,10 +217,10 @@ def _power(bootstrap: Bootstrap, measured: Sequence[Measured], mask: Tensor) -> 
         return None
     over_windows = float(torch.stack(pairs)[:, 1:].std(1).mean())
     seeds = min(len(m.bits) for m in measured)
-    found = power(spread, over_windows, seeds, PRACTICAL)
+    found = power(spread, over_windows, len(measured), seeds, PRACTICAL)
     return {
         "seed_deviation": spread.variance**0.5,
         "window_deviation": over_windows,
         "seeds": seeds,
-        **dataclasses.asdict(found),
+        **vars(found),
     }

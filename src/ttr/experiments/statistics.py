@@ -100,45 +100,70 @@ class Spread:
 
 @dataclass(frozen=True)
 class Power:
-    """How a comparison of two memories would go: how often equal ones are told apart, and the least
-    difference in bits per byte that is found in four of five cases."""
+    """How a comparison would go: how often a memory is called behind another that is as good, and the least
+    difference in bits per byte to the best that is found in four of five cases."""
 
     false_alarms: float
     detectable: float
 
 
-def power(spread: Spread, over_windows: float, seeds: int, practical: float) -> Power | None:
-    """By simulation, from the variance of seeds, and the standard deviation over windows of the difference;
-    None where nothing is known of the seeds."""
+def behind_best(draws: Mapping[str, Float[Tensor, " R"]], name: str, level: float = 0.95) -> Interval:
+    """The distance of one of several memories to the best of them, with an interval that allows for the best
+    having been chosen by the same figures.
+
+    The more memories, the luckier the one with the least figure. If all were equal, a memory's distance to
+    the best would be that of its noise to the least noise of all, so as far as that goes in ``level`` of the
+    resamples the distance shows nothing (multiple comparisons with the best: Hsu, "Simultaneous confidence
+    intervals for all distances from the best", 1981). Of two memories it is the interval of their difference.
+    """
+    values = torch.stack([each[0] for each in draws.values()])
+    noise = torch.stack([each[1:] - each[0] for each in draws.values()])
+    own, estimate = draws[name][1:] - draws[name][0], float(draws[name][0] - values.min())
+    if estimate == 0:
+        return Interval(0.0, 0.0, 0.0)
+    down, up = (
+        float(torch.nanquantile(off, (1 + level) / 2)) for off in (own - noise.amin(0), noise.amax(0) - own)
+    )
+    return Interval(estimate, estimate - down, estimate + up)
+
+
+def power(spread: Spread, over_windows: float, memories: int, seeds: int, practical: float) -> Power | None:
+    """By simulation, from the variance of seeds, the standard deviation over windows of a difference, and the
+    number of memories; None where nothing is known of the seeds."""
     if not spread.freedom:
         return None
-    trials, draws, f = 1000, 1000, spread.freedom
-    normal = torch.randn(3, draws, generator=_generator(3), dtype=torch.float64)
-    chi = torch.distributions.Chi2(torch.tensor(float(f), dtype=torch.float64))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(4)
-        estimated, resampled = chi.sample((trials,)) / f, chi.sample((draws,)) / f
-    of_seeds, noise = (
-        (2 * spread.variance / seeds) ** 0.5,
-        torch.randn(2, trials, generator=_generator(5), dtype=torch.float64),
-    )
-    moves = of_seeds * estimated.sqrt()[:, None] * normal[0] / resampled.sqrt() + over_windows * normal[1]
-    margin = moves.quantile(0.975, dim=1)
-    off = of_seeds * noise[0] + over_windows * noise[1]
+    trials, draws, f = 400, 1000, spread.freedom
+    of_seeds, of_windows = (spread.variance / seeds) ** 0.5, over_windows / 2**0.5
 
-    def found(difference: float) -> float:
-        return float(((difference + off).abs() > margin.clamp(min=practical)).double().mean())
+    def normal(*shape: int, seed: int) -> Tensor:
+        return torch.randn(shape, generator=_generator(seed), dtype=torch.float64)
+
+    def chi(count: int, seed: int) -> Tensor:
+        return (normal(f, count, seed=seed).square().mean(0)).sqrt()
+
+    # what a comparison resamples, and what its estimates are, over the deviation of seeds that it finds
+    student = of_seeds * normal(memories, draws, seed=3) / chi(draws, 4)
+    windows = of_windows * normal(memories, draws, seed=5)
+    found, margins = chi(trials, 6), []
+    for deviation in found.tolist():
+        noise = deviation * student + windows
+        margins.append((noise[0] - noise.amin(0)).quantile(0.975))
+    margin = torch.stack(margins).clamp(min=practical)
+    estimates = of_seeds * normal(memories, trials, seed=7) + of_windows * normal(memories, trials, seed=8)
+    behind = estimates - estimates.amin(0) > margin
+
+    def is_found(difference: float) -> float:
+        return float((difference + estimates[1] - estimates[0] > margin).double().mean())
 
     low, high = 0.0, 64.0
     while high - low > 1e-3:
         middle = (low + high) / 2
-        low, high = (low, middle) if found(middle) >= 0.8 else (middle, high)
-    return Power(found(0.0), high)
+        low, high = (low, middle) if is_found(middle) >= 0.8 else (middle, high)
+    return Power(float(behind.double().sum(0).mean() / (memories - 1)), high)
 
 
-def interval(draws: Float[Tensor, " R"], level: float = 0.95) -> Interval:
-    """The estimate in row 0 and the ends of the middle ``level`` of the resamples; one without any byte is
-    left out."""
-    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=draws.dtype)
-    low, high = torch.nanquantile(draws[1:], ends).tolist()
+def interval(draws: Float[Tensor, " R"]) -> Interval:
+    """The estimate in row 0 and the 2.5 % and 97.5 % quantiles of the resamples; a resample without any byte
+    is left out."""
+    low, high = torch.nanquantile(draws[1:], torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
     return Interval(float(draws[0]), low, high)
