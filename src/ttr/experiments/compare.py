@@ -57,8 +57,9 @@ def compare(settings: CompareSettings, console: Console, replayed: Plan | None =
         with Bar(console) as bar:
             for sentence in comparison.cautions:
                 bar.say(sentence)
+            clock = comparison.clock(bar)
             with workers(settings.jobs, settings.ray, settings.memory) as compute:
-                comparison.train(compute, bar)
+                comparison.train(clock, compute, bar)
             results = comparison.results(bar)
     except KeyboardInterrupt:
         raise UserError(f"Stopped. The same command continues from here: {settings.command()}") from None
@@ -104,9 +105,8 @@ class Comparison:
         return [group for group in found if group]
 
     # ------------------------------------------------------------------------------------------- computing
-    def train(self, compute: Compute, bar: Bar) -> None:
+    def train(self, clock: Clock, compute: Compute, bar: Bar) -> None:
         """Compute all stages, each decided when those before it are finished."""
-        clock = self._clock(bar)
         number = 0
         while stage := self.plan.stage(number, lambda: self._next(clock)):
             before = monotonic()
@@ -120,7 +120,7 @@ class Comparison:
             if number < 3:
                 bar.say(self._first_look(stage))
 
-    def _clock(self, bar: Bar) -> Clock:
+    def clock(self, bar: Bar) -> Clock:
         """What the time allows. Nothing is timed where the clock decides nothing."""
         s, passed = self.settings, sum(filter(None, self.plan.seconds))
         self.began -= passed

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -31,8 +32,12 @@ def workers(jobs: int, ray: str | None = None, user_file: Path | None = None) ->
     Raises:
         UserError: if Ray is not installed, or has no cluster at this address.
     """
+    if ray is None and jobs == 1:
+        yield _compute
+        return
     if ray is None:
-        yield functools.partial(_compute, jobs=jobs, user_file=user_file)
+        with _processes(jobs, user_file) as compute:
+            yield compute
         return
     try:
         from ttr.experiments.ray_cluster import connected
@@ -46,21 +51,29 @@ def workers(jobs: int, ray: str | None = None, user_file: Path | None = None) ->
         yield compute
 
 
-def _compute(cells: Sequence[Cell], folder: Path, report: Report, jobs: int, user_file: Path | None) -> None:
-    if jobs > 1 and len(cells) > 1:
-        _in_processes(cells, folder, report, jobs, user_file)
-        return
+def _compute(cells: Sequence[Cell], folder: Path, report: Report) -> None:
     with one_thread():
         for block in (False, True):  # those that another run computes just now come last
             cells = [cell for cell in cells if not compute_cell(cell, folder, report, block)]
 
 
-def _in_processes(
-    cells: Sequence[Cell], folder: Path, report: Report, jobs: int, user_file: Path | None
-) -> None:
+@contextlib.contextmanager
+def _processes(jobs: int, user_file: Path | None) -> Iterator[Compute]:
+    """Processes that stay for all calls of the block, and are there when it begins."""
     context = multiprocessing.get_context("spawn")
     events, (watched, held) = context.SimpleQueue(), context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(jobs, context, _begin, (events, watched, user_file))
+    try:
+        wait([pool.submit(time.sleep, 0.1) for _ in range(jobs)])
+        yield functools.partial(_in_processes, pool=pool, events=events)
+    finally:
+        held.close()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_processes(
+    cells: Sequence[Cell], folder: Path, report: Report, pool: ProcessPoolExecutor, events: SimpleQueue
+) -> None:
     try:
         running = {pool.submit(_compute_there, cell, folder, False): cell for cell in cells}
         while running:
@@ -78,9 +91,6 @@ def _in_processes(
             "A process ended before its cell was computed; perhaps the memory did not suffice. Use fewer "
             "--jobs; the same command continues from here."
         ) from None
-    finally:
-        held.close()
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 _report: Report
