@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -16,46 +17,50 @@ MARKERS = "osD^vP*X"
 
 
 def draw(results: Mapping[str, Any]) -> bytes:
-    """Two panels as a PNG: the mean over the seeds, and a bar from the lowest seed to the highest."""
+    """Two panels as a PNG: the mean over the seeds, and a dot for each seed."""
     judged, possible = results["recipe"]["pairs_judged"], results["chance_bits"]
-    figure = Figure(figsize=(11, 4.4), layout="constrained", dpi=130)
+    rows = results["memories"].items()
+    figure = Figure(figsize=(11, 4.6), layout="constrained", dpi=130)
     FigureCanvasAgg(figure)
     left, right = axes = figure.subplots(1, 2, sharey=True, width_ratios=(1.2, 1))
-    for i, (name, row) in enumerate(results["memories"].items()):
-        style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "capsize": 3}
+    for i, (name, row) in enumerate(rows):
         gains = [row["pairs"][str(pairs)]["gain"] for pairs in judged]
-        means = [fmean(each) for each in gains]
-        bars = [
-            [mean - min(each) for mean, each in zip(means, gains)],
-            [max(each) - mean for mean, each in zip(means, gains)],
-        ]
-        moved = [pairs * 1.02 ** (i - 2) for pairs in judged]  # side by side where bars would overlap
-        left.errorbar(moved, means, bars, label=name, **style)
-        bar = [[bars[0][-1]], [bars[1][-1]]]
-        right.errorbar([row["state_bytes"]], means[-1:], bar, linestyle="none", **style)
+        beside = 1.025 ** (i - (len(rows) - 1) / 2)  # so that no memory hides another
+        _seeds(left, i, [pairs * beside for pairs in judged], gains, name)
+        _seeds(right, i, [row["state_bytes"] * beside], gains[-1:], name)
     for panel in axes:
         panel.axhline(possible, color="#444444", linestyle="--", linewidth=1)
         panel.axhline(0, color="#444444", linestyle=":", linewidth=1)
-        panel.set_ylim(min(-0.3, panel.get_ylim()[0]), possible + 0.35)
+        panel.set_ylim(min(-0.3, panel.get_ylim()[0]), possible + 0.4)
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(color="#e6e6e6", linewidth=0.8)
         panel.set_axisbelow(True)
         panel.set_xscale("log", base=2)
         panel.minorticks_off()
     left.set_xticks(judged, [str(pairs) for pairs in judged])
-    left.annotate(
-        "exact memory", (judged[0], possible), xytext=(0, 3), textcoords="offset points", fontsize=8
-    )
-    left.annotate("chance", (judged[0], 0), xytext=(0, -10), textcoords="offset points", fontsize=8)
     left.set_xlabel("records in the window")
     left.set_ylabel("gain, bits per value byte")
     left.set_title("Values repeated for the first time")
-    left.legend(fontsize=8, framealpha=0.9, edgecolor="none")
-    sizes = sorted({row["state_bytes"] for row in results["memories"].values()})
+    sizes = sorted({row["state_bytes"] for _, row in rows})
     right.set_xticks(sizes, [readable(size) for size in sizes], fontsize=8, rotation=30)
     right.margins(x=0.2)
     right.set_xlabel("state at the window's end")
     right.set_title(f"The same at {judged[-1]} records, by state size")
+    for words, height in (("exact memory", possible), ("chance", 0.0)):
+        right.text(0.5, height + 0.08, words, transform=right.get_yaxis_transform(), ha="center", fontsize=9)
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9, frameon=False
+    )
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
+
+
+def _seeds(axes: Axes, i: int, places: Sequence[float], gains: Sequence[Sequence[float]], name: str) -> None:
+    """The means at their places, joined, and a line of dots of the seeds at each; the style is that of memory
+    ``i``."""
+    colour = COLOURS[i % len(COLOURS)]
+    for place, each in zip(places, gains, strict=True):
+        axes.plot([place] * len(each), sorted(each), ".-", color=colour, markersize=5, linewidth=1)
+    means = [fmean(each) for each in gains]
+    axes.plot(places, means, MARKERS[i % len(MARKERS)] + "-", color=colour, markersize=8, label=name)
