@@ -97,7 +97,7 @@ def logits_of(model: nn.Module, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B 
     return model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
 
 
-def bits_of(logits: Float[Tensor, "B L-1 256"], tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L-1"]:
+def bits_of(logits: Float[Tensor, "B T 256"], tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B T"]:
     nats = nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
     return nats.view(len(tokens), -1) / math.log(2)
 
