@@ -32,6 +32,9 @@ def walk(arguments, folder: Path, checkpoint: Path, report):
 
 
 def fail(arguments, folder: Path, checkpoint: Path, report):
+    """Fail, if it has a folder of marks as soon as a cell lingers there."""
+    while "marks" in arguments and not any(Path(arguments["marks"]).glob("*.started-*")):
+        time.sleep(0.02)
     raise ValueError("This cell cannot be computed.")
 
 
@@ -46,12 +49,16 @@ def sizes(arguments, folder: Path, checkpoint: Path, report):
 
 
 def linger(arguments, folder: Path, checkpoint: Path, report):
-    """Wait on a Ray cluster for the file "go" in a folder of the machine; every call leaves a mark there."""
+    """Wait on a Ray cluster for the file "go" in a folder of the machine; every call leaves a mark there
+    when it starts, and when it ends in whatever way."""
     import ray
 
     marks, node = Path(arguments["marks"]), ray.get_runtime_context().get_node_id()
     (marks / f"{arguments['name']}.{node}.started-{os.getpid()}").touch()
     report("linger", 1, arguments["name"])
-    while not (marks / "go").exists():
-        time.sleep(0.02)
+    try:
+        while not (marks / "go").exists():
+            time.sleep(0.02)
+    finally:
+        (marks / f"{arguments['name']}.ended").touch()
     return {}, {"name": arguments["name"]}
