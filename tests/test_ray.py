@@ -123,7 +123,7 @@ def test_a_comparison_with_a_users_memory_equals_that_of_one_process(cluster, tm
             compare(dataclasses.replace(settings, ray=ray, out=tmp_path / name), Console(file=nowhere))
     assert dataclasses.replace(settings, ray=cluster.address).to_dict() == settings.to_dict()
     here, there = (sorted((tmp_path / name / "cells").glob("*.safetensors")) for name in ("here", "there"))
-    assert len(here) == 5 and [path.name for path in here] == [path.name for path in there]
+    assert len(here) > 5 and [path.name for path in here] == [path.name for path in there]
     assert all(one.read_bytes() == other.read_bytes() for one, other in zip(here, there))
 
 
@@ -249,6 +249,7 @@ def test_a_stopped_run_keeps_its_cells_and_leaves_nothing_behind(sent, tmp_path)
             [sys.executable, str(program), str(tmp_path)],
             env=environment,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells make jobs ignore it
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
