@@ -1,11 +1,13 @@
 """``ttr compare``: it survives being killed, bad input and diverging models."""
 
+import csv
 import dataclasses
 import io
 import itertools
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,18 +20,20 @@ import torch
 from rich.console import Console
 
 import ttr
+from ttr.cli import app
 from ttr.experiments import compare as comparing
-from ttr.experiments import language_model, protocol, speed, training
+from ttr.experiments import language_model, protocol, records_probe, speed, training
 from ttr.experiments.common_layer import common_layer
 from ttr.experiments.compare import compare
 from ttr.experiments.errors import UserError
-from ttr.experiments.evaluation import MOST_BITS
+from ttr.experiments.evaluation import MOST_BITS, bits_and_hits
 from ttr.experiments.memories import PLAIN, Memory, build, equal_widths, memories, parameters
 from ttr.experiments.plan import Plan
 from ttr.experiments.references import UNIGRAM
 from ttr.experiments.report import html, show
 from ttr.experiments.settings import LAYERS, CompareSettings
 from ttr.experiments.storage import load_tensors, save_tensors, write
+from ttr.models import TTRForCausalLM
 from ttr.tasks.text import read_text, split, training_starts
 
 TINY = {
@@ -200,6 +204,54 @@ def test_rates_are_halved_then_the_best_runs_from_all_seeds(text, tmp_path):
         *(named(seed, rate, 16) for seed in (0, 1)),
     }
     assert results["memories"][0]["rate_at_the_edge"] == (rate == beyond)
+    comparison = comparing.Comparison(settings, None)
+    with comparing.Bar(Console(file=io.StringIO())) as bar, comparing.workers(1) as compute:
+        comparison.train(comparison.clock(bar), compute, bar)
+    tuned = [load_tensors(*cells(settings, named(0, each, 2)))[1]["facts"] for each in settings.rates]
+    least = min(settings.rates, key=lambda each: tuned[settings.rates.index(each)]["tuning_bits_per_byte"])
+    bits = load_tensors(*cells(settings, named(0, least, 2)))[0]["bits"]
+    assert torch.equal(comparison.measured("linear-attention").earlier[2], bits)
+
+
+# -------------------------------------------------------------------------------------------------- its files
+def test_the_trained_models_open_and_spend_the_bits_that_are_reported(text, tmp_path):
+    settings = tiny(text, tmp_path, layers=("linear-attention", "softmax-attention:1"))
+    run(settings)
+    windows = language_model.Windows(text, settings).validation
+    for memory in memories(settings)[:2]:
+        folder = settings.out / "models" / memory.label
+        model = TTRForCausalLM.from_pretrained(folder)
+        tensors, _ = load_tensors(*cells(settings, f"{memory.label}*steps6"))
+        bits, hits = bits_and_hits(model, windows, settings.batch)
+        assert torch.equal(bits, tensors["bits"]) and torch.equal(hits, tensors["hits"])
+    assert not list(settings.out.glob("models/.*"))
+
+
+def test_every_run_is_a_line_of_the_csv_file(text, tmp_path):
+    settings = tiny(text, tmp_path, seeds=2)
+    results, _ = run(settings)
+    rows = list(csv.DictReader((settings.out / "results.csv").read_text().splitlines()))
+    stages = Plan.read(settings.out / "plan.json").stages
+    assert len(rows) == sum(len(stage.runs) for stage in stages)
+    for row in results["memories"]:
+        own = [float(r["bits_per_byte"]) for r in rows if r["memory"] == row["name"] and r["stage"] == "3"]
+        assert sum(own) / len(own) == pytest.approx(row["bits_per_byte"]["all"]["value"]) and len(own) == 2
+
+
+def test_samples_positions_and_windows_are_those_of_the_text(text, tmp_path):
+    results, _ = run(tiny(text, tmp_path))
+    content, windows = text.read_text(), language_model.Windows(text, tiny(text, tmp_path))
+    prompt = bytes(windows.validation[0, : results["given"]].tolist()).decode()
+    assert set(results["samples"]) == set(TINY["layers"])
+    assert all(sample.startswith(prompt) for sample in results["samples"].values())
+    for kind in ("hardest", "easiest"):
+        for window in results[kind]:
+            assert content[window["byte"] :].startswith(window["text"]) and window["file"] == str(text)
+    assert results["hardest"][0]["bits"] > results["easiest"][0]["bits"]
+    assert results["by_position"]["ends"] == [32, 64, 128, 256, 512]
+    name = results["memories"][0]["name"]
+    long = load_tensors(*cells(tiny(text, tmp_path), f"{name}*steps6"))[0]["long"]
+    assert results["by_position"]["bits_per_byte"][name][1] == pytest.approx(long[:, 32:64].mean().item())
 
 
 # --------------------------------------------------------------------------------------------- time and plan
@@ -260,11 +312,24 @@ def test_a_second_process_takes_over_the_stages_of_the_first(timed, text, tmp_pa
     path = settings.out / "plan.json"
     held = json.loads(path.read_bytes())
     del held["stages"][2:]
+    for stage in held["stages"]:
+        stage["seconds"] = 7.0
     path.write_text(json.dumps(held | {"complete": False}))
     before = Plan.read(path).stages
     run(settings)
     after = Plan.read(path)
     assert after.stages[:2] == before and len(after.stages) >= 3 and after.complete
+    assert after.seconds[:2] == [7.0, 7.0] and None not in after.seconds
+
+
+def test_a_plan_that_was_stopped_early_is_not_repeated(text, tmp_path):
+    settings = tiny(text, tmp_path, steps=2)
+    run(settings)
+    plan = Plan.read(settings.out / "plan.json")
+    del plan.stages[protocol.FULL :]
+    again = CompareSettings.from_dict(plan.about["settings"], tmp_path / "again", 1)
+    with pytest.raises(UserError, match="stopped before.*Finish that comparison first"):
+        compare(again, Console(file=io.StringIO()), plan)
 
 
 def test_a_plan_of_another_text_is_not_repeated(text, tmp_path):
@@ -782,6 +847,48 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     assert (
         tensors["x"].tolist() == [1.0, 1.0, 1.0] and facts == {"n": 1} and list(tmp_path.iterdir()) == [path]
     )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        CompareSettings(files=(Path("a b.txt"),), steps=7, as_published=True, layers=("gla", "gla:2+mamba")),
+        CompareSettings(time=90.0, lr=1.5, depth=4, width=64, context=128, batch=2, seed=3, seeds=5),
+        CompareSettings(memory=Path("mine.py"), out=Path("there"), device="cuda"),
+    ],
+)
+def test_the_command_line_is_that_of_its_settings(settings, monkeypatch):
+    given = []
+    monkeypatch.setattr(comparing, "compare", lambda *found: given.append(found[0]))
+    app(shlex.split(settings.command())[1:], standalone_mode=False)
+    assert [dataclasses.replace(found, jobs=1) for found in given] == [settings]
+
+
+def test_time_and_steps_exclude_each_other(monkeypatch):
+    with pytest.raises(UserError, match="Give one of them"):
+        app(["compare", "--time", "1m", "--steps", "3"], standalone_mode=False)
+
+
+def test_the_command_line_repeats_a_plan(text, tmp_path, monkeypatch):
+    settings = tiny(text, tmp_path, steps=1)
+    run(settings)
+    given = []
+    monkeypatch.setattr(comparing, "compare", lambda found, _, plan: given.append((found, plan.stages)))
+    plan = settings.out / "plan.json"
+    app(["compare", "--plan", str(plan), "--out", "there", "--jobs", "3"], standalone_mode=False)
+    assert given == [(dataclasses.replace(settings, out=Path("there"), jobs=3), Plan.read(plan).stages)]
+
+
+def test_the_command_line_of_the_probe_has_its_settings(monkeypatch):
+    given = []
+    monkeypatch.setattr(records_probe, "probe", lambda settings, _: given.append(settings))
+    app(["recall", "--jobs", "1"], standalone_mode=False)
+    app(
+        ["recall", "--layers", "gla, retnet", "--seeds", "2", "--jobs", "1", "--out", "x"],
+        standalone_mode=False,
+    )
+    default = records_probe.ProbeSettings()
+    assert given == [default, dataclasses.replace(default, layers=("gla", "retnet"), seeds=2, out=Path("x"))]
 
 
 def test_the_command_asks_for_the_same_settings():

@@ -241,7 +241,7 @@ def test_a_memory_is_told_apart_from_itself_where_its_seeds_fall_into_two_kinds(
     second: 9 of the 45 pairs of pairs of six seeds."""
     spent = torch.rand(1, 30, 4, generator=torch.Generator().manual_seed(0)).expand(6, 30, 4)
     kinds = torch.tensor([0.0, 1.0])[torch.arange(6) // 3][:, None, None]
-    same, two = (told_apart_from_itself(each, 2) for each in (spent, spent + kinds))
+    same, two = (told_apart_from_itself(each, 2, 500) for each in (spent, spent + kinds))
     assert same == {"seeds": 2, "pairs": 45, "share": 0.0, "low": 0.0, "high": 0.0}
     assert two["share"] == pytest.approx(9 / 45) and two["low"] < two["share"] < two["high"]
 
@@ -308,6 +308,18 @@ def test_the_distance_to_the_best_allows_for_the_choice_of_the_best():
     ten = behind_best(draws, "1")
     assert ten.value == 1.0 and ten.low < two.low - 0.3 and ten.high > two.high + 0.3
     assert behind_best(draws, "0") == Interval(0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("freedom, student", [(2, 4.303), (4, 2.776), (10, 2.228)])
+def test_resamples_are_moved_as_far_as_students_distribution_says(freedom, student):
+    """97.5 % quantiles of one memory and of the difference of two, for whichever two; by a thousand
+    independent draws they would be off by up to a fifth."""
+    bootstrap, still = Bootstrap.draw(4, 1000), torch.zeros(1001, dtype=torch.float64)
+    moved = [bootstrap.moved(still, 1, Spread(1.0, freedom), which) for which in range(6)]
+    for one, other in itertools.pairwise(moved):
+        assert abs(one[1:].abs().quantile(0.95) / student - 1) < 0.1
+        assert abs((one - other)[1:].abs().quantile(0.95) / 2**0.5 / student - 1) < 0.15
+        assert one[0] == 0.0
 
 
 def test_power_is_what_a_comparison_of_two_normal_means_has():

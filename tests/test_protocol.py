@@ -7,16 +7,7 @@ import pytest
 import torch
 
 from ttr.experiments.errors import UserError
-from ttr.experiments.protocol import (
-    REFINEMENT,
-    Clock,
-    Run,
-    Stage,
-    at_the_edge,
-    from_dict,
-    next_stage,
-    to_dict,
-)
+from ttr.experiments.protocol import REFINEMENT, Clock, Run, Stage, at_the_edge, next_stage
 from ttr.experiments.settings import CompareSettings, seconds
 
 NAMES = ("fast", "middle", "slow")
@@ -122,7 +113,7 @@ def test_a_stage_costs_its_work_over_the_processes_or_its_longest_run():
 
 def test_a_stage_is_the_same_from_its_file():
     stage = Stage("a title", (Run("fast", 1, 0.5, 3, True), Run("slow", 1, 0.5, 3)))
-    assert from_dict(to_dict(stage)) == stage
+    assert Stage.from_dict(stage.to_dict()) == stage
 
 
 def test_times_are_words():

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from ttr.experiments.errors import UserError
-from ttr.experiments.settings import CompareSettings, seconds
+from ttr.experiments.settings import CompareSettings, names_in, seconds
 
 DEFAULTS = CompareSettings()
 LAYERS = ",".join(DEFAULTS.layers)
@@ -99,7 +99,7 @@ def compare_command(
         raise UserError("--time and --steps both say how long to train. Give one of them.")
     settings = CompareSettings(
         files=tuple(files or ()),
-        layers=_names(layers),
+        layers=names_in(layers),
         memory=memory,
         out=out,
         jobs=jobs,
@@ -130,9 +130,5 @@ def recall_command(
     """Which memories recall? Trains each on planted records, whose repeated values an exact memory knows."""
     from ttr.experiments.records_probe import ProbeSettings, probe
 
-    names = _names(layers)
+    names = names_in(layers)
     probe(ProbeSettings(layers=names, memory=memory, seeds=seeds, jobs=jobs, ray=ray, out=out), Console())
-
-
-def _names(listed: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in listed.split(",") if name.strip())

@@ -4,7 +4,6 @@ seeds."""
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
@@ -21,7 +20,7 @@ from ttr.experiments.language_model import PROMPT, Windows
 from ttr.experiments.memories import PLAIN, Memory, definitions, equal_widths, memories
 from ttr.experiments.plan import Plan
 from ttr.experiments.progress import Bar
-from ttr.experiments.protocol import Clock, Run, Stage, at_the_edge, next_stage
+from ttr.experiments.protocol import FULL, Clock, Run, Stage, at_the_edge, next_stage
 from ttr.experiments.publish import publish, save_models, table_of_runs
 from ttr.experiments.references import Reference
 from ttr.experiments.results import Measured, Slices, summarise, undecided
@@ -35,8 +34,8 @@ from ttr.tasks.text import cautions, distant_slice, read_text, recall_slice, sta
 TRAIN, COUNT = (f"ttr.experiments.language_model:{name}" for name in ("train_and_judge", "count_ngrams"))
 EXAMPLES = 3
 """Hardest and easiest windows that are shown."""
-AT_THE_END = 0.07
-"""The share of the time that is kept for speeds, figures and report."""
+AT_THE_END, MOST_AT_THE_END = 0.07, 30.0
+"""The share of the time that is kept for speeds, figures and report, and the most seconds."""
 
 
 def compare(settings: CompareSettings, console: Console, replayed: Plan | None = None) -> dict[str, Any]:
@@ -63,7 +62,7 @@ def compare(settings: CompareSettings, console: Console, replayed: Plan | None =
             results = comparison.results(bar)
     except KeyboardInterrupt:
         raise UserError(f"Stopped. The same command continues from here: {settings.command()}") from None
-    save_models(settings, comparison.by_name, comparison.widths, comparison.trained)
+    save_models(settings, comparison.widths, comparison.kept)
     publish(settings.out, results, table_of_runs(comparison.plan.stages, comparison.trained), console)
     return results
 
@@ -104,6 +103,12 @@ class Comparison:
         ]
         return [group for group in found if group]
 
+    @property
+    def kept(self) -> list[tuple[Memory, Result]]:
+        """The memories with the results of the runs that are looked at more closely."""
+        found = [(self.by_name[run.memory], result) for run, result in self.trained.items() if run.kept]
+        return [(memory, result) for memory, result in found if memory.layers]
+
     # ------------------------------------------------------------------------------------------- computing
     def train(self, clock: Clock, compute: Compute, bar: Bar) -> None:
         """Compute all stages, each decided when those before it are finished."""
@@ -117,14 +122,14 @@ class Comparison:
                 clock.took(stage, took)
             self.plan.took(number, took)
             number += 1
-            if number < 3:
+            if number <= FULL:
                 bar.say(self._first_look(stage))
 
     def clock(self, bar: Bar) -> Clock:
         """What the time allows. Nothing is timed where the clock decides nothing."""
         s, passed = self.settings, sum(filter(None, self.plan.seconds))
         self.began -= passed
-        limit = None if s.steps is not None else (1 - AT_THE_END) * s.time
+        limit = None if s.steps is not None else s.time - min(AT_THE_END * s.time, MOST_AT_THE_END)
         judging = (s.tuning_windows + s.evaluation_windows) / s.batch / 3  # a step is three forward passes
         if limit is None or self.plan.complete:
             return Clock(limit, s.jobs, dict.fromkeys(self.by_name, 1.0), judging)
@@ -155,10 +160,10 @@ class Comparison:
         Returns:
             Whether nothing of it had been computed before.
         """
-        steps, last = stage.runs[0].steps, number >= 2
-        counting = [] if number > 2 else [self._counting(steps, last)]
+        steps, full = stage.runs[0].steps, number >= FULL
+        counting = [] if number > FULL else [self._counting(steps, full)]
         runs = sorted(stage.runs, key=lambda each: -clock.of([each]))
-        cells = [*counting, *(self._training(each, last) for each in runs)]
+        cells = [*counting, *(self._training(each, full) for each in runs)]
         fresh = not any(cell.file(self.cells).exists() for cell in cells)
         results = run(cells, self.cells, compute, bar.report)
         if counting:
@@ -170,18 +175,17 @@ class Comparison:
         self.trained |= dict(zip(runs, results, strict=True))
         return fresh
 
-    def _training(self, run: Run, last: bool) -> Cell:
+    def _training(self, run: Run, full: bool) -> Cell:
         arguments = self._common() | {
             "memory": dataclasses.asdict(self.by_name[run.memory]),
             "mlp_width": self.widths[run.memory],
             "seed": run.seed,
             "rate": run.rate,
             "steps": run.steps,
-            "replaced": last,
+            "replaced": full,
             "kept": run.kept,
         }
-        label = re.sub(r"[^A-Za-z0-9.+_-]", "_", run.memory)
-        label += f".seed{run.seed}.rate{run.rate}.steps{run.steps}"
+        label = f"{self.by_name[run.memory].label}.seed{run.seed}.rate{run.rate}.steps{run.steps}"
         gpus = 0 if self.settings.device == "cpu" else 1
         return Cell(TRAIN, arguments, label, run.steps, (self.text.sha256,), gpus=gpus)
 
@@ -196,11 +200,11 @@ class Comparison:
     def measured(self, name: str) -> Measured:
         """The runs of one memory at its chosen rate."""
         done = self.plan.stages
-        runs = [run for stage in done[2:] for run in stage.runs if run.memory == name]
+        runs = [run for stage in done[FULL:] for run in stage.runs if run.memory == name]
         tensors, facts = zip(*(self.trained[run] for run in runs))
         rate = runs[0].rate
         earlier = {}
-        for stage in done[:2]:
+        for stage in done[:FULL]:
             best = min((run for run in stage.runs if run.memory == name), key=self._tuning)
             earlier[best.steps] = self.trained[best][0]["bits"]
         each = {key: torch.stack([found[key] for found in tensors]) for key in ("bits", "replaced", "hits")}
@@ -227,7 +231,7 @@ class Comparison:
 
     def results(self, bar: Bar) -> dict[str, Any]:
         """The content of results.json."""
-        s, steps = self.settings, self.plan.stages[2].runs[0].steps
+        s, steps = self.settings, self.plan.stages[FULL].runs[0].steps
         bar.begin("speeds, all memories in turn", 0)
         fast = self._speeds()
         counted, plain = self.counted[steps], self.measured(PLAIN)
@@ -273,9 +277,8 @@ class Comparison:
         """What every memory wrote behind the same bytes, and the windows that are hardest and easiest for the
         best one."""
         samples = {
-            run_.memory: bytes(tensors["sample"].tolist()).decode(errors="replace")
-            for run_, (tensors, _) in self.trained.items()
-            if "sample" in tensors
+            memory.name: bytes(tensors["sample"].tolist()).decode(errors="replace")
+            for memory, (tensors, _) in self.kept
         }
         spent, ngram = best.bits.double().mean((0, 2)), counted.bits.double().mean(1)
         order = spent.argsort(descending=True, stable=True).tolist()

@@ -14,21 +14,24 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from rich.console import Console
 from torch import Tensor
 
+from ttr.experiments.compare import Comparison
 from ttr.experiments.plan import FILE, Plan
+from ttr.experiments.progress import Bar
 from ttr.experiments.results import told_apart
+from ttr.experiments.settings import CompareSettings
 from ttr.experiments.statistics import Bootstrap
-from ttr.experiments.storage import load_tensors, to_json, write
+from ttr.experiments.storage import to_json, write
+from ttr.experiments.workers import workers
 
-RESAMPLES = 500
 
-
-def told_apart_from_itself(bits: Float[Tensor, "S W T"], each: int) -> dict[str, Any]:
+def told_apart_from_itself(bits: Float[Tensor, "S W T"], each: int, resamples: int) -> dict[str, Any]:
     """The share of the pairs of groups of ``each`` seeds that are told apart, and a 95 % interval of it, by
     leaving out one seed after the other (the jackknife: pairs share seeds)."""
     of_windows, seeds = bits.double().mean(2, keepdim=True), range(len(bits))
-    bootstrap, mask = Bootstrap.draw(bits.shape[1], RESAMPLES), torch.ones(bits.shape[1], 1)
+    bootstrap, mask = Bootstrap.draw(bits.shape[1], resamples), torch.ones(bits.shape[1], 1)
     apart = {}
     for first in itertools.combinations(seeds, each):
         others = [seed for seed in seeds if seed > first[0] and seed not in first]
@@ -55,25 +58,19 @@ def told_apart_from_itself(bits: Float[Tensor, "S W T"], each: int) -> dict[str,
 
 def main(folder: Path) -> None:
     """Print the shares for groups of two and of three seeds, and write them into the folder."""
-    runs = [run for stage in Plan.read(folder / FILE).stages[2:] for run in stage.runs]
-    name = runs[0].memory
-    files = [
-        next(
-            (folder / "cells").glob(
-                f"{run.memory}.seed{run.seed}.rate{run.rate}.steps{run.steps}.*[0-9a-f].safetensors"
-            )
-        )
-        for run in runs
-        if run.memory == name
-    ]
-    bits = torch.stack([load_tensors(file)[0]["bits"] for file in files])
-    found = [told_apart_from_itself(bits, each) for each in (2, 3)]
+    settings = CompareSettings.from_dict(Plan.read(folder / FILE).about["settings"], folder, 1)
+    comparison = Comparison(settings, None)
+    with Bar(Console()) as bar, workers(1) as compute:
+        comparison.train(comparison.clock(bar), compute, bar)
+    name = comparison.memories[0].name
+    bits = comparison.measured(name).bits
+    found = [told_apart_from_itself(bits, each, settings.resamples) for each in (2, 3)]
     for row in found:
         print(
-            f"{name}, {row['seeds']} seeds against {row['seeds']}: {row['share']:.1%} of {row['pairs']} "
+            f"{name}, {row['seeds']} seeds against {row['seeds']}: {row['share']:.1%} of {row['pairs']:,} "
             f"pairs are told apart [{row['low']:.1%}, {row['high']:.1%}]"
         )
-    write(folder / "equal_memories.json", to_json({"memory": name, "steps": runs[0].steps, "shares": found}))
+    write(folder / "equal_memories.json", to_json({"memory": name, "shares": found}))
 
 
 if __name__ == "__main__":

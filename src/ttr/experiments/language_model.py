@@ -15,7 +15,7 @@ from ttr.experiments.evaluation import bits_and_hits, bits_per_byte, memory_byte
 from ttr.experiments.memories import Memory, build, parameters
 from ttr.experiments.references import count, with_replaced_past
 from ttr.experiments.settings import Recipe
-from ttr.experiments.training import History, train
+from ttr.experiments.training import History, reporting, train
 from ttr.tasks.ngrams import read_bytes
 from ttr.tasks.text import Text, evaluation_starts, read_text, split, training_starts, windows
 from ttr.values import checks
@@ -44,23 +44,20 @@ def train_and_judge(arguments: dict[str, Any], folder: Path, checkpoint: Path, r
     memory, seed, rate = Memory(**arguments["memory"]), arguments["seed"], arguments["rate"]
     steps, kept = arguments["steps"], arguments["kept"]
     model = build(memory, settings, arguments["mlp_width"], seed).to(settings.device)
-    seen, judged = 0, text.tuning[:CURVE_WINDOWS]
+    judged = text.tuning[:CURVE_WINDOWS]
+    say = reporting(report, memory.name, steps, f"seed {seed}, rate {rate:g}")
 
     def on_step(history: History) -> None:
-        nonlocal seen
-        done, recent = len(history.loss), history.loss[-10:]
-        words = f"seed {seed}, rate {rate:g}, step {done} of {steps}"
-        if recent:
-            words += f", {sum(recent) / len(recent):.2f} bits a byte"
-        report(memory.name, done - seen, words)
-        seen = done
+        say(history)
+        done = len(history.loss)
         if kept and done and done % max(1, steps // CURVE_POINTS) == 0 and done not in history.curve:
             history.curve[done] = bits_per_byte(model, judged, settings.batch)
             model.train()
 
     starts = text.training_starts(seed, steps)
     history = train(model, text.content, starts, rate, settings, checkpoint, dict(arguments), on_step)
-    report(memory.name, steps - seen, "measuring")  # steps that a diverged run leaves undone
+    undone = steps - len(history.loss)  # by a run that diverged
+    report(memory.name, undone, "measuring")
     bits, hits = bits_and_hits(model, text.validation, settings.batch)
     tensors = {"bits": bits, "hits": hits}
     if arguments["replaced"]:
@@ -85,7 +82,7 @@ def train_and_judge(arguments: dict[str, Any], folder: Path, checkpoint: Path, r
 
 @torch.no_grad()
 @checks(values=False)
-def sample(model: nn.Module, prompt: Int[Tensor, "1 P"], seed: int) -> Int[Tensor, " P+192"]:
+def sample(model: nn.Module, prompt: Int[Tensor, "1 P"], seed: int) -> Int[Tensor, " N"]:
     """The prompt and ``WRITTEN`` bytes after it, drawn from the model's own distribution."""
     model.eval()
     generator = torch.Generator().manual_seed(seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,11 @@ class Memory:
     layers: Sequence[Mapping[str, Any]]
     origin: str
     published: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name, as it can stand in the name of a file."""
+        return re.sub(r"[^A-Za-z0-9.+_-]", "_", self.name)
 
 
 def memories(settings: CompareSettings) -> tuple[Memory, ...]:

@@ -7,16 +7,13 @@ gets the same results to the bit.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ttr._version import __version__
+from ttr.experiments.cells import versions
 from ttr.experiments.errors import UserError
-from ttr.experiments.protocol import Stage, from_dict, to_dict
+from ttr.experiments.protocol import FULL, Stage
 from ttr.experiments.settings import CompareSettings
 from ttr.experiments.storage import from_json, locked, make_folder, to_json, write
 from ttr.tasks.text import Text
@@ -61,12 +58,17 @@ class Plan:
             "settings": settings.to_dict(),
             "definitions": definitions,
             "text": {"bytes": len(text.content), "sha256": text.sha256, "files": list(text.names)},
-            "versions": {"ttr": __version__, "torch": torch.__version__, "python": platform.python_version()},
+            "versions": versions(),
         }
         if replayed is not None and (differ := _differences(replayed.about, about)):
             raise UserError(
                 f"{replayed.path} is the plan of another comparison ({', '.join(differ)} changed since). "
                 "Restore what changed, or begin a new comparison without --plan."
+            )
+        if replayed is not None and len(replayed.stages) <= FULL:
+            raise UserError(
+                f"{replayed.path} was stopped before it had planned all memories. Finish that comparison "
+                "first."
             )
         with locked(path, block=True):
             if not path.exists():
@@ -94,7 +96,7 @@ class Plan:
             about = {key: held[key] for key in KINDS}
             if any(not isinstance(held[key], kind) for key, kind in KINDS.items()):
                 raise TypeError
-            plan = Plan(path, about, [from_dict(stage) for stage in held["stages"]], held["complete"])
+            plan = Plan(path, about, [Stage.from_dict(stage) for stage in held["stages"]], held["complete"])
             plan.seconds = [stage["seconds"] for stage in held["stages"]]
             CompareSettings.from_dict(about["settings"], path.parent, 1)
         except FileNotFoundError:
@@ -132,7 +134,7 @@ class Plan:
                 self._write()
 
     def _write(self) -> None:
-        stages = [to_dict(stage) | {"seconds": seconds} for stage, seconds in zip(self.stages, self.seconds)]
+        stages = [stage.to_dict() | {"seconds": seconds} for stage, seconds in zip(self.stages, self.seconds)]
         write(self.path, to_json({**self.about, "stages": stages, "complete": self.complete}))
 
 

@@ -18,6 +18,9 @@ from ttr.experiments.settings import CompareSettings
 RATES, HALVED, SEEDS = 1 / 8, 1 / 4, 1.0
 """Steps of the first three stages, as shares of those of the third."""
 
+FULL = 2
+"""Which stage, from 0, trains all memories in full: those before it choose learning rates, the one after it
+adds seeds."""
 REFINEMENT = 0.3
 """The share of the time that is kept for further seeds."""
 MOST_SEEDS = 14
@@ -41,6 +44,15 @@ class Stage:
 
     title: str
     runs: tuple[Run, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"title": self.title, "runs": [vars(run) for run in self.runs]}
+
+    @staticmethod
+    def from_dict(held: Mapping[str, Any]) -> Stage:
+        """What ``to_dict`` wrote."""
+        return Stage(held["title"], tuple(Run(**run) for run in held["runs"]))
 
 
 @dataclass
@@ -104,9 +116,8 @@ def next_stage(
     """
     first, seeds = settings.seed, range(settings.seed, settings.seed + settings.seeds)
     if len(done) == 0:
-        tried = {name: settings.rates for name in names}
         steps = _steps(settings, clock, names, RATES)
-        runs = [Run(name, first, rate, steps) for name in names for rate in tried[name]]
+        runs = [Run(name, first, rate, steps) for name in names for rate in settings.rates]
         return Stage("every learning rate", tuple(runs))
     if len(done) == 1:
         steps = _steps(settings, clock, names, HALVED)
@@ -117,13 +128,13 @@ def next_stage(
         ]
         return Stage("the best learning rates", tuple(runs))
     best = {name: _ranked(done[1], name, tuning)[0] for name in names}
-    if len(done) == 2:
+    if len(done) == FULL:
         steps = _steps(settings, clock, names, SEEDS)
         runs = [Run(name, seed, best[name], steps, seed == first) for seed in seeds for name in names]
         return Stage("all memories", tuple(runs))
-    if len(done) > 3 or clock.limit is None or not (names := undecided()):
+    if len(done) > FULL + 1 or clock.limit is None or not (names := undecided()):
         return None
-    runs, steps = [], done[2].runs[0].steps
+    runs, steps = [], done[FULL].runs[0].steps
     for seed in range(seeds.stop, seeds.stop + MOST_SEEDS):
         more = [*runs, *(Run(name, seed, best[name], steps) for name in names)]
         if clock.spent + clock.of(more) > clock.limit:
@@ -168,13 +179,5 @@ def _rounded(rate: float) -> float:
 def at_the_edge(done: Sequence[Stage], name: str, rate: float) -> bool:
     """Whether a memory's learning rate is the least or the greatest that was tried, so that one beyond may be
     better."""
-    tried = sorted({run.rate for stage in done[:2] for run in stage.runs if run.memory == name})
+    tried = sorted({run.rate for stage in done[:FULL] for run in stage.runs if run.memory == name})
     return len(tried) > 1 and rate in (tried[0], tried[-1])
-
-
-def to_dict(stage: Stage) -> dict[str, Any]:
-    return {"title": stage.title, "runs": [vars(run) for run in stage.runs]}
-
-
-def from_dict(held: Mapping[str, Any]) -> Stage:
-    return Stage(held["title"], tuple(Run(**run) for run in held["runs"]))

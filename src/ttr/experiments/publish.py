@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-from collections.abc import Iterator, Mapping
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,21 +64,23 @@ COLUMNS = (
 
 
 def save_models(
-    settings: CompareSettings,
-    memories: Mapping[str, Memory],
-    widths: Mapping[str, int],
-    trained: Mapping[Run, Result],
+    settings: CompareSettings, widths: Mapping[str, int], kept: Sequence[tuple[Memory, Result]]
 ) -> None:
-    """The kept models, each in a folder that ``TTRForCausalLM.from_pretrained`` opens."""
-    for name, (tensors, _) in _kept(trained):
-        folder = settings.out / "models" / name.replace(" ", "-")
-        if (folder / "model.safetensors").exists():
+    """A model of every memory, each in a folder that ``TTRForCausalLM.from_pretrained`` opens, and that is
+    there whole or not at all."""
+    for memory, (tensors, _) in kept:
+        folder = settings.out / "models" / memory.label
+        if folder.exists():
             continue
-        model = build(memories[name], settings, widths[name], 0)
-        prefix = "model."
+        model, prefix = build(memory, settings, widths[memory.name], 0), "model."
         model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        part = folder.with_name(f".{memory.label}.{os.getpid()}.part")
         with _quiet():
-            model.save_pretrained(folder)
+            model.save_pretrained(part)
+        try:
+            part.rename(folder)
+        except OSError:  # another run of the same comparison was faster
+            shutil.rmtree(part)
 
 
 @contextlib.contextmanager
@@ -89,9 +93,3 @@ def _quiet() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _kept(trained: Mapping[Run, Result]) -> Iterator[tuple[str, Result]]:
-    for run, result in trained.items():
-        if "sample" in result[0]:
-            yield run.memory, result

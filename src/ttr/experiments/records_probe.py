@@ -4,7 +4,6 @@ predicts with certainty and nothing else can, and judged on records it has not s
 from __future__ import annotations
 
 import dataclasses
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ttr._version import __version__
-from ttr.experiments.cells import Cell, Compute, Report, Result, run
+from ttr.experiments.cells import Cell, Compute, Report, Result, run, versions
 from ttr.experiments.errors import UserError, for_the_user
 from ttr.experiments.evaluation import bits_and_hits, memory_bytes
 from ttr.experiments.memories import Memory, build, definitions, equal_widths, memories, parameters
@@ -27,7 +25,7 @@ from ttr.experiments.progress import Bar
 from ttr.experiments.records_picture import draw
 from ttr.experiments.settings import LAYERS, CompareSettings, Recipe
 from ttr.experiments.storage import make_folder, to_json, write
-from ttr.experiments.training import History, train
+from ttr.experiments.training import reporting, train
 from ttr.experiments.workers import workers
 from ttr.tasks.records import CHANCE_BITS, RecordSettings, RecordWindows, records
 
@@ -139,7 +137,7 @@ def probe(settings: ProbeSettings, console: Console) -> dict[str, Any]:
         "seeds": list(settings.all_seeds),
         "memories": figures,
         "definitions": definitions(found),
-        "versions": {"ttr": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": versions(),
     }
     write(settings.out / "results.json", to_json(results))
     write(settings.out / "records.png", draw(results))
@@ -206,18 +204,11 @@ def train_and_recall(arguments: dict[str, Any], folder: Path, checkpoint: Path, 
     settings = RecordsRecipe.of(arguments["recipe"])
     memory, seed, rate = Memory(**arguments["memory"]), arguments["seed"], arguments["rate"]
     model = build(memory, settings, arguments["mlp_width"], seed).to(settings.device)
-    seen = 0
-
-    def on_step(history: History) -> None:
-        nonlocal seen
-        done, recent = len(history.loss), history.loss[-10:]
-        words = f"seed {seed}, rate {rate:g}, step {done} of {settings.steps}"
-        report(memory.name, done - seen, words + (f", {fmean(recent):.2f} bits a byte" if recent else ""))
-        seen = done
-
+    on_step = reporting(report, memory.name, settings.steps, f"seed {seed}, rate {rate:g}")
     content, starts = training_records(settings, seed)
     history = train(model, content, starts, rate, settings, checkpoint, dict(arguments), on_step)
-    report(memory.name, settings.steps - seen, "measuring")  # steps that a diverged run leaves undone
+    undone = settings.steps - len(history.loss)  # by a run that diverged
+    report(memory.name, undone, "measuring")
     tensors, tuning = {}, []
     for pairs in settings.pairs_judged:
         judged, tuned = (_drawn(settings, pairs, seed) for seed in (JUDGED, TUNING))

@@ -194,7 +194,6 @@ def _interval(draws: Float[Tensor, " R"]) -> dict[str, float]:
 
 def _facts(own: Measured) -> dict[str, Any]:
     """Sizes, which are the same for all seeds, and how the training went."""
-    steps = min(len(facts["loss"]) for facts in own.facts)
     return {
         "seeds": len(own.bits),
         "learning_rate": own.rate,
@@ -202,7 +201,6 @@ def _facts(own: Measured) -> dict[str, Any]:
         "parameters": own.facts[0]["parameters"],
         "state_bytes": own.facts[0]["state_bytes"],
         "diverged_at": [facts["diverged_at"] for facts in own.facts],
-        "training_loss": torch.tensor([facts["loss"][:steps] for facts in own.facts]).mean(0).tolist(),
         "validation_curve": own.facts[0]["curve"],
     }
 

@@ -155,6 +155,11 @@ class CompareSettings(Recipe):
         return shlex.join(words + ["--as-published"] * self.as_published)
 
 
+def names_in(words: str) -> tuple[str, ...]:
+    """The names in "a, b"."""
+    return tuple(name.strip() for name in words.split(",") if name.strip())
+
+
 def seconds(words: str) -> float:
     """The seconds of "90s", "6m", "1.5h"; without a unit they are seconds.
 

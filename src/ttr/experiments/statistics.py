@@ -60,10 +60,9 @@ class Bootstrap:
         """
         if not spread.freedom:
             return draws
-        shape = (spread.freedom, len(self.windows))
-        squares = torch.randn(shape, generator=_generator(1), dtype=torch.float64).square().sum(0)
-        normal = torch.randn(shape[1], generator=_generator(2 + which), dtype=torch.float64)
-        student = normal * (spread.freedom / squares).sqrt()
+        count = len(self.windows)
+        squares = _normal(spread.freedom, count, seed=1).square().mean(0)
+        student = _normal(1, count, seed=2 + which)[0] / squares.sqrt()
         student[0] = 0.0
         return draws + (spread.variance / seeds) ** 0.5 * student
 
@@ -86,8 +85,12 @@ class Bootstrap:
         }
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def _normal(rows: int, count: int, seed: int) -> Float[Tensor, "rows count"]:
+    """Standard normal numbers, each row one from each of ``count`` strata of equal probability in an order of
+    its own: independent draws would leave the ends of a 95 % interval wrong by a tenth."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.stack([torch.randperm(count, generator=generator) for _ in range(rows)])
+    return torch.special.ndtri((order.double() + 0.5) / count)
 
 
 @dataclass(frozen=True)
@@ -135,21 +138,18 @@ def power(spread: Spread, over_windows: float, memories: int, seeds: int, practi
     trials, draws, f = 400, 1000, spread.freedom
     of_seeds, of_windows = (spread.variance / seeds) ** 0.5, over_windows / 2**0.5
 
-    def normal(*shape: int, seed: int) -> Tensor:
-        return torch.randn(shape, generator=_generator(seed), dtype=torch.float64)
-
     def chi(count: int, seed: int) -> Tensor:
-        return (normal(f, count, seed=seed).square().mean(0)).sqrt()
+        return _normal(f, count, seed).square().mean(0).sqrt()
 
     # what a comparison resamples, and what its estimates are, over the deviation of seeds that it finds
-    student = of_seeds * normal(memories, draws, seed=3) / chi(draws, 4)
-    windows = of_windows * normal(memories, draws, seed=5)
+    student = of_seeds * _normal(memories, draws, seed=3) / chi(draws, 4)
+    windows = of_windows * _normal(memories, draws, seed=5)
     found, margins = chi(trials, 6), []
     for deviation in found.tolist():
         noise = deviation * student + windows
         margins.append((noise[0] - noise.amin(0)).quantile(0.975))
     margin = torch.stack(margins).clamp(min=practical)
-    estimates = of_seeds * normal(memories, trials, seed=7) + of_windows * normal(memories, trials, seed=8)
+    estimates = of_seeds * _normal(memories, trials, seed=7) + of_windows * _normal(memories, trials, seed=8)
     behind = estimates - estimates.amin(0) > margin
 
     def is_found(difference: float) -> float:

@@ -11,17 +11,33 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from ttr.experiments.cells import Report
 from ttr.experiments.errors import UserError
 from ttr.experiments.settings import Recipe
 from ttr.experiments.storage import load_tensors, save_tensors
 from ttr.tasks.text import windows
 from ttr.values import checks
+
+
+def reporting(report: Report, label: str, steps: int, words: str) -> Callable[[History], None]:
+    """What ``train`` calls after every step, to report it with the loss of the last ten."""
+    seen = 0
+
+    def on_step(history: History) -> None:
+        nonlocal seen
+        done, recent = len(history.loss), history.loss[-10:]
+        loss = f", {fmean(recent):.2f} bits a byte" if recent else ""
+        report(label, done - seen, f"{words}, step {done} of {steps}{loss}")
+        seen = done
+
+    return on_step
 
 
 @dataclass

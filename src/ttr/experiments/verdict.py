@@ -98,7 +98,7 @@ def _recall(results: Mapping[str, Any], rows: Rows) -> list[str]:
     """Who recalls from the first half of the window, and who does so best; nobody is the best where none
     recalls."""
     able = {name: row["recall_gain"]["value"] for name, row in rows.items() if recalls(row)}
-    cache = next(each for each in results["references"] if each["name"].endswith("cache"))
+    cache = results["references"][2]
     possible = f"; {cache['name']} gains {cache['recall_gain']['value']:.2f}"
     if not able:
         return [

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ttr.experiments.bench.settings import BenchSettings
 from ttr.experiments.errors import UserError
+from ttr.experiments.settings import names_in
 
 DEFAULTS = BenchSettings()
 
@@ -54,7 +55,7 @@ def bench_command(
 
     settings = BenchSettings(
         cases=tuple(cases or ()),
-        engines=_names(engines),
+        engines=names_in(engines),
         lengths=_numbers(lengths),
         rounds=rounds,
         limit=limit,
@@ -71,12 +72,8 @@ def bench_command(
     raise typer.Exit(1 if wrong(bench(settings, console)) else 0)
 
 
-def _names(listed: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in listed.split(",") if name.strip())
-
-
-def _numbers(listed: str) -> tuple[int, ...]:
+def _numbers(words: str) -> tuple[int, ...]:
     try:
-        return tuple(map(int, _names(listed)))
+        return tuple(map(int, names_in(words)))
     except ValueError:
-        raise UserError(f"--lengths takes numbers separated by commas, not {listed!r}.") from None
+        raise UserError(f"--lengths takes numbers separated by commas, not {words!r}.") from None
