@@ -239,6 +239,8 @@ class Comparison:
         for group in self.groups:
             measured = [self.measured(memory.name) for memory in group]
             table = summarise(measured, plain, counted, self.slices, s.resamples)
+            for row in (table["power"] or {}).get("more_seeds", ()):
+                row["seconds"] = self._seconds_with(row["seeds"])
             for row in table["memories"]:
                 row |= fast[row["name"]]
             budgets = Budgets(measured, {n: each[1] for n, each in self.counted.items()}, steps, s.resamples)
@@ -264,6 +266,13 @@ class Comparison:
         best = self.measured(results["best"]["all"])
         results |= self._examples(best, counted[1]) | about | {"machine": machine.facts()}
         return {"conclusion": conclusion(results)} | results
+
+    def _seconds_with(self, seeds: int) -> float | None:
+        """How long all stages take with so many seeds of every memory, if it is known how long they took."""
+        took = self.plan.seconds[: FULL + 1]
+        if None in took:
+            return None
+        return sum(took[:FULL]) + took[FULL] * seeds / self.settings.seeds
 
     def _speeds(self) -> dict[str, Any]:
         """The speeds, measured once per folder."""

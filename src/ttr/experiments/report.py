@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ttr.experiments.picture import readable
 from ttr.experiments.results import MEASURES, PRACTICAL, relation
+from ttr.experiments.verdict import in_all
 
 SHOWN = ("all", "recall")
 """The measures of the table in the terminal, which is to fit 80 columns."""
@@ -275,11 +276,13 @@ def _power(results: Mapping[str, Any]) -> list[str]:
     found = results["power"]
     if found is None:
         return ["With one seed the intervals speak of the windows alone."]
+    more = (f"{row['detectable']:.2f} with {row['seeds']}{in_all(row)}" for row in found["more_seeds"])
     return [
         f"What this comparison can find: seeds differ by {found['seed_deviation']:.3f} bits, differences "
         f"between memories by {found['window_deviation']:.3f} over windows (standard deviations). With "
         f"{found['seeds']} seeds equal memories are told apart in {found['false_alarms']:.1%} of cases, and "
-        f"a difference of {found['detectable']:.2f} bits is found in four of five."
+        f"a difference of {found['detectable']:.2f} bits is found in four of five. More seeds of every "
+        f"memory would find, at as many steps: {'; '.join(more)}."
     ]
 
 
