@@ -21,8 +21,8 @@ from rich.console import Console
 
 import ttr
 from ttr.cli import app
+from ttr.experiments import command, language_model, protocol, records_probe, speed, training
 from ttr.experiments import compare as comparing
-from ttr.experiments import language_model, protocol, records_probe, speed, training
 from ttr.experiments.common_layer import common_layer
 from ttr.experiments.compare import compare
 from ttr.experiments.errors import UserError
@@ -862,6 +862,23 @@ def test_the_command_line_is_that_of_its_settings(settings, monkeypatch):
     monkeypatch.setattr(comparing, "compare", lambda *found: given.append(found[0]))
     app(shlex.split(settings.command())[1:], standalone_mode=False)
     assert [dataclasses.replace(found, jobs=1) for found in given] == [settings]
+
+
+@pytest.mark.parametrize(
+    "options, cores, expected",
+    [
+        ([], 2, (64, 2, 256, 8)),
+        ([], 64, (128, 2, 512, 8)),
+        (["--width", "32"], 64, (32, 2, 512, 8)),
+        (["--device", "cuda", "--depth", "6"], 2, (256, 6, 1024, 16)),
+    ],
+)
+def test_models_are_larger_where_there_is_room(options, cores, expected, monkeypatch):
+    given = []
+    monkeypatch.setattr(comparing, "compare", lambda *found: given.append(found[0]))
+    monkeypatch.setattr(command, "CORES", cores)
+    app(["compare", *options], standalone_mode=False)
+    assert [(s.width, s.depth, s.context, s.batch) for s in given] == [expected]
 
 
 def test_time_and_steps_exclude_each_other(monkeypatch):

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from ttr.experiments.errors import UserError
-from ttr.experiments.settings import CompareSettings, names_in, seconds
+from ttr.experiments.settings import CompareSettings, names_in, seconds, sizes
 
 DEFAULTS = CompareSettings()
 LAYERS = ",".join(DEFAULTS.layers)
@@ -37,10 +37,10 @@ Steps = Annotated[int | None, typer.Option(help="Training steps of the final sta
 Rate = Annotated[
     float | None, typer.Option(help="One learning rate for all, instead of the best of several for each.")
 ]
-Width = Annotated[int, typer.Option(help="Width of the models.")]
-Depth = Annotated[int, typer.Option(help="Layers of the models.")]
-Context = Annotated[int, typer.Option(help="Bytes per window.")]
-Batch = Annotated[int, typer.Option(help="Windows per step.")]
+Width = Annotated[int | None, typer.Option(help="Width of the models; 64, more on a GPU or many cores.")]
+Depth = Annotated[int | None, typer.Option(help="Layers of the models; 2, more on a GPU.")]
+Context = Annotated[int | None, typer.Option(help="Bytes per window; 256, more on a GPU or many cores.")]
+Batch = Annotated[int | None, typer.Option(help="Windows per step; 8, more on a GPU.")]
 Device = Annotated[str, typer.Option(help="Where models are trained, as torch names it.")]
 Seed = Annotated[int, typer.Option(help="First seed of data order and initial weights.")]
 Seeds = Annotated[int, typer.Option(help="Seeds of every memory; more than one gives intervals over seeds.")]
@@ -73,10 +73,10 @@ def compare_command(
     time: Time = None,
     steps: Steps = None,
     lr: Rate = None,
-    width: Width = DEFAULTS.width,
-    depth: Depth = DEFAULTS.depth,
-    context: Context = DEFAULTS.context,
-    batch: Batch = DEFAULTS.batch,
+    width: Width = None,
+    depth: Depth = None,
+    context: Context = None,
+    batch: Batch = None,
     device: Device = DEFAULTS.device,
     seed: Seed = DEFAULTS.seed,
     seeds: Seeds = DEFAULTS.seeds,
@@ -97,6 +97,8 @@ def compare_command(
         return
     if time is not None and steps is not None:
         raise UserError("--time and --steps both say how long to train. Give one of them.")
+    given = {"width": width, "depth": depth, "context": context, "batch": batch}
+    given = {name: value for name, value in given.items() if value is not None}
     settings = CompareSettings(
         files=tuple(files or ()),
         layers=names_in(layers),
@@ -107,14 +109,11 @@ def compare_command(
         time=DEFAULTS.time if time is None else seconds(time),
         steps=steps,
         lr=lr,
-        width=width,
-        depth=depth,
-        context=context,
-        batch=batch,
         device=device,
         seed=seed,
         seeds=seeds,
         as_published=as_published,
+        **(sizes(device, CORES) | given),
     )
     compare(settings, console)
 

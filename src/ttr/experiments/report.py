@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ttr.experiments.picture import readable
 from ttr.experiments.results import MEASURES, PRACTICAL, relation
+from ttr.experiments.settings import Recipe
 from ttr.experiments.verdict import in_all
 
 SHOWN = ("all", "recall")
@@ -33,7 +34,7 @@ def show(results: Mapping[str, Any], console: Console) -> None:
         f"Bits per byte, lower is better, with 95 % intervals. {BEST} best, {EQUAL} equal to it or not told "
         "apart (differences are paired, which is sharper than comparing two intervals). Recall gain: what "
         "the first half of the window saves on bytes that can be looked up there. Speeds in bytes per "
-        "second of CPU time, one thread"
+        f"second{_of_one_thread(results)}"
         + ("; ? where something else used the processor.\n" if disturbed else ".\n"),
         highlight=False,
         markup=False,
@@ -226,8 +227,8 @@ def _method(results: Mapping[str, Any]) -> str:
         "what makes its keys are kept."
         + ("" if s["as_published"] else " --as-published compares the published layers too."),
         f"Every memory is part of the same byte-level decoder: {s['depth']} layers, width {s['width']}, "
-        f"heads of {s['head_size']}. The MLP's width compensates for the parameters of the memory: "
-        f"{min(sizes):,} to {max(sizes):,} in all.",
+        f"heads of {s['head_size']}{_larger(s)}. The MLP's width compensates for the parameters of the "
+        f"memory: {min(sizes):,} to {max(sizes):,} in all.",
         _stages(results),
         f"Training: {budget['steps']} steps of {s['batch']} windows of {s['context']} bytes, the same "
         "windows in the same order for all memories of a seed, AdamW with warm-up and cosine.",
@@ -251,10 +252,22 @@ def _method(results: Mapping[str, Any]) -> str:
         "Recall gain: the bits per byte that are lost on the "
         f"{recall['distant_bytes']:,} bytes that can be looked up in the first half of the window alone, "
         "when it is replaced by that of another window.",
-        "Speeds are medians of CPU time in one thread on this machine, all memories in turn: training with "
-        "the batch above, decoding one sequence byte by byte.",
+        f"Speeds are medians of bytes per second{_of_one_thread(results)} on this machine, all memories in "
+        "turn: training with the batch above, decoding one sequence byte by byte.",
     )
     return "".join(f"<li>{escape(item)}</li>" for item in items)
+
+
+def _of_one_thread(results: Mapping[str, Any]) -> str:
+    return " of CPU time, one thread" if results["settings"]["device"] == "cpu" else ""
+
+
+def _larger(settings: Mapping[str, Any]) -> str:
+    """That the models are larger than on a few cores, if they are."""
+    few = Recipe()
+    if settings["width"] <= few.width and settings["depth"] <= few.depth:
+        return ""
+    return f" (on a few cores {few.depth} layers and width {few.width} if nothing else is asked for)"
 
 
 def _stages(results: Mapping[str, Any]) -> str:

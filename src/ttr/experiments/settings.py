@@ -134,25 +134,25 @@ class CompareSettings(Recipe):
         words = ["ttr", "compare", *map(str, self.files)]
         if self.layers != default.layers:
             words += ["--layers", ",".join(self.layers)]
-        names = (
-            "memory",
-            "out",
-            "steps",
-            "lr",
-            "width",
-            "depth",
-            "context",
-            "batch",
-            "device",
-            "seed",
-            "seeds",
-        )
-        for name in names:
+        for name in ("memory", "out", "steps", "lr", "device", "seed", "seeds"):
             if getattr(self, name) != getattr(default, name):
                 words += [f"--{name}", str(getattr(self, name))]
+        for name in ("width", "depth", "context", "batch"):  # their defaults depend on the machine
+            words += [f"--{name}", str(getattr(self, name))]
         if self.time != default.time and self.steps is None:
             words += ["--time", f"{self.time:g}s"]
         return shlex.join(words + ["--as-published"] * self.as_published)
+
+
+def sizes(device: str, cores: int) -> dict[str, int]:
+    """The fields of ``Recipe`` that make its models larger where there is room: on many cores eight times the
+    work of a step, on a GPU as much as keeps it busy."""
+    if device != "cpu":
+        return {"width": 256, "depth": 4, "context": 1024, "batch": 16}
+    return {"width": 128, "context": 512} if cores >= MANY_CORES else {}
+
+
+MANY_CORES = 16
 
 
 def names_in(words: str) -> tuple[str, ...]:
