@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from ttr.experiments.errors import UserError
-from ttr.experiments.settings import CompareSettings, names_in, seconds, sizes
+from ttr.experiments.settings import CompareSettings, names_in, numbers_in, seconds, sizes
 
 DEFAULTS = CompareSettings()
 LAYERS = ",".join(DEFAULTS.layers)
@@ -64,6 +64,13 @@ RayAddress = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder of the results; the same arguments resume there.")]
+HeadSizes = Annotated[
+    str,
+    typer.Option(
+        help="Sizes of a head besides 32, for example 8,16,64, which make states larger or smaller: the gain "
+        "against state size."
+    ),
+]
 
 
 def compare_command(
@@ -120,6 +127,7 @@ def compare_command(
 
 def recall_command(
     layers: Layers = LAYERS,
+    head_sizes: HeadSizes = "",
     memory: MemoryFile = None,
     seeds: Seeds = 3,
     jobs: Jobs = CORES,
@@ -129,5 +137,13 @@ def recall_command(
     """Which memories recall? Trains each on planted records, whose repeated values an exact memory knows."""
     from ttr.experiments.records_probe import ProbeSettings, probe
 
-    names = names_in(layers)
-    probe(ProbeSettings(layers=names, memory=memory, seeds=seeds, jobs=jobs, ray=ray, out=out), Console())
+    settings = ProbeSettings(
+        layers=names_in(layers),
+        further_head_sizes=numbers_in(head_sizes, "--head-sizes"),
+        memory=memory,
+        seeds=seeds,
+        jobs=jobs,
+        ray=ray,
+        out=out,
+    )
+    probe(settings, Console())

@@ -160,6 +160,18 @@ def names_in(words: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in words.split(",") if name.strip())
 
 
+def numbers_in(words: str, option: str) -> tuple[int, ...]:
+    """The numbers in "8, 16".
+
+    Raises:
+        UserError: naming the option, if something else is there.
+    """
+    try:
+        return tuple(map(int, names_in(words)))
+    except ValueError:
+        raise UserError(f"{option} takes numbers separated by commas, not {words!r}.") from None
+
+
 def seconds(words: str) -> float:
     """The seconds of "90s", "6m", "1.5h"; without a unit they are seconds.
 
