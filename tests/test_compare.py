@@ -21,7 +21,7 @@ from rich.console import Console
 
 import ttr
 from ttr.cli import app
-from ttr.experiments import command, language_model, protocol, records_probe, speed, training
+from ttr.experiments import command, language_model, protocol, records_probe, speed, tracking, training
 from ttr.experiments import compare as comparing
 from ttr.experiments.common_layer import common_layer
 from ttr.experiments.compare import compare
@@ -94,6 +94,20 @@ def without_times(results):
 
 
 # --------------------------------------------------------------------------------------------- the comparison
+def test_all_runs_are_tracked_and_change_nothing(text, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setitem(tracking.LIBRARIES, "tensorboard", lambda *run: given.append(run))
+    monkeypatch.setattr(comparing, "check_installed", lambda library: None)
+    plain, _ = run(tiny(text, tmp_path))
+    tracked = tiny(text, tmp_path, track="tensorboard")
+    results, _ = run(tracked)  # in the same folder: settings and cells are the same
+    assert without_times(results) == without_times(plain)
+    found = {(config["memory"], config["steps"]) for _, _, config, _ in given}
+    assert found == {(name, steps) for name in (*TINY["layers"], PLAIN) for steps in (1, 2, 6)}
+    labels = {label for _, label, _, _ in given}
+    assert len(labels) == len(given) == 9 and all(cells(tracked, label) for label in labels)
+
+
 def test_models_are_equal_within_one_percent():
     settings = CompareSettings()
     found = memories(settings)
@@ -283,7 +297,7 @@ def test_a_timed_comparison_is_repeated_to_the_bit_by_its_plan(timed, text, tmp_
     steps = results["budget"]["steps"]
     assert plan.complete and [len(stage.runs) for stage in plan.stages[:3]] == [9, 6, 6]
     assert steps == plan.stages[2].runs[0].steps > 6 and "After " in printed
-    replayed = CompareSettings.from_dict(plan.about["settings"], tmp_path / "again", 2)
+    replayed = CompareSettings.from_dict(plan.about["settings"], out=tmp_path / "again", jobs=2)
     again = compare(replayed, Console(file=io.StringIO()), plan)
     assert Plan.read(replayed.out / "plan.json").stages == plan.stages
     first, second = ({path.name: path.read_bytes() for path in cells(s, "")} for s in (settings, replayed))
@@ -327,7 +341,7 @@ def test_a_plan_that_was_stopped_early_is_not_repeated(text, tmp_path):
     run(settings)
     plan = Plan.read(settings.out / "plan.json")
     del plan.stages[protocol.FULL :]
-    again = CompareSettings.from_dict(plan.about["settings"], tmp_path / "again", 1)
+    again = CompareSettings.from_dict(plan.about["settings"], out=tmp_path / "again")
     with pytest.raises(UserError, match="stopped before.*Finish that comparison first"):
         compare(again, Console(file=io.StringIO()), plan)
 
@@ -338,7 +352,7 @@ def test_a_plan_of_another_text_is_not_repeated(text, tmp_path):
     plan = Plan.read(settings.out / "plan.json")
     with text.open("a") as file:
         file.write("more")
-    again = CompareSettings.from_dict(plan.about["settings"], tmp_path / "again", 1)
+    again = CompareSettings.from_dict(plan.about["settings"], out=tmp_path / "again")
     with pytest.raises(UserError, match="plan of another comparison .*sha256 changed"):
         compare(again, Console(file=io.StringIO()), plan)
     with pytest.raises(UserError, match="no plan"):

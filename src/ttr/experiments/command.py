@@ -51,7 +51,8 @@ AsPublished = Annotated[
 PlanFile = Annotated[
     Path | None,
     typer.Option(
-        help="The plan.json of a comparison, to be repeated to the bit; only --out, --jobs and --ray count."
+        help="The plan.json of a comparison, to be repeated to the bit; only --out, --jobs, --ray and "
+        "--track count."
     ),
 ]
 Jobs = Annotated[
@@ -61,6 +62,12 @@ RayAddress = Annotated[
     str | None,
     typer.Option(
         help="Compute on a Ray cluster instead: auto, local, HOST:PORT or ray://HOST:PORT; same results."
+    ),
+]
+Track = Annotated[
+    str | None,
+    typer.Option(
+        help="Give the curves of all runs to tensorboard (in --out) or trackio, if it is installed."
     ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder of the results; the same arguments resume there.")]
@@ -91,6 +98,7 @@ def compare_command(
     plan: PlanFile = None,
     jobs: Jobs = CORES,
     ray: RayAddress = None,
+    track: Track = None,
     out: Out = DEFAULTS.out,
 ) -> None:
     """Which memory suits your text? Trains small models of every memory, all else equal, and reports."""
@@ -100,7 +108,8 @@ def compare_command(
     console = Console()
     if plan is not None:
         replayed = Plan.read(plan)
-        compare(CompareSettings.from_dict(replayed.about["settings"], out, jobs, ray), console, replayed)
+        others = {"out": out, "jobs": jobs, "ray": ray, "track": track}
+        compare(CompareSettings.from_dict(replayed.about["settings"], **others), console, replayed)
         return
     if time is not None and steps is not None:
         raise UserError("--time and --steps both say how long to train. Give one of them.")
@@ -113,6 +122,7 @@ def compare_command(
         out=out,
         jobs=jobs,
         ray=ray,
+        track=track,
         time=DEFAULTS.time if time is None else seconds(time),
         steps=steps,
         lr=lr,

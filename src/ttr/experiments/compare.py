@@ -27,6 +27,7 @@ from ttr.experiments.results import Measured, Slices, summarise, undecided
 from ttr.experiments.settings import CompareSettings
 from ttr.experiments.speed import seconds_per_step, speeds
 from ttr.experiments.storage import load_tensors, save_tensors, write
+from ttr.experiments.tracking import check_installed, track
 from ttr.experiments.verdict import conclusion
 from ttr.experiments.workers import workers
 from ttr.tasks.text import cautions, distant_slice, read_text, recall_slice, standard_library
@@ -78,6 +79,8 @@ class Comparison:
     def __init__(self, settings: CompareSettings, replayed: Plan | None) -> None:
         self.began = monotonic()
         self.settings = settings
+        if settings.track is not None:
+            check_installed(settings.track)
         with for_the_user():
             self.memories = memories(settings)
             self.text = read_text(settings.files or standard_library())
@@ -121,9 +124,18 @@ class Comparison:
             if fresh:
                 clock.took(stage, took)
             self.plan.took(number, took)
+            self._track(stage, number)
             number += 1
             if number <= FULL:
                 bar.say(self._first_look(stage))
+
+    def _track(self, stage: Stage, number: int) -> None:
+        if self.settings.track is None:
+            return
+        cells = [self._training(run, number >= FULL) for run in stage.runs]
+        facts = [self.trained[run][1] for run in stage.runs]
+        runs = {cell.label: (vars(run), each) for cell, run, each in zip(cells, stage.runs, facts)}
+        track(self.settings.track, self.settings.out, runs)
 
     def clock(self, bar: Bar) -> Clock:
         """What the time allows. Nothing is timed where the clock decides nothing."""

@@ -21,6 +21,10 @@ LAYERS = (
 )
 
 
+WITHOUT_INFLUENCE = ("out", "jobs", "ray", "track")
+"""The settings of a comparison that its results do not depend on."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a model is built, trained and judged; ``width`` is the model's, ``context`` and ``ngram`` count
@@ -54,7 +58,8 @@ class CompareSettings(Recipe):
     of the final stage is trained for so many, and equal settings give equal results. ``lr`` is the one
     learning rate of all, instead of ``learning_rates`` of which each memory gets its best. ``seeds`` is the
     least number for every memory. ``jobs`` processes of one thread each do the work, or the Ray cluster at
-    the address ``ray``, without influence on the results. ``rounds`` of all memories measure the speeds.
+    the address ``ray``, without influence on the results. ``track`` names the library that gets the curves of
+    the runs. ``rounds`` of all memories measure the speeds.
     """
 
     files: tuple[Path, ...] = ()
@@ -63,6 +68,7 @@ class CompareSettings(Recipe):
     out: Path = Path("runs/compare")
     jobs: int = 1
     ray: str | None = None
+    track: str | None = None
     time: float = 360.0
     steps: int | None = None
     lr: float | None = None
@@ -112,13 +118,14 @@ class CompareSettings(Recipe):
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(Recipe)}
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, without what has no influence on the results: their folder, and who does the work."""
+        """JSON-ready, without what has no influence on the results: their folder, who does the work, and who
+        else gets the curves."""
         fields = dataclasses.asdict(self).items()
-        return {name: _plain(value) for name, value in fields if name not in ("out", "jobs", "ray")}
+        return {name: _plain(value) for name, value in fields if name not in WITHOUT_INFLUENCE}
 
     @staticmethod
-    def from_dict(held: Mapping[str, Any], out: Path, jobs: int, ray: str | None = None) -> CompareSettings:
-        """The settings that ``to_dict`` wrote.
+    def from_dict(held: Mapping[str, Any], **others: Any) -> CompareSettings:
+        """The settings that ``to_dict`` wrote, with ``others`` for those it left out.
 
         Raises:
             ValueError, TypeError: if they are not such.
@@ -126,7 +133,7 @@ class CompareSettings(Recipe):
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in held.items()}
         values["files"] = tuple(map(Path, values["files"]))
         values["memory"] = Path(values["memory"]) if values["memory"] else None
-        return CompareSettings(**values, out=out, jobs=jobs, ray=ray)
+        return CompareSettings(**values, **others)
 
     def command(self) -> str:
         """The command line with these settings."""
