@@ -339,6 +339,21 @@ def test_power_is_what_a_comparison_of_two_normal_means_has():
     assert certain.false_alarms == 0.0 and abs(certain.detectable / PRACTICAL - 1) < 0.1
 
 
+def test_seeds_of_the_reference_do_not_widen_the_intervals_of_the_memories():
+    spent = 2 + torch.rand(1, 60, 10, generator=torch.Generator().manual_seed(0))
+    runs = [measured("a", spent + torch.tensor([-0.01, 0.01])[:, None, None])]
+    mask, widths = torch.ones(60, 10, dtype=torch.bool), []
+    counted = [Reference(name, spent[0], spent[0]) for name in (UNIGRAM, "5-gram", "5-gram + cache")]
+    for move in (0.01, 1.0):
+        plain = measured(PLAIN, spent + torch.tensor([-move, move])[:, None, None])
+        results = summarise(runs, plain, counted, Slices(mask, mask), 200)
+        own = results["memories"][0]["bits_per_byte"]["all"]
+        reference = results["references"][-1]["bits_per_byte"]["all"]
+        widths.append((own["high"] - own["low"], reference["high"] - reference["low"]))
+    (own, reference), (same, wider) = widths
+    assert own == same and wider > 10 * reference
+
+
 @pytest.mark.parametrize("seconds", [None, 600.0])
 def test_what_more_seeds_find_is_said_where_the_order_is_open(seconds):
     """Seeds differ by 0.04: two of them leave 0.1 bits open, and the least number in the list that finds 0.05

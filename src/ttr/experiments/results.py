@@ -94,6 +94,7 @@ def summarise(
 
     def resampled(field: Callable[[Any], Tensor], mask: Tensor) -> dict[str, Tensor]:
         varying = bootstrap.with_seeds({m.name: field(m) for m in trained}, mask)
+        varying |= bootstrap.with_seeds({m.name: field(m) for m in measured}, mask)  # by their own spread
         return varying | {r.name: bootstrap.bits_per_byte(field(r)[None], mask) for r in counted}
 
     draws = {measure: resampled(lambda each: each.bits, mask) for measure, mask in masks.items()}
