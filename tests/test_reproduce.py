@@ -18,6 +18,7 @@ from ttr.experiments.reproduce.learners import least_squares, linear_attention, 
 from ttr.experiments.reproduce.run import ReproduceSettings, reproduce
 from ttr.experiments.reproduce.streams import TUNING_SEED, Learner, Option, errors
 from ttr.laws.tolerances import FLOAT32, FLOAT64, HALF, error
+from ttr.tasks.associative_recall import UNLABELLED, RecallSettings, associative_recall
 from ttr.tasks.regression import STREAMS, arc, linear_map, smooth_map, switching
 
 SETTINGS = {
@@ -92,6 +93,66 @@ def test_an_arc_has_ends():
     assert truth[..., 0].abs().max() <= 1.0 and keys[..., 0].min() > math.cos(1.0) - FLOAT32
 
 
+# ---------------------------------------------------------------------------------------- associative recall
+@pytest.mark.parametrize("fillers", ["disjoint", "any", "blank"])
+def test_every_query_is_a_key_of_the_sequence_and_its_label_the_value(fillers):
+    settings = RecallSettings(vocabulary=40, length=48, pairs=6, fillers=fillers)
+    tokens, labels = associative_recall(settings, 50, seed=0)
+    unambiguous = 0
+    for row, answers in zip(tokens.tolist(), labels.tolist(), strict=True):
+        pairs = dict(zip(row[0:12:2], row[1:12:2]))
+        assert len(pairs) == len(set(pairs.values())) == 6
+        assert all(0 < key < 20 <= value < 40 for key, value in pairs.items())
+        asked = {i: label for i, label in enumerate(answers) if label != UNLABELLED}
+        assert len(asked) == 6 and sorted(row[i] for i in asked) == sorted(pairs)
+        assert all(i >= 12 and i % 2 == 0 and pairs[row[i]] == label for i, label in asked.items())
+        others = [token for i, token in enumerate(row) if i >= 12 and i not in asked]
+        unambiguous += not set(others) & set(pairs)
+        assert set(others) == {0} if fillers == "blank" else 0 not in others
+    assert unambiguous == 50 or fillers == "any" and unambiguous < 25
+
+
+def test_queries_come_early_a_little_more_often():
+    settings = RecallSettings(vocabulary=64, length=64, pairs=4, power=0.01)
+    _, labels = associative_recall(settings, 2000, seed=0)
+    often = (labels != UNLABELLED).sum(0)[8::2] / 2000
+    assert often.sum() == pytest.approx(4.0)
+    assert 0.6 < often[0] < 0.9 and often[0] > 2 * often[4] > 4 * often[-4:].mean() > 0.0
+
+
+def test_sequences_follow_from_their_seed():
+    settings = RecallSettings()
+    one, same, other = (associative_recall(settings, 4, seed) for seed in (1, 1, 2))
+    assert torch.equal(one.tokens, same.tokens) and torch.equal(one.labels, same.labels)
+    assert not torch.equal(one.tokens, other.tokens)
+
+
+@pytest.mark.parametrize(
+    "wrong, sentence",
+    [
+        ({"length": 63}, "even length"),
+        ({"pairs": 17}, "at least 68"),
+        ({"vocabulary": 18}, "has 8 keys, too few for 8"),
+        ({"fillers": "zeros"}, "not 'zeros'"),
+    ],
+)
+def test_sequences_that_cannot_be_are_refused(wrong, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        RecallSettings(**wrong)
+
+
+def test_a_memory_that_sums_up_recalls_what_its_channels_hold():
+    """With orthonormal tokens a sum over the pairs is exact, up to as many tokens as channels."""
+    tokens, labels = associative_recall(RecallSettings(32, 32, 6, fillers="blank"), 20, seed=0)
+    embedding = torch.eye(32, dtype=torch.float64)
+    embedding[0] = 0.0
+    x = embedding[tokens]
+    before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
+    read = linear_attention().answer(x, before, x)
+    asked = labels != UNLABELLED
+    assert torch.equal(16 + read[asked][:, 16:].argmax(-1), labels[asked])
+
+
 # -------------------------------------------------------------------------------------------------- learners
 def test_a_read_out_knows_the_pairs_before_it_alone():
     stream = linear_map(2, 30, 4, seed=0)
@@ -144,14 +205,10 @@ def test_a_band_asks_something_of_every_seed():
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_band_speaks_of_a_figure_and_asks_something(name):
     experiment = EXPERIMENTS[name]
-    figures = {
-        f"{panel.title}, {learner.name}, {window}"
-        for panel in experiment.panels
-        for learner in panel.learners
-        for window in experiment.windows
-    }
+    blank = {"errors": torch.zeros(1, 1023)}, {"accuracy": [0.0]}
+    figures = experiment.figures(experiment.measure("smoke", lambda cells: [blank] * len(cells)))
     for band in experiment.bands:
-        assert {band.figure, band.over or band.figure} <= figures
+        assert {band.figure, band.over or band.figure} <= set(figures)
         assert band.low > -math.inf or band.high < math.inf
     assert set(experiment.sizes) == set(SCALES)
     judged = {experiment.sizes[scale]["first seed"] for scale in ("laptop", "gpu")}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ttr.experiments.reproduce.capacity import CapacityExperiment
 from ttr.experiments.reproduce.experiment import Band, Experiment
 from ttr.experiments.reproduce.learners import (
     delta_rule,
@@ -374,6 +375,41 @@ HIGHER_ORDER = StreamExperiment(
     },
 )
 
+CAPACITY = CapacityExperiment(
+    name="capacity",
+    title="Recall without training",
+    claim="One layer whose keys are the tokens before its values recalls associations without any training. "
+    "Linear attention falls behind once there are more pairs than key channels, exact least squares later, "
+    "softmax attention not at all.",
+    source=f"{PAPER}, section 6 (as shown in the first author's talk, 19 February 2025)",
+    formula=r"k_t = e(x_{t-1}),\qquad v_t = e(x_t),\qquad q_t = e(x_t)",
+    protocol=SUBSTITUTE
+    + "Multi-query associative recall in the layout of Zoology with blanks as fillers, 512 "
+    "tokens; tokens are random unit vectors of 64 channels, and the answer is the nearest value.",
+    reading="The delta rule with a step size of 1 is poor here, since values act as keys too and overwrite "
+    "what was stored; a learned step size mends that.",
+    learners=[
+        Learner("linear attention", [linear_attention()]),
+        Learner("delta rule", [delta_rule(1.0)]),
+        Learner("least squares", [least_squares(0.01)]),
+        Learner("softmax attention", [softmax(32.0)]),
+    ],
+    size=64,
+    length=512,
+    pairs=(16, 32, 48, 64, 96, 128),
+    bands=[
+        *(Band(f"{name}, 32 pairs", low=0.97) for name in ("linear attention", "least squares")),
+        *(Band(f"softmax attention, {pairs} pairs", low=0.99) for pairs in (64, 128)),
+        Band("linear attention, 128 pairs", high=0.87),
+        Band("least squares, 128 pairs", "linear attention, 128 pairs", low=1.06),
+    ],
+    sizes={
+        "smoke": {"sequences": 8, "first seed": 0, "seeds": 1},
+        "laptop": {"sequences": 32, "first seed": 1, "seeds": 5},
+        "gpu": {"sequences": 64, "first seed": 1, "seeds": 10},
+    },
+)
+
 EXPERIMENTS: Mapping[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
@@ -384,6 +420,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         SMOOTH_MAP,
         QUERY_KEY_NORM,
         HIGHER_ORDER,
+        CAPACITY,
     )
 }
 """By name, in the order of the paper."""

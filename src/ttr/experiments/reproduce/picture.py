@@ -47,3 +47,34 @@ def errors_over_time(measured: Mapping[str, Mapping[str, Any]], time: str) -> Fi
         frameon=False,
     )
     return figure
+
+
+def by_number(
+    measured: Mapping[str, Mapping[str, Any]], along: str, up: str, marked: float | None = None
+) -> Figure:
+    """A line for each name over numbers, which are the keys of its values of all seeds; a vertical line at
+    ``marked``, the number of channels."""
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained", dpi=130)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for i, (name, found) in enumerate(measured.items()):
+        numbers, colour = [float(number) for number in found], COLOURS[i % len(COLOURS)]
+        low, high = ([end(values) for values in found.values()] for end in (min, max))
+        axes.fill_between(numbers, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(numbers, list(map(fmean, found.values())), "o-", color=colour, linewidth=1.8, label=name)
+    if marked is not None:
+        axes.axvline(marked, color="#444444", linestyle=":", linewidth=1)
+        axes.annotate(
+            f"{marked:g} channels",
+            (marked, 0.02),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            fontsize=9,
+        )
+    axes.set(xlabel=along, ylabel=up, ylim=(-0.02, 1.04))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure

@@ -58,15 +58,21 @@ class Option:
         """What it says at every key but the first, from the pairs before it."""
         if self.unit:
             keys = normalize(keys, dim=-1)
-        q, k, v = (x[:, :, None] for x in (keys[:, 1:], keys[:, :-1], values[:, :-1]))
+        read = self.answer(keys[:, 1:], keys[:, :-1], values[:, :-1])
+        if self.mean:
+            read = read * keys.shape[-1] / torch.arange(1, read.shape[1] + 1, dtype=read.dtype)[:, None]
+        return read
+
+    def answer(
+        self, queries: Float[Tensor, "B T K"], keys: Float[Tensor, "B T K"], values: Float[Tensor, "B T V"]
+    ) -> Float[Tensor, "B T V"]:
+        """What it says to every query, from the pairs up to that token."""
+        q, k, v = (x[:, :, None] for x in (queries, keys, values))
         of_tokens = {
             name: number if name == "ridge" else q.new_full(q.shape[:3], number)
             for name, number in self.controls.items()
         }
-        read = ttr.regress(self.problem, q, k, v, **of_tokens)[:, :, 0]
-        if self.mean:
-            read = read * keys.shape[-1] / torch.arange(1, read.shape[1] + 1, dtype=read.dtype)[:, None]
-        return read
+        return ttr.regress(self.problem, q, k, v, **of_tokens)[:, :, 0]
 
 
 @dataclass(frozen=True)
