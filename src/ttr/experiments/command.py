@@ -39,7 +39,8 @@ Rate = Annotated[
 ]
 Width = Annotated[int, typer.Option(help="Width of the models.")]
 Depth = Annotated[int, typer.Option(help="Layers of the models.")]
-Context = Annotated[int, typer.Option(help="Bytes per window.")]
+Tokenizer = Annotated[Path | None, typer.Option(help="A tokenizers JSON file; bytes when none is named.")]
+Context = Annotated[int, typer.Option(help="Tokens per window; a token is a byte without --tokenizer.")]
 Batch = Annotated[int, typer.Option(help="Windows per step.")]
 Device = Annotated[str, typer.Option(help="Where models are trained, as torch names it.")]
 Seed = Annotated[int, typer.Option(help="First seed of data order and initial weights.")]
@@ -70,6 +71,7 @@ def compare_command(
     files: Files = None,
     layers: Layers = LAYERS,
     memory: MemoryFile = None,
+    tokenizer: Tokenizer = None,
     time: Time = None,
     steps: Steps = None,
     lr: Rate = None,
@@ -101,6 +103,7 @@ def compare_command(
         files=tuple(files or ()),
         layers=names_in(layers),
         memory=memory,
+        tokenizer=tokenizer,
         out=out,
         jobs=jobs,
         ray=ray,
