@@ -88,7 +88,7 @@ def test_tokens_hold_the_bytes_of_the_text_and_a_character_is_in_the_first_of_it
 
 
 def test_files_are_encoded_one_by_one_in_stretches_that_end_with_a_line(saved, written, monkeypatch):
-    first, second = words(100), words(40, of=("one", "line", "żółw"))
+    first, second = words(100) + " al", "pha " + words(40, of=("one", "line", "żółw"))
     tokenizer = TokenizerFile(saved(byte_level([first])))
     text = written(first, second)
     whole = tokenizer.tokens(text)

@@ -43,8 +43,8 @@ class Tokens:
     vocabulary: int
 
     @functools.cached_property
-    def bounds(self) -> Int[Tensor, " N+1"]:
-        """The first byte of every token, and the end of the text."""
+    def bounds(self) -> Int[Tensor, " bounds"]:
+        """The first byte of every token, and as the last of N + 1 entries the end of the text."""
         return torch.nn.functional.pad(self.sizes.cumsum(0), (1, 0))
 
     @property
@@ -116,7 +116,7 @@ class WindowBytes:
     owner: Int[Tensor, "W B"]
     length: int
 
-    def by_token(self, bits: Float[Tensor, "W B-1"]) -> Float[Tensor, "W T"]:
+    def by_token(self, bits: Float[Tensor, "W others"]) -> Float[Tensor, "W T"]:
         """The bits of every predicted token, from those of every byte but the first.
 
         The first byte has nothing before it and costs 8 bits. It is predicted only where a window begins
