@@ -1,6 +1,7 @@
 """Tokens of a tokenizer file: they give the text back, hold its bytes, and all figures are bits per byte."""
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -22,7 +23,7 @@ from ttr.experiments.references import count
 from ttr.experiments.settings import CompareSettings
 from ttr.experiments.statistics import Bootstrap
 from ttr.experiments.storage import load_tensors
-from ttr.laws.tolerances import FLOAT32, FLOAT64
+from ttr.laws.tolerances import FLOAT32
 from ttr.models import TTRForCausalLM
 from ttr.tasks import tokens as module
 from ttr.tasks.ngrams import ORDERS, NGrams, with_cache
@@ -306,96 +307,139 @@ TINY = {
 }
 
 
-@pytest.fixture
-def settings(tmp_path, saved):
-    """Of a comparison on tokens of 2 to 3 bytes."""
+def on_tokens(folder):
+    """The settings of a comparison on tokens of 2 to 3 bytes."""
     content = words(4000, of=(*WORDS[:-1], "gamma12", "delta345"))
-    path, tokenizer = tmp_path / "text.txt", saved(byte_level([content[:2000]]))
+    path, tokenizer = folder / "text.txt", folder / "tokenizer.json"
     path.write_text(content)
-    return CompareSettings(files=(path,), tokenizer=tokenizer, out=tmp_path / "out", **TINY)
+    byte_level([content[:2000]]).save(str(tokenizer))
+    return CompareSettings(files=(path,), tokenizer=tokenizer, out=folder / "out", **TINY)
 
 
-def run(settings, plan=None):
+@pytest.fixture
+def settings(tmp_path):
+    return on_tokens(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A comparison that is finished: its settings, results, what it printed, its text, and its models and
+    cells of the last stage by name."""
+    settings = on_tokens(tmp_path_factory.mktemp("compared"))
     console = Console(file=io.StringIO(), width=100)
-    return compare(settings, console, plan), console.file.getvalue()
+    results, comparison = compare(settings, console), Comparison(settings, None)
+    names = [row["name"] for row in results["memories"]]
+    cells = {name: next(settings.out.glob(f"cells/{name}*steps6.*.safetensors")) for name in names}
+    return SimpleNamespace(
+        settings=settings,
+        results=results,
+        rows={row["name"]: row for row in results["memories"]},
+        printed=console.file.getvalue().replace("\n", " "),
+        tokens=comparison.tokens,
+        windows=comparison.windows,
+        slices=comparison.slices,
+        text=comparison.text,
+        models={name: TTRForCausalLM.from_pretrained(settings.out / "models" / name) for name in names},
+        cells={name: load_tensors(cell) for name, cell in cells.items()},
+    )
 
 
-def test_a_comparison_on_tokens(settings, monkeypatch):
-    """Its figures are bits per byte of the same text everywhere, its models open with their tokenizer, and it
-    is not computed again."""
-    results, printed = run(settings)
-    comparison = Comparison(settings, None)
-    tokens, windows = comparison.tokens, comparison.windows
+def test_a_comparison_says_what_its_tokens_are(compared):
+    results, tokens = compared.results, compared.tokens
+    sha256 = hashlib.sha256(compared.settings.tokenizer.read_bytes()).hexdigest()
     assert results["tokens"] == {
         "unit": "tokens",
-        "tokenizer": str(settings.tokenizer),
-        "sha256": comparison.encoding.facts["tokenizer"],
+        "tokenizer": str(compared.settings.tokenizer),
+        "sha256": sha256,
         "count": len(tokens.ids),
         "vocabulary": tokens.vocabulary,
         "bytes_per_token": tokens.bytes_per_token,
         "looked_up": 2,
     }
-    assert 2 < tokens.bytes_per_token and results["budget"]["bytes"] == round(
-        6 * 2 * 24 * tokens.bytes_per_token
-    )
-    page = (settings.out / "report.html").read_text()
-    for words_ in (str(settings.tokenizer), comparison.encoding.facts["tokenizer"], f"{tokens.vocabulary:,}"):
-        assert words_ in page
-    assert "windows of 24 tokens" in page and "tokens per second" in page and "tokens into the window" in page
+    assert 2 < tokens.bytes_per_token < 4
+    assert results["budget"]["bytes"] == round(6 * 2 * 24 * tokens.bytes_per_token)
+    page = (compared.settings.out / "report.html").read_text()
+    said = (str(compared.settings.tokenizer), sha256, f"{tokens.vocabulary:,}", "windows of 24 tokens")
+    assert all(each in page for each in (*said, "tokens per second", "tokens into the window"))
 
-    def check_figures(row, cell, model):
-        sizes = windows.validation.sizes
-        held, facts = load_tensors(cell)
-        facts, spent = facts["facts"], per_byte(held["bits"], sizes)
-        assert abs(held["bits"].double().sum().item() / int(sizes.sum()) / spent - 1) < FLOAT64
+
+def test_all_figures_of_runs_are_bits_per_byte(compared):
+    """From the bits of every token, which the saved model spends."""
+    windows, batch, first = compared.windows, compared.settings.batch, compared.windows.tuning.places[:16]
+    for name, row in compared.rows.items():
+        (held, facts), model = compared.cells[name], compared.models[name]
+        spent = held["bits"].double().sum().item() / int(windows.validation.sizes.sum())
         assert row["bits_per_byte"]["all"]["value"] == pytest.approx(spent)
-        assert f"{spent:.3f} bits per byte" in printed
-        bits, _ = bits_and_hits(model, windows.tuning.ids, settings.batch)
-        tuning = bits.double().sum().item() / int(windows.tuning.sizes.sum())
-        assert facts["tuning_bits_per_byte"] == pytest.approx(tuning)
-        part = tokens.at(windows.tuning.places[:16])
-        assert row["validation_curve"][-1] == [6, pytest.approx(bits_per_byte(model, part, settings.batch))]
-        first = math.log2(tokens.vocabulary) / tokens.bytes_per_token
-        assert abs(facts["loss"][0] / first - 1) < 0.1
-        for which, (a, b) in enumerate(((0, 24), (24, 48))):
-            value = held["long"][:, a:b].double().sum() / windows.long.sizes[:, a:b].sum()
-            found = results["by_position"]["bits_per_byte"][row["name"]][which]
+        assert f"{spent:.3f} bits per byte" in compared.printed
+        assert bits_and_hits(model, windows.validation.ids, batch)[0].equal(held["bits"])
+        bits, _ = bits_and_hits(model, windows.tuning.ids, batch)
+        tuned = bits.double().sum().item() / int(windows.tuning.sizes.sum())
+        assert facts["facts"]["tuning_bits_per_byte"] == pytest.approx(tuned)
+        judged = pytest.approx(bits_per_byte(model, compared.tokens.at(first), batch))
+        assert row["validation_curve"][-1] == [6, judged]
+        untrained = math.log2(compared.tokens.vocabulary) / compared.tokens.bytes_per_token
+        assert abs(facts["facts"]["loss"][0] / untrained - 1) < 0.1
+        for which, part in enumerate((slice(0, 24), slice(24, 48))):
+            value = held["long"][:, part].double().sum() / windows.long.sizes[:, part].sum()
+            found = compared.results["by_position"]["bits_per_byte"][name][which]
             assert found == pytest.approx(value.item())
-        assert bits_and_hits(model, windows.validation.ids, settings.batch)[0].equal(held["bits"])
 
-    for row in results["memories"]:
-        folder = settings.out / "models" / row["name"]
-        model, opened = TTRForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-        text = comparison.text.content[:300].numpy().tobytes().decode(errors="ignore")
-        ids = opened(text)["input_ids"]
-        assert model.config.vocab_size == tokens.vocabulary
-        assert ids[:40] == tokens.ids[:40].tolist() and opened.decode(ids) == text
-        check_figures(row, next(settings.out.glob(f"cells/{row['name']}*steps6.*.safetensors")), model)
-        assert results["samples"][row["name"]].startswith(opened.decode(windows.validation.ids[0]))
-    rows = list(csv.DictReader((settings.out / "results.csv").read_text().splitlines()))
-    best = {row["name"]: row["bits_per_byte"]["all"]["value"] for row in results["memories"]}
-    last = [row for row in rows if row["stage"] == "3" and row["memory"] in best]
-    assert all(float(row["bits_per_byte"]) == pytest.approx(best[row["memory"]]) for row in last)
-    shown = printed.partition("After 2 steps: ")[2].replace("\n", " ")
-    second = {row["memory"]: f"{float(row['bits_per_byte']):.2f}" for row in rows if row["stage"] == "2"}
-    assert all(f"{name} {bits}" in shown for name, bits in second.items())
-    content = comparison.text.content.numpy().tobytes()
-    own = load_tensors(next(settings.out.glob(f"cells/{results['best']['all']}*steps6.*.safetensors")))[0][
-        "bits"
-    ]
-    for window in (*results["hardest"], *results["easiest"]):
-        assert content[window["byte"] :].decode(errors="replace").startswith(window["text"].rstrip("\ufffd"))
-        at = (tokens.bounds[windows.validation.places[:, 0]] == window["byte"]).nonzero()[:, 0]
-        value = own[at].double().sum(1) / windows.validation.sizes[at].sum(1)
-        assert window["bits"] in [pytest.approx(each) for each in value.tolist()]
-    assert all(
-        math.isfinite(each) for row in results["memories"] for each in row["bits_per_byte"]["all"].values()
+
+def test_all_figures_of_the_whole_are_bits_per_byte(compared):
+    results, sizes = compared.results, compared.slices.sizes
+    assert results["recall_slice"]["validation_bytes"] == int(sizes.sum())
+    recalled = int(sizes[compared.slices.recall].sum())
+    assert (
+        results["recall_slice"]["bytes"]
+        == recalled
+        == round(results["recall_slice"]["share"] * sizes.sum().item())
     )
+    assert all(
+        math.isfinite(value) for row in compared.rows.values() for value in row["behind_ngram"].values()
+    )
+    final = {name: row["bits_per_byte"]["all"]["value"] for name, row in compared.rows.items()}
+    equal = results["at_equal_time"]["bits_per_byte"]
+    assert any(equal[name] == pytest.approx(final[name]) for name in final)
+    assert 3 < results["references"][0]["bits_per_byte"]["all"]["value"] < 8
+    lines = list(csv.DictReader((compared.settings.out / "results.csv").read_text().splitlines()))
+    for line in lines:
+        if line["stage"] == "3" and line["memory"] in final:
+            assert float(line["bits_per_byte"]) == pytest.approx(final[line["memory"]])
+    shown = compared.printed.partition("After 2 steps: ")[2]
+    second = [line for line in lines if line["stage"] == "2"]
+    assert len(second) == 3
+    assert all(f"{line['memory']} {float(line['bits_per_byte']):.2f}" in shown for line in second)
+
+
+def test_models_open_with_their_tokenizer(compared):
+    text = compared.text.content[:300].numpy().tobytes().decode(errors="ignore")
+    for name, model in compared.models.items():
+        opened = AutoTokenizer.from_pretrained(compared.settings.out / "models" / name)
+        ids = opened(text)["input_ids"]
+        assert model.config.vocab_size == compared.tokens.vocabulary
+        assert ids[:40] == compared.tokens.ids[:40].tolist() and opened.decode(ids) == text
+        given = opened.decode(compared.windows.validation.ids[0])
+        assert compared.results["samples"][name].startswith(given)
+
+
+def test_the_hardest_windows_are_shown_as_they_stand_in_the_text(compared):
+    results, windows = compared.results, compared.windows.validation
+    content = compared.text.content.numpy().tobytes()
+    bits = compared.cells[results["best"]["all"]][0]["bits"].double().sum(1) / windows.sizes.sum(1)
+    begins = compared.tokens.bounds[windows.places[:, 0]]
+    for window in (*results["hardest"], *results["easiest"]):
+        there = content[window["byte"] :].decode(errors="replace")
+        assert there.startswith(window["text"].rstrip("\ufffd")) and len(window["text"]) > 24
+        assert window["bits"] in [pytest.approx(each) for each in bits[begins == window["byte"]].tolist()]
+    assert results["hardest"][0]["bits"] == pytest.approx(bits.max().item())
+
+
+def test_a_finished_comparison_is_not_computed_again(compared, monkeypatch):
     for name in ("train_and_judge", "count_ngrams"):
         monkeypatch.setattr(
             f"ttr.experiments.language_model.{name}", lambda *_: pytest.fail("computed again")
         )
-    assert run(settings)[0] == results
+    assert compare(compared.settings, Console(file=io.StringIO())) == compared.results
 
 
 def test_cells_travel_with_their_tokens(settings, tmp_path):

@@ -158,7 +158,7 @@ def _reading(results: Mapping[str, Any]) -> str:
     return escape(
         "All figures are bits per byte of text that no model was trained on; lower is better, and one bit "
         "less means twice the probability for the "
-        f"byte that came. The recall slice, {share:.0%} of the bytes, are the {unit} whose preceding "
+        f"byte that came. The recall slice ({share:.0%} of the bytes) holds the {unit} whose preceding "
         f"{looked_up} {unit} occurred earlier in the same window (runs of a single one left out): there a "
         "memory can recall what followed. Recall gain and copied: what the first half of the window saves on "
         f"{unit} that can be looked up there alone, and how many of these are held most likely. State is the "
@@ -266,8 +266,8 @@ def _tokens(tokens: Mapping[str, Any]) -> str:
         return "Tokens: the bytes of the text."
     return (
         f"Tokens: those of {tokens['tokenizer']} (sha256 {tokens['sha256']}), a vocabulary of "
-        f"{tokens['vocabulary']:,}; the text has {tokens['count']:,}, with {tokens['bytes_per_token']:.2f} "
-        "bytes on average. Bits per byte are the bits of all tokens over their bytes. n-grams and "
+        f"{tokens['vocabulary']:,}; the text has {tokens['count']:,}, of {tokens['bytes_per_token']:.2f} "
+        "bytes each on average. Bits per byte are the bits of all tokens over their bytes. The n-grams and "
         "their cache are of bytes."
     )
 
