@@ -1,6 +1,7 @@
 """Tokens of a tokenizer file: they give the text back, hold its bytes, and all figures are bits per byte."""
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -19,6 +20,7 @@ from ttr.experiments.compare import Comparison, compare
 from ttr.experiments.errors import UserError
 from ttr.experiments.evaluation import bits_and_hits, bits_per_byte, per_byte
 from ttr.experiments.memories import build, equal_widths, memories, parameters
+from ttr.experiments.progress import Bar
 from ttr.experiments.references import count
 from ttr.experiments.settings import CompareSettings
 from ttr.experiments.statistics import Bootstrap
@@ -76,7 +78,9 @@ def written(tmp_path):
 # ----------------------------------------------------------------------------------------------------- tokens
 def test_tokens_hold_the_bytes_of_the_text_and_a_character_is_in_the_first_of_its_tokens(saved, written):
     text, content = written(words(60)), words(60)
-    path = saved(byte_level([content[:150]]))
+    tokenizer = byte_level([content[:150]])
+    tokenizer.add_special_tokens(["<eos>"])  # which stands in the text too
+    path = saved(tokenizer)
     found = TokenizerFile(path).tokens(text)
     assert int(found.sizes.sum()) == len(text.content) and int(found.bounds[-1]) == len(text.content)
     names = Tokenizer.from_file(str(path)).encode(content).tokens  # a letter of a name is a byte
@@ -492,7 +496,14 @@ def test_models_of_a_vocabulary_are_of_equal_size(settings):
 
 def test_a_context_of_tokens_is_said_to_be_one(settings):
     with pytest.raises(UserError, match=r"text has [\d,]+ tokens; a context of 5000"):
-        Comparison(CompareSettings(**vars(settings) | {"context": 5000}), None)
+        Comparison(dataclasses.replace(settings, context=5000), None)
     with pytest.raises(UserError, match="more than 2, the length"):
-        CompareSettings(**vars(settings) | {"context": 2})
-    assert CompareSettings(**vars(settings) | {"context": 3}).looked_up == 2
+        dataclasses.replace(settings, context=2)
+    assert dataclasses.replace(settings, context=3).looked_up == 2
+
+
+def test_steps_are_timed_with_the_vocabulary(settings):
+    comparison = Comparison(dataclasses.replace(settings, steps=None, time=60.0), None)
+    with Bar(Console(file=io.StringIO())) as bar:
+        cost = comparison.clock(bar).cost
+    assert set(cost) == set(comparison.by_name) and min(cost.values()) > 0
