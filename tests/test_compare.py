@@ -21,8 +21,8 @@ from rich.console import Console
 
 import ttr
 from ttr.cli import app
+from ttr.experiments import command, language_model, protocol, records_probe, speed, tracking, training
 from ttr.experiments import compare as comparing
-from ttr.experiments import language_model, protocol, records_probe, speed, training
 from ttr.experiments.common_layer import common_layer
 from ttr.experiments.compare import compare
 from ttr.experiments.errors import UserError
@@ -99,6 +99,20 @@ def without_times(results):
 
 
 # --------------------------------------------------------------------------------------------- the comparison
+def test_all_runs_are_tracked_and_change_nothing(text, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setitem(tracking.LIBRARIES, "tensorboard", lambda *run: given.append(run))
+    monkeypatch.setattr(comparing, "check_installed", lambda library: None)
+    plain, _ = run(tiny(text, tmp_path))
+    tracked = tiny(text, tmp_path, track="tensorboard")
+    results, _ = run(tracked)  # in the same folder: settings and cells are the same
+    assert without_times(results) == without_times(plain)
+    found = {(config["memory"], config["steps"]) for _, _, config, _ in given}
+    assert found == {(name, steps) for name in (*TINY["layers"], PLAIN) for steps in (1, 2, 6)}
+    labels = {label for _, label, _, _ in given}
+    assert len(labels) == len(given) == 9 and all(cells(tracked, label) for label in labels)
+
+
 def test_models_are_equal_within_one_percent():
     settings = CompareSettings()
     found = memories(settings)
@@ -288,7 +302,7 @@ def test_a_timed_comparison_is_repeated_to_the_bit_by_its_plan(timed, text, tmp_
     steps = results["budget"]["steps"]
     assert plan.complete and [len(stage.runs) for stage in plan.stages[:3]] == [9, 6, 6]
     assert steps == plan.stages[2].runs[0].steps > 6 and "After " in printed
-    replayed = CompareSettings.from_dict(plan.about["settings"], tmp_path / "again", 2)
+    replayed = CompareSettings.from_dict(plan.about["settings"], out=tmp_path / "again", jobs=2)
     again = compare(replayed, Console(file=io.StringIO()), plan)
     assert Plan.read(replayed.out / "plan.json").stages == plan.stages
     first, second = ({path.name: path.read_bytes() for path in cells(s, "")} for s in (settings, replayed))
@@ -332,7 +346,7 @@ def test_a_plan_that_was_stopped_early_is_not_repeated(text, tmp_path):
     run(settings)
     plan = Plan.read(settings.out / "plan.json")
     del plan.stages[protocol.FULL :]
-    again = CompareSettings.from_dict(plan.about["settings"], tmp_path / "again", 1)
+    again = CompareSettings.from_dict(plan.about["settings"], out=tmp_path / "again")
     with pytest.raises(UserError, match="stopped before.*Finish that comparison first"):
         compare(again, Console(file=io.StringIO()), plan)
 
@@ -343,7 +357,7 @@ def test_a_plan_of_another_text_is_not_repeated(text, tmp_path):
     plan = Plan.read(settings.out / "plan.json")
     with text.open("a") as file:
         file.write("more")
-    again = CompareSettings.from_dict(plan.about["settings"], tmp_path / "again", 1)
+    again = CompareSettings.from_dict(plan.about["settings"], out=tmp_path / "again")
     with pytest.raises(UserError, match="plan of another comparison .*sha256 changed"):
         compare(again, Console(file=io.StringIO()), plan)
     with pytest.raises(UserError, match="no plan"):
@@ -868,6 +882,23 @@ def test_the_command_line_is_that_of_its_settings(settings, monkeypatch):
     monkeypatch.setattr(comparing, "compare", lambda *found: given.append(found[0]))
     app(shlex.split(settings.command())[1:], standalone_mode=False)
     assert [dataclasses.replace(found, jobs=1) for found in given] == [settings]
+
+
+@pytest.mark.parametrize(
+    "options, cores, expected",
+    [
+        ([], 2, (64, 2, 256, 8)),
+        ([], 64, (128, 2, 512, 8)),
+        (["--width", "32"], 64, (32, 2, 512, 8)),
+        (["--device", "cuda", "--depth", "6"], 2, (256, 6, 1024, 16)),
+    ],
+)
+def test_models_are_larger_where_there_is_room(options, cores, expected, monkeypatch):
+    given = []
+    monkeypatch.setattr(comparing, "compare", lambda *found: given.append(found[0]))
+    monkeypatch.setattr(command, "CORES", cores)
+    app(["compare", *options], standalone_mode=False)
+    assert [(s.width, s.depth, s.context, s.batch) for s in given] == [expected]
 
 
 def test_time_and_steps_exclude_each_other(monkeypatch):

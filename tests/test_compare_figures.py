@@ -344,6 +344,43 @@ def test_power_is_what_a_comparison_of_two_normal_means_has():
     assert certain.false_alarms == 0.0 and abs(certain.detectable / PRACTICAL - 1) < 0.1
 
 
+def test_seeds_of_the_reference_do_not_widen_the_intervals_of_the_memories():
+    spent = 2 + torch.rand(1, 60, 10, generator=torch.Generator().manual_seed(0))
+    runs = [measured("a", spent + torch.tensor([-0.01, 0.01])[:, None, None])]
+    mask, widths = torch.ones(60, 10, dtype=torch.bool), []
+    counted = [Reference(name, spent[0], spent[0]) for name in (UNIGRAM, "5-gram", "5-gram + cache")]
+    for move in (0.01, 1.0):
+        plain = measured(PLAIN, spent + torch.tensor([-move, move])[:, None, None])
+        results = summarise(runs, plain, counted, Slices(mask, mask, ones(*mask.shape)), 200)
+        own = results["memories"][0]["bits_per_byte"]["all"]
+        reference = results["references"][-1]["bits_per_byte"]["all"]
+        widths.append((own["high"] - own["low"], reference["high"] - reference["low"]))
+    (own, reference), (same, wider) = widths
+    assert own == same and wider > 10 * reference
+
+
+@pytest.mark.parametrize("seconds", [None, 600.0])
+def test_what_more_seeds_find_is_said_where_the_order_is_open(seconds):
+    """Seeds differ by 0.04: two of them leave 0.1 bits open, and the least number in the list that finds 0.05
+    is named."""
+    generator = torch.Generator().manual_seed(0)
+    of_windows = 3 + torch.rand(1, 60, 1, generator=generator)
+    bits = [of_windows + move for move in torch.tensor([[-0.04, 0.04], [-0.02, 0.05]])[..., None, None]]
+    mask = torch.rand(60, 10, generator=generator) < 0.3
+    runs = [measured(name, each.expand(2, 60, 10)) for name, each in zip("ab", bits)]
+    results = judged(runs, of_windows[0].expand(60, 10), mask, 400)
+    more = results["power"]["more_seeds"]
+    found = [row["detectable"] for row in more]
+    assert found == sorted(found, reverse=True) and found[0] < results["power"]["detectable"]
+    enough = next(row for row in more if row["detectable"] <= 0.05)
+    assert 0.05 < more[more.index(enough) - 1]["detectable"] and enough["seeds"] > 4
+    for row in more:
+        row["seconds"] = seconds and seconds * row["seeds"]
+    sentence = next(sentence for sentence in conclusion(results) if "four of five" in sentence)
+    assert f"0.05 bits take {enough['seeds']} (--seeds {enough['seeds']} --steps 8)" in sentence
+    assert (f"about {10 * enough['seeds']} minutes in all" in sentence) == (seconds is not None)
+
+
 def budgets(bits, counted, steps=8):
     """Of memories whose bits per byte after 1, 2 and 8 steps are these, the same on every byte."""
     everywhere = torch.ones(1, 20, 5)

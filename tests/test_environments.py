@@ -258,3 +258,9 @@ def test_the_sdist_holds_what_the_tests_read(tmp_path):
 def test_cells_on_a_ray_cluster(tmp_path, wheel):
     executable = fresh(tmp_path / "ray", f"{wheel}[hf,cli,test,ray]", *PINNED)
     run_tests(str(executable), "--full", "tests/test_ray.py")
+
+
+@pytest.mark.full
+def test_curves_in_the_libraries_that_show_them(tmp_path, wheel):
+    executable = fresh(tmp_path / "shown", f"{wheel}[hf,cli,test]", "tensorboard", "trackio", *PINNED)
+    run_tests(str(executable), "tests/test_tracking.py")

@@ -61,6 +61,26 @@ def test_one_rate_needs_no_tuning(tmp_path):
     assert {row["learning_rate"] for row in results["memories"].values()} == {rate}
 
 
+def test_larger_heads_are_larger_states_with_runs_of_their_own(tmp_path):
+    """A recurrent state holds width x size numbers in each layer; a cache of pairs hardly depends on it."""
+    settings = dataclasses.replace(TINY, out=tmp_path, further_head_sizes=(4, 16))
+    results, shown = probed(settings)
+    states = {
+        name: {size["head_size"]: size["state_bytes"] for size in (row, *row["other_head_sizes"])}
+        for name, row in results["memories"].items()
+    }
+    linear, softmax = states["linear-attention"], states["softmax-attention-qknorm"]
+    layers, numbers = TINY.depth, 4
+    assert linear[8] - linear[4] == layers * TINY.width * 4 * numbers
+    assert linear[16] - linear[8] == layers * TINY.width * 8 * numbers
+    assert max(softmax.values()) < 1.1 * min(softmax.values())
+    assert len(list((tmp_path / "cells").glob("*.safetensors"))) == 3 * 2 * (2 + 2)
+    assert "linear-attention, heads of 16" in shown
+    alone = probed(dataclasses.replace(TINY, out=tmp_path / "alone", head_size=16))[0]
+    for name, row in alone["memories"].items():
+        assert results["memories"][name]["other_head_sizes"][1]["pairs"] == row["pairs"]
+
+
 def test_no_record_is_read_twice():
     content, starts = training_records(TINY, seed=0)
     windows = content.view(-1, TINY.context + 1)
@@ -129,6 +149,7 @@ def test_a_stopped_cell_resumes_to_the_same_bits(tmp_path):
     "wrong, sentence",
     [
         ({"steps": 0}, "steps must be at least 1"),
+        ({"further_head_sizes": (5,)}, "Heads of 5 do not fit into a width of 16"),
         ({"tuning_seed": 1}, "Seed 1 chooses the learning rates"),
         ({"pairs_judged": (4, 27)}, "only 26 keys"),
         ({"context": 20}, "more than the 21 of a window"),

@@ -474,11 +474,11 @@ def test_cells_on_bytes_are_those_of_before_there_were_tokenizers(settings, tmp_
 def test_another_tokenizer_is_another_comparison(settings, saved, tmp_path):
     comparison = Comparison(settings, None)
     plan = comparison.plan
-    assert CompareSettings.from_dict(plan.about["settings"], settings.out, 1) == settings
+    assert CompareSettings.from_dict(plan.about["settings"], out=settings.out, jobs=1) == settings
     held = json.loads((settings.out / "plan.json").read_text())
     del held["settings"]["tokenizer"]
     (settings.out / "plan.json").write_text(json.dumps(held))
-    assert CompareSettings.from_dict(held["settings"], settings.out, 1).tokenizer is None
+    assert CompareSettings.from_dict(held["settings"], out=settings.out).tokenizer is None
     saved(byte_level())
     with pytest.raises(UserError, match="the text's tokenizer"):
         Comparison(settings, None)

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from ttr.experiments.errors import UserError
-from ttr.experiments.settings import CompareSettings, names_in, seconds
+from ttr.experiments.settings import CompareSettings, names_in, numbers_in, seconds, sizes
 
 DEFAULTS = CompareSettings()
 LAYERS = ",".join(DEFAULTS.layers)
@@ -37,11 +37,14 @@ Steps = Annotated[int | None, typer.Option(help="Training steps of the final sta
 Rate = Annotated[
     float | None, typer.Option(help="One learning rate for all, instead of the best of several for each.")
 ]
-Width = Annotated[int, typer.Option(help="Width of the models.")]
-Depth = Annotated[int, typer.Option(help="Layers of the models.")]
 Tokenizer = Annotated[Path | None, typer.Option(help="A tokenizers JSON file; bytes when none is named.")]
-Context = Annotated[int, typer.Option(help="Tokens per window; a token is a byte without --tokenizer.")]
-Batch = Annotated[int, typer.Option(help="Windows per step.")]
+Width = Annotated[int | None, typer.Option(help="Width of the models; 64, more on a GPU or many cores.")]
+Depth = Annotated[int | None, typer.Option(help="Layers of the models; 2, more on a GPU.")]
+Context = Annotated[
+    int | None,
+    typer.Option(help="Tokens per window, bytes without --tokenizer; 256, more on a GPU or many cores."),
+]
+Batch = Annotated[int | None, typer.Option(help="Windows per step; 8, more on a GPU.")]
 Device = Annotated[str, typer.Option(help="Where models are trained, as torch names it.")]
 Seed = Annotated[int, typer.Option(help="First seed of data order and initial weights.")]
 Seeds = Annotated[int, typer.Option(help="Seeds of every memory; more than one gives intervals over seeds.")]
@@ -52,7 +55,8 @@ AsPublished = Annotated[
 PlanFile = Annotated[
     Path | None,
     typer.Option(
-        help="The plan.json of a comparison, to be repeated to the bit; only --out, --jobs and --ray count."
+        help="The plan.json of a comparison, to be repeated to the bit; only --out, --jobs, --ray and "
+        "--track count."
     ),
 ]
 Jobs = Annotated[
@@ -64,7 +68,20 @@ RayAddress = Annotated[
         help="Compute on a Ray cluster instead: auto, local, HOST:PORT or ray://HOST:PORT; same results."
     ),
 ]
+Track = Annotated[
+    str | None,
+    typer.Option(
+        help="Give the curves of all runs to tensorboard (in --out) or trackio, if it is installed."
+    ),
+]
 Out = Annotated[Path, typer.Option(help="Folder of the results; the same arguments resume there.")]
+HeadSizes = Annotated[
+    str,
+    typer.Option(
+        help="Sizes of a head besides 32, for example 8,16,64, which make states larger or smaller: the gain "
+        "against state size."
+    ),
+]
 
 
 def compare_command(
@@ -75,10 +92,10 @@ def compare_command(
     time: Time = None,
     steps: Steps = None,
     lr: Rate = None,
-    width: Width = DEFAULTS.width,
-    depth: Depth = DEFAULTS.depth,
-    context: Context = DEFAULTS.context,
-    batch: Batch = DEFAULTS.batch,
+    width: Width = None,
+    depth: Depth = None,
+    context: Context = None,
+    batch: Batch = None,
     device: Device = DEFAULTS.device,
     seed: Seed = DEFAULTS.seed,
     seeds: Seeds = DEFAULTS.seeds,
@@ -86,6 +103,7 @@ def compare_command(
     plan: PlanFile = None,
     jobs: Jobs = CORES,
     ray: RayAddress = None,
+    track: Track = None,
     out: Out = DEFAULTS.out,
 ) -> None:
     """Which memory suits your text? Trains small models of every memory, all else equal, and reports."""
@@ -95,10 +113,13 @@ def compare_command(
     console = Console()
     if plan is not None:
         replayed = Plan.read(plan)
-        compare(CompareSettings.from_dict(replayed.about["settings"], out, jobs, ray), console, replayed)
+        others = {"out": out, "jobs": jobs, "ray": ray, "track": track}
+        compare(CompareSettings.from_dict(replayed.about["settings"], **others), console, replayed)
         return
     if time is not None and steps is not None:
         raise UserError("--time and --steps both say how long to train. Give one of them.")
+    given = {"width": width, "depth": depth, "context": context, "batch": batch}
+    given = {name: value for name, value in given.items() if value is not None}
     settings = CompareSettings(
         files=tuple(files or ()),
         layers=names_in(layers),
@@ -107,23 +128,22 @@ def compare_command(
         out=out,
         jobs=jobs,
         ray=ray,
+        track=track,
         time=DEFAULTS.time if time is None else seconds(time),
         steps=steps,
         lr=lr,
-        width=width,
-        depth=depth,
-        context=context,
-        batch=batch,
         device=device,
         seed=seed,
         seeds=seeds,
         as_published=as_published,
+        **(sizes(device, CORES) | given),
     )
     compare(settings, console)
 
 
 def recall_command(
     layers: Layers = LAYERS,
+    head_sizes: HeadSizes = "",
     memory: MemoryFile = None,
     seeds: Seeds = 3,
     jobs: Jobs = CORES,
@@ -133,5 +153,13 @@ def recall_command(
     """Which memories recall? Trains each on planted records, whose repeated values an exact memory knows."""
     from ttr.experiments.records_probe import ProbeSettings, probe
 
-    names = names_in(layers)
-    probe(ProbeSettings(layers=names, memory=memory, seeds=seeds, jobs=jobs, ray=ray, out=out), Console())
+    settings = ProbeSettings(
+        layers=names_in(layers),
+        further_head_sizes=numbers_in(head_sizes, "--head-sizes"),
+        memory=memory,
+        seeds=seeds,
+        jobs=jobs,
+        ray=ray,
+        out=out,
+    )
+    probe(settings, Console())

@@ -31,6 +31,7 @@ from ttr.experiments.results import Measured, Slices, summarise, undecided
 from ttr.experiments.settings import CompareSettings
 from ttr.experiments.speed import seconds_per_step, speeds
 from ttr.experiments.storage import load_tensors, save_tensors, write
+from ttr.experiments.tracking import check_installed, track
 from ttr.experiments.verdict import conclusion
 from ttr.experiments.workers import workers
 from ttr.tasks.text import cautions, distant_slice, read_text, recall_slice, standard_library
@@ -85,6 +86,8 @@ class Comparison:
     def __init__(self, settings: CompareSettings, replayed: Plan | None) -> None:
         self.began = monotonic()
         self.settings = settings
+        if settings.track is not None:
+            check_installed(settings.track)
         with for_the_user():
             self.memories = memories(settings)
             self.text = read_text(settings.files or standard_library())
@@ -138,9 +141,18 @@ class Comparison:
             if fresh:
                 clock.took(stage, took)
             self.plan.took(number, took)
+            self._track(stage, number)
             number += 1
             if number <= FULL:
                 bar.say(self._first_look(stage))
+
+    def _track(self, stage: Stage, number: int) -> None:
+        if self.settings.track is None:
+            return
+        cells = [self._training(run, number >= FULL) for run in stage.runs]
+        facts = [self.trained[run][1] for run in stage.runs]
+        runs = {cell.label: (vars(run), each) for cell, run, each in zip(cells, stage.runs, facts)}
+        track(self.settings.track, self.settings.out, runs)
 
     def clock(self, bar: Bar) -> Clock:
         """What the time allows. Nothing is timed where the clock decides nothing."""
@@ -258,6 +270,8 @@ class Comparison:
         for group in self.groups:
             measured = [self.measured(memory.name) for memory in group]
             table = summarise(measured, plain, counted, self.slices, s.resamples)
+            for row in (table["power"] or {}).get("more_seeds", ()):
+                row["seconds"] = self._seconds_with(row["seeds"])
             for row in table["memories"]:
                 row |= fast[row["name"]]
             ngrams = {n: each[1] for n, each in self.counted.items()}
@@ -297,6 +311,13 @@ class Comparison:
             "bytes_per_token": self.tokens.bytes_per_token,
             "looked_up": self.settings.looked_up,
         }
+
+    def _seconds_with(self, seeds: int) -> float | None:
+        """How long all stages take with so many seeds of every memory, if it is known how long they took."""
+        took = self.plan.seconds[: FULL + 1]
+        if None in took:
+            return None
+        return sum(took[:FULL]) + took[FULL] * seeds / self.settings.seeds
 
     def _speeds(self) -> dict[str, Any]:
         """The speeds, measured once per folder."""

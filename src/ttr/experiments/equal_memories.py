@@ -60,7 +60,7 @@ def told_apart_from_itself(
 
 def main(folder: Path) -> None:
     """Print the shares for groups of two and of three seeds, and write them into the folder."""
-    settings = CompareSettings.from_dict(Plan.read(folder / FILE).about["settings"], folder, 1)
+    settings = CompareSettings.from_dict(Plan.read(folder / FILE).about["settings"], out=folder)
     comparison = Comparison(settings, None)
     with Bar(Console()) as bar, workers(1) as compute:
         comparison.train(comparison.clock(bar), compute, bar)

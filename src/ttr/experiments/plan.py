@@ -101,7 +101,7 @@ class Plan:
                 raise TypeError
             plan = Plan(path, about, [Stage.from_dict(stage) for stage in held["stages"]], held["complete"])
             plan.seconds = [stage["seconds"] for stage in held["stages"]]
-            CompareSettings.from_dict(about["settings"], path.parent, 1)
+            CompareSettings.from_dict(about["settings"])
         except FileNotFoundError:
             raise UserError(
                 f"There is no plan {path}. It is the plan.json of a comparison's folder."

@@ -27,7 +27,9 @@ def draw(results: Mapping[str, Any]) -> bytes:
         gains = [row["pairs"][str(pairs)]["gain"] for pairs in judged]
         beside = 1.025 ** (i - (len(rows) - 1) / 2)  # so that no memory hides another
         _seeds(left, i, [pairs * beside for pairs in judged], gains, name)
-        _seeds(right, i, [row["state_bytes"] * beside], gains[-1:], name)
+        by_size = sorted((row, *row["other_head_sizes"]), key=lambda size: size["state_bytes"])
+        most = [size["pairs"][str(judged[-1])]["gain"] for size in by_size]
+        _seeds(right, i, [size["state_bytes"] * beside for size in by_size], most, name)
     for panel in axes:
         panel.axhline(possible, color="#444444", linestyle="--", linewidth=1)
         panel.axhline(0, color="#444444", linestyle=":", linewidth=1)
@@ -41,8 +43,7 @@ def draw(results: Mapping[str, Any]) -> bytes:
     left.set_xlabel("records in the window")
     left.set_ylabel("gain, bits per value byte")
     left.set_title("Values repeated for the first time")
-    sizes = sorted({row["state_bytes"] for _, row in rows})
-    right.set_xticks(sizes, [readable(size) for size in sizes], fontsize=8, rotation=30)
+    right.xaxis.set_major_formatter(lambda size, _: readable(size))
     right.margins(x=0.2)
     right.set_xlabel("state at the window's end")
     right.set_title(f"The same at {judged[-1]} records, by state size")

@@ -75,15 +75,18 @@ class ProbeSettings(RecordsRecipe):
     """What to probe, and the recipe; equal settings give equal results.
 
     Each memory gets the one of ``learning_rates`` that is best from ``tuning_seed``, on windows of its own;
-    then it is trained from ``seeds`` seeds. ``memory`` is a Python file that defines ``memory`` or
+    then it is trained from ``seeds`` seeds. All of it is repeated with heads of ``further_head_sizes``, which
+    at the same width make states larger or smaller. ``memory`` is a Python file that defines ``memory`` or
     ``memories``; it is executed. ``jobs`` processes of one thread each do the work, or the Ray cluster at the
     address ``ray``, without influence on the results.
 
     Raises:
-        UserError: if the records do not fit into a window, or a number is too small.
+        UserError: if the records do not fit into a window, heads do not fit into the width, or a number is
+            too small.
     """
 
     layers: tuple[str, ...] = LAYERS
+    further_head_sizes: tuple[int, ...] = ()
     memory: Path | None = None
     out: Path = Path("runs/recall")
     jobs: int = 1
@@ -97,6 +100,9 @@ class ProbeSettings(RecordsRecipe):
         for name in ("steps", "batch", "judged_windows", "seeds", "jobs"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        for size in self.head_sizes:
+            if size < 1 or self.width % size:
+                raise UserError(f"Heads of {size} do not fit into a width of {self.width}. Choose a divisor.")
         if self.tuning_seed in self.all_seeds:
             raise UserError(f"Seed {self.tuning_seed} chooses the learning rates. Judge other seeds.")
         with for_the_user():
@@ -106,6 +112,10 @@ class ProbeSettings(RecordsRecipe):
     @property
     def all_seeds(self) -> tuple[int, ...]:
         return tuple(range(self.seed, self.seed + self.seeds))
+
+    @property
+    def head_sizes(self) -> tuple[int, ...]:
+        return (self.head_size, *self.further_head_sizes)
 
 
 def probe(settings: ProbeSettings, console: Console) -> dict[str, Any]:
@@ -122,14 +132,17 @@ def probe(settings: ProbeSettings, console: Console) -> dict[str, Any]:
     """
     make_folder(settings.out / "cells")
     found = with_state(settings)
-    widths = equal_widths(found, settings)
     try:
         with Bar(console) as bar:
             with workers(settings.jobs, settings.ray, settings.memory) as compute:
-                measured = _measured(settings, found, widths, compute, bar)
+                figures, *others = (
+                    _figures(dataclasses.replace(settings, head_size=size), found, compute, bar)
+                    for size in settings.head_sizes
+                )
     except KeyboardInterrupt:
         raise UserError("Stopped. The same command continues from here.") from None
-    figures = {memory.name: figures_of(settings, results) for memory, results in zip(found, measured)}
+    for name, row in figures.items():
+        row["other_head_sizes"] = [other[name] for other in others]
     results = {
         "chance_bits": CHANCE_BITS,
         "recipe": settings.recipe(),
@@ -159,15 +172,12 @@ def with_state(settings: ProbeSettings) -> list[Memory]:
     return [memory for memory in memories(named) if memory.layers]
 
 
-def _measured(
-    settings: ProbeSettings,
-    found: Sequence[Memory],
-    widths: Mapping[str, int],
-    compute: Compute,
-    bar: Bar,
-) -> list[list[Result]]:
-    """Every memory from all seeds, at the rate with the fewest bits on the tuning windows."""
-    rates = settings.learning_rates
+def _figures(
+    settings: ProbeSettings, found: Sequence[Memory], compute: Compute, bar: Bar
+) -> dict[str, dict[str, Any]]:
+    """What every memory recalls, by name, at the rate with the fewest bits on the tuning windows."""
+    rates, widths = settings.learning_rates, equal_widths(found, settings)
+    heads = f", heads of {settings.head_size}" if settings.further_head_sizes else ""
 
     def computed(stage: str, seeds_and_rates: list[list[tuple[int, float]]]) -> list[list[Result]]:
         cells = [
@@ -175,13 +185,13 @@ def _measured(
                 TRAIN,
                 {"recipe": settings.recipe(), "memory": dataclasses.asdict(memory)}
                 | {"mlp_width": widths[memory.name], "seed": seed, "rate": rate},
-                f"{memory.name}.seed{seed}.rate{rate:g}",
+                f"{memory.label}.heads{settings.head_size}.seed{seed}.rate{rate:g}",
                 settings.steps,
             )
             for memory, runs in zip(found, seeds_and_rates, strict=True)
             for seed, rate in runs
         ]
-        bar.begin(stage, sum(cell.steps for cell in cells))
+        bar.begin(stage + heads, sum(cell.steps for cell in cells))
         results = iter(run(cells, settings.out / "cells", compute, bar.report))
         return [[next(results) for _ in runs] for runs in seeds_and_rates]
 
@@ -191,7 +201,8 @@ def _measured(
         best = [
             min(results, key=lambda result: result[1]["tuning_bits"])[1]["learning_rate"] for results in tried
         ]
-    return computed("seeds", [[(seed, rate) for seed in settings.all_seeds] for rate in best])
+    measured = computed("seeds", [[(seed, rate) for seed in settings.all_seeds] for rate in best])
+    return {memory.name: figures_of(settings, results) for memory, results in zip(found, measured)}
 
 
 def train_and_recall(arguments: dict[str, Any], folder: Path, checkpoint: Path, report: Report) -> Result:
@@ -270,6 +281,7 @@ def figures_of(settings: RecordsRecipe, results: Sequence[Result]) -> dict[str, 
         }
     facts = results[0][1]
     return {
+        "head_size": settings.head_size,
         "learning_rate": facts["learning_rate"],
         "parameters": facts["parameters"],
         "state_bytes": facts["state_bytes"],
@@ -285,14 +297,16 @@ def show(results: Mapping[str, Any], console: Console) -> None:
         title=f"Gain in bits per repeated value byte, of {results['chance_bits']:.2f} possible: mean of "
         f"{len(results['seeds'])} seeds, lowest to highest"
     )
-    table.add_column("memory", no_wrap=True)
+    table.add_column("memory", overflow="fold")
     for column in ("state", *(f"{pairs} pairs" for pairs in judged)):
         table.add_column(column)
     rows = results["memories"].items()
     for name, row in sorted(rows, key=lambda item: -_mean_gain(item[1])):
-        gains = [row["pairs"][str(pairs)]["gain"] for pairs in judged]
-        cells = (f"{fmean(each):.2f}\n{min(each):.2f} to {max(each):.2f}" for each in gains)
-        table.add_row(name, readable(row["state_bytes"]), *cells)
+        for size in (row, *row["other_head_sizes"]):
+            gains = [size["pairs"][str(pairs)]["gain"] for pairs in judged]
+            cells = (f"{fmean(each):.2f}\n{min(each):.2f} to {max(each):.2f}" for each in gains)
+            heads = f", heads of {size['head_size']}" if row["other_head_sizes"] else ""
+            table.add_row(name + heads, readable(size["state_bytes"]), *cells)
     console.print(table)
 
 

@@ -14,6 +14,8 @@ from rich.text import Text
 
 from ttr.experiments.picture import readable
 from ttr.experiments.results import MEASURES, PRACTICAL, relation
+from ttr.experiments.settings import Recipe
+from ttr.experiments.verdict import in_all
 
 SHOWN = ("all", "recall")
 """The measures of the table in the terminal, which is to fit 80 columns."""
@@ -32,7 +34,7 @@ def show(results: Mapping[str, Any], console: Console) -> None:
         f"Bits per byte, lower is better, with 95 % intervals. {BEST} best, {EQUAL} equal to it or not told "
         "apart (differences are paired, which is sharper than comparing two intervals). Recall gain: what "
         f"the first half of the window saves on {unit} that can be looked up there. Speeds in {unit} per "
-        "second of CPU time, one thread"
+        f"second{_of_one_thread(results)}"
         + ("; ? where something else used the processor.\n" if disturbed else ".\n"),
         highlight=False,
         markup=False,
@@ -229,8 +231,8 @@ def _method(results: Mapping[str, Any]) -> str:
         "what makes its keys are kept."
         + ("" if s["as_published"] else " --as-published compares the published layers too."),
         f"Every memory is part of the same decoder: {s['depth']} layers, width {s['width']}, "
-        f"heads of {s['head_size']}. The MLP's width compensates for the parameters of the memory: "
-        f"{min(sizes):,} to {max(sizes):,} in all.",
+        f"heads of {s['head_size']}{_larger(s)}. The MLP's width compensates for the parameters of the "
+        f"memory: {min(sizes):,} to {max(sizes):,} in all.",
         _stages(results),
         f"Training: {budget['steps']} steps of {s['batch']} windows of {s['context']} {unit}, the same "
         "windows in the same order for all memories of a seed, AdamW with warm-up and cosine.",
@@ -254,8 +256,8 @@ def _method(results: Mapping[str, Any]) -> str:
         "the memories are.",
         "Recall gain: the bits per byte that are lost on the text that can be looked up in the first half of "
         f"the window alone ({recall['distant_bytes']:,} bytes), if that is taken from another window.",
-        "Speeds are medians of CPU time in one thread on this machine, all memories in turn: training with "
-        "the batch above, decoding one sequence step by step.",
+        f"Speeds are medians of {unit} per second{_of_one_thread(results)} on this machine, all memories in "
+        "turn: training with the batch above, decoding one sequence step by step.",
     )
     return "".join(f"<li>{escape(item)}</li>" for item in items)
 
@@ -270,6 +272,18 @@ def _tokens(tokens: Mapping[str, Any]) -> str:
         "bytes each on average. Bits per byte are the bits of all tokens over their bytes. The n-grams and "
         "their cache are of bytes."
     )
+
+
+def _of_one_thread(results: Mapping[str, Any]) -> str:
+    return " of CPU time, one thread" if results["settings"]["device"] == "cpu" else ""
+
+
+def _larger(settings: Mapping[str, Any]) -> str:
+    """That the models are larger than on a few cores, if they are."""
+    few = Recipe()
+    if settings["width"] <= few.width and settings["depth"] <= few.depth:
+        return ""
+    return f" (on a few cores {few.depth} layers and width {few.width} if nothing else is asked for)"
 
 
 def _stages(results: Mapping[str, Any]) -> str:
@@ -291,11 +305,13 @@ def _power(results: Mapping[str, Any]) -> list[str]:
     found = results["power"]
     if found is None:
         return ["With one seed the intervals speak of the windows alone."]
+    more = (f"{row['detectable']:.2f} with {row['seeds']}{in_all(row)}" for row in found["more_seeds"])
     return [
         f"What this comparison can find: seeds differ by {found['seed_deviation']:.3f} bits, differences "
         f"between memories by {found['window_deviation']:.3f} over windows (standard deviations). With "
         f"{found['seeds']} seeds equal memories are told apart in {found['false_alarms']:.1%} of cases, and "
-        f"a difference of {found['detectable']:.2f} bits is found in four of five."
+        f"a difference of {found['detectable']:.2f} bits is found in four of five. More seeds of every "
+        f"memory would find, at as many steps: {'; '.join(more)}."
     ]
 
 

@@ -11,14 +11,16 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from ttr.experiments.references import UNIGRAM, Reference
-from ttr.experiments.statistics import Bootstrap, behind_best, interval, power
+from ttr.experiments.statistics import Bootstrap, Power, Spread, behind_best, interval, power
 from ttr.tasks.text import shuffled
 
 MEASURES = {"all": "all bytes", "recall": "recall slice", "other": "off the slice"}
 """The three sets of bytes for which bits per byte are reported."""
 
-PRACTICAL = 0.02
-"""Bits per byte below which a difference does not matter in practice."""
+PRACTICAL, FINE = 0.02, 0.05
+"""Bits per byte below which a difference does not matter in practice, and of a small one that does."""
+MORE_SEEDS = (3, 4, 6, 8, 12, 16, 24, 32)
+"""For how many seeds of every memory it is told what they would find."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def summarise(
 
     def resampled(field: Callable[[Any], Tensor], mask: Tensor) -> dict[str, Tensor]:
         varying = bootstrap.with_seeds({m.name: field(m) for m in trained}, mask)
+        varying |= bootstrap.with_seeds({m.name: field(m) for m in measured}, mask)  # by their own spread
         return varying | {r.name: bootstrap.bits_per_byte(field(r)[None], mask) for r in counted}
 
     draws = {measure: resampled(lambda each: each.bits, mask) for measure, mask in masks.items()}
@@ -210,19 +213,24 @@ def _facts(own: Measured) -> dict[str, Any]:
 
 
 def _power(bootstrap: Bootstrap, measured: Sequence[Measured], mask: Tensor) -> dict[str, Any] | None:
-    """What two memories of this comparison must differ by to be told apart, with as many seeds as the one
-    that has fewest."""
+    """What two memories of this comparison must differ by to be told apart: with as many seeds as those that
+    were open longest, and with more."""
     spread = bootstrap.spread([m.bits for m in measured], mask)
     means = torch.stack([bootstrap.bits_per_byte(m.bits, mask) for m in measured])
     pairs = [means[i] - means[j] for i in range(len(means)) for j in range(i)]
     if not pairs or not spread.freedom:
         return None
     over_windows = float(torch.stack(pairs)[:, 1:].std(1).mean())
-    seeds = min(len(m.bits) for m in measured)
-    found = power(spread, over_windows, len(measured), seeds, PRACTICAL)
+    seeds = max(len(m.bits) for m in measured)
+
+    def found(count: int, freedom: int) -> Power:
+        return power(Spread(spread.variance, freedom), over_windows, len(measured), count, PRACTICAL)
+
+    more = {n: found(n, len(measured) * (n - 1)).detectable for n in MORE_SEEDS if n > seeds}
     return {
         "seed_deviation": spread.variance**0.5,
         "window_deviation": over_windows,
         "seeds": seeds,
-        **vars(found),
+        **vars(found(seeds, spread.freedom)),
+        "more_seeds": [{"seeds": n, "detectable": detectable} for n, detectable in more.items()],
     }

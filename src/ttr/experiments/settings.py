@@ -24,6 +24,10 @@ LOOKED_UP = 2
 """Tokens of a tokenizer that stand for the four bytes before one that can be recalled."""
 
 
+WITHOUT_INFLUENCE = ("out", "jobs", "ray", "track")
+"""The settings of a comparison that its results do not depend on."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a model is built, trained and judged; ``width`` is the model's, ``context`` counts tokens, and
@@ -58,7 +62,8 @@ class CompareSettings(Recipe):
     of the final stage is trained for so many, and equal settings give equal results. ``lr`` is the one
     learning rate of all, instead of ``learning_rates`` of which each memory gets its best. ``seeds`` is the
     least number for every memory. ``jobs`` processes of one thread each do the work, or the Ray cluster at
-    the address ``ray``, without influence on the results. ``rounds`` of all memories measure the speeds.
+    the address ``ray``, without influence on the results. ``track`` names the library that gets the curves of
+    the runs. ``rounds`` of all memories measure the speeds.
     """
 
     files: tuple[Path, ...] = ()
@@ -68,6 +73,7 @@ class CompareSettings(Recipe):
     out: Path = Path("runs/compare")
     jobs: int = 1
     ray: str | None = None
+    track: str | None = None
     time: float = 360.0
     steps: int | None = None
     lr: float | None = None
@@ -122,13 +128,14 @@ class CompareSettings(Recipe):
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(Recipe)}
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, without what has no influence on the results: their folder, and who does the work."""
+        """JSON-ready, without what has no influence on the results: their folder, who does the work, and who
+        else gets the curves."""
         fields = dataclasses.asdict(self).items()
-        return {name: _plain(value) for name, value in fields if name not in ("out", "jobs", "ray")}
+        return {name: _plain(value) for name, value in fields if name not in WITHOUT_INFLUENCE}
 
     @staticmethod
-    def from_dict(held: Mapping[str, Any], out: Path, jobs: int, ray: str | None = None) -> CompareSettings:
-        """The settings that ``to_dict`` wrote.
+    def from_dict(held: Mapping[str, Any], **others: Any) -> CompareSettings:
+        """The settings that ``to_dict`` wrote, with ``others`` for those it left out.
 
         Raises:
             ValueError, TypeError: if they are not such.
@@ -137,7 +144,7 @@ class CompareSettings(Recipe):
         values["files"] = tuple(map(Path, values["files"]))
         for name in ("memory", "tokenizer"):
             values[name] = Path(values[name]) if values.get(name) else None
-        return CompareSettings(**values, out=out, jobs=jobs, ray=ray)
+        return CompareSettings(**values, **others)
 
     def command(self) -> str:
         """The command line with these settings."""
@@ -145,31 +152,42 @@ class CompareSettings(Recipe):
         words = ["ttr", "compare", *map(str, self.files)]
         if self.layers != default.layers:
             words += ["--layers", ",".join(self.layers)]
-        names = (
-            "memory",
-            "tokenizer",
-            "out",
-            "steps",
-            "lr",
-            "width",
-            "depth",
-            "context",
-            "batch",
-            "device",
-            "seed",
-            "seeds",
-        )
-        for name in names:
+        for name in ("memory", "tokenizer", "out", "steps", "lr", "device", "seed", "seeds"):
             if getattr(self, name) != getattr(default, name):
                 words += [f"--{name}", str(getattr(self, name))]
+        for name in ("width", "depth", "context", "batch"):  # their defaults depend on the machine
+            words += [f"--{name}", str(getattr(self, name))]
         if self.time != default.time and self.steps is None:
             words += ["--time", f"{self.time:g}s"]
         return shlex.join(words + ["--as-published"] * self.as_published)
 
 
+def sizes(device: str, cores: int) -> dict[str, int]:
+    """The fields of ``Recipe`` that make its models larger where there is room: on many cores eight times the
+    work of a step, on a GPU as much as keeps it busy."""
+    if device != "cpu":
+        return {"width": 256, "depth": 4, "context": 1024, "batch": 16}
+    return {"width": 128, "context": 512} if cores >= MANY_CORES else {}
+
+
+MANY_CORES = 16
+
+
 def names_in(words: str) -> tuple[str, ...]:
     """The names in "a, b"."""
     return tuple(name.strip() for name in words.split(",") if name.strip())
+
+
+def numbers_in(words: str, option: str) -> tuple[int, ...]:
+    """The numbers in "8, 16".
+
+    Raises:
+        UserError: naming the option, if something else is there.
+    """
+    try:
+        return tuple(map(int, names_in(words)))
+    except ValueError:
+        raise UserError(f"{option} takes numbers separated by commas, not {words!r}.") from None
 
 
 def seconds(words: str) -> float:

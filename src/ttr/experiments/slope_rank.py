@@ -28,7 +28,7 @@ from ttr.functions.local_constant import LocalConstant
 from ttr.functions.local_linear import LocalLinear
 from ttr.problem import Problem
 from ttr.solvers.exact_local_fit import ExactLocalFit
-from ttr.tasks.regression import piecewise_linear, smooth_map
+from ttr.tasks.regression import Stream, piecewise_linear, smooth_map
 from ttr.weights.uniform import Uniform
 
 SCALES, RIDGES = (4.0, 8.0, 16.0, 32.0, 64.0), (1e-3, 1e-2, 1e-1)
@@ -52,10 +52,10 @@ the same pairs, at a ninth of its time; on the smooth map of 16 channels rank 8 
 fit. A random projection gains little in all cases. The streams are those of `ttr.tasks.regression`; `python
 -m ttr.experiments.slope_rank docs/slope-rank` writes this page."""
 
-Stream = Callable[[int], tuple[Tensor, Tensor]]
+Draw = Callable[[int], Stream]
 
 
-def streams(length: int) -> dict[str, tuple[int, Stream]]:
+def streams(length: int) -> dict[str, tuple[int, Draw]]:
     """The streams by name, with their number of channels."""
     piecewise = functools.partial(piecewise_linear, 4, length, segment=128)
     return {
@@ -87,17 +87,15 @@ def read(
     return ttr.regress(problem(rank, keys.shape[-1], scale), q, k, v, params=params, **controls)[:, :, 0]
 
 
-def score(
-    rank: int, scale: float, ridge: float, stream: tuple[Tensor, Tensor], projection: Tensor | None
-) -> Tensor:
+def score(rank: int, scale: float, ridge: float, stream: Stream, projection: Tensor | None) -> Tensor:
     """The squared error relative to the squared values."""
-    keys, values = stream
+    keys, values, _ = stream
     return (read(rank, scale, ridge, keys, values, projection) - values[:, 1:]).square().sum() / values[
         :, 1:
     ].square().sum()
 
 
-def learned(rank: int, scale: float, ridge: float, stream: Stream, start: Tensor, steps: int) -> Tensor:
+def learned(rank: int, scale: float, ridge: float, stream: Draw, start: Tensor, steps: int) -> Tensor:
     """A projection trained by Adam, every step on a new stream. Its norm acts only through the ridge, so its
     rows are orthonormalised at the end."""
     projection = start.clone().requires_grad_()
@@ -120,7 +118,7 @@ def seconds(call: Callable[[], object], rounds: int = 5) -> float:
     return statistics.median(times)
 
 
-def tuned(rank: int, stream: Stream, projection: Tensor | None) -> tuple[float, float]:
+def tuned(rank: int, stream: Draw, projection: Tensor | None) -> tuple[float, float]:
     """The scale and the ridge that are best on a separate stream."""
     with torch.no_grad():
         return min(
@@ -129,7 +127,7 @@ def tuned(rank: int, stream: Stream, projection: Tensor | None) -> tuple[float, 
         )
 
 
-def projections(rank: int, size: int, stream: Stream, steps: int) -> dict[str, Tensor | None]:
+def projections(rank: int, size: int, stream: Draw, steps: int) -> dict[str, Tensor | None]:
     """The kinds of projection. A trained one is trained with scale and ridge of full local linear regression:
     with those of softmax attention, whose kernel is narrow, the slope has no effect."""
     if rank in (0, size):

@@ -1,4 +1,5 @@
-"""How fast the models of a comparison train and decode: in CPU time, all of them in turn."""
+"""How fast the models of a comparison train and decode: in CPU time, or by the clock on a GPU, all of them in
+turn."""
 
 from __future__ import annotations
 
@@ -44,16 +45,17 @@ def speeds(
         name: (_Training(model, settings, batch), _Decoding(model, batch[:1, :-1]))
         for name, model in models.items()
     }
-    taken: dict[str, list[list[tuple[float, float]]]] = {name: [[], []] for name in models}
+    taken: dict[str, list[list[Sequence[float]]]] = {name: [[], []] for name in models}
     with one_thread():
         for round_ in range(settings.rounds + 1):
             for name, both in actions.items():
                 for kind, action in enumerate(both):
                     action.prepare()
-                    cpu, wall = time.process_time(), time.perf_counter()
+                    before = _now(settings.device)
                     action.run()
+                    passed = [now - then for now, then in zip(_now(settings.device), before)]
                     if round_:  # the first one warms up
-                        taken[name][kind].append((time.process_time() - cpu, time.perf_counter() - wall))
+                        taken[name][kind].append(passed)
     done = (batch.shape[0] * settings.context, DECODED)
     return {name: _figures(each, done) for name, each in taken.items()}
 
@@ -74,14 +76,23 @@ def seconds_per_step(
             training, each = _Training(model, settings, windows[: settings.batch].to(settings.device)), []
             for _ in range(3):
                 training.prepare()
-                before = time.perf_counter()
+                _, before = _now(settings.device)
                 training.run()
-                each.append(time.perf_counter() - before)
+                each.append(_now(settings.device)[1] - before)
             taken[memory.name] = min(each[1:])
     return taken
 
 
-def _figures(taken: Sequence[Sequence[tuple[float, float]]], done: tuple[int, int]) -> dict[str, Any]:
+def _now(device: str) -> tuple[float, float]:
+    """The seconds of the processor, and those of the clock; on a GPU the latter twice, once all that was
+    asked of it is done."""
+    if torch.device(device).type == "cpu":
+        return time.process_time(), time.perf_counter()
+    torch.accelerator.synchronize(device)
+    return time.perf_counter(), time.perf_counter()
+
+
+def _figures(taken: Sequence[Sequence[Sequence[float]]], done: tuple[int, int]) -> dict[str, Any]:
     training, decoding = (
         count / median(cpu for cpu, _ in rounds) for rounds, count in zip(taken, done, strict=True)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ttr.experiments.results import PRACTICAL, recalls, relation
+from ttr.experiments.results import FINE, PRACTICAL, recalls, relation
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -17,7 +17,7 @@ def conclusion(results: Mapping[str, Any]) -> list[str]:
     failed = [name for name, row in rows.items() if row["under_unigram"]["low"] <= 0]
     sentences = [
         _order(rows, best["name"], results["timed"]),
-        *_power(rows, results["power"]),
+        *_power(rows, results),
         _counting(best, results),
         _plain(best),
         *_recall(results, rows),
@@ -53,14 +53,25 @@ def _order(rows: Rows, best: str, timed: bool) -> str:
     return "; ".join([f"{best} ({spent}) is ahead of {ahead}", *parts]) + "."
 
 
-def _power(rows: Rows, power: Mapping[str, Any] | None) -> list[str]:
-    """Which differences could have been found, if some were not."""
+def _power(rows: Rows, results: Mapping[str, Any]) -> list[str]:
+    """Which differences could have been found, if some were not, and what finds smaller ones."""
+    power = results["power"]
     if power is None or all(relation(row["behind_best"]["all"]) != "open" for row in rows.values()):
         return []
-    return [
+    found = (
         f"With {power['seeds']} seeds a difference of {power['detectable']:.2f} bits is found in four of "
-        "five cases; smaller ones take more --time."
-    ]
+        "five cases"
+    )
+    enough = next((row for row in power["more_seeds"] if row["detectable"] <= FINE), None)
+    if power["detectable"] <= FINE or enough is None:
+        return [found + "; smaller ones take more --time."]
+    options = f"--seeds {enough['seeds']} --steps {results['budget']['steps']}"
+    return [f"{found}; {FINE} bits take {enough['seeds']} ({options}){in_all(enough)}."]
+
+
+def in_all(row: Mapping[str, Any]) -> str:
+    """How long more seeds take, if it is known."""
+    return "" if row["seconds"] is None else f", about {row['seconds'] / 60:.0f} minutes in all"
 
 
 def _counting(best: Mapping[str, Any], results: Mapping[str, Any]) -> str:

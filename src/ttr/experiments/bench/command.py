@@ -9,8 +9,7 @@ import typer
 from rich.console import Console
 
 from ttr.experiments.bench.settings import BenchSettings
-from ttr.experiments.errors import UserError
-from ttr.experiments.settings import names_in
+from ttr.experiments.settings import names_in, numbers_in
 
 DEFAULTS = BenchSettings()
 
@@ -56,7 +55,7 @@ def bench_command(
     settings = BenchSettings(
         cases=tuple(cases or ()),
         engines=names_in(engines),
-        lengths=_numbers(lengths),
+        lengths=numbers_in(lengths, "--lengths"),
         rounds=rounds,
         limit=limit,
         threads=threads,
@@ -70,10 +69,3 @@ def bench_command(
         list_cases(settings, console)
         return
     raise typer.Exit(1 if wrong(bench(settings, console)) else 0)
-
-
-def _numbers(words: str) -> tuple[int, ...]:
-    try:
-        return tuple(map(int, names_in(words)))
-    except ValueError:
-        raise UserError(f"--lengths takes numbers separated by commas, not {words!r}.") from None
