@@ -35,6 +35,7 @@ from ttr.experiments.settings import LAYERS, CompareSettings
 from ttr.experiments.storage import load_tensors, save_tensors, write
 from ttr.models import TTRForCausalLM
 from ttr.tasks.text import read_text, split, training_starts
+from ttr.tasks.tokens import byte_tokens
 
 TINY = {
     "layers": ("linear-attention", "softmax-attention-qknorm"),
@@ -80,6 +81,10 @@ def cells(settings, label, kind=""):
     """The files of the cells whose label begins so: finished ones, or checkpoints."""
     hash_ = "[0-9a-f]" * 16
     return sorted((settings.out / "cells").glob(f"{label}*.{hash_}.{kind}safetensors"))
+
+
+def windows_of(text, settings):
+    return language_model.Windows(byte_tokens(read_text([text]).content), settings)
 
 
 def contents(folder):
@@ -168,12 +173,12 @@ def test_stopped_at_any_step_it_ends_at_the_same_numbers(text, tmp_path, monkeyp
             raise KeyboardInterrupt
         return loss(model, tokens)
 
-    loss = training.next_byte_loss
-    monkeypatch.setattr(training, "next_byte_loss", interrupted)
+    loss = training.next_token_loss
+    monkeypatch.setattr(training, "next_token_loss", interrupted)
     for _ in range(4):
         with pytest.raises(UserError, match="continues from here"):
             run(settings)
-    monkeypatch.setattr(training, "next_byte_loss", loss)
+    monkeypatch.setattr(training, "next_token_loss", loss)
     resumed, _ = run(settings)
     assert without_times(resumed) == without_times(whole) | {"command": resumed["command"]}
 
@@ -231,7 +236,7 @@ def test_rates_are_halved_then_the_best_runs_from_all_seeds(text, tmp_path):
 def test_the_trained_models_open_and_spend_the_bits_that_are_reported(text, tmp_path):
     settings = tiny(text, tmp_path, layers=("linear-attention", "softmax-attention:1"))
     run(settings)
-    windows = language_model.Windows(text, settings).validation
+    windows = windows_of(text, settings).validation.ids
     for memory in memories(settings)[:2]:
         folder = settings.out / "models" / memory.label
         model = TTRForCausalLM.from_pretrained(folder)
@@ -254,8 +259,8 @@ def test_every_run_is_a_line_of_the_csv_file(text, tmp_path):
 
 def test_samples_positions_and_windows_are_those_of_the_text(text, tmp_path):
     results, _ = run(tiny(text, tmp_path))
-    content, windows = text.read_text(), language_model.Windows(text, tiny(text, tmp_path))
-    prompt = bytes(windows.validation[0, : results["given"]].tolist()).decode()
+    content, windows = text.read_text(), windows_of(text, tiny(text, tmp_path))
+    prompt = bytes(windows.validation.ids[0, : results["given"]].tolist()).decode()
     assert set(results["samples"]) == set(TINY["layers"])
     assert all(sample.startswith(prompt) for sample in results["samples"].values())
     for kind in ("hardest", "easiest"):
@@ -429,14 +434,14 @@ def test_a_memory_from_a_file(text, tmp_path):
 
 
 def test_a_training_that_diverges_is_reported_and_stops_no_other(text, tmp_path, monkeypatch):
-    whole = training.next_byte_loss
+    whole = training.next_token_loss
     steps = 3 * (1 + 2)  # of the shorter runs of both memories and the plain transformer
     factors = itertools.chain([1.0] * (steps + 3), [float("nan")], itertools.repeat(1.0))
 
     def diverging(model, tokens):
         return whole(model, tokens) * next(factors)
 
-    monkeypatch.setattr(training, "next_byte_loss", diverging)
+    monkeypatch.setattr(training, "next_token_loss", diverging)
     results, printed = run(tiny(text, tmp_path))
     rows = {row["name"]: row for row in results["memories"]}
     assert rows["linear-attention"]["diverged_at"] == [4] and rows["softmax-attention-qknorm"][
@@ -462,7 +467,7 @@ def test_a_training_that_diverges_ends_before_the_update_that_led_there(text, tm
     starts = training_starts(
         split(len(content), settings.context).train, settings.context, settings.steps, settings.batch, 0
     )
-    whole = training.next_byte_loss
+    whole = training.next_token_loss
 
     def trained(name, fate):
         """Train; return the parameters, and the history or None. ``fate`` determines the n-th loss of this
@@ -476,12 +481,12 @@ def test_a_training_that_diverges_ends_before_the_update_that_led_there(text, tm
                 raise KeyboardInterrupt
             return whole(model, tokens) * what
 
-        monkeypatch.setattr(training, "next_byte_loss", loss)
+        monkeypatch.setattr(training, "next_token_loss", loss)
         model = build(memories(settings)[0], settings, 16, 0)
         history = None
         try:
             history = training.train(
-                model, content, starts, 1e-2, settings, tmp_path / name, {}, lambda _: None
+                model, byte_tokens(content), starts, 1e-2, settings, tmp_path / name, {}, lambda _: None
             )
         except KeyboardInterrupt:
             pass
@@ -750,7 +755,7 @@ def test_other_arguments_leave_a_folder_alone(text, tmp_path):
 def test_a_damaged_resume_file_is_named_and_nothing_is_touched(text, tmp_path, monkeypatch):
     settings = tiny(text, tmp_path, steps=2, checkpoint_every=1)
     run(settings)
-    loss, calls = training.next_byte_loss, []
+    loss, calls = training.next_token_loss, []
 
     def interrupted(model, tokens):
         calls.append(1)
@@ -761,7 +766,7 @@ def test_a_damaged_resume_file_is_named_and_nothing_is_touched(text, tmp_path, m
     for path in cells(settings, "linear-attention"):
         path.unlink()
     with monkeypatch.context() as patch, pytest.raises(UserError, match="continues from here"):
-        patch.setattr(training, "next_byte_loss", interrupted)
+        patch.setattr(training, "next_token_loss", interrupted)
         run(settings)
     for path in (
         settings.out / "plan.json",
@@ -869,6 +874,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         CompareSettings(files=(Path("a b.txt"),), steps=7, as_published=True, layers=("gla", "gla:2+mamba")),
         CompareSettings(time=90.0, lr=1.5, depth=4, width=64, context=128, batch=2, seed=3, seeds=5),
         CompareSettings(memory=Path("mine.py"), out=Path("there"), device="cuda"),
+        CompareSettings(tokenizer=Path("a tokenizer.json"), context=3),
     ],
 )
 def test_the_command_line_is_that_of_its_settings(settings, monkeypatch):

@@ -84,7 +84,7 @@ def test_the_default_text_is_pythons_own():
 # ------------------------------------------------------------------------------------------------- statistics
 def test_the_estimate_is_the_mean_over_bytes():
     bits, mask = torch.rand(2, 30, 9), torch.rand(30, 9) < 0.3
-    estimate = interval(Bootstrap.draw(30, 50).bits_per_byte(bits, mask)).value
+    estimate = interval(Bootstrap.draw(ones(30, 9), 50).bits_per_byte(bits, mask)).value
     assert abs(estimate - bits.double()[:, mask].mean().item()) < FLOAT64
 
 
@@ -92,12 +92,17 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     generator = torch.Generator().manual_seed(1)
     hits = 0
     for _ in range(200):
-        draws = Bootstrap.draw(60, 200).bits_per_byte(
+        draws = Bootstrap.draw(ones(60, 4), 200).bits_per_byte(
             torch.randn(1, 60, 4, generator=generator), torch.ones(60, 4, dtype=torch.bool)
         )
         found = interval(draws)
         hits += found.low <= 0 <= found.high
     assert 180 <= hits <= 198
+
+
+def ones(*shape):
+    """The sizes of tokens that are bytes."""
+    return torch.ones(shape, dtype=torch.int64)
 
 
 def measured(name, bits, replaced=None, earlier=None):
@@ -122,11 +127,11 @@ def judged(runs, frequencies, mask, resamples, distant=None, better=0.5, plain=0
         Reference(name, frequencies - better, frequencies - better) for name in ("5-gram", "5-gram + cache")
     ]
     transformer = measured(PLAIN, (frequencies - plain)[None])
-    slices = Slices(mask, mask if distant is None else distant)
+    slices = Slices(mask, mask if distant is None else distant, ones(*mask.shape))
     results = summarise(runs, transformer, counted, slices, resamples)
     for row in results["memories"]:
         row |= {"training_tokens_per_second": 5.0, "decoding_tokens_per_second": 7.0, "disturbed": False}
-    budgets = Budgets(runs, {1: counted[1], 8: counted[1]}, 8, resamples)
+    budgets = Budgets(runs, {1: counted[1], 8: counted[1]}, slices.sizes, 8, resamples)
     return results | {
         "timed": True,
         "cautions": ["Look out."],
@@ -199,7 +204,7 @@ def test_a_difference_too_small_to_matter_is_none():
         runs, spent, mask = even(0.0, gap)
         results = judged(runs, spent[0] + 1, mask, 200)
         assert results["memories"][1]["behind_best"]["all"]["low"] > 0 and words in conclusion(results)[0]
-        assert undecided(runs, Slices(mask, mask), 200) == []
+        assert undecided(runs, Slices(mask, mask, ones(60, 10)), 200) == []
 
 
 def test_what_seeds_leave_open_is_said_and_trained_further():
@@ -210,7 +215,7 @@ def test_what_seeds_leave_open_is_said_and_trained_further():
     first, second, *_ = conclusion(judged(runs, spent[0] + 12, mask, 400))
     assert "is ahead of c by 9.0" in first and first.endswith("b is not told apart from it in this time.")
     assert second.startswith("With 2 seeds a difference of 0.") and "four of five" in second
-    assert undecided(runs, Slices(mask, mask), 400) == ["a", "b"]
+    assert undecided(runs, Slices(mask, mask, ones(60, 10)), 400) == ["a", "b"]
 
 
 @pytest.mark.full
@@ -219,7 +224,7 @@ def test_equal_memories_are_called_behind_in_one_of_twenty_comparisons_by_both_l
     """Two seeds of all, then five of those that are open; seeds and windows make the differences."""
     generator, called, pairs = torch.Generator().manual_seed(3), 0, 0
     mask = torch.ones(40, 1, dtype=torch.bool)
-    slices = Slices(mask, mask)
+    slices = Slices(mask, mask, ones(40, 1))
     for _ in range(300):
         hard = torch.randn(1, 40, 1, generator=generator)
         runs = {}
@@ -229,7 +234,7 @@ def test_equal_memories_are_called_behind_in_one_of_twenty_comparisons_by_both_l
         bits = {name: each[:2] for name, each in runs.items()}
         again = undecided([measured(name, each) for name, each in bits.items()], slices, 600)
         bits |= {name: runs[name] for name in again}
-        draws = Bootstrap.draw(40, 600).with_seeds(bits, mask)
+        draws = Bootstrap.draw(ones(40, 1), 600).with_seeds(bits, mask)
         best = min(names, key=lambda name: float(draws[name][0]))
         kinds = [relation(vars(behind_best(draws, name))) for name in names if name != best]
         called, pairs = called + kinds.count("behind"), pairs + len(kinds)
@@ -241,7 +246,7 @@ def test_a_memory_is_told_apart_from_itself_where_its_seeds_fall_into_two_kinds(
     second: 9 of the 45 pairs of pairs of six seeds."""
     spent = torch.rand(1, 30, 4, generator=torch.Generator().manual_seed(0)).expand(6, 30, 4)
     kinds = torch.tensor([0.0, 1.0])[torch.arange(6) // 3][:, None, None]
-    same, two = (told_apart_from_itself(each, 2, 500) for each in (spent, spent + kinds))
+    same, two = (told_apart_from_itself(each, ones(30, 4), 2, 500) for each in (spent, spent + kinds))
     assert same == {"seeds": 2, "pairs": 45, "share": 0.0, "low": 0.0, "high": 0.0}
     assert two["share"] == pytest.approx(9 / 45) and two["low"] < two["share"] < two["high"]
 
@@ -275,7 +280,7 @@ def test_the_best_at_recalling_is_one_that_recalls():
 def test_a_seed_that_disagrees_widens_the_interval():
     even, mask = torch.full((2, 50, 8), 2.0), torch.ones(50, 8, dtype=torch.bool)
     uneven = even + torch.tensor([-0.3, 0.4])[:, None, None]
-    bootstrap = Bootstrap.draw(50, 200)
+    bootstrap = Bootstrap.draw(ones(50, 8), 200)
     narrow, wide = (interval(bootstrap.with_seeds({"a": bits}, mask)["a"]) for bits in (even, uneven))
     assert narrow.high - narrow.low < FLOAT64 and wide.high - wide.low > 0.5
 
@@ -284,7 +289,7 @@ def test_a_seed_that_disagrees_widens_the_interval():
 def test_equal_memories_are_told_apart_about_as_seldom_as_the_intervals_say(seeds):
     """Four memories of the same quality, whose runs differ by seed far more than the windows explain."""
     generator, apart, pairs = torch.Generator().manual_seed(2), 0, 0
-    mask, bootstrap = torch.ones(40, 5, dtype=torch.bool), Bootstrap.draw(40, 1000)
+    mask, bootstrap = torch.ones(40, 5, dtype=torch.bool), Bootstrap.draw(ones(40, 5), 1000)
     for _ in range(300):
         hard = torch.randn(1, 40, 5, generator=generator)
         luck = 0.1 * torch.randn(4, seeds, 1, 1, generator=generator)
@@ -314,7 +319,7 @@ def test_the_distance_to_the_best_allows_for_the_choice_of_the_best():
 def test_resamples_are_moved_as_far_as_students_distribution_says(freedom, student):
     """97.5 % quantiles of one memory and of the difference of two, for whichever two; by a thousand
     independent draws they would be off by up to a fifth."""
-    bootstrap, still = Bootstrap.draw(4, 1000), torch.zeros(1001, dtype=torch.float64)
+    bootstrap, still = Bootstrap.draw(ones(4, 1), 1000), torch.zeros(1001, dtype=torch.float64)
     moved = [bootstrap.moved(still, 1, Spread(1.0, freedom), which) for which in range(6)]
     for one, other in itertools.pairwise(moved):
         assert abs(one[1:].abs().quantile(0.95) / student - 1) < 0.1
@@ -346,7 +351,7 @@ def test_seeds_of_the_reference_do_not_widen_the_intervals_of_the_memories():
     counted = [Reference(name, spent[0], spent[0]) for name in (UNIGRAM, "5-gram", "5-gram + cache")]
     for move in (0.01, 1.0):
         plain = measured(PLAIN, spent + torch.tensor([-move, move])[:, None, None])
-        results = summarise(runs, plain, counted, Slices(mask, mask), 200)
+        results = summarise(runs, plain, counted, Slices(mask, mask, ones(*mask.shape)), 200)
         own = results["memories"][0]["bits_per_byte"]["all"]
         reference = results["references"][-1]["bits_per_byte"]["all"]
         widths.append((own["high"] - own["low"], reference["high"] - reference["low"]))
@@ -386,7 +391,7 @@ def budgets(bits, counted, steps=8):
     references = {
         n: Reference("5-gram", c * everywhere[0], everywhere[0]) for n, c in zip((1, 2, steps), counted)
     }
-    return Budgets(runs, references, steps, 50)
+    return Budgets(runs, references, ones(20, 5), steps, 50)
 
 
 def test_the_distance_to_counting_is_drawn_out_to_zero():
@@ -434,7 +439,7 @@ def test_the_gap_of_the_slice_vanishes_with_its_mask_shuffled():
     mask = torch.rand(200, 50, generator=generator) < 0.25
     best = 3 + torch.randn(1, 200, 50, generator=generator)
     behind = best + 0.4 + 0.8 * mask  # worse everywhere, and more so where there is something to recall
-    bootstrap, chance = Bootstrap.draw(200, 300), shuffled(mask, 0)
+    bootstrap, chance = Bootstrap.draw(ones(200, 50), 300), shuffled(mask, 0)
     true, false = (interval(slice_gap(bootstrap, behind, best, m)) for m in (mask, chance))
     assert abs(true.value - 0.8) < FLOAT32 and true.low > 0.7
     assert chance.sum() == mask.sum() and false.low < 0 < false.high < 0.1
@@ -454,7 +459,8 @@ def drawn(monkeypatch, sizes, curves):
     for row, size_, curve in zip(results["memories"], sizes, curves, strict=True):
         row.update(state_bytes=size_, validation_curve=list(enumerate(curve, 1)))
     by_position = {"ends": [8, 16], "bits_per_byte": {row.name: [3.0, 60.0] for row in rows}}
-    picture.draw(results | {"definitions": {row.name: {} for row in rows}, "by_position": by_position})
+    results |= {"definitions": {row.name: {} for row in rows}, "by_position": by_position}
+    picture.draw(results | {"tokens": {"unit": "bytes"}})
     return figures[0].axes
 
 

@@ -7,8 +7,9 @@ import torch
 
 from ttr.experiments.references import UNIGRAM, count, with_replaced_past
 from ttr.laws.tolerances import FLOAT64
-from ttr.tasks.ngrams import CACHE_ORDERS, ORDERS, NGrams, read_bytes, with_cache
+from ttr.tasks.ngrams import CACHE_ORDERS, ORDERS, NGrams, read_places, with_cache
 from ttr.tasks.text import distant_slice, recall_slice
+from ttr.tasks.tokens import WindowBytes
 
 
 def drawn(seed: int, *shape: int) -> torch.Tensor:
@@ -78,7 +79,7 @@ def test_the_cache_refines_by_longer_and_longer_contexts(least):
 
 
 def test_bytes_that_windows_read_are_counted_once():
-    read = read_bytes(20, torch.tensor([2, 3, 10]), 4)
+    read = read_places(20, torch.tensor([2, 3, 10]), 4)
     assert read.nonzero()[:, 0].tolist() == [2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14]
 
 
@@ -86,7 +87,11 @@ def test_the_references_are_chosen_on_the_tuning_windows():
     """Text of period 7: every byte follows from the one before it, and a cache finds nothing to add."""
     content = torch.arange(4000).remainder(7).to(torch.uint8) + 97
     windows = torch.stack([content[i : i + 33] for i in (5, 17, 300)]).long()
-    everything, replaced = torch.ones(4000, dtype=torch.bool), with_replaced_past(windows)
+    everything, length = torch.ones(4000, dtype=torch.bool), windows.shape[1]
+    windows, replaced = (
+        WindowBytes(rows, torch.arange(length).expand_as(rows).contiguous(), length)
+        for rows in (windows, with_replaced_past(windows))
+    )
     unigram, ngram, cached = count(content, everything, windows, windows, replaced, cache=True)
     assert unigram.name == UNIGRAM and ngram.name.endswith("-gram") and cached.name == f"{ngram.name} + cache"
     other = count(content, everything, windows, replaced, windows, cache=True)

@@ -8,7 +8,7 @@ from ttr.laws.tolerances import FLOAT32
 
 
 def test_it_is_llama_with_the_same_parameters():
-    plain = PlainTransformer(width=32, depth=2, heads=2, mlp_width=48)
+    plain = PlainTransformer(vocabulary=256, width=32, depth=2, heads=2, mlp_width=48)
     config = LlamaConfig(
         vocab_size=256,
         hidden_size=32,

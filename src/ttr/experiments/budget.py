@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Integer
+from torch import Tensor
 
 from ttr.experiments.references import Reference
 from ttr.experiments.results import PRACTICAL, Measured
@@ -20,16 +22,20 @@ class Budgets:
     Args:
         measured: the memories.
         counted: the best n-gram by the number of steps, counted on the bytes that were read in them.
+        sizes: the bytes of every validation token.
         steps: of the final stage.
     """
 
     def __init__(
-        self, measured: Sequence[Measured], counted: Mapping[int, Reference], steps: int, resamples: int
+        self,
+        measured: Sequence[Measured],
+        counted: Mapping[int, Reference],
+        sizes: Integer[Tensor, "W T"],
+        steps: int,
+        resamples: int,
     ) -> None:
         self.names, self.steps = [m.name for m in measured], sorted({*measured[0].earlier, steps})
-        windows = measured[0].bits.shape[1:]
-        mask = torch.ones(windows, dtype=torch.bool)
-        bootstrap = Bootstrap.draw(len(mask), resamples)
+        mask, bootstrap = torch.ones_like(sizes, dtype=torch.bool), Bootstrap.draw(sizes, resamples)
         spread = bootstrap.spread([m.bits for m in measured], mask)
         runs = {m.name: {n: b[None] for n, b in m.earlier.items()} | {steps: m.bits} for m in measured}
         self.draws = {
@@ -43,7 +49,7 @@ class Budgets:
         }
         self.counting = [bootstrap.bits_per_byte(counted[n].bits[None], mask) for n in self.steps]
 
-    def until_counting(self, name: str, bytes_of_a_step: int) -> dict[str, float | None]:
+    def until_counting(self, name: str, bytes_of_a_step: float) -> dict[str, float | None]:
         """After how many bytes this memory will predict as well as the best n-gram that has read the same
         bytes: where the straight line through its distances over the logarithm of the bytes is zero.
 

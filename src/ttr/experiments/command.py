@@ -37,9 +37,13 @@ Steps = Annotated[int | None, typer.Option(help="Training steps of the final sta
 Rate = Annotated[
     float | None, typer.Option(help="One learning rate for all, instead of the best of several for each.")
 ]
+Tokenizer = Annotated[Path | None, typer.Option(help="A tokenizers JSON file; bytes when none is named.")]
 Width = Annotated[int | None, typer.Option(help="Width of the models; 64, more on a GPU or many cores.")]
 Depth = Annotated[int | None, typer.Option(help="Layers of the models; 2, more on a GPU.")]
-Context = Annotated[int | None, typer.Option(help="Bytes per window; 256, more on a GPU or many cores.")]
+Context = Annotated[
+    int | None,
+    typer.Option(help="Tokens per window, bytes without --tokenizer; 256, more on a GPU or many cores."),
+]
 Batch = Annotated[int | None, typer.Option(help="Windows per step; 8, more on a GPU.")]
 Device = Annotated[str, typer.Option(help="Where models are trained, as torch names it.")]
 Seed = Annotated[int, typer.Option(help="First seed of data order and initial weights.")]
@@ -84,6 +88,7 @@ def compare_command(
     files: Files = None,
     layers: Layers = LAYERS,
     memory: MemoryFile = None,
+    tokenizer: Tokenizer = None,
     time: Time = None,
     steps: Steps = None,
     lr: Rate = None,
@@ -119,6 +124,7 @@ def compare_command(
         files=tuple(files or ()),
         layers=names_in(layers),
         memory=memory,
+        tokenizer=tokenizer,
         out=out,
         jobs=jobs,
         ray=ray,

@@ -1,21 +1,25 @@
-"""Compares memories on a text by a small byte-level language model each, at equal parameters, data and
+"""Compares memories on a text by a small language model each, at equal parameters, data and
 seeds."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from rich.console import Console
+from torch import Tensor
 
 from ttr.experiments.bench import machine
 from ttr.experiments.budget import Budgets
 from ttr.experiments.cells import Cell, Compute, Result, run
 from ttr.experiments.errors import UserError, for_the_user
+from ttr.experiments.evaluation import per_byte
 from ttr.experiments.language_model import PROMPT, Windows
 from ttr.experiments.memories import PLAIN, Memory, definitions, equal_widths, memories
 from ttr.experiments.plan import Plan
@@ -31,6 +35,7 @@ from ttr.experiments.tracking import check_installed, track
 from ttr.experiments.verdict import conclusion
 from ttr.experiments.workers import workers
 from ttr.tasks.text import cautions, distant_slice, read_text, recall_slice, standard_library
+from ttr.tasks.tokens import TokenWindows, encoding
 
 TRAIN, COUNT = (f"ttr.experiments.language_model:{name}" for name in ("train_and_judge", "count_ngrams"))
 EXAMPLES = 3
@@ -63,8 +68,10 @@ def compare(settings: CompareSettings, console: Console, replayed: Plan | None =
             results = comparison.results(bar)
     except KeyboardInterrupt:
         raise UserError(f"Stopped. The same command continues from here: {settings.command()}") from None
-    save_models(settings, comparison.widths, comparison.kept)
-    publish(settings.out, results, table_of_runs(comparison.plan.stages, comparison.trained), console)
+    vocabulary, sizes = comparison.tokens.vocabulary, comparison.slices.sizes
+    save_models(settings, comparison.widths, comparison.kept, comparison.encoding, vocabulary)
+    runs = table_of_runs(comparison.plan.stages, comparison.trained, sizes)
+    publish(settings.out, results, runs, console)
     return results
 
 
@@ -84,12 +91,14 @@ class Comparison:
         with for_the_user():
             self.memories = memories(settings)
             self.text = read_text(settings.files or standard_library())
-            self.windows = Windows(self.text, settings)
-            self.slices = _slices(self.windows, settings)
-        self.cautions = cautions(self.text, self.windows.pieces)
-        self.plan = Plan.claim(settings, self.text, definitions(self.memories), replayed)
-        write(self.cells / "inputs" / self.text.sha256, self.text.content.numpy().tobytes())
-        self.widths = equal_widths(self.memories, settings)
+            self.encoding = encoding(settings.tokenizer)
+            self.tokens = self.encoding.tokens(self.text)
+            self.windows = Windows(self.tokens, settings, self.encoding.unit)
+            self.slices = _slices(self.windows.validation, settings, self.encoding.unit)
+        self.cautions = cautions(self.text, self.tokens.in_bytes(self.windows.pieces))
+        self.plan = Plan.claim(settings, self.text, self.encoding, definitions(self.memories), replayed)
+        self.inputs = self._inputs()
+        self.widths = equal_widths(self.memories, settings, self.tokens.vocabulary)
         self.by_name = {memory.name: memory for memory in self.memories}
         self.trained: dict[Run, Result] = {}
         self.counted: dict[int, list[Reference]] = {}
@@ -97,6 +106,14 @@ class Comparison:
     @property
     def cells(self) -> Path:
         return self.settings.out / "cells"
+
+    def _inputs(self) -> dict[str, str]:
+        """Put what cells read where they read it; the hashes by the names of the arguments."""
+        contents = {"text": self.text.content.numpy().tobytes()} | self.encoding.files(self.tokens)
+        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        for name, content in contents.items():
+            write(self.cells / "inputs" / hashes[name], content)
+        return hashes
 
     @property
     def groups(self) -> list[list[Memory]]:
@@ -146,7 +163,8 @@ class Comparison:
         if limit is None or self.plan.complete:
             return Clock(limit, s.jobs, dict.fromkeys(self.by_name, 1.0), judging)
         bar.begin("a step of every memory, timed", 0)
-        cost = seconds_per_step(self.memories, s, self.widths, self.windows.tuning)
+        tokens, windows = self.tokens, self.windows
+        cost = seconds_per_step(self.memories, s, self.widths, windows.tuning.ids, tokens.vocabulary)
         return Clock(limit, s.jobs, cost, judging)
 
     def _next(self, clock: Clock) -> Stage | None:
@@ -199,14 +217,14 @@ class Comparison:
         }
         label = f"{self.by_name[run.memory].label}.seed{run.seed}.rate{run.rate}.steps{run.steps}"
         gpus = 0 if self.settings.device == "cpu" else 1
-        return Cell(TRAIN, arguments, label, run.steps, (self.text.sha256,), gpus=gpus)
+        return Cell(TRAIN, arguments, label, run.steps, tuple(self.inputs.values()), gpus=gpus)
 
     def _counting(self, steps: int, cache: bool) -> Cell:
         arguments = self._common() | {"seed": self.settings.seed, "steps": steps, "cache": cache}
-        return Cell(COUNT, arguments, f"n-grams.steps{steps}", 0, (self.text.sha256,))
+        return Cell(COUNT, arguments, f"n-grams.steps{steps}", 0, tuple(self.inputs.values()))
 
     def _common(self) -> dict[str, Any]:
-        return {"text": self.text.sha256, "recipe": self.settings.recipe()}
+        return self.inputs | {"recipe": self.settings.recipe()}
 
     # ------------------------------------------------------------------------------------------- figures
     def measured(self, name: str) -> Measured:
@@ -234,7 +252,7 @@ class Comparison:
         """The order so far, in a line."""
         best: dict[str, float] = {}
         for run_ in stage.runs:
-            bits = self.trained[run_][0]["bits"].double().mean().item()
+            bits = per_byte(self.trained[run_][0]["bits"], self.slices.sizes)
             best[run_.memory] = min(best.get(run_.memory, bits), bits)
         order = sorted(best, key=best.get)
         return f"After {stage.runs[0].steps} steps: " + ", ".join(
@@ -247,6 +265,7 @@ class Comparison:
         bar.begin("speeds, all memories in turn", 0)
         fast = self._speeds()
         counted, plain = self.counted[steps], self.measured(PLAIN)
+        of_a_step = s.batch * s.context * self.tokens.bytes_per_token
         tables = []
         for group in self.groups:
             measured = [self.measured(memory.name) for memory in group]
@@ -255,19 +274,20 @@ class Comparison:
                 row["seconds"] = self._seconds_with(row["seeds"])
             for row in table["memories"]:
                 row |= fast[row["name"]]
-            budgets = Budgets(measured, {n: each[1] for n, each in self.counted.items()}, steps, s.resamples)
+            ngrams = {n: each[1] for n, each in self.counted.items()}
+            budgets = Budgets(measured, ngrams, self.slices.sizes, steps, s.resamples)
             cost = {n: s.batch * s.context / each["training_tokens_per_second"] for n, each in fast.items()}
             table |= {
                 "crossings": budgets.crossings(),
-                "until_counting": budgets.until_counting(table["best"]["all"], s.batch * s.context),
+                "until_counting": budgets.until_counting(table["best"]["all"], of_a_step),
                 "at_equal_time": budgets.at_equal_time(cost),
-                "by_position": _by_position([*measured, plain], s.context),
+                "by_position": _by_position([*measured, plain], self.windows.long.sizes, s.context),
             }
             tables.append(table)
         about = dict(self.plan.about)
         budget = {
             "steps": steps,
-            "bytes": steps * s.batch * s.context,
+            "bytes": round(steps * of_a_step),
             "stages": [
                 {"title": stage.title, "runs": len(stage.runs), "seconds": seconds}
                 for stage, seconds in zip(self.plan.stages, self.plan.seconds)
@@ -277,7 +297,20 @@ class Comparison:
         results |= {"published": tables[1]} if len(tables) > 1 else {}
         best = self.measured(results["best"]["all"])
         results |= self._examples(best, counted[1]) | about | {"machine": machine.facts()}
+        results["tokens"] = self._about_tokens()
         return {"conclusion": conclusion(results)} | results
+
+    def _about_tokens(self) -> dict[str, Any]:
+        """What the tokens are, and how many of them one is looked up by."""
+        return {
+            "unit": self.encoding.unit,
+            "tokenizer": str(self.settings.tokenizer) if self.settings.tokenizer else None,
+            "sha256": self.encoding.facts.get("tokenizer"),
+            "count": len(self.tokens.ids),
+            "vocabulary": self.tokens.vocabulary,
+            "bytes_per_token": self.tokens.bytes_per_token,
+            "looked_up": self.settings.looked_up,
+        }
 
     def _seconds_with(self, seeds: int) -> float | None:
         """How long all stages take with so many seeds of every memory, if it is known how long they took."""
@@ -291,22 +324,25 @@ class Comparison:
         path = self.settings.out / "speeds.safetensors"
         if not path.exists():
             found = [memory for memory in self.memories if memory.layers]
-            save_tensors(path, {}, speeds(found, self.settings, self.widths, self.windows.validation))
+            windows, vocabulary = self.windows.validation.ids, self.tokens.vocabulary
+            save_tensors(path, {}, speeds(found, self.settings, self.widths, windows, vocabulary))
         return load_tensors(path)[1]
 
     def _examples(self, best: Measured, counted: Reference) -> dict[str, Any]:
-        """What every memory wrote behind the same bytes, and the windows that are hardest and easiest for the
-        best one."""
+        """What every memory wrote behind the same beginning, and the windows that are hardest and easiest for
+        the best one."""
         samples = {
-            memory.name: bytes(tensors["sample"].tolist()).decode(errors="replace")
+            memory.name: self.encoding.decode(tensors["sample"].tolist())
             for memory, (tensors, _) in self.kept
         }
-        spent, ngram = best.bits.double().mean((0, 2)), counted.bits.double().mean(1)
+        sizes, places = self.slices.sizes.sum(1).clamp(min=1), self.windows.validation.places
+        spent, ngram = (bits.double().sum(1) / sizes for bits in (best.bits.double().mean(0), counted.bits))
         order = spent.argsort(descending=True, stable=True).tolist()
 
         def window(i: int) -> dict[str, Any]:
-            file, byte = self.text.place(int(self.windows.starts[i]))
-            text = bytes(self.windows.validation[i].tolist()).decode(errors="replace")
+            start, end = self.tokens.bounds[places[i, [0, -1]] + torch.tensor([0, 1])].tolist()
+            file, byte = self.text.place(start)
+            text = bytes(self.text.content[start:end].tolist()).decode(errors="replace")
             return {
                 "file": file,
                 "byte": byte,
@@ -323,22 +359,23 @@ class Comparison:
         }
 
 
-def _slices(windows: Windows, settings: CompareSettings) -> Slices:
+def _slices(windows: TokenWindows, settings: CompareSettings, unit: str) -> Slices:
     """The slices of the validation windows.
 
     Raises:
         ValueError: if nothing can be recalled.
     """
-    slices = Slices(*(of(windows.validation, settings.ngram) for of in (recall_slice, distant_slice)))
-    if not slices.recall.any():
+    found = (of(windows.ids, settings.looked_up) for of in (recall_slice, distant_slice))
+    slices = Slices(*found, windows.sizes)
+    if not slices.sizes[slices.recall].any():
         raise ValueError(
-            f"No window of {settings.context} bytes repeats {settings.ngram} bytes, so there is nothing to "
-            "recall. Use a larger --context or more text."
+            f"No window of {settings.context} {unit} repeats {settings.looked_up} {unit}, so there is "
+            "nothing to recall. Use a larger --context or more text."
         )
     return slices
 
 
-def _by_position(measured: Sequence[Measured], context: int) -> dict[str, Any]:
+def _by_position(measured: Sequence[Measured], sizes: Int[Tensor, "V M"], context: int) -> dict[str, Any]:
     """Bits per byte in longer windows: within the training length, then between every doubling of it."""
     edges = [0, context]
     while edges[-1] < measured[0].long.shape[1]:
@@ -346,7 +383,7 @@ def _by_position(measured: Sequence[Measured], context: int) -> dict[str, Any]:
     return {
         "ends": edges[1:],
         "bits_per_byte": {
-            m.name: [m.long[:, a:b].double().mean().item() for a, b in zip(edges, edges[1:])]
+            m.name: [per_byte(m.long[:, a:b], sizes[:, a:b]) for a, b in zip(edges, edges[1:])]
             for m in measured
         },
     }

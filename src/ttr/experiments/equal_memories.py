@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from rich.console import Console
 from torch import Tensor
 
@@ -27,11 +27,13 @@ from ttr.experiments.storage import to_json, write
 from ttr.experiments.workers import workers
 
 
-def told_apart_from_itself(bits: Float[Tensor, "S W T"], each: int, resamples: int) -> dict[str, Any]:
+def told_apart_from_itself(
+    bits: Float[Tensor, "S W T"], sizes: Integer[Tensor, "W T"], each: int, resamples: int
+) -> dict[str, Any]:
     """The share of the pairs of groups of ``each`` seeds that are told apart, and a 95 % interval of it, by
     leaving out one seed after the other (the jackknife: pairs share seeds)."""
-    of_windows, seeds = bits.double().mean(2, keepdim=True), range(len(bits))
-    bootstrap, mask = Bootstrap.draw(bits.shape[1], resamples), torch.ones(bits.shape[1], 1)
+    of_windows, seeds = bits.double().sum(2, keepdim=True), range(len(bits))
+    bootstrap, mask = Bootstrap.draw(sizes.sum(1, keepdim=True), resamples), torch.ones(bits.shape[1], 1)
     apart = {}
     for first in itertools.combinations(seeds, each):
         others = [seed for seed in seeds if seed > first[0] and seed not in first]
@@ -64,7 +66,8 @@ def main(folder: Path) -> None:
         comparison.train(comparison.clock(bar), compute, bar)
     name = comparison.memories[0].name
     bits = comparison.measured(name).bits
-    found = [told_apart_from_itself(bits, each, settings.resamples) for each in (2, 3)]
+    sizes = comparison.slices.sizes
+    found = [told_apart_from_itself(bits, sizes, each, settings.resamples) for each in (2, 3)]
     for row in found:
         print(
             f"{name}, {row['seeds']} seeds against {row['seeds']}: {row['share']:.1%} of {row['pairs']:,} "

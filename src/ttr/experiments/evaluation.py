@@ -7,10 +7,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ttr.experiments.training import bits_of, logits_of
+from ttr.tasks.tokens import TokenWindows
 from ttr.values import checks
 
 MOST_BITS = 64.0
-"""The most bits that a byte counts, also if the model's figure is not finite, so that the mean of a diverged
+"""The most bits that a token counts, also if the model's figure is not finite, so that the mean of a diverged
 model is finite."""
 
 
@@ -18,8 +19,8 @@ model is finite."""
 def bits_and_hits(
     model: nn.Module, tokens: Int[Tensor, "W L"], batch: int
 ) -> tuple[Float[Tensor, "W L-1"], Bool[Tensor, "W L-1"]]:
-    """Of every byte of the windows, from the window's earlier bytes alone: the bits that the model spends on
-    it, ``MOST_BITS`` at most, and whether it is the byte that the model holds most likely."""
+    """Of every token of the windows, from the window's earlier tokens alone: the bits that the model spends
+    on it, ``MOST_BITS`` at most, and whether it is the token that the model holds most likely."""
     model.eval()
     device, bits, hits = next(model.parameters()).device, [], []
     for part in tokens.split(batch):
@@ -30,9 +31,14 @@ def bits_and_hits(
     return torch.cat(bits).nan_to_num(nan=MOST_BITS).clamp(max=MOST_BITS), torch.cat(hits)
 
 
-def bits_per_byte(model: nn.Module, tokens: Int[Tensor, "W L"], batch: int) -> float:
-    """The mean over all bytes."""
-    return bits_and_hits(model, tokens, batch)[0].double().mean().item()
+def bits_per_byte(model: nn.Module, windows: TokenWindows, batch: int) -> float:
+    """The bits of all predicted tokens over their bytes."""
+    return per_byte(bits_and_hits(model, windows.ids, batch)[0], windows.sizes)
+
+
+def per_byte(bits: Float[Tensor, "*shape"], sizes: Int[Tensor, "*shape"]) -> float:
+    """The bits of tokens over their bytes: a ratio of sums, since a single token may have no byte."""
+    return (bits.double().sum() / sizes.sum()).item()
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from ttr.experiments.user_file import load_memories
 from ttr.layer.architecture import Architecture
 from ttr.models import TTRConfig, TTRForCausalLM
 from ttr.problem import Problem
+from ttr.tasks.tokens import BYTES
 
 PLAIN = "plain-transformer"
 """The name of the reference without any memory of ttr's."""
@@ -115,15 +116,15 @@ def _architecture(memory: Problem | Architecture) -> Architecture:
     return memory if isinstance(memory, Architecture) else Architecture.of(memory)
 
 
-def build(memory: Memory, settings: Recipe, mlp_width: int, seed: int) -> nn.Module:
+def build(memory: Memory, settings: Recipe, mlp_width: int, seed: int, vocabulary: int = BYTES) -> nn.Module:
     """A new model with this memory in every layer; the global generator is not changed."""
     heads = settings.width // settings.head_size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if not memory.layers:
-            return PlainTransformer(settings.width, settings.depth, heads, mlp_width)
+            return PlainTransformer(vocabulary, settings.width, settings.depth, heads, mlp_width)
         config = TTRConfig(
-            vocab_size=256,
+            vocab_size=vocabulary,
             hidden_size=settings.width,
             num_hidden_layers=settings.depth,
             num_heads=heads,
@@ -140,14 +141,17 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def equal_widths(found: Sequence[Memory], settings: Recipe) -> dict[str, int]:
+def equal_widths(found: Sequence[Memory], settings: Recipe, vocabulary: int = BYTES) -> dict[str, int]:
     """The MLP width of every memory with which all models have the parameters of the largest (within 1 %).
 
     The largest is the one whose memory has most parameters; its MLP is ``mlp_ratio`` times as wide as the
     model. The number of parameters is linear in the MLP's width, so two models determine it.
     """
     base = round(settings.mlp_ratio * settings.width)
-    at_base = {m.name: parameters(build(m, settings, base, 0)) for m in found}
-    slope = {m.name: parameters(build(m, settings, base + 1, 0)) - at_base[m.name] for m in found}
+    at_base, one_wider = (
+        {m.name: parameters(build(m, settings, width, 0, vocabulary)) for m in found}
+        for width in (base, base + 1)
+    )
+    slope = {name: one_wider[name] - at_base[name] for name in at_base}
     largest = max(at_base.values())
     return {name: base + round((largest - at_base[name]) / slope[name]) for name in at_base}

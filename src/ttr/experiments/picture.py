@@ -28,7 +28,7 @@ def draw(results: Mapping[str, Any]) -> bytes:
     _distances(distances, rows, colour)
     _state(state, rows, colour)
     _learning(learning, rows, colour, results)
-    _by_position(position, results["by_position"], colour)
+    _by_position(position, results["by_position"], colour, results["tokens"]["unit"])
     for axes in panels.flat:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e6e6e6", linewidth=0.8)
@@ -144,7 +144,7 @@ def _learning(
     axes.legend(frameon=False, fontsize=8)
 
 
-def _by_position(axes: Axes, found: Mapping[str, Any], colour: Mapping[str, str]) -> None:
+def _by_position(axes: Axes, found: Mapping[str, Any], colour: Mapping[str, str], unit: str) -> None:
     """Bits per byte by the distance from the window's beginning; grey for the plain transformer."""
     ends = found["ends"]
     highest = max(bits[0] for bits in found["bits_per_byte"].values())
@@ -155,7 +155,7 @@ def _by_position(axes: Axes, found: Mapping[str, Any], colour: Mapping[str, str]
     axes.set_xscale("log", base=2)
     axes.set_xticks(ends, [f"{end:,}" for end in ends])
     axes.minorticks_off()
-    axes.set_xlabel("bytes into the window (the first mark is the training length)")
+    axes.set_xlabel(f"{unit} into the window (the first mark is the training length)")
     axes.set_ylabel("bits per byte")
     axes.set_title("Beyond the training length")
 

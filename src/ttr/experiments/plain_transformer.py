@@ -15,20 +15,20 @@ from torch.nn import functional as F
 
 
 class PlainTransformer(nn.Module):
-    """A byte-level decoder, called as those of transformers are."""
+    """A decoder, called as those of transformers are."""
 
-    def __init__(self, width: int, depth: int, heads: int, mlp_width: int) -> None:
+    def __init__(self, vocabulary: int, width: int, depth: int, heads: int, mlp_width: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(256, width)
+        self.embedding = nn.Embedding(vocabulary, width)
         self.blocks = nn.ModuleList(_Block(width, heads, mlp_width) for _ in range(depth))
         self.norm = nn.RMSNorm(width, eps=1e-6)
-        self.head = nn.Linear(width, 256, bias=False)
+        self.head = nn.Linear(width, vocabulary, bias=False)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
 
     def forward(self, input_ids: Int[Tensor, "B T"], use_cache: bool = False) -> SimpleNamespace:
-        """``logits`` [B,T,256]. There is no cache."""
+        """``logits`` [B,T,vocabulary]. There is no cache."""
         x = self.embedding(input_ids)
         for block in self.blocks:
             x = block(x)

@@ -17,6 +17,7 @@ from ttr.experiments.protocol import FULL, Stage
 from ttr.experiments.settings import CompareSettings
 from ttr.experiments.storage import from_json, locked, make_folder, to_json, write
 from ttr.tasks.text import Text
+from ttr.tasks.tokens import Encoding
 
 REPORT = ("results.json", "results.csv", "comparison.png", "report.html")
 """Files of a folder that are made anew from the results of its plan."""
@@ -42,6 +43,7 @@ class Plan:
     def claim(
         settings: CompareSettings,
         text: Text,
+        encoding: Encoding,
         definitions: Mapping[str, Any],
         replayed: Plan | None = None,
     ) -> Plan:
@@ -57,7 +59,8 @@ class Plan:
             "command": settings.command(),
             "settings": settings.to_dict(),
             "definitions": definitions,
-            "text": {"bytes": len(text.content), "sha256": text.sha256, "files": list(text.names)},
+            "text": {"bytes": len(text.content), "sha256": text.sha256, "files": list(text.names)}
+            | encoding.facts,
             "versions": versions(),
         }
         if replayed is not None and (differ := _differences(replayed.about, about)):

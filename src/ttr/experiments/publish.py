@@ -12,10 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Integer
 from rich.console import Console
+from torch import Tensor
 from transformers.utils import logging
 
 from ttr.experiments.cells import Result
+from ttr.experiments.evaluation import per_byte
 from ttr.experiments.memories import Memory, build
 from ttr.experiments.picture import draw
 from ttr.experiments.plan import REPORT
@@ -23,6 +26,7 @@ from ttr.experiments.protocol import Run, Stage
 from ttr.experiments.report import html, show
 from ttr.experiments.settings import CompareSettings
 from ttr.experiments.storage import to_json, write
+from ttr.tasks.tokens import Encoding
 
 
 def publish(folder: Path, results: Mapping[str, Any], runs: bytes, console: Console) -> None:
@@ -36,15 +40,15 @@ def publish(folder: Path, results: Mapping[str, Any], runs: bytes, console: Cons
     console.print("Written:", *written, highlight=False, markup=False, soft_wrap=True)
 
 
-def table_of_runs(stages: list[Stage], trained: Mapping[Run, Result]) -> bytes:
-    """Every run as a line of a CSV file."""
+def table_of_runs(stages: list[Stage], trained: Mapping[Run, Result], sizes: Integer[Tensor, "W T"]) -> bytes:
+    """Every run as a line of a CSV file; ``sizes`` are the bytes of every validation token."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([*COLUMNS, "bits_per_byte"])
     for number, stage in enumerate(stages, 1):
         for run in stage.runs:
             tensors, facts = trained[run]
-            bits = tensors["bits"].double().mean().item()
+            bits = per_byte(tensors["bits"], sizes)
             known = {"stage": number} | vars(run) | facts
             writer.writerow([*(known[column] for column in COLUMNS), bits])
     return file.getvalue().encode()
@@ -64,19 +68,24 @@ COLUMNS = (
 
 
 def save_models(
-    settings: CompareSettings, widths: Mapping[str, int], kept: Sequence[tuple[Memory, Result]]
+    settings: CompareSettings,
+    widths: Mapping[str, int],
+    kept: Sequence[tuple[Memory, Result]],
+    encoding: Encoding,
+    vocabulary: int,
 ) -> None:
-    """A model of every memory, each in a folder that ``TTRForCausalLM.from_pretrained`` opens, and that is
-    there whole or not at all."""
+    """A model of every memory, each in a folder that ``TTRForCausalLM.from_pretrained`` opens (and
+    ``AutoTokenizer``, if there is a tokenizer), and that is there whole or not at all."""
     for memory, (tensors, _) in kept:
         folder = settings.out / "models" / memory.label
         if folder.exists():
             continue
-        model, prefix = build(memory, settings, widths[memory.name], 0), "model."
+        model, prefix = build(memory, settings, widths[memory.name], 0, vocabulary), "model."
         model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         part = folder.with_name(f".{memory.label}.{os.getpid()}.part")
         with _quiet():
             model.save_pretrained(part)
+            encoding.save(part)
         try:
             part.rename(folder)
         except OSError:  # another run of the same comparison was faster

@@ -28,6 +28,7 @@ from ttr.experiments.storage import make_folder, to_json, write
 from ttr.experiments.training import reporting, train
 from ttr.experiments.workers import workers
 from ttr.tasks.records import CHANCE_BITS, RecordSettings, RecordWindows, records
+from ttr.tasks.tokens import byte_tokens
 
 TRAIN = "ttr.experiments.records_probe:train_and_recall"
 
@@ -217,7 +218,7 @@ def train_and_recall(arguments: dict[str, Any], folder: Path, checkpoint: Path, 
     model = build(memory, settings, arguments["mlp_width"], seed).to(settings.device)
     on_step = reporting(report, memory.name, settings.steps, f"seed {seed}, rate {rate:g}")
     content, starts = training_records(settings, seed)
-    history = train(model, content, starts, rate, settings, checkpoint, dict(arguments), on_step)
+    history = train(model, byte_tokens(content), starts, rate, settings, checkpoint, dict(arguments), on_step)
     undone = settings.steps - len(history.loss)  # by a run that diverged
     report(memory.name, undone, "measuring")
     tensors, tuning = {}, []

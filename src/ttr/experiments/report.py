@@ -29,11 +29,11 @@ def show(results: Mapping[str, Any], console: Console) -> None:
     if "published" in results:
         console.print("In the layers as published:", highlight=False)
         _print_table(results["published"], [], console)
-    disturbed = any(row["disturbed"] for row in results["memories"])
+    disturbed, unit = any(row["disturbed"] for row in results["memories"]), results["tokens"]["unit"]
     console.print(
         f"Bits per byte, lower is better, with 95 % intervals. {BEST} best, {EQUAL} equal to it or not told "
         "apart (differences are paired, which is sharper than comparing two intervals). Recall gain: what "
-        "the first half of the window saves on bytes that can be looked up there. Speeds in bytes per "
+        f"the first half of the window saves on {unit} that can be looked up there. Speeds in {unit} per "
         f"second{_of_one_thread(results)}"
         + ("; ? where something else used the processor.\n" if disturbed else ".\n"),
         highlight=False,
@@ -89,7 +89,8 @@ def html(results: Mapping[str, Any], png: bytes) -> str:
     first, *more = results["conclusion"]
     picture = base64.b64encode(png).decode()
     sections = [
-        f"<h2>The figures</h2><p>{_reading(results)}</p>{_table(results, results['references'])}{LEGEND}",
+        f"<h2>The figures</h2><p>{_reading(results)}</p>{_table(results, results['references'])}"
+        + LEGEND.format(unit=results["tokens"]["unit"]),
         f'<div class="scroll"><img alt="{ALT}" src="data:image/png;base64,{picture}"></div>',
     ]
     if "published" in results:
@@ -154,15 +155,16 @@ def _cell(interval: Mapping[str, float], sign: str) -> str:
 
 
 def _reading(results: Mapping[str, Any]) -> str:
-    settings, share = results["settings"], results["recall_slice"]["share"]
+    settings, share, tokens = results["settings"], results["recall_slice"]["share"], results["tokens"]
+    unit, looked_up = tokens["unit"], tokens["looked_up"]
     return escape(
         "All figures are bits per byte of text that no model was trained on; lower is better, and one bit "
         "less means twice the probability for the "
-        f"byte that came. The recall slice is the {share:.0%} of bytes whose preceding {settings['ngram']} "
-        "bytes occurred earlier in the same window (runs of one byte left out): there a memory can recall "
-        "the byte that followed. Recall gain and copied: what the first half of the window saves on bytes "
-        "that can be looked up there alone, and how many of these are held most likely. State is the bytes "
-        f"that the layers carry from one byte to the next after {settings['context']} bytes."
+        f"byte that came. The recall slice ({share:.0%} of the bytes) holds the {unit} whose preceding "
+        f"{looked_up} {unit} occurred earlier in the same window (runs of a single one left out): there a "
+        "memory can recall what followed. Recall gain and copied: what the first half of the window saves on "
+        f"{unit} that can be looked up there alone, and how many of these are held most likely. State is the "
+        f"bytes that the layers carry from step to step after {settings['context']} {unit}."
     )
 
 
@@ -183,19 +185,20 @@ def _at_equal_time(results: Mapping[str, Any]) -> str:
 
 def _by_position(results: Mapping[str, Any]) -> str:
     found, start = results["by_position"], 0
-    heads = ["bytes into the window"]
+    heads = [f"{results['tokens']['unit']} into the window"]
     for end in found["ends"]:
         heads, start = [*heads, f"{start:,} to {end:,}"], end
     rows = [(name, [f"{value:.3f}" for value in bits]) for name, bits in found["bits_per_byte"].items()]
     longer = found["ends"][-1] // found["ends"][0]
     return (
         f"<p>Bits per byte in windows up to {longer} times as long as those of the training, first seed. "
-        "Columns hold different bytes, the same ones for all.</p>" + _grid(heads, rows, 1)
+        "Columns hold different text, the same for all.</p>" + _grid(heads, rows, 1)
     )
 
 
 def _samples(results: Mapping[str, Any]) -> str:
-    given = f"<p>The first {results['given']} bytes are given; the rest is drawn from the model.</p>"
+    given = f"{results['given']} {results['tokens']['unit']}"
+    given = f"<p>The first {given} are given; the rest is drawn from the model.</p>"
     return given + "".join(
         f"<h3>{escape(name)}</h3><pre>{escape(text)}</pre>" for name, text in results["samples"].items()
     )
@@ -217,6 +220,7 @@ def _pieces(results: Mapping[str, Any]) -> str:
 
 def _method(results: Mapping[str, Any]) -> str:
     s, text, recall = results["settings"], results["text"], results["recall_slice"]
+    unit = results["tokens"]["unit"]
     sizes = [row["parameters"] for row in results["memories"]]
     shuffled = max(abs(row["slice_gap_of_shuffled_mask"]["value"]) for row in results["memories"])
     gap = max(abs(row["slice_gap"]["value"]) for row in results["memories"])
@@ -226,16 +230,17 @@ def _method(results: Mapping[str, Any]) -> str:
         "them, rotary positions where pairs have no age, an RMSNorm with an output gate. Its own gates and "
         "what makes its keys are kept."
         + ("" if s["as_published"] else " --as-published compares the published layers too."),
-        f"Every memory is part of the same byte-level decoder: {s['depth']} layers, width {s['width']}, "
+        f"Every memory is part of the same decoder: {s['depth']} layers, width {s['width']}, "
         f"heads of {s['head_size']}{_larger(s)}. The MLP's width compensates for the parameters of the "
         f"memory: {min(sizes):,} to {max(sizes):,} in all.",
         _stages(results),
-        f"Training: {budget['steps']} steps of {s['batch']} windows of {s['context']} bytes, the same "
+        f"Training: {budget['steps']} steps of {s['batch']} windows of {s['context']} {unit}, the same "
         "windows in the same order for all memories of a seed, AdamW with warm-up and cosine.",
         f"Text: {text['bytes']:,} bytes of {len(text['files'])} file(s), cut into pieces; eight of ten are "
         "for training, one for the choice of learning rates, one for validation: "
         f"{recall['validation_windows']} windows of {recall['validation_bytes']:,} bytes, "
         f"{recall['bytes']:,} in the recall slice.",
+        _tokens(results["tokens"]),
         f"Intervals: 95 %, paired bootstrap over windows, {s['resamples']:,} resamples, each moved by what "
         "other seeds could have given (variance pooled over memories). Intervals of a distance to the best "
         "allow for the best having been chosen by the same figures. A memory is behind the best if the "
@@ -249,13 +254,24 @@ def _method(results: Mapping[str, Any]) -> str:
         "that with a cache of what followed the same bytes earlier in the window, all counted on exactly the "
         "bytes that the models of the first seed read; and a plain transformer in torch alone, trained as "
         "the memories are.",
-        "Recall gain: the bits per byte that are lost on the "
-        f"{recall['distant_bytes']:,} bytes that can be looked up in the first half of the window alone, "
-        "when it is replaced by that of another window.",
-        f"Speeds are medians of bytes per second{_of_one_thread(results)} on this machine, all memories in "
-        "turn: training with the batch above, decoding one sequence byte by byte.",
+        "Recall gain: the bits per byte that are lost on the text that can be looked up in the first half of "
+        f"the window alone ({recall['distant_bytes']:,} bytes), if that is taken from another window.",
+        f"Speeds are medians of {unit} per second{_of_one_thread(results)} on this machine, all memories in "
+        "turn: training with the batch above, decoding one sequence step by step.",
     )
     return "".join(f"<li>{escape(item)}</li>" for item in items)
+
+
+def _tokens(tokens: Mapping[str, Any]) -> str:
+    """What models read and predict."""
+    if tokens["tokenizer"] is None:
+        return "Tokens: the bytes of the text."
+    return (
+        f"Tokens: those of {tokens['tokenizer']} (sha256 {tokens['sha256']}), a vocabulary of "
+        f"{tokens['vocabulary']:,}; the text has {tokens['count']:,}, of {tokens['bytes_per_token']:.2f} "
+        "bytes each on average. Bits per byte are the bits of all tokens over their bytes. The n-grams and "
+        "their cache are of bytes."
+    )
 
 
 def _of_one_thread(results: Mapping[str, Any]) -> str:
@@ -315,7 +331,7 @@ def _facts(results: Mapping[str, Any]) -> str:
 ALT = "Bits per byte with intervals, recall against state size, validation curves, and bits by position"
 LEGEND = """<p class="small legend"><span style="background:#d7ebf7">best</span>
 <span style="background:#eef6fb">equal to the best, or not told apart from it</span>
-small figures: 95 % intervals; training and decoding in bytes per second</p>"""
+small figures: 95 % intervals; training and decoding in {unit} per second</p>"""
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">

@@ -1,4 +1,4 @@
-"""Computes the figures of the report from the bits of every byte, by pure functions."""
+"""Computes the figures of the report from the bits of every token, by pure functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from ttr.experiments.references import UNIGRAM, Reference
@@ -28,7 +28,7 @@ class Measured:
     """One memory's runs at its chosen rate.
 
     Attributes:
-        bits, hits: of every validation byte, by seed, and whether it was held most likely.
+        bits, hits: of every validation token, by seed, and whether it was held most likely.
         replaced: bits with the first half of the window replaced.
         facts: of each run.
         earlier: by the number of steps, the bits of shorter runs from the first seed.
@@ -48,27 +48,31 @@ class Measured:
 
 @dataclass(frozen=True)
 class Slices:
-    """Sets of validation bytes.
+    """Sets of validation tokens.
 
     Attributes:
         recall: those that can be looked up in their window.
         distant: those of them that can be looked up in the first half of the window alone.
+        sizes: the bytes of every token.
     """
 
     recall: Bool[Tensor, "W T"]
     distant: Bool[Tensor, "W T"]
+    sizes: Integer[Tensor, "W T"]
 
     @property
     def by_measure(self) -> dict[str, Bool[Tensor, "W T"]]:
         return {"all": torch.ones_like(self.recall), "recall": self.recall, "other": ~self.recall}
 
     def counts(self) -> dict[str, Any]:
+        recalled, distant = (int(self.sizes[mask].sum()) for mask in (self.recall, self.distant))
+        every = int(self.sizes.sum())
         return {
-            "bytes": int(self.recall.sum()),
-            "share": float(self.recall.double().mean()),
-            "distant_bytes": int(self.distant.sum()),
+            "bytes": recalled,
+            "share": recalled / every,
+            "distant_bytes": distant,
             "validation_windows": len(self.recall),
-            "validation_bytes": self.recall.numel(),
+            "validation_bytes": every,
         }
 
 
@@ -89,7 +93,7 @@ def summarise(
     of it, in the order of ``counted``, the plain transformer last), "best" (name per measure),
     "recall_slice" (its bytes and share), "power" (what differences are found).
     """
-    bootstrap, masks = Bootstrap.draw(len(slices.recall), resamples), slices.by_measure
+    bootstrap, masks = Bootstrap.draw(slices.sizes, resamples), slices.by_measure
     trained = [*measured, plain]
 
     def resampled(field: Callable[[Any], Tensor], mask: Tensor) -> dict[str, Tensor]:
@@ -118,7 +122,7 @@ def summarise(
             "under_unigram": _interval(draws["all"][UNIGRAM] - draws["all"][name]),
             "behind_ngram": _interval(draws["all"][name] - draws["all"][counted[1].name]),
             "behind_plain_transformer": _interval(draws["all"][name] - draws["all"][plain.name]),
-            "copy_accuracy": float(bootstrap.bits_per_byte(own.hits, slices.distant)[0].nan_to_num()),
+            "copy_accuracy": float(own.hits[:, slices.distant].double().mean(1).nan_to_num().mean()),
             "slice_gap": _interval(slice_gap(bootstrap, own.bits, recaller.bits, slices.recall)),
             "slice_gap_of_shuffled_mask": _interval(slice_gap(bootstrap, own.bits, recaller.bits, chance)),
             **_facts(own),
@@ -140,7 +144,7 @@ def undecided(measured: Sequence[Measured], slices: Slices, resamples: int) -> l
     leaves the second nearly all of the 5 % (O'Brien, Fleming, "A multiple testing procedure for clinical
     trials", 1979).
     """
-    bootstrap, everywhere = Bootstrap.draw(len(slices.recall), resamples), slices.by_measure["all"]
+    bootstrap, everywhere = Bootstrap.draw(slices.sizes, resamples), slices.by_measure["all"]
     draws = bootstrap.with_seeds({m.name: m.bits for m in measured}, everywhere)
     best = min(draws, key=lambda name: float(draws[name][0]))
 

@@ -20,6 +20,9 @@ LAYERS = (
     "local-linear-attention",
 )
 
+LOOKED_UP = 2
+"""Tokens of a tokenizer that stand for the four bytes before one that can be recalled."""
+
 
 WITHOUT_INFLUENCE = ("out", "jobs", "ray", "track")
 """The settings of a comparison that its results do not depend on."""
@@ -27,8 +30,8 @@ WITHOUT_INFLUENCE = ("out", "jobs", "ray", "track")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is built, trained and judged; ``width`` is the model's, ``context`` and ``ngram`` count
-    bytes."""
+    """How a model is built, trained and judged; ``width`` is the model's, ``context`` counts tokens, and
+    ``ngram`` bytes where those are the tokens."""
 
     width: int = 64
     depth: int = 2
@@ -54,7 +57,8 @@ class CompareSettings(Recipe):
     """What to compare, on what, for how long, and the recipe.
 
     ``files`` empty means Python's own standard library. ``memory`` is a Python file that defines ``memory``
-    or ``memories``; it is executed. ``time`` in seconds is for the whole; with ``steps`` instead every model
+    or ``memories``; it is executed. ``tokenizer`` is a JSON file of the tokenizers library; without one the
+    tokens are bytes. ``time`` in seconds is for the whole; with ``steps`` instead every model
     of the final stage is trained for so many, and equal settings give equal results. ``lr`` is the one
     learning rate of all, instead of ``learning_rates`` of which each memory gets its best. ``seeds`` is the
     least number for every memory. ``jobs`` processes of one thread each do the work, or the Ray cluster at
@@ -65,6 +69,7 @@ class CompareSettings(Recipe):
     files: tuple[Path, ...] = ()
     layers: tuple[str, ...] = LAYERS
     memory: Path | None = None
+    tokenizer: Path | None = None
     out: Path = Path("runs/compare")
     jobs: int = 1
     ray: str | None = None
@@ -97,9 +102,9 @@ class CompareSettings(Recipe):
             raise UserError(
                 f"--width must be a multiple of {self.head_size}, the size of a head, not {self.width}."
             )
-        if self.context <= self.ngram:
+        if self.context <= self.looked_up:
             raise UserError(
-                f"--context must be more than {self.ngram}, the length of the n-grams of the "
+                f"--context must be more than {self.looked_up}, the length of the n-grams of the "
                 f"recall slice, not {self.context}."
             )
         if not self.layers and self.memory is None:
@@ -112,6 +117,11 @@ class CompareSettings(Recipe):
     def rates(self) -> tuple[float, ...]:
         """The learning rates that are tried with every memory, rising."""
         return self.learning_rates if self.lr is None else (self.lr,)
+
+    @property
+    def looked_up(self) -> int:
+        """The length of the n-grams of the recall slice, in tokens."""
+        return self.ngram if self.tokenizer is None else LOOKED_UP
 
     def recipe(self) -> dict[str, Any]:
         """The fields of ``Recipe``, JSON-ready."""
@@ -132,7 +142,8 @@ class CompareSettings(Recipe):
         """
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in held.items()}
         values["files"] = tuple(map(Path, values["files"]))
-        values["memory"] = Path(values["memory"]) if values["memory"] else None
+        for name in ("memory", "tokenizer"):
+            values[name] = Path(values[name]) if values.get(name) else None
         return CompareSettings(**values, **others)
 
     def command(self) -> str:
@@ -141,7 +152,7 @@ class CompareSettings(Recipe):
         words = ["ttr", "compare", *map(str, self.files)]
         if self.layers != default.layers:
             words += ["--layers", ",".join(self.layers)]
-        for name in ("memory", "out", "steps", "lr", "device", "seed", "seeds"):
+        for name in ("memory", "tokenizer", "out", "steps", "lr", "device", "seed", "seeds"):
             if getattr(self, name) != getattr(default, name):
                 words += [f"--{name}", str(getattr(self, name))]
         for name in ("width", "depth", "context", "batch"):  # their defaults depend on the machine

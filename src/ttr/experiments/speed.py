@@ -15,23 +15,31 @@ from torch import Tensor, nn
 from ttr.experiments.cells import one_thread
 from ttr.experiments.memories import Memory, build
 from ttr.experiments.settings import CompareSettings
-from ttr.experiments.training import next_byte_loss, optimizer_of
+from ttr.experiments.training import next_token_loss, optimizer_of
+from ttr.tasks.tokens import BYTES
 from ttr.values import checks
 
 DISTURBED = 1.2
 """Wall time over CPU time from which on something else had the processor."""
 DECODED = 16
-"""Bytes that are decoded in every round."""
+"""Tokens that are decoded in every round."""
 
 
 def speeds(
-    found: Sequence[Memory], settings: CompareSettings, widths: Mapping[str, int], windows: Int[Tensor, "W L"]
+    found: Sequence[Memory],
+    settings: CompareSettings,
+    widths: Mapping[str, int],
+    windows: Int[Tensor, "W L"],
+    vocabulary: int = BYTES,
 ) -> dict[str, dict[str, Any]]:
-    """Bytes per second of CPU time, one thread, by name: "training_tokens_per_second" (with the batch of the
+    """Tokens per second of CPU time, one thread, by name: "training_tokens_per_second" (with the batch of the
     recipe) and "decoding_tokens_per_second" (one sequence, greedy, its cache filled with a window), the
     medians of ``rounds`` in which every memory had its turn; "disturbed" if the median round took much longer
     than its CPU time."""
-    models = {m.name: build(m, settings, widths[m.name], settings.seed).to(settings.device) for m in found}
+    models = {
+        m.name: build(m, settings, widths[m.name], settings.seed, vocabulary).to(settings.device)
+        for m in found
+    }
     batch = windows[: settings.batch].to(settings.device)
     actions = {
         name: (_Training(model, settings, batch), _Decoding(model, batch[:1, :-1]))
@@ -53,13 +61,18 @@ def speeds(
 
 
 def seconds_per_step(
-    found: Sequence[Memory], settings: CompareSettings, widths: Mapping[str, int], windows: Int[Tensor, "W L"]
+    found: Sequence[Memory],
+    settings: CompareSettings,
+    widths: Mapping[str, int],
+    windows: Int[Tensor, "W L"],
+    vocabulary: int = BYTES,
 ) -> dict[str, float]:
     """What one training step takes in one thread, by name: the shorter of two, after one that warms up."""
     taken = {}
     with one_thread():
         for memory in found:
-            model = build(memory, settings, widths[memory.name], settings.seed).to(settings.device)
+            model = build(memory, settings, widths[memory.name], settings.seed, vocabulary)
+            model = model.to(settings.device)
             training, each = _Training(model, settings, windows[: settings.batch].to(settings.device)), []
             for _ in range(3):
                 training.prepare()
@@ -103,13 +116,13 @@ class _Training:
         self.optimizer.zero_grad()
 
     def run(self) -> None:
-        next_byte_loss(self.model, self.batch).mean().backward()
+        next_token_loss(self.model, self.batch).mean().backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
 
 
 class _Decoding:
-    """``DECODED`` bytes behind a window."""
+    """``DECODED`` tokens behind a window."""
 
     def __init__(self, model: nn.Module, window: Tensor) -> None:
         self.model, self.window = model, window

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 
@@ -26,24 +27,32 @@ class Bootstrap:
     The same draws serve every memory, so that differences between memories are paired: the difficulty of a
     window cancels (Efron, Tibshirani, "An introduction to the bootstrap", 1993, chapter 13, percentile
     interval).
+
+    Attributes:
+        windows: how often each is drawn.
+        sizes: the bytes of every token of the windows.
     """
 
     windows: Float[Tensor, "R W"]
+    sizes: Integer[Tensor, "W T"]
 
     @staticmethod
-    def draw(windows: int, resamples: int) -> Bootstrap:
+    def draw(sizes: Integer[Tensor, "W T"], resamples: int) -> Bootstrap:
         """``resamples`` draws with replacement, the same ones every time."""
+        windows = len(sizes)
         drawn = torch.randint(windows, (resamples, windows), generator=torch.Generator().manual_seed(0))
         counts = torch.zeros(resamples, windows, dtype=torch.float64)
         counts.scatter_add_(1, drawn, torch.ones_like(counts))
-        return Bootstrap(torch.cat([torch.ones(1, windows, dtype=torch.float64), counts]))
+        return Bootstrap(torch.cat([torch.ones(1, windows, dtype=torch.float64), counts]), sizes)
 
     def of_each_seed(self, bits: Float[Tensor, "S W T"], mask: Tensor) -> Float[Tensor, "S R"]:
-        """Mean bits over the bytes of ``mask`` [W,T] in every resample: a ratio of sums, so that windows
-        count by their length."""
+        """Bits per byte of the tokens of ``mask`` [W,T] in every resample: a ratio of sums, so that windows
+        and tokens count by their length. NaN in a resample without any byte, though tokens without one may
+        be there."""
         mask = mask.to(torch.float64)
         spent = torch.einsum("swt,wt->sw", bits.to(torch.float64), mask)
-        return spent @ self.windows.mT / (self.windows @ mask.sum(1))
+        held = self.windows @ (mask * self.sizes).sum(1)
+        return spent @ self.windows.mT / torch.where(held > 0, held, math.nan)
 
     def bits_per_byte(self, bits: Float[Tensor, "S W T"], mask: Tensor) -> Float[Tensor, " R"]:
         """The mean over the seeds, as if there were no others."""

@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ttr.experiments.cells import Report
@@ -23,6 +23,7 @@ from ttr.experiments.errors import UserError
 from ttr.experiments.settings import Recipe
 from ttr.experiments.storage import load_tensors, save_tensors
 from ttr.tasks.text import windows
+from ttr.tasks.tokens import Tokens
 from ttr.values import checks
 
 
@@ -42,8 +43,8 @@ def reporting(report: Report, label: str, steps: int, words: str) -> Callable[[H
 
 @dataclass
 class History:
-    """Loss in bits per byte of every step so far, what was measured after some of them, and the step whose
-    loss or gradient was not finite, if any."""
+    """Loss in bits per byte of every step so far (every token with the average of bytes), what was measured
+    after some of them, and the step whose loss or gradient was not finite, if any."""
 
     loss: list[float] = field(default_factory=list)
     curve: dict[int, float] = field(default_factory=dict)
@@ -52,7 +53,7 @@ class History:
 
 def train(
     model: nn.Module,
-    content: UInt8[Tensor, " N"],
+    text: Tokens,
     starts: Int[Tensor, "steps batch"],
     rate: float,
     settings: Recipe,
@@ -78,16 +79,16 @@ def train(
     for step in range(len(history.loss), len(starts)):
         if history.diverged_at is not None:
             break
-        tokens = windows(content, starts[step], settings.context).to(settings.device)
+        tokens = windows(text.ids, starts[step], settings.context).to(settings.device)
         for group in optimizer.param_groups:
             group["lr"] = rate * schedule(step, len(starts), settings)
-        loss = next_byte_loss(model, tokens).mean()
+        loss = next_token_loss(model, tokens).mean()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
         if math.isfinite(loss.item()) and math.isfinite(norm.item()):
             before = _copied(model)
             optimizer.step()
-            history.loss.append(loss.item())
+            history.loss.append(loss.item() / text.bytes_per_token)
         else:
             history.diverged_at = step + 1
             _put(before, model)
@@ -102,18 +103,18 @@ def train(
     return history
 
 
-def next_byte_loss(model: nn.Module, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L-1"]:
-    """Bits of each of the last L-1 bytes of every window."""
+def next_token_loss(model: nn.Module, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L-1"]:
+    """Bits of each of the last L-1 tokens of every window."""
     return bits_of(logits_of(model, tokens), tokens)
 
 
 @checks(values=False)  # numbers that are not finite are a result here, which the loss reports
-def logits_of(model: nn.Module, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L-1 256"]:
-    """What the model says about each of the last L-1 bytes of every window, from those before it."""
+def logits_of(model: nn.Module, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L-1 V"]:
+    """What the model says about each of the last L-1 tokens of every window, from those before it."""
     return model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
 
 
-def bits_of(logits: Float[Tensor, "B T 256"], tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B T"]:
+def bits_of(logits: Float[Tensor, "B T V"], tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B T"]:
     nats = nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
     return nats.view(len(tokens), -1) / math.log(2)
 

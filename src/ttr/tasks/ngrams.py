@@ -152,8 +152,8 @@ def _cached(windows: Tensor, base: Tensor, least: int) -> Tensor:
     return p
 
 
-def read_bytes(length: int, starts: Int[Tensor, " windows"], context: int) -> Bool[Tensor, " N"]:
-    """Which of ``length`` bytes lie in windows of ``context`` + 1 bytes that begin at ``starts``."""
+def read_places(length: int, starts: Int[Tensor, " windows"], context: int) -> Bool[Tensor, " N"]:
+    """Which of ``length`` tokens lie in windows of ``context`` + 1 tokens that begin at ``starts``."""
     change = torch.zeros(length + 1, dtype=torch.int64)
     change.index_add_(0, starts, torch.ones_like(starts))
     change.index_add_(0, starts + context + 1, -torch.ones_like(starts))

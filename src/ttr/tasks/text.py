@@ -1,4 +1,5 @@
-"""Real text as bytes: reading, splitting, windows, and the bytes that can be recalled from their window.
+"""Real text: reading, splitting, windows, and the tokens that can be recalled from their window. A token is a
+byte, or what tokens.py makes of some.
 
 Every function is pure; none draws from a global generator.
 """
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int, Integer, UInt8
 from torch import Tensor
 
 PIECES = 20
@@ -24,8 +25,8 @@ PIECES = 20
 WINDOWS = 8
 """The least number of disjoint windows that fit into a piece."""
 
-PIECE_BYTES = 32_768
-"""Length of a piece of a long text: long compared with a window, short compared with a file."""
+PIECE_TOKENS = 32_768
+"""Tokens of a piece of a long text: long compared with a window, short compared with a file."""
 
 STRETCH, CHUNK = 256, 32
 """Bytes of a stretch of text that is looked for elsewhere, and of the chunks that it is looked up by."""
@@ -109,20 +110,20 @@ class Split:
     validation: tuple[range, ...]
 
 
-def split(length: int, context: int) -> Split:
-    """Cut ``length`` bytes into pieces and assign them to the three sets; a window of ``context`` + 1 bytes
-    never leaves its piece.
+def split(length: int, context: int, unit: str = "bytes") -> Split:
+    """Cut ``length`` tokens into pieces and assign them to the three sets; a window of ``context`` + 1 tokens
+    never leaves its piece. ``unit`` is what people call the tokens.
 
     Raises:
         ValueError: if a piece would hold fewer than eight windows, too few for validation.
     """
     needed = WINDOWS * context + 1
-    count = max(PIECES, length // max(PIECE_BYTES, needed))
+    count = max(PIECES, length // max(PIECE_TOKENS, needed))
     if length // count < needed:
         fitting = (length // PIECES - 1) // WINDOWS
         remedy = f"Use --context {fitting} or less, or give more text." if fitting >= 1 else "Give more text."
         raise ValueError(
-            f"The text has {length:,} bytes; a context of {context} needs at least "
+            f"The text has {length:,} {unit}; a context of {context} needs at least "
             f"{PIECES * needed:,}. {remedy}"
         )
     pieces = [range(length * i // count, length * (i + 1) // count) for i in range(count)]
@@ -192,7 +193,7 @@ def _hashes(content: UInt8[Tensor, " N"]) -> Int[Tensor, " places"]:
 def training_starts(
     pieces: Sequence[range], context: int, steps: int, batch: int, seed: int
 ) -> Int[Tensor, "steps batch"]:
-    """The first bytes of the windows of every training step: uniform over all positions in the pieces,
+    """The first tokens of the windows of every training step: uniform over all positions in the pieces,
     determined by ``seed``."""
     places = torch.tensor([len(piece) - context for piece in pieces])
     ends = places.cumsum(0)
@@ -202,8 +203,8 @@ def training_starts(
 
 
 def evaluation_starts(pieces: Sequence[range], context: int, limit: int) -> Int[Tensor, " windows"]:
-    """The first bytes of consecutive windows of the pieces, in which no byte is predicted twice; if there are
-    more than ``limit``, evenly spaced ones."""
+    """The first tokens of consecutive windows of the pieces, in which no token is predicted twice; if there
+    are more than ``limit``, evenly spaced ones."""
     starts = torch.tensor(
         [start for piece in pieces for start in range(piece.start, piece.stop - context, context)]
     )
@@ -211,35 +212,40 @@ def evaluation_starts(pieces: Sequence[range], context: int, limit: int) -> Int[
     return starts[torch.arange(count) * len(starts) // count]
 
 
-def windows(content: UInt8[Tensor, " N"], starts: Int[Tensor, " W"], context: int) -> Int[Tensor, "W L"]:
-    """The windows of L = ``context`` + 1 bytes: the first ``context`` are read, the last ``context`` are
+def places(starts: Int[Tensor, " W"], context: int) -> Int[Tensor, "W L"]:
+    """Which tokens stand in the windows of L = ``context`` + 1 tokens."""
+    return starts[:, None] + torch.arange(context + 1)
+
+
+def windows(content: Integer[Tensor, " N"], starts: Int[Tensor, " W"], context: int) -> Int[Tensor, "W L"]:
+    """The windows of L = ``context`` + 1 tokens: the first ``context`` are read, the last ``context`` are
     predicted."""
-    return content[starts[:, None] + torch.arange(context + 1)].long()
+    return content[places(starts, context)].long()
 
 
 def recall_slice(windows: Int[Tensor, "W L"], ngram: int) -> Bool[Tensor, "W L-1"]:
-    """The predicted bytes that can be looked up: those whose preceding n-gram occurred earlier in the same
+    """The predicted tokens that can be looked up: those whose preceding n-gram occurred earlier in the same
     window.
 
-    Entry (w, i) is about byte x = windows[w, i+1], predicted from windows[w, :i+1]. It is True if the n bytes
-    before x are equal to n consecutive bytes that end earlier in the window, so that a byte has followed them
-    before: exists j < i with windows[w, j-n+1 : j+1] = windows[w, i-n+1 : i+1], j >= n-1. An n-gram of one
-    byte repeated is left out: continuing a run of blanks needs no memory, and in source code such runs are
-    two fifths of all repeats. The byte that followed need not be x: the slice is chosen from the input of the
-    model, never from its target. After the repeated bigrams of Arora et al., "Zoology", arXiv 2312.04927,
-    which likewise leave out the most frequent ones; here n bytes replace their two tokens.
+    Entry (w, i) is about token x = windows[w, i+1], predicted from windows[w, :i+1]. It is True if the n
+    tokens before x are equal to n consecutive tokens that end earlier in the window, so that a token has
+    followed them before: exists j < i with windows[w, j-n+1 : j+1] = windows[w, i-n+1 : i+1], j >= n-1. An
+    n-gram of one token repeated is left out: continuing a run of blanks needs no memory, and in source code
+    such runs are two fifths of all repeats. The token that followed need not be x: the slice is chosen from
+    the input of the model, never from its target. After the repeated bigrams of Arora et al., "Zoology",
+    arXiv 2312.04927, which likewise leave out the most frequent ones; where tokens are bytes, four of them
+    replace their two tokens.
 
     Raises:
-        ValueError: if ``ngram`` is not from 2 to 7 (one byte is always a run; eight overflow the integer they
-            are packed into).
+        ValueError: if ``ngram`` is less than 2 (one token is always a run).
     """
-    if not 2 <= ngram <= 7:
-        raise ValueError(f"The n-gram must have 2 to 7 bytes, not {ngram}.")
+    if ngram < 2:
+        raise ValueError(f"The n-gram must have at least 2 tokens, not {ngram}.")
     mask = torch.zeros(windows.shape[0], windows.shape[1] - 1, dtype=torch.bool)
     if windows.shape[1] <= ngram:
         return mask
-    grams = windows.unfold(1, ngram, 1)[:, :-1]  # the last n-gram has no byte after it
-    code = (grams * 256 ** torch.arange(ngram)).sum(-1)
+    grams = windows.unfold(1, ngram, 1)[:, :-1]  # the last n-gram has no token after it
+    code = _numbered(grams)
     # stable: the first occurrence leads its group, all others are repeats
     ordered, order = code.sort(dim=1, stable=True)
     repeats = torch.zeros_like(code, dtype=torch.bool)
@@ -249,15 +255,24 @@ def recall_slice(windows: Int[Tensor, "W L"], ngram: int) -> Bool[Tensor, "W L-1
     return mask
 
 
+def _numbered(grams: Int[Tensor, "W G n"]) -> Int[Tensor, "W G"]:
+    """A number for every n-gram, the same for equal ones alone. It is less than their count, so that another
+    token behind it does not overflow."""
+    vocabulary, (number, *others) = int(grams.max()) + 1, grams.unbind(-1)
+    for token in others:
+        number = (number * vocabulary + token).unique(return_inverse=True)[1]
+    return number
+
+
 def distant_slice(windows: Int[Tensor, "W L"], ngram: int) -> Bool[Tensor, "W L-1"]:
-    """Which bytes can be looked up in the first half of their window alone: they lie in the second half, and
+    """Which tokens can be looked up in the first half of their window alone: they lie in the second half, and
     the n-gram before them occurred earlier in the window, but not in the second half.
 
     What a model loses on them when the first half is replaced is what it had recalled from there."""
     half = (windows.shape[1] - 1) // 2
     near = torch.zeros(windows.shape[0], windows.shape[1] - 1, dtype=torch.bool)
     near[:, half:] = recall_slice(windows[:, half:], ngram)
-    near[:, : half + ngram - 1] = True  # the n-gram itself lies in the first half, or the byte does
+    near[:, : half + ngram - 1] = True  # the n-gram itself lies in the first half, or the token does
     return recall_slice(windows, ngram) & ~near
 
 
