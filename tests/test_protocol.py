@@ -38,7 +38,7 @@ def test_rates_are_halved_and_the_one_beyond_the_edge_is_tried():
     settings = CompareSettings(steps=80, learning_rates=(1.0, 3.0, 9.0))
     best = {"fast": 3.1, "middle": 3.0, "slow": 26.0}
     done = protocol(settings, Clock(None, 2, COST, 0.0), best)
-    assert [{run.steps for run in stage.runs} for stage in done] == [{10}, {20}, {80}]
+    assert [{run.steps for run in stage.runs} for stage in done] == [{10}, {40}, {80}]
     assert [run.rate for run in runs(done[0], "fast")] == [1.0, 3.0, 9.0]
     assert {run.rate for run in runs(done[1], "fast")} == {3.0, 9.0}
     assert {run.rate for run in runs(done[1], "slow")} == {9.0, 27.0}
@@ -67,7 +67,7 @@ def test_one_rate_is_trained_at_all_budgets():
     )
     assert [[(run.rate, run.steps) for run in runs(stage, "fast")] for stage in done] == [
         [(0.5, 10)],
-        [(0.5, 20)],
+        [(0.5, 40)],
         [(0.5, 80)],
     ]
     assert not at_the_edge(done, "fast", 0.5)
@@ -121,4 +121,5 @@ def test_times_are_words():
     for words in ("", "m", "6 minutes", "1d"):
         with pytest.raises(UserError, match="Write for example 90s"):
             seconds(words)
-    assert dataclasses.replace(CompareSettings(), time=5400.0).command() == "ttr compare --time 5400s"
+    command = dataclasses.replace(CompareSettings(), time=5400.0).command()
+    assert command.endswith(" --time 5400s") and "--width 64" in command

@@ -1,8 +1,8 @@
 """Which models a comparison trains next, from the results so far and the time that is left.
 
-First every learning rate for a short time, then the two best for twice as long (successive halving: Jamieson,
-Talwalkar, "Non-stochastic best arm identification", arXiv 1502.07943), then the best from several seeds for
-eight times as long. The time that is left goes to further seeds of the memories whose distance to the best is
+First every learning rate for a short time, then the two best for half of the steps (successive halving:
+Jamieson, Talwalkar, "Non-stochastic best arm identification", arXiv 1502.07943), then the best from several
+seeds in full. The time that is left goes to further seeds of the memories whose distance to the best is
 still open: once, since who looks again and again finds a difference between equal memories at last. All
 memories read the same bytes in every stage.
 """
@@ -15,8 +15,9 @@ from typing import Any
 
 from ttr.experiments.settings import CompareSettings
 
-RATES, HALVED, SEEDS = 1 / 8, 1 / 4, 1.0
-"""Steps of the first three stages, as shares of those of the third."""
+RATES, HALVED, SEEDS = 1 / 8, 1 / 2, 1.0
+"""Steps of the first three stages, as shares of those of the third. After a quarter of them a rate
+that is too high is still ahead (docs/decisions/0009)."""
 
 FULL = 2
 """Which stage, from 0, trains all memories in full: those before it choose learning rates, the one after it
