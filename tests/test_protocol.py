@@ -61,6 +61,18 @@ def test_a_rate_that_diverges_loses_to_one_that_does_not():
     assert {run.rate for run in second.runs} == {1.0, 0.33}
 
 
+@pytest.mark.parametrize("ahead, chosen", [(0.04, 1.0), (0.06, 3.0), (-0.3, 1.0)])
+def test_a_higher_rate_must_be_clearly_ahead(ahead, chosen):
+    settings = CompareSettings(steps=80, learning_rates=(1.0, 3.0), seeds=1)
+    clock, bits = Clock(None, 1, COST, 0.0), {1.0: 4.0, 3.0: 4.0 - ahead, 9.0: 5.0, 0.33: 5.0}
+    done = [next_stage([], NAMES, settings, clock, None, None)]
+    done.append(Stage("", tuple(Run(name, 0, rate, 40) for name in NAMES for rate in (3.0, 1.0))))
+    third = next_stage(done, NAMES, settings, clock, lambda run: (False, bits[run.rate]), None)
+    assert {run.rate for run in third.runs} == {chosen}
+    third = next_stage(done, NAMES, settings, clock, lambda run: (run.rate == 1.0, bits[run.rate]), None)
+    assert {run.rate for run in third.runs} == {3.0}  # the lower one diverged
+
+
 def test_one_rate_is_trained_at_all_budgets():
     done = protocol(
         CompareSettings(steps=80, lr=0.5, seeds=1), Clock(None, 1, COST, 0.0), dict.fromkeys(NAMES, 1)

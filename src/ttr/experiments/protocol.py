@@ -19,6 +19,9 @@ RATES, HALVED, SEEDS = 1 / 8, 1 / 2, 1.0
 """Steps of the first three stages, as shares of those of the third. After a quarter of them a rate
 that is too high is still ahead (docs/decisions/0009)."""
 
+MARGIN = 0.05
+"""Bits per byte that a higher learning rate must be ahead by: the best rate falls as the training gets longer,
+and seeds differ by as much."""
 FULL = 2
 """Which stage, from 0, trains all memories in full: those before it choose learning rates, the one after it
 adds seeds."""
@@ -128,7 +131,7 @@ def next_stage(
             for rate in _nearest(_ranked(done[0], name, tuning))
         ]
         return Stage("the best learning rates", tuple(runs))
-    best = {name: _ranked(done[1], name, tuning)[0] for name in names}
+    best = {name: _settled(done[1], name, tuning) for name in names}
     if len(done) == FULL:
         steps = _steps(settings, clock, names, SEEDS)
         runs = [Run(name, seed, best[name], steps, seed == first) for seed in seeds for name in names]
@@ -158,6 +161,13 @@ def _steps(settings: CompareSettings, clock: Clock, names: Sequence[str], share:
 def _ranked(stage: Stage, name: str, tuning: Tuning) -> list[float]:
     """The learning rates of a stage for one memory, the best first."""
     return [run.rate for run in sorted((r for r in stage.runs if r.memory == name), key=tuning)]
+
+
+def _settled(stage: Stage, name: str, tuning: Tuning) -> float:
+    """The learning rate for the whole training: the least of those that are within ``MARGIN`` of the best."""
+    found = {run.rate: tuning(run) for run in stage.runs if run.memory == name}
+    diverged, bits = min(found.values())
+    return min(rate for rate, each in found.items() if each[0] == diverged and each[1] <= bits + MARGIN)
 
 
 def _nearest(ranked: Sequence[float]) -> list[float]:
