@@ -20,8 +20,8 @@ RATES, HALVED, SEEDS = 1 / 8, 1 / 2, 1.0
 that is too high is still ahead (docs/decisions/0009)."""
 
 MARGIN = 0.05
-"""Bits per byte that a higher learning rate must be ahead by: the best rate falls as the training gets longer,
-and seeds differ by as much."""
+"""Bits per byte that a higher learning rate must be ahead by: the best rate falls as the training gets
+longer, and seeds differ by as much."""
 FULL = 2
 """Which stage, from 0, trains all memories in full: those before it choose learning rates, the one after it
 adds seeds."""
