@@ -485,8 +485,9 @@ def test_a_training_that_diverges_ends_before_the_update_that_led_there(text, tm
         model = build(memories(settings)[0], settings, 16, 0)
         history = None
         try:
+            loss_of = training.loss_on(model, byte_tokens(content), starts, settings)
             history = training.train(
-                model, byte_tokens(content), starts, 1e-2, settings, tmp_path / name, {}, lambda _: None
+                model, loss_of, len(starts), 1e-2, settings, tmp_path / name, {}, lambda _: None
             )
         except KeyboardInterrupt:
             pass

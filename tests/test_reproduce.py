@@ -13,11 +13,15 @@ from torch.nn.functional import normalize
 from ttr.experiments.errors import UserError
 from ttr.experiments.reproduce import run as running
 from ttr.experiments.reproduce.claims import CORRELATED_KEYS, EXPERIMENTS, SWITCH
+from ttr.experiments.reproduce.claims.recall import CONVOLVED, KEY_VALUE_PAIRS
 from ttr.experiments.reproduce.experiment import SCALES, Band, verdicts
 from ttr.experiments.reproduce.learners import least_squares, linear_attention, softmax
 from ttr.experiments.reproduce.run import ReproduceSettings, reproduce
 from ttr.experiments.reproduce.streams import TUNING_SEED, Learner, Option, errors
+from ttr.experiments.reproduce.trained_recall import TUNING_SEED as RATES_SEED
+from ttr.experiments.reproduce.trained_recall import RecallRecipe, TrainedRecallExperiment, train_and_answer
 from ttr.laws.tolerances import FLOAT32, FLOAT64, HALF, error
+from ttr.layer.qkv.short_convolution import ShortConvolution
 from ttr.tasks.associative_recall import UNLABELLED, RecallSettings, associative_recall
 from ttr.tasks.regression import STREAMS, arc, linear_map, smooth_map, switching
 
@@ -153,6 +157,59 @@ def test_a_memory_that_sums_up_recalls_what_its_channels_hold():
     assert torch.equal(16 + read[asked][:, 16:].argmax(-1), labels[asked])
 
 
+TINY_RECALL = RecallRecipe(
+    width=16, batch=8, vocabulary=16, length=8, pairs_trained=(1, 2), pairs_judged=(2,), steps=4, judged=6
+)
+
+
+def answered(tmp_path, rate=1e-2, **changes):
+    cell = KEY_VALUE_PAIRS._cell(
+        dataclasses.replace(TINY_RECALL, **changes), "deltanet, convolution on keys", 0, rate
+    )
+    return train_and_answer(cell.arguments, tmp_path, tmp_path / "checkpoint.safetensors", lambda *_: None)[1]
+
+
+def test_a_trained_layer_is_the_same_when_repeated_and_learns(tmp_path):
+    first, second = (answered(tmp_path / name) for name in "ab" if not (tmp_path / name).mkdir())
+    assert first == second and first["diverged_at"] is None and len(first["loss"]) == 4
+    (tmp_path / "c").mkdir()
+    longer = answered(tmp_path / "c", steps=150)
+    assert longer["accuracy"]["2"] > 0.9 > first["accuracy"]["2"]
+
+
+def test_the_best_rate_on_tuning_sequences_is_judged():
+    """The higher rate is better on them, although the lower one answers more of the judged ones."""
+    seen = []
+
+    def run(cells):
+        seen.append([(cell.arguments["seed"], cell.arguments["rate"]) for cell in cells])
+        return [
+            (
+                {},
+                {
+                    "tuning_accuracy": cell.arguments["rate"],
+                    "accuracy": {"8": 1 - cell.arguments["rate"]},
+                },
+            )
+            for cell in cells
+        ]
+
+    measured = KEY_VALUE_PAIRS.measure("laptop", run)
+    rates = KEY_VALUE_PAIRS.rates["laptop"]
+    assert set(measured["rates"].values()) == {max(rates)}
+    assert set(seen[0]) == {(RATES_SEED, rate) for rate in rates}
+    assert {seed for seed, _ in seen[1]} == {1, 2, 3} and {rate for _, rate in seen[1]} == {max(rates)}
+    assert set(KEY_VALUE_PAIRS.figures(measured)) >= {band.figure for band in KEY_VALUE_PAIRS.bands}
+
+
+def test_layers_differ_in_what_is_convolved_alone():
+    """Keys of the layer without a convolution are those of their own token; queries, keys, values else."""
+    for name, layer in KEY_VALUE_PAIRS.layers.items():
+        streams = [part.streams for part in layer.qkv if isinstance(part, ShortConvolution)]
+        assert streams == [s for words, s in CONVOLVED.items() if name.endswith(", " + words) and s]
+        assert not layer.output
+
+
 # -------------------------------------------------------------------------------------------------- learners
 def test_a_read_out_knows_the_pairs_before_it_alone():
     stream = linear_map(2, 30, 4, seed=0)
@@ -205,14 +262,16 @@ def test_a_band_asks_something_of_every_seed():
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_band_speaks_of_a_figure_and_asks_something(name):
     experiment = EXPERIMENTS[name]
-    blank = {"errors": torch.zeros(1, 1023)}, {"accuracy": [0.0]}
-    figures = experiment.figures(experiment.measure("smoke", lambda cells: [blank] * len(cells)))
+    tensors = {"errors": torch.zeros(1, 1023)}
+    accuracy = {"8": 0.0} if isinstance(experiment, TrainedRecallExperiment) else [0.0]
+    blank = tensors, {"accuracy": accuracy, "tuning_accuracy": 0.0}
+    figures = experiment.figures(experiment.measure("laptop", lambda cells: [blank] * len(cells)))
     for band in experiment.bands:
         assert {band.figure, band.over or band.figure} <= set(figures)
         assert band.low > -math.inf or band.high < math.inf
-    assert set(experiment.sizes) == set(SCALES)
-    judged = {experiment.sizes[scale]["first seed"] for scale in ("laptop", "gpu")}
-    assert judged == {1}, "seed 0 is that of the smoke run, which bands may be chosen by"
+    assert set(experiment.seeds) == set(SCALES)
+    (first, count), *judged = (experiment.seeds[scale] for scale in SCALES)
+    assert all(start >= first + count for start, _ in judged), "bands may be chosen by the smoke run"
 
 
 def test_an_experiment_writes_its_page_and_is_not_computed_again(tmp_path):

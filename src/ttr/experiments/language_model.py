@@ -15,7 +15,7 @@ from ttr.experiments.evaluation import bits_and_hits, bits_per_byte, memory_byte
 from ttr.experiments.memories import Memory, build, parameters
 from ttr.experiments.references import count, with_replaced_past
 from ttr.experiments.settings import Recipe
-from ttr.experiments.training import History, reporting, train
+from ttr.experiments.training import History, loss_on, reporting, train
 from ttr.tasks.ngrams import read_places
 from ttr.tasks.text import evaluation_starts, places, read_text, split, training_starts
 from ttr.tasks.tokens import Tokens, TokenWindows, byte_tokens
@@ -57,7 +57,8 @@ def train_and_judge(arguments: dict[str, Any], folder: Path, checkpoint: Path, r
             model.train()
 
     starts = text.training_starts(seed, steps)
-    history = train(model, text.tokens, starts, rate, settings, checkpoint, dict(arguments), on_step)
+    loss_of = loss_on(model, text.tokens, starts, settings)
+    history = train(model, loss_of, steps, rate, settings, checkpoint, dict(arguments), on_step)
     undone = steps - len(history.loss)  # by a run that diverged
     report(memory.name, undone, "measuring")
     bits, hits = bits_and_hits(model, text.validation.ids, settings.batch)

@@ -25,7 +25,7 @@ from ttr.experiments.progress import Bar
 from ttr.experiments.records_picture import draw
 from ttr.experiments.settings import LAYERS, CompareSettings, Recipe
 from ttr.experiments.storage import make_folder, to_json, write
-from ttr.experiments.training import reporting, train
+from ttr.experiments.training import loss_on, reporting, train
 from ttr.experiments.workers import workers
 from ttr.tasks.records import CHANCE_BITS, RecordSettings, RecordWindows, records
 from ttr.tasks.tokens import byte_tokens
@@ -218,7 +218,8 @@ def train_and_recall(arguments: dict[str, Any], folder: Path, checkpoint: Path, 
     model = build(memory, settings, arguments["mlp_width"], seed).to(settings.device)
     on_step = reporting(report, memory.name, settings.steps, f"seed {seed}, rate {rate:g}")
     content, starts = training_records(settings, seed)
-    history = train(model, byte_tokens(content), starts, rate, settings, checkpoint, dict(arguments), on_step)
+    loss_of = loss_on(model, byte_tokens(content), starts, settings)
+    history = train(model, loss_of, settings.steps, rate, settings, checkpoint, dict(arguments), on_step)
     undone = settings.steps - len(history.loss)  # by a run that diverged
     report(memory.name, undone, "measuring")
     tensors, tuning = {}, []

@@ -27,14 +27,16 @@ from ttr.tasks.tokens import Tokens
 from ttr.values import checks
 
 
-def reporting(report: Report, label: str, steps: int, words: str) -> Callable[[History], None]:
+def reporting(
+    report: Report, label: str, steps: int, words: str, unit: str = "bits a byte"
+) -> Callable[[History], None]:
     """What ``train`` calls after every step, to report it with the loss of the last ten."""
     seen = 0
 
     def on_step(history: History) -> None:
         nonlocal seen
         done, recent = len(history.loss), history.loss[-10:]
-        loss = f", {fmean(recent):.2f} bits a byte" if recent else ""
+        loss = f", {fmean(recent):.2f} {unit}" if recent else ""
         report(label, done - seen, f"{words}, step {done} of {steps}{loss}")
         seen = done
 
@@ -43,8 +45,9 @@ def reporting(report: Report, label: str, steps: int, words: str) -> Callable[[H
 
 @dataclass
 class History:
-    """Loss in bits per byte of every step so far (every token with the average of bytes), what was measured
-    after some of them, and the step whose loss or gradient was not finite, if any."""
+    """The loss of every step so far (of language models in bits per byte, every token with the average of
+    bytes), what was measured after some of them, and the step whose loss or gradient was not finite, if
+    any."""
 
     loss: list[float] = field(default_factory=list)
     curve: dict[int, float] = field(default_factory=dict)
@@ -53,16 +56,15 @@ class History:
 
 def train(
     model: nn.Module,
-    text: Tokens,
-    starts: Int[Tensor, "steps batch"],
+    loss_of: Callable[[int], Float[Tensor, ""]],
+    steps: int,
     rate: float,
     settings: Recipe,
     checkpoint: Path,
     run: Mapping[str, Any],
     on_step: Callable[[History], None],
 ) -> History:
-    """Train ``model`` in place on the windows that begin at ``starts``, resuming from ``checkpoint`` if it
-    exists.
+    """Train ``model`` in place by the losses of ``steps`` steps, resuming from ``checkpoint`` if it exists.
 
     AdamW with a linear warm-up and a cosine decay. A loss or gradient that is not finite ends the training:
     the update that led to it is undone, and the history records the step.
@@ -76,19 +78,18 @@ def train(
     history = load(checkpoint, run, model, optimizer, before) if checkpoint.exists() else History()
     on_step(history)
     model.train()
-    for step in range(len(history.loss), len(starts)):
+    for step in range(len(history.loss), steps):
         if history.diverged_at is not None:
             break
-        tokens = windows(text.ids, starts[step], settings.context).to(settings.device)
         for group in optimizer.param_groups:
-            group["lr"] = rate * schedule(step, len(starts), settings)
-        loss = next_token_loss(model, tokens).mean()
+            group["lr"] = rate * schedule(step, steps, settings)
+        loss = loss_of(step)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
         if math.isfinite(loss.item()) and math.isfinite(norm.item()):
             before = _copied(model)
             optimizer.step()
-            history.loss.append(loss.item() / text.bytes_per_token)
+            history.loss.append(loss.item())
         else:
             history.diverged_at = step + 1
             _put(before, model)
@@ -96,11 +97,23 @@ def train(
         on_step(history)
         if (
             (step + 1) % settings.checkpoint_every == 0
-            or step + 1 == len(starts)
+            or step + 1 == steps
             or history.diverged_at is not None
         ):
             save(checkpoint, run, model, optimizer, before, history)
     return history
+
+
+def loss_on(
+    model: nn.Module, text: Tokens, starts: Int[Tensor, "steps batch"], settings: Recipe
+) -> Callable[[int], Float[Tensor, ""]]:
+    """The loss of a step in bits per byte, on the windows that begin at ``starts[step]``."""
+
+    def loss_of(step: int) -> Float[Tensor, ""]:
+        tokens = windows(text.ids, starts[step], settings.context).to(settings.device)
+        return next_token_loss(model, tokens).mean() / text.bytes_per_token
+
+    return loss_of
 
 
 def next_token_loss(model: nn.Module, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L-1"]:

@@ -30,7 +30,7 @@ class CapacityExperiment(Experiment):
         size: channels of keys and values.
         length: tokens of a sequence.
         pairs: numbers of pairs.
-        sizes: by scale, the number of "sequences" of a seed, and of "seeds" from the "first seed" on.
+        sequences: by scale, how many a seed gives.
     """
 
     name: str
@@ -45,12 +45,12 @@ class CapacityExperiment(Experiment):
     length: int
     pairs: Sequence[int]
     bands: Sequence[Band]
-    sizes: Mapping[str, Mapping[str, int]]
+    sequences: Mapping[str, int]
+    seeds: Mapping[str, tuple[int, int]]
 
     def measure(self, scale: str, run: Run) -> dict[str, Any]:
         """By learner and number of pairs, the accuracy of each seed."""
-        size = self.sizes[scale]
-        seeds = list(range(size["first seed"], size["first seed"] + size["seeds"]))
+        first, count = self.seeds[scale]
         cells = [
             Cell(
                 "ttr.experiments.reproduce.capacity:accuracies",
@@ -59,8 +59,8 @@ class CapacityExperiment(Experiment):
                     "size": self.size,
                     "length": self.length,
                     "pairs": pairs,
-                    "sequences": size["sequences"],
-                    "seeds": seeds,
+                    "sequences": self.sequences[scale],
+                    "seeds": list(range(first, first + count)),
                 },
                 f"{self.name}.{i}.{pairs}",
                 1,

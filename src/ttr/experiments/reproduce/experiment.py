@@ -62,6 +62,7 @@ class Experiment(ABC):
         protocol: how it is measured, and what of it is a substitute for what was not published.
         reading: what else the figures show, also against the claim.
         bands: what the figures must be.
+        seeds: by scale, the first and how many.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Experiment(ABC):
     protocol: str
     reading: str
     bands: Sequence[Band]
+    seeds: Mapping[str, tuple[int, int]]
 
     @abstractmethod
     def measure(self, scale: str, run: Run) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class StreamExperiment(Experiment):
     Attributes:
         panels: the kinds of streams.
         windows: names of stretches of tokens, of which the mean errors are figures "panel, learner, window".
-        sizes: by scale, the number of "streams" of a seed, and of "seeds" from the "first seed" on.
+        streams: by scale, how many a seed gives.
         time: "log" to show how fast they learn, "linear" where something changes on the way.
     """
 
@@ -114,20 +114,21 @@ class StreamExperiment(Experiment):
     panels: Sequence[Panel]
     windows: Mapping[str, tuple[int, int]]
     bands: Sequence[Band]
-    sizes: Mapping[str, Mapping[str, int]]
+    streams: Mapping[str, int]
+    seeds: Mapping[str, tuple[int, int]]
     time: str = "log"
 
     def measure(self, scale: str, run: Run) -> dict[str, Any]:
         """The errors of every learner, the numbers chosen for it, and the hashes of the streams."""
-        size = self.sizes[scale]
+        first, count = self.seeds[scale]
         cells = [
             Cell(
                 "ttr.experiments.reproduce.streams:errors",
                 {
                     "stream": panel.stream,
-                    "settings": dict(panel.settings) | {"streams": size["streams"]},
+                    "settings": dict(panel.settings) | {"streams": self.streams[scale]},
                     "options": [option.to_dict() for option in learner.options],
-                    "seeds": list(range(size["first seed"], size["first seed"] + size["seeds"])),
+                    "seeds": list(range(first, first + count)),
                 },
                 f"{self.name}.{i}.{j}",
                 1,

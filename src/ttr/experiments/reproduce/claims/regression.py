@@ -1,14 +1,9 @@
-"""The experiments, each with the claim that it shows or refutes.
-
-A band was committed before the run that docs/results reports, from other seeds or published figures.
-"""
+"""Regression at test time: claims about memories that read streams, without training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from ttr.experiments.reproduce.capacity import CapacityExperiment
-from ttr.experiments.reproduce.experiment import Band, Experiment
+from ttr.experiments.reproduce.claims.common import PAPER, SEEDS, SUBSTITUTE
+from ttr.experiments.reproduce.experiment import Band
 from ttr.experiments.reproduce.learners import (
     delta_rule,
     least_squares,
@@ -19,13 +14,8 @@ from ttr.experiments.reproduce.learners import (
 )
 from ttr.experiments.reproduce.streams import Learner, Panel, StreamExperiment
 
-PAPER = "Wang, Shi, Fox, Test-time regression, arXiv 2501.12352"
-SUBSTITUTE = "The published protocol was not seen in full; this is a stated substitute. "
-SIZES = {
-    "smoke": {"streams": 4, "first seed": 0, "seeds": 1},
-    "laptop": {"streams": 16, "first seed": 1, "seeds": 5},
-    "gpu": {"streams": 64, "first seed": 1, "seeds": 10},
-}
+STREAMS = {"smoke": 4, "laptop": 16, "gpu": 64}
+FEW_STREAMS = {"smoke": 1, "laptop": 4, "gpu": 16}
 
 LINEAR = Learner("linear attention", [linear_attention()])
 LINEAR_DECAY = Learner("linear attention, decay 0.98", [linear_attention(0.98)])
@@ -69,7 +59,8 @@ CORRELATED_KEYS = StreamExperiment(
         Band("correlated keys, linear attention, last", low=1.0),
         Band("correlated keys, delta rule, last", high=0.01),
     ],
-    sizes=SIZES,
+    streams=STREAMS,
+    seeds=SEEDS,
 )
 
 DRIFTING_MAP = StreamExperiment(
@@ -111,7 +102,8 @@ DRIFTING_MAP = StreamExperiment(
             low=3.0,
         ),
     ],
-    sizes=SIZES,
+    streams=STREAMS,
+    seeds=SEEDS,
     time="linear",
 )
 
@@ -177,11 +169,8 @@ MOVING_KEYS = StreamExperiment(
             high=1.0,
         ),
     ],
-    sizes={
-        "smoke": {"streams": 1, "first seed": 0, "seeds": 1},
-        "laptop": {"streams": 4, "first seed": 1, "seeds": 3},
-        "gpu": {"streams": 16, "first seed": 1, "seeds": 10},
-    },
+    streams=FEW_STREAMS,
+    seeds=SEEDS | {"laptop": (1, 3)},
     time="linear",
 )
 
@@ -231,7 +220,8 @@ SWITCH = StreamExperiment(
             high=1.0,
         ),
     ],
-    sizes=SIZES,
+    streams=STREAMS,
+    seeds=SEEDS,
     time="linear",
 )
 
@@ -281,7 +271,8 @@ SMOOTH_MAP = StreamExperiment(
         )
         for other in ("linear attention", "delta rule", "least squares")
     ],
-    sizes=SIZES,
+    streams=STREAMS,
+    seeds=SEEDS,
 )
 
 SCALES = tuple(2.0**i for i in range(0, 7))
@@ -319,7 +310,8 @@ QUERY_KEY_NORM = StreamExperiment(
         )
         for spread, least in ((0.3, 3.0), (0.6, 5.0), (1.0, 8.0))
     ],
-    sizes=SIZES,
+    streams=STREAMS,
+    seeds=SEEDS,
 )
 
 
@@ -368,59 +360,6 @@ HIGHER_ORDER = StreamExperiment(
             high=0.95,
         )
     ],
-    sizes={
-        "smoke": {"streams": 1, "first seed": 0, "seeds": 1},
-        "laptop": {"streams": 4, "first seed": 1, "seeds": 5},
-        "gpu": {"streams": 16, "first seed": 1, "seeds": 10},
-    },
+    streams=FEW_STREAMS,
+    seeds=SEEDS,
 )
-
-CAPACITY = CapacityExperiment(
-    name="capacity",
-    title="Recall without training",
-    claim="One layer whose keys are the tokens before its values recalls associations without any training. "
-    "Linear attention falls behind once there are more pairs than key channels, exact least squares later, "
-    "softmax attention not at all.",
-    source=f"{PAPER}, section 6 (as shown in the first author's talk, 19 February 2025)",
-    formula=r"k_t = e(x_{t-1}),\qquad v_t = e(x_t),\qquad q_t = e(x_t)",
-    protocol=SUBSTITUTE
-    + "Multi-query associative recall in the layout of Zoology with blanks as fillers, 512 "
-    "tokens; tokens are random unit vectors of 64 channels, and the answer is the nearest value.",
-    reading="The delta rule with a step size of 1 is poor here, since values act as keys too and overwrite "
-    "what was stored; a learned step size mends that.",
-    learners=[
-        Learner("linear attention", [linear_attention()]),
-        Learner("delta rule", [delta_rule(1.0)]),
-        Learner("least squares", [least_squares(0.01)]),
-        Learner("softmax attention", [softmax(32.0)]),
-    ],
-    size=64,
-    length=512,
-    pairs=(16, 32, 48, 64, 96, 128),
-    bands=[
-        *(Band(f"{name}, 32 pairs", low=0.97) for name in ("linear attention", "least squares")),
-        *(Band(f"softmax attention, {pairs} pairs", low=0.99) for pairs in (64, 128)),
-        Band("linear attention, 128 pairs", high=0.87),
-        Band("least squares, 128 pairs", "linear attention, 128 pairs", low=1.06),
-    ],
-    sizes={
-        "smoke": {"sequences": 8, "first seed": 0, "seeds": 1},
-        "laptop": {"sequences": 32, "first seed": 1, "seeds": 5},
-        "gpu": {"sequences": 64, "first seed": 1, "seeds": 10},
-    },
-)
-
-EXPERIMENTS: Mapping[str, Experiment] = {
-    experiment.name: experiment
-    for experiment in (
-        CORRELATED_KEYS,
-        DRIFTING_MAP,
-        MOVING_KEYS,
-        SWITCH,
-        SMOOTH_MAP,
-        QUERY_KEY_NORM,
-        HIGHER_ORDER,
-        CAPACITY,
-    )
-}
-"""By name, in the order of the paper."""

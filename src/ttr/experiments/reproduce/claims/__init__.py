@@ -1,0 +1,36 @@
+"""The experiments, each with the claim that it shows or refutes.
+
+A band was committed before the run that docs/results reports, from other seeds or published figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ttr.experiments.reproduce.claims.recall import CAPACITY, KEY_VALUE_PAIRS
+from ttr.experiments.reproduce.claims.regression import (
+    CORRELATED_KEYS,
+    DRIFTING_MAP,
+    HIGHER_ORDER,
+    MOVING_KEYS,
+    QUERY_KEY_NORM,
+    SMOOTH_MAP,
+    SWITCH,
+)
+from ttr.experiments.reproduce.experiment import Experiment
+
+EXPERIMENTS: Mapping[str, Experiment] = {
+    experiment.name: experiment
+    for experiment in (
+        CORRELATED_KEYS,
+        DRIFTING_MAP,
+        MOVING_KEYS,
+        SWITCH,
+        SMOOTH_MAP,
+        QUERY_KEY_NORM,
+        HIGHER_ORDER,
+        CAPACITY,
+        KEY_VALUE_PAIRS,
+    )
+}
+"""By name, in the order of the paper."""
