@@ -1,5 +1,6 @@
 """The page of a comparison in a real browser: tables and picture are there and fit, also on a phone."""
 
+import io
 import json
 import re
 import shutil
@@ -7,9 +8,12 @@ import subprocess
 from html import escape, unescape
 
 import pytest
+from rich.console import Console
 
 from tests.test_compare import run, text, tiny  # noqa: F401 (text is a fixture)
 from ttr.experiments.report import html
+from ttr.experiments.reproduce.claims import EXPERIMENTS
+from ttr.experiments.reproduce.run import ReproduceSettings, reproduce
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 
@@ -82,3 +86,20 @@ def test_the_page_prints(shown, tmp_path):
     in_browser(html(*shown), tmp_path, f"--print-to-pdf={tmp_path / 'page.pdf'}")
     printed = (tmp_path / "page.pdf").read_bytes()
     assert printed.startswith(b"%PDF") and len(printed) > 50_000
+
+
+@pytest.mark.full
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium or Chrome")
+def test_the_report_of_the_claims_fits_a_desk_and_a_phone(tmp_path):
+    names = ("correlated-keys", "capacity")
+    reproduce(ReproduceSettings(names, "smoke", tmp_path), Console(file=io.StringIO()))
+    page = (tmp_path / "report.html").read_text()
+    frames = "".join(
+        f'<iframe style="width:{width}px;height:800px;border:0" srcdoc="{escape(page)}"></iframe>'
+        for width in (1200, 390)
+    )
+    dom = in_browser(OUTER.format(frames=frames), tmp_path, "--dump-dom")
+    rows = [1 + len(names), *(1 + len(EXPERIMENTS[name].bands) for name in names)]
+    for seen in json.loads(unescape(re.search(r'<pre id="seen">(.*?)</pre>', dom)[1])):
+        assert seen["tables"] == rows and seen["picture"][0] > 800
+        assert seen["overflow"] <= 0 and seen["small"] >= 11

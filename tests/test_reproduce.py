@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import math
+from html import escape
 
 import pytest
 import torch
@@ -283,6 +284,9 @@ def test_an_experiment_writes_its_page_and_is_not_computed_again(tmp_path):
         assert band["band"] in page and band["met"]
     assert (tmp_path / "correlated-keys" / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert CORRELATED_KEYS.claim in (tmp_path / "README.md").read_text()
+    report = (tmp_path / "report.html").read_text()
+    assert escape(CORRELATED_KEYS.claim) in report and "1 of 1 claims show here" in report
+    assert report.count("<img") == 1 and all(escape(band["band"]) in report for band in record["bands"])
     cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").glob("*.safetensors")}
     assert len(cells) == 10
     assert run(tmp_path, "correlated-keys")[1] == record

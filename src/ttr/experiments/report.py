@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ttr.experiments.page import grid, page, picture
 from ttr.experiments.picture import readable
 from ttr.experiments.results import MEASURES, PRACTICAL, relation
 from ttr.experiments.settings import Recipe
@@ -87,11 +87,10 @@ def mark(row: Mapping[str, Any], best: Mapping[str, str], measure: str) -> str:
 def html(results: Mapping[str, Any], png: bytes) -> str:
     """The report as one self-contained HTML page."""
     first, *more = results["conclusion"]
-    picture = base64.b64encode(png).decode()
     sections = [
         f"<h2>The figures</h2><p>{_reading(results)}</p>{_table(results, results['references'])}"
         + LEGEND.format(unit=results["tokens"]["unit"]),
-        f'<div class="scroll"><img alt="{ALT}" src="data:image/png;base64,{picture}"></div>',
+        picture(png, ALT),
     ]
     if "published" in results:
         sections.append(f"<h2>In the layers as published</h2>{_table(results['published'], [])}")
@@ -102,13 +101,15 @@ def html(results: Mapping[str, Any], png: bytes) -> str:
         f"<h2>What is hard, and what is easy</h2>{_pieces(results)}",
         f"<h2>How it was measured</h2><ul>{_method(results)}</ul>",
     ]
-    return PAGE.format(
-        first=escape(first),
-        more="".join(f"<li>{escape(s)}</li>" for s in more),
-        sections="\n".join(sections),
-        command=escape(results["command"]),
-        facts=_facts(results),
+    lead = f'<p class="lead">{escape(first)}</p>'
+    lead += "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in more) + "</ul>"
+    sections.append(
+        f"<h2>How to reproduce it</h2><code>{escape(results['command'])}</code>"
+        "<p>The plan in the folder of the results repeats it to the bit, whatever the clock says: "
+        "ttr compare --plan plan.json --out another-folder</p>"
+        f'<div class="small">{_facts(results)}</div>'
     )
+    return page("Which memory suits this text?", lead + "\n".join(sections))
 
 
 def _table(results: Mapping[str, Any], references: Sequence[Mapping[str, Any]]) -> str:
@@ -130,20 +131,7 @@ def _table(results: Mapping[str, Any], references: Sequence[Mapping[str, Any]]) 
     for reference in references:
         cells = [_cell(reference["bits_per_byte"][measure], " ") for measure in MEASURES]
         rows.append((reference["name"], [*cells, _cell(reference["recall_gain"], " "), *[""] * 5]))
-    return _grid(heads, rows, len(references))
-
-
-def _grid(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], references: int = 0) -> str:
-    """A table with a head and a name for each row, the last ones of ``references`` in grey. A cell is HTML,
-    and may begin with <td."""
-    head = "<tr>" + "".join(f"<th>{escape(each)}</th>" for each in heads) + "</tr>"
-    body = [
-        f"<tr{' class=reference' * (i >= len(rows) - references)}><th>{escape(name)}</th>"
-        + "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in cells)
-        + "</tr>"
-        for i, (name, cells) in enumerate(rows)
-    ]
-    return f'<div class="scroll"><table>{head}{"".join(body)}</table></div>'
+    return grid(heads, rows, len(references))
 
 
 def _cell(interval: Mapping[str, float], sign: str) -> str:
@@ -179,7 +167,7 @@ def _at_equal_time(results: Mapping[str, Any]) -> str:
             "straight line between the budgets that were trained, over the logarithm of the time."
         )
         + "</p>"
-        + _grid(["memory", "bits per byte"], rows)
+        + grid(["memory", "bits per byte"], rows)
     )
 
 
@@ -192,7 +180,7 @@ def _by_position(results: Mapping[str, Any]) -> str:
     longer = found["ends"][-1] // found["ends"][0]
     return (
         f"<p>Bits per byte in windows up to {longer} times as long as those of the training, first seed. "
-        "Columns hold different text, the same for all.</p>" + _grid(heads, rows, 1)
+        "Columns hold different text, the same for all.</p>" + grid(heads, rows, 1)
     )
 
 
@@ -332,51 +320,3 @@ ALT = "Bits per byte with intervals, recall against state size, validation curve
 LEGEND = """<p class="small legend"><span style="background:#d7ebf7">best</span>
 <span style="background:#eef6fb">equal to the best, or not told apart from it</span>
 small figures: 95 % intervals; training and decoding in {unit} per second</p>"""
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Which memory suits this text?</title>
-<style>
-:root {{ color-scheme: light }}
-body {{ font: 17px/1.55 Georgia, "Times New Roman", serif; color: #1c1c1c; background: #fdfdfb }}
-body {{ max-width: 64rem; margin: 3rem auto; padding: 0 1.5rem; overflow-wrap: anywhere }}
-td, th {{ overflow-wrap: normal }}
-h1 {{ font-size: 1.9rem; margin: 0 0 1rem }} h2 {{ font-size: 1.2rem; margin: 2.5rem 0 .5rem }}
-.lead {{ font-size: 1.2rem; border-left: 4px solid #0072B2; padding-left: 1rem }}
-.scroll {{ overflow-x: auto }}
-table {{ border-collapse: collapse; width: 100% }}
-table {{ font: 14px/1.35 system-ui, sans-serif; font-variant-numeric: tabular-nums }}
-th, td {{ padding: .45rem .7rem; text-align: right; border-bottom: 1px solid #ddd; vertical-align: top }}
-tr > th:first-child {{ text-align: left }} tr:first-child th {{ border-bottom: 2px solid #444 }}
-tr.reference {{ color: #777 }}
-td small {{ display: block; color: #777; white-space: nowrap }}
-td.best {{ background: #d7ebf7; font-weight: 600 }} td.equal {{ background: #eef6fb }}
-.legend span {{ padding: 0 .4em }}
-img {{ width: 100%; margin: 1rem 0 }}
-h3 {{ font-size: 1rem; margin: 1rem 0 .3rem }}
-pre {{ white-space: pre-wrap; background: #f1f1ec; padding: .6rem 1rem; font-size: 13px }}
-@media print {{
-  body {{ max-width: none; margin: 0; font-size: 11pt }}
-  .scroll {{ overflow: visible }}
-  tr, pre, img {{ break-inside: avoid }}
-}}
-@media (max-width: 40rem) {{
-  body {{ margin: 1rem auto; padding: 0 .8rem; font-size: 16px }}
-  th, td {{ padding: .3rem .4rem }}
-  img {{ width: 48rem }}
-}}
-code {{ display: block; background: #f1f1ec; padding: .8rem 1rem; overflow-x: auto; font-size: 14px }}
-.small {{ font-size: .9rem; color: #555 }}
-</style></head><body>
-<h1>Which memory suits this text?</h1>
-<p class="lead">{first}</p>
-<ul>{more}</ul>
-{sections}
-<h2>How to reproduce it</h2>
-<code>{command}</code>
-<p>The plan in the folder of the results repeats it to the bit, whatever the clock says:
-ttr compare --plan plan.json --out another-folder</p>
-<div class="small">{facts}</div>
-</body></html>
-"""

@@ -1,10 +1,13 @@
-"""What an experiment found, as a page, as a line of the table of all claims, and on the terminal."""
+"""What experiments found: a page of each and a table of all claims in Markdown, one report in HTML, and lines
+for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
+from ttr.experiments.page import grid, page, picture
 from ttr.experiments.reproduce.experiment import Experiment
 
 HEAD = """# The claims of the paper, and what was measured
@@ -17,7 +20,7 @@ figures lie in their bands for every seed.
 """
 
 
-def page(experiment: Experiment, record: Mapping[str, Any]) -> str:
+def page_of(experiment: Experiment, record: Mapping[str, Any]) -> str:
     """The page of an experiment, in Markdown."""
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     machine = record["machine"]
@@ -63,6 +66,40 @@ def table_of_claims(found: Mapping[str, Mapping[str, Any]]) -> str:
         )
     total = sum(record["seconds"] for record in found.values())
     return HEAD + "".join(lines) + f"\nIn all {total:.0f} seconds.\n"
+
+
+def report(
+    experiments: Mapping[str, Experiment],
+    found: Mapping[str, Mapping[str, Any]],
+    pictures: Mapping[str, bytes],
+) -> str:
+    """All claims on one self-contained HTML page: the table first, then the figure and the bands of each."""
+    met = sum(record["met"] for record in found.values())
+    body = f'<p class="lead">{met} of {len(found)} claims show here.</p>'
+    body += grid(
+        ["experiment", "figures in their bands", "scale", "seconds"],
+        [
+            (
+                record["title"],
+                [
+                    f"{sum(band['met'] for band in record['bands'])} of {len(record['bands'])}",
+                    record["scale"],
+                    f"{record['seconds']:.0f}",
+                ],
+            )
+            for record in found.values()
+        ],
+    )
+    for name, record in found.items():
+        experiment = experiments[name]
+        body += f"<h2>{escape(record['title'])}</h2><p>{escape(record['claim'])}</p>"
+        body += f'<p class="small">{escape(experiment.source)}. {escape(experiment.protocol)}</p>'
+        body += picture(pictures[name], record["title"])
+        rows = [(band["band"], [_values(band), "yes" if band["met"] else "NO"]) for band in record["bands"]]
+        body += grid(["asked for, of every seed", "mean (lowest to highest)", "met"], rows)
+        body += f"<p>{escape(experiment.reading)}</p>"
+        body += f"<code>ttr reproduce {name} --scale {record['scale']}</code>"
+    return page("The claims of Test-time regression", body)
 
 
 def show(record: Mapping[str, Any]) -> str:

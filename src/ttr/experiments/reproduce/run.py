@@ -18,7 +18,7 @@ from ttr.experiments.errors import UserError
 from ttr.experiments.progress import Bar
 from ttr.experiments.reproduce.claims import EXPERIMENTS
 from ttr.experiments.reproduce.experiment import SCALES, Experiment, verdicts
-from ttr.experiments.reproduce.pages import page, show, table_of_claims
+from ttr.experiments.reproduce.pages import page_of, report, show, table_of_claims
 from ttr.experiments.storage import from_json, make_folder, to_json, write
 from ttr.experiments.workers import workers
 
@@ -51,7 +51,8 @@ def reproduce(settings: ReproduceSettings, console: Console) -> bool:
     """Run each experiment; cells that an earlier call computed are not computed again.
 
     Writes into ``settings.out``: cells/ (a file per cell); by experiment a folder with results.json,
-    figure.png and its page README.md; and README.md, the table of all claims that the folder has results for.
+    figure.png and its page README.md; and README.md and report.html, about all claims that the folder has
+    results for.
 
     Returns:
         Whether all bands were met.
@@ -69,8 +70,12 @@ def reproduce(settings: ReproduceSettings, console: Console) -> bool:
                 bar.say(show(record))
     except KeyboardInterrupt:
         raise UserError("Stopped. The same command continues from here.") from None
-    write(settings.out / "README.md", table_of_claims(records(settings.out)).encode())
-    console.print("Written:", str(settings.out / "README.md"), highlight=False, markup=False, soft_wrap=True)
+    found = records(settings.out)
+    pictures = {name: (settings.out / name / "figure.png").read_bytes() for name in found}
+    write(settings.out / "README.md", table_of_claims(found).encode())
+    write(settings.out / "report.html", report(EXPERIMENTS, found, pictures).encode())
+    written = [str(settings.out / name) for name in ("README.md", "report.html")]
+    console.print("Written:", *written, highlight=False, markup=False, soft_wrap=True)
     return all(met)
 
 
@@ -114,5 +119,5 @@ def _record(
     experiment.draw(measured).savefig(png, format="png", metadata={"Software": None})
     write(folder / "figure.png", png.getvalue())
     write(folder / "results.json", to_json(record))
-    write(folder / "README.md", page(experiment, record).encode())
+    write(folder / "README.md", page_of(experiment, record).encode())
     return record
