@@ -160,7 +160,7 @@ def test_the_command_line_without_the_models(tmp_path):
 
 @pytest.mark.parametrize(
     "command, present, missing, extra",
-    [("list", (), "typer", "cli"), ("compare", ("typer", "rich", "matplotlib"), "transformers", "hf")],
+    [("list", (), "typer", "cli"), ("compare", ("typer", "rich", "matplotlib"), "safetensors", "hf")],
 )
 def test_a_command_names_the_extra_that_it_lacks(tmp_path, command, present, missing, extra):
     result = subprocess.run(

@@ -409,7 +409,7 @@ def test_all_figures_of_the_whole_are_bits_per_byte(compared):
     for line in lines:
         if line["stage"] == "3" and line["memory"] in final:
             assert float(line["bits_per_byte"]) == pytest.approx(final[line["memory"]])
-    shown = compared.printed.partition("After 2 steps: ")[2]
+    shown = compared.printed.partition("After 3 steps: ")[2]
     second = [line for line in lines if line["stage"] == "2"]
     assert len(second) == 3
     assert all(f"{line['memory']} {float(line['bits_per_byte']):.2f}" in shown for line in second)
