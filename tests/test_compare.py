@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,14 @@ def without_times(results):
 
 
 # --------------------------------------------------------------------------------------------- the comparison
+@pytest.mark.parametrize("took, expected", [([10.0, 20.0, 30.0, 5.0], 90.0), ([10.0, 20.0, None], None)])
+def test_more_seeds_take_as_long_as_their_share_of_the_third_stage(took, expected):
+    known = types.SimpleNamespace(
+        plan=types.SimpleNamespace(seconds=took), settings=types.SimpleNamespace(seeds=2)
+    )
+    assert comparing.Comparison._seconds_with(known, 4) == expected
+
+
 def test_all_runs_are_tracked_and_change_nothing(text, tmp_path, monkeypatch):
     given = []
     monkeypatch.setitem(tracking.LIBRARIES, "tensorboard", lambda *run: given.append(run))

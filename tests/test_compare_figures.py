@@ -379,6 +379,8 @@ def test_what_more_seeds_find_is_said_where_the_order_is_open(seconds):
     sentence = next(sentence for sentence in conclusion(results) if "four of five" in sentence)
     assert f"0.05 bits take {enough['seeds']} (--seeds {enough['seeds']} --steps 8)" in sentence
     assert (f"about {10 * enough['seeds']} minutes in all" in sentence) == (seconds is not None)
+    fewer = measured("c", 1 + bits[0].expand(2, 60, 10)[:1])  # one that was far behind got no further seeds
+    assert judged([*runs, fewer], of_windows[0].expand(60, 10), mask, 400)["power"]["seeds"] == 2
 
 
 def budgets(bits, counted, steps=8):
