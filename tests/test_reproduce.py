@@ -5,6 +5,7 @@ import io
 import json
 import math
 from html import escape
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,7 +46,9 @@ def run(tmp_path, name, **changes):
 
 def measured(experiment, scale="smoke"):
     """What an experiment measures, without files."""
-    return experiment.measure(scale, lambda cells: [errors(c.arguments, None, None, print) for c in cells])
+    return experiment.measure(
+        scale, lambda cells: [errors(c.arguments, Path(), Path(), print) for c in cells]
+    )
 
 
 # --------------------------------------------------------------------------------------------------- streams
@@ -238,7 +241,7 @@ def test_numbers_are_chosen_on_other_streams(monkeypatch):
         "options": [softmax(1.0).to_dict(), least_squares(0.01).to_dict()],
         "seeds": [3, 4],
     }
-    tensors, facts = errors(arguments, None, None, print)
+    tensors, facts = errors(arguments, Path(), Path(), print)
     assert seeds == [TUNING_SEED, 3, 4] and facts["chosen"] == 1
     assert tensors["errors"].shape == (2, 63) and facts["floor"] == [0.0, 0.0]
     assert tensors["errors"][:, 32:].max() < HALF

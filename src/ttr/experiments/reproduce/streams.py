@@ -199,7 +199,7 @@ def errors(arguments: dict[str, Any], folder: Path, checkpoint: Path, report: Re
     return {"errors": found}, {"chosen": chosen, "floor": floor, "sha256": digest.hexdigest()}
 
 
-def _errors(option: Option, stream: Stream) -> Float[Tensor, " T-1"]:
+def _errors(option: Option, stream: Stream) -> Float[Tensor, " asked"]:
     keys, values, _ = (x.double() for x in stream)
     off = (option.read(keys, values) - values[:, 1:]).square().sum(-1).mean(0)
     return off / values.square().sum(-1).mean()

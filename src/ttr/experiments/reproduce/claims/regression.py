@@ -134,8 +134,8 @@ MOVING_KEYS = StreamExperiment(
     protocol=SUBSTITUTE + "512 tokens in segments of 128, each with its map and a centre of its keys; 8, 16 "
     "and 32 channels. The numbers of every memory are chosen on other streams.",
     reading="Least squares with a tuned decay is level with local linear attention at 16 channels, which the "
-    "claim does not allow, and with 8 channels it and the delta rule are ahead. Whether the published baselines had a tuned decay is "
-    "unknown.",
+    "claim does not allow, and with 8 channels it and the delta rule are ahead. Whether the published "
+    "baselines had a tuned decay is unknown.",
     panels=[
         Panel(
             f"{size} channels",
@@ -267,7 +267,9 @@ SMOOTH_MAP = StreamExperiment(
     ]
     + [
         Band(
-            f"one smooth map, {other}, last", "one smooth map, local linear attention, scale 16, last", low=5
+            f"one smooth map, {other}, last",
+            "one smooth map, local linear attention, scale 16, last",
+            low=5.0,
         )
         for other in ("linear attention", "delta rule", "least squares")
     ],
