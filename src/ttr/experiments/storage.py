@@ -87,7 +87,7 @@ def to_json(value: Any) -> bytes:
     )
 
 
-def from_json(content: bytes) -> Any:
+def from_json(content: bytes | str) -> Any:
     """The content of a JSON file.
 
     Raises:
