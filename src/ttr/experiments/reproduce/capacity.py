@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ttr.experiments.cells import Cell, Report, Result
-from ttr.experiments.reproduce.experiment import Band, Experiment, Figures, Run
+from ttr.experiments.reproduce.experiment import Experiment, Figures, Run
 from ttr.experiments.reproduce.picture import by_number
 from ttr.experiments.reproduce.streams import Learner, Option
 from ttr.tasks.associative_recall import UNLABELLED, RecallSettings, associative_recall
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CapacityExperiment(Experiment):
     """The share of right answers by the number of pairs.
 
@@ -33,20 +33,11 @@ class CapacityExperiment(Experiment):
         sequences: by scale, how many a seed gives.
     """
 
-    name: str
-    title: str
-    claim: str
-    source: str
-    formula: str
-    protocol: str
-    reading: str
     learners: Sequence[Learner]
     size: int
     length: int
     pairs: Sequence[int]
-    bands: Sequence[Band]
     sequences: Mapping[str, int]
-    seeds: Mapping[str, tuple[int, int]]
 
     def measure(self, scale: str, run: Run) -> dict[str, Any]:
         """By learner and number of pairs, the accuracy of each seed."""

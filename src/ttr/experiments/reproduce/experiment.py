@@ -50,6 +50,7 @@ class Band:
         return f"{what}: {' and '.join(ends + [f'at most {self.high:g}'] * (self.high < math.inf))}"
 
 
+@dataclass(frozen=True, kw_only=True)
 class Experiment(ABC):
     """A claim and what shows it.
 

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 
 import ttr
 from ttr.experiments.cells import Cell, Report, Result
-from ttr.experiments.reproduce.experiment import Band, Experiment, Figures, Run
+from ttr.experiments.reproduce.experiment import Experiment, Figures, Run
 from ttr.experiments.reproduce.picture import errors_over_time
 from ttr.tasks.regression import STREAMS, Stream
 
@@ -93,7 +93,7 @@ class Panel:
     learners: Sequence[Learner]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StreamExperiment(Experiment):
     """Errors over time.
 
@@ -104,18 +104,9 @@ class StreamExperiment(Experiment):
         time: "log" to show how fast they learn, "linear" where something changes on the way.
     """
 
-    name: str
-    title: str
-    claim: str
-    source: str
-    formula: str
-    protocol: str
-    reading: str
     panels: Sequence[Panel]
     windows: Mapping[str, tuple[int, int]]
-    bands: Sequence[Band]
     streams: Mapping[str, int]
-    seeds: Mapping[str, tuple[int, int]]
     time: str = "log"
 
     def measure(self, scale: str, run: Run) -> dict[str, Any]:

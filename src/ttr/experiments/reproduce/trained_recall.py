@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ttr.experiments.cells import Cell, Report, Result
-from ttr.experiments.reproduce.experiment import Band, Experiment, Figures, Run
+from ttr.experiments.reproduce.experiment import Experiment, Figures, Run
 from ttr.experiments.reproduce.picture import by_number
 from ttr.experiments.settings import Recipe
 from ttr.experiments.training import reporting, train
@@ -85,7 +85,7 @@ class RecallModel(nn.Module):
         return self.head(self(sequences.tokens)[sequences.labels != UNLABELLED])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainedRecallExperiment(Experiment):
     """The share of right answers of trained layers.
 
@@ -95,18 +95,9 @@ class TrainedRecallExperiment(Experiment):
         rates: by scale, those of which each layer gets the best one.
     """
 
-    name: str
-    title: str
-    claim: str
-    source: str
-    formula: str
-    protocol: str
-    reading: str
     layers: Mapping[str, Architecture]
-    bands: Sequence[Band]
     recipes: Mapping[str, RecallRecipe]
     rates: Mapping[str, Sequence[float]]
-    seeds: Mapping[str, tuple[int, int]]
 
     def measure(self, scale: str, run: Run) -> dict[str, Any]:
         """By layer and number of pairs the accuracy of each seed, and the chosen rates."""
