@@ -41,7 +41,7 @@ $${experiment.formula}$$
 
 ![{experiment.title}](figure.png)
 
-Lines are means over seeds, bands reach from the lowest to the highest seed.
+Lines and diamonds are means over seeds; bands reach from the lowest to the highest seed, dots are seeds.
 
 | what is asked for, of every seed | measured: mean (lowest to highest) | met |
 |---|---|---|

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -77,4 +77,21 @@ def by_number(
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def dots(values: Mapping[str, Sequence[float]], along: str) -> Figure:
+    """A row for each name: its mean, and a dot for each seed."""
+    figure = Figure(figsize=(7.2, 1.1 + 0.36 * len(values)), layout="constrained", dpi=130)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for y, seeds in enumerate(values.values()):
+        axes.plot(seeds, [y] * len(seeds), ".", color=COLOURS[1], markersize=7, zorder=3)
+        axes.plot(fmean(seeds), y, "D", color=COLOURS[0], markersize=8, zorder=2)
+    axes.set_yticks(range(len(values)), list(values))
+    axes.invert_yaxis()
+    axes.set(xlabel=f"{along} (dots are seeds, diamonds their means)", xlim=(-0.03, 1.03))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
     return figure

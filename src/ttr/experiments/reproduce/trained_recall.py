@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ttr.experiments.cells import Cell, Report, Result
 from ttr.experiments.reproduce.experiment import Experiment, Figures, Run
-from ttr.experiments.reproduce.picture import by_number
+from ttr.experiments.reproduce.picture import by_number, dots
 from ttr.experiments.settings import Recipe
 from ttr.experiments.training import reporting, train
 from ttr.layer.architecture import Architecture
@@ -142,8 +142,12 @@ class TrainedRecallExperiment(Experiment):
         }
 
     def draw(self, measured: Mapping[str, Any]) -> Figure:
-        """Accuracy against the number of pairs."""
-        return by_number(measured["accuracy"], "pairs in the sequence", "share of right answers")
+        """Accuracy against the number of pairs, or by layer if there is one number alone."""
+        accuracy = measured["accuracy"]
+        if all(len(found) == 1 for found in accuracy.values()):
+            alone = {name: values for name, found in accuracy.items() for values in found.values()}
+            return dots(alone, "share of right answers")
+        return by_number(accuracy, "pairs in the sequence", "share of right answers")
 
 
 def train_and_answer(arguments: dict[str, Any], folder: Path, checkpoint: Path, report: Report) -> Result:
