@@ -84,8 +84,8 @@ KEY_VALUE_PAIRS = TrainedRecallExperiment(
     + "256 tokens, sequences of 64, 8 pairs, fillers that are no keys of the sequence; one "
     "layer of width 64 and one head, 500 steps of 64 new sequences, AdamW with weight decay 0.1, the better "
     "of the rates 0.003 and 0.01.",
-    reading="Which memory reads the pairs matters little at this size; whether keys are constructed does. One "
-    "of three seeds of linear attention answers 56 % after 500 steps, the others all.",
+    reading="Which memory reads the pairs matters little at this size; whether keys are constructed does. "
+    "One of three seeds of linear attention answers 56 % after 500 steps, the others all.",
     layers={
         f"{memory}, {words}": _one_layer(memory, streams)
         for memory in ("linear-attention", "deltanet", "softmax-attention")
