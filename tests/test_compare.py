@@ -100,6 +100,13 @@ def without_times(results):
 
 
 # --------------------------------------------------------------------------------------------- the comparison
+def test_a_library_for_curves_that_is_not_there_is_told_before_anything_is_trained(text, tmp_path):
+    settings = tiny(text, tmp_path, track="wandb")
+    with pytest.raises(UserError, match="--track takes"):
+        run(settings)
+    assert not settings.out.exists()
+
+
 @pytest.mark.parametrize("took, expected", [([10.0, 20.0, 30.0, 5.0], 90.0), ([10.0, 20.0, None], None)])
 def test_more_seeds_take_as_long_as_their_share_of_the_third_stage(took, expected):
     known = types.SimpleNamespace(
@@ -167,6 +174,25 @@ def test_the_check_of_the_slice_reports_the_size_of_a_gap_of_either_sign(text, t
             row["slice_gap"]["value"] = sign * gap
             row["slice_gap_of_shuffled_mask"]["value"] = sign * gap / 2
         assert "at most 0.160 bits; with the real slice it is up to 0.319." in html(results, b"")
+
+
+def test_the_page_says_what_is_larger_and_whose_seconds_are_counted(text, tmp_path):
+    results, _ = run(tiny(text, tmp_path))
+    few, thread = "on a few cores 2 layers and width 64", "bytes per second of CPU time, one thread on"
+    page = html(results, b"")
+    assert few not in page and thread in page
+    results["settings"] |= {"width": 128, "device": "cuda"}
+    page = html(results, b"")
+    assert few in page and thread not in page and "bytes per second on this machine" in page
+
+
+def test_a_gpu_is_waited_for_and_its_seconds_are_those_of_the_clock(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    monkeypatch.setattr(time, "process_time", lambda: -1.0)
+    assert speed._now("cpu")[0] == -1.0 and not waited
+    one, other = speed._now("cuda")
+    assert 0 <= other - one < 1.0 and waited == ["cuda"]
 
 
 def test_stopped_at_any_step_it_ends_at_the_same_numbers(text, tmp_path, monkeypatch):

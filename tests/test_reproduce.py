@@ -14,13 +14,13 @@ from torch.nn.functional import normalize
 
 from ttr.experiments.errors import UserError
 from ttr.experiments.reproduce import run as running
+from ttr.experiments.reproduce.capacity import accuracies
 from ttr.experiments.reproduce.claims import CORRELATED_KEYS, EXPERIMENTS, SWITCH
 from ttr.experiments.reproduce.claims.recall import CONVOLVED, KEY_VALUE_PAIRS
-from ttr.experiments.reproduce.experiment import SCALES, Band, verdicts
-from ttr.experiments.reproduce.learners import least_squares, linear_attention, softmax
+from ttr.experiments.reproduce.experiment import SCALES, TUNING_SEED, Band, verdicts
+from ttr.experiments.reproduce.learners import delta_rule, least_squares, linear_attention, softmax
 from ttr.experiments.reproduce.run import ReproduceSettings, reproduce
-from ttr.experiments.reproduce.streams import TUNING_SEED, Learner, Option, errors
-from ttr.experiments.reproduce.trained_recall import TUNING_SEED as RATES_SEED
+from ttr.experiments.reproduce.streams import Learner, Option, errors
 from ttr.experiments.reproduce.trained_recall import RecallRecipe, TrainedRecallExperiment, train_and_answer
 from ttr.laws.tolerances import FLOAT32, FLOAT64, HALF, error
 from ttr.layer.qkv.short_convolution import ShortConvolution
@@ -196,7 +196,7 @@ def test_each_layer_is_judged_at_its_best_rate_on_tuning_sequences():
     measured = KEY_VALUE_PAIRS.measure("laptop", run)
     rates = KEY_VALUE_PAIRS.rates["laptop"]
     assert list(measured["rates"].values()) == [(min, max)[i % 2](rates) for i in range(9)]
-    assert set(seen[0]) == {(RATES_SEED, rate) for rate in rates}
+    assert set(seen[0]) == {(TUNING_SEED, rate) for rate in rates}
     assert {seed for seed, _ in seen[1]} == {1, 2, 3}
     assert set(KEY_VALUE_PAIRS.figures(measured)) >= {band.figure for band in KEY_VALUE_PAIRS.bands}
 
@@ -207,6 +207,15 @@ def test_layers_differ_in_what_is_convolved_alone():
         streams = [part.streams for part in layer.qkv if isinstance(part, ShortConvolution)]
         assert streams == [s for words, s in CONVOLVED.items() if name.endswith(", " + words) and s]
         assert not layer.output
+
+
+@pytest.mark.parametrize("option, least, most", [(softmax(300.0), 1.0, 1.0), (delta_rule(1.0), 0.0, 0.9)])
+def test_recall_without_training_needs_a_memory_that_keeps_the_pairs(option, least, most, tmp_path):
+    """Sixteen pairs in eight channels: a narrow kernel tells all of them apart, the delta rule does not."""
+    sizes = {"size": 8, "length": 64, "pairs": 16, "sequences": 4, "seeds": [0, 1]}
+    arguments = sizes | {"option": option.to_dict()}
+    _, facts = accuracies(arguments, tmp_path, tmp_path, lambda *_: None)
+    assert len(facts["accuracy"]) == 2 and all(least <= each <= most for each in facts["accuracy"])
 
 
 # -------------------------------------------------------------------------------------------------- learners
@@ -271,6 +280,7 @@ def test_every_band_speaks_of_a_figure_and_asks_something(name):
     assert set(experiment.seeds) == set(SCALES)
     (first, count), *judged = (experiment.seeds[scale] for scale in SCALES)
     assert all(start >= first + count for start, _ in judged), "bands may be chosen by the smoke run"
+    assert all(start + many <= TUNING_SEED for start, many in [(first, count), *judged])
 
 
 def test_an_experiment_writes_its_page_and_is_not_computed_again(tmp_path):

@@ -97,7 +97,7 @@ def test_files_are_encoded_one_by_one_in_stretches_that_end_with_a_line(saved, w
     tokenizer = TokenizerFile(saved(byte_level([first])))
     text = written(first, second)
     whole = tokenizer.tokens(text)
-    monkeypatch.setattr(module, "STRETCH", 50)
+    monkeypatch.setattr(module, "AT_ONCE", 50)
     found = tokenizer.tokens(text)
     assert len(found.ids) >= len(whole.ids) and found.vocabulary == whole.vocabulary
     for tokens in (whole, found):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 EXTRAS = {
-    "hf": ("transformers", "accelerate", "safetensors"),
+    "hf": ("transformers", "accelerate", "safetensors", "tokenizers"),
     "cli": ("typer", "rich", "matplotlib"),
     "ray": ("ray",),
 }

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from ttr.experiments.errors import UserError
-from ttr.experiments.settings import CompareSettings, names_in, numbers_in, seconds, sizes
+from ttr.experiments.settings import CompareSettings, model_sizes, names_in, numbers_in, seconds
 
 DEFAULTS = CompareSettings()
 LAYERS = ",".join(DEFAULTS.layers)
@@ -136,7 +136,7 @@ def compare_command(
         seed=seed,
         seeds=seeds,
         as_published=as_published,
-        **(sizes(device, CORES) | given),
+        **(model_sizes(device, CORES) | given),
     )
     compare(settings, console)
 

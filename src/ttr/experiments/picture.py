@@ -30,10 +30,20 @@ def draw(results: Mapping[str, Any]) -> bytes:
     _learning(learning, rows, colour, results)
     _by_position(position, results["by_position"], colour, results["tokens"]["unit"])
     for axes in panels.flat:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#e6e6e6", linewidth=0.8)
-        axes.set_axisbelow(True)
+        unboxed(axes)
         axes.title.set(fontsize=11, fontweight="bold", horizontalalignment="left", x=0)
+    return png(figure)
+
+
+def unboxed(axes: Axes) -> None:
+    """A light grid behind the data instead of a box around it."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def png(figure: Figure) -> bytes:
+    """The same bytes for the same figure."""
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()

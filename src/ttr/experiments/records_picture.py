@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -11,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ttr.experiments.picture import COLOURS, readable
+from ttr.experiments.picture import COLOURS, png, readable, unboxed
 
 MARKERS = "osD^vP*X"
 
@@ -34,9 +33,7 @@ def draw(results: Mapping[str, Any]) -> bytes:
         panel.axhline(possible, color="#444444", linestyle="--", linewidth=1)
         panel.axhline(0, color="#444444", linestyle=":", linewidth=1)
         panel.set_ylim(min(-0.3, panel.get_ylim()[0]), possible + 0.4)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(color="#e6e6e6", linewidth=0.8)
-        panel.set_axisbelow(True)
+        unboxed(panel)
         panel.set_xscale("log", base=2)
         panel.minorticks_off()
     left.set_xticks(judged, [str(pairs) for pairs in judged])
@@ -52,9 +49,7 @@ def draw(results: Mapping[str, Any]) -> bytes:
     figure.legend(
         *left.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9, frameon=False
     )
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    return png(figure)
 
 
 def _seeds(axes: Axes, i: int, places: Sequence[float], gains: Sequence[Sequence[float]], name: str) -> None:

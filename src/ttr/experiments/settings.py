@@ -162,7 +162,7 @@ class CompareSettings(Recipe):
         return shlex.join(words + ["--as-published"] * self.as_published)
 
 
-def sizes(device: str, cores: int) -> dict[str, int]:
+def model_sizes(device: str, cores: int) -> dict[str, int]:
     """The fields of ``Recipe`` that make its models larger where there is room: on many cores eight times the
     work of a step, on a GPU as much as keeps it busy."""
     if device != "cpu":

@@ -45,17 +45,17 @@ def speeds(
         name: (_Training(model, settings, batch), _Decoding(model, batch[:1, :-1]))
         for name, model in models.items()
     }
-    taken: dict[str, list[list[Sequence[float]]]] = {name: [[], []] for name in models}
+    taken: dict[str, list[list[tuple[float, float]]]] = {name: [[], []] for name in models}
     with one_thread():
         for round_ in range(settings.rounds + 1):
             for name, both in actions.items():
                 for kind, action in enumerate(both):
                     action.prepare()
-                    before = _now(settings.device)
+                    cpu, wall = _now(settings.device)
                     action.run()
-                    passed = [now - then for now, then in zip(_now(settings.device), before)]
+                    cpu_then, wall_then = _now(settings.device)
                     if round_:  # the first one warms up
-                        taken[name][kind].append(passed)
+                        taken[name][kind].append((cpu_then - cpu, wall_then - wall))
     done = (batch.shape[0] * settings.context, DECODED)
     return {name: _figures(each, done) for name, each in taken.items()}
 
@@ -92,7 +92,7 @@ def _now(device: str) -> tuple[float, float]:
     return time.perf_counter(), time.perf_counter()
 
 
-def _figures(taken: Sequence[Sequence[Sequence[float]]], done: tuple[int, int]) -> dict[str, Any]:
+def _figures(taken: Sequence[Sequence[tuple[float, float]]], done: tuple[int, int]) -> dict[str, Any]:
     training, decoding = (
         count / median(cpu for cpu, _ in rounds) for rounds, count in zip(taken, done, strict=True)
     )

@@ -24,7 +24,7 @@ from ttr.tasks.text import Split, Text
 BYTES = 256
 """The vocabulary of a text whose tokens are its bytes."""
 BITS_OF_A_BYTE = 8.0
-STRETCH = 2**18
+AT_ONCE = 2**18
 """Characters that are encoded at once: more take longer for each."""
 
 
@@ -255,10 +255,10 @@ def _decoded(content: UInt8[Tensor, " N"], name: str) -> str:
 
 
 def _stretches(text: str) -> Iterator[str]:
-    """The text in parts of at most ``STRETCH`` characters, which end with a line where there is one."""
+    """The text in parts of at most ``AT_ONCE`` characters, which end with a line where there is one."""
     start = 0
     while start < len(text):
-        end = start + STRETCH
+        end = start + AT_ONCE
         if end < len(text):
             end = text.rfind("\n", start, end) + 1 or end
         yield text[start:end]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from ttr.experiments.bench.report import duration
 from ttr.experiments.bench.results import Figures
-from ttr.experiments.picture import COLOURS, readable
+from ttr.experiments.picture import COLOURS, png, readable, unboxed
 
 STYLES = {
     "ours": {"linewidth": 2.2, "marker": "o"},
@@ -67,9 +66,7 @@ def draw(curve: str, cases: Sequence[Mapping[str, Any]], machine: Mapping[str, A
         frameon=False,
         fontsize=9,
     )
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    return png(figure)
 
 
 def _times(axes: Axes, name: str, cases: Sequence[Mapping[str, Any]], style: Mapping[str, Any]) -> None:
@@ -133,6 +130,4 @@ def _finish(
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("tokens T")
     axes.set_title(title, fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
+    unboxed(axes)

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ttr.experiments.cells import Cell, Report, Result
-from ttr.experiments.reproduce.experiment import Experiment, Figures, Run
+from ttr.experiments.reproduce.experiment import Experiment, Figures, Run, by_pairs
 from ttr.experiments.reproduce.picture import by_number
-from ttr.experiments.reproduce.streams import Learner, Option
+from ttr.experiments.reproduce.streams import Option
 from ttr.tasks.associative_recall import UNLABELLED, RecallSettings, associative_recall
 
 
@@ -26,14 +26,14 @@ class CapacityExperiment(Experiment):
     """The share of right answers by the number of pairs.
 
     Attributes:
-        learners: with one option each.
+        learners: memories with their numbers, by name.
         size: channels of keys and values.
         length: tokens of a sequence.
         pairs: numbers of pairs.
         sequences: by scale, how many a seed gives.
     """
 
-    learners: Sequence[Learner]
+    learners: Mapping[str, Option]
     size: int
     length: int
     pairs: Sequence[int]
@@ -46,7 +46,7 @@ class CapacityExperiment(Experiment):
             Cell(
                 "ttr.experiments.reproduce.capacity:accuracies",
                 {
-                    "option": learner.options[0].to_dict(),
+                    "option": option.to_dict(),
                     "size": self.size,
                     "length": self.length,
                     "pairs": pairs,
@@ -56,22 +56,17 @@ class CapacityExperiment(Experiment):
                 f"{self.name}.{i}.{pairs}",
                 1,
             )
-            for i, learner in enumerate(self.learners)
+            for i, option in enumerate(self.learners.values())
             for pairs in self.pairs
         ]
         results = iter(run(cells))
         return {
-            learner.name: {str(pairs): next(results)[1]["accuracy"] for pairs in self.pairs}
-            for learner in self.learners
+            name: {str(pairs): next(results)[1]["accuracy"] for pairs in self.pairs} for name in self.learners
         }
 
     def figures(self, measured: Mapping[str, Any]) -> Figures:
         """The accuracies."""
-        return {
-            f"{name}, {pairs} pairs": values
-            for name, found in measured.items()
-            for pairs, values in found.items()
-        }
+        return by_pairs(measured)
 
     def draw(self, measured: Mapping[str, Any]) -> Figure:
         """Accuracy against the number of pairs."""

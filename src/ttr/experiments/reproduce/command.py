@@ -16,7 +16,9 @@ def reproduce_command(
         list[str] | None, typer.Argument(help="Experiments; without any they are listed with their claims.")
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="All experiments.")] = False,
-    scale: Annotated[str, typer.Option(help="How large: smoke, laptop or gpu.")] = "laptop",
+    scale: Annotated[
+        str, typer.Option(help="How large: smoke, laptop or gpu; all are computed on the CPU.")
+    ] = "laptop",
     jobs: Jobs = CORES,
     ray: RayAddress = None,
     out: Annotated[

@@ -15,6 +15,9 @@ from ttr.experiments.cells import Cell, Result
 SCALES = ("smoke", "laptop", "gpu")
 """How large an experiment is: to see that it runs, to be judged on a laptop, and on a GPU."""
 
+TUNING_SEED = 1000
+"""The seed by which the numbers of a memory are chosen; none of the seeds that are judged."""
+
 Run = Callable[[Sequence[Cell]], list[Result]]
 """Gives the results of cells, in their order."""
 
@@ -87,6 +90,15 @@ class Experiment(ABC):
     @abstractmethod
     def draw(self, measured: Mapping[str, Any]) -> Figure:
         """The picture of a paper."""
+
+
+def by_pairs(accuracy: Mapping[str, Mapping[str, Sequence[float]]]) -> Figures:
+    """Accuracies of all seeds, by name and number of pairs."""
+    return {
+        f"{name}, {pairs} pairs": values
+        for name, found in accuracy.items()
+        for pairs, values in found.items()
+    }
 
 
 def verdicts(experiment: Experiment, figures: Figures) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ttr.experiments.picture import COLOURS
+from ttr.experiments.picture import COLOURS, unboxed
 
 LEAST = 1e-4
 """Errors below it are as good as none."""
@@ -34,9 +34,7 @@ def errors_over_time(measured: Mapping[str, Mapping[str, Any]], time: str) -> Fi
             (handles[name],) = axes.plot(pairs, list(map(fmean, errors)), dash, color=colour, linewidth=1.8)
         axes.set(title=title, xlabel="pairs read", xscale=time, yscale="log")
         axes.title.set_fontsize(11)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#e6e6e6", linewidth=0.8)
-        axes.set_axisbelow(True)
+        unboxed(axes)
     panels[0].set_ylabel("squared error / squared values")
     panels[0].set_ylim(bottom=max(LEAST, panels[0].get_ylim()[0]))
     figure.legend(
@@ -73,9 +71,7 @@ def by_number(
             fontsize=9,
         )
     axes.set(xlabel=along, ylabel=up, ylim=(-0.02, 1.04))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
+    unboxed(axes)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
@@ -91,7 +87,5 @@ def dots(values: Mapping[str, Sequence[float]], along: str) -> Figure:
     axes.set_yticks(range(len(values)), list(values))
     axes.invert_yaxis()
     axes.set(xlabel=f"{along} (dots are seeds, diamonds their means)", xlim=(-0.03, 1.03))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
+    unboxed(axes)
     return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from ttr.experiments import cells
 from ttr.experiments.bench import machine
 from ttr.experiments.cells import Cell, Compute, Result
 from ttr.experiments.errors import UserError
+from ttr.experiments.picture import png
 from ttr.experiments.progress import Bar
 from ttr.experiments.reproduce.claims import EXPERIMENTS
 from ttr.experiments.reproduce.experiment import SCALES, Experiment, verdicts
@@ -115,9 +115,7 @@ def _record(
         "machine": machine.facts(),
     }
     make_folder(folder)
-    png = io.BytesIO()
-    experiment.draw(measured).savefig(png, format="png", metadata={"Software": None})
-    write(folder / "figure.png", png.getvalue())
+    write(folder / "figure.png", png(experiment.draw(measured)))
     write(folder / "results.json", to_json(record))
     write(folder / "README.md", page_of(experiment, record).encode())
     return record

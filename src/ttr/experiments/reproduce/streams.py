@@ -19,13 +19,11 @@ from torch.nn.functional import normalize
 
 import ttr
 from ttr.experiments.cells import Cell, Report, Result
-from ttr.experiments.reproduce.experiment import Experiment, Figures, Run
+from ttr.experiments.reproduce.experiment import TUNING_SEED, Experiment, Figures, Run
 from ttr.experiments.reproduce.picture import errors_over_time
 from ttr.tasks.regression import STREAMS, Stream
 
 BINS_PER_OCTAVE, BINS = 4, 64
-TUNING_SEED = 1000
-"""The seed of the streams on which the numbers of a memory are chosen; none of the seeds that are judged."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ttr.experiments.cells import Cell, Report, Result
-from ttr.experiments.reproduce.experiment import Experiment, Figures, Run
+from ttr.experiments.reproduce.experiment import TUNING_SEED, Experiment, Figures, Run, by_pairs
 from ttr.experiments.reproduce.picture import by_number, dots
 from ttr.experiments.settings import Recipe
 from ttr.experiments.training import reporting, train
@@ -31,8 +31,6 @@ from ttr.tasks.associative_recall import (
 JUDGED, TUNING = 2**62, 2**62 + 1
 """Seeds of the sequences that models are judged on, and that their learning rates are chosen on; those of the
 training are smaller."""
-TUNING_SEED = 1000
-"""The seed of the models whose learning rates are chosen; none of the seeds that are judged."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +133,7 @@ class TrainedRecallExperiment(Experiment):
 
     def figures(self, measured: Mapping[str, Any]) -> Figures:
         """The accuracies."""
-        return {
-            f"{name}, {pairs} pairs": values
-            for name, found in measured["accuracy"].items()
-            for pairs, values in found.items()
-        }
+        return by_pairs(measured["accuracy"])
 
     def draw(self, measured: Mapping[str, Any]) -> Figure:
         """Accuracy against the number of pairs, or by layer if there is one number alone."""
