@@ -53,8 +53,8 @@ class Cell:
     label: str
     steps: int
     inputs: tuple[str, ...] = ()
-    cpus: float = 1
-    gpus: float = 0
+    cpus: float = 1.0
+    gpus: float = 0.0
     memory: int = 0
 
     @property

@@ -216,7 +216,7 @@ class Comparison:
             "kept": run.kept,
         }
         label = f"{self.by_name[run.memory].label}.seed{run.seed}.rate{run.rate}.steps{run.steps}"
-        gpus = 0 if self.settings.device == "cpu" else 1
+        gpus = 0.0 if self.settings.device == "cpu" else 1.0
         return Cell(TRAIN, arguments, label, run.steps, tuple(self.inputs.values()), gpus=gpus)
 
     def _counting(self, steps: int, cache: bool) -> Cell:

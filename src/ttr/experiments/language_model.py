@@ -41,7 +41,7 @@ def train_and_judge(arguments: dict[str, Any], folder: Path, checkpoint: Path, r
         the steps, and of a memory "model.*", the parameters, and "sample", tokens that it was given and
         wrote.
     """
-    settings = Recipe(**arguments["recipe"])
+    settings = Recipe.of(arguments["recipe"])
     text = Windows(tokens_of(arguments, folder), settings)
     memory, seed, rate = Memory(**arguments["memory"]), arguments["seed"], arguments["rate"]
     steps, kept = arguments["steps"], arguments["kept"]
@@ -104,7 +104,7 @@ def count_ngrams(arguments: dict[str, Any], folder: Path, checkpoint: Path, repo
     Returns:
         "bits.N" and "replaced.N" of the N-th reference, as of a model; their "names".
     """
-    settings = Recipe(**arguments["recipe"])
+    settings = Recipe.of(arguments["recipe"])
     tokens, content = tokens_of(arguments, folder), read_text([folder / "inputs" / arguments["text"]]).content
     text = Windows(tokens, settings)
     report("n-grams", 0, "counting")

@@ -63,12 +63,6 @@ class RecordsRecipe(Recipe):
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(RecordsRecipe)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
-    @staticmethod
-    def of(recipe: Mapping[str, Any]) -> RecordsRecipe:
-        """What ``recipe`` wrote."""
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()}
-        return RecordsRecipe(**values)
-
 
 @dataclass(frozen=True)
 class ProbeSettings(RecordsRecipe):

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ttr.experiments.errors import UserError
 
@@ -19,6 +19,8 @@ LAYERS = (
     "mesanet",
     "local-linear-attention",
 )
+
+AnyRecipe = TypeVar("AnyRecipe", bound="Recipe")
 
 LOOKED_UP = 2
 """Tokens of a tokenizer that stand for the four bytes before one that can be recalled."""
@@ -50,6 +52,13 @@ class Recipe:
     tuning_windows: int = 96
     evaluation_windows: int = 256
     checkpoint_every: int = 25
+
+    @classmethod
+    def of(cls: type[AnyRecipe], recipe: Mapping[str, Any]) -> AnyRecipe:
+        """The recipe that a cell's arguments hold, where tuples are lists."""
+        return cls(
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()}
+        )
 
 
 @dataclass(frozen=True)
@@ -140,11 +149,11 @@ class CompareSettings(Recipe):
         Raises:
             ValueError, TypeError: if they are not such.
         """
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in held.items()}
+        values = dict(held)
         values["files"] = tuple(map(Path, values["files"]))
         for name in ("memory", "tokenizer"):
             values[name] = Path(values[name]) if values.get(name) else None
-        return CompareSettings(**values, **others)
+        return CompareSettings.of(values | others)
 
     def command(self) -> str:
         """The command line with these settings."""

@@ -75,7 +75,7 @@ class Bootstrap:
         student[0] = 0.0
         return draws + (spread.variance / seeds) ** 0.5 * student
 
-    def spread(self, bits: Sequence[Float[Tensor, "S W T"]], mask: Tensor) -> Spread:
+    def spread(self, bits: Sequence[Float[Tensor, "_ W T"]], mask: Tensor) -> Spread:
         """How much one seed differs from the next, pooled over memories, since a few seeds of one do not
         show it."""
         means = [self.of_each_seed(each, mask)[:, 0] for each in bits]
@@ -84,7 +84,7 @@ class Bootstrap:
         return Spread(squares / max(freedom, 1), freedom)
 
     def with_seeds(
-        self, bits: Mapping[str, Float[Tensor, "S W T"]], mask: Tensor
+        self, bits: Mapping[str, Float[Tensor, "_ W T"]], mask: Tensor
     ) -> dict[str, Float[Tensor, " R"]]:
         """The mean over the seeds by name, moved by what other seeds could have given."""
         spread = self.spread(list(bits.values()), mask)

@@ -151,7 +151,7 @@ def train_and_answer(arguments: dict[str, Any], folder: Path, checkpoint: Path, 
         "accuracy" on new sequences by number of pairs, "tuning_accuracy", the mean on others, the "loss" of
         every step in nats, the number of "parameters", and the step at which it diverged, if it did.
     """
-    recipe = RecallRecipe(**arguments["recipe"])
+    recipe = RecallRecipe.of(arguments["recipe"])
     seed, rate = arguments["seed"], arguments["rate"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
