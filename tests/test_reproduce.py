@@ -16,15 +16,12 @@ from ttr.experiments.errors import UserError
 from ttr.experiments.reproduce import run as running
 from ttr.experiments.reproduce.capacity import accuracies
 from ttr.experiments.reproduce.claims import CORRELATED_KEYS, EXPERIMENTS, SWITCH
-from ttr.experiments.reproduce.claims.recall import CONVOLVED, KEY_VALUE_PAIRS
 from ttr.experiments.reproduce.experiment import SCALES, TUNING_SEED, Band, verdicts
 from ttr.experiments.reproduce.learners import delta_rule, least_squares, linear_attention, softmax
 from ttr.experiments.reproduce.run import ReproduceSettings, reproduce
 from ttr.experiments.reproduce.streams import Learner, Option, errors
-from ttr.experiments.reproduce.trained_recall import RecallRecipe, TrainedRecallExperiment, train_and_answer
 from ttr.laws.tolerances import FLOAT32, FLOAT64, HALF, error
-from ttr.layer.qkv.short_convolution import ShortConvolution
-from ttr.tasks.associative_recall import UNLABELLED, RecallSettings, associative_recall
+from ttr.tasks.associative_recall import AssociativeRecall
 from ttr.tasks.regression import STREAMS, arc, linear_map, smooth_map, switching
 
 SETTINGS = {
@@ -101,112 +98,16 @@ def test_an_arc_has_ends():
     assert truth[..., 0].abs().max() <= 1.0 and keys[..., 0].min() > math.cos(1.0) - FLOAT32
 
 
-# ---------------------------------------------------------------------------------------- associative recall
-@pytest.mark.parametrize("fillers", ["disjoint", "any", "blank"])
-def test_every_query_is_a_key_of_the_sequence_and_its_label_the_value(fillers):
-    settings = RecallSettings(vocabulary=40, length=48, pairs=6, fillers=fillers)
-    tokens, labels = associative_recall(settings, 50, seed=0)
-    unambiguous = 0
-    for row, answers in zip(tokens.tolist(), labels.tolist(), strict=True):
-        pairs = dict(zip(row[0:12:2], row[1:12:2]))
-        assert len(pairs) == len(set(pairs.values())) == 6
-        assert all(0 < key < 20 <= value < 40 for key, value in pairs.items())
-        asked = {i: label for i, label in enumerate(answers) if label != UNLABELLED}
-        assert len(asked) == 6 and sorted(row[i] for i in asked) == sorted(pairs)
-        assert all(i >= 12 and i % 2 == 0 and pairs[row[i]] == label for i, label in asked.items())
-        others = [token for i, token in enumerate(row) if i >= 12 and i not in asked]
-        unambiguous += not set(others) & set(pairs)
-        assert set(others) == {0} if fillers == "blank" else 0 not in others
-    assert unambiguous == 50 or fillers == "any" and unambiguous < 25
-
-
-def test_queries_come_early_a_little_more_often():
-    settings = RecallSettings(vocabulary=64, length=64, pairs=4, power=0.01)
-    _, labels = associative_recall(settings, 2000, seed=0)
-    often = (labels != UNLABELLED).sum(0)[8::2] / 2000
-    assert often.sum() == pytest.approx(4.0)
-    assert 0.6 < often[0] < 0.9 and often[0] > 2 * often[4] > 4 * often[-4:].mean() > 0.0
-
-
-def test_sequences_follow_from_their_seed():
-    settings = RecallSettings()
-    one, same, other = (associative_recall(settings, 4, seed) for seed in (1, 1, 2))
-    assert torch.equal(one.tokens, same.tokens) and torch.equal(one.labels, same.labels)
-    assert not torch.equal(one.tokens, other.tokens)
-
-
-@pytest.mark.parametrize(
-    "wrong, sentence",
-    [
-        ({"length": 63}, "even length"),
-        ({"pairs": 17}, "at least 68"),
-        ({"vocabulary": 18}, "has 8 keys, too few for 8"),
-        ({"fillers": "zeros"}, "not 'zeros'"),
-    ],
-)
-def test_sequences_that_cannot_be_are_refused(wrong, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        RecallSettings(**wrong)
-
-
+# ------------------------------------------------------------------------------------ recall without training
 def test_a_memory_that_sums_up_recalls_what_its_channels_hold():
     """With orthonormal tokens a sum over the pairs is exact, up to as many tokens as channels."""
-    tokens, labels = associative_recall(RecallSettings(32, 32, 6, fillers="blank"), 20, seed=0)
+    sequences = AssociativeRecall(32, 32, 6, fillers="blank").draw(20, seed=0)
     embedding = torch.eye(32, dtype=torch.float64)
     embedding[0] = 0.0
-    x = embedding[tokens]
+    x = embedding[sequences.inputs]
     before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
-    read = linear_attention().answer(x, before, x)
-    asked = labels != UNLABELLED
-    assert torch.equal(16 + read[asked][:, 16:].argmax(-1), labels[asked])
-
-
-TINY_RECALL = RecallRecipe(
-    width=16, batch=8, vocabulary=16, length=8, pairs_trained=(1, 2), pairs_judged=(2,), steps=4, judged=6
-)
-
-
-def answered(tmp_path, rate=1e-2, **changes):
-    cell = KEY_VALUE_PAIRS._cell(
-        dataclasses.replace(TINY_RECALL, **changes), "deltanet, convolution on keys", 0, rate
-    )
-    return train_and_answer(cell.arguments, tmp_path, tmp_path / "checkpoint.safetensors", lambda *_: None)[1]
-
-
-def test_a_trained_layer_is_the_same_when_repeated_and_learns(tmp_path):
-    first, second = (answered(tmp_path / name) for name in "ab" if not (tmp_path / name).mkdir())
-    assert first == second and first["diverged_at"] is None and len(first["loss"]) == 4
-    (tmp_path / "c").mkdir()
-    longer = answered(tmp_path / "c", steps=150)
-    assert longer["accuracy"]["2"] > 0.9 > first["accuracy"]["2"]
-
-
-def test_each_layer_is_judged_at_its_best_rate_on_tuning_sequences():
-    """Every second layer is better at the higher rate, whatever the judged sequences say."""
-    seen = []
-
-    def run(cells):
-        seen.append([(cell.arguments["seed"], cell.arguments["rate"]) for cell in cells])
-        facts = []
-        for cell in cells:
-            sign = 1 if int(cell.label.split(".")[1]) % 2 else -1
-            facts.append({"tuning_accuracy": sign * cell.arguments["rate"], "accuracy": {"8": 0.5}})
-        return [({}, each) for each in facts]
-
-    measured = KEY_VALUE_PAIRS.measure("laptop", run)
-    rates = KEY_VALUE_PAIRS.rates["laptop"]
-    assert list(measured["rates"].values()) == [(min, max)[i % 2](rates) for i in range(9)]
-    assert set(seen[0]) == {(TUNING_SEED, rate) for rate in rates}
-    assert {seed for seed, _ in seen[1]} == {1, 2, 3}
-    assert set(KEY_VALUE_PAIRS.figures(measured)) >= {band.figure for band in KEY_VALUE_PAIRS.bands}
-
-
-def test_layers_differ_in_what_is_convolved_alone():
-    """Keys of the layer without a convolution are those of their own token; queries, keys, values else."""
-    for name, layer in KEY_VALUE_PAIRS.layers.items():
-        streams = [part.streams for part in layer.qkv if isinstance(part, ShortConvolution)]
-        assert streams == [s for words, s in CONVOLVED.items() if name.endswith(", " + words) and s]
-        assert not layer.output
+    read = linear_attention().answer(x, before, x)[sequences.asked]
+    assert torch.equal(16 + read[:, 16:].argmax(-1), sequences.labels[sequences.asked])
 
 
 @pytest.mark.parametrize("option, least, most", [(softmax(300.0), 1.0, 1.0), (delta_rule(1.0), 0.0, 0.9)])
@@ -267,17 +168,22 @@ def test_a_band_asks_something_of_every_seed():
     assert ratio.words == "a / b: at least 0.5 and at most 1"
 
 
+def blank(cell):
+    """What a cell of any kind could have found."""
+    facts = {"accuracy": [0.0], "tuning_loss": 0.0, "loss": [0.0], "diverged_at": None, "parameters": 1}
+    judged = cell.arguments.get("judged", {"10": None})
+    return {"errors": torch.zeros(1, 1023)}, facts | {"scores": dict.fromkeys(judged, 0.0), "sha256": ""}
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_band_speaks_of_a_figure_and_asks_something(name):
     experiment = EXPERIMENTS[name]
-    tensors = {"errors": torch.zeros(1, 1023)}
-    accuracy = {"8": 0.0} if isinstance(experiment, TrainedRecallExperiment) else [0.0]
-    blank = tensors, {"accuracy": accuracy, "tuning_accuracy": 0.0}
-    figures = experiment.figures(experiment.measure("laptop", lambda cells: [blank] * len(cells)))
+    assert experiment.bands
+    figures = experiment.figures(experiment.measure("laptop", lambda cells: list(map(blank, cells))))
     for band in experiment.bands:
         assert {band.figure, band.over or band.figure} <= set(figures)
         assert band.low > -math.inf or band.high < math.inf
-    assert set(experiment.seeds) == set(SCALES)
+    assert set(experiment.seeds) == set(SCALES) and "laptop" in experiment.judged_at
     (first, count), *judged = (experiment.seeds[scale] for scale in SCALES)
     assert all(start >= first + count for start, _ in judged), "bands may be chosen by the smoke run"
     assert all(start + many <= TUNING_SEED for start, many in [(first, count), *judged])
@@ -285,7 +191,7 @@ def test_every_band_speaks_of_a_figure_and_asks_something(name):
 
 def test_an_experiment_writes_its_page_and_is_not_computed_again(tmp_path):
     met, record, shown = run(tmp_path, "correlated-keys")
-    assert met and record["met"] and "the claim shows" in shown
+    assert met and record["met"] and "The claim shows" in shown
     page = (tmp_path / "correlated-keys" / "README.md").read_text()
     assert CORRELATED_KEYS.claim in page and "ttr reproduce correlated-keys --scale smoke" in page
     for band in record["bands"]:
@@ -317,12 +223,14 @@ def test_a_claim_that_does_not_show_fails(tmp_path, monkeypatch):
         for panel in CORRELATED_KEYS.panels
     ]
     changed = dataclasses.replace(CORRELATED_KEYS, panels=panels)
-    failed = [v["band"] for v in verdicts(changed, changed.figures(measured(changed))) if not v["met"]]
+    failed = [
+        v["band"] for v in verdicts(changed, changed.figures(measured(changed)), "smoke") if not v["met"]
+    ]
     assert len(failed) == 2 and all("linear attention, last" in band for band in failed)
     monkeypatch.setitem(running.EXPERIMENTS, "correlated-keys", changed)
     met, record, shown = run(tmp_path, "correlated-keys")
-    assert not met and not record["met"] and "DOES NOT SHOW" in shown
-    assert "does not show here" in (tmp_path / "correlated-keys" / "README.md").read_text()
+    assert not met and not record["met"] and "does NOT show" in shown
+    assert "does NOT show here" in (tmp_path / "correlated-keys" / "README.md").read_text()
 
 
 def test_curves_are_the_means_of_their_stretches():

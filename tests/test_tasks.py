@@ -31,7 +31,7 @@ from ttr.tasks.task import ERROR, SHARE, UNLABELLED, LabelledSequences
 CASES = [
     *(task() for task in TASKS.values()),
     AssociativeRecall(updates=5, fillers="any"),
-    InContextRecall(noise=0.3),
+    InContextRecall(noise=0.3, noise_vocabulary=8),
     StackedRecall(passes=3),
     InContextRegression(size=3, pairs=20, segment=8, asked_from=3),
     WordProblem("parity", 12, shortest=5),
@@ -181,7 +181,8 @@ def test_continuous_answers_are_right_if_nearest_to_their_value():
 # ------------------------------------------------------------------------------------------------- MAD
 def test_keys_of_in_context_recall_keep_their_values():
     for row, labels in zip(
-        *(x.tolist() for x in InContextRecall(length=40, noise=0.4).draw(20, 0)), strict=True
+        *(x.tolist() for x in InContextRecall(length=40, noise=0.4, noise_vocabulary=16).draw(20, 0)),
+        strict=True,
     ):
         seen, noisy = {}, 0
         for i in range(0, 40, 2):
@@ -304,6 +305,9 @@ def test_a_needle_is_where_it_should_be():
         (CompositionalRecall, {"vocabulary": 27}, "too small for 9"),
         (StackedRecall, {"pairs": 129}, "as many keys"),
         (SelectiveCopying, {"length": 33}, "at least 34"),
+        (InContextRecall, {"length": 31}, "even length"),
+        (InContextRecall, {"noise": 0.1}, "needs tokens"),
+        (Memorisation, {"length": 31}, "even length"),
         (FuzzyRecall, {"length": 11}, "at least 12"),
         (InContextRegression, {"asked_from": 32}, "Ask earlier"),
         (InContextRegression, {"segment": 40}, "Ask earlier"),

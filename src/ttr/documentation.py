@@ -3,6 +3,8 @@ docs``)."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from ttr.explain import APPROXIMATE, SOURCE, explain, state_words
 from ttr.layer.architecture import Architecture
 from ttr.layer.part import Part
 from ttr.route import file_of, route
+from ttr.tasks.registry import TASKS
 
 
 def coverage() -> str:
@@ -142,6 +145,44 @@ def architecture() -> str:
     )
 
 
+def tasks() -> str:
+    """The synthetic tasks: what they ask, their settings, and what an exact memory reaches on them."""
+    parts = [
+        _title("Synthetic tasks"),
+        "A task is its settings: `task.draw(count, seed)` gives sequences that follow from them and the "
+        "seed, with a hash of their content (`.sha256`), and `task.ceiling(count, seed)` is the score of an "
+        "exact memory on them. `ttr.tasks.registry.TASKS` has all by name; `ttr.tasks.regression` has "
+        "streams for regression without training, `ttr.tasks.records` and `ttr.tasks.text` the planted "
+        "records and the recall slice of `ttr compare`.\n",
+    ]
+    module = None
+    for name, task in TASKS.items():
+        if module != (module := inspect.getmodule(task)):
+            meant = _flowing(inspect.getdoc(module))
+            parts.append(f"## {re.split('[(:.]', meant)[0].strip()}\n\n{meant}\n")
+        what, _, settings = (inspect.getdoc(task) or "").partition("Attributes:")
+        rows = [
+            f"| `{field.name}` | {field.default!r} | {_attribute(settings, field.name)} |"
+            for field in dataclasses.fields(task)
+        ]
+        reaches = f"An exact memory: {task().ceiling(64, 0):.3g} ({task.says}, 64 sequences of seed 0)."
+        head = "| setting | default | meaning |\n|---|---|---|"
+        parts.append("\n\n".join([f"### {name}", *[_flowing(what)] * bool(what.strip()), reaches, head]))
+        parts += [*rows, ""]
+    return "\n".join(parts)
+
+
+def _flowing(docstring: str | None) -> str:
+    """Its paragraphs, a line each."""
+    return "\n\n".join(" ".join(each.split()) for each in (docstring or "").strip().split("\n\n"))
+
+
+def _attribute(docstring: str, name: str) -> str:
+    """What the "Attributes" of a docstring say of one."""
+    found = re.search(rf"^ *{name}: (.*?)(?=^ *\w+: |^ *$|\Z)", docstring, re.MULTILINE | re.DOTALL)
+    return _flowing(found[1]) if found else ""
+
+
 def _walks(name: str) -> str:
     entry = ttr.catalogue[name]
     engine = next(engine for engine in ENGINES if engine.refuses(entry.problem) is None)
@@ -227,6 +268,7 @@ PAGES = {
     "coverage.md": coverage,
     "layers.md": layers,
     "combinations.md": combined,
+    "tasks.md": tasks,
 }
 
 if __name__ == "__main__":

@@ -27,6 +27,9 @@ class InContextRecall(Task):
         length: tokens of a sequence, even.
         noise: the share of pairs that are noise.
         noise_vocabulary: tokens of noise, which are added to the vocabulary.
+
+    Raises:
+        ValueError: if there is noise without tokens for it, or the length is odd.
     """
 
     name = "in-context-recall"
@@ -34,7 +37,13 @@ class InContextRecall(Task):
     vocabulary: int = 16
     length: int = 128
     noise: float = 0.0
-    noise_vocabulary: int = 16
+    noise_vocabulary: int = 0
+
+    def __post_init__(self) -> None:
+        if self.length % 2:
+            raise ValueError(f"Keys and values in turn need an even length, not {self.length}.")
+        if self.noise and not self.noise_vocabulary:
+            raise ValueError("Noise needs tokens. Give a noise_vocabulary, or no noise.")
 
     @property
     def channels(self) -> int:
@@ -45,9 +54,11 @@ class InContextRecall(Task):
         keys = torch.randint(half, (count, pairs), generator=generator)
         table = torch.randint(half, self.vocabulary, (count, half), generator=generator)
         tokens = torch.stack([keys, table.gather(1, keys)], dim=-1)
-        noisy = torch.rand(count, pairs, generator=generator) < self.noise
-        drawn = torch.randint(self.vocabulary, self.channels, tokens.shape, generator=generator)
-        tokens = torch.where(noisy[..., None], drawn, tokens).flatten(1)
+        if self.noise:
+            noisy = torch.rand(count, pairs, generator=generator) < self.noise
+            drawn = torch.randint(self.vocabulary, self.channels, tokens.shape, generator=generator)
+            tokens = torch.where(noisy[..., None], drawn, tokens)
+        tokens = tokens.flatten(1)
         return LabelledSequences(tokens, self.exact(tokens))
 
     def exact(self, inputs: Int[Tensor, "N L"]) -> Int[Tensor, "N L"]:
@@ -235,12 +246,19 @@ class Memorisation(Task):
     Attributes:
         vocabulary: one of the tokens is the sign, half of the others are keys, half are values.
         length: tokens of a sequence, even.
+
+    Raises:
+        ValueError: if the length is odd.
     """
 
     name = "memorisation"
 
     vocabulary: int = 256
     length: int = 32
+
+    def __post_init__(self) -> None:
+        if self.length % 2:
+            raise ValueError(f"Keys and signs in turn need an even length, not {self.length}.")
 
     @property
     def channels(self) -> int:

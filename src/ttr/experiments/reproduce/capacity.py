@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ttr.experiments.cells import Cell, Report, Result
-from ttr.experiments.reproduce.experiment import Experiment, Figures, Run, by_pairs
+from ttr.experiments.reproduce.experiment import Experiment, Figures, Run
 from ttr.experiments.reproduce.picture import by_number
 from ttr.experiments.reproduce.streams import Option
-from ttr.tasks.associative_recall import UNLABELLED, RecallSettings, associative_recall
+from ttr.tasks.associative_recall import AssociativeRecall
+from ttr.tasks.task import SHARE, UNLABELLED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +67,15 @@ class CapacityExperiment(Experiment):
 
     def figures(self, measured: Mapping[str, Any]) -> Figures:
         """The accuracies."""
-        return by_pairs(measured)
+        return {
+            f"{name}, {pairs} pairs": values
+            for name, found in measured.items()
+            for pairs, values in found.items()
+        }
 
     def draw(self, measured: Mapping[str, Any]) -> Figure:
         """Accuracy against the number of pairs."""
-        return by_number(measured, "pairs in the sequence", "share of right answers", self.size)
+        return by_number({"": measured}, "pairs in the sequence", SHARE, self.size)
 
 
 def accuracies(arguments: dict[str, Any], folder: Path, checkpoint: Path, report: Report) -> Result:
@@ -80,16 +85,16 @@ def accuracies(arguments: dict[str, Any], folder: Path, checkpoint: Path, report
         "accuracy" of each seed: how often the embedding of the right value is the nearest of all.
     """
     option, pairs = Option.from_dict(arguments["option"]), arguments["pairs"]
-    settings = RecallSettings(vocabulary=1024, length=arguments["length"], pairs=pairs, fillers="blank")
+    task = AssociativeRecall(vocabulary=1024, length=arguments["length"], pairs=pairs, fillers="blank")
     found = []
     for seed in arguments["seeds"]:
-        tokens, labels = associative_recall(settings, arguments["sequences"], seed)
-        embedding = _embedding(settings.vocabulary, arguments["size"], seed)
+        tokens, labels = task.draw(arguments["sequences"], seed)
+        embedding = _embedding(task.vocabulary, arguments["size"], seed)
         x = embedding[tokens]
         before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
         read = option.answer(x, before, x)
         asked = labels != UNLABELLED
-        half = settings.vocabulary // 2
+        half = task.vocabulary // 2
         nearest = half + (read[asked] @ embedding[half:].mT).argmax(-1)
         found.append((nearest == labels[asked]).double().mean().item())
     report("recall", 1, f"{pairs} pairs, accuracy {sum(found) / len(found):.3f}")

@@ -65,8 +65,9 @@ class Experiment(ABC):
         formula: what is computed, in LaTeX.
         protocol: how it is measured, and what of it is a substitute for what was not published.
         reading: what else the figures show, also against the claim.
-        bands: what the figures must be.
+        bands: what the figures must be; the one that decides comes first.
         seeds: by scale, the first and how many.
+        judged_at: the scales that are large enough to judge the claim.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Experiment(ABC):
     reading: str
     bands: Sequence[Band]
     seeds: Mapping[str, tuple[int, int]]
+    judged_at: Sequence[str] = SCALES
 
     @abstractmethod
     def measure(self, scale: str, run: Run) -> dict[str, Any]:
@@ -92,18 +94,15 @@ class Experiment(ABC):
         """The picture of a paper."""
 
 
-def by_pairs(accuracy: Mapping[str, Mapping[str, Sequence[float]]]) -> Figures:
-    """Accuracies of all seeds, by name and number of pairs."""
-    return {
-        f"{name}, {pairs} pairs": values
-        for name, found in accuracy.items()
-        for pairs, values in found.items()
-    }
-
-
-def verdicts(experiment: Experiment, figures: Figures) -> list[dict[str, Any]]:
-    """Every band with its values and whether it was met, JSON-ready."""
+def verdicts(experiment: Experiment, figures: Figures, scale: str) -> list[dict[str, Any]]:
+    """Every band with its values and whether it was met, JSON-ready; "met" is None at a scale that is too
+    small to judge."""
+    judged = scale in experiment.judged_at
     return [
-        {"band": band.words, "values": band.values(figures), "met": band.met(figures)}
+        {
+            "band": band.words,
+            "values": band.values(figures),
+            "met": band.met(figures) if judged else None,
+        }
         for band in experiment.bands
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -10,6 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ttr.experiments.picture import COLOURS, unboxed
+from ttr.tasks.task import SHARE
+
+Scores = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
+"""The values of all seeds by panel, name and number."""
 
 LEAST = 1e-4
 """Errors below it are as good as none."""
@@ -47,45 +51,98 @@ def errors_over_time(measured: Mapping[str, Mapping[str, Any]], time: str) -> Fi
     return figure
 
 
-def by_number(
-    measured: Mapping[str, Mapping[str, Any]], along: str, up: str, marked: float | None = None
-) -> Figure:
-    """A line for each name over numbers, which are the keys of its values of all seeds; a vertical line at
-    ``marked``, the number of channels."""
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained", dpi=130)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for i, (name, found) in enumerate(measured.items()):
-        numbers, colour = [float(number) for number in found], COLOURS[i % len(COLOURS)]
-        low, high = ([end(values) for values in found.values()] for end in (min, max))
-        axes.fill_between(numbers, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(numbers, list(map(fmean, found.values())), "o-", color=colour, linewidth=1.8, label=name)
-    if marked is not None:
-        axes.axvline(marked, color="#444444", linestyle=":", linewidth=1)
-        axes.annotate(
-            f"{marked:g} channels",
-            (marked, 0.02),
-            xycoords=("data", "axes fraction"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            fontsize=9,
+def scores(measured: Scores, along: str, up: str, marked: float | None = None) -> Figure:
+    """A panel for each lesson: lines over what the names of the judged tasks count, or a row for each layer
+    if there is one judged task alone. ``marked`` gets a vertical line, a number of channels."""
+    if all(len(found) == 1 for layers in measured.values() for found in layers.values()):
+        return dots(
+            {
+                title: {layer: next(iter(found.values())) for layer, found in layers.items()}
+                for title, layers in measured.items()
+            },
+            up,
         )
-    axes.set(xlabel=along, ylabel=up, ylim=(-0.02, 1.04))
-    unboxed(axes)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return by_number(measured, along, up, marked)
+
+
+def by_number(measured: Scores, along: str, up: str, marked: float | None = None) -> Figure:
+    """In each panel a line for each name over numbers, which are the keys of its values of all seeds."""
+    names = list(dict.fromkeys(name for layers in measured.values() for name in layers))
+    figure = Figure(figsize=(max(6.4, 3.9 * len(measured)), 4.4), layout="constrained", dpi=130)
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(measured), sharey=True, squeeze=False)[0]
+    handles: dict[str, Any] = {}
+    for axes, (title, layers) in zip(panels, measured.items(), strict=True):
+        numbers: list[float] = []
+        for name, found in layers.items():
+            i = names.index(name)
+            colour, dash = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
+            numbers = [float(number) for number in found]
+            low, high = ([end(values) for values in found.values()] for end in (min, max))
+            axes.fill_between(numbers, low, high, color=colour, alpha=0.15, linewidth=0)
+            means = list(map(fmean, found.values()))
+            (handles[name],) = axes.plot(
+                numbers, means, "o", linestyle=dash, color=colour, linewidth=1.8, markersize=5
+            )
+        if numbers[-1] >= 8 * numbers[0]:
+            axes.set_xscale("log", base=2)
+        axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
+        axes.minorticks_off()
+        if marked is not None:
+            _mark(axes, marked)
+        axes.set(title=title, xlabel=along)
+        axes.title.set_fontsize(11)
+        unboxed(axes)
+    panels[0].set_ylabel(up)
+    _scale(panels[0].set_yscale, panels[0].set_ylim, up)
+    columns = 2 if len(measured) == 1 else 4
+    figure.legend(
+        handles.values(), handles, loc="outside lower center", ncols=min(columns, len(names)), frameon=False
+    )
     return figure
 
 
-def dots(values: Mapping[str, Sequence[float]], along: str) -> Figure:
-    """A row for each name: its mean, and a dot for each seed."""
-    figure = Figure(figsize=(7.2, 1.1 + 0.36 * len(values)), layout="constrained", dpi=130)
+def _mark(axes: Any, channels: float) -> None:
+    axes.axvline(channels, color="#444444", linestyle=":", linewidth=1)
+    axes.annotate(
+        f"{channels:g} channels",
+        (channels, 0.02),
+        xycoords=("data", "axes fraction"),
+        xytext=(4, 0),
+        textcoords="offset points",
+        fontsize=9,
+    )
+
+
+def _scale(set_scale: Callable[[str], Any], set_limits: Callable[..., Any], what: str) -> None:
+    """Shares from 0 to 1; errors on a logarithmic scale."""
+    if what == SHARE:
+        set_limits(-0.03, 1.04)
+    else:
+        set_scale("log")
+
+
+def dots(measured: Mapping[str, Mapping[str, Sequence[float]]], along: str) -> Figure:
+    """In each panel a row for each name: its mean, and a dot for each seed."""
+    names = list(dict.fromkeys(name for layers in measured.values() for name in layers))
+    columns = min(3, len(measured))
+    rows = -(-len(measured) // columns)
+    size = (7.2 if columns == 1 else 2.2 + 2.6 * columns, rows * (1.1 + 0.34 * len(names)))
+    figure = Figure(figsize=size, layout="constrained", dpi=130)
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for y, seeds in enumerate(values.values()):
-        axes.plot(seeds, [y] * len(seeds), ".", color=COLOURS[1], markersize=7, zorder=3)
-        axes.plot(fmean(seeds), y, "D", color=COLOURS[0], markersize=8, zorder=2)
-    axes.set_yticks(range(len(values)), list(values))
-    axes.invert_yaxis()
-    axes.set(xlabel=f"{along} (dots are seeds, diamonds their means)", xlim=(-0.03, 1.03))
-    unboxed(axes)
+    panels = figure.subplots(rows, columns, sharey=True, sharex=True, squeeze=False).ravel()
+    for axes, (title, layers) in zip(panels, measured.items(), strict=False):
+        for name, seeds in layers.items():
+            y = names.index(name)
+            axes.plot(seeds, [y] * len(seeds), ".", color=COLOURS[1], markersize=7, zorder=3)
+            axes.plot(fmean(seeds), y, "D", color=COLOURS[0], markersize=8, zorder=2)
+        axes.set(title=title)
+        axes.title.set_fontsize(11)
+        unboxed(axes)
+    for axes in panels[len(measured) :]:
+        axes.set_visible(False)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
+    _scale(panels[0].set_xscale, panels[0].set_xlim, along)
+    figure.supxlabel(f"{along} (dots are seeds, diamonds their means)", fontsize=10)
     return figure

@@ -55,7 +55,7 @@ def reproduce(settings: ReproduceSettings, console: Console) -> bool:
     results for.
 
     Returns:
-        Whether all bands were met.
+        Whether all bands were met that the scale is large enough to judge.
 
     Raises:
         UserError: for errors that the user can correct; finished cells are kept.
@@ -66,7 +66,7 @@ def reproduce(settings: ReproduceSettings, console: Console) -> bool:
         with Bar(console) as bar, workers(settings.jobs, settings.ray) as compute:
             for name in settings.names:
                 record = _record(EXPERIMENTS[name], settings, compute, bar)
-                met.append(record["met"])
+                met.append(record["met"] is not False)
                 bar.say(show(record))
     except KeyboardInterrupt:
         raise UserError("Stopped. The same command continues from here.") from None
@@ -100,13 +100,13 @@ def _record(
     measured = experiment.measure(settings.scale, run)
     before = records(settings.out).get(experiment.name)
     same = before is not None and not fresh and before["scale"] == settings.scale
-    bands = verdicts(experiment, experiment.figures(measured))
+    bands = verdicts(experiment, experiment.figures(measured), settings.scale)
     record = {
         "name": experiment.name,
         "title": experiment.title,
         "claim": experiment.claim,
         "scale": settings.scale,
-        "met": all(band["met"] for band in bands),
+        "met": None if None in [band["met"] for band in bands] else all(band["met"] for band in bands),
         "bands": bands,
         "seconds": before["seconds"] if same else round(time.monotonic() - began, 1),
         "jobs": before["jobs"] if same else settings.jobs,

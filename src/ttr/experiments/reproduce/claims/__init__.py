@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ttr.experiments.reproduce.claims.recall import CAPACITY, KEY_VALUE_PAIRS
+from ttr.experiments.reproduce.claims.attention import STABILITY
+from ttr.experiments.reproduce.claims.recall import (
+    CAPACITY,
+    KEY_VALUE_PAIRS,
+    RECALL_BY_WIDTH,
+    RECALL_VARIANTS,
+)
 from ttr.experiments.reproduce.claims.regression import (
     CORRELATED_KEYS,
     DRIFTING_MAP,
@@ -17,6 +23,7 @@ from ttr.experiments.reproduce.claims.regression import (
     SMOOTH_MAP,
     SWITCH,
 )
+from ttr.experiments.reproduce.claims.tracking import STATE_TRACKING
 from ttr.experiments.reproduce.experiment import Experiment
 
 EXPERIMENTS: Mapping[str, Experiment] = {
@@ -28,9 +35,13 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         SWITCH,
         SMOOTH_MAP,
         QUERY_KEY_NORM,
+        STABILITY,
         HIGHER_ORDER,
         CAPACITY,
         KEY_VALUE_PAIRS,
+        RECALL_BY_WIDTH,
+        RECALL_VARIANTS,
+        STATE_TRACKING,
     )
 }
 """By name, in the order of the paper."""

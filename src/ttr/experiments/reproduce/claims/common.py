@@ -7,3 +7,5 @@ SUBSTITUTE = "The published protocol was not seen in full; this is a stated subs
 SEEDS = {"smoke": (0, 1), "laptop": (1, 5), "gpu": (1, 10)}
 """By scale the first seed and how many; bands may be chosen by that of the smoke run, which is none of the
 others."""
+FEW_SEEDS = SEEDS | {"laptop": (1, 3)}
+"""For what takes long."""
