@@ -33,6 +33,7 @@ window.onload = () => {{
     const page = frame.contentDocument, image = page.querySelector("img");
     return {{
       tables: [...page.querySelectorAll("table")].map(table => table.rows.length),
+      formulas: [...page.querySelectorAll("math")].map(each => each.getBoundingClientRect().height),
       samples: page.querySelectorAll("pre").length,
       picture: [image.naturalWidth, image.getBoundingClientRect().width],
       overflow: page.documentElement.scrollWidth - frame.clientWidth,
@@ -102,4 +103,5 @@ def test_the_report_of_the_claims_fits_a_desk_and_a_phone(tmp_path):
     rows = [1 + len(names), *(1 + len(EXPERIMENTS[name].bands) for name in names)]
     for seen in json.loads(unescape(re.search(r'<pre id="seen">(.*?)</pre>', dom)[1])):
         assert seen["tables"] == rows and seen["picture"][0] > 800
+        assert len(seen["formulas"]) == len(names) and min(seen["formulas"]) > 15
         assert seen["overflow"] <= 0 and seen["small"] >= 11

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from latex2mathml.converter import convert
 from rich.console import Console
 from torch.nn.functional import normalize
 
@@ -187,6 +188,12 @@ def test_every_band_speaks_of_a_figure_and_asks_something(name):
     (first, count), *judged = (experiment.seeds[scale] for scale in SCALES)
     assert all(start >= first + count for start, _ in judged), "bands may be chosen by the smoke run"
     assert all(start + many <= TUNING_SEED for start, many in [(first, count), *judged])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_formulas_can_be_shown_in_a_browser(name):
+    """A command that the converter does not know would stay in the text."""
+    assert "\\" not in convert(EXPERIMENTS[name].formula)
 
 
 def test_an_experiment_writes_its_page_and_is_not_computed_again(tmp_path):

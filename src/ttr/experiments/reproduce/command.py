@@ -17,7 +17,7 @@ def reproduce_command(
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="All experiments.")] = False,
     scale: Annotated[
-        str, typer.Option(help="How large: smoke, laptop or gpu; all are computed on the CPU.")
+        str, typer.Option(help="How large: smoke (to see that it runs), laptop, or gpu (trains on one).")
     ] = "laptop",
     jobs: Jobs = CORES,
     ray: RayAddress = None,

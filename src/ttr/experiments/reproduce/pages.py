@@ -99,7 +99,7 @@ def report(
     for name, record in found.items():
         experiment = experiments[name]
         body += f"<h2>{escape(record['title'])}</h2><p>{escape(record['claim'])}</p>"
-        body += convert(experiment.formula, display="block")
+        body += f'<div class="scroll">{convert(experiment.formula, display="block")}</div>'
         body += f'<p class="small">{escape(experiment.source)}. {escape(experiment.protocol)}</p>'
         body += picture(pictures[name], record["title"])
         rows = [(band["band"], [_values(band), _met(band["met"]).strip("*")]) for band in record["bands"]]

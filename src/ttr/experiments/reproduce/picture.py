@@ -51,7 +51,7 @@ def errors_over_time(measured: Mapping[str, Mapping[str, Any]], time: str) -> Fi
     return figure
 
 
-def scores(measured: Scores, along: str, up: str, marked: float | None = None) -> Figure:
+def scores(measured: Scores, along: str, up: str, marked: int | None = None) -> Figure:
     """A panel for each lesson: lines over what the names of the judged tasks count, or a row for each layer
     if there is one judged task alone. ``marked`` gets a vertical line, a number of channels."""
     if all(len(found) == 1 for layers in measured.values() for found in layers.values()):
@@ -65,7 +65,7 @@ def scores(measured: Scores, along: str, up: str, marked: float | None = None) -
     return by_number(measured, along, up, marked)
 
 
-def by_number(measured: Scores, along: str, up: str, marked: float | None = None) -> Figure:
+def by_number(measured: Scores, along: str, up: str, marked: int | None = None) -> Figure:
     """In each panel a line for each name over numbers, which are the keys of its values of all seeds."""
     names = list(dict.fromkeys(name for layers in measured.values() for name in layers))
     figure = Figure(figsize=(max(6.4, 3.9 * len(measured)), 4.4), layout="constrained", dpi=130)
@@ -102,7 +102,7 @@ def by_number(measured: Scores, along: str, up: str, marked: float | None = None
     return figure
 
 
-def _mark(axes: Any, channels: float) -> None:
+def _mark(axes: Any, channels: int) -> None:
     axes.axvline(channels, color="#444444", linestyle=":", linewidth=1)
     axes.annotate(
         f"{channels:g} channels",

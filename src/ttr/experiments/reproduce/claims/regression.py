@@ -129,7 +129,7 @@ MOVING_KEYS = StreamExperiment(
     claim="Where keys move with the map and have 16 channels or more, local linear attention has the least "
     "error of all; least squares over all pairs is best in the first segment alone.",
     source=f"{PAPER}, section 5; Zuo et al., Local linear attention, arXiv 2510.01450, experiment (a)",
-    formula=r"y_t = \arg\min_{b}\min_{M} \sum_{i\le t} e^{s\,q_t^\top k_i}\,"
+    formula=r"y_t = \operatorname{argmin}_{b}\min_{M} \sum_{i\le t} e^{s\,q_t^\top k_i}\,"
     r"\|v_i - b - M(k_i - q_t)\|^2 + \lambda\|M\|^2",
     protocol=SUBSTITUTE + "512 tokens in segments of 128, each with its map and a centre of its keys; 8, 16 "
     "and 32 channels. The numbers of every memory are chosen on other streams.",
@@ -234,7 +234,7 @@ SMOOTH_MAP = StreamExperiment(
     "linear regression fits it better at every bandwidth.",
     source=f"{PAPER}, section 4",
     formula=r"\text{order 0: } \frac{\sum_i e^{s\,q^\top k_i} v_i}{\sum_i e^{s\,q^\top k_i}}"
-    r"\qquad \text{order 1: } b^*,\; (b, M)^* = \arg\min \sum_i e^{s\,q^\top k_i}\|v_i - b - M(k_i - q)\|^2",
+    r"\qquad \text{order 1: } b^*,\; (b, M)^* = \operatorname{argmin} \sum_i e^{s\,q^\top k_i}\|v_i - b - M(k_i - q)\|^2",
     protocol=SUBSTITUTE + "v = W2 sin(W1 k + b) + noise of 0.05, 4 channels, 1,024 unit keys; "
     "scales 4, 8 and 16 of the kernel, which are one over the squared bandwidth.",
     reading="A narrow kernel helps the local constant fit more than the local linear one, which removes the "
