@@ -30,11 +30,17 @@ class Stream(NamedTuple):
 
 
 def linear_map(
-    streams: int, length: int, size: int, seed: int, segment: int | None = None, spread: float = 0.0
+    streams: int,
+    length: int,
+    size: int,
+    seed: int,
+    segment: int | None = None,
+    spread: float = 0.0,
+    noise: float = 0.0,
 ) -> Stream:
-    """Values v = W k of unit keys. The entries of W are normal; with ``segment`` there is a new W after so
-    many tokens, and the keys go on as before. The covariance of the keys has eigenvalues from 1 down to
-    10^-spread in directions of each stream's own; with 0 all directions are alike."""
+    """Values v = W k + noise of unit keys. The entries of W are normal; with ``segment`` there is a new W
+    after so many tokens, and the keys go on as before. The covariance of the keys has eigenvalues from 1 down
+    to 10^-spread in directions of each stream's own; with 0 all directions are alike."""
     generator = torch.Generator().manual_seed(seed)
     count = 1 if segment is None else -(-length // segment)
     basis = torch.linalg.qr(torch.randn(streams, size, size, generator=generator)).Q
@@ -42,8 +48,10 @@ def linear_map(
     keys = normalize(torch.randn(streams, length, size, generator=generator) * deviation @ basis.mT, dim=-1)
     maps = torch.randn(streams, count, size, size, generator=generator)
     of_token = torch.arange(length) // (segment or length)
-    values = torch.einsum("btvk,btk->btv", maps[:, of_token], keys)
-    return Stream(keys, values, values)
+    truth = torch.einsum("btvk,btk->btv", maps[:, of_token], keys)
+    if not noise:
+        return Stream(keys, truth, truth)
+    return Stream(keys, truth + noise * torch.randn(truth.shape, generator=generator), truth)
 
 
 def piecewise_linear(
@@ -97,18 +105,25 @@ def smooth_map(
     hidden: int = 16,
     noise: float = 0.05,
     norm_spread: float = 0.0,
+    radius: float | None = None,
 ) -> Stream:
     """Values of one smooth map of unit keys u, v = W2 sin(W1 u + b) + noise, which is the same for all
     streams and seeds: the entries of W1 are normal with deviation 1.5, those of W2 with deviation 1/4, and b
-    is uniform in [0, 2 pi). With ``norm_spread`` the keys are u times log-normal numbers, whose logarithms
-    have that deviation; the values depend on u alone."""
+    is uniform in [0, 2 pi). Keys point in all directions, a region without boundary; with ``radius`` in a cap
+    alone, u = (sqrt(1 - ||x||^2), x) with x uniform in the ball of that radius. With ``norm_spread`` the keys
+    are u times log-normal numbers, whose logarithms have that deviation; the values depend on u alone."""
     of_map, generator = torch.Generator().manual_seed(0), torch.Generator().manual_seed(seed)
     inner, outer = (
         1.5 * torch.randn(hidden, size, generator=of_map),
         0.25 * torch.randn(size, hidden, generator=of_map),
     )
     shift = 2 * torch.pi * torch.rand(hidden, generator=of_map)
-    keys = normalize(torch.randn(streams, length, size, generator=generator), dim=-1)
+    if radius is None:
+        keys = normalize(torch.randn(streams, length, size, generator=generator), dim=-1)
+    else:
+        x = normalize(torch.randn(streams, length, size - 1, generator=generator), dim=-1)
+        x = radius * torch.rand(streams, length, 1, generator=generator) ** (1 / (size - 1)) * x
+        keys = torch.cat([(1 - x.square().sum(-1, keepdim=True)).sqrt(), x], dim=-1)
     truth = torch.sin(keys @ inner.T + shift) @ outer.T
     values = truth + noise * torch.randn(truth.shape, generator=generator)
     if norm_spread:
