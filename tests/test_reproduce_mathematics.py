@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import ttr
 from ttr.experiments.picture import png
 from ttr.experiments.reproduce import boundary, convergence, identities, published, recursive, solving
 from ttr.experiments.reproduce.claims.identities import DESIGN_SPACE, FROZEN, LAYERS, LEAST_SQUARES_RECURRENCE
@@ -20,7 +19,6 @@ from ttr.experiments.reproduce.streams import Learner
 from ttr.laws.tolerances import FLOAT32, FLOAT64, error
 from ttr.solvers.chebyshev import Chebyshev
 from ttr.solvers.conjugate_gradient import ConjugateGradient
-from ttr.tasks import regression
 from ttr.tasks.regression import STREAMS, arc, linear_map, smooth_map
 
 SMALL = {
@@ -102,13 +100,8 @@ def test_a_cap_has_unit_keys_up_to_its_radius():
 def test_bias_and_error_are_those_of_a_smoother_by_hand():
     """Two streams of four tokens, of which the last is asked at angle 0, from the pairs up to it."""
     settings = {"half_angle": 1.0, "noise": 0.1, "streams": 2}
-    arguments = {
-        "options": [softmax(3.0).to_dict()],
-        "length": 4,
-        "angles": 1,
-        "settings": settings,
-        "seeds": [5],
-    }
+    arguments = {"options": [softmax(3.0).to_dict()], "length": 4, "angles": 1, "settings": settings}
+    arguments |= {"seeds": [5]}
     tensors, facts = boundary.by_angle(arguments, Path(), Path(), lambda *_: None)
     (angle,) = facts["angles"]
     stream = arc(length=4, seed=5, **settings)
@@ -272,13 +265,8 @@ def test_differences_are_relative_to_the_largest_number(monkeypatch):
     monkeypatch.setattr(identities, "draw_call", lambda seed: {n: x.double() for n, x in call.items()})
     monkeypatch.setattr(published, "retention", lambda call: torch.tensor([[[1.0], [5.0]]]).double())
     layer = LAYERS["linear attention"]
-    arguments = {
-        "problem": layer.problem.to_dict(),
-        "published": "retention",
-        "inputs": {},
-        "sizes": {},
-        "seeds": [0],
-    }
+    arguments = {"problem": layer.problem.to_dict(), "published": "retention", "inputs": {}, "sizes": {}}
+    arguments |= {"seeds": [0]}
     found = identities.differences(arguments, Path(), Path(), lambda *_: None)[0]["difference"]
     assert found.tolist() == [[0.0, pytest.approx(1 / 5)]]
 
@@ -404,8 +392,5 @@ def test_calls_have_gates_in_their_range():
     assert norms.min() >= 0.5 and norms.max() <= 1.2 and call["log_decay"].max() <= 0
     assert call["pair_keys"].shape == (2, 64, 2, 8)
     assert not torch.equal(call["k"], identities.draw_call(1, **DESIGN_SPACE.sizes)["k"])
-    y = identities.regress(
-        ttr.Problem.from_dict(LAYERS["Titans"].problem.to_dict()), call, LAYERS["Titans"].inputs
-    )
+    y = identities.regress(LAYERS["Titans"].problem, call, LAYERS["Titans"].inputs)
     assert y.shape == call["v"].shape
-    assert set(regression.STREAMS) == set(STREAMS)

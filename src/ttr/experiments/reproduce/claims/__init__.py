@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ttr.experiments.reproduce.claims.attention import STABILITY
+from ttr.experiments.reproduce.claims.identities import DESIGN_SPACE, LEAST_SQUARES_RECURRENCE
+from ttr.experiments.reproduce.claims.mathematics import BOUNDARY_BIAS, CONVERGENCE, SOLVERS
 from ttr.experiments.reproduce.claims.recall import (
     CAPACITY,
     KEY_VALUE_PAIRS,
@@ -29,6 +31,9 @@ from ttr.experiments.reproduce.experiment import Experiment
 EXPERIMENTS: Mapping[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
+        DESIGN_SPACE,
+        LEAST_SQUARES_RECURRENCE,
+        SOLVERS,
         CORRELATED_KEYS,
         DRIFTING_MAP,
         MOVING_KEYS,
@@ -36,7 +41,9 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         SMOOTH_MAP,
         QUERY_KEY_NORM,
         STABILITY,
+        BOUNDARY_BIAS,
         HIGHER_ORDER,
+        CONVERGENCE,
         CAPACITY,
         KEY_VALUE_PAIRS,
         RECALL_BY_WIDTH,

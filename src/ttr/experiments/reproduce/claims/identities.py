@@ -170,8 +170,8 @@ DESIGN_SPACE = IdentityExperiment(
     claim="Weights, function class and solver make the known layers: each is the published recurrence to "
     "rounding, and changing one of the three moves from one to another.",
     source=f"{PAPER}, section 3; the papers of the layers",
-    formula=r"m_t = \arg\min_{m \in \mathcal{M}} \tfrac12 \sum_{i \le t} \gamma_i^{(t)}\, \|v_i - m(k_i)\|^2,"
-    r"\qquad y_t = m_t(q_t)",
+    formula=r"m_t = \operatorname{argmin}_{m \in \mathcal{M}} \frac{1}{2} \sum_{i \le t} "
+    r"\gamma_i^{(t)}\, \|v_i - m(k_i)\|^2,\qquad y_t = m_t(q_t)",
     protocol="Every recurrence is written by hand, token by token and without the library (published.py), "
     "and compared with ttr.regress of the three choices in float64: 64 tokens, 8 channels, random gates, "
     "keys of norms between 0.5 and 1.2. Norms, convolutions and projections around a layer are left out; "
