@@ -78,9 +78,10 @@ class StabilityExperiment(Experiment):
         for name in self.layers:
             for rate in self.rates:
                 facts = [next(results)[1] for _ in range(count)]
+                curves = [sorted((int(step), s) for step, s in each["scores"].items()) for each in facts]
                 measured.setdefault(name, {})[f"{rate:g}"] = {
-                    "scores": [list(each["scores"].values()) for each in facts],
-                    "steps": [list(map(int, each["scores"])) for each in facts],
+                    "steps": [[step for step, _ in curve] for curve in curves],
+                    "scores": [[score for _, score in curve] for curve in curves],
                     "last loss": [_last(each) for each in facts],
                     "diverged_at": [each["diverged_at"] for each in facts],
                 }
@@ -143,7 +144,7 @@ def train_and_watch(arguments: dict[str, Any], folder: Path, checkpoint: Path, r
     loss_of = losses(model, recipe, [task], seed)
     history = train(model, loss_of, recipe.steps, rate, recipe, checkpoint, dict(arguments), on_step)
     report("stability", recipe.steps - len(history.loss), "measured")
-    scores = {str(step): value for step, value in sorted(history.curve.items())}
+    scores = {str(step): value for step, value in history.curve.items()}
     return {}, {"scores": scores, "loss": history.loss, "diverged_at": history.diverged_at}
 
 
