@@ -22,6 +22,8 @@ from ttr.experiments.reproduce.streams import Option
 from ttr.tasks.regression import arc
 
 BIAS, ERROR = "squared bias", "mean squared error"
+LEAST = 1e-7
+"""Squared biases below it are chance."""
 THEORY = "squared bias of first order at an end"
 
 
@@ -119,6 +121,7 @@ class BoundaryExperiment(Experiment):
         panels[2].set_xticks(found["bandwidths"], [f"{each:.2g}" for each in found["bandwidths"]])
         panels[2].minorticks_off()
         panels[0].set(ylabel="squared distance from the truth", yscale="log")
+        panels[0].set_ylim(bottom=max(LEAST, panels[0].get_ylim()[0]))
         for axes in panels:
             axes.title.set_fontsize(11)
             unboxed(axes)

@@ -121,7 +121,7 @@ class ConvergenceExperiment(Experiment):
         axes.annotate(
             f"{round(measured, 2) or 0.0:.2f}",
             (contexts[-1], means[-1]),
-            xytext=(6, 0),
+            xytext=(6, 4 if name == panel.learners[-2].name else -4),
             textcoords="offset points",
             fontsize=9,
             color=colour,
