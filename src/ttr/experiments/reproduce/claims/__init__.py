@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from ttr.experiments.reproduce.claims.attention import STABILITY
 from ttr.experiments.reproduce.claims.identities import DESIGN_SPACE, LEAST_SQUARES_RECURRENCE
+from ttr.experiments.reproduce.claims.in_context import IN_CONTEXT_REGRESSION
 from ttr.experiments.reproduce.claims.mathematics import BOUNDARY_BIAS, CONVERGENCE, SOLVERS
 from ttr.experiments.reproduce.claims.recall import (
     CAPACITY,
@@ -25,6 +26,7 @@ from ttr.experiments.reproduce.claims.regression import (
     SMOOTH_MAP,
     SWITCH,
 )
+from ttr.experiments.reproduce.claims.tasks import COPYING, LENGTH, NEEDLE
 from ttr.experiments.reproduce.claims.tracking import STATE_TRACKING
 from ttr.experiments.reproduce.experiment import Experiment
 
@@ -48,6 +50,10 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         KEY_VALUE_PAIRS,
         RECALL_BY_WIDTH,
         RECALL_VARIANTS,
+        LENGTH,
+        IN_CONTEXT_REGRESSION,
+        COPYING,
+        NEEDLE,
         STATE_TRACKING,
     )
 }

@@ -234,7 +234,8 @@ SMOOTH_MAP = StreamExperiment(
     "linear regression fits it better at every bandwidth.",
     source=f"{PAPER}, section 4",
     formula=r"\text{order 0: } \frac{\sum_i e^{s\,q^\top k_i} v_i}{\sum_i e^{s\,q^\top k_i}}"
-    r"\qquad \text{order 1: } b^*,\; (b, M)^* = \operatorname{argmin} \sum_i e^{s\,q^\top k_i}\|v_i - b - M(k_i - q)\|^2",
+    r"\qquad \text{order 1: } b^*,\; (b, M)^* = \operatorname{argmin} \sum_i e^{s\,q^\top k_i}"
+    r"\|v_i - b - M(k_i - q)\|^2",
     protocol=SUBSTITUTE + "v = W2 sin(W1 k + b) + noise of 0.05, 4 channels, 1,024 unit keys; "
     "scales 4, 8 and 16 of the kernel, which are one over the squared bandwidth.",
     reading="A narrow kernel helps the local constant fit more than the local linear one, which removes the "
