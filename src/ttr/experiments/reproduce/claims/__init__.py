@@ -26,7 +26,7 @@ from ttr.experiments.reproduce.claims.regression import (
     SMOOTH_MAP,
     SWITCH,
 )
-from ttr.experiments.reproduce.claims.tasks import COPYING, LENGTH, NEEDLE
+from ttr.experiments.reproduce.claims.tasks import COPYING, LENGTH, MAD, NEEDLE
 from ttr.experiments.reproduce.claims.tracking import STATE_TRACKING
 from ttr.experiments.reproduce.experiment import Experiment
 
@@ -54,6 +54,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         IN_CONTEXT_REGRESSION,
         COPYING,
         NEEDLE,
+        MAD,
         STATE_TRACKING,
     )
 }
