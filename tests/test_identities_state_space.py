@@ -302,5 +302,6 @@ def test_a_channel_scan_saves_less_than_the_states_of_all_tokens() -> None:
 def test_auto_scans_where_a_head_has_one_value_channel() -> None:
     x, wide = torch.randn(1, 5, 1, 2), torch.randn(1, 5, 1, 16)
     memory = Problem(Uniform(), LINEAR, OneStep())
-    assert ttr.explain(memory, x, x, x[..., :1]).engine == "channel-scan"
-    assert ttr.explain(memory, x, x, wide).engine != "channel-scan"
+    scans = ("native-scan", "channel-scan")
+    assert ttr.explain(memory, x, x, x[..., :1]).engine in scans
+    assert ttr.explain(memory, x, x, wide).engine not in scans

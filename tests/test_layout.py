@@ -15,7 +15,7 @@ LAW = next(law for law in LAWS if law.number == 12 and not law.slow)
 TTT = ttr.catalogue["ttt-mlp"].problem
 KERNELS = {
     name: ttr.catalogue[name].problem
-    for name in ("linear-attention", "kda", "rwkv6", "local-linear-attention")
+    for name in ("linear-attention", "mamba", "kda", "rwkv6", "local-linear-attention")
 } | {"ttt-mlp": dataclasses.replace(TTT, solver=dataclasses.replace(TTT.solver, chunk=3))}
 """A problem for each kind of kernel, with chunks so short that a call fills some."""
 ATTENTION = (

@@ -52,6 +52,8 @@ def test_recorded_calls_give_the_same_bits_without_python(folder):
         make_case(ttr.catalogue[name].problem, Sizes(time=40), dtype=torch.float32).differentiable()
         for name in names
     ]
+    few = Sizes(time=40, value=1)
+    cases += [make_case(ttr.catalogue["hgrn"].problem, few, dtype=torch.float32).differentiable()]
     with recording(folder / "calls") as recorder:
         convolve()
         for case in cases:

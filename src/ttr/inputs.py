@@ -144,7 +144,10 @@ def within_graph(y: Tensor, x: Inputs) -> Tensor:
 
 
 def repeat_heads(x: Float[Tensor, "*lead h d"], heads: int) -> Float[Tensor, "*lead H d"]:
-    """Repeat every entry of the second-last axis, so that it has ``heads`` entries."""
+    """Repeat every entry of the second-last axis, so that it has ``heads`` entries; a view of a single
+    one."""
+    if x.shape[-2] == 1:
+        return x.expand(*x.shape[:-2], heads, x.shape[-1])
     return x if x.shape[-2] == heads else x.repeat_interleave(heads // x.shape[-2], dim=-2)
 
 

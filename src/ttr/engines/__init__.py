@@ -2,6 +2,7 @@
 
 from ttr.engines.engine import Engine
 from ttr.engines.native.engine import Native
+from ttr.engines.native.scan import NativeScan
 from ttr.engines.torch.attention import Attention
 from ttr.engines.torch.channel_scan import ChannelScan
 from ttr.engines.torch.chunkwise_additive import ChunkwiseAdditive
@@ -21,6 +22,7 @@ from ttr.engines.torch.superblock import Superblock
 from ttr.engines.torch.transported_attention import TransportedAttention
 
 ENGINES: tuple[Engine, ...] = (
+    NativeScan(),
     ChannelScan(),
     Native(),
     Superblock(),

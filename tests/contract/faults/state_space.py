@@ -88,6 +88,12 @@ FAULTS = (
         ("nothing",),
     ),
     Fault(
+        "engines/native/scan.py",
+        "self.chunk, wants_grad)",
+        "self.chunk, False)",
+        ("native-scan", "Geometric()", "Linear()", "OneStep"),
+    ),
+    Fault(
         "engines/torch/channel_scan.py",
         "products.append(share * products[-1])",
         "products.append(share)",

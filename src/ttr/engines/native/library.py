@@ -25,7 +25,7 @@ from torch import Tensor
 from ttr.torch_internals import PLAIN as PLAIN
 from ttr.torch_internals import constant_when_compiled
 
-ABI = 7
+ABI = 8
 """The version of the kernels' arguments that this package passes, as in csrc/abi.c."""
 
 ISAS = ("avx512", "avx2", "portable")
@@ -35,6 +35,8 @@ KERNELS = (
     "step",
     "forward",
     "backward",
+    "scan_forward",
+    "scan_backward",
     "short_convolution",
     "local_linear_forward",
     "local_linear_backward",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -55,6 +56,8 @@ class NativeKernel:
     same to the last bit for any number of threads.
     """
 
+    names: ClassVar[tuple[str, str]] = ("forward", "backward")
+
     def saved_sizes(self, r: LinearRecurrence, chunk: int) -> tuple[int | torch.SymInt, ...]:
         """Sizes of the memories that enter every checkpoint interval, of all scores, and of the corrected
         values of a delta rule."""
@@ -81,7 +84,7 @@ class NativeKernel:
             torch.empty_like(r.value, memory_format=torch.contiguous_format),
             torch.empty_like(r.memory, memory_format=torch.contiguous_format),
         )
-        _call("forward", r._replace(query=_on_pairs(r.query, r.pairs)), chunk, saved, y, last, ())
+        _call(self.names[0], r._replace(query=_on_pairs(r.query, r.pairs)), chunk, saved, y, last, ())
         return _on_tokens(y, r.pairs), last, saved
 
     def backward(
@@ -93,7 +96,7 @@ class NativeKernel:
         gradients = [
             None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs
         ]
-        _call("backward", r, chunk, saved, _on_pairs(grad_y, pairs), grad_memory, gradients)
+        _call(self.names[1], r, chunk, saved, _on_pairs(grad_y, pairs), grad_memory, gradients)
         gradients[0] = _on_tokens(gradients[0], pairs)
         if r.read is r.key:
             gradients[1] += gradients[3]

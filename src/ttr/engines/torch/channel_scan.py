@@ -54,10 +54,14 @@ class ChannelScan(Engine):
             )
         return None
 
+    def tokens(self, x: Inputs) -> int:
+        """How many tokens a block has."""
+        return self.block
+
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        outputs, state = [], x.state
-        keep = not x.wants_grad or x.length <= self.block or needs_composite()
-        for part in x.split(self.block):
+        outputs, state, block = [], x.state, self.tokens(x)
+        keep = not x.wants_grad or x.length <= block or needs_composite()
+        for part in x.split(block):
             y, state = (
                 self._block(problem, part, state)
                 if keep
@@ -71,6 +75,10 @@ class ChannelScan(Engine):
     def _block(self, problem: Problem, x: Inputs, state: State) -> tuple[Tensor, State]:
         x = x.after(state)
         form = problem.lower(x)
+        return form.finish(x, *self.scan(form, x.wants_grad))
+
+    def scan(self, form: LinearRecurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
+        """y [B,T,H,V] and the final memory [B,H,F,V]."""
         value = form.value if form.step is None else form.value * form.step[..., None]
         log_decay = (
             form.key.new_zeros(1, form.key.shape[1], 1, 1) if form.log_decay is None else form.log_decay
@@ -80,7 +88,7 @@ class ChannelScan(Engine):
         if form.reads_first:
             states = torch.cat([form.memory[:, None], states[:, :-1]], dim=1)
         y = (form.scaled_query[..., None] * states[:, form.pairs - 1 :: form.pairs]).sum(-2)
-        return form.finish(x, y, memory)
+        return y, memory
 
 
 def scan(

@@ -1,0 +1,78 @@
+"""The compiled selective scan: how csrc/scan.c is called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ttr.engines import linear_operator
+from ttr.engines.native import library, step
+from ttr.engines.native.recurrence import NativeKernel
+from ttr.engines.torch import steps
+from ttr.engines.torch.channel_scan import ChannelScan
+from ttr.engines.torch.steps import BoundStep
+from ttr.forms.linear_recurrence import LinearRecurrence
+from ttr.inputs import Inputs
+from ttr.problem import Problem
+from ttr.state import State
+
+
+class ScanKernel(NativeKernel):
+    """Additive recurrences token by token, elementwise in the state; for few value channels per head."""
+
+    names: ClassVar[tuple[str, str]] = ("scan_forward", "scan_backward")
+
+    def saved_sizes(self, r: LinearRecurrence, chunk: int) -> tuple[int | torch.SymInt, ...]:
+        """Sizes of the states that enter every ``chunk`` tokens, and of two empty tensors."""
+        return -(-r.key.shape[1] // chunk) * r.memory.numel(), 0, 0
+
+
+@dataclass(frozen=True)
+class NativeScan(ChannelScan):
+    """As ``ChannelScan``; see ``csrc/scan.c`` for how.
+
+    Args:
+        entries: of the states of all tokens of a block, B x T x H x F: what lowering a call makes stays in
+            the caches, and the derivative keeps no tensor of T x H x F.
+        chunk: tokens between two states that the forward pass saves.
+    """
+
+    entries: int = 2**21
+    chunk: int = 64
+
+    name: ClassVar[str] = "native-scan"
+    composite: ClassVar[bool] = False
+
+    def small(self) -> NativeScan:
+        return NativeScan(entries=64, chunk=4)
+
+    def missing(self) -> str | None:
+        return library.reason()
+
+    def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
+        if x is not None and x.q.device.type != "cpu":
+            return "It runs on CPUs only: its blocks are sized for the caches of a CPU."
+        return super().refuses(problem, x)
+
+    def tokens(self, x: Inputs) -> int:
+        return max(self.chunk, self.entries // max(x.q.shape[0] * x.heads * x.q.shape[-1], 1))
+
+    def scan(self, form: LinearRecurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
+        if form.memory.numel() == 0 or form.key.shape[1] == 0:
+            return super().scan(form, wants_grad)
+        return linear_operator.run(self.name, form, self.chunk, wants_grad)
+
+    def step(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
+        if not step.usable(x):
+            return super().step(problem, x)
+        form = problem.lower(x)
+        return form.finish(x, *step.advance(form, x.owns_state))
+
+    def bind_step(self, problem: Problem, x: Inputs) -> BoundStep | None:
+        return steps.bind(problem, x, compiled=step.usable(x))
+
+
+linear_operator.KERNELS[NativeScan.name] = ScanKernel()

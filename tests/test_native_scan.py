@@ -1,0 +1,150 @@
+"""The compiled scan against the chunkwise form in float64, on every instruction set: all shapes of blocks of
+heads, decays, steps, strides and numbers of threads."""
+
+import pytest
+import torch
+
+import ttr
+from tests.tiers import ISAS, tier
+from ttr.engines import linear_operator
+from ttr.engines.native import library
+from ttr.engines.native.scan import NativeScan
+from ttr.engines.torch.linear import chunkwise
+from ttr.forms.linear_recurrence import LinearRecurrence
+from ttr.laws.rows import Sizes, make_case
+from ttr.laws.tolerances import FLOAT32, FLOAT64, error
+
+pytestmark = pytest.mark.skipif(not library.available(), reason=library.reason() or "")
+
+BLOCKS = {
+    "one channel, two blocks of heads": {"heads": 300, "key": 1, "time": 20},
+    "two blocks, two values, a scale": {"heads": 270, "key": 1, "value": 2, "time": 9, "scale": 0.3},
+    "one channel, two values": {"heads": 7, "key": 1, "value": 2},
+    "one channel, no decay": {"heads": 5, "key": 1, "decay": None},
+    "one channel, a step": {"heads": 5, "key": 1, "value": 2, "decay": "head", "step": True},
+    "sixteen channels, a block that is not full": {"heads": 40, "key": 16, "time": 9},
+    "channels that fill no vector": {"heads": 3, "key": 5, "value": 2, "step": True},
+    "more channels than a block has entries": {"heads": 2, "key": 270, "time": 5},
+    "a decay of heads": {"heads": 4, "key": 6, "decay": "head"},
+    "no decay": {"heads": 4, "key": 6, "decay": None, "step": True},
+    "reads first": {"heads": 4, "key": 6, "value": 2, "reads_first": True},
+    "one channel, reads first": {"heads": 4, "key": 1, "value": 2, "reads_first": True},
+    "two pairs a token": {"heads": 4, "key": 3, "pairs": 2, "time": 14},
+    "keys of all heads are one": {"heads": 20, "key": 16, "shared": True},
+    "one channel, keys of all heads are one": {"heads": 20, "key": 1, "shared": True},
+    "a scale, one token": {"heads": 3, "key": 4, "time": 1, "scale": 0.3},
+}
+
+
+def recurrence(
+    heads,
+    key,
+    value=1,
+    time=23,
+    batch=2,
+    decay="channel",
+    step=False,
+    reads_first=False,
+    pairs=1,
+    shared=False,
+    scale=1.0,
+    dtype=torch.float64,
+):
+    """Random tensors; those of ``shared`` keys and queries are views of one head's."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    def rows(tokens):
+        return (
+            normal(batch, tokens, 1, key).expand(-1, -1, heads, -1)
+            if shared
+            else normal(batch, tokens, heads, key)
+        )
+
+    length = time * pairs
+    log_decay = None
+    if decay is not None:
+        shape = (batch, length, heads, key) if decay == "channel" else (batch, length, heads)
+        log_decay = -torch.rand(shape, generator=generator, dtype=torch.float64).to(dtype) * 2
+        log_decay[:, length // 2] = -80.0  # a reset
+        log_decay = log_decay * (torch.arange(length) % pairs == 0).view(length, *(1,) * (log_decay.ndim - 2))
+    return LinearRecurrence(
+        query=rows(time), key=rows(length), value=normal(batch, length, heads, value), read=None, erase=None,
+        step=normal(batch, length, heads) if step else None, log_decay=log_decay,
+        memory=normal(batch, heads, key, value), pairs=pairs, reads_first=reads_first, scale=scale,
+    )  # fmt: skip
+
+
+def outcome(run, r):
+    """Read-outs, memory and the gradients of all tensors."""
+    names = [name for name in r._fields[: linear_operator.TENSORS] if getattr(r, name) is not None]
+    leaves = [getattr(r, name).detach().requires_grad_() for name in names]
+    y, memory = run(r._replace(**dict(zip(names, leaves))))
+    weight = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view_as(y).to(y)
+    gradients = torch.autograd.grad((y * weight).sum() + memory.square().sum(), leaves)
+    return {"y": y, "memory": memory} | dict(zip(names, gradients))
+
+
+def scanned(r):
+    return linear_operator.run(NativeScan.name, r, 4, True)
+
+
+@pytest.mark.parametrize("way", ISAS)
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("dtype, most", [(torch.float64, FLOAT64), (torch.float32, FLOAT32)], ids=str)
+def test_a_scan_is_the_chunkwise_form(name, dtype, most, way):
+    r = recurrence(**BLOCKS[name])
+    expected = outcome(lambda r: chunkwise.run(r, 4), r)
+    given = r._replace(
+        **{field: x.to(dtype) for field, x in r._asdict().items() if isinstance(x, torch.Tensor)}
+    )
+    with tier(way):
+        found = outcome(scanned, given)
+    for field, value in expected.items():
+        every = r.pairs if field == "log_decay" else 1  # a token's decay is that of its first pair
+        assert found[field].shape == value.shape
+        assert error(found[field][:, ::every].double(), value[:, ::every]) < most, field
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    r = recurrence(heads=300, key=3, batch=3)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            results.append(outcome(scanned, r))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(results[0][name], other[name]) for name in other)
+
+
+@pytest.mark.parametrize("name", ["mamba", "hgrn"])
+def test_blocks_of_tokens_change_nothing_and_keep_nothing(name):
+    """Whether a call is one block or many, whose derivative computes them again."""
+    case = make_case(ttr.catalogue[name].problem, Sizes(time=70, heads=3, key=4, value=1)).differentiable()
+    results = []
+    for engine in (NativeScan(), NativeScan(entries=1, chunk=16)):
+        y = ttr.regress(case.problem, **case.arguments(), engine=engine)
+        results.append((y, *torch.autograd.grad(y.square().sum(), (case.q, case.k, case.v))))
+    assert engine.tokens is not None and all(error(a, b) < FLOAT64 for a, b in zip(*results, strict=True))
+
+
+def test_auto_scans_few_value_channels_and_steps_through_the_kernel():
+    x = torch.randn(1, 6, 4, 1)
+    memory = ttr.catalogue["hgrn"].problem
+    decay = -x.abs()
+    assert ttr.explain(memory, x, x, x, log_decay=decay).engine == "native-scan"
+    wide = x.expand(-1, -1, -1, 5)
+    assert ttr.explain(memory, x, x, wide, log_decay=decay).engine != "native-scan"
+    case = make_case(memory, Sizes(time=6, heads=4, key=1, value=1), dtype=torch.float32)
+    whole, state = ttr.regress(case.problem, **case.arguments(), return_state=True)
+    held = ttr.initial_state(memory, 2, 4, 1, 1)
+    for t in range(6):
+        controls = {name: x[:, t] for name, x in case.controls.items()}
+        y, held = ttr.step(memory, case.q[:, t], case.k[:, t], case.v[:, t], held, **controls)
+        assert error(y, whole[:, t]) < FLOAT32
+    assert error(held["memory"], state["memory"]) < FLOAT32
