@@ -257,6 +257,15 @@ def test_scores_are_drawn_over_numbers_or_in_rows():
     assert scores(numbers, "pairs", ERROR).axes[0].get_yscale() == "log"
 
 
+def test_a_legend_stays_within_its_picture():
+    long = {f"{i} {'a name that is long ' * 2}": {"1": [0.1], "2": [0.2]} for i in range(5)}
+    for layers in (long, {name[:9]: found for name, found in long.items()}):
+        figure = scores({"a": layers, "b": layers}, "pairs", SHARE)
+        figure.canvas.draw()
+        box = figure.legends[0].get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+
+
 def test_an_experiment_names_what_its_scores_are():
     assert isinstance(KEY_VALUE_PAIRS, TrainedExperiment)
     task = InContextRegression(size=2, pairs=4)

@@ -41,14 +41,21 @@ def errors_over_time(measured: Mapping[str, Mapping[str, Any]], time: str) -> Fi
         unboxed(axes)
     panels[0].set_ylabel("squared error / squared values")
     panels[0].set_ylim(bottom=max(LEAST, panels[0].get_ylim()[0]))
+    _legend(figure, handles)
+    return figure
+
+
+def _legend(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """Below all panels, in as many columns as there is room for."""
+    letters = 12 * figure.get_figwidth()
+    columns = int(letters / (8 + max(map(len, handles))))
     figure.legend(
         handles.values(),
         handles,
         loc="outside lower center",
-        ncols=min(2 if len(measured) == 1 else 4, len(names)),
+        ncols=min(max(columns, 1), len(handles)),
         frameon=False,
     )
-    return figure
 
 
 def scores(measured: Scores, along: str, up: str, marked: int | None = None) -> Figure:
@@ -95,10 +102,7 @@ def by_number(measured: Scores, along: str, up: str, marked: int | None = None) 
         unboxed(axes)
     panels[0].set_ylabel(up)
     _scale(panels[0].set_yscale, panels[0].set_ylim, up)
-    columns = 2 if len(measured) == 1 else 4
-    figure.legend(
-        handles.values(), handles, loc="outside lower center", ncols=min(columns, len(names)), frameon=False
-    )
+    _legend(figure, handles)
     return figure
 
 
