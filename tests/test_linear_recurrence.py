@@ -60,10 +60,10 @@ def draw(
         torch.rand(lead, generator=generator, dtype=torch.float64),
         log_decay,
         normal(batch, heads, key_size, value_size),
-        pairs,
-        old,
-        reads_first,
-        0.7,
+        pairs=pairs,
+        old=old,
+        reads_first=reads_first,
+        scale=0.7,
     )
 
 

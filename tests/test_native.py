@@ -70,9 +70,8 @@ def _recurrence(
         steps,
         None if decay is None else gates.to(dtype),
         normal(batch, heads, keys, values),
-        1,
-        old,
-        reads_first,
+        old=old,
+        reads_first=reads_first,
     )
 
 

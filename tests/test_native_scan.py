@@ -32,29 +32,30 @@ BLOCKS = {
     "two pairs a token": {"heads": 4, "key": 3, "pairs": 2, "time": 14},
     "keys of all heads are one": {"heads": 20, "key": 16, "shared": True},
     "one channel, keys of all heads are one": {"heads": 20, "key": 1, "shared": True},
+    "a factor times rates": {"heads": 40, "key": 16, "decay": "head", "rates": True, "shared": True},
+    "a factor times rates, two blocks": {"heads": 300, "key": 1, "value": 2, "decay": "head", "rates": True},
+    "a factor times rates, reads first": {
+        "heads": 3,
+        "key": 5,
+        "value": 2,
+        "decay": "head",
+        "rates": True,
+        "reads_first": True,
+        "step": True,
+    },
     "a scale, one token": {"heads": 3, "key": 4, "time": 1, "scale": 0.3},
 }
 
 
-def recurrence(
-    heads,
-    key,
-    value=1,
-    time=23,
-    batch=2,
-    decay="channel",
-    step=False,
-    reads_first=False,
-    pairs=1,
-    shared=False,
-    scale=1.0,
-    dtype=torch.float64,
-):
+def recurrence(heads, key, **others):
     """Random tensors; those of ``shared`` keys and queries are views of one head's."""
+    given = {"value": 1, "time": 23, "batch": 2, "decay": "channel", "step": False, "pairs": 1} | others
+    value, time, batch, decay, pairs = (given[name] for name in ("value", "time", "batch", "decay", "pairs"))
+    shared, rates = given.get("shared", False), given.get("rates", False)
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     def rows(tokens):
         return (
@@ -67,14 +68,23 @@ def recurrence(
     log_decay = None
     if decay is not None:
         shape = (batch, length, heads, key) if decay == "channel" else (batch, length, heads)
-        log_decay = -torch.rand(shape, generator=generator, dtype=torch.float64).to(dtype) * 2
+        log_decay = -torch.rand(shape, generator=generator, dtype=torch.float64) * 2
         log_decay[:, length // 2] = -80.0  # a reset
         log_decay = log_decay * (torch.arange(length) % pairs == 0).view(length, *(1,) * (log_decay.ndim - 2))
     return LinearRecurrence(
-        query=rows(time), key=rows(length), value=normal(batch, length, heads, value), read=None, erase=None,
-        step=normal(batch, length, heads) if step else None, log_decay=log_decay,
-        memory=normal(batch, heads, key, value), pairs=pairs, reads_first=reads_first, scale=scale,
-    )  # fmt: skip
+        query=rows(time),
+        key=rows(length),
+        value=normal(batch, length, heads, value),
+        read=None,
+        erase=None,
+        step=normal(batch, length, heads) if given["step"] else None,
+        log_decay=log_decay,
+        memory=normal(batch, heads, key, value),
+        rates=normal(heads, key).exp() if rates else None,
+        pairs=pairs,
+        reads_first=given.get("reads_first", False),
+        scale=given.get("scale", 1.0),
+    )
 
 
 def outcome(run, r):
@@ -96,7 +106,7 @@ def scanned(r):
 @pytest.mark.parametrize("dtype, most", [(torch.float64, FLOAT64), (torch.float32, FLOAT32)], ids=str)
 def test_a_scan_is_the_chunkwise_form(name, dtype, most, way):
     r = recurrence(**BLOCKS[name])
-    expected = outcome(lambda r: chunkwise.run(r, 4), r)
+    expected = outcome(lambda r: chunkwise.run(r.multiplied(), 4), r)
     given = r._replace(
         **{field: x.to(dtype) for field, x in r._asdict().items() if isinstance(x, torch.Tensor)}
     )

@@ -44,8 +44,14 @@ def pointers_of(kind: type) -> list[int]:
         size = ctypes.sizeof(kind._type_)
         return [i * size + at for i in range(kind._length_) for at in pointers_of(kind._type_)]
     if issubclass(kind, ctypes.Structure):
-        return [getattr(kind, name).offset + at for name, of in kind._fields_ for at in pointers_of(of)]
+        return [getattr(kind, name).offset + at for name, of in fields_of(kind) for at in pointers_of(of)]
     return [0] if kind is ctypes.c_void_p else []
+
+
+def fields_of(kind: type[ctypes.Structure]) -> list[tuple[str, type]]:
+    """The fields of a struct, those of its base first."""
+    bases = [base for base in reversed(kind.__mro__) if "_fields_" in vars(base)]
+    return [field for base in bases for field in vars(base)["_fields_"]]
 
 
 def joined(reached: dict[int, int]) -> list[tuple[int, int]]:
@@ -109,7 +115,9 @@ class Recorder:
         struct.pack_into("q", layout, threads, 0)
         sizes = [end - first for first, end in stretches]
         scalars = [
-            getattr(given, field) for field, of in given._fields_ if of in (ctypes.c_int64, ctypes.c_double)
+            getattr(given, field)
+            for field, of in fields_of(type(given))
+            if of in (ctypes.c_int64, ctypes.c_double)
         ]
         order = list(dict.fromkeys(index for _, index, _ in pointers))  # addresses differ between runs
         looks = repr(

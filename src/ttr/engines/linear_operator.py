@@ -37,15 +37,15 @@ class ChunkKernel(Protocol):
     def backward(
         self, r: LinearRecurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Gradients of query, key, value, read, erase, step, log_decay and memory, in that order; None where
-        the input is None. Where ``r.read`` is ``r.key``, the gradient of the key includes that of the read,
+        """Gradients of query, key, value, read, erase, step, log_decay, memory and rates, in that order; None
+        where the input is None. Where ``r.read`` is ``r.key``, the gradient of the key includes that of the read,
         which is None."""
 
 
 KERNELS: dict[str, ChunkKernel] = {}
 """Kernels by name; the module that defines a kernel registers it here."""
 
-TENSORS, FIELDS = 8, 12
+TENSORS, FIELDS = 9, 13
 """How many fields of a recurrence are tensors, and how many a kernel reads: the tensors come first, then
 numbers, then fields for ``finish`` only."""
 
@@ -68,7 +68,7 @@ def run(kernel: str, r: LinearRecurrence, chunk: int, save: bool) -> tuple[Tenso
 
 _RECURRENCE = (
     "Tensor query, Tensor key, Tensor value, Tensor? read, Tensor? erase, Tensor? step, Tensor? "
-    "log_decay, Tensor memory, int pairs, "
+    "log_decay, Tensor memory, Tensor? rates, int pairs, "
     "bool old, bool reads_first, float scale, bool reads_key, str kernel, int chunk"
 )
 
@@ -121,10 +121,10 @@ def _(*arguments):
 
 
 @linear_recurrence_backward.register_fake
-def _(query, key, value, read, erase, step, log_decay, memory, *rest):
+def _(query, key, value, read, erase, step, log_decay, memory, rates, *rest):
     return [
         query.new_empty(x.shape)
-        for x in (query, key, value, read, erase, step, log_decay, memory)
+        for x in (query, key, value, read, erase, step, log_decay, memory, rates)
         if x is not None
     ]
 
@@ -184,6 +184,7 @@ def _differentiable(
             for x in tensors
         ]
         r = LinearRecurrence(*inputs, *kind)
+        r = r.multiplied()
         outputs = chunkwise.run(r._replace(read=r.key) if reads_key else r, chunk)
     return torch.autograd.grad(
         outputs,

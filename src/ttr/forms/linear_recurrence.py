@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ttr.decay import RESET
+from ttr.decay import RESET, with_rates
 from ttr.inputs import Inputs
 from ttr.state_tensors import StateTensors
 
@@ -35,6 +35,8 @@ class LinearRecurrence(NamedTuple):
         step       [B,L,H], or None where it is 1; it multiplies the written pair and the correction alike
         log_decay  [B,L,H] or [B,L,H,F], finite and in [-80, 0] (-80 is a reset), or None without decay
         memory     [B,H,F,V], S_0
+        rates      [H,F], by which a log decay [B,L,H] is multiplied, or None; a product below -80 is a reset.
+                   Only for engines that lower a call in this way; then log_decay may be of any size
 
     S_x is D_j S_{j-1} ("decayed"), or S_{j-1} where ``old``. With ``reads_first`` (n = 1) a token reads
     before it decays and writes: y_t = scale S_{t-1}^T query_t.
@@ -52,6 +54,7 @@ class LinearRecurrence(NamedTuple):
     step: Tensor | None
     log_decay: Tensor | None
     memory: Tensor
+    rates: Tensor | None = None
     pairs: int = 1
     old: bool = False
     reads_first: bool = False
@@ -64,6 +67,13 @@ class LinearRecurrence(NamedTuple):
     def scaled_query(self) -> Tensor:
         """The query times the scale: a new tensor, which kernels avoid."""
         return self.query if self.scale == 1.0 else self.scale * self.query
+
+    def multiplied(self) -> LinearRecurrence:
+        """The same without ``rates``."""
+        if self.rates is None:
+            return self
+        product = with_rates(self.log_decay, self.rates).clamp(min=RESET)
+        return self._replace(log_decay=product, rates=None)
 
     def of_pairs(self, x: Tensor) -> Tensor:
         """A tensor [B,T,...] or [B,T,n,...] of every pair, [B,L,...]."""

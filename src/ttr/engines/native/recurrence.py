@@ -57,6 +57,7 @@ class NativeKernel:
     """
 
     names: ClassVar[tuple[str, str]] = ("forward", "backward")
+    arguments: ClassVar[type[_Arguments]] = _Arguments
 
     def saved_sizes(self, r: LinearRecurrence, chunk: int) -> tuple[int | torch.SymInt, ...]:
         """Sizes of the memories that enter every checkpoint interval, of all scores, and of the corrected
@@ -84,8 +85,9 @@ class NativeKernel:
             torch.empty_like(r.value, memory_format=torch.contiguous_format),
             torch.empty_like(r.memory, memory_format=torch.contiguous_format),
         )
-        _call(self.names[0], r._replace(query=_on_pairs(r.query, r.pairs)), chunk, saved, y, last, ())
-        return _on_tokens(y, r.pairs), last, saved
+        r, pairs = r._replace(query=_on_pairs(r.query, r.pairs)), r.pairs
+        self._call(self.names[0], r, chunk, saved, y, last, ())
+        return _on_tokens(y, pairs), last, saved
 
     def backward(
         self, r: LinearRecurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor
@@ -96,12 +98,30 @@ class NativeKernel:
         gradients = [
             None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs
         ]
-        _call(self.names[1], r, chunk, saved, _on_pairs(grad_y, pairs), grad_memory, gradients)
+        if r.rates is not None:  # of each sequence
+            gradients.append(r.rates.new_empty(r.memory.shape[0], 1, *r.rates.shape))
+        self._call(self.names[1], r, chunk, saved, _on_pairs(grad_y, pairs), grad_memory, gradients)
         gradients[0] = _on_tokens(gradients[0], pairs)
+        if r.rates is not None:
+            gradients[-1] = gradients[-1].sum((0, 1))
         if r.read is r.key:
             gradients[1] += gradients[3]
             gradients[3] = None
         return tuple(gradients)
+
+    def _call(
+        self,
+        name: str,
+        r: LinearRecurrence,
+        chunk: int,
+        saved: tuple[Tensor, ...],
+        y: Tensor,
+        last: Tensor,
+        gradients: Sequence[Tensor | None],
+    ) -> None:
+        arguments, held = _arguments(self.arguments, r, chunk, saved, y, last, gradients)
+        library.run(name, r.query.dtype, arguments)
+        del held  # alive until the call is over
 
 
 class Prepared:
@@ -110,7 +130,7 @@ class Prepared:
 
     def __init__(self, r: LinearRecurrence, chunk: int) -> None:
         y, last = torch.empty_like(r.value), torch.empty_like(r.memory)
-        arguments, self._held = _arguments(r, chunk, (), y, last, ())
+        arguments, self._held = _arguments(_Arguments, r, chunk, (), y, last, ())
         self._template = bytes(arguments)
         self._names = [name for name in INPUTS if getattr(r, name) is not None]
         self._offsets = [getattr(_Arguments, name).offset for name in (*self._names, "y", "last")]
@@ -151,21 +171,8 @@ def _on_tokens(x: Tensor, pairs: int) -> Tensor:
     return x if pairs == 1 else x[:, pairs - 1 :: pairs].contiguous()
 
 
-def _call(
-    name: str,
-    r: LinearRecurrence,
-    chunk: int,
-    saved: tuple[Tensor, ...],
-    y: Tensor,
-    last: Tensor,
-    gradients: Sequence[Tensor | None],
-) -> None:
-    arguments, held = _arguments(r, chunk, saved, y, last, gradients)
-    library.run(name, r.query.dtype, arguments)
-    del held  # alive until the call is over
-
-
 def _arguments(
+    kind: type[_Arguments],
     r: LinearRecurrence,
     chunk: int,
     saved: tuple[Tensor, ...],
@@ -176,7 +183,7 @@ def _arguments(
     """The arguments of a kernel, and the tensors that must stay alive during the call."""
     batch, time, heads, key_size = r.query.shape
     decay, threads = 0 if r.log_decay is None else r.log_decay.ndim - 2, torch.get_num_threads()
-    arguments = _Arguments(
+    arguments = kind(
         batch,
         heads,
         time,
@@ -191,7 +198,9 @@ def _arguments(
     )
     tensors = dict(zip(INPUTS, (getattr(r, name) for name in INPUTS))) | {"y": y, "last": last}
     tensors["scale"] = torch.full((), r.scale, dtype=r.query.dtype).expand(batch, time, heads)
-    tensors |= {f"grad_{name}": gradient for name, gradient in zip(INPUTS, gradients)}
+    tensors |= {f"grad_{name}": gradient for name, gradient in zip((*INPUTS, "rates"), gradients)}
+    if r.rates is not None:
+        tensors["rates"] = r.rates.expand(batch, time, -1, -1)
     held = [_fill(getattr(arguments, name), tensor) for name, tensor in tensors.items() if tensor is not None]
     for field, tensor in zip(("states", "scores", "written"), saved):
         setattr(arguments, field, tensor.data_ptr() or None)

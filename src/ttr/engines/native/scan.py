@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,20 +11,27 @@ from torch import Tensor
 
 from ttr.engines import linear_operator
 from ttr.engines.native import library, step
-from ttr.engines.native.recurrence import NativeKernel
+from ttr.engines.native.recurrence import NativeKernel, _Arguments, _Tensor
 from ttr.engines.torch import steps
 from ttr.engines.torch.channel_scan import ChannelScan
 from ttr.engines.torch.steps import BoundStep
 from ttr.forms.linear_recurrence import LinearRecurrence
 from ttr.inputs import Inputs
-from ttr.problem import Problem
+from ttr.problem import Problem, Weights
 from ttr.state import State
+
+
+class _ScanArguments(_Arguments):
+    """``arguments`` of ``csrc/scan.c``."""
+
+    _fields_ = (("rates", _Tensor), ("grad_rates", _Tensor))
 
 
 class ScanKernel(NativeKernel):
     """Additive recurrences token by token, elementwise in the state; for few value channels per head."""
 
     names: ClassVar[tuple[str, str]] = ("scan_forward", "scan_backward")
+    arguments: ClassVar[type[_Arguments]] = _ScanArguments
 
     def saved_sizes(self, r: LinearRecurrence, chunk: int) -> tuple[int | torch.SymInt, ...]:
         """Sizes of the states that enter every ``chunk`` tokens, and of two empty tensors."""
@@ -60,9 +68,20 @@ class NativeScan(ChannelScan):
     def tokens(self, x: Inputs) -> int:
         return max(self.chunk, self.entries // max(x.q.shape[0] * x.heads * x.q.shape[-1], 1))
 
+    def lower(self, problem: Problem, x: Inputs) -> LinearRecurrence:
+        """Where the log decay is a factor times rates, and nothing else depends on it, the kernel multiplies
+        them: the product of all tokens and channels is the largest tensor of a call."""
+        weights = problem.weights
+        if x.rates is None or type(weights).lower is not Weights.lower or problem.solver.pairs_per_token > 1:
+            return super().lower(problem, x)
+        form = problem.lower(dataclasses.replace(x, log_retention=None, rates=None))
+        if form.query.shape[-1] != x.rates.shape[-1]:
+            return super().lower(problem, x)
+        return form._replace(log_decay=x.log_retention, rates=x.rates)
+
     def scan(self, form: LinearRecurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
         if form.memory.numel() == 0 or form.key.shape[1] == 0:
-            return super().scan(form, wants_grad)
+            return super().scan(form.multiplied(), wants_grad)
         return linear_operator.run(self.name, form, self.chunk, wants_grad)
 
     def step(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:

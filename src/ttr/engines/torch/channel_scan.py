@@ -74,8 +74,12 @@ class ChannelScan(Engine):
 
     def _block(self, problem: Problem, x: Inputs, state: State) -> tuple[Tensor, State]:
         x = x.after(state)
-        form = problem.lower(x)
+        form = self.lower(problem, x)
         return form.finish(x, *self.scan(form, x.wants_grad))
+
+    def lower(self, problem: Problem, x: Inputs) -> LinearRecurrence:
+        """The recurrence of a block."""
+        return problem.lower(x)
 
     def scan(self, form: LinearRecurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
         """y [B,T,H,V] and the final memory [B,H,F,V]."""

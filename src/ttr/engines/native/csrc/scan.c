@@ -18,8 +18,17 @@
 
 enum { ENTRIES = 256 }; /* of the state of a block of heads, for each value channel */
 
+/* engines/native/scan.py holds the same fields in the same order. With `rates`, [.,.,H,F], the log decay is
+ * log_decay_t [H] times them, a product below RESET being a reset; grad_rates is [B,1,H,F]. */
 typedef struct {
-    const recurrence *r;
+    recurrence r;
+    tensor rates, grad_rates;
+} arguments;
+
+#define RESET -80 /* decay.py */
+
+typedef struct {
+    const arguments *given;
     int64_t together, blocks; /* heads of a block, blocks of a sequence */
 } scan;
 
@@ -30,6 +39,8 @@ typedef struct {
     int64_t batch, first, heads, size, entries; /* F; heads F */
     real *state, *decay, *written, *of_head, *gathered_key, *gathered_query, *gathered_decay, *gathered_value,
         *gathered_gradient;
+    const arguments *given;
+    real *products, *rate_gradient; /* [heads, F] */
 } block;
 
 /* The rows of a tensor at a token: head h's at data + h stride. */
@@ -41,9 +52,10 @@ typedef struct {
 static inline int64_t checkpoints(const recurrence *r) { return (r->time + r->chunk - 1) / r->chunk; }
 
 static void allocate_block(block *b, const scan *s, arena *a) {
-    const recurrence *r = s->r;
+    const recurrence *r = &s->given->r;
     int64_t entries = s->together * r->key_size;
-    b->r = r, b->size = r->key_size;
+    b->r = r, b->given = s->given, b->size = r->key_size;
+    b->products = allocate(a, entries), b->rate_gradient = allocate(a, entries);
     b->state = allocate(a, r->value_size * entries);
     b->decay = allocate(a, entries);
     b->written = allocate(a, r->value_size * s->together);
@@ -58,7 +70,7 @@ static void allocate_block(block *b, const scan *s, arena *a) {
 static void choose_block(block *b, const scan *s, int64_t i) {
     int64_t left;
     b->batch = i / s->blocks, b->first = i % s->blocks * s->together;
-    left = s->r->heads - b->first;
+    left = b->r->heads - b->first;
     b->heads = left < s->together ? left : s->together;
     b->entries = b->heads * b->size;
 }
@@ -91,7 +103,16 @@ static void load_decays(const block *b, int64_t time, real *decay) {
         return;
     }
     rows log = rows_at(b, r->log_decay, time, b->gathered_decay);
-    if (b->size == 1 || (r->decay == CHANNEL_DECAY && log.stride == b->size)) {
+    if (b->given->rates.data) {
+        for (int64_t h = 0; h < b->heads; h++) {
+            const real *rate = at(b->given->rates, 0, 0, b->first + h);
+            for (int64_t f = 0; f < b->size; f++)
+                b->products[h * b->size + f] = log.data[h * log.stride] * rate[f];
+        }
+        exponentials(b->entries, b->products, decay);
+        for (int64_t e = 0; e < b->entries; e++)
+            if (!(b->products[e] > RESET)) decay[e] = 0;
+    } else if (b->size == 1 || (r->decay == CHANNEL_DECAY && log.stride == b->size)) {
         exponentials(b->entries, log.data, decay);
     } else if (r->decay == CHANNEL_DECAY) {
         for (int64_t h = 0; h < b->heads; h++)
@@ -177,7 +198,7 @@ static inline real *checkpoint(const block *b, int64_t index) {
 
 static void run_forward(const void *job, int64_t i, arena scratch, int64_t *needed) {
     const scan *s = job;
-    const recurrence *r = s->r;
+    const recurrence *r = &s->given->r;
     block b;
     allocate_block(&b, s, &scratch);
     if (needed) {
@@ -237,6 +258,16 @@ static void run_head(const block *b, int64_t t, int64_t h, const real *k, const 
         of_step += value[v] * written;
         of_decay += decayed;
     }
+    if (b->given->rates.data) {
+        const real *rate = at(b->given->rates, 0, 0, head), log = *at(r->log_decay, b->batch, t, head);
+        real *restrict of_rate = b->rate_gradient + h * size;
+        of_decay = 0;
+#pragma omp simd reduction(+ : of_decay)
+        for (int64_t f = 0; f < size; f++) {
+            of_decay += of_channel[f] * rate[f];
+            of_rate[f] += of_channel[f] * log;
+        }
+    }
     if (r->step.data) *at(r->grad_step, b->batch, t, head) = of_step;
     if (r->decay == HEAD_DECAY) *at(r->grad_log_decay, b->batch, t, head) = of_decay;
 }
@@ -281,6 +312,11 @@ static void run_heads(const block *b, int64_t t, const real *k, const real *q, c
             g[h] = kept + q[h] * (dy - late);
         }
     }
+    if (b->given->rates.data)
+        for (int64_t h = 0; h < heads; h++) {
+            b->rate_gradient[h] += of_decay[h] * *at(r->log_decay, b->batch, t, b->first + h);
+            of_decay[h] *= *at(b->given->rates, 0, 0, b->first + h);
+        }
 }
 
 static void run_token(const block *b, int64_t t, const real *before, const real *after, const real *decay,
@@ -300,7 +336,7 @@ static void run_token(const block *b, int64_t t, const real *before, const real 
 
 static void run_backward(const void *job, int64_t i, arena scratch, int64_t *needed) {
     const scan *s = job;
-    const recurrence *r = s->r;
+    const recurrence *r = &s->given->r;
     block b;
     allocate_block(&b, s, &scratch);
     int64_t entries = s->together * r->key_size, all = r->value_size * entries;
@@ -312,6 +348,7 @@ static void run_backward(const void *job, int64_t i, arena scratch, int64_t *nee
     choose_block(&b, s, i);
     all = r->value_size * b.entries;
     load_state(&b, r->last, b.state);
+    for (int64_t e = 0; e < b.entries; e++) b.rate_gradient[e] = 0;
     for (int64_t c = checkpoints(r) - 1; c >= 0; c--) {
         int64_t first = c * r->chunk, tokens = r->time - first < r->chunk ? r->time - first : r->chunk;
         const real *saved = checkpoint(&b, c);
@@ -329,15 +366,19 @@ static void run_backward(const void *job, int64_t i, arena scratch, int64_t *nee
                       b.state);
     }
     store_state(&b, b.state, r->grad_memory);
+    if (b.given->rates.data)
+        for (int64_t e = 0; e < b.entries; e++)
+            at(b.given->grad_rates, b.batch, 0, b.first + e / b.size)[e % b.size] = b.rate_gradient[e];
 }
 
-static int run_all(const recurrence *r, task *run) {
+static int run_all(const arguments *given, task *run) {
+    const recurrence *r = &given->r;
     int64_t together = ENTRIES / r->key_size;
     if (together < 1) together = 1;
     if (together > r->heads) together = r->heads;
-    scan s = {r, together, together ? (r->heads + together - 1) / together : 0};
+    scan s = {given, together, together ? (r->heads + together - 1) / together : 0};
     return run_tasks(&s, r->batch * s.blocks, r->threads, run);
 }
 
-int TTR_NAME(scan_forward)(const recurrence *r) { return run_all(r, run_forward); }
-int TTR_NAME(scan_backward)(const recurrence *r) { return run_all(r, run_backward); }
+int TTR_NAME(scan_forward)(const arguments *given) { return run_all(given, run_forward); }
+int TTR_NAME(scan_backward)(const arguments *given) { return run_all(given, run_backward); }
