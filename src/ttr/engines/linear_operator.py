@@ -38,8 +38,8 @@ class ChunkKernel(Protocol):
         self, r: LinearRecurrence, chunk: int, saved: tuple[Tensor, ...], grad_y: Tensor, grad_memory: Tensor
     ) -> tuple[Tensor | None, ...]:
         """Gradients of query, key, value, read, erase, step, log_decay, memory and rates, in that order; None
-        where the input is None. Where ``r.read`` is ``r.key``, the gradient of the key includes that of the read,
-        which is None."""
+        where the input is None. Where ``r.read`` is ``r.key``, the gradient of the key includes that of the
+        read, which is None."""
 
 
 KERNELS: dict[str, ChunkKernel] = {}

@@ -69,15 +69,14 @@ class NativeScan(ChannelScan):
         return max(self.chunk, self.entries // max(x.q.shape[0] * x.heads * x.q.shape[-1], 1))
 
     def lower(self, problem: Problem, x: Inputs) -> LinearRecurrence:
-        """Where the log decay is a factor times rates, and nothing else depends on it, the kernel multiplies
-        them: the product of all tokens and channels is the largest tensor of a call."""
-        weights = problem.weights
-        if x.rates is None or type(weights).lower is not Weights.lower or problem.solver.pairs_per_token > 1:
-            return super().lower(problem, x)
-        form = problem.lower(dataclasses.replace(x, log_retention=None, rates=None))
-        if form.query.shape[-1] != x.rates.shape[-1]:
-            return super().lower(problem, x)
-        return form._replace(log_decay=x.log_retention, rates=x.rates)
+        """Where the log decay is a factor times rates, and no part of the problem changes it, the kernel
+        multiplies them: the product of all tokens and channels is the largest tensor of a call."""
+        if x.rates is not None and type(problem.weights).lower is Weights.lower:
+            form = problem.lower(dataclasses.replace(x, log_retention=None, rates=None))
+            alone = form.log_decay is None and form.pairs == 1
+            if alone and form.query.shape[-1] == x.rates.shape[-1]:
+                return form._replace(log_decay=x.log_retention, rates=x.rates)
+        return super().lower(problem, x)
 
     def scan(self, form: LinearRecurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
         if form.memory.numel() == 0 or form.key.shape[1] == 0:
