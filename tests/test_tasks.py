@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from ttr.laws.tolerances import FLOAT32, error
+from ttr.laws.tolerances import FLOAT32, HALF, error
 from ttr.tasks.associative_recall import (
     AssociativeRecall,
     CompositionalRecall,
@@ -95,7 +95,7 @@ def test_an_exact_memory_answers_all_and_a_guess_does_not(task):
     else:
         right = torch.nn.functional.one_hot(asked, task.outputs).float()
         assert task.score(right, sequences) == 1.0 and task.score(right.roll(1, 0), sequences) < 0.6
-        assert task.loss(20 * right, sequences) < 0.01 < task.loss(20 * right.roll(1, 0), sequences)
+        assert task.loss(20 * right, sequences) < HALF < task.loss(20 * right.roll(1, 0), sequences)
 
 
 @pytest.mark.parametrize("task", [case for case in CASES if not case.decoded], ids=repr)
@@ -173,7 +173,8 @@ def test_continuous_answers_are_right_if_nearest_to_their_value():
     task = ContinuousRecall(size=4, pairs=3)
     sequences = task.draw(2, seed=0)
     values = sequences.labels[sequences.asked]
-    assert task.score(values + 0.01, sequences) == 1.0
+    near = values + HALF
+    assert task.score(near, sequences) == 1.0
     swapped = values.view(2, 3, 4)[:, [1, 0, 2]].reshape(6, 4)
     assert task.score(swapped, sequences) == pytest.approx(1 / 3)
 
