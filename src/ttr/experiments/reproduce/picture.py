@@ -129,7 +129,7 @@ def _scale(set_scale: Callable[[str], Any], set_limits: Callable[..., Any], what
 def dots(measured: Mapping[str, Mapping[str, Sequence[float]]], along: str) -> Figure:
     """In each panel a row for each name: its mean, and a dot for each seed."""
     names = list(dict.fromkeys(name for layers in measured.values() for name in layers))
-    columns = min(3, len(measured))
+    columns = 2 if len(measured) == 4 else min(3, len(measured))
     rows = -(-len(measured) // columns)
     size = (7.2 if columns == 1 else 2.2 + 2.6 * columns, rows * (1.1 + 0.34 * len(names)))
     figure = Figure(figsize=size, layout="constrained", dpi=130)
