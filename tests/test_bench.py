@@ -852,7 +852,7 @@ def test_the_list_shows_cases_and_available_contestants(monkeypatch, capsys):
     "arguments, words",
     [
         (("mamba",), "There is no case 'mamba'. ttr bench --list shows the cases"),
-        (("--engines", "fastest"), "There is no engine 'fastest'. Use one of channel-scan"),
+        (("--engines", "fastest"), "There is no engine 'fastest'. Use one of native-scan"),
         (("--rounds", "0"), "--rounds must be at least 1, not 0."),
         (("--lengths", "0"), "--lengths must be at least 1, not 0."),
         (("--lengths", "long"), "--lengths takes numbers separated by commas, not 'long'."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 EXTRAS = {
     "hf": ("transformers", "accelerate", "safetensors", "tokenizers"),
-    "cli": ("typer", "rich", "matplotlib"),
+    "cli": ("typer", "rich", "matplotlib", "latex2mathml"),
     "ray": ("ray",),
 }
 
