@@ -59,6 +59,23 @@ def test_a_trained_layer_is_the_same_when_repeated_and_learns(tmp_path):
     assert longer["tuning_loss"] < 0.5 < first["tuning_loss"]
 
 
+def test_a_killed_run_goes_on_with_the_arguments_of_its_cell(tmp_path):
+    """They hold tuples, and the checkpoint lists."""
+    found = experiment(dataclasses.replace(TINY, steps=12, checkpoint_every=5))
+    arguments = found._cell("smoke", found.lessons[0], "DeltaNet", 0, 1e-2).arguments
+    whole = train_and_judge(arguments, tmp_path, tmp_path / "whole.safetensors", lambda *_: None)[1]
+
+    def killed(label, steps, words):
+        if "step 7" in words:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "killed.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train_and_judge(arguments, tmp_path, path, killed)
+    assert path.exists()
+    assert train_and_judge(arguments, tmp_path, path, lambda *_: None)[1] == whole
+
+
 def test_judged_tuning_and_trained_sequences_are_all_different(tmp_path, monkeypatch):
     seeds, draw = [], AssociativeRecall.draw
     monkeypatch.setattr(

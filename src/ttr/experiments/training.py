@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ttr.experiments.cells import Report
 from ttr.experiments.errors import UserError
 from ttr.experiments.settings import Recipe
-from ttr.experiments.storage import load_tensors, save_tensors
+from ttr.experiments.storage import from_json, load_tensors, save_tensors, to_json
 from ttr.tasks.text import windows
 from ttr.tasks.tokens import Tokens
 from ttr.values import checks
@@ -204,7 +204,7 @@ def load(
     wanted = {
         f"{group}.{name}": tensor.shape for group in ("model", "before") for name, tensor in before.items()
     }
-    fits = facts.get("run") == run and all(
+    fits = facts.get("run") == from_json(to_json(run)) and all(  # files have lists for tuples
         name in tensors and tensors[name].shape == shape for name, shape in wanted.items()
     )
     if not fits:
