@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import ttr
+from ttr.engines.native.scan import NativeScan
+from ttr.engines.torch.channel_scan import ChannelScan
 from ttr.functions.features.relu import Relu
 from ttr.functions.linear import Linear
 from ttr.laws.tolerances import FLOAT64, HALF, error
@@ -275,8 +277,11 @@ def test_a_window_cannot_turn() -> None:
         Product((Cosine(), Window(3)))
 
 
-def test_a_channel_scan_saves_less_than_the_states_of_all_tokens() -> None:
+@pytest.mark.parametrize("engine", [ChannelScan(entries=2**13), NativeScan(entries=2**13)], ids=repr)
+def test_a_scan_saves_less_than_the_states_of_all_tokens(engine) -> None:
     """Forward and backward of Mamba save no tensor of T x H x K numbers for the backward pass."""
+    if engine.missing():
+        pytest.skip(engine.missing())
     memory, time, heads, size = ttr.catalogue["mamba"].problem, 512, 8, 16
     q, k = torch.randn(1, time, 1, size), torch.randn(1, time, 1, size)
     v, log_decay = torch.randn(1, time, heads, 1).requires_grad_(), -torch.rand(1, time, heads)
@@ -291,7 +296,7 @@ def test_a_channel_scan_saves_less_than_the_states_of_all_tokens() -> None:
             v,
             log_decay=log_decay,
             params={"weights.rate": torch.randn(heads, size)},
-            engine="channel-scan",
+            engine=engine,
         )
     numbers = sum({storage.data_ptr(): storage.nbytes() for storage in saved}.values()) / 8
     assert numbers < time * heads * size / 2

@@ -1,6 +1,9 @@
 """The compiled scan against the chunkwise form in float64, on every instruction set: all shapes of blocks of
 heads, decays, steps, strides and numbers of threads."""
 
+import dataclasses
+from unittest import mock
+
 import pytest
 import torch
 
@@ -11,8 +14,10 @@ from ttr.engines.native import library
 from ttr.engines.native.scan import NativeScan
 from ttr.engines.torch.linear import chunkwise
 from ttr.forms.linear_recurrence import LinearRecurrence
+from ttr.functions import Linear
 from ttr.laws.rows import Sizes, make_case
 from ttr.laws.tolerances import FLOAT32, FLOAT64, error
+from ttr.solvers import DiagonalImplicitDeltaRule
 
 pytestmark = pytest.mark.skipif(not library.available(), reason=library.reason() or "")
 
@@ -133,14 +138,49 @@ def test_results_do_not_depend_on_the_number_of_threads():
 
 
 @pytest.mark.parametrize("name", ["mamba", "hgrn"])
-def test_blocks_of_tokens_change_nothing_and_keep_nothing(name):
+def test_blocks_of_tokens_change_nothing(name):
     """Whether a call is one block or many, whose derivative computes them again."""
     case = make_case(ttr.catalogue[name].problem, Sizes(time=70, heads=3, key=4, value=1)).differentiable()
     results = []
-    for engine in (NativeScan(), NativeScan(entries=1, chunk=16)):
+    for engine in (NativeScan(), NativeScan(entries=1, run_length=16)):
         y = ttr.regress(case.problem, **case.arguments(), engine=engine)
         results.append((y, *torch.autograd.grad(y.square().sum(), (case.q, case.k, case.v))))
-    assert engine.tokens is not None and all(error(a, b) < FLOAT64 for a, b in zip(*results, strict=True))
+    assert all(error(a, b) < FLOAT64 for a, b in zip(*results, strict=True))
+
+
+def lowered(problem):
+    """What the kernel is given for a call."""
+    found = []
+    case = make_case(problem, Sizes(value=1))
+    with mock.patch.object(NativeScan, "scan", lambda self, form, grad: found.append(form) or stop()):
+        with pytest.raises(KeyboardInterrupt):
+            ttr.regress(problem, **case.arguments(), engine="native-scan")
+    return found[0]
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+def test_rates_are_multiplied_in_the_kernel_where_nothing_else_decays():
+    mamba = ttr.catalogue["mamba"].problem
+    form = lowered(mamba)
+    assert form.rates is not None and form.log_decay.ndim == 3
+    other = dataclasses.replace(mamba, solver=DiagonalImplicitDeltaRule(), function=Linear())
+    form = lowered(other)
+    assert form.rates is None and form.log_decay.ndim == 4
+
+
+@pytest.mark.parametrize("key", [1, 5])
+@pytest.mark.parametrize("decay, rates", [("head", True), ("head", False), ("channel", False)])
+def test_what_is_no_number_stays_none(key, decay, rates):
+    """Where checks of values are off, as under torch.compile."""
+    r = recurrence(heads=3, key=key, decay=decay, rates=rates)
+    for field in ("log_decay", "key", *["rates"] * rates):
+        broken = getattr(r, field).clone()
+        broken[0] = torch.nan
+        y, memory = linear_operator.run(NativeScan.name, r._replace(**{field: broken}), 4, False)
+        assert y.isnan().any() and memory.isnan().any()
 
 
 def test_auto_scans_few_value_channels_and_steps_through_the_kernel():

@@ -183,8 +183,7 @@ def _differentiable(
             None if x is None else x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
             for x in tensors
         ]
-        r = LinearRecurrence(*inputs, *kind)
-        r = r.multiplied()
+        r = LinearRecurrence(*inputs, *kind).multiplied()
         outputs = chunkwise.run(r._replace(read=r.key) if reads_key else r, chunk)
     return torch.autograd.grad(
         outputs,

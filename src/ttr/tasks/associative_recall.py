@@ -200,6 +200,7 @@ class StackedRecall(Task):
     """
 
     name = "stacked-recall"
+    reads_vectors = True
 
     vocabulary: int = 128
     size: int = 32
@@ -217,10 +218,6 @@ class StackedRecall(Task):
     @property
     def outputs(self) -> int:
         return self.vocabulary
-
-    @property
-    def reads_vectors(self) -> bool:
-        return True
 
     @property
     def embeddings(self) -> Float[Tensor, "2 vocabulary size"]:
@@ -273,6 +270,7 @@ class ContinuousRecall(Task):
     """
 
     name = "continuous-recall"
+    reads_vectors = True
 
     size: int = 32
     pairs: int = 16
@@ -284,10 +282,6 @@ class ContinuousRecall(Task):
     @property
     def outputs(self) -> int:
         return self.size
-
-    @property
-    def reads_vectors(self) -> bool:
-        return True
 
     def draw(self, count: int, seed: int) -> LabelledSequences:
         generator = torch.Generator().manual_seed(seed)

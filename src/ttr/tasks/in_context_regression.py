@@ -31,6 +31,7 @@ class InContextRegression(Task):
     """
 
     name = "in-context-regression"
+    reads_vectors = True
     says = ERROR
 
     size: int = 8
@@ -53,10 +54,6 @@ class InContextRegression(Task):
     @property
     def outputs(self) -> int:
         return self.size
-
-    @property
-    def reads_vectors(self) -> bool:
-        return True
 
     def draw(self, count: int, seed: int) -> LabelledSequences:
         generator, per = torch.Generator().manual_seed(seed), self.segment or self.pairs

@@ -50,10 +50,12 @@ class Task(ABC):
 
     Attributes:
         name: in ``TASKS``.
+        reads_vectors: whether the inputs are vectors and not tokens.
         says: what the score is, ``SHARE`` or ``ERROR``.
     """
 
     name: ClassVar[str]
+    reads_vectors: ClassVar[bool] = False
     says: ClassVar[str] = SHARE
 
     @property
@@ -65,11 +67,6 @@ class Task(ABC):
     def outputs(self) -> int:
         """Numbers of different tokens among which an answer is, or channels of an answer."""
         return self.channels
-
-    @property
-    def reads_vectors(self) -> bool:
-        """Whether the inputs are vectors and not tokens."""
-        return False
 
     @property
     def decoded(self) -> int:

@@ -89,8 +89,8 @@ FAULTS = (
     ),
     Fault(
         "engines/native/scan.py",
-        "self.chunk, wants_grad)",
-        "self.chunk, False)",
+        "self.run_length, wants_grad)",
+        "self.run_length, False)",
         ("native-scan", "Geometric()", "Linear()", "OneStep"),
     ),
     Fault(

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ttr.engines import specialised_sequence
+from ttr.engines.engine import Engine
 from ttr.engines.linear import OperatorEngine
 from ttr.engines.linear_operator import KERNELS
 from ttr.engines.native import library, step
@@ -20,11 +21,8 @@ from ttr.problem import Problem
 from ttr.state import State
 
 
-@dataclass(frozen=True)
-class Native(OperatorEngine):
-    """Every linear recurrence; see ``csrc/recurrence.h`` for how."""
-
-    name: ClassVar[str] = "native"
+class CompiledStep(Engine):
+    """One token of a linear recurrence through the compiled kernel, where it can serve the call."""
 
     def step(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         if not step.usable(x):
@@ -32,11 +30,18 @@ class Native(OperatorEngine):
         form = problem.lower(x)
         return form.finish(x, *step.advance(form, x.owns_state))
 
-    def bind(self, problem: Problem, x: Inputs) -> BoundSequence | None:
-        return specialised_sequence.bind(problem, x, self.chunk) if step.usable(x) else None
-
     def bind_step(self, problem: Problem, x: Inputs) -> BoundStep | None:
         return steps.bind(problem, x, compiled=step.usable(x))
+
+
+@dataclass(frozen=True)
+class Native(CompiledStep, OperatorEngine):
+    """Every linear recurrence; see ``csrc/recurrence.h`` for how."""
+
+    name: ClassVar[str] = "native"
+
+    def bind(self, problem: Problem, x: Inputs) -> BoundSequence | None:
+        return specialised_sequence.bind(problem, x, self.chunk) if step.usable(x) else None
 
     def missing(self) -> str | None:
         return library.reason()

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from ttr.engines import linear_operator
-from ttr.engines.native import library, step
+from ttr.engines.native import library
+from ttr.engines.native.engine import CompiledStep
 from ttr.engines.native.recurrence import NativeKernel, _Arguments, _Tensor
-from ttr.engines.torch import steps
 from ttr.engines.torch.channel_scan import ChannelScan
-from ttr.engines.torch.steps import BoundStep
 from ttr.forms.linear_recurrence import LinearRecurrence
 from ttr.inputs import Inputs
 from ttr.problem import Problem, Weights
-from ttr.state import State
 
 
 class _ScanArguments(_Arguments):
@@ -39,23 +37,15 @@ class ScanKernel(NativeKernel):
 
 
 @dataclass(frozen=True)
-class NativeScan(ChannelScan):
-    """As ``ChannelScan``; see ``csrc/scan.c`` for how.
+class NativeScan(CompiledStep, ChannelScan):
+    """As ``ChannelScan``, in C (``csrc/scan.c``).
 
-    Args:
-        entries: of the states of all tokens of a block, B x T x H x F: what lowering a call makes stays in
-            the caches, and the derivative keeps no tensor of T x H x F.
-        chunk: tokens between two states that the forward pass saves.
-    """
+    Between two states that the forward pass saves lie ``run_length`` tokens."""
 
-    entries: int = 2**21
-    chunk: int = 64
+    run_length: int = 64
 
     name: ClassVar[str] = "native-scan"
     composite: ClassVar[bool] = False
-
-    def small(self) -> NativeScan:
-        return NativeScan(entries=64, chunk=4)
 
     def missing(self) -> str | None:
         return library.reason()
@@ -64,9 +54,6 @@ class NativeScan(ChannelScan):
         if x is not None and x.q.device.type != "cpu":
             return "It runs on CPUs only: its blocks are sized for the caches of a CPU."
         return super().refuses(problem, x)
-
-    def tokens(self, x: Inputs) -> int:
-        return max(self.chunk, self.entries // max(x.q.shape[0] * x.heads * x.q.shape[-1], 1))
 
     def lower(self, problem: Problem, x: Inputs) -> LinearRecurrence:
         """Where the log decay is a factor times rates, and no part of the problem changes it, the kernel
@@ -81,16 +68,7 @@ class NativeScan(ChannelScan):
     def scan(self, form: LinearRecurrence, wants_grad: bool) -> tuple[Tensor, Tensor]:
         if form.memory.numel() == 0 or form.key.shape[1] == 0:
             return super().scan(form.multiplied(), wants_grad)
-        return linear_operator.run(self.name, form, self.chunk, wants_grad)
-
-    def step(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        if not step.usable(x):
-            return super().step(problem, x)
-        form = problem.lower(x)
-        return form.finish(x, *step.advance(form, x.owns_state))
-
-    def bind_step(self, problem: Problem, x: Inputs) -> BoundStep | None:
-        return steps.bind(problem, x, compiled=step.usable(x))
+        return linear_operator.run(self.name, form, self.run_length, wants_grad)
 
 
 linear_operator.KERNELS[NativeScan.name] = ScanKernel()

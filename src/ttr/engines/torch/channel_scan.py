@@ -26,18 +26,22 @@ class ChannelScan(Engine):
 
     Where a head has one or two value channels, the matrix products of the chunkwise form save nothing. A
     block of tokens computes its states, reads them and frees them; the backward pass recomputes them from the
-    state that entered the block, so that neither pass holds a tensor of T x K x V. Decays are multiplied,
-    never divided.
+    state that entered the block, so that neither pass holds more than the states of a block. Decays are
+    multiplied, never divided.
+
+    Args:
+        entries: of the states of all tokens of a block, B x T x H x K.
+        run_length: tokens computed one after the other, and runs of tokens in parallel.
     """
 
-    block: int = 256
+    entries: int = 2**21
     run_length: int = 16
     widest: int = 2
 
     name: ClassVar[str] = "channel-scan"
 
-    def small(self) -> ChannelScan:
-        return ChannelScan(block=6, run_length=2)
+    def small(self) -> Engine:
+        return type(self)(entries=64, run_length=2)
 
     def refuses(self, problem: Problem, x: Inputs | None = None) -> str | None:
         if problem.form is not LinearRecurrence or not problem.solver.additive:
@@ -56,7 +60,7 @@ class ChannelScan(Engine):
 
     def tokens(self, x: Inputs) -> int:
         """How many tokens a block has."""
-        return self.block
+        return max(self.run_length, self.entries // max(x.q.shape[0] * x.heads * x.q.shape[-1], 1))
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         outputs, state, block = [], x.state, self.tokens(x)

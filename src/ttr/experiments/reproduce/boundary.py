@@ -10,7 +10,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -18,6 +17,7 @@ from ttr.experiments.cells import Cell, Report, Result
 from ttr.experiments.picture import COLOURS, unboxed
 from ttr.experiments.reproduce.convergence import MARKS, slope
 from ttr.experiments.reproduce.experiment import Experiment, Figures, Run
+from ttr.experiments.reproduce.picture import DASHES, legend, line_of_seeds
 from ttr.experiments.reproduce.streams import Option
 from ttr.tasks.regression import arc
 
@@ -105,10 +105,11 @@ class BoundaryExperiment(Experiment):
         panels = figure.subplots(1, 3, sharey=True)
         handles = {}
         for i, (order, found) in enumerate(measured.items()):
+            style = {"color": COLOURS[i], "linestyle": DASHES[i]}
             degrees = [math.degrees(angle) for angle in found["angles"]]
             for axes, what in zip(panels, (BIAS, ERROR)):
-                handles[order] = _line(axes, degrees, found[what], i, "")
-            _line(panels[2], found["bandwidths"], found["ends"], i, MARKS[i])
+                handles[order] = line_of_seeds(axes, degrees, found[what], **style)
+            line_of_seeds(panels[2], found["bandwidths"], found["ends"], marker=MARKS[i], **style)
         predicted = [first_order_bias(self.settings["half_angle"], h) for h in found["bandwidths"]]
         handles["theory, order 0"] = panels[2].plot(
             found["bandwidths"], predicted, ":", color="#444444", linewidth=1.5, zorder=3
@@ -125,17 +126,8 @@ class BoundaryExperiment(Experiment):
         for axes in panels:
             axes.title.set_fontsize(11)
             unboxed(axes)
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False)
+        legend(figure, handles)
         return figure
-
-
-def _line(axes: Axes, x: Sequence[float], seeds: Sequence[Sequence[float]], i: int, mark: str) -> Any:
-    low, high = ([end(each) for each in seeds] for end in (min, max))
-    axes.fill_between(x, low, high, color=COLOURS[i], alpha=0.15, linewidth=0)
-    style = ("-", "--", ":")[i]
-    return axes.plot(
-        x, list(map(fmean, seeds)), style, marker=mark or None, markersize=5, color=COLOURS[i], linewidth=1.8
-    )[0]
 
 
 def first_order_bias(half_angle: float, bandwidth: float) -> float:

@@ -20,6 +20,7 @@ from torch import Tensor
 from ttr.experiments.cells import Cell, Report, Result
 from ttr.experiments.picture import COLOURS, unboxed
 from ttr.experiments.reproduce.experiment import TUNING_SEED, Experiment, Figures, Run
+from ttr.experiments.reproduce.picture import legend, line_of_seeds
 from ttr.experiments.reproduce.streams import Learner, Option, Panel
 from ttr.tasks.regression import STREAMS, Stream
 
@@ -87,12 +88,10 @@ class ConvergenceExperiment(Experiment):
         for panel, axes in zip(self.panels, panels, strict=True):
             for i, (name, found) in enumerate(measured[panel.title].items()):
                 contexts = list(map(int, found["errors"]))
-                low, high = ([end(values) for values in found["errors"].values()] for end in (min, max))
-                axes.fill_between(contexts, low, high, color=COLOURS[i], alpha=0.15, linewidth=0)
-                means = list(map(fmean, found["errors"].values()))
-                (handles[name],) = axes.plot(
-                    contexts, means, f"{MARKS[i]}-", color=COLOURS[i], markersize=4, linewidth=1.8
-                )
+                style = {"color": COLOURS[i], "marker": MARKS[i], "markersize": 4}
+                seeds = list(found["errors"].values())
+                handles[name] = line_of_seeds(axes, contexts, seeds, **style)
+                means = list(map(fmean, seeds))
                 measured_slope = fmean(figures[f"{panel.title}, {name}, slope"])
                 self._label(axes, name, panel, contexts, means, measured_slope, COLOURS[i])
             axes.set(title=panel.title, xlabel="pairs read", xscale="log", yscale="log")
@@ -104,7 +103,7 @@ class ConvergenceExperiment(Experiment):
         panels[0].set_ylabel("squared error / variance of the map")
         theory = axes.plot([], [], "--", color="#444444", linewidth=1.1)[0]
         handles["slope of the theory"] = theory
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False)
+        legend(figure, handles)
         return figure
 
     def _label(

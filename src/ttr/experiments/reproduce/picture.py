@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ttr.experiments.picture import COLOURS, unboxed
 from ttr.tasks.task import SHARE
@@ -32,20 +34,28 @@ def errors_over_time(measured: Mapping[str, Mapping[str, Any]], time: str) -> Fi
         for name, found in learners.items():
             i = names.index(name)
             colour, dash = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
-            pairs, errors = found["pairs"], found["errors"]
-            low, high = ([end(each) for each in errors] for end in (min, max))
-            axes.fill_between(pairs, low, high, color=colour, alpha=0.15, linewidth=0)
-            (handles[name],) = axes.plot(pairs, list(map(fmean, errors)), dash, color=colour, linewidth=1.8)
+            style = {"color": colour, "linestyle": dash}
+            handles[name] = line_of_seeds(axes, found["pairs"], found["errors"], **style)
         axes.set(title=title, xlabel="pairs read", xscale=time, yscale="log")
         axes.title.set_fontsize(11)
         unboxed(axes)
     panels[0].set_ylabel("squared error / squared values")
     panels[0].set_ylim(bottom=max(LEAST, panels[0].get_ylim()[0]))
-    _legend(figure, handles)
+    legend(figure, handles)
     return figure
 
 
-def _legend(figure: Figure, handles: Mapping[str, Any]) -> None:
+def line_of_seeds(
+    axes: Axes, x: Sequence[float], seeds: Sequence[Sequence[float]], color: str, **style: Any
+) -> Line2D:
+    """A line through the means over the seeds of each point, in a band from the lowest to the highest."""
+    low, high = ([end(each) for each in seeds] for end in (min, max))
+    axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+    means = list(map(fmean, seeds))
+    return axes.plot(x, means, color=color, **{"linewidth": 1.8, "markersize": 5} | style)[0]
+
+
+def legend(figure: Figure, handles: Mapping[str, Any]) -> None:
     """Below all panels, in as many columns as there is room for."""
     letters = 12 * figure.get_figwidth()
     columns = int(letters / (8 + max(map(len, handles))))
@@ -85,12 +95,8 @@ def by_number(measured: Scores, along: str, up: str, marked: int | None = None) 
             i = names.index(name)
             colour, dash = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
             numbers = [float(number) for number in found]
-            low, high = ([end(values) for values in found.values()] for end in (min, max))
-            axes.fill_between(numbers, low, high, color=colour, alpha=0.15, linewidth=0)
-            means = list(map(fmean, found.values()))
-            (handles[name],) = axes.plot(
-                numbers, means, "o", linestyle=dash, color=colour, linewidth=1.8, markersize=5
-            )
+            style = {"color": colour, "linestyle": dash, "marker": "o"}
+            handles[name] = line_of_seeds(axes, numbers, list(found.values()), **style)
         if numbers[-1] >= 8 * numbers[0]:
             axes.set_xscale("log", base=2)
         axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
@@ -102,11 +108,11 @@ def by_number(measured: Scores, along: str, up: str, marked: int | None = None) 
         unboxed(axes)
     panels[0].set_ylabel(up)
     _scale(panels[0].set_yscale, panels[0].set_ylim, up)
-    _legend(figure, handles)
+    legend(figure, handles)
     return figure
 
 
-def _mark(axes: Any, channels: int) -> None:
+def _mark(axes: Axes, channels: int) -> None:
     axes.axvline(channels, color="#444444", linestyle=":", linewidth=1)
     axes.annotate(
         f"{channels:g} channels",

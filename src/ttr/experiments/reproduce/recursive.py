@@ -18,6 +18,7 @@ from ttr.experiments.cells import Cell, Report, Result
 from ttr.experiments.picture import COLOURS, unboxed
 from ttr.experiments.reproduce.experiment import Figures, Run
 from ttr.experiments.reproduce.identities import ALIKE, LEAST, IdentityExperiment, draw_call
+from ttr.experiments.reproduce.picture import line_of_seeds
 
 STYLES = ("-", "--", ":", "-.", "-", "--")
 
@@ -90,10 +91,8 @@ class RecursiveExperiment(IdentityExperiment):
 
 def _by_token(axes: Axes, seeds: Sequence[Sequence[float]], i: int, name: str) -> None:
     tokens = range(1, len(seeds[0]) + 1)
-    low, high = ([end(each) for each in zip(*seeds, strict=True)] for end in (min, max))
-    axes.fill_between(tokens, low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
-    mean = [fmean(each) for each in zip(*seeds, strict=True)]
-    axes.plot(tokens, mean, STYLES[i], color=COLOURS[i], linewidth=1.6, label=name)
+    style = {"color": COLOURS[i], "linestyle": STYLES[i], "linewidth": 1.6, "label": name}
+    line_of_seeds(axes, tokens, list(zip(*seeds, strict=True)), **style)
 
 
 def curvatures(arguments: dict[str, Any], folder: Path, checkpoint: Path, report: Report) -> Result:

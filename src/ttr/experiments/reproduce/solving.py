@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from ttr.component import Component
 from ttr.experiments.cells import Cell, Report, Result
 from ttr.experiments.picture import COLOURS, unboxed
 from ttr.experiments.reproduce.experiment import Experiment, Figures, Run
+from ttr.experiments.reproduce.picture import line_of_seeds
 from ttr.solvers.chebyshev import Chebyshev
 from ttr.solvers.conjugate_gradient import ConjugateGradient
 from ttr.tasks.regression import STREAMS
@@ -112,17 +112,8 @@ class SolvingExperiment(Experiment):
         left.set_title("ridge regression on 1,024 pairs, 64 channels")
         for j, residual in enumerate(self.residuals):
             seeds = [measured[f"ridge {ridge:g}"]["iterations"][j] for ridge in self.sweep]
-            low, high = ([end(each) for each in seeds] for end in (min, max))
-            right.fill_between(list(self.sweep), low, high, color=COLOURS[j], alpha=0.2, linewidth=0)
-            right.plot(
-                list(self.sweep),
-                list(map(fmean, seeds)),
-                "osD^"[j] + "-",
-                color=COLOURS[j],
-                linewidth=1.8,
-                markersize=5,
-                label=f"to {residual:g}",
-            )
+            style = {"color": COLOURS[j], "marker": "osD^"[j], "label": f"to {residual:g}"}
+            line_of_seeds(right, list(self.sweep), seeds, **style)
         right.set(xscale="log", ylim=(0, None), xlabel="ridge", ylabel="iterations, median")
         right.set_title("local linear attention, 32 channels")
         for axes, columns in ((left, 2), (right, len(self.residuals))):
@@ -135,10 +126,8 @@ class SolvingExperiment(Experiment):
 
 
 def _curve(axes: Axes, seeds: Sequence[Sequence[float]], i: int, name: str) -> None:
-    low, high = ([end(each) for each in zip(*seeds, strict=True)] for end in (min, max))
-    axes.fill_between(range(len(low)), low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
-    mean = [fmean(each) for each in zip(*seeds, strict=True)]
-    axes.plot(mean, STYLES[i], color=COLOURS[i], linewidth=1.8, label=name)
+    style = {"color": COLOURS[i], "linestyle": STYLES[i], "label": name}
+    line_of_seeds(axes, range(len(seeds[0])), list(zip(*seeds, strict=True)), **style)
 
 
 def global_systems(

@@ -15,9 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ttr.component import axis_params
 from ttr.experiments.cells import Cell, Report, Result
 from ttr.experiments.picture import COLOURS, unboxed
 from ttr.experiments.reproduce.experiment import Experiment, Figures, Run
+from ttr.experiments.reproduce.picture import legend
 from ttr.experiments.reproduce.small_model import SmallModel, TaskRecipe
 from ttr.experiments.reproduce.trained import built, losses
 from ttr.experiments.training import History, reporting, train
@@ -111,7 +113,7 @@ class StabilityExperiment(Experiment):
             axes.title.set_fontsize(11)
             unboxed(axes)
         panels[0].set_ylabel("largest attention score")
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False)
+        legend(figure, handles)
         return figure
 
 
@@ -158,12 +160,10 @@ def largest_score(model: SmallModel, inputs: Tensor) -> float:
     def look(mixer: Mixer, given: tuple[Float[Tensor, "B T d"]]) -> None:
         nonlocal found
         (x,) = given
-        tails = {
-            name: x.new_zeros(len(x), *shape, dtype=torch.float32) for name, shape in mixer.tails().items()
-        }
-        start = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        streams, _ = mixer.project(x, Sequences(x.shape[1], start), tails)
-        function, params = mixer.problem.function, _own(mixer.memory.tensors())
+        state = mixer.initial_state(len(x))
+        tails = {name: state[name] for name in mixer.tails()}
+        streams, _ = mixer.project(x, Sequences(x.shape[1], state.position), tails)
+        function, params = mixer.problem.function, axis_params(mixer.memory.tensors(), "function")
         q, k = function.query(streams["q"], params), function.key(streams["k"], params)
         scores = torch.einsum("bihk,bjhk->bhij", q, k).tril()
         found = max(found, scores.abs().max().item())
@@ -173,12 +173,3 @@ def largest_score(model: SmallModel, inputs: Tensor) -> float:
     for hook in hooks:
         hook.remove()
     return found
-
-
-def _own(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters of the function, by its own names."""
-    return {
-        name.removeprefix("function."): value
-        for name, value in params.items()
-        if name.startswith("function.")
-    }

@@ -33,14 +33,14 @@ typedef struct {
 } scan;
 
 /* A block of heads at one token. Rows are [heads, F] or [heads]; `decay` [heads, F] is e^log_decay, and
- * `written` [V, heads] step times value. */
+ * `written` [V, heads] step times value, `products` [heads, F] log decays times rates, and `rate_gradient`
+ * [heads, F] the gradient of the rates so far. The others are scratch. */
 typedef struct {
     const recurrence *r;
     int64_t batch, first, heads, size, entries; /* F; heads F */
-    real *state, *decay, *written, *of_head, *gathered_key, *gathered_query, *gathered_decay, *gathered_value,
-        *gathered_gradient;
     const arguments *given;
-    real *products, *rate_gradient; /* [heads, F] */
+    real *state, *decay, *written, *products, *rate_gradient;
+    real *of_head, *gathered_key, *gathered_query, *gathered_decay, *gathered_value, *gathered_gradient;
 } block;
 
 /* The rows of a tensor at a token: head h's at data + h stride. */
@@ -111,7 +111,7 @@ static void load_decays(const block *b, int64_t time, real *decay) {
         }
         exponentials(b->entries, b->products, decay);
         for (int64_t e = 0; e < b->entries; e++)
-            if (!(b->products[e] > RESET)) decay[e] = 0;
+            if (b->products[e] <= RESET) decay[e] = 0; /* NaN stays NaN */
     } else if (b->size == 1 || (r->decay == CHANNEL_DECAY && log.stride == b->size)) {
         exponentials(b->entries, log.data, decay);
     } else if (r->decay == CHANNEL_DECAY) {
