@@ -109,6 +109,15 @@ def test_an_exact_memory_knows_the_past_alone(task):
     assert torch.equal(before.nan_to_num(), after.nan_to_num())
 
 
+def test_a_loss_on_vectors_is_relative_to_them():
+    task = InContextRegression(size=3, pairs=8)
+    sequences = task.draw(4, 0)
+    larger = sequences._replace(labels=7.0 * sequences.labels)
+    nothing = torch.zeros_like(sequences.labels[sequences.asked])
+    assert error(task.loss(nothing, sequences), torch.tensor(1.0)) < FLOAT32
+    assert error(task.loss(nothing, larger), torch.tensor(1.0)) < FLOAT32
+
+
 def test_a_vector_that_is_not_asked_for_is_nan():
     labels = torch.tensor([[[torch.nan, torch.nan], [1.0, 2.0]]])
     assert LabelledSequences(torch.zeros(1, 2, 3), labels).asked.tolist() == [[False, True]]

@@ -16,13 +16,13 @@ from ttr.experiments.reproduce import run as running
 from ttr.experiments.reproduce.claims import EXPERIMENTS
 from ttr.experiments.reproduce.claims.attention import STABILITY
 from ttr.experiments.reproduce.claims.layers import NAMES, plain_layer, plain_layers
-from ttr.experiments.reproduce.claims.recall import CONVOLVED, KEY_VALUE_PAIRS
+from ttr.experiments.reproduce.claims.recall import CONVOLVED, KEY_VALUE_PAIRS, RECALL_BY_WIDTH
 from ttr.experiments.reproduce.experiment import TUNING_SEED, Band
 from ttr.experiments.reproduce.picture import scores
 from ttr.experiments.reproduce.run import ReproduceSettings, reproduce
 from ttr.experiments.reproduce.small_model import SmallModel, TaskRecipe
 from ttr.experiments.reproduce.stability import largest_score, train_and_watch
-from ttr.experiments.reproduce.trained import Lesson, TrainedExperiment, train_and_judge
+from ttr.experiments.reproduce.trained import Lesson, TrainedExperiment, losses, train_and_judge
 from ttr.laws.tolerances import FLOAT32, error
 from ttr.layer.qkv.rotary import Rotary
 from ttr.layer.qkv.short_convolution import ShortConvolution
@@ -83,6 +83,22 @@ def test_judged_tuning_and_trained_sequences_are_all_different(tmp_path, monkeyp
     )
     trained(tmp_path)
     assert len(seeds) == len(set(seeds)) == 6
+
+
+def test_a_lesson_changes_the_recipe():
+    for lesson in RECALL_BY_WIDTH.lessons:
+        recipe = RECALL_BY_WIDTH._cell("laptop", lesson, "DeltaNet", 1, 1e-2).arguments["recipe"]
+        assert f"width {recipe['width']}" == lesson.title and recipe["steps"] == 600
+
+
+def test_every_task_of_a_lesson_is_trained(tmp_path, monkeypatch):
+    pairs, draw = set(), AssociativeRecall.draw
+    monkeypatch.setattr(
+        AssociativeRecall, "draw", lambda self, count, seed: pairs.add(self.pairs) or draw(self, count, seed)
+    )
+    found = experiment(dataclasses.replace(TINY, steps=12))
+    loss_of = losses(model(PAIRS), found.recipes["smoke"], found.lessons[0].trained, 0)
+    assert all(loss_of(step).isfinite() for step in range(12)) and pairs == {1, 2}
 
 
 def test_a_model_that_diverges_is_judged_by_its_last_finite_step(tmp_path):
@@ -167,6 +183,7 @@ def test_depth_and_mlps_are_parts_of_a_model():
     one, two = (sum(p.numel() for p in model(PAIRS, depth=depth).parameters()) for depth in (1, 2))
     with_mlp = sum(p.numel() for p in model(PAIRS, mlp_ratio=2.0).parameters())
     assert two - one == 4 * 16 * 16 + 16 and with_mlp - one == 3 * 16 * 32 + 16
+    assert [part.sizes.heads for part in model(PAIRS, depth=2, heads=4).parts] == [4, 4]
 
 
 # ------------------------------------------------------------------------------------------------- stability
@@ -246,13 +263,24 @@ def test_a_scale_that_is_too_small_is_not_judged(tmp_path, monkeypatch):
 
 
 def test_a_trained_experiment_can_fail_and_its_page_says_what_was_measured(tmp_path, monkeypatch):
-    bands = [Band("pairs, DeltaNet", low=2.0), Band("pairs, DeltaNet", low=0.0)]
+    bands = [Band("pairs, DeltaNet", low=low) for low in (3.0, -1.0, 2.0)]
     found = experiment(bands=bands, judged_at=("smoke",))
     met, record, shown = reproduced(tmp_path, monkeypatch, found)
-    assert not met and record["met"] is False and [band["met"] for band in record["bands"]] == [False, True]
+    assert (
+        not met
+        and record["met"] is False
+        and [band["met"] for band in record["bands"]]
+        == [
+            False,
+            True,
+            False,
+        ]
+    )
     value = f"{record['bands'][0]['values'][0]:.3g}"
     table, report = ((tmp_path / name).read_text() for name in ("README.md", "report.html"))
-    assert f"pairs, DeltaNet: at least 2: {value}" in table and "1 of 2" in table
+    for page in (table, report):
+        shown = [f"pairs, DeltaNet: at least {low}: {value}" in page for low in (3, -1, 2)]
+        assert shown == [True, False, True] and "1 of 3" in page, "what decides, and what is missed"
     assert "<math" in report and "0 of 1 claims show here" in report
     assert record["measured"]["pairs"]["DeltaNet"]["rate"] == found.rates["smoke"][0]
 
@@ -264,6 +292,8 @@ def test_scores_are_drawn_over_numbers_or_in_rows():
     (axes,) = figure.axes
     line = next(line for line in axes.lines if line.get_label() == "x" or line.get_ydata()[0] == 0.6)
     assert line.get_xdata().tolist() == [4.0, 16.0] and line.get_ydata().tolist() == pytest.approx([0.6, 0.2])
+    band = axes.collections[0].get_paths()[0].vertices
+    assert {(4.0, 0.5), (4.0, 0.7), (16.0, 0.1), (16.0, 0.3)} <= {tuple(point) for point in band.tolist()}
     assert axes.get_ylim() == (-0.03, 1.04) and [t.get_text() for t in figure.legends[0].texts] == ["x", "y"]
     alone = {title: {"x": {"": [0.5, 0.7]}, "y": {"": [1e-3, 1e-3]}} for title in "abcd"}
     figure = scores(alone, "", ERROR)
