@@ -46,12 +46,12 @@ WATCH = {
 }
 """Leaks are Python's; uninitialised memory contains NaN."""
 
-CALLING = ("native", "local-polynomial")
+CALLING = ("native", "native-scan", "local-polynomial")
 """The engines whose laws call kernels; the tests call the others."""
 
 TESTS = [
     str(ROOT / f"tests/test_{name}.py")
-    for name in ("native", "local_linear", "dual_form", "short_convolution", "decode")
+    for name in ("native", "native_scan", "local_linear", "dual_form", "short_convolution", "decode")
 ]
 RECORDINGS = ("laws", "tests")
 
