@@ -10,15 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ttr import recorded_step
 from ttr.engines import ENGINES
 from ttr.engines.engine import Engine
 from ttr.engines.native import library
+from ttr.engines.specialised_step import BoundStep
 from ttr.inputs import Inputs, checks_values, needs_composite, within_graph
-from ttr.prepare import (
-    check_problem,
-    check_streaming,
-    prepare,
-)
+from ttr.one_token import overwrite, prepare_token
+from ttr.prepare import check_streaming, prepare
 from ttr.problem import Problem
 from ttr.slots import single
 from ttr.state import State, writable
@@ -62,7 +61,8 @@ def regress(
     call = None
     if (
         cu_seqlens is None
-        and _is_plain(problem, q, k, v, params, engine)
+        and _is_plain(problem, q, k, v, engine)
+        and not params
         and q.ndim == 4
         and q.shape[1] <= SHORT
     ):
@@ -107,23 +107,30 @@ def step(
     Raises:
         ValueError: as ``regress``; the state is then unchanged.
     """
-    plain = state is not None and _is_plain(problem, q, k, v, params, engine)
-    call = (problem, inplace, q.shape, k.shape, v.shape, q.dtype, torch.get_num_threads()) if plain else None
+    plain = state is not None and _is_plain(problem, q, k, v, engine)
+    params = {} if params is None else params
+    call = None
+    if plain:
+        machine = torch.get_num_threads(), library.available()
+        call = (problem, inplace, q.shape, k.shape, v.shape, q.dtype, machine)
     bound = _STEPS.get(call)
-    if bound is not None and (done := bound(q, k, v, state, controls)):
+    if bound is not None and (done := bound(q, k, v, state, controls, params)):
         return done
     state = writable(state)
-    x = _token(problem, q, k, v, state, params, inplace, controls)
+    x = prepare_token(problem, q, k, v, state, params, inplace, controls)
     chosen = choose(problem, x, engine)
+    if plain and bound is None and not x.wants_grad and not is_transformed():
+        bound = _bound_step(problem, chosen, x, (q, k, v, state, controls, params), inplace)
+        _STEPS[call] = bound
+        if done := bound(q, k, v, state, controls, params):  # so that the same call gives the same numbers
+            return done
     with _exact_arithmetic(x):
         y, new = chosen.step(problem, x)
     if x.owns_state:
-        new = _overwrite(state, new)
+        new = overwrite(state, new)
     if checks_values(x.q) and not suspicious(y):
         for tensor in new.tensors.values():
             vouch(tensor)
-    if plain and bound is None and (bound := chosen.bind_step(problem, replace(x, owns_state=inplace))):
-        _STEPS[call] = bound
     return y[:, 0].to(x.out_dtype), new
 
 
@@ -147,91 +154,35 @@ SHORT = 64
 """Sequences of up to so many tokens are bound: for them dispatch takes as long as the kernel."""
 
 
-def _is_plain(problem: object, q: object, k: object, v: object, params: object, engine: object) -> bool:
-    """Whether a call may have been bound: plain tensors on the CPU, no parameters, no named engine, not
-    compiled."""
+def _is_plain(problem: object, q: object, k: object, v: object, engine: object) -> bool:
+    """Whether a call may have been bound: plain tensors on the CPU, no named engine, not compiled."""
     if not (type(q) is type(k) is type(v) is Tensor and isinstance(problem, Problem)):
         return False
     if q.is_nested or k.is_nested or v.is_nested or not q.is_cpu or torch.compiler.is_compiling():
         return False
-    return type(engine) is str and engine == "auto" and _is_nothing(params)
+    return type(engine) is str and engine == "auto"
 
 
-def _token(
+def _bound_step(
     problem: Problem,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    state: State | None,
-    params: Mapping[str, Tensor] | None,
+    engine: Engine,
+    x: Inputs,
+    call: tuple[Tensor, Tensor, Tensor, State, Mapping[str, Tensor | float], Mapping[str, Tensor]],
     inplace: bool,
-    controls: Mapping[str, Tensor | float],
-) -> Inputs:
-    """The checked call of one token."""
-    check_problem(problem)
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        check_tensor(name, x)
-        if x.ndim != (3 if name == "q" or problem.solver.pairs_per_token == 1 else 4):
-            raise ValueError(
-                f"step takes one token, q [batch, heads, channels], got {name} of shape "
-                f"{tuple(x.shape)}. Use regress for a sequence."
-            )
-
-    def timed(name: str, x: Tensor | float) -> Tensor | float:
-        if not isinstance(x, Tensor):
-            return x
-        check_tensor(f"The control {name!r}", x)
-        return x if name == "ridge" or x.ndim == 0 else x[:, None]
-
-    check_streaming(problem, True)
-    x = prepare(
-        problem,
-        q[:, None],
-        k[:, None],
-        v[:, None],
-        params,
-        state,
-        None,
-        {name: timed(name, c) for name, c in controls.items()},
+) -> BoundStep:
+    """A step for tokens like that of ``x``, made by ``call``: the engine's, or a recording, or none, which
+    leaves every token to the general path."""
+    return (
+        engine.bind_step(problem, replace(x, owns_state=inplace))
+        or recorded_step.bind(problem, engine, *call, inplace)
+        or (lambda *call: None)
     )
-    owns_state = (
-        inplace
-        and state is not None
-        and not x.wants_grad
-        and all(map(_writable, (*state.tensors.values(), state.position)))
-    )
-    return replace(x, owns_state=owns_state)
-
-
-def _is_nothing(params: object) -> bool:
-    return params is None or type(params) is dict and not params
 
 
 def _exact_arithmetic(x: Inputs) -> torch.autocast:
     """No autocast inside a memory: its products accumulate in float32 or wider also under a caller's
     autocast."""
     return torch.autocast(x.q.device.type, enabled=False)
-
-
-def _writable(tensor: Tensor) -> bool:
-    """Whether no two entries share memory, as in expanded tensors or overlapping windows."""
-    reach = 0  # of the axes seen so far, innermost first
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape)):
-        if size > 1 and stride <= reach:
-            return False
-        reach += stride * (size - 1)
-    return True
-
-
-def _overwrite(old: State, new: State) -> State:
-    """The old state, overwritten by the new one; or the new one, with the old unchanged, if any shape or
-    dtype differs."""
-    pairs = [*((old[name], new[name]) for name in new), (old.position, new.position)]
-    if any(target.shape != source.shape or target.dtype != source.dtype for target, source in pairs):
-        return new
-    for target, source in pairs:
-        target.copy_(source)
-    return old
 
 
 def plan(
@@ -271,7 +222,7 @@ def plan(
         )
     x = prepare(problem, q, k, v, params, state, cu_seqlens, controls)
     chosen = choose(problem, x, engine)
-    bound = chosen.bind(problem, x) if cu_seqlens is None and _is_nothing(params) else None
+    bound = chosen.bind(problem, x) if cu_seqlens is None and not params else None
 
     def run(
         q: Tensor,
@@ -285,7 +236,7 @@ def plan(
         engine: str | Engine = chosen,
         **controls: Tensor | float,
     ) -> Tensor | tuple[Tensor, State]:
-        plain = engine is chosen and cu_seqlens is None and _is_nothing(params)
+        plain = engine is chosen and cu_seqlens is None and not params
         if plain and bound is not None and not torch.compiler.is_compiling():
             if done := bound(q, k, v, state, controls):
                 return done if return_state else done[0]
@@ -306,9 +257,11 @@ def _plan_step(
     engine: str | Engine,
     controls: Mapping[str, Tensor | float],
 ) -> Callable[..., object]:
-    x = _token(problem, q, k, v, state, params, False, controls)
-    chosen = choose(problem, x, engine)
-    bound = chosen.bind_step(problem, replace(x, owns_state=inplace))
+    params = {} if params is None else params
+    x = prepare_token(problem, q, k, v, state, params, False, controls)
+    chosen, bound = choose(problem, x, engine), None
+    if state is not None and not x.wants_grad and x.q.is_cpu and not needs_composite():
+        bound = _bound_step(problem, chosen, x, (q, k, v, state, controls, params), inplace)
 
     def run(
         q: Tensor,
@@ -319,7 +272,7 @@ def _plan_step(
         params: Mapping[str, Tensor] | None = None,
         **controls: Tensor | float,
     ) -> tuple[Tensor, State]:
-        done = bound(q, k, v, state, controls) if bound is not None and _is_nothing(params) else None
+        done = bound(q, k, v, state, controls, params or {}) if bound is not None else None
         return done or step(
             problem, q, k, v, state, **{"params": params, "inplace": inplace, "engine": engine, **controls}
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 from ttr import values
 from ttr.component import axis_params
 from ttr.decay import with_rates
+from ttr.recording import is_recording
 from ttr.state_tensors import StateTensors
 from ttr.torch_internals import is_transformed
 
@@ -158,5 +159,6 @@ def checks_values(x: Tensor) -> bool:
 
 
 def needs_composite() -> bool:
-    """Whether a call must consist of torch's own operations: under torch.compile or a functorch transform."""
-    return torch.compiler.is_compiling() or is_transformed()
+    """Whether a call must consist of torch's own operations: under torch.compile, a functorch transform, or
+    while it is recorded."""
+    return torch.compiler.is_compiling() or is_transformed() or is_recording()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ttr.recording import is_recording
 from ttr.state_tensors import StateTensors
+from ttr.torch_internals import is_transformed
 
 EMPTY = {"keys": 0.0, "values": 0.0, "log_weight": -torch.inf}
 """The contents of an empty slot of a memory of pairs."""
@@ -48,6 +52,60 @@ def pair_index(state: StateTensors, window: int | None) -> Int[Tensor, "B N"]:
     return newest - (newest - slots) % window
 
 
+class Buffer:
+    """A tensor [B,M,...] whose first ``filled`` slots are used by growing states, in such a way that every
+    token adds one slot instead of copying those before it.
+
+    Slots are only ever added: a state that is not the newest one of its buffer keeps its slots, and what is
+    added to it goes to another buffer.
+    """
+
+    _claiming = threading.Lock()
+
+    def __init__(self, tensor: Tensor, slots: int) -> None:
+        self.filled = tensor.shape[1]
+        self.tensor = tensor.new_empty(tensor.shape[0], slots, *tensor.shape[2:])
+        self.tensor[:, : self.filled] = tensor
+
+    def _claim(self, start: int, stop: int) -> bool:
+        """Whether the slots start..stop were free; they are then taken."""
+        with self._claiming:
+            free = self.filled == start and stop <= self.tensor.shape[1]
+            self.filled = stop if free else self.filled
+            return free
+
+    @staticmethod
+    def append(old: Tensor, new: Tensor) -> Tensor:
+        """``old`` [B,N,...] followed by ``new`` [B,T,...], T > 0, in the buffer of ``old`` if that has room;
+        in a larger one otherwise."""
+        start, stop = old.shape[1], old.shape[1] + new.shape[1]
+        buffer = getattr(old, "_ttr_buffer", None)
+        usable = (
+            buffer is not None
+            and old.data_ptr() == buffer.tensor.data_ptr()
+            and (torch.is_inference_mode_enabled() or not buffer.tensor.is_inference())
+        )
+        if not usable or not buffer._claim(start, stop):
+            buffer = Buffer(old, max(2 * stop, 64))
+            buffer.filled = stop
+        buffer.tensor[:, start:stop] = new
+        # through .data, so that a graph that has saved these slots does not count later ones as a change
+        grown = buffer.tensor.data[:, :stop]
+        grown._ttr_buffer = buffer
+        return grown
+
+
+def _grown(old: Tensor, new: Tensor) -> Tensor:
+    """``old`` followed by ``new`` along the slots."""
+    watched = torch.is_grad_enabled() and (old.requires_grad or new.requires_grad)
+    # a prompt is copied once, as it is; a buffer pays for the tokens that follow it
+    if watched or new.shape[1] == 0 or new.shape[1] > old.shape[1] or not old.is_cpu and old.is_meta:
+        return torch.cat([old, new], dim=1)
+    if torch.compiler.is_compiling() or is_transformed() or is_recording() or type(old) is not Tensor:
+        return torch.cat([old, new], dim=1)
+    return Buffer.append(old, new)
+
+
 def append_pairs(
     state: StateTensors,
     window: int | None,
@@ -55,12 +113,13 @@ def append_pairs(
     values: Tensor,
     log_weight: Tensor,
     log_decay: Tensor | None,
+    inplace: bool = False,
 ) -> StateTensors:
     """The state after T more pairs: keys [B,T,Hk,K], values [B,T,Hv,V], their log weights [B,T,H] seen from
     the last token.
 
     ``log_decay`` [B,H] is the sum of the T tokens' log decays, which is added to the log weights of earlier
-    pairs.
+    pairs. With ``inplace`` a fixed number of slots is written to instead of copied.
 
     Raises:
         ValueError: if a fixed capacity is exceeded (checked in eager calls on the CPU).
@@ -71,9 +130,7 @@ def append_pairs(
     old = {"keys": state["keys"], "values": state["values"], "log_weight": old_weight}
     position = state.position + time
     if window is None and state.capacity is None:
-        return state.replace(
-            **{name: torch.cat([old[name], new[name]], dim=1) for name in new}, position=position
-        )
+        return state.replace(**{name: _grown(old[name], new[name]) for name in new}, position=position)
     if window is not None:
         new = {name: tensor[:, max(time - window, 0) :] for name, tensor in new.items()}
     elif (
@@ -91,6 +148,6 @@ def append_pairs(
 
     def put(old_tensor: Tensor, new_tensor: Tensor) -> Tensor:
         index = slots.reshape(*slots.shape, *(1,) * (old_tensor.ndim - 2)).expand_as(new_tensor)
-        return old_tensor.scatter(1, index, new_tensor)
+        return (old_tensor.scatter_ if inplace else old_tensor.scatter)(1, index, new_tensor)
 
     return state.replace(**{name: put(old[name], new[name]) for name in new}, position=position)

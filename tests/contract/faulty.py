@@ -37,6 +37,8 @@ NAMED = (
     "test_sizes.py",
     "test_wrong_input.py",
     "test_controls.py",
+    "test_recording.py",
+    "test_planned_step.py",
 )
 """The files whose tests can be selected by name."""
 

@@ -15,7 +15,7 @@ from ttr.forms import LinearRecurrence
 from ttr.inputs import Inputs, needs_composite
 from ttr.problem import Problem
 from ttr.state import State
-from ttr.torch_internals import is_transformed
+from ttr.torch_internals import PLAIN, is_transformed
 
 OPERANDS = ("query", "key", "value", "read", "erase", "step", "log_decay")
 
@@ -73,17 +73,23 @@ def sources_of(problem: Problem, x: Inputs) -> Sources | None:
 
 
 def alike(
-    tensors: tuple[Tensor, ...], shapes: tuple[torch.Size, ...], dtypes: tuple[torch.dtype, ...]
+    tensors: tuple[Tensor, ...],
+    shapes: tuple[torch.Size, ...],
+    dtypes: tuple[torch.dtype, ...],
+    contiguous: bool = True,
 ) -> bool:
-    """Whether these are plain contiguous CPU tensors of the given shapes and dtypes, without gradients."""
+    """Whether these are plain CPU tensors of the given shapes and dtypes, without gradients, and
+    ``contiguous`` if asked."""
     wants_grad = torch.is_grad_enabled()
     try:
         for tensor, shape, dtype in zip(tensors, shapes, dtypes):
             if (
-                type(tensor) is not Tensor
+                type(tensor) not in PLAIN
                 or tensor.dtype is not dtype
                 or tensor.shape != shape
-                or not (tensor.is_cpu and tensor.is_contiguous())
+                or not tensor.is_cpu
+                or contiguous
+                and not tensor.is_contiguous()
             ):
                 return False
             if wants_grad and tensor.requires_grad:

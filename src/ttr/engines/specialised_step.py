@@ -19,10 +19,11 @@ from ttr.state import State
 from ttr.values import counts, sound, suspicious, vouch
 
 BoundStep = Callable[
-    [Tensor, Tensor, Tensor, State | None, Mapping[str, Tensor]], "tuple[Tensor, State] | None"
+    [Tensor, Tensor, Tensor, State | None, Mapping[str, Tensor], Mapping[str, Tensor]],
+    "tuple[Tensor, State] | None",
 ]
-"""(q, k, v, state, controls) of one token -> (y [B,H,V], state), or None, with nothing changed, where the
-call differs from the bound one."""
+"""(q, k, v, state, controls, params) of one token -> (y [B,H,V], state), or None, with nothing changed, where
+the call differs from the bound one."""
 
 Update = Callable[[tuple[Tensor, ...]], "tuple[Tensor, Tensor] | None"]
 """(q, k, v, *controls, memory, position), like those bound -> (y, the memory after the token), or None with
@@ -47,10 +48,16 @@ def bind(problem: Problem, x: Inputs, compiled: bool) -> BoundStep | None:
     inplace = x.owns_state
 
     def run(
-        q: Tensor, k: Tensor, v: Tensor, state: State | None, controls: Mapping[str, Tensor]
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: State | None,
+        controls: Mapping[str, Tensor],
+        params: Mapping[str, Tensor],
     ) -> tuple[Tensor, State] | None:
         if (
-            type(state) is not State
+            params
+            or type(state) is not State
             or type(state.tensors) is not dict
             or len(controls) != len(names)
             or len(state.tensors) != 1

@@ -45,7 +45,7 @@ def level(read: Int[Tensor, "*#lead"], write: Int[Tensor, "*#lead"], levels: int
     """bit_length(read xor write), at most ``levels`` - 1: the level on which the token ``read`` finds the
     pair of token ``write``."""
     difference = torch.bitwise_xor(read, write)
-    return sum(((difference >> bit) > 0).long() for bit in range(levels - 1)) + torch.zeros_like(difference)
+    return ((difference[..., None] >> torch.arange(levels - 1, device=difference.device)) > 0).sum(-1)
 
 
 def later(since: Int[Tensor, "*lead"], levels: int) -> Int[Tensor, "*lead {levels}"]:

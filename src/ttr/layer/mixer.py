@@ -3,6 +3,8 @@ sequences and on one token at a time."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -10,8 +12,10 @@ from torch import Tensor, nn
 from ttr.dispatch import check_engine, regress, step
 from ttr.engines.engine import Engine
 from ttr.initial import initial_state
+from ttr.layer import planned_step
 from ttr.layer.architecture import Architecture
 from ttr.layer.part import Streams
+from ttr.layer.planned_step import MemoryStep
 from ttr.layer.project import Project, projection
 from ttr.layer.sequences import Sequences
 from ttr.layer.sizes import Sizes
@@ -116,31 +120,49 @@ class Mixer(Project):
         """One token: as ``forward`` without the time axis. With ``inplace`` the memory's tensors in ``state``
         are overwritten, as in ``ttr.step``: continue with the returned state and do not use the given one
         again."""
+        return planned_step.take(self, self, x, state, inplace, self.around_memory)
+
+    def check_token(self, x: Float[Tensor, "B d"], state: State) -> State:
+        """The state, once it and the token are checked.
+
+        Raises:
+            ValueError: as ``step``.
+        """
         check_tensor("The input of a layer", x)
         if x.ndim != 2:
             raise ValueError(
                 f"step takes one token, x [batch, channels], got shape {list(x.shape)}. Call "
                 "the layer itself for a sequence."
             )
-        x = x[:, None]
-        self._check_width(x)
-        state = self._checked(state, x.shape[0])
-        streams, tails = self.project(x, Sequences(1, state.position), self._tails(state))
+        self._check_width(x[:, None])
+        return self._checked(state, x.shape[0])
+
+    def memory_step(self, inplace: bool) -> MemoryStep:
+        """``ttr.step`` of this layer's memory."""
+        problem, engine = self.problem, self.engine
+
+        def remember(
+            token: Sequence[Tensor],
+            state: State,
+            controls: Mapping[str, Tensor],
+            params: Mapping[str, Tensor],
+        ) -> tuple[Tensor, State]:
+            return step(problem, *token, state, params=params, inplace=inplace, engine=engine, **controls)
+
+        return remember
+
+    def around_memory(
+        self, x: Float[Tensor, "B d"], state: State, remember: MemoryStep
+    ) -> tuple[Float[Tensor, "B d"], State]:
+        """``step`` with another step of the memory, which gets the token's q, k, v, the state, controls and
+        parameters."""
+        streams, tails = self.project(x[:, None], Sequences(1, state.position), self._tails(state))
         controls = {
             name: control if name == "ridge" else control[:, 0]
             for name, control in self._controls(streams).items()
         }
-        y, memory_state = step(
-            self.problem,
-            streams["q"][:, 0],
-            streams["k"][:, 0],
-            streams["v"][:, 0],
-            self._memory_state(state),
-            params=self.memory.tensors(),
-            inplace=inplace,
-            engine=self.engine,
-            **controls,
-        )
+        token = [streams[name][:, 0] for name in ("q", "k", "v")]
+        y, memory_state = remember(token, self._memory_state(state), controls, self.memory.tensors())
         return self._read_out(y[:, None], streams)[:, 0], memory_state.replace(**tails)
 
     def initial_state(self, batch: int, capacity: int | None = None) -> State:

@@ -19,6 +19,7 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ttr.component import Component, Parameter
@@ -120,5 +121,5 @@ def newest_pair(x: Tensor) -> Tensor:
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """A linear map to several axes: [B,T,d] by [...,d] -> [B,T,...]."""
     if weight.ndim == 2:
-        return x @ weight.mT
-    return (x @ weight.flatten(0, -2).mT).unflatten(-1, weight.shape[:-1])
+        return torch.nn.functional.linear(x, weight)
+    return torch.nn.functional.linear(x, weight.flatten(0, -2)).unflatten(-1, weight.shape[:-1])

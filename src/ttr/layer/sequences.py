@@ -62,7 +62,8 @@ class Sequences:
         """The last tokens of every sequence, as many as ``tail`` has, those of earlier calls included."""
         past = tail.shape[1]
         if self.cu_seqlens is None:
-            return torch.cat([tail, x[:, -past:]], dim=1)[:, -past:]
+            rows = [tail.flatten(2), x[:, -past:].flatten(2)]  # as the convolution joins them
+            return torch.cat(rows, dim=1)[:, -past:].reshape(tail.shape)
         if self.time == 0:
             return tail
         rows, ends = torch.arange(len(tail), device=x.device)[:, None], self.cu_seqlens[1:].to(self.start)

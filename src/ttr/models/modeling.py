@@ -18,10 +18,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
+from ttr.layer import planned_step
+from ttr.layer.mixer import Mixer
+from ttr.layer.planned_step import PLAIN_MODULES, MemoryStep
 from ttr.models.cache import MemoryLayer, TTRCache
 from ttr.models.configuration import TTRConfig
 from ttr.models.conversion import renamed_keys
 from ttr.models.packing import packing_of
+from ttr.operators.rms_norm import rms_norm
+from ttr.state import State
 
 CACHE = next(f.name for f in fields(BaseModelOutputWithPast) if f.name in ("cache", "past_key_values"))
 """The name of the cache in outputs and in ``generate``, in this version of transformers."""
@@ -29,6 +34,13 @@ CACHE = next(f.name for f in fields(BaseModelOutputWithPast) if f.name in ("cach
 READ_BY_THE_LOSS = ("num_items_in_batch", "shift_labels")
 # DataCollatorWithFlattening passes them in addition to the boundaries, from which they follow
 IGNORED = ("max_length_q", "max_length_k")
+
+
+class TTRRMSNorm(nn.RMSNorm):
+    """RMSNorm by ``ttr.operators``, two to three times as fast as torch's on a CPU."""
+
+    def forward(self, x: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead D"]:
+        return rms_norm(x, self.eps, gain=self.weight)
 
 
 class TTRMLP(nn.Module):
@@ -44,15 +56,18 @@ class TTRMLP(nn.Module):
         return self.down_proj(nn.functional.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
+PLAIN_MODULES.update((Mixer, TTRMLP, TTRRMSNorm))
+
+
 class TTRBlock(GradientCheckpointingLayer):
     """x + mixer(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, config: TTRConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
-        self.mixer_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mixer_norm = TTRRMSNorm(config.hidden_size, eps=config.norm_eps)
         self.mixer = config.mixer(layer)
-        self.mlp_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp_norm = TTRRMSNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = TTRMLP(config)
         # drawn by the mixer, unless they are still to be loaded
         for tensor in chain(self.mixer.parameters(), self.mixer.buffers()):
@@ -67,20 +82,33 @@ class TTRBlock(GradientCheckpointingLayer):
         """One block. It reads the layer's state in ``cache`` and stores the next one there until the cache
         commits it."""
         memory = None if cache is None else cache.layers[self.layer]
+        if memory is not None and memory.state is not None and cu_seqlens is None and x.shape[1] == 1:
+            return self._step(x[:, 0], memory)[:, None]
         x = x + self._mix(self.mixer_norm(x), memory, cu_seqlens)
         return x + self.mlp(self.mlp_norm(x))
+
+    def _step(self, x: Float[Tensor, "B D"], memory: MemoryLayer) -> Float[Tensor, "B D"]:
+        memory.written = memory.owned
+        try:
+            y, memory.next = planned_step.take(
+                self, self.mixer, x, memory.state, memory.owned, self._around_memory
+            )
+        except ValueError:  # a refused token has not been written
+            memory.written = False
+            raise
+        return y
+
+    def _around_memory(
+        self, x: Float[Tensor, "B D"], state: State, remember: MemoryStep
+    ) -> tuple[Float[Tensor, "B D"], State]:
+        """The block for one token; see ``Mixer.around_memory``."""
+        y, state = self.mixer.around_memory(self.mixer_norm(x), state, remember)
+        x = x + y
+        return x + self.mlp(self.mlp_norm(x)), state
 
     def _mix(self, x: Tensor, memory: MemoryLayer | None, cu_seqlens: Tensor | None) -> Tensor:
         if memory is None:
             return self.mixer(x, cu_seqlens=cu_seqlens)
-        if memory.state is not None and cu_seqlens is None and x.shape[1] == 1:
-            memory.written = memory.owned
-            try:
-                y, memory.next = self.mixer.step(x[:, 0], memory.state, inplace=memory.owned)
-            except ValueError:  # a refused token has not been written
-                memory.written = False
-                raise
-            return y[:, None]
         y, memory.next = self.mixer(x, memory.state, return_state=True, cu_seqlens=cu_seqlens)
         return y
 
@@ -125,7 +153,7 @@ class TTRModel(TTRPreTrainedModel):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(TTRBlock(config, layer) for layer in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.norm = TTRRMSNorm(config.hidden_size, eps=config.norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
 

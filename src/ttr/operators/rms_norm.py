@@ -85,7 +85,8 @@ def composite(
     which fuse them."""
     factor = None if gate is None else ACTIVATIONS[activation](wide(gate))
     p = wide(x) * factor if gate_first and factor is not None else wide(x)
-    y = p * torch.rsqrt(share * p.square().sum(-1, keepdim=True) + eps)
+    squares = p.square().sum(-1, keepdim=True)
+    y = p * torch.rsqrt((squares if share == 1.0 else share * squares) + eps)
     y = y if gain is None else y * gain
     return (y if gate_first or factor is None else y * factor).to(x.dtype)
 

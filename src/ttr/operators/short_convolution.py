@@ -91,6 +91,8 @@ def composite(
 ) -> Tensor:
     """``short_convolution`` in plain torch operations, for second derivatives and functorch."""
     past = weight.shape[0] - 1
+    if bounds is None and x.shape[1] == 1:
+        return _activated((weight * torch.cat([tail, x], dim=1)).sum(1, keepdim=True), bias, silu)
     lengths = [x.shape[1]] if bounds is None else bounds.diff().tolist()
     tails = [tail] if bounds is None else tail.split(1)
     parts = []
@@ -102,7 +104,10 @@ def composite(
                 weight[0] * window[:, : own.shape[1]],
             )
         )
-    z = torch.cat(parts, dim=1) if parts else x * weight[0]
+    return _activated(torch.cat(parts, dim=1) if parts else x * weight[0], bias, silu)
+
+
+def _activated(z: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
     z = z if bias is None else z + bias
     return torch.nn.functional.silu(z) if silu else z
 

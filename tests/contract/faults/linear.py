@@ -220,13 +220,6 @@ FAULTS = (
         "torch_internals.py", "or torch.autograd.forward_ad._current_level >= 0", "", ("test_forward_mode",)
     ),
     Fault(
-        "dispatch.py",
-        "x.wants_grad and all(map(_writable, (*state.tensors.values(), state.position)))",
-        "x.wants_grad",
-        ("test_a_state_that_overlaps",),
-    ),
-    Fault("dispatch.py", "stride <= reach", "stride <= 0", ("test_a_state_that_overlaps",)),
-    Fault(
         "engines/native/library.py",
         "return tensor.resolve_neg().contiguous()",
         "return tensor.contiguous()",

@@ -117,7 +117,9 @@ FAULTS = (
         "torch.arange(levels, device=since.device).expand(*since.shape, -1)",
         LEVELS,
     ),
-    Fault("forms/fenwick.py", "for bit in range(levels - 1)", "for bit in range(1, levels - 1)", LEVELS),
+    Fault(
+        "forms/fenwick.py", "torch.arange(levels - 1, device", "torch.arange(1, levels - 1, device", LEVELS
+    ),
     Fault(
         "engines/torch/steps/fenwick.py",
         "level(token, token - 1,",

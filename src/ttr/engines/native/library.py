@@ -25,7 +25,7 @@ from torch import Tensor
 from ttr.torch_internals import PLAIN as PLAIN
 from ttr.torch_internals import constant_when_compiled
 
-ABI = 8
+ABI = 9
 """The version of the kernels' arguments that this package passes, as in csrc/abi.c."""
 
 ISAS = ("avx512", "avx2", "portable")
@@ -42,6 +42,8 @@ KERNELS = (
     "local_linear_backward",
     "network_forward",
     "network_backward",
+    "operations",
+    "attend",
 )
 """The kernels of a library, each for every instruction set that it contains, in float32 and float64."""
 

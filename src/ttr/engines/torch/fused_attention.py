@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -56,6 +57,21 @@ def attend(
     decay = (None, None) if pairs.decay is None else (pairs.decay.total, pairs.decay.resets)
     call = _Call(scale, block, pairs.window, composite)
     return _Attention.apply(call, query, keys, values, pairs.past, pairs.age, *decay, pairs.importance)
+
+
+def attend_once(
+    query: Float[Tensor, "B H F"],
+    keys: Float[Tensor, "B h N F"],
+    values: Float[Tensor, "B h N V"],
+    log_weight: Float[Tensor, "B H N"] | None,
+    scale: float,
+) -> Float[Tensor, "B H V"]:
+    """The read-out of one query per head, without gradients; every query has a pair of weight above 0."""
+    size = _width(query.shape[-1], values.shape[-1], 0)
+    weights = None if log_weight is None else log_weight[:, :, None].clamp(min=FLOOR)
+    wide = (_widened(x, size) for x in (query[:, :, None], keys, values))
+    y, _ = _read(*wide, _Piece(slice(0, 1), slice(0, keys.shape[2]), weights), scale)
+    return y[:, :, 0, : values.shape[-1]]
 
 
 @dataclass(frozen=True)

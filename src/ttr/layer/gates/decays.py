@@ -46,7 +46,7 @@ class MambaDecay(Gate):
         }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        time_step = softplus(wide(streams["x"] @ params["weight"].mT) + wide(params["bias"]))
+        time_step = softplus(wide(linear(streams["x"], params["weight"])) + wide(params["bias"]))
         decay = -wide(params["rate"]).exp() * time_step
         return dict(zip(self.makes, (decay, time_step)))
 
@@ -86,7 +86,7 @@ class KDADecay(Gate):
         }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        logits = linear(streams["x"] @ params["down"].mT, params["up"])
+        logits = linear(linear(streams["x"], params["down"]), params["up"])
         rate = wide(params["rate"]).exp()[:, None]
         return {self.control: -rate * softplus(wide(logits) + wide(params["bias"]))}
 
@@ -119,9 +119,9 @@ class Mamba3Decay(Gate):
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         x = streams["x"]
-        time_step = softplus(wide(x @ params["weight"].mT) + wide(params["bias"]))
+        time_step = softplus(wide(linear(x, params["weight"])) + wide(params["bias"]))
         return {
-            "log_decay": -softplus(wide(x @ params["rate"].mT)).clamp(min=self.floor) * time_step,
+            "log_decay": -softplus(wide(linear(x, params["rate"]))).clamp(min=self.floor) * time_step,
             "time_step": time_step,
         }
 
@@ -196,7 +196,7 @@ class RWKV6Decay(Gate):
         }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        logits = linear(torch.tanh(streams["x"] @ params["down"].mT), params["up"])
+        logits = linear(torch.tanh(linear(streams["x"], params["down"])), params["up"])
         return {"log_decay": -torch.exp(wide(logits) + wide(params["bias"]))}
 
     @classmethod
@@ -240,7 +240,7 @@ class RWKV7Decay(Gate):
         }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        logits = linear(torch.tanh(streams["x_decay"] @ params["down"].mT), params["up"])
+        logits = linear(torch.tanh(linear(streams["x_decay"], params["down"])), params["up"])
         return {"log_decay": -self.fastest * torch.sigmoid(wide(logits) + wide(params["bias"]))}
 
     @classmethod

@@ -113,7 +113,7 @@ class RWKV7EraseKey(Gate):
         }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        logits = linear(streams["x_erase"] @ params["down"].mT, params["up"])
+        logits = linear(linear(streams["x_erase"], params["down"]), params["up"])
         rate = torch.sigmoid(wide(logits) + wide(params["bias"]))
         return {"erase_key": rate * streams["read_key"], "learning_rate": rate}
 
@@ -140,7 +140,7 @@ class TransportKey(Gate):
         }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        key = wide(linear(streams["x"] @ params["down"].mT, params["up"]))
+        key = wide(linear(linear(streams["x"], params["down"]), params["up"]))
         return {
             "transport_key": key * torch.rsqrt(key.square().sum(-1, keepdim=True) + 1e-6)
             if self.unit

@@ -13,7 +13,7 @@ from torch import Tensor
 from ttr.component import Parameter
 from ttr.layer.gates.decays import MambaDecay
 from ttr.layer.initialisers import fan_in, log_uniform_rates
-from ttr.layer.part import Gate, Streams
+from ttr.layer.part import Gate, Streams, linear
 from ttr.layer.sizes import Sizes
 from ttr.operators import wide
 
@@ -42,7 +42,7 @@ class SharedMomentumStep(Gate):
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         # tan^2: sin^2 = ratio / (1 + ratio), cos^2 = 1 / (1 + ratio)
         ratio = (streams["step_size"] * wide(params["factor"]).exp()).square()
-        share = torch.sigmoid(wide(streams["x"] @ params["weight"].mT))
+        share = torch.sigmoid(wide(linear(streams["x"], params["weight"])))
         return {"momentum_step": ratio / (1 + ratio) * share, "log_cap": -torch.log1p(ratio)}
 
     @classmethod

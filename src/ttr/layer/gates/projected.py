@@ -86,7 +86,7 @@ class _Projected(Gate):
         if self.rank is None:
             z = linear(x, params["weight"])
         else:
-            z = linear(x @ params["down"].mT, params["up"])
+            z = linear(linear(x, params["down"]), params["up"])
         return wide(z) if self.bias is None else wide(z) + wide(params["bias"])
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:

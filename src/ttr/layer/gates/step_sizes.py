@@ -34,7 +34,7 @@ class TTTStepSize(Gate):
         }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        gate = torch.sigmoid(wide(streams["x"] @ params["weight"].mT) + wide(params["bias"]))
+        gate = torch.sigmoid(wide(linear(streams["x"], params["weight"])) + wide(params["bias"]))
         return {"step_size": self.base * gate / max(streams["k"].shape[-1], 1)}
 
     @classmethod
@@ -116,7 +116,9 @@ class LonghornStepSize(Gate):
         }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        logits = torch.einsum("bthv,rhv->btr", newest_pair(streams["v"]), params["down"]) @ params["up"].mT
+        logits = linear(
+            torch.einsum("bthv,rhv->btr", newest_pair(streams["v"]), params["down"]), params["up"]
+        )
         return {"step_size": torch.sigmoid(wide(logits) + wide(params["bias"]))}
 
     @classmethod

@@ -56,7 +56,7 @@ class LowRankOutputGate(Output):
         }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        gate = linear(torch.sigmoid(streams["x_gate"] @ params["down"].mT), params["up"])
+        gate = linear(torch.sigmoid(linear(streams["x_gate"], params["down"])), params["up"])
         return {"y": streams["y"] * gate}
 
     @classmethod

@@ -73,7 +73,7 @@ class GatedRMSNorm(Output):
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         x = streams["x"]
-        logits = linear(x @ params["down"].mT if self.low_rank else x, params["weight"])
+        logits = linear(linear(x, params["down"]) if self.low_rank else x, params["weight"])
         logits = wide(logits) + params["bias"] if self.low_rank else logits
         return {
             "y": rms_norm(

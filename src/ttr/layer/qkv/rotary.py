@@ -13,7 +13,7 @@ from torch import Tensor
 from ttr.component import Parameter
 from ttr.inputs import repeat_heads
 from ttr.layer.initialisers import fan_in
-from ttr.layer.part import QKVTransform, Streams
+from ttr.layer.part import QKVTransform, Streams, linear
 from ttr.layer.sizes import Sizes
 from ttr.operators import wide
 
@@ -73,7 +73,7 @@ class SelectiveAngle(QKVTransform):
         return {"weight": Parameter((self.sums(sizes)["angle"][-1], sizes.d_model), fan_in(sizes.d_model))}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        rate = math.pi * torch.tanh(wide(streams["x"] @ params["weight"].mT))
+        rate = math.pi * torch.tanh(wide(linear(streams["x"], params["weight"])))
         return {"angle": streams["time_step"][..., None] * rate[:, :, None]}
 
     @classmethod

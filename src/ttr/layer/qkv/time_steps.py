@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from ttr.component import Parameter
 from ttr.layer.initialisers import fan_in, time_step_bias
-from ttr.layer.part import QKVTransform, Streams, newest_pair
+from ttr.layer.part import QKVTransform, Streams, linear, newest_pair
 from ttr.layer.sizes import Sizes
 from ttr.operators import wide
 
@@ -41,7 +41,9 @@ class LowRankTimeStep(QKVTransform):
         }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
-        logits = torch.einsum("bthv,rhv->btr", newest_pair(streams["v"]), params["down"]) @ params["up"].mT
+        logits = linear(
+            torch.einsum("bthv,rhv->btr", newest_pair(streams["v"]), params["down"]), params["up"]
+        )
         return {"time_step": softplus(wide(logits) + wide(params["bias"]))}
 
     @classmethod

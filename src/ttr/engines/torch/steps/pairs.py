@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from ttr.engines.native import attention as native
 from ttr.engines.torch.centred_fit import monomials, tilted
 from ttr.engines.torch.direct_solve import refuse_without_digits, solve_spd, wide_dtype, with_digits
+from ttr.engines.torch.fused_attention import attend_once
 from ttr.engines.torch.steps import pair_updates
 from ttr.engines.torch.steps.moments import ridge_read
 from ttr.forms import KernelPairs
-from ttr.inputs import Inputs, needs_composite
+from ttr.inputs import Inputs, needs_composite, repeat_heads
 from ttr.problem import Problem
 from ttr.slots import append_pairs
 from ttr.state import State
+from ttr.state_tensors import StateTensors
+from ttr.torch_internals import FLASH_ATTENTION
 
 
 def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
@@ -29,11 +35,17 @@ def _advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         x.v,
         x.own_log_weight,
         None if x.log_decay is None else x.log_decay[:, 0],
+        inplace=x.owns_state and problem.function.local_degree == 0,  # which no numbers make it refuse
     )
     params = x.axis_params("function")
-    raw_query = x.grouped(x.q)[:, 0]
-    raw_keys, values = (x.grouped(state[name]).transpose(1, 2) for name in ("keys", "values"))
-    log_weight = state["log_weight"].transpose(1, 2)
+    raw_query, held = x.grouped(x.q)[:, 0], state
+    if state.capacity is not None and not needs_composite():
+        filled = max(state.position.tolist(), default=0)
+        held = state.map(lambda slots: slots[:, :filled])
+    if _is_attention(problem, x):
+        return _attended(problem, raw_query, held, params)[:, None], state
+    raw_keys, values = (x.grouped(held[name]).transpose(1, 2) for name in ("keys", "values"))
+    log_weight = held["log_weight"].transpose(1, 2)
     if problem.form is KernelPairs:
         return _read_dual(problem, x, raw_query, raw_keys, values, log_weight)[:, None], state
     query = problem.function.query(raw_query, params)
@@ -45,6 +57,38 @@ def _advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         points = problem.function.point(raw_keys.transpose(1, 2), params).transpose(1, 2)
         y = _read_locally(problem, x, problem.function.point(raw_query, params), points, values, logits)
     return y[:, None], state
+
+
+def _is_attention(problem: Problem, x: Inputs) -> bool:
+    """Whether the fused kernel reads this token: a constant fit to pairs of which its own has weight 1."""
+    return (
+        problem.function.local_degree == 0
+        and x.log_importance is None
+        and not x.wants_grad
+        and x.q.is_cpu
+        and x.q.numel() > 0
+        and FLASH_ATTENTION is not None
+        and not needs_composite()
+    )
+
+
+def _attended(problem: Problem, query: Tensor, held: StateTensors, params: Mapping[str, Tensor]) -> Tensor:
+    """The read-out [B,H,V] of softmax attention over the pairs held."""
+    keys, values, heads = held["keys"], held["values"], query.shape[1]
+    scale = problem.function.plain_scale(query.shape[-1])
+    if scale is None:
+        query, scale = problem.function.query(query, params), 1.0
+        keys = problem.function.key(keys, params)
+    if keys.shape[2] != values.shape[2]:
+        keys, values = (repeat_heads(pairs, heads) for pairs in (keys, values))
+    weights = problem.weights
+    even = weights.retention is None and weights.window is None
+    full = even and all(count == keys.shape[1] for count in held.position.tolist())
+    log_weight = None if full else held["log_weight"]
+    if native.serves(query, keys, values):
+        return native.attend(query, keys, values, log_weight, scale)
+    log_weight = None if full else log_weight.mT
+    return attend_once(query, keys.transpose(1, 2), values.transpose(1, 2), log_weight, scale)
 
 
 def _read_dual(

@@ -1,0 +1,182 @@
+"""The bound step of every memory that has no specialised one: recorded as a whole where its state keeps its
+shapes, else without the checks and conversions before it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, chain
+
+import torch
+from torch import Tensor
+
+from ttr import values
+from ttr.engines.engine import Engine
+from ttr.engines.native import library, operations
+from ttr.engines.sources import alike
+from ttr.engines.specialised_step import BoundStep
+from ttr.forms import Pairs
+from ttr.one_token import may_write, overwrite, prepare_token
+from ttr.problem import Problem
+from ttr.recording import NotRecordable, record
+from ttr.state import State
+from ttr.torch_internals import PLAIN
+
+Compute = Callable[[Sequence[Tensor], State], tuple[Tensor, State]]
+"""(q, k, v, *controls, *params; the state) -> y [B,H,V] and the state after the token."""
+
+
+def bind(
+    problem: Problem,
+    engine: Engine,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: State,
+    controls: Mapping[str, Tensor | float],
+    params: Mapping[str, Tensor],
+    inplace: bool,
+) -> BoundStep | None:
+    """A step for tokens q, k, v like these; None where even its checks look at the numbers of its tensors."""
+    names = tuple(controls), tuple(params), tuple(state.tensors)
+
+    def given(
+        q: Tensor, k: Tensor, v: Tensor, controls: Mapping[str, Tensor], params: Mapping[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        return q, k, v, *map(controls.get, names[0]), *map(params.get, names[1])
+
+    token, memory = given(q, k, v, controls, params), (*state.tensors.values(), state.position)
+    if any(type(x) not in PLAIN for x in (*token, *memory)):
+        return None
+    try:
+        make = _prepared if issubclass(problem.form, Pairs) else _recorded
+        compute = make(problem, engine, names, token, state, inplace)
+    except NotRecordable:
+        return None
+    shapes, dtypes = [x.shape for x in (*token, *memory)], [x.dtype for x in (*token, *memory)]
+    horizon, capacity = problem.weights.horizon, state.capacity
+    growing = issubclass(problem.form, Pairs) and problem.weights.window is None and capacity is None
+
+    def run(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: State | None,
+        controls: Mapping[str, Tensor],
+        params: Mapping[str, Tensor],
+    ) -> tuple[Tensor, State] | None:
+        if type(state) is not State or state.capacity != capacity or torch.is_autocast_enabled("cpu"):
+            return None
+        if [*map(len, (controls, params, state.tensors))] != [*map(len, names)]:
+            return None
+        token = given(q, k, v, controls, params)
+        memory = (*map(state.tensors.get, names[2]), state.position)
+        expected = shapes
+        if growing and all(isinstance(x, Tensor) and x.ndim > 1 for x in memory[:-1]):
+            slots = memory[0].shape[1]
+            expected = [*shapes[: len(token)], *((s[0], slots, *s[2:]) for s in shapes[len(token) : -1])]
+            expected.append(shapes[-1])
+        if not alike((*token, *memory), expected, dtypes, contiguous=False):
+            return None
+        if inplace and not all(map(may_write, memory)):
+            return None
+        checked = values.wanted(q.device)
+        if checked:
+            for name, x in zip(("q", "k", "v"), token):
+                values.check_finite(name, x)
+            for name, x in zip(names[0], token[3:]):
+                values.check_control(name, x)
+            for name, x in zip(names[1], token[3 + len(names[0]) :]):
+                values.check_finite(repr(name), x)
+            values.check_state(state.tensors, state.position)
+        if horizon is not None and max(state.position.tolist(), default=0) >= horizon:
+            return None
+        try:
+            y, new = compute(token, state)
+        except torch.linalg.LinAlgError:
+            return None
+        # the general path knows whether such numbers are an error, and tries again with more digits
+        if checked and values.suspicious(y):
+            return None
+        if inplace:
+            new = overwrite(state, new)
+        if checked:
+            for tensor in new.tensors.values():
+                values.vouch(tensor)
+        return y, new
+
+    return run
+
+
+def _split(names: tuple[tuple[str, ...], ...], tensors: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+    """Tensors as one mapping for each group of names, in that order."""
+    ends = list(accumulate(map(len, names), initial=0))
+    return [dict(zip(group, tensors[start:stop])) for group, start, stop in zip(names, ends, ends[1:])]
+
+
+def _recorded(
+    problem: Problem,
+    engine: Engine,
+    names: tuple[tuple[str, ...], ...],
+    token: Sequence[Tensor],
+    state: State,
+    inplace: bool,
+) -> Compute:
+    """The whole step as its torch operations."""
+    held, capacity = names[2], state.capacity
+
+    def step(*tensors: Tensor) -> Sequence[Tensor]:
+        controls, params, memory = _split(names, tensors[3:])
+        before = State(memory, tensors[-1], capacity)
+        x = prepare_token(problem, *tensors[:3], before, params, False, controls)
+        y, after = engine.step(problem, x)
+        return y[:, 0].to(x.out_dtype), *map(after.tensors.get, held), after.position
+
+    replay = operations.fused(
+        record(step, [library.contiguous(x) for x in (*token, *state.tensors.values(), state.position)])
+    ).replay()
+
+    def compute(token: Sequence[Tensor], state: State) -> tuple[Tensor, State]:
+        tensors = chain(token, map(state.tensors.get, held), [state.position])
+        y, *after = replay([library.contiguous(x) for x in tensors])
+        return y, State(dict(zip(held, after)), after[-1], capacity)
+
+    return compute
+
+
+FIELDS = ("q", "k", "v", "log_retention", "log_importance", "rates", "phase")
+"""The tensors of ``Inputs``, beside its mappings."""
+
+
+def _prepared(
+    problem: Problem,
+    engine: Engine,
+    names: tuple[tuple[str, ...], ...],
+    token: Sequence[Tensor],
+    state: State,
+    inplace: bool,
+) -> Compute:
+    """The engine's step after recorded checks and conversions."""
+
+    def prepare(*tensors: Tensor) -> Sequence[Tensor]:
+        controls, params = _split(names[:2], tensors[3:])
+        x = prepare_token(problem, *tensors[:3], None, params, False, controls)
+        fields = (getattr(x, name) for name in present)
+        return *fields, *map(x.controls.get, names[0]), *map(x.params.get, names[1])
+
+    controls, params = _split(names[:2], token[3:])
+    like = prepare_token(problem, *token[:3], None, params, False, controls)
+    present = [name for name in FIELDS if getattr(like, name) is not None]
+    replay = record(prepare, [library.contiguous(x) for x in token]).replay()
+
+    def compute(token: Sequence[Tensor], state: State) -> tuple[Tensor, State]:
+        tensors = replay([library.contiguous(x) for x in token])
+        fields = dict(zip(present, tensors))
+        controls, params = _split(names[:2], tensors[len(present) :])
+        x = dataclasses.replace(
+            like, **fields, controls=controls, params=params, state=state, owns_state=inplace
+        )
+        y, new = engine.step(problem, x)
+        return y[:, 0].to(like.out_dtype), new
+
+    return compute
