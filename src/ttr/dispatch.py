@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ttr import recorded_step
+from ttr import packed, recorded_step
 from ttr.engines import ENGINES
 from ttr.engines.engine import Engine
 from ttr.engines.native import library
@@ -19,7 +19,6 @@ from ttr.inputs import Inputs, checks_values, needs_composite, within_graph
 from ttr.one_token import overwrite, prepare_token
 from ttr.prepare import check_streaming, prepare
 from ttr.problem import Problem
-from ttr.slots import single
 from ttr.state import State, writable
 from ttr.torch_internals import is_transformed
 from ttr.values import check_tensor, suspicious, vouch
@@ -62,7 +61,7 @@ def regress(
     if (
         cu_seqlens is None
         and _is_plain(problem, q, k, v, engine)
-        and not params
+        and _is_nothing(params)
         and q.ndim == 4
         and q.shape[1] <= SHORT
     ):
@@ -77,7 +76,9 @@ def regress(
     chosen = choose(problem, x, engine)
     with _exact_arithmetic(x):
         y, state = (
-            chosen.run(problem, x) if cu_seqlens is None else _packed(chosen, problem, x, cu_seqlens.tolist())
+            chosen.run(problem, x)
+            if cu_seqlens is None
+            else packed.run(chosen.run, problem, x, cu_seqlens.tolist())
         )
     if call is not None and call not in _SEQUENCES and not x.wants_grad and not needs_composite():
         _SEQUENCES[call] = chosen.bind(problem, x)
@@ -107,8 +108,8 @@ def step(
     Raises:
         ValueError: as ``regress``; the state is then unchanged.
     """
-    plain = state is not None and _is_plain(problem, q, k, v, engine)
     params = {} if params is None else params
+    plain = type(state) is State and type(params) is dict and _is_plain(problem, q, k, v, engine)
     call = None
     if plain:
         machine = torch.get_num_threads(), library.available()
@@ -161,6 +162,10 @@ def _is_plain(problem: object, q: object, k: object, v: object, engine: object) 
     if q.is_nested or k.is_nested or v.is_nested or not q.is_cpu or torch.compiler.is_compiling():
         return False
     return type(engine) is str and engine == "auto"
+
+
+def _is_nothing(params: object) -> bool:
+    return params is None or type(params) is dict and not params
 
 
 def _bound_step(
@@ -222,7 +227,7 @@ def plan(
         )
     x = prepare(problem, q, k, v, params, state, cu_seqlens, controls)
     chosen = choose(problem, x, engine)
-    bound = chosen.bind(problem, x) if cu_seqlens is None and not params else None
+    bound = chosen.bind(problem, x) if cu_seqlens is None and _is_nothing(params) else None
 
     def run(
         q: Tensor,
@@ -236,7 +241,7 @@ def plan(
         engine: str | Engine = chosen,
         **controls: Tensor | float,
     ) -> Tensor | tuple[Tensor, State]:
-        plain = engine is chosen and cu_seqlens is None and not params
+        plain = engine is chosen and cu_seqlens is None and _is_nothing(params)
         if plain and bound is not None and not torch.compiler.is_compiling():
             if done := bound(q, k, v, state, controls):
                 return done if return_state else done[0]
@@ -260,8 +265,9 @@ def _plan_step(
     params = {} if params is None else params
     x = prepare_token(problem, q, k, v, state, params, False, controls)
     chosen, bound = choose(problem, x, engine), None
-    if state is not None and not x.wants_grad and x.q.is_cpu and not needs_composite():
-        bound = _bound_step(problem, chosen, x, (q, k, v, state, controls, params), inplace)
+    if not x.wants_grad and x.q.is_cpu and not needs_composite():
+        start = x.state if state is None else state
+        bound = _bound_step(problem, chosen, x, (q, k, v, start, controls, params), inplace)
 
     def run(
         q: Tensor,
@@ -272,7 +278,8 @@ def _plan_step(
         params: Mapping[str, Tensor] | None = None,
         **controls: Tensor | float,
     ) -> tuple[Tensor, State]:
-        done = bound(q, k, v, state, controls, params or {}) if bound is not None else None
+        named = params is None or type(params) is dict
+        done = bound(q, k, v, state, controls, params or {}) if bound is not None and named else None
         return done or step(
             problem, q, k, v, state, **{"params": params, "inplace": inplace, "engine": engine, **controls}
         )
@@ -316,13 +323,3 @@ def refusal(engine: Engine, problem: Problem, x: Inputs | None = None) -> str | 
     if x is not None and not (engine.composite or engine.compiles) and torch.compiler.is_compiling():
         return "It is not made of operations that torch.compile can trace."
     return engine.missing() or engine.refuses(problem, x)
-
-
-def _packed(engine: Engine, problem: Problem, x: Inputs, bounds: list[int]) -> tuple[Tensor, State]:
-    """Packed sequences, each from its own row of the state."""
-    lengths = [stop - start for start, stop in zip(bounds, bounds[1:])]
-    if not lengths:
-        return x.q.new_zeros(1, 0, x.heads, x.v.shape[-1]), x.state
-    starts = [single(x.state, row, problem.weights.window) for row in range(len(lengths))]
-    parts = [engine.run(problem, one.after(start)) for start, one in zip(starts, x.split(lengths))]
-    return torch.cat([y for y, _ in parts], dim=1), State.cat([state for _, state in parts])

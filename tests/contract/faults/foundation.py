@@ -185,12 +185,6 @@ FAULTS = (
         ("Alibi", "LocalConstant"),
     ),
     Fault("slots.py", "position = state.position + time", "position = state.position + 1", ("Window",)),
-    Fault(
-        "dispatch.py",
-        "single(x.state, row, problem.weights.window)",
-        "single(x.state, 0, problem.weights.window)",
-        PLAIN,
-    ),
     # engines
     Fault(
         "engines/linear.py",

@@ -1,0 +1,100 @@
+"""Packed sequences, computed as batches: sequences of about the same length together, those that are shorter
+filled up where nothing reads what follows them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ttr.forms import Pairs
+from ttr.inputs import Inputs
+from ttr.problem import Problem
+from ttr.slots import beside, with_slots
+from ttr.state import State
+
+Run = Callable[[Problem, Inputs], tuple[Tensor, State]]
+
+FULL = 0.75
+"""The shortest sequence of a batch, relative to the longest: up to a quarter of a batch is padding, which
+costs less than another call of the engine."""
+
+
+def run(take: Run, problem: Problem, x: Inputs, bounds: Sequence[int]) -> tuple[Tensor, State]:
+    """The read-outs [1,T,H,V] of sequences packed along time, and the state with a row of each; ``take``
+    computes a batch.
+
+    Args:
+        bounds: [0, ..., T].
+    """
+    lengths = [stop - start for start, stop in zip(bounds, bounds[1:])]
+    if not lengths:
+        return x.q.new_zeros(1, 0, x.heads, x.v.shape[-1]), x.state
+    parts, states, rows, tokens = [], [], [], []
+    for batch, slots in _batches(problem, x, lengths):
+        time = lengths[batch[0]]
+        y, state = take(problem, _batch(x, batch, slots, [(bounds[row], lengths[row]) for row in batch]))
+        if all(lengths[row] == time for row in batch):
+            parts.append(y.flatten(0, 1))
+        else:
+            parts += [own[: lengths[row]] for own, row in zip(y, batch)]
+        states.append(state)
+        rows += batch
+        tokens += (token for row in batch for token in range(bounds[row], bounds[row + 1]))
+    y, state = torch.cat(parts), State.cat(states)
+    if rows != sorted(rows):
+        y = y[torch.tensor(tokens, device=y.device).argsort()]
+        state = state.select(torch.tensor(rows).argsort()) if x.wants_state else state
+    return y[None], state
+
+
+def _batches(problem: Problem, x: Inputs, lengths: Sequence[int]) -> Iterator[tuple[list[int], int | None]]:
+    """The rows of each batch, from the longest to the shortest, and how many pairs each of them holds, if the
+    states grow: sequences of one length, or of about the same where what fills up the shorter ones would not
+    be learned."""
+    grows = issubclass(problem.form, Pairs) and problem.weights.window is None and x.state.capacity is None
+    slots = x.state.position.tolist() if grows else [None] * len(lengths)
+    share = 1.0 if x.wants_state or not problem.function.causal else FULL
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (slots[row] or 0, -lengths[row])):
+        if batch and (slots[row] != slots[batch[0]] or lengths[row] < share * lengths[batch[0]]):
+            yield batch, slots[batch[0]]
+            batch = []
+        batch.append(row)
+    yield batch, slots[batch[0]]
+
+
+def _batch(x: Inputs, rows: list[int], slots: int | None, places: list[tuple[int, int]]) -> Inputs:
+    """The call of some sequences, each the first token and the number of tokens in ``places``, as a batch.
+    What fills up a shorter one is 0 in q, k and v, and in the controls its last token."""
+    (first, time), device = places[0], x.q.device
+    adjacent = places == [(first + i * time, time) for i in range(len(places))]
+    token = torch.arange(time, device=device)
+    start, length = (torch.tensor(numbers, device=device)[:, None] for numbers in zip(*places))
+    empty = None if all(own == time for _, own in places) else token >= length
+
+    def cut(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        if adjacent:
+            return tensor[0, first : first + len(rows) * time].unflatten(0, (len(rows), time))
+        return tensor[0][start + torch.minimum(token, length - 1)]
+
+    def cleared(tensor: Tensor) -> Tensor:
+        taken = cut(tensor)
+        return taken if empty is None else taken.masked_fill(beside(empty, taken), 0.0)
+
+    state = x.state if rows == list(range(len(x.state.position))) else x.state.select(rows)
+    return dataclasses.replace(
+        x,
+        q=cleared(x.q),
+        k=cleared(x.k),
+        v=cleared(x.v),
+        log_retention=cut(x.log_retention),
+        log_importance=cut(x.log_importance),
+        phase=cut(x.phase),
+        controls={name: c if name == "ridge" else cut(c) for name, c in x.controls.items()},
+        state=state if slots is None else with_slots(state, slots),
+    )
