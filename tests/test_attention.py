@@ -10,6 +10,7 @@ import torch
 
 import ttr
 from tests.largest import Largest
+from ttr.engines.torch import fused_attention
 from ttr.engines.torch.attention import Attention
 from ttr.functions.local_constant import LocalConstant
 from ttr.laws.rows import Case, Sizes, make_case
@@ -155,3 +156,70 @@ def _row(case: Case, row: int, start: int, state: ttr.State) -> dict[str, object
             name: x[row : row + 1] for name, x in {"q": few.q, "k": few.k, "v": few.v, **few.controls}.items()
         },
     }
+
+
+def strong(time=700, scores=1.0, decay=1.0, dtype=torch.float64):
+    """Queries and keys whose scores reach ``scores``, and a log decay of about ``decay`` per token."""
+    case = make_case(GATED, Sizes(time=time, batch=1, heads=2), dtype=torch.float64)
+    size = scores**0.5 * case.q.shape[-1] ** 0.25
+    q, k = (size * torch.nn.functional.normalize(x, dim=-1) for x in (case.q, case.k))
+    shape, generator = case.controls["log_decay"].shape, torch.Generator().manual_seed(0)
+    log_decay = -decay * torch.rand(shape, dtype=torch.float64, generator=generator)
+    case = dataclasses.replace(case, q=q, k=k, controls={"log_decay": log_decay}, state=None)
+    return case.with_leaves({name: x.to(dtype) for name, x in case.leaves().items()}).differentiable()
+
+
+def by_definition(case):
+    """softmax(q.k / K^(1/2) + c_t - c_i) v in one piece, with the same q, k and v for all heads' groups."""
+    heads = case.controls["log_decay"].shape[-1]
+    q, k, v = (x.repeat_interleave(heads // x.shape[2], dim=2) for x in (case.q, case.k, case.v))
+    total = case.controls["log_decay"].cumsum(1).mT
+    logits = (
+        torch.einsum("bthk,bihk->bhti", q, k) / q.shape[-1] ** 0.5 + total[..., None] - total[..., None, :]
+    )
+    later = torch.ones(logits.shape[-2:], dtype=torch.bool).triu(1)
+    return torch.einsum("bhti,bihv->bthv", logits.masked_fill(later, -torch.inf).softmax(-1), v)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("scores", "decay"), [(1.0, 0.5), (1.0, 20.0), (80.0, 0.5), (150.0, 1.0)])
+def test_pairs_that_are_left_out_change_no_digit(scores, decay, dtype):
+    exact, case = strong(scores=scores, decay=decay), strong(scores=scores, decay=decay, dtype=dtype)
+    leaves = [[c.q, c.k, c.v, c.controls["log_decay"]] for c in (exact, case)]
+    wanted, y = by_definition(exact), ttr.regress(GATED, **case.arguments())
+    assert error(y, wanted) <= tolerance(dtype)
+    direction = torch.randn(wanted.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for got, expected in zip(
+        torch.autograd.grad(y, leaves[1], direction.to(dtype)),
+        torch.autograd.grad(wanted, leaves[0], direction),
+        strict=True,
+    ):
+        assert error(got, expected) <= tolerance(dtype)
+
+
+def watched(monkeypatch, **settings):
+    """Numbers of scores, and masks, of the kernel's calls for one sequence."""
+    read, masks, flash = [], [], fused_attention.FLASH_ATTENTION
+
+    def seen(query, key, *others, attn_mask=None, **rest):
+        read.append(query.shape[2] * key.shape[2])
+        masks.append(attn_mask)
+        return flash(query, key, *others, attn_mask=attn_mask, **rest)
+
+    monkeypatch.setattr(fused_attention, "FLASH_ATTENTION", seen)
+    with torch.no_grad():
+        ttr.regress(GATED, **strong(dtype=torch.float32, **settings).arguments())
+    return sum(read), masks
+
+
+def test_pairs_that_do_not_count_are_not_read(monkeypatch):
+    few, _ = watched(monkeypatch, time=2048, decay=1.0)
+    all_of_them, _ = watched(monkeypatch, time=2048, decay=1e-4)
+    assert 3 * few < all_of_them and all_of_them >= 2048 * 2048 / 2
+
+
+def test_no_log_weight_lies_where_numbers_are_denormal(monkeypatch):
+    _, masks = watched(monkeypatch, decay=1.0)
+    assert masks
+    for mask in masks:
+        assert not ((mask < -50) & (mask > fused_attention.FLOOR)).any()

@@ -18,13 +18,14 @@ to one of the other, and no mask of T x T is formed. Within the block the differ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import pad, threshold, threshold_
 
 from ttr.engines.native import library
 from ttr.forms.pair_weights import CumulativeDecay, PairWeights
@@ -33,6 +34,11 @@ from ttr.torch_internals import FLASH_ATTENTION, FLASH_ATTENTION_BACKWARD, in_ba
 FLOOR = -1e30
 """The log weight of pairs of weight 0: below every logit, yet finite, so that rows without any pair have a
 finite log-sum-exp."""
+
+NEGLIGIBLE = {torch.float32: 30.0, torch.float64: 60.0}
+"""A pair whose log weight is this far below that of the token's own pair, whatever their scores, changes no
+digit. It is left out: next to it come numbers that are denormal, with which a CPU computes many times slower,
+and where no pair of a piece counts, neither does the piece."""
 
 LANES = 8
 """Head sizes that are padded are padded to a multiple of this: whole vectors."""
@@ -55,7 +61,12 @@ def attend(
     differentiated any number of times.
     """
     decay = (None, None) if pairs.decay is None else (pairs.decay.total, pairs.decay.resets)
-    call = _Call(scale, block, pairs.window, composite)
+    least = -math.inf
+    if pairs.decay is not None and pairs.importance is None:
+        # scores are at most |q| |k| apart from 0
+        reach = scale * math.prod(x.detach().norm(dim=-1).amax().item() for x in (query, keys))
+        least = -NEGLIGIBLE[query.dtype] - 2 * reach
+    call = _Call(scale, block, pairs.window, composite, least)
     return _Attention.apply(call, query, keys, values, pairs.past, pairs.age, *decay, pairs.importance)
 
 
@@ -95,6 +106,8 @@ class _Call:
     block: int
     window: int | None
     composite: Callable[..., Tensor]
+    least: float
+    """Pairs of a smaller log weight are left out."""
 
     def pairs(
         self,
@@ -113,18 +126,44 @@ class _Call:
         for own in self._blocks(pairs, like):
             start = own.rows.start
             alone = self.window is not None or pairs.slots + start == 0
-            yield [own] if alone else [own, _apart(pairs, own.rows, slice(0, pairs.slots + start), start)]
+            before = None if alone else self._apart(pairs, own.rows, slice(0, pairs.slots + start), start)
+            yield [own] if before is None else [own, before]
 
     def by_pairs(self, pairs: PairWeights, like: Tensor) -> Iterator[_Piece]:
         """The same, one block of pairs after another, so that only the queries' gradients are summed over
         blocks."""
         time = like.shape[2]
         if self.window is None and pairs.slots:
-            yield _apart(pairs, slice(0, time), slice(0, pairs.slots), 0)
+            yield from self._later(pairs, slice(0, time), slice(0, pairs.slots), 0)
         for own in self._blocks(pairs, like):
             yield own
             if self.window is None and own.rows.stop < time:
-                yield _apart(pairs, slice(own.rows.stop, time), own.pairs, own.rows.stop)
+                yield from self._later(pairs, slice(own.rows.stop, time), own.pairs, own.rows.stop)
+
+    def _apart(self, pairs: PairWeights, rows: slice, met: slice, border: int) -> _Piece | None:
+        """Queries after, and pairs before, the border before token ``border``, without those pairs that are
+        left out for all of them; None if that is so of all pairs."""
+        weights = pairs.earlier(border)[..., met]
+        decay = None if pairs.decay is None else pairs.decay.since(border, rows.stop).to(pairs.past)
+        if self.least > -math.inf:
+            weights = threshold(weights, self.least, FLOOR)
+            seen = (weights > FLOOR).flatten(0, -2).any(0).nonzero()
+            if len(seen) == 0:
+                return None
+            first = int(seen[0])
+            weights, met = weights[..., first:], slice(met.start + first, met.stop)
+        return _Piece(rows, met, weights.clamp(min=FLOOR), None if decay is None else decay.clamp(min=FLOOR))
+
+    def _later(self, pairs: PairWeights, rows: slice, met: slice, border: int) -> Iterator[_Piece]:
+        """The same, also without those queries for which all pairs are left out."""
+        piece = self._apart(pairs, rows, met, border)
+        if piece is not None and self.least > -math.inf:
+            reached = (piece.decay > self.least).flatten(0, -2).any(0).nonzero()
+            count = int(reached[-1]) + 1 if len(reached) else 0
+            rows = slice(rows.start, rows.start + count)
+            piece = replace(piece, rows=rows, decay=piece.decay[..., :count]) if count else None
+        if piece is not None:
+            yield piece
 
     def _blocks(self, pairs: PairWeights, like: Tensor) -> Iterator[_Piece]:
         """Blocks of queries with their own tokens, or with all pairs of their windows."""
@@ -144,17 +183,11 @@ class _Call:
             else:
                 weights = pairs.block(start, stop)
             weights = weights if pairs.importance is None else weights.clamp(min=FLOOR)
+            if self.least > -math.inf:
+                weights = threshold_(weights, self.least, FLOOR)
             yield _Piece(
                 slice(start, stop), slice(first, pairs.slots + stop), weights, causal=self.window is None
             )
-
-
-def _apart(pairs: PairWeights, rows: slice, met: slice, border: int) -> _Piece:
-    """Queries after, and pairs before, the border before token ``border``."""
-    decay = (
-        None if pairs.decay is None else pairs.decay.since(border, rows.stop).to(pairs.past).clamp(min=FLOOR)
-    )
-    return _Piece(rows, met, pairs.earlier(border)[..., met].clamp(min=FLOOR), decay)
 
 
 class _Attention(torch.autograd.Function):
