@@ -311,6 +311,11 @@ class Function(_Axis):
         ridge for all directions has a meaning."""
         return key_size
 
+    @property
+    def kernelised(self) -> bool:
+        """Whether it is linear in features that are ``of_dot_product``."""
+        return False
+
     def plain_scale(self, key_size: int) -> float | None:
         """The number s if ``key`` returns the key unchanged and ``query`` s times the query, so that a kernel
         can take both without a copy; else None."""

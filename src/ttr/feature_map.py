@@ -31,3 +31,14 @@ class FeatureMap(Component):
     def __call__(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """phi(x): [..., H, K] -> [..., H, F]; ``params`` are those that ``parameters`` declares."""
         raise NotImplementedError
+
+    of_dot_product: ClassVar[bool] = False
+    """Whether phi(q).phi(k) = kernel(inner(q).inner(k)), with ``inner`` shorter than phi."""
+
+    def inner(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        """The vectors whose dot product ``kernel`` takes, [..., H, K] -> [..., H, R]."""
+        raise NotImplementedError
+
+    def kernel(self, products: Tensor) -> Tensor:
+        """phi(q).phi(k) of the dot products of ``inner``, entry by entry."""
+        raise NotImplementedError

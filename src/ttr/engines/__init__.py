@@ -13,6 +13,7 @@ from ttr.engines.torch.chunkwise_ridge import ChunkwiseRidge
 from ttr.engines.torch.corrected_attention import CorrectedAttention
 from ttr.engines.torch.dual_form.engine import DualForm
 from ttr.engines.torch.kernel_ridge import KernelRidge
+from ttr.engines.torch.kernel_sums import KernelSums
 from ttr.engines.torch.large_chunk import LargeChunk
 from ttr.engines.torch.local_polynomial import LocalPolynomial
 from ttr.engines.torch.mini_batch import MiniBatch
@@ -22,6 +23,7 @@ from ttr.engines.torch.superblock import Superblock
 from ttr.engines.torch.transported_attention import TransportedAttention
 
 ENGINES: tuple[Engine, ...] = (
+    KernelSums(),
     NativeScan(),
     ChannelScan(),
     Native(),

@@ -60,6 +60,10 @@ class Linear(Function):
     def keeps_channels(self) -> bool:
         return self.features.keeps_channels
 
+    @property
+    def kernelised(self) -> bool:
+        return self.features.of_dot_product
+
     def parameters(self, heads: int, key_size: int, value_size: int) -> dict[str, Parameter]:
         own = self.features.parameters(heads, key_size, value_size)
         return (
@@ -75,12 +79,12 @@ class Linear(Function):
         return scale_or_default(self.scale, key_size) if self.features.identity else None
 
     def query(self, q: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        return scale_or_default(self.scale, q.shape[-1]) * self.features(q, self._of("query", params))
+        return scale_or_default(self.scale, q.shape[-1]) * self.features(q, self.of_side("query", params))
 
     def key(self, k: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        return self.features(k, self._of("key", params))
+        return self.features(k, self.of_side("key", params))
 
-    def _of(self, side: str, params: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def of_side(self, side: str, params: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The features' own parameters for queries or keys."""
         return (
             params

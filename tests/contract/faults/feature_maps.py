@@ -22,7 +22,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("functions/linear.py", ".clamp(min=self.floor * unit)", "", ("nothing",)),
     Fault(
         "functions/linear.py",
-        'self.features(k, self._of("key", params))',
+        'self.features(k, self.of_side("key", params))',
         'self.features(k, self._of("query", params))',
         ("nothing",),
     ),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import layer_norm
@@ -21,6 +22,14 @@ class Rebased(FeatureMap):
 
     eps: float = 1e-5
 
+    of_dot_product: ClassVar[bool] = True
+
+    def inner(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        return SymmetricPower(2).inner(self._normed(x, params), {})
+
+    def kernel(self, products: Tensor) -> Tensor:
+        return SymmetricPower(2).kernel(products)
+
     def size(self, key_size: int) -> int:
         return SymmetricPower(2).size(key_size)
 
@@ -28,7 +37,10 @@ class Rebased(FeatureMap):
         return {"gain": Parameter((key_size,), constant(1.0)), "bias": Parameter((key_size,), constant(0.0))}
 
     def __call__(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        return SymmetricPower(2)(layer_norm(x, x.shape[-1:], params["gain"], params["bias"], self.eps), {})
+        return SymmetricPower(2)(self._normed(x, params), {})
+
+    def _normed(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        return layer_norm(x, x.shape[-1:], params["gain"], params["bias"], self.eps)
 
     def formulas(self) -> dict[str, str]:
         return {

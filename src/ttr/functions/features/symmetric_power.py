@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,14 @@ class SymmetricPower(FeatureMap):
     """
 
     degree: int = 2
+
+    of_dot_product: ClassVar[bool] = True
+
+    def inner(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        return x / x.shape[-1] ** 0.25
+
+    def kernel(self, products: Tensor) -> Tensor:
+        return products**self.degree
 
     def __post_init__(self) -> None:
         if self.degree < 2 or self.degree % 2:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,14 @@ class Taylor(FeatureMap):
 
     phi(x) = [1, x_i / K^(1/4), x_i x_j / K^(1/2) (i < j), x_i^2 / (2K)^(1/2)], F = 1 + K + K(K+1)/2 entries.
     """
+
+    of_dot_product: ClassVar[bool] = True
+
+    def inner(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        return x / x.shape[-1] ** 0.25
+
+    def kernel(self, products: Tensor) -> Tensor:
+        return 1 + products * (1 + products / 2)
 
     def size(self, key_size: int) -> int:
         return 1 + key_size + key_size * (key_size + 1) // 2
