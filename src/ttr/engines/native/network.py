@@ -34,6 +34,7 @@ INPUTS = (
     "shift",
     "weights",
     "momentum",
+    "threshold",
 )
 
 
@@ -65,13 +66,13 @@ class _Network(ctypes.Structure):
 
 
 def serves(plan: Chunks, x: Tensors) -> bool:
-    """Whether the library is available and can run this network: GELU between its matrices, the squared
-    error, plain tensors on the CPU."""
+    """Whether the library is available and can run this network: GELU between its matrices, the squared error
+    or one that is clipped, plain tensors on the CPU."""
     real = all(tensor.is_cpu and type(tensor) in library.PLAIN for tensor in x.values())
     return (
         real
         and plan.function.perceptron() is not None
-        and plan.loss.quadratic
+        and (plan.loss.quadratic or plan.loss.clipped)
         and len(plan.matrices) <= MOST_LAYERS
         and library.available()
     )
@@ -113,6 +114,8 @@ def backward(
         made["grad_end_momentum"] = _pack(plan, x, grad_end.momentum)
     _call("network_backward", plan, x, given, block, made)
     found = {name: made[f"grad_{name}"] for name in given if name in x}
+    if plan.loss.clipped:
+        found["control.threshold"] = made["grad_threshold"]
     found |= {f"param.{name}": made[f"grad_{name}"][:, None] for name in plan.function.inner()}
     for kind, name in (("weight", "weights"), ("momentum", "momentum")):
         if name in given:
@@ -127,6 +130,8 @@ def _packed(plan: Chunks, x: Tensors) -> tuple[Named, int]:
     """The tensors in the layout of the kernel, and the number of chunks in a block."""
     given = {name: library.contiguous(tensor) for name, tensor in x.items() if name in INPUTS}
     given |= {name: library.contiguous(x[f"param.{name}"]).flatten(1) for name in plan.function.inner()}
+    if plan.loss.clipped:
+        given["threshold"] = library.contiguous(x["control.threshold"])
     given["weights"] = _pack(plan, x, under("weight", x))
     if momentum := under("momentum", x):
         given["momentum"] = _pack(plan, x, momentum)

@@ -14,12 +14,14 @@ class _Loss(Component):
     """A loss of one prediction [..., V] beside its value [..., V].
 
     ``controls`` are those of the pair. The definition differentiates the call; engines use ``slope``, written
-    apart from it. ``quadratic`` says that the slope is prediction - value, ``formula`` is the loss of m at v
-    for ``ttr.explain``, ``note`` a sentence on where it leaves the squared error.
+    apart from it. ``quadratic`` says that the slope is prediction - value, ``clipped`` that it is that,
+    shortened to the control threshold. ``formula`` is the loss of m at v for ``ttr.explain``, ``note`` a
+    sentence on where it leaves the squared error.
     """
 
     kind: ClassVar[str] = "loss"
     quadratic: ClassVar[bool] = False
+    clipped: ClassVar[bool] = False
     formula: ClassVar[str] = ""
     note: ClassVar[str] = ""
 

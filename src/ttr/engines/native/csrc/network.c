@@ -190,35 +190,51 @@ static void back_through_queries(worker *w, int64_t m, const pass *p, const read
                 n->grad_y[place(w, m, size) + i * size + j];
 }
 
-/* From the gradient of the last slope, s = rate (h - mean(h) - n mean(h n)) with h = e gain and e = key + n
- * gain + shift - value, to those of the last output, of value, gain and shift, and of the key (d->x[0]). */
-static void back_through_error(worker *w, const pass *p, gradient *d) {
+/* From the gradient of share e, share = t / |e| for a threshold t below |e|, to that of e, in place,
+ * share (d - (d.e) e / |e|^2), and of t. */
+static void through_share(const worker *w, int64_t m, int64_t i, const real *e, real share, real *d) {
+    int64_t size = w->n->width[w->n->layers];
+    if (share == 1) return;
+    const real squared = dot(size, e, e), along = dot(size, d, e);
+    for (int64_t j = 0; j < size; j++) d[j] = share * (d[j] - along * e[j] / squared);
+    w->n->grad_threshold[place(w, m, 1) + i] += along / (real)sqrt((double)squared);
+}
+
+/* From the gradient of the last slope, s = rate (h - mean(h) - n mean(h n)) with h = share e gain and e = key
+ * + n gain + shift - value, to those of the last output, of value, gain and shift, and of the key (d->x[0]).
+ */
+static void back_through_error(worker *w, int64_t m, const pass *p, gradient *d) {
     const network *n = w->n;
     int64_t size = n->width[n->layers], last = n->layers - 1;
     for (int64_t i = 0; i < n->tokens; i++) {
         real *ds = row(d->s[last], i), *dz = row(d->z[last], i), *normed = w->row[0], *e = w->row[1],
-             *slope = w->row[2], *dn = w->row[3];
+             *slope = w->row[2], *dn = w->row[3], *de = w->row[4];
         real *d_value = row(d->value, i), *s = row(p->s[last], i);
         if (!n->residual) {
-            for (int64_t j = 0; j < size; j++) dz[j] = ds[j], d_value[j] = -ds[j];
+            for (int64_t j = 0; j < size; j++)
+                dz[j] = ds[j], e[j] = row(p->z[last], i)[j] - row(w->value, i)[j];
+            through_share(w, m, i, e, share_of(w, m, i, e), dz);
+            for (int64_t j = 0; j < size; j++) d_value[j] = -dz[j];
             continue;
         }
         const real *gain = n->gain + w->memory * size;
         real *grad_gain = n->grad_gain + w->memory * size, *grad_shift = n->grad_shift + w->memory * size;
         real rate = normalise(n, row(p->z[last], i), normed);
         error_of(w, p, i, normed, e);
+        const real share = share_of(w, m, i, e);
         /* s depends on h by a symmetric linear map, so the same map gives the gradient of h */
         through_norm(size, normed, rate, ds, slope);
         real along = 0;
-        for (int64_t j = 0; j < size; j++) along += e[j] * gain[j] * normed[j];
+        for (int64_t j = 0; j < size; j++) along += share * e[j] * gain[j] * normed[j];
         along /= (real)size;
         real centred = dot(size, ds, normed) / (real)size, grown = dot(size, ds, s) / (real)size;
+        for (int64_t j = 0; j < size; j++) de[j] = slope[j] * gain[j];
+        through_share(w, m, i, e, share, de);
         for (int64_t j = 0; j < size; j++) {
-            real de = slope[j] * gain[j];
-            dn[j] = de * gain[j] - rate * (ds[j] * along + e[j] * gain[j] * centred);
-            grad_gain[j] += slope[j] * e[j] + de * normed[j];
-            grad_shift[j] += de;
-            d_value[j] = -de;
+            dn[j] = de[j] * gain[j] - rate * (ds[j] * along + share * e[j] * gain[j] * centred);
+            grad_gain[j] += slope[j] * share * e[j] + de[j] * normed[j];
+            grad_shift[j] += de[j];
+            d_value[j] = -de[j];
         }
         through_norm(size, normed, rate, dn, dz);
         for (int64_t j = 0; j < size; j++) dz[j] -= rate * normed[j] * grown;
@@ -243,7 +259,7 @@ static void back_through_pairs(worker *w, int64_t m, const pass *p, gradient *d)
         product(tokens, outputs, inputs, du, weight(n, p->weights, l + 1), d->s[l + 1], ADD);
         transposed_product(inputs, outputs, tokens, du, p->s[l + 1], weight(n, d->weights, l + 1), ADD);
     }
-    back_through_error(w, p, d);
+    back_through_error(w, m, p, d);
     for (int64_t l = last;; l--) {
         int64_t inputs = wide(n, l), outputs = wide(n, l + 1);
         back(tokens, inputs, outputs, d->z[l], weight(n, p->weights, l), w->work, d->x[l], ADD);

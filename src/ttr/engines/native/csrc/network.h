@@ -11,7 +11,8 @@
  *     weights   W' = kept_C W + moved_C Z - x^T (P_C s)
  *               Z' = momentum_kept Z + x^T (momentum_pairs s)
  *
- * The loss is half the squared error. With a residual the prediction is key + LN(z_L) gain + shift, and the
+ * The loss is half the squared error or, with a threshold, the Huber loss of its length, whose slope is the
+ * error, shortened to the threshold. With a residual the prediction is key + LN(z_L) gain + shift, and the
  * read-out query + LN(o_L) gain + shift. One thread computes all chunks of a memory, so the weights stay in
  * the cache of a core and results are the same to the last bit for any number of threads. */
 #ifndef TTR_NETWORK_H
@@ -33,14 +34,14 @@ typedef struct {
     int64_t width[MOST_LAYERS + 1]; /* of the key, of the hidden layers, of the value */
     double eps;
     const real *key, *value, *query, *pairs, *kept, *moved, *momentum_kept, *momentum_pairs, *gain, *shift,
-        *weights, *momentum;
+        *weights, *momentum, *threshold;
     real *y, *end_weights, *end_momentum;
     real *states; /* [blocks, memories, 1 or 2, state]: the weights and the momentum that enter every block of
                      chunks */
     const real *grad_y, *grad_end_weights, *grad_end_momentum; /* backwards, with all that follow */
     real *grad_key, *grad_value, *grad_query, *grad_pairs, *grad_kept, *grad_moved, *grad_momentum_kept,
         *grad_momentum_pairs;
-    real *grad_gain, *grad_shift, *grad_weights, *grad_momentum;
+    real *grad_gain, *grad_shift, *grad_weights, *grad_momentum, *grad_threshold;
 } network;
 
 /* What the pairs of a chunk compute for its queries, its weights and its derivative. */
@@ -199,7 +200,7 @@ typedef struct {
     int64_t memory;
     real *work;
     matrix value, pairs, small[2], wide[3], normed;
-    real *row[4];
+    real *row[5];
 } worker;
 
 static inline worker reserve_worker(const network *n, int64_t memory, arena *a) {
@@ -211,7 +212,7 @@ static inline worker reserve_worker(const network *n, int64_t memory, arena *a) 
                 .normed = reserve_matrix(a, n->tokens, n->width[n->layers])};
     for (int i = 0; i < 2; i++) w.small[i] = reserve_matrix(a, n->tokens, n->tokens);
     for (int i = 0; i < 3; i++) w.wide[i] = reserve_matrix(a, n->tokens, widest(n));
-    for (int i = 0; i < 4; i++) w.row[i] = reserve(a, n->width[n->layers]);
+    for (int i = 0; i < 5; i++) w.row[i] = reserve(a, n->width[n->layers]);
     return w;
 }
 
@@ -233,6 +234,15 @@ static inline void error_of(const worker *w, const pass *p, int64_t i, const rea
     for (int64_t j = 0; j < shared(n); j++) e[j] += row(p->x[0], i)[j];
 }
 
+/* What the error of token i is multiplied by: threshold / |e| where that is below 1 */
+static inline real share_of(const worker *w, int64_t m, int64_t i, const real *e) {
+    const network *n = w->n;
+    int64_t size = n->width[n->layers];
+    if (!n->threshold) return 1;
+    const real length = (real)sqrt((double)dot(size, e, e)), most = n->threshold[place(w, m, 1) + i];
+    return length > most ? most / length : 1;
+}
+
 /* Inputs, outputs and slopes of the pairs of chunk m for the weights of `p`. */
 static inline void load_pairs(worker *w, int64_t m, pass *p) {
     const network *n = w->n;
@@ -250,10 +260,14 @@ static inline void load_pairs(worker *w, int64_t m, pass *p) {
             const real *gain = n->gain + w->memory * size;
             real rate = normalise(n, z, normed);
             error_of(w, p, i, normed, e);
-            for (int64_t j = 0; j < size; j++) e[j] *= gain[j];
+            const real share = share_of(w, m, i, e);
+            for (int64_t j = 0; j < size; j++) e[j] *= share * gain[j];
             through_norm(size, normed, rate, e, s);
-        } else
+        } else {
             for (int64_t j = 0; j < size; j++) s[j] = z[j] - row(w->value, i)[j];
+            const real share = share_of(w, m, i, s);
+            for (int64_t j = 0; j < size; j++) s[j] *= share;
+        }
     }
     for (int64_t l = last; l-- > 0;) {
         back(tokens, wide(n, l + 1), wide(n, l + 2), p->s[l + 1], weight(n, p->weights, l + 1), w->work,
