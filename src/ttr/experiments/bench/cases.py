@@ -23,7 +23,7 @@ from ttr.experiments.bench.contestants import (
 )
 from ttr.problem import Problem
 
-Direction = Literal["forward", "training", "decode"]
+Direction = Literal["forward", "training", "decode", "generate"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Family:
         peers: direction -> other implementations and floors.
         shapes: direction -> the shapes that are timed.
         formula: operations per token and head in words; empty if the function is bound by memory traffic.
+        on_request: whether it is timed only if it is named.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Family:
     peers: Mapping[Direction, tuple[Contestant, ...]]
     shapes: Mapping[Direction, tuple[Shape, ...]]
     formula: str = ""
+    on_request: bool = False
 
     def ours(
         self, direction: Direction, engines: tuple[str, ...], x: Tensors | None = None
@@ -159,7 +161,8 @@ class Case:
         """Random inputs, the same in every call; autograd leaves in training."""
         generator = torch.Generator().manual_seed(zlib.crc32(self.name.encode()))
         drawn = self.family.draw(self.shape, generator)
-        return {name: x.requires_grad_(self.direction == "training") for name, x in drawn.items()}
+        training = self.direction == "training"
+        return {name: x.requires_grad_(training and x.is_floating_point()) for name, x in drawn.items()}
 
     def contestants(
         self, engines: tuple[str, ...], onednn: bool, x: Tensors | None = None

@@ -13,6 +13,8 @@ from ttr import catalogue
 from ttr.experiments.bench import peers
 from ttr.experiments.bench.cases import Calls, Family, Memories, Parts, Shape
 from ttr.experiments.bench.contestants import Contestant, of_call, of_kernel, of_part, without_native
+from ttr.experiments.bench.entries import ENTRIES
+from ttr.experiments.bench.models import MODELS
 from ttr.functions.local_constant import LocalConstant
 from ttr.layer.output.norms import GatedRMSNorm
 from ttr.layer.qkv.short_convolution import ShortConvolution
@@ -405,4 +407,6 @@ FAMILIES: tuple[Family, ...] = (
         peers=dict.fromkeys(("forward", "training"), (peers.gated_norm,)),
         shapes={"forward": at(512, 2048), "training": at(2048)},
     ),
+    *MODELS,
+    *ENTRIES,
 )

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import ttr
-from ttr.experiments.bench import figures, report
+from ttr.experiments.bench import entries, figures, report
 from ttr.experiments.bench.cases import Case, cases
 from ttr.experiments.bench.contestants import engines_named
 from ttr.experiments.bench.families import FAMILIES
@@ -40,7 +40,11 @@ def chosen(settings: BenchSettings, known: Sequence[Case]) -> tuple[Case, ...]:
                 f"{known[0].family.name} selects several."
             )
     found = tuple(
-        case for case in known if not settings.cases or any(fits(case, name) for name in settings.cases)
+        case
+        for case in known
+        if (
+            any(fits(case, name) for name in settings.cases) if settings.cases else not case.family.on_request
+        )
     )
     return tuple(case for case in found if case.shape.time <= QUICK_TIME) if settings.quick else found
 
@@ -72,11 +76,13 @@ def bench(settings: BenchSettings, console: Console, clock: Clock | None = None)
         settings.out / f"{curve}.png": figures.draw(curve, own, results.held["machine"])
         for curve, own in figures.curves(results.cases).items()
     }
-    for path, png in pictures.items():
-        write(path, png)
-    console.print(
-        "Written:", *map(str, (results.path, *pictures)), highlight=False, markup=False, soft_wrap=True
-    )
+    pages = {}
+    if words := entries.page(results.cases, results.held["machine"]):
+        pages[settings.out / "catalogue.md"] = words.encode()
+    for path, content in (pictures | pages).items():
+        write(path, content)
+    written = map(str, (results.path, *pictures, *pages))
+    console.print("Written:", *written, highlight=False, markup=False, soft_wrap=True)
     return results.held
 
 
