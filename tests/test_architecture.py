@@ -23,7 +23,7 @@ AXES = (
 )
 
 STOREYS = (
-    {"_version", "registry", "torch_internals", "decay", "controls", "diagnostics", "matmul"},
+    {"_version", "registry", "torch_internals", "decay", "controls", "diagnostics", "matmul", "recording"},
     {"component", "values", "state_tensors"},
     {"inputs", "slots", "feature_map"},
     {"forms"},
@@ -32,8 +32,9 @@ STOREYS = (
     {"weights", "functions", "solvers", "segments"},
     {"state"},
     {"prepare", "memorize"},
-    {"engines", "retrieve", "initial"},
-    {"operators", "oracle", "dispatch"},
+    {"engines", "retrieve", "initial", "one_token"},
+    {"operators", "oracle", "recorded_step", "packed"},
+    {"dispatch"},
     {"latex", "layer.parts"},
     {"route", "layer", "explanation"},
     {"explain"},

@@ -69,7 +69,8 @@ def prepare_token(
 def may_write(tensor: Tensor) -> bool:
     """Whether no two entries share memory, as in expanded tensors or overlapping windows, and torch allows
     writing: not to inference tensors outside inference mode."""
-    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+    # torch.compile cannot trace the check
+    if not torch.compiler.is_compiling() and tensor.is_inference() and not torch.is_inference_mode_enabled():
         return False
     if tensor.is_contiguous():
         return True

@@ -39,25 +39,39 @@ def bind(
 ) -> BoundStep | None:
     """A step for tokens q, k, v like these; None where even its checks look at the numbers of its tensors."""
     names = tuple(controls), tuple(params), tuple(state.tensors)
-
-    def given(
-        q: Tensor, k: Tensor, v: Tensor, controls: Mapping[str, Tensor], params: Mapping[str, Tensor]
-    ) -> tuple[Tensor, ...]:
-        return q, k, v, *map(controls.get, names[0]), *map(params.get, names[1])
-
-    token, memory = given(q, k, v, controls, params), (*state.tensors.values(), state.position)
-    if any(type(x) not in PLAIN for x in (*token, *memory)):
+    token = (q, k, v, *controls.values(), *params.values())
+    if any(type(x) not in PLAIN for x in (*token, *state.tensors.values(), state.position)):
         return None
+    make = _prepared if issubclass(problem.form, Pairs) else _recorded
     try:
-        make = _prepared if issubclass(problem.form, Pairs) else _recorded
         compute = make(problem, engine, names, token, state, inplace)
     except NotRecordable:
         return None
-    shapes, dtypes = [x.shape for x in (*token, *memory)], [x.dtype for x in (*token, *memory)]
-    horizon, capacity = problem.weights.horizon, state.capacity
-    growing = issubclass(problem.form, Pairs) and problem.weights.window is None and capacity is None
+    return _RecordedStep(problem, compute, names, token, state, inplace)
 
-    def run(
+
+class _RecordedStep:
+    """The step of tokens like ``token`` from states like ``state``: see ``BoundStep``."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        compute: Compute,
+        names: tuple[tuple[str, ...], ...],
+        token: Sequence[Tensor],
+        state: State,
+        inplace: bool,
+    ) -> None:
+        self.compute, self.names, self.inplace = compute, names, inplace
+        self.horizon, self.capacity = problem.weights.horizon, state.capacity
+        self.grows = issubclass(problem.form, Pairs) and problem.weights.window is None
+        self.grows = self.grows and state.capacity is None
+        memory = *state.tensors.values(), state.position
+        self.token_shapes, self.shapes = ([x.shape for x in group] for group in (token, memory))
+        self.dtypes = [x.dtype for x in (*token, *memory)]
+
+    def __call__(
+        self,
         q: Tensor,
         k: Tensor,
         v: Tensor,
@@ -65,47 +79,56 @@ def bind(
         controls: Mapping[str, Tensor],
         params: Mapping[str, Tensor],
     ) -> tuple[Tensor, State] | None:
-        if type(state) is not State or state.capacity != capacity or torch.is_autocast_enabled("cpu"):
+        of_controls, of_params, _ = self.names
+        if len(controls) != len(of_controls) or len(params) != len(of_params):
             return None
-        if [*map(len, (controls, params, state.tensors))] != [*map(len, names)]:
-            return None
-        token = given(q, k, v, controls, params)
-        memory = (*map(state.tensors.get, names[2]), state.position)
-        expected = shapes
-        if growing and all(isinstance(x, Tensor) and x.ndim > 1 for x in memory[:-1]):
-            slots = memory[0].shape[1]
-            expected = [*shapes[: len(token)], *((s[0], slots, *s[2:]) for s in shapes[len(token) : -1])]
-            expected.append(shapes[-1])
-        if not alike((*token, *memory), expected, dtypes, contiguous=False):
-            return None
-        if inplace and not all(map(may_write, memory)):
+        token = q, k, v, *map(controls.get, of_controls), *map(params.get, of_params)
+        if not self._fits(token, state):
             return None
         checked = values.wanted(q.device)
         if checked:
-            for name, x in zip(("q", "k", "v"), token):
-                values.check_finite(name, x)
-            for name, x in zip(names[0], token[3:]):
-                values.check_control(name, x)
-            for name, x in zip(names[1], token[3 + len(names[0]) :]):
-                values.check_finite(repr(name), x)
-            values.check_state(state.tensors, state.position)
-        if horizon is not None and max(state.position.tolist(), default=0) >= horizon:
-            return None
+            self._check(token, state)
         try:
-            y, new = compute(token, state)
+            y, new = self.compute(token, state)
         except torch.linalg.LinAlgError:
             return None
         # the general path knows whether such numbers are an error, and tries again with more digits
         if checked and values.suspicious(y):
             return None
-        if inplace:
+        if self.inplace:
             new = overwrite(state, new)
         if checked:
             for tensor in new.tensors.values():
                 values.vouch(tensor)
         return y, new
 
-    return run
+    def _fits(self, token: Sequence[Tensor], state: object) -> bool:
+        if type(state) is not State or type(state.tensors) is not dict or state.capacity != self.capacity:
+            return False
+        if len(state.tensors) != len(self.names[2]) or torch.is_autocast_enabled("cpu"):
+            return False
+        memory = *map(state.tensors.get, self.names[2]), state.position
+        shapes = self.shapes
+        if self.grows:
+            first = memory[0]
+            slots = first.shape[1:2] if isinstance(first, Tensor) and not first.is_nested else ()
+            shapes = [*((*s[:1], *slots, *s[2:]) for s in shapes[:-1]), shapes[-1]]
+        if not alike((*token, *memory), (*self.token_shapes, *shapes), self.dtypes, contiguous=False):
+            return False
+        if self.horizon is not None and max(state.position.tolist(), default=0) >= self.horizon:
+            return False
+        return not self.inplace or all(map(may_write, memory))
+
+    def _check(self, token: Sequence[Tensor], state: State) -> None:
+        """Raises a ValueError as the general path does."""
+        of_controls, of_params, _ = self.names
+        for name, x in zip(("q", "k", "v"), token):
+            values.check_finite(name, x)
+        for name, x in zip(of_controls, token[3:]):
+            values.check_control(name, x)
+        for name, x in zip(of_params, token[3 + len(of_controls) :]):
+            values.check_finite(repr(name), x)
+        values.check_state(state.tensors, state.position)
 
 
 def _split(names: tuple[tuple[str, ...], ...], tensors: Sequence[Tensor]) -> list[dict[str, Tensor]]:

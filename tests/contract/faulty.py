@@ -39,6 +39,8 @@ NAMED = (
     "test_controls.py",
     "test_recording.py",
     "test_planned_step.py",
+    "test_packed.py",
+    "test_kernel_sums.py",
 )
 """The files whose tests can be selected by name."""
 

@@ -51,7 +51,16 @@ CALLING = ("native", "native-scan", "local-polynomial")
 
 TESTS = [
     str(ROOT / f"tests/test_{name}.py")
-    for name in ("native", "native_scan", "local_linear", "dual_form", "short_convolution", "decode")
+    for name in (
+        "native",
+        "native_scan",
+        "local_linear",
+        "dual_form",
+        "short_convolution",
+        "decode",
+        "recording",
+        "planned_step",
+    )
 ]
 RECORDINGS = ("laws", "tests")
 

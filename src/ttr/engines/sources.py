@@ -88,6 +88,7 @@ def alike(
                 or tensor.dtype is not dtype
                 or tensor.shape != shape
                 or not tensor.is_cpu
+                or tensor.layout is not torch.strided
                 or contiguous
                 and not tensor.is_contiguous()
             ):

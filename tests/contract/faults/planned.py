@@ -2,6 +2,8 @@
 
 from .fault import Fault
 
+SUMS = ("test_the_kernel_is_the_dot",)
+
 FAULTS = (
     Fault(
         "recording.py",
@@ -83,4 +85,47 @@ FAULTS = (
         ("test_a_bound_step",),
     ),
     Fault("recorded_step.py", "values.check_control(name, x)", "pass", ("test_a_bound_step",)),
+    # packed sequences
+    Fault(
+        "packed.py", "lengths[row] < share * lengths[batch[0]]", "False", ("test_packed_sequences_are_those",)
+    ),
+    Fault("packed.py", "1.0 if x.wants_state or not", "FULL if not", ("test_packed_sequences_are_those",)),
+    Fault(
+        "packed.py",
+        "taken.masked_fill(beside(empty, taken), 0.0)",
+        "taken",
+        ("test_what_fills_up",),
+    ),
+    Fault("packed.py", "x.state.select(rows)", "x.state", ("test_packed_sequences_go_on",)),
+    Fault(
+        "packed.py", "state.select(torch.tensor(rows).argsort())", "state", ("test_packed_sequences_go_on",)
+    ),
+    # pairs that are left out, and kernels of short vectors
+    Fault(
+        "engines/torch/fused_attention.py",
+        "least = -NEGLIGIBLE[query.dtype] - 2 * reach",
+        "least = -NEGLIGIBLE[query.dtype]",
+        ("test_pairs_that_are_left_out",),
+    ),
+    Fault(
+        "engines/torch/fused_attention.py",
+        "slice(met.start + first, met.stop)",
+        "met",
+        ("test_pairs_that_are_left_out",),
+    ),
+    Fault(
+        "engines/torch/fused_attention.py",
+        "count = int(reached[-1]) + 1",
+        "count = 1",
+        ("test_pairs_that_are_left_out",),
+    ),
+    Fault("engines/torch/kernel_sums.py", "stop = start + query.shape[2]", "stop = start + 1", SUMS),
+    Fault("engines/torch/kernel_sums.py", "later = order > order[start:, None]", "later = order < 0", SUMS),
+    Fault("engines/torch/kernel_sums.py", "kept * memory + features", "memory + features", SUMS),
+    Fault(
+        "functions/features/taylor.py",
+        "return 1 + products * (1 + products / 2)",
+        "return 1 + products",
+        SUMS,
+    ),
 )

@@ -37,7 +37,9 @@ SPELLINGS = {
 REVERSED = {"__rsub__": "sub", "rsub": "sub", "__rtruediv__": "div", "__rdiv__": "div"}
 """Those whose second argument is the first operand."""
 
-AXES = 5
+AXES, MOST_TENSORS = 5, 64
+"""As in csrc/operations.c."""
+
 
 ALIGNED = 16
 """Entries to whose multiples the scratch memory of a result is rounded up."""
@@ -69,7 +71,11 @@ class _Operation(ctypes.Structure):
 class _Sequence(ctypes.Structure):
     """``struct sequence`` of csrc/operations.c."""
 
-    _fields_ = [("count", ctypes.c_int64), ("operations", ctypes.POINTER(_Operation))]
+    _fields_ = [
+        ("tensors", ctypes.c_void_p * MOST_TENSORS),
+        *((name, ctypes.c_int64) for name in ("count", "threads")),
+        ("operations", ctypes.c_void_p),
+    ]
 
 
 class Operand(NamedTuple):
@@ -160,7 +166,10 @@ class _Fusion:
             if not in_run:
                 operations += group
                 continue
-            operations.append(self._call(group, visible))
+            call = self._call(group, visible)
+            if call is None:
+                return self.recording
+            operations.append(call)
             operations += [o for o in group if o.results[0] in self.views & visible]
         return replace(self.recording, operations=tuple(operations), scope=self.scope).pruned()
 
@@ -224,14 +233,16 @@ class _Fusion:
                 visible |= {self.roots[name] for o in group for name in o.reads} - own
         return visible
 
-    def _call(self, group: list[Operation], visible: set[str]) -> Operation:
-        """The call of the kernel for a run."""
+    def _call(self, group: list[Operation], visible: set[str]) -> Operation | None:
+        """The call of the kernel for a run; None if it has too many tensors."""
         own = [o.results[0] for o in group if o.results[0] in self.entries]
         entries = [entry.folded() for name in own for entry in self.entries[name]]
         returned = [name for name in own if name in visible]
         operands = [x for entry in entries for x in (entry.a, entry.b) if x is not None]
         roots = dict.fromkeys(self.roots[self.names[id(x.tensor)]] for x in operands)
         given = [name for name in roots if name not in own]
+        if len(given) + len(returned) >= MOST_TENSORS:
+            return None
         places = {name: (i, 0) for i, name in enumerate((*given, *returned))}
         size = 0
         for name in own:
@@ -274,15 +285,17 @@ def _bound(
 ) -> Callable[..., list[Tensor]]:
     """A call of the kernel: (the given tensors) -> tensors like all templates but the last, which is scratch
     memory."""
-    array = (_Operation * len(operations))(*operations)
-    sequence = _Sequence(len(operations), array)
+    entries = torch.frombuffer(bytearray((_Operation * len(operations))(*operations)), dtype=torch.uint8)
     kernel = library.function("operations", dtype)
     kernel.argtypes = [ctypes.c_char_p, ctypes.POINTER(_Sequence)]
-    pack = struct.Struct(f"{given + len(templates)}P").pack
+    count = given + len(templates)
+    pack = struct.Struct(f"{count}P{(MOST_TENSORS - count) * struct.calcsize('P')}x").pack
+    sequence = _Sequence(count=len(operations), threads=1)
     reference = ctypes.byref(sequence)
 
     def call(*tensors: Tensor) -> list[Tensor]:
         made = [torch.empty_like(template) for template in templates]
+        sequence.operations = entries.data_ptr()
         kernel(pack(*map(Tensor.data_ptr, (*tensors, *made))), reference)
         return made[:-1]
 
@@ -304,9 +317,11 @@ def lowered(operation: Operation) -> list[Entry] | None:
         return None
     out, name = operation.made[0], getattr(operation.function, "__name__", "")
     tensors = list(_tensors((*operation.args, *operation.kwargs.values())))
-    if not tensors or out.dtype not in library.REALS or out.numel() == 0 or out.ndim > AXES:
+    if not tensors or out.dtype not in library.REALS or out.ndim > AXES:
         return None
     if any(x.dtype is not out.dtype or not x.is_cpu or x.ndim > AXES or x.is_neg() for x in (*tensors, out)):
+        return None
+    if any(x.numel() == 0 for x in (*tensors, out)):
         return None
     rules = {"linear": _linear, "matmul": _matmul, "__matmul__": _matmul, "bmm": _matmul, "cat": _cat}
     rules |= {"sum": _sum, "mean": _sum, "clamp": _clamp, "_threshold": _threshold, "threshold": _threshold}

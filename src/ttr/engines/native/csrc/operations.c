@@ -11,7 +11,7 @@ enum {
     COPY, NEG, EXP, LOG, SIGMOID, SILU, SOFTPLUS, TANH, SQUARE, RSQRT, SQRT, RECIPROCAL, ABS, RELU, EXPM1,
     LOG1P, COS, SIN, CLAMP, THRESHOLD, ADD, SUB, MUL, DIV, MAXIMUM, MINIMUM, SUM, MATMUL
 };
-enum { AXES = 5 };
+enum { AXES = 5, MOST_TENSORS = 64 };
 
 /* ``tensor`` counts the pointers of a call, or is -1 for a number: the operation's ``first``. */
 struct operand {
@@ -27,8 +27,10 @@ struct operation {
     double first, second;
 };
 
+/* A call: first the tensors, which are new every time, then what stays the same. */
 struct sequence {
-    int64_t count;
+    real *tensors[MOST_TENSORS];
+    int64_t count, threads; /* one thread: the field is for callers that handle all kernels alike */
     const struct operation *operations;
 };
 
@@ -193,11 +195,15 @@ INLINE real *at(const struct operand *x, real *const *tensors, real *number) {
     return (x->tensor < 0 ? number : tensors[x->tensor]) + x->offset;
 }
 
-int TTR_NAME(operations)(const void *tensors, const struct sequence *sequence) {
-    for (int64_t i = 0; i < sequence->count; i++) {
-        const struct operation *p = &sequence->operations[i];
-        real number = (real)p->first, *const *pointers = tensors;
-        run(p, at(&p->out, pointers, &number), at(&p->a, pointers, &number), at(&p->b, pointers, &number));
+/* ``tensors`` are the pointers at the beginning of ``struct sequence``; those of ``layout`` are ignored. */
+int TTR_NAME(operations)(const void *tensors, const struct sequence *layout) {
+    struct sequence call = *layout;
+    memcpy(&call, tensors, sizeof call.tensors);
+    for (int64_t i = 0; i < call.count; i++) {
+        const struct operation *p = &call.operations[i];
+        real number = (real)p->first;
+        run(p, at(&p->out, call.tensors, &number), at(&p->a, call.tensors, &number),
+            at(&p->b, call.tensors, &number));
     }
     return 0;
 }
