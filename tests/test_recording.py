@@ -5,7 +5,7 @@ import itertools
 import numpy
 import pytest
 import torch
-from torch.nn.functional import linear, silu, softplus, threshold
+from torch.nn.functional import linear, logsigmoid, silu, softplus, threshold
 
 from tests.tiers import ISAS, tier
 from ttr.engines.native import library, operations
@@ -143,7 +143,7 @@ def draw(dtype, *shape):
 def cases(dtype):
     """name -> (function, tensors): every operation of the kernel, with all its strides."""
     x = X.to(dtype)
-    spelled = {"silu": silu, "softplus": softplus, "copy": lambda t: t.clone()}
+    spelled = {"silu": silu, "log_sigmoid": logsigmoid, "softplus": softplus, "copy": lambda t: t.clone()}
     found = {
         name: (spelled.get(name) or getattr(torch, name), [x.abs() + 0.1 if name in POSITIVE else x])
         for name in operations.UNARY
@@ -167,6 +167,8 @@ def cases(dtype):
         "cat": (lambda x, y: torch.cat([x, y, x], dim=2), [a, draw(dtype, 3, 1, 2, 5)]),
         "linear": (linear, [draw(dtype, 2, 1, 70), draw(dtype, 9, 70)]),
         "linear, many rows": (linear, [draw(dtype, 31, 5), draw(dtype, 6, 5)]),
+        "outer products": (torch.matmul, [draw(dtype, 2, 40, 1), draw(dtype, 2, 1, 50)]),
+        "a square": (lambda x: x**2, [a]),
         "matmul": (torch.matmul, [draw(dtype, 2, 3, 1, 37), draw(dtype, 2, 3, 37, 19)]),
         "matmul, one for all": (torch.matmul, [draw(dtype, 2, 3, 4, 7), draw(dtype, 7, 5)]),
         "matmul, repeated": (torch.matmul, [draw(dtype, 2, 1, 4, 7), draw(dtype, 3, 7, 5)]),

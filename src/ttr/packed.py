@@ -12,7 +12,7 @@ from torch import Tensor
 from ttr.forms import Pairs
 from ttr.inputs import Inputs
 from ttr.problem import Problem
-from ttr.slots import beside, with_slots
+from ttr.slots import with_slots
 from ttr.state import State
 
 Run = Callable[[Problem, Inputs], tuple[Tensor, State]]
@@ -33,9 +33,10 @@ def run(take: Run, problem: Problem, x: Inputs, bounds: Sequence[int]) -> tuple[
     if not lengths:
         return x.q.new_zeros(1, 0, x.heads, x.v.shape[-1]), x.state
     parts, states, rows, tokens = [], [], [], []
+    pieces = x.split(lengths)
     for batch, slots in _batches(problem, x, lengths):
         time = lengths[batch[0]]
-        y, state = take(problem, _batch(x, batch, slots, [(bounds[row], lengths[row]) for row in batch]))
+        y, state = take(problem, _batch(x, [pieces[row] for row in batch], batch, slots))
         if all(lengths[row] == time for row in batch):
             parts.append(y.flatten(0, 1))
         else:
@@ -66,35 +67,33 @@ def _batches(problem: Problem, x: Inputs, lengths: Sequence[int]) -> Iterator[tu
     yield batch, slots[batch[0]]
 
 
-def _batch(x: Inputs, rows: list[int], slots: int | None, places: list[tuple[int, int]]) -> Inputs:
-    """The call of some sequences, each the first token and the number of tokens in ``places``, as a batch.
-    What fills up a shorter one is 0 in q, k and v, and in the controls its last token."""
-    (first, time), device = places[0], x.q.device
-    adjacent = places == [(first + i * time, time) for i in range(len(places))]
-    token = torch.arange(time, device=device)
-    start, length = (torch.tensor(numbers, device=device)[:, None] for numbers in zip(*places))
-    empty = None if all(own == time for _, own in places) else token >= length
+def _batch(x: Inputs, pieces: list[Inputs], rows: list[int], slots: int | None) -> Inputs:
+    """The call of the sequences ``rows`` of a packed one, ``pieces``, the longest first, as a batch. What
+    fills up a shorter one is 0 in q, k and v, and in the controls its last token."""
+    time = pieces[0].length
 
-    def cut(tensor: Tensor | None) -> Tensor | None:
-        if tensor is None:
-            return None
-        if adjacent:
-            return tensor[0, first : first + len(rows) * time].unflatten(0, (len(rows), time))
-        return tensor[0][start + torch.minimum(token, length - 1)]
+    def stacked(parts: list[Tensor], repeats: bool) -> Tensor:
+        filled = []
+        for part in parts:
+            missing = time - part.shape[1]
+            if missing:
+                last = part[:, -1:] if repeats else torch.zeros_like(part[:, -1:])
+                part = torch.cat([part, last.expand(-1, missing, *part.shape[2:])], dim=1)
+            filled.append(part)
+        return filled[0] if len(filled) == 1 else torch.cat(filled)
 
-    def cleared(tensor: Tensor) -> Tensor:
-        taken = cut(tensor)
-        return taken if empty is None else taken.masked_fill(beside(empty, taken), 0.0)
+    def field(name: str) -> Tensor | None:
+        parts = [getattr(piece, name) for piece in pieces]
+        return None if parts[0] is None else stacked(parts, repeats=name not in ("q", "k", "v"))
 
+    controls = {
+        name: control if name == "ridge" else stacked([piece.controls[name] for piece in pieces], True)
+        for name, control in x.controls.items()
+    }
     state = x.state if rows == list(range(len(x.state.position))) else x.state.select(rows)
     return dataclasses.replace(
         x,
-        q=cleared(x.q),
-        k=cleared(x.k),
-        v=cleared(x.v),
-        log_retention=cut(x.log_retention),
-        log_importance=cut(x.log_importance),
-        phase=cut(x.phase),
-        controls={name: c if name == "ridge" else cut(c) for name, c in x.controls.items()},
+        **{name: field(name) for name in ("q", "k", "v", "log_retention", "log_importance", "phase")},
+        controls=controls,
         state=state if slots is None else with_slots(state, slots),
     )

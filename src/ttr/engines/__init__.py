@@ -9,6 +9,7 @@ from ttr.engines.torch.chunkwise_additive import ChunkwiseAdditive
 from ttr.engines.torch.chunkwise_delta import ChunkwiseDelta
 from ttr.engines.torch.chunkwise_levels import ChunkwiseLevels
 from ttr.engines.torch.chunkwise_momentum import ChunkwiseMomentum
+from ttr.engines.torch.chunkwise_oja import ChunkwiseOja
 from ttr.engines.torch.chunkwise_ridge import ChunkwiseRidge
 from ttr.engines.torch.corrected_attention import CorrectedAttention
 from ttr.engines.torch.dual_form.engine import DualForm
@@ -32,6 +33,7 @@ ENGINES: tuple[Engine, ...] = (
     ChunkwiseLevels(),
     ChunkwiseDelta(),
     ChunkwiseMomentum(),
+    ChunkwiseOja(),
     DualForm(),
     MiniBatch(),
     LargeChunk(),

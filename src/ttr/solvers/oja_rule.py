@@ -41,7 +41,7 @@ class OjaRule(Solver):
             ),
             "read-out": "y_t = s N_t^T phi(q_t)",
             "order": "decay, then the error of the decayed memory, then write, then read",
-            "parallel form": "none: token by token",
+            "parallel form": "that of the delta rule with keys and values exchanged, chunk by chunk",
             "approximation": (
                 "The regression runs from values to keys, and the read-out is its adjoint, not a prediction."
             ),

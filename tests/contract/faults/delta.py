@@ -142,7 +142,7 @@ FAULTS = (
         '["value_log_decay"].exp().detach()[..., None, :]',
         OJA,
     ),
-    Fault("engines/torch/steps/oja.py", ".clamp(min=RESET)", ".clamp(min=-5.0)", OJA),
+    Fault("engines/torch/steps/oja.py", ".clamp(min=RESET)", ".clamp(min=-5.0)", ("recurrent", *OJA)),
     Fault(
         "engines/torch/steps/oja.py", "missing = linear.key[:, 0] - ", "missing = linear.key[:, 0] + ", OJA
     ),
@@ -151,6 +151,18 @@ FAULTS = (
         'x.controls["momentum"], x.controls["momentum_step"]',
         'x.controls["momentum_step"], x.controls["momentum"]',
         ("recurrent", *MOMENTUM),
+    ),
+    Fault(
+        "engines/torch/chunkwise_oja.py",
+        "[..., 1, :, :, 0, :]",
+        "[..., 0, :, :, 0, :]",
+        ("chunkwise-oja", *OJA),
+    ),
+    Fault(
+        "engines/torch/chunkwise_oja.py",
+        "shrink(early, border - log_early), log_late - border",
+        "early, log_late - border",
+        ("chunkwise-oja", *OJA),
     ),
     Fault("forms/oja.py", 'x.controls["value_log_decay"]', '0.5 * x.controls["value_log_decay"]', OJA),
 )

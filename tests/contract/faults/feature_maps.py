@@ -65,8 +65,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault("functions/features/hedgehog.py", '"...hk,hjk->...hj"', '"...hk,hkj->...hj"', ("nothing",)),
     Fault(
         "functions/features/rebased.py",
-        "SymmetricPower(2)(layer_norm",
-        "2 * SymmetricPower(2)(layer_norm",
+        "SymmetricPower(2)(self._normed",
+        "2 * SymmetricPower(2)(self._normed",
         ("nothing",),
     ),
     Fault(

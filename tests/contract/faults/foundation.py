@@ -322,9 +322,9 @@ FAULTS = (
         ("test_a_call_never_hands_back_the_callers_state",),
     ),
     Fault(
-        "dispatch.py",
-        "for start, one in zip(starts, x.split(lengths))",
-        "for start, one in zip(starts, [x.tokens(a, b, x.state) for a, b in zip(bounds, bounds[1:])])",
+        "packed.py",
+        "pieces = x.split(lengths)",
+        "pieces = [x.tokens(a, b, x.state) for a, b in zip(bounds, bounds[1:])]",
         ("test_gradients_of_packed",),
     ),
     Fault(

@@ -118,6 +118,18 @@ FAULTS = (
         LEVELS,
     ),
     Fault(
+        "engines/torch/chunkwise_levels.py",
+        "token ^ (token - 1)",
+        "token ^ (token + 1)",
+        ("chunkwise-levels", *LEVELS),
+    ),
+    Fault(
+        "engines/torch/chunkwise_levels.py",
+        "memory[each] + decay * held",
+        "memory[each] + held",
+        ("chunkwise-levels", *LEVELS),
+    ),
+    Fault(
         "forms/fenwick.py", "torch.arange(levels - 1, device", "torch.arange(1, levels - 1, device", LEVELS
     ),
     Fault(
@@ -146,7 +158,7 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/chunkwise_levels.py",
-        "torch.minimum(start[:, None] + place, (start + x.length - 1)[:, None])",
+        "torch.minimum(start[:, None] + place, (start + length - 1)[:, None])",
         "start[:, None] + place",
         ("chunkwise-levels", *LEVELS),
     ),

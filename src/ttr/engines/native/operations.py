@@ -18,7 +18,7 @@ from ttr.recording import Operation, Recording
 
 CODES = (
     *("copy", "neg", "exp", "log", "sigmoid", "silu", "softplus", "tanh", "square", "rsqrt", "sqrt"),
-    *("reciprocal", "abs", "relu", "expm1", "log1p", "cos", "sin", "clamp", "threshold"),
+    *("reciprocal", "abs", "relu", "expm1", "log1p", "cos", "sin", "log_sigmoid", "clamp", "threshold"),
     *("add", "sub", "mul", "div", "maximum", "minimum", "sum", "matmul"),
 )
 """The operations of csrc/operations.c, in its order."""
@@ -47,8 +47,8 @@ ALIGNED = 16
 LEAST = 3
 """Fewer operations than this in a row are left to torch: a call of the kernel costs as much."""
 
-ROWS = 32
-"""From so many rows on torch's own products are faster."""
+LARGE = 32
+"""Products of which all three sizes are at least this are faster by torch."""
 
 
 class _Operand(ctypes.Structure):
@@ -341,6 +341,8 @@ def _pointwise(name: str, out: Tensor, args: tuple, kwargs: dict[str, Any]) -> l
         shaped = _contiguous_strides(x.shape)
         made = [Entry("copy", tuple(x.shape), Operand(out, shaped), Operand(x, x.stride()))]
         return made if out.is_contiguous() and out.numel() == x.numel() else None
+    if name == "pow" and args[1:] == (2,):
+        code, args = "square", args[:1]
     if code in UNARY and len(args) == 1:
         return [Entry(code, tuple(out.shape), Operand(out, out.stride()), _spread(args[0], out))]
     if code in BINARY and len(args) == 2 and all(isinstance(x, Tensor | int | float) for x in args):
@@ -421,7 +423,7 @@ def _product(out: Tensor, a: Tensor, b: Tensor, strides: tuple[int, ...]) -> lis
         }
     (shape, of_out), (a_shape, of_a) = seen["out"], seen["a"]
     lead = shape[:-2]
-    if len(lead) > AXES - 3 or shape[-2] >= ROWS:
+    if len(lead) > AXES - 3 or min(*shape[-2:], a_shape[-1]) >= LARGE:
         return None
     missing = AXES - 3 - len(lead)
 

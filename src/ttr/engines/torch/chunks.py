@@ -10,7 +10,9 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import threshold
 
+from ttr.decay import RESET
 from ttr.forms.sums import lengthened
 
 
@@ -64,8 +66,8 @@ def cumulative_log_decay(
 
 
 def shrink(x: Float[Tensor, "*lead D"], log: Float[Tensor, "*#lead #D"]) -> Float[Tensor, "*lead D"]:
-    """x exp(log), for log <= 0."""
-    return x * log.to(x.dtype).exp()
+    """x exp(log), for log <= 0; 0 from ``RESET`` down, below which numbers become denormal and slow."""
+    return x * threshold(log.to(x.dtype), RESET, -torch.inf).exp()
 
 
 def scores(
@@ -85,7 +87,7 @@ def scores(
     if log_keys.shape[-1] > 1:
         return _scores_by_halving(rows, keys, log_rows, log_keys, tokens).masked_fill(hidden, 0.0)
     between = (log_rows - log_keys.mT).to(rows.dtype).masked_fill(hidden, -torch.inf)
-    return (rows @ keys.mT) * between.exp()
+    return (rows @ keys.mT) * threshold(between, RESET, -torch.inf).exp()
 
 
 def _scores_by_halving(

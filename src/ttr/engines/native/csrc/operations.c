@@ -9,7 +9,7 @@
 /* in the order of ttr.engines.native.operations.CODES */
 enum {
     COPY, NEG, EXP, LOG, SIGMOID, SILU, SOFTPLUS, TANH, SQUARE, RSQRT, SQRT, RECIPROCAL, ABS, RELU, EXPM1,
-    LOG1P, COS, SIN, CLAMP, THRESHOLD, ADD, SUB, MUL, DIV, MAXIMUM, MINIMUM, SUM, MATMUL
+    LOG1P, COS, SIN, LOG_SIGMOID, CLAMP, THRESHOLD, ADD, SUB, MUL, DIV, MAXIMUM, MINIMUM, SUM, MATMUL
 };
 enum { AXES = 5, MOST_TENSORS = 64 };
 
@@ -104,6 +104,7 @@ static void row(const struct operation *p, real *restrict out, const real *a, co
     case LOG1P: ROW((real)log1p(x));
     case COS: ROW((real)cos(x));
     case SIN: ROW((real)sin(x));
+    case LOG_SIGMOID: ROW((x < 0 ? x : 0) - (real)log1p(exp(x < 0 ? x : -x)));
     case CLAMP: ROW(x < low ? low : x > high ? high : x);
     case THRESHOLD: ROW(x <= low ? high : x);
     case ADD: ROW(x + y);
