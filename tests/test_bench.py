@@ -22,7 +22,7 @@ from ttr.diagnostics import record
 from ttr.engines.native import library
 from ttr.engines.torch.chunkwise_additive import ChunkwiseAdditive
 from ttr.engines.torch.chunkwise_delta import ChunkwiseDelta
-from ttr.experiments.bench import figures, machine, peak, peers, report, run
+from ttr.experiments.bench import entries, figures, machine, peak, peers, report, run
 from ttr.experiments.bench.cases import Case, Memories, Shape, cases
 from ttr.experiments.bench.contestants import (
     Call,
@@ -32,7 +32,9 @@ from ttr.experiments.bench.contestants import (
     within_onednn,
     without_native,
 )
+from ttr.experiments.bench.entries import Entries
 from ttr.experiments.bench.families import DELTA, FAMILIES, delta_flops, gated
+from ttr.experiments.bench.models import GENERATED, Models
 from ttr.experiments.bench.results import Figures, load
 from ttr.experiments.bench.rounds import LEAST_SECONDS, OTHERS_ALLOWED, Rounds, SystemClock, measure
 from ttr.experiments.bench.settings import BenchSettings
@@ -40,6 +42,9 @@ from ttr.experiments.bench.trial import FLOAT64, Past, disagreement, predicted, 
 from ttr.experiments.errors import UserError
 from ttr.laws import LAWS
 from ttr.laws.tolerances import FLOAT32, FLOAT32_OUTPUTS, error
+
+OWN_NUMBERS = (Models, Entries)
+"""The families whose contestants have weights or inputs of their own."""
 
 
 class Hands:
@@ -225,7 +230,9 @@ def test_a_named_engine_that_refuses_is_left_out_with_its_reason(bench):
 
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
 @pytest.mark.parametrize(
-    "case", [case for case in cases(FAMILIES) if case.shape.batch == 1], ids=lambda case: case.name
+    "case",
+    [case for case in cases(FAMILIES) if case.shape.batch == 1 and not isinstance(case.family, OWN_NUMBERS)],
+    ids=lambda case: case.name,
 )
 def test_all_peers_compute_what_ours_do(case, monkeypatch):
     """At a small shape of several chunks, the last one partial: outputs, and gradients of the inputs that
@@ -248,6 +255,61 @@ def test_all_peers_compute_what_ours_do(case, monkeypatch):
     )
     if case.direction == "training":
         assert reference[1] and all(len(outcome[1]) >= 2 for outcome in outcomes.values())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
+@pytest.mark.parametrize(
+    "case",
+    [case for case in cases(FAMILIES) if isinstance(case.family, Models) and case.shape.batch == 1],
+    ids=lambda case: case.name,
+)
+def test_models_of_both_sides_do_the_same_work(case):
+    """As many parameters, within a tenth; logits, losses or tokens of the same shape, and finite."""
+    x = case.shaped(time=20)
+    made = {}
+    for each in x.contestants((), False):
+        y, gradients = each.timed(each.prepare(x.inputs()), case.direction == "training")()
+        assert torch.isfinite(y).all()
+        made[each.side] = y.shape, sum(g.numel() for g in gradients.values())
+    (ours, own), (theirs, other) = made["ours"], made["peer"]
+    assert ours == theirs and own <= 1.1 * other and other <= 1.1 * own
+    if case.direction == "generate":
+        assert ours == (1, 20 + GENERATED)
+
+
+def test_the_page_of_the_catalogue_lists_the_slowest_first(bench):
+    made = {}
+    for name, seconds in (("gla", 2.0), ("based", 9.0), ("kda", 0.5)):
+        for way in ("forward", "training"):
+            rounds = [
+                {
+                    "others": 0.0,
+                    "clean": True,
+                    "samples": {"ttr": [seconds] * 2, entries.ATTENTION: [1.0] * 2},
+                }
+            ]
+            made[name, way] = {
+                "family": f"catalogue.{name}",
+                "direction": way,
+                "shape": vars(entries.SHAPE),
+                "rows": [{"name": row, "status": "timed"} for row in ("ttr", entries.ATTENTION)],
+                "passes": [{"threads": 1, "rounds": rounds}],
+            }
+    page = entries.page([*made.values(), {"family": "kda"}], {"processor": "a processor"})
+    listed = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines()[6:]]
+    assert listed == ["based", "gla", "kda"] and "| based | 9.00 | 9 s | 9.00 | 9 s |" in page
+    assert entries.page([{"family": "kda"}], {}) is None
+
+
+@pytest.mark.parametrize("name", ["gated-deltanet", "deltaproduct", "lru", "titans", "softmax-attention"])
+def test_an_entry_gets_what_its_own_layer_makes(name):
+    case = next(c for c in cases(FAMILIES) if c.name.startswith(f"catalogue.{name}.training")).shaped(
+        time=40, heads=2, key=16, value=16
+    )
+    for each in case.contestants((), False):
+        y, gradients = each.timed(each.prepare(case.inputs()), True)()
+        assert torch.isfinite(y).all() and all(torch.isfinite(g).all() for g in gradients.values())
+        assert len(gradients) >= 3
 
 
 @pytest.mark.parametrize(
@@ -852,7 +914,7 @@ def test_the_list_shows_cases_and_available_contestants(monkeypatch, capsys):
     "arguments, words",
     [
         (("mamba",), "There is no case 'mamba'. ttr bench --list shows the cases"),
-        (("--engines", "fastest"), "There is no engine 'fastest'. Use one of native-scan"),
+        (("--engines", "fastest"), "There is no engine 'fastest'. Use one of kernel-sums"),
         (("--rounds", "0"), "--rounds must be at least 1, not 0."),
         (("--lengths", "0"), "--lengths must be at least 1, not 0."),
         (("--lengths", "long"), "--lengths takes numbers separated by commas, not 'long'."),
@@ -869,7 +931,8 @@ def test_names_choose_cases_by_whole_words():
     def names(*chosen, **options):
         return [case.name for case in run.chosen(BenchSettings(cases=chosen, **options), known)]
 
-    assert names() == [case.name for case in known]
+    assert names() == [case.name for case in known if not case.family.on_request]
+    assert len(names("catalogue")) == 2 * len(ttr.catalogue) and not set(names("catalogue")) & set(names())
     assert (
         names("gated-delta.decode.B4")
         == names("gated-delta.decode.B4.D128")

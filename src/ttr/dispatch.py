@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -110,10 +110,7 @@ def step(
     """
     params = {} if params is None else params
     plain = type(state) is State and type(params) is dict and _is_plain(problem, q, k, v, engine)
-    call = None
-    if plain:
-        machine = torch.get_num_threads(), library.available()
-        call = (problem, inplace, q.shape, k.shape, v.shape, q.dtype, machine)
+    call = _kind_of_step(problem, inplace, q, k, v) if plain else None
     bound = _STEPS.get(call)
     if bound is not None and (done := bound(q, k, v, state, controls, params)):
         return done
@@ -135,6 +132,28 @@ def step(
     return y[:, 0].to(x.out_dtype), new
 
 
+def memory_step(problem: Problem, inplace: bool, engine: str | Engine) -> MemoryStep:
+    """``step`` for many tokens of one kind: what the first one has bound takes the others."""
+    bound: BoundStep | None = None
+
+    def advance(
+        token: Sequence[Tensor], state: State, controls: Mapping[str, Tensor], params: Mapping[str, Tensor]
+    ) -> tuple[Tensor, State]:
+        nonlocal bound
+        if bound is not None and (done := bound(*token, state, controls, params)):
+            return done
+        done = step(problem, *token, state, params=params, inplace=inplace, engine=engine, **controls)
+        bound = _STEPS.get(_kind_of_step(problem, inplace, *token)) if engine == "auto" else None
+        return done
+
+    return advance
+
+
+def _kind_of_step(problem: Problem, inplace: bool, q: Tensor, k: Tensor, v: Tensor) -> tuple[object, ...]:
+    machine = torch.get_num_threads(), library.available()
+    return problem, inplace, q.shape, k.shape, v.shape, q.dtype, machine
+
+
 class Bound(dict):
     """A thread-safe cache of bound calls, by which further calls of a kind skip most of the checks; it is
     cleared at ``most`` entries."""
@@ -150,6 +169,11 @@ class Bound(dict):
 
 
 _STEPS, _SEQUENCES = Bound(), Bound()
+
+MemoryStep = Callable[
+    [Sequence[Tensor], State, Mapping[str, Tensor], Mapping[str, Tensor]], tuple[Tensor, State]
+]
+"""((q, k, v) of one token, state, controls, params) -> (y [B,H,V], state)."""
 
 SHORT = 64
 """Sequences of up to so many tokens are bound: for them dispatch takes as long as the kernel."""

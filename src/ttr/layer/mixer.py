@@ -3,19 +3,16 @@ sequences and on one token at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ttr.dispatch import check_engine, regress, step
+from ttr.dispatch import MemoryStep, check_engine, memory_step, regress
 from ttr.engines.engine import Engine
 from ttr.initial import initial_state
 from ttr.layer import planned_step
 from ttr.layer.architecture import Architecture
 from ttr.layer.part import Streams
-from ttr.layer.planned_step import MemoryStep
 from ttr.layer.project import Project, projection
 from ttr.layer.sequences import Sequences
 from ttr.layer.sizes import Sizes
@@ -139,17 +136,7 @@ class Mixer(Project):
 
     def memory_step(self, inplace: bool) -> MemoryStep:
         """``ttr.step`` of this layer's memory."""
-        problem, engine = self.problem, self.engine
-
-        def remember(
-            token: Sequence[Tensor],
-            state: State,
-            controls: Mapping[str, Tensor],
-            params: Mapping[str, Tensor],
-        ) -> tuple[Tensor, State]:
-            return step(problem, *token, state, params=params, inplace=inplace, engine=engine, **controls)
-
-        return remember
+        return memory_step(self.problem, inplace, self.engine)
 
     def around_memory(
         self, x: Float[Tensor, "B d"], state: State, remember: MemoryStep

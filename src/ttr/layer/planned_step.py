@@ -10,16 +10,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ttr.dispatch import MemoryStep
 from ttr.engines.native import library, operations
 from ttr.layer.tensors import Tensors
 from ttr.recording import NotRecordable, is_recording, kept_whole, record
 from ttr.state import State
 from ttr.torch_internals import is_transformed
-
-MemoryStep = Callable[
-    [Sequence[Tensor], State, Mapping[str, Tensor], Mapping[str, Tensor]], tuple[Tensor, State]
-]
-"""((q, k, v) of one token, state, controls, params) -> (y [B,H,V], state): the step of a memory."""
 
 TokenStep = Callable[[Tensor, State, MemoryStep], tuple[Tensor, State]]
 """(x [B,d], state, memory) -> (y [B,d], state): the step of a layer, or of a block, around its memory."""
@@ -66,21 +62,13 @@ def take(
 def _key(x: object, state: object, inplace: bool) -> tuple[object, ...] | None:
     """What calls with the same plan have in common; None for calls that are not planned: with gradients,
     under a transform, the compiler or autocast."""
-    if type(x) is not Tensor or type(state) is not State or torch.is_grad_enabled():
+    if type(x) is not Tensor or type(state) is not State or torch.is_grad_enabled() or x.is_nested:
         return None
-    if (
-        torch.compiler.is_compiling()
-        or is_transformed()
-        or is_recording()
-        or x.is_nested
-        or x.is_meta
-        or x.is_neg()
-    ):
+    if torch.compiler.is_compiling() or is_transformed() or is_recording():
         return None
-    if torch.is_autocast_enabled(x.device.type):
+    if x.layout is not torch.strided or x.is_meta or x.is_neg() or torch.is_autocast_enabled(x.device.type):
         return None
-    like = x.shape, x.stride(), x.dtype, x.device, tuple(state.tensors), state.capacity
-    return *like, inplace, library.available()
+    return x.shape, x.stride(), x.dtype, state.capacity, inplace, library.available()
 
 
 def _plan(
@@ -127,30 +115,43 @@ def _plan(
         ).replay()
     except NotRecordable:
         return None
-    kinds = tuple(_kind(tensor) for tensor in learned)
-    kinds_around = [_kind(kept[name]) for name in around]
-    rows = state.position.shape
+    like = [_kind(tensor) for tensor in learned]
+    like_around = [(name, *_kind(kept[name])) for name in around]
+    rows, device = state.position.shape, x.device
 
     def run(x: Tensor, state: State) -> tuple[Tensor, State] | None:
+        if not _unchanged(modules) or x.device != device or len(state.tensors) != len(names):
+            return None
         learned = [group.get(name) for group, name in places]
-        if not _unchanged(modules) or tuple(map(_kind, learned)) != kinds:
+        if not all(map(_is_like, learned, like)) or state.position.shape != rows:
             return None
         given = dict(state.tensors)
-        if state.position.shape != rows or not all(isinstance(given[name], Tensor) for name in around):
-            return None
-        given |= {name: library.contiguous(given[name]) for name in around}
-        if [_kind(given[name]) for name in around] != kinds_around:
-            return None
-        tensors = [given[name] for name in names]
-        y, position, *after = replay((x, state.position, *tensors, *learned))
+        for name, *kind in like_around:
+            if not isinstance(given.get(name), Tensor):
+                return None
+            given[name] = library.contiguous(given[name])
+            if not _is_like(given[name], kind):
+                return None
+        y, position, *after = replay((x, state.position, *map(given.get, names), *learned))
         return y, State(dict(zip(names, after)), position, capacity)
 
     return run
 
 
-def _kind(x: object) -> tuple[object, ...] | None:
+def _kind(x: Tensor) -> tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device]:
     """What a tensor must keep for the operations on it to stay the same."""
-    return (x.shape, x.stride(), x.dtype, x.device, x.is_neg()) if isinstance(x, Tensor) else None
+    return x.shape, x.stride(), x.dtype, x.device
+
+
+def _is_like(x: object, kind: Sequence[object]) -> bool:
+    return (
+        isinstance(x, Tensor)
+        and x.shape == kind[0]
+        and x.stride() == kind[1]
+        and x.dtype is kind[2]
+        and x.device == kind[3]
+        and not x.is_neg()
+    )
 
 
 def _children(layer: nn.Module) -> Iterator[tuple[Mapping[str, nn.Module | None], str, nn.Module]]:

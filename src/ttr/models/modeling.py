@@ -18,9 +18,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
+from ttr.dispatch import MemoryStep
 from ttr.layer import planned_step
 from ttr.layer.mixer import Mixer
-from ttr.layer.planned_step import PLAIN_MODULES, MemoryStep
+from ttr.layer.planned_step import PLAIN_MODULES
 from ttr.models.cache import MemoryLayer, TTRCache
 from ttr.models.configuration import TTRConfig
 from ttr.models.conversion import renamed_keys

@@ -161,16 +161,18 @@ class _Fusion:
         self.in_runs = {name for in_run, group in groups if in_run for o in group for name in o.results}
         self.roots = self._roots()
         visible = self._visible(groups)
+        shown = self._shown(visible)
         operations: list[Operation] = []
         for in_run, group in groups:
             if not in_run:
                 operations += group
                 continue
-            call = self._call(group, visible)
+            call = self._call(group, visible, shown)
             if call is None:
                 return self.recording
             operations.append(call)
-            operations += [o for o in group if o.results[0] in self.views & visible]
+            made = set(call.results)
+            operations += [o for o in group if o.results[0] in (self.views & visible) - made]
         return replace(self.recording, operations=tuple(operations), scope=self.scope).pruned()
 
     def _groups(self) -> list[tuple[bool, list[Operation]]]:
@@ -203,6 +205,11 @@ class _Fusion:
         return known and (o.results[0] in self.entries or o.results[0] in self.views)
 
     @functools.cached_property
+    def kept(self) -> set[str]:
+        """The results of calls that are kept whole, which may be laid out differently another time."""
+        return {name for o in self.recording.operations if o.kept for name in o.results}
+
+    @functools.cached_property
     def loose(self) -> set[str]:
         """The results of calls that are kept whole and were not contiguous: another time they may be."""
         return {
@@ -224,16 +231,35 @@ class _Fusion:
         """The results of runs that are needed outside them."""
         visible = set(self.recording.outputs)
         visible.update(name for in_run, group in groups if not in_run for o in group for name in o.reads)
-        for o in reversed(self.recording.operations):
-            if o.results[0] in visible & self.views & self.in_runs:
-                visible |= o.reads
         for in_run, group in groups:
             own = {name for o in group for name in o.results}
             if in_run:
                 visible |= {self.roots[name] for o in group for name in o.reads} - own
+        self.needed = frozenset(visible)
+        for o in reversed(self.recording.operations):
+            if o.results[0] in visible & self.views & self.in_runs:
+                visible |= o.reads
         return visible
 
-    def _call(self, group: list[Operation], visible: set[str]) -> Operation | None:
+    def _shown(self, visible: set[str]) -> dict[str, str]:
+        """The results that are seen outside in a single other shape, with the name in which they are: they
+        are made in that shape."""
+        seen: dict[str, list[str]] = {}
+        for name in visible & self.views & self.in_runs:
+            seen.setdefault(self.roots[name], []).append(name)
+        return {
+            root: names[0]
+            for root, names in seen.items()
+            if len(names) == 1
+            and root in self.entries
+            and root in self.in_runs
+            and root not in self.needed
+            and self.examples[names[0]].numel() == self.examples[root].numel()
+            and self.examples[names[0]].is_contiguous()
+            and self.examples[root].is_contiguous()
+        }
+
+    def _call(self, group: list[Operation], visible: set[str], shown: dict[str, str]) -> Operation | None:
         """The call of the kernel for a run; None if it has too many tensors."""
         own = [o.results[0] for o in group if o.results[0] in self.entries]
         entries = [entry.folded() for name in own for entry in self.entries[name]]
@@ -262,13 +288,14 @@ class _Fusion:
             _Operation(CODES.index(e.code), e.sizes, *map(operand, (e.out, e.a, e.b)), e.first, e.second)
             for e in entries
         ]
-        templates = [torch.empty_like(self.examples[name]) for name in returned]
+        results = [shown.get(name, name) for name in returned]
+        templates = [torch.empty_like(self.examples[name]) for name in results]
         call = _bound(made, self.dtype, len(given), [*templates, torch.empty(size, dtype=self.dtype)])
         name = f"c{id(call)}"
         self.scope[name] = call
-        written = [f"{each}.contiguous()" if self.examples[each].is_contiguous() else each for each in given]
+        written = [f"{each}.contiguous()" if each in self.kept else each for each in given]
         return Operation(
-            tuple(returned),
+            tuple(results),
             True,
             f"{name}({', '.join(written)})",
             frozenset(each for each in given if each not in self.scope),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ttr.experiments.bench.cases import Direction, Family, Shape
 from ttr.experiments.bench.contestants import Call, Contestant, Tensors
+from ttr.experiments.bench.peers import needs_transformers
 
 SHAPE = Shape(1, 512, 4, 64, 64)
 
@@ -50,19 +51,16 @@ def _contestant(
         torch.manual_seed(0)
         return CALLS[direction](build(SHAPE).eval(), x["ids"])
 
-    return Contestant(name, side, prepared, lambda _: _missing(), compared=False)
+    return Contestant(name, side, prepared, needs_transformers, compared=False)
 
 
-def _missing() -> str | None:
-    return (
-        None
-        if importlib.util.find_spec("transformers")
-        else "transformers is not installed. Install test-time-regression[hf]."
-    )
+CACHES = ("past_key_values", "cache_params")
+"""transformers' names of a cache, of attention and of state-space models."""
 
 
 def _prefill(model: nn.Module, ids: Tensor) -> Call:
-    return Call(lambda: model(ids, use_cache=True, logits_to_keep=1).logits)
+    last = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
+    return Call(lambda: model(ids, use_cache=True, **last).logits[:, -1:])
 
 
 def _training(model: nn.Module, ids: Tensor) -> Call:
@@ -72,12 +70,13 @@ def _training(model: nn.Module, ids: Tensor) -> Call:
 
 def _decode(model: nn.Module, ids: Tensor) -> Call:
     with torch.no_grad():
-        filled = model(ids, use_cache=True).past_key_values
+        made = model(ids, use_cache=True)
+    name = next(name for name in CACHES if getattr(made, name, None) is not None)
 
     def run() -> Tensor:
-        cache, token = copy.deepcopy(filled), ids[:, :1]
+        cache, token = {name: copy.deepcopy(made[name])}, ids[:, :1]
         for _ in range(TOKENS):
-            logits = model(token, past_key_values=cache, use_cache=True).logits
+            logits = model(token, use_cache=True, **cache).logits
         return logits
 
     return Call(run)

@@ -135,7 +135,8 @@ def wrong(held: dict[str, Any]) -> list[str]:
 def list_cases(settings: BenchSettings, console: Console) -> None:
     """Print the cases of the settings and their contestants."""
     with for_the_user():
-        todo = chosen(settings, cases(FAMILIES, settings.lengths))
+        known = cases(FAMILIES, settings.lengths)
+        todo = chosen(settings, known) if settings.cases else known
         report.listing(
             todo, {case.name: case.contestants(settings.engines, settings.onednn) for case in todo}, console
         )
