@@ -22,7 +22,7 @@ from ttr.diagnostics import record
 from ttr.engines.native import library
 from ttr.engines.torch.chunkwise_additive import ChunkwiseAdditive
 from ttr.engines.torch.chunkwise_delta import ChunkwiseDelta
-from ttr.experiments.bench import entries, figures, machine, peak, peers, report, run
+from ttr.experiments.bench import entries, figures, machine, models, peak, peers, report, run
 from ttr.experiments.bench.cases import Case, Memories, Shape, cases
 from ttr.experiments.bench.contestants import (
     Call,
@@ -299,6 +299,29 @@ def test_the_page_of_the_catalogue_lists_the_slowest_first(bench):
     listed = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines()[6:]]
     assert listed == ["based", "gla", "kda"] and "| based | 9.00 | 9 s | 9.00 | 9 s |" in page
     assert entries.page([{"family": "kda"}], {}) is None
+
+
+def test_the_page_of_models_tells_both_sides():
+    clean = {"others": 0.0, "clean": True}
+    case = {
+        "family": "model.mamba2",
+        "direction": "decode",
+        "shape": vars(Shape(1, 512, 4, 64, 64)),
+        "rows": [
+            {"name": "ttr", "side": "ours", "status": "timed"},
+            {"name": "transformers, mamba2", "side": "peer", "status": "timed"},
+        ],
+        "passes": [
+            {
+                "threads": threads,
+                "rounds": [clean | {"samples": {"ttr": [0.02, wall], "transformers, mamba2": [0.05, 0.04]}}],
+            }
+            for threads, wall in ((1, 0.02), (2, 0.01))
+        ],
+    }
+    page = models.page([case], {"processor": "a processor", "torch": "2", "transformers": "5"})
+    assert "| 20 ms | 50 ms | 2.50x (2.50-2.50) | 10 ms / 40 ms |" in page and "16 tokens after 512" in page
+    assert models.page([case | {"family": "kda"}], {}) is None
 
 
 @pytest.mark.parametrize("name", ["gated-deltanet", "deltaproduct", "lru", "titans", "softmax-attention"])

@@ -95,7 +95,7 @@ class _RecordedStep:
         # the general path knows whether such numbers are an error, and tries again with more digits
         if checked and values.suspicious(y):
             return None
-        if self.inplace:
+        if self.inplace and not self.grows:
             new = overwrite(state, new)
         if checked:
             for tensor in new.tensors.values():

@@ -64,7 +64,7 @@ def wanted(device: torch.device) -> bool:
 def suspicious(x: Tensor) -> bool:
     """Whether x may contain NaN or infinities: if it does, its sum is not finite. A sum needs one pass and no
     memory; a mask several of each."""
-    return not math.isfinite(x.detach().sum().item())
+    return not math.isfinite((x.detach() if x.requires_grad else x).sum().item())
 
 
 def check_finite(name: str, x: Tensor) -> None:

@@ -68,7 +68,8 @@ def _key(x: object, state: object, inplace: bool) -> tuple[object, ...] | None:
         return None
     if x.layout is not torch.strided or x.is_meta or x.is_neg() or torch.is_autocast_enabled(x.device.type):
         return None
-    return x.shape, x.stride(), x.dtype, state.capacity, inplace, library.available()
+    machine = torch.get_num_threads(), library.available()
+    return x.shape, x.stride(), x.dtype, state.capacity, inplace, *machine
 
 
 def _plan(

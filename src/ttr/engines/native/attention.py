@@ -11,7 +11,7 @@ from torch import Tensor
 from ttr.engines.native import library
 
 THREADED = 1 << 20
-"""Bytes of keys above which starting more than one thread pays."""
+"""Bytes of keys above which several threads pay, and torch's kernel, which has them at hand, is faster."""
 
 
 class _Attention(ctypes.Structure):
@@ -27,10 +27,13 @@ class _Attention(ctypes.Structure):
     ]
 
 
-def serves(*tensors: Tensor) -> bool:
-    """Whether the kernel can read these tensors: on the CPU, all in float32 or all in float64."""
+def serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether to read these tensors by the kernel: on the CPU, all in float32 or all in float64, and not many
+    where there are several threads."""
+    tensors = query, key, value
     return (
         library.available()
+        and (key.nbytes <= THREADED or torch.get_num_threads() == 1)
         and all(type(x) in library.PLAIN and x.is_cpu for x in tensors)
         and {x.dtype for x in tensors} in ({torch.float32}, {torch.float64})
     )
@@ -55,7 +58,7 @@ def attend(
         pairs,
         features,
         value.shape[-1],
-        torch.get_num_threads() if key.nbytes > THREADED else 1,
+        1,
         query.stride()[:2],
         key.stride()[:3],
         value.stride()[:3],

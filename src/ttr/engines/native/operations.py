@@ -47,8 +47,9 @@ ALIGNED = 16
 LEAST = 3
 """Fewer operations than this in a row are left to torch: a call of the kernel costs as much."""
 
-LARGE = 32
-"""Products of which all three sizes are at least this are faster by torch."""
+LARGE = 1 << 14
+"""Products of more multiplications than this, for each entry of the leading axes, are faster by torch, but for
+that of a single row on one thread, which waits for the memory either way."""
 
 
 class _Operand(ctypes.Structure):
@@ -450,7 +451,8 @@ def _product(out: Tensor, a: Tensor, b: Tensor, strides: tuple[int, ...]) -> lis
         }
     (shape, of_out), (a_shape, of_a) = seen["out"], seen["a"]
     lead = shape[:-2]
-    if len(lead) > AXES - 3 or min(*shape[-2:], a_shape[-1]) >= LARGE:
+    alone = shape[-2] == 1 and torch.get_num_threads() == 1
+    if len(lead) > AXES - 3 or math.prod((*shape[-2:], a_shape[-1])) > LARGE and not alone:
         return None
     missing = AXES - 3 - len(lead)
 

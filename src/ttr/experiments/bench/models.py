@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any, Literal
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from ttr.experiments.bench.cases import Direction, Family, Shape
 from ttr.experiments.bench.contestants import Call, Contestant, Tensors
 from ttr.experiments.bench.peers import needs_transformers
+from ttr.experiments.bench.report import duration
+from ttr.experiments.bench.results import Figures
 
 SHAPE = Shape(1, 512, 4, 64, 64)
 
@@ -201,3 +203,44 @@ MODELS = (
     _family("softmax-attention", "softmax attention", ("softmax-attention",), "llama", _llama),
     _family("mamba2", "Mamba-2", ("mamba2",), "mamba2", _mamba2),
 )
+
+WORK: dict[Direction, str] = {
+    "decode": f"{TOKENS} tokens after {{time}}, batch {{batch}}",
+    "generate": f"generate {GENERATED} tokens after {{time}}",
+    "forward": "prefill of {time} tokens",
+    "training": "loss and gradients, {batch} x {time} tokens",
+}
+
+
+def page(cases: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -> str | None:
+    """The cases of models as a page of markdown; None without any."""
+    lines = []
+    for case in cases:
+        figures = Figures(case)
+        sides = {row["side"]: row["name"] for row in figures.timed}
+        if not case["family"].startswith("model.") or len(sides) < 2:
+            continue
+        ours, peer = sides["ours"], sides["peer"]
+        times = (duration(figures.cpu(name)["median"]) for name in (ours, peer))
+        ratio = figures.passes[0].ratio(ours, peer, "cpu")
+        work = WORK[case["direction"]].format(**case["shape"])
+        wall = [figures.wall(name) for name in (ours, peer)]
+        elapsed = " / ".join(duration(found["median"]) for found in wall) if all(wall) else "-"
+        speed = f"{ratio['median']:.2f}x ({ratio['low']:.2f}-{ratio['high']:.2f})"
+        model = case["family"].removeprefix("model.")
+        lines.append(f"| {model} | {peer} | {work} | {' | '.join(times)} | {speed} | {elapsed} |")
+    if not lines:
+        return None
+    head = [
+        "# Whole models against transformers",
+        "",
+        f"{LAYERS} layers of width 256 with gated MLPs (transformers' Mamba-2: {2 * LAYERS} without), "
+        f"float32, untrained, {VOCABULARY} tokens. CPU time of one thread, medians of interleaved rounds, "
+        "and how many times ttr is as fast, with the range over the rounds; then elapsed time with several "
+        f"threads, ttr / peer. Written by `ttr bench model` on {machine['processor']}, torch "
+        f"{machine['torch']}, transformers {machine['transformers']}.",
+        "",
+        "| ttr | peer | work | ttr | peer | ttr is faster by | elapsed, several threads |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *lines]) + "\n"

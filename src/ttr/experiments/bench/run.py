@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import ttr
-from ttr.experiments.bench import entries, figures, report
+from ttr.experiments.bench import entries, figures, models, report
 from ttr.experiments.bench.cases import Case, cases
 from ttr.experiments.bench.contestants import engines_named
 from ttr.experiments.bench.families import FAMILIES
@@ -76,9 +76,11 @@ def bench(settings: BenchSettings, console: Console, clock: Clock | None = None)
         settings.out / f"{curve}.png": figures.draw(curve, own, results.held["machine"])
         for curve, own in figures.curves(results.cases).items()
     }
-    pages = {}
-    if words := entries.page(results.cases, results.held["machine"]):
-        pages[settings.out / "catalogue.md"] = words.encode()
+    pages = {
+        settings.out / f"{name}.md": words.encode()
+        for name, made in (("models", models.page), ("catalogue", entries.page))
+        if (words := made(results.cases, results.held["machine"]))
+    }
     for path, content in (pictures | pages).items():
         write(path, content)
     written = map(str, (results.path, *pictures, *pages))
