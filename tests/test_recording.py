@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import linear, logsigmoid, silu, softplus, threshold
 
 from tests.tiers import ISAS, tier
-from ttr.engines.native import library, operations
+from ttr.engines.native import entries, library, operations
 from ttr.laws.tolerances import error, tolerance
 from ttr.recording import NotRecordable, is_recording, kept_whole, record
 
@@ -146,10 +146,10 @@ def cases(dtype):
     spelled = {"silu": silu, "log_sigmoid": logsigmoid, "softplus": softplus, "copy": lambda t: t.clone()}
     found = {
         name: (spelled.get(name) or getattr(torch, name), [x.abs() + 0.1 if name in POSITIVE else x])
-        for name in operations.UNARY
+        for name in entries.UNARY
     }
     a, b = draw(dtype, 3, 1, 4, 5), draw(dtype, 2, 4, 1)
-    for name in operations.BINARY:
+    for name in entries.BINARY:
         function = getattr(torch, name)
         found |= {
             f"{name}, broadcast": (function, [a, b]),

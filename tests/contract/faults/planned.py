@@ -39,15 +39,13 @@ FAULTS = (
     ),
     Fault("engines/native/operations.py", "visible |= o.reads", "pass", ("test_a_replay",)),
     Fault(
-        "engines/native/operations.py",
+        "engines/native/entries.py",
         "REVERSED[name], args[::-1]",
         "REVERSED[name], args",
         ("test_the_kernel_computes",),
     ),
-    Fault("engines/native/operations.py", "start * out.stride(axis)", "start", ("test_the_kernel_computes",)),
-    Fault(
-        "engines/native/operations.py", "0 if size == 1 else stride", "stride", ("test_the_kernel_computes",)
-    ),
+    Fault("engines/native/entries.py", "start * out.stride(axis)", "start", ("test_the_kernel_computes",)),
+    Fault("engines/native/entries.py", "0 if size == 1 else stride", "stride", ("test_the_kernel_computes",)),
     Fault(
         "engines/native/attention.py", "key.stride()[:3]", "value.stride()[:3]", ("test_the_kernel_reads",)
     ),

@@ -6,7 +6,7 @@
 #include "dots.h"
 #include "exponential.h"
 
-/* in the order of ttr.engines.native.operations.CODES */
+/* in the order of ttr.engines.native.entries.CODES */
 enum {
     COPY, NEG, EXP, LOG, SIGMOID, SILU, SOFTPLUS, TANH, SQUARE, RSQRT, SQRT, RECIPROCAL, ABS, RELU, EXPM1,
     LOG1P, COS, SIN, LOG_SIGMOID, CLAMP, THRESHOLD, ADD, SUB, MUL, DIV, MAXIMUM, MINIMUM, SUM, MATMUL
