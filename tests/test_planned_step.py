@@ -98,6 +98,28 @@ def test_weights_that_change_are_used(monkeypatch):
         assert y.dtype == torch.float32 and error(y, mixer(x)) <= tolerance(torch.float32)
 
 
+class Tagged(torch.Tensor):
+    """Numbers of a class that may keep them anywhere."""
+
+
+def test_tensors_of_another_class_stay_with_torch():
+    mixer, x = layer(), torch.randn(1, 24, dtype=torch.float64)
+    with torch.no_grad():
+        y, _ = mixer.step(x, mixer.initial_state(1))
+        mixer.k_proj.weight = nn.Parameter(mixer.k_proj.weight.data.as_subclass(Tagged))
+        for _ in range(2):
+            assert torch.allclose(mixer.step(x, mixer.initial_state(1))[0], y)
+
+
+def test_plans_of_a_layer_stay_few(monkeypatch):
+    monkeypatch.setattr(dispatch.Bound, "most", 3)
+    mixer = layer()
+    with torch.no_grad():
+        for rows in range(1, 9):
+            mixer.step(torch.randn(rows, 24, dtype=torch.float64), mixer.initial_state(rows))
+    assert 1 <= len(planned_step._plans[mixer]) <= 3
+
+
 class Doubled(nn.Linear):
     def forward(self, x):
         return 2 * super().forward(x)

@@ -68,7 +68,7 @@ class _RecordedStep:
         self.grows = self.grows and state.capacity is None
         memory = *state.tensors.values(), state.position
         self.token_shapes, self.shapes = ([x.shape for x in group] for group in (token, memory))
-        self.dtypes = [x.dtype for x in (*token, *memory)]
+        self.dtypes = tuple(x.dtype for x in (*token, *memory))
 
     def __call__(
         self,
@@ -112,7 +112,7 @@ class _RecordedStep:
         if self.grows:
             first = memory[0]
             slots = first.shape[1:2] if isinstance(first, Tensor) and not first.is_nested else ()
-            shapes = [*((*s[:1], *slots, *s[2:]) for s in shapes[:-1]), shapes[-1]]
+            shapes = [*(torch.Size((*s[:1], *slots, *s[2:])) for s in shapes[:-1]), shapes[-1]]
         if not alike((*token, *memory), (*self.token_shapes, *shapes), self.dtypes, contiguous=False):
             return False
         if self.horizon is not None and max(state.position.tolist(), default=0) >= self.horizon:

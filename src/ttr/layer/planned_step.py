@@ -4,13 +4,13 @@ further token, with the memory's own step between them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from ttr.dispatch import MemoryStep
+from ttr.dispatch import Bound, MemoryStep
 from ttr.engines.native import library, operations
 from ttr.layer.tensors import Tensors
 from ttr.recording import NotRecordable, is_recording, kept_whole, record
@@ -26,9 +26,11 @@ PlannedStep = Callable[[Tensor, State], "tuple[Tensor, State] | None"]
 PLAIN_MODULES: set[type[nn.Module]] = {nn.Linear, nn.ModuleDict, Tensors}
 """Modules that compute with their tensors alone. A layer with others, or with hooks, is not planned."""
 
-_plans: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], PlannedStep | None]] = WeakKeyDictionary()
+_plans: WeakKeyDictionary[nn.Module, Bound] = WeakKeyDictionary()
+"""The planned steps of every layer, by what their calls have in common."""
 
 
+@runtime_checkable
 class Memory(Protocol):
     """What a plan needs to know of the memory of a layer."""
 
@@ -48,7 +50,7 @@ def take(
     """``step`` of a layer with the memory ``of``, as planned where that is possible. A copy of a layer has
     plans of its own."""
     key = _key(x, state, inplace)
-    plans = None if key is None else _plans.setdefault(layer, {})
+    plans = None if key is None else _plans.setdefault(layer, Bound())
     if plans and (planned := plans.get(key)) and (done := planned(x, state)):
         return done
     state, memory = of.check_token(x, state), of.memory_step(inplace)
@@ -139,18 +141,18 @@ def _plan(
     return run
 
 
-def _kind(x: Tensor) -> tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device]:
+def _kind(x: Tensor) -> tuple[type, torch.Size, tuple[int, ...], torch.dtype, torch.device]:
     """What a tensor must keep for the operations on it to stay the same."""
-    return x.shape, x.stride(), x.dtype, x.device
+    return type(x), x.shape, x.stride(), x.dtype, x.device
 
 
 def _is_like(x: object, kind: Sequence[object]) -> bool:
     return (
-        isinstance(x, Tensor)
-        and x.shape == kind[0]
-        and x.stride() == kind[1]
-        and x.dtype is kind[2]
-        and x.device == kind[3]
+        type(x) is kind[0]
+        and x.shape == kind[1]
+        and x.stride() == kind[2]
+        and x.dtype is kind[3]
+        and x.device == kind[4]
         and not x.is_neg()
     )
 

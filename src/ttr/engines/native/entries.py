@@ -94,10 +94,11 @@ def lowered(operation: Operation) -> list[Entry] | None:
     tensors = list(_tensors((*operation.args, *operation.kwargs.values())))
     if not tensors or out.dtype not in library.REALS or out.ndim > AXES:
         return None
-    if any(x.dtype is not out.dtype or not x.is_cpu or x.ndim > AXES or x.is_neg() for x in (*tensors, out)):
-        return None
-    if any(x.numel() == 0 for x in (*tensors, out)):
-        return None
+    for x in (*tensors, out):
+        if type(x) not in library.PLAIN or x.dtype is not out.dtype or not x.is_cpu or x.is_neg():
+            return None
+        if x.ndim > AXES or x.numel() == 0:
+            return None
     rules = {"linear": _linear, "matmul": _matmul, "__matmul__": _matmul, "bmm": _matmul, "cat": _cat}
     rules |= {"sum": _sum, "mean": _sum, "clamp": _clamp, "_threshold": _threshold, "threshold": _threshold}
     rule = rules.get(name, _pointwise)
