@@ -60,13 +60,14 @@ def test_packed_sequences_are_those_alone(name, lengths):
                 assert error(got, expected) <= tolerance(torch.float64)
 
 
+@pytest.mark.parametrize("then", [(3, 4, 3, 4), (4, 4, 4, 4)])
 @pytest.mark.parametrize("name", NAMES)
-def test_packed_sequences_go_on_from_their_own_states(name):
+def test_packed_sequences_go_on_from_their_own_states(name, then):
     problem, first, bounds = packed(name, (5, 2, 9, 5))
     given = {n: x for n, x in first.arguments().items() if n != "state"}
     _, state = ttr.regress(problem, **given, cu_seqlens=bounds, return_state=True)
     before = state.clone()
-    _, second, bounds = packed(name, (3, 4, 3, 4))
+    _, second, bounds = packed(name, then)
     given = {n: x for n, x in second.arguments().items() if n != "state"}
     y, after = ttr.regress(problem, **given, state=state, cu_seqlens=bounds, return_state=True)
     singles = [ttr.slots.single(state, row, problem.weights.window) for row in range(4)]

@@ -33,10 +33,11 @@ def run(take: Run, problem: Problem, x: Inputs, bounds: Sequence[int]) -> tuple[
     if not lengths:
         return x.q.new_zeros(1, 0, x.heads, x.v.shape[-1]), x.state
     parts, states, rows, tokens = [], [], [], []
-    pieces = x.split(lengths)
+    pieces = x.split(lengths) if len(set(lengths)) > 1 else None
     for batch, slots in _batches(problem, x, lengths):
         time = lengths[batch[0]]
-        y, state = take(problem, _batch(x, [pieces[row] for row in batch], batch, slots))
+        own = None if pieces is None else [pieces[row] for row in batch]
+        y, state = take(problem, _batch(x, own, batch, time, slots))
         if all(lengths[row] == time for row in batch):
             parts.append(y.flatten(0, 1))
         else:
@@ -44,7 +45,8 @@ def run(take: Run, problem: Problem, x: Inputs, bounds: Sequence[int]) -> tuple[
         states.append(state)
         rows += batch
         tokens += (token for row in batch for token in range(bounds[row], bounds[row + 1]))
-    y, state = torch.cat(parts), State.cat(states)
+    y = parts[0] if len(parts) == 1 else torch.cat(parts)
+    state = states[0] if len(states) == 1 or not x.wants_state else State.cat(states)
     if rows != sorted(rows):
         y = y[torch.tensor(tokens, device=y.device).argsort()]
         state = state.select(torch.tensor(rows).argsort()) if x.wants_state else state
@@ -67,14 +69,17 @@ def _batches(problem: Problem, x: Inputs, lengths: Sequence[int]) -> Iterator[tu
     yield batch, slots[batch[0]]
 
 
-def _batch(x: Inputs, pieces: list[Inputs], rows: list[int], slots: int | None) -> Inputs:
-    """The call of the sequences ``rows`` of a packed one, ``pieces``, the longest first, as a batch. What
-    fills up a shorter one is 0 in q, k and v, and in the controls its last token."""
-    time = pieces[0].length
+def _batch(x: Inputs, pieces: list[Inputs] | None, rows: list[int], time: int, slots: int | None) -> Inputs:
+    """The call of the sequences ``rows`` of a packed one, ``pieces``, the longest first, as a batch; None
+    where all have one length. What fills up a shorter one is 0 in q, k and v, and in the controls its last
+    token."""
 
-    def stacked(parts: list[Tensor], repeats: bool) -> Tensor:
+    def batched(take: Callable[[Inputs], Tensor], repeats: bool) -> Tensor:
+        if pieces is None:
+            whole = take(x)[0].unflatten(0, (len(x.state.position), time))
+            return whole if len(rows) == len(whole) else whole[rows]
         filled = []
-        for part in parts:
+        for part in map(take, pieces):
             missing = time - part.shape[1]
             if missing:
                 last = part[:, -1:] if repeats else torch.zeros_like(part[:, -1:])
@@ -83,11 +88,12 @@ def _batch(x: Inputs, pieces: list[Inputs], rows: list[int], slots: int | None) 
         return filled[0] if len(filled) == 1 else torch.cat(filled)
 
     def field(name: str) -> Tensor | None:
-        parts = [getattr(piece, name) for piece in pieces]
-        return None if parts[0] is None else stacked(parts, repeats=name not in ("q", "k", "v"))
+        if getattr(x, name) is None:
+            return None
+        return batched(lambda call: getattr(call, name), repeats=name not in ("q", "k", "v"))
 
     controls = {
-        name: control if name == "ridge" else stacked([piece.controls[name] for piece in pieces], True)
+        name: control if name == "ridge" else batched(lambda call, name=name: call.controls[name], True)
         for name, control in x.controls.items()
     }
     state = x.state if rows == list(range(len(x.state.position))) else x.state.select(rows)

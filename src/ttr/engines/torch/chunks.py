@@ -12,8 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import threshold
 
-from ttr.decay import RESET
 from ttr.forms.sums import lengthened
+
+NEGLIGIBLE = -60.0
+"""The log decay from which on a factor is 0 instead of e^-60 = 9e-27: what it multiplies adds no digit, but
+products with it would be denormal, and slow."""
 
 
 def check_chunk(chunk: int) -> None:
@@ -66,8 +69,8 @@ def cumulative_log_decay(
 
 
 def shrink(x: Float[Tensor, "*lead D"], log: Float[Tensor, "*#lead #D"]) -> Float[Tensor, "*lead D"]:
-    """x exp(log), for log <= 0; 0 from ``RESET`` down, below which numbers become denormal and slow."""
-    return x * threshold(log.to(x.dtype), RESET, -torch.inf).exp()
+    """x exp(log), for log <= 0; 0 from ``NEGLIGIBLE`` down."""
+    return x * threshold(log.to(x.dtype), NEGLIGIBLE, -torch.inf).exp()
 
 
 def scores(
@@ -87,7 +90,7 @@ def scores(
     if log_keys.shape[-1] > 1:
         return _scores_by_halving(rows, keys, log_rows, log_keys, tokens).masked_fill(hidden, 0.0)
     between = (log_rows - log_keys.mT).to(rows.dtype).masked_fill(hidden, -torch.inf)
-    return (rows @ keys.mT) * threshold(between, RESET, -torch.inf).exp()
+    return (rows @ keys.mT) * threshold(between, NEGLIGIBLE, -torch.inf).exp()
 
 
 def _scores_by_halving(

@@ -152,6 +152,7 @@ class _Call:
                 return None
             first = int(seen[0])
             weights, met = weights[..., first:], slice(met.start + first, met.stop)
+            decay = threshold(decay, self.least, FLOOR)
         return _Piece(rows, met, weights.clamp(min=FLOOR), None if decay is None else decay.clamp(min=FLOOR))
 
     def _later(self, pairs: PairWeights, rows: slice, met: slice, border: int) -> Iterator[_Piece]:
