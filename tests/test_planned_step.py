@@ -243,6 +243,20 @@ def test_a_bound_step_refuses_what_any_step_refuses(name, inplace):
                 _, state = mixer.memory_step(inplace)(token, state, call["controls"], call["params"])
 
 
+@pytest.mark.parametrize("name", ["mesa", "intention"])
+def test_a_first_token_that_cannot_be_solved_says_so(name):
+    """In the words of any step, and the next token is taken."""
+    problem = ttr.catalogue[name].problem
+    call = {"log_decay": torch.zeros(1, 2)} if "log_decay" in problem.controls() else {}
+    q, k, v = torch.randn(3, 1, 2, 4)
+    state = ttr.initial_state(problem, 1, 2, 4, 4)
+    with pytest.raises(ValueError, match="ridge"):
+        ttr.step(problem, q, 1e18 * k, v, state, ridge=1e-30, **call)
+    y, after = ttr.step(problem, q, k, v, state, ridge=1.0, **call)
+    wanted, _ = ttr.step(problem, q, k, v, state, ridge=1.0, engine="recurrent", **call)
+    assert error(y, wanted) <= tolerance(torch.float32) and after.position.item() == 1
+
+
 # ------------------------------------------------------------------------------------- the buffers of pairs
 ATTENTION = ttr.catalogue["softmax-attention"].problem
 

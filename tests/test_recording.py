@@ -74,6 +74,11 @@ def test_tensors_that_are_written_to_stay_apart():
             assert torch.equal(got, wanted)
 
 
+def test_a_conversion_that_is_not_needed_is_no_operation():
+    recording = record(lambda x: [x.mT.to(torch.float32).float() + 1], [torch.ones(2, 3)])
+    assert [o.function.__name__ for o in recording.operations] == ["__get__", "add"]
+
+
 def test_random_numbers_are_drawn_anew():
     replay = record(lambda x: [x + torch.rand(3)], [torch.zeros(3)]).replay()
     assert not torch.equal(replay([torch.zeros(3)])[0], replay([torch.zeros(3)])[0])

@@ -45,7 +45,7 @@ def bind(
     make = _prepared if issubclass(problem.form, Pairs) else _recorded
     try:
         compute = make(problem, engine, names, token, state, inplace)
-    except NotRecordable:
+    except (NotRecordable, ValueError, RuntimeError):  # the general path knows what is wrong with this token
         return None
     return _RecordedStep(problem, compute, names, token, state, inplace)
 

@@ -191,6 +191,8 @@ class _Recorder(TorchFunctionMode):
         if self.shares and call in self.done:
             return self.done[call]
         changes = name == "__setitem__" or name in INPLACE or name[-1:] == "_" and name[-2:] != "__"
+        if not changes and args and result is args[0]:  # a conversion that was not needed
+            return result
         if not changes and self._is_reshaped(result, args):
             base, shape = self.bases[self.names[id(args[0])]], tuple(result.shape)
             if shape == tuple(base.shape):
