@@ -1,6 +1,7 @@
 """Networks in mini-batches: first and second derivatives of whole chunks, the published dual form, memory,
 and the diagnostics of every step."""
 
+import dataclasses
 import functools
 import multiprocessing
 import resource
@@ -33,6 +34,10 @@ PERCEPTRONS = {
     "titans": Problem(Geometric(), Mlp(residual=False, hidden=2), GradientDescent(chunk=4, momentum=True)),
     "all at once": Problem(
         Geometric(), Mlp(bias=True, eps=0.1), GradientDescent(chunk=5, momentum=True, read_step=True)
+    ),
+    "clipped": Problem(Geometric(), Mlp(bias=True, eps=0.1), GradientDescent(chunk=4, loss=Huber())),
+    "clipped, no residual": Problem(
+        Uniform(), Mlp(residual=False), GradientDescent(chunk=4, loss=Huber(), momentum=True)
     ),
     "three layers": Problem(Geometric(), Mlp(depth=3, bias=True, residual=False), GradientDescent(chunk=3)),
 }
@@ -75,8 +80,18 @@ def outcomes(case: Case, engine) -> dict[str, torch.Tensor]:
     return found | {f"gradient of {name}": gradient for name, gradient in zip(leaves, gradients)}
 
 
+def drawn(problem: Problem, dtype: torch.dtype) -> Case:
+    """A case in which a threshold is above some errors and below others."""
+    case = make_case(problem, SIZES, past=2, dtype=dtype)
+    if "threshold" in case.controls:
+        threshold = case.controls["threshold"]
+        spread = torch.logspace(-1, 2, threshold.numel(), dtype=dtype).view(threshold.shape)
+        case = dataclasses.replace(case, controls=case.controls | {"threshold": spread})
+    return case.differentiable()
+
+
 def compare(problem: Problem, dtype: torch.dtype) -> None:
-    case = make_case(problem, SIZES, past=2, dtype=dtype).differentiable()
+    case = drawn(problem, dtype)
     found, expected = outcomes(case, DualForm(block=2)), outcomes(case, MiniBatch())
     errors = {name: error(found[name], expected[name]) for name in expected}
     assert max(errors.values()) <= tolerance(dtype), errors
@@ -88,6 +103,13 @@ def test_the_dual_form_is_the_plain_one(problem, dtype, engine):
     """Segments that begin and end inside chunks, more than one block of two chunks; sizes that are no
     multiple of a vector."""
     compare(problem, dtype)
+
+
+def test_some_errors_are_clipped_and_some_are_not():
+    for name in ("clipped", "clipped, no residual"):
+        case = drawn(PERCEPTRONS[name], torch.float64)
+        gradient = outcomes(case, DualForm(block=2))["gradient of threshold"]
+        assert 0 < int((gradient == 0).sum()) < gradient.numel(), name
 
 
 @pytest.mark.parametrize("problem", OTHERS.values(), ids=OTHERS)

@@ -359,7 +359,8 @@ def test_the_kernel_reads_all_pairs(where, dtype):
         log_weight = -150 * torch.rand(2, count, heads, dtype=torch.float64, generator=generator)
         log_weight[:, -1] = 0
         log_weight[0, : count // 2] = -torch.inf
-        for weight in (None, log_weight):
+        # a common factor of all weights changes nothing, however large or small
+        for weight in (None, log_weight, log_weight + 2000, log_weight - 2000):
             logits = torch.einsum("bhk,bnhk->bnh", q, k.repeat_interleave(heads // key_heads, 2)) * 3
             p = (logits if weight is None else logits + weight).softmax(1)
             wanted = torch.einsum("bnh,bnhv->bhv", p, v.repeat_interleave(heads // key_heads, 2))
