@@ -1,6 +1,7 @@
 """The planned step of a layer: as the layer step by step, and never stale: what changes in a layer, or in the
 call, changes the result."""
 
+import contextlib
 import copy
 import gc
 import threading
@@ -9,6 +10,7 @@ import weakref
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import ttr
 from tests.tiers import TIERS, tier
@@ -190,6 +192,31 @@ def test_gradients_are_never_planned():
     assert y.requires_grad
 
 
+@pytest.mark.parametrize(
+    "name", ["ttt-linear", "ttt-mlp", "titans", "lact", "atlas", "moneta", "yaad", "memora"]
+)
+def test_every_token_reports_its_diagnostics(name):
+    mixer, x = layer(name), torch.randn(1, 24, dtype=torch.float64)
+    with torch.no_grad():
+        state = mixer.initial_state(1)
+        for reports in (True, False, False, True):  # before and after the step is planned
+            with ttr.diagnostics() if reports else contextlib.nullcontext() as reported:
+                _, state = mixer.step(x, state)
+            assert not reports or len(reported.records) == 1
+
+
+def test_a_dispatch_mode_sees_every_token():
+    mixer, x, counted = layer("softmax-attention"), torch.randn(1, 24, dtype=torch.float64), []
+    with torch.no_grad():
+        state = mixer.initial_state(1)
+        for _ in range(3):
+            with FlopCounterMode(display=False) as counter:
+                _, state = mixer.step(x, state)
+            counted.append(counter.get_total_flops())
+    assert counted[0] <= counted[1] <= counted[2]
+    assert counted[0] >= 4 * 2 * 24 * 24
+
+
 @pytest.mark.parametrize("name", ["gated-deltanet", "softmax-attention", "mesanet", "titans"])
 def test_a_token_that_is_refused_changes_nothing(name):
     mixer = layer(name)
@@ -290,6 +317,17 @@ def test_a_growing_cache_is_copied_seldom():
         _, state = advanced(state, 1)
         places.add(state["keys"].data_ptr())
     assert len(places) <= 4 and state["keys"].shape[1] == 400
+
+
+def test_tensors_of_a_growing_state_can_be_saved(tmp_path):
+    mixer, x = layer("softmax-attention"), torch.randn(1, 24, dtype=torch.float64)
+    with torch.no_grad():
+        state = mixer.initial_state(1)
+        for _ in range(3):
+            _, state = mixer.step(x, state)
+    torch.save(state.state_dict(), tmp_path / "state.pt")
+    loaded = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.state_dict().items())
 
 
 def test_one_thread_alone_takes_a_slot():

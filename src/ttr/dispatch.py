@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ttr import packed, recorded_step
+from ttr.diagnostics import collecting
 from ttr.engines import ENGINES
 from ttr.engines.engine import Engine
 from ttr.engines.native import library
@@ -20,7 +21,7 @@ from ttr.one_token import overwrite, prepare_token
 from ttr.prepare import check_streaming, prepare
 from ttr.problem import Problem
 from ttr.state import State, writable
-from ttr.torch_internals import is_transformed
+from ttr.torch_internals import is_transformed, watched
 from ttr.values import check_tensor, suspicious, vouch
 
 
@@ -58,13 +59,8 @@ def regress(
             says what to do.
     """
     call = None
-    if (
-        cu_seqlens is None
-        and _is_plain(problem, q, k, v, engine)
-        and _is_nothing(params)
-        and q.ndim == 4
-        and q.shape[1] <= SHORT
-    ):
+    plain = cu_seqlens is None and _is_plain(problem, q, k, v, engine) and _is_nothing(params)
+    if plain and q.ndim == 4 and q.shape[1] <= SHORT:
         call = (problem, q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, library.available())
         bound = _SEQUENCES.get(call)
         if bound is not None and (done := bound(q, k, v, state, controls)):
@@ -117,7 +113,7 @@ def step(
     state = writable(state)
     x = prepare_token(problem, q, k, v, state, params, inplace, controls)
     chosen = choose(problem, x, engine)
-    if plain and bound is None and not x.wants_grad and not is_transformed():
+    if plain and bound is None and not x.wants_grad and not watched((q, k, v)):
         bound = _bound_step(problem, chosen, x, (q, k, v, state, controls, params), inplace)
         _STEPS[call] = bound
         if done := bound(q, k, v, state, controls, params):  # so that the same call gives the same numbers
@@ -180,12 +176,13 @@ SHORT = 64
 
 
 def _is_plain(problem: object, q: object, k: object, v: object, engine: object) -> bool:
-    """Whether a call may have been bound: plain tensors on the CPU, no named engine, not compiled."""
+    """Whether a call may have been bound: plain tensors on the CPU, no named engine, not compiled, and no
+    diagnostics, which a replay would not report."""
     if not (type(q) is type(k) is type(v) is Tensor and isinstance(problem, Problem)):
         return False
     if q.is_nested or k.is_nested or v.is_nested or not q.is_cpu or torch.compiler.is_compiling():
         return False
-    return type(engine) is str and engine == "auto"
+    return type(engine) is str and engine == "auto" and not collecting()
 
 
 def _is_nothing(params: object) -> bool:

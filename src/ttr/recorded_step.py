@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ttr import values
+from ttr.diagnostics import collecting
 from ttr.engines.engine import Engine
 from ttr.engines.native import library, operations
 from ttr.engines.sources import alike
@@ -20,7 +21,7 @@ from ttr.one_token import may_write, overwrite, prepare_token
 from ttr.problem import Problem
 from ttr.recording import NotRecordable, record
 from ttr.state import State
-from ttr.torch_internals import PLAIN
+from ttr.torch_internals import PLAIN, watched
 
 Compute = Callable[[Sequence[Tensor], State], tuple[Tensor, State]]
 """(q, k, v, *controls, *params; the state) -> y [B,H,V] and the state after the token."""
@@ -106,6 +107,10 @@ class _RecordedStep:
         if type(state) is not State or type(state.tensors) is not dict or state.capacity != self.capacity:
             return False
         if len(state.tensors) != len(self.names[2]) or torch.is_autocast_enabled("cpu"):
+            return False
+        if collecting() or watched(
+            token
+        ):  # a replay reports nothing, and its kernels are not torch's operations
             return False
         memory = *map(state.tensors.get, self.names[2]), state.position
         shapes = self.shapes

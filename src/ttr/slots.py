@@ -7,6 +7,7 @@ import threading
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ttr.recording import is_recording
 from ttr.state_tensors import StateTensors
@@ -61,6 +62,8 @@ class Buffer:
     """
 
     _claiming = threading.Lock()
+    _of_tensors: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+    """The buffer of every growing tensor. As an attribute of the tensor it would be saved with it."""
 
     def __init__(self, tensor: Tensor, slots: int) -> None:
         self.filled = tensor.shape[1]
@@ -79,7 +82,7 @@ class Buffer:
         """``old`` [B,N,...] followed by ``new`` [B,T,...], T > 0, in the buffer of ``old`` if that has room;
         in a larger one otherwise."""
         start, stop = old.shape[1], old.shape[1] + new.shape[1]
-        buffer = getattr(old, "_ttr_buffer", None)
+        buffer = Buffer._of_tensors.get(old)
         usable = (
             buffer is not None
             and old.data_ptr() == buffer.tensor.data_ptr()
@@ -91,7 +94,7 @@ class Buffer:
         buffer.tensor[:, start:stop] = new
         # through .data, so that a graph that has saved these slots does not count later ones as a change
         grown = buffer.tensor.data[:, :stop]
-        grown._ttr_buffer = buffer
+        Buffer._of_tensors[grown] = buffer
         return grown
 
 

@@ -10,12 +10,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ttr.diagnostics import collecting
 from ttr.dispatch import Bound, MemoryStep
 from ttr.engines.native import library, operations
 from ttr.layer.tensors import Tensors
 from ttr.recording import NotRecordable, is_recording, kept_whole, record
 from ttr.state import State
-from ttr.torch_internals import is_transformed
+from ttr.torch_internals import watched
 
 TokenStep = Callable[[Tensor, State, MemoryStep], tuple[Tensor, State]]
 """(x [B,d], state, memory) -> (y [B,d], state): the step of a layer, or of a block, around its memory."""
@@ -63,10 +64,11 @@ def take(
 
 def _key(x: object, state: object, inplace: bool) -> tuple[object, ...] | None:
     """What calls with the same plan have in common; None for calls that are not planned: with gradients,
-    under a transform, the compiler or autocast."""
+    under a transform, a
+    dispatch mode, the compiler or autocast, and while diagnostics are collected."""
     if type(x) is not Tensor or type(state) is not State or torch.is_grad_enabled() or x.is_nested:
         return None
-    if torch.compiler.is_compiling() or is_transformed() or is_recording():
+    if watched((x,)) or is_recording() or collecting():
         return None
     if x.layout is not torch.strided or x.is_meta or x.is_neg() or torch.is_autocast_enabled(x.device.type):
         return None
@@ -82,28 +84,7 @@ def _plan(
     modules, places = tuple(_children(layer)), tuple(_tensors(layer))
     if not _unchanged(modules):
         return None
-    of_memory = tuple(name for name in state.tensors if name not in around)
-
-    def remembered(
-        token: Sequence[Tensor], before: State, controls: Mapping[str, Tensor], params: Mapping[str, Tensor]
-    ) -> tuple[Tensor, State]:
-        groups = tuple(controls), tuple(params), of_memory
-
-        def whole(*tensors: Tensor) -> tuple[Tensor, ...]:
-            each = iter(tensors[4:])
-            controls, params, memory_tensors = ({name: next(each) for name in group} for group in groups)
-            y, after = memory(tensors[:3], State(memory_tensors, tensors[3], capacity), controls, params)
-            return y, after.position, *map(after.tensors.get, of_memory)
-
-        tensors = (
-            *token,
-            before.position,
-            *controls.values(),
-            *params.values(),
-            *map(before.tensors.get, of_memory),
-        )
-        y, position, *after = kept_whole(whole, *tensors)
-        return y, State(dict(zip(of_memory, after)), position, capacity)
+    remembered = _kept(memory, tuple(name for name in state.tensors if name not in around))
 
     def recorded(x: Tensor, position: Tensor, *tensors: Tensor) -> Sequence[Tensor]:
         y, after = step(x, State(dict(zip(names, tensors)), position, capacity), remembered)
@@ -139,6 +120,29 @@ def _plan(
         return y, State(dict(zip(names, after)), position, capacity)
 
     return run
+
+
+def _kept(memory: MemoryStep, names: Sequence[str]) -> MemoryStep:
+    """The step of a memory, with the tensors of its state by these names, as one call of a recording."""
+
+    def remembered(
+        token: Sequence[Tensor], before: State, controls: Mapping[str, Tensor], params: Mapping[str, Tensor]
+    ) -> tuple[Tensor, State]:
+        groups, capacity = (tuple(controls), tuple(params), names), before.capacity
+
+        def whole(*tensors: Tensor) -> tuple[Tensor, ...]:
+            each = iter(tensors[4:])
+            controls, params, held = ({name: next(each) for name in group} for group in groups)
+            y, after = memory(tensors[:3], State(held, tensors[3], capacity), controls, params)
+            return y, after.position, *map(after.tensors.get, names)
+
+        held = map(before.tensors.get, names)
+        y, position, *after = kept_whole(
+            whole, *token, before.position, *controls.values(), *params.values(), *held
+        )
+        return y, State(dict(zip(names, after)), position, capacity)
+
+    return remembered
 
 
 def _kind(x: Tensor) -> tuple[type, torch.Size, tuple[int, ...], torch.dtype, torch.device]:

@@ -55,6 +55,17 @@ FAULTS = (
         "full = even or all(",
         ("test_planned_tokens",),
     ),
+    Fault(
+        "dispatch.py",
+        'engine == "auto" and not collecting()',
+        'engine == "auto"',
+        ("test_every_token_reports",),
+    ),
+    Fault(
+        "recorded_step.py", "collecting() or watched(token)", "watched(token)", ("test_every_token_reports",)
+    ),
+    Fault("layer/planned_step.py", "or collecting()", "", ("test_every_token_reports",)),
+    Fault("layer/planned_step.py", "watched((x,))", "False", ("test_a_dispatch_mode",)),
     Fault("slots.py", "free = self.filled == start and", "free = ", ("test_states_that_share",)),
     Fault(
         "slots.py", "buffer.tensor.data[:, :stop]", "buffer.tensor[:, :stop]", ("test_a_graph_that_saved",)

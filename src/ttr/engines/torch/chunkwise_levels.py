@@ -128,7 +128,8 @@ def _aligned(form: FenwickRecurrence, size: int, length: int, start: int) -> tup
     y = y + (weight.gather(-1, inside) * scores(query, key, log, log, token + 1, size)) @ value
 
     last = (length - 1) % size
-    written = level(torch.tensor(last), token.clamp(max=last), levels)[:, None] == torch.arange(levels)
+    written = level(token[last], token.clamp(max=last), levels)[:, None]
+    written = written == torch.arange(levels, device=key.device)
     keys = _per_level(shrink(key[-1], whole[-1] - log[-1]), written.to(key))
     own = (keys.mT @ value[-1]).unflatten(2, (levels, -1))
     decay = whole[-1].to(key.dtype).exp()
