@@ -205,6 +205,17 @@ def test_every_token_reports_its_diagnostics(name):
             assert not reports or len(reported.records) == 1
 
 
+@pytest.mark.parametrize("name", ["ttt-linear", "titans"])
+def test_a_bound_step_reports_its_diagnostics(name):
+    mixer, x = layer(name), torch.randn(1, 24, dtype=torch.float64)
+    with torch.no_grad():
+        state, memory = mixer.initial_state(1), mixer.memory_step(False)
+        for reports in (True, False, False, True):
+            with ttr.diagnostics() if reports else contextlib.nullcontext() as reported:
+                _, state = mixer.around_memory(x, state, memory)
+            assert not reports or len(reported.records) == 1
+
+
 def test_a_dispatch_mode_sees_every_token():
     mixer, x, counted = layer("softmax-attention"), torch.randn(1, 24, dtype=torch.float64), []
     with torch.no_grad():

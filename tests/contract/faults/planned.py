@@ -62,7 +62,7 @@ FAULTS = (
         ("test_every_token_reports",),
     ),
     Fault(
-        "recorded_step.py", "collecting() or watched(token)", "watched(token)", ("test_every_token_reports",)
+        "recorded_step.py", "collecting() or watched(token)", "watched(token)", ("test_a_bound_step_reports",)
     ),
     Fault("layer/planned_step.py", "or collecting()", "", ("test_every_token_reports",)),
     Fault("layer/planned_step.py", "watched((x,))", "False", ("test_a_dispatch_mode",)),
