@@ -43,9 +43,11 @@ def bind(
     token = (q, k, v, *controls.values(), *params.values())
     if any(type(x) not in PLAIN for x in (*token, *state.tensors.values(), state.position)):
         return None
-    make = _prepared if issubclass(problem.form, Pairs) else _recorded
     try:
-        compute = make(problem, engine, names, token, state, inplace)
+        if issubclass(problem.form, Pairs):
+            compute = _prepared(problem, engine, names, token, inplace)
+        else:
+            compute = _recorded(problem, engine, names, token, state)
     except (NotRecordable, ValueError, RuntimeError):  # the general path knows what is wrong with this token
         return None
     return _RecordedStep(problem, compute, names, token, state, inplace)
@@ -108,9 +110,8 @@ class _RecordedStep:
             return False
         if len(state.tensors) != len(self.names[2]) or torch.is_autocast_enabled("cpu"):
             return False
-        if collecting() or watched(
-            token
-        ):  # a replay reports nothing, and its kernels are not torch's operations
+        # a replay reports no diagnostics, and its kernels are not operations of torch
+        if collecting() or watched(token):
             return False
         memory = *map(state.tensors.get, self.names[2]), state.position
         shapes = self.shapes
@@ -148,7 +149,6 @@ def _recorded(
     names: tuple[tuple[str, ...], ...],
     token: Sequence[Tensor],
     state: State,
-    inplace: bool,
 ) -> Compute:
     """The whole step as its torch operations."""
     held, capacity = names[2], state.capacity
@@ -181,7 +181,6 @@ def _prepared(
     engine: Engine,
     names: tuple[tuple[str, ...], ...],
     token: Sequence[Tensor],
-    state: State,
     inplace: bool,
 ) -> Compute:
     """The engine's step after recorded checks and conversions."""
