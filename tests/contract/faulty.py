@@ -41,6 +41,7 @@ NAMED = (
     "test_planned_step.py",
     "test_packed.py",
     "test_kernel_sums.py",
+    "test_compat_fla.py",
 )
 """The files whose tests can be selected by name."""
 

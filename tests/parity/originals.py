@@ -35,7 +35,7 @@ FLA = "0.6.0"
 def fla(path: str, *names: str) -> SimpleNamespace:
     """Definitions of a file of flash-linear-attention, e.g. ``fla("ops/gla/naive.py",
     "naive_recurrent_gla")``."""
-    return _extract(_parity_folder() / "fla" / path, names)
+    return _extract(parity_folder() / "fla" / path, names)
 
 
 def transformers(path: str, *names: str) -> SimpleNamespace:
@@ -62,7 +62,7 @@ def in_float64() -> Iterator[None]:
 
 
 @functools.cache
-def _parity_folder() -> Path:
+def parity_folder() -> Path:
     """The folder of flash-linear-attention and einops, which are not in the environment."""
     folders = [Path(__file__).parents[2] / ".parity", Path(os.environ.get("TTR_PARITY", "") or ".parity")]
     for folder in folders:
@@ -78,7 +78,7 @@ def _parity_folder() -> Path:
 @functools.cache
 def _libraries() -> dict[str, object]:
     """The libraries that the originals' files import."""
-    folder = str(_parity_folder())
+    folder = str(parity_folder())
     sys.path.insert(0, folder)
     try:
         einops = importlib.import_module("einops")

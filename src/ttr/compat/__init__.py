@@ -1,0 +1,1 @@
+"""Other libraries' interfaces over ``ttr.regress``: ``ttr.compat.fla``."""
