@@ -252,6 +252,11 @@ def _cannot_rewind(problem: Problem, state: State, tokens: int) -> str | None:
         return f"rewind needs the ttr.Problem of the state, got {problem!r}."
     if not isinstance(tokens, int) or tokens < 0 or (state.position < tokens).any():
         return f"This state has seen {state.position.tolist()} tokens and cannot go back by {tokens}."
+    return keeps_too_little(problem, state)
+
+
+def keeps_too_little(problem: Problem, state: State) -> str | None:
+    """Why a state of this memory does not determine the earlier ones, as a sentence; None if it does."""
     folded = problem.recurrence is not None or problem.solver.pairs_per_token > 1
     if folded or not issubclass(problem.form, Pairs):
         return "This memory does not store its pairs separately, and none can be removed."

@@ -5,50 +5,169 @@ from __future__ import annotations
 from typing import NoReturn
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ttr.layer.sizes import Sizes
+from ttr.models.packing import Packing
+from ttr.models.recorded import Reading, Recorded
 from ttr.problem import Problem
-from ttr.state import State
+from ttr.state import State, keeps_too_little
 
 
-class MemoryLayer:
+class MemoryLayer(CacheLayerMixin):
     """The state of one layer; None before its first token. The methods have the names that ``Cache`` calls.
 
     A call stores its new state in ``next`` until every layer has run, so that a refused call changes nothing.
     Only a single token may be ``written`` in place, into the tensors of the state, and only if these are
     ``owned``: created by the cache, outside any autograd graph, and in a model in which no layer has a limit
     that it could reach before this one.
+
+    With ``record_past`` a memory that cannot be rewound keeps in ``recorded`` what the layer has read since
+    the last ``crop``, which a call puts in ``read`` until every layer has run. A crop takes ``state`` back to
+    ``recorded.before`` and leaves the layer ``behind``: its next call reads the kept tokens once more.
     """
 
     is_compileable = False
-    is_croppable = False
+    is_croppable = True
     supports_early_init = False
+    keys = values = None
 
     def __init__(self) -> None:
-        self.state: State | None = None
-        self.next: State | None = None
-        self.owned = self.written = False
+        self.record_past = False
+        self.reset()
 
-    def commit(self, endless: bool) -> None:
+    @property
+    def is_initialized(self) -> bool:
+        """Whether the layer has read a token."""
+        return self.state is not None
+
+    @property
+    def is_sliding(self) -> bool:
+        """Whether the memory keeps a window of pairs, as far as is known before the first token."""
+        return self.problem is not None and self.problem.weights.window is not None
+
+    def begin(
+        self, layer: Reading, x: Float[Tensor, "B T D"], cu_seqlens: Int[Tensor, " bounds"] | None
+    ) -> None:
+        """Before the layer reads x: read again what a crop has kept, and note x if the past is recorded."""
+        if self.behind:
+            self.state, self.recorded, self.behind = self.recorded.state(layer), None, False
+        if self.record_past:
+            rows = x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
+            self.read = layer.mixer.initial_state(rows) if self.state is None else self.state, x
+
+    def commit(self, problem: Problem, endless: bool, columns: int, packing: Packing | None) -> None:
         """Make the new state of the call current."""
+        self.problem = problem
         self.state, self.next = self.next, None
         self.owned, self.written = (
             endless and not any(tensor.requires_grad for tensor in self.state.tensors.values()),
             False,
         )
+        self.columns += columns
+        real = None if packing is None else packing.real()
+        if packing is None:
+            self.unpadded += columns
+        else:
+            self.unpadded = 0 if real is None else int(real.all(0).flip(0).long().cumprod(0).sum())
+        if self.record_past:
+            self._record(*self.read, packing, real)
+        else:
+            self.recorded = None
+
+    def _record(self, before: State, x: Tensor, packing: Packing | None, real: Tensor | None) -> None:
+        """Keep what the call read, unless the memory can be rewound without it."""
+        self.read = None
+        if keeps_too_little(self.problem, self.state) is None:
+            return
+        if packing is None:
+            real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        elif real is None:  # the columns are no columns of sequences
+            self.recorded, self.owned = None, False
+            return
+        else:
+            x = packing.unpack(x)
+        self.recorded = (
+            Recorded(before, x, real) if self.recorded is None else self.recorded.followed_by(x, real)
+        )
+
+    def activate_past_recording(self) -> None:
+        """From the next call on, keep what ``crop`` needs to take back the calls since the last one."""
+        self.record_past = True
+        self.owned = False
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Remove the newest columns of the batch; see ``TTRCache.crop``."""
+        remove = self.to_remove(tokens_to_remove)
+        self.go_back(remove, *self.earlier(remove))
+
+    def to_remove(self, tokens_to_remove: int) -> int:
+        """Number of columns that a ``crop`` removes.
+
+        Raises:
+            ValueError: if the layer has not read as many.
+        """
+        remove = max(self.columns - tokens_to_remove, 0) if tokens_to_remove > 0 else -tokens_to_remove
+        if remove > self.columns:
+            raise ValueError(
+                f"This cache has read {self.columns} columns and cannot remove {remove}. Remove fewer, or "
+                "reset() it."
+            )
+        return remove
+
+    def earlier(self, remove: int) -> tuple[State | None, Recorded | None]:
+        """The state before the newest columns, and what is to be read again from it.
+
+        Raises:
+            ValueError: if the layer does not know them.
+        """
+        if not remove:
+            return self.state, self.recorded if self.behind else None
+        if self.recorded is not None and remove <= self.recorded.real.shape[1]:
+            kept = self.recorded.without(remove)
+            return kept.before, kept if kept.real.shape[1] else None
+        if remove > self.unpadded:
+            raise ValueError(
+                "The columns to remove hold padding or packed sequences, of which every row loses other "
+                "tokens. Remove only columns without padding, or call activate_past_recording() on the cache "
+                "before they are read, with one sequence per row."
+            )
+        reason = keeps_too_little(self.problem, self.state)
+        if reason:
+            raise ValueError(
+                f"{reason} Call activate_past_recording() on the cache before it reads what a crop is to "
+                "remove, or keep copy.deepcopy(cache) from then."
+            )
+        return self.state.rewind(self.problem, remove), None
+
+    def go_back(self, remove: int, state: State | None, recorded: Recorded | None) -> None:
+        """Continue from what ``earlier`` returned."""
+        self.state, self.recorded, self.behind = state, recorded, recorded is not None
+        self.owned = False
+        self.columns -= remove
+        self.unpadded = max(self.unpadded - remove, 0)
 
     def reset(self) -> None:
         """Drop all states."""
-        self.state = self.next = None
-        self.owned = self.written = False
+        self.problem: Problem | None = None
+        self.state: State | None = None
+        self.next: State | None = None
+        self.read: tuple[State, Tensor] | None = None
+        self.recorded: Recorded | None = None
+        self.device: torch.device | None = None
+        self.owned = self.written = self.behind = False
+        self.columns = self.unpadded = 0
 
     def batch_select_indices(self, indices: Int[Tensor, " rows"]) -> None:
         """Select rows of the batch, in that order."""
-        if self.state is not None:
-            self.state = self.state.select(indices.to(self.state.position.device))
+        if self.state is None:
+            return
+        indices = indices.to(self.state.position.device)
+        self.state = self.state.select(indices)
+        if self.recorded is not None:
+            self.recorded = self.recorded.select(indices)
 
     def reorder_cache(self, beam_idx: Int[Tensor, " rows"]) -> None:
         """Row i continues from row ``beam_idx[i]``."""
@@ -59,21 +178,47 @@ class MemoryLayer:
         if self.state is not None:
             self.batch_select_indices(torch.arange(len(self.state.position)).repeat_interleave(repeats))
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Refuse to remove tokens.
+    def get_seq_length(self) -> int:
+        """Number of columns of the batch read so far, padding included."""
+        return self.columns
 
-        Raises:
-            ValueError: if tokens would have to be removed.
-        """
-        if tokens_to_remove:
-            raise ValueError(
-                "A memory cannot remove its newest tokens. Keep copy.deepcopy(cache) from before they "
-                "were read, and continue from the copy."
-            )
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Columns that a mask covers, and where it starts."""
+        return self.columns + query_length, 0
 
     def get_max_length(self) -> int:
-        """-1: no limit."""
-        return -1
+        """Number of tokens that a row can have; -1 for no limit."""
+        fixed = None if self.state is None else self.state.capacity
+        horizon = None if self.problem is None else self.problem.weights.horizon
+        return min((limit for limit in (fixed, horizon) if limit), default=-1)
+
+    get_max_cache_shape = get_max_length  # its name until transformers 5.2
+
+    def offload(self) -> None:
+        """Move the state to the CPU."""
+        if self.state is not None:
+            self.device = self.state.position.device
+            self.state = self.state.to("cpu")
+
+    def prefetch(self) -> None:
+        """Move the state back to the device it was on."""
+        if self.state is not None and self.device is not None:
+            self.state = self.state.to(self.device)
+
+    def lazy_initialization(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refuse keys and values, as ``update``."""
+        self.update()
+
+    def update(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refuse keys and values, which only attention layers of transformers pass.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "A TTRCache holds the states of ttr memories, not keys and values. Give attention layers of "
+            "transformers a DynamicCache."
+        )
 
 
 class TTRCache(Cache):
@@ -85,7 +230,6 @@ class TTRCache(Cache):
 
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[MemoryLayer() for _ in range(layers)])
-        self.columns = 0
         self.memories: tuple[tuple[Problem, Sizes], ...] | None = None
 
     def states(self) -> list[State | None]:
@@ -130,38 +274,63 @@ class TTRCache(Cache):
                 "this model."
             )
 
-    def commit(self, memories: tuple[tuple[Problem, Sizes], ...], columns: int) -> None:
+    def commit(
+        self, memories: tuple[tuple[Problem, Sizes], ...], columns: int, packing: Packing | None
+    ) -> None:
         """Make the new states of all layers current, and count the columns that they have read."""
         endless = not any(
             problem.weights.horizon or layer.next.capacity
             for (problem, _), layer in zip(memories, self.layers)
         )
-        for layer in self.layers:
-            layer.commit(endless)
+        for (problem, _), layer in zip(memories, self.layers):
+            layer.commit(problem, endless, columns, packing)
         self.memories = memories
-        self.columns += columns
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Number of columns read so far."""
-        return self.columns
+    def crop(self, tokens_to_remove: int) -> None:
+        """Remove the newest columns of the batch in every layer, or in none if one refuses.
 
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """Columns that a mask covers, and where it starts."""
-        return self.columns + query_length, 0
+        A memory that stores all its pairs drops the newest ones. Any other can go back as far as its last
+        ``crop``: after ``activate_past_recording`` it keeps its state from then and what the layer has read
+        since, and the next call reads once more what the crop has kept.
+
+        Args:
+            tokens_to_remove: -n for the newest n columns, or the number of columns to keep.
+
+        Raises:
+            ValueError: if a layer cannot go back, in a sentence that says which and why.
+        """
+        earlier = []
+        for number, layer in enumerate(self.layers):
+            try:
+                earlier.append(layer.earlier(layer.to_remove(tokens_to_remove)))
+            except ValueError as refused:
+                raise ValueError(f"Layer {number}: {refused}") from refused
+        for layer, found in zip(self.layers, earlier):
+            layer.go_back(layer.to_remove(tokens_to_remove), *found)
+
+    def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
+        """Whether a layer, or any, has read a token."""
+        return self.has_states() if layer_idx is None else self.layers[layer_idx].is_initialized
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether any layer has read a token."""
+        return self.has_states()
+
+    @property
+    def batch_size(self) -> int:
+        """Number of sequences; -1 before the first token."""
+        return next((len(state.position) for state in self.states() if state is not None), -1)
+
+    def prefetch(self, layer_idx: int, only_non_sliding: bool = True) -> None:
+        """Move the state of a layer back to the device it was on before ``offload``."""
+        self.layers[layer_idx % len(self.layers)].prefetch()
 
     def reset(self) -> None:
         """Drop all states."""
         super().reset()
-        self.columns = 0
         self.memories = None
 
     def update(self, *args: object, **kwargs: object) -> NoReturn:
-        """Refuse keys and values, which only attention layers of transformers pass.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(
-            "A TTRCache holds the states of ttr memories, not keys and values. Give attention layers of "
-            "transformers a DynamicCache."
-        )
+        """Refuse keys and values; see ``MemoryLayer.update``."""
+        self.layers[0].update()

@@ -16,7 +16,7 @@ from transformers import GenerationMixin, PreTrainedModel, initialization
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, logging
 
 from ttr.dispatch import MemoryStep
 from ttr.layer import planned_step
@@ -25,12 +25,15 @@ from ttr.layer.planned_step import PLAIN_MODULES
 from ttr.models.cache import MemoryLayer, TTRCache
 from ttr.models.configuration import TTRConfig
 from ttr.models.conversion import renamed_keys
+from ttr.models.generation import Generation
 from ttr.models.packing import packing_of
 from ttr.operators.rms_norm import rms_norm
 from ttr.state import State
 
 CACHE = next(f.name for f in fields(BaseModelOutputWithPast) if f.name in ("cache", "past_key_values"))
 """The name of the cache in outputs and in ``generate``, in this version of transformers."""
+
+logger = logging.get_logger(__name__)
 
 READ_BY_THE_LOSS = ("num_items_in_batch", "shift_labels")
 # DataCollatorWithFlattening passes them in addition to the boundaries, from which they follow
@@ -83,10 +86,21 @@ class TTRBlock(GradientCheckpointingLayer):
         """One block. It reads the layer's state in ``cache`` and stores the next one there until the cache
         commits it."""
         memory = None if cache is None else cache.layers[self.layer]
-        if memory is not None and memory.state is not None and cu_seqlens is None and x.shape[1] == 1:
-            return self._step(x[:, 0], memory)[:, None]
-        x = x + self._mix(self.mixer_norm(x), memory, cu_seqlens)
+        if memory is None:
+            mixed = self.mixer(self.mixer_norm(x), cu_seqlens=cu_seqlens)
+        else:
+            memory.begin(self, x, cu_seqlens)
+            if memory.state is not None and cu_seqlens is None and x.shape[1] == 1:
+                return self._step(x[:, 0], memory)[:, None]
+            mixed, memory.next = self.read(x, memory.state, cu_seqlens)
+        x = x + mixed
         return x + self.mlp(self.mlp_norm(x))
+
+    def read(
+        self, x: Float[Tensor, "B T D"], state: State | None, cu_seqlens: Int[Tensor, " bounds"] | None
+    ) -> tuple[Float[Tensor, "B T D"], State]:
+        """What the mixer makes of the inputs of the block, and its state after them."""
+        return self.mixer(self.mixer_norm(x), state, return_state=True, cu_seqlens=cu_seqlens)
 
     def _step(self, x: Float[Tensor, "B D"], memory: MemoryLayer) -> Float[Tensor, "B D"]:
         memory.written = memory.owned
@@ -107,12 +121,6 @@ class TTRBlock(GradientCheckpointingLayer):
         x = x + y
         return x + self.mlp(self.mlp_norm(x)), state
 
-    def _mix(self, x: Tensor, memory: MemoryLayer | None, cu_seqlens: Tensor | None) -> Tensor:
-        if memory is None:
-            return self.mixer(x, cu_seqlens=cu_seqlens)
-        y, memory.next = self.mixer(x, memory.state, return_state=True, cu_seqlens=cu_seqlens)
-        return y
-
 
 class TTRPreTrainedModel(PreTrainedModel):
     """Saving, loading and initialisation."""
@@ -122,7 +130,6 @@ class TTRPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ("TTRBlock",)
     _skip_keys_device_placement = ("cache", "past_key_values")
-    _is_stateful = True  # no assisted generation: a memory cannot remove rejected tokens
 
     @classmethod
     def from_pretrained(
@@ -239,7 +246,7 @@ class TTRModel(TTRPreTrainedModel):
                 entered.append(x)
             x = block(x, cache=cache, cu_seqlens=None if packing is None else packing.cu_seqlens)
         if cache is not None:
-            cache.commit(memories, shape[1])
+            cache.commit(memories, shape[1], packing)
         hidden_states = tuple(h if packing is None else packing.unpack(h) for h in (*entered, self.norm(x)))
         return BaseModelOutputWithPast(
             last_hidden_state=hidden_states[-1],
@@ -254,10 +261,13 @@ class TTRModel(TTRPreTrainedModel):
         if cache is None and not use_cache:
             return None
         if self.training and self.gradient_checkpointing:
-            raise ValueError(
-                "Gradient checkpointing runs every layer twice and would update its state twice. Call "
-                "activation_checkpointing_disable(), or leave out past_key_values and use_cache."
-            )
+            twice = "Gradient checkpointing runs every layer twice and would update its state twice"
+            if cache is not None and cache.has_states():
+                raise ValueError(
+                    f"{twice}. Leave past_key_values out, or call gradient_checkpointing_disable()."
+                )
+            logger.warning_once(f"{twice}: these calls return no cache, as with use_cache=False.")
+            return None
         return TTRCache(self.config.num_hidden_layers) if cache is None else cache
 
 
@@ -284,7 +294,7 @@ def _check_read(others: dict[str, Any]) -> None:
             )
 
 
-class TTRForCausalLM(TTRPreTrainedModel, GenerationMixin):
+class TTRForCausalLM(TTRPreTrainedModel, Generation, GenerationMixin):
     """The decoder with a language-model head; trained by Trainer, sampled by ``generate``."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -301,11 +311,6 @@ class TTRForCausalLM(TTRPreTrainedModel, GenerationMixin):
                 )
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    @classmethod
-    def _supports_default_dynamic_cache(cls) -> bool:
-        """False, so that ``generate`` lets the model create its cache."""
-        return False
 
     @can_return_tuple
     def forward(
@@ -333,7 +338,8 @@ class TTRForCausalLM(TTRPreTrainedModel, GenerationMixin):
             labels: the tokens themselves, not shifted, and -100 at tokens without a loss. A token is
                 predicted only from tokens of its own sequence, so the first of each has no loss, and padding
                 has none.
-            logits_to_keep: number of last columns that get logits, or their indices; 0 for all.
+            logits_to_keep: number of last columns that get logits, or their indices; 0 for all. The loss is
+                then that of these columns.
             others: also ``num_items_in_batch`` and ``shift_labels``, which the loss of transformers reads.
         """
         of_loss = {name: others.pop(name) for name in READ_BY_THE_LOSS if name in others}
@@ -362,11 +368,15 @@ class TTRForCausalLM(TTRPreTrainedModel, GenerationMixin):
         )
         columns = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, columns])
-        loss = None
-        if labels is not None or of_loss.get("shift_labels") is not None:
-            loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **of_loss
-            )
+        shifted, loss = of_loss.pop("shift_labels", None), None
+        if shifted is None and labels is not None:
+            shifted = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+        if shifted is not None:
+            of_loss |= {
+                "shift_labels": shifted[:, columns].contiguous(),
+                "vocab_size": self.config.vocab_size,
+            }
+            loss = self.loss_function(logits=logits, labels=labels, **of_loss)
         return CausalLMOutputWithPast(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, **{CACHE: outputs.get(CACHE)}
         )

@@ -48,6 +48,13 @@ class Packing:
         flat = labels.flatten()
         return torch.full_like(flat, -100).index_copy(0, kept, flat[kept]).view_as(labels)
 
+    def real(self) -> Bool[Tensor, "B T"] | None:
+        """True at tokens and False at padding; None if a row holds several sequences."""
+        if self.shape[0] != len(self.cu_seqlens) - 1:
+            return None
+        padding = torch.zeros(self.shape, dtype=torch.bool, device=self.index.device)
+        return padding.flatten().index_fill(0, self.index, True).view(self.shape)
+
 
 def packing_of(
     shape: tuple[int, int],
