@@ -403,6 +403,7 @@ def test_gradient_checkpointing_changes_no_gradient(reentrant):
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
     for name, gradient in gradients[0].items():
         assert_close(gradients[1][name], gradient)
-    assert model(ids, use_cache=True).past_key_values is None
+    for call in ({"use_cache": True}, {"past_key_values": TTRCache(len(HYBRID))}):
+        assert model(ids, **call).past_key_values is None
     with pytest.raises(ValueError, match="would update its state twice"):
         model(ids, past_key_values=tiny()(ids).past_key_values)

@@ -197,10 +197,27 @@ def test_only_a_recording_keeps_the_past():
     with torch.no_grad():
         cache = model.generate(ids, max_new_tokens=4, return_dict_in_generate=True)[CACHE]
         assert all(layer.recorded is None and layer.owned for layer in cache.layers)
+        wanted = copy.deepcopy(cache)
         cache.activate_past_recording()
+        model(ids[:, :1], past_key_values=cache)
+        cache.crop(-1)
+        assert_close(
+            model(ids[:, 1:], past_key_values=cache).logits, model(ids[:, 1:], past_key_values=wanted).logits
+        )
         model(ids[:, :1], past_key_values=cache)
         assert all(layer.recorded is not None for layer in cache.layers)
         for layer in cache.layers:
             layer.record_past = False
         model(ids[:, :1], past_key_values=cache)
         assert all(layer.recorded is None for layer in cache.layers)
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_a_recording_does_not_hold_pairs_twice(kind):
+    model, ids = tiny(KINDS[kind]), tokens(2, 7)
+    with torch.no_grad():
+        cache = recording(1)
+        model(ids, past_key_values=cache)
+        assert cache.layers[0].recorded is None
+        cache.crop(-3)
+        assert_close(model(ids[:, 4:], past_key_values=cache).logits, model(ids).logits[:, 4:])

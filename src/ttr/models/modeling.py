@@ -264,7 +264,7 @@ class TTRModel(TTRPreTrainedModel):
             twice = "Gradient checkpointing runs every layer twice and would update its state twice"
             if cache is not None and cache.has_states():
                 raise ValueError(
-                    f"{twice}. Leave past_key_values out, or call gradient_checkpointing_disable()."
+                    f"{twice}. Leave past_key_values out, or call activation_checkpointing_disable()."
                 )
             logger.warning_once(f"{twice}: these calls return no cache, as with use_cache=False.")
             return None
@@ -292,6 +292,8 @@ def _check_read(others: dict[str, Any]) -> None:
                 f"This model does not read {name!r}, which holds a {type(value).__name__}. Leave it out, "
                 "or correct its name."
             )
+    if others.get("output_attentions"):
+        logger.warning_once("Memories have no attention maps: output_attentions=True gives None.")
 
 
 class TTRForCausalLM(TTRPreTrainedModel, Generation, GenerationMixin):
