@@ -279,6 +279,20 @@ def test_padding_changes_nothing(side, batch):
     assert torch.equal(out.hidden_states[0][mask.bool()], model.model.embed_tokens(ids)[mask.bool()])
 
 
+@pytest.mark.parametrize(
+    "packed", [{}, {"position_ids": torch.tensor([[0, 1, 2, 0, 1]])}], ids=["padded", "packed"]
+)
+def test_hidden_states_have_gradients_under_padding(packed):
+    model, ids = tiny(), tokens(1, 5)
+    mask = torch.tensor([[1, 1, 0, 1, 1]])
+    out = model(ids, attention_mask=mask, output_hidden_states=True, labels=ids, **packed)
+    gradients = torch.autograd.grad(out.loss, [*out.hidden_states, model.model.embed_tokens.weight])
+    by_token = torch.zeros_like(gradients[-1]).index_add(0, ids[0], gradients[0][0])
+    assert_close(by_token, gradients[-1], FLOAT32)  # transformers takes the loss in float32
+    for gradient in gradients[:-1]:
+        assert gradient[0, mask[0].bool()].any() and not gradient[0, 2].any()
+
+
 def test_padded_rows_continue_with_padded_rows():
     model, first, second = (
         tiny((*HYBRID, "softmax-attention")),
@@ -348,8 +362,6 @@ def test_wrong_masks_are_a_sentence():
     model, ids = tiny(), tokens(1, 4)
     with pytest.raises(ValueError, match=r"attention_mask must have shape \[1, 4\]"):
         model(ids, attention_mask=torch.ones(1, 3))
-    with pytest.raises(ValueError, match="padding inside packed"):
-        model(ids, attention_mask=torch.tensor([[0, 1, 1, 1]]), cu_seqlens=torch.tensor([0, 2, 4]))
     with pytest.raises(ValueError, match="batch of 1, got 2"):
         model(tokens(2, 4), cu_seqlens=torch.tensor([0, 2, 4]))
 

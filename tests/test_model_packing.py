@@ -16,10 +16,40 @@ BOUNDS = torch.tensor([0, 4, 5, 11])
 POSITIONS = torch.cat([torch.arange(length) for length in LENGTHS])[None]
 NUMBERS = torch.tensor([[0] * 4 + [1] + [2] * 6])
 ONES = torch.ones(1, 11, dtype=torch.int64)
+LAYERS = (
+    "gated-deltanet",
+    "softmax-attention",  # rotates by position
+    "softmax-attention-qknorm",
+    "ttt-linear",
+    "rwkv7",  # token shift
+)
+
+
+def square(numbers):
+    """The columns that every token reads, [B, 1, T, T], by the numbers of their sequences, 0 at padding."""
+    return ((numbers[:, :, None] == numbers[:, None, :]) & (numbers > 0)[:, None, :]).tril()[:, None]
+
+
+def added(square):
+    """The same as numbers that are added to logits."""
+    return torch.zeros(square.shape).masked_fill(~square, torch.finfo(torch.float32).min)
+
 
 SPELLINGS = {
     "position_ids": {"position_ids": POSITIONS},
     "position_ids and a full mask": {"position_ids": POSITIONS.int(), "attention_mask": ONES},
+    "positions from other numbers": {"position_ids": POSITIONS + torch.tensor([7] * 4 + [2] + [5] * 6)},
+    "positions of one axis": {"position_ids": POSITIONS[0]},
+    "positions of three axes": {"position_ids": POSITIONS.expand(3, 1, 11)},
+    "positions of an image": {  # of 2 x 2 patches, after one token of text
+        "position_ids": torch.tensor(
+            [
+                [0, 1, 2, 3, 0, 0, 1, 1, 1, 1, 3],
+                [0, 1, 2, 3, 0, 0, 1, 1, 2, 2, 3],
+                [0, 1, 2, 3, 0, 0, 1, 2, 1, 2, 3],
+            ]
+        )[:, None]
+    },
     "cu_seqlens": {"cu_seqlens": BOUNDS},
     "flash": {
         "cu_seq_lens_q": BOUNDS.int(),
@@ -30,6 +60,8 @@ SPELLINGS = {
     "cu_seq_lens_q": {"cu_seq_lens_q": BOUNDS},
     "seq_idx": {"seq_idx": NUMBERS.int()},
     "numbers in the mask": {"attention_mask": NUMBERS + 1},
+    "a square mask": {"attention_mask": square(NUMBERS + 1)},
+    "an added mask": {"attention_mask": added(square(NUMBERS + 1))},
     "all": {
         "position_ids": POSITIONS,
         "seq_idx": NUMBERS,
@@ -40,7 +72,7 @@ SPELLINGS = {
 }
 
 
-def outcome(model, rows, inputs=None):
+def outcome(model, rows, inputs=None, real=...):
     """Logits of every row, the loss of all tokens, and its gradients: from one call, of whose logits those at
     ``real`` tokens count, or from one call per row."""
     model.zero_grad()
@@ -53,8 +85,7 @@ def outcome(model, rows, inputs=None):
         )
     else:
         output = model(**inputs, labels=inputs["input_ids"])
-        real = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
-        logits, loss = output.logits[real], output.loss
+        logits, loss = output.logits[real].flatten(0, -2), output.loss
     loss.backward()
     return (
         logits.detach(),
@@ -63,8 +94,8 @@ def outcome(model, rows, inputs=None):
     )
 
 
-def assert_separate(model, rows, inputs):
-    logits, loss, gradients = outcome(model, rows, inputs)
+def assert_separate(model, rows, inputs, real=...):
+    logits, loss, gradients = outcome(model, rows, inputs, real)
     wanted_logits, wanted_loss, wanted = outcome(model, rows)
     assert_close(logits, wanted_logits)
     assert_close(loss, wanted_loss, FLOAT32)  # transformers takes the loss in float32
@@ -76,7 +107,7 @@ def assert_separate(model, rows, inputs):
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_every_spelling_keeps_sequences_apart(spelling):
     rows = [tokens(length) for length in LENGTHS]
-    assert_separate(tiny(), rows, {"input_ids": torch.cat(rows)[None], **SPELLINGS[spelling]})
+    assert_separate(tiny(LAYERS), rows, {"input_ids": torch.cat(rows)[None], **SPELLINGS[spelling]})
 
 
 @pytest.mark.parametrize(
@@ -97,25 +128,68 @@ def test_the_collator_of_transformers_keeps_sequences_apart(settings):
     assert torch.equal(out.logits, wanted.logits) and torch.equal(out.loss, wanted.loss)
 
 
-@pytest.mark.parametrize("spelling", ["position_ids", "seq_idx", "numbers in the mask"])
+PADDED_SPELLINGS = {
+    "position_ids": lambda positions, numbers: {
+        "position_ids": positions,
+        "attention_mask": numbers.clamp(max=1),
+    },
+    "positions of three axes": lambda positions, numbers: {
+        "position_ids": (positions + 5).expand(3, -1, -1),
+        "attention_mask": numbers > 0,
+    },
+    "seq_idx": lambda positions, numbers: {"seq_idx": numbers, "attention_mask": numbers.clamp(max=1)},
+    "numbers in the mask": lambda positions, numbers: {"attention_mask": numbers},
+    "a square mask": lambda positions, numbers: {"attention_mask": square(numbers)},
+    "an added mask": lambda positions, numbers: {
+        "attention_mask": added(square(numbers)),
+        "position_ids": positions,
+    },
+}
+
+
+@pytest.mark.parametrize("spelling", PADDED_SPELLINGS)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_packed_rows_may_be_padded(side, spelling):
-    model, packed = tiny(), [[tokens(3), tokens(2)], [tokens(4)], [tokens(1), tokens(1), tokens(5)]]
-    ids, mask = padded([torch.cat(parts) for parts in packed], side)
-    numbers = (
-        padded(
-            [torch.cat([torch.full_like(part, i + 1) for i, part in enumerate(parts)]) for parts in packed],
-            side,
-        )[0]
-        * mask
+    packed = [[tokens(3), tokens(2)], [tokens(4)], [tokens(1), tokens(1), tokens(5)]]
+    ids, _ = padded([torch.cat(parts) for parts in packed], side)
+    numbers, mask = padded(
+        [torch.cat([torch.full_like(part, i + 1) for i, part in enumerate(parts)]) for parts in packed], side
     )
-    positions = padded([torch.cat([torch.arange(len(part)) for part in parts]) for parts in packed], side)[0]
-    boundaries = {
-        "position_ids": {"position_ids": positions, "attention_mask": mask},
-        "seq_idx": {"seq_idx": numbers, "attention_mask": mask},
-        "numbers in the mask": {"attention_mask": numbers},
-    }[spelling]
-    assert_separate(model, [part for parts in packed for part in parts], {"input_ids": ids, **boundaries})
+    positions, _ = padded([torch.cat([torch.arange(len(part)) for part in parts]) for parts in packed], side)
+    boundaries = PADDED_SPELLINGS[spelling](positions, numbers * mask)
+    rows = [part for parts in packed for part in parts]
+    assert_separate(tiny(LAYERS), rows, {"input_ids": ids, **boundaries}, mask.bool())
+
+
+def test_boundaries_may_include_padding():
+    rows = [tokens(3), tokens(2), tokens(0), tokens(4)]
+    ids, mask = torch.full((1, 13), 3), torch.zeros(1, 13, dtype=torch.int64)
+    for row, start in zip(rows, (1, 5, 8, 8)):
+        ids[0, start : start + len(row)], mask[0, start : start + len(row)] = row, 1
+    bounds = torch.tensor([0, 5, 8, 8, 13])
+    model = tiny(LAYERS)
+    assert_separate(
+        model, rows, {"input_ids": ids, "attention_mask": mask, "cu_seqlens": bounds}, mask.bool()
+    )
+    with torch.no_grad():
+        cache = model(ids, attention_mask=mask, cu_seqlens=bounds, use_cache=True).past_key_values
+        following = tokens(4, 2)
+        logits = model(following, past_key_values=cache).logits
+        for i, row in enumerate(rows):
+            assert_close(logits[i], model(torch.cat([row, following[i]])[None]).logits[0, -2:])
+
+
+def test_a_square_mask_may_cover_earlier_calls():
+    model, rows, following = tiny(LAYERS), [tokens(4), tokens(2)], [tokens(1), tokens(3)]
+    (ids, mask), (tail, tail_mask) = padded(rows, "left"), padded(following, "right")
+    whole = square(torch.cat([mask, tail_mask], dim=1))
+    with torch.no_grad():
+        cache = model(ids, attention_mask=whole[..., :4, :4], use_cache=True).past_key_values
+        with pytest.raises(ValueError, match="those of earlier calls included"):
+            model(tail, attention_mask=whole[..., 4:, 4:], past_key_values=cache)
+        logits = model(tail, attention_mask=whole[..., 4:, :], past_key_values=cache).logits
+        for i, (row, new) in enumerate(zip(rows, following)):
+            assert_close(logits[i, : len(new)], model(torch.cat([row, new])[None]).logits[0, len(row) :])
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -147,8 +221,12 @@ def test_a_cache_goes_on_with_every_packed_sequence(spelling):
         {"seq_idx": torch.full((1, 11), 3)},
         {"attention_mask": ONES.double()},
         {"attention_mask": ONES.bool(), "position_ids": torch.arange(11)[None]},
+        {"attention_mask": square(ONES)},
+        {"attention_mask": square(ONES).long()},
+        {"attention_mask": added(square(ONES))},
         {"cu_seqlens": BOUNDS[[0, 3]]},
         {"position_ids": torch.arange(11)[None], "output_attentions": False},
+        {"cache_position": torch.arange(11), "return_dict": True, "use_cache": False},
     ],
     ids=lambda boundaries: "-".join(boundaries),
 )
@@ -169,21 +247,13 @@ def test_positions_may_count_a_hole_or_not(positions):
 
 
 FULL, PADDED = torch.ones(1, 6, dtype=torch.int64), torch.tensor([[0, 1, 1, 1, 1, 1]])
+HALF = torch.tensor([[1, 1, 1, 2, 2, 2]])
 RESTART, RISE = torch.tensor([[0, 1, 2, 0, 1, 2]]), torch.arange(6)[None]
 HALVES, THIRDS = torch.tensor([0, 3, 6]), torch.tensor([0, 2, 4, 6])
 REFUSED = [
-    ({"position_ids": torch.tensor([[0, 1, 2, 5, 6, 7]])}, "must rise by one"),
-    (
-        {"position_ids": torch.tensor([[2, 3, 4, 2, 3, 4]])},
-        "be 0 at the start of another sequence.*cu_seqlens",
-    ),
-    ({"position_ids": torch.tensor([[0, 1, 1, 2, 3, 4]])}, "must rise by one"),
-    (
-        {"position_ids": RESTART.expand(3, 1, 6)},
-        r"position_ids must be int64 or int32 of shape \[1, "
-        r"6\].*\[3, 1, 6\]",
-    ),
-    ({"position_ids": RESTART[0]}, "position_ids must be int64 or int32 of shape"),
+    ({"position_ids": RESTART - 1}, "must not be negative"),
+    ({"position_ids": RESTART.expand(3, 2, 6)}, r"position_ids must be int64 or int32 of shape.*\[3, 2, 6\]"),
+    ({"position_ids": RESTART[:, :5]}, "position_ids must be int64 or int32 of shape"),
     ({"position_ids": RESTART.float()}, "position_ids must be int64 or int32.*float32"),
     ({"position_ids": RESTART, "cu_seqlens": THIRDS}, "cu_seqlens and position_ids contradict"),
     ({"position_ids": RISE, "cu_seqlens": HALVES}, "cu_seqlens and position_ids contradict"),
@@ -203,10 +273,6 @@ REFUSED = [
     ({"cu_seq_lens_q": torch.tensor([0, 3, 5])}, "must rise from 0 to T = 6"),
     ({"cu_seq_lens_k": [0, 3, 6]}, "must be a tensor of boundaries, got list"),
     (
-        {"cu_seq_lens_k": HALVES, "attention_mask": PADDED},
-        "padding inside packed sequences.*without cu_seq_lens_k",
-    ),
-    (
         {"seq_idx": torch.tensor([[0, 0, 1, 1, 0, 0]])},
         "seq_idx must number the sequences of a row in rising order",
     ),
@@ -217,11 +283,19 @@ REFUSED = [
     ({"attention_mask": FULL - 1.5}, "must hold 1 at tokens and 0 at padding.*added to logits"),
     ({"attention_mask": torch.zeros(1, 6).log()}, "must hold 1 at tokens and 0 at padding.*added to logits"),
     ({"attention_mask": torch.ones(1, 8)}, r"attention_mask must have shape \[1, 6\].*got \[1, 8\]"),
+    ({"attention_mask": torch.zeros(1, 1, 6, 6)}, "up to itself.*and nothing else"),
+    ({"attention_mask": square(FULL).tril().triu(-2)}, "up to itself.*and nothing else"),
     (
-        {"attention_mask": torch.zeros(1, 1, 6, 6)},
-        r"attention_mask must have shape \[1, 6\].*got \[1, 1, 6, "
-        r"6\]",
+        {"attention_mask": square(HALF) & (torch.arange(6) != torch.arange(-1, 5)[:, None])},
+        "up to itself.*and nothing else",
     ),
+    ({"attention_mask": added(square(HALF)) - 1}, "up to itself.*and nothing else"),
+    ({"attention_mask": square(HALF).expand(1, 2, 6, 6)}, r"must have shape \[1, 1, 6, 6\].*\[1, 2, 6, 6\]"),
+    (
+        {"attention_mask": torch.nn.functional.pad(square(HALF), (3, 0), value=True)},
+        "up to itself.*and nothing else",
+    ),
+    ({"attention_mask": square(HALF), "position_ids": RISE}, "attention_mask and position_ids contradict"),
     ({"attention_mask": {"full_attention": FULL}}, "attention_mask must have shape.*got dict"),
     ({"atention_mask": PADDED}, "This model does not read 'atention_mask'.*holds a Tensor.*correct its name"),
     ({"cu_seq_lens": [0, 3, 6]}, "This model does not read 'cu_seq_lens'.*holds a list"),
@@ -239,6 +313,8 @@ CONTINUED = [
         "attention_mask numbers sequences, but the cache continues",
     ),
     ({"cu_seqlens": HALVES}, "holds the states of 1 sequences, and the call has 2"),
+    ({"cu_seqlens": HALVES, "position_ids": RESTART}, "holds the states of 1 sequences, and the call has 2"),
+    ({"position_ids": RISE}, "begin a sequence at 0, but the cache continues"),
 ]
 
 

@@ -58,6 +58,11 @@ def watched(tensors: Iterable[Tensor | None]) -> bool:
     return any(type(x) not in PLAIN for x in tensors if x is not None)
 
 
+def assert_within_graph(condition: Tensor, sentence: str) -> None:
+    """Within a compiled graph, raise a RuntimeError when it runs and the condition does not hold."""
+    torch._assert_async(condition, sentence)
+
+
 def in_batches(gradient: Tensor) -> bool:
     """Whether this is a batch of gradients that torch.autograd.grad propagates together (is_grads_batched).
     True where torch does not say: such gradients are computed by torch's own operations."""

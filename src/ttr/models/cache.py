@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ttr.layer.sizes import Sizes
-from ttr.models.packing import Packing
+from ttr.models.packing import Rows
 from ttr.models.recorded import Reading, Recorded
 from ttr.problem import Problem
 from ttr.state import State, keeps_too_little
@@ -58,7 +58,7 @@ class MemoryLayer(CacheLayerMixin):
             rows = x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
             self.read = layer.mixer.initial_state(rows) if self.state is None else self.state, x
 
-    def commit(self, problem: Problem, endless: bool, columns: int, packing: Packing | None) -> None:
+    def commit(self, problem: Problem, endless: bool, columns: int, packing: Rows) -> None:
         """Make the new state of the call current."""
         self.problem = problem
         self.state, self.next = self.next, None
@@ -67,30 +67,28 @@ class MemoryLayer(CacheLayerMixin):
             False,
         )
         self.columns += columns
-        real = None if packing is None else packing.real()
-        if packing is None:
+        if packing.cu_seqlens is None:
             self.unpadded += columns
         else:
-            self.unpadded = 0 if real is None else int(real.all(0).flip(0).long().cumprod(0).sum())
+            tokens = packing.tokens(self.state.position.device)
+            self.unpadded = 0 if tokens is None else int(tokens.all(0).flip(0).long().cumprod(0).sum())
         if self.record_past:
-            self._record(*self.read, packing, real)
+            self._record(*self.read, packing)
         else:
             self.recorded = None
 
-    def _record(self, before: State, x: Tensor, packing: Packing | None, real: Tensor | None) -> None:
+    def _record(self, before: State, x: Tensor, packing: Rows) -> None:
         """Keep what the call read, unless the memory can be rewound without it."""
         self.read = None
         if keeps_too_little(self.problem, self.state) is None:
             return
-        if packing is None:
-            real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        elif real is None:  # the columns are no columns of sequences
+        tokens = packing.tokens(x.device)
+        if tokens is None:  # the columns are no columns of sequences
             self.recorded, self.owned = None, False
             return
-        else:
-            x = packing.unpack(x)
+        x = packing.unpack(x)
         self.recorded = (
-            Recorded(before, x, real) if self.recorded is None else self.recorded.followed_by(x, real)
+            Recorded(before, x, tokens) if self.recorded is None else self.recorded.followed_by(x, tokens)
         )
 
     def activate_past_recording(self) -> None:
@@ -274,9 +272,7 @@ class TTRCache(Cache):
                 "this model."
             )
 
-    def commit(
-        self, memories: tuple[tuple[Problem, Sizes], ...], columns: int, packing: Packing | None
-    ) -> None:
+    def commit(self, memories: tuple[tuple[Problem, Sizes], ...], columns: int, packing: Rows) -> None:
         """Make the new states of all layers current, and count the columns that they have read."""
         endless = not any(
             problem.weights.horizon or layer.next.capacity

@@ -36,8 +36,8 @@ CACHE = next(f.name for f in fields(BaseModelOutputWithPast) if f.name in ("cach
 logger = logging.get_logger(__name__)
 
 READ_BY_THE_LOSS = ("num_items_in_batch", "shift_labels")
-# DataCollatorWithFlattening passes them in addition to the boundaries, from which they follow
-IGNORED = ("max_length_q", "max_length_k")
+# what collators and generate pass beside the boundaries and the cache, from which they follow
+IGNORED = ("max_length_q", "max_length_k", "cache_position")
 
 
 class TTRRMSNorm(nn.RMSNorm):
@@ -233,24 +233,26 @@ class TTRModel(TTRPreTrainedModel):
             cu_seqlens=cu_seqlens,
             cu_seq_lens_q=cu_seq_lens_q,
             cu_seq_lens_k=cu_seq_lens_k,
-            continues=cache is not None and cache.has_states(),
+            read=_read(cache),
+            padding_last=cache is None and all(block.mixer.problem.function.causal for block in self.layers),
         )
         memories = tuple((block.mixer.problem, block.mixer.sizes) for block in self.layers)
         if cache is not None:
-            cache.check(memories, shape[0] if packing is None else len(packing.cu_seqlens) - 1)
-        x = x if packing is None else packing.pack(x)
+            cache.check(memories, packing.sequences)
+        x = packing.pack(x)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         entered = []
         for block in self.layers:
             if wanted:
-                entered.append(x)
-            x = block(x, cache=cache, cu_seqlens=None if packing is None else packing.cu_seqlens)
+                entered.append(packing.unpack(x))
+                x = packing.pack(entered[-1])  # so that what is returned has gradients
+            x = block(x, cache=cache, cu_seqlens=packing.cu_seqlens)
         if cache is not None:
             cache.commit(memories, shape[1], packing)
-        hidden_states = tuple(h if packing is None else packing.unpack(h) for h in (*entered, self.norm(x)))
+        last = packing.unpack(self.norm(x))
         return BaseModelOutputWithPast(
-            last_hidden_state=hidden_states[-1],
-            hidden_states=hidden_states if wanted else None,
+            last_hidden_state=last,
+            hidden_states=(*entered, last) if wanted else None,
             **{CACHE: cache},
         )
 
@@ -282,6 +284,12 @@ def _one_cache(past_key_values: Cache | None, cache: Cache | None) -> TTRCache |
             "start with an empty cache."
         )
     return given
+
+
+def _read(cache: TTRCache | None) -> Int[Tensor, " rows"] | None:
+    """How many tokens of every sequence the cache has read; None if it continues none."""
+    states = [] if cache is None else cache.states()
+    return next((state.position for state in states if state is not None), None)
 
 
 def _check_read(others: dict[str, Any]) -> None:
@@ -356,9 +364,7 @@ class TTRForCausalLM(TTRPreTrainedModel, Generation, GenerationMixin):
         }
         if labels is not None:  # before the cache advances
             x = input_ids if inputs_embeds is None else inputs_embeds
-            labels = _within_sequences(
-                labels, x, continues=cache is not None and cache.has_states(), **packed
-            )
+            labels = _within_sequences(labels, x, read=_read(cache), **packed)
         outputs = self.model(
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,
@@ -391,5 +397,4 @@ def _within_sequences(labels: Int[Tensor, "B T"], x: Tensor | None, **packed: An
             f"labels have shape {list(labels.shape)}, but the tokens {list(x.shape[:2])}. "
             "Give one label per token, -100 for no loss."
         )
-    packing = packing_of((labels.shape[0], labels.shape[1]), **packed)
-    return labels if packing is None else packing.labels(labels)
+    return packing_of((labels.shape[0], labels.shape[1]), **packed).labels(labels)

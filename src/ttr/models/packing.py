@@ -1,7 +1,9 @@
 """Packing of batches whose rows are not one whole sequence each into the form that every memory accepts.
 
 Padding never reaches a memory: the real tokens are packed into one row, [1, N, .], with the boundaries of
-their sequences, and the outputs are scattered back to their positions.
+their sequences, and the outputs are scattered back to their positions. Only a compiled call, whose shapes
+must not depend on numbers, keeps the padding, and moves it behind the tokens of its row, which do not read
+it.
 """
 
 from __future__ import annotations
@@ -13,34 +15,67 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ttr.prepare import check_packing
+from ttr.models import spellings
+from ttr.torch_internals import assert_within_graph
 
 
 @dataclass(frozen=True)
-class Packing:
-    """The positions of the real tokens of a batch [B, T], and the sequences they form.
+class Rows:
+    """A batch [B, T] in which every row is one whole sequence, and a call takes it as it is.
 
     Attributes:
         shape: (B, T).
+    """
+
+    shape: tuple[int, int]
+    cu_seqlens = None
+
+    @property
+    def sequences(self) -> int:
+        """The number of sequences, each of which has a row in a state."""
+        return self.shape[0]
+
+    def pack(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """The batch as the memories take it."""
+        return x
+
+    def unpack(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """The tokens at their positions, 0 at padding."""
+        return x
+
+    def labels(self, labels: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+        """The labels, set to -100 at tokens that do not directly follow a token of their own sequence."""
+        return labels
+
+    def tokens(self, device: torch.device) -> Bool[Tensor, "B T"] | None:
+        """True at tokens and False at padding; None if a row holds several sequences."""
+        return torch.ones(self.shape, dtype=torch.bool, device=device)
+
+
+@dataclass(frozen=True)
+class Packing(Rows):
+    """The positions of the real tokens of a batch [B, T], and the sequences they form.
+
+    Attributes:
         index: position of every real token in the flattened batch, rising.
         cu_seqlens: boundaries [0, ..., N] of the sequences among the real tokens.
     """
 
-    shape: tuple[int, int]
     index: Int[Tensor, " N"]
     cu_seqlens: Int[Tensor, " bounds"]
 
+    @property
+    def sequences(self) -> int:
+        return len(self.cu_seqlens) - 1
+
     def pack(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "1 N D"]:
-        """The real tokens, packed."""
         return x.flatten(0, 1)[self.index][None]
 
     def unpack(self, x: Float[Tensor, "1 N D"]) -> Float[Tensor, "B T D"]:
-        """The tokens scattered back to their positions, 0 at padding."""
         flat = x.new_zeros(self.shape[0] * self.shape[1], x.shape[-1])
         return flat.index_copy(0, self.index, x[0]).view(*self.shape, x.shape[-1])
 
     def labels(self, labels: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-        """The labels, set to -100 at tokens that do not directly follow a token of their own sequence."""
         follows = self.index.diff(prepend=self.index[:1] - 2) == 1
         lengths = self.cu_seqlens.diff()
         follows[self.cu_seqlens[:-1][lengths > 0].long()] = False
@@ -48,12 +83,37 @@ class Packing:
         flat = labels.flatten()
         return torch.full_like(flat, -100).index_copy(0, kept, flat[kept]).view_as(labels)
 
-    def real(self) -> Bool[Tensor, "B T"] | None:
-        """True at tokens and False at padding; None if a row holds several sequences."""
-        if self.shape[0] != len(self.cu_seqlens) - 1:
+    def tokens(self, device: torch.device) -> Bool[Tensor, "B T"] | None:
+        if self.shape[0] != self.sequences:
             return None
-        padding = torch.zeros(self.shape, dtype=torch.bool, device=self.index.device)
+        padding = torch.zeros(self.shape, dtype=torch.bool, device=device)
         return padding.flatten().index_fill(0, self.index, True).view(self.shape)
+
+
+@dataclass(frozen=True)
+class PaddingLast(Rows):
+    """The tokens of every row in their order, then its padding, which causal memories read too late.
+
+    Attributes:
+        real: whether a token is no padding.
+    """
+
+    real: Bool[Tensor, "B T"]
+
+    def tokens(self, device: torch.device) -> Bool[Tensor, "B T"]:
+        return self.real
+
+    def pack(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        order = (~self.real).byte().argsort(dim=1, stable=True)
+        return x.take_along_dim(order[..., None], dim=1)
+
+    def unpack(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        place = (self.real.cumsum(1) - 1).clamp(min=0)
+        return torch.where(self.real[..., None], x.take_along_dim(place[..., None], dim=1), 0.0)
+
+    def labels(self, labels: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+        follows = self.real[:, 1:] & self.real[:, :-1]
+        return labels.masked_fill(~torch.nn.functional.pad(follows, (1, 0)), -100)
 
 
 def packing_of(
@@ -62,152 +122,105 @@ def packing_of(
     attention_mask: Tensor | None = None,
     position_ids: Tensor | None = None,
     seq_idx: Tensor | None = None,
-    continues: bool = False,
+    read: Int[Tensor, " rows"] | None = None,
+    padding_last: bool = True,
     **bounds: Tensor | None,
-) -> Packing | None:
-    """The packing of a batch of shape (B, T); None if every row is one whole sequence.
+) -> Rows:
+    """The packing of a batch of shape (B, T).
 
     Args:
         attention_mask: [B, T or more], 0 at padding; of a longer mask, which also covers earlier calls, the
-            last T columns are used. Numbers above 1 mark the sequences of a row, as in ``seq_idx``.
-        position_ids: [B or 1, T], rising by one from token to token; a 0 within a row begins another
-            sequence.
-        seq_idx: [B or 1, T], the number of every token's sequence in its row, rising.
-        continues: whether the sequences began in earlier calls.
+            last T columns are used. Numbers above 1 mark the sequences of a row, as in ``seq_idx``. Or
+            [B or 1, 1, T, T or more]: the columns that every token reads, true, or 0 in a mask that is added
+            to logits; these must be the tokens of its own sequence up to itself.
+        position_ids: [T], [B or 1, T] or [axes, B or 1, T], rising by one from token to token. Where they do
+            not, another sequence begins, at any number.
+        seq_idx: [T] or [B or 1, T], the number of every token's sequence in its row, rising.
+        read: how many tokens every sequence has read in earlier calls; None if they begin in this one.
+        padding_last: whether padding may be moved behind the tokens, as compiled calls do: no state is kept,
+            and no token reads later ones.
         bounds: boundaries [0, ..., T] of sequences packed along time, with B = 1, by the names of their
             arguments.
 
     Raises:
         ValueError: if one of them has an unknown form, or two contradict each other.
     """
-    mask, least, largest = (None, 1, 1) if attention_mask is None else _mask(shape, attention_mask, continues)
-    ids = {
+    boundaries = spellings.boundaries(shape, {name: x for name, x in bounds.items() if x is not None})
+    position = None if position_ids is None else spellings.positions(shape, position_ids)
+    if torch.compiler.is_compiling() and seq_idx is None and boundaries is None:
+        # without a mask, positions are those of packed sequences, whose number is data
+        if shape[1] == 1 or padding_last and spellings.has_columns(attention_mask):
+            return _compiled(shape, attention_mask, position, read, padding_last)
+    mask, least, largest = spellings.numbered_mask(shape, attention_mask, read)
+    numbers = {
         "attention_mask": mask if largest > 1 else None,
-        "seq_idx": None if seq_idx is None else _integers(shape, "seq_idx", seq_idx),
+        "seq_idx": None if seq_idx is None else spellings.numbers(shape, "seq_idx", seq_idx)[0],
     }
-    ids = {name: x for name, x in ids.items() if x is not None}
-    position = None if position_ids is None else _integers(shape, "position_ids", position_ids)
-    cu_seqlens = _bounds(shape, {name: x for name, x in bounds.items() if x is not None}, padded=least < 1)
-    if least > 0 and not ids and cu_seqlens is None and (position is None or shape[1] == 1):
-        return None
-    device = next(x.device for x in (mask, position, cu_seqlens, *ids.values()) if x is not None)
-    index = torch.arange(shape[0] * shape[1], device=device) if least > 0 else mask.flatten().nonzero()[:, 0]
-    row = index // max(shape[1], 1)
-    inside = row == torch.cat([row[:1] - 1, row])[: len(row)]  # not the first token of its row
-    starts = {name: _changes(name, x.flatten()[index], inside) for name, x in ids.items()}
-    if cu_seqlens is not None:
-        starts["cu_seqlens"] = inside & torch.isin(index, cu_seqlens.to(index))
-    elif continues and ids:
+    numbers = {name: x for name, x in numbers.items() if x is not None}
+    # a token that continues a sequence begins none
+    told = position is not None and (shape[1] != 1 or read is not None and not position.all())
+    if least > 0 and not numbers and boundaries is None and not told:
+        return Rows(shape)
+    if read is not None and numbers and boundaries is None:
         raise ValueError(
-            f"{next(iter(ids))} numbers sequences, but the cache continues those it has, one per row. "
+            f"{next(iter(numbers))} numbers sequences, but the cache continues those it has, one per row. "
             "Leave it out."
         )
+    device = next(x.device for x in (mask, position, boundaries, *numbers.values()) if x is not None)
+    tokens = spellings.real_tokens(shape, mask if least < 1 else None, device)
+    starts = {name: spellings.changes(name, x, tokens) for name, x in numbers.items()}
+    cu_seqlens = None
+    if boundaries is not None:
+        cu_seqlens = torch.searchsorted(tokens.index, boundaries.to(tokens.index))
+        starts["cu_seqlens"] = tokens.starts(cu_seqlens)
     if position is not None:
-        fixed = starts["cu_seqlens"] if continues and cu_seqlens is not None else None
-        starts["position_ids"] = _restarts(position.flatten()[index], index, inside, fixed)
-    starts = _agreed(starts) if starts else torch.zeros_like(inside)
-    if cu_seqlens is not None:
-        return Packing(shape, index, cu_seqlens)
-    if continues and starts.any():
-        raise ValueError(
-            "position_ids begin another sequence inside a row, but the cache continues one sequence per "
-            "row. Put every sequence in its own row, or give boundaries cu_seqlens of as many sequences "
-            "as the cache holds."
-        )
-    if least > 0 and not starts.any():
-        return None
-    rows = torch.searchsorted(row, torch.arange(shape[0] + 1, device=device))
-    return Packing(shape, index, torch.cat([rows, starts.nonzero()[:, 0]]).sort().values)
-
-
-def _mask(shape: tuple[int, int], mask: Tensor, continues: bool) -> tuple[Int[Tensor, "B T"], int, int]:
-    """The mask's columns of this call, as integers, and their least and largest number."""
-    batch, time = shape
-    fits = isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[0] == batch
-    if not fits or mask.shape[1] < time or mask.shape[1] > time and not continues:
-        got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(
-            f"attention_mask must have shape [{batch}, {time}], or more columns if it covers earlier "
-            f"calls, and 0 at padding; got {got}."
-        )
-    mask = mask[:, mask.shape[1] - time :]
-    whole = mask.long()
-    least, largest = torch.stack(whole.aminmax()).tolist() if whole.numel() else (1, 1)
-    if least < 0 or mask.is_floating_point() and not torch.equal(whole.to(mask.dtype), mask):
-        raise ValueError(
-            "attention_mask must hold 1 at tokens and 0 at padding; this one holds negative numbers or "
-            "fractions, like a mask that is added to logits. Pass the tokenizer's mask."
-        )
-    return whole, least, largest
-
-
-def _integers(shape: tuple[int, int], name: str, x: Tensor) -> Int[Tensor, "B T"]:
-    """One number for every token."""
-    batch, time = shape
-    if (
-        not isinstance(x, Tensor)
-        or x.dtype not in (torch.int32, torch.int64)
-        or x.ndim != 2
-        or x.shape[0] not in (1, batch)
-        or x.shape[1] != time
-    ):
-        got = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(
-            f"{name} must be int64 or int32 of shape [{batch}, {time}] or [1, {time}], got "
-            f"{got}. "
-            "Leave it out if every row is one sequence."
-        )
-    return x.expand(shape)
-
-
-def _bounds(
-    shape: tuple[int, int], given: Mapping[str, Tensor], padded: bool
-) -> Int[Tensor, " bounds"] | None:
-    """The boundaries, on which all arguments must agree."""
-    for name, bounds in given.items():
-        check_packing(bounds, *shape)
-        if padded:
+        starts["position_ids"] = spellings.restarts(position, tokens)
+        if read is not None and cu_seqlens is not None:
+            # a sequence may go on at the very number that follows that of another
+            starts["position_ids"] |= starts["cu_seqlens"]
+    begins = _agreed(starts) if starts else torch.zeros_like(tokens.inside)
+    if cu_seqlens is None:
+        if read is not None and begins.any():
             raise ValueError(
-                "attention_mask marks padding inside packed sequences. Leave the padding out, "
-                f"or give padded rows without {name}."
+                "position_ids begin another sequence inside a row, but the cache continues one sequence per "
+                "row. Put every sequence in its own row, or give boundaries cu_seqlens of as many sequences "
+                "as the cache holds."
             )
-    first = next(iter(given.values()), None)
-    if any(bounds.tolist() != first.tolist() for bounds in given.values()):
-        raise ValueError(
-            f"{' and '.join(given)} give different boundaries. Queries and keys belong to the same "
-            "sequences: give cu_seqlens alone."
+        rows = torch.searchsorted(tokens.row, torch.arange(shape[0] + 1, device=device))
+        cu_seqlens = torch.cat([rows, begins.nonzero()[:, 0]]).sort().values
+    if position is not None and read is not None:
+        spellings.check_going_on(position, tokens, cu_seqlens, read)
+    whole = least > 0 and boundaries is None and not begins.any()
+    return Rows(shape) if whole else Packing(shape, tokens.index, cu_seqlens)
+
+
+def _compiled(
+    shape: tuple[int, int],
+    attention_mask: Tensor | None,
+    position: Int[Tensor, "axes B T"] | None,
+    read: Int[Tensor, " rows"] | None,
+    padding_last: bool,
+) -> Rows:
+    """The packing of a compiled call, in which every row must be one sequence; this and the numbers in the
+    mask are checked when it runs."""
+    if attention_mask is None:
+        return Rows(shape)
+    mask = spellings.columns(shape, attention_mask, read is not None)
+    real = mask == 1
+    assert_within_graph((real | (mask == 0)).all(), spellings.NEITHER_0_NOR_1)
+    if position is not None:
+        step = position.diff(dim=-1)
+        follows = spellings.follows(step, torch.ones_like(step[0]))
+        assert_within_graph(
+            (follows | ~real[:, 1:] | ~real[:, :-1]).all(),
+            "position_ids begin another sequence inside a row, and a compiled call with a mask takes one "
+            "sequence per row. Put every sequence in its own row, or give position_ids or boundaries "
+            "cu_seqlens alone.",
         )
-    return first
-
-
-def _changes(name: str, number: Int[Tensor, " N"], inside: Bool[Tensor, " N"]) -> Bool[Tensor, " N"]:
-    """The tokens whose sequence number differs from that of the token before."""
-    step = number.diff(prepend=number[:1])
-    if (number < 0).any() or (inside & (step < 0)).any():
-        raise ValueError(
-            f"{name} must number the sequences of a row in rising order, from 0 or 1. Mark "
-            "padding by 0 in attention_mask."
-        )
-    return inside & (step > 0)
-
-
-def _restarts(
-    position: Int[Tensor, " N"],
-    index: Int[Tensor, " N"],
-    inside: Bool[Tensor, " N"],
-    fixed: Bool[Tensor, " N"] | None,
-) -> Bool[Tensor, " N"]:
-    """The tokens at which position_ids begin another sequence: ``fixed`` if given, else those of position
-    0."""
-    starts = inside & (position == 0) if fixed is None else fixed
-    # positions may count padding between tokens
-    step, columns = position.diff(prepend=position[:1]), index.diff(prepend=index[:1])
-    if (inside & ~starts & (step != 1) & (step != columns)).any():
-        raise ValueError(
-            "position_ids must rise by one from token to token, and be 0 at the start of another sequence "
-            "in a row. Give the boundaries of packed sequences as cu_seqlens, and leave position_ids out."
-        )
-    return starts
+    if padding_last:
+        return PaddingLast(shape, real)
+    assert_within_graph(real.all(), "A compiled step takes no padding. Leave its rows out of the batch.")
+    return Rows(shape)
 
 
 def _agreed(starts: Mapping[str, Bool[Tensor, " N"]]) -> Bool[Tensor, " N"]:

@@ -56,9 +56,7 @@ class Recorded:
 
     def state(self, layer: Reading) -> State:
         """The state after the inputs, which the layer reads again."""
-        packing = packing_of(self.real.shape, attention_mask=self.real, continues=True)
-        if packing is None:
-            return layer.read(self.inputs, self.before, None)[1]
+        packing = packing_of(self.real.shape, attention_mask=self.real, read=self.before.position)
         return layer.read(packing.pack(self.inputs), self.before, packing.cu_seqlens)[1]
 
     def select(self, rows: Int[Tensor, " rows"]) -> Recorded:
