@@ -105,11 +105,11 @@ class PaddingLast(Rows):
 
     def pack(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         order = (~self.real).byte().argsort(dim=1, stable=True)
-        return x.take_along_dim(order[..., None], dim=1)
+        return x.gather(1, order[..., None].expand_as(x))  # take_along_dim fixes T when compiled
 
     def unpack(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         place = (self.real.cumsum(1) - 1).clamp(min=0)
-        return torch.where(self.real[..., None], x.take_along_dim(place[..., None], dim=1), 0.0)
+        return torch.where(self.real[..., None], x.gather(1, place[..., None].expand_as(x)), 0.0)
 
     def labels(self, labels: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
         follows = self.real[:, 1:] & self.real[:, :-1]
