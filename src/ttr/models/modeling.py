@@ -378,7 +378,7 @@ class TTRForCausalLM(TTRPreTrainedModel, Generation, GenerationMixin):
         logits = self.lm_head(outputs.last_hidden_state[:, columns])
         shifted, loss = of_loss.pop("shift_labels", None), None
         if shifted is None and labels is not None:
-            shifted = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+            shifted = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
         if shifted is not None:
             of_loss |= {
                 "shift_labels": shifted[:, columns].contiguous(),
