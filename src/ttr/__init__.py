@@ -21,6 +21,7 @@ from ttr.values import checks
 
 if TYPE_CHECKING:
     from ttr import catalogue, functions, layer, models, nn, solvers, weights
+    from ttr.integrations.transformers.conversion import convert
     from ttr.laws.verify import verify
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "__version__",
     "catalogue",
     "checks",
+    "convert",
     "diagnostics",
     "explain",
     "functions",
@@ -56,4 +58,8 @@ def __getattr__(name: str) -> object:
         from ttr.laws.verify import verify
 
         return verify
+    if name == "convert":
+        from ttr.integrations.transformers.conversion import convert
+
+        return convert
     raise AttributeError(f"module 'ttr' has no attribute {name!r}")

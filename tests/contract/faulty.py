@@ -42,6 +42,7 @@ NAMED = (
     "test_packed.py",
     "test_kernel_sums.py",
     "test_compat_fla.py",
+    "test_convert.py",
     "test_model_rollback.py",
     "test_model_generation.py",
 )
