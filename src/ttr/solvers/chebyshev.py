@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -34,24 +35,33 @@ class Chebyshev(_Moments):
     def controls(self) -> dict[str, str]:
         return {"mix": "BTH"}
 
+    def polynomial(self) -> Tensor:
+        """The coefficients of x in T_k(S), S = (theta - A) / delta = 1 - 2 H / f with A = H + lambda, delta =
+        f / 2 and theta = lambda + delta.
+
+        After n - 1 steps A x = (1 - T_n(S) / T_n(sigma)) q with sigma = theta / delta (Saad, Iterative methods
+        for sparse linear systems, section 12.3.2), A = delta (sigma - S), and
+
+            (T_n(sigma) - T_n(S)) / (sigma - S) = U_{n-1}(sigma) + 2 sum_{k=1}^{n-1} U_{n-1-k}(sigma) T_k(S).
+
+        With xi = arccosh(sigma), U_{m-1}(sigma) = sinh(m xi) / sinh(xi) and T_n(sigma) = cosh(n xi), of which
+        no positive argument is exponentiated.
+        """
+        n, xi = self.iterations + 1, math.acosh(1 + 2 * self.ratio)
+        k = torch.arange(n, dtype=torch.float64, device="cpu")
+        sines = torch.exp(-k * xi) * -torch.expm1(-2 * (n - k) * xi)
+        return torch.where(k > 0, 2, 1) * sines / (math.sinh(xi) * (1 + math.exp(-2 * n * xi)))
+
     def iterate(self, product: Callable[[Tensor], Tensor], squared_norm: Tensor, right: Tensor) -> Tensor:
-        """x in the residual form of Saad, Iterative methods for sparse linear systems, algorithm 12.1, on
-        [lambda, lambda + f] with f = ||H||_F and lambda = ratio f: centre theta, half width delta, and ratios
-        rho_j of consecutive Chebyshev polynomials."""
+        """The polynomial by Clenshaw's recurrence, in Reinsch's form: b_k = b_{k+1} + d_k with d_k = d_{k+1} +
+        c_k q - (4 / f) H b_{k+1}."""
         norm = torch.where(squared_norm > 0, squared_norm, 1.0).sqrt()[..., None].to(right)
-        ridge = self.ratio * norm
-        delta = norm / 2
-        theta = ridge + delta
-        sigma = theta / delta
-        rho, residual, x = 1 / sigma, right, torch.zeros_like(right)
-        direction = right / theta
-        for _ in range(self.iterations):
-            x = x + direction
-            residual = residual - product(direction) - ridge * direction
-            following = 1 / (2 * sigma - rho)
-            direction = following * rho * direction + (2 * following / delta) * residual
-            rho = following
-        return x + direction
+        *others, last = self.polynomial().tolist()
+        total = change = last * right
+        for k, coefficient in reversed([*enumerate(others)]):
+            change = change + coefficient * right - product(total) * ((4 if k else 2) / norm)
+            total = total + change
+        return 2 / norm * change
 
     def formulas(self) -> dict[str, str]:
         return super().formulas() | {

@@ -44,6 +44,8 @@ KERNELS = (
     "network_backward",
     "operations",
     "attend",
+    "chebyshev_forward",
+    "chebyshev_backward",
 )
 """The kernels of a library, each for every instruction set that it contains, in float32 and float64."""
 

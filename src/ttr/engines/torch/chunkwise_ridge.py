@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ttr.engines.engine import Engine
+from ttr.engines.torch import moment_polynomial
 from ttr.engines.torch.implicit_solve import System, solve
 from ttr.engines.torch.ridge import regression
 from ttr.engines.torch.ridge.block import cut
@@ -102,7 +103,8 @@ def differentiable(
 
 
 def _truncated(solver: Solver, wants_grad: bool, mix: Tensor | None, system: System, right: Tensor) -> Tensor:
-    """The steps of a truncated solver; their intermediate results are recomputed for gradients."""
+    """The steps of a truncated solver, by the compiled kernel where it has one; their intermediate results
+    are recomputed for gradients."""
 
     def product(y: Tensor) -> Tensor:
         return (
@@ -112,4 +114,9 @@ def _truncated(solver: Solver, wants_grad: bool, mix: Tensor | None, system: Sys
         )
 
     norms = squared_norms(system.weights, system.keys, system.decay, system.gram)
-    return mixed(solver.iterate(product, norms, right), right, mix)
+    solution = (
+        moment_polynomial.solve(solver, system, norms, right)
+        if moment_polynomial.serves(solver, system, right)
+        else solver.iterate(product, norms, right)
+    )
+    return mixed(solution, right, mix)

@@ -1,0 +1,91 @@
+/* The second moments of all tokens of a chunk,
+ *
+ *     H_t = a_t H_0 + sum_{i <= t} W_ti k_i k_i^T,
+ *
+ * which are never formed: one product with each of them is two matrix products for the whole chunk (MesaNet,
+ * arXiv 2506.05233, section 3). Everything stays in the first caches of a core. */
+#ifndef TTR_MOMENTS_H
+#define TTR_MOMENTS_H
+
+#include <string.h>
+
+#include "parallel.h"
+
+/* G matrices whose rows are contiguous: row i of matrix g is at data[g * group + i * row]. */
+struct rows {
+    const real *data;
+    int64_t group, row;
+};
+
+/* The tensors of G chunks: keys [G, C, F] and gram, H_0 [G, F, F]; weights [G, C, C], 0 above the diagonal,
+ * and decay [G, C], contiguous. */
+struct chunks {
+    int64_t groups, tokens, features;
+    struct rows keys, gram;
+    const real *weights, *decay;
+};
+
+/* One chunk, its sizes padded with zeros to C' and F'. */
+typedef struct {
+    int64_t tokens, size;
+    matrix moments; /* [F', F' + C'], [H_0 K^T] */
+    matrix keys;    /* [C', F'] */
+    matrix weights; /* [C', C'], W */
+    matrix shares;  /* [BLOCK, C'], scratch of a product */
+    real *decay;    /* [C'], a */
+} chunk;
+
+static inline chunk allocate_chunk(const struct chunks *all, arena *a) {
+    int64_t tokens = padded(all->tokens), size = padded(all->features);
+    chunk c = {tokens, size};
+    c.moments = allocate_matrix(a, size, size + tokens);
+    c.keys = allocate_matrix(a, tokens, size);
+    c.weights = allocate_matrix(a, tokens, tokens);
+    c.shares = allocate_matrix(a, BLOCK, tokens);
+    c.decay = allocate(a, tokens);
+    return c;
+}
+
+/* `to` [all, wide] becomes the matrix [rows, columns] at `data`, padded with zeros. */
+static inline void load(int64_t rows, int64_t columns, const real *data, int64_t step, int64_t all,
+                        int64_t wide, matrix to) {
+    for (int64_t i = 0; i < all; i++) {
+        int64_t some = i < rows ? columns : 0;
+        if (some) memcpy(row(to, i), data + i * step, (size_t)some * sizeof(real));
+        for (int64_t j = some; j < wide; j++) row(to, i)[j] = 0;
+    }
+}
+
+static inline void store(int64_t rows, int64_t columns, matrix m, real *data) {
+    for (int64_t i = 0; i < rows; i++)
+        memcpy(data + i * columns, row(m, i), (size_t)columns * sizeof(real));
+}
+
+static inline void load_chunk(const struct chunks *all, int64_t g, chunk *c) {
+    int64_t tokens = all->tokens, size = all->features;
+    load(tokens, size, all->keys.data + g * all->keys.group, all->keys.row, c->tokens, c->size, c->keys);
+    load(size, size, all->gram.data + g * all->gram.group, all->gram.row, c->size, c->size, c->moments);
+    transpose(c->tokens, c->size, c->keys, from(c->moments, 0, c->size));
+    load(tokens, tokens, all->weights + g * tokens * tokens, tokens, c->tokens, c->tokens, c->weights);
+    load(1, tokens, all->decay + g * tokens, tokens, 1, c->tokens, (matrix){c->decay, c->tokens});
+}
+
+/* image_t = H_t x_t for all tokens, x and image [C', F']; `met` [C', F' + C'] becomes [x_t H_0, x_t.k_i] for
+ * i <= t, and for later pairs of the same BLOCK. */
+static void apply(const chunk *c, matrix x, matrix met, matrix image) {
+    for (int64_t first = 0; first < c->tokens; first += BLOCK) {
+        int64_t seen = first + BLOCK;
+        product(BLOCK, c->size + seen, c->size, from(x, first, 0), c->moments, from(met, first, 0), SET);
+        for (int64_t i = 0; i < BLOCK; i++) {
+            const real *all = row(met, first + i), *weights = row(c->weights, first + i);
+            real decay = c->decay[first + i], *out = row(image, first + i), *shares = row(c->shares, i);
+            for (int64_t j = 0; j < c->size; j += LANES)
+                *(uvec *)(out + j) = decay * *(const uvec *)(all + j);
+            for (int64_t j = 0; j < seen; j += LANES)
+                *(uvec *)(shares + j) = *(const uvec *)(weights + j) * *(const uvec *)(all + c->size + j);
+        }
+        product(BLOCK, c->size, seen, c->shares, c->keys, from(image, first, 0), ADD);
+    }
+}
+
+#endif
