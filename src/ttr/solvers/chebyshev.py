@@ -39,8 +39,8 @@ class Chebyshev(_Moments):
         """The coefficients of x in T_k(S), S = (theta - A) / delta = 1 - 2 H / f with A = H + lambda, delta =
         f / 2 and theta = lambda + delta.
 
-        After n - 1 steps A x = (1 - T_n(S) / T_n(sigma)) q with sigma = theta / delta (Saad, Iterative methods
-        for sparse linear systems, section 12.3.2), A = delta (sigma - S), and
+        After n - 1 steps A x = (1 - T_n(S) / T_n(sigma)) q with sigma = theta / delta (Saad, Iterative
+        methods for sparse linear systems, section 12.3.2), A = delta (sigma - S), and
 
             (T_n(sigma) - T_n(S)) / (sigma - S) = U_{n-1}(sigma) + 2 sum_{k=1}^{n-1} U_{n-1-k}(sigma) T_k(S).
 
@@ -53,8 +53,8 @@ class Chebyshev(_Moments):
         return torch.where(k > 0, 2, 1) * sines / (math.sinh(xi) * (1 + math.exp(-2 * n * xi)))
 
     def iterate(self, product: Callable[[Tensor], Tensor], squared_norm: Tensor, right: Tensor) -> Tensor:
-        """The polynomial by Clenshaw's recurrence, in Reinsch's form: b_k = b_{k+1} + d_k with d_k = d_{k+1} +
-        c_k q - (4 / f) H b_{k+1}."""
+        """The polynomial by Clenshaw's recurrence, in Reinsch's form: b_k = b_{k+1} + d_k with d_k =
+        d_{k+1} + c_k q - (4 / f) H b_{k+1}."""
         norm = torch.where(squared_norm > 0, squared_norm, 1.0).sqrt()[..., None].to(right)
         *others, last = self.polynomial().tolist()
         total = change = last * right

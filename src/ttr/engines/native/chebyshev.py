@@ -1,8 +1,10 @@
-"""Compiled polynomials of the second moments of all tokens: how csrc/chebyshev.c is called."""
+"""Compiled ridge regression by a polynomial of the second moments: how csrc/chebyshev.h is called."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -10,96 +12,85 @@ from torch import Tensor
 
 from ttr.engines.native import library
 
-GIVEN = ("right", "norm", "grad_solution")
-MADE = (
-    "solution",
-    "grad_right",
-    "grad_keys",
-    "grad_weights",
-    "grad_decay",
-    "grad_gram",
-    "grad_norm",
-)
-
-
-class _Rows(ctypes.Structure):
-    """``rows`` of csrc/moments.h."""
-
-    _fields_ = [("data", ctypes.c_void_p), ("group", ctypes.c_int64), ("row", ctypes.c_int64)]
-
-    @staticmethod
-    def of(tensor: Float[Tensor, "G rows columns"]) -> _Rows:
-        return _Rows(tensor.data_ptr(), tensor.stride(0), tensor.stride(1))
+SIZES = ("batch", "heads", "time", "chunk", "features", "values", "terms", "threads")
+STATES = ("gram", "memory")
+GIVEN = ("query", "key", "value", "mix", "weights", "decay", "to_end", *STATES)
+MADE = ("y", *(f"end_{name}" for name in STATES))
 
 
 class _Polynomial(ctypes.Structure):
-    """``polynomial`` of csrc/chebyshev.c, field by field."""
+    """``polynomial`` of csrc/chebyshev.h, field by field."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("groups", "tokens", "features")),
-        *((name, _Rows) for name in ("keys", "gram")),
-        *((name, ctypes.c_void_p) for name in ("weights", "decay")),
-        *((name, ctypes.c_int64) for name in ("terms", "threads")),
-        *((name, ctypes.c_void_p) for name in ("coefficients", *GIVEN, *MADE)),
+        *((name, ctypes.c_int64) for name in SIZES),
+        *((name, ctypes.c_void_p) for name in ("coefficients", *GIVEN, *MADE, "states")),
+        *((f"grad_{name}", ctypes.c_void_p) for name in (*MADE, *GIVEN)),
     ]
 
 
-def serves(*tensors: Tensor) -> bool:
+class Tensors(NamedTuple):
+    """The tensors of a call, N chunks of C tokens; csrc/chebyshev.h has the equations."""
+
+    query: Float[Tensor, "B T H F"]
+    key: Float[Tensor, "B T H F"]
+    value: Float[Tensor, "B T H V"]
+    mix: Float[Tensor, "B T H"] | None
+    weights: Float[Tensor, "N BH C C"]
+    decay: Float[Tensor, "N BH C"]
+    to_end: Float[Tensor, "N BH C"]
+    gram: Float[Tensor, "B H F F"]
+    memory: Float[Tensor, "B H F V"]
+
+
+def serves(*tensors: Tensor | None) -> bool:
     """Whether the library is available and all are plain tensors of one real type on the CPU."""
-    real = all(x.is_cpu and type(x) in library.PLAIN and x.dtype in library.REALS for x in tensors)
-    return real and len({x.dtype for x in tensors}) == 1 and library.available()
+    given = [x for x in tensors if x is not None]
+    real = all(x.is_cpu and type(x) in library.PLAIN and x.dtype in library.REALS for x in given)
+    return real and len({x.dtype for x in given}) == 1 and library.available()
 
 
-def evaluate(
-    coefficients: Float[Tensor, " K"],
-    right: Float[Tensor, "G C F"],
-    weights: Float[Tensor, "G C C"],
-    keys: Float[Tensor, "G C F"],
-    decay: Float[Tensor, "G C 1"],
-    gram: Float[Tensor, "G F F"],
-    norm: Float[Tensor, "G C"],
-) -> Float[Tensor, "G C F"]:
-    """x_t = (2 / f_t) sum_k c_k T_k(1 - 2 H_t / f_t) q_t with q the right-hand side, f the norm and H_t = a_t
-    H_0 + sum_i W_ti k_i k_i^T. W is 0 above its diagonal."""
-    solution = torch.empty_like(right, memory_format=torch.contiguous_format)
-    _call("chebyshev_forward", coefficients, right, weights, keys, decay, gram, norm, solution=solution)
-    return solution
+def forward(
+    coefficients: Float[Tensor, " K"], x: Tensors, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Float[Tensor, "N BH F F+V"] | None]:
+    """The read-outs [B,T,H,V], H and U after the call and, with ``save``, before every chunk, which
+    ``backward`` needs."""
+    made = {
+        "y": torch.empty_like(x.value, memory_format=torch.contiguous_format),
+        "end_gram": torch.empty_like(x.gram, memory_format=torch.contiguous_format),
+        "end_memory": torch.empty_like(x.memory, memory_format=torch.contiguous_format),
+    }
+    if save:
+        features, values = x.memory.shape[2:]
+        made["states"] = x.value.new_empty(*x.decay.shape[:2], features, features + values)
+    _call("chebyshev_forward", coefficients, x, made)
+    return made["y"], made["end_gram"], made["end_memory"], made.get("states")
 
 
-def differentiate(
-    coefficients: Float[Tensor, " K"], grad: Float[Tensor, "G C F"], *tensors: Tensor
-) -> tuple[Tensor, ...]:
-    """The gradients of the tensors of ``evaluate``, in their order, from that of the solution."""
-    names = ("right", "weights", "keys", "decay", "gram", "norm")
-    made = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors]
-    grads = {f"grad_{name}": x for name, x in zip(names, made)}
-    _call("chebyshev_backward", coefficients, *tensors, grad_solution=library.contiguous(grad), **grads)
-    return tuple(made)
+def backward(coefficients: Float[Tensor, " K"], x: Tensors, states: Tensor, *grads: Tensor) -> Tensors:
+    """The gradients of all tensors, from those of the read-outs and of H and U after the call."""
+    made = {
+        name: None if tensor is None else torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        for name, tensor in x._asdict().items()
+    }
+    given = {f"grad_{name}": library.contiguous(grad) for name, grad in zip(MADE, grads)}
+    given |= {f"grad_{name}": tensor for name, tensor in made.items() if tensor is not None}
+    _call("chebyshev_backward", coefficients, x, given | {"states": states})
+    return Tensors(**made)
 
 
-def _call(
-    kernel: str,
-    coefficients: Tensor,
-    right: Tensor,
-    weights: Tensor,
-    keys: Tensor,
-    decay: Tensor,
-    gram: Tensor,
-    norm: Tensor,
-    **others: Tensor,
-) -> None:
-    given = {"right": right, "norm": norm, "weights": weights, "decay": decay}
-    held = {name: library.contiguous(x) for name, x in given.items()} | others
-    keys, gram = library.rows(keys), library.rows(gram)
+def _call(kernel: str, coefficients: Tensor, x: Tensors, others: Mapping[str, Tensor]) -> None:
+    batch, time, heads, features = x.key.shape
+    given = {name: library.contiguous(tensor) for name, tensor in x._asdict().items() if tensor is not None}
     arguments = _Polynomial(
-        groups=keys.shape[0],
-        tokens=keys.shape[1],
-        features=keys.shape[2],
-        keys=_Rows.of(keys),
-        gram=_Rows.of(gram),
+        batch=batch,
+        heads=heads,
+        time=time,
+        chunk=x.decay.shape[-1],
+        features=features,
+        values=x.value.shape[-1],
         terms=len(coefficients),
         threads=torch.get_num_threads(),
         coefficients=coefficients.data_ptr(),
-        **{name: x.data_ptr() for name, x in held.items()},
+        **{name: tensor.data_ptr() for name, tensor in (given | others).items()},
     )
-    library.run(kernel, right.dtype, arguments)
+    library.run(kernel, x.key.dtype, arguments)

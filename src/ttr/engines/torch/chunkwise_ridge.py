@@ -15,12 +15,11 @@ from ttr.engines.engine import Engine
 from ttr.engines.torch import moment_polynomial
 from ttr.engines.torch.implicit_solve import System, solve
 from ttr.engines.torch.ridge import regression
-from ttr.engines.torch.ridge.block import cut
+from ttr.engines.torch.ridge.block import cut, factors
 from ttr.engines.torch.ridge.regression import Regression
 from ttr.engines.torch.ridge.system import squared_norms
 from ttr.engines.torch.steps.moments import mixed
 from ttr.forms import SecondMoments
-from ttr.forms.pair_weights import CumulativeDecay
 from ttr.inputs import Inputs
 from ttr.problem import Problem, Solver
 from ttr.state import State
@@ -58,15 +57,15 @@ class ChunkwiseRidge(Engine):
             return form.finish(x, y, form.gram, form.memory)
         call = Regression.of(form)
         size = min(self.chunk, max(x.length, 1))
+        steps = solve if problem.solver.exact else functools.partial(_truncated, problem.solver, x.wants_grad)
+        plainly = functools.partial(differentiable, chunk=size, solver=steps)
+        coefficients = problem.solver.polynomial()
         if problem.solver.exact:
-            y, gram, memory = regression.run(
-                call, size, functools.partial(differentiable, chunk=size, solver=solve)
-            )
+            y, gram, memory = regression.run(call, size, plainly)
+        elif moment_polynomial.serves(coefficients, call):
+            y, gram, memory = moment_polynomial.run(call, size, coefficients, plainly)
         else:
-            mix = None if form.mix is None else cut(form.mix, size).transpose(0, 1).flatten(0, 1)
-            y, gram, memory = differentiable(
-                call, size, functools.partial(_truncated, problem.solver, x.wants_grad, mix)
-            )
+            y, gram, memory = plainly(call)
         return form.finish(x, y, gram, memory)
 
 
@@ -77,14 +76,11 @@ def differentiable(
     solvers, which are differentiated through their steps, and for second derivatives."""
     lead = call.query.shape[:1] + call.query.shape[2:3]
     query, key, value, log_decay, importance = (cut(t, chunk).transpose(0, 1) for t in call[:5])
-    decay, whole = CumulativeDecay.of(log_decay), slice(None)
-    importance = importance[..., None]
-    future = torch.ones(chunk, chunk, dtype=torch.bool, device=query.device).triu(1)
-    inside = (decay.between(whole, whole).to(query) + importance.mT).masked_fill(future, -torch.inf).exp()
-    since_start, to_end = (log.exp().to(query)[..., None] for log in (decay.since_start(), decay.to_end()))
+    inside, since_start, to_end = factors(log_decay, importance)
+    since_start = since_start[..., None]
 
     states = [torch.cat([call.gram, call.memory], dim=-1).flatten(0, 1)]
-    written = (to_end * importance.exp() * key).mT @ torch.cat([key, value], dim=-1)
+    written = (to_end[..., None] * key).mT @ torch.cat([key, value], dim=-1)
     for last, new in zip(since_start[..., -1:, :].unbind(1), written.unbind(1)):
         states.append(last * states[-1] + new)
     sizes = [key.shape[-1], value.shape[-1]]
@@ -96,15 +92,16 @@ def differentiable(
         decay=since_start.flatten(0, 1),
         gram=gram.flatten(0, 1),
     )
-    solution = solver(system, query.flatten(0, 1)).unflatten(0, query.shape[:2])
+    right = query.flatten(0, 1)
+    mix = None if call.mix is None else cut(call.mix, chunk).transpose(0, 1).flatten(0, 1)
+    solution = mixed(solver(system, right), right, mix).unflatten(0, query.shape[:2])
     y = since_start * (solution @ memory) + (inside * (solution @ key.mT)) @ value
     y = y.unflatten(0, lead).flatten(2, 3).transpose(1, 2)[:, : call.query.shape[1]]
     return y, *states[-1].unflatten(0, lead).split(sizes, dim=-1)
 
 
-def _truncated(solver: Solver, wants_grad: bool, mix: Tensor | None, system: System, right: Tensor) -> Tensor:
-    """The steps of a truncated solver, by the compiled kernel where it has one; their intermediate results
-    are recomputed for gradients."""
+def _truncated(solver: Solver, wants_grad: bool, system: System, right: Tensor) -> Tensor:
+    """The steps of a truncated solver; their intermediate results are recomputed for gradients."""
 
     def product(y: Tensor) -> Tensor:
         return (
@@ -114,9 +111,4 @@ def _truncated(solver: Solver, wants_grad: bool, mix: Tensor | None, system: Sys
         )
 
     norms = squared_norms(system.weights, system.keys, system.decay, system.gram)
-    solution = (
-        moment_polynomial.solve(solver, system, norms, right)
-        if moment_polynomial.serves(solver, system, right)
-        else solver.iterate(product, norms, right)
-    )
-    return mixed(solution, right, mix)
+    return solver.iterate(product, norms, right)

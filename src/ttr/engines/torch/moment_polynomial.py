@@ -1,66 +1,82 @@
-"""Polynomials of the second moments of many tokens at once, by the compiled kernel, and their derivatives."""
+"""Ridge regression by a polynomial of the second moments as one differentiable function, by compiled
+kernels."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from ttr.engines.native import chebyshev
-from ttr.engines.torch.implicit_solve import System
-from ttr.problem import Solver
+from ttr.engines.torch.ridge.block import cut, factors
+from ttr.engines.torch.ridge.regression import Differentiable, Regression, differentiated_again
 from ttr.torch_internals import in_batches
 
-
-def serves(solver: Solver, system: System, right: Tensor) -> bool:
-    """Whether the kernel runs the iterations of this solver."""
-    tensors = (right, system.weights, system.keys, system.decay, system.gram)
-    return solver.polynomial() is not None and chebyshev.serves(*tensors)
+CHUNK = 16
+"""The most tokens of a chunk: products with the pairs inside it grow with their number, and those between
+chunks are cheap beside a solver's iterations."""
 
 
-def solve(
-    solver: Solver, system: System, squared_norm: Float[Tensor, "G R"], right: Float[Tensor, "G R F"]
-) -> Float[Tensor, "G R F"]:
-    """``solver.iterate`` by its polynomial. Second derivatives are those of ``iterate``."""
-    return _Polynomial.apply(
-        solver, right, system.weights, system.keys, system.decay, system.gram, squared_norm
-    )
+def serves(coefficients: Tensor | None, call: Regression) -> bool:
+    """Whether the kernels run these iterations."""
+    return coefficients is not None and call.query.shape[1] > 0 and chebyshev.serves(*call)
 
 
-class _Polynomial(torch.autograd.Function):
+def run(
+    call: Regression, chunk: int, coefficients: Tensor, differentiable: Differentiable
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y [B,T,H,V], and the moments H and U after the call. Second derivatives are those of
+    ``differentiable``."""
+    return _Run.apply(min(chunk, CHUNK), coefficients, differentiable, *call)
+
+
+class _Run(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, solver: Solver, *tensors: Tensor) -> Tensor:
-        *others, squared_norm = tensors
-        norm = torch.where(squared_norm > 0, squared_norm, 1.0).sqrt()
-        ctx.solver = solver
-        ctx.save_for_backward(*tensors)
-        return chebyshev.evaluate(solver.polynomial(), *others, norm.to(others[0]))
+    def forward(
+        ctx: Any,
+        chunk: int,
+        coefficients: Tensor,
+        differentiable: Differentiable,
+        *tensors: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        call, save = Regression(*tensors), any(ctx.needs_input_grad)
+        y, gram, memory, states = chebyshev.forward(coefficients, _tensors(call, chunk), save)
+        ctx.chunk, ctx.coefficients, ctx.differentiable = chunk, coefficients, differentiable
+        ctx.save_for_backward(*tensors, states)
+        return y, gram, memory
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors  # read once: activation checkpointing recomputes them at every access
-        if torch.is_grad_enabled() or in_batches(grad):
-            return None, *_differentiably(ctx.solver, grad, tensors)
-        *others, squared_norm = tensors
-        norm = torch.where(squared_norm > 0, squared_norm, 1.0).sqrt()
-        *found, grad_norm = chebyshev.differentiate(
-            ctx.solver.polynomial(), grad, *others, norm.to(others[0])
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        *tensors, states = ctx.saved_tensors  # read once: checkpointing recomputes them at every access
+        call = Regression(*tensors)
+        if torch.is_grad_enabled() or any(map(in_batches, grads)):
+            return None, None, None, *differentiated_again(call, ctx.differentiable, grads)
+        logs = [x.detach().requires_grad_() for x in (call.log_decay, call.log_importance)]
+        with torch.enable_grad():
+            x = _tensors(call._replace(log_decay=logs[0], log_importance=logs[1]), ctx.chunk)
+        made = [x.weights, x.decay, x.to_end]
+        x = x._replace(weights=x.weights.detach(), decay=x.decay.detach(), to_end=x.to_end.detach())
+        found = chebyshev.backward(ctx.coefficients, x, states, *grads)
+        log_decay, log_importance = torch.autograd.grad(
+            made, logs, [found.weights, found.decay, found.to_end]
         )
-        return None, *found, torch.where(squared_norm > 0, grad_norm / (2 * norm), 0.0)
+        own = Regression(
+            found.query,
+            found.key,
+            found.value,
+            log_decay,
+            log_importance,
+            None,
+            found.gram,
+            found.memory,
+            found.mix,
+        )
+        return None, None, None, *own
 
 
-def _differentiably(solver: Solver, grad: Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Gradients that can be differentiated again, with respect to views, as where a graph is part of
-    another."""
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        right, weights, keys, decay, gram, squared_norm = inputs = [
-            x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in tensors
-        ]
-        system = System(weights, keys, keys.new_zeros(1, 1, keys.shape[-1]), decay=decay, gram=gram)
-        solution = solver.iterate(system.product, squared_norm, right)
-    return torch.autograd.grad(
-        solution, inputs, grad, create_graph=create_graph, allow_unused=True, materialize_grads=True
+def _tensors(call: Regression, chunk: int) -> chebyshev.Tensors:
+    weights, decay, to_end = factors(*(cut(x, chunk) for x in (call.log_decay, call.log_importance)))
+    return chebyshev.Tensors(
+        call.query, call.key, call.value, call.mix, weights, decay, to_end, call.gram, call.memory
     )

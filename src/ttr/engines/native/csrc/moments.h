@@ -11,32 +11,17 @@
 
 #include "parallel.h"
 
-/* G matrices whose rows are contiguous: row i of matrix g is at data[g * group + i * row]. */
-struct rows {
-    const real *data;
-    int64_t group, row;
-};
-
-/* The tensors of G chunks: keys [G, C, F] and gram, H_0 [G, F, F]; weights [G, C, C], 0 above the diagonal,
- * and decay [G, C], contiguous. */
-struct chunks {
-    int64_t groups, tokens, features;
-    struct rows keys, gram;
-    const real *weights, *decay;
-};
-
 /* One chunk, its sizes padded with zeros to C' and F'. */
 typedef struct {
     int64_t tokens, size;
-    matrix moments; /* [F', F' + C'], [H_0 K^T] */
+    matrix moments; /* [F', F' + C'], [H_0 K^T]: H_0 of the memory before the chunk */
     matrix keys;    /* [C', F'] */
     matrix weights; /* [C', C'], W */
     matrix shares;  /* [BLOCK, C'], scratch of a product */
     real *decay;    /* [C'], a */
 } chunk;
 
-static inline chunk allocate_chunk(const struct chunks *all, arena *a) {
-    int64_t tokens = padded(all->tokens), size = padded(all->features);
+static inline chunk allocate_chunk(int64_t tokens, int64_t size, arena *a) {
     chunk c = {tokens, size};
     c.moments = allocate_matrix(a, size, size + tokens);
     c.keys = allocate_matrix(a, tokens, size);
@@ -56,18 +41,8 @@ static inline void load(int64_t rows, int64_t columns, const real *data, int64_t
     }
 }
 
-static inline void store(int64_t rows, int64_t columns, matrix m, real *data) {
-    for (int64_t i = 0; i < rows; i++)
-        memcpy(data + i * columns, row(m, i), (size_t)columns * sizeof(real));
-}
-
-static inline void load_chunk(const struct chunks *all, int64_t g, chunk *c) {
-    int64_t tokens = all->tokens, size = all->features;
-    load(tokens, size, all->keys.data + g * all->keys.group, all->keys.row, c->tokens, c->size, c->keys);
-    load(size, size, all->gram.data + g * all->gram.group, all->gram.row, c->size, c->size, c->moments);
-    transpose(c->tokens, c->size, c->keys, from(c->moments, 0, c->size));
-    load(tokens, tokens, all->weights + g * tokens * tokens, tokens, c->tokens, c->tokens, c->weights);
-    load(1, tokens, all->decay + g * tokens, tokens, 1, c->tokens, (matrix){c->decay, c->tokens});
+static inline void store(int64_t rows, int64_t columns, matrix m, real *data, int64_t step) {
+    for (int64_t i = 0; i < rows; i++) memcpy(data + i * step, row(m, i), (size_t)columns * sizeof(real));
 }
 
 /* image_t = H_t x_t for all tokens, x and image [C', F']; `met` [C', F' + C'] becomes [x_t H_0, x_t.k_i] for

@@ -24,6 +24,22 @@ def join(x: Float[Tensor, "N R C *rest"], out: Float[Tensor, "B L H *rest"]) -> 
     out.copy_(x.unflatten(1, (out.shape[0], -1)).movedim((0, 2), (1, 3)).flatten(1, 2)[:, : out.shape[1]])
 
 
+def factors(
+    log_decay: Float[Tensor, "*lead C"], log_importance: Float[Tensor, "*lead C"]
+) -> tuple[Float[Tensor, "*lead C C"], Float[Tensor, "*lead C"], Float[Tensor, "*lead C"]]:
+    """W_ti = w_i times the decay from pair i to token t of the same chunk, a_t, the decay up to token t of
+    what came before the chunk, and e_i w_i with the decay e_i from pair i to the end."""
+    decay, whole = CumulativeDecay.of(log_decay), slice(None)
+    future = torch.ones(2 * log_decay.shape[-1:], dtype=torch.bool, device=log_decay.device).triu(1)
+    inside = decay.between(whole, whole).to(log_importance) + log_importance[..., None, :]
+    to_end = decay.to_end().to(log_importance) + log_importance
+    return (
+        inside.masked_fill(future, -torch.inf).exp(),
+        decay.since_start().to(log_importance).exp(),
+        to_end.exp(),
+    )
+
+
 class Block:
     """N chunks of C tokens for R rows, from the moments [H U] [R,F,D] before them, as G = N R independent
     systems and

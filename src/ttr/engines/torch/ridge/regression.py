@@ -22,7 +22,7 @@ cache."""
 
 
 class Regression(NamedTuple):
-    """The tensors of ``SecondMoments``, 0 where they are absent there."""
+    """The tensors of ``SecondMoments``; except for ``mix``, 0 where they are absent there."""
 
     query: Float[Tensor, "B T H F"]
     key: Float[Tensor, "B T H F"]
@@ -32,6 +32,7 @@ class Regression(NamedTuple):
     ridge: Float[Tensor, "H F"]
     gram: Float[Tensor, "B H F F"]
     memory: Float[Tensor, "B H F V"]
+    mix: Float[Tensor, "B T H"] | None = None
 
     @staticmethod
     def of(form: SecondMoments) -> Regression:
@@ -46,6 +47,7 @@ class Regression(NamedTuple):
             form.query.new_zeros(form.query.shape[2:]) if form.ridge is None else form.ridge,
             form.gram,
             form.memory,
+            form.mix,
         )
 
 
@@ -90,8 +92,12 @@ class _Run(torch.autograd.Function):
         r, saved = Regression(*tensors[: len(Regression._fields)]), tensors[len(Regression._fields) :]
         with torch.autocast(grad_y.device.type, enabled=False):
             if torch.is_grad_enabled() or any(map(in_batches, (grad_y, grad_gram, grad_memory))):
-                return None, None, *_differentiably(r, ctx.differentiable, (grad_y, grad_gram, grad_memory))
-            return None, None, *_gradients(r, ctx.chunk, saved, grad_y, grad_gram, grad_memory)
+                return (
+                    None,
+                    None,
+                    *differentiated_again(r, ctx.differentiable, (grad_y, grad_gram, grad_memory)),
+                )
+            return None, None, *_gradients(r, ctx.chunk, saved, *grads)
 
 
 def _gradients(
@@ -138,15 +144,21 @@ def _block(r: Regression, tokens: slice, chunk: int, start: Tensor) -> Block:
     )
 
 
-def _differentiably(
+def differentiated_again(
     r: Regression, differentiable: Differentiable, grads: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor | None, ...]:
     """Gradients that can be differentiated again. They are taken with respect to views, each a separate
     tensor: where one input was computed from another, the path between them belongs to the outer graph."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        inputs = Regression(*(x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in r))
+        inputs = Regression(
+            *(x if x is None else x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in r)
+        )
         outputs = differentiable(inputs)
-    return torch.autograd.grad(
-        outputs, inputs, grads, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    given = [x for x in inputs if x is not None]
+    found = iter(
+        torch.autograd.grad(
+            outputs, given, grads, create_graph=create_graph, allow_unused=True, materialize_grads=True
+        )
     )
+    return tuple(None if x is None else next(found) for x in inputs)
