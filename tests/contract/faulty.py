@@ -30,6 +30,7 @@ NAMED = (
     "test_rms_norm.py",
     "test_attention.py",
     "test_ridge.py",
+    "test_chebyshev.py",
     "test_exact_engines.py",
     "test_dual_form.py",
     "test_local_linear.py",

@@ -56,6 +56,7 @@ TESTS = [
         "native_scan",
         "local_linear",
         "dual_form",
+        "chebyshev",
         "short_convolution",
         "decode",
         "recording",

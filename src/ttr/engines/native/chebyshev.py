@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -34,7 +34,7 @@ class Tensors(NamedTuple):
     query: Float[Tensor, "B T H F"]
     key: Float[Tensor, "B T H F"]
     value: Float[Tensor, "B T H V"]
-    mix: Float[Tensor, "B T H"] | None
+    mix: Float[Tensor, "B T H"]
     weights: Float[Tensor, "N BH C C"]
     decay: Float[Tensor, "N BH C"]
     to_end: Float[Tensor, "N BH C"]
@@ -42,9 +42,9 @@ class Tensors(NamedTuple):
     memory: Float[Tensor, "B H F V"]
 
 
-def serves(*tensors: Tensor | None) -> bool:
+def serves(tensors: Iterable[Tensor]) -> bool:
     """Whether the library is available and all are plain tensors of one real type on the CPU."""
-    given = [x for x in tensors if x is not None]
+    given = list(tensors)
     real = all(x.is_cpu and type(x) in library.PLAIN and x.dtype in library.REALS for x in given)
     return real and len({x.dtype for x in given}) == 1 and library.available()
 
@@ -69,18 +69,18 @@ def forward(
 def backward(coefficients: Float[Tensor, " K"], x: Tensors, states: Tensor, *grads: Tensor) -> Tensors:
     """The gradients of all tensors, from those of the read-outs and of H and U after the call."""
     made = {
-        name: None if tensor is None else torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        name: torch.empty_like(tensor, memory_format=torch.contiguous_format)
         for name, tensor in x._asdict().items()
     }
     given = {f"grad_{name}": library.contiguous(grad) for name, grad in zip(MADE, grads)}
-    given |= {f"grad_{name}": tensor for name, tensor in made.items() if tensor is not None}
+    given |= {f"grad_{name}": tensor for name, tensor in made.items()}
     _call("chebyshev_backward", coefficients, x, given | {"states": states})
     return Tensors(**made)
 
 
 def _call(kernel: str, coefficients: Tensor, x: Tensors, others: Mapping[str, Tensor]) -> None:
     batch, time, heads, features = x.key.shape
-    given = {name: library.contiguous(tensor) for name, tensor in x._asdict().items() if tensor is not None}
+    given = {name: library.contiguous(tensor) for name, tensor in x._asdict().items()}
     arguments = _Polynomial(
         batch=batch,
         heads=heads,

@@ -20,7 +20,8 @@ chunks are cheap beside a solver's iterations."""
 
 def serves(coefficients: Tensor | None, call: Regression) -> bool:
     """Whether the kernels run these iterations."""
-    return coefficients is not None and call.query.shape[1] > 0 and chebyshev.serves(*call)
+    complete = coefficients is not None and call.mix is not None and call.query.shape[1] > 0
+    return complete and chebyshev.serves(call)
 
 
 def run(

@@ -22,7 +22,7 @@
 struct polynomial {
     int64_t batch, heads, time, chunk, features, values, terms, threads;
     const double *coefficients;
-    const real *query, *key, *value, *mix; /* mix [B, T, H] is NULL where all are 1 */
+    const real *query, *key, *value, *mix; /* mix [B, T, H] */
     const real *weights, *decay, *to_end;  /* W [.., C, C], a [.., C], and e [.., C]: the weights of the chunk's
                                               pairs in the memory after it */
     const real *gram, *memory;             /* H [B, H, F, F] and U [B, H, F, V] before the call */
@@ -181,17 +181,16 @@ static inline void divide(const workspace *w, matrix m) {
 
 /* The weight of x_t beside q_t. */
 static inline real mix_at(const workspace *w, int64_t t) {
-    return !w->p->mix ? 1 : t < w->present ? w->p->mix[at_token(w, t, 1)] : 0;
+    return t < w->present ? w->p->mix[at_token(w, t, 1)] : 0;
 }
 
 /* out = mix x + (1 - mix) q for all tokens; `out` may be `x`. */
 static inline void mix(const workspace *w, matrix x, matrix out) {
     for (int64_t t = 0; t < w->tokens; t++) {
         real share = mix_at(w, t);
-        for (int64_t j = 0; j < w->size; j += LANES) {
-            vec query = *(const vec *)(row(w->query, t) + j);
-            *(vec *)(row(out, t) + j) = query + share * (*(const vec *)(row(x, t) + j) - query);
-        }
+        for (int64_t j = 0; j < w->size; j += LANES)
+            *(vec *)(row(out, t) + j) =
+                share * *(const vec *)(row(x, t) + j) + (1 - share) * *(const vec *)(row(w->query, t) + j);
     }
 }
 

@@ -48,28 +48,34 @@ static void scale_rows(int64_t rows, int64_t columns, const real *scale, matrix 
             *(vec *)(row(to, t) + j) = scale[t] * *(const vec *)(row(m, t) + j);
 }
 
-/* t_k, t_k.k_i and x. t_{k+1} = t_k + e_{k+1} with e_{k+1} = e_k - G t_k and e_1 = -G t_0 / 2: Reinsch's form
- * again. */
-static void write_powers(const workspace *w, gradients *d) {
-    int64_t tokens = w->tokens, count = tokens * w->size, steps = w->p->terms - 1;
-    const double *coefficients = w->p->coefficients;
-    memcpy(d->powers.data, w->query.data, (size_t)count * sizeof(real));
-    for (int64_t j = 0; j < count; j += LANES)
-        *(vec *)(d->solution.data + j) = (real)coefficients[0] * *(const vec *)(w->query.data + j);
-    for (int64_t k = 0; k < steps; k++) {
-        matrix power = from(d->powers, k * tokens, 0);
-        real *next = k + 1 < steps ? power.data + count : w->sum.data; /* the last is not needed again */
-        apply(&w->c, power, w->met, w->image);
-        for (int64_t t = 0; t < tokens; t++)
-            memcpy(row(d->met, k * tokens + t), row(w->met, t) + w->size, (size_t)tokens * sizeof(real));
-        for (int64_t j = 0; j < count; j += LANES) {
-            vec *change = (vec *)(w->change.data + j), image = *(const vec *)(w->image.data + j);
-            *change = k ? *change - image : (real)-0.5 * image;
-            *(vec *)(next + j) = *(const vec *)(power.data + j) + *change;
-            *(vec *)(d->solution.data + j) += (real)coefficients[k + 1] * *(const vec *)(next + j);
-        }
+/* ---- the memory after the chunk ------------------------------------------------------------------------ */
+/* The gradients of U = a_C U_0 + sum_i e_i k_i v_i^T and H likewise, from those carried in `memory` and
+ * `gram`, which become those by U_0 and H_0. */
+static void differentiate_write(const workspace *w, gradients *d) {
+    int64_t tokens = w->tokens, size = w->size, wide = w->wide, last = w->p->chunk - 1;
+    real by = w->decay[last], sum = 0;
+    transpose(size, size, d->gram, d->gram_t);
+    for (int64_t i = 0; i < size; i++) {
+        sum += dot(size, row(d->gram, i), row(w->c.moments, i)) +
+               dot(wide, row(d->memory, i), row(w->memory, i));
+        add_scaled(size, 1, row(d->gram, i), row(d->gram_t, i));
     }
-    divide(w, d->solution);
+    d->decay[last] += sum;
+    transpose(size, wide, d->memory, d->memory_t);
+    product(tokens, size, wide, w->value, d->memory_t, w->carried, SET);
+    product(tokens, wide, size, w->c.keys, d->memory, w->read, SET);
+    product(tokens, size, size, w->c.keys, d->gram_t, w->image, SET);
+    for (int64_t i = 0; i < tokens; i++) {
+        const real *key = row(w->c.keys, i);
+        d->to_end[i] = dot(size, row(w->carried, i), key) + dot(size, row(w->image, i), key) / 2;
+        add_scaled(size, w->to_end[i], row(w->carried, i), row(d->key, i));
+        add_scaled(size, w->to_end[i], row(w->image, i), row(d->key, i));
+        add_scaled(wide, w->to_end[i], row(w->read, i), row(d->value, i));
+    }
+    for (int64_t i = 0; i < size; i++) {
+        for (int64_t j = 0; j < size; j += LANES) *(vec *)(row(d->gram, i) + j) *= by;
+        for (int64_t j = 0; j < wide; j += LANES) *(vec *)(row(d->memory, i) + j) *= by;
+    }
 }
 
 /* ---- the read-out -------------------------------------------------------------------------------------- */
@@ -104,7 +110,7 @@ static void differentiate_read(const workspace *w, gradients *d) {
 static void differentiate_mix(const workspace *w, gradients *d) {
     for (int64_t t = 0; t < w->tokens; t++) {
         const real *grad = row(w->sum, t), share = mix_at(w, t);
-        if (w->p->grad_mix && t < w->present)
+        if (t < w->present)
             w->p->grad_mix[at_token(w, t, 1)] =
                 dot(w->size, grad, row(d->solution, t)) - dot(w->size, grad, row(w->query, t));
         for (int64_t j = 0; j < w->size; j += LANES) {
@@ -115,6 +121,30 @@ static void differentiate_mix(const workspace *w, gradients *d) {
 }
 
 /* ---- the solution -------------------------------------------------------------------------------------- */
+/* t_k, t_k.k_i and x. t_{k+1} = t_k + e_{k+1} with e_{k+1} = e_k - G t_k and e_1 = -G t_0 / 2: Reinsch's form
+ * again. */
+static void write_powers(const workspace *w, gradients *d) {
+    int64_t tokens = w->tokens, count = tokens * w->size, steps = w->p->terms - 1;
+    const double *coefficients = w->p->coefficients;
+    memcpy(d->powers.data, w->query.data, (size_t)count * sizeof(real));
+    for (int64_t j = 0; j < count; j += LANES)
+        *(vec *)(d->solution.data + j) = (real)coefficients[0] * *(const vec *)(w->query.data + j);
+    for (int64_t k = 0; k < steps; k++) {
+        matrix power = from(d->powers, k * tokens, 0);
+        real *next = k + 1 < steps ? power.data + count : w->sum.data; /* the last is not needed again */
+        apply(&w->c, power, w->met, w->image);
+        for (int64_t t = 0; t < tokens; t++)
+            memcpy(row(d->met, k * tokens + t), row(w->met, t) + w->size, (size_t)tokens * sizeof(real));
+        for (int64_t j = 0; j < count; j += LANES) {
+            vec *change = (vec *)(w->change.data + j), image = *(const vec *)(w->image.data + j);
+            *change = k ? *change - image : (real)-0.5 * image;
+            *(vec *)(next + j) = *(const vec *)(power.data + j) + *change;
+            *(vec *)(d->solution.data + j) += (real)coefficients[k + 1] * *(const vec *)(next + j);
+        }
+    }
+    divide(w, d->solution);
+}
+
 /* Subtracts b_k t_{k-1}^T, or half of it for k = 1, from the gradient by G: `met` holds the products of b_k
  * with H_0 and the keys. */
 static void add_step(const workspace *w, int64_t k, gradients *d) {
@@ -124,7 +154,7 @@ static void add_step(const workspace *w, int64_t k, gradients *d) {
     for (int64_t t = 0; t < tokens; t++) {
         const real *met = row(w->met, t), *weights = row(w->c.weights, t),
                    *other_met = row(d->met, (k - 1) * tokens + t);
-        for (int64_t i = 0, seen = t / BLOCK * BLOCK + BLOCK; i < seen; i += LANES) {
+        for (int64_t i = 0; i < tokens; i += LANES) {
             vec own = share * *(const vec *)(met + size + i), other = *(const vec *)(other_met + i),
                 weight = *(const vec *)(weights + i);
             *(vec *)(row(d->scaled, t) + i) -= own * other;
@@ -145,8 +175,6 @@ static void differentiate_solution(const workspace *w, gradients *d) {
     const double *coefficients = w->p->coefficients;
     int64_t tokens = w->tokens, degree = w->p->terms - 1;
     clear(tokens, tokens, d->scaled);
-    clear(tokens, tokens, d->first);
-    clear(tokens, tokens, d->last);
     clear(1, tokens, (matrix){d->scaled_decay, tokens});
     divide(w, w->right);
     begin(w, (real)coefficients[degree]);
@@ -194,36 +222,6 @@ static void differentiate_norm(const workspace *w, gradients *d) {
         add_scaled(size, 2 * of_pair[i], row(w->met, i), row(d->key, i));
     }
     product(tokens, size, tokens, within, w->c.keys, d->key, ADD);
-}
-
-/* ---- the memory after the chunk ------------------------------------------------------------------------ */
-/* The gradients of U = a_C U_0 + sum_i e_i k_i v_i^T and H likewise, from those carried in `memory` and
- * `gram`, which become those by U_0 and H_0. */
-static void differentiate_write(const workspace *w, gradients *d) {
-    int64_t tokens = w->tokens, size = w->size, wide = w->wide, last = w->p->chunk - 1;
-    real by = w->decay[last], sum = 0;
-    transpose(size, size, d->gram, d->gram_t);
-    for (int64_t i = 0; i < size; i++) {
-        sum += dot(size, row(d->gram, i), row(w->c.moments, i)) +
-               dot(wide, row(d->memory, i), row(w->memory, i));
-        add_scaled(size, 1, row(d->gram, i), row(d->gram_t, i));
-    }
-    d->decay[last] += sum;
-    transpose(size, wide, d->memory, d->memory_t);
-    product(tokens, size, wide, w->value, d->memory_t, w->carried, SET);
-    product(tokens, wide, size, w->c.keys, d->memory, w->read, SET);
-    product(tokens, size, size, w->c.keys, d->gram_t, w->image, SET);
-    for (int64_t i = 0; i < tokens; i++) {
-        const real *key = row(w->c.keys, i);
-        d->to_end[i] = dot(size, row(w->carried, i), key) + dot(size, row(w->image, i), key) / 2;
-        add_scaled(size, w->to_end[i], row(w->carried, i), row(d->key, i));
-        add_scaled(size, w->to_end[i], row(w->image, i), row(d->key, i));
-        add_scaled(wide, w->to_end[i], row(w->read, i), row(d->value, i));
-    }
-    for (int64_t i = 0; i < size; i++) {
-        for (int64_t j = 0; j < size; j += LANES) *(vec *)(row(d->gram, i) + j) *= by;
-        for (int64_t j = 0; j < wide; j += LANES) *(vec *)(row(d->memory, i) + j) *= by;
-    }
 }
 
 static void store_gradients(const workspace *w, const gradients *d) {

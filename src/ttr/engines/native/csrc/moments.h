@@ -17,7 +17,7 @@ typedef struct {
     matrix moments; /* [F', F' + C'], [H_0 K^T]: H_0 of the memory before the chunk */
     matrix keys;    /* [C', F'] */
     matrix weights; /* [C', C'], W */
-    matrix shares;  /* [BLOCK, C'], scratch of a product */
+    matrix shares;  /* [C', C'], scratch of a product */
     real *decay;    /* [C'], a */
 } chunk;
 
@@ -26,7 +26,7 @@ static inline chunk allocate_chunk(int64_t tokens, int64_t size, arena *a) {
     c.moments = allocate_matrix(a, size, size + tokens);
     c.keys = allocate_matrix(a, tokens, size);
     c.weights = allocate_matrix(a, tokens, tokens);
-    c.shares = allocate_matrix(a, BLOCK, tokens);
+    c.shares = allocate_matrix(a, tokens, tokens);
     c.decay = allocate(a, tokens);
     return c;
 }
@@ -45,22 +45,18 @@ static inline void store(int64_t rows, int64_t columns, matrix m, real *data, in
     for (int64_t i = 0; i < rows; i++) memcpy(data + i * step, row(m, i), (size_t)columns * sizeof(real));
 }
 
-/* image_t = H_t x_t for all tokens, x and image [C', F']; `met` [C', F' + C'] becomes [x_t H_0, x_t.k_i] for
- * i <= t, and for later pairs of the same BLOCK. */
+/* image_t = H_t x_t for all tokens, x and image [C', F']; `met` [C', F' + C'] becomes [x_t H_0, x_t.k_i]. */
 static void apply(const chunk *c, matrix x, matrix met, matrix image) {
-    for (int64_t first = 0; first < c->tokens; first += BLOCK) {
-        int64_t seen = first + BLOCK;
-        product(BLOCK, c->size + seen, c->size, from(x, first, 0), c->moments, from(met, first, 0), SET);
-        for (int64_t i = 0; i < BLOCK; i++) {
-            const real *all = row(met, first + i), *weights = row(c->weights, first + i);
-            real decay = c->decay[first + i], *out = row(image, first + i), *shares = row(c->shares, i);
-            for (int64_t j = 0; j < c->size; j += LANES)
-                *(uvec *)(out + j) = decay * *(const uvec *)(all + j);
-            for (int64_t j = 0; j < seen; j += LANES)
-                *(uvec *)(shares + j) = *(const uvec *)(weights + j) * *(const uvec *)(all + c->size + j);
-        }
-        product(BLOCK, c->size, seen, c->shares, c->keys, from(image, first, 0), ADD);
+    product(c->tokens, c->size + c->tokens, c->size, x, c->moments, met, SET);
+    for (int64_t t = 0; t < c->tokens; t++) {
+        const real *all = row(met, t);
+        for (int64_t j = 0; j < c->size; j += LANES)
+            *(vec *)(row(image, t) + j) = c->decay[t] * *(const vec *)(all + j);
+        for (int64_t i = 0; i < c->tokens; i += LANES)
+            *(vec *)(row(c->shares, t) + i) =
+                *(const vec *)(row(c->weights, t) + i) * *(const vec *)(all + c->size + i);
     }
+    product(c->tokens, c->size, c->tokens, c->shares, c->keys, image, ADD);
 }
 
 #endif

@@ -33,7 +33,7 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
 def mixed(solution: Tensor, right: Tensor, mix: Tensor | None) -> Tensor:
     """The vector at which the moments are read: the solution [..., F], mixed with the right-hand side [...,
     F] by ``mix`` [...] where there is one (Gated KalmaNet)."""
-    return solution if mix is None else right + mix[..., None] * (solution - right)
+    return solution if mix is None else mix[..., None] * solution + (1 - mix[..., None]) * right
 
 
 def squared_norm(matrix: Tensor) -> Tensor:
