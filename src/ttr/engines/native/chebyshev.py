@@ -1,4 +1,4 @@
-"""Compiled ridge regression by a polynomial of the second moments: how csrc/chebyshev.h is called."""
+"""Compiled ridge regression by a polynomial of the second moments: how csrc/moments.h is called."""
 
 from __future__ import annotations
 
@@ -12,19 +12,28 @@ from torch import Tensor
 
 from ttr.engines.native import library
 
-SIZES = ("batch", "heads", "time", "chunk", "features", "values", "terms", "threads")
+SIZES = ("batch", "heads", "time", "chunk", "features", "values", "threads")
 STATES = ("gram", "memory")
-GIVEN = ("query", "key", "value", "mix", "weights", "decay", "to_end", *STATES)
+GIVEN = ("query", "key", "value", "weights", "decay", "to_end", *STATES)
 MADE = ("y", *(f"end_{name}" for name in STATES))
 
 
-class _Polynomial(ctypes.Structure):
-    """``polynomial`` of csrc/chebyshev.h, field by field."""
+class _Regression(ctypes.Structure):
+    """``regression`` of csrc/moments.h, field by field."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in SIZES),
-        *((name, ctypes.c_void_p) for name in ("coefficients", *GIVEN, *MADE, "states")),
+        *((name, ctypes.c_void_p) for name in (*GIVEN, *MADE, "states")),
         *((f"grad_{name}", ctypes.c_void_p) for name in (*MADE, *GIVEN)),
+    ]
+
+
+class _Polynomial(_Regression):
+    """``polynomial`` of csrc/chebyshev.h."""
+
+    _fields_ = [
+        ("terms", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("coefficients", "mix", "grad_mix")),
     ]
 
 

@@ -51,29 +51,24 @@ class _Run(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, states = ctx.saved_tensors  # read once: checkpointing recomputes them at every access
         call = Regression(*tensors)
-        if torch.is_grad_enabled() or any(map(in_batches, grads)):
-            return None, None, None, *differentiated_again(call, ctx.differentiable, grads)
-        logs = [x.detach().requires_grad_() for x in (call.log_decay, call.log_importance)]
-        with torch.enable_grad():
-            x = _tensors(call._replace(log_decay=logs[0], log_importance=logs[1]), ctx.chunk)
-        made = [x.weights, x.decay, x.to_end]
-        x = x._replace(weights=x.weights.detach(), decay=x.decay.detach(), to_end=x.to_end.detach())
-        found = chebyshev.backward(ctx.coefficients, x, states, *grads)
-        log_decay, log_importance = torch.autograd.grad(
-            made, logs, [found.weights, found.decay, found.to_end]
-        )
-        own = Regression(
-            found.query,
-            found.key,
-            found.value,
-            log_decay,
-            log_importance,
-            None,
-            found.gram,
-            found.memory,
-            found.mix,
-        )
-        return None, None, None, *own
+        with torch.autocast(call.query.device.type, enabled=False):
+            if torch.is_grad_enabled() or any(map(in_batches, grads)):
+                return None, None, None, *differentiated_again(call, ctx.differentiable, grads)
+            return None, None, None, *_gradients(call, ctx.chunk, ctx.coefficients, states, grads)
+
+
+def _gradients(
+    call: Regression, chunk: int, coefficients: Tensor, states: Tensor, grads: tuple[Tensor, ...]
+) -> Regression:
+    """Gradients of a call's tensors. Those of the logarithms go through the factors made of them."""
+    logs = [x.detach().requires_grad_() for x in (call.log_decay, call.log_importance)]
+    with torch.enable_grad():
+        x = _tensors(call._replace(log_decay=logs[0], log_importance=logs[1]), chunk)
+    made = x.weights, x.decay, x.to_end
+    found = chebyshev.backward(coefficients, x, states, *grads)
+    of_logs = torch.autograd.grad(made, logs, [found.weights, found.decay, found.to_end])
+    others = found.gram, found.memory, found.mix
+    return Regression(found.query, found.key, found.value, *of_logs, None, *others)
 
 
 def _tensors(call: Regression, chunk: int) -> chebyshev.Tensors:

@@ -90,13 +90,10 @@ class _Run(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors  # read once: activation checkpointing recomputes them at every access
         r, saved = Regression(*tensors[: len(Regression._fields)]), tensors[len(Regression._fields) :]
+        grads = grad_y, grad_gram, grad_memory
         with torch.autocast(grad_y.device.type, enabled=False):
-            if torch.is_grad_enabled() or any(map(in_batches, (grad_y, grad_gram, grad_memory))):
-                return (
-                    None,
-                    None,
-                    *differentiated_again(r, ctx.differentiable, (grad_y, grad_gram, grad_memory)),
-                )
+            if torch.is_grad_enabled() or any(map(in_batches, grads)):
+                return None, None, *differentiated_again(r, ctx.differentiable, grads)
             return None, None, *_gradients(r, ctx.chunk, saved, *grads)
 
 
