@@ -46,6 +46,8 @@ KERNELS = (
     "attend",
     "chebyshev_forward",
     "chebyshev_backward",
+    "ridge_forward",
+    "ridge_backward",
 )
 """The kernels of a library, each for every instruction set that it contains, in float32 and float64."""
 

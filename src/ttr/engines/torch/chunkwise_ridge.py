@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ttr.engines.engine import Engine
-from ttr.engines.torch import moment_polynomial
+from ttr.engines.native.moments import Unsolved
+from ttr.engines.torch import compiled_moments
 from ttr.engines.torch.implicit_solve import System, solve
 from ttr.engines.torch.ridge import regression
 from ttr.engines.torch.ridge.block import cut, factors
@@ -58,14 +59,14 @@ class ChunkwiseRidge(Engine):
         call = Regression.of(form)
         size = min(self.chunk, max(x.length, 1))
         steps = solve if problem.solver.exact else functools.partial(_truncated, problem.solver, x.wants_grad)
-        plainly = functools.partial(differentiable, chunk=size, solver=steps)
-        coefficients = problem.solver.polynomial()
+        run = functools.partial(differentiable, chunk=size, solver=steps)
         if problem.solver.exact:
-            y, gram, memory = regression.run(call, size, plainly)
-        elif moment_polynomial.serves(coefficients, call):
-            y, gram, memory = moment_polynomial.run(call, size, coefficients, plainly)
-        else:
-            y, gram, memory = plainly(call)
+            run = functools.partial(regression.run, chunk=size, differentiable=run)
+        kernel = compiled_moments.kernel_of(problem.solver, call)
+        try:
+            y, gram, memory = run(call) if kernel is None else compiled_moments.run(call, size, kernel, run)
+        except Unsolved:
+            y, gram, memory = run(call)
         return form.finish(x, y, gram, memory)
 
 

@@ -194,4 +194,23 @@ static inline real dot(int64_t size, const real *restrict a, const real *restric
     return all;
 }
 
+/* M = M^-1 by Gauss-Jordan elimination. Returns 0, or -1 if a pivot of the positive definite M is not
+ * positive. */
+static inline int invert(int64_t size, matrix m) {
+    for (int64_t k = 0; k < size; k++) {
+        real *pivot_row = row(m, k), pivot = pivot_row[k];
+        if (!(pivot > 0)) return -1;
+        pivot_row[k] = 1;
+        for (int64_t j = 0; j < size; j += LANES) *(uvec *)(pivot_row + j) /= (vec){0} + pivot;
+        for (int64_t i = 0; i < size; i++) {
+            if (i == k) continue;
+            real *target = row(m, i), by = target[k];
+            target[k] = 0;
+            for (int64_t j = 0; j < size; j += LANES)
+                *(uvec *)(target + j) -= by * *(const uvec *)(pivot_row + j);
+        }
+    }
+    return 0;
+}
+
 #endif
