@@ -386,10 +386,10 @@ class Solver(_Axis):
         ``read``."""
         raise NotImplementedError(f"{type(self).__name__} iterates, so it needs iterate(): write its steps")
 
-    def polynomial(self) -> Tensor | None:
+    def polynomial(self) -> tuple[float, ...] | None:
         """For solvers whose iterations are one polynomial of H, whatever H and the right-hand side: the
-        coefficients c, in float64, of x = (2 / f) sum_k c_k T_k(1 - 2 H / f) right with f = ||H||_F and the
-        Chebyshev polynomials T_k. None for all others."""
+        coefficients c of x = (2 / f) sum_k c_k T_k(1 - 2 H / f) right with f = ||H||_F and the Chebyshev
+        polynomials T_k. None for all others."""
         return None
 
     def objective(

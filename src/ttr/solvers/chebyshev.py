@@ -35,7 +35,7 @@ class Chebyshev(_Moments):
     def controls(self) -> dict[str, str]:
         return {"mix": "BTH"}
 
-    def polynomial(self) -> Tensor:
+    def polynomial(self) -> tuple[float, ...]:
         """The coefficients of x in T_k(S), S = (theta - A) / delta = 1 - 2 H / f with A = H + lambda, delta =
         f / 2 and theta = lambda + delta.
 
@@ -48,15 +48,15 @@ class Chebyshev(_Moments):
         no positive argument is exponentiated.
         """
         n, xi = self.iterations + 1, math.acosh(1 + 2 * self.ratio)
-        k = torch.arange(n, dtype=torch.float64, device="cpu")
-        sines = torch.exp(-k * xi) * -torch.expm1(-2 * (n - k) * xi)
-        return torch.where(k > 0, 2, 1) * sines / (math.sinh(xi) * (1 + math.exp(-2 * n * xi)))
+        scale = math.sinh(xi) * (1 + math.exp(-2 * n * xi))
+        sines = (-math.exp(-k * xi) * math.expm1(-2 * (n - k) * xi) for k in range(n))
+        return tuple((2 if k else 1) * sine / scale for k, sine in enumerate(sines))
 
     def iterate(self, product: Callable[[Tensor], Tensor], squared_norm: Tensor, right: Tensor) -> Tensor:
         """The polynomial by Clenshaw's recurrence, in Reinsch's form: b_k = b_{k+1} + d_k with d_k =
         d_{k+1} + c_k q - (4 / f) H b_{k+1}."""
         norm = torch.where(squared_norm > 0, squared_norm, 1.0).sqrt()[..., None].to(right)
-        *others, last = self.polynomial().tolist()
+        *others, last = self.polynomial()
         total = change = last * right
         for k, coefficient in reversed([*enumerate(others)]):
             change = change + coefficient * right - product(total) * ((4 if k else 2) / norm)

@@ -78,7 +78,7 @@ def serves(tensors: Iterable[Tensor]) -> bool:
 class Chebyshev:
     """Read at a polynomial of the second moments, with these coefficients, mixed with the query."""
 
-    coefficients: Float[Tensor, " K"]
+    coefficients: tuple[float, ...]
     own: ClassVar[str] = "mix"
 
     def forward(self, x: Tensors, mix: Float[Tensor, "B T H"], save: bool) -> tuple[Tensor, ...]:
@@ -97,7 +97,7 @@ class Chebyshev:
         return made, grad_mix
 
     def _call(self, way: str, x: Tensors, made: Mapping[str, Tensor], **others: Tensor) -> None:
-        others["coefficients"] = self.coefficients
+        others["coefficients"] = torch.tensor(self.coefficients, dtype=torch.float64)
         _run(f"chebyshev_{way}", _Polynomial(terms=len(self.coefficients)), x, {**made, **others})
 
 
