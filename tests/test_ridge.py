@@ -152,6 +152,16 @@ def test_few_iterations_where_little_is_forgotten_whatever_the_ridge(fading, rid
     assert record["iterations"] <= (5 if fading == "none" else 12) and record["direct_rows"] == 0
 
 
+@EVERY_TIER
+def test_few_iterations_where_ridges_of_different_sizes_outweigh_the_pairs():
+    """The diagonal, the preconditioner where much is forgotten, contains the ridge."""
+    case = regression_case(40, 24, 1.0, FADING["nearly all"])
+    ridge = torch.logspace(0, 3, 24).expand(2, -1)
+    case = dataclasses.replace(case, controls={**case.controls, "ridge": ridge})
+    y, record = solved(case)
+    assert record["iterations"] <= 6 and error(y, exact(case)) <= FLOAT32_OUTPUTS
+
+
 # ------------------------------------------------------------------------------------------------- properties
 @EVERY_TIER
 @pytest.mark.parametrize("ridge", (1.0, 0.25, 0.01))
