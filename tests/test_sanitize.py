@@ -56,7 +56,7 @@ def decode():
 
 
 def test_recorded_calls_give_the_same_bits_without_python(folder):
-    names = ("gated-deltanet", "local-linear-attention", "ttt-mlp", "gated-kalmanet")
+    names = ("gated-deltanet", "local-linear-attention", "ttt-mlp", "gated-kalmanet", "mesanet")
     cases = [
         make_case(ttr.catalogue[name].problem, Sizes(time=40), dtype=torch.float32).differentiable()
         for name in names

@@ -57,6 +57,7 @@ TESTS = [
         "local_linear",
         "dual_form",
         "chebyshev",
+        "ridge",
         "short_convolution",
         "decode",
         "recording",
