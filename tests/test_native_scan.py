@@ -111,7 +111,7 @@ def scanned(r):
 @pytest.mark.parametrize("dtype, most", [(torch.float64, FLOAT64), (torch.float32, FLOAT32)], ids=str)
 def test_a_scan_is_the_chunkwise_form(name, dtype, most, way):
     r = recurrence(**BLOCKS[name])
-    expected = outcome(lambda r: chunkwise.run(r.multiplied(), 4), r)
+    expected = outcome(lambda r: chunkwise.run(r.general(), 4), r)
     given = r._replace(
         **{field: x.to(dtype) for field, x in r._asdict().items() if isinstance(x, torch.Tensor)}
     )

@@ -112,9 +112,8 @@ def linear_recurrence_backward(*arguments: Any) -> list[Tensor]:
 def _(*arguments):
     r, kernel, chunk, (save,) = _given(arguments)
     sizes = KERNELS[kernel].saved_sizes(r, chunk)
-    batch, time, heads, _ = r.query.shape
     return (
-        r.query.new_empty(batch, time, heads, r.value.shape[-1]),
+        r.value.new_empty(*r.query.shape[:2], *r.value.shape[2:]),
         r.query.new_empty(r.memory.shape),
         [r.query.new_empty(n if save else 0) for n in sizes],
     )
@@ -183,7 +182,7 @@ def _differentiable(
             None if x is None else x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
             for x in tensors
         ]
-        r = LinearRecurrence(*inputs, *kind).multiplied()
+        r = LinearRecurrence(*inputs, *kind).general()
         outputs = chunkwise.run(r._replace(read=r.key) if reads_key else r, chunk)
     return torch.autograd.grad(
         outputs,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ttr.decay import RESET, with_rates
-from ttr.inputs import Inputs
+from ttr.inputs import Inputs, repeat_heads
 from ttr.state_tensors import StateTensors
 
 
@@ -37,6 +37,8 @@ class LinearRecurrence(NamedTuple):
         memory     [B,H,F,V], S_0
         rates      [H,F], by which a log decay [B,L,H] is multiplied, or None; a product below -80 is a reset.
                    Only for engines that lower a call in this way; then log_decay may be of any size
+
+    For the same engines query and key may be [B,T,1,F], those of every head.
 
     S_x is D_j S_{j-1} ("decayed"), or S_{j-1} where ``old``. With ``reads_first`` (n = 1) a token reads
     before it decays and writes: y_t = scale S_{t-1}^T query_t.
@@ -68,12 +70,14 @@ class LinearRecurrence(NamedTuple):
         """The query times the scale: a new tensor, which kernels avoid."""
         return self.query if self.scale == 1.0 else self.scale * self.query
 
-    def multiplied(self) -> LinearRecurrence:
-        """The same without ``rates``."""
-        if self.rates is None:
-            return self
-        product = with_rates(self.log_decay, self.rates).clamp(min=RESET)
-        return self._replace(log_decay=product, rates=None)
+    def general(self) -> LinearRecurrence:
+        """The same without ``rates``, and with the queries and keys of every head."""
+        heads = self.value.shape[2]
+        r = self._replace(query=repeat_heads(self.query, heads), key=repeat_heads(self.key, heads))
+        if r.rates is None:
+            return r
+        product = with_rates(r.log_decay, r.rates).clamp(min=RESET)
+        return r._replace(log_decay=product, rates=None)
 
     def of_pairs(self, x: Tensor) -> Tensor:
         """A tensor [B,T,...] or [B,T,n,...] of every pair, [B,L,...]."""

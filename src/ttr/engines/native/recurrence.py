@@ -98,12 +98,8 @@ class NativeKernel:
         gradients = [
             None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs
         ]
-        if r.rates is not None:  # of each sequence
-            gradients.append(r.rates.new_empty(r.memory.shape[0], 1, *r.rates.shape))
         self._call(self.names[1], r, chunk, saved, _on_pairs(grad_y, pairs), grad_memory, gradients)
         gradients[0] = _on_tokens(gradients[0], pairs)
-        if r.rates is not None:
-            gradients[-1] = gradients[-1].sum((0, 1))
         if r.read is r.key:
             gradients[1] += gradients[3]
             gradients[3] = None
@@ -198,9 +194,7 @@ def _arguments(
     )
     tensors = dict(zip(INPUTS, (getattr(r, name) for name in INPUTS))) | {"y": y, "last": last}
     tensors["scale"] = torch.full((), r.scale, dtype=r.query.dtype).expand(batch, time, heads)
-    tensors |= {f"grad_{name}": gradient for name, gradient in zip((*INPUTS, "rates"), gradients)}
-    if r.rates is not None:
-        tensors["rates"] = r.rates.expand(batch, time, -1, -1)
+    tensors |= {f"grad_{name}": gradient for name, gradient in zip(INPUTS, gradients)}
     held = [_fill(getattr(arguments, name), tensor) for name, tensor in tensors.items() if tensor is not None]
     for field, tensor in zip(("states", "scores", "written"), saved):
         setattr(arguments, field, tensor.data_ptr() or None)

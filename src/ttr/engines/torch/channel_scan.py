@@ -58,12 +58,12 @@ class ChannelScan(Engine):
             )
         return None
 
-    def tokens(self, x: Inputs) -> int:
+    def tokens(self, problem: Problem, x: Inputs) -> int:
         """How many tokens a block has."""
         return max(self.run_length, self.entries // max(x.q.shape[0] * x.heads * x.q.shape[-1], 1))
 
     def run(self, problem: Problem, x: Inputs) -> tuple[Tensor, State]:
-        outputs, state, block = [], x.state, self.tokens(x)
+        outputs, state, block = [], x.state, self.tokens(problem, x)
         keep = not x.wants_grad or x.length <= block or needs_composite()
         for part in x.split(block):
             y, state = (

@@ -25,8 +25,13 @@ static inline vec exponential(vec x) {
                low = IS_DOUBLE ? 1.90821492927058770002e-10 : -2.12194440e-4;
     x = -at_most(-at_most(x, bound), bound);
     vec shifted = x * (real)1.4426950408889634 + magic;
-    vec n = shifted - magic, r = x - n * high - n * low, sum = (vec){0} + 1;
-    for (int k = IS_DOUBLE ? 13 : 7; k > 0; k--) sum = 1 + sum * (r * (real)(1.0 / k));
+    static const double inverse_factorials[] = {1,           1,           1 / 2.,       1 / 6.,       1 / 24.,
+                                                1 / 120.,    1 / 720.,    1 / 5040.,    1 / 40320.,   1 / 362880.,
+                                                1 / 3628800., 1 / 39916800., 1 / 479001600., 1 / 6227020800.};
+    enum { TERMS = IS_DOUBLE ? 13 : 7 };
+    vec n = shifted - magic, r = x - n * high - n * low, sum = (vec){0} + (real)inverse_factorials[TERMS];
+#pragma GCC unroll 13
+    for (int k = TERMS - 1; k >= 0; k--) sum = sum * r + (real)inverse_factorials[k];
     return sum * (vec)(((ints)shifted + (IS_DOUBLE ? 1023 : 127)) << (IS_DOUBLE ? 52 : 23));
 }
 
