@@ -15,6 +15,7 @@ from ttr.diagnostics import collecting
 from ttr.engines import ENGINES
 from ttr.engines.engine import Engine
 from ttr.engines.native import library
+from ttr.engines.native.engine import SHORT
 from ttr.engines.specialised_step import BoundStep
 from ttr.inputs import Inputs, checks_values, needs_composite, within_graph
 from ttr.one_token import overwrite, prepare_token
@@ -60,7 +61,7 @@ def regress(
     """
     call = None
     plain = cu_seqlens is None and _is_plain(problem, q, k, v, engine) and _is_nothing(params)
-    if plain and q.ndim == 4 and q.shape[1] <= SHORT:
+    if plain and q.ndim == 4:
         call = (problem, q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, library.available())
         bound = _SEQUENCES.get(call)
         if bound is not None and (done := bound(q, k, v, state, controls)):
@@ -76,8 +77,9 @@ def regress(
             if cu_seqlens is None
             else packed.run(chosen.run, problem, x, cu_seqlens.tolist())
         )
-    if call is not None and call not in _SEQUENCES and not x.wants_grad and not needs_composite():
-        _SEQUENCES[call] = chosen.bind(problem, x)
+    if call is not None and call not in _SEQUENCES and not needs_composite():
+        if (bound := chosen.bind(problem, x)) is not None or x.length <= SHORT:
+            _SEQUENCES[call] = bound
     # without tokens the new state is the caller's own
     state = state if x.length or not return_state else state.clone()
     y = within_graph(y.to(x.out_dtype), x)
@@ -170,9 +172,6 @@ MemoryStep = Callable[
     [Sequence[Tensor], State, Mapping[str, Tensor], Mapping[str, Tensor]], tuple[Tensor, State]
 ]
 """((q, k, v) of one token, state, controls, params) -> (y [B,H,V], state)."""
-
-SHORT = 64
-"""Sequences of up to so many tokens are bound: for them dispatch takes as long as the kernel."""
 
 
 def _is_plain(problem: object, q: object, k: object, v: object, engine: object) -> bool:

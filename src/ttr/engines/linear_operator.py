@@ -53,16 +53,16 @@ numbers, then fields for ``finish`` only."""
 def run(kernel: str, r: LinearRecurrence, chunk: int, save: bool) -> tuple[Tensor, Tensor]:
     """y [B,T,H,V] and the final memory [B,H,F,V] of a recurrence; with ``save`` it can be differentiated.
 
-    Without a derivative, and where no torch mode or transform observes the call, the kernel is called
-    directly: the overhead of an operator exceeds the time of a few tokens.
+    Where no torch mode or transform observes the call, the kernel is called directly: the overhead of an
+    operator exceeds the time of a few hundred tokens.
     """
-    if not save and not watched(r[:TENSORS]):
+    plain = not watched(r[:TENSORS])
+    if plain and not save:
         y, memory, _ = KERNELS[kernel].forward(r, chunk, False)
         return y, memory
     shared = r.read is r.key
-    y, memory, _ = linear_recurrence(
-        *r[:3], None if shared else r.read, *r[4:FIELDS], shared, kernel, chunk, save
-    )
+    arguments = (*r[:3], None if shared else r.read, *r[4:FIELDS], shared, kernel, chunk, save)
+    y, memory = Direct.apply(*arguments) if plain else linear_recurrence(*arguments)[:2]
     return y, memory
 
 
@@ -139,7 +139,7 @@ def _backward(
 ) -> tuple[Tensor | None, ...]:
     kept = ctx.saved_tensors  # read once: activation checkpointing recomputes them at every access
     tensors, saved = kept[:TENSORS], kept[TENSORS:]
-    pairs, old, reads_first, scale, reads_key, kernel, chunk, _ = ctx.settings
+    pairs, old, reads_first, scale, reads_key, _, chunk, _ = ctx.settings
     present = [x is not None for x in tensors]
     with torch.autocast(tensors[0].device.type, enabled=False):
         if torch.is_grad_enabled() or is_transformed() or in_batches(grad_y) or in_batches(grad_memory):
@@ -147,19 +147,13 @@ def _backward(
                 tensors, (pairs, old, reads_first, scale), reads_key, chunk, grad_y, grad_memory
             )
         else:
-            gradients = linear_recurrence_backward(
-                *tensors,
-                pairs,
-                old,
-                reads_first,
-                scale,
-                reads_key,
-                kernel,
-                chunk,
-                list(saved),
-                grad_y,
-                grad_memory,
-            )
+            arguments = (*tensors, *ctx.settings[:-1])
+            if watched((*tensors, grad_y, grad_memory)):
+                gradients = linear_recurrence_backward(*arguments, list(saved), grad_y, grad_memory)
+            else:
+                r, kernel, *_ = _given(arguments)
+                found = KERNELS[kernel].backward(r, chunk, saved, grad_y, grad_memory)
+                gradients = [gradient for gradient in found if gradient is not None]
     each = iter(gradients)
     return *(next(each) if there else None for there in present), *(None,) * len(ctx.settings)
 
@@ -195,3 +189,19 @@ def _differentiable(
 
 
 linear_recurrence.register_autograd(_backward, setup_context=_setup_context)
+
+
+class Direct(torch.autograd.Function):
+    """``linear_recurrence`` for plain tensors, without the overhead of an operator."""
+
+    @staticmethod
+    def forward(ctx, *arguments: Any) -> tuple[Tensor, Tensor]:
+        r, kernel, chunk, _ = _given(arguments)
+        y, memory, saved = KERNELS[kernel].forward(r, chunk, True)
+        ctx.settings = arguments[TENSORS:]
+        ctx.save_for_backward(*arguments[:TENSORS], *saved)
+        return y, memory
+
+    @staticmethod
+    def backward(ctx, grad_y: Tensor, grad_memory: Tensor) -> tuple[Tensor | None, ...]:
+        return _backward(ctx, grad_y, grad_memory, [])

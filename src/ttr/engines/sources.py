@@ -41,7 +41,7 @@ class Sources(NamedTuple):
 def sources_of(problem: Problem, x: Inputs) -> Sources | None:
     """The sources of a call's operands, found by lowering a copy of the call: an operand at the address of an
     input is that input. None where the lowering computes an operand anew at every token."""
-    if problem.form is not LinearRecurrence or x.rates is not None or x.params or x.wants_grad:
+    if problem.form is not LinearRecurrence or x.rates is not None or x.params:
         return None
     if not x.q.is_cpu or x.q.numel() == 0 or x.q.dtype is not x.out_dtype or needs_composite():
         return None
@@ -77,10 +77,11 @@ def alike(
     shapes: tuple[torch.Size, ...],
     dtypes: tuple[torch.dtype, ...],
     contiguous: bool = True,
+    gradients: bool = False,
 ) -> bool:
-    """Whether these are plain CPU tensors of the given shapes and dtypes, without gradients, and
-    ``contiguous`` if asked."""
-    wants_grad = torch.is_grad_enabled()
+    """Whether these are plain CPU tensors of the given shapes and dtypes, without gradients unless those are
+    allowed, and ``contiguous`` if asked."""
+    wants_grad = torch.is_grad_enabled() and not gradients
     try:
         for tensor, shape, dtype in zip(tensors, shapes, dtypes):
             if (

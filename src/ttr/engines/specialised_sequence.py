@@ -1,8 +1,9 @@
-"""Specialised calls for short sequences of a plain linear memory: the caller's tensors are validated and
+"""Specialised calls for sequences of a plain linear memory: the caller's tensors are validated and
 passed to the compiled kernel directly."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ttr.decay import RESET
-from ttr.engines.native import library
-from ttr.engines.native import recurrence as native
+from ttr.engines import linear_operator
+from ttr.engines.native import library, step
 from ttr.engines.sources import BoundSequence, alike, in_range, sources_of
 from ttr.forms.linear_recurrence import LinearRecurrence
 from ttr.inputs import Inputs
@@ -21,15 +22,17 @@ from ttr.torch_internals import watched
 from ttr.values import counts, suspicious, wanted
 
 
-def bind(problem: Problem, x: Inputs, chunk: int) -> BoundSequence | None:
-    """A call for sequences of the sizes of ``x``; None where the operands of the recurrence are not all among
-    the caller's tensors."""
+@torch.no_grad()
+def bind(problem: Problem, x: Inputs, name: str, chunk: int) -> BoundSequence | None:
+    """A call for sequences of the sizes of ``x``, by the kernel of that name; None where the operands
+    of the recurrence are not all among the caller's tensors."""
     heads = {tensor.shape[-2] for tensor in (x.q, x.k, x.v)}
-    if x.length == 0 or heads != {x.heads}:
+    if not step.usable(dataclasses.replace(x, wants_grad=False)) or x.length == 0 or heads != {x.heads}:
         return None
     sources = sources_of(problem, x.tokens(0, 1, x.state))
     if sources is None:
         return None
+    operator = linear_operator.KERNELS[name]
     names, length, dtype = sources.names, x.length, x.q.dtype
     given = (x.q, x.k, x.v, *map(x.controls.get, names))
     shapes = (*(t.shape for t in given), x.state["memory"].shape, x.state.position.shape)
@@ -42,11 +45,12 @@ def bind(problem: Problem, x: Inputs, chunk: int) -> BoundSequence | None:
 
     def recurrence(operands: Sequence[Tensor | None], memory: Tensor) -> LinearRecurrence:
         *others, log_decay = operands
-        finite = None if log_decay is None else log_decay.clamp(min=RESET)
-        return LinearRecurrence(*others, finite, memory, old=sources.old, scale=sources.scale)
+        if log_decay is not None and not operator.judges:
+            log_decay = log_decay.clamp(min=RESET)
+        return LinearRecurrence(*others, log_decay, memory, old=sources.old, scale=sources.scale)
 
     sample = pick((*(tensor.contiguous() for tensor in given), None, constant))
-    kernel = native.Prepared(recurrence(sample, start), chunk)
+    kernel = operator.prepared(recurrence(sample, start), chunk)
 
     def run(
         q: Tensor, k: Tensor, v: Tensor, state: State | None, controls: Mapping[str, Tensor]
@@ -61,14 +65,24 @@ def bind(problem: Problem, x: Inputs, chunk: int) -> BoundSequence | None:
             return None
         tensors = (q, k, v, *map(controls.get, names))
         every = (*tensors, memory, seen)
-        if not alike(every, shapes, dtypes) or watched(every) or any(map(Tensor.is_neg, every)):
+        alike_each = alike(every, shapes, dtypes, gradients=True)
+        if not alike_each or watched(every) or any(map(Tensor.is_neg, every)):
             return None
         operands = pick((*tensors, None, constant))
         if wanted(q.device):
-            given_in_range = in_range((*tensors, memory), *operands[-2:])
+            with torch.no_grad():
+                given_in_range = (
+                    in_range((), operands[-2], None)
+                    if operator.judges
+                    else in_range((*tensors, memory), *operands[-2:])
+                )
             if not (given_in_range and counts(seen)):
                 return None
-        y, after = kernel(recurrence(operands, memory))
+        form = recurrence(operands, memory)
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in every):
+            y, after = linear_operator.run(name, form, chunk, True)
+        else:
+            y, after = kernel(form)
         if suspicious(y):  # the general path checks every number and says what is wrong
             return None
         return y, State({"memory": after}, seen + length, None if state is None else state.capacity)

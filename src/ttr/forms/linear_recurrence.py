@@ -38,7 +38,7 @@ class LinearRecurrence(NamedTuple):
         rates      [H,F], by which a log decay [B,L,H] is multiplied, or None; a product below -80 is a reset.
                    Only for engines that lower a call in this way; then log_decay may be of any size
 
-    For the same engines query and key may be [B,T,1,F], those of every head.
+    For the same engines query and key may be [B,T,1,F], those of every head, and a reset -inf.
 
     S_x is D_j S_{j-1} ("decayed"), or S_{j-1} where ``old``. With ``reads_first`` (n = 1) a token reads
     before it decays and writes: y_t = scale S_{t-1}^T query_t.
@@ -71,13 +71,13 @@ class LinearRecurrence(NamedTuple):
         return self.query if self.scale == 1.0 else self.scale * self.query
 
     def general(self) -> LinearRecurrence:
-        """The same without ``rates``, and with the queries and keys of every head."""
+        """The same without ``rates`` and infinite log decays, and with the queries and keys of every head."""
         heads = self.value.shape[2]
         r = self._replace(query=repeat_heads(self.query, heads), key=repeat_heads(self.key, heads))
-        if r.rates is None:
+        if r.log_decay is None:
             return r
-        product = with_rates(r.log_decay, r.rates).clamp(min=RESET)
-        return r._replace(log_decay=product, rates=None)
+        log_decay = r.log_decay if r.rates is None else with_rates(r.log_decay, r.rates)
+        return r._replace(log_decay=log_decay.clamp(min=RESET), rates=None)
 
     def of_pairs(self, x: Tensor) -> Tensor:
         """A tensor [B,T,...] or [B,T,n,...] of every pair, [B,L,...]."""

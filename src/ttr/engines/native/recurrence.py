@@ -54,10 +54,13 @@ class NativeKernel:
     The kernels know one pair per token. Several pairs are passed as a token each, where all but the last of a
     token have a query of zeros. ``torch.get_num_threads()`` threads share batch and heads; results are the
     same to the last bit for any number of threads.
+
+    Attributes:
+        judges: whether some read-out is NaN or infinite where any input is, or a log decay is positive.
     """
 
     names: ClassVar[tuple[str, str]] = ("forward", "backward")
-    arguments: ClassVar[type[_Arguments]] = _Arguments
+    judges: ClassVar[bool] = False
 
     def saved_sizes(self, r: LinearRecurrence, chunk: int) -> tuple[int | torch.SymInt, ...]:
         """Sizes of the memories that enter every checkpoint interval, of all scores, and of the corrected
@@ -115,19 +118,42 @@ class NativeKernel:
         last: Tensor,
         gradients: Sequence[Tensor | None],
     ) -> None:
-        arguments, held = _arguments(self.arguments, r, chunk, saved, y, last, gradients)
-        library.run(name, r.query.dtype, arguments)
+        arguments, held = self._arguments(r, chunk, saved, y, last, gradients)
+        library.run(name, r.value.dtype, arguments)
         del held  # alive until the call is over
+
+    def _arguments(
+        self,
+        r: LinearRecurrence,
+        chunk: int,
+        saved: tuple[Tensor, ...],
+        y: Tensor,
+        last: Tensor,
+        gradients: Sequence[Tensor | None],
+    ) -> tuple[_Arguments, list[Tensor]]:
+        """The arguments of a kernel, and the tensors that must stay alive during the call."""
+        return _arguments(_Arguments, r, chunk, saved, y, last, gradients)
+
+    def prepared(self, r: LinearRecurrence, chunk: int) -> Prepared:
+        """``forward`` without ``save``, for recurrences like ``r``."""
+        y, last = torch.empty_like(r.value), torch.empty_like(r.memory)
+        return Prepared(self.names[0], *self._arguments(r, chunk, (), y, last, ()), r, y, last)
 
 
 class Prepared:
     """The forward kernel for recurrences of one shape: its arguments are written once, only the addresses of
     tensors with every call. All tensors are contiguous, except for a constant log decay."""
 
-    def __init__(self, r: LinearRecurrence, chunk: int) -> None:
-        y, last = torch.empty_like(r.value), torch.empty_like(r.memory)
-        arguments, self._held = _arguments(_Arguments, r, chunk, (), y, last, ())
-        self._template = bytes(arguments)
+    def __init__(
+        self,
+        kernel: str,
+        arguments: _Arguments,
+        held: list[Tensor],
+        r: LinearRecurrence,
+        y: Tensor,
+        last: Tensor,
+    ) -> None:
+        self._kernel, self._kind, self._template, self._held = kernel, type(arguments), bytes(arguments), held
         self._names = [name for name in INPUTS if getattr(r, name) is not None]
         self._offsets = [getattr(_Arguments, name).offset for name in (*self._names, "y", "last")]
         self._y, self._last = y, last
@@ -138,13 +164,13 @@ class Prepared:
         Raises:
             RuntimeError: if the kernel's scratch memory cannot be allocated.
         """
-        arguments = _Arguments.from_buffer_copy(self._template)
+        arguments = self._kind.from_buffer_copy(self._template)
         arguments.threads = torch.get_num_threads()
         y, last = torch.empty_like(self._y), torch.empty_like(self._last)
         tensors = (*(getattr(r, name) for name in self._names), y, last)
         for offset, tensor in zip(self._offsets, tensors):
             POINTER.pack_into(arguments, offset, tensor.data_ptr())
-        library.run("forward", y.dtype, arguments)
+        library.run(self._kernel, y.dtype, arguments)
         return y, last
 
 

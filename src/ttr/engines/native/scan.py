@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ttr.engines import linear_operator
+from ttr.engines import linear_operator, specialised_sequence
 from ttr.engines.native import library
 from ttr.engines.native.engine import CompiledStep
 from ttr.engines.native.recurrence import (
@@ -27,6 +27,7 @@ from ttr.engines.native.recurrence import (
     _padded,
     _Tensor,
 )
+from ttr.engines.sources import BoundSequence
 from ttr.engines.torch.channel_scan import ChannelScan
 from ttr.forms.linear_recurrence import LinearRecurrence
 from ttr.inputs import Inputs
@@ -53,7 +54,9 @@ class ScanKernel(NativeKernel):
     """Additive recurrences token by token, elementwise in the state; for few value channels per head."""
 
     names: ClassVar[tuple[str, str]] = ("scan_forward", "scan_backward")
-    arguments: ClassVar[type[_Arguments]] = _ScanArguments
+    judges: ClassVar[bool] = (
+        True  # nothing that was written is ever erased, not even by a reset: 0 NaN is NaN
+    )
 
     def saved_sizes(self, r: LinearRecurrence, chunk: int) -> tuple[int | torch.SymInt, ...]:
         """Sizes of the states that enter every ``chunk`` tokens, and of two empty tensors."""
@@ -83,26 +86,24 @@ class ScanKernel(NativeKernel):
             gradients[-1] = gradients[-1].sum((0, 1))
         return tuple(gradients)
 
-    def _call(
+    def _arguments(
         self,
-        name: str,
         r: LinearRecurrence,
         chunk: int,
         saved: tuple[Tensor, ...],
         y: Tensor,
         last: Tensor,
         gradients: Sequence[Tensor | None],
-    ) -> None:
+    ) -> tuple[_Arguments, list[Tensor]]:
         batch, time, heads, _ = r.value.shape
         whole = r._replace(query=r.query.expand(-1, -1, heads, -1), key=r.key.expand(-1, -1, heads, -1))
-        arguments, held = _arguments(self.arguments, whole, chunk, saved, y, last, gradients)
+        arguments, held = _arguments(_ScanArguments, whole, chunk, saved, y, last, gradients)
         arguments.together, arguments.shared = _together(r), _shares(r)
         if r.rates is not None:
             held.append(_fill(arguments.rates, r.rates.expand(batch, time, -1, -1)))
             if gradients:
                 held.append(_fill(arguments.grad_rates, gradients[-1]))
-        library.run(name, r.value.dtype, arguments)
-        del held  # alive until the call is over
+        return arguments, held
 
 
 def _shares(r: LinearRecurrence) -> bool:
@@ -135,6 +136,9 @@ class NativeScan(CompiledStep, ChannelScan):
         if x is not None and x.q.device.type != "cpu":
             return "It runs on CPUs only: its blocks are sized for the caches of a CPU."
         return super().refuses(problem, x)
+
+    def bind(self, problem: Problem, x: Inputs) -> BoundSequence | None:
+        return specialised_sequence.bind(problem, x, self.name, self.run_length)
 
     def tokens(self, problem: Problem, x: Inputs) -> int:
         """As many as there are where a call is lowered to tensors of the size of its inputs."""

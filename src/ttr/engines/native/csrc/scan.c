@@ -27,12 +27,6 @@ typedef struct {
     real *of_head, *gathered; /* [heads], [heads, F] */
 } block;
 
-/* The rows of a tensor at a token: head h's at data + h stride. */
-typedef struct {
-    const real *data;
-    int64_t stride;
-} rows;
-
 static void allocate_block(block *b, const scan *s, arena *a) {
     const recurrence *r = &s->r;
     int64_t entries = s->together * r->key_size;
@@ -53,7 +47,7 @@ static void choose_block(block *b, const scan *s, int64_t i) {
     b->entries = b->heads * b->size;
 }
 
-static inline rows rows_at(const block *b, tensor t, int64_t time) {
+static inline rows rows_of(const block *b, tensor t, int64_t time) {
     return (rows){at(t, b->batch, time, b->first), t.stride[2]};
 }
 
@@ -75,7 +69,7 @@ static void load_decays(const block *b, int64_t time, real *decay) {
         for (int64_t e = 0; e < b->entries; e++) decay[e] = 1;
         return;
     }
-    rows log = rows_at(b, r->log_decay, time);
+    rows log = rows_of(b, r->log_decay, time);
     if (b->given->rates.data) {
         for (int64_t h = 0; h < b->heads; h++) {
             const real *rate = at(b->given->rates, 0, 0, b->first + h);
@@ -168,7 +162,7 @@ static void run_forward(const void *job, int64_t i, arena scratch, int64_t *need
         }
         load_decays(&b, t, b.decay);
         load_written(&b, t);
-        rows key = rows_at(&b, r->key, t), query = rows_at(&b, r->query, t);
+        rows key = rows_of(&b, r->key, t), query = rows_of(&b, r->query, t);
         for (int64_t v = 0; v < r->value_size; v++) {
             real *state = b.state + v * b.entries;
             if (r->reads_first) read_out(&b, query, state, t, v);
@@ -228,7 +222,7 @@ static void run_head(const block *b, int64_t t, int64_t h, const real *k, const 
 
 static void run_token(const block *b, int64_t t, const real *before, const real *after, const real *decay,
                       real *gradient) {
-    rows key = rows_at(b, b->r->key, t), query = rows_at(b, b->r->query, t);
+    rows key = rows_of(b, b->r->key, t), query = rows_of(b, b->r->query, t);
     for (int64_t h = 0; h < b->heads; h++) {
         int64_t start = h * b->size;
         run_head(b, t, h, key.data + h * key.stride, query.data + h * query.stride, decay + start,
@@ -258,7 +252,7 @@ static void run_backward(const void *job, int64_t i, arena scratch, int64_t *nee
         for (int64_t j = 0; j < tokens; j++) {
             load_decays(&b, first + j, decays + j * b.entries);
             load_written(&b, first + j);
-            rows key = rows_at(&b, r->key, first + j);
+            rows key = rows_of(&b, r->key, first + j);
             for (int64_t v = 0; v < r->value_size; v++)
                 advance(&b, key, decays + j * b.entries, v, states + j * all + v * b.entries,
                         states + (j + 1) * all + v * b.entries);
