@@ -9,6 +9,7 @@ import torch
 
 import ttr
 from tests.tiers import ISAS, tier
+from ttr import dispatch
 from ttr.engines import linear_operator
 from ttr.engines.native import library
 from ttr.engines.native.scan import NativeScan
@@ -49,14 +50,41 @@ BLOCKS = {
         "step": True,
     },
     "a scale, one token": {"heads": 3, "key": 4, "time": 1, "scale": 0.3},
+    "one head's keys, rates, two tasks": {
+        "heads": 71,
+        "key": 16,
+        "decay": "head",
+        "rates": True,
+        "one": True,
+    },
+    "one head's keys, a decay of heads": {"heads": 20, "key": 3, "value": 2, "decay": "head", "one": True},
+    "one head's keys, no decay, a step, one channel": {
+        "heads": 18,
+        "key": 1,
+        "decay": None,
+        "step": True,
+        "one": True,
+    },
+    "one head's keys, all at once": {
+        "heads": 33,
+        "key": 5,
+        "value": 2,
+        "decay": "head",
+        "rates": True,
+        "reads_first": True,
+        "step": True,
+        "scale": 0.3,
+        "one": True,
+    },
 }
 
 
 def recurrence(heads, key, **others):
-    """Random tensors; those of ``shared`` keys and queries are views of one head's."""
+    """Random tensors; ``shared`` keys and queries are views of one head's, and with ``one`` they have one
+    head."""
     given = {"value": 1, "time": 23, "batch": 2, "decay": "channel", "step": False, "pairs": 1} | others
     value, time, batch, decay, pairs = (given[name] for name in ("value", "time", "batch", "decay", "pairs"))
-    shared, rates = given.get("shared", False), given.get("rates", False)
+    shared, one, rates = (given.get(name, False) for name in ("shared", "one", "rates"))
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape):
@@ -66,7 +94,7 @@ def recurrence(heads, key, **others):
         return (
             normal(batch, tokens, 1, key).expand(-1, -1, heads, -1)
             if shared
-            else normal(batch, tokens, heads, key)
+            else normal(batch, tokens, 1 if one else heads, key)
         )
 
     length = time * pairs
@@ -152,9 +180,10 @@ def lowered(problem):
     """What the kernel is given for a call."""
     found = []
     case = make_case(problem, Sizes(value=1))
+    arguments = case.arguments() | {"q": case.q[:, :, :1], "k": case.k[:, :, :1]}
     with mock.patch.object(NativeScan, "scan", lambda self, form, grad: found.append(form) or stop()):
         with pytest.raises(KeyboardInterrupt):
-            ttr.regress(problem, **case.arguments(), engine="native-scan")
+            ttr.regress(problem, **arguments, engine="native-scan")
     return found[0]
 
 
@@ -166,6 +195,7 @@ def test_rates_are_multiplied_in_the_kernel_where_nothing_else_decays():
     mamba = ttr.catalogue["mamba"].problem
     form = lowered(mamba)
     assert form.rates is not None and form.log_decay.ndim == 3
+    assert form.query.shape[2] == form.key.shape[2] == 1 < form.value.shape[2]
     other = dataclasses.replace(mamba, solver=DiagonalImplicitDeltaRule(), function=Linear())
     form = lowered(other)
     assert form.rates is None and form.log_decay.ndim == 4
@@ -181,6 +211,66 @@ def test_what_is_no_number_stays_none(key, decay, rates):
         broken[0] = torch.nan
         y, memory = linear_operator.run(NativeScan.name, r._replace(**{field: broken}), 4, False)
         assert y.isnan().any() and memory.isnan().any()
+
+
+@pytest.mark.parametrize("way", ISAS)
+@pytest.mark.parametrize("key, decay, rates", [(1, "head", False), (5, "channel", False), (5, "head", True)])
+def test_a_positive_log_decay_gives_no_number(key, decay, rates, way):
+    r = recurrence(heads=18, key=key, decay=decay, rates=rates)
+    log_decay = r.log_decay.clone()
+    log_decay[0, 3, 2] = 1e-9
+    with tier(way):
+        y, _ = linear_operator.run(NativeScan.name, r._replace(log_decay=log_decay), 4, False)
+    assert y[0, 3:, 2].isnan().any() and y[0, :3].isfinite().all() and y[0, :, 3:].isfinite().all()
+
+
+def call():
+    """A call of HGRN's memory, with resets."""
+    case = make_case(ttr.catalogue["hgrn"].problem, Sizes(time=70, heads=3, key=1, value=1)).differentiable()
+    arguments = {"problem": case.problem} | case.arguments()
+    log_decay = arguments["log_decay"].detach().clone()
+    log_decay[:, 3], log_decay[:, 5] = -torch.inf, -200.0
+    return arguments | {"log_decay": log_decay.requires_grad_()}
+
+
+def derivatives(y, arguments, **options):
+    leaves = [arguments[name] for name in ("q", "k", "v", "log_decay")]
+    return torch.autograd.grad(y.square().sum(), leaves, **options)
+
+
+def test_a_bound_call_of_any_length_has_the_gradients_of_the_general_path(monkeypatch):
+    arguments = call()
+    expected = ttr.regress(**arguments, engine="recurrent")
+    gradients = derivatives(expected, arguments, create_graph=True)
+    second = derivatives(gradients[2], arguments)
+    ttr.regress(**arguments)
+    monkeypatch.setattr(dispatch, "prepare", None)  # the general path
+    y, state = ttr.regress(**arguments, return_state=True)
+    found = derivatives(y, arguments, create_graph=True)
+    assert error(y, expected) < FLOAT64 and state.position.tolist() == [70, 70]
+    assert all(error(a, b) < FLOAT64 for a, b in zip(found, gradients, strict=True))
+    assert all(error(a, b) < FLOAT64 for a, b in zip(derivatives(found[2], arguments), second, strict=True))
+
+
+@pytest.mark.parametrize(
+    "name, number", [("q", torch.nan), ("k", torch.inf), ("v", torch.nan), ("log_decay", 0.5)]
+)
+def test_a_bound_call_refuses_what_the_first_one_refuses(name, number):
+    arguments = call()
+    ttr.regress(**arguments)
+    wrong = arguments[name].detach().clone()
+    wrong[1, 69, 2] = number
+    for attempt in (wrong, wrong.clone().requires_grad_()):
+        with pytest.raises(ValueError, match=name):
+            ttr.regress(**arguments | {name: attempt})
+
+
+def test_the_kernel_without_an_operator_gives_its_gradients():
+    r = recurrence(heads=5, key=3)
+    direct = outcome(scanned, r)
+    with mock.patch.object(linear_operator, "watched", lambda tensors: True):
+        operator = outcome(scanned, r)
+    assert all(torch.equal(direct[name], operator[name]) for name in operator)
 
 
 def test_auto_scans_few_value_channels_and_steps_through_the_kernel():

@@ -14,25 +14,29 @@ static inline vec at_most(vec x, real most) {
     return (vec)(((ints)top & above) | ((ints)x & ~above));
 }
 
-/* e^x for x <= 88 (in float64, given in brackets: 708): e^x = 2^n e^r with n the integer nearest to x / ln 2,
+/* e^x for |x| <= 87 (in float64, given in brackets: 708): e^x = 2^n e^r with n the integer nearest to x / ln 2,
  * |r| <= ln(2) / 2, and the Taylor series of e^r until its remainder is below rounding,
  * |r|^8 / 8! < 6e-9 (|r|^14 / 14! < 5e-18). Adding 1.5 * 2^23 (2^52) rounds to an integer and leaves it in
- * the last bits, from where it is shifted to the exponent. Below -87 (-708) the result is that of the bound,
- * negligible beside 1. */
-static inline vec exponential(vec x) {
-    const real bound = IS_DOUBLE ? 708 : 87, magic = IS_DOUBLE ? 6755399441055744.0 : 12582912.0;
+ * the last bits, from where it is shifted to the exponent. NaN stays NaN; beyond the bound it is any number. */
+static inline vec exponential_within(vec x) {
+    static const double inverse_factorials[] = {
+        1,         1,          1 / 2.,      1 / 6.,       1 / 24.,       1 / 120.,       1 / 720.,
+        1 / 5040., 1 / 40320., 1 / 362880., 1 / 3628800., 1 / 39916800., 1 / 479001600., 1 / 6227020800.};
+    enum { TERMS = IS_DOUBLE ? 13 : 7 };
+    const real magic = IS_DOUBLE ? 6755399441055744.0 : 12582912.0;
     const real high = IS_DOUBLE ? 6.93147180369123816490e-01 : 0.693359375,
                low = IS_DOUBLE ? 1.90821492927058770002e-10 : -2.12194440e-4;
-    x = -at_most(-at_most(x, bound), bound);
     vec shifted = x * (real)1.4426950408889634 + magic;
-    static const double inverse_factorials[] = {1,           1,           1 / 2.,       1 / 6.,       1 / 24.,
-                                                1 / 120.,    1 / 720.,    1 / 5040.,    1 / 40320.,   1 / 362880.,
-                                                1 / 3628800., 1 / 39916800., 1 / 479001600., 1 / 6227020800.};
-    enum { TERMS = IS_DOUBLE ? 13 : 7 };
     vec n = shifted - magic, r = x - n * high - n * low, sum = (vec){0} + (real)inverse_factorials[TERMS];
 #pragma GCC unroll 13
     for (int k = TERMS - 1; k >= 0; k--) sum = sum * r + (real)inverse_factorials[k];
     return sum * (vec)(((ints)shifted + (IS_DOUBLE ? 1023 : 127)) << (IS_DOUBLE ? 52 : 23));
+}
+
+/* e^x for x <= 88 (708). Below -87 (-708) the result is that of the bound, negligible beside 1. */
+static inline vec exponential(vec x) {
+    const real bound = IS_DOUBLE ? 708 : 87;
+    return exponential_within(-at_most(-at_most(x, bound), bound));
 }
 
 /* 1 / (1 + e^-z), and 0 below the bound: there z times the value at the bound would not be negligible for a

@@ -32,7 +32,7 @@ static inline real *checkpoint(const recurrence *r, int64_t batch, int64_t first
  * who looks at the results need not look at the decays. */
 static inline vec decay_of(vec x) {
     const real reset = -80; /* decay.py */
-    return (vec)(((ints)exponential(x) & ~(ints)(x <= reset)) | (ints)(x > 0));
+    return (vec)(((ints)exponential_within(x) & ~(ints)(x <= reset)) | (ints)(x > 0));
 }
 
 #endif
