@@ -15,7 +15,6 @@ from ttr.diagnostics import collecting
 from ttr.engines import ENGINES
 from ttr.engines.engine import Engine
 from ttr.engines.native import library
-from ttr.engines.native.engine import SHORT
 from ttr.engines.specialised_step import BoundStep
 from ttr.inputs import Inputs, checks_values, needs_composite, within_graph
 from ttr.one_token import overwrite, prepare_token
@@ -78,8 +77,8 @@ def regress(
             else packed.run(chosen.run, problem, x, cu_seqlens.tolist())
         )
     if call is not None and call not in _SEQUENCES and not needs_composite():
-        if (bound := chosen.bind(problem, x)) is not None or x.length <= SHORT:
-            _SEQUENCES[call] = bound
+        if x.length <= chosen.most_bound:
+            _SEQUENCES[call] = chosen.bind(problem, x)
     # without tokens the new state is the caller's own
     state = state if x.length or not return_state else state.clone()
     y = within_graph(y.to(x.out_dtype), x)

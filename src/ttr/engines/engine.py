@@ -29,12 +29,15 @@ class Engine(ABC):
         compiles: torch.compile can trace it: composite, or made of registered operators.
         adaptive: chooses its arithmetic per block of tokens (when to stop, what to scale by), so a later
             token may change the result of an earlier one within tolerance.
+        most_bound: up to so many tokens ``regress`` binds a call by itself: while its checks take as long as
+            the engine.
     """
 
     name: ClassVar[str]
     composite: ClassVar[bool] = True
     compiles: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
+    most_bound: ClassVar[int] = 64
 
     def small(self) -> Engine:
         """The same engine with blocks so small that short sequences span several of them, for the laws."""

@@ -65,8 +65,11 @@ def bind(problem: Problem, x: Inputs, name: str, chunk: int) -> BoundSequence | 
             return None
         tensors = (q, k, v, *map(controls.get, names))
         every = (*tensors, memory, seen)
-        alike_each = alike(every, shapes, dtypes, gradients=True)
-        if not alike_each or watched(every) or any(map(Tensor.is_neg, every)):
+        sound = alike(every, shapes, dtypes, gradients=True) and not watched(every)
+        if not sound or any(map(Tensor.is_neg, every)):
+            return None
+        learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in every)
+        if learns and any(map(Tensor.is_inference, every)):
             return None
         operands = pick((*tensors, None, constant))
         if wanted(q.device):
@@ -79,7 +82,7 @@ def bind(problem: Problem, x: Inputs, name: str, chunk: int) -> BoundSequence | 
             if not (given_in_range and counts(seen)):
                 return None
         form = recurrence(operands, memory)
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in every):
+        if learns:
             y, after = linear_operator.run(name, form, chunk, True)
         else:
             y, after = kernel(form)

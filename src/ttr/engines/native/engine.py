@@ -34,10 +34,6 @@ class CompiledStep(Engine):
         return steps.bind(problem, x, compiled=step.usable(x))
 
 
-SHORT = 64
-"""Sequences of up to so many tokens are bound: for them dispatch takes as long as the kernel."""
-
-
 @dataclass(frozen=True)
 class Native(CompiledStep, OperatorEngine):
     """Every linear recurrence; see ``csrc/recurrence.h`` for how."""
@@ -45,7 +41,7 @@ class Native(CompiledStep, OperatorEngine):
     name: ClassVar[str] = "native"
 
     def bind(self, problem: Problem, x: Inputs) -> BoundSequence | None:
-        return specialised_sequence.bind(problem, x, self.name, self.chunk) if x.length <= SHORT else None
+        return specialised_sequence.bind(problem, x, self.name, self.chunk)
 
     def missing(self) -> str | None:
         return library.reason()

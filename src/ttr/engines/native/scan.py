@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -128,6 +129,7 @@ class NativeScan(CompiledStep, ChannelScan):
 
     name: ClassVar[str] = "native-scan"
     composite: ClassVar[bool] = False
+    most_bound: ClassVar[int] = sys.maxsize  # its kernel is fast enough
 
     def missing(self) -> str | None:
         return library.reason()
