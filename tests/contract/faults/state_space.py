@@ -94,6 +94,36 @@ FAULTS = (
         ("native-scan", "Geometric()", "Linear()", "OneStep"),
     ),
     Fault(
+        "engines/native/scan.py",
+        "gradients[:2] = (x.sum(2, keepdim=True) for x in gradients[:2])",
+        "gradients[:2] = (x[:, :, :1] for x in gradients[:2])",
+        ("test_a_scan_is_the_chunkwise_form",),
+    ),
+    Fault(
+        "engines/native/scan.py",
+        "(_is_head(x.q, form.query) and _is_head(x.k, form.key))",
+        "True",
+        ("test_blocks_of_tokens_change_nothing",),
+    ),
+    Fault(
+        "engines/specialised_sequence.py",
+        "linear_operator.run(name, form, chunk, True)",
+        "linear_operator.run(name, form, chunk, False)",
+        ("test_a_bound_call_of_any_length",),
+    ),
+    Fault(
+        "engines/linear_operator.py",
+        "ctx.save_for_backward(*arguments[:TENSORS], *saved)",
+        "ctx.save_for_backward(*arguments[:TENSORS], *map(torch.zeros_like, saved))",
+        ("test_the_kernel_without_an_operator",),
+    ),
+    Fault(
+        "forms/linear_recurrence.py",
+        "log_decay=log_decay.clamp(min=RESET), rates=None",
+        "log_decay=log_decay, rates=None",
+        ("test_a_bound_call_of_any_length",),
+    ),
+    Fault(
         "engines/torch/channel_scan.py",
         "products.append(share * products[-1])",
         "products.append(share)",
