@@ -215,8 +215,10 @@ def test_what_is_no_number_stays_none(key, decay, rates):
 
 @pytest.mark.parametrize("way", ISAS)
 @pytest.mark.parametrize("key, decay, rates", [(1, "head", False), (5, "channel", False), (5, "head", True)])
-def test_a_positive_log_decay_gives_no_number(key, decay, rates, way):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_positive_log_decay_gives_no_number(dtype, key, decay, rates, way):
     r = recurrence(heads=18, key=key, decay=decay, rates=rates)
+    r = r._replace(**{name: x.to(dtype) for name, x in r._asdict().items() if isinstance(x, torch.Tensor)})
     log_decay = r.log_decay.clone()
     log_decay[0, 3, 2] = 1e-9
     with tier(way):
