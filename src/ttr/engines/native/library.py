@@ -25,7 +25,7 @@ from torch import Tensor
 from ttr.torch_internals import PLAIN as PLAIN
 from ttr.torch_internals import constant_when_compiled
 
-ABI = 9
+ABI = 10
 """The version of the kernels' arguments that this package passes, as in csrc/abi.c."""
 
 ISAS = ("avx512", "avx2", "portable")
