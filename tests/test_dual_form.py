@@ -11,9 +11,11 @@ import torch
 
 import ttr
 from tests.tiers import TIERS, tier
+from ttr.engines import Engine
 from ttr.engines.native import library
 from ttr.engines.torch.dual_form.engine import DualForm
 from ttr.engines.torch.mini_batch import MiniBatch
+from ttr.engines.torch.recurrent import Recurrent
 from ttr.experiments.bench import ttt_dual_form
 from ttr.experiments.bench.families import FAMILIES, Shape
 from ttr.functions.gated_mlp import GatedMlp
@@ -24,6 +26,9 @@ from ttr.laws.tolerances import FLOAT64, PARITY, error, tolerance
 from ttr.problem import Problem
 from ttr.solvers.gradient_descent import GradientDescent
 from ttr.solvers.losses.huber import Huber
+from ttr.solvers.losses.power_error import PowerError
+from ttr.solvers.maps.power_norm import PowerNorm
+from ttr.solvers.maps.simplex import Simplex
 from ttr.weights.geometric import Geometric
 from ttr.weights.uniform import Uniform
 
@@ -41,9 +46,29 @@ PERCEPTRONS = {
     ),
     "three layers": Problem(Geometric(), Mlp(depth=3, bias=True, residual=False), GradientDescent(chunk=3)),
 }
+MIRRORS = {
+    "simplex": Problem(Geometric(), Mlp(eps=0.1), GradientDescent(chunk=4, mirror=Simplex(1.5))),
+    "power norm": Problem(
+        Geometric(), Mlp(eps=0.1), GradientDescent(chunk=4, loss=PowerError(3.0), mirror=PowerNorm(4.0))
+    ),
+    "power norm, no residual": Problem(
+        Uniform(),
+        Mlp(hidden=2, residual=False),
+        GradientDescent(chunk=5, loss=PowerError(4.0), mirror=PowerNorm(6.0, eps=0.5)),
+    ),
+    "simplex, three layers": Problem(
+        Uniform(), Mlp(depth=3, residual=False), GradientDescent(chunk=3, loss=Huber(), mirror=Simplex())
+    ),
+}
+"""Those whose mirror is compiled."""
 OTHERS = {
     "gated": Problem(Geometric(), GatedMlp(), GradientDescent(chunk=4, momentum=True)),
     "linear": Problem(Uniform(), Linear(), GradientDescent(chunk=4, loss=Huber(), momentum=True)),
+    "mirror of everything": Problem(
+        Geometric(),
+        Mlp(bias=True, eps=0.1),
+        GradientDescent(chunk=4, momentum=True, read_step=True, mirror=PowerNorm(3.0, eps=0.5)),
+    ),
 }
 SIZES = Sizes(batch=2, time=23, heads=2, key=5, value=7)
 compiled = pytest.mark.skipif(not library.available(), reason="the library of compiled kernels was not built")
@@ -90,9 +115,9 @@ def drawn(problem: Problem, dtype: torch.dtype) -> Case:
     return case.differentiable()
 
 
-def compare(problem: Problem, dtype: torch.dtype) -> None:
+def compare(problem: Problem, dtype: torch.dtype, reference: Engine = MiniBatch()) -> None:
     case = drawn(problem, dtype)
-    found, expected = outcomes(case, DualForm(block=2)), outcomes(case, MiniBatch())
+    found, expected = outcomes(case, DualForm(block=2)), outcomes(case, reference)
     errors = {name: error(found[name], expected[name]) for name in expected}
     assert max(errors.values()) <= tolerance(dtype), errors
 
@@ -110,6 +135,19 @@ def test_some_errors_are_clipped_and_some_are_not():
         case = drawn(PERCEPTRONS[name], torch.float64)
         gradient = outcomes(case, DualForm(block=2))["gradient of threshold"]
         assert 0 < int((gradient == 0).sum()) < gradient.numel(), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("problem", MIRRORS.values(), ids=MIRRORS)
+def test_networks_that_read_with_a_map_are_the_plain_ones(problem, dtype, engine):
+    compare(problem, dtype, Recurrent())
+
+
+@pytest.mark.parametrize("problem", MIRRORS.values(), ids=MIRRORS)
+def test_maps_of_a_chunk_are_the_plain_ones(problem):
+    case = drawn(problem, torch.float64)
+    found, expected = outcomes(case, MiniBatch()), outcomes(case, Recurrent())
+    assert all(error(found[name], x) <= FLOAT64 for name, x in expected.items())
 
 
 @pytest.mark.parametrize("problem", OTHERS.values(), ids=OTHERS)

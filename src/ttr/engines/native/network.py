@@ -72,6 +72,7 @@ def serves(plan: Chunks, x: Tensors) -> bool:
     return (
         real
         and plan.function.perceptron() is not None
+        and plan.mirror is None
         and (plan.loss.quadratic or plan.loss.clipped)
         and len(plan.matrices) <= MOST_LAYERS
         and library.available()

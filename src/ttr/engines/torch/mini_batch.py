@@ -11,9 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ttr.component import Component
 from ttr.engines.engine import Engine
 from ttr.engines.torch.grid import Grid
-from ttr.engines.torch.networks import Inner, apply, inner_pairs, spread
+from ttr.engines.torch.networks import Inner, apply, inner_pairs, mapped, spread, sums_of_pairs
 from ttr.forms import Network
 from ttr.inputs import Inputs
 from ttr.problem import Problem
@@ -22,7 +23,7 @@ from ttr.state import State
 
 class MiniBatch(Engine):
     """The dual form of TTT (arXiv 2407.04620) and Titans (2501.00663) for any network: no token's weights are
-    formed.
+    formed, unless it reads with a map of them (a ``mirror``).
 
     Inside a chunk everything is linear in the gradients at W_b, and the gradient of a pair in a matrix is the
     outer product of its input x_j and slope s_j, step included. With A_0 the weights that enter and Z_0 their
@@ -33,7 +34,7 @@ class MiniBatch(Engine):
 
     with coefficients a, z and G that are the same for all matrices, and e_i = read_step or 1. So an input h_i
     of token i times W_i is a sum of h W_b, h A_0, h Z_0 and the earlier pairs of the chunk with scores
-    h_i.x_j.
+    h_i.x_j. With a mirror the matrices W_i are formed, for all tokens of a chunk at once, and mapped.
     """
 
     name: ClassVar[str] = "mini-batch"
@@ -42,10 +43,10 @@ class MiniBatch(Engine):
         if problem.form is not Network:
             return "It runs networks that learn by a gradient step at every token."
         solver = problem.solver
-        if solver.mirror is not None or solver.orthogonalise is not None or solver.window > 1:
+        if solver.orthogonalise is not None or solver.window > 1:
             return (
-                "It needs weights that are a sum of the gradients of single pairs, which a mirror, an "
-                "orthogonalised step or a window prevents."
+                "It needs weights that are a sum of the gradients of single pairs, which an orthogonalised "
+                "step or a window prevents."
             )
         if solver.chunk == 1:
             return "Chunks of one token leave nothing to compute together."
@@ -63,12 +64,13 @@ class MiniBatch(Engine):
         outputs = []
         for m, chunk in enumerate(form.split(grid.chunks)):
             controls = {name: c[m] for name, c in extra.items()}
-            inner = inner_pairs(function, solver.loss, chunk, state.base, controls)
+            base = mapped(solver.mirror, state.base, form.matrices)
+            inner = inner_pairs(function, solver.loss, chunk, base, controls)
             inner = {
                 name: (inputs, chunk.step[..., None] * slopes) for name, (inputs, slopes) in inner.items()
             }
             here = table.chunk(m)
-            read = functools.partial(_read, state, inner, here)
+            read = functools.partial(_read, state, inner, here, solver.mirror)
             outputs.append(function.forward(read, chunk.query, form.params))
             state = state.after(inner, here, grid.full(m, solver.chunk))
         return grid.join(outputs), x.state.replace(
@@ -181,8 +183,16 @@ def _sum(name: str, inputs: Tensor, slopes: Tensor, weights: Tensor) -> Tensor:
     return weighted.sum(2) if name.endswith("_bias") else inputs.permute(0, 2, 3, 1) @ weighted
 
 
-def _read(state: _Weights, inner: Inner, here: _Coefficients, name: str, h: Tensor) -> Tensor:
+def _read(
+    state: _Weights, inner: Inner, here: _Coefficients, mirror: Component | None, name: str, h: Tensor
+) -> Tensor:
     """h_i W_i + b_i for every token of a chunk: h [B,C,H,I] -> [B,C,H,O]."""
+    if mirror is not None:
+        now = mirror(_formed(state, inner, here, name))
+        y = (h.transpose(1, 2)[..., None, :] @ now)[..., 0, :]
+        if f"{name}_bias" in state.base:
+            y = y + _formed(state, inner, here, f"{name}_bias")
+        return y.transpose(1, 2)
     inputs, slopes = (tensor.transpose(1, 2) for tensor in inner[name])
     scores = h.transpose(1, 2) @ inputs.mT
     if f"{name}_bias" in state.base:
@@ -194,3 +204,12 @@ def _read(state: _Weights, inner: Inner, here: _Coefficients, name: str, h: Tens
     )
     change = change + here.moved[..., None] * apply(state.momentum, name, h)
     return start + here.read_step[..., None] * change
+
+
+def _formed(state: _Weights, inner: Inner, here: _Coefficients, name: str) -> Tensor:
+    """The matrix W_i, or the bias, of every token of a chunk, [B,H,C,...]."""
+    inputs, slopes = (tensor.transpose(1, 2) for tensor in inner[name.removesuffix("_bias")])
+    earlier = sums_of_pairs(here.pairs, None if name.endswith("_bias") else inputs, slopes)
+    kept, moved, read = (spread(x.transpose(1, 2), earlier) for x in (here.kept, here.moved, here.read_step))
+    start, change, momentum = (x[name][:, :, None] for x in (state.base, state.change, state.momentum))
+    return start + read * ((kept - 1) * start + kept * change + moved * momentum - earlier)

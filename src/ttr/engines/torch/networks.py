@@ -8,7 +8,7 @@ tokens, I inputs and O outputs of a matrix.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -89,6 +89,22 @@ def descent(inner: Inner, steps: Mapping[str, Tensor], like: Mapping[str, Tensor
         if f"{name}_bias" in like:
             moves[f"{name}_bias"] = scaled.sum(1)
     return moves
+
+
+def mapped(
+    change: Component | None, tensors: Mapping[str, Tensor], names: Iterable[str]
+) -> dict[str, Tensor]:
+    """The tensors, those of ``names`` after ``change``, if there is one."""
+    return {name: change(x) if change is not None and name in names else x for name, x in tensors.items()}
+
+
+def sums_of_pairs(weights: Tensor, inputs: Tensor | None, slopes: Tensor) -> Tensor:
+    """sum_j weights_ij x_j s_j^T for every token i, or of the slopes alone for a bias: weights [...,C,C],
+    inputs [...,C,I], slopes [...,C,O] -> [...,C,I,O] or [...,C,O]."""
+    if inputs is None:
+        return weights @ slopes
+    products = inputs[..., :, None] * slopes[..., None, :]
+    return (weights @ products.flatten(-2)).unflatten(-1, products.shape[-2:])
 
 
 def spread(x: Tensor, like: Tensor) -> Tensor:

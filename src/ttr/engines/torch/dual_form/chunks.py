@@ -8,7 +8,8 @@ at W in a matrix,
     W' = kept_C W + moved_C Z - sum_j P_Cj x_j s_j^T
     Z' = momentum_kept Z + sum_j momentum_pairs_j x_j s_j^T
 
-where the 1 is for a bias, which is also added at W and Z. The weights depend on pairs alone. So they are
+where the 1 is for a bias, which is also added at W and Z. With a mirror, W are the accumulated gradients: the
+pairs see the map of W, and token i reads with the map of W_i, which is formed. The weights depend on pairs alone. So they are
 computed first, chunk after chunk, and the queries of many chunks then read together. Letters: M chunks, in
 blocks of N, C tokens, G = B H memories; I inputs and O outputs of a matrix.
 """
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Component
+from ttr.engines.torch.networks import mapped, spread, sums_of_pairs
 from ttr.problem import Function
 
 Tensors = Mapping[str, Tensor]
@@ -31,11 +33,12 @@ Named = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Chunks:
-    """The arguments that are not tensors: the function, the loss, the names of the matrices, the chunks of a
-    block."""
+    """The arguments that are not tensors: the function, the loss, the mirror, the names of the matrices, the
+    chunks of a block."""
 
     function: Function
     loss: Component
+    mirror: Component | None
     matrices: tuple[str, ...]
     block: int
 
@@ -76,7 +79,7 @@ def pairs_at(
     plan: Chunks, weights: Tensors, key: Tensor, value: Tensor, controls: Tensors, params: Tensors
 ) -> Pairs:
     """Inputs and slopes of pairs [G,C,.] at weights [G,...]."""
-    inputs, outputs = {}, {}
+    inputs, outputs, weights = {}, {}, mapped(plan.mirror, weights, plan.matrices)
 
     def through(name: str, x: Tensor) -> Tensor:
         inputs[name], outputs[name] = x, affine(weights, name, x)
@@ -121,8 +124,12 @@ def advance(weights: Weights, pairs: Pairs, x: Tensors) -> Weights:
     return Weights(now, momentum)
 
 
-def read(weights: Weights, pairs: Pairs, x: Tensors, name: str, h: Tensor) -> Tensor:
+def read(plan: Chunks, weights: Weights, pairs: Pairs, x: Tensors, name: str, h: Tensor) -> Tensor:
     """h_i W_i for inputs h [N,G,C,I] of all queries."""
+    if plan.mirror is not None:
+        y = (h[..., None, :] @ plan.mirror(_formed(weights, pairs, x, name)))[..., 0, :]
+        bias = f"{name}_bias"
+        return y + _formed(weights, pairs, x, bias) if bias in weights.now else y
     scores = h @ pairs.inputs[name].mT
     if f"{name}_bias" in weights.now:
         scores = scores + 1
@@ -132,3 +139,15 @@ def read(weights: Weights, pairs: Pairs, x: Tensors, name: str, h: Tensor) -> Te
     if weights.momentum:
         start = start + x["moved"][..., None] * affine(weights.momentum, name, h)
     return start - (scores * x["pairs"]) @ pairs.slopes[name]
+
+
+def _formed(weights: Weights, pairs: Pairs, x: Tensors, name: str) -> Tensor:
+    """The accumulated gradients W_i of every token, [N,G,C,...]."""
+    own, bias = name.removesuffix("_bias"), name.endswith("_bias")
+    earlier = sums_of_pairs(x["pairs"], None if bias else pairs.inputs[own], pairs.slopes[own])
+    start = weights.now[name][:, :, None]
+    if "kept" in x:
+        start = spread(x["kept"], earlier) * start
+    if weights.momentum:
+        start = start + spread(x["moved"], earlier) * weights.momentum[name][:, :, None]
+    return start - earlier

@@ -68,7 +68,7 @@ class Block:
 
     def read(self, plan: Chunks, x: Tensors) -> Tensor:
         return plan.function.forward(
-            functools.partial(read, self.weights, self.pairs, x), x["query"], under("param", x)
+            functools.partial(read, plan, self.weights, self.pairs, x), x["query"], under("param", x)
         )
 
 

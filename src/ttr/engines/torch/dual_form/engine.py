@@ -79,7 +79,7 @@ class DualForm(MiniBatch):
         names, momentum = form.names, solver.momentum
         given |= {f"weight.{name}": x.state[name].flatten(0, 1) for name in names}
         given |= {f"momentum.{name}": x.state[f"momentum.{name}"].flatten(0, 1) for name in names if momentum}
-        plan = Chunks(function, solver.loss, form.matrices, self.block)
+        plan = Chunks(function, solver.loss, solver.mirror, form.matrices, self.block)
         y, *ends = _Whole.apply(plan, tuple(given), *given.values())
         ends = [end.unflatten(0, (batch, heads)) for end in ends]
         tensors = dict(zip(names, ends)) | {

@@ -7,12 +7,10 @@ current weights are their sum.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from ttr.engines.torch.networks import descent, inner_pairs, predict, spread
+from ttr.engines.torch.networks import descent, inner_pairs, mapped, predict, spread
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -29,7 +27,7 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         }
         tensors = {name: new[:, 1:].transpose(1, 2) for name, new in recent.items()}
         pairs = form._replace(**dict(zip(("key", "value", "step"), recent.values())))
-    inner = inner_pairs(problem.function, solver.loss, pairs, _mapped(solver.mirror, base, names), x.controls)
+    inner = inner_pairs(problem.function, solver.loss, pairs, mapped(solver.mirror, base, names), x.controls)
     moves = descent(inner, dict.fromkeys(names, pairs.step), base)
 
     if solver.momentum:
@@ -38,7 +36,7 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
             for name, move in moves.items()
         }
         tensors |= {f"momentum.{name}": move for name, move in moves.items()}
-    moves = _mapped(solver.orthogonalise, moves, names)
+    moves = mapped(solver.orthogonalise, moves, names)
     now = {}
     for name, start in base.items():
         change = x.state[f"change.{name}"] if solver.chunk > 1 else torch.zeros_like(start)
@@ -52,10 +50,5 @@ def advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
         tensors[name] = torch.where(full, now[name], start)
         if solver.chunk > 1:
             tensors[f"change.{name}"] = change.masked_fill(full, 0.0)
-    y = predict(problem.function, _mapped(solver.mirror, now, names), form.query, form.params)
+    y = predict(problem.function, mapped(solver.mirror, now, names), form.query, form.params)
     return y, x.state.replace(**tensors, position=x.state.position + 1)
-
-
-def _mapped(change: object, tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
-    """The matrices after ``change``, if there is one."""
-    return {name: change(x) if change is not None and name in names else x for name, x in tensors.items()}
