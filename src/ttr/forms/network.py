@@ -64,6 +64,15 @@ class Perceptron(NamedTuple):
     eps: float
 
 
+class Mirror(NamedTuple):
+    """A map of matrices: with a ``power`` q the power norm A (sum |A|^q + eps)^((2 - q) / q), otherwise
+    ``total`` times softmax(A) over the inputs of every output."""
+
+    power: float | None = None
+    eps: float = 0.0
+    total: float = 1.0
+
+
 def step_of(x: Inputs) -> Tensor:
     """Steps [B,T,H] or [B,T,H,P] of every pair, importance included."""
     step = x.controls["step_size"]

@@ -14,6 +14,9 @@ from ttr.engines.torch.dual_form.chunks import Chunks, Named, Tensors, Weights, 
 MOST_LAYERS, MOST_BLOCK = 8, 16
 """As in csrc/network.h."""
 
+MOST_POWER = 8
+"""The largest power of a loss or a norm: they are repeated products."""
+
 UNIT = 16
 """Sizes in the kernels' memory are padded to this (csrc/matrix.h)."""
 
@@ -35,6 +38,7 @@ INPUTS = (
     "weights",
     "momentum",
     "threshold",
+    "decay",
 )
 
 
@@ -54,10 +58,13 @@ class _Network(ctypes.Structure):
                 "block",
                 "threads",
                 "state",
+                "loss_power",
+                "mirror",
+                "mirror_power",
             )
         ),
         ("width", ctypes.c_int64 * (MOST_LAYERS + 1)),
-        ("eps", ctypes.c_double),
+        *((name, ctypes.c_double) for name in ("eps", "mirror_eps", "total")),
         *((name, ctypes.c_void_p) for name in INPUTS),
         *((name, ctypes.c_void_p) for name in ("y", "end_weights", "end_momentum", "states")),
         *((f"grad_{name}", ctypes.c_void_p) for name in ("y", "end_weights", "end_momentum")),
@@ -66,17 +73,27 @@ class _Network(ctypes.Structure):
 
 
 def serves(plan: Chunks, x: Tensors) -> bool:
-    """Whether the library is available and can run this network: GELU between its matrices, the squared error
-    or one that is clipped, plain tensors on the CPU."""
+    """Whether the library is available and can run this network: GELU between its matrices, the squared error,
+    one that is clipped or a whole power of it, a mirror that it knows, plain tensors on the CPU."""
     real = all(tensor.is_cpu and type(tensor) in library.PLAIN for tensor in x.values())
     return (
         real
         and plan.function.perceptron() is not None
-        and plan.mirror is None
-        and (plan.loss.quadratic or plan.loss.clipped)
+        and plan.loss.power in range(2, MOST_POWER + 1)
+        and _maps(plan, x)
         and len(plan.matrices) <= MOST_LAYERS
         and library.available()
     )
+
+
+def _maps(plan: Chunks, x: Tensors) -> bool:
+    """Whether there is no mirror, or one that the kernels know, of matrices without biases whose tokens differ
+    by a decay and a step."""
+    if plan.mirror is None:
+        return True
+    found = plan.mirror.mirror()
+    known = found is not None and found.power in (None, *range(2, MOST_POWER + 1, 2))
+    return known and "decay" in x and not any(name.endswith("_bias") for name in x)
 
 
 def forward(plan: Chunks, x: Tensors, save: bool) -> tuple[Tensor, Weights, tuple[Tensor, ...]]:
@@ -183,7 +200,22 @@ def _call(kernel: str, plan: Chunks, x: Tensors, given: Named, block: int, made:
         threads=torch.get_num_threads(),
         state=given["weights"].shape[-1],
         width=(ctypes.c_int64 * (MOST_LAYERS + 1))(*widths),
+        loss_power=int(plan.loss.power),
         eps=perceptron.eps,
+        **_mirror(plan),
         **{name: tensor.data_ptr() for name, tensor in (given | made).items()},
     )
     library.run(kernel, x["key"].dtype, call)
+
+
+def _mirror(plan: Chunks) -> dict[str, float]:
+    """The fields of the mirror: ``enum mirror`` of csrc/network.h and its numbers."""
+    if plan.mirror is None:
+        return {}
+    power, eps, total = plan.mirror.mirror()
+    return {
+        "mirror": 1 if power is None else 2,
+        "mirror_power": int(power or 0),
+        "mirror_eps": eps,
+        "total": total,
+    }

@@ -14,13 +14,13 @@ class _Loss(Component):
     """A loss of one prediction [..., V] beside its value [..., V].
 
     ``controls`` are those of the pair. The definition differentiates the call; engines use ``slope``, written
-    apart from it. ``quadratic`` says that the slope is prediction - value, ``clipped`` that it is that,
-    shortened to the control threshold. ``formula`` is the loss of m at v for ``ttr.explain``, ``note`` a
+    apart from it. With a ``power`` p the slope is e |e|^(p - 2) for every entry of e = prediction - value, and
+    ``clipped`` says that its length is at most the control threshold. ``formula`` is the loss of m at v for ``ttr.explain``, ``note`` a
     sentence on where it leaves the squared error.
     """
 
     kind: ClassVar[str] = "loss"
-    quadratic: ClassVar[bool] = False
+    power: ClassVar[float | None] = None
     clipped: ClassVar[bool] = False
     formula: ClassVar[str] = ""
     note: ClassVar[str] = ""

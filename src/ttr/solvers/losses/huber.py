@@ -19,6 +19,7 @@ class Huber(_Loss):
     gradient of d ||e||_1 beyond the threshold, which jumps there.
     """
 
+    power: ClassVar[float] = 2.0
     clipped: ClassVar[bool] = True
     formula: ClassVar[str] = (
         "||m - v||^2 / 2 where ||m - v|| <= threshold, else threshold (||m - v|| - threshold / 2)"

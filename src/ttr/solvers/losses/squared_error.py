@@ -13,7 +13,7 @@ from ttr.solvers.losses._loss import _Loss
 class SquaredError(_Loss):
     """l = 1/2 ||m(k) - v||^2."""
 
-    quadratic: ClassVar[bool] = True
+    power: ClassVar[float] = 2.0
     formula: ClassVar[str] = "||m - v||^2 / 2"
 
     def __call__(self, prediction: Tensor, value: Tensor, controls: Mapping[str, Tensor]) -> Tensor:

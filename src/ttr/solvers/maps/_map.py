@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ttr.component import Component
+from ttr.forms.network import Mirror
 
 
 class _Map(Component):
@@ -18,6 +19,10 @@ class _Map(Component):
     kind: ClassVar[str] = "map"
     formula: ClassVar[str] = ""
     condition: ClassVar[float] = 1.0
+
+    def mirror(self) -> Mirror | None:
+        """Its description for engines that do not call it; None if it has none."""
+        return None
 
     def __call__(self, matrix: Tensor) -> Tensor:
         raise NotImplementedError

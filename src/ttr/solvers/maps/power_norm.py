@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ttr.forms.network import Mirror
 from ttr.solvers.maps._map import _Map
 
 
@@ -27,6 +28,9 @@ class PowerNorm(_Map):
     def __call__(self, matrix: Tensor) -> Tensor:
         total = matrix.abs().pow(self.power).sum((-2, -1), keepdim=True)
         return matrix * (total + self.eps).pow((2 - self.power) / self.power)
+
+    def mirror(self) -> Mirror:
+        return Mirror(self.power, self.eps)
 
     @classmethod
     def examples(cls) -> tuple[PowerNorm, ...]:

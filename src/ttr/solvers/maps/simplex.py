@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ttr.forms.network import Mirror
 from ttr.solvers.maps._map import _Map
 
 
@@ -26,6 +27,9 @@ class Simplex(_Map):
 
     def __call__(self, matrix: Tensor) -> Tensor:
         return self.total * matrix.softmax(-2)
+
+    def mirror(self) -> Mirror:
+        return Mirror(total=self.total)
 
     @classmethod
     def examples(cls) -> tuple[Simplex, ...]:

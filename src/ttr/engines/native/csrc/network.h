@@ -24,6 +24,7 @@
 #include "exponential.h"
 #include "scratch.h"
 
+enum mirror { NO_MIRROR, SIMPLEX, POWER_NORM };
 enum { MOST_LAYERS = 8, MOST_BLOCK = 16 }; /* as in ttr.engines.native.network */
 
 /* Tensors are contiguous: [chunks, memories, tokens, ...]. All weights of a memory are stored side by side,
@@ -31,24 +32,33 @@ enum { MOST_LAYERS = 8, MOST_BLOCK = 16 }; /* as in ttr.engines.native.network *
  * in all. A tensor that is absent is NULL. */
 typedef struct {
     int64_t chunks, memories, tokens, layers, residual, bias, block, threads, state;
+    int64_t loss_power, mirror, mirror_power; /* of |e| in the loss, of |A| in a power norm */
     int64_t width[MOST_LAYERS + 1]; /* of the key, of the hidden layers, of the value */
-    double eps;
+    double eps, mirror_eps, total; /* of the norm; of a power norm, of a simplex */
     const real *key, *value, *query, *pairs, *kept, *moved, *momentum_kept, *momentum_pairs, *gain, *shift,
-        *weights, *momentum, *threshold;
+        *weights, *momentum, *threshold, *decay;
     real *y, *end_weights, *end_momentum;
     real *states; /* [blocks, memories, 1 or 2, state]: the weights and the momentum that enter every block of
                      chunks */
     const real *grad_y, *grad_end_weights, *grad_end_momentum; /* backwards, with all that follow */
     real *grad_key, *grad_value, *grad_query, *grad_pairs, *grad_kept, *grad_moved, *grad_momentum_kept,
         *grad_momentum_pairs;
-    real *grad_gain, *grad_shift, *grad_weights, *grad_momentum, *grad_threshold;
+    real *grad_gain, *grad_shift, *grad_weights, *grad_momentum, *grad_threshold, *grad_decay;
 } network;
 
 /* What the pairs of a chunk compute for its queries, its weights and its derivative. */
 typedef struct {
-    real *weights, *momentum;                                              /* that enter */
+    real *sums, *momentum; /* that enter */
+    real *weights;         /* that the pairs see: the map of the sums, without a mirror the sums */
     matrix x[MOST_LAYERS], z[MOST_LAYERS], s[MOST_LAYERS], u[MOST_LAYERS]; /* of matrix l, u of its output */
 } pass;
+
+/* A field is the gradient of the field of that name, o and h those of the queries. */
+typedef struct {
+    real *sums, *momentum; /* of those after the chunk; when it is done, of those that enter it */
+    real *weights;         /* of those that the pairs see: without a mirror the same */
+    matrix x[MOST_LAYERS], z[MOST_LAYERS], s[MOST_LAYERS], value, query, pairs, o[2], h;
+} gradient;
 
 /* ---- scratch memory ------------------------------------------------------------------------------------ */
 /* Allocates zeros. */
@@ -84,7 +94,8 @@ static inline real *bias(const network *n, real *weights, int64_t l) {
 }
 
 static inline pass reserve_pass(const network *n, arena *a) {
-    pass p = {.weights = reserve(a, n->state), .momentum = n->momentum ? reserve(a, n->state) : NULL};
+    pass p = {.sums = reserve(a, n->state), .momentum = n->momentum ? reserve(a, n->state) : NULL};
+    p.weights = n->mirror ? reserve(a, n->state) : p.sums;
     for (int64_t l = 0; l < n->layers; l++) {
         p.x[l] = reserve_matrix(a, n->tokens, n->width[l]);
         p.z[l] = reserve_matrix(a, n->tokens, n->width[l + 1]);
@@ -92,6 +103,22 @@ static inline pass reserve_pass(const network *n, arena *a) {
         p.u[l] = reserve_matrix(a, n->tokens, n->width[l + 1]);
     }
     return p;
+}
+
+static gradient reserve_gradient(const network *n, arena *a) {
+    gradient d = {.sums = reserve(a, n->state),
+                  .momentum = n->momentum ? reserve(a, n->state) : NULL,
+                  .value = reserve_matrix(a, n->tokens, n->width[n->layers]),
+                  .pairs = reserve_matrix(a, n->tokens, n->tokens),
+                  .h = reserve_matrix(a, n->tokens, widest(n))};
+    d.weights = n->mirror ? reserve(a, n->state) : d.sums;
+    for (int i = 0; i < 2; i++) d.o[i] = reserve_matrix(a, n->tokens, widest(n));
+    for (int64_t l = 0; l < n->layers; l++) {
+        d.x[l] = reserve_matrix(a, n->tokens, n->width[l]);
+        d.z[l] = reserve_matrix(a, n->tokens, n->width[l + 1]);
+        d.s[l] = reserve_matrix(a, n->tokens, n->width[l + 1]);
+    }
+    return d;
 }
 
 /* ---- rows ---------------------------------------------------------------------------------------------- */
@@ -192,161 +219,6 @@ static inline void affine(const network *n, matrix x, real *weights, int64_t l, 
     const real *b = bias(n, weights, l);
     for (int64_t i = 0; i < tokens_of(n); i++) memcpy(row(out, i), b, (size_t)wide(n, l + 1) * sizeof(real));
     product(tokens_of(n), wide(n, l + 1), wide(n, l), x, weight(n, weights, l), out, ADD);
-}
-
-/* ---- one chunk ----------------------------------------------------------------------------------------- */
-typedef struct {
-    const network *n;
-    int64_t memory;
-    real *work;
-    matrix value, pairs, small[2], wide[3], normed;
-    real *row[5];
-} worker;
-
-static inline worker reserve_worker(const network *n, int64_t memory, arena *a) {
-    worker w = {.n = n,
-                .memory = memory,
-                .work = reserve(a, work_of(n)),
-                .value = reserve_matrix(a, n->tokens, n->width[n->layers]),
-                .pairs = reserve_matrix(a, n->tokens, n->tokens),
-                .normed = reserve_matrix(a, n->tokens, n->width[n->layers])};
-    for (int i = 0; i < 2; i++) w.small[i] = reserve_matrix(a, n->tokens, n->tokens);
-    for (int i = 0; i < 3; i++) w.wide[i] = reserve_matrix(a, n->tokens, widest(n));
-    for (int i = 0; i < 5; i++) w.row[i] = reserve(a, n->width[n->layers]);
-    return w;
-}
-
-/* Where the tokens of a chunk begin in a tensor of `size` numbers per token. */
-static inline int64_t place(const worker *w, int64_t m, int64_t size) {
-    return (m * w->n->memories + w->memory) * w->n->tokens * size;
-}
-
-static inline int64_t shared(const network *n) {
-    return n->width[0] < n->width[n->layers] ? n->width[0] : n->width[n->layers];
-}
-
-/* e = key + n gain + shift - value of row i */
-static inline void error_of(const worker *w, const pass *p, int64_t i, const real *normed, real *e) {
-    const network *n = w->n;
-    int64_t size = n->width[n->layers];
-    const real *gain = n->gain + w->memory * size, *shift = n->shift + w->memory * size;
-    for (int64_t j = 0; j < size; j++) e[j] = normed[j] * gain[j] + shift[j] - row(w->value, i)[j];
-    for (int64_t j = 0; j < shared(n); j++) e[j] += row(p->x[0], i)[j];
-}
-
-/* What the error of token i is multiplied by: threshold / |e| where that is below 1 */
-static inline real share_of(const worker *w, int64_t m, int64_t i, const real *e) {
-    const network *n = w->n;
-    int64_t size = n->width[n->layers];
-    if (!n->threshold) return 1;
-    const real length = (real)sqrt((double)dot(size, e, e)), most = n->threshold[place(w, m, 1) + i];
-    return length > most ? most / length : 1;
-}
-
-/* Inputs, outputs and slopes of the pairs of chunk m for the weights of `p`. */
-static inline void load_pairs(worker *w, int64_t m, pass *p) {
-    const network *n = w->n;
-    int64_t size = n->width[n->layers], last = n->layers - 1, tokens = tokens_of(n);
-    load_rows(n->key + place(w, m, n->width[0]), n->tokens, n->width[0], p->x[0]);
-    load_rows(n->value + place(w, m, size), n->tokens, size, w->value);
-    load_rows(n->pairs + place(w, m, n->tokens), n->tokens, n->tokens, w->pairs);
-    for (int64_t l = 0; l <= last; l++) {
-        affine(n, p->x[l], p->weights, l, p->z[l]);
-        if (l < last) activate(tokens, wide(n, l + 1), p->z[l], p->x[l + 1]);
-    }
-    for (int64_t i = 0; i < n->tokens; i++) {
-        real *s = row(p->s[last], i), *z = row(p->z[last], i), *normed = w->row[0], *e = w->row[1];
-        if (n->residual) {
-            const real *gain = n->gain + w->memory * size;
-            real rate = normalise(n, z, normed);
-            error_of(w, p, i, normed, e);
-            const real share = share_of(w, m, i, e);
-            for (int64_t j = 0; j < size; j++) e[j] *= share * gain[j];
-            through_norm(size, normed, rate, e, s);
-        } else {
-            for (int64_t j = 0; j < size; j++) s[j] = z[j] - row(w->value, i)[j];
-            const real share = share_of(w, m, i, s);
-            for (int64_t j = 0; j < size; j++) s[j] *= share;
-        }
-    }
-    for (int64_t l = last; l-- > 0;) {
-        back(tokens, wide(n, l + 1), wide(n, l + 2), p->s[l + 1], weight(n, p->weights, l + 1), w->work,
-             p->u[l], SET);
-        through_activation(tokens, wide(n, l + 1), p->z[l], p->u[l], p->s[l], SET);
-    }
-}
-
-/* The weights and the momentum after chunk m; they may overwrite those that enter. */
-static inline void step_weights(worker *w, int64_t m, const pass *p, real *weights, real *momentum) {
-    const network *n = w->n;
-    int64_t tokens = tokens_of(n), end = place(w, m, 1) + n->tokens - 1;
-    if (weights != p->weights) memcpy(weights, p->weights, (size_t)n->state * sizeof(real));
-    if (n->kept) scale(n->state, n->kept[end], weights);
-    if (momentum) {
-        add_scaled(n->state, n->moved[end], p->momentum, weights);
-        if (momentum != p->momentum) memcpy(momentum, p->momentum, (size_t)n->state * sizeof(real));
-        scale(n->state, n->momentum_kept[m * n->memories + w->memory], momentum);
-    }
-    for (int64_t l = 0; l < n->layers; l++) {
-        int64_t inputs = wide(n, l), outputs = wide(n, l + 1);
-        matrix scaled = {w->wide[0].data, outputs};
-        scale_rows(n->tokens, outputs, p->s[l], row(w->pairs, n->tokens - 1), 1, scaled);
-        clear(tokens - n->tokens, outputs, from(scaled, n->tokens, 0));
-        transposed_product(inputs, outputs, tokens, p->x[l], scaled, weight(n, weights, l), SUBTRACT);
-        if (n->bias)
-            for (int64_t i = 0; i < n->tokens; i++)
-                add_scaled(outputs, -1, row(scaled, i), bias(n, weights, l));
-        if (!momentum) continue;
-        scale_rows(n->tokens, outputs, p->s[l], n->momentum_pairs + place(w, m, 1), 1, scaled);
-        transposed_product(inputs, outputs, tokens, p->x[l], scaled, weight(n, momentum, l), ADD);
-        if (n->bias) add_rows(n->tokens, outputs, scaled, bias(n, momentum, l));
-    }
-}
-
-/* What the queries of a chunk compute in every matrix, saved for the derivative. */
-typedef struct {
-    matrix h[MOST_LAYERS], o[MOST_LAYERS], scores[MOST_LAYERS], now[MOST_LAYERS], moving[MOST_LAYERS];
-} reading;
-
-static inline reading reserve_reading(const network *n, arena *a) {
-    reading r = {0};
-    for (int64_t l = 0; l < n->layers; l++) {
-        r.h[l] = reserve_matrix(a, n->tokens, n->width[l]);
-        r.scores[l] = reserve_matrix(a, n->tokens, n->tokens);
-        r.o[l] = reserve_matrix(a, n->tokens, n->width[l + 1]);
-        r.now[l] = reserve_matrix(a, n->tokens, n->width[l + 1]);
-        r.moving[l] = reserve_matrix(a, n->tokens, n->width[l + 1]);
-    }
-    return r;
-}
-
-static inline void read_queries(worker *w, int64_t m, const pass *p, reading *r) {
-    const network *n = w->n;
-    int64_t tokens = tokens_of(n), start = place(w, m, 1);
-    load_rows(n->query + place(w, m, n->width[0]), n->tokens, n->width[0], r->h[0]);
-    for (int64_t l = 0; l < n->layers; l++) {
-        int64_t inputs = wide(n, l), outputs = wide(n, l + 1);
-        matrix transposed = {w->work, tokens}, weighted = w->small[0];
-        affine(n, r->h[l], p->weights, l, r->now[l]);
-        transpose(tokens, inputs, p->x[l], transposed);
-        product(tokens, tokens, inputs, r->h[l], transposed, r->scores[l], SET);
-        for (int64_t i = 0; i < tokens; i++)
-            for (int64_t j = 0; j < tokens; j += LANES) {
-                uvec *score = (uvec *)(row(r->scores[l], i) + j);
-                if (n->bias) *score += 1;
-                *(uvec *)(row(weighted, i) + j) = *score * *(const uvec *)(row(w->pairs, i) + j);
-            }
-        if (n->momentum) affine(n, r->h[l], p->momentum, l, r->moving[l]);
-        for (int64_t i = 0; i < n->tokens; i++)
-            for (int64_t j = 0; j < outputs; j += LANES) {
-                vec sum = *(const uvec *)(row(r->now[l], i) + j);
-                if (n->kept) sum *= n->kept[start + i];
-                if (n->momentum) sum += n->moved[start + i] * *(const uvec *)(row(r->moving[l], i) + j);
-                *(uvec *)(row(r->o[l], i) + j) = sum;
-            }
-        product(tokens, outputs, tokens, weighted, p->s[l], r->o[l], SUBTRACT);
-        if (l + 1 < n->layers) activate(tokens, outputs, r->o[l], r->h[l + 1]);
-    }
 }
 
 #endif

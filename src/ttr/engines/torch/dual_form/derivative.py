@@ -21,7 +21,7 @@ from ttr.engines.torch.dual_form.chunks import (
     under,
 )
 
-TIMED = ("key", "value", "query", "pairs", "kept", "moved", "momentum_kept", "momentum_pairs")
+TIMED = ("key", "value", "query", "pairs", "kept", "moved", "momentum_kept", "momentum_pairs", "decay")
 """The tensors that have one entry per chunk, and those of the kind "control"."""
 
 

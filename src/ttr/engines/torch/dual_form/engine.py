@@ -24,7 +24,7 @@ class DualForm(MiniBatch):
     """As ``MiniBatch``, with its own derivative for whole chunks: it saves the weights once per block of
     chunks and recomputes the rest.
 
-    Perceptrons with the squared error run in compiled kernels where they were built (``csrc/network.c``), all
+    Perceptrons run in compiled kernels where they were built (``csrc/network.c``), all
     others by torch's operations.
 
     Tokens of a chunk that is not whole within the call, and rows at different places of their chunks, are
@@ -92,7 +92,10 @@ class DualForm(MiniBatch):
 
 
 def _coefficients(problem: Problem, x: Inputs, step: Tensor, laid: Callable[[Tensor], Tensor]) -> Named:
-    """The coefficients of ``MiniBatch``, with steps and read steps included, [M,G,...]."""
+    """The coefficients of ``MiniBatch``, with steps and read steps included, [M,G,...].
+
+    For the kernels of a mirror, which form W_i from W_{i-1}, there is also the decay [M,G,C]; their steps are
+    those of every token's own pair. They give their derivative to these and none to the other coefficients."""
     grid = Grid(torch.zeros_like(x.state.position), x.length, problem.solver.chunk)
     table = coefficients(problem, x, grid)
     count = x.length // problem.solver.chunk
@@ -107,6 +110,10 @@ def _coefficients(problem: Problem, x: Inputs, step: Tensor, laid: Callable[[Ten
     if x.log_decay is not None:
         kept = ours(table.kept, True)
         found["kept"] = kept if read is None else 1 + read[..., 0] * (kept - 1)
+    if problem.solver.mirror is not None and not problem.solver.momentum and read is None:
+        found["decay"] = laid(
+            torch.ones_like(x.controls["step_size"]) if x.log_decay is None else x.log_decay.exp()
+        )
     if problem.solver.momentum:
         moved = ours(table.moved, True)
         found["moved"] = moved if read is None else read[..., 0] * moved
