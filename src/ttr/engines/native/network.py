@@ -73,8 +73,8 @@ class _Network(ctypes.Structure):
 
 
 def serves(plan: Chunks, x: Tensors) -> bool:
-    """Whether the library is available and can run this network: GELU between its matrices, the squared error,
-    one that is clipped or a whole power of it, a mirror that it knows, plain tensors on the CPU."""
+    """Whether the library is available and can run this network: GELU between its matrices, a whole power of
+    the error as the loss, clipped or not, a mirror that it knows, plain tensors on the CPU."""
     real = all(tensor.is_cpu and type(tensor) in library.PLAIN for tensor in x.values())
     return (
         real
@@ -87,8 +87,8 @@ def serves(plan: Chunks, x: Tensors) -> bool:
 
 
 def _maps(plan: Chunks, x: Tensors) -> bool:
-    """Whether there is no mirror, or one that the kernels know, of matrices without biases whose tokens differ
-    by a decay and a step."""
+    """Whether there is no mirror, or one that the kernels know: of matrices without biases, with a decay and
+    a step between tokens."""
     if plan.mirror is None:
         return True
     found = plan.mirror.mirror()

@@ -14,7 +14,7 @@ from torch import Tensor
 from ttr.component import Component
 from ttr.engines.engine import Engine
 from ttr.engines.torch.grid import Grid
-from ttr.engines.torch.networks import Inner, apply, inner_pairs, mapped, spread, sums_of_pairs
+from ttr.engines.torch.networks import Inner, apply, inner_pairs, mapped, spread
 from ttr.forms import Network
 from ttr.inputs import Inputs
 from ttr.problem import Problem
@@ -34,7 +34,7 @@ class MiniBatch(Engine):
 
     with coefficients a, z and G that are the same for all matrices, and e_i = read_step or 1. So an input h_i
     of token i times W_i is a sum of h W_b, h A_0, h Z_0 and the earlier pairs of the chunk with scores
-    h_i.x_j. With a mirror the matrices W_i are formed, for all tokens of a chunk at once, and mapped.
+    h_i.x_j. With a mirror the W_i are formed and mapped.
     """
 
     name: ClassVar[str] = "mini-batch"
@@ -188,11 +188,9 @@ def _read(
 ) -> Tensor:
     """h_i W_i + b_i for every token of a chunk: h [B,C,H,I] -> [B,C,H,O]."""
     if mirror is not None:
-        now = mirror(_formed(state, inner, here, name))
-        y = (h.transpose(1, 2)[..., None, :] @ now)[..., 0, :]
-        if f"{name}_bias" in state.base:
-            y = y + _formed(state, inner, here, f"{name}_bias")
-        return y.transpose(1, 2)
+        tokens = range(h.shape[1])
+        reads = (apply(_mapped(state, inner, here, mirror, name, i), name, h[:, i : i + 1]) for i in tokens)
+        return torch.cat(list(reads), dim=1)
     inputs, slopes = (tensor.transpose(1, 2) for tensor in inner[name])
     scores = h.transpose(1, 2) @ inputs.mT
     if f"{name}_bias" in state.base:
@@ -206,10 +204,14 @@ def _read(
     return start + here.read_step[..., None] * change
 
 
-def _formed(state: _Weights, inner: Inner, here: _Coefficients, name: str) -> Tensor:
-    """The matrix W_i, or the bias, of every token of a chunk, [B,H,C,...]."""
-    inputs, slopes = (tensor.transpose(1, 2) for tensor in inner[name.removesuffix("_bias")])
-    earlier = sums_of_pairs(here.pairs, None if name.endswith("_bias") else inputs, slopes)
-    kept, moved, read = (spread(x.transpose(1, 2), earlier) for x in (here.kept, here.moved, here.read_step))
-    start, change, momentum = (x[name][:, :, None] for x in (state.base, state.change, state.momentum))
-    return start + read * ((kept - 1) * start + kept * change + moved * momentum - earlier)
+def _mapped(
+    state: _Weights, inner: Inner, here: _Coefficients, mirror: Component, name: str, i: int
+) -> dict[str, Tensor]:
+    """The map of the matrix with which token i of a chunk reads, and its bias, [B,H,...] by name."""
+    found = {}
+    for own in (own for own in (name, f"{name}_bias") if own in state.base):
+        start = state.base[own]
+        kept, moved, read = (spread(x[:, i], start) for x in (here.kept, here.moved, here.read_step))
+        change = (kept - 1) * start + kept * state.change[own] + moved * state.momentum[own]
+        found[own] = start + read * (change - _sum(own, *inner[name], here.pairs[:, :, i]))
+    return mapped(mirror, found, (name,))

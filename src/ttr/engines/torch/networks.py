@@ -98,15 +98,6 @@ def mapped(
     return {name: change(x) if change is not None and name in names else x for name, x in tensors.items()}
 
 
-def sums_of_pairs(weights: Tensor, inputs: Tensor | None, slopes: Tensor) -> Tensor:
-    """sum_j weights_ij x_j s_j^T for every token i, or of the slopes alone for a bias: weights [...,C,C],
-    inputs [...,C,I], slopes [...,C,O] -> [...,C,I,O] or [...,C,O]."""
-    if inputs is None:
-        return weights @ slopes
-    products = inputs[..., :, None] * slopes[..., None, :]
-    return (weights @ products.flatten(-2)).unflatten(-1, products.shape[-2:])
-
-
 def spread(x: Tensor, like: Tensor) -> Tensor:
     """[B] or [B,H] with axes of size 1 up to those of ``like``."""
     return x[(...,) + (None,) * (like.ndim - x.ndim)]

@@ -14,9 +14,9 @@ class _Loss(Component):
     """A loss of one prediction [..., V] beside its value [..., V].
 
     ``controls`` are those of the pair. The definition differentiates the call; engines use ``slope``, written
-    apart from it. With a ``power`` p the slope is e |e|^(p - 2) for every entry of e = prediction - value, and
-    ``clipped`` says that its length is at most the control threshold. ``formula`` is the loss of m at v for ``ttr.explain``, ``note`` a
-    sentence on where it leaves the squared error.
+    apart from it. With a ``power`` p the slope is e |e|^(p - 2) for every entry e of prediction - value, and
+    ``clipped`` says that its length is cut to the control threshold. ``formula`` is the loss of m at v for
+    ``ttr.explain``, ``note`` a sentence on where it leaves the squared error.
     """
 
     kind: ClassVar[str] = "loss"

@@ -39,6 +39,40 @@ static inline vec exponential(vec x) {
     return exponential_within(-at_most(-at_most(x, bound), bound));
 }
 
+static inline vec larger(vec x, vec y) {
+    for (int l = 0; l < LANES; l++) x[l] = x[l] > y[l] ? x[l] : y[l];
+    return x;
+}
+
+/* ln(2)^k / k! */
+static const double POWERS_OF_LN2[] = {
+    1.0,
+    6.93147180559945286e-01,
+    2.40226506959100694e-01,
+    5.55041086648215762e-02,
+    9.61812910762847688e-03,
+    1.33335581464284411e-03,
+    1.54035303933816061e-04,
+    1.52527338040598377e-05,
+    1.32154867901443053e-06,
+    1.01780860092396960e-07,
+    7.05491162080112088e-09,
+    4.44553827187081007e-10,
+    2.56784359934881958e-11,
+    1.36914888539041241e-12,
+};
+
+/* 2^x for x <= 0, in the same way: |r| <= 1 / 2 is exact, and the series that of e^(r ln 2), by Horner's rule.
+ * Below -126 (-1022) the result is that of the bound. */
+static inline vec exponential2(vec x) {
+    const real bound = IS_DOUBLE ? -1022 : -126, magic = IS_DOUBLE ? 6755399441055744.0 : 12582912.0;
+    const int last = IS_DOUBLE ? 13 : 7;
+    x = -at_most(-x, -bound);
+    vec shifted = x + magic, r = x - (shifted - magic), sum = (vec){0} + (real)POWERS_OF_LN2[last];
+    for (int k = last - 1; k >= 0; k--) sum = sum * r + (real)POWERS_OF_LN2[k];
+    return sum * (vec)(((ints)shifted + (IS_DOUBLE ? 1023 : 127)) << (IS_DOUBLE ? 52 : 23));
+}
+
 /* 1 / (1 + e^-z), and 0 below the bound: there z times the value at the bound would not be negligible for a
  * huge z. z sigmoid(z) of NaN is NaN. */
 static inline vec sigmoid(vec z) {

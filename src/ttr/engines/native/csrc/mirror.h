@@ -10,16 +10,12 @@
  * which has to be formed. Both maps are W = share e, with e = exp(A - top) for the simplex, top the maximum of
  * the column and share = total / sum e, and with e = A for the power norm and one share for all columns. So
  * columns go through a whole chunk one after another, LANES of them in a panel that stays in the first-level
- * cache, and only the shares of a power norm wait for all of them. */
+ * cache, and only the shares of a power norm wait for all of them. Panels of a simplex are in units of ln 2,
+ * so that e = 2^(panel - top). */
 #ifndef TTR_MIRROR_H
 #define TTR_MIRROR_H
 
 #include "mini_batch.h"
-
-static inline vec larger(vec a, vec b) {
-    ints above = a > b;
-    return (vec)(((ints)a & above) | ((ints)b & ~above));
-}
 
 /* x^n */
 static inline vec raised(vec x, int64_t n) {
@@ -39,9 +35,13 @@ static inline real share_of_norm(const network *n, real norm) {
 static inline vec slope_of_norm(const network *n, vec a) { return raised(a * a, n->mirror_power / 2 - 1); }
 
 /* ---- columns of a matrix ------------------------------------------------------------------------------- */
-/* LANES columns from column j */
-static inline void load_panel(int64_t rows, matrix m, int64_t j, vec *panel) {
-    for (int64_t r = 0; r < rows; r++) panel[r] = *(const uvec *)(row(m, r) + j);
+static inline real unit(const network *n) {
+    return n->mirror == SIMPLEX ? (real)1.44269504088896340736 : 1;
+}
+
+/* `by` times LANES columns from column j */
+static inline void load_panel(int64_t rows, matrix m, int64_t j, real by, vec *panel) {
+    for (int64_t r = 0; r < rows; r++) panel[r] = by * *(const uvec *)(row(m, r) + j);
 }
 static inline void store_panel(int64_t rows, const vec *panel, matrix m, int64_t j) {
     for (int64_t r = 0; r < rows; r++) *(uvec *)(row(m, r) + j) = panel[r];
@@ -78,7 +78,7 @@ static inline real norm_of_matrix(const worker *w, int64_t l, matrix a) {
     const network *n = w->n;
     real norm = 0;
     for (int64_t j = 0; j < wide(n, l + 1); j += LANES) {
-        load_panel(n->width[l], a, j, w->panel);
+        load_panel(n->width[l], a, j, 1, w->panel);
         norm += sum_of(norm_of(n, n->width[l], w->panel));
     }
     return norm;
@@ -96,9 +96,9 @@ static inline void map_weights(const worker *w, const pass *p) {
             continue;
         }
         for (int64_t j = 0; j < columns; j += LANES) {
-            load_panel(rows, to, j, w->panel);
+            load_panel(rows, to, j, unit(n), w->panel);
             vec top = top_of(rows, w->panel), sum = {0};
-            for (int64_t r = 0; r < rows; r++) sum += w->panel[r] = exponential(w->panel[r] - top);
+            for (int64_t r = 0; r < rows; r++) sum += w->panel[r] = exponential2(w->panel[r] - top);
             vec share = (real)n->total / sum;
             for (int64_t i = 0; i < LANES; i++)
                 if (j + i >= columns) share[i] = 0;
@@ -142,18 +142,27 @@ static inline void back_through_map(const worker *w, const pass *p, real *d_weig
 }
 
 /* ---- the queries --------------------------------------------------------------------------------------- */
-/* The panel of A_i from that of A_{i-1}; `step` is step_i s_i. */
-static inline void advance_panel(int64_t rows, real decay, const real *x, vec step, const vec *before,
-                                 vec *after) {
-    for (int64_t r = 0; r < rows; r++) after[r] = decay * before[r] - x[r] * step;
-}
-
+/* step_i s_i */
 static inline vec step_of(const worker *w, const pass *p, int64_t l, int64_t i, int64_t j) {
     return row(w->pairs, i)[i] * *(const uvec *)(row(p->s[l], i) + j);
 }
 
+/* The panel of A_i from that of A_{i-1}; returns the maximum of every column. */
+static inline vec advance_panel(const worker *w, int64_t m, const pass *p, int64_t l, int64_t i, int64_t j,
+                                const vec *before, vec *after) {
+    const network *n = w->n;
+    const real decay = n->decay[place(w, m, 1) + i], *x = row(p->x[l], i);
+    const vec step = unit(n) * step_of(w, p, l, i, j);
+    vec top = decay * before[0] - x[0] * step;
+    for (int64_t r = 0; r < n->width[l]; r++) {
+        after[r] = decay * before[r] - x[r] * step;
+        top = larger(top, after[r]);
+    }
+    return top;
+}
+
 /* h e for the panel of token i; what its share needs is stored. */
-static inline vec read_panel(const worker *w, reading *r, int64_t l, int64_t i, int64_t j) {
+static inline vec read_panel(const worker *w, reading *r, int64_t l, int64_t i, int64_t j, vec top) {
     const network *n = w->n;
     const int64_t rows = n->width[l];
     const real *h = row(r->h[l], i);
@@ -167,9 +176,8 @@ static inline vec read_panel(const worker *w, reading *r, int64_t l, int64_t i, 
         r->norm[l][i] += sum_of(sum);
         return along;
     }
-    const vec top = top_of(rows, w->panel);
     for (int64_t k = 0; k < rows; k++) {
-        const vec e = exponential(w->panel[k] - top);
+        const vec e = exponential2(w->panel[k] - top);
         sum += e;
         along += h[k] * e;
     }
@@ -185,11 +193,10 @@ static inline void read_mapped(worker *w, int64_t m, const pass *p, reading *r) 
         const int64_t rows = n->width[l], outputs = wide(n, l + 1);
         memset(r->norm[l], 0, (size_t)n->tokens * sizeof(real));
         for (int64_t j = 0; j < outputs; j += LANES) {
-            load_panel(rows, weight(n, p->sums, l), j, w->panel);
+            load_panel(rows, weight(n, p->sums, l), j, unit(n), w->panel);
             for (int64_t i = 0; i < n->tokens; i++) {
-                advance_panel(rows, w->n->decay[place(w, m, 1) + i], row(p->x[l], i), step_of(w, p, l, i, j), w->panel,
-                              w->panel);
-                *(uvec *)(row(r->o[l], i) + j) = read_panel(w, r, l, i, j);
+                const vec top = advance_panel(w, m, p, l, i, j, w->panel, w->panel);
+                *(uvec *)(row(r->o[l], i) + j) = read_panel(w, r, l, i, j, top);
             }
         }
         for (int64_t i = 0; i < n->tokens; i++) {
@@ -232,7 +239,7 @@ static inline void back_through_panel(const worker *w, int64_t m, const reading 
                 read[k] = a * by;
                 total += h[at_row] * by + w->push[i] * a * slope_of_norm(n, a);
             } else {
-                read[k] = exponential(a - top) * by;
+                read[k] = exponential2(a - top) * by;
                 total += read[k] * (h[at_row] - mean);
             }
             written[k] = total * step;
@@ -245,7 +252,7 @@ static inline void back_through_panel(const worker *w, int64_t m, const reading 
     }
     *(uvec *)(row(d->s[l], i) + j) = -row(w->pairs, i)[i] * ds;
     row(d->pairs, i)[i] -= sum_of(ds * *(const uvec *)(row(p->s[l], i) + j));
-    n->grad_decay[place(w, m, 1) + i] += sum_of(d_decay);
+    n->grad_decay[place(w, m, 1) + i] += sum_of(d_decay) / unit(n);
 }
 
 /* From the gradient o of the read-outs of matrix l to that of its queries, h, of its pairs, and of the
@@ -261,11 +268,10 @@ static inline void back_through_mapped(worker *w, int64_t m, const pass *p, cons
     clear(tokens_of(n), every, h);
     for (int64_t j = 0; j < outputs; j += LANES) {
         vec *behind = w->panel + (n->tokens + 1) * every;
-        load_panel(rows, weight(n, p->sums, l), j, w->panel);
-        load_panel(rows, weight(n, d->sums, l), j, behind);
+        load_panel(rows, weight(n, p->sums, l), j, unit(n), w->panel);
+        load_panel(rows, weight(n, d->sums, l), j, 1, behind);
         for (int64_t i = 0; i < n->tokens; i++)
-            advance_panel(rows, w->n->decay[place(w, m, 1) + i], row(p->x[l], i), step_of(w, p, l, i, j),
-                          w->panel + i * every, w->panel + (i + 1) * every);
+            advance_panel(w, m, p, l, i, j, w->panel + i * every, w->panel + (i + 1) * every);
         for (int64_t i = n->tokens; i-- > 0;)
             back_through_panel(w, m, r, p, l, i, j, row(o, i), row(h, i), d);
         store_panel(rows, behind, weight(n, d->sums, l), j);

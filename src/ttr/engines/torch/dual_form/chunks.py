@@ -8,10 +8,10 @@ at W in a matrix,
     W' = kept_C W + moved_C Z - sum_j P_Cj x_j s_j^T
     Z' = momentum_kept Z + sum_j momentum_pairs_j x_j s_j^T
 
-where the 1 is for a bias, which is also added at W and Z. With a mirror, W are the accumulated gradients: the
-pairs see the map of W, and token i reads with the map of W_i, which is formed. The weights depend on pairs alone. So they are
-computed first, chunk after chunk, and the queries of many chunks then read together. Letters: M chunks, in
-blocks of N, C tokens, G = B H memories; I inputs and O outputs of a matrix.
+where the 1 is for a bias, which is also added at W and Z. The weights depend on pairs alone. So they are
+computed first, chunk after chunk, and the queries of many chunks then read together. With a mirror, W are the
+accumulated gradients: pairs see their map, and token i reads with the map of its own, which are formed.
+Letters: M chunks, in blocks of N, C tokens, G = B H memories; I inputs and O outputs of a matrix.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Component
-from ttr.engines.torch.networks import mapped, spread, sums_of_pairs
+from ttr.engines.torch.networks import mapped, spread
 from ttr.problem import Function
 
 Tensors = Mapping[str, Tensor]
@@ -127,9 +127,11 @@ def advance(weights: Weights, pairs: Pairs, x: Tensors) -> Weights:
 def read(plan: Chunks, weights: Weights, pairs: Pairs, x: Tensors, name: str, h: Tensor) -> Tensor:
     """h_i W_i for inputs h [N,G,C,I] of all queries."""
     if plan.mirror is not None:
-        y = (h[..., None, :] @ plan.mirror(_formed(weights, pairs, x, name)))[..., 0, :]
-        bias = f"{name}_bias"
-        return y + _formed(weights, pairs, x, bias) if bias in weights.now else y
+        tokens = range(h.shape[-2])
+        reads = (
+            affine(_mapped(plan, weights, pairs, x, name, i), name, h[..., i : i + 1, :]) for i in tokens
+        )
+        return torch.cat(list(reads), dim=-2)
     scores = h @ pairs.inputs[name].mT
     if f"{name}_bias" in weights.now:
         scores = scores + 1
@@ -141,13 +143,15 @@ def read(plan: Chunks, weights: Weights, pairs: Pairs, x: Tensors, name: str, h:
     return start - (scores * x["pairs"]) @ pairs.slopes[name]
 
 
-def _formed(weights: Weights, pairs: Pairs, x: Tensors, name: str) -> Tensor:
-    """The accumulated gradients W_i of every token, [N,G,C,...]."""
-    own, bias = name.removesuffix("_bias"), name.endswith("_bias")
-    earlier = sums_of_pairs(x["pairs"], None if bias else pairs.inputs[own], pairs.slopes[own])
-    start = weights.now[name][:, :, None]
-    if "kept" in x:
-        start = spread(x["kept"], earlier) * start
-    if weights.momentum:
-        start = start + spread(x["moved"], earlier) * weights.momentum[name][:, :, None]
-    return start - earlier
+def _mapped(plan: Chunks, weights: Weights, pairs: Pairs, x: Tensors, name: str, i: int) -> Named:
+    """The map of the matrix with which token i of every chunk reads, and its bias, [N,G,...] by name."""
+    found, last = {}, x["pairs"][..., i, :, None] * pairs.slopes[name]
+    for own in (own for own in (name, f"{name}_bias") if own in weights.now):
+        start = weights.now[own]
+        earlier = pairs.inputs[name].mT @ last if own == name else last.sum(-2)
+        if "kept" in x:
+            start = spread(x["kept"][..., i], start) * start
+        if weights.momentum:
+            start = start + spread(x["moved"][..., i], start) * weights.momentum[own]
+        found[own] = start - earlier
+    return mapped(plan.mirror, found, (name,))

@@ -94,8 +94,8 @@ class DualForm(MiniBatch):
 def _coefficients(problem: Problem, x: Inputs, step: Tensor, laid: Callable[[Tensor], Tensor]) -> Named:
     """The coefficients of ``MiniBatch``, with steps and read steps included, [M,G,...].
 
-    For the kernels of a mirror, which form W_i from W_{i-1}, there is also the decay [M,G,C]; their steps are
-    those of every token's own pair. They give their derivative to these and none to the other coefficients."""
+    The kernels of a mirror form W_i from W_{i-1}, by the decay [M,G,C], added for them, and the step of the
+    token's own pair, P_ii: the two get the whole derivative, since all coefficients are made of them."""
     grid = Grid(torch.zeros_like(x.state.position), x.length, problem.solver.chunk)
     table = coefficients(problem, x, grid)
     count = x.length // problem.solver.chunk
