@@ -39,7 +39,7 @@ static inline vec exponential(vec x) {
     return exponential_within(-at_most(-at_most(x, bound), bound));
 }
 
-static inline vec larger(vec x, vec y) {
+static inline vec maximum(vec x, vec y) {
     for (int l = 0; l < LANES; l++) x[l] = x[l] > y[l] ? x[l] : y[l];
     return x;
 }

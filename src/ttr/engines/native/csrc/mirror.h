@@ -49,7 +49,7 @@ static inline void store_panel(int64_t rows, const vec *panel, matrix m, int64_t
 
 static inline vec top_of(int64_t rows, const vec *panel) {
     vec top = panel[0];
-    for (int64_t r = 1; r < rows; r++) top = larger(top, panel[r]);
+    for (int64_t r = 1; r < rows; r++) top = maximum(top, panel[r]);
     return top;
 }
 
@@ -156,7 +156,7 @@ static inline vec advance_panel(const worker *w, int64_t m, const pass *p, int64
     vec top = decay * before[0] - x[0] * step;
     for (int64_t r = 0; r < n->width[l]; r++) {
         after[r] = decay * before[r] - x[r] * step;
-        top = larger(top, after[r]);
+        top = maximum(top, after[r]);
     }
     return top;
 }
