@@ -137,7 +137,7 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/steps/network.py",
-        "y = predict(problem.function, _mapped(solver.mirror, now, names)",
+        "y = predict(problem.function, mapped(solver.mirror, now, names)",
         "y = predict(problem.function, now",
         MONETA,
     ),
@@ -202,6 +202,42 @@ FAULTS = (
         "d_slopes[name], d_inputs[name] = last * d_last,",
         "d_slopes[name], d_inputs[name] = d_last,",
         ("test_networks_without",),
+    ),
+    Fault(
+        "engines/torch/mini_batch.py",
+        "- _sum(own, *inner[name], here.pairs[:, :, i])",
+        "- _sum(own, *inner[name], here.pairs[:, :, 0])",
+        ("test_maps_of_a_chunk",),
+    ),
+    Fault(
+        "engines/torch/networks.py",
+        "change(x) if change is not None and name in names else x for",
+        "x for",
+        ("test_maps_of_a_chunk",),
+    ),
+    Fault(
+        "engines/torch/dual_form/chunks.py",
+        'spread(x["kept"][..., i], start) * start',
+        'spread(x["kept"][..., 0], start) * start',
+        ("test_networks_that_read_with_a_map",),
+    ),
+    Fault(
+        "engines/torch/dual_form/engine.py",
+        "if x.log_decay is None else x.log_decay.exp()",
+        "if x.log_decay is None else -x.log_decay.exp()",
+        ("test_networks_that_read_with_a_map",),
+    ),
+    Fault(
+        "engines/native/network.py",
+        '"mirror_eps": eps',
+        '"mirror_eps": 0 * eps',
+        ("test_networks_that_read_with_a_map",),
+    ),
+    Fault(
+        "solvers/maps/simplex.py",
+        "return Mirror(total=self.total)",
+        "return Mirror()",
+        ("test_networks_that_read_with_a_map",),
     ),
     Fault(
         "engines/native/network.py",
