@@ -56,11 +56,13 @@ MIRRORS = {
         Mlp(hidden=2, residual=False),
         GradientDescent(chunk=5, loss=PowerError(4.0), mirror=PowerNorm(6.0, eps=0.5)),
     ),
-    "simplex, three layers": Problem(
-        Uniform(), Mlp(depth=3, residual=False), GradientDescent(chunk=3, loss=Huber(), mirror=Simplex())
+    "simplex, three layers of odd width": Problem(
+        Uniform(),
+        Mlp(depth=3, hidden=1, residual=False),
+        GradientDescent(chunk=3, loss=Huber(), mirror=Simplex()),
     ),
 }
-"""Those whose mirror is compiled."""
+"""Mirrors that are compiled. A hidden layer of an odd width ends inside a vector of every instruction set."""
 OTHERS = {
     "gated": Problem(Geometric(), GatedMlp(), GradientDescent(chunk=4, momentum=True)),
     "linear": Problem(Uniform(), Linear(), GradientDescent(chunk=4, loss=Huber(), momentum=True)),
