@@ -145,6 +145,16 @@ def test_networks_that_read_with_a_map_are_the_plain_ones(problem, dtype, engine
     compare(problem, dtype, Recurrent())
 
 
+def test_large_sums_overflow_no_softmax(engine):
+    case = make_case(MIRRORS["simplex"], SIZES, dtype=torch.float64)
+    call = {"params": {name: 1e4 * x for name, x in case.params.items()}, **case.controls}
+    found, expected = (
+        ttr.regress(case.problem, case.q, case.k, case.v, engine=used, **call)
+        for used in (DualForm(), Recurrent())
+    )
+    assert error(found, expected) <= FLOAT64
+
+
 @pytest.mark.parametrize("problem", MIRRORS.values(), ids=MIRRORS)
 def test_maps_of_a_chunk_are_the_plain_ones(problem):
     case = drawn(problem, torch.float64)
