@@ -177,10 +177,11 @@ static inline void through_activation(int64_t rows, int64_t columns, matrix z, m
 }
 
 /* ---- the norm of a row: n = (z - mean) rate, rate = 1 / sqrt(variance + eps) --------------------------- */
+/* In double: what is left of a row after its mean may be small beside it. */
 static inline real mean(int64_t size, const real *x) {
-    real sum = 0;
+    double sum = 0;
     for (int64_t j = 0; j < size; j++) sum += x[j];
-    return sum / (real)size;
+    return (real)(sum / (double)size);
 }
 static inline real normalise(const network *n, const real *z, real *normed) {
     int64_t size = n->width[n->layers];
