@@ -70,11 +70,11 @@ class KernelRegression(Function):
 
     def kernel_matrix(self, left: Tensor, right: Tensor) -> Tensor:
         scale = scale_or_default(self.scale, left.shape[-1])
-        dot = left @ right.mT
+        dot = (scale * left) @ right.mT
         if self.kernel == "exponential":
-            return torch.exp(scale * dot)
+            return dot.exp_()
         squares = left.square().sum(-1)[..., :, None] + right.square().sum(-1)[..., None, :]
-        return torch.exp(-0.5 * scale * (squares - 2 * dot))
+        return torch.exp(dot - 0.5 * scale * squares)
 
     @classmethod
     def examples(cls) -> tuple[KernelRegression, ...]:

@@ -5,8 +5,26 @@ from .fault import Fault
 FAULTS = (
     Fault(
         "engines/torch/kernel_ridge.py",
-        "place[:, None] > place[start:]",
-        "place[:, None] >= place[start:]",
+        "read[:, rows, own].triu_()",
+        "read[:, rows, own].triu_(1)",
+        ("kernel-ridge", "weights=Uniform()"),
+    ),
+    Fault(
+        "engines/torch/kernel_ridge.py",
+        "place[:, None] > place[earlier:]",
+        "place[:, None] >= place[earlier:]",
+        ("kernel-ridge", "weights=Uniform()"),
+    ),
+    Fault(
+        "engines/torch/kernel_ridge.py",
+        "+= grad_gram[:, rows.stop :, rows].mT",
+        "+= 0 * grad_gram[:, rows.stop :, rows].mT",
+        ("kernel-ridge", "weights=Uniform()"),
+    ),
+    Fault(
+        "engines/torch/kernel_ridge.py",
+        "tokens.start : tokens.start + size].triu_()",
+        "tokens.start : tokens.start + size].triu_(1)",
         ("kernel-ridge", "weights=Uniform()"),
     ),
     Fault(
@@ -43,8 +61,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/kernel_ridge.py",
-        "if gram.shape[-1] and not needs_composite():",
-        "if False:",
+        "if not bool((torch.finfo(y.dtype).eps * squares",
+        "if False and not bool((torch.finfo(y.dtype).eps * squares",
         ("test_what_is_answered",),
     ),
     Fault(
@@ -54,10 +72,8 @@ FAULTS = (
         ("nothing",),
     ),
     Fault("functions/_kernel.py", "self.local_degree) - 1", "self.local_degree)", ("nothing",)),
-    Fault(
-        "functions/kernel_regression.py", "torch.exp(scale * dot)", "torch.exp(scale * dot - 1)", ("nothing",)
-    ),
-    Fault("functions/kernel_regression.py", "squares - 2 * dot", "squares - dot", ("nothing",)),
+    Fault("functions/kernel_regression.py", "return dot.exp_()", "return dot.sub_(1).exp_()", ("nothing",)),
+    Fault("functions/kernel_regression.py", "torch.exp(dot - 0.5", "torch.exp(0.5 * dot - 0.5", ("nothing",)),
     Fault("retrieve.py", "math.factorial(degree) / repeats", "math.factorial(degree)", ("nothing",)),
     Fault(
         "retrieve.py", "return mean_value - torch.einsum", "return mean_value + torch.einsum", ("nothing",)
@@ -328,7 +344,12 @@ FAULTS = (
         ("nothing",),
     ),
     Fault("engines/torch/centred_fit.py", "math.sqrt(orders)", "float(orders)", ("nothing",)),
-    Fault("engines/torch/kernel_ridge.py", "* root.mT +", "+", ("kernel-ridge", "weights=Importance()")),
+    Fault(
+        "engines/torch/kernel_ridge.py",
+        "root * gram * self.root[:, rows.start :].mT",
+        "root * gram",
+        ("kernel-ridge", "weights=Importance()"),
+    ),
     Fault(
         "functions/local_linear.py",
         "return key_size if self.rank is None else min(self.rank, key_size)",
