@@ -35,7 +35,6 @@ from ttr.problem import Problem
 from ttr.state import State
 from ttr.torch_internals import in_batches
 
-
 ENTRIES = 2**20
 """Entries of kernel matrices that are eliminated together: about what a cache holds."""
 
@@ -269,8 +268,8 @@ def _gradients(
 def _differentiable(
     kernel: Any, call: _Regression, grad: Tensor, needed: tuple[bool, ...]
 ) -> list[Tensor | None]:
-    """Gradients that can be differentiated again, through torch's own operations, with respect to views: where
-    one input was computed from another, the path between them belongs to the outer graph."""
+    """Gradients that can be differentiated again, through torch's own operations, with respect to views:
+    where one input was computed from another, the path between them belongs to the outer graph."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         call = _Regression(*(t.view_as(t) if wanted else t for t, wanted in zip(call, needed)))

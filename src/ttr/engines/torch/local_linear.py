@@ -152,7 +152,7 @@ def _blocks(
     block = min(block, max(KERNEL_SCORES // max(sharing * (pairs.slots + time), 1), 16))
     for start in range(0, time, block):
         stop = min(start + block, time)
-        yield slice(start, stop), None if pairs.plain else _bias(pairs, sharing, start, stop)
+        yield slice(start, stop), None if pairs.plain else block_bias(pairs, sharing, start, stop)
 
 
 def _parts(pairs: PairWeights, fits: LocalFits, block: int, spare: int) -> Iterator[_Part]:
@@ -172,7 +172,7 @@ def _parts(pairs: PairWeights, fits: LocalFits, block: int, spare: int) -> Itera
         first, last = pairs.first_seen(start), slots + stop
         shape = (sharing * (stop - start), last - first)
         bias, step = (
-            None if pairs.plain else _bias(pairs, sharing, start, stop),
+            None if pairs.plain else block_bias(pairs, sharing, start, stop),
             max(SCORES // (shape[0] * shape[1]), 1),
         )
         few = (slots + torch.arange(start, stop, device=pairs.past.device) + 1 < 2 * size).repeat(sharing)
@@ -218,7 +218,7 @@ def _future(size: int, like: Tensor) -> Float[Tensor, "C C"]:
     return torch.full((size, size), -torch.inf, dtype=like.dtype, device=like.device).triu(1)
 
 
-def _bias(pairs: PairWeights, sharing: int, start: int, stop: int) -> Float[Tensor, "U S C P"]:
+def block_bias(pairs: PairWeights, sharing: int, start: int, stop: int) -> Float[Tensor, "U S C P"]:
     """The log weights of ``pairs.block``."""
     bias = pairs.block(start, stop)
     batch, heads = pairs.past.shape[:2]
@@ -235,7 +235,7 @@ def _gradients(
 ) -> list[Tensor]:
     """By the formulas at the head of this file; weights are recomputed block by block."""
     fits = LocalFits(*inputs[3:])
-    of_bias = _BiasGradients(pairs, inputs[:3], needed[:3], rho.shape)
+    of_bias = BiasGradients(pairs, inputs[:3], needed[:3], rho.shape)
     sums = (_compiled_sums if kernels.serves((*fits, grad)) else _sums)(
         pairs, fits, block, rho, grad, of_bias
     )
@@ -243,7 +243,7 @@ def _gradients(
 
 
 def _compiled_sums(
-    pairs: PairWeights, fits: LocalFits, block: int, rho: Tensor, grad: Tensor, of_bias: _BiasGradients
+    pairs: PairWeights, fits: LocalFits, block: int, rho: Tensor, grad: Tensor, of_bias: BiasGradients
 ) -> LocalFits:
     kernel = kernels.Kernel(fits._asdict(), pairs.slots, backwards=True)
     sums = kernel.gradients(rho, grad)
@@ -257,7 +257,7 @@ def _compiled_sums(
 
 
 def _sums(
-    pairs: PairWeights, fits: LocalFits, block: int, rho: Tensor, grad: Tensor, of_bias: _BiasGradients
+    pairs: PairWeights, fits: LocalFits, block: int, rho: Tensor, grad: Tensor, of_bias: BiasGradients
 ) -> LocalFits:
     """The gradients of the fits' tensors; those of the logits are passed to ``of_bias``."""
     sums = LocalFits(*(None if x is None else torch.zeros_like(x) for x in fits))
@@ -295,7 +295,7 @@ def _sums(
     return sums
 
 
-class _BiasGradients:
+class BiasGradients:
     """The gradients of the pair weights' tensors, from those of the logits, in blocks of all groups."""
 
     def __init__(
@@ -317,11 +317,11 @@ class _BiasGradients:
             return
         groups, sharing = self.shape[:2]
         if units.start == 0:
-            self.block = logits.new_empty(groups, sharing, rows.stop - rows.start, logits.shape[-1])
+            self.block = self.pairs.past.new_empty(groups, sharing, rows.stop - rows.start, logits.shape[-1])
         self.block[units] = logits.view_as(self.block[units])
         if units.stop == groups:
             with torch.enable_grad():
-                bias = _bias(with_tensors(self.pairs, *self.tensors), sharing, rows.start, rows.stop)
+                bias = block_bias(with_tensors(self.pairs, *self.tensors), sharing, rows.start, rows.stop)
                 if not bias.requires_grad:  # no slot is within the window
                     return
                 wanted = [x for x, needed in zip(self.tensors, self.needed) if needed]
@@ -372,7 +372,7 @@ def _composite(pairs: PairWeights, fits: LocalFits, block: int) -> Float[Tensor,
         seen = slice(pairs.first_seen(start), slots + rows.stop)
         origin = fits.points[:, slots + start, None].detach()
         keys, points, values = fits.keys[:, seen], fits.points[:, seen] - origin, fits.values[:, seen]
-        logits = fits.query[:, :, rows] @ keys[:, None].mT + _bias(pairs, sharing, rows.start, rows.stop)
+        logits = fits.query[:, :, rows] @ keys[:, None].mT + block_bias(pairs, sharing, rows.start, rows.stop)
         weights = probabilities(logits, pairs.importance is not None).flatten(1, 2)
         mean = weights @ points
         if fits.slope is None:

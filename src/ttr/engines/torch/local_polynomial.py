@@ -9,12 +9,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ttr.engines.engine import Engine, shape_of
-from ttr.engines.torch.attention import grouped_product
-from ttr.engines.torch.centred_fit import monomials, tilted
+from ttr.engines.torch import local_quadratic
 from ttr.engines.torch.direct_solve import with_digits
 from ttr.engines.torch.local_linear import LocalFits, fit
+from ttr.engines.torch.monomial_fit import read_block
 from ttr.forms import WeightedPairs
-from ttr.forms.pair_weights import PairWeights, probabilities
 from ttr.inputs import Inputs
 from ttr.problem import Problem
 from ttr.state import State
@@ -22,10 +21,14 @@ from ttr.state import State
 MONOMIALS = 2**20
 """Monomials that are materialised at a time."""
 
+DUAL_BLOCK = 16
+"""Tokens that are fitted together in the dual form: their systems have the size of the largest."""
+
 
 class LocalPolynomial(Engine):
-    """Local linear fits by ``local_linear``, with memory linear in T. Higher degrees materialise the
-    monomials of the displacements of a block of queries."""
+    """Local linear fits by ``local_linear``, with memory linear in T; local quadratic ones by
+    ``local_quadratic`` while a token sees no more pairs than there are monomials. Otherwise the monomials of
+    the displacements of a block of queries are written out."""
 
     name: ClassVar[str] = "local-polynomial"
     composite: ClassVar[bool] = False
@@ -81,50 +84,38 @@ class LocalPolynomial(Engine):
         return fit(form.weights, fits, self.block).unflatten(0, (batch, groups)).flatten(1, 2)
 
     def _polynomials(self, form: WeightedPairs, degree: int, wants_grad: bool) -> Tensor:
-        """[B,H,T,V], with materialised monomials: the more there are, the fewer tokens per block, to bound
-        the memory."""
-        query, keys, values, raw_query, raw_keys = (
+        """[B,H,T,V], with materialised monomials where there are fewer of them than pairs: the more there
+        are, the fewer tokens per block, to bound the memory."""
+        query, keys, points, values, places = (
             tensor.transpose(1, 2)
-            for tensor in (form.scaled_query, form.key, form.value, form.query_point, form.key_point)
+            for tensor in (form.scaled_query, form.key, form.key_point, form.value, form.query_point)
         )
         pairs, ridge = form.weights, form.ridge
         batch, heads, length, _ = query.shape
+        first = local_quadratic.tokens(pairs, ridge, length) if degree == 2 else 0
+        outputs = [query.new_zeros(*query.shape[:2], 0, values.shape[-1])]
+        if first:
+            seen = slice(0, pairs.slots + first)
+            own = (t[:, :, :first] for t in (query, places))
+            outputs.append(
+                local_quadratic.fit(
+                    pairs,
+                    min(self.block, DUAL_BLOCK),
+                    *own,
+                    *(t[:, :, seen] for t in (keys, points, values)),
+                    ridge,
+                )
+            )
         numbers = batch * heads * keys.shape[2] * ridge.shape[-1]
         size = max(min(self.block, MONOMIALS // max(numbers, 1)), 1)
-        outputs = [query.new_zeros(*query.shape[:2], 0, values.shape[-1])]
-        for start in range(0, length, size):
-            part, raw_part = (t[:, :, start : start + size] for t in (query, raw_query))
-            arguments = (pairs, start, part, raw_part, keys, raw_keys, values, degree, ridge)
+        for start in range(first, length, size):
+            part, place = (t[:, :, start : start + size] for t in (query, places))
+            arguments = (pairs, start, part, place, keys, points, values, degree, ridge)
             recompute = wants_grad and length > size
             y = (
-                checkpoint(_block, *arguments, use_reentrant=False, preserve_rng_state=False)
+                checkpoint(read_block, *arguments, use_reentrant=False, preserve_rng_state=False)
                 if recompute
-                else _block(*arguments)
+                else read_block(*arguments)
             )
             outputs.append(y)
         return torch.cat(outputs, dim=2)
-
-
-def _block(
-    pairs: PairWeights,
-    start: int,
-    query: Tensor,
-    raw_query: Tensor,
-    keys: Tensor,
-    raw_keys: Tensor,
-    values: Tensor,
-    degree: int,
-    ridge: Tensor,
-) -> Tensor:
-    """The read-outs [B,H,C,V] of C tokens from ``start``."""
-    stop, sharing = start + query.shape[2], query.shape[1] // raw_keys.shape[1]
-    # Only differences of keys and queries matter. They are taken relative to a key of the block, so that keys
-    # far from 0 lose no digits.
-    origin = raw_keys[:, :, pairs.past.shape[-1] + start, None].detach()
-    raw_query = raw_query - origin.repeat_interleave(sharing, dim=1)
-    keys, raw_keys, values = (pairs.seen(x, start, stop) for x in (keys, raw_keys, values))
-    p = probabilities(
-        grouped_product(query, keys.mT) + pairs.block(start, stop), pairs.importance is not None
-    )
-    offset = (raw_keys - origin).repeat_interleave(sharing, dim=1)[:, :, None] - raw_query[..., None, :]
-    return grouped_product(tilted(p, monomials(offset, degree), ridge[:, None]), values)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ttr.engines.native import attention as native
+from ttr.engines.torch import quadratic_dual
 from ttr.engines.torch.centred_fit import monomials, tilted
 from ttr.engines.torch.direct_solve import refuse_without_digits, solve_spd, wide_dtype, with_digits
 from ttr.engines.torch.fused_attention import attend_once
@@ -133,12 +134,15 @@ def _read_locally(
     p = torch.exp(logits - torch.where(top == -torch.inf, 0.0, top).detach())
     total = p.sum(-1, keepdim=True)
     p = p / torch.where(total == 0, 1.0, total)
+    ridge, slope = (x.controls[name].to(p) if name in x.controls else None for name in ("ridge", "slope"))
+    dual = problem.function.local_degree == 2 and not needs_composite() and p.shape[-1] <= ridge.shape[-1]
+    if dual and quadratic_dual.determined(ridge):
+        return quadratic_dual.read_once(p, query, keys, values, ridge)
     if problem.function.local_degree:
         features = (
             keys
             if "slope" in x.controls
             else monomials(keys - query[..., None, :], problem.function.local_degree)
         )
-        ridge, slope = (x.controls[name].to(p) if name in x.controls else None for name in ("ridge", "slope"))
         p = tilted(p, features, ridge, None if slope is None else slope[:, 0])
     return (p[..., None, :] @ values)[..., 0, :].to(x.q.dtype)
