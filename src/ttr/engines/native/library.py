@@ -48,6 +48,7 @@ KERNELS = (
     "chebyshev_backward",
     "ridge_forward",
     "ridge_backward",
+    "local_quadratic",
 )
 """The kernels of a library, each for every instruction set that it contains, in float32 and float64."""
 

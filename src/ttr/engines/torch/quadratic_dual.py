@@ -36,6 +36,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ttr.engines.native import local_quadratic as kernels
 from ttr.engines.torch.centred_fit import monomials
 from ttr.engines.torch.direct_solve import SINGULAR, NoDigits, refuse_without_digits, wide_dtype
 
@@ -125,14 +126,14 @@ class _Systems:
         self.products = self.points @ self.points.mT
         self.along = self.offset @ self.points.mT
         self.far = 1 + 2 * self.offset.square().sum(-1, keepdim=True)
+        self.half = self.far / 2 + 2 * self.along
         self.shift = self.along * (self.far + self.along)
         self.ridge = fits.ridge
 
     def matrices(self) -> Float[Tensor, "U R P P"]:
         """S G S + l."""
         e, t = self.products[:, None], self.along
-        half = self.far / 2 + 2 * t
-        matrices = half[..., None] + half[..., None, :]
+        matrices = self.half[..., None] + self.half[..., None, :]
         matrices.add_(e).mul_(e).addcmul_(t[..., None], t[..., None, :], value=2)
         matrices.mul_(self.root[..., None]).mul_(self.root[..., None, :])
         matrices.diagonal(dim1=-2, dim2=-1).add_(self.ridge[..., None])
@@ -142,21 +143,34 @@ class _Systems:
         self, *right: Float[Tensor, "U R P"]
     ) -> tuple[Float[Tensor, "U R P"], Float[Tensor, "U R P"] | None]:
         """x for the right sides (s, S h), and x' if S c is given as well."""
+        sides = torch.stack(right, 2)
+        found, norm = (self._solve_compiled if kernels.serves(self.products) else self._solve)(sides)
+        refuse_without_digits(norm[..., None], found[:, :, :2], sides[:, :, :2])
+        ones, shift, *adjoint = found.unbind(2)
+        total = (self.root * ones).sum(-1, keepdim=True)
+        total = torch.where(total > 0, total, 1.0)  # all weights of a row may be 0
+        x = ones * ((1 + (self.root * shift).sum(-1, keepdim=True)) / total) - shift
+        if not adjoint:
+            return x, None
+        return x, adjoint[0] - ones * ((self.root * adjoint[0]).sum(-1, keepdim=True) / total)
+
+    def _solve(
+        self, right: Float[Tensor, "U R n P"]
+    ) -> tuple[Float[Tensor, "U R n P"], Float[Tensor, "U R"]]:
         matrices = self.matrices()
         try:
             factor = torch.linalg.cholesky(matrices)
         except torch.linalg.LinAlgError as error:
             raise NoDigits(SINGULAR) from error
-        ones, shift, *adjoint = torch.cholesky_solve(torch.stack(right, -1), factor).unbind(-1)
-        total = (right[0] * ones).sum(-1, keepdim=True)
-        total = torch.where(total > 0, total, 1.0)  # all weights of a row may be 0
-        x = ones * ((1 + (right[0] * shift).sum(-1, keepdim=True)) / total) - shift
-        norm = matrices.norm(dim=(-2, -1))
-        refuse_without_digits(norm, ones, right[0])
-        refuse_without_digits(norm, shift, right[1])
-        if not adjoint:
-            return x, None
-        return x, adjoint[0] - ones * ((right[0] * adjoint[0]).sum(-1, keepdim=True) / total)
+        return torch.cholesky_solve(right.mT, factor).mT, matrices.norm(dim=(-2, -1))
+
+    def _solve_compiled(
+        self, right: Float[Tensor, "U R n P"]
+    ) -> tuple[Float[Tensor, "U R n P"], Float[Tensor, "U R"]]:
+        found, norm = kernels.solve(self.products, self.along, self.half, self.root, self.ridge, right)
+        if not bool((norm >= 0).all()):
+            raise NoDigits(SINGULAR)
+        return found, norm
 
     def moments(self, weights: Float[Tensor, "U R P"], total: float) -> Float[Tensor, "U R F"]:
         """sum_i weights_i psi(z_i), z_i = d_i + u, of weights with that sum: psi of a sum is expanded."""
