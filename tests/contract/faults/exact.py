@@ -473,4 +473,77 @@ FAULTS = (
         "+ 1 < 0 * size",
         ("test_local_linear_many_channels_report",),
     ),
+    # local quadratic fits in their dual form
+    Fault(
+        "engines/torch/quadratic_dual.py",
+        "t[..., None, :], value=2)",
+        "t[..., None, :], value=1)",
+        ("test_dual_form_equals",),
+    ),
+    Fault(
+        "engines/torch/quadratic_dual.py",
+        "grad_square = -2 * (",
+        "grad_square = -1 * (",
+        ("test_dual_form_equals",),
+    ),
+    Fault(
+        "engines/torch/quadratic_dual.py",
+        "(total - 1) * monomials",
+        "total * monomials",
+        ("test_dual_form_equals",),
+    ),
+    Fault(
+        "engines/torch/quadratic_dual.py",
+        "torch.where(total > 0, total, 1.0)",
+        "total",
+        ("test_pairs_without_weight",),
+    ),
+    Fault(
+        "engines/torch/quadratic_dual.py",
+        "refuse_without_digits(norm[..., None], found",
+        "refuse_without_digits(0 * norm[..., None], found",
+        ("test_singular_systems",),
+    ),
+    Fault(
+        "engines/torch/quadratic_dual.py",
+        "ridge == ridge[:, :1]",
+        "ridge == ridge",
+        ("test_few_systems",),
+    ),
+    Fault(
+        "engines/torch/local_quadratic.py",
+        "monomials - pairs.slots, 0",
+        "monomials, 0",
+        ("test_few_systems",),
+    ),
+    Fault(
+        "engines/torch/local_quadratic.py",
+        "points[part.seen] += found.points",
+        "points[part.seen] = found.points",
+        ("test_dual_form_equals",),
+    ),
+    Fault(
+        "engines/torch/local_quadratic.py",
+        "of_ridge[part.at[0]] += found",
+        "of_ridge[part.at[0]] = found",
+        ("test_dual_form_equals",),
+    ),
+    Fault(
+        "engines/torch/monomial_fit.py",
+        "places = places - origin.repeat_interleave(sharing, dim=1)",
+        "places = places + origin.repeat_interleave(sharing, dim=1)",
+        ("test_dual_form_equals",),
+    ),
+    Fault(
+        "engines/native/local_quadratic.py",
+        "pad(products, (0, spare, 0, spare))",
+        "pad(products, (0, spare, spare, 0))",
+        ("test_dual_form_equals",),
+    ),
+    Fault(
+        "engines/torch/quadratic_dual.py",
+        "ridge[:, 0].expand(len(p), -1)[..., None]",
+        "2 * ridge[:, 0].expand(len(p), -1)[..., None]",
+        ("test_one_token",),
+    ),
 )
