@@ -488,8 +488,8 @@ FAULTS = (
     ),
     Fault(
         "engines/torch/quadratic_dual.py",
-        "(total - 1) * monomials",
-        "total * monomials",
+        "(total - 1) * _pairs",
+        "total * _pairs",
         ("test_dual_form_equals",),
     ),
     Fault(

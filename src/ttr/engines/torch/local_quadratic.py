@@ -16,8 +16,8 @@ from ttr.engines.torch.quadratic_dual import Fits, determined, differentiate, re
 from ttr.forms.pair_weights import PairWeights, probabilities
 from ttr.torch_internals import in_batches
 
-ENTRIES = 2**18
-"""Entries of systems that are factored together: few enough to stay in the cache."""
+ENTRIES = 2**20
+"""Entries of systems that are factored together, to bound the memory."""
 
 
 def tokens(pairs: PairWeights, ridge: Float[Tensor, "H F"], length: int) -> int:

@@ -37,7 +37,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ttr.engines.native import local_quadratic as kernels
-from ttr.engines.torch.centred_fit import monomials
 from ttr.engines.torch.direct_solve import SINGULAR, NoDigits, refuse_without_digits, wide_dtype
 
 
@@ -112,7 +111,11 @@ def differentiate(fits: Fits, grad: Float[Tensor, "U R V"], of_ridge: bool) -> G
     grad_points = grad_t.mT @ dual.offset + 2 * grad_e @ points
     ridge = None
     if of_ridge:
-        ridge = dual.moments(a, 1.0) * dual.moments(b, 0.0) / fits.ridge[..., None]
+        moments = zip(dual.moments(a, 1.0), dual.moments(b, 0.0))
+        linear, products = (own * other / fits.ridge[..., None] for own, other in moments)
+        # the monomial of two different channels is the root of 2 times their product
+        counts = 2 - _pairs(torch.eye(points.shape[-1], dtype=points.dtype, device=points.device)).sum(0)
+        ridge = torch.cat([linear, counts * products], dim=-1)
     return Gradients(logits, places, grad_points, a.mT @ grad, ridge)
 
 
@@ -172,8 +175,17 @@ class _Systems:
             raise NoDigits(SINGULAR)
         return found, norm
 
-    def moments(self, weights: Float[Tensor, "U R P"], total: float) -> Float[Tensor, "U R F"]:
-        """sum_i weights_i psi(z_i), z_i = d_i + u, of weights with that sum: psi of a sum is expanded."""
-        mean = weights @ self.points
-        moments = weights @ monomials(self.points, 2) - monomials(mean, 2)
-        return moments + monomials(mean + self.offset, 2) + (total - 1) * monomials(self.offset, 2)
+    def moments(
+        self, weights: Float[Tensor, "U R P"], total: float
+    ) -> tuple[Float[Tensor, "U R D"], Float[Tensor, "U R E"]]:
+        """sum_i weights_i z_i and the same of the products of two channels of z_i = d_i + u, for weights of
+        that sum; products of a sum are expanded."""
+        mean, u = weights @ self.points, self.offset
+        products = weights @ _pairs(self.points) - _pairs(mean) + _pairs(mean + u) + (total - 1) * _pairs(u)
+        return mean + total * u, products
+
+
+def _pairs(z: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead E"]:
+    """z_a z_b for all a <= b, in the order of the monomials of degree 2."""
+    a, b = torch.triu_indices(z.shape[-1], z.shape[-1], device=z.device)
+    return z[..., a] * z[..., b]
