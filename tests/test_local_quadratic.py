@@ -88,13 +88,14 @@ def test_few_systems_are_solved(name, monkeypatch):
     assert not rows
 
 
+@pytest.mark.parametrize("size", (1e-250, 2e-13))
 @pytest.mark.parametrize("name", TIERS)
-def test_singular_systems_are_refused(name):
-    """Two keys, each stored ten times."""
+def test_singular_systems_are_refused(name, size):
+    """Two keys, each stored ten times, without a factor or with one of no digits."""
     q = torch.randn(1, 2, 1, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).repeat(
         1, 10, 1, 1
     )
-    ridge = torch.full((1, 27), 1e-250, dtype=torch.float64)
+    ridge = torch.full((1, 27), size, dtype=torch.float64)
     with tier(name), pytest.raises(ValueError, match="larger ridge"):
         ttr.regress(Problem(Uniform(), LocalQuadratic(), ExactLocalFit()), q, q, q, ridge=ridge)
 
