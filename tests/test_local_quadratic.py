@@ -88,7 +88,7 @@ def test_few_systems_are_solved(name, monkeypatch):
     assert not rows
 
 
-@pytest.mark.parametrize("size", (1e-250, 2e-13))
+@pytest.mark.parametrize("size", (1e-250, 3e-14))
 @pytest.mark.parametrize("name", TIERS)
 def test_singular_systems_are_refused(name, size):
     """Two keys, each stored ten times, without a factor or with one of no digits."""
