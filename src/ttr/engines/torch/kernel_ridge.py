@@ -262,6 +262,8 @@ def _gradients(
         weighted = leaves.written()
     if weighted.requires_grad:
         add((weighted,), (grad_written,))
+    if needed[3]:  # the ridge is the diagonal's
+        sums[3] += grad_gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
     return sums
 
 
