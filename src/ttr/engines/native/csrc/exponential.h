@@ -40,8 +40,8 @@ static inline vec exponential(vec x) {
 }
 
 static inline vec maximum(vec x, vec y) {
-    for (int l = 0; l < LANES; l++) x[l] = x[l] > y[l] ? x[l] : y[l];
-    return x;
+    ints above = x > y;
+    return (vec)(((ints)x & above) | ((ints)y & ~above));
 }
 
 /* ln(2)^k / k! */

@@ -114,18 +114,13 @@ static inline void clear_columns(matrix m, int64_t rows, int64_t from_column, in
 }
 
 /* ---- weights ------------------------------------------------------------------------------------------- */
-static inline vec larger(vec x, vec y) {
-    ints above = x > y;
-    return (vec)(((ints)x & above) | ((ints)y & ~above));
-}
-
 /* Turns the first `visible` logits into weights that sum to 1, or are all 0 where every logit is -inf; the
  * others become 0. NaN spreads over its row. */
 static inline void softmax(int64_t visible, int64_t wide, real *x) {
     const vec none = (vec){0} - (real)INFINITY;
     for (int64_t j = visible; j < wide; j++) x[j] = -(real)INFINITY;
     vec most = none, total = {0};
-    for (int64_t j = 0; j < visible; j += LANES) most = larger(*(const uvec *)(x + j), most);
+    for (int64_t j = 0; j < visible; j += LANES) most = maximum(*(const uvec *)(x + j), most);
     real top = most[0], sum = 0;
     for (int l = 1; l < LANES; l++) top = most[l] > top ? most[l] : top;
     if (top == -(real)INFINITY) top = 0;
