@@ -1,6 +1,8 @@
 """What transformers' generic code asks of a cache and of a model that generates: every verb is answered, or
 refused in a sentence."""
 
+import dataclasses
+
 import pytest
 import torch
 from transformers.cache_utils import (
@@ -26,9 +28,13 @@ CACHE_VERBS = {
     "batch_select_indices": ((ROWS,), None),
     "batch_size": (None, 2),
     "crop": ((0,), None),
-    "early_initialization": ((2, 2, 8, torch.float32, torch.device("cpu")), None),
+    "early_initialization": (
+        (2, 2, 8, torch.float32, torch.device("cpu")),
+        None if hasattr(CacheLayerMixin, "supports_early_init") else KEYS_AND_VALUES,
+    ),
     "get_conv_state": ((0,), KEYS_AND_VALUES),
     "get_mask_sizes": ((3, 1), (8, 0)),
+    "get_max_cache_shape": ((), -1),
     "get_max_length": ((), -1),
     "get_query_offset": ((), 5),
     "get_recurrent_state": ((0,), KEYS_AND_VALUES),
@@ -41,6 +47,8 @@ CACHE_VERBS = {
     "is_linear": (None, [False] * 3),
     "is_recording_past": ((0,), False),
     "is_sliding": (None, [False, True, False]),
+    "max_batch_size": (None, 2),
+    "max_cache_len": (None, -1),
     "offload": ((0,), None),
     "prefetch": ((1,), None),
     "reorder_cache": ((ROWS,), None),
@@ -56,11 +64,13 @@ LAYER_VERBS = {
     "batch_select_indices": ((ROWS,), None),
     "crop": ((0,), None),
     "get_mask_sizes": ((3,), (8, 0)),
+    "get_max_cache_shape": ((), -1),
     "get_max_length": ((), -1),
     "get_seq_length": ((), 5),
     "is_compileable": (None, False),
     "is_croppable": (None, True),
     "is_sliding": (None, False),
+    "layer_type": (None, None),
     "lazy_initialization": ((None, None), KEYS_AND_VALUES),
     "offload": ((), None),
     "prefetch": ((), None),
@@ -107,7 +117,7 @@ def test_every_verb_is_answered_or_refused(of):
 def test_an_empty_cache_answers_too():
     cache = TTRCache(3)
     assert len(cache) == 3 and isinstance(cache.layers[0], CacheLayerMixin)
-    assert (cache.batch_size, cache.get_seq_length(), cache.get_max_length()) == (-1, 0, -1)
+    assert (cache.batch_size, cache.get_seq_length(), cache.max_cache_len) == (-1, 0, -1)
     assert not cache.has_previous_state() and not cache.is_initialized and not any(cache.is_sliding)
     for verb, call in {"crop": (0,), "reorder_cache": (ROWS,), "offload": (0,), "prefetch": (0,)}.items():
         getattr(cache, verb)(*call)
@@ -130,9 +140,11 @@ def test_limits_are_told():
     with torch.no_grad():
         cache = model(tokens(1, 4), use_cache=True).past_key_values
     horizon = model.model.layers[0].mixer.problem.weights.horizon
-    assert [cache.get_max_length(layer) for layer in (0, 1)] == [horizon, -1]
+    assert [layer.get_max_length() for layer in cache.layers] == [horizon, -1]
     cache.layers[1].state = model.model.layers[1].mixer.initial_state(1, capacity=6)
-    assert cache.get_max_length(1) == 6
+    assert cache.layers[1].get_max_length() == 6
+    cache.layers[0].state = dataclasses.replace(cache.layers[0].state, capacity=3)
+    assert cache.layers[0].get_max_length() == 3 < horizon
 
 
 # ---------------------------------------------------------------------------------------- generate

@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ttr.layer.sizes import Sizes
 from ttr.models.packing import Rows
-from ttr.models.recorded import Reading, Recorded
+from ttr.models.recorded import Layer, Recorded
 from ttr.problem import Problem
 from ttr.state import State, keeps_too_little
 
@@ -49,7 +49,7 @@ class MemoryLayer(CacheLayerMixin):
         return self.problem is not None and self.problem.weights.window is not None
 
     def begin(
-        self, layer: Reading, x: Float[Tensor, "B T D"], cu_seqlens: Int[Tensor, " bounds"] | None
+        self, layer: Layer, x: Float[Tensor, "B T D"], cu_seqlens: Int[Tensor, " bounds"] | None
     ) -> None:
         """Before the layer reads x: read again what a crop has kept, and note x if the past is recorded."""
         if self.behind:
@@ -67,11 +67,8 @@ class MemoryLayer(CacheLayerMixin):
             False,
         )
         self.columns += columns
-        if packing.cu_seqlens is None:
-            self.unpadded += columns
-        else:
-            tokens = packing.tokens(self.state.position.device)
-            self.unpadded = 0 if tokens is None else int(tokens.all(0).flip(0).long().cumprod(0).sum())
+        unpadded = packing.unpadded
+        self.unpadded = self.unpadded + columns if unpadded == columns else unpadded
         if self.record_past:
             self._record(*self.read, packing)
         else:
@@ -190,7 +187,7 @@ class MemoryLayer(CacheLayerMixin):
         horizon = None if self.problem is None else self.problem.weights.horizon
         return min((limit for limit in (fixed, horizon) if limit), default=-1)
 
-    get_max_cache_shape = get_max_length  # its name until transformers 5.2
+    get_max_cache_shape = get_max_length  # its name in transformers 5.12
 
     def offload(self) -> None:
         """Move the state to the CPU."""
@@ -282,6 +279,11 @@ class TTRCache(Cache):
             layer.commit(problem, endless, columns, packing)
         self.memories = memories
 
+    def activate_past_recording(self) -> None:
+        """From the next call on, keep what ``crop`` needs to take calls back; see ``crop``."""
+        for layer in self.layers:
+            layer.activate_past_recording()
+
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the newest columns of the batch in every layer, or in none if one refuses.
 
@@ -317,6 +319,13 @@ class TTRCache(Cache):
     def batch_size(self) -> int:
         """Number of sequences; -1 before the first token."""
         return next((len(state.position) for state in self.states() if state is not None), -1)
+
+    @property
+    def max_cache_len(self) -> int:
+        """Number of tokens that a row can have in some layer; -1 for no limit."""
+        return max(layer.get_max_length() for layer in self.layers)
+
+    max_batch_size = batch_size  # the names of both in transformers 5.12
 
     def prefetch(self, layer_idx: int, only_non_sliding: bool = True) -> None:
         """Move the state of a layer back to the device it was on before ``offload``."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -47,6 +48,11 @@ class Rows:
         """The labels, set to -100 at tokens that do not directly follow a token of their own sequence."""
         return labels
 
+    @property
+    def unpadded(self) -> int:
+        """How many of the last columns hold no padding, with one sequence per row."""
+        return self.shape[1]
+
     def tokens(self, device: torch.device) -> Bool[Tensor, "B T"] | None:
         """True at tokens and False at padding; None if a row holds several sequences."""
         return torch.ones(self.shape, dtype=torch.bool, device=device)
@@ -82,6 +88,11 @@ class Packing(Rows):
         kept = self.index[follows]
         flat = labels.flatten()
         return torch.full_like(flat, -100).index_copy(0, kept, flat[kept]).view_as(labels)
+
+    @cached_property
+    def unpadded(self) -> int:
+        tokens = self.tokens(self.index.device)
+        return 0 if tokens is None else int(tokens.all(0).flip(0).long().cumprod(0).sum())
 
     def tokens(self, device: torch.device) -> Bool[Tensor, "B T"] | None:
         if self.shape[0] != self.sequences:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,15 +14,16 @@ from ttr.models.packing import packing_of
 from ttr.state import State
 
 
-class Reading(Protocol):
-    """A layer with a memory."""
+@runtime_checkable
+class Layer(Protocol):
+    """A layer with a memory, as its cache sees it."""
+
+    mixer: Mixer
 
     def read(
         self, x: Float[Tensor, "B T D"], state: State | None, cu_seqlens: Int[Tensor, " bounds"] | None
     ) -> tuple[Float[Tensor, "B T D"], State]:
         """What the memory makes of the inputs of the layer, and its state after them."""
-
-    mixer: Mixer
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Recorded:
         kept = self.real.shape[1] - columns
         return replace(self, inputs=self.inputs[:, :kept], real=self.real[:, :kept])
 
-    def state(self, layer: Reading) -> State:
+    def state(self, layer: Layer) -> State:
         """The state after the inputs, which the layer reads again."""
         packing = packing_of(self.real.shape, attention_mask=self.real, read=self.before.position)
         return layer.read(packing.pack(self.inputs), self.before, packing.cu_seqlens)[1]
