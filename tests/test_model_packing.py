@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import DataCollatorWithFlattening
 
-from tests.decoders import HYBRID, assert_close, padded, tiny, tokens
+from tests.decoders import ENTRIES, assert_close, padded, tiny, tokens
 from ttr.laws.tolerances import FLOAT32
 from ttr.models import TTRCache
+from ttr.models.packing import PaddingLast, packing_of
 
 LENGTHS = (4, 1, 6)
 BOUNDS = torch.tensor([0, 4, 5, 11])
@@ -194,22 +195,22 @@ def test_a_square_mask_may_cover_earlier_calls():
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_a_cache_goes_on_with_every_packed_sequence(spelling):
-    model, rows, following = tiny(), [tokens(length) for length in LENGTHS], tokens(3, 1)
+    model, rows, following = tiny(LAYERS), [tokens(length) for length in LENGTHS], tokens(3, 1)
     with torch.no_grad():
         cache = model(
-            torch.cat(rows)[None], **SPELLINGS[spelling], past_key_values=TTRCache(len(HYBRID))
+            torch.cat(rows)[None], **SPELLINGS[spelling], past_key_values=TTRCache(len(LAYERS))
         ).past_key_values
         step = model(following, past_key_values=cache, position_ids=torch.tensor([[4], [1], [6]])).logits
         for i, row in enumerate(rows):
             assert_close(step[i], model(torch.cat([row, following[i]])[None]).logits[0, -1:])
-        tail = tokens(1, 6)
+        tail = tokens(1, 7)
         logits = model(
             tail,
             past_key_values=cache,
-            cu_seqlens=torch.tensor([0, 2, 5, 6]),
-            position_ids=torch.tensor([[5, 6, 2, 3, 4, 7]]),
+            cu_seqlens=torch.tensor([0, 1, 6, 7]),
+            position_ids=torch.tensor([[5, 2, 3, 4, 5, 6, 7]]),  # the last goes on where the second ends
         ).logits
-        for i, (start, stop) in enumerate([(0, 2), (2, 5), (5, 6)]):
+        for i, (start, stop) in enumerate([(0, 1), (1, 6), (6, 7)]):
             whole = torch.cat([rows[i], following[i], tail[0, start:stop]])
             assert_close(logits[0, start:stop], model(whole[None]).logits[0, start - stop :])
 
@@ -240,10 +241,11 @@ def test_one_sequence_in_other_words_is_one_sequence(boundaries):
 def test_positions_may_count_a_hole_or_not(positions):
     model, ids, mask = tiny(), tokens(1, 5), torch.tensor([[1, 1, 0, 1, 1]])
     with torch.no_grad():
-        assert torch.equal(
-            model(ids, attention_mask=mask, position_ids=torch.tensor(positions)).logits,
-            model(ids, attention_mask=mask).logits,
-        )
+        out = model(ids, attention_mask=mask, position_ids=torch.tensor(positions), labels=ids)
+        assert torch.equal(out.logits, model(ids, attention_mask=mask).logits)
+        # the token behind the hole does not follow the one before it
+        loss = torch.nn.functional.cross_entropy(out.logits[0, [0, 3]].float(), ids[0, [1, 4]])
+        assert_close(out.loss, loss, FLOAT32)
 
 
 FULL, PADDED = torch.ones(1, 6, dtype=torch.int64), torch.tensor([[0, 1, 1, 1, 1, 1]])
@@ -366,3 +368,16 @@ def test_shifted_labels_alone_have_a_loss():
     model, ids = tiny(), tokens(2, 6)
     shifted = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
     assert torch.equal(model(ids, shift_labels=shifted).loss, model(ids, labels=ids).loss)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ENTRIES)
+def test_padding_behind_the_tokens_is_padding_left_out(name):
+    block = tiny(name).model.layers[0]
+    x, mask = torch.randn(3, 9, 16).double(), torch.ones(3, 9, dtype=torch.int64)
+    mask[0, :4] = mask[1, 2] = mask[1, -2:] = 0
+    left_out, behind = packing_of((3, 9), attention_mask=mask), PaddingLast((3, 9), mask.bool())
+    assert_close(
+        behind.unpack(block(behind.pack(x))),
+        left_out.unpack(block(left_out.pack(x), cu_seqlens=left_out.cu_seqlens)),
+    )

@@ -140,7 +140,8 @@ def memory_step(problem: Problem, inplace: bool, engine: str | Engine) -> Memory
         if bound is not None and (done := bound(*token, state, controls, params)):
             return done
         done = step(problem, *token, state, params=params, inplace=inplace, engine=engine, **controls)
-        bound = _STEPS.get(_kind_of_step(problem, inplace, *token)) if engine == "auto" else None
+        binds = engine == "auto" and not torch.compiler.is_compiling()
+        bound = _STEPS.get(_kind_of_step(problem, inplace, *token)) if binds else None
         return done
 
     return advance

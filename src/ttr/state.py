@@ -16,7 +16,7 @@ from ttr.forms import CorrectedPairs, Pairs, TransportedPairs
 from ttr.problem import Problem
 from ttr.slots import EMPTY, beside, with_slots
 from ttr.state_tensors import StateTensors
-from ttr.torch_internals import register_pytree_node
+from ttr.torch_internals import MappingKey, register_pytree_node
 
 
 @dataclass(frozen=True)
@@ -330,10 +330,21 @@ def _flatten(state: State) -> tuple[list[Any], tuple[tuple[str, ...], int | None
     return [*state.tensors.values(), state.position], (tuple(state.tensors), state.capacity)
 
 
+def _flatten_with_names(state: State) -> tuple[list[tuple[Any, Any]], Any]:
+    leaves, context = _flatten(state)
+    return [(MappingKey(name), leaf) for name, leaf in zip((*context[0], "position"), leaves)], context
+
+
 def _unflatten(leaves: Any, context: tuple[tuple[str, ...], int | None]) -> State:
     *tensors, position = leaves
     names, capacity = context
     return State(dict(zip(names, tensors)), position, capacity)
 
 
-register_pytree_node(State, _flatten, _unflatten, serialized_type_name="ttr.State")
+register_pytree_node(
+    State,
+    _flatten,
+    _unflatten,
+    serialized_type_name="ttr.State",
+    flatten_with_keys_fn=_flatten_with_names,
+)

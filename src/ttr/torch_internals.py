@@ -14,7 +14,7 @@ PLAIN = (Tensor, nn.Parameter)
 
 _MODES = getattr(torch._C, "_len_torch_dispatch_stack", None)
 
-register_pytree_node = _pytree.register_pytree_node
+MappingKey, register_pytree_node = _pytree.MappingKey, _pytree.register_pytree_node
 
 _TRANSFORMS_SHOW = hasattr(torch._C, "_are_functorch_transforms_active") and hasattr(
     torch.autograd.forward_ad, "_current_level"

@@ -46,6 +46,9 @@ NAMED = (
     "test_convert.py",
     "test_model_rollback.py",
     "test_model_generation.py",
+    "test_model.py",
+    "test_model_packing.py",
+    "test_model_compile.py",
 )
 """The files whose tests can be selected by name."""
 

@@ -12,6 +12,8 @@ def running_sum(x: Float[Tensor, "*lead T"], block: int = 16) -> Float[Tensor, "
     """Sums along the last axis, as products with triangles of ones: ``cumsum`` is not deterministic on CUDA
     devices."""
     time = x.shape[-1]
+    if isinstance(time, torch.SymInt):  # an exported graph leaves the number of blocks of blocks open
+        return x.cumsum(-1)
     if time <= 1:
         return x
     blocks = pad(x, (0, -time % block)).unflatten(-1, (-1, block))

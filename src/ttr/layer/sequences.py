@@ -62,7 +62,9 @@ class Sequences:
         """The last tokens of every sequence, as many as ``tail`` has, those of earlier calls included."""
         past = tail.shape[1]
         if self.cu_seqlens is None:
-            rows = [tail.flatten(2), x[:, -past:].flatten(2)]  # as the convolution joins them
+            # a graph for any T must not ask whether the call has as many tokens as the tail
+            newest = x if torch.compiler.is_compiling() else x[:, -past:]
+            rows = [tail.flatten(2), newest.flatten(2)]  # as the convolution joins them
             return torch.cat(rows, dim=1)[:, -past:].reshape(tail.shape)
         if self.time == 0:
             return tail

@@ -26,7 +26,7 @@ from ttr.models.cache import MemoryLayer, TTRCache
 from ttr.models.configuration import TTRConfig
 from ttr.models.conversion import renamed_keys
 from ttr.models.generation import Generation
-from ttr.models.packing import packing_of
+from ttr.models.packing import Rows, packing_of
 from ttr.operators.rms_norm import rms_norm
 from ttr.state import State
 
@@ -204,15 +204,15 @@ class TTRModel(TTRPreTrainedModel):
         Args:
             attention_mask: [B, T], 0 at padding on either side, which is left out of the computation; its
                 hidden states are 0. It may also cover the columns of earlier calls. Numbers 1, 2, ... mark
-                the sequences packed in a row.
-            position_ids: [B or 1, T], only used to find sequences packed in a row: they start at 0 and rise
-                by one.
+                the sequences packed in a row; so does a block-diagonal causal mask [B, 1, T, T].
+            position_ids: [T], [B or 1, T] or [axes, B or 1, T], only used to find sequences packed in a row:
+                one begins where they do not rise by one.
             past_key_values, cache: the cache to continue from, under either name; it is changed, unless the
                 call is refused. Its states have one row per sequence.
             use_cache: also return the states; by default as configured, but not in training.
             cu_seqlens, cu_seq_lens_q, cu_seq_lens_k: boundaries [0, ..., T] of sequences packed along time,
                 with B = 1.
-            seq_idx: [B or 1, T], the number of every token's sequence in its row, rising.
+            seq_idx: [T] or [B or 1, T], the number of every token's sequence in its row, rising.
             others: switches of transformers that have no effect here.
 
         Raises:
@@ -239,14 +239,8 @@ class TTRModel(TTRPreTrainedModel):
         memories = tuple((block.mixer.problem, block.mixer.sizes) for block in self.layers)
         if cache is not None:
             cache.check(memories, packing.sequences)
-        x = packing.pack(x)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        entered = []
-        for block in self.layers:
-            if wanted:
-                entered.append(packing.unpack(x))
-                x = packing.pack(entered[-1])  # so that what is returned has gradients
-            x = block(x, cache=cache, cu_seqlens=packing.cu_seqlens)
+        x, entered = self._through_blocks(packing.pack(x), cache, packing, wanted)
         if cache is not None:
             cache.commit(memories, shape[1], packing)
         last = packing.unpack(self.norm(x))
@@ -255,6 +249,18 @@ class TTRModel(TTRPreTrainedModel):
             hidden_states=(*entered, last) if wanted else None,
             **{CACHE: cache},
         )
+
+    def _through_blocks(
+        self, x: Tensor, cache: TTRCache | None, packing: Rows, wanted: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """What leaves the last block, packed, and, if ``wanted``, what enters each of them, unpacked."""
+        entered = []
+        for block in self.layers:
+            if wanted:
+                entered.append(packing.unpack(x))
+                x = packing.pack(entered[-1])  # so that the ones returned have gradients
+            x = block(x, cache=cache, cu_seqlens=packing.cu_seqlens)
+        return x, entered
 
     def _cache(self, cache: Cache | None, use_cache: bool | None) -> TTRCache | None:
         """The cache to use; one that is given is always used."""

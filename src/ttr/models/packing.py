@@ -179,6 +179,18 @@ def packing_of(
         )
     device = next(x.device for x in (mask, position, boundaries, *numbers.values()) if x is not None)
     tokens = spellings.real_tokens(shape, mask if least < 1 else None, device)
+    return _packed(shape, tokens, numbers, boundaries, position, read)
+
+
+def _packed(
+    shape: tuple[int, int],
+    tokens: spellings.RealTokens,
+    numbers: Mapping[str, Int[Tensor, "B T"]],
+    boundaries: Int[Tensor, " bounds"] | None,
+    position: Int[Tensor, "axes B T"] | None,
+    read: Int[Tensor, " rows"] | None,
+) -> Rows:
+    """The packing of the real tokens by all that is told of their sequences."""
     starts = {name: spellings.changes(name, x, tokens) for name, x in numbers.items()}
     cu_seqlens = None
     if boundaries is not None:
@@ -197,11 +209,13 @@ def packing_of(
                 "row. Put every sequence in its own row, or give boundaries cu_seqlens of as many sequences "
                 "as the cache holds."
             )
-        rows = torch.searchsorted(tokens.row, torch.arange(shape[0] + 1, device=device))
+        rows = torch.searchsorted(tokens.row, torch.arange(shape[0] + 1, device=tokens.row.device))
         cu_seqlens = torch.cat([rows, begins.nonzero()[:, 0]]).sort().values
     if position is not None and read is not None:
         spellings.check_going_on(position, tokens, cu_seqlens, read)
-    whole = least > 0 and boundaries is None and not begins.any()
+    whole = (
+        boundaries is None and len(cu_seqlens) == shape[0] + 1 and len(tokens.index) == shape[0] * shape[1]
+    )
     return Rows(shape) if whole else Packing(shape, tokens.index, cu_seqlens)
 
 

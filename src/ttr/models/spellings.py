@@ -109,8 +109,8 @@ def _numbers_of_square(
     past, own = reads.split([earlier, time], dim=2)
     real = own.diagonal(dim1=1, dim2=2)
     seen = past.sum(2)
-    starts = real & (own.int().argmax(2) == torch.arange(time, device=mask.device)) & (seen == 0)
-    number = torch.where(real, starts.cumsum(1).clamp(min=1), 0)
+    starts = real & (own.int().argmax(2) == torch.arange(time, device=mask.device))
+    number = torch.where(real, starts.cumsum(1), 0)
     together = (number[:, :, None] == number[:, None, :]) & real[:, None, :]
     right = own == together.tril()
     known = seen == (0 if read is None else read.to(seen)[:, None])
@@ -124,7 +124,7 @@ def _numbers_of_square(
 
 
 def numbers(shape: tuple[int, int], name: str, x: Tensor, axes: int = 2) -> Int[Tensor, "axes B T"]:
-    """One number for every token, along as many axes as are given if there are up to 3, else 1."""
+    """One number for every token, along one axis or, given three dimensions, along several."""
     batch, time = shape
     if (
         not isinstance(x, Tensor)

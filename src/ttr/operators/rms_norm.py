@@ -15,6 +15,7 @@ and the product rule gives those of x, gain and g.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod  # torch.Size.numel() would fix the sizes of an exported call
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ def rms_norm(
         mean: c is 1 / D, else 1.
     """
     axes = 1 if gain is None else gain.ndim
-    rows, size = x.shape[: x.ndim - axes].numel(), x.shape[x.ndim - axes :].numel()
+    rows, size = prod(x.shape[: x.ndim - axes]), prod(x.shape[x.ndim - axes :])
     call = (
         x.reshape(rows, size),
         None if gain is None else gain.flatten(),

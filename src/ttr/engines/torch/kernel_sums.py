@@ -46,6 +46,8 @@ class KernelSums(Engine):
             return "It sums pairs, and this memory corrects or stores them otherwise."
         if problem.recurrence is not None or problem.weights.retention == "channel":
             return "It weights whole pairs, and these weights are of channels or change what is written."
+        if x is not None and isinstance(x.length, torch.SymInt):
+            return "Its number of blocks depends on that of tokens, which this exported graph leaves open."
         features = function.feature_size(1 if x is None else x.k.shape[-1])
         if x is not None and x.length > max(SHORT, TOKENS_PER_FEATURE * features):
             return f"A sequence of {x.length} tokens is faster through its {features} features."

@@ -1,0 +1,58 @@
+"""Faults in the packing of the decoder's batches."""
+
+from .fault import Fault
+
+FAULTS = (
+    Fault(
+        "models/spellings.py",
+        "(step[0] == 1) | (step[0] == columns)",
+        "step[0] > 0",
+        ("test_every_spelling",),
+    ),
+    Fault("models/spellings.py", "| (step[0] == columns)", "", ("test_positions_may_count",)),
+    Fault("models/spellings.py", "(step > 0).any(0)", "(step > 0).all(0)", ("test_every_spelling",)),
+    Fault("models/spellings.py", "starts.cumsum(1)", "1", ("test_every_spelling",)),
+    Fault("models/spellings.py", "right.all(2) & known", "right.all(2)", ("test_a_square_mask_may",)),
+    Fault("models/spellings.py", "right.all(2) & known", "known", ("test_what_is_not_understood",)),
+    Fault("models/spellings.py", "read.to(token)[sequence] > 0", "False", ("test_what_is_not_understood",)),
+    Fault(
+        "models/packing.py",
+        "follows[self.cu_seqlens[:-1][lengths > 0].long()] = False",
+        "",
+        ("test_every_spelling",),
+    ),
+    Fault(
+        "models/packing.py",
+        "self.index.diff(prepend=self.index[:1] - 2) == 1",
+        "self.index >= 0",
+        ("test_positions_may_count",),
+    ),
+    Fault(
+        "models/packing.py",
+        'starts["position_ids"] |= starts["cu_seqlens"]',
+        "pass",
+        ("test_a_cache_goes_on",),
+    ),
+    Fault(
+        "models/packing.py",
+        "torch.searchsorted(tokens.index, boundaries.to(tokens.index))",
+        "boundaries",
+        ("test_boundaries_may",),
+    ),
+    Fault(
+        "models/packing.py",
+        "(~self.real).byte().argsort(",
+        "self.real.byte().argsort(",
+        ("test_padding_behind",),
+    ),
+    Fault(
+        "models/packing.py", "self.real[:, 1:] & self.real[:, :-1]", "self.real[:, 1:]", ("test_one_graph",)
+    ),
+    Fault("models/modeling.py", "x = packing.pack(entered[-1])", "pass", ("test_hidden_states_have",)),
+    Fault(
+        "layer/sequences.py",
+        "x if torch.compiler.is_compiling() else x[:, -past:]",
+        "x[:, -past:]",
+        ("test_an_exported_graph",),
+    ),
+)

@@ -1,0 +1,143 @@
+"""The decoder compiled as one graph and exported: masks, positions and the number of tokens are no part of
+the graph. Needs the shape checks off: TTR_TEST_TYPES=0."""
+
+import copy
+import os
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import ttr
+from tests.decoders import ENTRIES, assert_close, tiny, tokens
+from ttr.forms import LinearRecurrence
+from ttr.nn import Mixer
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),  # the compiler's own
+    pytest.mark.skipif(os.environ.get("TTR_TEST_TYPES", "1") == "1", reason="run with TTR_TEST_TYPES=0"),
+]
+
+QUICK = ("gla",)
+COMPILED = (*QUICK, "gated-deltanet", "mamba2", "softmax-attention-qknorm", "rwkv7")
+FIXED = ("mlstm", "precond-gated-deltanet", "precond-kda")
+"""Linear recurrences with parts that are computed in blocks or by halving, whose number a graph fixes."""
+EXPORTED = [
+    name for name in ENTRIES if ttr.catalogue[name].problem.form is LinearRecurrence and name not in FIXED
+]
+STREAMED = ("retnet", "gla", "mamba2", "deltanet", "gated-deltanet", "kda", "rwkv7")
+
+
+def of(names, quick):
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.full) for name in names]
+
+
+def batch(time):
+    """Tokens with padding on the left, on the right and between, their mask, and the positions that
+    ``generate`` makes."""
+    ids, mask = tokens(3, time), torch.ones(3, time, dtype=torch.int64)
+    mask[0, :2] = mask[1, -3:] = mask[2, 1] = 0
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(1) - 1).masked_fill(mask == 0, 1),
+        "labels": ids,
+        "use_cache": False,
+    }
+
+
+@pytest.mark.parametrize("name", of(COMPILED, QUICK))
+def test_one_graph_takes_any_padding_of_any_length(name):
+    torch._dynamo.reset()
+    model = tiny(name)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    for time in (9, 6, 14, 37):
+        inputs = batch(time)
+        outputs, gradients = [], []
+        for call in (compiled, model):
+            out = call(**inputs)
+            outputs.append(out)
+            gradients.append(torch.autograd.grad(out.loss, list(model.parameters())))
+        assert_close(outputs[0].logits, outputs[1].logits)
+        assert_close(outputs[0].loss, outputs[1].loss)
+        for ours, wanted in zip(*gradients):
+            assert_close(ours, wanted)
+    assert counter.frame_count <= 2
+    with pytest.raises(RuntimeError, match="must hold 1 at tokens and 0 at padding"):
+        compiled(**inputs | {"attention_mask": 2 * inputs["attention_mask"]})
+    with pytest.raises(RuntimeError, match="takes one sequence per row"):
+        compiled(**inputs | {"position_ids": inputs["position_ids"] % 7})
+
+
+@torch.no_grad()
+def test_a_compiled_step_takes_the_mask_and_positions_of_generate():
+    torch._dynamo.reset()
+    model, inputs, token = tiny("gla"), batch(6), tokens(3, 1)
+    mask = inputs["attention_mask"]
+    cache = model(inputs["input_ids"], attention_mask=mask, use_cache=True).past_key_values
+    before = copy.deepcopy(cache)
+    step = {
+        "attention_mask": torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1),
+        "position_ids": mask.sum(1, keepdim=True),
+    }
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    logits = compiled(token, past_key_values=cache, **step).logits
+    assert_close(logits, model(token, past_key_values=before, **step).logits)
+    with pytest.raises(RuntimeError, match="A compiled step takes no padding"):
+        compiled(token, past_key_values=before, **step | {"attention_mask": step["attention_mask"].flip(1)})
+
+
+@pytest.mark.parametrize("name", of(EXPORTED, ("gla", "gated-deltanet")))
+def test_an_exported_graph_takes_any_number_of_tokens(name):
+    model, time = tiny(name), torch.export.Dim("time", min=2, max=4096)
+    inputs = {key: x for key, x in batch(9).items() if key in ("input_ids", "attention_mask", "use_cache")}
+    axes = {"input_ids": {1: time}, "attention_mask": {1: time}, "use_cache": None}
+    exported = torch.export.export(model, (), inputs, dynamic_shapes=axes, strict=False).module()
+    for length in (3, 9, 70):
+        inputs = {key: x for key, x in batch(length).items() if key in inputs}
+        with torch.no_grad():
+            assert_close(exported(**inputs).logits, model(**inputs).logits)
+
+
+class Call(torch.nn.Module):
+    """One way to call a layer, as a module."""
+
+    def __init__(self, mixer, call):
+        super().__init__()
+        self.mixer, self.call = mixer, call
+
+    def forward(self, x, state):
+        return self.call(self.mixer, x, state)
+
+
+def chunk(mixer, x, state):
+    return mixer(x, state, return_state=True)
+
+
+def step(mixer, x, state):
+    return mixer.step(x, state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", of(STREAMED, ("gla", "gated-deltanet")))
+def test_exported_calls_of_a_layer_hand_on_their_state(name):
+    mixer = Mixer(16, ttr.catalogue[name], heads=2).double()
+    exported, wanted = mixer.initial_state(2), mixer.initial_state(2)
+    fixed, time = [None] * (len(wanted.tensors) + 1), torch.export.Dim("time", min=2, max=4096)
+    graphs = {
+        call: torch.export.export(
+            Call(mixer, call), (x, wanted), dynamic_shapes=(axes, fixed), strict=False
+        ).module()
+        for call, x, axes in (
+            (chunk, torch.randn(2, 9, 16).double(), {1: time}),
+            (step, torch.randn(2, 16).double(), None),
+        )
+    }
+    for call, *length in ((chunk, 2), (step,), (chunk, 70), (step,)):
+        x = torch.randn(2, *length, 16).double()
+        (y, exported), (wanted_y, wanted) = graphs[call](x, exported), call(mixer, x, wanted)
+        assert_close(y, wanted_y)
+        for key in wanted:
+            assert_close(exported[key], wanted[key])
+        assert torch.equal(exported.position, wanted.position)
