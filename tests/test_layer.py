@@ -84,10 +84,10 @@ def test_declared_is_what_is_done(example):
     }
     streams |= {name: -torch.rand(shape) for name, shape in made_elsewhere.items() if name in example.reads}
     before = {name: stream.clone() for name, stream in streams.items()}
-    made = example(learned.tensors(), streams)
+    made = example(learned(), streams)
     assert set(made) == (set(example.makes) | set(made) & {"q", "k", "v", "y"}) and made
     assert all(torch.equal(stream, before[name]) for name, stream in streams.items())
-    if learned.tensors():
+    if learned():
         sum((tensor * torch.randn_like(tensor)).sum() for tensor in made.values()).backward()
         for name, parameter in learned.named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().max() > 0, name

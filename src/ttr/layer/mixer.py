@@ -88,18 +88,17 @@ class Mixer(Project):
         self._check_width(x)
         rows = check_packing(cu_seqlens, x.shape[0], x.shape[1])
         given = None if state is None else self._checked(state, rows)
-        state, memory_state = (
-            (self.initial_state(rows), None) if given is None else (given, self._memory_state(given))
-        )
-        streams, tails = self.project(
-            x, Sequences(x.shape[1], state.position, cu_seqlens), self._tails(state)
-        )
+        memory_state = None if given is None else self._memory_state(given)
+        # x says where to compute: the weights may still be elsewhere
+        position = torch.zeros(rows, dtype=torch.int64, device=x.device) if given is None else given.position
+        tails = self._empty_tails(rows, x.device) if given is None else self._tails(given)
+        streams, tails = self.project(x, Sequences(x.shape[1], position, cu_seqlens), tails)
         y = regress(
             self.problem,
             streams["q"],
             streams["k"],
             streams["v"],
-            params=self.memory.tensors(),
+            params=self.memory(),
             state=memory_state,
             return_state=return_state,
             cu_seqlens=cu_seqlens,
@@ -149,7 +148,7 @@ class Mixer(Project):
             for name, control in self._controls(streams).items()
         }
         token = [streams[name][:, 0] for name in ("q", "k", "v")]
-        y, memory_state = remember(token, self._memory_state(state), controls, self.memory.tensors())
+        y, memory_state = remember(token, self._memory_state(state), controls, self.memory())
         return self._read_out(y[:, None], streams)[:, 0], memory_state.replace(**tails)
 
     def initial_state(self, batch: int, capacity: int | None = None) -> State:
@@ -163,17 +162,11 @@ class Mixer(Project):
             s.key_size,
             s.value_size,
             capacity=capacity,
-            params=self.memory.tensors(),
+            params=self.memory(),
             device=like.device,
             dtype=like.dtype,
         )
-        wide = torch.promote_types(like.dtype, torch.float32)
-        return state.replace(
-            **{
-                name: torch.zeros(batch, *shape, device=like.device, dtype=wide)
-                for name, shape in self.tails().items()
-            }
-        )
+        return state.replace(**self._empty_tails(batch, like.device))
 
     def extra_repr(self) -> str:
         return f"{self.problem!r}, {self.sizes!r}"
@@ -182,11 +175,17 @@ class Mixer(Project):
         """The parts after the memory, then the output projection."""
         streams = {**streams, "y": y}
         for name, part in self.output_parts:
-            streams |= part(self.output[name].tensors(), streams)
+            streams |= part(self.output[name](), streams)
         return self.o_proj(streams["y"].flatten(-2))
 
     def _controls(self, streams: Streams) -> dict[str, Tensor]:
         return {name: streams[name] for name in self.problem.controls()}
+
+    def _empty_tails(self, batch: int, device: torch.device) -> dict[str, Tensor]:
+        wide = torch.promote_types(self.o_proj.weight.dtype, torch.float32)
+        return {
+            name: torch.zeros(batch, *shape, device=device, dtype=wide) for name, shape in self.tails().items()
+        }
 
     def _tails(self, state: State) -> dict[str, Tensor]:
         return {name: state[name] for name in self.tails()}

@@ -84,7 +84,7 @@ class Project(nn.Module):
         made = (
             self._with_past(step, learned, streams, sequences, tails)
             if step.past
-            else step(learned.tensors(), streams)
+            else step(learned(), streams)
         )
         for name in step.sums(self.sizes):
             made[name], total = sequences.running_sum(made[name], tails[f"sum.{name}"].to(made[name].dtype))
@@ -104,7 +104,7 @@ class Project(nn.Module):
         before = {name: tails[f"conv.{name}"].to(streams[name].dtype) for name in step.streams}
         for name, tail in before.items():
             tails[f"conv.{name}"] = sequences.tail(streams[name], tail).to(tails[f"conv.{name}"].dtype)
-        return step.continued(learned.tensors(), streams, before, sequences)
+        return step.continued(learned(), streams, before, sequences)
 
 
 def projection(inputs: int, outputs: int) -> nn.Linear:

@@ -26,6 +26,10 @@ class Tensors(nn.Module):
         for head, specs in inner.items():
             self.add_module(head, Tensors(specs))
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors by their declared names."""
-        return dict(self.named_parameters()) | dict(self.named_buffers())
+    def forward(self) -> dict[str, Tensor]:
+        """The tensors by their declared names. Calling the module, like any other, lets hooks run first:
+        those of accelerate load tensors that are kept elsewhere."""
+        own = {name: tensor for name, tensor in self._parameters.items() if tensor is not None}
+        own |= {name: tensor for name, tensor in self._buffers.items() if tensor is not None}
+        inner = {head: module() for head, module in self._modules.items()}
+        return own | {f"{head}.{name}": x for head, held in inner.items() for name, x in held.items()}

@@ -78,7 +78,7 @@ def _draw(entry: str) -> Callable[[Shape, torch.Generator], dict[str, Tensor]]:
             tails = {name: state[name] for name in mixer.tails()}
             streams, _ = mixer.project(x, Sequences(shape.time, state.position), tails)
         names = ("q", "k", "v", *mixer.problem.controls())
-        params = {f"param {name}": t.detach().clone() for name, t in mixer.memory.tensors().items()}
+        params = {f"param {name}": t.detach().clone() for name, t in mixer.memory().items()}
         return {name: streams[name].detach().clone() for name in names} | params
 
     return draw

@@ -163,7 +163,7 @@ def largest_score(model: SmallModel, inputs: Tensor) -> float:
         state = mixer.initial_state(len(x))
         tails = {name: state[name] for name in mixer.tails()}
         streams, _ = mixer.project(x, Sequences(x.shape[1], state.position), tails)
-        function, params = mixer.problem.function, axis_params(mixer.memory.tensors(), "function")
+        function, params = mixer.problem.function, axis_params(mixer.memory(), "function")
         q, k = function.query(streams["q"], params), function.key(streams["k"], params)
         scores = torch.einsum("bihk,bjhk->bhij", q, k).tril()
         found = max(found, scores.abs().max().item())
