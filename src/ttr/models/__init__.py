@@ -1,16 +1,26 @@
 """One Hugging Face decoder for every memory. Importing this module registers it with the Auto classes of
-transformers."""
+transformers, which import it themselves where ttr is installed (``ttr_autoload``)."""
 
 from __future__ import annotations
 
+import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.models.auto import modeling_auto
 
 from ttr.models.cache import TTRCache
 from ttr.models.configuration import TTRConfig
 from ttr.models.modeling import TTRForCausalLM, TTRModel
 
 AutoConfig.register(TTRConfig.model_type, TTRConfig, exist_ok=True)
-AutoModel.register(TTRConfig, TTRModel, exist_ok=True)
-AutoModelForCausalLM.register(TTRConfig, TTRForCausalLM, exist_ok=True)
+for auto, names, model in (
+    (AutoModel, modeling_auto.MODEL_MAPPING_NAMES, TTRModel),
+    (AutoModelForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, TTRForCausalLM),
+):
+    auto.register(TTRConfig, model, exist_ok=True)
+    # Trainer (label smoothing), pipelines and lm-eval look for the name of a class in these dictionaries
+    names[TTRConfig.model_type] = model.__name__
+    # `transformers serve` looks for the class among the attributes of transformers, of which there may be two
+    # module objects (transformers.processing_utils makes a second one), so their class gets it
+    setattr(type(transformers), model.__name__, model)
 
 __all__ = ["TTRCache", "TTRConfig", "TTRForCausalLM", "TTRModel"]

@@ -36,8 +36,9 @@ CACHE = next(f.name for f in fields(BaseModelOutputWithPast) if f.name in ("cach
 logger = logging.get_logger(__name__)
 
 READ_BY_THE_LOSS = ("num_items_in_batch", "shift_labels")
-# what collators and generate pass beside the boundaries and the cache, from which they follow
-IGNORED = ("max_length_q", "max_length_k", "cache_position")
+# what collators and generate pass beside the boundaries and the cache, from which they follow; a tokenizer is
+# for stop strings
+IGNORED = ("max_length_q", "max_length_k", "cache_position", "tokenizer")
 
 
 class TTRRMSNorm(nn.RMSNorm):
