@@ -183,9 +183,8 @@ class Mixer(Project):
 
     def _empty_tails(self, batch: int, device: torch.device) -> dict[str, Tensor]:
         wide = torch.promote_types(self.o_proj.weight.dtype, torch.float32)
-        return {
-            name: torch.zeros(batch, *shape, device=device, dtype=wide) for name, shape in self.tails().items()
-        }
+        tails = self.tails().items()
+        return {name: torch.zeros(batch, *shape, device=device, dtype=wide) for name, shape in tails}
 
     def _tails(self, state: State) -> dict[str, Tensor]:
         return {name: state[name] for name in self.tails()}
