@@ -264,3 +264,10 @@ def test_cells_on_a_ray_cluster(tmp_path, wheel):
 def test_curves_in_the_libraries_that_show_them(tmp_path, wheel):
     executable = fresh(tmp_path / "shown", f"{wheel}[hf,cli,test]", "tensorboard", "trackio", *PINNED)
     run_tests(str(executable), "tests/test_tracking.py")
+
+
+@pytest.mark.full
+def test_programs_that_know_nothing_of_ttr_open_a_folder(tmp_path, wheel):
+    packages = ("lm-eval", "trl", "peft", "fastapi", "uvicorn", "openai")
+    executable = fresh(tmp_path / "programs", f"{wheel}[hf,cli,test]", *packages, *PINNED)
+    run_tests(str(executable), "--full", "tests/test_programs.py", "tests/test_lora.py")
