@@ -19,7 +19,7 @@ from ttr.component import Component
 from ttr.laws.tolerances import FLOAT32, FLOAT64, error
 from ttr.layer.architecture import Architecture
 from ttr.models import TTRConfig, TTRForCausalLM
-from ttr.models.conversion import SETTINGS, described, renamed_keys
+from ttr.models.conversion import FLAT, SETTINGS, described, renamed_keys
 from ttr.nn import Mixer
 
 SAVED = Path(__file__).parent / "saved"
@@ -67,7 +67,7 @@ def test_the_first_weights_are_drawn_as_before(name, file):
     for key, value in json.loads(file.read_text())[name].items():
         for pattern, today in renamed_keys([entry]).items():
             key = re.sub(pattern, today, f"layers.0.mixer.{key}").removeprefix("layers.0.mixer.")
-        stored[key] = value
+        stored[key.replace(FLAT, "weight")] = value
     assert mixer.state_dict().keys() == stored.keys()
     for key, tensor in mixer.state_dict().items():
         weights = torch.linspace(1, 2, tensor.numel(), dtype=torch.float64)

@@ -44,6 +44,11 @@ class Parameter:
             torch.set_default_dtype(like.dtype)
 
 
+class Matrix(Parameter):
+    """A linear map from the last axis of its shape to the others, which a part applies by
+    ``ttr.layer.part.linear``: in a layer it is an ``nn.Linear``, which adapters and quantisers find."""
+
+
 def constant(value: float) -> Callable[[tuple[int, ...], torch.Generator | None], Tensor]:
     """An initialiser that fills with ``value``."""
     return lambda shape, generator: torch.full(shape, float(value))

@@ -16,7 +16,7 @@ to the call.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
@@ -118,8 +118,11 @@ def newest_pair(x: Tensor) -> Tensor:
     return x if x.ndim == 4 else x[:, :, -1]
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """A linear map to several axes: [B,T,d] by [...,d] -> [B,T,...]."""
+def linear(x: Tensor, weight: Tensor | Callable[[Tensor], Tensor]) -> Tensor:
+    """A linear map to several axes: [B,T,d] by [...,d] -> [B,T,...]. ``weight`` is the matrix, or applies
+    it."""
+    if not isinstance(weight, Tensor):
+        return weight(x)
     if weight.ndim == 2:
         return torch.nn.functional.linear(x, weight)
     return torch.nn.functional.linear(x, weight.flatten(0, -2)).unflatten(-1, weight.shape[:-1])

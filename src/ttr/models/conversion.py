@@ -11,8 +11,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import ConversionOps, WeightConverter
+
 from ttr.layer.architecture import Architecture
 from ttr.layer.initialisers import inverse_softplus
+from ttr.layer.sizes import Sizes
+from ttr.layer.tensors import Tensors
 from ttr.problem import Problem
 
 SETTINGS = {"backend": "engine"}
@@ -96,6 +101,30 @@ TENSORS = {r"mixer\.output\.learned\.(\d+)\.shift": r"mixer.output.learned.\1.bi
 """Old names of the tensors of parts, as patterns."""
 
 
+FLAT = "flattened_weight"
+"""The name, while a folder is loaded, of a matrix that was saved with all its axes: a linear module holds it
+with two."""
+
+SIZES = Sizes(2, 1, 1, 1, 2, 2, 2, levels=1)
+"""Sizes for which every part declares the names of its tensors."""
+
+
+class Flatten(ConversionOps):
+    """A matrix of two axes from one whose outputs have several."""
+
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: Any, target_patterns: list[str], **others: Any
+    ) -> dict[str, Any]:
+        """The tensor under the name that it has today."""
+        ((tensor,),) = input_dict.values()
+        return {target_patterns[0]: tensor.flatten(0, -2)}
+
+
+register_checkpoint_conversion_mapping(
+    "ttr", [WeightConverter(rf"\.{FLAT}", r"\.weight", [Flatten()])], overwrite=True
+)
+
+
 def renamed_keys(memories: Sequence[Architecture | Problem]) -> dict[str, str]:
     """Patterns of old keys of a model with these memories -> today's keys, for ``from_pretrained`` of
     transformers; no pattern matches a key of today."""
@@ -107,8 +136,10 @@ def renamed_keys(memories: Sequence[Architecture | Problem]) -> dict[str, str]:
             ("project", architecture.named_before_memory()),
             ("output", architecture.named("output")),
         ):
-            for number, (name, _) in enumerate(parts):
+            for number, (name, part) in enumerate(parts):
                 keys[re.escape(f"{mixer}.{place}.learned.{number}.")] = f"{mixer}.{name}."
+                for matrix, (module, _) in Tensors(part.parameters(SIZES)).matrices.items():
+                    keys[re.escape(f"{mixer}.{name}.{matrix}") + "$"] = f"{mixer}.{name}.{module}.{FLAT}"
     return keys
 
 

@@ -131,6 +131,7 @@ class TTRPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ("TTRBlock",)
     _skip_keys_device_placement = ("cache", "past_key_values")
+    _weight_conversions = ()  # otherwise transformers undoes the conversion when it saves
 
     @classmethod
     def from_pretrained(
@@ -151,7 +152,7 @@ class TTRPreTrainedModel(PreTrainedModel):
             pretrained_model_name_or_path, *arguments, config=config, key_mapping=keys, **others
         )
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model._weight_conversions = None  # otherwise transformers undoes the renaming when it saves
+        model._weight_conversions = ()
         return loaded
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from ttr.component import Parameter, constant
+from ttr.component import Matrix, Parameter, constant
 from ttr.controls import CONTROLS
 from ttr.layer.initialisers import fan_in, log_uniform_rates, time_step_bias
 from ttr.layer.part import Gate, Streams, linear
@@ -40,7 +40,7 @@ class MambaDecay(Gate):
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {
-            "weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model)),
+            "weight": Matrix((sizes.heads, sizes.d_model), fan_in(sizes.d_model)),
             "bias": Parameter((sizes.heads,), time_step_bias()),
             "rate": Parameter((sizes.heads,), log_uniform_rates(self.slowest, self.fastest)),
         }
@@ -79,8 +79,8 @@ class KDADecay(Gate):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         rank, channels = self.rank or sizes.value_size, sizes.control(self.axes)
         return {
-            "down": Parameter((rank, sizes.d_model), fan_in(sizes.d_model)),
-            "up": Parameter((*channels, rank), fan_in(rank)),
+            "down": Matrix((rank, sizes.d_model), fan_in(sizes.d_model)),
+            "up": Matrix((*channels, rank), fan_in(rank)),
             "bias": Parameter(channels, time_step_bias()),
             "rate": Parameter((sizes.heads,), log_uniform_rates(self.slowest, self.fastest)),
         }
@@ -112,9 +112,9 @@ class Mamba3Decay(Gate):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         shape = (sizes.heads, sizes.d_model)
         return {
-            "weight": Parameter(shape, fan_in(sizes.d_model)),
+            "weight": Matrix(shape, fan_in(sizes.d_model)),
             "bias": Parameter(shape[:1], time_step_bias()),
-            "rate": Parameter(shape, fan_in(sizes.d_model)),
+            "rate": Matrix(shape, fan_in(sizes.d_model)),
         }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
@@ -190,8 +190,8 @@ class RWKV6Decay(Gate):
             return torch.linspace(self.slowest, self.fastest, shape[1]).repeat(shape[0], 1)
 
         return {
-            "down": Parameter((self.rank, sizes.d_model), fan_in(sizes.d_model)),
-            "up": Parameter((*channels, self.rank), fan_in(self.rank)),
+            "down": Matrix((self.rank, sizes.d_model), fan_in(sizes.d_model)),
+            "up": Matrix((*channels, self.rank), fan_in(self.rank)),
             "bias": Parameter(channels, rates),
         }
 
@@ -234,8 +234,8 @@ class RWKV7Decay(Gate):
             return (-5.5 + 6 * torch.linspace(0, 1, math.prod(shape)) ** power).reshape(shape)
 
         return {
-            "down": Parameter((rank, sizes.d_model), fan_in(sizes.d_model)),
-            "up": Parameter((*channels, rank), fan_in(rank)),
+            "down": Matrix((rank, sizes.d_model), fan_in(sizes.d_model)),
+            "up": Matrix((*channels, rank), fan_in(rank)),
             "bias": Parameter(channels, init),
         }
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ttr.component import Parameter, constant
+from ttr.component import Matrix, Parameter, constant
 from ttr.inputs import repeat_heads
 from ttr.layer.initialisers import fan_in
 from ttr.layer.part import Gate, Streams, linear
@@ -34,7 +34,7 @@ class GatedKey(Gate):
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {
-            "weight": Parameter(
+            "weight": Matrix(
                 (*sizes.per_pair, sizes.heads, sizes.key_size, sizes.d_model), fan_in(sizes.d_model)
             )
         }
@@ -107,8 +107,8 @@ class RWKV7EraseKey(Gate):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         rank, channels = self.rank or sizes.key_size, (sizes.heads, sizes.key_size)
         return {
-            "down": Parameter((rank, sizes.d_model), fan_in(sizes.d_model)),
-            "up": Parameter((*channels, rank), fan_in(rank)),
+            "down": Matrix((rank, sizes.d_model), fan_in(sizes.d_model)),
+            "up": Matrix((*channels, rank), fan_in(rank)),
             "bias": Parameter(channels, constant(-0.19)),
         }
 
@@ -135,8 +135,8 @@ class TransportKey(Gate):
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {
-            "down": Parameter((self.rank, sizes.d_model), fan_in(sizes.d_model)),
-            "up": Parameter((sizes.heads, sizes.key_size, self.rank), fan_in(self.rank)),
+            "down": Matrix((self.rank, sizes.d_model), fan_in(sizes.d_model)),
+            "up": Matrix((sizes.heads, sizes.key_size, self.rank), fan_in(self.rank)),
         }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
@@ -161,7 +161,7 @@ class ProjectedSlope(Gate):
     axes: ClassVar[str] = "BTHK"
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"weight": Parameter((sizes.heads, sizes.key_size, sizes.d_model), fan_in(sizes.d_model))}
+        return {"weight": Matrix((sizes.heads, sizes.key_size, sizes.d_model), fan_in(sizes.d_model))}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         return {"slope": linear(streams["x"], params["weight"])}

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ttr.component import Parameter
+from ttr.component import Matrix, Parameter
 from ttr.layer.gates.decays import MambaDecay
 from ttr.layer.initialisers import fan_in, log_uniform_rates
 from ttr.layer.part import Gate, Streams, linear
@@ -35,7 +35,7 @@ class SharedMomentumStep(Gate):
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {
-            "weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model)),
+            "weight": Matrix((sizes.heads, sizes.d_model), fan_in(sizes.d_model)),
             "factor": Parameter((sizes.heads,), log_uniform_rates(0.0, self.largest)),
         }
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from ttr.component import Parameter, constant
+from ttr.component import Matrix, Parameter, constant
 from ttr.controls import CONTROLS
 from ttr.layer.initialisers import fan_in
 from ttr.layer.part import Gate, Streams, linear
@@ -70,10 +70,10 @@ class _Projected(Gate):
     def weights(self, shape: tuple[int, ...], inputs: int) -> dict[str, Parameter]:
         """W, or W1 and W2."""
         if self.rank is None:
-            return {"weight": Parameter((*shape, inputs), fan_in(inputs))}
+            return {"weight": Matrix((*shape, inputs), fan_in(inputs))}
         return {
-            "down": Parameter((self.rank, inputs), fan_in(inputs)),
-            "up": Parameter((*shape, self.rank), fan_in(self.rank)),
+            "down": Matrix((self.rank, inputs), fan_in(inputs)),
+            "up": Matrix((*shape, self.rank), fan_in(self.rank)),
         }
 
     def biases(self, shape: tuple[int, ...]) -> dict[str, Parameter]:
@@ -111,9 +111,7 @@ class LinearGate(_Projected):
     def weights(self, shape: tuple[int, ...], inputs: int) -> dict[str, Parameter]:
         drawn = super().weights(shape, inputs)
         return (
-            {name: Parameter(spec.shape, constant(0.0)) for name, spec in drawn.items()}
-            if self.zero
-            else drawn
+            {name: replace(spec, init=constant(0.0)) for name, spec in drawn.items()} if self.zero else drawn
         )
 
     def activated(self, z: Tensor) -> Tensor:
@@ -216,7 +214,7 @@ class LevelWeight(Gate):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         shape = (sizes.heads, sizes.levels)
         return {
-            "weight": Parameter((*shape, sizes.d_model), fan_in(sizes.d_model)),
+            "weight": Matrix((*shape, sizes.d_model), fan_in(sizes.d_model)),
             "strength": Parameter(shape, constant(1.0)),
         }
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ttr.component import Parameter, constant
+from ttr.component import Matrix, Parameter, constant
 from ttr.layer.initialisers import fan_in
 from ttr.layer.part import Gate, Streams, linear, newest_pair
 from ttr.layer.sizes import Sizes
@@ -29,7 +29,7 @@ class TTTStepSize(Gate):
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {
-            "weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model)),
+            "weight": Matrix((sizes.heads, sizes.d_model), fan_in(sizes.d_model)),
             "bias": Parameter((sizes.heads,), constant(0.0)),
         }
 
@@ -77,7 +77,7 @@ class TanhStepSize(Gate):
     axes: ClassVar[str] = "BTH"
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"weight": Parameter((*sizes.per_pair, sizes.heads, sizes.d_model), fan_in(sizes.d_model))}
+        return {"weight": Matrix((*sizes.per_pair, sizes.heads, sizes.d_model), fan_in(sizes.d_model))}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         logits = wide(linear(streams["x"], params["weight"]))
@@ -111,7 +111,7 @@ class LonghornStepSize(Gate):
         values = (sizes.value_heads, sizes.value_size)
         return {
             "down": Parameter((rank, *values), fan_in(values[0] * values[1])),
-            "up": Parameter((sizes.heads, rank), fan_in(rank)),
+            "up": Matrix((sizes.heads, rank), fan_in(rank)),
             "bias": Parameter((sizes.heads,), constant(0.0)),
         }
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from ttr.component import Parameter
+from ttr.component import Matrix, Parameter
 from ttr.layer.initialisers import fan_in
 from ttr.layer.part import Output, Streams, linear
 from ttr.layer.sizes import Sizes
@@ -29,7 +29,7 @@ class OutputGate(Output):
     gate: Literal["silu", "sigmoid", "gelu"] = "silu"
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"weight": Parameter((sizes.heads, sizes.value_size, sizes.d_model), fan_in(sizes.d_model))}
+        return {"weight": Matrix((sizes.heads, sizes.value_size, sizes.d_model), fan_in(sizes.d_model))}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         return {"y": streams["y"] * GATES[self.gate](linear(streams["x"], params["weight"]))}
@@ -51,8 +51,8 @@ class LowRankOutputGate(Output):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         rank = self.rank or sizes.value_size
         return {
-            "down": Parameter((rank, sizes.d_model), fan_in(sizes.d_model)),
-            "up": Parameter((sizes.heads, sizes.value_size, rank), fan_in(rank)),
+            "down": Matrix((rank, sizes.d_model), fan_in(sizes.d_model)),
+            "up": Matrix((sizes.heads, sizes.value_size, rank), fan_in(rank)),
         }
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ttr.component import Parameter, constant
+from ttr.component import Matrix, Parameter, constant
 from ttr.layer.initialisers import fan_in
 from ttr.layer.part import Output, Streams, linear
 from ttr.layer.sizes import Sizes
@@ -63,11 +63,11 @@ class GatedRMSNorm(Output):
         shape = (sizes.heads, sizes.value_size)
         gain = {"gain": Parameter(shape if self.over == "all" else shape[1:], constant(1.0))}
         if not self.low_rank:
-            return gain | {"weight": Parameter((*shape, sizes.d_model), fan_in(sizes.d_model))}
+            return gain | {"weight": Matrix((*shape, sizes.d_model), fan_in(sizes.d_model))}
         rank = sizes.value_size
         return gain | {
-            "down": Parameter((rank, sizes.d_model), fan_in(sizes.d_model)),
-            "weight": Parameter((*shape, rank), fan_in(rank)),
+            "down": Matrix((rank, sizes.d_model), fan_in(sizes.d_model)),
+            "weight": Matrix((*shape, rank), fan_in(rank)),
             "bias": Parameter(shape, constant(0.0)),
         }
 

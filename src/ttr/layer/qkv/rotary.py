@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ttr.component import Parameter
+from ttr.component import Matrix, Parameter
 from ttr.inputs import repeat_heads
 from ttr.layer.initialisers import fan_in
 from ttr.layer.part import QKVTransform, Streams, linear
@@ -70,7 +70,7 @@ class SelectiveAngle(QKVTransform):
         return {"angle": (sizes.heads, int(sizes.key_size * self.fraction) // 2)}
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"weight": Parameter((self.sums(sizes)["angle"][-1], sizes.d_model), fan_in(sizes.d_model))}
+        return {"weight": Matrix((self.sums(sizes)["angle"][-1], sizes.d_model), fan_in(sizes.d_model))}
 
     def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         rate = math.pi * torch.tanh(wide(linear(streams["x"], params["weight"])))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ttr.component import Parameter
+from ttr.component import Matrix, Parameter
 from ttr.layer.initialisers import fan_in, time_step_bias
 from ttr.layer.part import QKVTransform, Streams, linear, newest_pair
 from ttr.layer.sizes import Sizes
@@ -36,7 +36,7 @@ class LowRankTimeStep(QKVTransform):
         values = (sizes.value_heads, sizes.value_size)
         return {
             "down": Parameter((rank, *values), fan_in(values[0] * values[1])),
-            "up": Parameter((sizes.heads, rank), fan_in(rank)),
+            "up": Matrix((sizes.heads, rank), fan_in(rank)),
             "bias": Parameter((sizes.heads,), time_step_bias()),
         }
 
