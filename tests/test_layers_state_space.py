@@ -33,11 +33,11 @@ def test_mamba_is_that_of_transformers():
             "qkv.query_key_from_value.q": q[None, ..., None],
             "qkv.query_key_from_value.k": k[None, ..., None],
             "qkv.low_rank_time_step.down": down[..., None],
-            "qkv.low_rank_time_step.up": original.dt_proj.weight,
+            "qkv.low_rank_time_step.up.weight": original.dt_proj.weight,
             "qkv.low_rank_time_step.bias": original.dt_proj.bias,
             "memory.weights.rate": original.A_log,
             "output.skip.strength": original.D,
-            "output.output_gate.weight": z[:, None],
+            "output.output_gate.proj.weight": z.flatten(0, -2),
             "o_proj.weight": original.out_proj.weight,
         },
     )
@@ -76,7 +76,7 @@ def test_rg_lru_is_that_of_recurrent_gemma():
             "qkv.recurrent_gate.input_bias": unit.input_gate_bias,
             "qkv.recurrent_gate.recurrence_weight": unit.recurrent_gate_weight,
             "qkv.recurrent_gate.recurrence_bias": unit.recurrent_gate_bias,
-            "output.output_gate.weight": original.linear_y.weight[:, None],
+            "output.output_gate.proj.weight": original.linear_y.weight,
             "o_proj.weight": original.linear_out.weight,
         },
     )

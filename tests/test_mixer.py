@@ -379,11 +379,11 @@ def test_gated_deltanet_is_that_of_qwen3_next():
         {f"{name}_proj.weight": part.flatten(0, 1) for name, part in (("q", q), ("k", k), ("v", v))}
         | {f"qkv.short_convolution.{name}": weight for name, weight in convolution.items()}
         | {
-            "gates.log_decay.weight": a,
+            "gates.log_decay.proj.weight": a,
             "gates.log_decay.bias": original.dt_bias,
             "gates.log_decay.rate": original.A_log,
-            "gates.step_size.weight": b,
-            "output.gated_rms_norm.weight": z.reshape(values, wide, D),
+            "gates.step_size.proj.weight": b,
+            "output.gated_rms_norm.proj.weight": z.reshape(values * wide, D),
             "output.gated_rms_norm.gain": original.norm.weight,
             "o_proj.weight": original.out_proj.weight,
         },
@@ -423,12 +423,12 @@ def test_mamba2_is_that_of_transformers():
             for name, shape in shapes.items()
         }
         | {
-            "gates.log_decay.weight": dt,
+            "gates.log_decay.proj.weight": dt,
             "gates.log_decay.bias": original.dt_bias,
             "gates.log_decay.rate": original.A_log,
             "output.skip.strength": original.D,
             "output.gated_rms_norm.gain": heads_first(original.norm.weight, heads, wide),
-            "output.gated_rms_norm.weight": heads_first(z, heads, wide),
+            "output.gated_rms_norm.proj.weight": z,
             "o_proj.weight": original.out_proj.weight,
         },
     )

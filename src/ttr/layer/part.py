@@ -28,6 +28,9 @@ from ttr.layer.sizes import Sizes
 
 Streams = Mapping[str, Tensor]
 
+Params = Mapping[str, Tensor | Callable[[Tensor], Tensor]]
+"""The tensors of a part by their declared names; a ``Matrix`` may be given as the map x -> W x."""
+
 WORDS = re.compile("(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 """The boundaries between the words in the name of a class."""
 
@@ -65,7 +68,7 @@ class Part(Component):
         without batch and time."""
         return {}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         """The streams it changes or adds, computed from all streams; ``params`` are those that ``parameters``
         declares.
 
@@ -74,7 +77,7 @@ class Part(Component):
         raise NotImplementedError
 
     def continued(
-        self, params: Mapping[str, Tensor], streams: Streams, tails: Streams, sequences: Sequences
+        self, params: Params, streams: Streams, tails: Streams, sequences: Sequences
     ) -> dict[str, Tensor]:
         """The same with the earlier tokens passed separately: ``tails`` [N,past,...], one row per sequence.
         Override it to avoid copying the streams."""

@@ -2,15 +2,14 @@
 
 COMPONENT = '''from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-${ttr}from ttr.component import Parameter
+${ttr}from ttr.component import Matrix, Parameter
 from ttr.layer.initialisers import fan_in
-from ttr.layer.part import Gate, Streams, linear
+from ttr.layer.part import Gate, Params, Streams, linear
 from ttr.layer.sizes import Sizes
 from ttr.operators import wide
 
@@ -32,9 +31,9 @@ class $Name(Gate):
             raise ValueError(f"$Name(most={self.most}) has no decay. Use a number above 0.")
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
-        return {"weight": Parameter((sizes.heads, sizes.d_model), fan_in(sizes.d_model))}
+        return {"weight": Matrix((sizes.heads, sizes.d_model), fan_in(sizes.d_model))}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {"log_decay": -self.most * wide(linear(streams["x"], params["weight"])).sigmoid()}
 
     @classmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -14,7 +13,7 @@ from torch.nn.functional import logsigmoid, softplus
 from ttr.component import Matrix, Parameter, constant
 from ttr.controls import CONTROLS
 from ttr.layer.initialisers import fan_in, log_uniform_rates, time_step_bias
-from ttr.layer.part import Gate, Streams, linear
+from ttr.layer.part import Gate, Params, Streams, linear
 from ttr.layer.sizes import Sizes
 from ttr.operators import wide
 
@@ -45,7 +44,7 @@ class MambaDecay(Gate):
             "rate": Parameter((sizes.heads,), log_uniform_rates(self.slowest, self.fastest)),
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         time_step = softplus(wide(linear(streams["x"], params["weight"])) + wide(params["bias"]))
         decay = -wide(params["rate"]).exp() * time_step
         return dict(zip(self.makes, (decay, time_step)))
@@ -85,7 +84,7 @@ class KDADecay(Gate):
             "rate": Parameter((sizes.heads,), log_uniform_rates(self.slowest, self.fastest)),
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         logits = linear(linear(streams["x"], params["down"]), params["up"])
         rate = wide(params["rate"]).exp()[:, None]
         return {self.control: -rate * softplus(wide(logits) + wide(params["bias"]))}
@@ -117,7 +116,7 @@ class Mamba3Decay(Gate):
             "rate": Matrix(shape, fan_in(sizes.d_model)),
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         x = streams["x"]
         time_step = softplus(wide(linear(x, params["weight"])) + wide(params["bias"]))
         return {
@@ -156,7 +155,7 @@ class HGRNDecay(Gate):
             )
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         log_gate = logsigmoid(wide(streams["k"]))
         if "bound" in params:
             bound = wide(params["bound"])
@@ -195,7 +194,7 @@ class RWKV6Decay(Gate):
             "bias": Parameter(channels, rates),
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         logits = linear(torch.tanh(linear(streams["x"], params["down"])), params["up"])
         return {"log_decay": -torch.exp(wide(logits) + wide(params["bias"]))}
 
@@ -239,7 +238,7 @@ class RWKV7Decay(Gate):
             "bias": Parameter(channels, init),
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         logits = linear(torch.tanh(linear(streams["x_decay"], params["down"])), params["up"])
         return {"log_decay": -self.fastest * torch.sigmoid(wide(logits) + wide(params["bias"]))}
 

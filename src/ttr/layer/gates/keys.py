@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,7 +12,7 @@ from torch.nn.functional import normalize
 from ttr.component import Matrix, Parameter, constant
 from ttr.inputs import repeat_heads
 from ttr.layer.initialisers import fan_in
-from ttr.layer.part import Gate, Streams, linear
+from ttr.layer.part import Gate, Params, Streams, linear
 from ttr.layer.sizes import Sizes
 from ttr.operators import wide
 
@@ -39,7 +38,7 @@ class GatedKey(Gate):
             )
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         gate = torch.sigmoid(wide(linear(streams["x"], params["weight"])))
         return {self.of: gate * repeat_heads(streams["k"], gate.shape[-2])}
 
@@ -60,7 +59,7 @@ class ScaledReadKey(Gate):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {"share": Parameter((sizes.heads,), constant(1.0))}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         share = torch.sigmoid(params["share"])[:, None]
         return {"read_key": share * repeat_heads(streams["k"], len(share))}
 
@@ -80,7 +79,7 @@ class UnitReadKey(Gate):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {"gain": Parameter((sizes.heads, sizes.key_size), constant(0.71))}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         key = wide(repeat_heads(streams["k"], len(params["gain"])) * params["gain"])
         return {"read_key": normalize(key, dim=-1)}
 
@@ -112,7 +111,7 @@ class RWKV7EraseKey(Gate):
             "bias": Parameter(channels, constant(-0.19)),
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         logits = linear(linear(streams["x_erase"], params["down"]), params["up"])
         rate = torch.sigmoid(wide(logits) + wide(params["bias"]))
         return {"erase_key": rate * streams["read_key"], "learning_rate": rate}
@@ -139,7 +138,7 @@ class TransportKey(Gate):
             "up": Matrix((sizes.heads, sizes.key_size, self.rank), fan_in(self.rank)),
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         key = wide(linear(linear(streams["x"], params["down"]), params["up"]))
         return {
             "transport_key": key * torch.rsqrt(key.square().sum(-1, keepdim=True) + 1e-6)
@@ -163,7 +162,7 @@ class ProjectedSlope(Gate):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {"weight": Matrix((sizes.heads, sizes.key_size, sizes.d_model), fan_in(sizes.d_model))}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {"slope": linear(streams["x"], params["weight"])}
 
     @classmethod

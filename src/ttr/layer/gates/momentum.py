@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from ttr.component import Matrix, Parameter
 from ttr.layer.gates.decays import MambaDecay
 from ttr.layer.initialisers import fan_in, log_uniform_rates
-from ttr.layer.part import Gate, Streams, linear
+from ttr.layer.part import Gate, Params, Streams, linear
 from ttr.layer.sizes import Sizes
 from ttr.operators import wide
 
@@ -39,7 +38,7 @@ class SharedMomentumStep(Gate):
             "factor": Parameter((sizes.heads,), log_uniform_rates(0.0, self.largest)),
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         # tan^2: sin^2 = ratio / (1 + ratio), cos^2 = 1 / (1 + ratio)
         ratio = (streams["step_size"] * wide(params["factor"]).exp()).square()
         share = torch.sigmoid(wide(linear(streams["x"], params["weight"])))
@@ -62,7 +61,7 @@ class CappedDecay(Gate):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return MambaDecay().parameters(sizes)
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {"log_decay": streams["log_cap"] + MambaDecay()(params, streams)["log_decay"]}
 
     @classmethod
@@ -90,7 +89,7 @@ class DecayMomentum(Gate):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return MambaDecay().parameters(sizes)
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {
             "momentum": MambaDecay()(params, streams)["log_decay"].clamp(min=math.log(self.at_least)).exp()
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -13,7 +12,7 @@ from torch.nn.functional import logsigmoid, softplus
 from ttr.component import Matrix, Parameter, constant
 from ttr.controls import CONTROLS
 from ttr.layer.initialisers import fan_in
-from ttr.layer.part import Gate, Streams, linear
+from ttr.layer.part import Gate, Params, Streams, linear
 from ttr.layer.sizes import Sizes
 from ttr.operators import wide
 
@@ -80,7 +79,7 @@ class _Projected(Gate):
         """The bias, if there is one."""
         return {} if self.bias is None else {"bias": Parameter(shape, constant(self.bias))}
 
-    def logits(self, params: Mapping[str, Tensor], streams: Streams) -> Tensor:
+    def logits(self, params: Params, streams: Streams) -> Tensor:
         """z [B,T,(n,)H,...]."""
         x = streams["x"]
         if self.rank is None:
@@ -89,7 +88,7 @@ class _Projected(Gate):
             z = linear(linear(x, params["down"]), params["up"])
         return wide(z) if self.bias is None else wide(z) + wide(params["bias"])
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {self.control: self.activated(self.logits(params, streams))}
 
     def activated(self, z: Tensor) -> Tensor:
@@ -218,7 +217,7 @@ class LevelWeight(Gate):
             "strength": Parameter(shape, constant(1.0)),
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         logits = linear(streams["x"], params["weight"])
         return {"level_weight": softplus(wide(params["strength"]) * wide(logits))}
 

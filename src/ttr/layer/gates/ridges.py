@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ttr.component import Parameter, constant
-from ttr.layer.part import Gate, Streams
+from ttr.layer.part import Gate, Params, Streams
 from ttr.layer.sizes import Sizes
 from ttr.operators import wide
 
@@ -32,7 +31,7 @@ class ConstantRidge(Gate):
                 "solution. Use a value above 0."
             )
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {"ridge": wide(streams["x"]).new_full((), self.value)}
 
     @classmethod
@@ -66,7 +65,7 @@ class LearnedRidge(Gate):
         shape = (sizes.heads, sizes.feature_size) if self.per == "channel" else (sizes.heads,)
         return {"weight": Parameter(shape, constant(math.log(math.expm1(self.start - self.at_least))))}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {"ridge": self.at_least + softplus(wide(params["weight"]))}
 
     @classmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ttr.component import Parameter
 from ttr.layer.initialisers import ring_radii
-from ttr.layer.part import Gate, Streams
+from ttr.layer.part import Gate, Params, Streams
 from ttr.layer.sizes import Sizes
 from ttr.operators import wide
 
@@ -39,7 +38,7 @@ class RingDecay(Gate):
             )
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {"log_decay": -wide(params["rate"]).exp().expand(*streams["x"].shape[:2], -1)}
 
     @classmethod
@@ -70,7 +69,7 @@ class RingPhase(Gate):
             )
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {"phase": wide(params["angle"]).exp().expand(*streams["x"].shape[:2], -1)}
 
     @classmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ttr.component import Matrix, Parameter, constant
 from ttr.layer.initialisers import fan_in
-from ttr.layer.part import Gate, Streams, linear, newest_pair
+from ttr.layer.part import Gate, Params, Streams, linear, newest_pair
 from ttr.layer.sizes import Sizes
 from ttr.operators import wide
 
@@ -33,7 +32,7 @@ class TTTStepSize(Gate):
             "bias": Parameter((sizes.heads,), constant(0.0)),
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         gate = torch.sigmoid(wide(linear(streams["x"], params["weight"])) + wide(params["bias"]))
         return {"step_size": self.base * gate / max(streams["k"].shape[-1], 1)}
 
@@ -58,7 +57,7 @@ class ChunkAverage(Gate):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {"offset": Parameter((self.chunk, sizes.heads), constant(0.0))}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         offset = wide(params["offset"])
         average = 1 / torch.arange(1, self.chunk + 1, dtype=offset.dtype, device=offset.device)
         return {"read_step": (average[:, None] + offset).clamp(min=0)[streams["position"] % self.chunk]}
@@ -79,7 +78,7 @@ class TanhStepSize(Gate):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {"weight": Matrix((*sizes.per_pair, sizes.heads, sizes.d_model), fan_in(sizes.d_model))}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         logits = wide(linear(streams["x"], params["weight"]))
         return {"step_size": 1 + torch.tanh(logits / math.sqrt(streams["x"].shape[-1]))}
 
@@ -115,7 +114,7 @@ class LonghornStepSize(Gate):
             "bias": Parameter((sizes.heads,), constant(0.0)),
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         logits = linear(
             torch.einsum("bthv,rhv->btr", newest_pair(streams["v"]), params["down"]), params["up"]
         )

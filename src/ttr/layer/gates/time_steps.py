@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ttr.layer.part import Gate, Streams
+from ttr.layer.part import Gate, Params, Streams
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class TimeStepDecay(Gate):
     axes: ClassVar[str] = "BTH"
     after_qkv: ClassVar[bool] = True
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {"log_decay": -streams["time_step"]}
 
     @classmethod
@@ -38,7 +37,7 @@ class TimeStepImportance(Gate):
     makes: ClassVar[tuple[str, ...]] = ("log_importance",)
     axes: ClassVar[str] = "BTH"
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         time_step = streams["time_step"]
         return {"log_importance": time_step.clamp(min=torch.finfo(time_step.dtype).tiny).log()}
 

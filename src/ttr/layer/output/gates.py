@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,7 +12,7 @@ from torch.nn.functional import gelu
 
 from ttr.component import Matrix, Parameter
 from ttr.layer.initialisers import fan_in
-from ttr.layer.part import Output, Streams, linear
+from ttr.layer.part import Output, Params, Streams, linear
 from ttr.layer.sizes import Sizes
 from ttr.operators.rms_norm import ACTIVATIONS
 
@@ -31,7 +30,7 @@ class OutputGate(Output):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {"weight": Matrix((sizes.heads, sizes.value_size, sizes.d_model), fan_in(sizes.d_model))}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {"y": streams["y"] * GATES[self.gate](linear(streams["x"], params["weight"]))}
 
     @classmethod
@@ -55,7 +54,7 @@ class LowRankOutputGate(Output):
             "up": Matrix((sizes.heads, sizes.value_size, rank), fan_in(rank)),
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         gate = linear(torch.sigmoid(linear(streams["x_gate"], params["down"])), params["up"])
         return {"y": streams["y"] * gate}
 

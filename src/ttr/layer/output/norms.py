@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from ttr.component import Matrix, Parameter, constant
 from ttr.layer.initialisers import fan_in
-from ttr.layer.part import Output, Streams, linear
+from ttr.layer.part import Output, Params, Streams, linear
 from ttr.layer.sizes import Sizes
 from ttr.operators import wide
 from ttr.operators.rms_norm import rms_norm
@@ -32,7 +31,7 @@ class RMSNorm(Output):
             )
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {"y": rms_norm(streams["y"], self.eps, gain=params["gain"])}
 
     @classmethod
@@ -71,7 +70,7 @@ class GatedRMSNorm(Output):
             "bias": Parameter(shape, constant(0.0)),
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         x = streams["x"]
         logits = linear(linear(x, params["down"]) if self.low_rank else x, params["weight"])
         logits = wide(logits) + params["bias"] if self.low_rank else logits
@@ -112,7 +111,7 @@ class LayerNorm(Output):
         gain = {"gain": Parameter(shape, constant(start))}
         return gain | {"bias": Parameter(shape, constant(0.0))} if self.bias else gain
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         y = wide(streams["y"])
         channels = y.shape[-1:] if self.over == "head" else y.shape[-2:]
         normal = torch.nn.functional.layer_norm(y, channels, eps=self.eps) * params["gain"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ttr.component import Parameter, constant
 from ttr.inputs import repeat_heads
-from ttr.layer.part import Output, Streams, newest_pair
+from ttr.layer.part import Output, Params, Streams, newest_pair
 from ttr.layer.sizes import Sizes
 
 
@@ -27,7 +26,7 @@ class Skip(Output):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {"strength": Parameter((sizes.heads,), constant(1.0))}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         y = streams["y"]
         return {
             "y": y + params["strength"][:, None] * repeat_heads(newest_pair(streams[self.of]), y.shape[-2])
@@ -46,7 +45,7 @@ class CurrentTokenBonus(Output):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {"strength": Parameter((sizes.heads, sizes.key_size), constant(-0.04))}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         y = streams["y"]
         q, k, v = (
             repeat_heads(x, y.shape[-2])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ttr.component import Parameter, constant
-from ttr.layer.part import QKVTransform, Streams
+from ttr.layer.part import Params, QKVTransform, Streams
 from ttr.layer.sizes import Sizes
 from ttr.operators.rms_norm import rms_norm
 
@@ -21,7 +20,7 @@ class UnitNorm(QKVTransform):
     streams: tuple[str, ...] = ("q", "k")
     eps: float = 1e-6
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {name: rms_norm(streams[name], self.eps, mean=False) for name in self.streams}
 
     @classmethod
@@ -39,7 +38,7 @@ class HeadRMSNorm(QKVTransform):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {name: Parameter(sizes.stream(name)[-1:], constant(1.0)) for name in self.streams}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {name: rms_norm(streams[name], self.eps, gain=params[name]) for name in self.streams}
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from ttr.component import Parameter, constant
 from ttr.inputs import repeat_heads
 from ttr.layer.initialisers import ring_radii
-from ttr.layer.part import QKVTransform, Streams, newest_pair
+from ttr.layer.part import Params, QKVTransform, Streams, newest_pair
 from ttr.layer.sizes import Sizes
 
 
@@ -22,7 +21,7 @@ class Silu(QKVTransform):
 
     streams: tuple[str, ...] = ("q", "k", "v")
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {name: torch.nn.functional.silu(streams[name]) for name in self.streams}
 
     @classmethod
@@ -41,7 +40,7 @@ class HeadBias(QKVTransform):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {name: Parameter((sizes.heads, sizes.key_size), constant(1.0)) for name in ("q", "k")}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {name: repeat_heads(streams[name], len(bias)) + bias for name, bias in params.items()}
 
     @classmethod
@@ -68,7 +67,7 @@ class RingGain(QKVTransform):
 
         return {"gain": Parameter((sizes.value_heads,), start)}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {"v": streams["v"] * params["gain"].exp()[:, None]}
 
     @classmethod
@@ -89,7 +88,7 @@ class QueryCorrection(QKVTransform):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {"strength": Parameter((max(sizes.query_heads, sizes.key_heads),), constant(self.start))}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         heads = len(params["strength"])
         return {
             "q": repeat_heads(streams["q"], heads)
@@ -111,7 +110,7 @@ class RateScaledKey(QKVTransform):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {"strength": Parameter((sizes.heads, sizes.key_size), constant(1.02))}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         factor = 1 + (streams["learning_rate"] - 1) * params["strength"]
         return {"k": (repeat_heads(streams["k"], factor.shape[-2]) * factor).to(streams["k"].dtype)}
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +9,7 @@ from torch.nn.functional import softplus
 
 from ttr.component import Parameter, constant
 from ttr.layer.initialisers import fan_in
-from ttr.layer.part import QKVTransform, Streams
+from ttr.layer.part import Params, QKVTransform, Streams
 from ttr.layer.sizes import Sizes
 from ttr.operators import wide
 
@@ -56,7 +55,7 @@ class RecurrentGate(QKVTransform):
         }
         return gates | {"decay": Parameter((sizes.heads,), start)}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         v = wide(streams["v"])
         blocks = v.unflatten(2, (params["input_weight"].shape[0], -1)).flatten(3)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from ttr.component import Parameter
 from ttr.layer.initialisers import fan_in
-from ttr.layer.part import QKVTransform, Streams, newest_pair
+from ttr.layer.part import Params, QKVTransform, Streams, newest_pair
 from ttr.layer.sizes import Sizes
 
 
@@ -26,7 +25,7 @@ class Ones(QKVTransform):
     def replaces(self) -> tuple[str, ...]:
         return self.streams
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {name: torch.ones_like(streams[name]) for name in self.streams}
 
     @classmethod
@@ -40,7 +39,7 @@ class SharedKey(QKVTransform):
 
     replaces: ClassVar[tuple[str, ...]] = ("k",)
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {"k": streams["q"]}
 
     @classmethod
@@ -63,7 +62,7 @@ class ComplementKey(QKVTransform):
             )
         return {}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {"k": -torch.expm1(streams["log_decay"]).to(streams["k"].dtype)}
 
     @classmethod
@@ -92,7 +91,7 @@ class QueryKeyFromValue(QKVTransform):
             for name in self.replaces
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {
             name: torch.einsum("bthv,gkhv->btgk", newest_pair(streams["v"]), params[name])
             for name in self.replaces

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from ttr.component import Matrix, Parameter
 from ttr.inputs import repeat_heads
 from ttr.layer.initialisers import fan_in
-from ttr.layer.part import QKVTransform, Streams, linear
+from ttr.layer.part import Params, QKVTransform, Streams, linear
 from ttr.layer.sizes import Sizes
 from ttr.operators import wide
 
@@ -31,7 +30,7 @@ class Rotary(QKVTransform):
     streams: tuple[str, ...] = ("q", "k")
     period: int | None = None
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         position = streams["position"] if self.period is None else streams["position"] % self.period
         return {name: self._rotate(streams[name], position) for name in self.streams}
 
@@ -72,7 +71,7 @@ class SelectiveAngle(QKVTransform):
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {"weight": Matrix((self.sums(sizes)["angle"][-1], sizes.d_model), fan_in(sizes.d_model))}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         rate = math.pi * torch.tanh(wide(linear(streams["x"], params["weight"])))
         return {"angle": streams["time_step"][..., None] * rate[:, :, None]}
 
@@ -88,7 +87,7 @@ class AngleRotary(QKVTransform):
 
     reads: ClassVar[tuple[str, ...]] = ("angle",)
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {name: _rotate(streams[name], streams["angle"]) for name in ("q", "k")}
 
     @classmethod

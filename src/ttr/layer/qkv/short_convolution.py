@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ttr.component import Parameter, constant
-from ttr.layer.part import QKVTransform, Streams
+from ttr.layer.part import Params, QKVTransform, Streams
 from ttr.layer.sequences import Sequences
 from ttr.layer.sizes import Sizes
 from ttr.operators.short_convolution import short_convolution
@@ -51,14 +50,14 @@ class ShortConvolution(QKVTransform):
             else {}
         )
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {
             name: self._convolve(name, streams[name][:, self.past :], streams[name][:, : self.past], params)
             for name in self.streams
         }
 
     def continued(
-        self, params: Mapping[str, Tensor], streams: Streams, tails: Streams, sequences: Sequences
+        self, params: Params, streams: Streams, tails: Streams, sequences: Sequences
     ) -> dict[str, Tensor]:
         return {
             name: self._convolve(name, streams[name], tail, params, sequences.cu_seqlens)
@@ -66,7 +65,7 @@ class ShortConvolution(QKVTransform):
         }
 
     def _convolve(
-        self, name: str, x: Tensor, tail: Tensor, params: Mapping[str, Tensor], bounds: Tensor | None = None
+        self, name: str, x: Tensor, tail: Tensor, params: Params, bounds: Tensor | None = None
     ) -> Tensor:
         """[B,T,...] and the tokens before it -> [B,T,...]."""
         bias = params[f"{name}_bias"].flatten() if self.bias else None

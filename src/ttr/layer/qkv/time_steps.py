@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +12,7 @@ from torch.nn.functional import softplus
 
 from ttr.component import Matrix, Parameter
 from ttr.layer.initialisers import fan_in, time_step_bias
-from ttr.layer.part import QKVTransform, Streams, linear, newest_pair
+from ttr.layer.part import Params, QKVTransform, Streams, linear, newest_pair
 from ttr.layer.sizes import Sizes
 from ttr.operators import wide
 
@@ -40,7 +39,7 @@ class LowRankTimeStep(QKVTransform):
             "bias": Parameter((sizes.heads,), time_step_bias()),
         }
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         logits = linear(
             torch.einsum("bthv,rhv->btr", newest_pair(streams["v"]), params["down"]), params["up"]
         )
@@ -70,7 +69,7 @@ class TimeStepValue(QKVTransform):
             )
         return {}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         v, time_step = streams["v"], streams["time_step"]
         time_step = time_step if v.ndim == 4 else time_step[:, :, None]  # all pairs of a token share it
         return {"v": (v * time_step[..., None]).to(v.dtype), "input": v}

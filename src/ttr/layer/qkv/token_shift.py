@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ttr.component import Parameter
-from ttr.layer.part import QKVTransform, Streams
+from ttr.layer.part import Params, QKVTransform, Streams
 from ttr.layer.sizes import Sizes
 
 
@@ -41,7 +40,7 @@ class TokenShift(QKVTransform):
 
         return {"share": Parameter((len(self.of), sizes.d_model), init)}
 
-    def __call__(self, params: Mapping[str, Tensor], streams: Streams) -> dict[str, Tensor]:
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         before, x = streams["x"][:, :-1], streams["x"][:, 1:]
         return {
             name: x + share * (before - x) for name, share in zip(self.makes, params["share"], strict=True)
