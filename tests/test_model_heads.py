@@ -10,6 +10,7 @@ from transformers import (
 )
 
 from tests.decoders import HYBRID, VOCABULARY, assert_close, padded, tiny
+from ttr.laws.tolerances import FLOAT32
 from ttr.models import TTRForQuestionAnswering, TTRForSequenceClassification, TTRForTokenClassification
 
 HEADS = {
@@ -77,6 +78,6 @@ def test_the_loss_reaches_every_weight(auto, labels):
     outputs = model(ids * mask, attention_mask=mask, **labels)
     if auto is not AutoModelForQuestionAnswering:
         wanted = torch.nn.functional.cross_entropy(outputs.logits.flatten(0, -2), labels["labels"].flatten())
-        assert_close(outputs.loss, wanted.float(), 1e-6)  # transformers takes it in float32
+        assert_close(outputs.loss, wanted.float(), FLOAT32)  # transformers takes it in float32
     outputs.loss.backward()
     assert all(tensor.grad is not None for tensor in model.parameters())

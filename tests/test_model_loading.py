@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from tests.decoders import ENTRIES, VOCABULARY, assert_close, tiny, tokens
+from ttr.laws.tolerances import FLOAT32
 
 ON_DISK = {
     "model.embed_tokens": "cpu",
@@ -167,4 +168,4 @@ def test_label_smoothing_of_the_trainer_shifts_the_labels(tmp_path):
     loss = Trainer(model=model, args=arguments).compute_loss(model, {"input_ids": ids, "labels": ids})
     logits = model(ids).logits[:, :-1].flatten(0, 1)
     wanted = torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten(), label_smoothing=0.1)
-    assert_close(loss, wanted, 1e-5)
+    assert_close(loss, wanted, FLOAT32)
