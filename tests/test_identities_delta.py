@@ -245,12 +245,12 @@ def test_the_rwkv7_layer_is_that_of_its_equations():
         p[name]
         for name in (
             "qkv.token_shift.share",
-            "gates.log_decay.down",
-            "gates.log_decay.up",
+            "gates.log_decay.down.weight",
+            "gates.log_decay.up.weight",
             "gates.log_decay.bias",
             "gates.read_key.gain",
-            "gates.erase_key.down",
-            "gates.erase_key.up",
+            "gates.erase_key.down.weight",
+            "gates.erase_key.up.weight",
             "gates.erase_key.bias",
             "qkv.rate_scaled_key.strength",
         )
@@ -261,10 +261,11 @@ def test_the_rwkv7_layer_is_that_of_its_equations():
             "layer_norm.gain",
             "layer_norm.bias",
             "current_token_bonus.strength",
-            "low_rank_output_gate.down",
-            "low_rank_output_gate.up",
+            "low_rank_output_gate.down.weight",
+            "low_rank_output_gate.up.weight",
         )
     )
+    w_up, a_up, g_up = (weight.unflatten(0, (heads, size)) for weight in (w_up, a_up, g_up))
     x, last, state, rows = torch.randn(T, d), torch.zeros(d), torch.zeros(heads, size, size), []
     for token in x:
         x_r, x_k, x_v, x_w, x_a, x_g = token + mix * (last - token)

@@ -314,7 +314,7 @@ def test_lightning_attention_is_that_of_minimax() -> None:
         {f"{name}_proj.weight": part.flatten(0, 1) for name, part in (("q", q), ("k", k), ("v", v))}
         | {
             "output.gated_rms_norm.gain": heads_first(original.norm.weight, heads, size),
-            "output.gated_rms_norm.weight": heads_first(original.output_gate.weight, heads, size),
+            "output.gated_rms_norm.proj.weight": original.output_gate.weight,
             "o_proj.weight": original.out_proj.weight,
         },
     )

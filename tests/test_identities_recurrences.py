@@ -338,10 +338,10 @@ def test_mlstm_is_that_of_transformers() -> None:
     layer = Mixer(d_model, ttr.catalogue["mlstm"], heads=heads, key_size=3, value_size=6)
     tensors = {f"{name}_proj.weight": getattr(original, name).weight for name in "qkv"}
     for control, gate in (("log_decay", original.fgate_preact), ("log_importance", original.igate_preact)):
-        tensors |= {f"gates.{control}.weight": gate.weight, f"gates.{control}.bias": gate.bias}
+        tensors |= {f"gates.{control}.proj.weight": gate.weight, f"gates.{control}.bias": gate.bias}
     tensors |= {
         "output.layer_norm.gain": original.multihead_norm.weight.unflatten(0, (heads, 6)),
-        "output.output_gate.weight": original.ogate_preact.weight.unflatten(0, (heads, 6)),
+        "output.output_gate.proj.weight": original.ogate_preact.weight,
         "o_proj.weight": original.out_proj.weight,
     }
     layer.load_state_dict({name: tensor.detach().clone() for name, tensor in tensors.items()})
