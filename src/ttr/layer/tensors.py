@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ttr.component import Matrix, Parameter
 
-PROJECTIONS = {"weight": "proj"}
+MODULES = {"weight": "proj"}
 """Declared matrix -> the module that holds it, where its name would be that of the tensor in it."""
 
 
@@ -26,7 +26,7 @@ class Tensors(nn.Module):
             if dot:
                 inner.setdefault(head, {})[rest] = spec
             elif isinstance(spec, Matrix):
-                self.matrices[name] = PROJECTIONS.get(name, name), spec.shape[:-1]
+                self.matrices[name] = MODULES.get(name, name), spec.shape[:-1]
                 self.add_module(self.matrices[name][0], _linear(spec))
             elif spec.trainable:
                 self.register_parameter(name, nn.Parameter(spec.draw()))

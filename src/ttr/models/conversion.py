@@ -14,10 +14,11 @@ from typing import Any
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
 
+from ttr.component import Matrix
 from ttr.layer.architecture import Architecture
 from ttr.layer.initialisers import inverse_softplus
 from ttr.layer.sizes import Sizes
-from ttr.layer.tensors import Tensors
+from ttr.layer.tensors import MODULES
 from ttr.problem import Problem
 
 SETTINGS = {"backend": "engine"}
@@ -138,8 +139,10 @@ def renamed_keys(memories: Sequence[Architecture | Problem]) -> dict[str, str]:
         ):
             for number, (name, part) in enumerate(parts):
                 keys[re.escape(f"{mixer}.{place}.learned.{number}.")] = f"{mixer}.{name}."
-                for matrix, (module, _) in Tensors(part.parameters(SIZES)).matrices.items():
-                    keys[re.escape(f"{mixer}.{name}.{matrix}") + "$"] = f"{mixer}.{name}.{module}.{FLAT}"
+                for matrix, spec in part.parameters(SIZES).items():
+                    if isinstance(spec, Matrix):
+                        module = MODULES.get(matrix, matrix)
+                        keys[re.escape(f"{mixer}.{name}.{matrix}") + "$"] = f"{mixer}.{name}.{module}.{FLAT}"
     return keys
 
 
