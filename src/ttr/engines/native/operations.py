@@ -54,8 +54,8 @@ class _Sequence(ctypes.Structure):
 
 def fused(recording: Recording) -> Recording:
     """The recording with runs of small operations in float32 or float64 on the CPU as single calls; as it is
-    where the library is not available or an operation writes to its argument."""
-    if not library.available() or any(o.changes for o in recording.operations):
+    where the library is not available."""
+    if not library.available():
         return recording
     return _Fusion(recording).result()
 
@@ -73,8 +73,9 @@ class _Fusion:
         self.names = {id(x): name for name, x in self.scope.items() if isinstance(x, Tensor)}
         self.examples |= {name: self.scope[name] for name in self.names.values()}
         self.names |= recording.names
-        self.views = {o.results[0] for o in recording.operations if _is_view(o)}
-        entries = {o.results[0]: lowered(o) for o in recording.operations if not o.kept and not _is_view(o)}
+        self.pure = [o for o in recording.operations if not o.changes]
+        self.views = {o.results[0] for o in self.pure if _is_view(o)}
+        entries = {o.results[0]: lowered(o) for o in self.pure if not o.kept and not _is_view(o)}
         dtypes = [self.examples[name].dtype for name, made in entries.items() if made]
         self.dtype = max(dtypes, key=dtypes.count, default=torch.float32)
         self.entries = {
@@ -105,9 +106,23 @@ class _Fusion:
         return replace(self.recording, operations=tuple(operations), scope=self.scope).pruned()
 
     def _groups(self) -> list[tuple[bool, list[Operation]]]:
-        """The operations in an order in which those for the kernel come as early as they can, in groups: runs
-        for the kernel (True) and calls of torch."""
-        left, known = list(self.recording.operations), set(self.recording.inputs)
+        """The operations in groups: runs for the kernel (True) and calls of torch. None is moved past an
+        operation that writes to its argument, which other tensors may show too."""
+        known = set(self.recording.inputs)
+        groups: list[tuple[bool, list[Operation]]] = []
+        between: list[Operation] = []
+        for o in self.recording.operations:
+            if o.changes:
+                groups += [*self._ordered(between, known), (False, [o])]
+                known.update(o.results)
+                between = []
+            else:
+                between.append(o)
+        return groups + self._ordered(between, known)
+
+    def _ordered(self, left: list[Operation], known: set[str]) -> list[tuple[bool, list[Operation]]]:
+        """Operations in groups, in an order in which those for the kernel come as early as they can;
+        ``known`` tensors become those after them."""
         groups: list[tuple[bool, list[Operation]]] = []
         while left:
             run, later, written = [], [], set()
@@ -151,7 +166,7 @@ class _Fusion:
 
     def _roots(self) -> dict[str, str]:
         roots = {name: name for name in self.examples}
-        for o in self.recording.operations:
+        for o in self.pure:
             if o.results[0] in self.views & self.in_runs:
                 roots[o.results[0]] = roots[self.names[id(o.args[0])]]
         return roots
@@ -165,7 +180,7 @@ class _Fusion:
             if in_run:
                 visible |= {self.roots[name] for o in group for name in o.reads} - own
         self.needed = frozenset(visible)
-        for o in reversed(self.recording.operations):
+        for o in reversed(self.pure):
             if o.results[0] in visible & self.views & self.in_runs:
                 visible |= o.reads
         return visible
