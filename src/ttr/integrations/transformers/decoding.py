@@ -49,7 +49,7 @@ class Planner:
         """The layer's own forward, planned where that is possible."""
         given: Arguments = dict(enumerate(args)) | kwargs
         key = self._key(layer, given) if self.left else None
-        if key is not None and key not in self.plans:
+        if key is not None and key not in self.plans and all(map(_is_plain, _inside(layer))):
             self.plans[key] = _plan(layer, self.number, given)
         plan = self.plans.get(key)
         if plan is not None:
@@ -136,13 +136,12 @@ _thread = _Thread()
 
 def _plan(layer: nn.Module, number: int, given: Arguments) -> _Plan | None:
     """The step of a layer for calls like the given one; None where it cannot be recorded."""
-    whole = {module for module in layer.modules() if not all(map(_is_plain, module.children()))}
-    whole |= {module for module in layer.modules() if not _is_readable(module)}
-    while layer not in whole and _states_of(given, number) is not None:
+    whole = {module for module in _inside(layer) if not _is_readable(module)}
+    while _states_of(given, number) is not None:
         try:
             return _recorded(layer, number, given, whole)
         except FAILURES as failure:
-            module = _innermost(failure.__traceback__, set(layer.modules()) - whole)
+            module = _innermost(failure.__traceback__, set(_inside(layer)) - whole)
             if module is None:
                 return None
             whole.add(module)
@@ -157,15 +156,16 @@ def _recorded(layer: nn.Module, number: int, given: Arguments, whole: set[nn.Mod
     """
     names = tuple(_states_of(given, number))
     modules, learned = tuple(_children(layer, whole)), tuple(_tensors(layer, whole))
-    # the recording takes the step, too: of a copy
-    tried = {place: _copied(x, number) if isinstance(x, Cache) else x for place, x in given.items()}
-    states = _states_of(tried, number)
+    # a recording takes the step, too, up to twice: each time of a copy
+    tried = [{p: _copied(x, number) if isinstance(x, Cache) else x for p, x in given.items()} for _ in range(2)]
+    states = _states_of(tried[0], number)
     tensors = [_hidden(given), *states.values(), *(group[name] for group, name in learned)]
     if any(type(x) not in PLAIN or not x.is_cpu for x in tensors):
         raise NotRecordable("Not all tensors of the layer are plain ones on the CPU.")
     arranged: list[Callable[[Sequence[Tensor]], Any]] = []
 
     def step(x: Tensor, *tensors: Tensor) -> Sequence[Tensor]:
+        _thread.given = tried.pop()
         states = dict(zip(names, tensors))
         stand = {place: _stand(place, value, number, states) for place, value in given.items()}
         stand[0 if 0 in given else "hidden_states"] = x
@@ -174,7 +174,7 @@ def _recorded(layer: nn.Module, number: int, given: Arguments, whole: set[nn.Mod
         arranged.append(arrange)
         return *flat, *states.values()  # what is not returned is left out, and with it what writes to states
 
-    before, _thread.given = _thread.given, tried
+    before = _thread.given
     try:
         with ExitStack() as stack:
             for module in whole:
@@ -308,6 +308,11 @@ def _innermost(traceback: TracebackType | None, modules: set[nn.Module]) -> nn.M
             found = owner
         traceback = traceback.tb_next
     return found
+
+
+def _inside(layer: nn.Module) -> Iterator[nn.Module]:
+    """All modules of a layer but itself."""
+    return (module for module in layer.modules() if module is not layer)
 
 
 def _is_readable(module: nn.Module) -> bool:

@@ -74,6 +74,7 @@ def remove(modules: Iterable[ModuleType]) -> None:
         for module in modules:
             _users[module] -= 1
             if not _users[module]:
+                del _users[module]
                 for name in RULES:
                     if name in vars(module):
                         setattr(module, name, _originals.pop((module, name)))
@@ -109,6 +110,7 @@ def _replaced(rule: rules.Rule, original: rules.Rule) -> rules.Rule:
             done = rule(*args, **kwargs)
             if done is not NotImplemented:
                 return done
-        return reference(*args, **kwargs)
+        packed = any(kwargs.get(name) is not None for name in ("cu_seqlens", "seq_idx"))
+        return (original if packed else reference)(*args, **kwargs)
 
     return replaced

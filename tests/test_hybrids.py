@@ -1,0 +1,316 @@
+"""Recurrent and hybrid models of transformers, accelerated: equal to themselves."""
+
+import copy
+import gc
+import io
+import weakref
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+import transformers.models.qwen3_next.modeling_qwen3_next as qwen3_next
+from torch import nn
+
+from ttr.experiments.bench.hybrids import FAMILIES, TINY, build
+from ttr.integrations.transformers import RULES, accelerate, accelerated, acceleration, replacement, restore
+
+QUICK = ("qwen3-next", "qwen3.5", "kimi-linear", "mamba2", "mamba")
+TOKENS = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+EXACT = 2e-6
+"""Relative to the largest logit; measured: at most 4e-7."""
+
+
+def families():
+    return [pytest.param(f, marks=[] if f in QUICK else [pytest.mark.full]) for f in FAMILIES]
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays():
+    yield
+    assert qwen3_next.torch_chunk_gated_delta_rule.__module__ == qwen3_next.__name__
+    gc.collect()
+    assert not replacement._users
+
+
+def ids(batch=2, length=70):
+    return torch.randint(3, TINY.vocabulary, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+def error(expected, found):
+    return ((expected - found).abs().max() / expected.abs().max()).item()
+
+
+def cache_of(output):
+    kinds = ("past_key_values", "cache_params")
+    return {name: getattr(output, name) for name in kinds if getattr(output, name, None) is not None}
+
+
+@torch.no_grad()
+def outputs(model):
+    """Logits of: a batch, one with padding, a continuation, and single tokens after it; greedy tokens, beams."""
+    tokens, mask = ids(), torch.ones(2, 70, dtype=torch.long)
+    mask[0, :9] = 0
+    whole = model(tokens).logits
+    padded = model(tokens, attention_mask=mask).logits[mask.bool()]
+    first = model(tokens[:, :30], use_cache=True)
+    continued = model(tokens[:, 30:60], use_cache=True, **cache_of(first))
+    single = []
+    for t in range(60, 66):
+        single.append(model(tokens[:, t : t + 1], use_cache=True, **cache_of(continued)).logits)
+    short = {"attention_mask": mask[:, :20], **TOKENS}
+    greedy, beams = model.generate(tokens[:, :20], **short), model.generate(tokens[:, :20], num_beams=2, **short)
+    return [whole, padded, continued.logits, torch.cat(single, 1)], [greedy, beams]
+
+
+@pytest.mark.parametrize("family", families())
+def test_a_model_computes_what_it_did(family):
+    model = build(family, TINY)
+    logits, tokens = outputs(model)
+    assert accelerate(model) is model
+    found, generated = outputs(model)
+    assert [error(a, b) < EXACT for a, b in zip(logits, found)] == [True] * 4
+    assert all(map(torch.equal, tokens, generated))
+    assert planned(model), "no layer decodes as planned"
+    again, _ = outputs(restore(model))
+    assert all(map(torch.equal, logits, again)), "restored, a model is transformers' to the last digit"
+
+
+def planned(model):
+    planners = (acceleration._planners[layer] for layer in acceleration._layers(model))
+    return [plan for planner in planners for plan in planner.plans.values() if plan is not None]
+
+
+@pytest.mark.parametrize("family", families())
+def test_gradients(family):
+    """Against transformers' own; the largest gradient of the model is the scale, since some are roundings."""
+    model = build(family, TINY).train()
+
+    def gradients():
+        model.zero_grad()
+        model(ids(), labels=ids(), use_cache=False).loss.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    expected = gradients()
+    with accelerated():
+        found = gradients()
+    scale = max(g.abs().max() for g in expected.values())
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert (gradient - found[name]).abs().max() / scale < 1e-5, name
+
+
+def test_gradients_are_as_exact_as_transformers():
+    def gradients(dtype, fast):
+        model = build("qwen3.5", TINY).train().to(dtype)
+        accelerate(model) if fast else model
+        model(ids(), labels=ids(), use_cache=False).loss.backward()
+        return torch.cat([p.grad.flatten().double() for p in restore(model).parameters()])
+
+    exact = gradients(torch.float64, True)
+    ours, theirs = ((gradients(torch.float32, fast) - exact).norm() for fast in (True, False))
+    assert ours < 1.5 * theirs
+
+
+@pytest.mark.parametrize("family", ["qwen3.5", "olmo-hybrid", "kimi-linear"])
+@torch.no_grad()
+def test_packed_sequences(family):
+    """transformers refuses them without a package for GPUs, or mixes them."""
+    model, tokens = accelerate(build(family, TINY)), ids(1)
+    cuts = [0, 11, 12, 70]
+    bounds = torch.tensor(cuts, dtype=torch.int32)
+    mask = torch.full((1, 1, 70, 70), float("-inf"))
+    for start, stop in zip(cuts, cuts[1:]):
+        mask[..., start:stop, start:stop] = torch.zeros(stop - start, stop - start) + torch.full(
+            (stop - start, stop - start), float("-inf")
+        ).triu(1)
+    positions = torch.cat([torch.arange(stop - start) for start, stop in zip(cuts, cuts[1:])])[None]
+    masks = {"full_attention": mask, "linear_attention": None}
+    packed = model(tokens, attention_mask=masks, position_ids=positions, cu_seq_lens_q=bounds).logits
+    alone = [model(tokens[:, start:stop]).logits for start, stop in zip(cuts, cuts[1:])]
+    assert error(torch.cat(alone, dim=1), packed) < EXACT
+    restore(model)
+
+
+def test_wrong_bounds_are_refused():
+    convolution = RULES["causal_conv1d_fn"]
+    x, weight = torch.randn(1, 4, 8), torch.randn(4, 3)
+    for bounds in ([0, 9], [1, 8], [0, 5, 3, 8]):
+        with pytest.raises(ValueError, match="must rise from 0 to the 8 tokens"):
+            convolution(x, weight, cu_seqlens=torch.tensor(bounds))
+    with pytest.raises(ValueError, match="packed in one row"):
+        convolution(x.repeat(2, 1, 1), weight, seq_idx=torch.zeros(2, 8))
+
+
+def test_numbered_sequences_are_bounds():
+    convolution = RULES["causal_conv1d_fn"]
+    x, weight = torch.randn(1, 4, 8), torch.randn(4, 3)
+    numbers = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2]])
+    expected = convolution(x, weight, cu_seqlens=torch.tensor([0, 3, 5, 8]))
+    assert torch.equal(convolution(x, weight, seq_idx=numbers), expected)
+
+
+@torch.no_grad()
+def test_half_precision_is_as_exact_as_transformers():
+    model, tokens = build("qwen3.5", TINY), ids()
+    exact = model(tokens).logits
+    half = model.bfloat16()
+    theirs = (half(tokens).logits.float() - exact).square().mean().sqrt()
+    with accelerated():
+        ours = (half(tokens).logits.float() - exact).square().mean().sqrt()
+    assert ours < 1.1 * theirs
+
+
+def test_a_package_for_gpus_is_not_called_on_the_cpu(monkeypatch):
+    """With fla installed, transformers calls it on the CPU, too, where it fails."""
+
+    def fla(*args, **kwargs):
+        raise RuntimeError("0 active drivers")
+
+    fla.__wrapped__ = qwen3_next.torch_chunk_gated_delta_rule.__wrapped__
+    monkeypatch.setattr(qwen3_next, "torch_chunk_gated_delta_rule", fla)
+    model = build("qwen3-next", TINY)
+    with pytest.raises(RuntimeError, match="drivers"):
+        model(ids())
+    expected = None
+    with accelerated(), torch.no_grad():
+        expected = model(ids()).logits
+    monkeypatch.undo()
+    with torch.no_grad():
+        assert error(model(ids()).logits, expected) < EXACT
+
+
+def test_other_devices_reach_the_original(monkeypatch):
+    called = []
+    monkeypatch.setattr(qwen3_next, "causal_conv1d_fn", lambda *args, **kwargs: called.append(args) or args[0])
+    x = torch.empty(1, 4, 8, device="meta")
+    with accelerated():
+        assert qwen3_next.causal_conv1d_fn(x, torch.empty(4, 3, device="meta")) is x
+    assert len(called) == 1
+
+
+class TestPlans:
+    """A planned step is given up when its layer is no longer the one recorded."""
+
+    @pytest.fixture
+    def model(self):
+        model = accelerate(build("qwen3-next", TINY))
+        yield model
+        restore(model)
+
+    @torch.no_grad()
+    def decoded(self, model):
+        cache = cache_of(model(ids()[:, :30], use_cache=True))
+        for t in range(30, 33):
+            logits = model(ids()[:, t : t + 1], use_cache=True, **cache).logits
+        return logits
+
+    def agrees(self, model):
+        found = self.decoded(model)
+        expected = self.decoded(restore(model))
+        accelerate(model)
+        return error(expected, found) < EXACT
+
+    def test_changed_weights(self, model):
+        before = self.decoded(model)
+        mixer = model.model.layers[0].linear_attn
+        mixer.out_proj.weight.data.mul_(2)
+        mixer.in_proj_ba.weight = nn.Parameter(torch.randn_like(mixer.in_proj_ba.weight))
+        assert error(before, self.decoded(model)) > 1e-3
+        assert self.agrees(model)
+
+    def test_a_hook(self, model):
+        seen = []
+        self.decoded(model)
+        handle = model.model.layers[0].linear_attn.norm.register_forward_hook(lambda *args: seen.append(args))
+        self.decoded(model)
+        assert len(seen) == 4  # the prompt, and every token
+        handle.remove()
+        assert self.agrees(model)
+
+    def test_a_replaced_module(self, model):
+        self.decoded(model)
+        layer = model.model.layers[0].linear_attn
+
+        class Switched(nn.Module):
+            def __init__(self, inner):
+                super().__init__()
+                self.inner, self.factor = inner, 2.0
+
+            def forward(self, x):
+                return self.inner(x) * self.factor
+
+        layer.out_proj = Switched(layer.out_proj)
+        before = self.decoded(model)
+        layer.out_proj.factor = 3.0
+        assert error(before, self.decoded(model)) > 1e-3
+        assert self.agrees(model)
+
+    def test_another_dtype(self, model):
+        self.decoded(model)
+        model.bfloat16()
+        found = self.decoded(model)
+        assert found.dtype == torch.bfloat16
+        assert error(self.decoded(restore(model)), found) < 0.02
+
+    def test_a_cache_that_is_not_the_copy(self, model):
+        """Two caches, decoded in turn."""
+        with torch.no_grad():
+            caches = [cache_of(model(ids()[row : row + 1, :30], use_cache=True)) for row in (0, 1)]
+            found = [model(ids()[:1, 30:31], use_cache=True, **cache).logits for cache in caches * 2]
+        assert error(found[0], found[1]) > 1e-3
+        assert self.agrees(model)
+
+    def test_inference_mode(self, model):
+        expected = self.decoded(model)
+        with torch.inference_mode():
+            assert error(expected, self.decoded(model)) < EXACT
+        assert error(expected, self.decoded(model)) < EXACT
+
+    def test_gradients_are_not_planned(self, model):
+        cache = cache_of(model(ids()[:, :30], use_cache=True))
+        logits = model(ids()[:, 30:31], use_cache=True, **cache).logits
+        assert logits.requires_grad and not planned(model)
+
+
+def test_a_copy_and_a_saved_model():
+    model = accelerate(build("mamba2", TINY))
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        expected = model(ids()).logits
+        twin.backbone.layers[0].mixer.out_proj.weight.zero_()
+        assert error(expected, twin(ids()).logits) > 1e-3
+        assert torch.equal(model(ids()).logits, expected)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    with torch.no_grad():
+        assert error(expected, torch.load(file, weights_only=False)(ids()).logits) < EXACT
+    restore(model)
+
+
+def test_a_model_is_freed():
+    model = accelerate(build("mamba2", TINY))
+    outputs(model)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_models_without_such_layers_are_refused():
+    with pytest.raises(ValueError, match="no recurrent layers of transformers"):
+        accelerate(nn.Linear(2, 2))
+
+
+@torch.no_grad()
+def test_nan_stays_nan():
+    """transformers does not check numbers, and neither does a model that it is accelerated."""
+    model = accelerate(build("mamba2", TINY))
+    model.backbone.embeddings.weight[5] = torch.nan
+    tokens = ids().clamp(min=6)
+    tokens[0, 60] = 5
+    logits = model(tokens).logits[..., 6:]  # the embeddings are those of the outputs, too
+    assert logits[0, 60:].isnan().all() and not logits[1].isnan().any()
+    restore(model)
