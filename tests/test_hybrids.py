@@ -15,11 +15,10 @@ from torch import nn
 
 from ttr.experiments.bench.hybrids import FAMILIES, TINY, build
 from ttr.integrations.transformers import RULES, accelerate, accelerated, acceleration, replacement, restore
+from ttr.laws.tolerances import FLOAT32, FLOAT32_OUTPUTS, HALF, error
 
 QUICK = ("qwen3-next", "qwen3.5", "kimi-linear", "mamba2", "mamba")
 TOKENS = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
-EXACT = 2e-6
-"""Relative to the largest logit; measured: at most 4e-7."""
 
 
 def families():
@@ -38,10 +37,6 @@ def ids(batch=2, length=70):
     return torch.randint(3, TINY.vocabulary, (batch, length), generator=torch.Generator().manual_seed(1))
 
 
-def error(expected, found):
-    return ((expected - found).abs().max() / expected.abs().max()).item()
-
-
 def cache_of(output):
     kinds = ("past_key_values", "cache_params")
     return {name: getattr(output, name) for name in kinds if getattr(output, name, None) is not None}
@@ -49,7 +44,8 @@ def cache_of(output):
 
 @torch.no_grad()
 def outputs(model):
-    """Logits of: a batch, one with padding, a continuation, and single tokens after it; greedy tokens, beams."""
+    """Logits of a batch, of one with padding, of a continuation and of single tokens after it; generated
+    tokens, greedy and by beams."""
     tokens, mask = ids(), torch.ones(2, 70, dtype=torch.long)
     mask[0, :9] = 0
     whole = model(tokens).logits
@@ -60,7 +56,10 @@ def outputs(model):
     for t in range(60, 66):
         single.append(model(tokens[:, t : t + 1], use_cache=True, **cache_of(continued)).logits)
     short = {"attention_mask": mask[:, :20], **TOKENS}
-    greedy, beams = model.generate(tokens[:, :20], **short), model.generate(tokens[:, :20], num_beams=2, **short)
+    greedy, beams = (
+        model.generate(tokens[:, :20], **short),
+        model.generate(tokens[:, :20], num_beams=2, **short),
+    )
     return [whole, padded, continued.logits, torch.cat(single, 1)], [greedy, beams]
 
 
@@ -70,9 +69,10 @@ def test_a_model_computes_what_it_did(family):
     logits, tokens = outputs(model)
     assert accelerate(model) is model
     found, generated = outputs(model)
-    assert [error(a, b) < EXACT for a, b in zip(logits, found)] == [True] * 4
+    assert [error(a, b) < FLOAT32_OUTPUTS for a, b in zip(logits, found)] == [True] * 4
     assert all(map(torch.equal, tokens, generated))
-    assert planned(model), "no layer decodes as planned"
+    plans = [any(acceleration._planners[layer].plans.values()) for layer in acceleration._layers(model)]
+    assert all(plans) or family == "zamba2", "every layer decodes as planned"
     again, _ = outputs(restore(model))
     assert all(map(torch.equal, logits, again)), "restored, a model is transformers' to the last digit"
 
@@ -98,7 +98,7 @@ def test_gradients(family):
     scale = max(g.abs().max() for g in expected.values())
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
-        assert (gradient - found[name]).abs().max() / scale < 1e-5, name
+        assert (gradient - found[name]).abs().max() / scale < FLOAT32_OUTPUTS, name
 
 
 def test_gradients_are_as_exact_as_transformers():
@@ -129,7 +129,7 @@ def test_packed_sequences(family):
     masks = {"full_attention": mask, "linear_attention": None}
     packed = model(tokens, attention_mask=masks, position_ids=positions, cu_seq_lens_q=bounds).logits
     alone = [model(tokens[:, start:stop]).logits for start, stop in zip(cuts, cuts[1:])]
-    assert error(torch.cat(alone, dim=1), packed) < EXACT
+    assert error(torch.cat(alone, dim=1), packed) < FLOAT32_OUTPUTS
     restore(model)
 
 
@@ -162,6 +162,19 @@ def test_half_precision_is_as_exact_as_transformers():
     assert ours < 1.1 * theirs
 
 
+class Tagged(torch.Tensor):
+    pass
+
+
+@torch.no_grad()
+def test_other_models_stay_transformers_own():
+    expected = build("qwen3-next", TINY)(ids()).logits
+    accelerate(model := build("qwen3-next", TINY))
+    assert torch.equal(build("qwen3-next", TINY)(ids()).logits, expected)
+    assert not torch.equal(model(ids()).logits, expected)
+    restore(model)
+
+
 def test_a_package_for_gpus_is_not_called_on_the_cpu(monkeypatch):
     """With fla installed, transformers calls it on the CPU, too, where it fails."""
 
@@ -176,14 +189,20 @@ def test_a_package_for_gpus_is_not_called_on_the_cpu(monkeypatch):
     expected = None
     with accelerated(), torch.no_grad():
         expected = model(ids()).logits
+        q, k, v = torch.randn(3, 1, 5, 2, 4)
+        gates = -torch.rand(1, 5, 2), torch.rand(1, 5, 2)
+        # a tensor of another class is left to transformers' own rule in torch
+        qwen3_next.torch_chunk_gated_delta_rule(q.as_subclass(Tagged), k, v, *gates)
     monkeypatch.undo()
     with torch.no_grad():
-        assert error(model(ids()).logits, expected) < EXACT
+        assert error(model(ids()).logits, expected) < FLOAT32_OUTPUTS
 
 
 def test_other_devices_reach_the_original(monkeypatch):
     called = []
-    monkeypatch.setattr(qwen3_next, "causal_conv1d_fn", lambda *args, **kwargs: called.append(args) or args[0])
+    monkeypatch.setattr(
+        qwen3_next, "causal_conv1d_fn", lambda *args, **kwargs: called.append(args) or args[0]
+    )
     x = torch.empty(1, 4, 8, device="meta")
     with accelerated():
         assert qwen3_next.causal_conv1d_fn(x, torch.empty(4, 3, device="meta")) is x
@@ -210,14 +229,16 @@ class TestPlans:
         found = self.decoded(model)
         expected = self.decoded(restore(model))
         accelerate(model)
-        return error(expected, found) < EXACT
+        return error(expected, found) < FLOAT32_OUTPUTS
 
     def test_changed_weights(self, model):
         before = self.decoded(model)
         mixer = model.model.layers[0].linear_attn
         mixer.out_proj.weight.data.mul_(2)
         mixer.in_proj_ba.weight = nn.Parameter(torch.randn_like(mixer.in_proj_ba.weight))
-        assert error(before, self.decoded(model)) > 1e-3
+        assert error(before, self.decoded(model)) > FLOAT32
+        assert self.agrees(model)
+        mixer.in_proj_ba.weight = nn.Parameter(mixer.in_proj_ba.weight.T.contiguous().T)
         assert self.agrees(model)
 
     def test_a_hook(self, model):
@@ -244,7 +265,7 @@ class TestPlans:
         layer.out_proj = Switched(layer.out_proj)
         before = self.decoded(model)
         layer.out_proj.factor = 3.0
-        assert error(before, self.decoded(model)) > 1e-3
+        assert error(before, self.decoded(model)) > FLOAT32
         assert self.agrees(model)
 
     def test_another_dtype(self, model):
@@ -252,21 +273,21 @@ class TestPlans:
         model.bfloat16()
         found = self.decoded(model)
         assert found.dtype == torch.bfloat16
-        assert error(self.decoded(restore(model)), found) < 0.02
+        assert error(self.decoded(restore(model)), found) < HALF
 
     def test_a_cache_that_is_not_the_copy(self, model):
         """Two caches, decoded in turn."""
         with torch.no_grad():
             caches = [cache_of(model(ids()[row : row + 1, :30], use_cache=True)) for row in (0, 1)]
             found = [model(ids()[:1, 30:31], use_cache=True, **cache).logits for cache in caches * 2]
-        assert error(found[0], found[1]) > 1e-3
+        assert error(found[0], found[1]) > FLOAT32
         assert self.agrees(model)
 
     def test_inference_mode(self, model):
         expected = self.decoded(model)
         with torch.inference_mode():
-            assert error(expected, self.decoded(model)) < EXACT
-        assert error(expected, self.decoded(model)) < EXACT
+            assert error(expected, self.decoded(model)) < FLOAT32_OUTPUTS
+        assert error(expected, self.decoded(model)) < FLOAT32_OUTPUTS
 
     def test_gradients_are_not_planned(self, model):
         cache = cache_of(model(ids()[:, :30], use_cache=True))
@@ -280,13 +301,13 @@ def test_a_copy_and_a_saved_model():
     with torch.no_grad():
         expected = model(ids()).logits
         twin.backbone.layers[0].mixer.out_proj.weight.zero_()
-        assert error(expected, twin(ids()).logits) > 1e-3
+        assert error(expected, twin(ids()).logits) > FLOAT32
         assert torch.equal(model(ids()).logits, expected)
     file = io.BytesIO()
     torch.save(model, file)
     file.seek(0)
     with torch.no_grad():
-        assert error(expected, torch.load(file, weights_only=False)(ids()).logits) < EXACT
+        assert error(expected, torch.load(file, weights_only=False)(ids()).logits) < FLOAT32_OUTPUTS
     restore(model)
 
 

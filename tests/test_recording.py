@@ -74,6 +74,36 @@ def test_tensors_that_are_written_to_stay_apart():
             assert torch.equal(got, wanted)
 
 
+def test_runs_keep_their_place_beside_operations_that_write():
+    """Runs of the kernel on both sides of an operation that writes to what a run before it has made, and that
+    one after it reads through a view."""
+
+    def function(x):
+        made = (x * 2 + 1).exp()
+        view, before = made[1:], (made * 3 - 1).sum()
+        made /= made.sum()
+        return before, (view * 3 - 1).exp() + before
+
+    replay = operations.fused(record(function, [torch.ones(4)])).replay()
+    numbers = torch.linspace(-1, 1, 4)
+    for got, wanted in zip(replay([numbers]), function(numbers), strict=True):
+        assert torch.allclose(got, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("where", ISAS)
+def test_the_kernel_multiplies_one_row(where, dtype):
+    """By lengths that fill vectors in groups, singly and not at all."""
+    with tier(where):
+        for length in (1, 7, 16, 45, 150):
+            x, weight = torch.randn(1, length, dtype=dtype), torch.randn(9, length, dtype=dtype)
+            recording = operations.fused(record(lambda x, w: [(linear(x, w) * 2 + 1) * 3], [x, weight]))
+            assert len(recording.operations) == 1
+            made = recording.replay()([x, weight])[0]
+            exact = (linear(x.double(), weight.double()) * 2 + 1) * 3
+            assert error(made, exact) < tolerance(dtype)
+
+
 def test_a_conversion_that_is_not_needed_is_no_operation():
     recording = record(lambda x: [x.mT.to(torch.float32).float() + 1], [torch.ones(2, 3)])
     assert [o.function.__name__ for o in recording.operations] == ["__get__", "add"]
@@ -88,6 +118,9 @@ def test_random_numbers_are_drawn_anew():
     "function",
     [
         lambda x: [x * x.sum().item()],
+        lambda x: [x[x > 0]],
+        lambda x: [torch.where(x > 0)[0]],
+        lambda x: [x.nonzero()],
         lambda x: [x if x.sum() > 0 else -x],
         lambda x: [x[: int(x.sum())]],
         lambda x: [x * float(x.max())],

@@ -29,6 +29,9 @@ METADATA = {
 INPLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__", "__ipow__"}
 """Names of functions that write to their first argument, beside those that end in an underscore."""
 
+BY_NUMBERS = {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount"}
+"""Names of functions whose result has a shape that depends on the numbers of their arguments."""
+
 CONSTANTS = {torch.arange, torch.eye, torch.full, torch.linspace, torch.ones, torch.tensor, torch.zeros}
 """Functions whose result, where no tensor is among their arguments, is the same at every call."""
 
@@ -156,6 +159,13 @@ class Recording:
         return scope["replay"]
 
 
+def _is_shaped_by_numbers(name: str, args: tuple) -> bool:
+    if name == "__getitem__":  # by a mask
+        places = args[1] if isinstance(args[1], tuple | list) else (args[1],)
+        return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in places)
+    return name in BY_NUMBERS or name == "where" and len(args) == 1
+
+
 class _Recorder(TorchFunctionMode):
     """Writes down every torch function that is called, with tensors by their names; with ``shares`` equal
     calls once, and those without tensors not at all."""
@@ -186,6 +196,8 @@ class _Recorder(TorchFunctionMode):
         tensors = bool(results) and all(isinstance(x, Tensor) for x in results)
         if not reads and (not tensors or self.shares and function in CONSTANTS):
             return result
+        if _is_shaped_by_numbers(name, args):
+            raise NotRecordable(f"{name} returns a tensor whose shape depends on numbers.")
         if name != "__setitem__" and not tensors:
             raise NotRecordable(f"{name} returns {type(result).__name__}.")
         if self.shares and call in self.done:

@@ -49,6 +49,7 @@ NAMED = (
     "test_model.py",
     "test_model_packing.py",
     "test_model_compile.py",
+    "test_hybrids.py",
 )
 """The files whose tests can be selected by name."""
 

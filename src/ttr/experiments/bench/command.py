@@ -42,6 +42,14 @@ def bench_command(
     quick: Annotated[
         bool, typer.Option("--quick", help=("Short sequences and three rounds, as a smoke test."))
     ] = False,
+    hybrids: Annotated[
+        bool,
+        typer.Option(
+            "--hybrids",
+            help="Measure transformers' recurrent models before and after acceleration instead; CASES are "
+            "families of them.",
+        ),
+    ] = False,
     show_list: Annotated[
         bool, typer.Option("--list", help="Show the cases and their rows, and stop.")
     ] = False,
@@ -65,6 +73,11 @@ def bench_command(
         out=out,
     )
     console = Console()
+    if hybrids:
+        from ttr.experiments.bench.hybrids_table import table
+
+        table(settings.cases, settings.rounds, settings.out, console)
+        return
     if show_list:
         list_cases(settings, console)
         return

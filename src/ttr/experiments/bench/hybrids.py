@@ -98,7 +98,12 @@ def _nemotron(s: Sizes) -> dict[str, Any]:
     names = {"num_heads": "mamba_num_heads", "head_dim": "mamba_head_dim", "state_size": "ssm_state_size"}
     own = {names.get(name, name): value for name, value in _pure_mamba2(s).items()}
     own.pop("num_hidden_layers")
-    return {**_common(s), **own, "layers_block_type": _types(s, "mamba", "attention"), "head_dim": s.hidden // 4}
+    return {
+        **_common(s),
+        **own,
+        "layers_block_type": _types(s, "mamba", "attention"),
+        "head_dim": s.hidden // 4,
+    }
 
 
 def _zamba2(s: Sizes) -> dict[str, Any]:

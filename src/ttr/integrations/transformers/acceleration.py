@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import MethodType, ModuleType
+from types import MethodType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, finalize
 

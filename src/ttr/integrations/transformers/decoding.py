@@ -157,7 +157,9 @@ def _recorded(layer: nn.Module, number: int, given: Arguments, whole: set[nn.Mod
     names = tuple(_states_of(given, number))
     modules, learned = tuple(_children(layer, whole)), tuple(_tensors(layer, whole))
     # a recording takes the step, too, up to twice: each time of a copy
-    tried = [{p: _copied(x, number) if isinstance(x, Cache) else x for p, x in given.items()} for _ in range(2)]
+    tried = [
+        {p: _copied(x, number) if isinstance(x, Cache) else x for p, x in given.items()} for _ in range(2)
+    ]
     states = _states_of(tried[0], number)
     tensors = [_hidden(given), *states.values(), *(group[name] for group, name in learned)]
     if any(type(x) not in PLAIN or not x.is_cpu for x in tensors):

@@ -59,7 +59,14 @@ def delta_rule(problem: Problem) -> tuple[Rule, Rule]:
         return y.to(query.dtype), state
 
     def chunkwise(
-        query: Tensor, key: Tensor, value: Tensor, g: Tensor, beta: Tensor, chunk_size: int = 64, *rest: Any, **named: Any
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        g: Tensor,
+        beta: Tensor,
+        chunk_size: int = 64,
+        *rest: Any,
+        **named: Any,
     ) -> tuple[Tensor, Tensor | None]:
         return recurrent(query, key, value, g, beta, *rest, **named)
 
@@ -115,7 +122,10 @@ def mamba2_update(
     repeated = [x for x in (dt, A, D, dt_bias) if x is not None]
     if any(x.stride(-1) for x in repeated) or A.stride(-2):
         return NotImplemented
-    x, dt = wide(hidden_states), _time_step(dt[..., 0], None if dt_bias is None else dt_bias[..., 0], dt_softplus)
+    x, dt = (
+        wide(hidden_states),
+        _time_step(dt[..., 0], None if dt_bias is None else dt_bias[..., 0], dt_softplus),
+    )
     y = _advance(
         MAMBA2,
         (wide(C), wide(B), x * dt[..., None]),
@@ -245,7 +255,13 @@ def _memorize(
         return y[:, None], memory
     state = None if memory is None else _state(wide(memory))
     done = regress(
-        problem, *sequence, state=state, return_state=wants_memory, cu_seqlens=bounds, params=params, **controls
+        problem,
+        *sequence,
+        state=state,
+        return_state=wants_memory,
+        cu_seqlens=bounds,
+        params=params,
+        **controls,
     )
     return (done[0], done[1]["memory"]) if wants_memory else (done, None)
 
@@ -309,7 +325,13 @@ def _bounds(kwargs: Mapping[str, object], length: int) -> Tensor | None:
         bounds = torch.cat(ends)
     if bounds is None:
         return None
-    if bounds.ndim != 1 or len(bounds) < 2 or bounds[0] != 0 or bounds[-1] > length or (bounds.diff() < 0).any():
+    if (
+        bounds.ndim != 1
+        or len(bounds) < 2
+        or bounds[0] != 0
+        or bounds[-1] > length
+        or (bounds.diff() < 0).any()
+    ):
         raise ValueError(
             f"The bounds of packed sequences must rise from 0 to the {length} tokens of the call, got "
             f"{bounds.tolist()}. Use the cumulated lengths, such as [0, 3, 8]."

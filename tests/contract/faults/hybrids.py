@@ -1,0 +1,54 @@
+"""Faults in the rules of transformers' models, in how they are put in place, and in planned layers."""
+
+from .fault import Fault
+
+FOLDER = "integrations/transformers"
+SAME = ("test_a_model_computes",)
+
+FAULTS = (
+    Fault(f"{FOLDER}/rules.py", "torch.addcmul(y, x, wide(D)[:, None])", "y", SAME),
+    Fault(f"{FOLDER}/rules.py", "inputs[..., 1:]", "inputs[..., :-1]", SAME),
+    Fault(f"{FOLDER}/rules.py", "y * silu(wide(z.mT))", "y", SAME),
+    Fault(f"{FOLDER}/rules.py", "or bounds[-1] > length", "", ("test_wrong_bounds",)),
+    Fault(f"{FOLDER}/rules.py", ".nonzero()[:, 0] + 1", ".nonzero()[:, 0]", ("test_numbered",)),
+    Fault(f"{FOLDER}/rules.py", "cu_seqlens=bounds", "cu_seqlens=None", ("test_packed_sequences",)),
+    Fault(f"{FOLDER}/replacement.py", "or not _active.get()", "", ("test_other_models",)),
+    Fault(
+        f"{FOLDER}/replacement.py",
+        "if not all(x.is_cpu for x in tensors):",
+        "if False:",
+        ("test_other_devices",),
+    ),
+    Fault(f"{FOLDER}/replacement.py", "if packed else reference", "", ("test_a_package_for",)),
+    Fault(f"{FOLDER}/replacement.py", "with checks(values=False):", "if True:", ("test_nan_stays",)),
+    Fault(
+        f"{FOLDER}/acceleration.py",
+        "finalize(model, remove, modules)",
+        "lambda: None",
+        ("test_a_model_is_freed",),
+    ),
+    Fault(f"{FOLDER}/acceleration.py", "        undo()", "        pass", SAME),
+    Fault(f"{FOLDER}/decoding.py", "return *flat, *states.values()", "return *flat,", SAME),
+    Fault(f"{FOLDER}/decoding.py", "_thread.given = tried.pop()", "_thread.given = tried[0]", SAME),
+    Fault(
+        f"{FOLDER}/decoding.py", "all(map(_is_like, tensors, self.like))", "True", ("test_changed_weights",)
+    ),
+    Fault(
+        f"{FOLDER}/decoding.py", "return not changed and not module.training", "return True", ("test_a_hook",)
+    ),
+    Fault(
+        f"{FOLDER}/decoding.py",
+        'return type(module).__module__.startswith(("torch.nn.", "transformers."))',
+        "return True",
+        ("test_a_replaced_module",),
+    ),
+    Fault(
+        "engines/native/operations.py",
+        "groups += [*self._ordered(between, known), (False, [o])]",
+        "groups = [(False, [o]), *groups, *self._ordered(between, known)]",
+        ("test_runs_keep_their_place",),
+    ),
+    Fault(
+        "recording.py", "if _is_shaped_by_numbers(name, args):", "if False:", ("test_a_function_that_looks",)
+    ),
+)
