@@ -3,7 +3,7 @@ model, or everything in a block of ``accelerated``.
 
     import ttr.integrations.transformers as on_cpu
 
-    model = on_cpu.accelerate(AutoModelForCausalLM.from_pretrained("Qwen/Qwen3-Next-80B-A3B-Instruct"))
+    model = on_cpu.accelerate(AutoModelForCausalLM.from_pretrained(...))
 """
 
 from __future__ import annotations
