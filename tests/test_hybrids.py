@@ -77,8 +77,8 @@ def test_a_model_computes_what_it_did(family):
     assert all(map(torch.equal, logits, again)), "restored, a model is transformers' to the last digit"
 
 
-def planned(model):
-    planners = (acceleration._planners[layer] for layer in acceleration._layers(model))
+def planned(layers):
+    planners = (acceleration._planners[layer] for layer in layers)
     return [plan for planner in planners for plan in planner.plans.values() if plan is not None]
 
 
@@ -283,6 +283,14 @@ class TestPlans:
         assert error(found[0], found[1]) > FLOAT32
         assert self.agrees(model)
 
+    @torch.no_grad()
+    def test_a_prompt_of_one_token(self, model):
+        """Without states to continue from, its layers are not planned; the next token's are."""
+        first = model(ids()[:, :1], use_cache=True)
+        assert not planned(acceleration._layers(model)[:1])
+        model(ids()[:, 1:2], use_cache=True, **cache_of(first))
+        assert len(planned(acceleration._layers(model)[:1])) == 1
+
     def test_inference_mode(self, model):
         expected = self.decoded(model)
         with torch.inference_mode():
@@ -292,7 +300,7 @@ class TestPlans:
     def test_gradients_are_not_planned(self, model):
         cache = cache_of(model(ids()[:, :30], use_cache=True))
         logits = model(ids()[:, 30:31], use_cache=True, **cache).logits
-        assert logits.requires_grad and not planned(model)
+        assert logits.requires_grad and not planned(acceleration._layers(model))
 
 
 def test_a_copy_and_a_saved_model():

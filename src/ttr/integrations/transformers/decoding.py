@@ -49,15 +49,18 @@ class Planner:
         """The layer's own forward, planned where that is possible."""
         given: Arguments = dict(enumerate(args)) | kwargs
         key = self._key(layer, given) if self.left else None
-        if key is not None and key not in self.plans and all(map(_is_plain, _inside(layer))):
-            self.plans[key] = _plan(layer, self.number, given)
+        states = None if key is None else _states_of(given, self.number)
+        if states is None:
+            return type(layer).forward(layer, *args, **kwargs)
+        if key not in self.plans and all(map(_is_plain, _inside(layer))):
+            self.plans[key] = _plan(layer, self.number, given, tuple(states))
         plan = self.plans.get(key)
         if plan is not None:
-            if plan.holds(given):
-                return plan(given)
             if not plan.fits_layer():
                 self.plans.clear()
                 self.left -= 1
+            elif plan.holds(states):
+                return plan(given, states)
         return type(layer).forward(layer, *args, **kwargs)
 
     def _key(self, layer: nn.Module, given: Arguments) -> tuple[object, ...] | None:
@@ -108,16 +111,12 @@ class _Plan:
         """Whether the modules of the layer are those recorded."""
         return all(place.get(name) is module and _is_plain(module) for place, name, module in self.modules)
 
-    def holds(self, given: Arguments) -> bool:
-        """Whether a call can be replayed."""
-        found = _states_of(given, self.number)
-        if not self.fits_layer() or found is None or len(found) != len(self.states):
-            return False
-        tensors = [*map(found.get, self.states), *(group.get(name) for group, name in self.learned)]
-        return all(map(_is_like, tensors, self.like))
+    def holds(self, states: Mapping[tuple[str, int], Tensor]) -> bool:
+        """Whether the states and the learned tensors are like those recorded."""
+        tensors = [*map(states.get, self.states), *(group.get(name) for group, name in self.learned)]
+        return len(states) == len(self.states) and all(map(_is_like, tensors, self.like))
 
-    def __call__(self, given: Arguments) -> Any:
-        states = _states_of(given, self.number)
+    def __call__(self, given: Arguments, states: Mapping[tuple[str, int], Tensor]) -> Any:
         learned = (group[name] for group, name in self.learned)
         before, _thread.given = _thread.given, given
         try:
@@ -134,27 +133,34 @@ _thread = _Thread()
 """The arguments of the call that is replayed, which the modules that are left whole look at."""
 
 
-def _plan(layer: nn.Module, number: int, given: Arguments) -> _Plan | None:
-    """The step of a layer for calls like the given one; None where it cannot be recorded."""
+def _plan(
+    layer: nn.Module, number: int, given: Arguments, names: tuple[tuple[str, int], ...]
+) -> _Plan | None:
+    """The step of a layer, with states by these names, for calls like the given one; None where it cannot be
+    recorded."""
     whole = {module for module in _inside(layer) if not _is_readable(module)}
-    while _states_of(given, number) is not None:
+    while True:
         try:
-            return _recorded(layer, number, given, whole)
+            return _recorded(layer, number, given, names, whole)
         except FAILURES as failure:
             module = _innermost(failure.__traceback__, set(_inside(layer)) - whole)
             if module is None:
                 return None
             whole.add(module)
-    return None
 
 
-def _recorded(layer: nn.Module, number: int, given: Arguments, whole: set[nn.Module]) -> _Plan:
+def _recorded(
+    layer: nn.Module,
+    number: int,
+    given: Arguments,
+    names: tuple[tuple[str, int], ...],
+    whole: set[nn.Module],
+) -> _Plan:
     """The step of a layer with some of its modules left whole.
 
     Raises:
         FAILURES: if something else in it cannot be recorded.
     """
-    names = tuple(_states_of(given, number))
     modules, learned = tuple(_children(layer, whole)), tuple(_tensors(layer, whole))
     # a recording takes the step, too, up to twice: each time of a copy
     tried = [
@@ -356,4 +362,11 @@ def _kind(x: Tensor) -> tuple[object, ...]:
 
 
 def _is_like(x: object, kind: Sequence[object]) -> bool:
-    return isinstance(x, Tensor) and _kind(x) == kind and not x.is_neg()
+    return (
+        type(x) is kind[0]
+        and x.shape == kind[1]
+        and x.stride() == kind[2]
+        and x.dtype is kind[3]
+        and x.device == kind[4]
+        and not x.is_neg()
+    )
