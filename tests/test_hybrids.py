@@ -268,6 +268,14 @@ class TestPlans:
         assert error(before, self.decoded(model)) > FLOAT32
         assert self.agrees(model)
 
+    def test_a_tensor_that_a_module_holds(self, model):
+        """Neither a parameter nor a buffer, it can be set anew at every token, as a state is."""
+        norm = model.model.layers[0].linear_attn.norm
+        norm.variance_epsilon = torch.tensor(1e-6)
+        before = self.decoded(model)
+        norm.variance_epsilon = torch.tensor(1.0)
+        assert error(before, self.decoded(model)) > FLOAT32
+
     def test_another_dtype(self, model):
         self.decoded(model)
         model.bfloat16()
@@ -343,3 +351,21 @@ def test_nan_stays_nan():
     logits = model(tokens).logits[..., 6:]  # the embeddings are those of the outputs, too
     assert logits[0, 60:].isnan().all() and not logits[1].isnan().any()
     restore(model)
+
+
+def test_the_table_of_the_benchmark(tmp_path, monkeypatch):
+    from rich.console import Console
+
+    from ttr.experiments.bench import hybrids_table
+
+    for name, value in {"SMALL": TINY, "PREFILL": 16, "TRAINING": 8, "DECODED": 2, "BEFORE": 4}.items():
+        monkeypatch.setattr(hybrids_table, name, value)
+    threads = torch.get_num_threads()
+    page = hybrids_table.table(("qwen3.5",), 1, tmp_path, Console(quiet=True))
+    torch.set_num_threads(threads)
+    cells = page.splitlines()[-1].split("|")[1:-1]
+    assert (tmp_path / "hybrids.md").read_text() == page
+    assert cells[0].strip() == "qwen3.5" and max(map(float, cells[1:3])) < FLOAT32_OUTPUTS
+    before, after = cells[3].split(",")
+    assert before.strip() == "refused" and float(after) < FLOAT32_OUTPUTS
+    assert all(cell.count("->") == 1 for cell in cells[4:])

@@ -190,6 +190,9 @@ def _recorded(
             recording = record(step, tensors)
     finally:
         _thread.given = before
+    held = {id(x) for module in layer.modules() for x in vars(module).values() if isinstance(x, Tensor)}
+    if any(id(x) in held for x in recording.scope.values()):
+        raise NotRecordable("A module holds a tensor that is neither a parameter nor a buffer.")
     like = tuple(map(_kind, tensors[1:]))
     replay = operations.fused(recording).replay()
     return _Plan(number, replay, arranged[-1], modules, learned, names, like)
