@@ -264,7 +264,7 @@ class TestPlans:
             def forward(self, x):
                 return self.inner(x) * self.factor
 
-        layer.out_proj = Switched(layer.out_proj)
+        layer.out_proj = Switched(layer.out_proj).eval()
         before = self.decoded(model)
         layer.out_proj.factor = 300.0
         assert error(before, self.decoded(model)) > FLOAT32
@@ -274,9 +274,9 @@ class TestPlans:
         """Neither a parameter nor a buffer, it can be set anew at every token, as a state is."""
         norm = model.model.layers[0].linear_attn.norm
         norm.variance_epsilon = torch.tensor(1e-6)
-        before = self.decoded(model)
+        self.decoded(model)
         norm.variance_epsilon = torch.tensor(1.0)
-        assert error(before, self.decoded(model)) > FLOAT32
+        assert self.agrees(model)
 
     def test_another_dtype(self, model):
         self.decoded(model)
