@@ -4,6 +4,7 @@ import copy
 import gc
 import io
 import weakref
+from itertools import pairwise
 
 import pytest
 import torch
@@ -113,23 +114,18 @@ def test_gradients_are_as_exact_as_transformers():
     assert ours < 1.5 * theirs
 
 
-@pytest.mark.parametrize("family", ["qwen3.5", "olmo-hybrid", "kimi-linear"])
+@pytest.mark.parametrize("family", ["qwen3-next", "qwen3.5", "olmo-hybrid", "kimi-linear", "bamba"])
 @torch.no_grad()
 def test_packed_sequences(family):
     """transformers refuses them without a package for GPUs, or mixes them."""
     model, tokens = accelerate(build(family, TINY)), ids(1)
-    cuts = [0, 11, 12, 70]
-    bounds = torch.tensor(cuts, dtype=torch.int32)
-    mask = torch.full((1, 1, 70, 70), float("-inf"))
-    for start, stop in zip(cuts, cuts[1:]):
-        mask[..., start:stop, start:stop] = torch.zeros(stop - start, stop - start) + torch.full(
-            (stop - start, stop - start), float("-inf")
-        ).triu(1)
-    positions = torch.cat([torch.arange(stop - start) for start, stop in zip(cuts, cuts[1:])])[None]
-    masks = {"full_attention": mask, "linear_attention": None}
-    packed = model(tokens, attention_mask=masks, position_ids=positions, cu_seq_lens_q=bounds).logits
-    alone = [model(tokens[:, start:stop]).logits for start, stop in zip(cuts, cuts[1:])]
-    assert error(torch.cat(alone, dim=1), packed) < FLOAT32_OUTPUTS
+    bounds = torch.tensor([0, 11, 12, 70], dtype=torch.int32)
+    parts = [slice(*ends) for ends in pairwise(bounds.tolist())]
+    ends = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": 58, "max_length_k": 58}
+    positions = torch.cat([torch.arange(part.stop - part.start) for part in parts])[None]
+    packed = model(tokens, position_ids=positions, use_cache=False, **ends).logits
+    alone = [model(tokens[:, part]).logits for part in parts]
+    assert error(packed, torch.cat(alone, dim=1)) < FLOAT32_OUTPUTS
     restore(model)
 
 
