@@ -22,6 +22,7 @@ from ttr.dispatch import MemoryStep
 from ttr.layer import planned_step
 from ttr.layer.mixer import Mixer
 from ttr.layer.planned_step import PLAIN_MODULES
+from ttr.models.arguments import check_read, one_cache, tokens_read, within_sequences
 from ttr.models.cache import MemoryLayer, TTRCache
 from ttr.models.configuration import TTRConfig
 from ttr.models.conversion import renamed_keys
@@ -36,9 +37,6 @@ CACHE = next(f.name for f in fields(BaseModelOutputWithPast) if f.name in ("cach
 logger = logging.get_logger(__name__)
 
 READ_BY_THE_LOSS = ("num_items_in_batch", "shift_labels")
-# what collators and generate pass beside the boundaries and the cache, from which they follow; a tokenizer is
-# for stop strings
-IGNORED = ("max_length_q", "max_length_k", "cache_position", "tokenizer")
 
 
 class TTRRMSNorm(nn.RMSNorm):
@@ -223,8 +221,8 @@ class TTRModel(TTRPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give the model either input_ids or inputs_embeds, and not both.")
-        _check_read(others)
-        cache = self._cache(_one_cache(past_key_values, cache), use_cache)
+        check_read(others)
+        cache = self._cache(one_cache(past_key_values, cache), use_cache)
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         shape = x.shape[0], x.shape[1]
         packing = packing_of(
@@ -235,7 +233,7 @@ class TTRModel(TTRPreTrainedModel):
             cu_seqlens=cu_seqlens,
             cu_seq_lens_q=cu_seq_lens_q,
             cu_seq_lens_k=cu_seq_lens_k,
-            read=_read(cache),
+            read=tokens_read(cache),
             padding_last=cache is None and all(block.mixer.problem.function.causal for block in self.layers),
         )
         memories = tuple((block.mixer.problem, block.mixer.sizes) for block in self.layers)
@@ -279,37 +277,6 @@ class TTRModel(TTRPreTrainedModel):
             logger.warning_once(f"{twice}: these calls return no cache, as with use_cache=False.")
             return None
         return TTRCache(self.config.num_hidden_layers) if cache is None else cache
-
-
-def _one_cache(past_key_values: Cache | None, cache: Cache | None) -> TTRCache | None:
-    """The cache, passed under either name."""
-    if past_key_values is not None and cache is not None:
-        raise ValueError("past_key_values and cache are two names of the same argument. Give one of them.")
-    given = past_key_values if cache is None else cache
-    if given is not None and not isinstance(given, TTRCache):
-        raise ValueError(
-            f"past_key_values must be a ttr.models.TTRCache, got {type(given).__name__}. Leave it out to "
-            "start with an empty cache."
-        )
-    return given
-
-
-def _read(cache: TTRCache | None) -> Int[Tensor, " rows"] | None:
-    """How many tokens of every sequence the cache has read; None if it continues none."""
-    states = [] if cache is None else cache.states()
-    return next((state.position for state in states if state is not None), None)
-
-
-def _check_read(others: dict[str, Any]) -> None:
-    """Refuse data under a name that the model does not read, which may be misspelt; switches are accepted."""
-    for name, value in others.items():
-        if name not in IGNORED and not isinstance(value, bool | int | float | str | None):
-            raise ValueError(
-                f"This model does not read {name!r}, which holds a {type(value).__name__}. Leave it out, "
-                "or correct its name."
-            )
-    if others.get("output_attentions"):
-        logger.warning_once("Memories have no attention maps: output_attentions=True gives None.")
 
 
 class TTRForCausalLM(TTRPreTrainedModel, Generation, GenerationMixin):
@@ -361,7 +328,7 @@ class TTRForCausalLM(TTRPreTrainedModel, Generation, GenerationMixin):
             others: also ``num_items_in_batch`` and ``shift_labels``, which the loss of transformers reads.
         """
         of_loss = {name: others.pop(name) for name in READ_BY_THE_LOSS if name in others}
-        cache = _one_cache(past_key_values, cache)
+        cache = one_cache(past_key_values, cache)
         packed = {
             "attention_mask": attention_mask,
             "position_ids": position_ids,
@@ -372,7 +339,7 @@ class TTRForCausalLM(TTRPreTrainedModel, Generation, GenerationMixin):
         }
         if labels is not None:  # before the cache advances
             x = input_ids if inputs_embeds is None else inputs_embeds
-            labels = _within_sequences(labels, x, read=_read(cache), **packed)
+            labels = within_sequences(labels, x, read=tokens_read(cache), **packed)
         outputs = self.model(
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,
@@ -396,13 +363,3 @@ class TTRForCausalLM(TTRPreTrainedModel, Generation, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, **{CACHE: outputs.get(CACHE)}
         )
-
-
-def _within_sequences(labels: Int[Tensor, "B T"], x: Tensor | None, **packed: Any) -> Int[Tensor, "B T"]:
-    """The labels, set to -100 at tokens that do not follow a token of their own sequence."""
-    if x is not None and labels.shape != x.shape[:2]:
-        raise ValueError(
-            f"labels have shape {list(labels.shape)}, but the tokens {list(x.shape[:2])}. "
-            "Give one label per token, -100 for no loss."
-        )
-    return packing_of((labels.shape[0], labels.shape[1]), **packed).labels(labels)

@@ -1,0 +1,60 @@
+"""The arguments of a call of a model, checked and translated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+from transformers.cache_utils import Cache
+from transformers.utils import logging
+
+from ttr.models.cache import TTRCache
+from ttr.models.packing import packing_of
+
+logger = logging.get_logger(__name__)
+
+# what collators and generate pass beside the boundaries and the cache, from which they follow; a tokenizer is
+# for stop strings
+IGNORED = ("max_length_q", "max_length_k", "cache_position", "tokenizer")
+
+
+def one_cache(past_key_values: Cache | None, cache: Cache | None) -> TTRCache | None:
+    """The cache, passed under either name."""
+    if past_key_values is not None and cache is not None:
+        raise ValueError("past_key_values and cache are two names of the same argument. Give one of them.")
+    given = past_key_values if cache is None else cache
+    if given is not None and not isinstance(given, TTRCache):
+        raise ValueError(
+            f"past_key_values must be a ttr.models.TTRCache, got {type(given).__name__}. Leave it out to "
+            "start with an empty cache."
+        )
+    return given
+
+
+def tokens_read(cache: TTRCache | None) -> Int[Tensor, " rows"] | None:
+    """How many tokens of every sequence the cache has read; None if it continues none."""
+    states = [] if cache is None else cache.states()
+    return next((state.position for state in states if state is not None), None)
+
+
+def check_read(others: dict[str, Any]) -> None:
+    """Refuse data under a name that the model does not read, which may be misspelt; switches are accepted."""
+    for name, value in others.items():
+        if name not in IGNORED and not isinstance(value, bool | int | float | str | None):
+            raise ValueError(
+                f"This model does not read {name!r}, which holds a {type(value).__name__}. Leave it out, "
+                "or correct its name."
+            )
+    if others.get("output_attentions"):
+        logger.warning_once("Memories have no attention maps: output_attentions=True gives None.")
+
+
+def within_sequences(labels: Int[Tensor, "B T"], x: Tensor | None, **packed: Any) -> Int[Tensor, "B T"]:
+    """The labels, set to -100 at tokens that do not follow a token of their own sequence."""
+    if x is not None and labels.shape != x.shape[:2]:
+        raise ValueError(
+            f"labels have shape {list(labels.shape)}, but the tokens {list(x.shape[:2])}. "
+            "Give one label per token, -100 for no loss."
+        )
+    return packing_of((labels.shape[0], labels.shape[1]), **packed).labels(labels)
