@@ -49,7 +49,9 @@ FAULTS = (
     Fault("models/cache.py", "self.columns -= remove", "pass", REMOVED),
     Fault("models/cache.py", "recorded, recorded is not None", "recorded, False", REMOVED),
     Fault("models/cache.py", "if remove > self.unpadded:", "if False:", ("test_pairs_lose_columns",)),
-    Fault("models/packing.py", "tokens.all(0).flip(0)", "tokens.any(0).flip(0)", ("test_pairs_lose_columns",)),
+    Fault(
+        "models/packing.py", "tokens.all(0).flip(0)", "tokens.any(0).flip(0)", ("test_pairs_lose_columns",)
+    ),
     Fault(
         "models/cache.py",
         "self.recorded, self.owned = None, False",
