@@ -2,14 +2,19 @@
 attention, as any decoder otherwise, and distilled."""
 
 import copy
+import pickle
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
     MambaConfig,
     MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -20,18 +25,14 @@ from ttr.integrations.transformers.conversion import MemoryAttention, convert, d
 from ttr.laws.tolerances import FLOAT32
 
 GREEDY = {"do_sample": False, "max_new_tokens": 6, "pad_token_id": 0, "eos_token_id": None}
+SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+SIZES |= {"vocab_size": 11, "intermediate_size": 48}
 MEMORIES = ("gated-deltanet", "mamba2", "ttt-linear", "sliding-window-attention")
 
 
 def decoder(config=LlamaConfig, model=LlamaForCausalLM, layers=3, scale=0.2, dtype=torch.float64):
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
-    sizes |= {
-        "vocab_size": 11,
-        "intermediate_size": 48,
-        "num_hidden_layers": layers,
-        "initializer_range": scale,
-    }
+    sizes = SIZES | {"num_hidden_layers": layers, "initializer_range": scale, "pad_token_id": 0}
     return model(config(**sizes)).to(dtype).eval()
 
 
@@ -91,6 +92,54 @@ def test_padding_and_other_sequences_do_not_leak(memory, side):
         assert torch.equal(written, torch.stack(wanted))
 
 
+def test_boundaries_separate_sequences_where_there_is_no_mask():
+    layer, x = convert(decoder(), [0], to="gla").model.layers[0].self_attn, torch.randn(1, 9, 32).double()
+    alone = torch.cat([layer(x[:, :5])[0], layer(x[:, 5:])[0]], 1)
+    bounds = torch.tensor([0, 5, 9], dtype=torch.int32)
+    assert_close(layer(x, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds)[0], alone)
+    assert_close(layer(x, position_ids=torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3]]))[0], alone)
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_candidates_are_taken_back(memory):
+    model, ids = convert(decoder(), [0, 2], to=memory), tokens(1, 3).repeat(1, 4)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | GREEDY | {"max_new_tokens": 12}
+    assert torch.equal(model.generate(**inputs, prompt_lookup_num_tokens=3), model.generate(**inputs))
+    with torch.no_grad():
+        cache = model(ids[:, :4], use_cache=True).past_key_values
+        model(ids[:, 4:9], past_key_values=cache)
+        cache.crop(-3)
+        assert_close(model(ids[:, 6:], past_key_values=cache).logits, model(ids).logits[:, 6:])
+
+
+def test_a_cache_of_fixed_length_is_refused():
+    with pytest.raises(ValueError, match="DynamicCache"):
+        convert(decoder(), [1], to="gla").generate(tokens(1, 4), cache_implementation="static", **GREEDY)
+
+
+def test_tensors_that_are_missing_are_drawn_again(tmp_path):
+    convert(decoder(), [1], to="gated-deltanet").save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    saved = load_file(path)
+    gone = {name for name in saved if ".mixer.gates." in name or ".mixer.qkv." in name}
+    save_file({name: x for name, x in saved.items() if name not in gone}, path, {"format": "pt"})
+    loaded, report = from_pretrained(tmp_path, output_loading_info=True)
+    assert gone == set(report["missing_keys"]) and len(gone) > 3
+    fresh = ttr.nn.Mixer(32, ttr.catalogue["gated-deltanet"], heads=4, key_heads=2, value_heads=2)
+    for name, p in fresh.named_parameters():
+        drawn = loaded.get_parameter(f"model.layers.1.self_attn.mixer.{name}")
+        assert drawn.isfinite().all() and drawn.abs().max() < 4 * p.abs().max() + 1
+
+
+def test_a_converted_classifier_is_loaded_as_one(tmp_path):
+    model = decoder(model=LlamaForSequenceClassification)
+    convert(model, [1], to="gla").save_pretrained(tmp_path)
+    loaded = pickle.loads(pickle.dumps(from_pretrained(tmp_path, dtype=torch.float64)))
+    assert type(loaded) is LlamaForSequenceClassification
+    ids = tokens(1, 5)
+    assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
 def test_a_converted_model_is_saved_and_loaded(tmp_path):
     entry = ttr.catalogue["gla"]
     model = convert(decoder(Qwen3Config, Qwen3ForCausalLM), [0], to=entry.problem)
@@ -110,6 +159,8 @@ def test_a_converted_model_is_saved_and_loaded(tmp_path):
         ([3], "gla", "no layer 3"),
         ([0, 1], ["gla"], "names 1 memories for 2 layers"),
         (None, "gated-delta-net", "gated-deltanet"),
+        ([1], "soft", "reads the ones after it"),
+        ([1], 3, "got 3"),
     ],
 )
 def test_what_does_not_fit_changes_nothing(layers, to, message):
@@ -120,12 +171,20 @@ def test_what_does_not_fit_changes_nothing(layers, to, message):
     assert (str(model), model.config.to_dict()) == before
 
 
+def test_a_layer_with_a_window_is_refused():
+    config = MistralConfig(**SIZES, num_hidden_layers=1, sliding_window=4)
+    with pytest.raises(ValueError, match="Layer 0 reads a window of 4"):
+        convert(MistralForCausalLM(config), to="gla")
+
+
 def test_a_model_without_attention_is_refused():
     model = MambaForCausalLM(MambaConfig(vocab_size=11, hidden_size=16, num_hidden_layers=1, state_size=4))
     with pytest.raises(ValueError, match="Layer 0 has no attention"):
         convert(model, to="gla")
     with pytest.raises(ValueError, match="no converted layers"):
         distill(model, model, [tokens(1, 4)], steps=1)
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        distill(model, model, [tokens(1, 4)], steps=0)
     with pytest.raises(ValueError, match="no list of layers"):
         convert(torch.nn.Linear(2, 2), to="gla")
 

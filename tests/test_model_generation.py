@@ -14,7 +14,7 @@ from transformers.cache_utils import (
 )
 
 from tests.decoders import assert_close, padded, tiny, tokens
-from ttr.models import TTRCache, modeling
+from ttr.models import TTRCache
 from ttr.models.cache import MemoryLayer
 from ttr.models.modeling import CACHE
 
@@ -189,6 +189,6 @@ def test_the_loss_is_that_of_the_columns_with_logits(keep):
 
 def test_attention_maps_are_not_promised(monkeypatch):
     told = []
-    monkeypatch.setattr(modeling.logger, "warning_once", told.append)
+    monkeypatch.setattr(arguments.logger, "warning_once", told.append)
     assert tiny()(tokens(1, 3), output_attentions=True).attentions is None
     assert len(told) == 1 and "no attention maps" in told[0]

@@ -121,6 +121,8 @@ def test_random_numbers_are_drawn_anew():
         lambda x: [x[x > 0]],
         lambda x: [torch.where(x > 0)[0]],
         lambda x: [x.nonzero()],
+        lambda x: [x.repeat_interleave(x.long(), 0)],
+        lambda x: [torch.repeat_interleave(x.long())],
         lambda x: [x if x.sum() > 0 else -x],
         lambda x: [x[: int(x.sum())]],
         lambda x: [x * float(x.max())],
@@ -134,6 +136,14 @@ def test_a_function_that_looks_at_numbers_is_refused(function):
     with pytest.raises(NotRecordable):
         record(function, [torch.ones(2)])
     assert not is_recording()
+
+
+def test_a_shape_that_changes_in_place_is_refused():
+    with pytest.raises(NotRecordable, match="unsqueeze_ changes the shape"):
+        record(lambda x: [(x + 1).unsqueeze_(0)], [torch.ones(2)])
+    assert len(
+        record(lambda x: [x.repeat_interleave(2), x.repeat_interleave(repeats=2)], [torch.ones(2)]).outputs
+    )
 
 
 def test_a_call_that_is_kept_whole_runs_at_every_replay():

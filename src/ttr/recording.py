@@ -159,11 +159,20 @@ class Recording:
         return scope["replay"]
 
 
-def _is_shaped_by_numbers(name: str, args: tuple) -> bool:
+def _is_shaped_by_numbers(name: str, args: tuple, kwargs: Mapping[str, object]) -> bool:
+    if name == "repeat_interleave":  # by a tensor of repeats, which may be all that is given
+        others = *args[1:], *kwargs.values()
+        return not others or any(isinstance(x, Tensor) for x in others)
     if name == "__getitem__":  # by a mask
         places = args[1] if isinstance(args[1], tuple | list) else (args[1],)
         return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in places)
     return name in BY_NUMBERS or name == "where" and len(args) == 1
+
+
+def _form(args: tuple[object, ...]) -> tuple[object, ...] | None:
+    """Shape and strides of the first argument, if it is a tensor."""
+    first = args[0] if args else None
+    return (first.shape, first.stride()) if type(first) is Tensor and first.layout is torch.strided else None
 
 
 class _Recorder(TorchFunctionMode):
@@ -187,7 +196,10 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
+        form = _form(args)
         result = function(*args, **kwargs)
+        if _form(args) != form:
+            raise NotRecordable(f"{name} changes the shape of a tensor in place.")
         results = result if isinstance(result, tuple | list) else (result,)
         if name in METADATA or name == "__get__" and not isinstance(result, Tensor):
             return result
@@ -196,7 +208,7 @@ class _Recorder(TorchFunctionMode):
         tensors = bool(results) and all(isinstance(x, Tensor) for x in results)
         if not reads and (not tensors or self.shares and function in CONSTANTS):
             return result
-        if _is_shaped_by_numbers(name, args):
+        if _is_shaped_by_numbers(name, args, kwargs):
             raise NotRecordable(f"{name} returns a tensor whose shape depends on numbers.")
         if name != "__setitem__" and not tensors:
             raise NotRecordable(f"{name} returns {type(result).__name__}.")

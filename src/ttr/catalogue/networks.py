@@ -124,10 +124,9 @@ ENTRIES: dict[str, Architecture] = {
         year=2025,
         original=None,
         verified="derived from its equations: every token's weights and windowed gradient written out",
-        note="No author code is public. Each pair of a window keeps the step of its token; fixed features of "
-        "degree 2, the first V of which (1, then the scaled key) are what the residual adds. For heads of up "
-        "to 16 channels (0.3 MB of state in float32): K = V = 64 is 57 MB a head, 0.3 TFLOP a token and with "
-        "gradients 0.4 GB for each of sqrt(T) tokens.",
+        note="No author code is public. Each pair of a window keeps the step of its token; the residual adds "
+        "the first V features (1, then the scaled key). For heads of up to 16 channels: K = V = 64 is 57 MB "
+        "a head, 0.3 TFLOP a token and with gradients 0.4 GB for each of sqrt(T) tokens.",
     ),
     "moneta": Architecture(
         Problem(Geometric(), Mlp(), GradientDescent(chunk=16, loss=PowerError(3.0), mirror=PowerNorm(4.0))),

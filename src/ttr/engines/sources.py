@@ -52,7 +52,9 @@ def sources_of(problem: Problem, x: Inputs) -> Sources | None:
     )
     start = problem.begin(copy)
     form = problem.lower(copy, start)
-    if form.pairs > 1 or form.carried or form.undo or form.log_decay is not start.log_decay:
+    if form.pairs > 1 or form.carried or form.undo or form.reads_first:
+        return None
+    if form.log_decay is not start.log_decay:
         return None
     none = 3 + len(names)
     found = {tensor.data_ptr(): i for i, tensor in enumerate((copy.q, copy.k, copy.v, *copies.values()))}

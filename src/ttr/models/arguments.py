@@ -34,8 +34,8 @@ def one_cache(past_key_values: Cache | None, cache: Cache | None) -> TTRCache | 
 
 def tokens_read(cache: TTRCache | None) -> Int[Tensor, " rows"] | None:
     """How many tokens of every sequence the cache has read; None if it continues none."""
-    states = [] if cache is None else cache.states()
-    return next((state.position for state in states if state is not None), None)
+    read = (layer.tokens_read() for layer in (() if cache is None else cache.layers))
+    return next((tokens for tokens in read if tokens is not None), None)
 
 
 def check_read(others: dict[str, Any]) -> None:

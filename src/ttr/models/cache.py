@@ -173,6 +173,12 @@ class MemoryLayer(CacheLayerMixin):
         if self.state is not None:
             self.batch_select_indices(torch.arange(len(self.state.position)).repeat_interleave(repeats))
 
+    def tokens_read(self) -> Int[Tensor, " rows"] | None:
+        """How many tokens of every sequence the layer has read; None before its first."""
+        if self.state is None or not self.behind:
+            return None if self.state is None else self.state.position
+        return self.state.position + self.recorded.real.sum(1).to(self.state.position)
+
     def get_seq_length(self) -> int:
         """Number of columns of the batch read so far, padding included."""
         return self.columns

@@ -104,6 +104,11 @@ def _numbers_of_square(
             f"attention_mask of 4 axes must have shape [{batch}, 1, {time}, {time}], or more columns if it "
             f"covers earlier calls; got {list(mask.shape)}."
         )
+    if read is not None and len(read) != batch:
+        raise ValueError(
+            f"The cache holds the states of {len(read)} sequences, and the call has {batch}. Give as many, "
+            "in the same order."
+        )
     reads, skips = (mask == 0, mask <= FORBIDDEN) if mask.is_floating_point() else (mask == 1, mask == 0)
     reads = reads[:, 0].expand(batch, -1, -1)
     past, own = reads.split([earlier, time], dim=2)

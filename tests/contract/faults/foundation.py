@@ -336,4 +336,23 @@ FAULTS = (
     Fault("inputs.py", "else x.repeat_interleave(", "else x.detach().repeat_interleave(", PLAIN),
     Fault("slots.py", "tensor[:, max(held - slots, 0):]", "tensor[:, :slots]", ("attention", "Uniform")),
     Fault("engines/torch/recurrent.py", "x.tokens(t, t + 1, state)", "x.tokens(t, t + 1, x.state)", PLAIN),
+    Fault(
+        "engines/torch/steps/pairs.py",
+        "== 2 and not x.wants_grad and",
+        "== 2 and",
+        ("test_steps_have_the_gradients",),
+    ),
+    Fault("engines/torch/kernel_ridge.py", "if t.requires_grad]:", "]:", ("test_each_input_alone",)),
+    Fault(
+        "engines/native/recurrence.py",
+        "self._scale = scale",
+        "self._scale = scale, r",
+        ("test_a_bound_call",),
+    ),
+    Fault(
+        "engines/sources.py",
+        "or form.undo or form.reads_first",
+        "or form.undo",
+        ("test_a_memory_that_reads",),
+    ),
 )

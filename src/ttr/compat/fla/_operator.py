@@ -67,6 +67,8 @@ def run(
 ) -> tuple[Tensor, dict[str, Any]]:
     """y, and the tensors of the final state that ``start`` names, None unless they are wanted."""
     cu_seqlens, state = options.pop("cu_seqlens", None), None
+    if cu_seqlens is None and options.get("cu_seqlens_cpu") is not None:
+        raise ValueError("cu_seqlens_cpu is a copy of cu_seqlens, which is missing. Give cu_seqlens too.")
     _check_rest(options)
     given = {name: x for name, x in start.items() if x is not None}
     if given:

@@ -235,8 +235,9 @@ def _step_size(beta: Tensor | None, v: Tensor, options: Options) -> Tensor:
         options.pop(name, False) for name in ("use_beta_sigmoid_in_kernel", "allow_neg_eigval")
     )
     if beta is None:
-        return v.new_ones(v.shape[:-1])
-    beta = beta.sigmoid() if sigmoid else beta
+        beta = v.new_ones(v.shape[:-1])
+    elif sigmoid:
+        beta = beta.sigmoid()
     return 2 * beta if negative else beta
 
 

@@ -6,6 +6,7 @@ import operator
 from functools import reduce
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -39,7 +40,8 @@ def chunk_mesa_net(
     problem = Problem(Geometric() * Importance(), Linear(scale=1.0), solver)
     start = {"gram": h_kk_init, "memory": h_kv_init}
     q, k = normed(q, k, options)
-    controls = {"log_decay": g, "log_importance": beta.log(), "ridge": lamb}
+    importance = beta.clamp(min=torch.finfo(beta.dtype).tiny).log()  # the logarithm of 0 has no gradient
+    controls = {"log_decay": g, "log_importance": importance, "ridge": lamb}
     y, end = run(problem, q, k, v, start, output_final_state, options, **controls)
     return y, end["gram"], end["memory"]
 

@@ -137,26 +137,29 @@ class NativeKernel:
     def prepared(self, r: LinearRecurrence, chunk: int) -> Prepared:
         """``forward`` without ``save``, for recurrences like ``r``."""
         y, last = torch.empty_like(r.value), torch.empty_like(r.memory)
-        return Prepared(self.names[0], *self._arguments(r, chunk, (), y, last, ()), r, y, last)
+        arguments, held = self._arguments(r, chunk, (), y, last, ())
+        return Prepared(self.names[0], arguments, held[-1], r, y, last)
 
 
 class Prepared:
     """The forward kernel for recurrences of one shape: its arguments are written once, only the addresses of
-    tensors with every call. All tensors are contiguous, except for a constant log decay."""
+    tensors with every call. All tensors are contiguous, except for a constant log decay. ``scale`` is the one
+    tensor that stays; no tensor of a caller is kept."""
 
     def __init__(
         self,
         kernel: str,
         arguments: _Arguments,
-        held: list[Tensor],
+        scale: Tensor,
         r: LinearRecurrence,
         y: Tensor,
         last: Tensor,
     ) -> None:
-        self._kernel, self._kind, self._template, self._held = kernel, type(arguments), bytes(arguments), held
+        self._kernel, self._kind, self._template = kernel, type(arguments), bytes(arguments)
+        self._scale = scale
         self._names = [name for name in INPUTS if getattr(r, name) is not None]
         self._offsets = [getattr(_Arguments, name).offset for name in (*self._names, "y", "last")]
-        self._y, self._last = y, last
+        self._y, self._last = (torch.empty_like(x, device="meta") for x in (y, last))
 
     def __call__(self, r: LinearRecurrence) -> tuple[Tensor, Tensor]:
         """y [B,T,H,V] and the final memory [B,H,F,V].
@@ -166,7 +169,7 @@ class Prepared:
         """
         arguments = self._kind.from_buffer_copy(self._template)
         arguments.threads = torch.get_num_threads()
-        y, last = torch.empty_like(self._y), torch.empty_like(self._last)
+        y, last = (torch.empty_like(x, device="cpu") for x in (self._y, self._last))
         tensors = (*(getattr(r, name) for name in self._names), y, last)
         for offset, tensor in zip(self._offsets, tensors):
             POINTER.pack_into(arguments, offset, tensor.data_ptr())

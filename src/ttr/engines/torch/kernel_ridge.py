@@ -256,8 +256,9 @@ def _gradients(
             outputs = leaves.rows(kernel, rows, tokens)
         grad_rows = grad_gram[:, rows, rows.start :]
         grad_rows[..., rows.stop - rows.start :] += grad_gram[:, rows.stop :, rows].mT
-        if any(t.requires_grad for t in outputs):
-            add(outputs, (grad_rows, outer[:, rows, tokens]))
+        pairs = zip(outputs, (grad_rows, outer[:, rows, tokens]))
+        if of_inputs := [(t, gradient) for t, gradient in pairs if t.requires_grad]:
+            add(*zip(*of_inputs))
     with torch.enable_grad():
         weighted = leaves.written()
     if weighted.requires_grad:

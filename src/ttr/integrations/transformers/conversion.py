@@ -6,13 +6,15 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain, cycle, islice
 from os import PathLike
 from typing import Any
 
 import torch
+import transformers
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
 import ttr
@@ -28,6 +30,9 @@ Memory = str | Architecture | Problem
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 """The linear maps by which an attention layer is known, and which a memory takes over where they fit."""
 
+GROUPED = {"key_heads": "k_proj", "value_heads": "v_proj"}
+"""The projections whose heads may be grouped, by what a Mixer calls their number."""
+
 CONVERTED = "ttr_memories"
 """The field of a saved configuration that lists what was converted: {layer: memory}."""
 
@@ -41,28 +46,39 @@ class MemoryAttention(nn.Module):
     def __init__(self, attention: nn.Module, memory: Memory, layer: int, layers: int) -> None:
         super().__init__()
         self.layer_idx = layer
-        self.mixer = _mixer(
-            attention, ttr.catalogue[memory] if isinstance(memory, str) else memory, layer, layers
-        )
+        known = ttr.catalogue[memory] if isinstance(memory, str) else memory
+        self.fresh = _fresh(attention, known, layer, layers)
+        self.mixer = _with_projections(self.fresh(), attention)
 
     def forward(
         self,
         hidden_states: Float[Tensor, "B T D"],
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
+        cu_seq_lens_q: Int[Tensor, " bounds"] | None = None,
+        cu_seq_lens_k: Int[Tensor, " bounds"] | None = None,
         **others: Any,
     ) -> tuple[Float[Tensor, "B T D"], None]:
         """The output of the layer, and no attention weights."""
         memory = None if past_key_values is None else self._place_in(past_key_values)
-        state = None if memory is None else memory.state
         shape = hidden_states.shape[0], hidden_states.shape[1]
         packing = packing_of(
-            shape, attention_mask=attention_mask, read=None if state is None else state.position
+            shape,
+            attention_mask=attention_mask,
+            # a mask that transformers has made says the same, and more of padding
+            position_ids=position_ids if attention_mask is None else None,
+            cu_seq_lens_q=cu_seq_lens_q,
+            cu_seq_lens_k=cu_seq_lens_k,
+            read=None if memory is None else memory.tokens_read(),
         )
         x, cu_seqlens = packing.pack(hidden_states), packing.cu_seqlens
         if memory is None:
             return packing.unpack(self.mixer(x, cu_seqlens=cu_seqlens)), None
+        # assisted decoding takes back candidates of the last call, which come several at once
+        memory.record_past = shape[1] > 1
         memory.begin(self, x, cu_seqlens)
+        memory.recorded = None
         if memory.state is not None and cu_seqlens is None and shape[1] == 1:
             y, memory.next = self.mixer.step(x[:, 0], memory.state, inplace=memory.owned)
             y = y[:, None]
@@ -83,37 +99,59 @@ class MemoryAttention(nn.Module):
         """The state of this layer in a cache, which made place for keys and values."""
         while len(cache.layers) <= self.layer_idx:  # caches without a configuration grow as they are used
             cache.layers.append(cache.layer_class_to_replicate())
-        if not isinstance(cache.layers[self.layer_idx], MemoryLayer):
-            cache.layers[self.layer_idx] = MemoryLayer()
+        layer = cache.layers[self.layer_idx]
+        if isinstance(layer, MemoryLayer):
+            return layer
+        if layer.is_compileable:
+            raise ValueError(
+                "A cache of fixed length makes masks as long as itself, which a memory cannot read. Give "
+                "converted models a DynamicCache, and leave cache_implementation out."
+            )
+        cache.layers[self.layer_idx] = MemoryLayer()
         return cache.layers[self.layer_idx]
 
 
-def _mixer(attention: nn.Module, memory: Architecture | Problem, layer: int, layers: int) -> Mixer:
-    """A layer with a memory that has the heads and, where they fit, the projections of an attention layer.
+def _fresh(
+    attention: nn.Module, memory: Architecture | Problem, layer: int, layers: int
+) -> Callable[[], Mixer]:
+    """What makes layers with the memory and the heads of an attention layer; a memory that takes no grouped
+    keys and values gets them once for every head.
 
-    A memory that takes no grouped keys and values gets them once for every head.
+    Raises:
+        ValueError: if the memory does not fit, or its tokens read later ones.
     """
     size, like = attention.head_dim, attention.o_proj.weight
-    heads = like.shape[1] // size
-    grouped = {name: getattr(attention, name).out_features // size for name in ("k_proj", "v_proj")}
     make = partial(
         Mixer,
         like.shape[0],
         memory,
-        heads=heads,
+        heads=like.shape[1] // size,
         key_size=size,
         value_size=size,
         layer=layer,
         layers=layers,
     )
+    grouped = {name: getattr(attention, GROUPED[name]).out_features // size for name in GROUPED}
     try:
-        mixer = make(key_heads=grouped["k_proj"], value_heads=grouped["v_proj"])
+        mixer, make = make(**grouped), partial(make, **grouped)
     except ValueError:
         mixer = make()
+    if not mixer.problem.function.causal:
+        raise ValueError(
+            f"In the memory for layer {layer} every token reads the ones after it, so it cannot predict or "
+            "generate them. Use a causal memory."
+        )
+    return make
+
+
+def _with_projections(mixer: Mixer, attention: nn.Module) -> Mixer:
+    """The mixer with the projections of an attention layer, where they fit, and like them."""
+    like = attention.o_proj.weight
     for name in PROJECTIONS:
         fresh, known = getattr(mixer, name, None), copy.deepcopy(getattr(attention, name))
-        if name in grouped and mixer.sizes.key_heads == heads:
-            known = _repeated(known, heads // grouped[name], size)
+        if name in GROUPED.values() and mixer.sizes.key_heads == mixer.sizes.heads:
+            heads = known.out_features // attention.head_dim
+            known = _repeated(known, mixer.sizes.heads // heads, attention.head_dim)
         if fresh is not None and fresh.weight.shape == known.weight.shape:
             setattr(mixer, name, known)
     return mixer.to(like.device, like.dtype)
@@ -153,7 +191,7 @@ def convert(
     """
     blocks = _blocks(model)
     numbers = range(len(blocks)) if layers is None else [_number(layer, len(blocks)) for layer in layers]
-    memories = [to] * len(numbers) if isinstance(to, Memory) else list(to)
+    memories = list(to) if isinstance(to, list | tuple) else [to] * len(numbers)
     if len(memories) != len(numbers):
         raise ValueError(
             f"to names {len(memories)} memories for {len(numbers)} layers. Name one for each, or one for all."
@@ -176,25 +214,45 @@ def from_pretrained(folder: str | PathLike[str], **arguments: Any) -> PreTrained
     Raises:
         ValueError: if the model was not converted.
     """
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, return_unused_kwargs=True, **arguments)[0]
     memories = getattr(config, CONVERTED, None)
     if memories is None:
         raise ValueError(
             f"The model in {folder} has no converted layers. Load it by AutoModelForCausalLM.from_pretrained."
         )
-    original = AutoModelForCausalLM._model_mapping[type(config)]
+    original = getattr(transformers, config.architectures[0])
 
-    def __init__(self: PreTrainedModel, config: Any, *rest: Any, **more: Any) -> None:
-        original.__init__(self, config, *rest, **more)
-        convert(self, [int(number) for number in memories], to=[_memory(each) for each in memories.values()])
+    class Converted(original):
+        def __init__(self, config: Any, *rest: Any, **more: Any) -> None:
+            super().__init__(config, *rest, **more)
+            made = [_memory(each) for each in memories.values()]
+            convert(self, [int(number) for number in memories], to=made)
 
-    loaded = type(original.__name__, (original,), {"__init__": __init__, "__module__": original.__module__})
-    return loaded.from_pretrained(folder, config=config, **arguments)
+    wanted = arguments.pop("output_loading_info", False)
+    model, report = Converted.from_pretrained(folder, config=config, output_loading_info=True, **arguments)
+    model.__class__ = original
+    for name, layer in model.named_modules():
+        if isinstance(layer, MemoryAttention):
+            _draw(layer, [key.removeprefix(f"{name}.mixer.") for key in report["missing_keys"]])
+    return (model, report) if wanted else model
+
+
+@torch.no_grad()
+def _draw(layer: MemoryAttention, missing: Sequence[str]) -> None:
+    """Give tensors of a memory that were not saved the values of a fresh one, as transformers does with those
+    that it knows."""
+    tensors = dict(chain(layer.mixer.named_parameters(), layer.mixer.named_buffers()))
+    if found := tensors.keys() & set(missing):
+        fresh = layer.fresh()
+        for name, tensor in chain(fresh.named_parameters(), fresh.named_buffers()):
+            if name in found:
+                tensors[name].copy_(tensor)
 
 
 def _blocks(model: nn.Module) -> nn.ModuleList:
     """The layers of a decoder."""
-    for module in model.modules():
+    decoder = model.get_decoder() if isinstance(model, PreTrainedModel) else model
+    for module in decoder.modules():
         if isinstance(getattr(module, "layers", None), nn.ModuleList):
             return module.layers
     raise ValueError(f"{type(model).__name__} has no list of layers. Convert a decoder of transformers.")
@@ -209,9 +267,16 @@ def _number(layer: int, layers: int) -> int:
 def _attention(block: nn.Module, number: int) -> tuple[str, nn.Module]:
     """The attention layer of a block, and its name there."""
     for name, module in block.named_children():
-        if all(isinstance(getattr(module, each, None), nn.Linear) for each in PROJECTIONS):
-            if hasattr(module, "head_dim"):
-                return name, module
+        known = all(hasattr(getattr(module, each, None), "in_features") for each in PROJECTIONS)
+        if not known or not hasattr(module, "head_dim"):
+            continue
+        window = getattr(module, "sliding_window", getattr(module.config, "sliding_window", None))
+        if window is not None:
+            raise ValueError(
+                f"Layer {number} reads a window of {window} tokens, and its masks hide older ones from a "
+                "memory. Leave it out of the layers to convert."
+            )
+        return name, module
     raise ValueError(
         f"Layer {number} has no attention with the projections {', '.join(PROJECTIONS)}. Leave it out of "
         "the layers to convert."
@@ -246,7 +311,7 @@ def distill(
     whole model on text for a while, as usual.
 
     Args:
-        teacher: the model before ``convert``, for example a ``copy.deepcopy`` of it.
+        teacher: the model before ``convert``, for example a ``copy.deepcopy`` of it; call its ``eval()``.
         batches: token ids; at least one, repeated as often as needed.
         lr: the learning rate of AdamW at its highest, reached linearly in a tenth of the steps; it falls to
             0 as half a cosine.
@@ -256,13 +321,18 @@ def distill(
         The loss of every step: squared error over the squared outputs of the teacher, the mean over layers.
 
     Raises:
-        ValueError: if ``model`` has no converted layers.
+        ValueError: if ``model`` has no converted layers, or there is nothing to learn from.
     """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}.")
     students = {layer.layer_idx: layer for layer in model.modules() if isinstance(layer, MemoryAttention)}
-    if not students:
-        raise ValueError("This model has no converted layers. Call convert on a copy of the teacher first.")
-    learned = [p for layer in students.values() for p in layer.parameters()]
+    learned = [p for layer in students.values() for p in layer.parameters() if p.requires_grad]
+    if not learned:
+        raise ValueError(
+            "This model has no converted layers that can learn. Call convert on a copy of the teacher first."
+        )
     optimizer = torch.optim.AdamW(learned, lr=lr, weight_decay=0.0)
+    optimizer.zero_grad()
     warmup = max(1, steps // 10)
     schedule = torch.optim.lr_scheduler.SequentialLR(
         optimizer,
@@ -275,7 +345,7 @@ def distill(
     losses: list[float] = []
     for ids in _cycle(batches, steps):
         with torch.no_grad(), _recorded(teacher, students) as calls:
-            teacher.eval()(input_ids=ids.to(teacher.device), use_cache=False)
+            teacher(input_ids=ids.to(teacher.device), use_cache=False)
         errors = [_error(students[number](**inputs)[0], outputs) for number, inputs, outputs in calls]
         loss = torch.stack(errors).mean()
         loss.backward()
@@ -296,15 +366,12 @@ def _error(y: Tensor, wanted: Tensor) -> Tensor:
 def _cycle(batches: Iterable[Tensor], steps: int) -> Iterator[Tensor]:
     """So many batches, from the first again after the last."""
     kept = []
-    for batch in batches:
+    for batch in islice(batches, steps):
         kept.append(batch)
         yield batch
-        if len(kept) == steps:
-            return
     if not kept:
         raise ValueError("batches is empty. Give at least one batch of token ids.")
-    for number in range(len(kept), steps):
-        yield kept[number % len(kept)]
+    yield from islice(cycle(kept), steps - len(kept))
 
 
 @contextmanager

@@ -135,8 +135,8 @@ def _read_locally(
     total = p.sum(-1, keepdim=True)
     p = p / torch.where(total == 0, 1.0, total)
     ridge, slope = (x.controls[name].to(p) if name in x.controls else None for name in ("ridge", "slope"))
-    dual = problem.function.local_degree == 2 and not needs_composite() and p.shape[-1] <= ridge.shape[-1]
-    if dual and quadratic_dual.determined(ridge):
+    dual = problem.function.local_degree == 2 and not x.wants_grad and not needs_composite()
+    if dual and p.shape[-1] <= ridge.shape[-1] and quadratic_dual.determined(ridge):
         return quadratic_dual.read_once(p, query, keys, values, ridge)
     if problem.function.local_degree:
         features = (
