@@ -14,7 +14,7 @@ from transformers.cache_utils import (
 )
 
 from tests.decoders import assert_close, padded, tiny, tokens
-from ttr.models import TTRCache
+from ttr.models import TTRCache, arguments
 from ttr.models.cache import MemoryLayer
 from ttr.models.modeling import CACHE
 

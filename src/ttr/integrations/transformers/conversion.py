@@ -311,7 +311,7 @@ def distill(
     whole model on text for a while, as usual.
 
     Args:
-        teacher: the model before ``convert``, for example a ``copy.deepcopy`` of it; call its ``eval()``.
+        teacher: the model before ``convert``, for example a ``copy.deepcopy`` of it, in evaluation mode.
         batches: token ids; at least one, repeated as often as needed.
         lr: the learning rate of AdamW at its highest, reached linearly in a tenth of the steps; it falls to
             0 as half a cosine.
