@@ -1,6 +1,7 @@
 """Recurrent and hybrid models of transformers, accelerated: equal to themselves."""
 
 import copy
+import functools
 import gc
 import io
 import weakref
@@ -100,6 +101,31 @@ def test_gradients(family):
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         assert (gradient - found[name]).abs().max() / scale < FLOAT32_OUTPUTS, name
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("family", families())
+def test_gradients_with_layers_that_are_recomputed(family, reentrant, monkeypatch):
+    """Both passes through a layer are ttr's, in transformers' own way of checkpointing."""
+    model, called = build(family, TINY).train(), []
+    for name, rule in RULES.items():
+        counted = functools.partial(lambda rule, *args, **kw: called.append(rule) or rule(*args, **kw), rule)
+        monkeypatch.setitem(RULES, name, counted)
+    accelerate(model)
+
+    def gradients():
+        model.zero_grad()
+        model(ids(), labels=ids(), use_cache=False).loss.backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    expected, once = gradients(), len(called)
+    new, old = "activation_checkpointing_enable", "gradient_checkpointing_enable"
+    getattr(model, new if hasattr(model, new) else old)({"use_reentrant": reentrant})
+    before = [layer._gradient_checkpointing_func for layer in acceleration._layers(model)]
+    assert error(expected, gradients()) < FLOAT32_OUTPUTS
+    assert len(called) >= 3 * once > 0  # more where layers are in layers, as in Zamba2
+    assert [layer._gradient_checkpointing_func for layer in acceleration._layers(model)] == before
+    restore(model)
 
 
 def test_gradients_are_as_exact_as_transformers():
@@ -317,12 +343,41 @@ def test_a_copy_and_a_saved_model():
         twin.backbone.layers[0].mixer.out_proj.weight.zero_()
         assert error(expected, twin(ids()).logits) > FLOAT32
         assert torch.equal(model(ids()).logits, expected)
-    file = io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
-    with torch.no_grad():
-        assert error(expected, torch.load(file, weights_only=False)(ids()).logits) < FLOAT32_OUTPUTS
     restore(model)
+    with torch.no_grad():  # the copy stays accelerated
+        assert not torch.equal(twin(ids()).logits, restore(twin)(ids()).logits)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@torch.no_grad()
+def test_a_loaded_model_is_accelerated_anew(copied):
+    model = build("mamba2", TINY)
+    expected = model(ids()).logits
+    file = io.BytesIO()
+    torch.save(accelerate(model), file)
+    file.seek(0)
+    found, loaded = model(ids()).logits, torch.load(file, weights_only=False)
+    restore(model)
+    loaded = copy.deepcopy(loaded) if copied else loaded
+    assert torch.equal(loaded(ids()).logits, expected)
+    assert torch.equal(accelerate(loaded)(ids()).logits, found) and not torch.equal(found, expected)
+    assert torch.equal(restore(loaded)(ids()).logits, expected)
+
+
+@torch.no_grad()
+def test_a_part_of_a_model():
+    """Each layer is accelerated once, and counted once."""
+    model = build("qwen3-next", TINY)
+    expected = model(ids()).logits
+    accelerate(model)
+    accelerate(model.model)
+    layers = acceleration._layers(model)
+    assert list(replacement._users.values()) == [len(layers)]
+    restore(layers[-1])
+    assert list(replacement._users.values()) == [len(layers) - 1]
+    assert not torch.equal(model(ids()).logits, expected)
+    restore(model.model)
+    assert not replacement._users and torch.equal(model(ids()).logits, expected)
 
 
 def test_a_model_is_freed():
@@ -334,9 +389,33 @@ def test_a_model_is_freed():
     assert gone() is None
 
 
+def test_a_model_is_freed_while_another_is_accelerated(monkeypatch):
+    """The garbage collector may run anywhere, and with it what removes the rules of a model."""
+    models, replaced, seen = [accelerate(build("mamba2", TINY))], replacement._replaced, []
+    models[0].cycle, gone = models[:], weakref.ref(models[0])
+
+    def collected(*args):
+        free = replacement._lock.acquire(blocking=False)
+        assert free, "the thread would wait for itself"
+        replacement._lock.release()
+        models.clear()
+        gc.collect()
+        seen.append(gone())
+        return replaced(*args)
+
+    monkeypatch.setattr(replacement, "_replaced", collected)
+    restore(accelerate(build("mamba", TINY)))
+    assert seen and seen[0] is None
+
+
 def test_models_without_such_layers_are_refused():
     with pytest.raises(ValueError, match="no recurrent layers of transformers"):
         accelerate(nn.Linear(2, 2))
+    model = build("mamba2", TINY)
+    for layer in acceleration._layers(model):
+        layer.forward = functools.partial(type(layer).forward, layer)
+    with pytest.raises(ValueError, match="have a forward of their own"):
+        accelerate(model)
 
 
 @torch.no_grad()

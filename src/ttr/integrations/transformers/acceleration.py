@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any, TypeVar
@@ -37,10 +38,12 @@ def accelerate(model: Model) -> Model:
         model: a model of transformers, or any module that contains layers of one.
 
     Returns:
-        The model, the same object. ``restore(model)`` undoes it; a copy or a saved model is not affected.
+        The model, the same object. ``restore(model)`` undoes it. A copy of the model is accelerated on its
+        own; one that is saved and loaded is not, until ``accelerate`` is called on it.
 
     Raises:
-        ValueError: if the model has no layers with rules that ttr replaces.
+        ValueError: if the model has no layers with rules that ttr replaces, or all have a ``forward`` of
+            their own.
     """
     layers = _layers(model)
     if not layers:
@@ -50,29 +53,35 @@ def accelerate(model: Model) -> Model:
             "rules."
         )
     restore(model)
-    modules = {sys.modules[type(layer).__module__] for layer in layers}
-    install(modules)
-    _undo[model] = finalize(model, remove, modules)
-    for layer in layers:
-        if "forward" not in layer.__dict__:
-            _planners[layer] = Planner(layer)
-            layer.forward = MethodType(forward, layer)
+    taken = [layer for layer in layers if "forward" not in layer.__dict__]
+    if not taken:
+        raise ValueError(
+            f"All recurrent layers of {type(model).__name__} have a forward of their own, as offloaded ones "
+            "do, which ttr leaves alone. Load the model without a device_map, or remove what sets it."
+        )
+    for layer in taken:
+        _take(layer)
+        layer.forward = MethodType(forward, layer)
     return model
 
 
 def restore(model: Model) -> Model:
-    """Undo ``accelerate``; a model that is not accelerated stays as it is.
+    """Undo ``accelerate``, in all layers of the model; those that are not accelerated stay as they are.
+
+    A backward pass that recomputes layers (gradient checkpointing) belongs before it.
 
     Returns:
         The model, the same object.
     """
     for layer in _layers(model):
-        if getattr(layer.__dict__.get("forward"), "__func__", None) is forward:
+        # under the name of ours, torch.load finds the forward of the class, and keeps that in the layer
+        known = MethodType(forward, layer), MethodType(type(layer).forward, layer)
+        if layer.__dict__.get("forward") in known:
             del layer.forward
             _planners.pop(layer, None)
-    undo = _undo.pop(model, None)
-    if undo is not None:
-        undo()
+            undo = _undo.pop(layer, None)
+            if undo is not None:
+                undo()
     return model
 
 
@@ -96,9 +105,34 @@ def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The forward of an accelerated layer."""
     planner = _planners.get(self)
     if planner is None:  # a copy of an accelerated layer
-        planner = _planners[self] = Planner(self)
+        planner = _take(self)
     with active():
+        if self.training and self.gradient_checkpointing:
+            return type(self).forward(_recomputed_active(self), *args, **kwargs)
         return planner.take(self, args, kwargs)
+
+
+def _take(layer: nn.Module) -> Planner:
+    """Put the rules of a layer in place for as long as it lives or until ``restore``."""
+    modules = [sys.modules[type(layer).__module__]]
+    install(modules)
+    _undo[layer] = finalize(layer, remove, modules)
+    planner = _planners[layer] = Planner(layer)
+    return planner
+
+
+def _recomputed_active(layer: nn.Module) -> nn.Module:
+    """The layer, its tensors and modules shared, with the rules active in the backward pass, too.
+
+    transformers checkpoints inside the forward of a layer's class, so what the backward pass calls again is
+    not ``forward``, but what the class gives to its checkpointing function."""
+
+    def checkpoint(call: Callable[..., Any], *args: Any) -> Any:
+        return layer._gradient_checkpointing_func(active()(call), *args)
+
+    layer_once = copy.copy(layer)  # calls of other threads have the layer itself
+    layer_once._gradient_checkpointing_func = checkpoint
+    return layer_once
 
 
 def _layers(model: nn.Module) -> list[GradientCheckpointingLayer]:

@@ -39,7 +39,8 @@ RULES: dict[str, rules.Rule] = {
 _active: ContextVar[bool] = ContextVar("ttr_accelerated", default=False)
 """Whether replaced rules compute with ttr; otherwise they are transformers'."""
 
-_lock = threading.Lock()
+# a finalizer may remove rules in the midst of install, wherever the garbage collector runs
+_lock = threading.RLock()
 _users: Counter[ModuleType] = Counter()
 _originals: dict[tuple[ModuleType, str], rules.Rule] = {}
 
