@@ -120,3 +120,13 @@ def test_one_token(past, dtype):
     q, k, v = (t[:, 0] for t in (case.q, case.k, case.v))
     y, _ = ttr.step(case.problem, q, k, v, case.state, **case.controls)
     assert error(y, slow["y"][:, 0]) <= tolerance(dtype)
+
+
+@pytest.mark.parametrize("name", TIERS)
+def test_no_sequences(name):
+    case = _case(Uniform(), sizes=dataclasses.replace(GROUPED, batch=0))
+    with tier(name):
+        assert max(_errors(case, LocalPolynomial()).values()) == 0
+        q, k, v = (t[:, 0] for t in (case.q, case.k, case.v))
+        y, _ = ttr.step(case.problem, q, k, v, case.state, **case.controls)
+    assert y.shape == (0, 2, 3)

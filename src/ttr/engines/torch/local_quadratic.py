@@ -111,7 +111,7 @@ def _parts(
     start = 0
     while start < time:
         room = ENTRIES // max(sharing * (pairs.slots + start + 1 - pairs.first_seen(start)) ** 2, 1)
-        stop = min(start + min(max(room // units, 1), block), time)
+        stop = min(start + min(max(room // max(units, 1), 1), block), time)
         step, first = max(room // (stop - start), 1), pairs.first_seen(start)
         bias = block_bias(pairs, sharing, start, stop)
         for unit in range(0, units, step):

@@ -84,10 +84,11 @@ def read_once(
     values: Float[Tensor, "B H P V"],
     ridge: Float[Tensor, "H F"],
 ) -> Float[Tensor, "B H V"]:
-    """The read-out of one token, in the dtype of its values, by torch's own operations."""
+    """The read-out of one token, in the dtype of its values, for calls without gradients."""
     ridge = ridge[:, 0].expand(len(p), -1)[..., None]
     tensors = (t.to(wide_dtype(p)) for t in (p[:, :, None], query[:, :, None], keys, values, ridge))
-    return read(Fits(*(t.flatten(0, 1) for t in tensors))).view(*values.shape[:2], -1).to(values)
+    y = read(Fits(*(t.flatten(0, 1) for t in tensors)))
+    return y.view_as(values[:, :, 0]).to(values)
 
 
 def differentiate(fits: Fits, grad: Float[Tensor, "U R V"], of_ridge: bool) -> Gradients:
