@@ -242,6 +242,14 @@ def test_rows_at_different_places_of_their_chunks():
     )
 
 
+def test_a_change_at_a_boundary_is_read_and_kept():
+    case = make_case(TTT, SIZES, past=4)
+    changes = {name: torch.randn_like(x) for name, x in case.state.tensors.items() if "change" in name}
+    call = {**case.arguments(), "state": case.state.replace(**changes)}
+    found, expected = (ttr.regress(TTT, engine=used, **call) for used in (DualForm(), Recurrent()))
+    assert error(found, expected) <= FLOAT64
+
+
 @pytest.mark.parametrize("name", ["ttt-linear", "ttt-mlp"])
 def test_the_published_dual_form(name):
     """The transcription that the benchmark times equals ours to the precision of float64."""

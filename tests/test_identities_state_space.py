@@ -279,10 +279,12 @@ def test_a_window_cannot_turn() -> None:
 
 @pytest.mark.parametrize("engine", [ChannelScan(entries=2**13), NativeScan(entries=2**13)], ids=repr)
 def test_a_scan_saves_less_than_the_states_of_all_tokens(engine) -> None:
-    """Forward and backward of Mamba save no tensor of T x H x K numbers for the backward pass."""
+    """Forward and backward of Mamba save no tensor of T x H x K numbers for the backward pass.
+
+    As many heads as fill the kernel's vectors: in the states that it saves they are padded to whole ones."""
     if engine.missing():
         pytest.skip(engine.missing())
-    memory, time, heads, size = ttr.catalogue["mamba"].problem, 512, 8, 16
+    memory, time, heads, size = ttr.catalogue["mamba"].problem, 512, 16, 16
     q, k = torch.randn(1, time, 1, size), torch.randn(1, time, 1, size)
     v, log_decay = torch.randn(1, time, heads, 1).requires_grad_(), -torch.rand(1, time, heads)
     saved = []

@@ -1,6 +1,7 @@
 """The foundations of `make sanitize`: calls are recorded as they are made, and every sanitizer finds a
 planted fault."""
 
+import dataclasses
 import shutil
 import subprocess
 
@@ -63,6 +64,10 @@ def test_recorded_calls_give_the_same_bits_without_python(folder):
     ]
     few = Sizes(time=40, value=1)
     cases += [make_case(ttr.catalogue["hgrn"].problem, few, dtype=torch.float32).differentiable()]
+    quadratic = ttr.catalogue["local-quadratic-attention"].problem
+    case = make_case(quadratic, Sizes(time=40), dtype=torch.float32)
+    ridges = {"ridge": torch.ones_like(case.controls["ridge"])}  # one for all monomials: the dual form
+    cases += [dataclasses.replace(case, controls=case.controls | ridges).differentiable()]
     with recording(folder / "calls") as recorder:
         convolve()
         for case in cases:

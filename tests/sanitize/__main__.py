@@ -55,6 +55,7 @@ TESTS = [
         "native",
         "native_scan",
         "local_linear",
+        "local_quadratic",
         "dual_form",
         "chebyshev",
         "ridge",

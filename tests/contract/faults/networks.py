@@ -3,7 +3,7 @@
 from .fault import Fault
 
 TITANS = ("weights=Geometric(),", "function=Mlp(hidden=2, residual=False)", "chunk=4")
-TTT = ("weights=Uniform(),", "function=Mlp(depth=1", "chunk=4")
+TTT = ("weights=Uniform(),", "function=Mlp(depth=1", "GradientDescent(chunk=4")
 WINDOW = ("recurrent", "weights=Uniform(),", "function=Linear(),", "window=3")
 MONETA = ("recurrent", "weights=Uniform(),", "function=Mlp(depth=1", "mirror=PowerNorm(eps=0.5)")
 LACT = ("weights=Uniform(),", "function=GatedMlp(),", "ChunkDescent(chunk=4")
@@ -175,6 +175,18 @@ FAULTS = (
         "pairs = ours(table.pairs) * step[:, :, None]",
         "pairs = ours(table.pairs)",
         ("dual-form", *TTT),
+    ),
+    Fault(
+        "engines/torch/dual_form/engine.py",
+        "any(x.requires_grad or bool(x.any())",
+        "any(bool(x.any())",
+        ("dual-form", "weights=Importance(),", "function=GatedMlp(),", "mirror=PowerNorm(eps=0.5)"),
+    ),
+    Fault(
+        "engines/torch/dual_form/engine.py",
+        "any(x.requires_grad or bool(x.any())",
+        "any(x.requires_grad",
+        ("test_a_change_at_a_boundary",),
     ),
     Fault(
         "engines/torch/dual_form/engine.py",

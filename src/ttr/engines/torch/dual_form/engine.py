@@ -27,8 +27,8 @@ class DualForm(MiniBatch):
     Perceptrons run in compiled kernels where they were built (``csrc/network.c``), all
     others by torch's operations.
 
-    Tokens of a chunk that is not whole within the call, and rows at different places of their chunks, are
-    left to ``MiniBatch``."""
+    Tokens of a chunk that is not whole within the call, rows at different places of their chunks, and a chunk
+    that a change of the weights enters, are left to ``MiniBatch``."""
 
     name: ClassVar[str] = "dual-form"
     composite: ClassVar[bool] = False
@@ -44,6 +44,8 @@ class DualForm(MiniBatch):
         chunk, first = problem.solver.chunk, x.state.position[:1]
         place = int(first) if len(first) and bool((x.state.position % chunk == first % chunk).all()) else None
         start = x.length if place is None else min(-place % chunk, x.length)
+        if start == 0 and x.length >= chunk and _changed(x.state):
+            start = chunk
         stop = x.length - (x.length - start) % chunk
         if start == stop:
             return super().run(problem, x)
@@ -89,6 +91,13 @@ class DualForm(MiniBatch):
             tensors |= {f"momentum.{name}": end for name, end in zip(names, ends[len(names) :])}
         y = y.unflatten(1, (batch, heads)).movedim((0, 2), (1, 3)).flatten(1, 2)
         return y, x.state.replace(**tensors, position=x.state.position + x.length)
+
+
+def _changed(state: State) -> bool:
+    """Whether the change since the last boundary is not 0, or its gradient is asked for: calls leave a 0 at a
+    boundary, but the definition adds whatever a given state has there to the weights of the next chunk."""
+    changes = (x for name, x in state.tensors.items() if name.startswith("change."))
+    return any(x.requires_grad or bool(x.any()) for x in changes)
 
 
 def _coefficients(problem: Problem, x: Inputs, step: Tensor, laid: Callable[[Tensor], Tensor]) -> Named:
