@@ -384,3 +384,17 @@ def test_what_is_kept_for_gradients_is_kept_for_them_alone():
         assert not kept
         ttr.regress(MESANET, engine=ChunkwiseRidge(4), **case.differentiable().arguments())
         assert kept
+
+
+def test_no_moments_are_kept_without_gradients(monkeypatch):
+    asked, outputs = [], moments._outputs
+    monkeypatch.setattr(moments, "_outputs", lambda x, save: asked.append(save) or outputs(x, save))
+    with torch.no_grad():
+        case = make_case(MESANET, Sizes(time=20)).differentiable()
+        ttr.regress(MESANET, engine=ChunkwiseRidge(4), **case.arguments())
+    assert not any(asked)
+
+
+def test_ridge_of_many_features_is_for_torch(monkeypatch):
+    monkeypatch.setattr(moments.Ridge, "forward", None)
+    ttr.regress(MESANET, engine=ChunkwiseRidge(4), **make_case(MESANET, Sizes(time=3, key=129)).arguments())

@@ -18,13 +18,17 @@ CHUNK = 16
 """The most tokens of a chunk: products with the pairs inside it grow with their number, and those between
 chunks are cheap beside a solver's iterations."""
 
+FEATURES = 128
+"""The most features of a ridge kernel. Torch is as fast at 192 and faster at 256: matrices [F,F] leave the
+first caches of a core, and every product reads them anew for the 16 tokens of a chunk, in torch for 32."""
+
 
 def kernel_of(solver: Solver, call: Regression) -> Chebyshev | Ridge | None:
     """The kernel that runs this solver, None if there is none."""
     if call.query.shape[1] == 0 or not moments.serves(x for x in call if x is not None):
         return None
     if solver.exact:
-        return Ridge()
+        return Ridge() if call.key.shape[-1] <= FEATURES else None
     coefficients = solver.polynomial()
     return None if coefficients is None or call.mix is None else Chebyshev(coefficients)
 
@@ -38,7 +42,8 @@ def run(
     Raises:
         Unsolved: if the kernel does not solve all systems.
     """
-    return _Run.apply(min(chunk, CHUNK), kernel, differentiable, *call)
+    # needs_input_grad is the same under torch.no_grad()
+    return _Run.apply(min(chunk, CHUNK), kernel, differentiable, torch.is_grad_enabled(), *call)
 
 
 class _Run(torch.autograd.Function):
@@ -48,9 +53,10 @@ class _Run(torch.autograd.Function):
         chunk: int,
         kernel: Chebyshev | Ridge,
         differentiable: Differentiable,
+        recorded: bool,
         *tensors: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        call, save = Regression(*tensors), any(ctx.needs_input_grad)
+        call, save = Regression(*tensors), recorded and any(ctx.needs_input_grad)
         y, gram, memory, *saved = kernel.forward(_tensors(call, chunk), getattr(call, kernel.own), save)
         ctx.chunk, ctx.kernel, ctx.differentiable = chunk, kernel, differentiable
         ctx.save_for_backward(*tensors, *saved)
@@ -63,10 +69,10 @@ class _Run(torch.autograd.Function):
         with torch.autocast(call.query.device.type, enabled=False):
             if not torch.is_grad_enabled() and not any(map(in_batches, grads)):
                 try:
-                    return None, None, None, *_gradients(call, ctx.chunk, ctx.kernel, saved, grads)
+                    return None, None, None, None, *_gradients(call, ctx.chunk, ctx.kernel, saved, grads)
                 except moments.Unsolved:
                     pass
-            return None, None, None, *differentiated_again(call, ctx.differentiable, grads)
+            return None, None, None, None, *differentiated_again(call, ctx.differentiable, grads)
 
 
 def _gradients(

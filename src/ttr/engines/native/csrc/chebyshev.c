@@ -1,21 +1,20 @@
 /* The forward pass; chebyshev.h has the equations. */
 #include "chebyshev.h"
 
-/* x in `change`, by Clenshaw's recurrence */
-static void solve(const iteration *s) {
-    const double *coefficients = s->p->coefficients;
-    memcpy(s->right.data, s->w.query.data, (size_t)(s->w.tokens * s->w.size) * sizeof(real));
-    begin(s, (real)coefficients[s->p->terms - 1]);
-    for (int64_t k = s->p->terms - 2; k >= 0; k--) {
-        apply(&s->w.c, s->sum, s->w.met, s->w.image);
-        advance(s, k, (real)coefficients[k]);
+/* x; every t_k takes the place of the one before it. */
+static void solve(const iteration *s, matrix power) {
+    begin(s, power);
+    for (int64_t k = 0; k + 1 < s->p->terms; k++) {
+        apply(&s->w.c, power, s->w.met, s->w.image);
+        advance(s, k, power, power);
     }
-    divide(s, s->change);
+    divide(s, s->solution);
 }
 
 static void forward(const void *job, int64_t head, arena scratch, int64_t *needed) {
     const struct polynomial *p = job;
     iteration s = allocate_iteration(p, &scratch);
+    matrix power = allocate_matrix(&scratch, s.w.tokens, s.w.size);
     if (needed) {
         *needed = scratch.used;
         return;
@@ -25,9 +24,9 @@ static void forward(const void *job, int64_t head, arena scratch, int64_t *neede
         load_chunk(&s.w, n);
         save_state(&s.w);
         write_scales(&s);
-        solve(&s);
-        mix(&s, s.change, s.change);
-        read_out(&s.w, s.change);
+        solve(&s, power);
+        mix(&s, s.solution, s.solution);
+        read_out(&s.w, s.solution);
         write_pairs(&s.w);
     }
     store_last(&s.w);

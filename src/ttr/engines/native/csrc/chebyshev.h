@@ -3,14 +3,19 @@
  *     y_t = U_t^T (mix_t x_t + (1 - mix_t) q_t),      x_t = (2 / f_t) sum_k c_k T_k(S_t) q_t,
  *     S_t = 1 - 2 H_t / f_t,      f_t = ||H_t||_F,      k = 0 .. terms - 1,
  *
- * with the Chebyshev polynomials T_k. x is computed by Clenshaw's recurrence in the form of Reinsch (Stoer and Bulirsch, Introduction to
- * numerical analysis, section 2.3.2). With the scaled moments G = 4 H / f,
+ * with the Chebyshev polynomials T_k. With the scaled moments G = 4 H / f, t_k = T_k(S) q follow from
+ * t_{k+1} = 2 S t_k - t_{k-1} in its differences e_k = t_k - t_{k-1}, the form of Reinsch (Stoer and
+ * Bulirsch, Introduction to numerical analysis, section 2.3.2, who apply it to Clenshaw's recurrence):
  *
- *     d_k = d_{k+1} + c_k q - G b_{k+1},      b_k = b_{k+1} + d_k,      x = (2 / f) (c_0 q + d_1 - G b_1 / 2),
+ *     e_1 = -G t_0 / 2,      e_{k+1} = e_k - G t_k,      t_{k+1} = t_k + e_{k+1}.
  *
- * which keeps the digits of small eigenvalues: 2 S b is never formed. */
+ * 2 S t, whose rounding errors hide small eigenvalues, is not formed, and no t_k is longer than q. In
+ * Clenshaw's recurrence the sums grow with their number, and with them the rounding errors: two to five times
+ * as large in float. */
 #ifndef TTR_CHEBYSHEV_H
 #define TTR_CHEBYSHEV_H
+
+#include <float.h>
 
 #include "moments.h"
 
@@ -25,7 +30,7 @@ struct polynomial {
 typedef struct {
     const struct polynomial *p;
     workspace w;                   /* its scale is 4 / f */
-    matrix right, sum, change;     /* q, b_k, d_k [C', F'] */
+    matrix solution, change;       /* x, e_k [C', F'] */
     double *across, *along, squared; /* k_i^T H_0 k_i, [C', C'] k_i^T H_t k_i; ||H_0||^2 */
 } iteration;
 
@@ -36,8 +41,7 @@ static inline double *allocate_doubles(arena *a, int64_t count) {
 static inline iteration allocate_iteration(const struct polynomial *p, arena *a) {
     iteration s = {p, allocate_workspace(&p->r, a)};
     int64_t tokens = s.w.tokens, size = s.w.size;
-    s.right = allocate_matrix(a, tokens, size);
-    s.sum = allocate_matrix(a, tokens, size);
+    s.solution = allocate_matrix(a, tokens, size);
     s.change = allocate_matrix(a, tokens, size);
     s.across = allocate_doubles(a, tokens), s.along = allocate_doubles(a, tokens * tokens);
     return s;
@@ -60,6 +64,12 @@ static inline double weighted_squares(int64_t size, const real *weights, const r
     for (int l = 0; l < LANES; l++) sum += sums[l];
     return sum;
 }
+
+/* ||H||^2 up to here counts as 0, as in solvers/chebyshev.py: entries within the rounding error of the norm,
+ * or of this square, are subnormal numbers. */
+static const double SMALLEST = sizeof(real) == sizeof(float)
+                                   ? (double)(FLT_MIN / FLT_EPSILON) * (FLT_MIN / FLT_EPSILON)
+                                   : DBL_MIN / DBL_EPSILON;
 
 /* 4 / f_t for all tokens, without H_t: with s_ij = k_i.k_j,
  *
@@ -87,25 +97,28 @@ static inline void write_scales(iteration *s) {
             s->along[t * tokens + i] = along;
             all += weights[i] * (decay * s->across[i] + along);
         }
-        set_scale(w, t, t < w->p->chunk ? 4 / (all > 0 ? sqrt(all) : 1) : 0);
+        set_scale(w, t, t < w->p->chunk ? 4 / (all > SMALLEST ? sqrt(all) : 1) : 0);
     }
 }
 
-/* b_k and d_k for the first k, the degree of the polynomial. */
-static inline void begin(const iteration *s, real coefficient) {
-    for (int64_t j = 0; j < s->w.tokens * s->w.size; j += LANES)
-        *(vec *)(s->sum.data + j) = *(vec *)(s->change.data + j) =
-            coefficient * *(const vec *)(s->right.data + j);
+/* t_0, and its term of the sum for x */
+static inline void begin(const iteration *s, matrix power) {
+    for (int64_t j = 0; j < s->w.tokens * s->w.size; j += LANES) {
+        vec query = *(const vec *)(s->w.query.data + j);
+        *(vec *)(power.data + j) = query;
+        *(vec *)(s->solution.data + j) = (real)s->p->coefficients[0] * query;
+    }
 }
 
-/* b_k and d_k from b_{k+1}, d_{k+1} and the image of b_{k+1}; with k = 0, x in the place of d_0. */
-static inline void advance(const iteration *s, int64_t k, real coefficient) {
-    real share = k ? 1 : (real)0.5;
+/* t_{k+1}, which may take the place of t_k, from t_k and its image, and its term */
+static inline void advance(const iteration *s, int64_t k, matrix power, matrix next) {
+    real coefficient = (real)s->p->coefficients[k + 1];
     for (int64_t j = 0; j < s->w.tokens * s->w.size; j += LANES) {
-        vec change = *(const vec *)(s->change.data + j) + coefficient * *(const vec *)(s->right.data + j) -
-                     share * *(const vec *)(s->w.image.data + j);
-        *(vec *)(s->change.data + j) = change;
-        *(vec *)(s->sum.data + j) += change;
+        vec *change = (vec *)(s->change.data + j), image = *(const vec *)(s->w.image.data + j);
+        *change = k ? *change - image : (real)-0.5 * image;
+        vec found = *(const vec *)(power.data + j) + *change;
+        *(vec *)(next.data + j) = found;
+        *(vec *)(s->solution.data + j) += coefficient * found;
     }
 }
 

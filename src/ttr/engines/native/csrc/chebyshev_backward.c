@@ -1,13 +1,17 @@
 /* The backward pass; chebyshev.h has the equations.
  *
- * Through x = p(H) q: with g = dL/dx and b_k now those of (2 / f) g in the place of q, dL/dq is p(H) g, since
- * p(H) is symmetric, and t_{k+1} = 2 S t_k - t_{k-1} for t_k = T_k(S) q, whose adjoint recurrence is
- * Clenshaw's, gives dL/dS = b_1 t_0^T + 2 sum_{k > 0} b_{k+1} t_k^T. At fixed f, hence, by S = 1 - G / 2,
+ * Through x = p(H) q: with g = dL/dx, dL/dq is p(H) g, since p(H) is symmetric. The adjoint of t_{k+1} =
+ * 2 S t_k - t_{k-1} is Clenshaw's recurrence, here too in its differences,
+ *
+ *     d_k = d_{k+1} + c_k g - G b_{k+1},      b_k = b_{k+1} + d_k,      p(H) g = c_0 g + d_1 - G b_1 / 2,
+ *
+ * with (2 / f) g in the place of g. It gives dL/dS = b_1 t_0^T + 2 sum_{k > 0} b_{k+1} t_k^T. At fixed f,
+ * hence, by S = 1 - G / 2,
  *
  *     dL/dG = -(b_1 t_0^T / 2 + sum_{k > 0} b_{k+1} t_k^T).
  *
- * Through f: x(s H, s f) = x(H, f) / s for every s > 0 gives f dL/df = -(g.x + G : dL/dG), and g.x = q . dL/dq.
- * df/dH = H / f then adds, in terms of G, (f dL/df / 16) G to dL/dG.
+ * Through f: x(s H, s f) = x(H, f) / s for every s > 0 gives f dL/df = -(g.x + G : dL/dG), and g.x =
+ * q . dL/dq. df/dH = H / f then adds, in terms of G, (f dL/df / 16) G to dL/dG.
  *
  * The gradients by G = 4 / f (a H_0 + sum W k k^T) of all tokens are never formed: of each rank-1 term b t^T,
  * those by W are products of b.k_i and t.k_i. */
@@ -16,109 +20,123 @@
 
 typedef struct {
     gradients g;
-    matrix powers, met; /* t_k [C', F'] and t_k.k_i [C', C'] for k < terms - 1, one below the other */
-    matrix solution;    /* [C', F'] */
-    real *of_pair;      /* [C'] */
+    matrix powers, met;        /* t_k [C', F'] and, but for the last, t_k.k_i [C', C'], one below the other */
+    matrix right, sum, change; /* (2 / f) g, b_k, d_k [C', F'] */
+    double *share, *of_pair;   /* [C'], of every token (f dL/df / 16) (4 / f)^2, and its sum with a and W */
 } derivative;
 
 static derivative allocate_derivative(const iteration *s, arena *a) {
     int64_t tokens = s->w.tokens, size = s->w.size, steps = s->p->terms - 1;
-    derivative d = {allocate_gradients(&s->w, a), allocate_matrix(a, steps * tokens, size)};
+    derivative d = {allocate_gradients(&s->w, a), allocate_matrix(a, (steps + 1) * tokens, size)};
     d.met = allocate_matrix(a, steps * tokens, tokens);
-    d.solution = allocate_matrix(a, tokens, size);
-    d.of_pair = allocate(a, tokens);
+    d.right = allocate_matrix(a, tokens, size);
+    d.sum = allocate_matrix(a, tokens, size);
+    d.change = allocate_matrix(a, tokens, size);
+    d.share = allocate_doubles(a, tokens), d.of_pair = allocate_doubles(a, tokens);
     return d;
 }
 
-/* t_k, t_k.k_i and x. t_{k+1} = t_k + e_{k+1} with e_{k+1} = e_k - G t_k and e_1 = -G t_0 / 2: Reinsch's form
- * again. */
+/* t_k, t_k.k_i and x */
 static void write_powers(const iteration *s, derivative *d) {
-    int64_t tokens = s->w.tokens, count = tokens * s->w.size, steps = s->p->terms - 1;
-    const double *coefficients = s->p->coefficients;
-    memcpy(d->powers.data, s->w.query.data, (size_t)count * sizeof(real));
-    for (int64_t j = 0; j < count; j += LANES)
-        *(vec *)(d->solution.data + j) = (real)coefficients[0] * *(const vec *)(s->w.query.data + j);
-    for (int64_t k = 0; k < steps; k++) {
+    int64_t tokens = s->w.tokens;
+    begin(s, d->powers);
+    for (int64_t k = 0; k + 1 < s->p->terms; k++) {
         matrix power = from(d->powers, k * tokens, 0);
-        real *next = k + 1 < steps ? power.data + count : s->sum.data; /* the last is not needed again */
         apply(&s->w.c, power, s->w.met, s->w.image);
         for (int64_t t = 0; t < tokens; t++)
             memcpy(row(d->met, k * tokens + t), row(s->w.met, t) + s->w.size, (size_t)tokens * sizeof(real));
-        for (int64_t j = 0; j < count; j += LANES) {
-            vec *change = (vec *)(s->change.data + j), image = *(const vec *)(s->w.image.data + j);
-            *change = k ? *change - image : (real)-0.5 * image;
-            *(vec *)(next + j) = *(const vec *)(power.data + j) + *change;
-            *(vec *)(d->solution.data + j) += (real)coefficients[k + 1] * *(const vec *)(next + j);
-        }
+        advance(s, k, power, from(d->powers, (k + 1) * tokens, 0));
     }
-    divide(s, d->solution);
+    divide(s, s->solution);
 }
 
-/* z = q + mix (x - q): the gradient by x to `right`, that by q to `query`. */
+/* z = q + mix (x - q), with its gradient in `sum`: that by x to `right`, that by q to `query`. */
 static void differentiate_mix(const iteration *s, derivative *d) {
     for (int64_t t = 0; t < s->w.tokens; t++) {
-        const real *grad = row(s->sum, t), share = mix_at(s, t);
+        const real *grad = row(d->sum, t), share = mix_at(s, t);
         if (t < s->w.present)
             s->p->grad_mix[at_token(&s->w, t, 1)] =
-                dot(s->w.size, grad, row(d->solution, t)) - dot(s->w.size, grad, row(s->w.query, t));
+                dot(s->w.size, grad, row(s->solution, t)) - dot(s->w.size, grad, row(s->w.query, t));
         for (int64_t j = 0; j < s->w.size; j += LANES) {
-            *(vec *)(row(s->right, t) + j) = share * *(const vec *)(grad + j);
+            *(vec *)(row(d->right, t) + j) = share * *(const vec *)(grad + j);
             *(vec *)(row(d->g.query, t) + j) = (1 - share) * *(const vec *)(grad + j);
         }
     }
 }
 
-/* From the gradient by x in `right`. */
-static void differentiate_solution(const iteration *s, derivative *d) {
-    const double *coefficients = s->p->coefficients;
-    int64_t tokens = s->w.tokens, degree = s->p->terms - 1;
-    divide(s, s->right);
-    begin(s, (real)coefficients[degree]);
-    for (int64_t k = degree; k > 0; k--) {
-        apply(&s->w.c, s->sum, s->w.met, s->w.image);
-        subtract_outer(&s->w, k == 1 ? (real)0.5 : 1, s->sum, from(d->powers, (k - 1) * tokens, 0),
-                       from(d->met, (k - 1) * tokens, 0), &d->g);
-        advance(s, k - 1, (real)coefficients[k - 1]);
+/* b_k and d_k from b_{k+1}, d_{k+1} and the image of b_{k+1}, of which `share` is subtracted: all, or half of
+ * it for p(H) g in the place of d_0. */
+static void descend(const iteration *s, derivative *d, int64_t k, real share) {
+    real coefficient = (real)s->p->coefficients[k];
+    for (int64_t j = 0; j < s->w.tokens * s->w.size; j += LANES) {
+        vec *change = (vec *)(d->change.data + j), image = *(const vec *)(s->w.image.data + j);
+        *change += coefficient * *(const vec *)(d->right.data + j) - share * image;
+        *(vec *)(d->sum.data + j) += *change;
     }
-    for (int64_t j = 0; j < tokens * s->w.size; j += LANES)
-        *(vec *)(d->g.query.data + j) += *(const vec *)(s->change.data + j);
 }
 
-/* Adds (f dL/df / 16) G to the gradient by G, and with it H_0 and the keys' products with G. */
+/* From the gradient by x in `right`. */
+static void differentiate_solution(const iteration *s, derivative *d) {
+    int64_t tokens = s->w.tokens, size = s->w.size, degree = s->p->terms - 1;
+    divide(s, d->right);
+    clear(tokens, size, d->change);
+    clear(tokens, size, d->sum);
+    clear(tokens, size, s->w.image);
+    descend(s, d, degree, 1);
+    for (int64_t k = degree - 1; k >= 0; k--) {
+        real share = k ? 1 : (real)0.5;
+        matrix power = from(d->powers, k * tokens, 0), met = from(d->met, k * tokens, 0);
+        apply(&s->w.c, d->sum, s->w.met, s->w.image);
+        subtract_outer(&s->w, share, d->sum, power, met, &d->g);
+        descend(s, d, k, share);
+    }
+    for (int64_t j = 0; j < tokens * size; j += LANES)
+        *(vec *)(d->g.query.data + j) += *(const vec *)(d->change.data + j);
+}
+
+/* y += a x, where a x may be in the range of float without a */
+static void add_wide(int64_t size, double a, const real *x, real *y) {
+    for (int64_t j = 0; j < size; j++) y[j] += (real)(a * x[j]);
+}
+
+/* Adds (f dL/df / 16) G to the gradient by G, and with it H_0 and the keys' products with G. The factors of
+ * H_0 and of the pairs are in double, since (4 / f)^2 leaves the range of float early. */
 static void differentiate_norm(const iteration *s, derivative *d) {
-    int64_t tokens = s->w.tokens, size = s->w.size;
-    matrix pairs = d->g.first, within = d->g.last;
-    real *of_pair = d->of_pair, past = 0;
-    clear(1, tokens, (matrix){of_pair, tokens});
+    const workspace *w = &s->w;
+    int64_t tokens = w->tokens, size = w->size;
+    matrix within = d->g.last;
+    double past = 0;
+    memset(d->of_pair, 0, (size_t)tokens * sizeof(double));
     for (int64_t t = 0; t < tokens; t++) {
-        const real *weights = row(s->w.c.weights, t);
-        real *found = row(d->g.scaled, t), decay = s->w.c.decay[t],
-             all = dot(size, row(s->w.query, t), row(s->change, t)) + decay * d->g.scaled_decay[t] +
-                   dot(tokens, weights, found),
-             share = -all / 16;
-        double reach = s->w.decay[t] * s->squared;
+        real *found = row(d->g.scaled, t);
+        double all = dot(size, row(w->query, t), row(d->change, t)) + w->c.decay[t] * d->g.scaled_decay[t] +
+                     dot(tokens, row(w->c.weights, t), found),
+               decay = w->decay[t], reach = decay * s->squared, share = -all / 16 * w->scale[t];
+        d->share[t] = share * w->scale[t];
         for (int64_t i = 0; i <= t; i++) {
-            reach += row(s->w.weights, t)[i] * s->across[i];
-            found[i] += (real)(share * (double)s->w.scale[t] * s->along[t * tokens + i]);
-            of_pair[i] += share * decay * weights[i];
+            reach += row(w->weights, t)[i] * s->across[i];
+            found[i] += (real)(share * s->along[t * tokens + i]);
+            d->of_pair[i] += d->share[t] * decay * row(w->weights, t)[i];
         }
-        d->g.scaled_decay[t] += (real)(share * (double)s->w.scale[t] * reach);
-        past += share * decay * decay;
-        for (int64_t i = 0; i < tokens; i += LANES)
-            *(vec *)(row(pairs, t) + i) = share * *(const vec *)(weights + i);
+        d->g.scaled_decay[t] += (real)(share * reach);
+        past += d->share[t] * decay * decay;
     }
     /* sum_t (f dL/df / 16) G_t of all tokens by H_0 and by k_i k_j^T */
-    for (int64_t i = 0; i < size; i++) add_scaled(size, past, row(s->w.c.moments, i), row(d->g.gram, i));
-    scale_rows(tokens, size, of_pair, s->w.c.keys, s->w.carried);
-    transposed_product(size, size, tokens, s->w.carried, s->w.c.keys, d->g.gram, ADD);
-    transposed_product(tokens, tokens, tokens, s->w.c.weights, pairs, within, SET);
-    product(tokens, size + tokens, size, s->w.c.keys, s->w.c.moments, s->w.met, SET);
+    product(tokens, size + tokens, size, w->c.keys, w->c.moments, w->met, SET);
+    clear(tokens, size, w->carried);
+    for (int64_t i = 0; i < size; i++) add_wide(size, past, row(w->c.moments, i), row(d->g.gram, i));
     for (int64_t i = 0; i < tokens; i++) {
-        for (int64_t j = 0; j < tokens; j += LANES)
-            *(vec *)(row(within, i) + j) *= 2 * *(const vec *)(row(s->w.met, i) + size + j);
-        add_scaled(size, 2 * of_pair[i], row(s->w.met, i), row(d->g.key, i));
+        add_wide(size, d->of_pair[i], row(w->c.keys, i), row(w->carried, i));
+        add_wide(size, 2 * d->of_pair[i], row(w->met, i), row(d->g.key, i));
+        for (int64_t j = 0; j <= i; j++) {
+            double sum = 0;
+            for (int64_t t = i; t < tokens; t++)
+                sum += d->share[t] * row(w->weights, t)[i] * row(w->weights, t)[j];
+            row(within, i)[j] = row(within, j)[i] = (real)(2 * sum * row(w->met, i)[size + j]);
+        }
     }
-    product(tokens, size, tokens, within, s->w.c.keys, d->g.key, ADD);
+    transposed_product(size, size, tokens, w->carried, w->c.keys, d->g.gram, ADD);
+    product(tokens, size, tokens, within, w->c.keys, d->g.key, ADD);
 }
 
 static void backward(const void *job, int64_t head, arena scratch, int64_t *needed) {
@@ -136,8 +154,8 @@ static void backward(const void *job, int64_t head, arena scratch, int64_t *need
         differentiate_write(&s.w, &d.g);
         write_scales(&s);
         write_powers(&s, &d);
-        mix(&s, d.solution, s.change);
-        differentiate_read(&s.w, s.change, s.sum, &d.g);
+        mix(&s, s.solution, d.change);
+        differentiate_read(&s.w, d.change, d.sum, &d.g);
         differentiate_mix(&s, &d);
         differentiate_solution(&s, &d);
         differentiate_norm(&s, &d);

@@ -4,8 +4,8 @@
  *     H_t = a_t H_0 + sum_{i <= t} W_ti k_i k_i^T,
  *
  * with the moments H_0, U_0 before the chunk, and z_t computed from H_t and the query. No H_t is formed: one
- * product with each of them is two matrix products for the whole chunk (MesaNet, arXiv 2506.05233, section 3).
- * A chunk, at most BLOCK tokens, stays in the first caches of a core. */
+ * product with each of them is two matrix products for the whole chunk (MesaNet, arXiv 2506.05233, section
+ * 3). A chunk, at most BLOCK tokens, stays in the first caches of a core. */
 #ifndef TTR_MOMENTS_H
 #define TTR_MOMENTS_H
 
@@ -19,8 +19,8 @@
 struct regression {
     int64_t batch, heads, time, chunk, features, values, threads;
     const real *query, *key, *value;
-    const real *weights, *decay, *to_end; /* W [.., C, C], a [.., C], and e [.., C]: the weights of the chunk's
-                                             pairs in the memory after it */
+    const real *weights, *decay, *to_end; /* W [.., C, C], a [.., C], and e [.., C]: the weights of the
+                                             chunk's pairs in the memory after it */
     const real *gram, *memory;            /* H [B, H, F, F] and U [B, H, F, V] before the call */
     real *y, *end_gram, *end_memory;
     real *states; /* [N, B H, F, F + V], H and U before each chunk; NULL where nobody will differentiate */
@@ -189,7 +189,8 @@ static inline void load_first(workspace *w, int64_t head) {
     const struct regression *p = w->p;
     int64_t features = p->features, values = p->values;
     w->head = head;
-    load_state(w, p->gram + head * features * features, features, p->memory + head * features * values, values);
+    load_state(w, p->gram + head * features * features, features, p->memory + head * features * values,
+               values);
 }
 static inline void store_last(const workspace *w) {
     const struct regression *p = w->p;

@@ -104,8 +104,8 @@ static inline void differentiate_read(const workspace *w, matrix z, matrix grad_
     for (int64_t t = 0; t < tokens; t++) {
         d->decay[t] += dot(size, row(d->met_y, t), row(z, t));
         for (int64_t i = 0; i < tokens; i += LANES) {
-            vec weight = *(const vec *)(row(w->weights, t) + i), score = *(const vec *)(row(w->scores, t) + i),
-                *other = (vec *)(row(d->last, t) + i);
+            vec weight = *(const vec *)(row(w->weights, t) + i),
+                score = *(const vec *)(row(w->scores, t) + i), *other = (vec *)(row(d->last, t) + i);
             *(vec *)(row(d->weights, t) + i) = score * *other;
             *(vec *)(row(d->first, t) + i) = weight * score;
             *other *= weight;
@@ -119,8 +119,8 @@ static inline void differentiate_read(const workspace *w, matrix z, matrix grad_
     transposed_product(size, wide, tokens, w->carried, d->grad_y, d->memory, ADD);
 }
 
-/* Subtracts share b_t x_t^T from the gradient by the matrix of `apply` at every token, given what that wrote to
- * `met` for b, and the products x_t.k_i [C', C']. */
+/* Subtracts share b_t x_t^T from the gradient by the matrix of `apply` at every token, given what that wrote
+ * to `met` for b, and the products x_t.k_i [C', C']. */
 static inline void subtract_outer(const workspace *w, real share, matrix b, matrix x, matrix x_met,
                                   gradients *d) {
     int64_t tokens = w->tokens, size = w->size;

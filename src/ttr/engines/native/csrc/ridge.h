@@ -11,9 +11,10 @@
 enum { ROUNDS = 4 };
 
 /* The bounds are relative to |b|, or |A||x|: the iteration stops at `target`, restarts above `refined` unless
- * rounding x costs `rounding`, a row is accepted at `accepted`, and has digits below `hopeless`. A report [B H,
- * 4] has the iterations, the rows with the better preconditioner, the largest residual, and the rows that were
- * not solved, or may have lost their digits: the caller must repeat the call otherwise if there are any. */
+ * rounding x costs `rounding`, a row is accepted at `accepted`, and has digits below `hopeless`. A report
+ * [B H, 4] has the iterations, the rows with the better preconditioner, the largest residual, and the rows
+ * that were not solved, or may have lost their digits: the caller must repeat the call otherwise if there are
+ * any. */
 struct ridge {
     struct regression r;
     double target, refined, rounding, accepted, hopeless;
@@ -26,8 +27,8 @@ struct ridge {
 typedef struct {
     const struct ridge *p;
     workspace w;
-    int near;      /* whether the preconditioner is M^-1 r = P r - F_{<=t}^T F_{<=t} r, r divided by a_t / a_m: */
-    chunk inverse; /* as `apply` multiplies, with P in the place of H_0 and F of the keys */
+    int near;      /* whether the preconditioner is M^-1 r = P r - F_{<=t}^T F_{<=t} r, r over a_t / a_m */
+    chunk inverse; /* for `apply` to multiply with M^-1: P in the place of H_0 and F of the keys */
     matrix right, x, residual, direction, ahead, preconditioned, diagonal, change; /* [C', F'] */
     real *ridge, *relative, *size, *length, *energy, *active; /* [F'], and [C'] of every token */
 } solver;
@@ -78,8 +79,8 @@ static inline void write_diagonal(const solver *s) {
             row(s->diagonal, t)[j] += w->decay[t] * row(w->c.moments, j)[j] + s->ridge[j];
 }
 
-/* F from P and the keys times (w_t / relative_t)^(1/2): R R^T = 1 + K P K^T and F = R^-1 K P. Returns -1 where P
- * cannot be computed. */
+/* F from P and the keys times (w_t / relative_t)^(1/2): R R^T = 1 + K P K^T and F = R^-1 K P. Returns -1
+ * where P cannot be computed. */
 static inline int factorise(const solver *s) {
     const workspace *w = &s->w;
     int64_t tokens = w->tokens, size = w->size, middle = w->p->chunk / 2;
@@ -169,9 +170,11 @@ static inline int64_t iterate(const solver *s) {
             if (!(energy > 0)) s->active[t] = 0;
             s->energy[t] = energy;
             for (int64_t j = 0; j < w->size; j += LANES) {
-                vec *direction = (vec *)(row(s->direction, t) + j), *ahead = (vec *)(row(s->ahead, t) + j);
-                *direction = *(const vec *)(row(s->preconditioned, t) + j) + ratio * (first ? (vec){0} : *direction);
-                *ahead = *(const vec *)(row(s->residual, t) + j) + ratio * (first ? (vec){0} : *ahead);
+                vec *direction = (vec *)(row(s->direction, t) + j), *ahead = (vec *)(row(s->ahead, t) + j),
+                    residual = *(const vec *)(row(s->residual, t) + j),
+                    preconditioned = *(const vec *)(row(s->preconditioned, t) + j);
+                *direction = preconditioned + ratio * (first ? (vec){0} : *direction);
+                *ahead = residual + ratio * (first ? (vec){0} : *ahead);
             }
         }
         multiply(s, s->direction, s->near ? &s->ahead : NULL, w->image);
@@ -189,8 +192,10 @@ static inline int64_t iterate(const solver *s) {
 /* residual = right - A x */
 static inline void measure(const solver *s) {
     multiply(s, s->x, NULL, s->residual);
-    for (int64_t j = 0; j < s->w.tokens * s->w.size; j += LANES)
-        *(vec *)(s->residual.data + j) = *(const vec *)(s->right.data + j) - *(const vec *)(s->residual.data + j);
+    for (int64_t j = 0; j < s->w.tokens * s->w.size; j += LANES) {
+        vec *residual = (vec *)(s->residual.data + j);
+        *residual = *(const vec *)(s->right.data + j) - *residual;
+    }
 }
 
 /* A x = right for all tokens; `right` is divided by its largest entries, so that no square under- or
@@ -203,7 +208,10 @@ static inline void solve(const solver *s) {
     clear(w->tokens, w->size, s->x);
     for (int64_t t = 0; t < w->tokens; t++) {
         real *right = row(s->right, t), most = 0;
-        for (int64_t j = 0; j < w->size; j++) most = fabs((double)right[j]) > most ? (real)fabs((double)right[j]) : most;
+        for (int64_t j = 0; j < w->size; j++) {
+            real entry = (real)fabs((double)right[j]);
+            most = entry > most ? entry : most;
+        }
         s->size[t] = most > 0 ? most : 1;
         for (int64_t j = 0; j < w->size; j++) row(s->residual, t)[j] = right[j] /= s->size[t];
         s->length[t] = error[t] = norm_of_row(s, s->right, t);
@@ -225,7 +233,8 @@ static inline void solve(const solver *s) {
     if (s->near) report[1] += (double)w->present;
     for (int64_t t = 0; t < w->present; t++) {
         double length = s->length[t], x = norm_of_row(s, s->x, t), largest = largest_at(s, t, &sum);
-        if (error[t] > report[2] * (length > 0 ? length : 1)) report[2] = error[t] / (length > 0 ? length : 1);
+        double relative = error[t] / (length > 0 ? length : 1);
+        if (relative > report[2]) report[2] = relative;
         report[3] += !(error[t] <= s->p->accepted * (length > largest * x ? length : largest * x) &&
                        s->p->rounding * sum * x <= s->p->hopeless * length);
     }

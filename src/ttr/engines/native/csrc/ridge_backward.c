@@ -1,5 +1,5 @@
-/* The backward pass of ridge regression: with g = dL/dx, dL/dq = b where A b = g, since A is symmetric, and dL/dA
- * = -b x^T. */
+/* The backward pass of ridge regression: with g = dL/dx, dL/dq = b where A b = g, since A is symmetric, and
+ * dL/dA = -b x^T. */
 #include "moments_backward.h"
 #include "ridge.h"
 
@@ -29,8 +29,10 @@ static void backward(const void *job, int64_t head, arena scratch, int64_t *need
         apply(&s.w.c, s.x, s.w.met, s.w.image);
         subtract_outer(&s.w, 1, s.x, solution, met, &d);
         for (int64_t t = 0; t < tokens; t++)
-            for (int64_t j = 0; j < size; j += LANES)
-                *(vec *)(of_ridge + j) -= *(const vec *)(row(s.x, t) + j) * *(const vec *)(row(solution, t) + j);
+            for (int64_t j = 0; j < size; j += LANES) {
+                vec by = *(const vec *)(row(s.x, t) + j), x = *(const vec *)(row(solution, t) + j);
+                *(vec *)(of_ridge + j) -= by * x;
+            }
         memcpy(d.query.data, s.x.data, (size_t)(tokens * size) * sizeof(real));
         store_gradients(&s.w, &d);
     }
