@@ -208,7 +208,7 @@ def _call(kernel: str, plan: Chunks, x: Tensors, given: Named, block: int, made:
     library.run(kernel, x["key"].dtype, call)
 
 
-def _mirror(plan: Chunks) -> dict[str, float]:
+def _mirror(plan: Chunks) -> dict[str, int | float]:
     """The fields of the mirror: ``enum mirror`` of csrc/network.h and its numbers."""
     if plan.mirror is None:
         return {}

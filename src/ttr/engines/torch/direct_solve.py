@@ -77,7 +77,7 @@ def solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
 
 
 def refuse_without_digits(
-    norm: Float[Tensor, "*rows"], solution: Float[Tensor, "*rows F"], right: Float[Tensor, "*rows F"]
+    norm: Float[Tensor, "*#rows"], solution: Float[Tensor, "*rows F"], right: Float[Tensor, "*rows F"]
 ) -> None:
     """Refuse A x = b where ``without_digits`` says so of any row.
 
@@ -89,7 +89,7 @@ def refuse_without_digits(
 
 
 def without_digits(
-    norm: Float[Tensor, "*rows"], solution: Float[Tensor, "*rows F"], right: Float[Tensor, "*rows F"]
+    norm: Float[Tensor, "*#rows"], solution: Float[Tensor, "*rows F"], right: Float[Tensor, "*rows F"]
 ) -> Bool[Tensor, "*rows"]:
     """Where the rounding errors of the moments of A x = b reach the output: their product with x, against b.
 

@@ -64,7 +64,7 @@ def run(regression: Regression, chunk: int, differentiable: Differentiable) -> t
 class _Run(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, chunk: int, differentiable: Differentiable, *tensors: Tensor
+        ctx: Any, chunk: int, differentiable: Differentiable, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         r = Regression(*tensors)
         y, report, saved = r.query.new_empty(*r.query.shape[:3], r.value.shape[-1]), Report(), []
