@@ -1,5 +1,6 @@
 """Gradients of one input alone and of single steps; calls that keep none of the tensors they are bound to."""
 
+import contextlib
 import gc
 import weakref
 
@@ -8,6 +9,7 @@ import torch
 
 import ttr
 from ttr import dispatch
+from ttr.engines.native import library
 from ttr.laws.rows import draw_control
 from ttr.laws.tolerances import FLOAT32, FLOAT64, error
 from ttr.weights.geometric import Geometric
@@ -28,11 +30,18 @@ NAMES = (
 )
 
 
-def inputs(problem):
+def inputs(problem, time=T):
     """q, k, v and the controls by name, and the parameters."""
     generator = torch.Generator().manual_seed(0)
-    sizes = problem.sizes() | {"B": 1, "T": T, "H": H, "K": K, "V": K, "F": problem.function.feature_size(K)}
-    tensors = {name: torch.randn(1, T, H, K, generator=generator, dtype=torch.float64) for name in "qkv"}
+    sizes = problem.sizes() | {
+        "B": 1,
+        "T": time,
+        "H": H,
+        "K": K,
+        "V": K,
+        "F": problem.function.feature_size(K),
+    }
+    tensors = {name: torch.randn(1, time, H, K, generator=generator, dtype=torch.float64) for name in "qkv"}
     for name, axes in problem.controls().items():
         tensors[name] = draw_control(name, tuple(sizes[a] for a in axes), False, generator)
     if "ridge" in tensors:  # one for all features, for which local fits have a form of their own
@@ -96,3 +105,25 @@ def test_a_memory_that_reads_first_is_not_bound_as_one_that_writes_first(monkeyp
     monkeypatch.setattr(dispatch, "_SEQUENCES", dispatch.Bound())
     first, again = (ttr.regress(problem, **tensors) for _ in range(2))
     assert torch.equal(again, first) and error(again, writes_first) > FLOAT32
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("name", ["mesanet", "ttt-mlp", "titans", "moneta"])
+def test_what_a_derivative_needs_is_kept_only_where_gradients_are_on(name, compiled, monkeypatch):
+    if compiled and not library.available():
+        pytest.skip(library.reason())
+    problem, kept = ttr.catalogue[name].problem, []
+    tensors, params = inputs(problem, 40)
+    leaves = {n: x.requires_grad_() for n, x in tensors.items()}
+
+    def save(ctx, *saved):
+        kept.append(sum(x.numel() for x in saved if x is not None))
+
+    monkeypatch.setattr(torch.autograd.function.FunctionCtx, "save_for_backward", save)
+    with contextlib.nullcontext() if compiled else library.left_out():
+        ttr.regress(problem, params=params, **leaves)
+        with_gradients = sum(kept)
+        kept.clear()
+        with torch.no_grad():
+            ttr.regress(problem, params=params, **leaves)
+    assert sum(kept) < with_gradients

@@ -141,9 +141,14 @@ def test_a_function_that_looks_at_numbers_is_refused(function):
 def test_a_shape_that_changes_in_place_is_refused():
     with pytest.raises(NotRecordable, match="unsqueeze_ changes the shape"):
         record(lambda x: [(x + 1).unsqueeze_(0)], [torch.ones(2)])
-    assert len(
-        record(lambda x: [x.repeat_interleave(2), x.repeat_interleave(repeats=2)], [torch.ones(2)]).outputs
-    )
+
+
+def test_a_number_of_repeats_is_recorded():
+    replay = record(
+        lambda x: [x.repeat_interleave(2), x.repeat_interleave(repeats=3, dim=0)], [torch.ones(2)]
+    ).replay()
+    twice, thrice = replay([torch.tensor([1.0, 2.0])])
+    assert twice.tolist() == [1, 1, 2, 2] and thrice.tolist() == [1, 1, 1, 2, 2, 2]
 
 
 def test_a_call_that_is_kept_whole_runs_at_every_replay():

@@ -21,6 +21,8 @@ from ttr.state import State
 from ttr.torch_internals import watched
 from ttr.values import counts, suspicious, wanted
 
+_in_range = torch.no_grad()(in_range)
+
 
 @torch.no_grad()
 def bind(problem: Problem, x: Inputs, name: str, chunk: int) -> BoundSequence | None:
@@ -73,13 +75,8 @@ def bind(problem: Problem, x: Inputs, name: str, chunk: int) -> BoundSequence | 
             return None
         operands = pick((*tensors, None, constant))
         if wanted(q.device):
-            with torch.no_grad():
-                given_in_range = (
-                    in_range((), operands[-2], None)
-                    if operator.judges
-                    else in_range((*tensors, memory), *operands[-2:])
-                )
-            if not (given_in_range and counts(seen)):
+            judged = ((), operands[-2], None) if operator.judges else ((*tensors, memory), *operands[-2:])
+            if not (_in_range(*judged) and counts(seen)):
                 return None
         form = recurrence(operands, memory)
         if learns:

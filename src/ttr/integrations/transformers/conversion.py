@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.cache_utils import Cache
+from transformers.optimization import get_cosine_schedule_with_warmup
 
 import ttr
 from ttr.layer.architecture import Architecture
@@ -333,15 +334,7 @@ def distill(
         )
     optimizer = torch.optim.AdamW(learned, lr=lr, weight_decay=0.0)
     optimizer.zero_grad()
-    warmup = max(1, steps // 10)
-    schedule = torch.optim.lr_scheduler.SequentialLR(
-        optimizer,
-        [
-            torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, total_iters=warmup),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warmup)),
-        ],
-        milestones=[warmup],
-    )
+    schedule = get_cosine_schedule_with_warmup(optimizer, max(1, steps // 10), steps)
     losses: list[float] = []
     for ids in _cycle(batches, steps):
         with torch.no_grad(), _recorded(teacher, students) as calls:

@@ -82,7 +82,7 @@ class DualForm(MiniBatch):
         given |= {f"weight.{name}": x.state[name].flatten(0, 1) for name in names}
         given |= {f"momentum.{name}": x.state[f"momentum.{name}"].flatten(0, 1) for name in names if momentum}
         plan = Chunks(function, solver.loss, solver.mirror, form.matrices, self.block)
-        y, *ends = _Whole.apply(plan, tuple(given), *given.values())
+        y, *ends = _Whole.apply(plan, tuple(given), torch.is_grad_enabled(), *given.values())
         ends = [end.unflatten(0, (batch, heads)) for end in ends]
         tensors = dict(zip(names, ends)) | {
             f"change.{name}": torch.zeros_like(end) for name, end in zip(names, ends)
@@ -137,13 +137,13 @@ class _Whole(torch.autograd.Function):
     """Whole chunks: the read-outs [M,G,C,V], then the weights and momenta after the last."""
 
     @staticmethod
-    def forward(ctx: Any, plan: Chunks, names: tuple[str, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
-        x = dict(zip(names, tensors))
+    def forward(
+        ctx: Any, plan: Chunks, names: tuple[str, ...], recorded: bool, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        x, save = dict(zip(names, tensors)), recorded and any(ctx.needs_input_grad)
         ctx.plan, ctx.names, ctx.compiled = plan, names, network.serves(plan, x)
-        y, end, entered = (
-            network.forward(plan, x, any(ctx.needs_input_grad)) if ctx.compiled else derivative.run(plan, x)
-        )
-        ctx.save_for_backward(*tensors, *entered)
+        y, end, entered = network.forward(plan, x, save) if ctx.compiled else derivative.run(plan, x)
+        ctx.save_for_backward(*tensors, *(entered if save else ()))
         return y, *end.now.values(), *end.momentum.values()
 
     @staticmethod
@@ -152,7 +152,7 @@ class _Whole(torch.autograd.Function):
         x, entered = dict(zip(ctx.names, saved)), saved[len(ctx.names) :]
         with torch.autocast(grad_y.device.type, enabled=False):
             if torch.is_grad_enabled() or any(map(in_batches, (grad_y, *grad_end))):
-                return None, None, *_again(ctx.plan, x, (grad_y, *grad_end))
+                return None, None, None, *_again(ctx.plan, x, (grad_y, *grad_end))
             each = iter(grad_end)
             grad = Weights(
                 *({name: next(each) for name in under(kind, x)} for kind in ("weight", "momentum"))
@@ -160,7 +160,7 @@ class _Whole(torch.autograd.Function):
             found = (network.backward if ctx.compiled else derivative.derivative)(
                 ctx.plan, x, entered, grad_y, grad
             )
-        return None, None, *(found[name] for name in ctx.names)
+        return None, None, None, *(found[name] for name in ctx.names)
 
 
 def _again(plan: Chunks, x: Named, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

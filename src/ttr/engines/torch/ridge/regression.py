@@ -58,15 +58,15 @@ Differentiable = Callable[[Regression], tuple[Tensor, Tensor, Tensor]]
 def run(regression: Regression, chunk: int, differentiable: Differentiable) -> tuple[Tensor, Tensor, Tensor]:
     """y [B,T,H,V], and the moments H and U after the call. Second derivatives are those of
     ``differentiable``."""
-    return _Run.apply(chunk, differentiable, *regression)
+    return _Run.apply(chunk, differentiable, torch.is_grad_enabled(), *regression)
 
 
 class _Run(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, chunk: int, differentiable: Differentiable, *tensors: Tensor | None
+        ctx: Any, chunk: int, differentiable: Differentiable, recorded: bool, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        r = Regression(*tensors)
+        r, save = Regression(*tensors), recorded and any(ctx.needs_input_grad)
         y, report, saved = r.query.new_empty(*r.query.shape[:3], r.value.shape[-1]), Report(), []
         state = torch.cat([r.gram, r.memory], dim=-1).flatten(0, 1)
         for tokens in _blocks(r, chunk):
@@ -74,7 +74,7 @@ class _Run(torch.autograd.Function):
             read, *needed = block.forward(cut(r.query[:, tokens], chunk), report)
             join(read, y[:, tokens])
             state = block.end
-            if any(ctx.needs_input_grad):
+            if save:
                 saved += [start, *needed]
         record(**report.facts())
         ctx.chunk, ctx.differentiable = chunk, differentiable
@@ -93,8 +93,8 @@ class _Run(torch.autograd.Function):
         grads = grad_y, grad_gram, grad_memory
         with torch.autocast(grad_y.device.type, enabled=False):
             if torch.is_grad_enabled() or any(map(in_batches, grads)):
-                return None, None, *differentiated_again(r, ctx.differentiable, grads)
-            return None, None, *_gradients(r, ctx.chunk, saved, *grads)
+                return None, None, None, *differentiated_again(r, ctx.differentiable, grads)
+            return None, None, None, *_gradients(r, ctx.chunk, saved, *grads)
 
 
 def _gradients(
