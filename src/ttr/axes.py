@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -398,8 +397,3 @@ class Solver(_Axis):
         """What the solver minimises (samples) or descends once per pair (memory); see each solver for
         ``data``."""
         raise NotImplementedError
-
-
-def scale_or_default(scale: float | None, key_size: int) -> float:
-    """The number that multiplies q.k: ``scale``, or K**-0.5 when it is None."""
-    return 1.0 / math.sqrt(max(key_size, 1)) if scale is None else scale

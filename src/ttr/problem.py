@@ -18,11 +18,12 @@ feature size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ttr.axes import Function, Pair, Solver, Weights, scale_or_default
+from ttr.axes import Function, Pair, Solver, Weights
 from ttr.component import Component, Parameter
 from ttr.controls import CONTROLS
 from ttr.decay import RESET
@@ -241,3 +242,8 @@ def refusal(weights: Weights, function: Function, solver: Solver) -> str | None:
         ),
         None,
     )
+
+
+def scale_or_default(scale: float | None, key_size: int) -> float:
+    """The number that multiplies q.k: ``scale``, or K**-0.5 when it is None."""
+    return 1.0 / math.sqrt(max(key_size, 1)) if scale is None else scale
