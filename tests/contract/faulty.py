@@ -46,6 +46,7 @@ NAMED = (
     "test_compat_fla.py",
     "test_convert.py",
     "test_gradients_alone.py",
+    "test_native_scan.py",
     "test_model_rollback.py",
     "test_model_generation.py",
     "test_model.py",

@@ -50,7 +50,12 @@ FAULTS = (
     ),
     Fault("solvers/losses/inner_product.py", "return -value", "return prediction - value", NOTHING),
     Fault("solvers/losses/power_error.py", ".sum(-1) / self.power", ".sum(-1)", NOTHING),
-    Fault("solvers/losses/power_error.py", "pow(self.power - 2)", "pow(self.power - 1)", NOTHING),
+    Fault(
+        "solvers/losses/power_error.py",
+        "pow(self.power - 2)",
+        "pow(self.power - 1)",
+        ("dual-form", "PowerError", "GatedMlp"),
+    ),
     Fault(
         "solvers/losses/huber.py",
         "threshold * (length - 0.5 * threshold)",
