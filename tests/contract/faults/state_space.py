@@ -103,7 +103,7 @@ FAULTS = (
         "engines/native/scan.py",
         "(_is_head(x.q, form.query) and _is_head(x.k, form.key))",
         "True",
-        ("test_blocks_of_tokens_change_nothing",),
+        ("native-scan", "Elu"),
     ),
     Fault(
         "engines/specialised_sequence.py",
