@@ -455,3 +455,17 @@ def test_softmax_attention_with_norms_is_that_of_qwen3():
         | {f"qkv.head_rms_norm.{name}": getattr(original, f"{name}_norm").weight for name in "qk"}
         | {"o_proj.weight": original.o_proj.weight},
     )
+
+
+LARGE = ("atlas", "local-quadratic-attention")
+"""Memories whose fresh layer takes minutes, or gigabytes, at heads of 64 channels."""
+
+
+@pytest.mark.parametrize("name", [name for name in ttr.catalogue if name not in LARGE])
+def test_a_fresh_layer_does_not_diverge(name):
+    """With heads of 64 channels, at which the steps of a network add up to more than with few."""
+    torch.manual_seed(0)
+    layer = Mixer(256, ttr.catalogue[name], heads=4)
+    with torch.no_grad():
+        y = layer(torch.randn(1, 512, 256))[0]
+    assert y.isfinite().all() and y[-64:].std() <= 4 * y[64:128].std()

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import ttr
 from tests.decoders import ENTRIES
+from ttr.catalogue.networks import BEFORE_VERSIONS
 from ttr.component import Component
 from ttr.laws.tolerances import FLOAT32, FLOAT64, error
 from ttr.layer.architecture import Architecture
@@ -50,6 +51,23 @@ def test_an_old_setting_is_todays(old, tmp_path):
     assert getattr(config, SETTINGS[old]) == "recurrent" and old not in config.to_dict()
 
 
+@pytest.mark.parametrize("name", BEFORE_VERSIONS)
+def test_a_name_means_what_it_meant_when_it_was_saved(name, tmp_path):
+    """A configuration says which version of ttr saved it; one that does not is older."""
+    today = TTRConfig(layers=name, num_hidden_layers=1)
+    today.save_pretrained(tmp_path)
+    loaded = TTRConfig.from_pretrained(tmp_path)
+    assert loaded.memories() == today.memories() == [ttr.catalogue[name]]
+    file = tmp_path / "config.json"
+    settings = json.loads(file.read_text())
+    assert settings.pop("ttr_version") == ttr.__version__
+    file.write_text(json.dumps(settings))
+    older = TTRConfig.from_pretrained(tmp_path)
+    assert older.memories() != today.memories()
+    older.save_pretrained(tmp_path)
+    assert TTRConfig.from_pretrained(tmp_path).memories() == older.memories()
+
+
 @every_folder
 def test_saved_again_it_has_todays_names(folder, tmp_path):
     model = TTRForCausalLM.from_pretrained(folder)
@@ -61,8 +79,9 @@ def test_saved_again_it_has_todays_names(folder, tmp_path):
 @pytest.mark.parametrize("name", ttr.catalogue)
 def test_the_first_weights_are_drawn_as_before(name, file):
     """From one seed; compared by the sums of the entries of every tensor, weighted from 1 to 2."""
+    entry, *_ = TTRConfig.from_dict({"layers": name, "num_hidden_layers": 1}).memories()
     torch.manual_seed(1)
-    mixer, entry = Mixer(12, ttr.catalogue[name], heads=3, layer=1, layers=3), ttr.catalogue[name]
+    mixer = Mixer(12, entry, heads=3, layer=1, layers=3)
     stored = {}
     for key, value in json.loads(file.read_text())[name].items():
         for pattern, today in renamed_keys([entry]).items():
@@ -79,7 +98,8 @@ def test_the_first_weights_are_drawn_as_before(name, file):
 def test_old_descriptions_are_those_of_today(file):
     old = json.loads(file.read_text())
     for name, description in old["entries"].items():
-        entry, today = Architecture.from_dict(described(description)), ttr.catalogue[name]
+        entry = Architecture.from_dict(described(description))
+        today, *_ = TTRConfig.from_dict({"layers": name, "num_hidden_layers": 1}).memories()
         assert (entry.qkv, entry.gates, entry.output) == (today.qkv, today.gates, today.output), name
     for part in old["parts"]:
         parts = described({"keys": [], "controls": [], "output": [], part["kind"]: [part]})

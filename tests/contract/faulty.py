@@ -53,6 +53,7 @@ NAMED = (
     "test_model_packing.py",
     "test_model_compile.py",
     "test_hybrids.py",
+    "test_saved_models.py",
 )
 """The files whose tests can be selected by name."""
 

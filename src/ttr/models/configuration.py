@@ -10,8 +10,10 @@ from transformers import PreTrainedConfig
 import ttr
 from ttr.layer.architecture import Architecture
 from ttr.layer.mixer import Mixer
-from ttr.models.conversion import SETTINGS, described
+from ttr.models.conversion import SETTINGS, as_saved, described
 from ttr.problem import Problem
+
+VERSION = "ttr_version"
 
 
 @no_type_check  # transformers gives the class an __init__ that takes more than its signature says
@@ -59,7 +61,20 @@ class TTRConfig(PreTrainedConfig):
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> TTRConfig:
+        """As in transformers. In a configuration that does not say which version of ttr saved it, a name of
+        the catalogue means what it meant before versions were saved."""
+        if VERSION not in config_dict and "layers" in config_dict:
+            config_dict = config_dict | {"layers": as_saved(config_dict["layers"])}
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, with the version of ttr."""
+        return super().to_dict() | {VERSION: ttr.__version__}
+
     def __post_init__(self, **kwargs: Any) -> None:
+        kwargs.pop(VERSION, None)
         for old, today in SETTINGS.items():
             if old in kwargs:
                 setattr(self, today, kwargs.pop(old))

@@ -14,6 +14,7 @@ from typing import Any
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
 
+from ttr.catalogue.networks import BEFORE_VERSIONS
 from ttr.component import Matrix
 from ttr.layer.architecture import Architecture
 from ttr.layer.initialisers import inverse_softplus
@@ -101,7 +102,6 @@ PROJECTIONS = {
 TENSORS = {r"mixer\.output\.learned\.(\d+)\.shift": r"mixer.output.learned.\1.bias"}
 """Old names of the tensors of parts, as patterns."""
 
-
 FLAT = "flattened_weight"
 """The name, while a folder is loaded, of a matrix that was saved with all its axes: a linear module holds it
 with two."""
@@ -144,6 +144,15 @@ def renamed_keys(memories: Sequence[Architecture | Problem]) -> dict[str, str]:
                         module = MODULES.get(matrix, matrix)
                         keys[re.escape(f"{mixer}.{name}.{matrix}") + "$"] = f"{mixer}.{name}.{module}.{FLAT}"
     return keys
+
+
+def as_saved(layers: Any) -> Any:
+    """The ``layers`` of a configuration without a version: entries that have changed since, as described
+    then."""
+    if isinstance(layers, list | tuple):
+        return [as_saved(memory) for memory in layers]
+    known = isinstance(layers, str) and layers in BEFORE_VERSIONS
+    return BEFORE_VERSIONS[layers].to_dict() if known else layers
 
 
 def described(architecture: Mapping[str, Any]) -> dict[str, Any]:

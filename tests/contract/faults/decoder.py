@@ -1,8 +1,15 @@
-"""Faults in the packing of the decoder's batches."""
+"""Faults in the configuration of the decoder and in the packing of its batches."""
 
 from .fault import Fault
 
 FAULTS = (
+    Fault(
+        "models/configuration.py",
+        "super().to_dict() | {VERSION: ttr.__version__}",
+        "super().to_dict()",
+        ("test_a_name_means",),
+    ),
+    Fault("models/conversion.py", "layers in BEFORE_VERSIONS", "False", ("test_a_name_means",)),
     Fault(
         "models/spellings.py",
         "(step[0] == 1) | (step[0] == columns)",
