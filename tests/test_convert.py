@@ -97,6 +97,7 @@ def test_boundaries_separate_sequences_where_there_is_no_mask():
     alone = torch.cat([layer(x[:, :5])[0], layer(x[:, 5:])[0]], 1)
     bounds = torch.tensor([0, 5, 9], dtype=torch.int32)
     assert_close(layer(x, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds)[0], alone)
+    assert_close(layer(x, cu_seq_lens_q=bounds)[0], alone)
     assert_close(layer(x, position_ids=torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3]]))[0], alone)
 
 
@@ -108,6 +109,8 @@ def test_candidates_are_taken_back(memory):
     with torch.no_grad():
         cache = model(ids[:, :4], use_cache=True).past_key_values
         model(ids[:, 4:9], past_key_values=cache)
+        kept = [layer.recorded for layer in cache.layers if getattr(layer, "recorded", None)]
+        assert all(recorded.real.shape == (1, 5) for recorded in kept)  # those of the last call alone
         cache.crop(-3)
         assert_close(model(ids[:, 6:], past_key_values=cache).logits, model(ids).logits[:, 6:])
 
@@ -128,7 +131,8 @@ def test_tensors_that_are_missing_are_drawn_again(tmp_path):
     fresh = ttr.nn.Mixer(32, ttr.catalogue["gated-deltanet"], heads=4, key_heads=2, value_heads=2)
     for name, p in fresh.named_parameters():
         drawn = loaded.get_parameter(f"model.layers.1.self_attn.mixer.{name}")
-        assert drawn.isfinite().all() and drawn.abs().max() < 4 * p.abs().max() + 1
+        largest = p.abs().max()
+        assert drawn.isfinite().all() and largest / 4 <= drawn.abs().max() < 4 * largest + 1
 
 
 def test_a_converted_classifier_is_loaded_as_one(tmp_path):
