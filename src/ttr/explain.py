@@ -14,8 +14,10 @@ from ttr.component import Component
 from ttr.controls import CONTROLS
 from ttr.dispatch import check_engine, choose, refusal
 from ttr.engines import ENGINES
+from ttr.engines.engine import Engine
 from ttr.explanation import APPROXIMATE, Explanation, Fact, Section
 from ttr.forms import KernelPairs, Pairs, SecondMoments
+from ttr.inputs import Inputs
 from ttr.prepare import check_problem, check_sizes, prepare
 from ttr.problem import Problem
 from ttr.route import route
@@ -92,27 +94,17 @@ def explain(
     """
     entry, problem = problem, getattr(problem, "problem", problem)
     check_problem(problem)
-    x = None
+    x, engine = None, "auto"
     if q is not None:
+        engine = call.pop("engine", engine)
         known = {name: call.pop(name, None) for name in ("params", "state", "cu_seqlens", "return_state")}
-        engine = call.pop("engine", "auto")
         x = prepare(problem, q, k, v, known["params"], known["state"], known["cu_seqlens"], call)
         heads, key_size, value_size, tokens = x.heads, q.shape[-1], v.shape[-1], q.shape[1]
     elif call:
         raise ValueError(
             f"explain() got {', '.join(call)} but no q, k, v. Give the whole call, or only sizes."
         )
-    reasons = {engine.name: refusal(engine, problem, x) for engine in ENGINES}
-    chosen = (
-        choose(problem, x, engine).name
-        if x is not None
-        else next(name for name, reason in reasons.items() if reason is None)
-    )
-    others = tuple(
-        (name, reason or f"Slower than {chosen}; runs it on request.")
-        for name, reason in reasons.items()
-        if name != chosen
-    )
+    chosen, others = _engines(problem, x, engine)
     sizes = _in_numbers(problem, heads, key_size, value_size, tokens)
     how = [("parallel form", _written_out(problem, text)) for text in _texts(problem, "parallel form")]
     how += [("engine", chosen), *((f"not {name}", reason) for name, reason in others)]
@@ -133,6 +125,24 @@ def explain(
         others,
         route(problem, check_engine(chosen)),
     )
+
+
+def _engines(
+    problem: Problem, x: Inputs | None, asked: Engine | str
+) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The engine that runs a call, or calls in general, and why each of the others does not."""
+    reasons = {engine.name: refusal(engine, problem, x) for engine in ENGINES}
+    chosen = (
+        choose(problem, x, asked).name
+        if x is not None
+        else next(name for name, reason in reasons.items() if reason is None)
+    )
+    others = tuple(
+        (name, reason or f"Slower than {chosen}; runs it on request.")
+        for name, reason in reasons.items()
+        if name != chosen
+    )
+    return chosen, others
 
 
 def _in_numbers(
