@@ -57,3 +57,12 @@ def _reached(room, drawn):
 @pytest.mark.parametrize("room", rooms.arrows())
 def test_every_room_says_what_it_is_for(room):
     assert room.startswith("_") or rooms.meaning(room)
+
+
+@pytest.mark.parametrize(
+    "named",
+    sorted(set(re.findall(r"(test_\w+\.py)::(test_\w+)", (ROOT / "docs" / "transformers.md").read_text()))),
+)
+def test_what_is_said_of_transformers_is_tested(named):
+    file, name = named
+    assert f"def {name}(" in (ROOT / "tests" / file).read_text()
