@@ -22,7 +22,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,10 +32,10 @@ import torch
 FLA = "0.6.0"
 
 
-def fla(path: str, *names: str) -> SimpleNamespace:
+def fla(path: str, *names: str, **given: object) -> SimpleNamespace:
     """Definitions of a file of flash-linear-attention, e.g. ``fla("ops/gla/naive.py",
-    "naive_recurrent_gla")``."""
-    return _extract(parity_folder() / "fla" / path, names)
+    "naive_recurrent_gla")``; ``given`` are names that they use besides those of libraries."""
+    return _extract(parity_folder() / "fla" / path, names, given)
 
 
 def transformers(path: str, *names: str) -> SimpleNamespace:
@@ -99,7 +99,7 @@ def _libraries() -> dict[str, object]:
     }
 
 
-def _extract(file: Path, names: tuple[str, ...]) -> SimpleNamespace:
+def _extract(file: Path, names: tuple[str, ...], given: Mapping[str, object] = {}) -> SimpleNamespace:
     """The named functions, classes and constants of a file, without decorators and with float32 raised to
     float64."""
     tree = ast.parse(file.read_text())
@@ -114,7 +114,7 @@ def _extract(file: Path, names: tuple[str, ...]) -> SimpleNamespace:
     missing = set(names) - set(definitions)
     if missing:
         pytest.fail(f"{file} has no {', '.join(sorted(missing))}. Run `make setup` for the pinned version.")
-    space = dict(_libraries())
+    space = _libraries() | given
     for name in names:
         definitions[name].decorator_list = []
         text = re.sub(r"\.float\(\)", ".double()", ast.unparse(definitions[name]))

@@ -1,0 +1,195 @@
+"""Models of flash-linear-attention opened as ours: their logits, generation and weights, and what is
+refused."""
+
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from tests.fla_models import build, logits
+from ttr.integrations import fla
+from ttr.laws.tolerances import FLOAT32_OUTPUTS, error
+
+HEADS = {"num_heads": 2, "head_dim": 6}
+CASES = {
+    "gated_deltanet": HEADS | {"num_v_heads": 4, "expand_v": 1.5},
+    "gated_deltanet-plain": HEADS
+    | {"use_gate": False, "use_short_conv": False, "allow_neg_eigval": True, "norm_eps": 0.01},
+    "gated_deltanet-sigmoid": HEADS | {"output_gate_activation": "sigmoid", "conv_size": 3, "norm_eps": 0.1},
+    "gated_deltanet-hybrid": {"num_heads": 4, "head_dim": 6, "expand_v": 1.0}
+    | {"attn": {"layers": [1], "num_heads": 4, "window_size": 5, "rope_theta": 100.0}},
+    "kda": HEADS | {"num_v_heads": 4, "expand_v": 0.5, "allow_neg_eigval": True, "norm_eps": 0.1},
+    "kda-plain": HEADS | {"use_short_conv": False, "tie_word_embeddings": True},
+    "delta_net": {"num_heads": 3, "expand_k": 0.5, "use_gate": True, "allow_neg_eigval": True},
+    "delta_net-plain": {"num_heads": 3, "use_short_conv": False, "fuse_norm": False},
+    "gated_deltaproduct": HEADS | {"num_householder": 3, "use_forget_gate": True, "allow_neg_eigval": True},
+    "gated_deltaproduct-plain": HEADS
+    | {"num_householder": 2, "use_output_gate": False, "use_short_conv": False},
+    "gla": {"num_heads": 2, "use_short_conv": True},
+    "gla-unfused": {"num_heads": 2, "fuse_norm": False},
+    "gla-plain": {"num_heads": 2, "use_output_gate": False},
+    "retnet": {"num_heads": 4, "num_kv_heads": 2, "use_short_conv": True},
+    "retnet-plain": {"num_heads": 2, "use_output_gate": False},
+    "linear_attn": {"num_heads": 4, "num_kv_heads": 2, "feature_map": "elu", "norm_feature_map": True},
+    "linear_attn-plain": {"num_heads": 2, "feature_map": "identity", "expand_k": 0.5},
+    "hgrn2": {"expand_ratio": 8},
+    "hgrn2-heads": {"expand_ratio": None, "num_heads": 4, "hidden_ratio": 2, "intermediate_size": None},
+    "transformer": {"num_heads": 4, "num_kv_heads": 2, "qk_norm": True, "window_size": 7},
+}
+"""A model_type, and the settings of a tiny model of it."""
+
+QUICK = ("gated_deltanet", "kda", "gla", "hgrn2")
+
+
+def cases():
+    return [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.full]) for name in CASES]
+
+
+def saved(name, folder, **settings):
+    model = build(name.partition("-")[0], **CASES[name] | settings)
+    model.save_pretrained(folder)
+    return model
+
+
+def ids(batch=2, length=21):
+    return torch.randint(1, 61, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def greedy(model, tokens, count):
+    """The tokens that a model without a cache finds most likely."""
+    for _ in range(count):
+        tokens = torch.cat([tokens, logits(model, tokens)[:, -1:].argmax(-1)], 1)
+    return tokens
+
+
+@pytest.mark.parametrize("name", cases())
+@torch.no_grad()
+def test_a_model_computes_what_it_does_in_fla(name, tmp_path):
+    original = saved(name, tmp_path / "fla")
+    model, tokens = fla.from_pretrained(tmp_path / "fla"), ids()
+    expected = logits(original, tokens)
+    assert model.dtype == torch.float64 and not model.training
+    assert error(expected, model(tokens).logits) < 1e-9
+    assert error(expected, fla.from_pretrained(tmp_path / "fla", dtype=torch.float32)(tokens).logits) < (
+        FLOAT32_OUTPUTS
+    )
+
+    # token by token
+    state, found = None, []
+    for t in range(tokens.shape[1]):
+        output = model(tokens[:, t : t + 1], past_key_values=state, use_cache=True)
+        state = output.past_key_values
+        found.append(output.logits)
+    assert error(expected, torch.cat(found, 1)) < 1e-9
+
+    # padded
+    wide, mask = torch.cat([torch.zeros(2, 3, dtype=torch.long), tokens], 1), torch.ones(2, 24).long()
+    mask[:, :3] = 0
+    assert error(expected, model(wide, attention_mask=mask).logits[:, 3:]) < 1e-9
+
+    # generated, from the folder of ttr's that it is saved as
+    model.save_pretrained(tmp_path / "ttr")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "ttr", dtype=torch.float64)
+    out = again.generate(tokens[:, :6], max_new_tokens=5, do_sample=False, pad_token_id=0)
+    assert torch.equal(out, greedy(original, tokens[:, :6], 5))
+
+    # and back to fla
+    fla.save_pretrained(again, tmp_path / "back")
+    before, after = (load_file(tmp_path / place / "model.safetensors") for place in ("fla", "back"))
+    assert before.keys() == after.keys()
+    for key, x in before.items():
+        if key == "model.lower_bounds":  # before a softmax, which leaves out what all of them share
+            assert error(x - x[:1], after[key] - after[key][:1]) < 1e-12
+        else:
+            assert torch.equal(x, after[key]), key
+    assert error(expected, fla.from_pretrained(tmp_path / "back")(tokens).logits) < 1e-9
+
+
+@pytest.fixture
+def folder(tmp_path):
+    saved("gated_deltanet", tmp_path)
+    return tmp_path
+
+
+def changed(folder, **settings):
+    config = json.loads((folder / "config.json").read_text()) | settings
+    config = {key: value for key, value in config.items() if value != "left out"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+KDA = {"model_type": "kda", "use_gate": "left out", "output_gate_activation": "left out"}
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"model_type": "rwkv7"}, "model_type 'rwkv7'.*gated_deltanet, kda"),
+        ({"model_type": "left out"}, "model_type None"),
+        (KDA | {"lower_bound": -5.0}, "lower_bound = -5.0, which our layers cannot"),
+        ({"hidden_act": "powlu"}, 'hidden_act = "powlu".*they have "swish"'),
+        ({"attnres_block_size": 2}, "attnres_block_size = 2"),
+        ({"attn": {"layers": [1], "num_heads": 4}}, "attn with 4 heads .* of 6 channels"),
+        ({"attn": {"layers": [1], "num_heads": 2, "qkv_bias": True}}, "attn: qkv_bias = true"),
+        ({"attn": {"layers": [3], "num_heads": 4}}, r"attn for layers \[3\]"),
+        ({"delta_gate": 2}, "sets delta_gate, which fla 0.6.0 does not have"),
+        ({"vocab_size": "left out"}, "lacks vocab_size"),
+        ({"use_gate": False}, "also have model.layers.0.attn.g_proj.weight"),
+        ({"num_hidden_layers": 4}, "lack model.layers.3.attn.A_log.* and 13 more"),
+        ({"num_hidden_layers": 2}, "also have model.layers.2.attn.A_log"),
+        ({"expand_v": 1.0}, r"attn.q_conv1d|attn.v_proj.weight has shape \[36, 24\]"),
+        ({"vocab_size": 62}, r"model.embeddings.weight has shape \[61, 24\].*\[62, 24\]"),
+    ],
+)
+def test_what_cannot_be_opened_is_refused_in_a_sentence(settings, words, folder):
+    with pytest.raises(ValueError, match=words):
+        fla.from_pretrained(changed(folder, **settings))
+
+
+def test_settings_that_a_newer_fla_has_off_are_no_obstacle(folder):
+    fla.from_pretrained(changed(folder, delta_gate=False, other=None))
+
+
+def test_folders_without_safetensors(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"lacks model.safetensors. Weights are read from safetensors alone"):
+        fla.from_pretrained(folder)
+
+
+def test_shards_and_generation_settings(folder, tmp_path):
+    model = saved("gated_deltanet", tmp_path / "shards")
+    model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    (tmp_path / "shards" / "model.safetensors").unlink()
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
+    (tmp_path / "shards" / "generation_config.json").write_text('{"top_k": 7}')
+    opened = fla.from_pretrained(tmp_path / "shards")
+    assert opened.generation_config.top_k == 7
+    for x, y in zip(fla.from_pretrained(folder).parameters(), opened.parameters(), strict=True):
+        assert torch.equal(x, y)
+
+
+def test_a_model_with_more_tokens_goes_back_to_fla(folder, tmp_path):
+    model = fla.from_pretrained(folder)
+    model.resize_token_embeddings(70)
+    fla.save_pretrained(model, tmp_path / "wider")
+    assert fla.from_pretrained(tmp_path / "wider").lm_head.weight.shape == (70, 24)
+
+
+def test_models_that_fla_does_not_have_are_not_saved_as_its(tmp_path):
+    from ttr.models import TTRConfig, TTRForCausalLM
+
+    with pytest.raises(ValueError, match="was not opened by ttr.integrations.fla.from_pretrained"):
+        fla.save_pretrained(TTRForCausalLM(TTRConfig(hidden_size=16, num_hidden_layers=1)), tmp_path / "no")
+    saved("hgrn2", tmp_path)
+    model = fla.from_pretrained(tmp_path)
+    with torch.no_grad():
+        model.model.layers[1].mixer.gates["log_decay"].bound.fill_(9.0)
+    with pytest.raises(ValueError, match="lower bounds that rise from layer to layer"):
+        fla.save_pretrained(model, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
