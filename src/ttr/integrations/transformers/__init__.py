@@ -7,6 +7,8 @@ everything in a block of ``accelerated``.
 
     model = on_cpu.accelerate(AutoModelForCausalLM.from_pretrained(...))
 
+The recurrent layers of such a model as ``ttr.nn.Mixer``, with the same weights: ``to_mixers``.
+
 Memories in place of attention layers: ``convert`` (also ``ttr.convert``), then ``distill``;
 ``from_pretrained`` loads a converted model.
 """
@@ -15,15 +17,18 @@ from __future__ import annotations
 
 from ttr.integrations.transformers.acceleration import accelerate, accelerated, restore
 from ttr.integrations.transformers.conversion import MemoryAttention, convert, distill, from_pretrained
+from ttr.integrations.transformers.mixers import MemoryMixer, to_mixers
 from ttr.integrations.transformers.replacement import RULES
 
 __all__ = [
     "RULES",
     "MemoryAttention",
+    "MemoryMixer",
     "accelerate",
     "accelerated",
     "convert",
     "distill",
     "from_pretrained",
     "restore",
+    "to_mixers",
 ]

@@ -19,12 +19,10 @@ from transformers.cache_utils import Cache
 from transformers.optimization import get_cosine_schedule_with_warmup
 
 import ttr
+from ttr.integrations.transformers.cached_mixer import CachedMixer
 from ttr.layer.architecture import Architecture
 from ttr.layer.mixer import Mixer
-from ttr.models.cache import MemoryLayer
-from ttr.models.packing import packing_of
 from ttr.problem import Problem
-from ttr.state import State
 
 Memory = str | Architecture | Problem
 
@@ -38,18 +36,17 @@ CONVERTED = "ttr_memories"
 """The field of a saved configuration that lists what was converted: {layer: memory}."""
 
 
-class MemoryAttention(nn.Module):
-    """A memory that is called like an attention layer of transformers, and keeps its state in the same cache.
+class MemoryAttention(CachedMixer):
+    """A memory that is called like an attention layer of transformers.
 
     Rotary embeddings are left out: memories that need positions have their own.
     """
 
     def __init__(self, attention: nn.Module, memory: Memory, layer: int, layers: int) -> None:
-        super().__init__()
-        self.layer_idx = layer
         known = ttr.catalogue[memory] if isinstance(memory, str) else memory
-        self.fresh = _fresh(attention, known, layer, layers)
-        self.mixer = _with_projections(self.fresh(), attention)
+        fresh = _fresh(attention, known, layer, layers)
+        super().__init__(_with_projections(fresh(), attention), layer)
+        self.fresh = fresh
 
     def forward(
         self,
@@ -62,54 +59,10 @@ class MemoryAttention(nn.Module):
         **others: Any,
     ) -> tuple[Float[Tensor, "B T D"], None]:
         """The output of the layer, and no attention weights."""
-        memory = None if past_key_values is None else self._place_in(past_key_values)
-        shape = hidden_states.shape[0], hidden_states.shape[1]
-        packing = packing_of(
-            shape,
-            attention_mask=attention_mask,
-            # a mask that transformers has made says the same, and more of padding
-            position_ids=position_ids if attention_mask is None else None,
-            cu_seq_lens_q=cu_seq_lens_q,
-            cu_seq_lens_k=cu_seq_lens_k,
-            read=None if memory is None else memory.tokens_read(),
-        )
-        x, cu_seqlens = packing.pack(hidden_states), packing.cu_seqlens
-        if memory is None:
-            return packing.unpack(self.mixer(x, cu_seqlens=cu_seqlens)), None
-        # assisted decoding takes back candidates of the last call, which come several at once
-        memory.record_past = shape[1] > 1
-        memory.begin(self, x, cu_seqlens)
-        memory.recorded = None
-        if memory.state is not None and cu_seqlens is None and shape[1] == 1:
-            y, memory.next = self.mixer.step(x[:, 0], memory.state, inplace=memory.owned)
-            y = y[:, None]
-        else:
-            y, memory.next = self.read(x, memory.state, cu_seqlens)
-        problem = self.mixer.problem
-        endless = not (problem.weights.horizon or memory.next.capacity)
-        memory.commit(problem, endless, shape[1], packing)
-        return packing.unpack(y), None
-
-    def read(
-        self, x: Float[Tensor, "B T D"], state: State | None, cu_seqlens: Int[Tensor, " bounds"] | None
-    ) -> tuple[Float[Tensor, "B T D"], State]:
-        """The output of the layer, and its state after x."""
-        return self.mixer(x, state, return_state=True, cu_seqlens=cu_seqlens)
-
-    def _place_in(self, cache: Cache) -> MemoryLayer:
-        """The state of this layer in a cache, which made place for keys and values."""
-        while len(cache.layers) <= self.layer_idx:  # caches without a configuration grow as they are used
-            cache.layers.append(cache.layer_class_to_replicate())
-        layer = cache.layers[self.layer_idx]
-        if isinstance(layer, MemoryLayer):
-            return layer
-        if layer.is_compileable:
-            raise ValueError(
-                "A cache of fixed length makes masks as long as itself, which a memory cannot read. Give "
-                "converted models a DynamicCache, and leave cache_implementation out."
-            )
-        cache.layers[self.layer_idx] = MemoryLayer()
-        return cache.layers[self.layer_idx]
+        packed = {"cu_seq_lens_q": cu_seq_lens_q, "cu_seq_lens_k": cu_seq_lens_k}
+        if attention_mask is None:  # a mask that transformers has made says the same, and more of padding
+            packed["position_ids"] = position_ids
+        return self.mixed(hidden_states, past_key_values, attention_mask=attention_mask, **packed), None
 
 
 def _fresh(

@@ -46,21 +46,26 @@ class GatedRMSNorm(Output):
 
     Args:
         gate: g, SiLU or sigmoid.
-        over: the channels whose root mean square is taken: those of each head, with one gain for all heads,
-            or those of all heads together.
+        over: the channels whose root mean square is taken: those of each head, with one gain for all heads;
+            those of all heads together; or those of the heads that share a key (Mamba-2 with several groups).
         gate_first: the gate multiplies y before the norm (Mamba-2, 2405.21060).
         low_rank: W goes through ``value_size`` channels and adds a bias (KDA, 2510.26692).
     """
 
     gate: Literal["silu", "sigmoid"] = "silu"
-    over: Literal["head", "all"] = "head"
+    over: Literal["head", "all", "group"] = "head"
     gate_first: bool = False
     low_rank: bool = False
     eps: float = 1e-5
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         shape = (sizes.heads, sizes.value_size)
-        gain = {"gain": Parameter(shape if self.over == "all" else shape[1:], constant(1.0))}
+        gains = {
+            "head": shape[1:],
+            "all": shape,
+            "group": (sizes.key_heads, sizes.heads // sizes.key_heads, sizes.value_size),
+        }
+        gain = {"gain": Parameter(gains[self.over], constant(1.0))}
         if not self.low_rank:
             return gain | {"weight": Matrix((*shape, sizes.d_model), fan_in(sizes.d_model))}
         rank = sizes.value_size
@@ -74,20 +79,21 @@ class GatedRMSNorm(Output):
         x = streams["x"]
         logits = linear(linear(x, params["down"]) if self.low_rank else x, params["weight"])
         logits = wide(logits) + params["bias"] if self.low_rank else logits
-        return {
-            "y": rms_norm(
-                streams["y"],
-                self.eps,
-                gain=params["gain"],
-                gate=logits,
-                activation=self.gate,
-                gate_first=self.gate_first,
-            )
-        }
+        y, gain, groups = streams["y"], params["gain"], None
+        if self.over == "group":  # one row for every group, whose gain is applied afterwards
+            groups, gain = gain.flatten(1), None
+            y, logits = (z.reshape(*z.shape[:2], *groups.shape) for z in (y, logits))
+        y = rms_norm(y, self.eps, gain=gain, gate=logits, activation=self.gate, gate_first=self.gate_first)
+        return {"y": y if groups is None else (y * groups).to(y.dtype).reshape(streams["y"].shape)}
 
     @classmethod
     def examples(cls) -> tuple[GatedRMSNorm, ...]:
-        return (cls(), cls(gate="sigmoid", low_rank=True), cls(over="all", gate_first=True))
+        return (
+            cls(),
+            cls(gate="sigmoid", low_rank=True),
+            cls(over="all", gate_first=True),
+            cls(over="group", gate_first=True),
+        )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ def cases() -> tuple[HandWorkedPart, ...]:
     return (
         *_rms_norm(),
         *_gated_rms_norm(),
+        *_gated_rms_norm_of_groups(),
         *_layer_norm(),
         *_head_layer_norm(),
         *_group_norm(),
@@ -39,6 +40,25 @@ def _gated_rms_norm() -> tuple[HandWorkedPart, ...]:
             GatedRMSNorm(gate="sigmoid", low_rank=True, eps=8.0),
             streams,
             {"y": torch.tensor([3.0, 3.0]).reshape(1, 1, 1, 2)},
+            params,
+        ),
+    )
+
+
+def _gated_rms_norm_of_groups() -> tuple[HandWorkedPart, ...]:
+    # x = ln 3 gives sigmoids 3/4 and 1/4 of the gates x and -x. Two groups of two heads of one channel:
+    # (4 * 3/4, 20 * 1/4) = (3, 5), mean square 17 plus eps 8, root 5: 3/5 * 10 and 5/5 * 2;
+    # (12 * 1/4, 4/3 * 3/4) = (3, 1), mean square 5 plus eps 8, root sqrt(13): 3 * 13 / 13 and 1 * 26 / 13.
+    params = {
+        "gain": torch.tensor([[[10.0], [2.0]], [[13**0.5], [2 * 13**0.5]]]),
+        "weight": torch.tensor([1.0, -1.0, -1.0, 1.0]).reshape(4, 1, 1),
+    }
+    y = torch.tensor([4.0, 20.0, 12.0, 4 / 3]).reshape(1, 1, 4, 1)
+    return (
+        HandWorkedPart(
+            GatedRMSNorm("sigmoid", over="group", gate_first=True, eps=8.0),
+            {"x": torch.tensor([[[1.0986122886681098]]]), "y": y},
+            {"y": torch.tensor([6.0, 2.0, 3.0, 2.0]).reshape(1, 1, 4, 1)},
             params,
         ),
     )
