@@ -70,7 +70,7 @@ def greedy(model, tokens, count):
 
 @pytest.mark.parametrize("name", cases())
 @torch.no_grad()
-def test_a_model_computes_what_it_does_in_fla(name, tmp_path):
+def test_logits_tokens_and_weights_are_those_of_fla(name, tmp_path):
     original = saved(name, tmp_path / "fla")
     model, tokens = fla.from_pretrained(tmp_path / "fla"), ids()
     expected = logits(original, tokens)
@@ -147,7 +147,7 @@ KDA = {"model_type": "kda", "use_gate": "left out", "output_gate_activation": "l
         ({"vocab_size": 62}, r"model.embeddings.weight has shape \[61, 24\].*\[62, 24\]"),
     ],
 )
-def test_what_cannot_be_opened_is_refused_in_a_sentence(settings, words, folder):
+def test_models_that_cannot_be_opened(settings, words, folder):
     with pytest.raises(ValueError, match=words):
         fla.from_pretrained(changed(folder, **settings))
 

@@ -54,6 +54,8 @@ NAMED = (
     "test_model_compile.py",
     "test_hybrids.py",
     "test_saved_models.py",
+    "test_fla_models.py",
+    "test_to_mixers.py",
 )
 """The files whose tests can be selected by name."""
 
