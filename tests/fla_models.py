@@ -27,6 +27,7 @@ MODELS = {
     "linear_attn": ("LinearAttention", "linear_attn", "LinearAttention"),
     "hgrn2": ("HGRN2", "hgrn2", "HGRN2Attention"),
     "transformer": ("Transformer", "attn", "Attention"),
+    "forgetting_transformer": ("ForgettingTransformer", "forgetting_attn", "ForgettingAttention"),
 }
 """model_type -> the start of its classes' names, the file of its layer, the layer's class."""
 
@@ -103,6 +104,7 @@ def stand_ins():
     (retention,) = ops("retention/naive", "naive_retention")
     (linear,) = ops("linear_attn/naive", "naive_recurrent_linear_attn")
     (attention,) = ops("attn/naive", "naive_parallel_attn")
+    (forgetting,) = ops("forgetting_attn/naive", "naive_forgetting_attn")
 
     def gates(g, beta, A_log, dt_bias, allow_neg_eigval, gate):
         return gate(g, A_log, dt_bias), beta.sigmoid() * (2 if allow_neg_eigval else 1)
@@ -143,6 +145,7 @@ def stand_ins():
             q, k, v, normalize=normalize
         ),
         "flash_attn_func": flash_attn_func,
+        "parallel_forgetting_attn": lambda q, k, v, f, cu_seqlens: forgetting(q, k, v, f),
         "rms_norm_linear": lambda x, weight, bias, W, b: nn.functional.linear(rms(x, 1e-5) * weight, W, b),
         "ShortConvolution": ShortConvolution,
         "causal_conv1d": causal_conv1d,

@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("transformers")
 
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests.fla_models import build, logits
@@ -40,6 +40,8 @@ CASES = {
     "hgrn2": {"expand_ratio": 8},
     "hgrn2-heads": {"expand_ratio": None, "num_heads": 4, "hidden_ratio": 2, "intermediate_size": None},
     "transformer": {"num_heads": 4, "num_kv_heads": 2, "qk_norm": True, "window_size": 7},
+    "forgetting_transformer": {"num_heads": 4, "num_kv_heads": 2, "use_output_gate": True},
+    "forgetting_transformer-plain": {"num_heads": 2},
 }
 """A model_type, and the settings of a tiny model of it."""
 
@@ -144,12 +146,20 @@ KDA = {"model_type": "kda", "use_gate": "left out", "output_gate_activation": "l
         ({"num_hidden_layers": 4}, "lack model.layers.3.attn.A_log.* and 13 more"),
         ({"num_hidden_layers": 2}, "also have model.layers.2.attn.A_log"),
         ({"expand_v": 1.0}, r"attn.q_conv1d|attn.v_proj.weight has shape \[36, 24\]"),
-        ({"vocab_size": 62}, r"model.embeddings.weight has shape \[61, 24\].*\[62, 24\]"),
+        ({"vocab_size": 62}, r"model.embeddings.weight has shape \[61, 24\].*embed_tokens.weight \[62, 24\]"),
     ],
 )
 def test_models_that_cannot_be_opened(settings, words, folder):
     with pytest.raises(ValueError, match=words):
         fla.from_pretrained(changed(folder, **settings))
+
+
+def test_models_that_cannot_be_opened_for_a_matrix_that_lies_on_its_side(folder):
+    name, file = "model.layers.1.mlp.gate_proj.weight", folder / "model.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {name: tensors[name].T.contiguous()}, file)
+    with pytest.raises(ValueError, match=rf"{name} has shape \[24, 40\], which is not"):
+        fla.from_pretrained(folder)
 
 
 def test_settings_that_a_newer_fla_has_off_are_no_obstacle(folder):

@@ -178,6 +178,16 @@ def test_accelerated_models_become_mixers_too():
     assert torch.equal(model.generate(tokens, **GREEDY), mixed.generate(tokens, **GREEDY))
 
 
+@torch.no_grad()
+def test_caches_of_fixed_length():
+    """A state has one; keys and values beside it must not, since the first layer says how long masks are."""
+    static = GREEDY | {"cache_implementation": "static"}
+    with pytest.raises(ValueError, match="Give converted models a DynamicCache"):
+        converted("kimi-linear").generate(ids(), **static)
+    found = converted("mamba2").generate(ids(), **static)
+    assert torch.equal(original("mamba2").generate(ids(), **static), found)
+
+
 def test_a_copy_is_of_its_own():
     mixed = converted("mamba2")
     before = copy.deepcopy(mixed.state_dict())

@@ -43,19 +43,20 @@ def converted(tensors: Mapping[str, Tensor], table: Table, like: Mapping[str, Te
     """
     ours = {}
     for source, entry in table.items():
-        x, rows = tensors[source], _rows(entry)
-        shapes = [like[name].shape for name in rows.names]
-        lengths = [shape.numel() // max(x[0].numel(), 1) for shape in shapes]
-        if sum(lengths) != len(x) or sum(shape.numel() for shape in shapes) != x.numel():
+        x, rows, moved = tensors[source], _rows(entry), source.endswith(CONVOLUTION)
+        shapes = [_as_rows(source, name, like[name]).shape for name in rows.names]
+        if moved or len(shapes[0]) == 1:
+            x = x.flatten(1 if moved else 0)
+        if list(x.shape) != [sum(shape[0] for shape in shapes), *shapes[0][1:]]:
             raise ValueError(
-                f"{source} has shape {list(x.shape)}, which is not that of {', '.join(rows.names)} "
-                f"({', '.join(str(list(shape)) for shape in shapes)}). The configuration must be that of "
-                "the weights."
+                f"{source} has shape {list(tensors[source].shape)}, which is not that of "
+                f"{', '.join(f'{name} {list(like[name].shape)}' for name in rows.names)}. "
+                "The configuration must be that of the weights."
             )
-        parts = x.unflatten(0, (rows.groups, -1)).split([n // rows.groups for n in lengths], 1)
-        for name, shape, part in zip(rows.names, shapes, parts):
+        parts = x.unflatten(0, (rows.groups, -1)).split([shape[0] // rows.groups for shape in shapes], 1)
+        for name, part in zip(rows.names, parts):
             part = part.flatten(0, 1)
-            ours[name] = (part.flatten(1).T if source.endswith(CONVOLUTION) else part).reshape(shape)
+            ours[name] = (part.T if moved else part).reshape(like[name].shape)
     return ours
 
 

@@ -23,6 +23,7 @@ from ttr.functions.linear import Linear
 from ttr.layer.architecture import Architecture
 from ttr.layer.gates.decays import MambaDecay
 from ttr.layer.gates.projected import SigmoidGate
+from ttr.layer.output.gates import OutputGate
 from ttr.layer.output.norms import GatedRMSNorm, RMSNorm
 from ttr.layer.part import Output, QKVTransform
 from ttr.layer.qkv.norms import HeadRMSNorm
@@ -120,6 +121,11 @@ def attention(s: Settings) -> Architecture:
         problem=replace(published.problem, weights=weights),
         qkv=(*((HeadRMSNorm(eps=1e-5),) if s.qk_norm else ()), Rotary(base=s.rope_theta)),
     )
+
+
+def _forgetting_attention(s: Settings) -> Architecture:
+    output = (OutputGate("sigmoid"),) if s.use_output_gate else ()
+    return replace(ENTRIES["forgetting-attention"], output=output)
 
 
 def _gated_deltanet(s: Settings) -> Architecture:
@@ -356,6 +362,21 @@ FAMILIES: dict[str, Family] = {
         attention_sizes,
         lambda s: ATTENTION,
         only={"qkv_bias": (False,)},
+    ),
+    "forgetting_transformer": Family(
+        {"num_heads": 32, "num_kv_heads": None, "qk_norm": False, "window_size": None}
+        | {"qkv_bias": False, "use_output_gate": False},
+        _forgetting_attention,
+        attention_sizes,
+        lambda s: (
+            PROJECTIONS
+            | {
+                "f_proj.weight": "gates.log_decay.proj.weight",
+                "f_proj.bias": "gates.log_decay.bias",
+                "g_proj.weight": "output.output_gate.proj.weight",
+            }
+        ),
+        only={"qkv_bias": (False,), "qk_norm": (False,), "window_size": (None,)},
     ),
 }
 """fla's model_type -> the family."""

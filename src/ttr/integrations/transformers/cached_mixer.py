@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, LinearAttentionCacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ttr.layer.mixer import Mixer
 from ttr.models.cache import MemoryLayer
@@ -57,7 +57,7 @@ class CachedMixer(nn.Module):
         layer = cache.layers[self.layer_idx]
         if isinstance(layer, MemoryLayer):
             return layer
-        if layer.is_compileable and not isinstance(layer, LinearAttentionCacheLayerMixin):
+        if any(isinstance(each, CacheLayerMixin) and each.is_compileable for each in cache.layers):
             raise ValueError(
                 "A cache of fixed length makes masks as long as itself, which a memory cannot read. Give "
                 "converted models a DynamicCache, and leave cache_implementation out."
