@@ -167,6 +167,10 @@ def test_settings_that_a_newer_fla_has_off_are_no_obstacle(folder):
 
 
 def test_folders_without_safetensors(folder):
+    with pytest.raises(
+        ValueError, match=r"There is no name/of/a/model/config.json. Give the folder of a model"
+    ):
+        fla.from_pretrained("name/of/a/model")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"lacks model.safetensors. Weights are read from safetensors alone"):
         fla.from_pretrained(folder)

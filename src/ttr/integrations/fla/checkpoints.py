@@ -97,11 +97,15 @@ def from_pretrained(folder: str | PathLike[str], *, dtype: torch.dtype | None = 
         The model, in evaluation mode.
 
     Raises:
-        ValueError: if the model is of another family, has a setting that our layers lack, or its tensors are
-            not those of its configuration.
-        FileNotFoundError: if the folder has no config.json.
+        ValueError: if there is no such folder, the model is of another family, has a setting that our layers
+            lack, or its tensors are not those of its configuration.
     """
     folder = Path(folder)
+    if not (folder / CONFIG_NAME).exists():
+        raise ValueError(
+            f"There is no {folder / CONFIG_NAME}. Give the folder of a model; one of a hub has to be "
+            "downloaded first, as by huggingface_hub.snapshot_download."
+        )
     saved = json.loads((folder / CONFIG_NAME).read_text())
     family, settings = _family(saved)
     config = _config(family, settings)
@@ -111,7 +115,8 @@ def from_pretrained(folder: str | PathLike[str], *, dtype: torch.dtype | None = 
         model = TTRForCausalLM(config)
     table = _table(model, family, settings)
     _check_names(table, tensors)
-    model.load_state_dict(converted(tensors, table, model.state_dict()), strict=False, assign=True)
+    ours = converted(tensors, table, model.state_dict())
+    model.load_state_dict({"lm_head.weight": ours["model.embed_tokens.weight"]} | ours, assign=True)
     model.tie_weights()
     if (folder / GENERATION_CONFIG_NAME).exists():
         model.generation_config = GenerationConfig.from_pretrained(folder)
