@@ -126,7 +126,9 @@ def changed(folder, **settings):
     return folder
 
 
-KDA = {"model_type": "kda", "use_gate": "left out", "output_gate_activation": "left out"}
+OTHERS = ("head_dim", "num_v_heads", "expand_v", "use_gate", "output_gate_activation", "allow_neg_eigval")
+HGRN2 = {"model_type": "hgrn2", "use_short_conv": False} | dict.fromkeys(OTHERS, "left out")
+KDA = {"model_type": "kda"} | dict.fromkeys(OTHERS[-3:-1], "left out")
 
 
 @pytest.mark.parametrize(
@@ -134,6 +136,7 @@ KDA = {"model_type": "kda", "use_gate": "left out", "output_gate_activation": "l
     [
         ({"model_type": "rwkv7"}, "model_type 'rwkv7'.*gated_deltanet, kda"),
         ({"model_type": "left out"}, "model_type None"),
+        (HGRN2 | {"attn": {"layers": [1], "num_heads": 2}}, "attn = .*they have null"),
         (KDA | {"lower_bound": -5.0}, "lower_bound = -5.0, which our layers cannot"),
         ({"hidden_act": "powlu"}, 'hidden_act = "powlu".*they have "swish"'),
         ({"attnres_block_size": 2}, "attnres_block_size = 2"),

@@ -130,6 +130,7 @@ def test_groups_of_mixers_have_norms_of_their_own():
         p += 0.3 * torch.randn_like(p)
     mixed = to_mixers(copy.deepcopy(model))
     assert error(model(ids()).logits, mixed(ids()).logits) < FLOAT32_OUTPUTS
+    assert torch.equal(model.generate(ids(), **GREEDY), mixed.generate(ids(), **GREEDY))
     assert all(torch.equal(x, mixed.state_dict()[name]) for name, x in model.state_dict().items())
 
 
@@ -203,7 +204,8 @@ def test_a_copy_is_of_its_own():
     "change, words",
     [
         ({"use_bias": True}, "Layer 0 has biases in its projections"),
-        ({"time_step_limit": (0.01, 0.1)}, r"Layer 0 clamps its time steps to \[0.01, 0.1\]"),
+        ({"time_step_limit": (0.0, 0.1)}, r"Layer 0 clamps its time steps to \[0.0, 0.1\]"),
+        ({"time_step_limit": (0.01, float("inf"))}, r"Layer 0 clamps its time steps to \[0.01, inf\]"),
     ],
 )
 def test_layers_that_no_mixer_can_be(change, words):

@@ -41,7 +41,12 @@ FAULTS = (
     Fault(MIXERS, '"D": "output.skip.strength",', "", COMPUTED),
     Fault(MIXERS, "eps=norm.variance_epsilon", "eps=0.1", COMPUTED),
     Fault(MIXERS, "attention_mask=attention_mask,", "", COMPUTED),
-    Fault(MIXERS, "cu_seq_lens_q=cu_seq_lens_q,", "", ("test_sequences_packed_for",)),
+    Fault(
+        MIXERS,
+        "cu_seq_lens_q=cu_seq_lens_q, cu_seq_lens_k=cu_seq_lens_k,",
+        "",
+        ("test_sequences_packed_for",),
+    ),
     Fault(MIXERS, '== channels else "group"', '== channels else "all"', ("test_groups_of_mixers",)),
     Fault(MIXERS, "if lowest > 0 or", "if", ("test_layers_that_no",)),
     Fault(MIXERS, "if layer.in_proj.bias is not None:", "if False:", ("test_layers_that_no",)),

@@ -351,7 +351,7 @@ FAMILIES: dict[str, Family] = {
             "g_norm.weight": "output.rms_norm.gain",
             "lower_bound": "gates.log_decay.bound",
         },
-        only={"use_lower_bound": (True,), "use_short_conv": (False,)},
+        only={"use_lower_bound": (True,), "use_short_conv": (False,), "attn": (None,)},
         to_layers=_to_bounds,
         from_layers=_from_bounds,
     ),
