@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.fla_models import build, logits
 from ttr.integrations import fla
-from ttr.laws.tolerances import FLOAT32_OUTPUTS, error
+from ttr.laws.tolerances import FLOAT32_OUTPUTS, FLOAT64, error
 
 HEADS = {"num_heads": 2, "head_dim": 6}
 CASES = {
@@ -77,7 +77,7 @@ def test_logits_tokens_and_weights_are_those_of_fla(name, tmp_path):
     model, tokens = fla.from_pretrained(tmp_path / "fla"), ids()
     expected = logits(original, tokens)
     assert model.dtype == torch.float64 and not model.training
-    assert error(expected, model(tokens).logits) < 1e-9
+    assert error(expected, model(tokens).logits) < FLOAT64
     assert error(expected, fla.from_pretrained(tmp_path / "fla", dtype=torch.float32)(tokens).logits) < (
         FLOAT32_OUTPUTS
     )
@@ -88,12 +88,12 @@ def test_logits_tokens_and_weights_are_those_of_fla(name, tmp_path):
         output = model(tokens[:, t : t + 1], past_key_values=state, use_cache=True)
         state = output.past_key_values
         found.append(output.logits)
-    assert error(expected, torch.cat(found, 1)) < 1e-9
+    assert error(expected, torch.cat(found, 1)) < FLOAT64
 
     # padded
     wide, mask = torch.cat([torch.zeros(2, 3, dtype=torch.long), tokens], 1), torch.ones(2, 24).long()
     mask[:, :3] = 0
-    assert error(expected, model(wide, attention_mask=mask).logits[:, 3:]) < 1e-9
+    assert error(expected, model(wide, attention_mask=mask).logits[:, 3:]) < FLOAT64
 
     # generated, from the folder of ttr's that it is saved as
     model.save_pretrained(tmp_path / "ttr")
@@ -107,10 +107,10 @@ def test_logits_tokens_and_weights_are_those_of_fla(name, tmp_path):
     assert before.keys() == after.keys()
     for key, x in before.items():
         if key == "model.lower_bounds":  # before a softmax, which leaves out what all of them share
-            assert error(x - x[:1], after[key] - after[key][:1]) < 1e-12
+            assert error(x - x[:1], after[key] - after[key][:1]) < FLOAT64
         else:
             assert torch.equal(x, after[key]), key
-    assert error(expected, fla.from_pretrained(tmp_path / "back")(tokens).logits) < 1e-9
+    assert error(expected, fla.from_pretrained(tmp_path / "back")(tokens).logits) < FLOAT64
 
 
 @pytest.fixture

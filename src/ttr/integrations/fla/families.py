@@ -46,6 +46,7 @@ class Family:
     """One of fla's models.
 
     Args:
+        model_type: its name in config.json.
         defaults: fla's defaults of the settings that only this family has.
         layer: the settings -> its layer.
         sizes: the settings -> heads and sizes, as ``TTRConfig`` calls them.
@@ -54,6 +55,7 @@ class Family:
         to_layers: moves what fla keeps outside of the layers into them. ``from_layers`` undoes it.
     """
 
+    model_type: str
     defaults: Mapping[str, Any]
     layer: Callable[[Settings], Architecture]
     sizes: Callable[[Settings], dict[str, int]]
@@ -259,14 +261,16 @@ def _from_bounds(tensors: Tensors) -> Tensors:
 CONVOLVED = {"use_short_conv": True, "conv_size": 4}
 HEADS = {"head_dim": 256, "num_heads": 6, "num_v_heads": None, "expand_v": 2.0}
 
-FAMILIES: dict[str, Family] = {
-    "gated_deltanet": Family(
+_FAMILIES = (
+    Family(
+        "gated_deltanet",
         CONVOLVED | HEADS | {"use_gate": True, "output_gate_activation": "swish", "allow_neg_eigval": False},
         _gated_deltanet,
         _given_sizes,
         lambda s: DELTA_RULE | DECAY_PER_HEAD | GATE | _norm(s.use_gate),
     ),
-    "kda": Family(
+    Family(
+        "kda",
         CONVOLVED
         | {"head_dim": 128, "num_heads": 16, "num_v_heads": None, "expand_v": 1.0}
         | {"allow_neg_eigval": False, "safe_gate": False, "lower_bound": None},
@@ -275,7 +279,8 @@ FAMILIES: dict[str, Family] = {
         lambda s: DELTA_RULE | DECAY_PER_CHANNEL | LOW_RANK_GATE | _norm(True),
         only={"safe_gate": (False,), "lower_bound": (None,)},
     ),
-    "delta_net": Family(
+    Family(
+        "delta_net",
         CONVOLVED
         | {"num_heads": 16, "num_kv_heads": None, "expand_k": 1.0, "expand_v": 1.0, "use_gate": False}
         | {"allow_neg_eigval": False, "use_beta": True, "qk_norm": "l2", "qk_activation": "silu"}
@@ -285,7 +290,8 @@ FAMILIES: dict[str, Family] = {
         lambda s: DELTA_RULE | GATE | _norm(s.use_gate),
         only={"use_beta": (True,), "qk_norm": ("l2",), "qk_activation": ("silu",), "num_kv_heads": (None,)},
     ),
-    "gated_deltaproduct": Family(
+    Family(
+        "gated_deltaproduct",
         CONVOLVED
         | HEADS
         | {"use_output_gate": True, "use_forget_gate": False}
@@ -295,7 +301,8 @@ FAMILIES: dict[str, Family] = {
         lambda s: DELTA_RULE | DECAY_PER_HEAD | GATE | _norm(s.use_output_gate),
         only={"num_v_heads": (None,)},
     ),
-    "gla": Family(
+    Family(
+        "gla",
         {"use_short_conv": False, "conv_size": 4, "num_heads": 4, "num_kv_heads": None}
         | {"expand_k": 0.5, "expand_v": 1.0, "use_output_gate": True, "clamp_min": None}
         | {"feature_map": None, "use_gk": True, "use_gv": False},
@@ -320,7 +327,8 @@ FAMILIES: dict[str, Family] = {
             "use_gv": (False,),
         },
     ),
-    "retnet": Family(  # its blocks give use_short_conv no effect
+    Family(  # its blocks give use_short_conv no effect
+        "retnet",
         {"num_heads": 8, "num_kv_heads": None, "expand_k": 1.0, "expand_v": 2.0}
         | {"use_output_gate": True, "feature_map": None, "hidden_ratio": 2}
         | {"use_short_conv": False, "conv_size": 4},
@@ -329,7 +337,8 @@ FAMILIES: dict[str, Family] = {
         lambda s: PROJECTIONS | GATE | _norm_of_gla(s),
         only={"feature_map": (None,)},
     ),
-    "linear_attn": Family(
+    Family(
+        "linear_attn",
         {"num_heads": 4, "num_kv_heads": None, "expand_k": 1.0, "expand_v": 1.0}
         | {"feature_map": "elementwise_product", "norm_q": False, "norm_k": False}
         | {"norm_feature_map": False, "tie_feature_map_qk": False},
@@ -338,7 +347,8 @@ FAMILIES: dict[str, Family] = {
         lambda s: PROJECTIONS | _norm(False, "norm"),
         only={"feature_map": tuple(FEATURE_MAPS), "norm_q": (False,), "norm_k": (False,)},
     ),
-    "hgrn2": Family(
+    Family(
+        "hgrn2",
         {"num_heads": None, "expand_ratio": 128, "use_lower_bound": True}
         | {"use_short_conv": False, "conv_size": 4},
         lambda s: ENTRIES["hgrn2"],  # its norm has fla's default epsilon, whatever norm_eps
@@ -355,7 +365,8 @@ FAMILIES: dict[str, Family] = {
         to_layers=_to_bounds,
         from_layers=_from_bounds,
     ),
-    "transformer": Family(
+    Family(
+        "transformer",
         {"num_heads": 32, "num_kv_heads": None, "qk_norm": False, "window_size": None}
         | {"qkv_bias": False, "rope_theta": 10000.0},
         attention,
@@ -363,7 +374,8 @@ FAMILIES: dict[str, Family] = {
         lambda s: ATTENTION,
         only={"qkv_bias": (False,)},
     ),
-    "forgetting_transformer": Family(
+    Family(
+        "forgetting_transformer",
         {"num_heads": 32, "num_kv_heads": None, "qk_norm": False, "window_size": None}
         | {"qkv_bias": False, "use_output_gate": False},
         _forgetting_attention,
@@ -378,5 +390,7 @@ FAMILIES: dict[str, Family] = {
         ),
         only={"qkv_bias": (False,), "qk_norm": (False,), "window_size": (None,)},
     ),
-}
+)
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in _FAMILIES}
 """fla's model_type -> the family."""
