@@ -3,7 +3,7 @@
 from .fault import Fault
 
 ROWS, FLA = "integrations/weights.py", "integrations/fla"
-MIXERS = "integrations/transformers/mixers.py"
+MIXERS = "integrations/transformers/recurrent_layers.py"
 LOGITS, SAVED = ("test_logits_tokens_and",), ("test_mixers_are_saved",)
 COMPUTED, REFUSED = ("test_mixers_compute",), ("test_models_that_cannot",)
 

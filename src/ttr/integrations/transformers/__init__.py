@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from ttr.integrations.transformers.acceleration import accelerate, accelerated, restore
 from ttr.integrations.transformers.conversion import MemoryAttention, convert, distill, from_pretrained
-from ttr.integrations.transformers.mixers import MemoryMixer, to_mixers
+from ttr.integrations.transformers.recurrent_layers import MemoryMixer, to_mixers
 from ttr.integrations.transformers.replacement import RULES
 
 __all__ = [
