@@ -18,6 +18,7 @@ from ttr.experiments.bench.command import bench_command
 from ttr.experiments.command import compare_command, recall_command
 from ttr.experiments.errors import UserError, for_the_user
 from ttr.experiments.reproduce.command import reproduce_command
+from ttr.experiments.train.command import train_command
 
 if TYPE_CHECKING:
     import torch
@@ -92,6 +93,7 @@ def memories_named(name: str) -> dict[str, object]:
 
 app.command("compare")(compare_command)
 app.command("recall")(recall_command)
+app.command("train")(train_command)
 app.command("reproduce")(reproduce_command)
 
 

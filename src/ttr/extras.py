@@ -6,6 +6,7 @@ EXTRAS = {
     "hf": ("transformers", "accelerate", "safetensors", "tokenizers"),
     "cli": ("typer", "rich", "matplotlib", "latex2mathml"),
     "ray": ("ray",),
+    "train": ("datasets",),
 }
 
 

@@ -82,10 +82,14 @@ def definitions(found: Sequence[Memory]) -> dict[str, dict[str, Any]]:
     return {m.name: {"layers": list(m.layers), "origin": m.origin} for m in found}
 
 
-def _layers_of(words: str, depth: int) -> list[Architecture]:
+def layer_names(words: str, depth: int) -> list[str]:
     """The layers of a name of the catalogue, or of a hybrid: names joined by +, each with the number of its
-    layers in turn, as gated-deltanet:3+softmax-attention."""
-    layers: list[Architecture] = []
+    layers in turn, as gated-deltanet:3+softmax-attention.
+
+    Raises:
+        UserError: if a name is unknown (similar ones are suggested), or the layers do not fit the depth.
+    """
+    names: list[str] = []
     for part in words.split("+"):
         name, _, count = part.partition(":")
         if name not in ttr.catalogue:
@@ -96,13 +100,17 @@ def _layers_of(words: str, depth: int) -> list[Architecture]:
             raise UserError(
                 f"{part!r} needs the number of its layers behind the colon, for example {name}:3."
             )
-        layers += [_architecture(ttr.catalogue[name])] * int(count or 1)
-    if depth % len(layers):
+        names += [name] * int(count or 1)
+    if depth % len(names):
         raise UserError(
-            f"{words} has {len(layers)} layers in turn, which do not fit into {depth}. Use --depth "
-            f"{len(layers)} or a multiple of it."
+            f"{words} has {len(names)} layers in turn, which do not fit into {depth}. Use --depth "
+            f"{len(names)} or a multiple of it."
         )
-    return layers
+    return names
+
+
+def _layers_of(words: str, depth: int) -> list[Architecture]:
+    return [_architecture(ttr.catalogue[name]) for name in layer_names(words, depth)]
 
 
 def _of_file(path: Path) -> list[tuple[str, list[Architecture], str]]:

@@ -3,25 +3,24 @@ and the trained models."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxtyping import Integer
 from rich.console import Console
 from torch import Tensor
-from transformers.utils import logging
 
 from ttr.experiments.cells import Result
 from ttr.experiments.evaluation import per_byte
 from ttr.experiments.memories import Memory, build
 from ttr.experiments.picture import draw
 from ttr.experiments.plan import REPORT
+from ttr.experiments.progress import quiet
 from ttr.experiments.protocol import Run, Stage
 from ttr.experiments.report import html, show
 from ttr.experiments.settings import CompareSettings
@@ -83,22 +82,10 @@ def save_models(
         model, prefix = build(memory, settings, widths[memory.name], 0, vocabulary), "model."
         model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         part = folder.with_name(f".{memory.label}.{os.getpid()}.part")
-        with _quiet():
+        with quiet():
             model.save_pretrained(part)
             encoding.save(part)
         try:
             part.rename(folder)
         except OSError:  # another run of the same comparison was faster
             shutil.rmtree(part)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the progress bars of transformers, which would break ours."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int, Integer, UInt8
 from safetensors.torch import load, save
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 
 from ttr.tasks.text import Split, Text
@@ -136,9 +137,15 @@ class Bytes:
 
     unit = "bytes"
     facts: dict[str, Any] = {}
+    vocabulary = BYTES
+    end: int | None = None
 
     def tokens(self, text: Text) -> Tokens:
         return byte_tokens(text.content)
+
+    def document(self, content: UInt8[Tensor, " N"], name: str) -> Int[Tensor, " N"]:
+        """The ids of a document."""
+        return content.int()
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(ids).decode(errors="replace")
@@ -148,7 +155,8 @@ class Bytes:
         return {}
 
     def save(self, folder: Path) -> None:
-        """Put what a model needs beside its weights into its folder."""
+        """Put a tokenizer where transformers looks for that of a model."""
+        _save(byte_tokenizer().to_str().encode(), folder)
 
 
 class TokenizerFile:
@@ -156,12 +164,14 @@ class TokenizerFile:
 
     Attributes:
         facts: what identifies it, JSON-ready.
+        end: the token that ends a document, if there is one.
 
     Raises:
         ValueError: if the file is missing or damaged.
     """
 
     unit = "tokens"
+    end: int | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -196,8 +206,23 @@ class TokenizerFile:
         for name, content in zip(text.names, text.content.split(text.sizes)):
             parts += [self._encoded(part, name) for part in _stretches(_decoded(content, name))]
         ids, sizes = (torch.cat(each) for each in zip(*parts))
-        vocabulary = self.tokenizer.get_vocab(with_added_tokens=True)
-        return Tokens(ids, sizes, max(vocabulary.values()) + 1)
+        return Tokens(ids, sizes, self.vocabulary)
+
+    @property
+    def vocabulary(self) -> int:
+        return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    def document(self, content: UInt8[Tensor, " bytes"], name: str) -> Int[Tensor, " N"]:
+        """The ids of a document, also where the tokens do not give it back as it is.
+
+        Raises:
+            ValueError: if it is not UTF-8.
+        """
+        parts = (
+            self.tokenizer.encode(part, add_special_tokens=False).ids
+            for part in _stretches(_decoded(content, name))
+        )
+        return torch.tensor([token for part in parts for token in part], dtype=torch.int32)
 
     def _encoded(self, text: str, name: str) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
         """The ids and sizes of a stretch of text."""
@@ -221,8 +246,27 @@ class TokenizerFile:
 
     def save(self, folder: Path) -> None:
         """Put the file where transformers looks for a model's tokenizer."""
-        (folder / "tokenizer.json").write_bytes(self.content)
-        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}\n')
+        _save(self.content, folder)
+
+
+def _save(tokenizer: bytes, folder: Path) -> None:
+    (folder / "tokenizer.json").write_bytes(tokenizer)
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}\n')
+
+
+def byte_tokenizer() -> Tokenizer:
+    """A tokenizer whose tokens are the 256 bytes, with their numbers as ids.
+
+    Every byte is written as a character that can be seen (GPT-2, Radford et al. 2019): itself, if it can be
+    seen in Latin-1, else one of those from 256 on in turn."""
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    unseen = [byte for byte in range(BYTES) if byte not in seen]
+    vocabulary = {chr(byte): byte for byte in seen}
+    vocabulary |= {chr(BYTES + place): byte for place, byte in enumerate(unseen)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
 Encoding = Bytes | TokenizerFile
