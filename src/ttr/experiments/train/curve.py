@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from ttr.experiments.picture import COLOURS, png, unboxed
 
-Points = Sequence[tuple[int, float]]
-"""(step, bits per byte)"""
+Points = Sequence[Sequence[float]]
+"""[step, bits per byte] of every point"""
 
 
 def draw(title: str, training: Points, held_out: Points) -> bytes:

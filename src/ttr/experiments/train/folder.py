@@ -83,6 +83,6 @@ def finished(folder: Path) -> dict[str, Any] | None:
     return from_json(path.read_bytes()) if path.exists() else None
 
 
-def points(history: Sequence[Mapping[str, float]], name: str, unit: float) -> list[tuple[int, float]]:
-    """The (step, loss) of a curve in the Trainer's history, losses divided by ``unit``."""
-    return [(entry["step"], entry[name] / unit) for entry in history if name in entry]
+def points(history: Sequence[Mapping[str, float]], name: str, unit: float) -> list[list[float]]:
+    """The [step, loss] of a curve in the Trainer's history, losses divided by ``unit``."""
+    return [[entry["step"], entry[name] / unit] for entry in history if name in entry]

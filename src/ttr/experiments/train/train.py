@@ -117,6 +117,7 @@ def _trained(
 
 def _arguments(settings: TrainSettings, data: Data) -> TrainingArguments:
     recipe, part = Recipe(), max(1, data.steps // PARTS)
+    cpu = not torch.accelerator.is_available()
     names = {field.name for field in dataclasses.fields(TrainingArguments)}
     recompute = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if n in names)
     return TrainingArguments(
@@ -143,7 +144,8 @@ def _arguments(settings: TrainSettings, data: Data) -> TrainingArguments:
         save_strategy="steps",
         save_steps=settings.save_every or part,
         save_total_limit=2,
-        dataloader_pin_memory=torch.accelerator.is_available(),
+        use_cpu=cpu,
+        dataloader_pin_memory=not cpu,
         seed=settings.seed,
         report_to="none",
         disable_tqdm=True,
