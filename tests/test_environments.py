@@ -160,7 +160,11 @@ def test_the_command_line_without_the_models(tmp_path):
 
 @pytest.mark.parametrize(
     "command, present, missing, extra",
-    [("list", (), "typer", "cli"), ("compare", ("typer", "rich", "matplotlib"), "safetensors", "hf")],
+    [
+        ("list", (), "typer", "cli"),
+        ("compare", ("typer", "rich", "matplotlib"), "safetensors", "hf"),
+        ("train", ("typer", "rich", "matplotlib"), "accelerate", "hf"),
+    ],
 )
 def test_a_command_names_the_extra_that_it_lacks(tmp_path, command, present, missing, extra):
     result = subprocess.run(
@@ -264,6 +268,12 @@ def test_cells_on_a_ray_cluster(tmp_path, wheel):
 def test_curves_in_the_libraries_that_show_them(tmp_path, wheel):
     executable = fresh(tmp_path / "shown", f"{wheel}[hf,cli,test]", "tensorboard", "trackio", *PINNED)
     run_tests(str(executable), "tests/test_tracking.py")
+
+
+@pytest.mark.full
+def test_training_on_streams(tmp_path, wheel):
+    executable = fresh(tmp_path / "streams", f"{wheel}[hf,cli,test,train]", "tensorboard", *PINNED)
+    run_tests(str(executable), "--full", "tests/test_train.py")
 
 
 @pytest.mark.full

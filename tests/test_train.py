@@ -4,6 +4,7 @@ others open."""
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -78,22 +79,29 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-class Killed(TrainerCallback):
-    """Ends the process, as far as Trainer can tell, after a step."""
+class Steps(TrainerCallback):
+    """Notes the steps that are trained, and ends the process after one, as far as Trainer can tell."""
 
-    def __init__(self, step):
-        self.step = step
+    def __init__(self, last=None):
+        self.last, self.trained = last, []
 
     def on_step_end(self, args, state, control, **others):
-        if state.global_step == self.step:
+        self.trained.append(state.global_step)
+        if state.global_step == self.last:
             raise InterruptedError
 
 
-def killed(settings, step, monkeypatch):
+def watched(settings, callback):
+    """A run with another callback."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "_trackers", lambda names: [callback])
+        return run(settings)
+
+
+def killed(settings, step):
     """A run that is killed after a step, before it is saved."""
-    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(train, "_trackers", lambda names: [Killed(step)])
-        run(settings)
+    with pytest.raises(InterruptedError):
+        watched(settings, Steps(step))
 
 
 # ---------------------------------------------------------------------- what it reads
@@ -131,12 +139,16 @@ def test_one_reading_of_the_text_by_default(settings, text):
 
 
 # ---------------------------------------------------------------------- training
-def test_a_resumed_run_ends_with_the_same_bits(settings, tmp_path, monkeypatch):
+def test_a_resumed_run_ends_with_the_same_bits(settings, tmp_path):
     whole, broken = settings(save_every=2), settings(out=tmp_path / "broken", save_every=2)
     run(whole)
-    killed(broken, 5, monkeypatch)
-    (broken.out / "checkpoints" / "checkpoint-5").mkdir()  # one that was not written to its end
-    metrics = run(broken)
+    killed(broken, 5)
+    partial = broken.out / "checkpoints" / "checkpoint-5"  # was not written to its end
+    partial.mkdir()
+    (partial / "config.json").write_text("{")
+    rest = Steps()
+    metrics = watched(broken, rest)
+    assert rest.trained == [5, 6]
     assert same(weights(whole), weights(broken))
     assert metrics == json.loads((whole.out / "metrics.json").read_text())
     assert [step for step, _ in metrics["curves"]["training"]] == [*range(1, STEPS + 1)]
@@ -151,14 +163,14 @@ def test_a_finished_run_is_not_trained_again(settings, monkeypatch):
 
 
 @pytest.mark.parametrize("others", [{"lr": 1e-3}, {"seed": 1}, {"accumulate": 2}, {"steps": 7}])
-def test_other_arguments_are_refused_in_the_folder(settings, others, monkeypatch):
-    killed(settings(), 1, monkeypatch)
+def test_other_arguments_are_refused_in_the_folder(settings, others):
+    killed(settings(), 1)
     with pytest.raises(UserError, match=f"other arguments \\({next(iter(others))} changed\\)"):
         run(settings(**others))
 
 
-def test_another_text_is_refused_in_the_folder(settings, text, monkeypatch):
-    killed(settings(), 1, monkeypatch)
+def test_another_text_is_refused_in_the_folder(settings, text):
+    killed(settings(), 1)
     text[0].write_text(text[0].read_text()[::-1])
     with pytest.raises(UserError, match="the text's sha256 changed"):
         run(settings())
@@ -183,6 +195,7 @@ def close(first, second):
     return all(error(first[name], second[name]) <= FLOAT32 for name in first)
 
 
+@pytest.mark.full
 def test_computed_again_in_the_backward_pass(settings, tmp_path):
     again = settings(out=tmp_path / "again", recompute=True)
     run(settings())
@@ -190,6 +203,7 @@ def test_computed_again_in_the_backward_pass(settings, tmp_path):
     assert same(weights(settings()), weights(again))
 
 
+@pytest.mark.full
 def test_bfloat16_keeps_weights_in_float32(settings):
     metrics = run(settings(bf16=True))
     assert {tensor.dtype for tensor in weights(settings()).values()} == {torch.float32}
@@ -214,9 +228,7 @@ def test_decay_is_for_matrices(settings):
             for group in optimizer.param_groups:
                 trained.update({names[id(p)]: (p.ndim, group["weight_decay"]) for p in group["params"]})
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "_trackers", lambda names: [Seen()])
-        run(settings(steps=1))
+    watched(settings(steps=1), Seen())
     assert {decay for ndim, decay in trained.values() if ndim > 1} == {0.1}
     assert {decay for ndim, decay in trained.values() if ndim == 1} == {0.0}
     assert len(trained) == len(weights(settings()))
@@ -248,6 +260,7 @@ def test_bytes_are_tokens_of_transformers(settings):
     assert tokenizer.decode(list(content.encode())) == content
 
 
+@pytest.mark.full
 def test_a_model_is_continued(settings, tmp_path):
     run(settings())
     more = TrainSettings(
@@ -264,7 +277,7 @@ def llama(**others):
     return LlamaForCausalLM(LlamaConfig(**{"vocab_size": 260} | sizes | others))
 
 
-@pytest.mark.parametrize("converted", [False, True])
+@pytest.mark.parametrize("converted", [pytest.param(False, marks=pytest.mark.full), True])
 def test_models_of_transformers_are_continued(settings, tmp_path, converted):
     model = ttr.convert(llama(), to="kda", layers=[1]) if converted else llama()
     model.save_pretrained(tmp_path / "start")
@@ -282,6 +295,7 @@ def test_models_of_transformers_are_continued(settings, tmp_path, converted):
     assert before.keys() == after.keys() and not same(before, after)
 
 
+@pytest.mark.full
 def test_a_tokenizer_file_is_used_and_saved(settings, text, tmp_path):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -361,13 +375,15 @@ def test_a_stream_holds_documents_out(settings, tmp_path, monkeypatch):
 
 
 @streams
-def test_a_stream_is_resumed_with_the_same_bits(settings, tmp_path, monkeypatch):
+def test_a_stream_is_resumed_with_the_same_bits(settings, tmp_path):
     lines(tmp_path / "few.jsonl", 25)  # which 24 windows of 16 bytes read more than once
     streamed = {"files": (tmp_path / "few.jsonl",), "stream": True, "steps": 40, "save_every": 30}
     whole, broken = settings(**streamed), settings(out=tmp_path / "broken", **streamed)
     run(whole)
-    killed(broken, 37, monkeypatch)
-    run(broken)
+    killed(broken, 37)
+    rest = Steps()
+    watched(broken, rest)
+    assert rest.trained == [*range(31, 41)]
     assert same(weights(whole), weights(broken))
 
 
@@ -442,17 +458,45 @@ def test_two_processes_are_one(settings, tmp_path, stream):
     assert printed.count("Trained 6 steps") == 1
 
 
+SHARDED = """
+import torch
+from accelerate import state
+from accelerate.utils import DistributedType
+from ttr.__main__ import main
+state.PartialState._prepare_backend = lambda self, *arguments, **others: ("gloo", DistributedType.MULTI_GPU)
+state.PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
+torch.distributed.init_process_group("gloo")
+main()
+"""
+"""accelerate shards the parameters of GPUs alone: here processes of a CPU pass for some."""
+
+
 @pytest.mark.full
 def test_sharded_parameters(settings, tmp_path):
-    """FSDP2 by the configuration of accelerate."""
-    (tmp_path / "fsdp.yaml").write_text(
-        "compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\nmixed_precision: 'no'\nnum_machines: 1\n"
-        "num_processes: 2\nuse_cpu: true\nfsdp_config: {fsdp_version: 2, fsdp_auto_wrap_policy: "
-        "TRANSFORMER_BASED_WRAP, fsdp_state_dict_type: SHARDED_STATE_DICT}\n"
-    )
-    alone, together = settings(accumulate=2), settings(out=tmp_path / "two")
+    """FSDP2 as accelerate's configuration asks for it."""
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    alone, together = settings(accumulate=2, depth=2), settings(out=tmp_path / "two", depth=2)
     run(alone)
-    launch(together, "--config_file", str(tmp_path / "fsdp.yaml"), "--main_process_port", "0")
+    variables = {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+        "FSDP_RESHARD_AFTER_FORWARD": "true",
+    }
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    result = subprocess.run(
+        [*launcher, str(tmp_path / "sharded.py"), *command(together)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=ENVIRONMENT | variables,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert list(together.out.glob("checkpoints/checkpoint-6/pytorch_model_fsdp_0/*.distcp"))
     assert close(weights(alone), weights(together))
 
 

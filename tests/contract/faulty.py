@@ -56,6 +56,7 @@ NAMED = (
     "test_saved_models.py",
     "test_fla_models.py",
     "test_to_mixers.py",
+    "test_train.py",
 )
 """The files whose tests can be selected by name."""
 

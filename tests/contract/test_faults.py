@@ -44,7 +44,7 @@ EMPTY = (
     | {"engines/torch/superblock.py", "engines/native/engine.py"}
 )
 """Files without computations."""
-SLOW = ("models/", "integrations/")
+SLOW = ("models/", "integrations/", "experiments/train/")
 """Packages whose tests import transformers, for every fault anew."""
 FIRST = {fault.file: fault for fault in reversed(FAULTS) if not fault.file.startswith(SLOW)}.values()
 """One fault of each file, for every run; the others belong to `make check`."""

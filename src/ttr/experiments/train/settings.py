@@ -111,6 +111,11 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def first_process() -> bool:
+    """Whether this is the process among them that prints and writes."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(each) for each in value]

@@ -32,7 +32,7 @@ from ttr.experiments.train import folder
 from ttr.experiments.train.curve import draw
 from ttr.experiments.train.data import Data, data_of
 from ttr.experiments.train.model import model_of
-from ttr.experiments.train.settings import TrainSettings
+from ttr.experiments.train.settings import TrainSettings, first_process
 
 PARTS = 20
 """How often a run is judged and saved, unless it is told."""
@@ -51,11 +51,10 @@ def train(settings: TrainSettings, console: Console) -> dict[str, Any]:
     Raises:
         UserError: for errors that the user can correct, in one sentence; checkpoints are kept.
     """
-    main = PartialState().is_main_process
-    console = console if main else Console(quiet=True)
+    console = console if first_process() else Console(quiet=True)
     with for_the_user():
         data = data_of(settings)
-    with folder.claimed(settings, data.facts, alone=main) as checkpoint:
+    with folder.claimed(settings, data.facts, alone=first_process()) as checkpoint:
         metrics = folder.finished(settings.out)
         if metrics is None:
             with for_the_user():
