@@ -283,6 +283,7 @@ class TTRForCausalLM(TTRPreTrainedModel, Generation, GenerationMixin):
     """The decoder with a language-model head; trained by Trainer, sampled by ``generate``."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: TTRConfig) -> None:
         super().__init__(config)
