@@ -41,8 +41,8 @@ class TTRConfig(PreTrainedConfig):
     model_type = "ttr"
     keys_to_ignore_at_inference = ["cache", "past_key_values"]  # without annotation: these are no fields
     attribute_map = {"num_attention_heads": "num_heads"}
-    # What from_pretrained(..., tp_plan="auto") divides among processes, beside the head, and the embeddings that
-    # transformers adds. Every process computes all mixers.
+    # what from_pretrained(..., tp_plan="auto") divides among processes, beside embeddings and head; every
+    # process computes all mixers
     base_model_tp_plan = {
         "layers.*.mlp.gate_proj": "colwise",
         "layers.*.mlp.up_proj": "colwise",
