@@ -198,7 +198,7 @@ def close(first, second):
 
 @pytest.mark.full
 def test_computed_again_in_the_backward_pass(settings, tmp_path):
-    again = settings(out=tmp_path / "again", recompute=True)
+    again = settings(out=tmp_path / "again", gradient_checkpointing=True)
     run(settings())
     run(again)
     assert same(weights(settings()), weights(again))
@@ -345,6 +345,12 @@ def test_a_model_of_another_size_is_refused(settings, tmp_path):
     llama(vocab_size=255).save_pretrained(start.start)
     with pytest.raises(UserError, match="has 255 tokens, and the text 256"):
         run(start)
+
+
+def test_several_gpus_need_several_processes(settings, monkeypatch):
+    monkeypatch.setattr(train.TrainingArguments, "n_gpu", 2)
+    with pytest.raises(UserError, match="2 GPUs. Use them by accelerate launch -m ttr train"):
+        run(settings())
 
 
 def test_an_existing_model_has_its_layers():

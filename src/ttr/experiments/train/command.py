@@ -54,8 +54,9 @@ Accumulate = Annotated[int, typer.Option(help="Passes of a step, for less memory
 Rate = Annotated[float, typer.Option(help="The highest learning rate.")]
 Seed = Annotated[int, typer.Option(help="Seed of the first weights and of the order of the text.")]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16, with weights in float32.")]
-Recompute = Annotated[
-    bool, typer.Option("--recompute", help="Keep no activations (gradient checkpointing), for less memory.")
+GradientCheckpointing = Annotated[
+    bool,
+    typer.Option("--gradient-checkpointing", help="Compute activations again in the backward pass."),
 ]
 Track = Annotated[
     str, typer.Option(help="Libraries that get the curves, as transformers names them: tensorboard,trackio.")
@@ -82,7 +83,7 @@ def train_command(
     lr: Rate = DEFAULTS.lr,
     seed: Seed = DEFAULTS.seed,
     bf16: Bf16 = False,
-    recompute: Recompute = False,
+    gradient_checkpointing: GradientCheckpointing = False,
     track: Track = "",
     save_every: SaveEvery = None,
     evaluate_every: EvaluateEvery = None,
@@ -109,7 +110,7 @@ def train_command(
         lr=lr,
         seed=seed,
         bf16=bf16,
-        recompute=recompute,
+        gradient_checkpointing=gradient_checkpointing,
         track=names_in(track),
         save_every=save_every,
         evaluate_every=evaluate_every,

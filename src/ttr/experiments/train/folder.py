@@ -20,16 +20,18 @@ COMPLETE = "complete"
 
 
 @contextlib.contextmanager
-def claimed(settings: TrainSettings, text: Mapping[str, Any], alone: bool) -> Iterator[Path | None]:
-    """The folder for this run alone, and the last checkpoint there. ``alone`` is whether other processes that
-    train together with this one claim it, too.
+def claimed(settings: TrainSettings, text: Mapping[str, Any], keep_out: bool) -> Iterator[Path | None]:
+    """The last checkpoint in the folder of this run, which is nobody else's. Of the processes that train
+    together one is to ``keep_out`` other runs.
 
     Raises:
         UserError: if the folder cannot be written, another run is at work there, or it holds something else.
     """
     make_folder(checkpoints(settings))
     about = {"settings": settings.to_dict(), "text": dict(text)}
-    with locked(checkpoints(settings) / RUN, block=False) if alone else contextlib.nullcontext(True) as mine:
+    with (
+        locked(checkpoints(settings) / RUN, block=False) if keep_out else contextlib.nullcontext(True) as mine
+    ):
         if not mine:
             raise UserError(
                 f"Another process trains in {settings.out}. Wait for it, or choose another --out."

@@ -34,7 +34,7 @@ class TrainSettings:
         batch: windows of a step, over all processes and accumulated passes.
         accumulate: passes of a step, one after the other.
         bf16: compute in bfloat16, with weights in float32.
-        recompute: compute activations again in the backward pass instead of keeping them.
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
         track: libraries that get the curves, as transformers names them.
         save_every, evaluate_every: steps between checkpoints, and between losses on held-out text; None for a
             twentieth of all.
@@ -57,7 +57,7 @@ class TrainSettings:
     lr: float = 2e-3
     seed: int = 0
     bf16: bool = False
-    recompute: bool = False
+    gradient_checkpointing: bool = False
     track: tuple[str, ...] = ()
     save_every: int | None = None
     evaluate_every: int | None = None

@@ -23,6 +23,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ttr.experiments.errors import UserError, for_the_user
 from ttr.experiments.progress import Bar, quiet
@@ -54,7 +55,7 @@ def train(settings: TrainSettings, console: Console) -> dict[str, Any]:
     console = console if first_process() else Console(quiet=True)
     with for_the_user():
         data = data_of(settings)
-    with folder.claimed(settings, data.facts, alone=first_process()) as checkpoint:
+    with folder.claimed(settings, data.facts, keep_out=first_process()) as checkpoint:
         metrics = folder.finished(settings.out)
         if metrics is None:
             with for_the_user():
@@ -80,7 +81,7 @@ def _trained(
     settings: TrainSettings, data: Data, model: PreTrainedModel, checkpoint: Path | None, console: Console
 ) -> dict[str, Any]:
     """Train to the end from a checkpoint or the start, and write what a finished run leaves."""
-    use_cache, unit = model.config.use_cache, NATS * data.bytes_per_token
+    use_cache, unit = getattr(model.config, "use_cache", True), NATS * data.bytes_per_token
     with quiet(), Bar(console) as bar:
         for sentence in data.cautions:
             bar.say(sentence)
@@ -118,8 +119,8 @@ def _arguments(settings: TrainSettings, data: Data) -> TrainingArguments:
     recipe, part = Recipe(), max(1, data.steps // PARTS)
     cpu = not torch.accelerator.is_available()
     names = {field.name for field in dataclasses.fields(TrainingArguments)}
-    recompute = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if n in names)
-    return TrainingArguments(
+    checkpointing = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if n in names)
+    arguments = TrainingArguments(
         output_dir=str(folder.checkpoints(settings)),
         max_steps=data.steps,
         per_device_train_batch_size=settings.windows_at_once,
@@ -148,8 +149,14 @@ def _arguments(settings: TrainSettings, data: Data) -> TrainingArguments:
         seed=settings.seed,
         report_to="none",
         disable_tqdm=True,
-        **{recompute: settings.recompute},
+        **{checkpointing: settings.gradient_checkpointing},
     )
+    if arguments.n_gpu > 1:  # Trainer would give each of them a batch
+        raise UserError(
+            f"One process sees {arguments.n_gpu} GPUs. Use them by accelerate launch -m "
+            f"{settings.command()}, or show it one with CUDA_VISIBLE_DEVICES=0."
+        )
+    return arguments
 
 
 def _trackers(names: tuple[str, ...]) -> list[TrainerCallback]:
@@ -180,7 +187,7 @@ def _save(trainer: Trainer, settings: TrainSettings, data: Data) -> None:
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(settings.out))
     if trainer.is_world_process_zero():
-        (settings.out / "training_args.bin").unlink(missing_ok=True)  # a pickle
+        (settings.out / "training_args.bin").unlink(missing_ok=True)  # loading it would run code
         data.encoding.save(settings.out)
         trainer.state.save_to_json(str(settings.out / folder.STATE))
 
@@ -220,7 +227,9 @@ class Watched(TrainerCallback):
     ) -> None:
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
-            write(Path(args.output_dir) / f"checkpoint-{state.global_step}" / folder.COMPLETE, b"")
+            write(
+                Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / folder.COMPLETE, b""
+            )
 
 
 class Shown(TrainerCallback):
