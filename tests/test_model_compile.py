@@ -84,8 +84,81 @@ def test_a_compiled_step_takes_the_mask_and_positions_of_generate():
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     logits = compiled(token, past_key_values=cache, **step).logits
     assert_close(logits, model(token, past_key_values=before, **step).logits)
-    with pytest.raises(RuntimeError, match="A compiled step takes no padding"):
+    with pytest.raises(RuntimeError, match="takes no padding, which would enter its states"):
         compiled(token, past_key_values=before, **step | {"attention_mask": step["attention_mask"].flip(1)})
+
+
+def told(read, time, spelled):
+    """What a call of whole rows may be told of its tokens."""
+    arguments = {
+        "attention_mask": torch.ones(3, read + time, dtype=torch.int64),
+        "position_ids": torch.arange(read, read + time).expand(3, -1),
+    }
+    return {name: arguments[name] for name in spelled}
+
+
+MASK, POSITIONS = ("attention_mask",), ("position_ids",)
+
+
+@pytest.mark.parametrize(
+    "name, spelled, graphs",
+    [
+        ("gla", (*MASK, *POSITIONS), 5),
+        ("mamba2", MASK, 5),
+        ("gated-deltanet", POSITIONS, 5),
+        ("softmax-attention-qknorm", POSITIONS, 8),
+    ],
+)
+@pytest.mark.full
+@torch.no_grad()
+def test_compiled_calls_keep_a_cache(name, spelled, graphs):
+    """Two graphs for prompts of any length, two for what continues them and one for a token. Attention also
+    tells apart whether there is room in the buffers of its state."""
+    torch._dynamo.reset()
+    model = tiny(name)
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    for first in (9, 6, 14):
+        read, caches = 0, [None, None]
+        for time in (first, 5, 12, 1, 1, 7):
+            ids, arguments = tokens(3, time), {"use_cache": True, **told(read, time, spelled)}
+            outputs = [
+                call(ids, past_key_values=cache, **arguments)
+                for call, cache in zip((compiled, model), caches)
+            ]
+            caches = [out.past_key_values for out in outputs]
+            read += time
+            assert_close(outputs[0].logits, outputs[1].logits)
+            assert caches[0].get_seq_length() == caches[1].get_seq_length() == read
+    for ours, wanted in zip(*(cache.states() for cache in caches)):
+        assert torch.equal(ours.position, wanted.position)
+        for key in wanted:
+            assert_close(ours[key], wanted[key])
+    assert counter.frame_count <= graphs
+
+
+@pytest.mark.full
+@torch.no_grad()
+def test_what_one_graph_cannot_hold_is_refused_when_it_runs_and_packed_between_two():
+    torch._dynamo.reset()
+    model, ids, mask = tiny("gla"), tokens(3, 6), torch.ones(3, 6, dtype=torch.int64)
+    positions, padding = torch.arange(6).expand(3, -1), mask.index_fill(1, torch.tensor([0]), 0)
+    one = torch.compile(model, backend="eager", fullgraph=True)
+    cache = one(ids, position_ids=positions, use_cache=True).past_key_values
+    for sentence, refused in (
+        ("takes one sequence per row", {"position_ids": positions % 4}),
+        ("takes no padding, which would enter its states", {"attention_mask": padding, "use_cache": True}),
+        ("begin a sequence at 0, but the cache", {"position_ids": positions, "past_key_values": cache}),
+    ):
+        with pytest.raises(RuntimeError, match=sentence):
+            one(ids, **refused)
+    torch._dynamo.reset()  # otherwise the graphs above serve this call, too
+    split = torch.compile(model, backend="eager")
+    for accepted in ({"position_ids": positions % 4}, {"attention_mask": padding, "use_cache": True}):
+        outputs = [call(ids, **accepted) for call in (split, model)]
+        assert_close(outputs[0].logits, outputs[1].logits)
+    for ours, wanted in zip(*(out.past_key_values.states() for out in outputs)):
+        assert_close(ours["memory"], wanted["memory"])
 
 
 @pytest.mark.parametrize("name", of(EXPORTED, ("gla", "gated-deltanet")))

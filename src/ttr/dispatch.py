@@ -108,7 +108,7 @@ def step(
     params = {} if params is None else params
     plain = type(state) is State and type(params) is dict and _is_plain(problem, q, k, v, engine)
     call = _kind_of_step(problem, inplace, q, k, v) if plain else None
-    bound = _STEPS.get(call)
+    bound = _STEPS.get(call) if plain else None  # a graph is guarded by every table that its call reads
     if bound is not None and (done := bound(q, k, v, state, controls, params)):
         return done
     state = writable(state)

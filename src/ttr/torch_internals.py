@@ -41,6 +41,19 @@ def constant_when_compiled(function: Function) -> Function:
     return function
 
 
+@constant_when_compiled
+def one_graph() -> bool:
+    """While a call is compiled: whether it must become a single graph, as with ``fullgraph=True`` or in an
+    export. False where torch does not say: the call may then be split."""
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    try:
+        tracer = InstructionTranslator.current_tx()
+    except AttributeError:  # there is none: torch.export runs the call itself
+        return True
+    return getattr(tracer, "one_graph", False) or getattr(tracer, "error_on_graph_break", False)
+
+
 def is_transformed() -> bool:
     """Whether a functorch transform (vmap, grad, jvp) or forward-mode differentiation is active. True where
     torch does not say, since torch's own operations are always right."""
@@ -61,6 +74,16 @@ def watched(tensors: Iterable[Tensor | None]) -> bool:
 def assert_within_graph(condition: Tensor, sentence: str) -> None:
     """Within a compiled graph, raise a RuntimeError when it runs and the condition does not hold."""
     torch._assert_async(condition, sentence)
+
+
+def scan(
+    step: Callable[[list[Tensor], Tensor], tuple[list[Tensor], Tensor]], start: list[Tensor], xs: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """Within an export: the carried tensors after ``step(carried, x)`` for every x along the first axis of
+    xs, and its outputs, stacked, as a loop of the graph."""
+    from torch._higher_order_ops.scan import scan
+
+    return scan(step, start, xs)
 
 
 def in_batches(gradient: Tensor) -> bool:

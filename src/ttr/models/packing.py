@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ttr.models import spellings
-from ttr.torch_internals import assert_within_graph
+from ttr.torch_internals import assert_within_graph, one_graph
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,9 @@ def packing_of(
     boundaries = spellings.boundaries(shape, {name: x for name, x in bounds.items() if x is not None})
     position = None if position_ids is None else spellings.positions(shape, position_ids)
     if torch.compiler.is_compiling() and seq_idx is None and boundaries is None:
-        # without a mask, positions are those of packed sequences, whose number is data
-        if shape[1] == 1 or padding_last and spellings.has_columns(attention_mask):
+        columns = spellings.has_columns(attention_mask)
+        # otherwise the call is split, and its sequences, whose number is data, are packed between two graphs
+        if shape[1] == 1 or columns and padding_last or (columns or attention_mask is None) and one_graph():
             return _compiled(shape, attention_mask, position, read, padding_last)
     mask, least, largest = spellings.numbered_mask(shape, attention_mask, read)
     numbers = {
@@ -228,23 +229,34 @@ def _compiled(
 ) -> Rows:
     """The packing of a compiled call, in which every row must be one sequence; this and the numbers in the
     mask are checked when it runs."""
-    if attention_mask is None:
-        return Rows(shape)
-    mask = spellings.columns(shape, attention_mask, read is not None)
-    real = mask == 1
-    assert_within_graph((real | (mask == 0)).all(), spellings.NEITHER_0_NOR_1)
+    real = None
+    if attention_mask is not None:
+        mask = spellings.columns(shape, attention_mask, read is not None)
+        real = mask == 1
+        assert_within_graph((real | (mask == 0)).all(), spellings.NEITHER_0_NOR_1)
     if position is not None:
         step = position.diff(dim=-1)
         follows = spellings.follows(step, torch.ones_like(step[0]))
+        if real is not None:
+            follows = follows | ~real[:, 1:] | ~real[:, :-1]
         assert_within_graph(
-            (follows | ~real[:, 1:] | ~real[:, :-1]).all(),
-            "position_ids begin another sequence inside a row, and a compiled call with a mask takes one "
-            "sequence per row. Put every sequence in its own row, or give position_ids or boundaries "
-            "cu_seqlens alone.",
+            follows.all(),
+            "position_ids begin another sequence inside a row, and a compiled call takes one sequence per "
+            "row. Put every sequence in its own row, or compile without fullgraph=True and give boundaries "
+            "cu_seqlens.",
         )
+        if read is not None and len(read) == shape[0]:
+            begins = (position[..., 0] == 0).all(0)
+            assert_within_graph((~begins | (read == 0)).all(), spellings.BEGINS_AGAIN)
+    if real is None:
+        return Rows(shape)
     if padding_last:
         return PaddingLast(shape, real)
-    assert_within_graph(real.all(), "A compiled step takes no padding. Leave its rows out of the batch.")
+    assert_within_graph(
+        real.all(),
+        "A compiled call with a cache takes no padding, which would enter its states. Leave padded rows out "
+        "of the batch, or read prompts of several lengths without fullgraph=True.",
+    )
     return Rows(shape)
 
 

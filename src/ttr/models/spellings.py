@@ -16,6 +16,10 @@ NEITHER_0_NOR_1 = (
     "attention_mask must hold 1 at tokens and 0 at padding; this one holds negative numbers or fractions, "
     "like a mask that is added to logits. Pass the tokenizer's mask."
 )
+BEGINS_AGAIN = (
+    "position_ids begin a sequence at 0, but the cache continues one that it has read. Leave the cache out, "
+    "or continue its positions."
+)
 FORBIDDEN = -1e4
 """A number that is added to the logits of tokens that are not read: its exponential is 0 in every dtype."""
 
@@ -213,7 +217,4 @@ def check_going_on(
     token = torch.arange(len(tokens.index), device=tokens.index.device)
     sequence = torch.searchsorted(cu_seqlens, token, right=True) - 1
     if ((tokens.of(position) == 0).all(0) & (read.to(token)[sequence] > 0)).any():
-        raise ValueError(
-            "position_ids begin a sequence at 0, but the cache continues one that it has read. Leave the "
-            "cache out, or continue its positions."
-        )
+        raise ValueError(BEGINS_AGAIN)
