@@ -154,7 +154,7 @@ class Mixer(Project):
     def initial_state(self, batch: int, capacity: int | None = None) -> State:
         """The state before the first token; ``capacity`` fixes the number of slots of a memory that stores
         its pairs."""
-        s, like = self.sizes, self.o_proj.weight
+        s, like = self.sizes, self._like()
         state = initial_state(
             self.problem,
             batch,
@@ -181,8 +181,14 @@ class Mixer(Project):
     def _controls(self, streams: Streams) -> dict[str, Tensor]:
         return {name: streams[name] for name in self.problem.controls()}
 
+    def _like(self) -> Tensor:
+        """A tensor of the dtype and on the device of the layer's weights."""
+        weight = self.o_proj.weight
+        # modules that torch.ao quantised dynamically have a method of that name, and compute on the CPU
+        return weight if isinstance(weight, Tensor) else torch.empty(0, dtype=torch.float32)
+
     def _empty_tails(self, batch: int, device: torch.device) -> dict[str, Tensor]:
-        wide = torch.promote_types(self.o_proj.weight.dtype, torch.float32)
+        wide = torch.promote_types(self._like().dtype, torch.float32)
         tails = self.tails().items()
         return {name: torch.zeros(batch, *shape, device=device, dtype=wide) for name, shape in tails}
 
@@ -198,7 +204,7 @@ class Mixer(Project):
         )
 
     def _check_width(self, x: Tensor) -> None:
-        weight = self.o_proj.weight
+        weight = self._like()
         check_tensor("The input of a layer", x)
         check_place("The input of a layer", x, weight)
         if (
@@ -223,7 +229,7 @@ class Mixer(Project):
         for name, shape in self.tails().items():
             found = list(state[name].shape) if name in state.tensors else "missing"
             if name in state.tensors:
-                check_place(f"The state's {name!r}", state[name], self.o_proj.weight)
+                check_place(f"The state's {name!r}", state[name], self._like())
             if found != [rows, *shape]:
                 raise ValueError(
                     f"The state's {name!r} must have shape {[rows, *shape]}, but is {found}. "

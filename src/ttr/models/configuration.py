@@ -95,6 +95,12 @@ class TTRConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.memories()
 
+    @property
+    def layer_types(self) -> list[str]:
+        """The kind of every layer in the words of transformers, for generic code. All carry a state along the
+        sequence and none uses its attention interface; so accelerate refuses to split their sequences."""
+        return ["linear_attention"] * self.num_hidden_layers
+
     def memories(self) -> list[Architecture | Problem]:
         """The memory of every layer, as objects.
 
