@@ -224,9 +224,8 @@ class TTRModel(TTRPreTrainedModel):
         check_read(others)
         cache = self._cache(one_cache(past_key_values, cache), use_cache)
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        shape = x.shape[0], x.shape[1]
         packing = packing_of(
-            shape,
+            (x.shape[0], x.shape[1]),
             attention_mask=attention_mask,
             position_ids=position_ids,
             seq_idx=seq_idx,
@@ -236,14 +235,8 @@ class TTRModel(TTRPreTrainedModel):
             read=tokens_read(cache),
             padding_last=cache is None and all(block.mixer.problem.function.causal for block in self.layers),
         )
-        memories = tuple((block.mixer.problem, block.mixer.sizes) for block in self.layers)
-        if cache is not None:
-            cache.check(memories, packing.sequences)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        x, entered = self._through_blocks(packing.pack(x), cache, packing, wanted)
-        if cache is not None:
-            cache.commit(memories, shape[1], packing)
-        last = packing.unpack(self.norm(x))
+        last, entered = self._through_blocks(x, cache, packing, wanted)
         return BaseModelOutputWithPast(
             last_hidden_state=last,
             hidden_states=(*entered, last) if wanted else None,
@@ -251,16 +244,22 @@ class TTRModel(TTRPreTrainedModel):
         )
 
     def _through_blocks(
-        self, x: Tensor, cache: TTRCache | None, packing: Rows, wanted: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        """What leaves the last block, packed, and, if ``wanted``, what enters each of them, unpacked."""
-        entered = []
+        self, x: Float[Tensor, "B T D"], cache: TTRCache | None, packing: Rows, wanted: bool
+    ) -> tuple[Float[Tensor, "B T D"], list[Tensor]]:
+        """What leaves the last norm, and, if ``wanted``, what enters each block. The cache moves on once all
+        of them have run."""
+        memories = tuple((block.mixer.problem, block.mixer.sizes) for block in self.layers)
+        if cache is not None:
+            cache.check(memories, packing.sequences)
+        x, entered = packing.pack(x), []
         for block in self.layers:
             if wanted:
                 entered.append(packing.unpack(x))
                 x = packing.pack(entered[-1])  # so that the ones returned have gradients
             x = block(x, cache=cache, cu_seqlens=packing.cu_seqlens)
-        return x, entered
+        if cache is not None:
+            cache.commit(memories, packing.shape[1], packing)
+        return packing.unpack(self.norm(x)), entered
 
     def _cache(self, cache: Cache | None, use_cache: bool | None) -> TTRCache | None:
         """The cache to use; one that is given is always used."""
@@ -352,15 +351,30 @@ class TTRForCausalLM(TTRPreTrainedModel, Generation, GenerationMixin):
         )
         columns = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, columns])
-        shifted, loss = of_loss.pop("shift_labels", None), None
-        if shifted is None and labels is not None:
-            shifted = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
-        if shifted is not None:
-            of_loss |= {
-                "shift_labels": shifted[:, columns].contiguous(),
-                "vocab_size": self.config.vocab_size,
-            }
-            loss = self.loss_function(logits=logits, labels=labels, **of_loss)
         return CausalLMOutputWithPast(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, **{CACHE: outputs.get(CACHE)}
+            loss=self._loss(logits, columns, labels, **of_loss),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            **{CACHE: outputs.get(CACHE)},
+        )
+
+    def _loss(
+        self,
+        logits: Float[Tensor, "B columns V"],
+        columns: slice | Tensor,
+        labels: Int[Tensor, "B T"] | None,
+        shift_labels: Int[Tensor, "B T"] | None = None,
+        **others: Any,
+    ) -> Float[Tensor, ""] | None:
+        """The loss of the columns that have logits; None without labels."""
+        if shift_labels is None and labels is not None:
+            shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+        if shift_labels is None:
+            return None
+        return self.loss_function(
+            logits=logits,
+            labels=labels,
+            shift_labels=shift_labels[:, columns].contiguous(),
+            vocab_size=self.config.vocab_size,
+            **others,
         )
