@@ -281,3 +281,9 @@ def test_programs_that_know_nothing_of_ttr_open_a_folder(tmp_path, wheel):
     packages = ("lm-eval", "trl", "peft", "fastapi", "uvicorn", "openai")
     executable = fresh(tmp_path / "programs", f"{wheel}[hf,cli,test]", *packages, *PINNED)
     run_tests(str(executable), "--full", "tests/test_programs.py", "tests/test_lora.py")
+
+
+@pytest.mark.full
+def test_onnx_runtime_runs_what_is_exported(tmp_path, wheel):
+    executable = fresh(tmp_path / "onnx", f"{wheel}[hf,cli,test]", "onnxscript", "onnxruntime", *PINNED)
+    run_tests(str(executable), "--full", "tests/test_export.py", "-k", "onnx")

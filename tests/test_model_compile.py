@@ -71,7 +71,7 @@ def test_one_graph_takes_any_padding_of_any_length(name):
 
 
 @torch.no_grad()
-def test_a_compiled_step_takes_the_mask_and_positions_of_generate():
+def test_a_compiled_prompt_and_step_take_the_mask_and_positions_of_generate():
     torch._dynamo.reset()
     model, inputs, token = tiny("gla"), batch(6), tokens(3, 1)
     mask = inputs["attention_mask"]
@@ -86,6 +86,10 @@ def test_a_compiled_step_takes_the_mask_and_positions_of_generate():
     assert_close(logits, model(token, past_key_values=before, **step).logits)
     with pytest.raises(RuntimeError, match="takes no padding, which would enter its states"):
         compiled(token, past_key_values=before, **step | {"attention_mask": step["attention_mask"].flip(1)})
+    prompt = {"position_ids": torch.arange(6).expand(3, -1), "use_cache": True}
+    ours, wanted = (call(inputs["input_ids"], **prompt) for call in (compiled, model))
+    assert_close(ours.logits, wanted.logits)
+    assert_close(ours.past_key_values.states()[0]["memory"], wanted.past_key_values.states()[0]["memory"])
 
 
 def told(read, time, spelled):

@@ -348,7 +348,7 @@ def _check_state(
                 f"The state's {name!r} has shape {shape}, but this call needs {wanted}. "
                 "Batch (packed: number of sequences), heads and sizes must stay the same."
             )
-    if slots and state.capacity not in (None, *slots):
+    if slots and state.capacity is not None and state.capacity != slots[0]:
         raise ValueError(
             f"This state has a capacity of {state.capacity} and {slots[0]} slots. Use "
             "initial_state(capacity=...)."

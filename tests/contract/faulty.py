@@ -52,6 +52,8 @@ NAMED = (
     "test_model.py",
     "test_model_packing.py",
     "test_model_compile.py",
+    "test_model_neighbours.py",
+    "test_export.py",
     "test_hybrids.py",
     "test_saved_models.py",
     "test_fla_models.py",

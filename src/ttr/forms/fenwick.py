@@ -45,7 +45,8 @@ def level(read: Int[Tensor, "*#lead"], write: Int[Tensor, "*#lead"], levels: int
     """bit_length(read xor write), at most ``levels`` - 1: the level on which the token ``read`` finds the
     pair of token ``write``."""
     difference = torch.bitwise_xor(read, write)
-    return ((difference[..., None] >> torch.arange(levels - 1, device=difference.device)) > 0).sum(-1)
+    bits = torch.arange(levels - 1, device=difference.device)
+    return (torch.bitwise_right_shift(difference[..., None], bits) > 0).sum(-1)  # ">>" has no form in ONNX
 
 
 def later(since: Int[Tensor, "*lead"], levels: int) -> Int[Tensor, "*lead {levels}"]:

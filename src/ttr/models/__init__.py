@@ -21,6 +21,7 @@ from ttr.models.classification import (
     TTRForTokenClassification,
 )
 from ttr.models.configuration import TTRConfig
+from ttr.models.export import ExportableDecoder
 from ttr.models.modeling import TTRForCausalLM, TTRModel
 
 AutoConfig.register(TTRConfig.model_type, TTRConfig, exist_ok=True)
@@ -51,6 +52,7 @@ for auto, named, model in (
     setattr(type(transformers), model.__name__, model)
 
 __all__ = [
+    "ExportableDecoder",
     "TTRCache",
     "TTRConfig",
     "TTRForCausalLM",
