@@ -82,8 +82,8 @@ class ExportableDecoder(nn.Module):
 
         def token(states: list[Tensor], ids: Int[Tensor, " B"]) -> tuple[list[Tensor], Tensor]:
             logits, *states = self._read(ids[:, None], states)
-            # a loop hands on no views of what it got
-            return [state.clone() for state in states], logits[:, 0]
+            # a loop hands on tensors of its own, laid out as they came
+            return [state.clone(memory_format=torch.contiguous_format) for state in states], logits[:, 0]
 
         states, logits = scan(token, list(states), input_ids.T)
         return logits.transpose(0, 1), *states
