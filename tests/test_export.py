@@ -113,7 +113,13 @@ def test_any_number_of_tokens_in_chunks(name):
 
 @runtime
 @pytest.mark.full
-@pytest.mark.parametrize("name, lengths", [*((name, STEP) for name in ENTRIES), *((n, LOOP) for n in FEW)])
+@pytest.mark.parametrize(
+    "name, lengths",
+    [
+        *(pytest.param(name, STEP, id=f"{name}-step") for name in ENTRIES),
+        *(pytest.param(name, LOOP, id=f"{name}-loop") for name in FEW),
+    ],
+)
 def test_onnx_runtime(name, lengths):
     model = decoder(name)
     program = exported(model, lengths)

@@ -89,8 +89,8 @@ FAULTS = (
     Fault("models/modeling.py", "value=-100)[:, 1:]", "value=-100)[:, :-1]", ("test_the_loss",)),
     Fault(
         "models/modeling.py",
-        "shifted[:, columns]",
-        "shifted[:, : logits.shape[1]]",
+        "shift_labels[:, columns]",
+        "shift_labels[:, : logits.shape[1]]",
         ("test_the_loss_is_that",),
     ),
 )

@@ -42,9 +42,7 @@ class TokenShift(QKVTransform):
 
     def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         before, x = streams["x"][:, :-1], streams["x"][:, 1:]
-        return {
-            name: x + share * (before - x) for name, share in zip(self.makes, params["share"], strict=True)
-        }
+        return {name: x + params["share"][number] * (before - x) for number, name in enumerate(self.makes)}
 
     @classmethod
     def examples(cls) -> tuple[TokenShift, ...]:
