@@ -31,8 +31,8 @@ class ExportableDecoder(nn.Module):
         capacity: the tokens that a row can have where a layer stores its pairs: a graph has tensors of fixed
             sizes. A graph does not check that rows stay below it.
         in_chunks: let a graph of several tokens compute them in chunks, as a call of the model does, instead
-            of one after the other in a loop. Sooner, but only for ``torch.export``, in a process that has
-            imported ttr, and for memories whose chunks do not fix the number of tokens.
+            of one after the other in a loop: fewer and larger operations, but only for ``torch.export``, in a
+            process that has imported ttr, and for memories whose chunks do not fix the number of tokens.
 
     Raises:
         ValueError: if a layer stores its pairs and there is no capacity.

@@ -70,7 +70,7 @@ FAULTS = (
     Fault(
         "models/export.py",
         "if not all(tensor.numel()",
-        "if not any(tensor.numel()",
+        "if False and not all(tensor.numel()",
         ("test_a_state_that_grows",),
     ),
     Fault("models/modeling.py", "x = packing.pack(entered[-1])", "pass", ("test_hidden_states_have",)),
