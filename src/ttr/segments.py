@@ -25,7 +25,13 @@ def combine(
 ) -> StateTensors:
     """See ``State.combine``."""
     _check_summaries(problem, first, second)
-    log_decay = _log_decay_over(problem, second, params, controls)
+    return merged(problem, first, second, _log_decay_over(problem, second, params, controls))
+
+
+def merged(
+    problem: Problem, first: StateTensors, second: StateTensors, log_decay: Tensor | None
+) -> StateTensors:
+    """The state after two segments; ``log_decay`` is that of the whole second one, [B,H] or [B,H,K]."""
     position = first.position + second.position
     if issubclass(problem.form, Pairs):
         return _join(first, second, problem.weights.window, log_decay).replace(position=position)
@@ -37,19 +43,27 @@ def combine(
     )
 
 
-def _check_summaries(problem: Problem, first: StateTensors, second: StateTensors) -> None:
-    """Raises a ValueError unless the two states are associative summaries of segments of the same problem."""
-    if not isinstance(problem, Problem):
-        raise ValueError(f"combine needs the problem of the segments, got {problem!r}. Use a ttr.Problem.")
+def no_summary(problem: Problem) -> str | None:
+    """Why a segment of this memory has no summary that does not depend on what came before it, as a sentence;
+    None if its state is one."""
     summed = problem.form is SecondMoments or problem.form is LinearRecurrence and problem.solver.additive
     # stored unchanged
     stored = issubclass(problem.form, Pairs) and problem.form not in (TransportedPairs, CorrectedPairs)
     if problem.recurrence is not None or problem.solver.weights_act_on == "memory" or not (summed or stored):
-        raise ValueError(
+        return (
             "The update of this memory by a segment depends on its contents, so segments "
             "have no summary. "
             "Pass the first segment's state to regress with the second."
         )
+    return None
+
+
+def _check_summaries(problem: Problem, first: StateTensors, second: StateTensors) -> None:
+    """Raises a ValueError unless the two states are associative summaries of segments of the same problem."""
+    if not isinstance(problem, Problem):
+        raise ValueError(f"combine needs the problem of the segments, got {problem!r}. Use a ttr.Problem.")
+    if reason := no_summary(problem):
+        raise ValueError(reason)
     if first.capacity is not None or second.capacity is not None:
         raise ValueError(
             "States with a fixed capacity cannot be joined. Use states that grow, as "

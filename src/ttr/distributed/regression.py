@@ -1,0 +1,190 @@
+"""``regress`` for a stretch of the sequences.
+
+A memory whose segments have a summary that does not depend on what came before (``segments.no_summary``)
+*combines*: every process sums up its tokens, the summaries are gathered, those of earlier processes are
+merged in their order, and the stretch then runs once, from the state that one process would have there. Other
+memories *pass* their state on: a process waits for that of the one before it. Layers overlap then, since a
+process that has sent its state goes on with the next layer.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ttr import dispatch, segments
+from ttr.decay import RESET
+from ttr.distributed.communication import connected, gather, nothing, receive, send
+from ttr.distributed.stretch import Stretch
+from ttr.engines.engine import Engine
+from ttr.forms import Pairs, SecondMoments
+from ttr.forms.sums import running_sum
+from ttr.inputs import Inputs
+from ttr.prepare import check_problem, prepare
+from ttr.problem import Problem
+from ttr.slots import single, with_slots
+from ttr.state import State
+
+
+def means(problem: Problem) -> str:
+    """How processes share the sequences of a memory: "combines" summaries, "gathers" stored pairs, or
+    "passes" the state on.
+
+    Raises:
+        ValueError: if they cannot.
+    """
+    check_problem(problem)
+    if not problem.function.causal:
+        raise ValueError(
+            f"In {problem.function!r} every token reads the whole sequence, which no process holds. Use "
+            "data parallelism, or a causal function such as LocalConstant."
+        )
+    if segments.no_summary(problem):
+        return "passes"
+    return "gathers" if issubclass(problem.form, Pairs) else "combines"
+
+
+def regress(
+    problem: Problem,
+    q: Float[Tensor, "B T Hq K"],
+    k: Float[Tensor, "B T *pairs Hk K"],
+    v: Float[Tensor, "B T *pairs Hv V"],
+    *,
+    stretch: Stretch,
+    params: Mapping[str, Tensor] | None = None,
+    return_state: bool = False,
+    engine: str | Engine = "auto",
+    **controls: Tensor | float,
+) -> Float[Tensor, "B T H V"] | tuple[Tensor, State]:
+    """As ``ttr.regress`` from an empty state, with q, k, v and the controls of the tokens of this process
+    alone (``Stretch.cut``). The state is the one after the stretch, with a row for each sequence in it.
+
+    Raises:
+        ValueError: as ``ttr.regress``, if the tokens are not those of the stretch, or if the problem is not
+            causal.
+    """
+    passes = means(problem) == "passes"
+    bounds = stretch.cu_seqlens(q.device)
+    x = prepare(problem, q, k, v, params, None, bounds, controls)
+    stretch.check(x.length)
+    call = {"params": params, "cu_seqlens": bounds, "engine": engine, **controls}
+    if passes:
+        return _passed(problem, (q, k, v), x, stretch, return_state, call)
+    if not stretch.exchanges:
+        return dispatch.regress(problem, q, k, v, return_state=return_state, **call)
+    state, gathered = _combined(problem, x, stretch)
+    done = dispatch.regress(problem, q, k, v, state=state, return_state=return_state, **call)
+    if return_state:
+        return connected(done[0], gathered), done[1]
+    return connected(done, gathered)
+
+
+def _combined(problem: Problem, x: Inputs, stretch: Stretch) -> tuple[State | None, Tensor]:
+    """The state from which this process goes on, None for an empty one, and the summaries of all processes of
+    which it is made."""
+    tokens = stretch.last[stretch.rank]
+    empty = x.state.select(slice(-1, None)) if stretch.packed else x.state
+    last = x.tokens(x.length - tokens, x.length, empty)
+    summary = _summary(problem, last)
+    grows = issubclass(problem.form, Pairs) and problem.weights.window is None
+    summary = with_slots(summary, max(stretch.last)) if grows else summary
+    decay = None if last.log_decay is None else last.log_decay.sum(1)
+    gathered = gather(_flat(*summary.tensors.values(), *(() if decay is None else (decay,))), stretch.group)
+    entering = None
+    for process in stretch.earlier:
+        state, numbers = _state(gathered[process], summary, stretch.last[process])
+        state = with_slots(state, stretch.last[process]) if grows else state
+        over = None if decay is None else numbers.view_as(decay)
+        entering = state if entering is None else segments.merged(problem, entering, state, over)
+    return None if entering is None else _with_first(x.state, entering), gathered
+
+
+def _summary(problem: Problem, x: Inputs) -> State:
+    """The state after the tokens of x, which begins empty, without their read-outs."""
+    if issubclass(problem.form, Pairs):
+        return problem.form.begin(x, problem.weights.window).state
+    form = problem.lower(x)
+    if isinstance(form, SecondMoments):
+        key = _decayed(form.key, form.log_decay)
+        if form.log_importance is not None:
+            key = form.log_importance.exp()[..., None] * key
+        return form.finish(x, x.q, _products(key, form.key), _products(key, form.value))[1]
+    form = form.general()
+    key = _decayed(form.key, form.log_decay)
+    key = key if form.step is None else form.step[..., None] * key
+    unread = form.value[:, :0]
+    return form.finish(x, unread, _products(key, form.value))[1]
+
+
+def _decayed(
+    key: Float[Tensor, "B L H F"], log_decay: Float[Tensor, "B L H *channels"] | None
+) -> Float[Tensor, "B L H F"]:
+    """The keys as all later pairs decay them."""
+    if log_decay is None:
+        return key
+    # a sum from the end, since a difference of two sums loses the digits of the newest
+    later = log_decay.clamp(min=RESET)[:, 1:].flip(1).movedim(1, -1)
+    decay = pad(running_sum(later), (1, 0)).movedim(-1, 1).flip(1).exp()
+    return (decay if decay.ndim == 4 else decay[..., None]) * key
+
+
+def _products(key: Float[Tensor, "B L H F"], value: Float[Tensor, "B L H V"]) -> Float[Tensor, "B H F V"]:
+    """The sum of the outer products of all pairs."""
+    return torch.einsum("blhf,blhv->bhfv", key, value)
+
+
+def _passed(
+    problem: Problem,
+    qkv: tuple[Tensor, Tensor, Tensor],
+    x: Inputs,
+    stretch: Stretch,
+    return_state: bool,
+    call: Mapping[str, object],
+) -> Tensor | tuple[Tensor, State]:
+    """The stretch from the state of the process before it, which then sends its own to the next."""
+    state = _received(problem, x, stretch) if stretch.earlier else None
+    wanted = return_state or stretch.passes_on
+    done = dispatch.regress(problem, *qkv, state=state, return_state=wanted, **call)
+    y, after = done if wanted else (done, None)
+    if stretch.passes_on:
+        last = single(after, len(after.position) - 1, problem.weights.window) if stretch.packed else after
+        numbers = _flat(*(last[name] for name in x.state))
+        y = connected(y, send(numbers, stretch.group, stretch.rank + 1))
+    return (y, after) if return_state else y
+
+
+def _received(problem: Problem, x: Inputs, stretch: Stretch) -> State:
+    """The state from which this process goes on, from the one before it."""
+    like = x.state.select(slice(0, 1)) if stretch.packed else x.state
+    if issubclass(problem.form, Pairs) and problem.weights.window is None:
+        like = with_slots(like, stretch.before)
+    size = sum(tensor.numel() for tensor in like.tensors.values())
+    anchor = nothing(x.q, x.k, x.v, *x.controls.values(), *x.params.values())
+    numbers = receive(size, anchor, stretch.group, stretch.rank - 1)
+    return _with_first(x.state, _state(numbers, like, stretch.before)[0])
+
+
+def _flat(*tensors: Tensor) -> Float[Tensor, " N"]:
+    """The numbers of several tensors as one message."""
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def _state(numbers: Float[Tensor, " N"], like: State, tokens: int) -> tuple[State, Tensor]:
+    """The state of ``tokens`` tokens whose tensors, with the shapes of ``like``, are the first numbers of a
+    message, and the rest of it."""
+    *parts, rest = numbers.tensor_split(
+        list(itertools.accumulate(tensor.numel() for tensor in like.tensors.values()))
+    )
+    tensors = {name: part.view_as(like[name]) for name, part in zip(like, parts)}
+    return like.replace(**tensors, position=torch.full_like(like.position, tokens)), rest
+
+
+def _with_first(empty: State, first: State) -> State:
+    """The states of all sequences, of which only the first, or every row of a batch, has begun."""
+    rows = len(first.position)
+    return first if rows == len(empty.position) else State.cat([first, empty.select(slice(rows, None))])

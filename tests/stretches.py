@@ -1,0 +1,103 @@
+"""What one of several processes does in tests/test_distributed.py: it computes its stretch of the sequences
+and the whole of them, and measures how far apart they are."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+import ttr
+import ttr.distributed
+from ttr.distributed import Stretch
+from ttr.laws.rows import Sizes, make_case
+from ttr.laws.tolerances import error
+from ttr.problem import Problem
+
+Errors = dict[str, float]
+Measure = Callable[[DeviceMesh], Errors]
+
+TIME = 11
+BOUNDS = {"rows": None, "across": (0, 2, 9, 11), "whole": (0, TIME), "apart": (0, 3, 6, 11)}
+"""Batches whose rows are one sequence each, and documents packed in a row: one that reaches over the cut at 6,
+to both ends, and none that does."""
+
+
+def run(processes: int, cases: Mapping[str, Measure]) -> dict[str, Errors]:
+    """The largest errors that any of several processes, joined by gloo, measures in every case."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(_process, (processes, cases, folder), processes)
+        found = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")]
+    assert len(found) == processes
+    return {
+        name: {
+            quantity: max(each[name].get(quantity, 0.0) for each in found)
+            for quantity in set().union(*(each[name] for each in found))
+        }
+        for name in cases
+    }
+
+
+def _process(rank: int, processes: int, cases: Mapping[str, Measure], folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/join", rank=rank, world_size=processes)
+    mesh = init_device_mesh("cpu", (processes,), mesh_dim_names=("sequence",))
+    found = {}
+    for name, measure in cases.items():
+        torch.manual_seed(0)
+        found[name] = measure(mesh)
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+def stretch_of(mesh: DeviceMesh, bounds: tuple[int, ...] | None) -> Stretch:
+    """The stretch of a mesh, of rows or of packed documents."""
+    if bounds is None:
+        return Stretch.of(mesh, TIME)
+    return Stretch.of(mesh, cu_seqlens=torch.tensor(bounds))
+
+
+def of_regress(problem: Problem, bounds: tuple[int, ...] | None, mesh: DeviceMesh) -> Errors:
+    """Outputs, final state and gradients of ``regress``."""
+    case = make_case(problem, Sizes(batch=2 if bounds is None else 1, time=TIME)).differentiable()
+    stretch = stretch_of(mesh, bounds)
+    packed = None if bounds is None else torch.tensor(bounds)
+    whole, end = ttr.regress(problem, return_state=True, cu_seqlens=packed, **case.arguments())
+    start = stretch.cuts[stretch.rank]
+    local = case.tokens(slice(start, start + stretch.time)).differentiable()
+    call = local.arguments()
+    del call["state"]
+    y, state = ttr.distributed.regress(problem, stretch=stretch, return_state=True, **call)
+    errors = {"output": error(y, stretch.cut(whole))}
+    if start + stretch.time == TIME:
+        rows = slice(len(end.position) - len(state.position), None)
+        end, state = end.select(rows).state_dict(), state.state_dict()
+        errors |= {f"state {name}": error(state[name].double(), end[name].double()) for name in end}
+    wanted, got = (
+        _gradients(loss.square().sum(), leaves) for loss, leaves in ((whole, case.leaves()), (y, local.leaves()))
+    )
+    for name, gradient in wanted.items():
+        shared = name == "ridge" or "." in name
+        errors[f"gradient of {name}"] = _error(got[name], gradient, shared, stretch)
+    return errors
+
+
+def _gradients(loss: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(leaves, found))
+
+
+def _error(got: Tensor, wanted: Tensor, shared: bool, stretch: Stretch) -> float:
+    """Of the gradient of a weight, of which this process has a share, or of a tensor of the tokens."""
+    if not shared:
+        return error(got, stretch.cut(wanted))
+    summed = got.clone()
+    dist.all_reduce(summed, group=stretch.group)
+    return error(summed, wanted)
