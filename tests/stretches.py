@@ -16,18 +16,21 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 import ttr
 import ttr.distributed
+from tests.decoders import tiny, tokens
 from ttr.distributed import Stretch
 from ttr.laws.rows import Sizes, make_case
 from ttr.laws.tolerances import error
 from ttr.problem import Problem
+from ttr.slots import single
+from ttr.state import State
 
 Errors = dict[str, float]
 Measure = Callable[[DeviceMesh], Errors]
 
 TIME = 11
 BOUNDS = {"rows": None, "across": (0, 2, 9, 11), "whole": (0, TIME), "apart": (0, 3, 6, 11)}
-"""Batches whose rows are one sequence each, and documents packed in a row: one that reaches over the cut at 6,
-to both ends, and none that does."""
+"""Batches whose rows are one sequence each, and documents packed in a row: one that reaches over the cut at
+6, to both ends, and none that does."""
 
 
 def run(processes: int, cases: Mapping[str, Measure]) -> dict[str, Errors]:
@@ -77,16 +80,72 @@ def of_regress(problem: Problem, bounds: tuple[int, ...] | None, mesh: DeviceMes
     y, state = ttr.distributed.regress(problem, stretch=stretch, return_state=True, **call)
     errors = {"output": error(y, stretch.cut(whole))}
     if start + stretch.time == TIME:
-        rows = slice(len(end.position) - len(state.position), None)
-        end, state = end.select(rows).state_dict(), state.state_dict()
-        errors |= {f"state {name}": error(state[name].double(), end[name].double()) for name in end}
+        errors |= state_errors(problem, state, end)
     wanted, got = (
-        _gradients(loss.square().sum(), leaves) for loss, leaves in ((whole, case.leaves()), (y, local.leaves()))
+        _gradients(loss.square().sum(), leaves)
+        for loss, leaves in ((whole, case.leaves()), (y, local.leaves()))
     )
     for name, gradient in wanted.items():
         shared = name == "ridge" or "." in name
         errors[f"gradient of {name}"] = _error(got[name], gradient, shared, stretch)
     return errors
+
+
+def state_errors(problem: Problem, got: State, wanted: State) -> Errors:
+    """Of the states of the sequences of the last process."""
+    errors = {}
+    first = len(wanted.position) - len(got.position)
+    for row in range(len(got.position)):
+        one, other = (
+            single(got, row, problem.weights.window),
+            single(wanted, first + row, problem.weights.window),
+        )
+        for name, tensor in one.state_dict().items():
+            at = f"state {name}"
+            errors[at] = max(errors.get(at, 0.0), error(tensor, other.state_dict()[name]))
+    return errors
+
+
+def of_mixer(name: str, bounds: tuple[int, ...] | None, mesh: DeviceMesh) -> Errors:
+    """Outputs, final state and gradients of a layer of the catalogue."""
+    layer = ttr.nn.Mixer(8, ttr.catalogue[name], heads=2).double()
+    x = torch.randn(2 if bounds is None else 1, TIME, 8, dtype=torch.float64, requires_grad=True)
+    stretch = stretch_of(mesh, bounds)
+    packed = None if bounds is None else torch.tensor(bounds)
+    whole, end = layer(x, return_state=True, cu_seqlens=packed)
+    own = stretch.cut(x).detach().clone().requires_grad_()
+    with ttr.distributed.sequence_parallel(stretch):
+        y, state = layer(own, return_state=True)
+        errors = {"output": error(y, stretch.cut(whole))}
+        got = _gradients(y.square().sum(), {"x": own, **dict(layer.named_parameters())})
+    if stretch.cuts[stretch.rank + 1] == TIME:
+        errors |= state_errors(layer.problem, state, end)
+    wanted = _gradients(whole.square().sum(), {"x": x, **dict(layer.named_parameters())})
+    for name, gradient in wanted.items():
+        errors[f"gradient of {name}"] = _error(got[name], gradient, name != "x", stretch)
+    return errors
+
+
+def of_model(
+    layers: tuple[str, ...], bounds: tuple[int, ...] | None, mesh: DeviceMesh, checkpoints: bool = False
+) -> Errors:
+    """The loss and the gradients of a decoder."""
+    model = tiny(layers).train()
+    ids = tokens(2 if bounds is None else 1, TIME)
+    stretch = stretch_of(mesh, bounds)
+    packed = None if bounds is None else torch.tensor(bounds)
+    whole = model(ids, labels=ids, cu_seqlens=packed)
+    weights = dict(model.named_parameters())
+    wanted = _gradients(whole.loss, weights)
+    if checkpoints:
+        model.gradient_checkpointing_enable()
+    with ttr.distributed.sequence_parallel(stretch):
+        own = model(**ttr.distributed.split(stretch, ids))
+        own.loss.backward()
+    got = {name: weight.grad for name, weight in weights.items()}
+    errors = {f"gradient of {name}": _error(got[name], wanted[name], True, stretch) for name in wanted}
+    errors["loss"] = _error(own.loss.detach(), whole.loss.detach(), True, stretch)
+    return errors | {"logits": error(own.logits, stretch.cut(whole.logits))}
 
 
 def _gradients(loss: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ passes that compute a forward pass again, for checkpoints, belong inside the ``w
 from ttr.distributed.batch import split
 from ttr.distributed.parallel import current, sequence_parallel
 from ttr.distributed.regression import means, regress
+from ttr.distributed.sequences import StretchSequences
 from ttr.distributed.stretch import Stretch
 
-__all__ = ["Stretch", "current", "means", "regress", "sequence_parallel", "split"]
+__all__ = ["Stretch", "StretchSequences", "current", "means", "regress", "sequence_parallel", "split"]

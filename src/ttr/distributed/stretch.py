@@ -140,6 +140,22 @@ class Stretch:
             )
         return x.narrow(dim, self.cuts[self.rank], self.time)
 
+    def of_call(self, x: Tensor, state: object, cu_seqlens: object) -> Int[Tensor, " bounds"] | None:
+        """The boundaries of the documents in a call [B,T,...] of a layer.
+
+        Raises:
+            ValueError: if it does not fit this stretch.
+        """
+        if state is not None or cu_seqlens is not None:
+            given = "boundaries of sequences" if state is None else "a state"
+            raise ValueError(
+                "A stretch of longer sequences begins where the process before ends, and this call brings "
+                f"{given}. Give Stretch.of the boundaries of all sequences, and leave states, caches and "
+                "masks out."
+            )
+        self.check(x.shape[1])
+        return self.cu_seqlens(x.device)
+
     def check(self, time: int) -> None:
         """Raises a ValueError unless a call has the tokens of this stretch."""
         if time != self.time:

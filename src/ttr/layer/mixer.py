@@ -3,10 +3,13 @@ sequences and on one token at a time."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ttr import distributed
 from ttr.dispatch import MemoryStep, check_engine, memory_step, regress
 from ttr.engines.engine import Engine
 from ttr.initial import initial_state
@@ -86,22 +89,30 @@ class Mixer(Project):
             ValueError: on wrong shapes or a state of another layer.
         """
         self._check_width(x)
+        stretch = distributed.current()
+        if stretch is not None:
+            cu_seqlens = stretch.of_call(x, state, cu_seqlens)
         rows = check_packing(cu_seqlens, x.shape[0], x.shape[1])
         given = None if state is None else self._checked(state, rows)
         memory_state = None if given is None else self._memory_state(given)
         # x says where to compute: the weights may still be elsewhere
         position = torch.zeros(rows, dtype=torch.int64, device=x.device) if given is None else given.position
         tails = self._empty_tails(rows, x.device) if given is None else self._tails(given)
-        streams, tails = self.project(x, Sequences(x.shape[1], position, cu_seqlens), tails)
-        y = regress(
+        if stretch is None:
+            sequences = Sequences(x.shape[1], position, cu_seqlens)
+            remember = partial(regress, state=memory_state, cu_seqlens=cu_seqlens)
+        else:
+            start = stretch.start(rows, x.device)
+            sequences = distributed.StretchSequences(x.shape[1], start, cu_seqlens, stretch=stretch)
+            remember = partial(distributed.regress, stretch=stretch)
+        streams, tails = self.project(x, sequences, tails)
+        y = remember(
             self.problem,
             streams["q"],
             streams["k"],
             streams["v"],
             params=self.memory(),
-            state=memory_state,
             return_state=return_state,
-            cu_seqlens=cu_seqlens,
             engine=self.engine,
             **self._controls(streams),
         )

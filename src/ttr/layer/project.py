@@ -101,7 +101,8 @@ class Project(nn.Module):
     ) -> dict[str, Tensor]:
         """The streams that a part computes from its streams and the tokens before them; ``tails`` is
         updated."""
-        before = {name: tails[f"conv.{name}"].to(streams[name].dtype) for name in step.streams}
+        known = {name: tails[f"conv.{name}"].to(streams[name].dtype) for name in step.streams}
+        before = sequences.before({name: streams[name] for name in step.streams}, known)
         for name, tail in before.items():
             tails[f"conv.{name}"] = sequences.tail(streams[name], tail).to(tails[f"conv.{name}"].dtype)
         return step.continued(learned(), streams, before, sequences)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -77,6 +78,11 @@ class Sequences:
             tail[rows, (place + past).clamp(max=past - 1)],
             newest,
         )
+
+    def before(self, streams: Mapping[str, Tensor], tails: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The tokens [N,past,...] before those of every sequence of this call: ``tails``, of earlier
+        calls."""
+        return tails
 
     def running_sum(
         self, x: Float[Tensor, "B T *stream"], start: Float[Tensor, " N *stream"]

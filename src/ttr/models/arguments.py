@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from jaxtyping import Int
@@ -9,6 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.utils import logging
 
+from ttr import distributed
 from ttr.models.cache import TTRCache
 from ttr.models.packing import packing_of
 
@@ -48,6 +50,16 @@ def check_read(others: dict[str, Any]) -> None:
             )
     if others.get("output_attentions"):
         logger.warning_once("Memories have no attention maps: output_attentions=True gives None.")
+
+
+def check_has_next(of_loss: Mapping[str, Any]) -> None:
+    """Refuse labels that are still to be shifted in a stretch of longer sequences, whose last label the next
+    process holds."""
+    if distributed.current() is not None and "shift_labels" not in of_loss:
+        raise ValueError(
+            "The label of the last token of a stretch belongs to the next process. Pass what "
+            "ttr.distributed.split returns, without labels."
+        )
 
 
 def within_sequences(labels: Int[Tensor, "B T"], x: Tensor | None, **packed: Any) -> Int[Tensor, "B T"]:

@@ -18,11 +18,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple, logging
 
+from ttr import distributed
 from ttr.dispatch import MemoryStep
 from ttr.layer import planned_step
 from ttr.layer.mixer import Mixer
 from ttr.layer.planned_step import PLAIN_MODULES
-from ttr.models.arguments import check_read, one_cache, tokens_read, within_sequences
+from ttr.models.arguments import check_has_next, check_read, one_cache, tokens_read, within_sequences
 from ttr.models.cache import MemoryLayer, TTRCache
 from ttr.models.configuration import TTRConfig
 from ttr.models.conversion import renamed_keys
@@ -235,6 +236,8 @@ class TTRModel(TTRPreTrainedModel):
             read=tokens_read(cache),
             padding_last=cache is None and all(block.mixer.problem.function.causal for block in self.layers),
         )
+        if (stretch := distributed.current()) is not None:
+            stretch.of_call(x, tokens_read(cache), packing.cu_seqlens)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         last, entered = self._through_blocks(x, cache, packing, wanted)
         return BaseModelOutputWithPast(
@@ -338,6 +341,7 @@ class TTRForCausalLM(TTRPreTrainedModel, Generation, GenerationMixin):
             "seq_idx": seq_idx,
         }
         if labels is not None:  # before the cache advances
+            check_has_next(of_loss)
             x = input_ids if inputs_embeds is None else inputs_embeds
             labels = within_sequences(labels, x, read=tokens_read(cache), **packed)
         outputs = self.model(
