@@ -16,7 +16,6 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 import ttr
 import ttr.distributed
-from tests.decoders import tiny, tokens
 from ttr.distributed import Stretch
 from ttr.laws.rows import Sizes, make_case
 from ttr.laws.tolerances import error
@@ -130,6 +129,8 @@ def of_model(
     layers: tuple[str, ...], bounds: tuple[int, ...] | None, mesh: DeviceMesh, checkpoints: bool = False
 ) -> Errors:
     """The loss and the gradients of a decoder."""
+    from tests.decoders import tiny, tokens  # transformers, which other cases need not import
+
     model = tiny(layers).train()
     ids = tokens(2 if bounds is None else 1, TIME)
     stretch = stretch_of(mesh, bounds)
@@ -138,7 +139,7 @@ def of_model(
     weights = dict(model.named_parameters())
     wanted = _gradients(whole.loss, weights)
     if checkpoints:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     with ttr.distributed.sequence_parallel(stretch):
         own = model(**ttr.distributed.split(stretch, ids))
         own.loss.backward()
@@ -146,6 +147,37 @@ def of_model(
     errors = {f"gradient of {name}": _error(got[name], wanted[name], True, stretch) for name in wanted}
     errors["loss"] = _error(own.loss.detach(), whole.loss.detach(), True, stretch)
     return errors | {"logits": error(own.logits, stretch.cut(whole.logits))}
+
+
+def of_training(layers: tuple[str, ...], data: int, wrap: str, mesh: DeviceMesh) -> Errors:
+    """The gradients of a decoder under DDP or FSDP2, on a mesh of ``data`` times sequence."""
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+    from torch.nn.parallel import DistributedDataParallel
+
+    from tests.decoders import tiny, tokens
+
+    processes = mesh.size()
+    mesh = init_device_mesh("cpu", (data, processes // data), mesh_dim_names=("data", "sequence"))
+    model = tiny(layers).train()
+    weights = dict(model.named_parameters())
+    ids = tokens(2 * data, TIME)
+    wanted = _gradients(model(ids, labels=ids).loss, weights)
+    if wrap == "ddp":
+        wrapped = DistributedDataParallel(model)
+    else:
+        wrapped = model
+        for block in model.model.layers:
+            fully_shard(block)
+        fully_shard(model)
+    stretch = Stretch.of(mesh["sequence"], TIME)
+    batch = ttr.distributed.split(stretch, ids.chunk(data)[mesh["data"].get_local_rank()])
+    batch["num_items_in_batch"] *= data
+    with ttr.distributed.sequence_parallel(stretch):
+        (processes * wrapped(**batch).loss).backward()  # both average over the processes
+    got = {name: weight.grad for name, weight in model.named_parameters()}
+    got = {name: x.full_tensor() if isinstance(x, DTensor) else x for name, x in got.items()}
+    return {f"gradient of {name}": error(got[name], gradient) for name, gradient in wanted.items()}
 
 
 def _gradients(loss: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:

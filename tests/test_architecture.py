@@ -36,6 +36,7 @@ STOREYS = (
     {"operators", "oracle", "recorded_step", "packed"},
     {"dispatch"},
     {"latex", "layer.parts"},
+    {"distributed"},
     {"route", "layer", "explanation"},
     {"explain"},
     {"catalogue"},

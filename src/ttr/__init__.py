@@ -20,7 +20,7 @@ from ttr.state import State
 from ttr.values import checks
 
 if TYPE_CHECKING:
-    from ttr import catalogue, functions, layer, models, nn, solvers, weights
+    from ttr import catalogue, distributed, functions, layer, models, nn, solvers, weights
     from ttr.integrations.transformers.conversion import convert
     from ttr.laws.verify import verify
 
@@ -32,6 +32,7 @@ __all__ = [
     "checks",
     "convert",
     "diagnostics",
+    "distributed",
     "explain",
     "functions",
     "init_params",
@@ -52,7 +53,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Load the submodules that ``import ttr`` leaves out on first access."""
-    if name in ("catalogue", "functions", "layer", "models", "nn", "solvers", "weights"):
+    if name in ("catalogue", "distributed", "functions", "layer", "models", "nn", "solvers", "weights"):
         return importlib.import_module(f"ttr.{name}")
     if name == "verify":
         from ttr.laws.verify import verify

@@ -1,0 +1,145 @@
+"""Sequence parallelism: several processes, each with a stretch of the sequences, compute what one does."""
+
+from functools import partial
+
+import pytest
+import torch
+
+import ttr
+from tests.decoders import ENTRIES, tiny, tokens
+from tests.stretches import BOUNDS, TIME, of_mixer, of_model, of_regress, of_training, run
+from ttr.distributed import Stretch, means, sequence_parallel, split
+from ttr.laws.rows import Sizes, covering, make_case
+from ttr.laws.tolerances import FLOAT32, FLOAT64
+
+HYBRID = ("gated-deltanet", "mamba2", "softmax-attention", "rwkv7")
+"""Layers that pass their states on, combine, and gather, with short convolutions and a token shift."""
+
+
+def assert_equal(processes, cases):
+    """Each case, on several processes, to the digits of one."""
+    bounds = {"loss": FLOAT32}  # which transformers computes in float32
+    wrong = {
+        name: far
+        for name, errors in run(processes, cases).items()
+        if (far := {at: x for at, x in errors.items() if not x <= bounds.get(at, FLOAT64)})
+    }
+    assert not wrong
+
+
+def of_bounds(measure, names, **options):
+    return {
+        f"{name} {words}": partial(measure, name, bounds, **options)
+        for name in names
+        for words, bounds in BOUNDS.items()
+    }
+
+
+def test_two_processes_are_one():
+    names = ("gated-deltanet", "mamba2", "sliding-window-attention", "mesanet", "mamba3")
+    assert_equal(2, of_bounds(of_mixer, names))
+
+
+@pytest.mark.full
+def test_every_memory_on_two_processes():
+    assert_equal(2, of_bounds(of_regress, [problem for problem in covering() if problem.function.causal]))
+
+
+@pytest.mark.full
+def test_every_layer_on_two_processes():
+    assert_equal(2, of_bounds(of_mixer, ENTRIES))
+
+
+@pytest.mark.full
+def test_a_sequence_over_four_processes():
+    problems = [problem for problem in covering() if problem.function.causal][::9]
+    names = ("mamba2", "gla", "mesanet", "forgetting-attention", "path-attention", "ttt-linear", "mamba3")
+    assert_equal(4, of_bounds(of_regress, problems) | of_bounds(of_mixer, names))
+
+
+@pytest.mark.full
+def test_decoders_with_checkpoints_and_under_ddp_and_fsdp():
+    cases = of_bounds(of_model, [HYBRID]) | of_bounds(of_model, [HYBRID], checkpoints=True)
+    assert_equal(2, cases | {wrap: partial(of_training, HYBRID, 1, wrap) for wrap in ("ddp", "fsdp")})
+
+
+@pytest.mark.full
+def test_data_and_sequence_parallelism_together():
+    assert_equal(4, {wrap: partial(of_training, HYBRID, 2, wrap) for wrap in ("ddp", "fsdp")})
+
+
+def test_stretches_cover_all_tokens_and_their_documents():
+    cu_seqlens = [0, 2, 2, 9, 11]
+    stretches = [Stretch.among(3, rank, TIME, cu_seqlens) for rank in range(3)]
+    assert [stretch.time for stretch in stretches] == [4, 4, 3]
+    assert [stretch.cu_seqlens().tolist() for stretch in stretches] == [[0, 2, 4], [0, 4], [0, 1, 3]]
+    assert [(stretch.before, stretch.earlier) for stretch in stretches] == [
+        (0, range(0)),
+        (2, range(1)),
+        (6, range(2)),
+    ]
+    assert stretches[0].last == (2, 4, 2)
+    assert [stretch.passes_on for stretch in stretches] == [True, True, False]
+    assert stretches[2].start(2, torch.device("cpu")).tolist() == [6, 0]
+    assert stretches[1].cut(torch.arange(TIME)[None]).tolist() == [[4, 5, 6, 7]]
+    apart = Stretch.among(2, 1, 6, [0, 3, 6])
+    assert not apart.exchanges and apart.before == 0
+    rows = Stretch.among(2, 1, 6)
+    assert rows.cu_seqlens() is None and rows.start(3, torch.device("cpu")).tolist() == [3, 3, 3]
+
+
+def test_the_label_of_the_last_token_is_held_by_the_next_process():
+    ids = torch.arange(6)[None]
+    labels = ids.masked_fill(ids == 2, -100)
+    first, second = (split(Stretch.among(2, rank, 6, [0, 5, 6]), ids, labels) for rank in range(2))
+    assert first["input_ids"].tolist() == [[0, 1, 2]] and first["shift_labels"].tolist() == [[1, -100, 3]]
+    assert second["shift_labels"].tolist() == [[4, -100, -100]]
+    assert first["num_items_in_batch"] == second["num_items_in_batch"] == 3
+
+
+def test_memories_are_shared_in_the_way_they_allow():
+    ways = {name: means(ttr.catalogue[name].problem) for name in ENTRIES}
+    assert {way: name for name, way in ways.items()}.keys() == {"combines", "gathers", "passes"}
+    assert ways["mamba2"] == ways["mesanet"] == "combines"
+    assert ways["softmax-attention"] == ways["sliding-window-attention"] == "gathers"
+    assert ways["gated-deltanet"] == ways["path-attention"] == ways["titans"] == "passes"
+    with pytest.raises(ValueError, match="data parallelism"):
+        means(ttr.catalogue["skyformer"].problem)
+
+
+def test_calls_that_do_not_fit_a_stretch_are_refused():
+    stretch = Stretch.among(2, 0, TIME)
+    layer = ttr.nn.Mixer(8, ttr.catalogue["mamba2"], heads=2)
+    x = torch.randn(1, stretch.time, 8)
+    with sequence_parallel(stretch):
+        with pytest.raises(ValueError, match="holds 6 of 11"):
+            layer(x[:, 1:])
+        with pytest.raises(ValueError, match="brings a state"):
+            layer(x, layer.initial_state(1))
+        with pytest.raises(ValueError, match="boundaries of all sequences"):
+            layer(x, cu_seqlens=torch.tensor([0, 2, stretch.time]))
+    case = make_case(ttr.catalogue["gla"].problem, Sizes(batch=1, time=TIME))
+    with pytest.raises(ValueError, match="holds 6 of 11"):
+        ttr.distributed.regress(
+            case.problem, case.q, case.k, case.v, stretch=stretch, params=case.params, **case.controls
+        )
+    with pytest.raises(ValueError, match="all tokens"):
+        stretch.cut(x)
+    with pytest.raises(ValueError, match="tokens must be"):
+        Stretch.among(3, 0, 2)
+    with pytest.raises(ValueError, match="one label per token|One label|one\\s+label"):
+        split(stretch, torch.zeros(1, TIME, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.int64))
+
+
+def test_a_decoder_takes_no_cache_no_padding_and_no_labels_of_a_stretch():
+    model = tiny("mamba2")
+    ids = tokens(1, 6)
+    read = model(ids, use_cache=True)
+    cache = read.get("cache", read.get("past_key_values"))
+    with sequence_parallel(Stretch.among(2, 0, TIME)):
+        with pytest.raises(ValueError, match="next process"):
+            model(ids, labels=ids)
+        with pytest.raises(ValueError, match="masks out"):
+            model(ids, attention_mask=torch.tensor([[0, 1, 1, 1, 1, 1]]))
+        with pytest.raises(ValueError, match="brings a state"):
+            model(ids, past_key_values=cache)
