@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -49,7 +50,8 @@ def run(processes: int, cases: Mapping[str, Measure]) -> dict[str, Errors]:
 
 def _process(rank: int, processes: int, cases: Mapping[str, Measure], folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/join", rank=rank, world_size=processes)
+    join, patience = f"file://{folder}/join", timedelta(minutes=2)
+    dist.init_process_group("gloo", init_method=join, timeout=patience, rank=rank, world_size=processes)
     mesh = init_device_mesh("cpu", (processes,), mesh_dim_names=("sequence",))
     found = {}
     for name, measure in cases.items():

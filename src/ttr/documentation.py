@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import ttr
-from ttr import combinations, rooms
+from ttr import combinations, distributed, rooms
 from ttr.combinations import brief
 from ttr.engines import ENGINES
 from ttr.explain import APPROXIMATE, SOURCE, explain, state_words
@@ -172,6 +172,48 @@ def tasks() -> str:
     return "\n".join(parts)
 
 
+SHARED = """`ttr.distributed` cuts sequences into stretches, one for every process of a mesh's dimension.
+Outputs, states and gradients are those of one process, also for packed documents that reach over a cut; its
+docstring shows how it is called. What a layer communicates, forward, for every sequence that reaches over a
+cut:
+
+- a memory that **combines** sums up its stretch, and every process gathers the sums of all, with their
+  decays;
+- one that **gathers** does so with its stored pairs, of a window with the last ones alone. Later processes
+  read more pairs than earlier ones;
+- one that **passes** its state on waits for that of the process before it, which meanwhile goes on with the
+  next layer: L layers of this kind on P processes take L + P - 1 times one layer of one stretch;
+- short convolutions and token shifts gather the last inputs of every stretch, width - 1 for each channel,
+  before the memory, so that a memory that combines waits for no other process to finish.
+
+Backward, a gradient of the same size returns for what was passed; what was gathered is summed over all
+processes, which costs as many such messages as there are processes. The gradients of weights are summed as
+in data parallelism. Sizes are those of float32 at batch 1, 4 heads of 64 channels, and 4,096 tokens per
+process; [layers.md](layers.md) has the tensors of every state.
+"""
+
+
+def parallel() -> str:
+    """How processes share the sequences of every layer, and how much they exchange."""
+    head = "| layer | way | kB sent per process and layer |\n|---|---|---|"
+    rows = [f"| `{name}` | {' | '.join(_way(entry.problem))} |" for name, entry in ttr.catalogue.items()]
+    return f"{_title('Sequence parallelism')}{SHARED}\n{head}\n" + "\n".join(rows) + "\n"
+
+
+def _way(problem: ttr.Problem, heads: int = 4, size: int = 64, tokens: int = 4096) -> tuple[str, str]:
+    """The way, and the size of the message."""
+    try:
+        way = distributed.means(problem)
+    except ValueError as refusal:
+        return f"refused: {refusal}", ""
+    params = ttr.init_params(problem, heads=heads, key_size=size, value_size=size)
+    state = ttr.initial_state(problem, 1, heads, size, size, params=params, capacity=tokens)
+    decay = {None: 0, "head": heads, "channel": heads * size}[problem.weights.retention]
+    sent = state.nbytes + (0 if way == "passes" else 4 * decay)
+    grows = way == "passes" and "keys" in state and problem.weights.window is None
+    return way, f"{sent / 1000:,.1f}{' times the processes before' if grows else ''}"
+
+
 def _flowing(docstring: str | None) -> str:
     """Its paragraphs, a line each."""
     return "\n\n".join(" ".join(each.split()) for each in (docstring or "").strip().split("\n\n"))
@@ -269,6 +311,7 @@ PAGES = {
     "layers.md": layers,
     "combinations.md": combined,
     "tasks.md": tasks,
+    "sequence-parallelism.md": parallel,
 }
 
 if __name__ == "__main__":
