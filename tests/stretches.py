@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 import ttr
 import ttr.distributed
 from ttr.distributed import Stretch
-from ttr.laws.rows import Sizes, make_case
+from ttr.laws.rows import Case, Sizes, make_case
 from ttr.laws.tolerances import error
 from ttr.problem import Problem
 from ttr.slots import single
@@ -68,14 +69,23 @@ def stretch_of(mesh: DeviceMesh, bounds: tuple[int, ...] | None) -> Stretch:
     return Stretch.of(mesh, cu_seqlens=torch.tensor(bounds))
 
 
-def of_regress(problem: Problem, bounds: tuple[int, ...] | None, mesh: DeviceMesh) -> Errors:
-    """Outputs, final state and gradients of ``regress``."""
-    case = make_case(problem, Sizes(batch=2 if bounds is None else 1, time=TIME)).differentiable()
+def of_regress(
+    problem: Problem,
+    bounds: tuple[int, ...] | None,
+    mesh: DeviceMesh,
+    leaves: tuple[str, ...] = (),
+    **kind: Any,
+) -> Errors:
+    """Outputs, final state and gradients of ``regress`` on a ``kind`` of case; the gradients of some
+    ``leaves`` alone if they are named."""
+    case = _differentiable(
+        make_case(problem, Sizes(batch=2 if bounds is None else 1, time=TIME), **kind), leaves
+    )
     stretch = stretch_of(mesh, bounds)
     packed = None if bounds is None else torch.tensor(bounds)
     whole, end = ttr.regress(problem, return_state=True, cu_seqlens=packed, **case.arguments())
     start = stretch.cuts[stretch.rank]
-    local = case.tokens(slice(start, start + stretch.time)).differentiable()
+    local = _differentiable(case.tokens(slice(start, start + stretch.time)), leaves)
     call = local.arguments()
     del call["state"]
     y, state = ttr.distributed.regress(problem, stretch=stretch, return_state=True, **call)
@@ -90,6 +100,14 @@ def of_regress(problem: Problem, bounds: tuple[int, ...] | None, mesh: DeviceMes
         shared = name == "ridge" or "." in name
         errors[f"gradient of {name}"] = _error(got[name], gradient, shared, stretch)
     return errors
+
+
+def _differentiable(case: Case, leaves: tuple[str, ...]) -> Case:
+    """The case with gradients of these leaves, or of all."""
+    every = case.differentiable().leaves()
+    return case.with_leaves(
+        {name: x if name in leaves or not leaves else x.detach() for name, x in every.items()}
+    )
 
 
 def state_errors(problem: Problem, got: State, wanted: State) -> Errors:
@@ -183,6 +201,7 @@ def of_training(layers: tuple[str, ...], data: int, wrap: str, mesh: DeviceMesh)
 
 
 def _gradients(loss: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    leaves = {name: x for name, x in leaves.items() if x.requires_grad}
     found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(leaves, found))
 

@@ -16,13 +16,13 @@ HYBRID = ("gated-deltanet", "mamba2", "softmax-attention", "rwkv7")
 """Layers that pass their states on, combine, and gather, with short convolutions and a token shift."""
 
 
-def assert_equal(processes, cases):
+def assert_equal(processes, cases, bound=FLOAT64):
     """Each case, on several processes, to the digits of one."""
     bounds = {"loss": FLOAT32}  # which transformers computes in float32
     wrong = {
         name: far
         for name, errors in run(processes, cases).items()
-        if (far := {at: x for at, x in errors.items() if not x <= bounds.get(at, FLOAT64)})
+        if (far := {at: x for at, x in errors.items() if not x <= bounds.get(at, bound)})
     }
     assert not wrong
 
@@ -36,13 +36,23 @@ def of_bounds(measure, names, **options):
 
 
 def test_two_processes_are_one():
+    # a state that has no gradient is passed on, by a call that has one
+    queries = partial(of_regress, ttr.catalogue["deltanet"].problem, None, leaves=("q",))
     names = ("gated-deltanet", "mamba2", "sliding-window-attention", "mesanet", "mamba3")
-    assert_equal(2, of_bounds(of_mixer, names))
+    assert_equal(2, {"queries": queries} | of_bounds(of_mixer, names))
 
 
 @pytest.mark.full
 def test_every_memory_on_two_processes():
     assert_equal(2, of_bounds(of_regress, [problem for problem in covering() if problem.function.causal]))
+
+
+@pytest.mark.full
+def test_strong_decays_and_resets_in_float32():
+    names = ("mamba2", "gla", "mesanet", "forgetting-attention", "gated-deltanet")
+    problems = [ttr.catalogue[name].problem for name in names]
+    cases = of_bounds(of_regress, problems, strong_gates=True, dtype=torch.float32)
+    assert_equal(2, cases, FLOAT32)
 
 
 @pytest.mark.full
@@ -66,6 +76,12 @@ def test_decoders_with_checkpoints_and_under_ddp_and_fsdp():
 @pytest.mark.full
 def test_data_and_sequence_parallelism_together():
     assert_equal(4, {wrap: partial(of_training, HYBRID, 2, wrap) for wrap in ("ddp", "fsdp")})
+
+
+def test_a_block_ends_with_its_calls():
+    with sequence_parallel(Stretch.among(2, 0, TIME)) as stretch:
+        assert ttr.distributed.current() is stretch
+    assert ttr.distributed.current() is None
 
 
 def test_stretches_cover_all_tokens_and_their_documents():

@@ -59,6 +59,7 @@ NAMED = (
     "test_fla_models.py",
     "test_to_mixers.py",
     "test_train.py",
+    "test_distributed.py",
 )
 """The files whose tests can be selected by name."""
 

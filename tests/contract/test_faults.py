@@ -44,8 +44,8 @@ EMPTY = (
     | {"engines/torch/superblock.py", "engines/native/engine.py"}
 )
 """Files without computations."""
-SLOW = ("models/", "integrations/", "experiments/train/")
-"""Packages whose tests import transformers, for every fault anew."""
+SLOW = ("models/", "integrations/", "experiments/", "distributed/")
+"""Packages whose tests import transformers or start processes, for every fault anew."""
 FIRST = {fault.file: fault for fault in reversed(FAULTS) if not fault.file.startswith(SLOW)}.values()
 """One fault of each file, for every run; the others belong to `make check`."""
 # forks of a process that has imported torch, since the import takes longer than most checks

@@ -77,7 +77,8 @@ def regress(
         return _passed(problem, (q, k, v), x, stretch, return_state, call)
     if not stretch.exchanges:
         return dispatch.regress(problem, q, k, v, return_state=return_state, **call)
-    state, gathered = _combined(problem, x, stretch)
+    with torch.autocast(q.device.type, enabled=False):  # as inside a memory
+        state, gathered = _combined(problem, x, stretch)
     done = dispatch.regress(problem, q, k, v, state=state, return_state=return_state, **call)
     if return_state:
         return connected(done[0], gathered), done[1]
@@ -147,25 +148,26 @@ def _passed(
     call: Mapping[str, object],
 ) -> Tensor | tuple[Tensor, State]:
     """The stretch from the state of the process before it, which then sends its own to the next."""
-    state = _received(problem, x, stretch) if stretch.earlier else None
+    # by which both sides of a message know whether a gradient comes back
+    inputs = nothing(x.q, x.k, x.v, *x.controls.values(), *x.params.values())
+    state = _received(problem, x, inputs, stretch) if stretch.earlier else None
     wanted = return_state or stretch.passes_on
     done = dispatch.regress(problem, *qkv, state=state, return_state=wanted, **call)
     y, after = done if wanted else (done, None)
     if stretch.passes_on:
         last = single(after, len(after.position) - 1, problem.weights.window) if stretch.packed else after
         numbers = _flat(*(last[name] for name in x.state))
-        y = connected(y, send(numbers, stretch.group, stretch.rank + 1))
+        y = connected(y, send(connected(numbers, inputs), stretch.group, stretch.rank + 1))
     return (y, after) if return_state else y
 
 
-def _received(problem: Problem, x: Inputs, stretch: Stretch) -> State:
+def _received(problem: Problem, x: Inputs, inputs: Float[Tensor, " 0"], stretch: Stretch) -> State:
     """The state from which this process goes on, from the one before it."""
     like = x.state.select(slice(0, 1)) if stretch.packed else x.state
     if issubclass(problem.form, Pairs) and problem.weights.window is None:
         like = with_slots(like, stretch.before)
     size = sum(tensor.numel() for tensor in like.tensors.values())
-    anchor = nothing(x.q, x.k, x.v, *x.controls.values(), *x.params.values())
-    numbers = receive(size, anchor, stretch.group, stretch.rank - 1)
+    numbers = receive(size, inputs, stretch.group, stretch.rank - 1)
     return _with_first(x.state, _state(numbers, like, stretch.before)[0])
 
 

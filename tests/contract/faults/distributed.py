@@ -46,5 +46,6 @@ FAULTS = (
         "_state(gathered[0], summary, stretch.last[process])",
         FOUR,
     ),
+    Fault("distributed/regression.py", "send(connected(numbers, inputs),", "send(numbers,", TWO),
     Fault("distributed/parallel.py", "_stretches.pop()", "pass", ("test_a_block_ends",)),
 )
