@@ -35,11 +35,15 @@ def of_bounds(measure, names, **options):
     }
 
 
-def test_two_processes_are_one():
+def test_three_processes_are_one():
     # a state that has no gradient is passed on, by a call that has one
     queries = partial(of_regress, ttr.catalogue["deltanet"].problem, None, leaves=("q",))
-    names = ("gated-deltanet", "mamba2", "sliding-window-attention", "mesanet", "mamba3")
-    assert_equal(2, {"queries": queries} | of_bounds(of_mixer, names))
+    weights = ttr.weights.Geometric() * ttr.weights.Importance()
+    solvers = ttr.solvers.OneStep(), ttr.solvers.ExactRidge()
+    problems = [ttr.Problem(weights, ttr.functions.Linear(), solver) for solver in solvers]
+    names = ("gated-deltanet", "mamba2", "sliding-window-attention", "softmax-attention", "mamba3")
+    cases = {"queries": queries} | of_bounds(of_regress, problems) | of_bounds(of_mixer, names)
+    assert_equal(3, cases)
 
 
 @pytest.mark.full
