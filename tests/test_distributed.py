@@ -1,4 +1,4 @@
-"""Sequence parallelism: several processes, each with a stretch of the sequences, compute what one does."""
+"""Sequence parallelism: several processes, each with a shard of the sequences, compute what one does."""
 
 from functools import partial
 
@@ -7,8 +7,8 @@ import torch
 
 import ttr
 from tests.decoders import ENTRIES, tiny, tokens
-from tests.stretches import BOUNDS, TIME, of_mixer, of_model, of_regress, of_training, run
-from ttr.distributed import Stretch, means, sequence_parallel, split
+from tests.shards import BOUNDS, TIME, of_mixer, of_model, of_regress, of_training, run
+from ttr.distributed import SequenceShard, means, sequence_parallel, split
 from ttr.laws.rows import Sizes, covering, make_case
 from ttr.laws.tolerances import FLOAT32, FLOAT64
 
@@ -83,35 +83,35 @@ def test_data_and_sequence_parallelism_together():
 
 
 def test_a_block_ends_with_its_calls():
-    with sequence_parallel(Stretch.among(2, 0, TIME)) as stretch:
-        assert ttr.distributed.current() is stretch
+    with sequence_parallel(SequenceShard.among(2, 0, TIME)) as shard:
+        assert ttr.distributed.current() is shard
     assert ttr.distributed.current() is None
 
 
-def test_stretches_cover_all_tokens_and_their_documents():
+def test_shards_cover_all_tokens_and_their_documents():
     cu_seqlens = [0, 2, 2, 9, 11]
-    stretches = [Stretch.among(3, rank, TIME, cu_seqlens) for rank in range(3)]
-    assert [stretch.time for stretch in stretches] == [4, 4, 3]
-    assert [stretch.cu_seqlens().tolist() for stretch in stretches] == [[0, 2, 4], [0, 4], [0, 1, 3]]
-    assert [(stretch.before, stretch.earlier) for stretch in stretches] == [
+    shards = [SequenceShard.among(3, rank, TIME, cu_seqlens) for rank in range(3)]
+    assert [shard.time for shard in shards] == [4, 4, 3]
+    assert [shard.cu_seqlens().tolist() for shard in shards] == [[0, 2, 4], [0, 4], [0, 1, 3]]
+    assert [(shard.before, shard.earlier) for shard in shards] == [
         (0, range(0)),
         (2, range(1)),
         (6, range(2)),
     ]
-    assert stretches[0].last == (2, 4, 2)
-    assert [stretch.passes_on for stretch in stretches] == [True, True, False]
-    assert stretches[2].start(2, torch.device("cpu")).tolist() == [6, 0]
-    assert stretches[1].cut(torch.arange(TIME)[None]).tolist() == [[4, 5, 6, 7]]
-    apart = Stretch.among(2, 1, 6, [0, 3, 6])
+    assert shards[0].last == (2, 4, 2)
+    assert [shard.passes_on for shard in shards] == [True, True, False]
+    assert shards[2].start(2, torch.device("cpu")).tolist() == [6, 0]
+    assert shards[1].cut(torch.arange(TIME)[None]).tolist() == [[4, 5, 6, 7]]
+    apart = SequenceShard.among(2, 1, 6, [0, 3, 6])
     assert not apart.exchanges and apart.before == 0
-    rows = Stretch.among(2, 1, 6)
+    rows = SequenceShard.among(2, 1, 6)
     assert rows.cu_seqlens() is None and rows.start(3, torch.device("cpu")).tolist() == [3, 3, 3]
 
 
 def test_the_label_of_the_last_token_is_held_by_the_next_process():
     ids = torch.arange(6)[None]
     labels = ids.masked_fill(ids == 2, -100)
-    first, second = (split(Stretch.among(2, rank, 6, [0, 5, 6]), ids, labels) for rank in range(2))
+    first, second = (split(SequenceShard.among(2, rank, 6, [0, 5, 6]), ids, labels) for rank in range(2))
     assert first["input_ids"].tolist() == [[0, 1, 2]] and first["shift_labels"].tolist() == [[1, -100, 3]]
     assert second["shift_labels"].tolist() == [[4, -100, -100]]
     assert first["num_items_in_batch"] == second["num_items_in_batch"] == 3
@@ -127,36 +127,38 @@ def test_memories_are_shared_in_the_way_they_allow():
         means(ttr.catalogue["skyformer"].problem)
 
 
-def test_calls_that_do_not_fit_a_stretch_are_refused():
-    stretch = Stretch.among(2, 0, TIME)
+def test_calls_that_do_not_fit_a_shard_are_refused():
+    shard = SequenceShard.among(2, 0, TIME)
     layer = ttr.nn.Mixer(8, ttr.catalogue["mamba2"], heads=2)
-    x = torch.randn(1, stretch.time, 8)
-    with sequence_parallel(stretch):
+    x = torch.randn(1, shard.time, 8)
+    with sequence_parallel(shard):
         with pytest.raises(ValueError, match="holds 6 of 11"):
             layer(x[:, 1:])
         with pytest.raises(ValueError, match="brings a state"):
             layer(x, layer.initial_state(1))
         with pytest.raises(ValueError, match="boundaries of all sequences"):
-            layer(x, cu_seqlens=torch.tensor([0, 2, stretch.time]))
+            layer(x, cu_seqlens=torch.tensor([0, 2, shard.time]))
     case = make_case(ttr.catalogue["gla"].problem, Sizes(batch=1, time=TIME))
     with pytest.raises(ValueError, match="holds 6 of 11"):
         ttr.distributed.regress(
-            case.problem, case.q, case.k, case.v, stretch=stretch, params=case.params, **case.controls
+            case.problem, case.q, case.k, case.v, shard=shard, params=case.params, **case.controls
         )
     with pytest.raises(ValueError, match="all tokens"):
-        stretch.cut(x)
+        shard.cut(x)
     with pytest.raises(ValueError, match="tokens must be"):
-        Stretch.among(3, 0, 2)
-    with pytest.raises(ValueError, match="one label per token|One label|one\\s+label"):
-        split(stretch, torch.zeros(1, TIME, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.int64))
+        SequenceShard.among(3, 0, 2)
+    with pytest.raises(ValueError, match="one dimension of a DeviceMesh"):
+        SequenceShard.of("cpu", TIME)
+    with pytest.raises(ValueError, match="one label"):
+        split(shard, torch.zeros(1, TIME, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.int64))
 
 
-def test_a_decoder_takes_no_cache_no_padding_and_no_labels_of_a_stretch():
+def test_a_decoder_takes_no_cache_no_padding_and_no_labels_of_a_shard():
     model = tiny("mamba2")
     ids = tokens(1, 6)
     read = model(ids, use_cache=True)
     cache = read.get("cache", read.get("past_key_values"))
-    with sequence_parallel(Stretch.among(2, 0, TIME)):
+    with sequence_parallel(SequenceShard.among(2, 0, TIME)):
         with pytest.raises(ValueError, match="next process"):
             model(ids, labels=ids)
         with pytest.raises(ValueError, match="masks out"):

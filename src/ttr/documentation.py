@@ -172,18 +172,18 @@ def tasks() -> str:
     return "\n".join(parts)
 
 
-SHARED = """`ttr.distributed` cuts sequences into stretches, one for every process of a mesh's dimension.
+SHARED = """`ttr.distributed` cuts sequences into shards, one for every process of a mesh's dimension.
 Outputs, states and gradients are those of one process, also for packed documents that reach over a cut; its
 docstring shows how it is called. What a layer communicates, forward, for every sequence that reaches over a
 cut:
 
-- a memory that **combines** sums up its stretch, and every process gathers the sums of all, with their
+- a memory that **combines** sums up its shard, and every process gathers the sums of all, with their
   decays;
 - one that **gathers** does so with its stored pairs, of a window with the last ones alone. Later processes
   read more pairs than earlier ones;
 - one that **passes** its state on waits for that of the process before it, which meanwhile goes on with the
-  next layer: L layers of this kind on P processes take L + P - 1 times one layer of one stretch;
-- short convolutions and token shifts gather the last inputs of every stretch, width - 1 for each channel,
+  next layer: L layers of this kind on P processes take L + P - 1 times one layer of one shard;
+- short convolutions and token shifts gather the last inputs of every shard, width - 1 for each channel,
   before the memory, so that a memory that combines waits for no other process to finish.
 
 Backward, a gradient of the same size returns for what was passed; what was gathered is summed over all

@@ -1,14 +1,14 @@
-"""Sequence parallelism: every process of a mesh holds a contiguous stretch of the sequences.
+"""Sequence parallelism: every process of a mesh holds a contiguous shard of the sequences.
 
-    stretch = Stretch.of(mesh["sequence"], tokens=T)            # or cu_seqlens=, of packed documents
-    y = regress(problem, *map(stretch.cut, (q, k, v)), stretch=stretch)
+    shard = SequenceShard.of(mesh["sequence"], T)             # with cu_seqlens, of documents packed in a row
+    y = regress(problem, *map(shard.cut, (q, k, v)), shard=shard)
 
-    with sequence_parallel(stretch):                            # around a Mixer, or a whole model
-        loss = model(**split(stretch, input_ids)).loss          # the share of this process
+    with sequence_parallel(shard):                            # around a Mixer, or a whole model
+        loss = model(**split(shard, input_ids)).loss          # the share of this process
         loss.backward()
 
 Outputs, states and gradients are those of one process. Gradients of weights are shares, which have to be
-summed over the processes of the stretch: by an all-reduce, or by DDP or FSDP over all processes, which
+summed over the processes of the shard: by an all-reduce, or by DDP or FSDP over all processes, which
 average, with the loss multiplied by their number.
 
 All processes must call the same things in the same order, with the same inputs requiring gradients; backward
@@ -18,7 +18,7 @@ passes that compute a forward pass again, for checkpoints, belong inside the ``w
 from ttr.distributed.batch import split
 from ttr.distributed.parallel import current, sequence_parallel
 from ttr.distributed.regression import means, regress
-from ttr.distributed.sequences import StretchSequences
-from ttr.distributed.stretch import Stretch
+from ttr.distributed.sequences import ShardSequences
+from ttr.distributed.shard import SequenceShard
 
-__all__ = ["Stretch", "StretchSequences", "current", "means", "regress", "sequence_parallel", "split"]
+__all__ = ["SequenceShard", "ShardSequences", "current", "means", "regress", "sequence_parallel", "split"]

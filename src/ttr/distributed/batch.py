@@ -8,25 +8,25 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ttr.distributed.stretch import Stretch
+from ttr.distributed.shard import SequenceShard
 
 NO_LOSS = -100
 
 
 def split(
-    stretch: Stretch, input_ids: Int[Tensor, "B T"], labels: Int[Tensor, "B T"] | None = None
+    shard: SequenceShard, input_ids: Int[Tensor, "B T"], labels: Int[Tensor, "B T"] | None = None
 ) -> dict[str, Any]:
     """The arguments of a causal language model for this process, whose losses add up to that of one process
     for the whole batch.
 
     Args:
-        input_ids: of all tokens; the same on every process of the stretch.
+        input_ids: of all tokens; the same on every process of the shard.
         labels: as for one process, not shifted and -100 where there is no loss; the ids by default.
 
     Returns:
         ``input_ids`` [B,time]; ``shift_labels``, the token after each of them, which for the last one is held
         by the next process, and -100 where the document ends; and ``num_items_in_batch``, by which
-        transformers divides the summed loss: the number of labels of all processes of the stretch. With data
+        transformers divides the summed loss: the number of labels of all processes of the shard. With data
         parallelism pass the number of all of them instead.
 
     Raises:
@@ -39,9 +39,9 @@ def split(
             "per token, -100 for no loss."
         )
     shifted = torch.nn.functional.pad(labels, (0, 1), value=NO_LOSS)[:, 1:].clone()
-    shifted[:, [bound - 1 for bound in stretch.bounds[1:]]] = NO_LOSS
+    shifted[:, [bound - 1 for bound in shard.bounds[1:]]] = NO_LOSS
     return {
-        "input_ids": stretch.cut(input_ids),
-        "shift_labels": stretch.cut(shifted),
+        "input_ids": shard.cut(input_ids),
+        "shift_labels": shard.cut(shifted),
         "num_items_in_batch": (shifted != NO_LOSS).sum(),
     }

@@ -1,8 +1,8 @@
-"""``regress`` for a stretch of the sequences.
+"""``regress`` for a shard of the sequences.
 
 A memory whose segments have a summary that does not depend on what came before (``segments.no_summary``)
 *combines*: every process sums up its tokens, the summaries are gathered, those of earlier processes are
-merged in their order, and the stretch then runs once, from the state that one process would have there. Other
+merged in their order, and the shard then runs once, from the state that one process would have there. Other
 memories *pass* their state on: a process waits for that of the one before it. Layers overlap then, since a
 process that has sent its state goes on with the next layer.
 """
@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 from ttr import dispatch, segments
 from ttr.decay import RESET
 from ttr.distributed.communication import connected, gather, nothing, receive, send
-from ttr.distributed.stretch import Stretch
+from ttr.distributed.shard import SequenceShard
 from ttr.engines.engine import Engine
 from ttr.forms import Pairs, SecondMoments
 from ttr.forms.sums import running_sum
@@ -55,51 +55,51 @@ def regress(
     k: Float[Tensor, "B T *pairs Hk K"],
     v: Float[Tensor, "B T *pairs Hv V"],
     *,
-    stretch: Stretch,
+    shard: SequenceShard,
     params: Mapping[str, Tensor] | None = None,
     return_state: bool = False,
     engine: str | Engine = "auto",
     **controls: Tensor | float,
 ) -> Float[Tensor, "B T H V"] | tuple[Tensor, State]:
     """As ``ttr.regress`` from an empty state, with q, k, v and the controls of the tokens of this process
-    alone (``Stretch.cut``). The state is the one after the stretch, with a row for each sequence in it.
+    alone (``SequenceShard.cut``). The state is the one after the shard, with a row for each sequence in it.
 
     Raises:
-        ValueError: as ``ttr.regress``, if the tokens are not those of the stretch, or if the problem is not
+        ValueError: as ``ttr.regress``, if the tokens are not those of the shard, or if the problem is not
             causal.
     """
     passes = means(problem) == "passes"
-    bounds = stretch.cu_seqlens(q.device)
+    bounds = shard.cu_seqlens(q.device)
     x = prepare(problem, q, k, v, params, None, bounds, controls)
-    stretch.check(x.length)
+    shard.check(x.length)
     call = {"params": params, "cu_seqlens": bounds, "engine": engine, **controls}
     if passes:
-        return _passed(problem, (q, k, v), x, stretch, return_state, call)
-    if not stretch.exchanges:
+        return _passed(problem, (q, k, v), x, shard, return_state, call)
+    if not shard.exchanges:
         return dispatch.regress(problem, q, k, v, return_state=return_state, **call)
     with torch.autocast(q.device.type, enabled=False):  # as inside a memory
-        state, gathered = _combined(problem, x, stretch)
+        state, gathered = _combined(problem, x, shard)
     done = dispatch.regress(problem, q, k, v, state=state, return_state=return_state, **call)
     if return_state:
         return connected(done[0], gathered), done[1]
     return connected(done, gathered)
 
 
-def _combined(problem: Problem, x: Inputs, stretch: Stretch) -> tuple[State | None, Tensor]:
+def _combined(problem: Problem, x: Inputs, shard: SequenceShard) -> tuple[State | None, Tensor]:
     """The state from which this process goes on, None for an empty one, and the summaries of all processes of
     which it is made."""
-    tokens = stretch.last[stretch.rank]
-    empty = x.state.select(slice(-1, None)) if stretch.packed else x.state
+    tokens = shard.last[shard.rank]
+    empty = x.state.select(slice(-1, None)) if shard.packed else x.state
     last = x.tokens(x.length - tokens, x.length, empty)
     summary = _summary(problem, last)
     grows = issubclass(problem.form, Pairs) and problem.weights.window is None
-    summary = with_slots(summary, max(stretch.last)) if grows else summary
+    summary = with_slots(summary, max(shard.last)) if grows else summary
     decay = None if last.log_decay is None else last.log_decay.sum(1)
-    gathered = gather(_flat(*summary.tensors.values(), *(() if decay is None else (decay,))), stretch.group)
+    gathered = gather(_flat(*summary.tensors.values(), *(() if decay is None else (decay,))), shard.group)
     entering = None
-    for process in stretch.earlier:
-        state, numbers = _state(gathered[process], summary, stretch.last[process])
-        state = with_slots(state, stretch.last[process]) if grows else state
+    for process in shard.earlier:
+        state, numbers = _state(gathered[process], summary, shard.last[process])
+        state = with_slots(state, shard.last[process]) if grows else state
         over = None if decay is None else numbers.view_as(decay)
         entering = state if entering is None else segments.merged(problem, entering, state, over)
     return None if entering is None else _with_first(x.state, entering), gathered
@@ -143,32 +143,32 @@ def _passed(
     problem: Problem,
     qkv: tuple[Tensor, Tensor, Tensor],
     x: Inputs,
-    stretch: Stretch,
+    shard: SequenceShard,
     return_state: bool,
     call: Mapping[str, object],
 ) -> Tensor | tuple[Tensor, State]:
-    """The stretch from the state of the process before it, which then sends its own to the next."""
+    """The shard from the state of the process before it, which then sends its own to the next."""
     # by which both sides of a message know whether a gradient comes back
     inputs = nothing(x.q, x.k, x.v, *x.controls.values(), *x.params.values())
-    state = _received(problem, x, inputs, stretch) if stretch.earlier else None
-    wanted = return_state or stretch.passes_on
+    state = _received(problem, x, inputs, shard) if shard.earlier else None
+    wanted = return_state or shard.passes_on
     done = dispatch.regress(problem, *qkv, state=state, return_state=wanted, **call)
     y, after = done if wanted else (done, None)
-    if stretch.passes_on:
-        last = single(after, len(after.position) - 1, problem.weights.window) if stretch.packed else after
+    if shard.passes_on:
+        last = single(after, len(after.position) - 1, problem.weights.window) if shard.packed else after
         numbers = _flat(*(last[name] for name in x.state))
-        y = connected(y, send(connected(numbers, inputs), stretch.group, stretch.rank + 1))
+        y = connected(y, send(connected(numbers, inputs), shard.group, shard.rank + 1))
     return (y, after) if return_state else y
 
 
-def _received(problem: Problem, x: Inputs, inputs: Float[Tensor, " 0"], stretch: Stretch) -> State:
+def _received(problem: Problem, x: Inputs, inputs: Float[Tensor, " 0"], shard: SequenceShard) -> State:
     """The state from which this process goes on, from the one before it."""
-    like = x.state.select(slice(0, 1)) if stretch.packed else x.state
+    like = x.state.select(slice(0, 1)) if shard.packed else x.state
     if issubclass(problem.form, Pairs) and problem.weights.window is None:
-        like = with_slots(like, stretch.before)
+        like = with_slots(like, shard.before)
     size = sum(tensor.numel() for tensor in like.tensors.values())
-    numbers = receive(size, inputs, stretch.group, stretch.rank - 1)
-    return _with_first(x.state, _state(numbers, like, stretch.before)[0])
+    numbers = receive(size, inputs, shard.group, shard.rank - 1)
+    return _with_first(x.state, _state(numbers, like, shard.before)[0])
 
 
 def _flat(*tensors: Tensor) -> Float[Tensor, " N"]:

@@ -89,22 +89,22 @@ class Mixer(Project):
             ValueError: on wrong shapes or a state of another layer.
         """
         self._check_width(x)
-        stretch = distributed.current()
-        if stretch is not None:
-            cu_seqlens = stretch.of_call(x, state, cu_seqlens)
+        shard = distributed.current()
+        if shard is not None:
+            cu_seqlens = shard.of_call(x, state, cu_seqlens)
         rows = check_packing(cu_seqlens, x.shape[0], x.shape[1])
         given = None if state is None else self._checked(state, rows)
         memory_state = None if given is None else self._memory_state(given)
         # x says where to compute: the weights may still be elsewhere
         position = torch.zeros(rows, dtype=torch.int64, device=x.device) if given is None else given.position
         tails = self._empty_tails(rows, x.device) if given is None else self._tails(given)
-        if stretch is None:
+        if shard is None:
             sequences = Sequences(x.shape[1], position, cu_seqlens)
             remember = partial(regress, state=memory_state, cu_seqlens=cu_seqlens)
         else:
-            start = stretch.start(rows, x.device)
-            sequences = distributed.StretchSequences(x.shape[1], start, cu_seqlens, stretch=stretch)
-            remember = partial(distributed.regress, stretch=stretch)
+            start = shard.start(rows, x.device)
+            sequences = distributed.ShardSequences(x.shape[1], start, cu_seqlens, shard=shard)
+            remember = partial(distributed.regress, shard=shard)
         streams, tails = self.project(x, sequences, tails)
         y = remember(
             self.problem,

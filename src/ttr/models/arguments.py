@@ -53,11 +53,11 @@ def check_read(others: dict[str, Any]) -> None:
 
 
 def check_has_next(of_loss: Mapping[str, Any]) -> None:
-    """Refuse labels that are still to be shifted in a stretch of longer sequences, whose last label the next
+    """Refuse labels that are still to be shifted in a shard of longer sequences, whose last label the next
     process holds."""
     if distributed.current() is not None and "shift_labels" not in of_loss:
         raise ValueError(
-            "The label of the last token of a stretch belongs to the next process. Pass what "
+            "The label of the last token of a shard belongs to the next process. Pass what "
             "ttr.distributed.split returns, without labels."
         )
 

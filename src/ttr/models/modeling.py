@@ -236,8 +236,8 @@ class TTRModel(TTRPreTrainedModel):
             read=tokens_read(cache),
             padding_last=cache is None and all(block.mixer.problem.function.causal for block in self.layers),
         )
-        if (stretch := distributed.current()) is not None:
-            stretch.of_call(x, tokens_read(cache), packing.cu_seqlens)
+        if (shard := distributed.current()) is not None:
+            shard.of_call(x, tokens_read(cache), packing.cu_seqlens)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         last, entered = self._through_blocks(x, cache, packing, wanted)
         return BaseModelOutputWithPast(

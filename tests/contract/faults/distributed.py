@@ -5,8 +5,8 @@ from .fault import Fault
 THREE = ("test_three_processes_are_one",)
 
 FAULTS = (
-    Fault("distributed/stretch.py", "- self._begin(self.cuts[self.rank])", "- 0", THREE),
-    Fault("distributed/stretch.py", "if start < bound < stop", "if start <= bound < stop", THREE),
+    Fault("distributed/shard.py", "- self._begin(self.cuts[self.rank])", "- 0", THREE),
+    Fault("distributed/shard.py", "if start < bound < stop", "if start <= bound < stop", THREE),
     Fault(
         "distributed/batch.py", "bound - 1 for bound", "bound - 2 for bound", ("test_the_label_of_the_last",)
     ),
@@ -23,7 +23,7 @@ FAULTS = (
         "_post(2 * gradient, ctx.group, ctx.of)",
         THREE,
     ),
-    Fault("distributed/sequences.py", "past - min(past, self.stretch.last[each]) :", "1:", THREE),
+    Fault("distributed/sequences.py", "past - min(past, self.shard.last[each]) :", "1:", THREE),
     Fault(
         "distributed/sequences.py",
         "gathered[earlier.start : earlier.stop].sum(0)",
@@ -41,10 +41,10 @@ FAULTS = (
     Fault("distributed/regression.py", "torch.full_like(like.position, tokens)", "like.position", THREE),
     Fault(
         "distributed/regression.py",
-        "_state(gathered[process], summary, stretch.last[process])",
-        "_state(gathered[0], summary, stretch.last[process])",
+        "_state(gathered[process], summary, shard.last[process])",
+        "_state(gathered[0], summary, shard.last[process])",
         THREE,
     ),
     Fault("distributed/regression.py", "send(connected(numbers, inputs),", "send(numbers,", THREE),
-    Fault("distributed/parallel.py", "_stretches.pop()", "pass", ("test_a_block_ends",)),
+    Fault("distributed/parallel.py", "_shards.pop()", "pass", ("test_a_block_ends",)),
 )

@@ -1,4 +1,4 @@
-"""What one of several processes does in tests/test_distributed.py: it computes its stretch of the sequences
+"""What one of several processes does in tests/test_distributed.py: it computes its shard of the sequences
 and the whole of them, and measures how far apart they are."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 import ttr
 import ttr.distributed
-from ttr.distributed import Stretch
+from ttr.distributed import SequenceShard
 from ttr.laws.rows import Case, Sizes, make_case
 from ttr.laws.tolerances import error
 from ttr.problem import Problem
@@ -62,11 +62,9 @@ def _process(rank: int, processes: int, cases: Mapping[str, Measure], folder: st
     dist.destroy_process_group()
 
 
-def stretch_of(mesh: DeviceMesh, bounds: tuple[int, ...] | None) -> Stretch:
-    """The stretch of a mesh, of rows or of packed documents."""
-    if bounds is None:
-        return Stretch.of(mesh, TIME)
-    return Stretch.of(mesh, cu_seqlens=torch.tensor(bounds))
+def shard_of(mesh: DeviceMesh, bounds: tuple[int, ...] | None) -> SequenceShard:
+    """The shard of a mesh, of rows or of packed documents."""
+    return SequenceShard.of(mesh, TIME, None if bounds is None else torch.tensor(bounds))
 
 
 def of_regress(
@@ -81,16 +79,16 @@ def of_regress(
     case = _differentiable(
         make_case(problem, Sizes(batch=2 if bounds is None else 1, time=TIME), **kind), leaves
     )
-    stretch = stretch_of(mesh, bounds)
+    shard = shard_of(mesh, bounds)
     packed = None if bounds is None else torch.tensor(bounds)
     whole, end = ttr.regress(problem, return_state=True, cu_seqlens=packed, **case.arguments())
-    start = stretch.cuts[stretch.rank]
-    local = _differentiable(case.tokens(slice(start, start + stretch.time)), leaves)
+    start = shard.cuts[shard.rank]
+    local = _differentiable(case.tokens(slice(start, start + shard.time)), leaves)
     call = local.arguments()
     del call["state"]
-    y, state = ttr.distributed.regress(problem, stretch=stretch, return_state=True, **call)
-    errors = {"output": error(y, stretch.cut(whole))}
-    if start + stretch.time == TIME:
+    y, state = ttr.distributed.regress(problem, shard=shard, return_state=True, **call)
+    errors = {"output": error(y, shard.cut(whole))}
+    if start + shard.time == TIME:
         errors |= state_errors(problem, state, end)
     wanted, got = (
         _gradients(loss.square().sum(), leaves)
@@ -98,7 +96,7 @@ def of_regress(
     )
     for name, gradient in wanted.items():
         shared = name == "ridge" or "." in name
-        errors[f"gradient of {name}"] = _error(got[name], gradient, shared, stretch)
+        errors[f"gradient of {name}"] = _error(got[name], gradient, shared, shard)
     return errors
 
 
@@ -129,19 +127,19 @@ def of_mixer(name: str, bounds: tuple[int, ...] | None, mesh: DeviceMesh) -> Err
     """Outputs, final state and gradients of a layer of the catalogue."""
     layer = ttr.nn.Mixer(8, ttr.catalogue[name], heads=2).double()
     x = torch.randn(2 if bounds is None else 1, TIME, 8, dtype=torch.float64, requires_grad=True)
-    stretch = stretch_of(mesh, bounds)
+    shard = shard_of(mesh, bounds)
     packed = None if bounds is None else torch.tensor(bounds)
     whole, end = layer(x, return_state=True, cu_seqlens=packed)
-    own = stretch.cut(x).detach().clone().requires_grad_()
-    with ttr.distributed.sequence_parallel(stretch):
+    own = shard.cut(x).detach().clone().requires_grad_()
+    with ttr.distributed.sequence_parallel(shard):
         y, state = layer(own, return_state=True)
-        errors = {"output": error(y, stretch.cut(whole))}
+        errors = {"output": error(y, shard.cut(whole))}
         got = _gradients(y.square().sum(), {"x": own, **dict(layer.named_parameters())})
-    if stretch.cuts[stretch.rank + 1] == TIME:
+    if shard.cuts[shard.rank + 1] == TIME:
         errors |= state_errors(layer.problem, state, end)
     wanted = _gradients(whole.square().sum(), {"x": x, **dict(layer.named_parameters())})
     for name, gradient in wanted.items():
-        errors[f"gradient of {name}"] = _error(got[name], gradient, name != "x", stretch)
+        errors[f"gradient of {name}"] = _error(got[name], gradient, name != "x", shard)
     return errors
 
 
@@ -153,20 +151,20 @@ def of_model(
 
     model = tiny(layers).train()
     ids = tokens(2 if bounds is None else 1, TIME)
-    stretch = stretch_of(mesh, bounds)
+    shard = shard_of(mesh, bounds)
     packed = None if bounds is None else torch.tensor(bounds)
     whole = model(ids, labels=ids, cu_seqlens=packed)
     weights = dict(model.named_parameters())
     wanted = _gradients(whole.loss, weights)
     if checkpoints:
         model.activation_checkpointing_enable()
-    with ttr.distributed.sequence_parallel(stretch):
-        own = model(**ttr.distributed.split(stretch, ids))
+    with ttr.distributed.sequence_parallel(shard):
+        own = model(**ttr.distributed.split(shard, ids))
         own.loss.backward()
     got = {name: weight.grad for name, weight in weights.items()}
-    errors = {f"gradient of {name}": _error(got[name], wanted[name], True, stretch) for name in wanted}
-    errors["loss"] = _error(own.loss.detach(), whole.loss.detach(), True, stretch)
-    return errors | {"logits": error(own.logits, stretch.cut(whole.logits))}
+    errors = {f"gradient of {name}": _error(got[name], wanted[name], True, shard) for name in wanted}
+    errors["loss"] = _error(own.loss.detach(), whole.loss.detach(), True, shard)
+    return errors | {"logits": error(own.logits, shard.cut(whole.logits))}
 
 
 def of_training(layers: tuple[str, ...], data: int, wrap: str, mesh: DeviceMesh) -> Errors:
@@ -190,10 +188,10 @@ def of_training(layers: tuple[str, ...], data: int, wrap: str, mesh: DeviceMesh)
         for block in model.model.layers:
             fully_shard(block)
         fully_shard(model)
-    stretch = Stretch.of(mesh["sequence"], TIME)
-    batch = ttr.distributed.split(stretch, ids.chunk(data)[mesh["data"].get_local_rank()])
+    shard = SequenceShard.of(mesh["sequence"], TIME)
+    batch = ttr.distributed.split(shard, ids.chunk(data)[mesh["data"].get_local_rank()])
     batch["num_items_in_batch"] *= data
-    with ttr.distributed.sequence_parallel(stretch):
+    with ttr.distributed.sequence_parallel(shard):
         (processes * wrapped(**batch).loss).backward()  # both average over the processes
     got = {name: weight.grad for name, weight in model.named_parameters()}
     got = {name: x.full_tensor() if isinstance(x, DTensor) else x for name, x in got.items()}
@@ -206,10 +204,10 @@ def _gradients(loss: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(zip(leaves, found))
 
 
-def _error(got: Tensor, wanted: Tensor, shared: bool, stretch: Stretch) -> float:
+def _error(got: Tensor, wanted: Tensor, shared: bool, shard: SequenceShard) -> float:
     """Of the gradient of a weight, of which this process has a share, or of a tensor of the tokens."""
     if not shared:
-        return error(got, stretch.cut(wanted))
+        return error(got, shard.cut(wanted))
     summed = got.clone()
-    dist.all_reduce(summed, group=stretch.group)
+    dist.all_reduce(summed, group=shard.group)
     return error(summed, wanted)

@@ -17,11 +17,11 @@ from ttr.prepare import check_packing, check_sizes
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """The contiguous stretch of all sequences that this process holds, one of those of a group of processes.
+class SequenceShard:
+    """The contiguous shard of all sequences that this process holds, one of those of a group of processes.
 
     Attributes:
-        cuts: [0, ..., T], where the stretches of the processes meet.
+        cuts: [0, ..., T], where the shards of the processes meet.
         bounds: [0, ..., T] of documents packed along time, none of them empty; (0, T) if ``packed`` is False:
             every row of a batch is then one sequence.
         rank: the number of this process in the group.
@@ -34,31 +34,28 @@ class Stretch:
     group: dist.ProcessGroup | None = field(default=None, compare=False, repr=False)
 
     @staticmethod
-    def of(
-        mesh: DeviceMesh, tokens: int | None = None, cu_seqlens: Int[Tensor, " bounds"] | None = None
-    ) -> Stretch:
-        """The stretch of this process: T tokens cut as evenly as ``torch.tensor_split`` does.
+    def of(mesh: DeviceMesh, tokens: int, cu_seqlens: Int[Tensor, " bounds"] | None = None) -> SequenceShard:
+        """The shard of this process: T tokens cut as evenly as ``torch.tensor_split`` does.
 
         Args:
             mesh: a mesh of one dimension, such as mesh["sequence"].
-            tokens: T, the length of the sequences of a batch, which all processes together hold.
-            cu_seqlens: instead, the boundaries [0, ..., T] of all documents packed along time.
+            tokens: T, the length of the rows of a batch, which all processes together hold.
+            cu_seqlens: the boundaries [0, ..., T] of documents packed along time; without them every row is
+                one sequence.
 
         Raises:
-            ValueError: if the mesh has several dimensions, or more processes than there are tokens.
+            ValueError: if the mesh has several dimensions, or more processes than there are tokens, or if the
+                boundaries are none.
         """
-        if mesh.ndim != 1:
+        if not isinstance(mesh, DeviceMesh) or mesh.ndim != 1:
             raise ValueError(
-                f"A sequence is cut along one dimension of a mesh, and this one has {mesh.ndim}. Use "
-                f'mesh["NAME"] with one of {mesh.mesh_dim_names}.'
+                f"A sequence is cut along one dimension of a DeviceMesh, and this is {mesh!r}. Use "
+                'mesh["sequence"], or the name of another dimension.'
             )
-        if (tokens is None) == (cu_seqlens is None):
-            raise ValueError("Give either the number of tokens of a sequence, or boundaries cu_seqlens.")
-        if cu_seqlens is not None:
-            tokens = int(cu_seqlens[-1])
-            check_packing(cu_seqlens, 1, tokens)
+        check_sizes(tokens=tokens)
+        check_packing(cu_seqlens, 1, tokens)
         group = mesh.get_group()
-        return Stretch.among(
+        return SequenceShard.among(
             dist.get_world_size(group),
             dist.get_rank(group),
             tokens,
@@ -73,13 +70,13 @@ class Stretch:
         tokens: int,
         cu_seqlens: Sequence[int] | None = None,
         group: dist.ProcessGroup | None = None,
-    ) -> Stretch:
-        """The stretch of process ``rank`` of several."""
+    ) -> SequenceShard:
+        """The shard of process ``rank`` of several."""
         check_sizes(processes, tokens=tokens)
         sizes = [tokens // processes + (process < tokens % processes) for process in range(processes)]
         cuts = tuple(itertools.accumulate(sizes, initial=0))
         bounds = (0, tokens) if cu_seqlens is None else tuple(sorted(set(cu_seqlens)))
-        return Stretch(cuts, bounds, cu_seqlens is not None, rank, group)
+        return SequenceShard(cuts, bounds, cu_seqlens is not None, rank, group)
 
     @property
     def time(self) -> int:
@@ -114,7 +111,7 @@ class Stretch:
         )
 
     def cu_seqlens(self, device: torch.device | None = None) -> Int[Tensor, " bounds"] | None:
-        """The boundaries [0, ..., time] of the documents in this stretch; None if every row is one
+        """The boundaries [0, ..., time] of the documents in this shard; None if every row is one
         sequence."""
         if not self.packed:
             return None
@@ -123,7 +120,7 @@ class Stretch:
         return torch.tensor([0, *inner, stop - start], device=device)
 
     def start(self, rows: int, device: torch.device) -> Int[Tensor, " rows"]:
-        """How many tokens of every sequence of this stretch earlier processes hold."""
+        """How many tokens of every sequence of this shard earlier processes hold."""
         held = torch.zeros(rows, dtype=torch.int64, device=device)
         held[: 1 if self.packed else rows] = self.before
         return held
@@ -141,24 +138,24 @@ class Stretch:
         """The boundaries of the documents in a call [B,T,...] of a layer.
 
         Raises:
-            ValueError: if it does not fit this stretch.
+            ValueError: if it does not fit this shard.
         """
         if state is not None or cu_seqlens is not None:
             given = "boundaries of sequences" if state is None else "a state"
             raise ValueError(
-                "A stretch of longer sequences begins where the process before ends, and this call brings "
-                f"{given}. Give Stretch.of the boundaries of all sequences, and leave states, caches and "
-                "masks out."
+                "A shard of longer sequences begins where the process before ends, and this call brings "
+                f"{given}. Give SequenceShard.of the boundaries of all sequences, and leave states, caches "
+                "and masks out."
             )
         self.check(x.shape[1])
         return self.cu_seqlens(x.device)
 
     def check(self, time: int) -> None:
-        """Raises a ValueError unless a call has the tokens of this stretch."""
+        """Raises a ValueError unless a call has the tokens of this shard."""
         if time != self.time:
             raise ValueError(
                 f"This call has {time} tokens, and process {self.rank} of {len(self.cuts) - 1} holds "
-                f"{self.time} of {self.cuts[-1]}. Pass what Stretch.cut returns."
+                f"{self.time} of {self.cuts[-1]}. Pass what SequenceShard.cut returns."
             )
 
     def _begin(self, token: int) -> int:
