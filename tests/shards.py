@@ -62,9 +62,9 @@ def _process(rank: int, processes: int, cases: Mapping[str, Measure], folder: st
     dist.destroy_process_group()
 
 
-def shard_of(mesh: DeviceMesh, bounds: tuple[int, ...] | None) -> SequenceShard:
+def shard_of(mesh: DeviceMesh, bounds: tuple[int, ...] | None, time: int = TIME) -> SequenceShard:
     """The shard of a mesh, of rows or of packed documents."""
-    return SequenceShard.of(mesh, TIME, None if bounds is None else torch.tensor(bounds))
+    return SequenceShard.of(mesh, time, None if bounds is None else torch.tensor(bounds))
 
 
 def of_regress(
@@ -123,11 +123,11 @@ def state_errors(problem: Problem, got: State, wanted: State) -> Errors:
     return errors
 
 
-def of_mixer(name: str, bounds: tuple[int, ...] | None, mesh: DeviceMesh) -> Errors:
+def of_mixer(name: str, bounds: tuple[int, ...] | None, mesh: DeviceMesh, time: int = TIME) -> Errors:
     """Outputs, final state and gradients of a layer of the catalogue."""
     layer = ttr.nn.Mixer(8, ttr.catalogue[name], heads=2).double()
-    x = torch.randn(2 if bounds is None else 1, TIME, 8, dtype=torch.float64, requires_grad=True)
-    shard = shard_of(mesh, bounds)
+    x = torch.randn(2 if bounds is None else 1, time, 8, dtype=torch.float64, requires_grad=True)
+    shard = shard_of(mesh, bounds, time)
     packed = None if bounds is None else torch.tensor(bounds)
     whole, end = layer(x, return_state=True, cu_seqlens=packed)
     own = shard.cut(x).detach().clone().requires_grad_()
@@ -135,7 +135,7 @@ def of_mixer(name: str, bounds: tuple[int, ...] | None, mesh: DeviceMesh) -> Err
         y, state = layer(own, return_state=True)
         errors = {"output": error(y, shard.cut(whole))}
         got = _gradients(y.square().sum(), {"x": own, **dict(layer.named_parameters())})
-    if shard.cuts[shard.rank + 1] == TIME:
+    if shard.cuts[shard.rank + 1] == time:
         errors |= state_errors(layer.problem, state, end)
     wanted = _gradients(whole.square().sum(), {"x": x, **dict(layer.named_parameters())})
     for name, gradient in wanted.items():

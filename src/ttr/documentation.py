@@ -183,7 +183,7 @@ cut:
   read more pairs than earlier ones;
 - one that **passes** its state on waits for that of the process before it, which meanwhile goes on with the
   next layer: L layers of this kind on P processes take L + P - 1 times one layer of one shard;
-- short convolutions and token shifts gather the last inputs of every shard, width - 1 for each channel,
+- short convolutions and token shifts send their last inputs to the next process, width - 1 for each channel,
   before the memory, so that a memory that combines waits for no other process to finish.
 
 Backward, a gradient of the same size returns for what was passed; what was gathered is summed over all

@@ -7,6 +7,8 @@ every process: where nothing is read, ``connected`` joins it to what is.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,17 +26,33 @@ def gather(x: Float[Tensor, " N"], group: dist.ProcessGroup) -> Float[Tensor, "p
     return _Gather.apply(x, group)
 
 
-def send(x: Float[Tensor, " N"], group: dist.ProcessGroup, to: int) -> Float[Tensor, " 0"]:
-    """Send x to another process of the group, without waiting for it, and return nothing as a tensor, through
-    which the gradient comes back."""
-    return _Send.apply(x, group, to)
+def send(
+    tensors: Sequence[Tensor], inputs: Float[Tensor, " 0"], group: dist.ProcessGroup, to: int
+) -> Float[Tensor, " 0"]:
+    """Send tensors of one dtype to another process of the group, without waiting for it, and return nothing
+    as a tensor, through which the gradient comes back if ``inputs`` have one."""
+    return _Send.apply(connected(flat(*tensors), inputs), group, to)
 
 
 def receive(
-    size: int, anchor: Float[Tensor, " 0"], group: dist.ProcessGroup, of: int
-) -> Float[Tensor, " {size}"]:
-    """What another process of the group sends. It has a gradient if ``anchor`` has, whose dtype it gets."""
-    return _Receive.apply(anchor, size, group, of)
+    like: Sequence[Tensor], inputs: Float[Tensor, " 0"], group: dist.ProcessGroup, of: int
+) -> list[Tensor]:
+    """What another process of the group sends: tensors with the shapes and the dtype of these."""
+    numbers = like[0].new_empty(sum(tensor.numel() for tensor in like))
+    return unflat(_Receive.apply(inputs, numbers, group, of), like)[0]
+
+
+def flat(*tensors: Tensor) -> Float[Tensor, " N"]:
+    """The numbers of several tensors as one message."""
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def unflat(
+    message: Float[Tensor, " N"], like: Sequence[Tensor]
+) -> tuple[list[Tensor], Float[Tensor, " rest"]]:
+    """The tensors with the shapes of these at the beginning of a message, and the rest of it."""
+    *parts, rest = message.tensor_split(list(itertools.accumulate(tensor.numel() for tensor in like)))
+    return [part.view_as(tensor) for part, tensor in zip(parts, like)], rest
 
 
 def nothing(*tensors: Tensor) -> Float[Tensor, " 0"]:
@@ -44,8 +62,8 @@ def nothing(*tensors: Tensor) -> Float[Tensor, " 0"]:
 
 def connected(x: Tensor, *others: Tensor) -> Tensor:
     """x as part of a graph in which the others are, too, with gradients of 0."""
-    empty = nothing(*others)
-    return x + empty.sum().to(x.dtype) if empty.requires_grad else x
+    graph = [empty.sum().to(x.dtype) for tensor in others if (empty := nothing(tensor)).requires_grad]
+    return x + sum(graph) if graph else x
 
 
 class _Gather(torch.autograd.Function):
@@ -79,15 +97,16 @@ class _Send(torch.autograd.Function):
 
 class _Receive(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, size: int, group: dist.ProcessGroup, of: int) -> Tensor:
-        ctx.group, ctx.of = group, of
-        return _await(anchor.new_empty(size), group, of)
+    def forward(ctx: Any, inputs: Tensor, numbers: Tensor, group: dist.ProcessGroup, of: int) -> Tensor:
+        ctx.group, ctx.of, ctx.nothing = group, of, torch.empty_like(inputs)
+        ctx.mark_dirty(numbers)
+        return _await(numbers, group, of)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         _post(gradient, ctx.group, ctx.of)
-        return gradient.new_empty(0), None, None, None
+        return ctx.nothing, None, None, None
 
 
 def _post(x: Tensor, group: dist.ProcessGroup, to: int) -> None:

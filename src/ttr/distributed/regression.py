@@ -9,8 +9,7 @@ process that has sent its state goes on with the next layer.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -19,7 +18,7 @@ from torch.nn.functional import pad
 
 from ttr import dispatch, segments
 from ttr.decay import RESET
-from ttr.distributed.communication import connected, gather, nothing, receive, send
+from ttr.distributed.communication import connected, flat, gather, nothing, receive, send, unflat
 from ttr.distributed.shard import SequenceShard
 from ttr.engines.engine import Engine
 from ttr.forms import Pairs, SecondMoments
@@ -95,12 +94,13 @@ def _combined(problem: Problem, x: Inputs, shard: SequenceShard) -> tuple[State 
     grows = issubclass(problem.form, Pairs) and problem.weights.window is None
     summary = with_slots(summary, max(shard.last)) if grows else summary
     decay = None if last.log_decay is None else last.log_decay.sum(1)
-    gathered = gather(_flat(*summary.tensors.values(), *(() if decay is None else (decay,))), shard.group)
+    gathered = gather(flat(*summary.tensors.values(), *(() if decay is None else (decay,))), shard.group)
     entering = None
     for process in shard.earlier:
-        state, numbers = _state(gathered[process], summary, shard.last[process])
+        tensors, rest = unflat(gathered[process], list(summary.tensors.values()))
+        state = _after(shard.last[process], summary, tensors)
         state = with_slots(state, shard.last[process]) if grows else state
-        over = None if decay is None else numbers.view_as(decay)
+        over = None if decay is None else rest.view_as(decay)
         entering = state if entering is None else segments.merged(problem, entering, state, over)
     return None if entering is None else _with_first(x.state, entering), gathered
 
@@ -156,8 +156,7 @@ def _passed(
     y, after = done if wanted else (done, None)
     if shard.passes_on:
         last = single(after, len(after.position) - 1, problem.weights.window) if shard.packed else after
-        numbers = _flat(*(last[name] for name in x.state))
-        y = connected(y, send(connected(numbers, inputs), shard.group, shard.rank + 1))
+        y = connected(y, send([last[name] for name in x.state], inputs, shard.group, shard.rank + 1))
     return (y, after) if return_state else y
 
 
@@ -166,24 +165,13 @@ def _received(problem: Problem, x: Inputs, inputs: Float[Tensor, " 0"], shard: S
     like = x.state.select(slice(0, 1)) if shard.packed else x.state
     if issubclass(problem.form, Pairs) and problem.weights.window is None:
         like = with_slots(like, shard.before)
-    size = sum(tensor.numel() for tensor in like.tensors.values())
-    numbers = receive(size, inputs, shard.group, shard.rank - 1)
-    return _with_first(x.state, _state(numbers, like, shard.before)[0])
+    tensors = receive(list(like.tensors.values()), inputs, shard.group, shard.rank - 1)
+    return _with_first(x.state, _after(shard.before, like, tensors))
 
 
-def _flat(*tensors: Tensor) -> Float[Tensor, " N"]:
-    """The numbers of several tensors as one message."""
-    return torch.cat([tensor.flatten() for tensor in tensors])
-
-
-def _state(numbers: Float[Tensor, " N"], like: State, tokens: int) -> tuple[State, Tensor]:
-    """The state of ``tokens`` tokens whose tensors, with the shapes of ``like``, are the first numbers of a
-    message, and the rest of it."""
-    *parts, rest = numbers.tensor_split(
-        list(itertools.accumulate(tensor.numel() for tensor in like.tensors.values()))
-    )
-    tensors = {name: part.view_as(like[name]) for name, part in zip(like, parts)}
-    return like.replace(**tensors, position=torch.full_like(like.position, tokens)), rest
+def _after(tokens: int, like: State, tensors: Sequence[Tensor]) -> State:
+    """The state of ``tokens`` tokens with these tensors, in the order of ``like``."""
+    return like.replace(**dict(zip(like, tensors)), position=torch.full_like(like.position, tokens))
 
 
 def _with_first(empty: State, first: State) -> State:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ttr.distributed.communication import connected, gather
+from ttr.distributed.communication import connected, nothing, receive, send
 from ttr.distributed.shard import SequenceShard
 from ttr.layer.sequences import Sequences
 
@@ -17,50 +17,48 @@ from ttr.layer.sequences import Sequences
 @dataclass(frozen=True, kw_only=True)
 class ShardSequences(Sequences):
     """The sequences of a shard. What the parts of a layer need of earlier tokens, the last of them or a sum
-    of all, is gathered from all processes."""
+    of all, comes from the process before."""
 
     shard: SequenceShard
 
     def before(self, streams: Mapping[str, Tensor], tails: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        if not self.shard.exchanges:
-            return tails
-        own = [self._of_last(self.tail(streams[name], tail)) for name, tail in tails.items()]
-        wide = [torch.promote_types(tail.dtype, torch.float32) for tail in own]
-        gathered = gather(
-            torch.cat([tail.to(dtype).flatten() for tail, dtype in zip(own, wide)]), self.shard.group
-        )
-        parts = gathered.split([tail.numel() for tail in own], dim=1)
-        return {
-            name: self._with_first(tail, self._newest(part.unflatten(1, like.shape).to(tail), gathered))
-            for (name, tail), part, like in zip(tails.items(), parts, own)
-        }
+        inputs = nothing(*streams.values())
+        past = max(tail.shape[1] for tail in tails.values())
+        # what the next process needs then does not depend on what this one gets, and it need not wait
+        own = self.shard.last[self.shard.rank] >= past
+        sent = self._send_tails(streams, tails, inputs) if own else []
+        received = self._received(list(tails.values()), inputs)
+        before = dict(zip(tails, received))
+        sent = sent if own else self._send_tails(streams, before, inputs)
+        return {name: connected(tail, *sent) for name, tail in before.items()}
 
-    def _newest(
-        self, tails: Float[Tensor, "processes rows past *stream"], gathered: Tensor
-    ) -> Float[Tensor, "rows past *stream"]:
-        """The last tokens before this shard, zeros before the first of a sequence."""
-        past = tails.shape[2]
-        held = [tails[each, :, past - min(past, self.shard.last[each]) :] for each in self.shard.earlier]
-        nothing = connected(torch.zeros_like(tails[0]), gathered)
-        return torch.cat([nothing, *held], dim=1)[:, -past:]
+    def _send_tails(
+        self, streams: Mapping[str, Tensor], before: Mapping[str, Tensor], inputs: Tensor
+    ) -> list[Tensor]:
+        return self._send([self.tail(streams[name], tail) for name, tail in before.items()], inputs)
 
     def running_sum(
         self, x: Float[Tensor, "B T *stream"], start: Float[Tensor, " N *stream"]
     ) -> tuple[Float[Tensor, "B T *stream"], Float[Tensor, " N *stream"]]:
-        sums, totals = super().running_sum(x, start)
-        if not self.shard.exchanges:
-            return sums, totals
-        own, earlier = self._of_last(totals), self.shard.earlier
-        gathered = gather(own.flatten(), self.shard.group).unflatten(1, own.shape)
-        before = gathered[earlier.start : earlier.stop].sum(0)
-        return super().running_sum(x, self._with_first(start, before))
+        inputs = nothing(x)
+        sums, totals = super().running_sum(x, self._received([start], inputs)[0])
+        return connected(sums, *self._send([totals], inputs)), totals
 
-    def _of_last(self, x: Float[Tensor, " N *stream"]) -> Float[Tensor, " rows *stream"]:
-        """The rows of the sequences that another process may go on with."""
-        return x[-1:] if self.shard.packed else x
+    def _received(self, of_none: Sequence[Tensor], inputs: Tensor) -> Sequence[Tensor]:
+        """Tensors with a row for every sequence: of one that begins here that in ``of_none``, and of one that
+        earlier processes have begun what the process before sends."""
+        shard = self.shard
+        if not shard.earlier:
+            return of_none
+        like = [x[:1] if shard.packed else x for x in of_none]
+        first = receive(like, inputs, shard.group, shard.rank - 1)
+        return [torch.cat([begun, x[len(begun) :]]) for begun, x in zip(first, of_none)]
 
-    def _with_first(
-        self, x: Float[Tensor, " N *stream"], first: Float[Tensor, " rows *stream"]
-    ) -> Float[Tensor, " N *stream"]:
-        """x with the rows of the sequences that earlier processes have begun replaced."""
-        return torch.cat([first, x[len(first) :]])
+    def _send(self, tensors: Sequence[Tensor], inputs: Tensor) -> list[Tensor]:
+        """Pass the rows of the sequences on with which the next process goes on, and return what is to be
+        connected."""
+        shard = self.shard
+        if not shard.passes_on:
+            return []
+        last = [x[-1:] if shard.packed else x for x in tensors]
+        return [send(last, inputs, shard.group, shard.rank + 1)]
