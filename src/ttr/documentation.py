@@ -195,23 +195,23 @@ process; [layers.md](layers.md) has the tensors of every state.
 
 def parallel() -> str:
     """How processes share the sequences of every layer, and how much they exchange."""
-    head = "| layer | way | kB sent per process and layer |\n|---|---|---|"
-    rows = [f"| `{name}` | {' | '.join(_way(entry.problem))} |" for name, entry in ttr.catalogue.items()]
+    head = "| layer | strategy | kB sent per process and layer |\n|---|---|---|"
+    rows = [f"| `{name}` | {' | '.join(_shared(entry.problem))} |" for name, entry in ttr.catalogue.items()]
     return f"{_title('Sequence parallelism')}{SHARED}\n{head}\n" + "\n".join(rows) + "\n"
 
 
-def _way(problem: ttr.Problem, heads: int = 4, size: int = 64, tokens: int = 4096) -> tuple[str, str]:
-    """The way, and the size of the message."""
+def _shared(problem: ttr.Problem, heads: int = 4, size: int = 64, tokens: int = 4096) -> tuple[str, str]:
+    """How its sequences are shared, and the size of the message."""
     try:
-        way = distributed.means(problem)
+        strategy = distributed.strategy(problem)
     except ValueError as refusal:
         return f"refused: {refusal}", ""
     params = ttr.init_params(problem, heads=heads, key_size=size, value_size=size)
     state = ttr.initial_state(problem, 1, heads, size, size, params=params, capacity=tokens)
     decay = {None: 0, "head": heads, "channel": heads * size}[problem.weights.retention]
-    sent = state.nbytes + (0 if way == "passes" else 4 * decay)
-    grows = way == "passes" and "keys" in state and problem.weights.window is None
-    return way, f"{sent / 1000:,.1f}{' times the processes before' if grows else ''}"
+    sent = state.nbytes + (0 if strategy == "passes" else 4 * decay)
+    grows = strategy == "passes" and "keys" in state and problem.weights.window is None
+    return strategy, f"{sent / 1000:,.1f}{' times the processes before' if grows else ''}"
 
 
 def _flowing(docstring: str | None) -> str:

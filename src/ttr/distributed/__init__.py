@@ -17,8 +17,8 @@ passes that compute a forward pass again, for checkpoints, belong inside the ``w
 
 from ttr.distributed.batch import split
 from ttr.distributed.parallel import current, sequence_parallel
-from ttr.distributed.regression import means, regress
+from ttr.distributed.regression import strategy, regress
 from ttr.distributed.sequences import ShardSequences
 from ttr.distributed.shard import SequenceShard
 
-__all__ = ["SequenceShard", "ShardSequences", "current", "means", "regress", "sequence_parallel", "split"]
+__all__ = ["SequenceShard", "ShardSequences", "current", "strategy", "regress", "sequence_parallel", "split"]

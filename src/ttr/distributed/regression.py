@@ -30,7 +30,7 @@ from ttr.slots import single, with_slots
 from ttr.state import State
 
 
-def means(problem: Problem) -> str:
+def strategy(problem: Problem) -> str:
     """How processes share the sequences of a memory: "combines" summaries, "gathers" stored pairs, or
     "passes" the state on.
 
@@ -67,7 +67,7 @@ def regress(
         ValueError: as ``ttr.regress``, if the tokens are not those of the shard, or if the problem is not
             causal.
     """
-    passes = means(problem) == "passes"
+    passes = strategy(problem) == "passes"
     bounds = shard.cu_seqlens(q.device)
     x = prepare(problem, q, k, v, params, None, bounds, controls)
     shard.check(x.length)

@@ -6,7 +6,9 @@ THREE = ("test_three_processes_are_one",)
 
 FAULTS = (
     Fault("distributed/shard.py", "- self._begin(self.cuts[self.rank])", "- 0", THREE),
-    Fault("distributed/shard.py", "if start < bound < stop", "if start <= bound < stop", THREE),
+    Fault(
+        "distributed/shard.py", "if start < bound < stop", "if start <= bound < stop", ("test_shards_cover",)
+    ),
     Fault(
         "distributed/batch.py", "bound - 1 for bound", "bound - 2 for bound", ("test_the_label_of_the_last",)
     ),
