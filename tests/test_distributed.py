@@ -8,7 +8,7 @@ import torch
 import ttr
 from tests.decoders import ENTRIES, tiny, tokens
 from tests.shards import BOUNDS, TIME, of_mixer, of_model, of_regress, of_training, run
-from ttr.distributed import SequenceShard, strategy, sequence_parallel, split
+from ttr.distributed import SequenceShard, sequence_parallel, split, strategy
 from ttr.laws.rows import Sizes, covering, make_case
 from ttr.laws.tolerances import FLOAT32, FLOAT64
 

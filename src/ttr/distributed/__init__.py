@@ -17,7 +17,7 @@ passes that compute a forward pass again, for checkpoints, belong inside the ``w
 
 from ttr.distributed.batch import split
 from ttr.distributed.parallel import current, sequence_parallel
-from ttr.distributed.regression import strategy, regress
+from ttr.distributed.regression import regress, strategy
 from ttr.distributed.sequences import ShardSequences
 from ttr.distributed.shard import SequenceShard
 
