@@ -138,3 +138,19 @@ def test_what_is_bound_stays_few():
         q, k, v = (torch.randn(1, min(time, 64), 1 + time // 64, 2) for _ in "qkv")
         ttr.regress(case.problem, q, k, v)
     assert 1 <= len(dispatch._SEQUENCES) <= dispatch.Bound.most
+
+
+@pytest.mark.parametrize("name", ["mamba2", "gated-deltanet"])
+def test_a_call_saves_for_its_gradient_what_its_repetition_saves(name):
+    """Which checkpoints compare."""
+    case, _ = call(name)
+    arguments = {name: x for name, x in case.differentiable().arguments().items() if name != "problem"}
+    saved = []
+    for _ in range(2):
+        shapes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, to=shapes: to.append(x.shape) or x, lambda x: x
+        ):
+            ttr.regress(case.problem, **arguments)
+        saved.append(shapes)
+    assert saved[0] == saved[1]

@@ -15,6 +15,7 @@ from ttr.diagnostics import collecting
 from ttr.engines import ENGINES
 from ttr.engines.engine import Engine
 from ttr.engines.native import library
+from ttr.engines.sources import BoundSequence
 from ttr.engines.specialised_step import BoundStep
 from ttr.inputs import Inputs, checks_values, needs_composite, within_graph
 from ttr.one_token import overwrite, prepare_token
@@ -58,10 +59,11 @@ def regress(
         ValueError: on wrong shapes, dtypes, names or values, or when a named engine cannot run; the sentence
             says what to do.
     """
-    call = None
     plain = cu_seqlens is None and _is_plain(problem, q, k, v, engine) and _is_nothing(params)
     if plain and q.ndim == 4:
         call = (problem, q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, library.available())
+        if call not in _SEQUENCES and not needs_composite():
+            _SEQUENCES[call] = _bound_sequence(problem, q, k, v, params, state, controls)
         bound = _SEQUENCES.get(call)
         if bound is not None and (done := bound(q, k, v, state, controls)):
             return done if return_state else done[0]
@@ -76,9 +78,6 @@ def regress(
             if cu_seqlens is None
             else packed.run(chosen.run, problem, x, cu_seqlens.tolist())
         )
-    if call is not None and call not in _SEQUENCES and not needs_composite():
-        if x.length <= chosen.most_bound:
-            _SEQUENCES[call] = chosen.bind(problem, x)
     # without tokens the new state is the caller's own
     state = state if x.length or not return_state else state.clone()
     y = within_graph(y.to(x.out_dtype), x)
@@ -202,6 +201,22 @@ def _bound_step(
         or recorded_step.bind(problem, engine, *call, inplace)
         or (lambda *call: None)
     )
+
+
+@torch.no_grad()  # a checkpoint compares what a call saves with what its repetition saves, which is bound
+def _bound_sequence(
+    problem: Problem,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    params: Mapping[str, Tensor] | None,
+    state: State | None,
+    controls: Mapping[str, Tensor | float],
+) -> BoundSequence | None:
+    """What takes sequences like this one, or none, which leaves them to the general path."""
+    x = prepare(problem, q, k, v, params, writable(state), None, controls)
+    chosen = choose(problem, x)
+    return chosen.bind(problem, x) if x.length <= chosen.most_bound else None
 
 
 def _exact_arithmetic(x: Inputs) -> torch.autocast:

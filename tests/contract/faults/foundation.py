@@ -6,6 +6,7 @@ PLAIN = ("recurrent", "weights=Geometric(),", "Linear()", "OneStep")
 MINIMUM = ("test_the_memory_minimises_the_objective_the_solver_states",)
 
 FAULTS = (
+    Fault("dispatch.py", "@torch.no_grad()", "@torch.enable_grad()", ("test_a_call_saves",)),
     # weights
     Fault(
         "weights/geometric.py",
