@@ -43,11 +43,5 @@ FAULTS = (
     Fault("distributed/regression.py", "form.step[..., None] * key", "key", THREE),
     Fault("distributed/regression.py", "torch.full_like(like.position, tokens)", "like.position", THREE),
     Fault("distributed/regression.py", "unflat(gathered[process]", "unflat(gathered[0]", THREE),
-    Fault(
-        "distributed/communication.py",
-        "_Send.apply(connected(flat(*tensors), inputs)",
-        "_Send.apply(flat(*tensors)",
-        THREE,
-    ),
     Fault("distributed/parallel.py", "_shards.pop()", "pass", ("test_a_block_ends",)),
 )
