@@ -19,7 +19,13 @@ from ttr.experiments.bench.hybrids import FAMILIES, TINY, build
 from ttr.integrations.transformers import RULES, accelerate, accelerated, acceleration, replacement, restore
 from ttr.laws.tolerances import FLOAT32, FLOAT32_OUTPUTS, HALF, error
 
-QUICK = ("qwen3-next", "qwen3.5", "kimi-linear", "mamba2", "mamba")
+QUICK = ("qwen3-next", "kimi-linear", "mamba2", "mamba", "minimax", "recurrent-gemma", "xlstm", "rwkv")
+UNPLANNED = (
+    "zamba2",
+    "recurrent-gemma",
+    "xlstm",
+    "rwkv",
+)  # some layers keep states elsewhere than in a Cache
 TOKENS = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
 
 
@@ -40,7 +46,7 @@ def ids(batch=2, length=70):
 
 
 def cache_of(output):
-    kinds = ("past_key_values", "cache_params")
+    kinds = ("past_key_values", "cache_params", "state")
     return {name: getattr(output, name) for name in kinds if getattr(output, name, None) is not None}
 
 
@@ -58,11 +64,9 @@ def outputs(model):
     for t in range(60, 66):
         single.append(model(tokens[:, t : t + 1], use_cache=True, **cache_of(continued)).logits)
     short = {"attention_mask": mask[:, :20], **TOKENS}
-    greedy, beams = (
-        model.generate(tokens[:, :20], **short),
-        model.generate(tokens[:, :20], num_beams=2, **short),
-    )
-    return [whole, padded, continued.logits, torch.cat(single, 1)], [greedy, beams]
+    searches = [{}, {"num_beams": 2}] if "past_key_values" in first else [{}]  # others cannot be reordered
+    generated = [model.generate(tokens[:, :20], **short, **search) for search in searches]
+    return [whole, padded, continued.logits, torch.cat(single, 1)], generated
 
 
 @pytest.mark.parametrize("family", families())
@@ -74,7 +78,8 @@ def test_a_model_computes_what_it_did(family):
     assert [error(a, b) < FLOAT32_OUTPUTS for a, b in zip(logits, found)] == [True] * 4
     assert all(map(torch.equal, tokens, generated))
     plans = [acceleration._planners[layer].plans.values() for layer in acceleration._layers(model)]
-    assert all(map(all, plans)) or family == "zamba2", "every layer decodes as planned"
+    every = all(each and all(each) for each in plans)
+    assert every or family in UNPLANNED, "every layer decodes as planned"
     again, _ = outputs(restore(model))
     assert all(map(torch.equal, logits, again)), "restored, a model is transformers' to the last digit"
 

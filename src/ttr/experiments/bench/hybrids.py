@@ -121,6 +121,45 @@ def _mamba(s: Sizes) -> dict[str, Any]:
     return {name: _common(s)[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers")}
 
 
+def _bailing(s: Sizes) -> dict[str, Any]:
+    own = {name: value for name, value in _kimi(s).items() if not name.startswith("linear_")}
+    return {
+        **own,
+        "num_attention_heads": s.heads,
+        "num_key_value_heads": s.heads,
+        "head_dim": s.channels,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "num_mtp_layers": 0,
+    }
+
+
+def _minimax(s: Sizes) -> dict[str, Any]:
+    own = {"num_attention_heads": s.heads, "head_dim": s.channels, "block_size": 8 if s.layers == 2 else 256}
+    types = _types(s, "linear_attention", "full_attention")
+    return {**_common(s), **own, "num_local_experts": 2, "num_experts_per_tok": 1, "layer_types": types}
+
+
+def _recurrent_gemma(s: Sizes) -> dict[str, Any]:
+    recurrent, attention = ["recurrent"] * (s.layers - 1), ["attention"]
+    own = {"lru_width": s.hidden, "block_types": recurrent + attention, "w_init_variance_scale": 1.0}
+    return {**_common(s), **own, "pad_token_id": 0}
+
+
+def _lfm(s: Sizes) -> dict[str, Any]:
+    """With weights so large that the convolutions show in the logits."""
+    types = _types(s, "conv", "full_attention")
+    return {**_common(s), "layer_types": types, "initializer_range": 0.2}
+
+
+def _xlstm(s: Sizes) -> dict[str, Any]:
+    """Its cache takes multiples of 64 channels only."""
+    hidden = max(s.hidden, 64)
+    own = {"hidden_size": hidden, "num_heads": hidden // s.channels, "qk_dim_factor": 1.0}
+    return {**_mamba(s), **own, "chunk_size": min(64, 2 * s.channels)}
+
+
 FAMILIES: dict[str, tuple[str, Callable[[Sizes], Mapping[str, Any]]]] = {
     "qwen3-next": (
         "Qwen3Next",
@@ -143,6 +182,17 @@ FAMILIES: dict[str, tuple[str, Callable[[Sizes], Mapping[str, Any]]]] = {
     "jamba": (
         "Jamba",
         lambda s: {**_common(s), "attn_layer_period": s.layers, "attn_layer_offset": s.layers - 1},
+    ),
+    "bailing-hybrid": ("BailingHybrid", _bailing),
+    "minimax": ("MiniMax", _minimax),
+    "recurrent-gemma": ("RecurrentGemma", _recurrent_gemma),
+    "xlstm": ("xLSTM", _xlstm),
+    "rwkv": ("Rwkv", _mamba),
+    "lfm2": ("Lfm2", _lfm),
+    "lfm3": ("Lfm3", _lfm),
+    "qwen3.5-moe": (
+        "Qwen3_5Moe",
+        lambda s: {**_gated_delta(s), **_experts(s), "shared_expert_intermediate_size": s.hidden // 2},
     ),
 }
 """A family's classes in transformers, ``...Config`` and ``...ForCausalLM``, and its configuration."""

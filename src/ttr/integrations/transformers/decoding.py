@@ -256,10 +256,12 @@ def _states_of(given: Arguments, number: int) -> dict[tuple[str, int], Tensor] |
 
 
 def _copied(cache: Cache, number: int) -> Cache:
-    """The cache with a copy of one layer."""
+    """The cache with a copy of one layer, in all its lists of layers."""
     made = copy.copy(cache)
-    made.layers = list(cache.layers)
-    made.layers[number] = copy.deepcopy(cache.layers[number])
+    for name, held in vars(cache).items():
+        if type(held) is list:
+            copied = [copy.deepcopy(x) if i == number else x for i, x in enumerate(held)]
+            setattr(made, name, copied)
     return made
 
 

@@ -7,16 +7,17 @@ import inspect
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from fnmatch import fnmatchcase
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ttr.integrations.transformers import rules
+from ttr.integrations.transformers import mixers, norms, rules
 from ttr.torch_internals import PLAIN
 from ttr.values import checks
 
@@ -33,8 +34,16 @@ RULES: dict[str, rules.Rule] = {
     "mamba_selective_state_update": rules.mamba_update,
     "causal_conv1d_fn": rules.convolution,
     "causal_conv1d_update": rules.convolution_update,
+    "RecurrentGemmaRglru._rnn_scan": mixers.gated_scan,
+    "MiniMaxLightningAttention.forward": mixers.lightning_attention,
+    "xLSTMBackend.forward": mixers.mlstm,
+    "rwkv_linear_attention_cpu": mixers.wkv,
 }
-"""transformers' names of its rules, the same in all its models, and what replaces them."""
+"""transformers' names of its rules, functions of a module (the same in all its models) or methods of a class,
+and what replaces them."""
+
+PARTS: dict[str, rules.Rule] = {"*RMSNormGated.forward": norms.gated_norm}
+"""What is replaced around the rules, by patterns of names."""
 
 _active: ContextVar[bool] = ContextVar("ttr_accelerated", default=False)
 """Whether replaced rules compute with ttr; otherwise they are transformers'."""
@@ -42,7 +51,7 @@ _active: ContextVar[bool] = ContextVar("ttr_accelerated", default=False)
 # a finalizer may remove rules in the midst of install, wherever the garbage collector runs
 _lock = threading.RLock()
 _users: Counter[ModuleType] = Counter()
-_originals: dict[tuple[ModuleType, str], rules.Rule] = {}
+_originals: dict[ModuleType, list[tuple[ModuleType | type, str, rules.Rule]]] = {}
 
 
 def modeling_modules() -> list[ModuleType]:
@@ -52,8 +61,20 @@ def modeling_modules() -> list[ModuleType]:
 
 
 def has_rules(module: ModuleType) -> bool:
+    return any(_places(module, RULES))
+
+
+def _places(
+    module: ModuleType, table: Mapping[str, rules.Rule]
+) -> Iterator[tuple[ModuleType | type, str, rules.Rule]]:
+    """Where the module has functions and methods of the table, and what replaces them."""
     # a lazy module would import everything it is asked for
-    return any(name in vars(module) for name in RULES)
+    classes = [x for x in vars(module).values() if isinstance(x, type) and x.__module__ == module.__name__]
+    for name, rule in table.items():
+        pattern, _, name = name.rpartition(".")
+        for owner in [c for c in classes if fnmatchcase(c.__name__, pattern)] if pattern else [module]:
+            if name in vars(owner):
+                yield owner, name, rule
 
 
 def install(modules: Iterable[ModuleType]) -> None:
@@ -63,10 +84,10 @@ def install(modules: Iterable[ModuleType]) -> None:
             _users[module] += 1
             if _users[module] > 1:
                 continue
-            for name, rule in RULES.items():
-                if name in vars(module):
-                    original = _originals[module, name] = getattr(module, name)
-                    setattr(module, name, _replaced(rule, original))
+            _originals[module] = kept = []
+            for owner, name, rule in list(_places(module, RULES | PARTS)):
+                kept.append((owner, name, getattr(owner, name)))
+                setattr(owner, name, _replaced(rule, getattr(owner, name)))
 
 
 def remove(modules: Iterable[ModuleType]) -> None:
@@ -76,9 +97,8 @@ def remove(modules: Iterable[ModuleType]) -> None:
             _users[module] -= 1
             if not _users[module]:
                 del _users[module]
-                for name in RULES:
-                    if name in vars(module):
-                        setattr(module, name, _originals.pop((module, name)))
+                for owner, name, original in _originals.pop(module):
+                    setattr(owner, name, original)
 
 
 @contextmanager
@@ -104,7 +124,7 @@ def _replaced(rule: rules.Rule, original: rules.Rule) -> rules.Rule:
     def replaced(*args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or not _active.get():
             return original(*args, **kwargs)
-        tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+        tensors = list(_tensors((*args, *kwargs.values())))
         if not all(x.is_cpu for x in tensors):
             return original(*args, **kwargs)
         if all(type(x) in PLAIN for x in tensors):
@@ -115,3 +135,12 @@ def _replaced(rule: rules.Rule, original: rules.Rule) -> rules.Rule:
         return (original if packed else reference)(*args, **kwargs)
 
     return replaced
+
+
+def _tensors(arguments: Iterable[object]) -> Iterator[Tensor]:
+    """The tensors among the arguments, and those of a module whose method is called."""
+    for x in arguments:
+        if isinstance(x, Tensor):
+            yield x
+        elif isinstance(x, nn.Module):
+            yield from x.parameters()

@@ -53,7 +53,7 @@ def delta_rule(problem: Problem) -> tuple[Rule, Rule]:
         q, k, v, g, beta = map(wide, (query, key, value, g, beta))
         if use_qk_l2norm_in_kernel:
             q, k = (rms_norm(x, 1e-6, mean=False) for x in (q, k))
-        y, state = _memorize(
+        y, state = memorize(
             problem, (q, k, v), {"log_decay": g, "step_size": beta}, initial_state, output_final_state, kwargs
         )
         return y.to(query.dtype), state
@@ -91,7 +91,7 @@ def mamba2_scan(
     """The state space of Mamba-2: x [B,T,H,P] with dt [B,T,H], A [H], B and C [B,T,G,N] -> y [B,T,H,P], and
     the state [B,H,P,N] if asked."""
     x, dt = wide(hidden_states), _time_step(dt, dt_bias, dt_softplus).clamp(*dt_limit)
-    y, state = _memorize(
+    y, state = memorize(
         MAMBA2,
         (wide(C), wide(B), x * dt[..., None]),
         {"log_decay": wide(A) * dt},
@@ -152,7 +152,7 @@ def mamba_scan(
     """The state space of Mamba: x, dt and z [B,D,T] with A [D,N] and B, C [B,N,T] -> y [B,D,T], and the state
     [B,D,N] if asked."""
     x, dt = wide(hidden_states.mT), _time_step(dt.mT, delta_bias, delta_softplus)
-    y, state = _memorize(
+    y, state = memorize(
         MAMBA,
         (wide(C.mT)[:, :, None], wide(B.mT)[:, :, None], (x * dt)[..., None]),
         {"log_decay": -dt},
@@ -237,7 +237,7 @@ def _time_step(dt: Tensor, bias: Tensor | None, positive: bool) -> Tensor:
     return softplus(dt) if positive else dt
 
 
-def _memorize(
+def memorize(
     problem: Problem,
     sequence: Sequence[Tensor],
     controls: Mapping[str, Tensor],
