@@ -70,19 +70,26 @@ class Planner:
         if torch.is_grad_enabled() or layer.training or self.number is None:
             return None
         x, cache = _hidden(given), _cache(given)
-        if type(x) is not Tensor or x.ndim != 3 or x.shape[1] != 1 or not x.is_cpu or cache is None:
+        if type(x) is not Tensor or x.ndim != 3 or x.shape[1] != 1 or not x.is_floating_point():
             return None
-        if watched((x,)) or is_recording() or collecting() or torch.is_autocast_enabled("cpu"):
+        streams = _streams(given).values()
+        if cache is None or any(type(x) is not Tensor or not x.is_cpu or x.is_neg() for x in streams):
             return None
-        if not x.is_floating_point() or x.is_neg():
+        if watched(streams) or is_recording() or collecting() or torch.is_autocast_enabled("cpu"):
             return None
         machine = torch.get_num_threads(), library.available()
         pattern = ((place, _simple(value)) for place, value in given.items())
-        return x.shape, x.stride(), x.dtype, *machine, *pattern
+        return *machine, *((x.shape, x.stride(), x.dtype) for x in streams), *pattern
 
 
 def _hidden(given: Arguments) -> object:
     return given[0] if 0 in given else given.get("hidden_states")
+
+
+def _streams(given: Arguments) -> dict[int | str, Tensor]:
+    """The hidden states and other arguments of their shape: what a layer computes with."""
+    shape = _hidden(given).shape
+    return {place: x for place, x in given.items() if isinstance(x, Tensor) and x.shape == shape}
 
 
 def _cache(given: Arguments) -> Cache | None:
@@ -96,10 +103,10 @@ def _simple(value: object) -> object:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A recorded step: ``replay`` takes the hidden states, the states and the learned tensors; its outputs
-    are arranged by ``arrange``."""
+    """A recorded step: ``replay`` takes the arguments at ``streams``, the states and the learned tensors; its
+    outputs are arranged by ``arrange``."""
 
-    number: int
+    streams: tuple[int | str, ...]
     replay: Replay
     arrange: Callable[[Sequence[Tensor]], Any]
     modules: tuple[tuple[Mapping[str, nn.Module | None], str, nn.Module], ...]
@@ -120,7 +127,8 @@ class _Plan:
         learned = (group[name] for group, name in self.learned)
         before, _thread.given = _thread.given, given
         try:
-            return self.arrange(self.replay((_hidden(given), *map(states.get, self.states), *learned)))
+            streams = map(given.__getitem__, self.streams)
+            return self.arrange(self.replay((*streams, *map(states.get, self.states), *learned)))
         finally:
             _thread.given = before
 
@@ -166,17 +174,18 @@ def _recorded(
     tried = [
         {p: _copied(x, number) if isinstance(x, Cache) else x for p, x in given.items()} for _ in range(2)
     ]
-    states = _states_of(tried[0], number)
-    tensors = [_hidden(given), *states.values(), *(group[name] for group, name in learned)]
+    states, streams = _states_of(tried[0], number), _streams(given)
+    held = [*states.values(), *(group[name] for group, name in learned)]
+    tensors = [*streams.values(), *held]
     if any(type(x) not in PLAIN or not x.is_cpu for x in tensors):
         raise NotRecordable("Not all tensors of the layer are plain ones on the CPU.")
     arranged: list[Callable[[Sequence[Tensor]], Any]] = []
 
-    def step(x: Tensor, *tensors: Tensor) -> Sequence[Tensor]:
+    def step(*tensors: Tensor) -> Sequence[Tensor]:
         _thread.given = tried.pop()
-        states = dict(zip(names, tensors))
+        states = dict(zip(names, tensors[len(streams) :]))
         stand = {place: _stand(place, value, number, states) for place, value in given.items()}
-        stand[0 if 0 in given else "hidden_states"] = x
+        stand |= zip(streams, tensors)
         args = [stand.pop(place) for place in given if isinstance(place, int)]
         flat, arrange = _flattened(type(layer).forward(layer, *args, **stand))
         arranged.append(arrange)
@@ -190,12 +199,12 @@ def _recorded(
             recording = record(step, tensors)
     finally:
         _thread.given = before
-    held = {id(x) for module in layer.modules() for x in vars(module).values() if isinstance(x, Tensor)}
-    if any(id(x) in held for x in recording.scope.values()):
+    own = {id(x) for module in layer.modules() for x in vars(module).values() if isinstance(x, Tensor)}
+    if any(id(x) in own for x in recording.scope.values()):
         raise NotRecordable("A module holds a tensor that is neither a parameter nor a buffer.")
-    like = tuple(map(_kind, tensors[1:]))
+    like = tuple(map(_kind, held))
     replay = operations.fused(recording).replay()
-    return _Plan(number, replay, arranged[-1], modules, learned, names, like)
+    return _Plan(tuple(streams), replay, arranged[-1], modules, learned, names, like)
 
 
 @dataclass(frozen=True, eq=False)
