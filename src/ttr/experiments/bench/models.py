@@ -56,7 +56,7 @@ def _contestant(
     return Contestant(name, side, prepared, needs_transformers, compared=False)
 
 
-CACHES = ("past_key_values", "cache_params")
+CACHES = ("past_key_values", "cache_params", "state")
 """transformers' names of a cache, of attention and of state-space models."""
 
 

@@ -2,7 +2,8 @@
 
 Each function here is, with ``self`` first, a method that computes the recurrence of one class, or a function
 of one model. As in ``rules``, the mathematics is that of the memory of the catalogue it names, numbers are
-float32 or wider, and NotImplemented leaves a call to transformers.
+float32 or wider, and NotImplemented leaves a call to transformers: so for single tokens, of which
+transformers' few operations make less work.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ def gated_scan(
 ) -> tuple[Tensor, Tensor]:
     """The RG-LRU's h_t = a_t h_{t-1} + x_t ("rg-lru"): x and a [B,T,W], a reset [B,T,1] where a sequence
     begins, h_0 [B,W] -> (h [B,T,W], the last one [B,W])."""
+    if hidden_states.shape[1] == 1:
+        return NotImplemented
     x, gate = wide(hidden_states), wide(recurrent_gate)
     # a gate that underflows has no logarithm, and no derivative either
     decay = gate.clamp(min=torch.finfo(gate.dtype).tiny).log().masked_fill(reset, -torch.inf)
@@ -52,6 +55,8 @@ def lightning_attention(
 ) -> tuple[Tensor, Tensor]:
     """MiniMax' lightning attention with its projections and norm ("lightning-attention"): x [B,T,D] -> (y
     [B,T,D], the state [B,H,K,V])."""
+    if hidden_states.shape[1] == 1:
+        return NotImplemented
     qkv = self.act_fn(self.qkv_proj(hidden_states))
     if attention_mask is not None:  # padding writes nothing
         qkv = (qkv * attention_mask[:, :, None]).to(qkv.dtype)
@@ -85,6 +90,8 @@ def mlstm(
     m is the running maximum of the log weights, in whose units the states are. So are the floor of the
     divisor and its addend eps, which depends on them: the memory of the catalogue has none.
     """
+    if query.shape[2] == 1:
+        return NotImplemented
     mode = self.config.mode if mode is None else mode
     if return_last_states is None:
         return_last_states = self.config.return_last_states
@@ -114,6 +121,8 @@ def wkv(
 ) -> tuple[Tensor, list[Tensor] | tuple[Tensor, Tensor, Tensor] | None]:
     """RWKV-4's normalised sum (arXiv 2305.13048): decay and bonus [C], k and v [B,T,C] -> (y [B,T,C], the
     states [numerator, divisor, running maximum], each [B,C], if asked or given)."""
+    if key.shape[1] == 1:
+        return NotImplemented
     k, v = wide(key), wide(value)
     start = k.new_zeros(k[:, 0].shape), k.new_zeros(k[:, 0].shape), k.new_full(k[:, 0].shape, -1e38)
     numerator, divisor, maximum = start if state is None else map(wide, state)
