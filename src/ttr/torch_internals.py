@@ -29,6 +29,14 @@ FLASH_ATTENTION_BACKWARD = getattr(
     torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None
 )
 
+ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+"""x W^T + b by oneDNN, (x, weight, bias, "none", [], "") -> y, without derivative; None in versions without
+it."""
+
+GROUPED_PRODUCTS = getattr(torch, "_grouped_mm", None)
+"""What torch.nn.functional.grouped_mm calls, (x [R,K], weights [E,K,N], offs=ends of the groups) -> [R,N];
+None in versions without it."""
+
 Function = TypeVar("Function", bound=Callable[[], object])
 
 

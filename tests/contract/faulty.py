@@ -60,6 +60,8 @@ NAMED = (
     "test_to_mixers.py",
     "test_train.py",
     "test_distributed.py",
+    "test_hybrid_parts.py",
+    "test_hybrid_plans.py",
 )
 """The files whose tests can be selected by name."""
 

@@ -10,10 +10,11 @@ from types import MethodType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, finalize
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ttr.integrations.transformers.decoding import Planner
+from ttr.integrations.transformers.products import ROWS
 from ttr.integrations.transformers.replacement import active, has_rules, install, modeling_modules, remove
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -106,7 +107,8 @@ def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     planner = _planners.get(self)
     if planner is None:  # a copy of an accelerated layer
         planner = _take(self)
-    with active():
+    x = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
+    with active(many_rows=x is None or x.shape[:-1].numel() >= ROWS):
         if self.training and self.gradient_checkpointing:
             return type(self).forward(_recomputed_active(self), *args, **kwargs)
         return planner.take(self, args, kwargs)

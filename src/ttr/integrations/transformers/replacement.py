@@ -8,7 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from fnmatch import fnmatchcase
 from types import ModuleType
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ttr.integrations.transformers import mixers, norms, rules
+from ttr.integrations.transformers.products import products
 from ttr.torch_internals import PLAIN
 from ttr.values import checks
 
@@ -102,12 +103,12 @@ def remove(modules: Iterable[ModuleType]) -> None:
 
 
 @contextmanager
-def active() -> Iterator[None]:
-    """Compute the installed rules with ttr in this thread. As in transformers, numbers are not checked: NaN
-    gives NaN."""
+def active(many_rows: bool = True) -> Iterator[None]:
+    """Compute the installed rules with ttr in this thread, and with ``many_rows`` also look for the products
+    that oneDNN does faster. As in transformers, numbers are not checked: NaN gives NaN."""
     token = _active.set(True)
     try:
-        with checks(values=False):
+        with checks(values=False), products() if many_rows else nullcontext():
             yield
     finally:
         _active.reset(token)

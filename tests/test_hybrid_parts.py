@@ -1,0 +1,143 @@
+"""What is replaced around the rules of accelerated models: linear maps and gated norms."""
+
+import importlib
+import inspect
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from torch import nn
+from torch.nn.functional import linear
+
+from ttr.integrations.transformers import accelerated, norms, products
+from ttr.laws.tolerances import FLOAT32_OUTPUTS, error
+from ttr.torch_internals import GROUPED_PRODUCTS, ONEDNN_LINEAR
+
+needs_onednn = pytest.mark.skipif(ONEDNN_LINEAR is None, reason="this torch has no such product")
+ROWS, COLUMNS = 2 * products.ROWS, products.COLUMNS + 16
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """How many products went through oneDNN."""
+    calls, product = [], products._product
+    monkeypatch.setattr(products, "_product", lambda *args: calls.append(args) or product(*args))
+    return calls
+
+
+def drawn(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape))).requires_grad_()
+
+
+@needs_onednn
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("rows", [(ROWS,), (2, ROWS // 2), (1, 1, ROWS)])
+def test_a_linear_map_and_its_gradients(rows, biased, served):
+    tensors = [drawn(*rows, 40), drawn(COLUMNS, 40), *[drawn(COLUMNS)] * biased]
+    expected = linear(*tensors)
+    with products.Products():
+        found = linear(*tensors)
+    assert error(expected, found) < FLOAT32_OUTPUTS
+    direction = drawn(*expected.shape).detach()
+    for loss in (lambda y: y.sum(), lambda y: (y * direction).sum()):  # the first has an expanded gradient
+        pairs = zip(*(torch.autograd.grad(loss(y), tensors, retain_graph=True) for y in (expected, found)))
+        assert max(error(a, b) for a, b in pairs) < FLOAT32_OUTPUTS
+    assert len(served) == 1 + 2 * 2
+
+
+@needs_onednn
+def test_second_derivatives():
+    tensors = [drawn(ROWS, 40), drawn(COLUMNS, 40)]
+
+    def curvature():
+        first = torch.autograd.grad(linear(*tensors).square().sum(), tensors, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in first), tensors)
+
+    expected = curvature()
+    with products.Products():
+        found = curvature()
+    assert max(map(error, expected, found)) < FLOAT32_OUTPUTS
+
+
+@needs_onednn
+@pytest.mark.skipif(GROUPED_PRODUCTS is None, reason="this torch has no grouped products")
+def test_products_of_experts(served):
+    """One without tokens, and tokens of none."""
+    x, weights = drawn(3 * ROWS, 40), drawn(3, COLUMNS, 40)
+    ends = torch.tensor([ROWS, ROWS, 2 * ROWS + 7], dtype=torch.int32)
+
+    def both():
+        y = torch.nn.functional.grouped_mm(x, weights.transpose(-2, -1), offs=ends)[: ends[-1]]
+        return y, *torch.autograd.grad(y.square().sum(), [x, weights])
+
+    expected = both()
+    assert not served
+    with products.Products():
+        found = both()
+        y = torch.nn.functional.grouped_mm(x, weights.transpose(-2, -1), offs=ends)
+    assert len(y) == len(x) and not y[ends[-1] :].any()
+    assert max(map(error, expected, found)) < FLOAT32_OUTPUTS and served
+
+
+@needs_onednn
+def test_what_stays_torch_s_own(served):
+    x, weight = drawn(ROWS, 40).detach(), drawn(COLUMNS, 40).detach()
+
+    class Tagged(torch.Tensor):
+        pass
+
+    def maps():
+        yield linear(x[: products.ROWS - 1], weight)
+        yield linear(x, weight[: products.COLUMNS - 1])
+        yield linear(x.double(), weight.double())
+        yield linear(x.bfloat16(), weight.bfloat16())
+        yield linear(x.as_subclass(Tagged), weight).as_subclass(torch.Tensor)
+        yield torch.vmap(linear, (None, 0))(x, torch.stack([weight, weight]))
+        yield linear(x, weight=weight)
+        with torch.autocast("cpu"):
+            yield linear(x, weight)
+
+    expected = list(maps())
+    with products.Products():
+        found = list(maps())
+    assert all(map(torch.equal, expected, found)) and not served
+
+
+@needs_onednn
+def test_nothing_is_replaced_where_onednn_is_not_faster(monkeypatch, served):
+    for faster in (False, True):
+        monkeypatch.setattr(products, "faster", lambda faster=faster: faster)
+        with products.products(), torch.no_grad():
+            linear(drawn(ROWS, 40), drawn(COLUMNS, 40))
+        assert bool(served) == faster
+
+
+def gated_norms():
+    qwen3 = importlib.import_module("transformers.models.qwen3_next.modeling_qwen3_next")
+    mamba2 = importlib.import_module("transformers.models.mamba2.modeling_mamba2").MambaRMSNormGated
+    falcon = importlib.import_module("transformers.models.falcon_h1.modeling_falcon_h1").FalconH1RMSNormGated
+    kimi = importlib.import_module("transformers.models.kimi_linear.modeling_kimi_linear")
+    yield qwen3.Qwen3NextRMSNormGated(24)
+    yield kimi.KimiLinearRMSNormGated(24)
+    yield from (mamba2(24, group_size=size) for size in (24, 8))
+    yield from (
+        falcon(24, n_groups=groups, norm_before_gate=after) for groups in (1, 3) for after in (False, True)
+    )
+
+
+def test_gated_norms():
+    torch.manual_seed(0)
+    x, gate = torch.randn(2, 2, 5, 24, requires_grad=True)
+    for norm in gated_norms():
+        nn.init.normal_(norm.weight)
+        may_lack_gate = inspect.signature(norm.forward).parameters["gate"].default is None
+        gates = [gate, *[None] * (may_lack_gate and not hasattr(norm, "activation"))]
+        for given in gates:
+            expected = norm(x, given)
+            assert error(expected, norms.gated_norm(norm, x, given)) < FLOAT32_OUTPUTS, norm
+        with accelerated():
+            assert error(norm(x, gate), norms.gated_norm(norm, x, gate)) == 0
+    norm.another_setting = 2
+    assert norms.gated_norm(norm, x, gate) is NotImplemented
