@@ -153,6 +153,31 @@ def _lfm(s: Sizes) -> dict[str, Any]:
     return {**_common(s), "layer_types": types, "initializer_range": 0.2}
 
 
+def _inkling(s: Sizes) -> dict[str, Any]:
+    attention = {"head_dim": s.hidden // 4, "swa_head_dim": s.hidden // 4, "swa_num_attention_heads": 4}
+    experts = {**_experts(s, "n_routed_experts"), "unpadded_vocab_size": s.vocabulary}
+    return {**_common(s), **attention, **experts, "swa_num_key_value_heads": 2}
+
+
+def _qwen4(s: Sizes) -> dict[str, Any]:
+    indexer = {"n_heads": 2, "kv_heads": 1, "head_dim": 8, "budget": 64, "compress_ratio": 8}
+    embeddings = {"ngram_vocab_size_base": 50, "heads_per_ngram": 2, "ple_embed_dim": s.hidden}
+    return {
+        **_gated_delta(s),
+        **_experts(s),
+        **{f"indexer_{name}": value for name, value in indexer.items()},
+        **embeddings,
+        "shared_expert_intermediate_size": s.hidden // 2,
+        "hc_count": 2,
+        "hc_lowrank": s.hidden // 4,
+    }
+
+
+def _zamba(s: Sizes) -> dict[str, Any]:
+    own = {"layers_block_type": ["hybrid"] * s.layers, "num_key_value_heads": 4, "n_mamba_heads": 2}
+    return {**_common(s), **own, "use_mamba_kernels": False}
+
+
 def _xlstm(s: Sizes) -> dict[str, Any]:
     """Its cache takes multiples of 64 channels only."""
     hidden = max(s.hidden, 64)
@@ -189,7 +214,11 @@ FAMILIES: dict[str, tuple[str, Callable[[Sizes], Mapping[str, Any]]]] = {
     "xlstm": ("xLSTM", _xlstm),
     "rwkv": ("Rwkv", _mamba),
     "lfm2": ("Lfm2", _lfm),
+    "lfm2-moe": ("Lfm2Moe", lambda s: {**_lfm(s), **_experts(s), "num_dense_layers": 1}),
     "lfm3": ("Lfm3", _lfm),
+    "inkling": ("Inkling", _inkling),
+    "qwen4-exp": ("Qwen4Exp", _qwen4),
+    "zamba": ("Zamba", _zamba),
     "qwen3.5-moe": (
         "Qwen3_5Moe",
         lambda s: {**_gated_delta(s), **_experts(s), "shared_expert_intermediate_size": s.hidden // 2},
