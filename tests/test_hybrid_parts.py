@@ -75,7 +75,7 @@ def test_products_of_experts(served):
     expected = with_gradients(torch.cat([x[:ROWS] @ weights[0].T, x[ROWS : ends[-1]] @ weights[2].T]))
     with products.Products():
         y = torch.nn.functional.grouped_mm(x, weights.transpose(-2, -1), offs=ends)
-    found = with_gradients(y[: ends[-1]])
+        found = with_gradients(y[: ends[-1]])
     assert len(y) == len(x) and not y[ends[-1] :].any()
     assert max(map(error, expected, found)) < FLOAT32_OUTPUTS and served
 
