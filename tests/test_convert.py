@@ -21,7 +21,8 @@ from transformers import (
 
 import ttr
 from tests.decoders import assert_close, padded, tokens
-from ttr.integrations.transformers.conversion import MemoryAttention, convert, distill, from_pretrained
+from ttr.integrations.transformers.conversion import MemoryAttention, convert, from_pretrained
+from ttr.integrations.transformers.distillation import distill
 from ttr.laws.tolerances import FLOAT32
 
 GREEDY = {"do_sample": False, "max_new_tokens": 6, "pad_token_id": 0, "eos_token_id": None}

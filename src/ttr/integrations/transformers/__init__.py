@@ -16,7 +16,8 @@ Memories in place of attention layers: ``convert`` (also ``ttr.convert``), then 
 from __future__ import annotations
 
 from ttr.integrations.transformers.acceleration import accelerate, accelerated, restore
-from ttr.integrations.transformers.conversion import MemoryAttention, convert, distill, from_pretrained
+from ttr.integrations.transformers.conversion import MemoryAttention, convert, from_pretrained
+from ttr.integrations.transformers.distillation import distill
 from ttr.integrations.transformers.recurrent_layers import MemoryMixer, to_mixers
 from ttr.integrations.transformers.replacement import RULES
 

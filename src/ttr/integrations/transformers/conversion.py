@@ -1,12 +1,12 @@
-"""Layer surgery: memories in place of the attention layers of pretrained decoders, and their distillation."""
+"""Layer surgery: memories in place of the attention layers of pretrained decoders."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from itertools import chain, cycle, islice
+from itertools import chain
 from os import PathLike
 from typing import Any
 
@@ -16,7 +16,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.optimization import get_cosine_schedule_with_warmup
 
 import ttr
 from ttr.integrations.transformers.cached_mixer import CachedMixer
@@ -143,7 +142,7 @@ def convert(
     Raises:
         ValueError: if the model has no such layers, or a memory does not fit; then nothing is changed.
     """
-    blocks = _blocks(model)
+    blocks = decoder_layers(model)
     numbers = range(len(blocks)) if layers is None else [_number(layer, len(blocks)) for layer in layers]
     memories = list(to) if isinstance(to, list | tuple) else [to] * len(numbers)
     if len(memories) != len(numbers):
@@ -152,7 +151,7 @@ def convert(
         )
     made = []
     for number, memory in zip(numbers, memories):
-        name, attention = _attention(blocks[number], number)
+        name, attention = attention_of(blocks[number], number)
         made.append((blocks[number], name, MemoryAttention(attention, memory, number, len(blocks))))
     for block, name, layer in made:
         setattr(block, name, layer)
@@ -203,7 +202,7 @@ def _draw(layer: MemoryAttention, missing: Sequence[str]) -> None:
                 tensors[name].copy_(tensor)
 
 
-def _blocks(model: nn.Module) -> nn.ModuleList:
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
     """The layers of a decoder."""
     decoder = model.get_decoder() if isinstance(model, PreTrainedModel) else model
     for module in decoder.modules():
@@ -212,13 +211,27 @@ def _blocks(model: nn.Module) -> nn.ModuleList:
     raise ValueError(f"{type(model).__name__} has no list of layers. Convert a decoder of transformers.")
 
 
+def convertible(model: nn.Module) -> list[int]:
+    """The layers that ``convert`` takes, counted from 0.
+
+    Raises:
+        ValueError: if the model has no list of layers.
+    """
+    found = []
+    for number, block in enumerate(decoder_layers(model)):
+        with suppress(ValueError):
+            attention_of(block, number)
+            found.append(number)
+    return found
+
+
 def _number(layer: int, layers: int) -> int:
     if not -layers <= layer < layers:
         raise ValueError(f"The model has no layer {layer}. Its layers are 0 to {layers - 1}.")
     return layer % layers
 
 
-def _attention(block: nn.Module, number: int) -> tuple[str, nn.Module]:
+def attention_of(block: nn.Module, number: int) -> tuple[str, nn.Module]:
     """The attention layer of a block, and its name there."""
     for name, module in block.named_children():
         known = all(hasattr(getattr(module, each, None), "in_features") for each in PROJECTIONS)
@@ -246,100 +259,3 @@ def _memory(description: Any) -> Memory:
     if isinstance(description, str):
         return description
     return (Problem if "weights" in description else Architecture).from_dict(description)
-
-
-# ----------------------------------------------------------------------------------------------- distillation
-def distill(
-    model: PreTrainedModel,
-    teacher: PreTrainedModel,
-    batches: Iterable[Int[Tensor, "B T"]],
-    *,
-    steps: int,
-    lr: float = 1e-3,
-    on_step: Callable[[int, float], None] | None = None,
-) -> list[float]:
-    """Train the converted layers of ``model`` to give the outputs of the attention layers of ``teacher``.
-
-    Every layer learns at once, each from the teacher's inputs of that layer, so that none has to wait for the
-    ones before it (the attention transfer of Zhang et al., LoLCATs, arXiv 2410.10254). Afterwards train the
-    whole model on text for a while, as usual.
-
-    Args:
-        teacher: the model before ``convert``, for example a ``copy.deepcopy`` of it, in evaluation mode.
-        batches: token ids; at least one, repeated as often as needed.
-        lr: the learning rate of AdamW at its highest, reached linearly in a tenth of the steps; it falls to
-            0 as half a cosine.
-        on_step: called with the number of the step, from 1, and its loss.
-
-    Returns:
-        The loss of every step: squared error over the squared outputs of the teacher, the mean over layers.
-
-    Raises:
-        ValueError: if ``model`` has no converted layers, or there is nothing to learn from.
-    """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}.")
-    students = {layer.layer_idx: layer for layer in model.modules() if isinstance(layer, MemoryAttention)}
-    learned = [p for layer in students.values() for p in layer.parameters() if p.requires_grad]
-    if not learned:
-        raise ValueError(
-            "This model has no converted layers that can learn. Call convert on a copy of the teacher first."
-        )
-    optimizer = torch.optim.AdamW(learned, lr=lr, weight_decay=0.0)
-    optimizer.zero_grad()
-    schedule = get_cosine_schedule_with_warmup(optimizer, max(1, steps // 10), steps)
-    losses: list[float] = []
-    for ids in _cycle(batches, steps):
-        with torch.no_grad(), _recorded(teacher, students) as calls:
-            teacher(input_ids=ids.to(teacher.device), use_cache=False)
-        errors = [_error(students[number](**inputs)[0], outputs) for number, inputs, outputs in calls]
-        loss = torch.stack(errors).mean()
-        loss.backward()
-        nn.utils.clip_grad_norm_(learned, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        losses.append(loss.item())
-        if on_step is not None:
-            on_step(len(losses), losses[-1])
-    return losses
-
-
-def _error(y: Tensor, wanted: Tensor) -> Tensor:
-    return (y.float() - wanted.float()).square().mean() / wanted.float().square().mean()
-
-
-def _cycle(batches: Iterable[Tensor], steps: int) -> Iterator[Tensor]:
-    """So many batches, from the first again after the last."""
-    kept = []
-    for batch in islice(batches, steps):
-        kept.append(batch)
-        yield batch
-    if not kept:
-        raise ValueError("batches is empty. Give at least one batch of token ids.")
-    yield from islice(cycle(kept), steps - len(kept))
-
-
-@contextmanager
-def _recorded(
-    teacher: nn.Module, numbers: Iterable[int]
-) -> Iterator[list[tuple[int, dict[str, Any], Tensor]]]:
-    """The inputs and outputs of attention layers, by the calls inside the block."""
-    blocks, calls = _blocks(teacher), []
-    hooks = []
-    for number in numbers:
-        _, attention = _attention(blocks[number], number)
-
-        def hook(
-            _: nn.Module, args: tuple, inputs: dict[str, Any], outputs: Any, number: int = number
-        ) -> None:
-            named = dict(zip(("hidden_states",), args)) | inputs
-            wanted = {name: named.get(name) for name in ("hidden_states", "attention_mask")}
-            calls.append((number, wanted, outputs[0]))
-
-        hooks.append(attention.register_forward_hook(hook, with_kwargs=True))
-    try:
-        yield calls
-    finally:
-        for hook in hooks:
-            hook.remove()
