@@ -15,6 +15,7 @@ PLAIN = (Tensor, nn.Parameter)
 _MODES = getattr(torch._C, "_len_torch_dispatch_stack", None)
 
 MappingKey, register_pytree_node = _pytree.MappingKey, _pytree.register_pytree_node
+tree_leaves = _pytree.tree_leaves
 
 _TRANSFORMS_SHOW = hasattr(torch._C, "_are_functorch_transforms_active") and hasattr(
     torch.autograd.forward_ad, "_current_level"

@@ -136,5 +136,6 @@ def compute_cell(cell: Cell, folder: Path, report: Report, block: bool) -> bool:
             function = getattr(importlib.import_module(module), name)
             tensors, facts = function(cell.arguments, folder, cell.checkpoint(folder), report)
             save_tensors(cell.file(folder), tensors, {"key": cell.key, "facts": facts})
-            cell.checkpoint(folder).unlink(missing_ok=True)
+            for path in folder.glob(f"{cell.label}.{cell.key[:16]}.*checkpoint.safetensors"):
+                path.unlink()
     return True

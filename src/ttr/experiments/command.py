@@ -10,7 +10,14 @@ import typer
 from rich.console import Console
 
 from ttr.experiments.errors import UserError
-from ttr.experiments.settings import CompareSettings, model_sizes, names_in, numbers_in, seconds
+from ttr.experiments.settings import (
+    OF_NEW_MODELS,
+    CompareSettings,
+    model_sizes,
+    names_in,
+    numbers_in,
+    seconds,
+)
 
 DEFAULTS = CompareSettings()
 LAYERS = ",".join(DEFAULTS.layers)
@@ -38,6 +45,21 @@ Rate = Annotated[
     float | None, typer.Option(help="One learning rate for all, instead of the best of several for each.")
 ]
 Tokenizer = Annotated[Path | None, typer.Option(help="A tokenizers JSON file; bytes when none is named.")]
+From = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        help="Folder of a pretrained model of transformers (safetensors) with its tokenizer: which memory "
+        "should replace its attention?",
+    ),
+]
+Convert = Annotated[
+    str | None,
+    typer.Option(
+        help="With --from, which layers: every-other attention layer from the first, if nothing is said, "
+        "all, or numbers as 0,2."
+    ),
+]
 Width = Annotated[int | None, typer.Option(help="Width of the models; 64, more on a GPU or many cores.")]
 Depth = Annotated[int | None, typer.Option(help="Layers of the models; 2, more on a GPU.")]
 Context = Annotated[
@@ -89,6 +111,8 @@ def compare_command(
     layers: Layers = LAYERS,
     memory: MemoryFile = None,
     tokenizer: Tokenizer = None,
+    pretrained: From = None,
+    convert: Convert = None,
     time: Time = None,
     steps: Steps = None,
     lr: Rate = None,
@@ -106,7 +130,8 @@ def compare_command(
     track: Track = None,
     out: Out = DEFAULTS.out,
 ) -> None:
-    """Which memory suits your text? Trains small models of every memory, all else equal, and reports."""
+    """Which memory suits your text? Trains small models of every memory, all else equal, and reports; with
+    --from, a pretrained model of yours with every memory in place of attention layers."""
     from ttr.experiments.compare import compare
     from ttr.experiments.plan import Plan
 
@@ -120,11 +145,18 @@ def compare_command(
         raise UserError("--time and --steps both say how long to train. Give one of them.")
     given = {"width": width, "depth": depth, "context": context, "batch": batch}
     given = {name: value for name, value in given.items() if value is not None}
+    sizes = model_sizes(device, CORES)
+    if pretrained is not None:
+        if refused := [f"--{name}" for name in OF_NEW_MODELS if name in given]:
+            raise UserError(f"--from brings a model with its own sizes. Leave {' and '.join(refused)} out.")
+        sizes = {name: size for name, size in sizes.items() if name not in OF_NEW_MODELS}
     settings = CompareSettings(
         files=tuple(files or ()),
         layers=names_in(layers),
         memory=memory,
         tokenizer=tokenizer,
+        pretrained=pretrained,
+        convert=convert,
         out=out,
         jobs=jobs,
         ray=ray,
@@ -136,7 +168,7 @@ def compare_command(
         seed=seed,
         seeds=seeds,
         as_published=as_published,
-        **(model_sizes(device, CORES) | given),
+        **(sizes | given),
     )
     compare(settings, console)
 

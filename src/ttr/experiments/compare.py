@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -21,21 +21,22 @@ from ttr.experiments.cells import Cell, Compute, Result, run
 from ttr.experiments.errors import UserError, for_the_user
 from ttr.experiments.evaluation import per_byte
 from ttr.experiments.language_model import PROMPT, Windows
-from ttr.experiments.memories import PLAIN, Memory, definitions, equal_widths, memories
+from ttr.experiments.memories import Memory, definitions
 from ttr.experiments.plan import Plan
 from ttr.experiments.progress import Bar
 from ttr.experiments.protocol import FULL, Clock, Run, Stage, at_the_edge, next_stage
 from ttr.experiments.publish import publish, save_models, table_of_runs
 from ttr.experiments.references import Reference
-from ttr.experiments.results import Measured, Slices, summarise, undecided
+from ttr.experiments.results import Measured, Slices, by_position, summarise, undecided
 from ttr.experiments.settings import CompareSettings
 from ttr.experiments.speed import seconds_per_step, speeds
+from ttr.experiments.starting_point import distillation_steps, starting_point
 from ttr.experiments.storage import load_tensors, save_tensors, write
 from ttr.experiments.tracking import check_installed, track
 from ttr.experiments.verdict import conclusion
 from ttr.experiments.workers import workers
-from ttr.tasks.text import cautions, distant_slice, read_text, recall_slice, standard_library
-from ttr.tasks.tokens import TokenWindows, encoding
+from ttr.tasks.text import cautions, read_text, standard_library
+from ttr.tasks.tokens import encoding
 
 TRAIN, COUNT = (f"ttr.experiments.language_model:{name}" for name in ("train_and_judge", "count_ngrams"))
 EXAMPLES = 3
@@ -68,9 +69,8 @@ def compare(settings: CompareSettings, console: Console, replayed: Plan | None =
             results = comparison.results(bar)
     except KeyboardInterrupt:
         raise UserError(f"Stopped. The same command continues from here: {settings.command()}") from None
-    vocabulary, sizes = comparison.tokens.vocabulary, comparison.slices.sizes
-    save_models(settings, comparison.widths, comparison.kept, comparison.encoding, vocabulary)
-    runs = table_of_runs(comparison.plan.stages, comparison.trained, sizes)
+    save_models(settings.out / "models", comparison.start, comparison.kept, comparison.encoding)
+    runs = table_of_runs(comparison.plan.stages, comparison.trained, comparison.slices.sizes)
     publish(settings.out, results, runs, console)
     return results
 
@@ -89,16 +89,17 @@ class Comparison:
         if settings.track is not None:
             check_installed(settings.track)
         with for_the_user():
-            self.memories = memories(settings)
+            self.start = starting_point(settings)
+            self.memories = self.start.memories(settings)
             self.text = read_text(settings.files or standard_library())
-            self.encoding = encoding(settings.tokenizer)
+            self.encoding = encoding(settings.tokenizer_file)
             self.tokens = self.encoding.tokens(self.text)
             self.windows = Windows(self.tokens, settings, self.encoding.unit)
-            self.slices = _slices(self.windows.validation, settings, self.encoding.unit)
+            self.slices = Slices.of(self.windows.validation, settings.looked_up, self.encoding.unit)
+            self.start.fit(self.memories, self.tokens.vocabulary)
         self.cautions = cautions(self.text, self.tokens.in_bytes(self.windows.pieces))
         self.plan = Plan.claim(settings, self.text, self.encoding, definitions(self.memories), replayed)
         self.inputs = self._inputs()
-        self.widths = equal_widths(self.memories, settings, self.tokens.vocabulary)
         self.by_name = {memory.name: memory for memory in self.memories}
         self.trained: dict[Run, Result] = {}
         self.counted: dict[int, list[Reference]] = {}
@@ -110,6 +111,7 @@ class Comparison:
     def _inputs(self) -> dict[str, str]:
         """Put what cells read where they read it; the hashes by the names of the arguments."""
         contents = {"text": self.text.content.numpy().tobytes()} | self.encoding.files(self.tokens)
+        contents |= self.start.files()
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         for name, content in contents.items():
             write(self.cells / "inputs" / hashes[name], content)
@@ -135,7 +137,7 @@ class Comparison:
         number = 0
         while stage := self.plan.stage(number, lambda: self._next(clock)):
             before = monotonic()
-            bar.begin(f"stage {number + 1}, {stage.title}", sum(run.steps for run in stage.runs))
+            bar.begin(f"stage {number + 1}, {stage.title}", sum(map(self._steps, stage.runs)))
             fresh = self._compute(stage, number, clock, compute, bar)
             took = monotonic() - before
             if fresh:
@@ -145,6 +147,10 @@ class Comparison:
             number += 1
             if number <= FULL:
                 bar.say(self._first_look(stage))
+
+    def _steps(self, run: Run) -> int:
+        """The steps of a run, with those of a distillation."""
+        return run.steps + distillation_steps(self.start, self.by_name[run.memory], run.steps)
 
     def _track(self, stage: Stage, number: int) -> None:
         if self.settings.track is None:
@@ -163,8 +169,7 @@ class Comparison:
         if limit is None or self.plan.complete:
             return Clock(limit, s.jobs, dict.fromkeys(self.by_name, 1.0), judging)
         bar.begin("a step of every memory, timed", 0)
-        tokens, windows = self.tokens, self.windows
-        cost = seconds_per_step(self.memories, s, self.widths, windows.tuning.ids, tokens.vocabulary)
+        cost = seconds_per_step(self.start, self.memories, s, self.windows.tuning.ids)
         return Clock(limit, s.jobs, cost, judging)
 
     def _next(self, clock: Clock) -> Stage | None:
@@ -208,16 +213,16 @@ class Comparison:
     def _training(self, run: Run, full: bool) -> Cell:
         arguments = self._common() | {
             "memory": dataclasses.asdict(self.by_name[run.memory]),
-            "mlp_width": self.widths[run.memory],
             "seed": run.seed,
             "rate": run.rate,
             "steps": run.steps,
             "replaced": full,
             "kept": run.kept,
         }
+        arguments |= self.start.arguments(self.by_name[run.memory])
         label = f"{self.by_name[run.memory].label}.seed{run.seed}.rate{run.rate}.steps{run.steps}"
         gpus = 0.0 if self.settings.device == "cpu" else 1.0
-        return Cell(TRAIN, arguments, label, run.steps, tuple(self.inputs.values()), gpus=gpus)
+        return Cell(TRAIN, arguments, label, self._steps(run), tuple(self.inputs.values()), gpus=gpus)
 
     def _counting(self, steps: int, cache: bool) -> Cell:
         arguments = self._common() | {"seed": self.settings.seed, "steps": steps, "cache": cache}
@@ -264,7 +269,7 @@ class Comparison:
         s, steps = self.settings, self.plan.stages[FULL].runs[0].steps
         bar.begin("speeds, all memories in turn", 0)
         fast = self._speeds()
-        counted, plain = self.counted[steps], self.measured(PLAIN)
+        counted, plain = self.counted[steps], self.measured(self.start.reference)
         of_a_step = s.batch * s.context * self.tokens.bytes_per_token
         tables = []
         for group in self.groups:
@@ -272,16 +277,15 @@ class Comparison:
             table = summarise(measured, plain, counted, self.slices, s.resamples)
             for row in (table["power"] or {}).get("more_seeds", ()):
                 row["seconds"] = self._seconds_with(row["seeds"])
-            for row in table["memories"]:
-                row |= fast[row["name"]]
+            for row in (*table["memories"], *table["references"]):
+                row |= fast.get(row["name"], {})
             ngrams = {n: each[1] for n, each in self.counted.items()}
             budgets = Budgets(measured, ngrams, self.slices.sizes, steps, s.resamples)
-            cost = {n: s.batch * s.context / each["training_tokens_per_second"] for n, each in fast.items()}
             table |= {
                 "crossings": budgets.crossings(),
                 "until_counting": budgets.until_counting(table["best"]["all"], of_a_step),
-                "at_equal_time": budgets.at_equal_time(cost),
-                "by_position": _by_position([*measured, plain], self.windows.long.sizes, s.context),
+                "at_equal_time": budgets.at_equal_time(self._seconds_of_steps(fast)),
+                "by_position": by_position([*measured, plain], self.windows.long.sizes, s.context),
             }
             tables.append(table)
         about = dict(self.plan.about)
@@ -297,6 +301,7 @@ class Comparison:
         results |= {"published": tables[1]} if len(tables) > 1 else {}
         best = self.measured(results["best"]["all"])
         results |= self._examples(best, counted[1]) | about | {"machine": machine.facts()}
+        results |= {"start": self.start.facts, "state_after": self._prompt.shape[1]}
         results["tokens"] = self._about_tokens()
         return {"conclusion": conclusion(results)} | results
 
@@ -304,7 +309,7 @@ class Comparison:
         """What the tokens are, and how many of them one is looked up by."""
         return {
             "unit": self.encoding.unit,
-            "tokenizer": str(self.settings.tokenizer) if self.settings.tokenizer else None,
+            "tokenizer": str(file) if (file := self.settings.tokenizer_file) else None,
             "sha256": self.encoding.facts.get("tokenizer"),
             "count": len(self.tokens.ids),
             "vocabulary": self.tokens.vocabulary,
@@ -323,10 +328,24 @@ class Comparison:
         """The speeds, measured once per folder."""
         path = self.settings.out / "speeds.safetensors"
         if not path.exists():
-            found = [memory for memory in self.memories if memory.layers]
-            windows, vocabulary = self.windows.validation.ids, self.tokens.vocabulary
-            save_tensors(path, {}, speeds(found, self.settings, self.widths, windows, vocabulary))
+            found = [memory for memory in self.memories if self.start.decodes(memory)]
+            windows = self.windows.validation.ids
+            save_tensors(path, {}, speeds(self.start, found, self.settings, windows, self._prompt))
         return load_tensors(path)[1]
+
+    @property
+    def _prompt(self) -> Int[Tensor, "1 T"]:
+        """What states and decoding are measured after."""
+        return self.windows.first(self.start.after(self.settings.context))
+
+    def _seconds_of_steps(self, fast: Mapping[str, Any]) -> dict[str, float]:
+        """What a step takes by the speeds, with its share of a distillation."""
+        tokens, found = self.settings.batch * self.settings.context, {}
+        for name, each in fast.items():
+            found[name] = tokens / each["training_tokens_per_second"]
+            if share := self.start.distilled(self.by_name[name]):
+                found[name] += share * tokens / each["distillation_tokens_per_second"]
+        return found
 
     def _examples(self, best: Measured, counted: Reference) -> dict[str, Any]:
         """What every memory wrote behind the same beginning, and the windows that are hardest and easiest for
@@ -357,33 +376,3 @@ class Comparison:
             "hardest": [window(i) for i in order[:EXAMPLES]],
             "easiest": [window(i) for i in order[::-1][:EXAMPLES]],
         }
-
-
-def _slices(windows: TokenWindows, settings: CompareSettings, unit: str) -> Slices:
-    """The slices of the validation windows.
-
-    Raises:
-        ValueError: if nothing can be recalled.
-    """
-    found = (of(windows.ids, settings.looked_up) for of in (recall_slice, distant_slice))
-    slices = Slices(*found, windows.sizes)
-    if not slices.sizes[slices.recall].any():
-        raise ValueError(
-            f"No window of {settings.context} {unit} repeats {settings.looked_up} {unit}, so there is "
-            "nothing to recall. Use a larger --context or more text."
-        )
-    return slices
-
-
-def _by_position(measured: Sequence[Measured], sizes: Int[Tensor, "V M"], context: int) -> dict[str, Any]:
-    """Bits per byte in longer windows: within the training length, then between every doubling of it."""
-    edges = [0, context]
-    while edges[-1] < measured[0].long.shape[1]:
-        edges.append(min(2 * edges[-1], measured[0].long.shape[1]))
-    return {
-        "ends": edges[1:],
-        "bits_per_byte": {
-            m.name: [per_byte(m.long[:, a:b], sizes[:, a:b]) for a, b in zip(edges, edges[1:])]
-            for m in measured
-        },
-    }

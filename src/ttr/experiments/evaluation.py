@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers.cache_utils import CacheLayerMixin
 
 from ttr.experiments.training import bits_of, logits_of
+from ttr.models.cache import MemoryLayer
 from ttr.tasks.tokens import TokenWindows
+from ttr.torch_internals import tree_leaves
 from ttr.values import checks
 
 MOST_BITS = 64.0
@@ -47,4 +50,11 @@ def memory_bytes(model: nn.Module, window: Int[Tensor, "1 T"]) -> int:
     """Bytes of the states of all layers after reading ``window``."""
     model.eval()
     cache = model(input_ids=window.to(model.device), use_cache=True).past_key_values
-    return sum(state.nbytes for state in cache.states())
+    return sum(_bytes(layer) for layer in cache.layers)
+
+
+def _bytes(layer: CacheLayerMixin) -> int:
+    """Bytes of a memory's state, or of what another layer of transformers keeps, such as keys and values."""
+    if isinstance(layer, MemoryLayer):
+        return layer.state.nbytes
+    return sum(each.nbytes for each in tree_leaves(vars(layer)) if isinstance(each, Tensor))

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from ttr.experiments.cells import Report, Result
 from ttr.experiments.evaluation import bits_and_hits, bits_per_byte, memory_bytes, per_byte
-from ttr.experiments.memories import Memory, build, parameters
+from ttr.experiments.memories import Memory, parameters
 from ttr.experiments.references import count, with_replaced_past
 from ttr.experiments.settings import Recipe
-from ttr.experiments.training import History, loss_on, reporting, train
+from ttr.experiments.starting_point import StartingPoint, distillation_steps, starting_point_of
+from ttr.experiments.training import History, loss_on, named_tensors, reporting, train
 from ttr.tasks.ngrams import read_places
-from ttr.tasks.text import evaluation_starts, places, read_text, split, training_starts
+from ttr.tasks.text import evaluation_starts, places, read_text, split, training_starts, windows
 from ttr.tasks.tokens import Tokens, TokenWindows, byte_tokens
 from ttr.values import checks
 
@@ -26,6 +27,8 @@ LONGER = 16
 LONG_WINDOWS = 8
 CURVE_POINTS, CURVE_WINDOWS = 10, 16
 """How often a kept run is judged while it trains, and on how many windows."""
+DISTILLATION_RATE = 1e-3
+"""The learning rate of a distillation at its highest, that of ``ttr.integrations.transformers.distill``."""
 PROMPT, WRITTEN = 64, 192
 """Tokens of the sample of every memory: those it is given and those it writes."""
 
@@ -35,17 +38,18 @@ def train_and_judge(arguments: dict[str, Any], folder: Path, checkpoint: Path, r
 
     Returns:
         "bits" and "hits" [W,T] of every validation token. The parameters, the loss of every step in bits per
-        byte, the bits per byte on the tuning windows, the bytes of state, and the step at which it diverged,
-        if it did. With "replaced", also the bits with the first half of every window replaced. With "kept",
-        also "long" [V,M], the bits of every token of longer windows, "curve", the bits per byte after some of
-        the steps, and of a memory "model.*", the parameters, and "sample", tokens that it was given and
-        wrote.
+        byte and that of a distillation before, the bits per byte on the tuning windows, the bytes of state,
+        and the step at which it diverged, if it did. With "replaced", also the bits with the first half of
+        every window replaced. With "kept", also "long" [V,M], the bits of every token of longer windows,
+        "curve", the bits per byte after some of the steps, and of a memory "model.*", the parameters, and
+        "sample", tokens that it was given and wrote.
     """
     settings = Recipe.of(arguments["recipe"])
     text = Windows(tokens_of(arguments, folder), settings)
     memory, seed, rate = Memory(**arguments["memory"]), arguments["seed"], arguments["rate"]
     steps, kept = arguments["steps"], arguments["kept"]
-    model = build(memory, settings, arguments["mlp_width"], seed, text.tokens.vocabulary).to(settings.device)
+    start = starting_point_of(arguments, folder, settings, text.tokens.vocabulary)
+    model = start.build(memory, seed).to(settings.device)
     judged = text.tokens.at(text.tuning.places[:CURVE_WINDOWS])
     say = reporting(report, memory.name, steps, f"seed {seed}, rate {rate:g}")
 
@@ -57,10 +61,13 @@ def train_and_judge(arguments: dict[str, Any], folder: Path, checkpoint: Path, r
             model.train()
 
     starts = text.training_starts(seed, steps)
+
+    distilled = _distilled(model, start, text, arguments, checkpoint, report)
     loss_of = loss_on(model, text.tokens, starts, settings)
     history = train(model, loss_of, steps, rate, settings, checkpoint, dict(arguments), on_step)
     undone = steps - len(history.loss)  # by a run that diverged
     report(memory.name, undone, "measuring")
+    prompt = text.first(start.after(settings.context))
     bits, hits = bits_and_hits(model, text.validation.ids, settings.batch)
     tensors = {"bits": bits, "hits": hits}
     if arguments["replaced"]:
@@ -70,17 +77,43 @@ def train_and_judge(arguments: dict[str, Any], folder: Path, checkpoint: Path, r
         "parameters": parameters(model),
         "diverged_at": history.diverged_at,
         "loss": history.loss,
+        "distillation": distilled,
         "tuning_bits_per_byte": bits_per_byte(model, text.tuning, settings.batch),
-        "state_bytes": memory_bytes(model, text.validation.ids[:1, :-1]) if memory.layers else None,
+        "state_bytes": memory_bytes(model, prompt) if start.decodes(memory) else None,
     }
     if kept:
         tensors["long"], _ = bits_and_hits(model, text.long.ids, 1)
         facts["curve"] = list(history.curve.items())
     if kept and memory.layers:
-        tensors |= {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        tensors |= {f"model.{name}": tensor for name, tensor in named_tensors(model).items()}
         tensors["sample"] = sample(model, text.validation.ids[:1, :PROMPT], seed)
     report(memory.name, 0, f"{spent:.3f} bits per byte (seed {seed}, rate {rate:g}, {steps} steps)", kept)
     return tensors, facts
+
+
+def _distilled(
+    model: nn.Module,
+    start: StartingPoint,
+    text: Windows,
+    arguments: dict[str, Any],
+    checkpoint: Path,
+    report: Report,
+) -> list[float]:
+    """Train what is new in a model, if its starting point asks for it, on the windows that the training on
+    text will read. The loss of every step; resumes from a checkpoint of its own."""
+    memory, seed = Memory(**arguments["memory"]), arguments["seed"]
+    steps = distillation_steps(start, memory, arguments["steps"])
+    if not steps:
+        return []
+    settings, starts = text.settings, text.training_starts(seed, arguments["steps"])
+
+    def batch(step: int) -> Int[Tensor, "B T"]:
+        return windows(text.tokens.ids, starts[step], settings.context)[:, :-1].to(settings.device)
+
+    loss_of, learner = start.distillation(model, batch)
+    say = reporting(report, memory.name, steps, f"distillation, seed {seed}", "of the outputs")
+    path = checkpoint.with_name(checkpoint.name.replace(".checkpoint.", ".distillation.checkpoint."))
+    return train(learner, loss_of, steps, DISTILLATION_RATE, settings, path, arguments, say).loss
 
 
 @torch.no_grad()
@@ -144,6 +177,10 @@ class Windows:
         self.replaced = tokens.at(with_replaced_past(self.validation.places))
         longer = context * min(LONGER, longest // context)
         self.long = self._consecutive(self.pieces.validation, longer, LONG_WINDOWS)
+
+    def first(self, tokens: int) -> Int[Tensor, "1 T"]:
+        """The first so many tokens of a window of validation, or as many as a long one has."""
+        return self.long.ids[:1, :-1][:, :tokens]
 
     def _consecutive(self, pieces: Sequence[range], context: int, limit: int) -> TokenWindows:
         return self.tokens.at(places(evaluation_starts(pieces, context, limit), context))

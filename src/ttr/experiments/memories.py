@@ -27,6 +27,9 @@ from ttr.tasks.tokens import BYTES
 PLAIN = "plain-transformer"
 """The name of the reference without any memory of ttr's."""
 
+REMEDY = "Use --depth {0} or a multiple of it."
+"""What helps where the layers of a hybrid, {0}, do not fit into a model."""
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -34,8 +37,8 @@ class Memory:
 
     Attributes:
         name: in the report.
-        layers: the ``to_dict`` of the layers that a model repeats over its depth; empty for the plain
-            transformer.
+        layers: the ``to_dict`` of the layers that a model repeats over its depth, or over the layers in
+            place of which they stand; empty for the reference.
         origin: where the memory is from.
         published: whether its layers are those of the catalogue, rather than the common layer.
     """
@@ -51,15 +54,24 @@ class Memory:
         return re.sub(r"[^A-Za-z0-9.+_-]", "_", self.name)
 
 
-def memories(settings: CompareSettings) -> tuple[Memory, ...]:
+def memories(
+    settings: CompareSettings,
+    depth: int | None = None,
+    remedy: str = REMEDY,
+    reference: Memory | None = None,
+) -> tuple[Memory, ...]:
     """The memories of the settings, then those of the user's file, then all of them as they were published if
-    that is asked for, then the plain transformer.
+    that is asked for, then the reference, by default the plain transformer.
+
+    ``depth`` is how many layers of a model get memories, all by default, and ``remedy`` what helps where
+    those of a hybrid, {0}, do not fit into it.
 
     Raises:
         UserError: if a name is unknown (similar ones are suggested) or given twice, a hybrid does not fit the
             depth, or the file cannot be used.
     """
-    named = [(words, _layers_of(words, settings.depth), "catalogue") for words in settings.layers]
+    depth = settings.depth if depth is None else depth
+    named = [(words, _layers_of(words, depth, remedy), "catalogue") for words in settings.layers]
     named += _of_file(settings.memory) if settings.memory else []
     names = [name for name, _, _ in named]
     twice = {name for name in names if names.count(name) > 1}
@@ -74,7 +86,7 @@ def memories(settings: CompareSettings) -> tuple[Memory, ...]:
             Memory(f"{name} as published", [layer.to_dict() for layer in layers], origin, True)
             for name, layers, origin in named
         ]
-    return (*found, Memory(PLAIN, [], "torch alone"))
+    return (*found, reference or Memory(PLAIN, [], "torch alone"))
 
 
 def definitions(found: Sequence[Memory]) -> dict[str, dict[str, Any]]:
@@ -82,7 +94,7 @@ def definitions(found: Sequence[Memory]) -> dict[str, dict[str, Any]]:
     return {m.name: {"layers": list(m.layers), "origin": m.origin} for m in found}
 
 
-def layer_names(words: str, depth: int) -> list[str]:
+def layer_names(words: str, depth: int, remedy: str = REMEDY) -> list[str]:
     """The layers of a name of the catalogue, or of a hybrid: names joined by +, each with the number of its
     layers in turn, as gated-deltanet:3+softmax-attention.
 
@@ -103,14 +115,14 @@ def layer_names(words: str, depth: int) -> list[str]:
         names += [name] * int(count or 1)
     if depth % len(names):
         raise UserError(
-            f"{words} has {len(names)} layers in turn, which do not fit into {depth}. Use --depth "
-            f"{len(names)} or a multiple of it."
+            f"{words} has {len(names)} layers in turn, which do not fit into {depth}. "
+            + remedy.format(len(names))
         )
     return names
 
 
-def _layers_of(words: str, depth: int) -> list[Architecture]:
-    return [_architecture(ttr.catalogue[name]) for name in layer_names(words, depth)]
+def _layers_of(words: str, depth: int, remedy: str) -> list[Architecture]:
+    return [_architecture(ttr.catalogue[name]) for name in layer_names(words, depth, remedy)]
 
 
 def _of_file(path: Path) -> list[tuple[str, list[Architecture], str]]:

@@ -17,14 +17,15 @@ from torch import Tensor
 
 from ttr.experiments.cells import Result
 from ttr.experiments.evaluation import per_byte
-from ttr.experiments.memories import Memory, build
+from ttr.experiments.memories import Memory
 from ttr.experiments.picture import draw
 from ttr.experiments.plan import REPORT
 from ttr.experiments.progress import quiet
 from ttr.experiments.protocol import Run, Stage
 from ttr.experiments.report import html, show
-from ttr.experiments.settings import CompareSettings
+from ttr.experiments.starting_point import StartingPoint
 from ttr.experiments.storage import to_json, write
+from ttr.experiments.training import put_tensors
 from ttr.tasks.tokens import Encoding
 
 
@@ -67,25 +68,21 @@ COLUMNS = (
 
 
 def save_models(
-    settings: CompareSettings,
-    widths: Mapping[str, int],
-    kept: Sequence[tuple[Memory, Result]],
-    encoding: Encoding,
-    vocabulary: int,
+    folder: Path, start: StartingPoint, kept: Sequence[tuple[Memory, Result]], encoding: Encoding
 ) -> None:
-    """A model of every memory, each in a folder that ``TTRForCausalLM.from_pretrained`` opens (and
-    ``AutoTokenizer``, if there is a tokenizer), and that is there whole or not at all."""
+    """A model of every memory, each in a folder of its own that is there whole or not at all:
+    ``TTRForCausalLM.from_pretrained`` opens it, or of a pretrained model with memories
+    ``ttr.integrations.transformers.from_pretrained`` (and ``AutoTokenizer``, if there is a tokenizer)."""
     for memory, (tensors, _) in kept:
-        folder = settings.out / "models" / memory.label
-        if folder.exists():
+        place = folder / memory.label
+        if place.exists():
             continue
-        model, prefix = build(memory, settings, widths[memory.name], 0, vocabulary), "model."
-        model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        part = folder.with_name(f".{memory.label}.{os.getpid()}.part")
+        model, prefix = start.build(memory, 0), "model."
+        put_tensors({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, model)
+        part = place.with_name(f".{memory.label}.{os.getpid()}.part")
         with quiet():
-            model.save_pretrained(part)
-            encoding.save(part)
+            start.save(model, encoding, part)
         try:
-            part.rename(folder)
+            part.rename(place)
         except OSError:  # another run of the same comparison was faster
             shutil.rmtree(part)

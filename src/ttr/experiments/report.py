@@ -13,12 +13,14 @@ from rich.text import Text
 
 from ttr.experiments.page import grid, page, picture
 from ttr.experiments.picture import readable
+from ttr.experiments.replacement import replaced
 from ttr.experiments.results import MEASURES, PRACTICAL, relation
 from ttr.experiments.settings import Recipe
 from ttr.experiments.verdict import in_all
 
 SHOWN = ("all", "recall")
 """The measures of the table in the terminal, which is to fit 80 columns."""
+SPEEDS = ("training", "decoding", "prefill")
 BEST, EQUAL = "*", "~"
 """Marks of the best row and of those that are equal to it or not told apart from it."""
 
@@ -55,21 +57,24 @@ def _print_table(
             _two_lines(row["bits_per_byte"][measure], mark(row, results["best"], measure))
             for measure in SHOWN
         ]
-        doubt = "?" if row["disturbed"] else ""
-        speeds = (
-            f"{row['training_tokens_per_second']:,.0f}{doubt}\n"
-            f"{row['decoding_tokens_per_second']:,.0f}{doubt}"
-        )
         cells.append(_two_lines(row["recall_gain"], " "))
-        table.add_row(row["name"], *cells, readable(row["state_bytes"]), speeds)
+        table.add_row(row["name"], *cells, readable(row["state_bytes"]), _speeds(row))
     for reference in references:
+        served = reference if "decoding_tokens_per_second" in reference else None
         table.add_row(
             reference["name"],
             *(_two_lines(reference["bits_per_byte"][measure], " ") for measure in SHOWN),
             _two_lines(reference["recall_gain"], " "),
+            *((readable(served["state_bytes"]), _speeds(served)) if served else ()),
             style="dim",
         )
     console.print(table)
+
+
+def _speeds(row: Mapping[str, Any]) -> str:
+    """Training and decoding, and in doubt with a mark."""
+    doubt = "?" if row["disturbed"] else ""
+    return "\n".join(f"{row[f'{kind}_tokens_per_second']:,.0f}{doubt}" for kind in ("training", "decoding"))
 
 
 def _two_lines(interval: Mapping[str, float], sign: str) -> Text:
@@ -109,12 +114,22 @@ def html(results: Mapping[str, Any], png: bytes) -> str:
         "ttr compare --plan plan.json --out another-folder</p>"
         f'<div class="small">{_facts(results)}</div>'
     )
-    return page("Which memory suits this text?", lead + "\n".join(sections))
+    pretrained = results["start"]["pretrained"]
+    title = "Which memory should replace attention?" if pretrained else "Which memory suits this text?"
+    return page(title, lead + "\n".join(sections))
 
 
 def _table(results: Mapping[str, Any], references: Sequence[Mapping[str, Any]]) -> str:
-    heads = ["memory", *MEASURES.values(), "recall gain", "copied", "state", "training", "decoding", "seeds"]
+    kinds = [kind for kind in SPEEDS if f"{kind}_tokens_per_second" in results["memories"][0]]
+    heads = ["memory", *MEASURES.values(), "recall gain", "copied", "state", *kinds, "seeds"]
     rows = []
+
+    def served(row: Mapping[str, Any]) -> list[str]:
+        return [
+            readable(row["state_bytes"]),
+            *(f"{row[f'{kind}_tokens_per_second']:,.0f}/s" for kind in kinds),
+        ]
+
     for row in results["memories"]:
         cells = [
             _cell(row["bits_per_byte"][measure], mark(row, results["best"], measure)) for measure in MEASURES
@@ -122,15 +137,14 @@ def _table(results: Mapping[str, Any], references: Sequence[Mapping[str, Any]]) 
         cells.append(_cell(row["recall_gain"], " "))
         cells += [
             f"{row['copy_accuracy']:.0%}",
-            readable(row["state_bytes"]),
-            f"{row['training_tokens_per_second']:,.0f}/s",
-            f"{row['decoding_tokens_per_second']:,.0f}/s",
+            *served(row),
             f"{row['seeds']}<small>rate {row['learning_rate']:g}</small>",
         ]
         rows.append((row["name"], cells))
     for reference in references:
         cells = [_cell(reference["bits_per_byte"][measure], " ") for measure in MEASURES]
-        rows.append((reference["name"], [*cells, _cell(reference["recall_gain"], " "), *[""] * 5]))
+        rest = served(reference) if "decoding_tokens_per_second" in reference else [""] * (1 + len(kinds))
+        rows.append((reference["name"], [*cells, _cell(reference["recall_gain"], " "), "", *rest, ""]))
     return grid(heads, rows, len(references))
 
 
@@ -143,16 +157,15 @@ def _cell(interval: Mapping[str, float], sign: str) -> str:
 
 
 def _reading(results: Mapping[str, Any]) -> str:
-    settings, share, tokens = results["settings"], results["recall_slice"]["share"], results["tokens"]
+    share, tokens = results["recall_slice"]["share"], results["tokens"]
     unit, looked_up = tokens["unit"], tokens["looked_up"]
     return escape(
-        "All figures are bits per byte of text that no model was trained on; lower is better, and one bit "
-        "less means twice the probability for the "
-        f"byte that came. The recall slice ({share:.0%} of the bytes) holds the {unit} whose preceding "
+        "All figures are bits per byte of text that no model was trained on here; lower is better, and one "
+        f"bit less means twice the probability for the byte that came. The recall slice ({share:.0%} of the bytes) holds the {unit} whose preceding "
         f"{looked_up} {unit} occurred earlier in the same window (runs of a single one left out): there a "
         "memory can recall what followed. Recall gain and copied: what the first half of the window saves on "
         f"{unit} that can be looked up there alone, and how many of these are held most likely. State is the "
-        f"bytes that the layers carry from step to step after {settings['context']} {unit}."
+        f"bytes that the layers carry from step to step after {results['state_after']:,} {unit}."
     )
 
 
@@ -209,7 +222,6 @@ def _pieces(results: Mapping[str, Any]) -> str:
 def _method(results: Mapping[str, Any]) -> str:
     s, text, recall = results["settings"], results["text"], results["recall_slice"]
     unit = results["tokens"]["unit"]
-    sizes = [row["parameters"] for row in results["memories"]]
     shuffled = max(abs(row["slice_gap_of_shuffled_mask"]["value"]) for row in results["memories"])
     gap = max(abs(row["slice_gap"]["value"]) for row in results["memories"])
     budget = results["budget"]
@@ -218,9 +230,7 @@ def _method(results: Mapping[str, Any]) -> str:
         "them, rotary positions where pairs have no age, an RMSNorm with an output gate. Its own gates and "
         "what makes its keys are kept."
         + ("" if s["as_published"] else " --as-published compares the published layers too."),
-        f"Every memory is part of the same decoder: {s['depth']} layers, width {s['width']}, "
-        f"heads of {s['head_size']}{_larger(s)}. The MLP's width compensates for the parameters of the "
-        f"memory: {min(sizes):,} to {max(sizes):,} in all.",
+        _models(results),
         _stages(results),
         f"Training: {budget['steps']} steps of {s['batch']} windows of {s['context']} {unit}, the same "
         "windows in the same order for all memories of a seed, AdamW with warm-up and cosine.",
@@ -240,14 +250,41 @@ def _method(results: Mapping[str, Any]) -> str:
         f"{gap:.3f}.",
         "References: the byte frequencies, the best n-gram of orders 1 to 6 (interpolated Kneser-Ney), and "
         "that with a cache of what followed the same bytes earlier in the window, all counted on exactly the "
-        "bytes that the models of the first seed read; and a plain transformer in torch alone, trained as "
-        "the memories are.",
+        "bytes that the models of the first seed read; and "
+        + (
+            "the unchanged model, trained on the text as the others are."
+            if results["start"]["pretrained"]
+            else "a plain transformer in torch alone, trained as the memories are."
+        ),
         "Recall gain: the bits per byte that are lost on the text that can be looked up in the first half of "
         f"the window alone ({recall['distant_bytes']:,} bytes), if that is taken from another window.",
         f"Speeds are medians of {unit} per second{_of_one_thread(results)} on this machine, all memories in "
-        "turn: training with the batch above, decoding one sequence step by step.",
+        "turn: training with the batch above, decoding one sequence step by step behind "
+        f"{results['state_after']:,} {unit}.",
     )
     return "".join(f"<li>{escape(item)}</li>" for item in items)
+
+
+def _models(results: Mapping[str, Any]) -> str:
+    """What the models of the memories have in common, and where they differ."""
+    s, start = results["settings"], results["start"]
+    sizes = [row["parameters"] for row in results["memories"]]
+    if start["pretrained"]:
+        return (
+            f"Every memory takes the place of {replaced(results)} in {start['pretrained']} "
+            f"({start['model']}, sha256 {start['sha256']}), whose projections it keeps where they fit. It "
+            f"learns the outputs of that attention for {start['distilled']:g} of the training steps, on text "
+            "that is read in the training; then the whole model is trained on the text, the unchanged model "
+            f"alike. Parameters: {min(sizes):,} to {max(sizes):,}, unchanged "
+            f"{results['references'][-1]['parameters']:,}. Without dropout, in float32, and without special "
+            "tokens. What the model had read before is not known here: if it was this text, its own "
+            "attention has an advantage that other text would not give it."
+        )
+    return (
+        f"Every memory is part of the same decoder: {s['depth']} layers, width {s['width']}, "
+        f"heads of {s['head_size']}{_larger(s)}. The MLP's width compensates for the parameters of the "
+        f"memory: {min(sizes):,} to {max(sizes):,} in all."
+    )
 
 
 def _tokens(tokens: Mapping[str, Any]) -> str:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
+from ttr.experiments.evaluation import per_byte
 from ttr.experiments.references import UNIGRAM, Reference
 from ttr.experiments.statistics import Bootstrap, Power, Spread, behind_best, interval, power
-from ttr.tasks.text import shuffled
+from ttr.tasks.text import distant_slice, recall_slice, shuffled
+from ttr.tasks.tokens import TokenWindows
 
 MEASURES = {"all": "all bytes", "recall": "recall slice", "other": "off the slice"}
 """The three sets of bytes for which bits per byte are reported."""
@@ -60,6 +62,22 @@ class Slices:
     distant: Bool[Tensor, "W T"]
     sizes: Integer[Tensor, "W T"]
 
+    @staticmethod
+    def of(windows: TokenWindows, looked_up: int, unit: str) -> Slices:
+        """The slices of windows of so-called ``unit``, of which ``looked_up`` are looked up.
+
+        Raises:
+            ValueError: if nothing can be recalled.
+        """
+        found = (each(windows.ids, looked_up) for each in (recall_slice, distant_slice))
+        slices = Slices(*found, windows.sizes)
+        if not slices.sizes[slices.recall].any():
+            raise ValueError(
+                f"No window of {windows.sizes.shape[1]} {unit} repeats {looked_up} {unit}, so there is "
+                "nothing to recall. Use a larger --context or more text."
+            )
+        return slices
+
     @property
     def by_measure(self) -> dict[str, Bool[Tensor, "W T"]]:
         return {"all": torch.ones_like(self.recall), "recall": self.recall, "other": ~self.recall}
@@ -86,11 +104,11 @@ def summarise(
     """The figures of every memory, best first: intervals, distances to the best and to the references, what
     it recalls, and sizes.
 
-    ``plain`` is the plain transformer; ``counted`` are the byte frequencies, the best n-gram, and that with a
-    cache of the window.
+    ``plain`` is the model without a memory of ttr's; ``counted`` are the byte frequencies, the best n-gram,
+    and that with a cache of the window.
 
     Returns a JSON-ready dict: "memories" (one dict each, by bits per byte over all bytes), "references" (less
-    of it, in the order of ``counted``, the plain transformer last), "best" (name per measure),
+    of it, in the order of ``counted``, ``plain`` last), "best" (name per measure),
     "recall_slice" (its bytes and share), "power" (what differences are found).
     """
     bootstrap, masks = Bootstrap.draw(slices.sizes, resamples), slices.by_measure
@@ -121,7 +139,7 @@ def summarise(
             "behind_best": {measure: vars(behind_best(of_memories[measure], name)) for measure in MEASURES},
             "under_unigram": _interval(draws["all"][UNIGRAM] - draws["all"][name]),
             "behind_ngram": _interval(draws["all"][name] - draws["all"][counted[1].name]),
-            "behind_plain_transformer": _interval(draws["all"][name] - draws["all"][plain.name]),
+            "behind_reference": _interval(draws["all"][name] - draws["all"][plain.name]),
             "copy_accuracy": float(own.hits[:, slices.distant].double().mean(1).nan_to_num().mean()),
             "slice_gap": _interval(slice_gap(bootstrap, own.bits, recaller.bits, slices.recall)),
             "slice_gap_of_shuffled_mask": _interval(slice_gap(bootstrap, own.bits, recaller.bits, chance)),
@@ -131,7 +149,10 @@ def summarise(
     return {
         "best": best,
         "memories": [row(name) for name in order],
-        "references": [of_any(each.name) for each in (*counted, plain)],
+        "references": [
+            *(of_any(each.name) for each in counted),
+            of_any(plain.name) | {key: plain.facts[0][key] for key in ("parameters", "state_bytes")},
+        ],
         "recall_slice": slices.counts(),
         "power": _power(bootstrap, measured, masks["all"]),
     }
@@ -163,6 +184,11 @@ def relation(behind: Mapping[str, float]) -> str:
     if behind["low"] > 0 and behind["value"] >= PRACTICAL:
         return "behind"
     return "equal" if behind["high"] < PRACTICAL else "open"
+
+
+def better(behind: Mapping[str, float]) -> bool:
+    """Whether the interval of a distance says that a memory is ahead, by what matters in practice."""
+    return behind["high"] < 0 and behind["value"] <= -PRACTICAL
 
 
 def told_apart(draws: Float[Tensor, " R"], others: Float[Tensor, " R"]) -> bool:
@@ -233,4 +259,18 @@ def _power(bootstrap: Bootstrap, measured: Sequence[Measured], mask: Tensor) -> 
         "seeds": seeds,
         **vars(found(seeds, spread.freedom)),
         "more_seeds": [{"seeds": n, "detectable": detectable} for n, detectable in more.items()],
+    }
+
+
+def by_position(measured: Sequence[Measured], sizes: Int[Tensor, "V M"], context: int) -> dict[str, Any]:
+    """Bits per byte in longer windows: within the training length, then between every doubling of it."""
+    edges = [0, context]
+    while edges[-1] < measured[0].long.shape[1]:
+        edges.append(min(2 * edges[-1], measured[0].long.shape[1]))
+    return {
+        "ends": edges[1:],
+        "bits_per_byte": {
+            m.name: [per_byte(m.long[:, a:b], sizes[:, a:b]) for a, b in zip(edges, edges[1:])]
+            for m in measured
+        },
     }

@@ -22,6 +22,12 @@ LAYERS = (
 
 AnyRecipe = TypeVar("AnyRecipe", bound="Recipe")
 
+OF_NEW_MODELS = ("width", "depth")
+"""The settings that pretrained models have of their own."""
+
+OF_PRETRAINED = (1e-4, 3e-4, 1e-3)
+"""The learning rates that are tried with pretrained models."""
+
 LOOKED_UP = 2
 """Tokens of a tokenizer that stand for the four bytes before one that can be recalled."""
 
@@ -67,7 +73,9 @@ class CompareSettings(Recipe):
 
     ``files`` empty means Python's own standard library. ``memory`` is a Python file that defines ``memory``
     or ``memories``; it is executed. ``tokenizer`` is a JSON file of the tokenizers library; without one the
-    tokens are bytes. ``time`` in seconds is for the whole; with ``steps`` instead every model
+    tokens are bytes. ``pretrained`` is the folder of a model of transformers in which memories replace the
+    attention layers that ``convert`` names, instead of new models; tokens are then those of its tokenizer.
+    ``time`` in seconds is for the whole; with ``steps`` instead every model
     of the final stage is trained for so many, and equal settings give equal results. ``lr`` is the one
     learning rate of all, instead of ``learning_rates`` of which each memory gets its best. ``seeds`` is the
     least number for every memory. ``jobs`` processes of one thread each do the work, or the Ray cluster at
@@ -79,6 +87,8 @@ class CompareSettings(Recipe):
     layers: tuple[str, ...] = LAYERS
     memory: Path | None = None
     tokenizer: Path | None = None
+    pretrained: Path | None = None
+    convert: str | None = None
     out: Path = Path("runs/compare")
     jobs: int = 1
     ray: str | None = None
@@ -111,6 +121,10 @@ class CompareSettings(Recipe):
             raise UserError(
                 f"--width must be a multiple of {self.head_size}, the size of a head, not {self.width}."
             )
+        if self.pretrained is not None and self.tokenizer is not None:
+            raise UserError("--from brings the tokenizer of its model. Leave --tokenizer out.")
+        if self.pretrained is None and self.convert is not None:
+            raise UserError("--convert names layers of a pretrained model. Name its folder with --from.")
         if self.context <= self.looked_up:
             raise UserError(
                 f"--context must be more than {self.looked_up}, the length of the n-grams of the "
@@ -125,12 +139,19 @@ class CompareSettings(Recipe):
     @property
     def rates(self) -> tuple[float, ...]:
         """The learning rates that are tried with every memory, rising."""
-        return self.learning_rates if self.lr is None else (self.lr,)
+        if self.lr is not None:
+            return (self.lr,)
+        return self.learning_rates if self.pretrained is None else OF_PRETRAINED
+
+    @property
+    def tokenizer_file(self) -> Path | None:
+        """The JSON file of the tokenizer; None if tokens are bytes."""
+        return self.tokenizer if self.pretrained is None else self.pretrained / "tokenizer.json"
 
     @property
     def looked_up(self) -> int:
         """The length of the n-grams of the recall slice, in tokens."""
-        return self.ngram if self.tokenizer is None else LOOKED_UP
+        return self.ngram if self.tokenizer_file is None else LOOKED_UP
 
     def recipe(self) -> dict[str, Any]:
         """The fields of ``Recipe``, JSON-ready."""
@@ -151,7 +172,7 @@ class CompareSettings(Recipe):
         """
         values = dict(held)
         values["files"] = tuple(map(Path, values["files"]))
-        for name in ("memory", "tokenizer"):
+        for name in ("memory", "tokenizer", "pretrained"):
             values[name] = Path(values[name]) if values.get(name) else None
         return CompareSettings.of(values | others)
 
@@ -161,10 +182,13 @@ class CompareSettings(Recipe):
         words = ["ttr", "compare", *map(str, self.files)]
         if self.layers != default.layers:
             words += ["--layers", ",".join(self.layers)]
-        for name in ("memory", "tokenizer", "out", "steps", "lr", "device", "seed", "seeds"):
+        if self.pretrained is not None:
+            words += ["--from", str(self.pretrained)]
+        for name in ("convert", "memory", "tokenizer", "out", "steps", "lr", "device", "seed", "seeds"):
             if getattr(self, name) != getattr(default, name):
                 words += [f"--{name}", str(getattr(self, name))]
-        for name in ("width", "depth", "context", "batch"):  # their defaults depend on the machine
+        sizes = OF_NEW_MODELS if self.pretrained is None else ()
+        for name in (*sizes, "context", "batch"):  # their defaults depend on the machine
             words += [f"--{name}", str(getattr(self, name))]
         if self.time != default.time and self.steps is None:
             words += ["--time", f"{self.time:g}s"]

@@ -13,10 +13,10 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from ttr.experiments.cells import one_thread
-from ttr.experiments.memories import Memory, build
+from ttr.experiments.memories import Memory
 from ttr.experiments.settings import CompareSettings
+from ttr.experiments.starting_point import StartingPoint
 from ttr.experiments.training import next_token_loss, optimizer_of
-from ttr.tasks.tokens import BYTES
 from ttr.values import checks
 
 DISTURBED = 1.2
@@ -26,61 +26,70 @@ DECODED = 16
 
 
 def speeds(
+    start: StartingPoint,
     found: Sequence[Memory],
     settings: CompareSettings,
-    widths: Mapping[str, int],
     windows: Int[Tensor, "W L"],
-    vocabulary: int = BYTES,
+    prompt: Int[Tensor, "1 T"],
 ) -> dict[str, dict[str, Any]]:
     """Tokens per second of CPU time, one thread, by name: "training_tokens_per_second" (with the batch of the
-    recipe) and "decoding_tokens_per_second" (one sequence, greedy, its cache filled with a window), the
-    medians of ``rounds`` in which every memory had its turn; "disturbed" if the median round took much longer
-    than its CPU time."""
-    models = {
-        m.name: build(m, settings, widths[m.name], settings.seed, vocabulary).to(settings.device)
-        for m in found
-    }
+    recipe) and "decoding_tokens_per_second" (one sequence, greedy, its cache filled with the prompt), of
+    pretrained models also "prefill_tokens_per_second" (the prompt) and, where memories were put in,
+    "distillation_tokens_per_second"; the medians of ``rounds`` in which every memory had its turn.
+    "disturbed" if the median round took much longer than its CPU time."""
     batch = windows[: settings.batch].to(settings.device)
-    actions = {
-        name: (_Training(model, settings, batch), _Decoding(model, batch[:1, :-1]))
-        for name, model in models.items()
+    actions = {}
+    for memory in found:
+        model = start.build(memory, settings.seed).to(settings.device)
+        actions[memory.name] = {
+            "training": _Training(model, settings, batch),
+            "decoding": _Decoding(model, prompt.to(settings.device)),
+        }
+        if start.facts["pretrained"]:
+            actions[memory.name]["prefill"] = _Prefill(model, prompt.to(settings.device))
+        if start.distilled(memory):
+            actions[memory.name]["distillation"] = _Distillation(start, model, settings, batch)
+    taken: dict[str, dict[str, list[tuple[float, float]]]] = {
+        name: {kind: [] for kind in each} for name, each in actions.items()
     }
-    taken: dict[str, list[list[tuple[float, float]]]] = {name: [[], []] for name in models}
     with one_thread():
         for round_ in range(settings.rounds + 1):
-            for name, both in actions.items():
-                for kind, action in enumerate(both):
-                    action.prepare()
-                    cpu, wall = _now(settings.device)
-                    action.run()
-                    cpu_then, wall_then = _now(settings.device)
+            for name, each in actions.items():
+                for kind, action in each.items():
+                    seconds = _timed(action, settings.device)
                     if round_:  # the first one warms up
-                        taken[name][kind].append((cpu_then - cpu, wall_then - wall))
-    done = (batch.shape[0] * settings.context, DECODED)
+                        taken[name][kind].append(seconds)
+    read = batch.shape[0] * settings.context
+    done = {"training": read, "distillation": read, "decoding": DECODED, "prefill": prompt.shape[1]}
     return {name: _figures(each, done) for name, each in taken.items()}
 
 
 def seconds_per_step(
-    found: Sequence[Memory],
-    settings: CompareSettings,
-    widths: Mapping[str, int],
-    windows: Int[Tensor, "W L"],
-    vocabulary: int = BYTES,
+    start: StartingPoint, found: Sequence[Memory], settings: CompareSettings, windows: Int[Tensor, "W L"]
 ) -> dict[str, float]:
-    """What one training step takes in one thread, by name: the shorter of two, after one that warms up."""
-    taken = {}
+    """What one training step takes in one thread, by name, with its share of a distillation before: the
+    shorter of two, after one that warms up."""
+    taken, batch = {}, windows[: settings.batch].to(settings.device)
+
+    def shortest(action: Any) -> float:
+        return min([_timed(action, settings.device)[1] for _ in range(3)][1:])
+
     with one_thread():
         for memory in found:
-            model = build(memory, settings, widths[memory.name], settings.seed, vocabulary)
-            model = model.to(settings.device)
-            training, each = _Training(model, settings, windows[: settings.batch].to(settings.device)), []
-            for _ in range(3):
-                training.prepare()
-                _, before = _now(settings.device)
-                training.run()
-                each.append(_now(settings.device)[1] - before)
-            taken[memory.name] = min(each[1:])
+            model = start.build(memory, settings.seed).to(settings.device)
+            taken[memory.name] = shortest(_Training(model, settings, batch))
+            if share := start.distilled(memory):
+                taken[memory.name] += share * shortest(_Distillation(start, model, settings, batch))
     return taken
+
+
+def _timed(action: Any, device: str) -> tuple[float, float]:
+    """The seconds of a run, of the processor and of the clock, after what is to be prepared for it."""
+    action.prepare()
+    cpu, wall = _now(device)
+    action.run()
+    cpu_then, wall_then = _now(device)
+    return cpu_then - cpu, wall_then - wall
 
 
 def _now(device: str) -> tuple[float, float]:
@@ -92,16 +101,13 @@ def _now(device: str) -> tuple[float, float]:
     return time.perf_counter(), time.perf_counter()
 
 
-def _figures(taken: Sequence[Sequence[tuple[float, float]]], done: tuple[int, int]) -> dict[str, Any]:
-    training, decoding = (
-        count / median(cpu for cpu, _ in rounds) for rounds, count in zip(taken, done, strict=True)
-    )
-    disturbed = any(median(wall / cpu for cpu, wall in rounds) > DISTURBED for rounds in taken)
-    return {
-        "training_tokens_per_second": training,
-        "decoding_tokens_per_second": decoding,
-        "disturbed": disturbed,
+def _figures(taken: Mapping[str, Sequence[tuple[float, float]]], done: Mapping[str, int]) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        f"{kind}_tokens_per_second": done[kind] / median(cpu for cpu, _ in rounds)
+        for kind, rounds in taken.items()
     }
+    disturbed = any(median(wall / cpu for cpu, wall in rounds) > DISTURBED for rounds in taken.values())
+    return figures | {"disturbed": disturbed}
 
 
 class _Training:
@@ -121,17 +127,49 @@ class _Training:
         self.optimizer.step()
 
 
-class _Decoding:
-    """``DECODED`` tokens behind a window."""
+class _Distillation:
+    """One step of the memories in a pretrained model."""
 
-    def __init__(self, model: nn.Module, window: Tensor) -> None:
-        self.model, self.window = model, window
+    def __init__(
+        self, start: StartingPoint, model: nn.Module, settings: CompareSettings, batch: Tensor
+    ) -> None:
+        self.loss_of, self.learner = start.distillation(model, lambda step: batch[:, :-1])
+        self.optimizer = optimizer_of(self.learner, settings)
+
+    def prepare(self) -> None:
+        self.optimizer.zero_grad()
+
+    def run(self) -> None:
+        self.loss_of(0).backward()
+        self.optimizer.step()
+
+
+class _Prefill:
+    """A prompt, read into a cache."""
+
+    def __init__(self, model: nn.Module, prompt: Tensor) -> None:
+        self.model, self.prompt = model, prompt
+
+    def prepare(self) -> None:
+        self.model.eval()
+
+    @torch.no_grad()
+    @checks(values=False)
+    def run(self) -> None:
+        self.model(input_ids=self.prompt, use_cache=True, logits_to_keep=1)
+
+
+class _Decoding:
+    """``DECODED`` tokens behind a prompt."""
+
+    def __init__(self, model: nn.Module, prompt: Tensor) -> None:
+        self.model, self.prompt = model, prompt
 
     @torch.no_grad()
     @checks(values=False)
     def prepare(self) -> None:
         self.model.eval()
-        self.out = self.model(input_ids=self.window, use_cache=True)
+        self.out = self.model(input_ids=self.prompt, use_cache=True)
 
     @torch.no_grad()
     @checks(values=False)

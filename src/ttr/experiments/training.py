@@ -92,7 +92,7 @@ def train(
             history.loss.append(loss.item())
         else:
             history.diverged_at = step + 1
-            _put(before, model)
+            put_tensors(before, model)
         optimizer.zero_grad()
         on_step(history)
         if (
@@ -152,18 +152,19 @@ def optimizer_of(model: nn.Module, settings: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, betas=tuple(settings.betas))
 
 
-def _named(model: nn.Module) -> dict[str, Tensor]:
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers, shared ones once."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _copied(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in _named(model).items()}
+    return {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
 
 
 @torch.no_grad()
-def _put(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
-    for name, tensor in _named(model).items():
+def put_tensors(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Give all parameters and buffers the values of the tensors with their names."""
+    for name, tensor in named_tensors(model).items():
         tensor.copy_(tensors[name])
 
 
@@ -181,7 +182,7 @@ def save(
         for name, p in model.named_parameters()
         for key, value in optimizer.state[p].items()
     }
-    tensors = {f"model.{name}": tensor for name, tensor in _named(model).items()} | adam
+    tensors = {f"model.{name}": tensor for name, tensor in named_tensors(model).items()} | adam
     tensors |= {f"before.{name}": tensor for name, tensor in before.items()}
     tensors["loss"] = torch.tensor(history.loss, dtype=torch.float64)
     facts = {"run": dict(run), "curve": list(history.curve.items()), "diverged_at": history.diverged_at}
@@ -212,7 +213,7 @@ def load(
             f"{path} is the checkpoint of another run. Delete it to train this run from the start; the "
             "others are kept."
         )
-    _put({name: tensors[f"model.{name}"] for name in before}, model)
+    put_tensors({name: tensors[f"model.{name}"] for name in before}, model)
     before.update({name: tensors[f"before.{name}"] for name in before})
     for name, parameter in model.named_parameters():
         state = {

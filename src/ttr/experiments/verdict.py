@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ttr.experiments.results import FINE, PRACTICAL, recalls, relation
+from ttr.experiments.replacement import replacement
+from ttr.experiments.results import FINE, PRACTICAL, better, recalls, relation
+from ttr.experiments.words import bpb, listed, size
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -15,11 +17,12 @@ def conclusion(results: Mapping[str, Any]) -> list[str]:
     rows = {row["name"]: row for row in results["memories"]}
     best = rows[results["best"]["all"]]
     failed = [name for name, row in rows.items() if row["under_unigram"]["low"] <= 0]
+    pretrained = results["start"]["pretrained"]
     sentences = [
+        *(replacement(results, rows, best) if pretrained else ()),
         _order(rows, best["name"], results["timed"]),
         *_power(rows, results),
-        _counting(best, results),
-        _plain(best),
+        *(() if pretrained else (_counting(best, results), _plain(best))),
         *_recall(results, rows),
         *_crossings(results),
         *_published(results),
@@ -97,9 +100,9 @@ def _counting(best: Mapping[str, Any], results: Mapping[str, Any]) -> str:
 
 
 def _plain(best: Mapping[str, Any]) -> str:
-    behind = best["behind_plain_transformer"]
+    behind = best["behind_reference"]
     word = {"behind": "worse than", "equal": "no worse than", "open": "not told apart from"}[relation(behind)]
-    if behind["high"] < 0 and behind["value"] <= -PRACTICAL:
+    if better(behind):
         word = "better than"
     difference = f" (by {abs(behind['value']):.2f} bits)" if word in ("better than", "worse than") else ""
     return f"It is {word} a plain transformer of the same size, trained alike{difference}."
@@ -197,23 +200,5 @@ def _training(rows: Rows) -> list[str]:
     return sentences
 
 
-def bpb(interval: Mapping[str, float]) -> str:
-    """An interval as text: 2.312 [2.281, 2.345]."""
-    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
-
-
-def size(count: float) -> str:
-    """Bytes as 512 bytes, 16 kB, 1.5 MB, ..."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.2g} {unit}" if count < 100 * factor else f"{count / factor:.0f} {unit}"
-    return f"{count:.0f} bytes"
-
-
 def _be(names: Sequence[str]) -> str:
     return "is" if len(names) == 1 else "are"
-
-
-def listed(names: Sequence[str]) -> str:
-    """a, b and c."""
-    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names)
