@@ -33,6 +33,7 @@ from ttr.experiments.plan import Plan
 from ttr.experiments.references import UNIGRAM
 from ttr.experiments.report import html, show
 from ttr.experiments.settings import LAYERS, CompareSettings
+from ttr.experiments.starting_point import NewDecoders
 from ttr.experiments.storage import load_tensors, save_tensors, write
 from ttr.models import TTRForCausalLM
 from ttr.tasks.text import read_text, split, training_starts
@@ -154,7 +155,7 @@ def test_a_comparison_and_its_rerun(text, tmp_path, monkeypatch):
     )
     assert not re.search(r"""(?:src|href)=["'](?!data:)|url\(|@import""", page)
     for module, name in (
-        *((language_model, name) for name in ("train", "build", "bits_and_hits", "count")),
+        *((language_model, name) for name in ("train", "starting_point_of", "bits_and_hits", "count")),
         (comparing, "speeds"),
     ):
         monkeypatch.setattr(
@@ -321,7 +322,7 @@ def timed(monkeypatch):
     """Every memory takes the same, and the clock moves by a fifth of a second whenever it is asked,
     whatever this machine does."""
 
-    def told(found, *_):
+    def told(start, found, *_):
         return dict.fromkeys([memory.name for memory in found], COST)
 
     now = itertools.count(0.0, 0.2)
@@ -588,7 +589,8 @@ def test_speeds_are_cpu_time_in_turn_and_disturbed_where_the_wall_shows_more(mon
         def to(self, device):
             return self
 
-    monkeypatch.setattr(speed, "build", lambda memory, *_: Model(memory.name))
+    start = NewDecoders(CompareSettings(), {}, 0)
+    monkeypatch.setattr(start, "build", lambda memory, _: Model(memory.name))
     monkeypatch.setattr(speed, "_Training", Action)
     monkeypatch.setattr(speed, "_Decoding", Action)
     monkeypatch.setattr(speed.time, "process_time", lambda: clock["cpu"])
@@ -596,7 +598,7 @@ def test_speeds_are_cpu_time_in_turn_and_disturbed_where_the_wall_shows_more(mon
     found = [Memory(name, [], "test") for name in "ab"]
     settings = CompareSettings(rounds=1, batch=4, context=32)
     windows = torch.zeros(9, 33, dtype=torch.int64)
-    figures = speed.speeds(found, settings, {"a": 1, "b": 1}, windows)
+    figures = speed.speeds(start, found, settings, windows, windows[:1, :-1])
     assert turns == ["a", "a", "b", "b"] * 2
     assert figures["a"] == {
         "training_tokens_per_second": 4 * 32 / 2,
@@ -911,6 +913,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         CompareSettings(time=90.0, lr=1.5, depth=4, width=64, context=128, batch=2, seed=3, seeds=5),
         CompareSettings(memory=Path("mine.py"), out=Path("there"), device="cuda"),
         CompareSettings(tokenizer=Path("a tokenizer.json"), context=3),
+        CompareSettings(pretrained=Path("a model"), convert="0,2", context=128, as_published=True),
     ],
 )
 def test_the_command_line_is_that_of_its_settings(settings, monkeypatch):

@@ -14,7 +14,8 @@ from ttr.experiments.memories import PLAIN
 from ttr.experiments.references import UNIGRAM, Reference
 from ttr.experiments.results import PRACTICAL, Measured, Slices, relation, slice_gap, summarise, undecided
 from ttr.experiments.statistics import Bootstrap, Interval, Spread, behind_best, interval, power
-from ttr.experiments.verdict import conclusion, size
+from ttr.experiments.verdict import conclusion
+from ttr.experiments.words import size
 from ttr.laws.tolerances import FLOAT32, FLOAT64
 from ttr.tasks.text import (
     evaluation_starts,
@@ -134,6 +135,7 @@ def judged(runs, frequencies, mask, resamples, distant=None, better=0.5, plain=0
     budgets = Budgets(runs, {1: counted[1], 8: counted[1]}, slices.sizes, 8, resamples)
     return results | {
         "timed": True,
+        "start": {"pretrained": None},
         "cautions": ["Look out."],
         "budget": {"bytes": 8000, "steps": 8},
         "crossings": budgets.crossings(),

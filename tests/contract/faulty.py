@@ -45,6 +45,7 @@ NAMED = (
     "test_kernel_sums.py",
     "test_compat_fla.py",
     "test_convert.py",
+    "test_compare_pretrained.py",
     "test_gradients_alone.py",
     "test_native_scan.py",
     "test_model_rollback.py",

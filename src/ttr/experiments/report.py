@@ -161,11 +161,12 @@ def _reading(results: Mapping[str, Any]) -> str:
     unit, looked_up = tokens["unit"], tokens["looked_up"]
     return escape(
         "All figures are bits per byte of text that no model was trained on here; lower is better, and one "
-        f"bit less means twice the probability for the byte that came. The recall slice ({share:.0%} of the bytes) holds the {unit} whose preceding "
-        f"{looked_up} {unit} occurred earlier in the same window (runs of a single one left out): there a "
-        "memory can recall what followed. Recall gain and copied: what the first half of the window saves on "
-        f"{unit} that can be looked up there alone, and how many of these are held most likely. State is the "
-        f"bytes that the layers carry from step to step after {results['state_after']:,} {unit}."
+        "bit less means twice the probability for the byte that came. The recall slice "
+        f"({share:.0%} of the bytes) holds the {unit} whose preceding {looked_up} {unit} occurred earlier in "
+        "the same window (runs of a single one left out): there a memory can recall what followed. Recall "
+        f"gain and copied: what the first half of the window saves on {unit} that can be looked up there "
+        "alone, and how many of these are held most likely. State is the bytes that the layers carry from "
+        f"step to step after {results['state_after']:,} {unit}."
     )
 
 
