@@ -27,6 +27,7 @@ def draw(results: Mapping[str, Any]) -> bytes:
     (distances, state), (learning, position) = panels
     _distances(distances, rows, colour)
     _state(state, rows, colour)
+    _unchanged(distances, state, results)
     _learning(learning, rows, colour, results)
     _by_position(position, results["by_position"], colour, results["tokens"]["unit"])
     for axes in panels.flat:
@@ -119,6 +120,27 @@ def _state(axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str])
     axes.set_xlabel("state at the context's end")
     axes.set_ylabel("bits per byte behind the best")
     axes.set_title("Recall slice against state size")
+
+
+def _unchanged(distances: Axes, state: Axes, results: Mapping[str, Any]) -> None:
+    """The reference in grey, where it is a model with a state: its distance to the best on all bytes, and its
+    state."""
+    reference = results["references"][-1]
+    if reference["state_bytes"] is None:
+        return
+    rows = {row["name"]: row for row in results["memories"]}
+
+    def behind_best(measure: str) -> float:
+        best = rows[results["best"][measure]]
+        return reference["bits_per_byte"][measure]["value"] - best["bits_per_byte"][measure]["value"]
+
+    grey = {"color": "#999999", "label": reference["name"]}
+    distances.axvline(behind_best("all"), linestyle="--", **grey)
+    distances.legend(loc="best", fontsize=8, framealpha=0.9, edgecolor="none")
+    state.plot(reference["state_bytes"], behind_best("recall"), "o", markersize=8, **grey)
+    state.legend(frameon=False, fontsize=8)
+    ticks = _apart([*(row["state_bytes"] for row in rows.values()), reference["state_bytes"]])
+    state.set_xticks(ticks, [readable(size) for size in ticks], fontsize=9)
 
 
 def _apart(sizes: Sequence[int]) -> list[int]:

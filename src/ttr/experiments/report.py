@@ -17,6 +17,7 @@ from ttr.experiments.replacement import replaced
 from ttr.experiments.results import MEASURES, PRACTICAL, relation
 from ttr.experiments.settings import Recipe
 from ttr.experiments.verdict import in_all
+from ttr.experiments.words import listed
 
 SHOWN = ("all", "recall")
 """The measures of the table in the terminal, which is to fit 80 columns."""
@@ -271,12 +272,15 @@ def _models(results: Mapping[str, Any]) -> str:
     s, start = results["settings"], results["start"]
     sizes = [row["parameters"] for row in results["memories"]]
     if start["pretrained"]:
+        known = {row["name"]: row["distillation_error"] for row in results["memories"]}
+        errors = [f"{error:.2g} with {name}" for name, error in known.items() if error is not None]
         return (
             f"Every memory takes the place of {replaced(results)} in {start['pretrained']} "
             f"({start['model']}, sha256 {start['sha256']}), whose projections it keeps where they fit. It "
             f"learns the outputs of that attention for {start['distilled']:g} of the training steps, on text "
-            "that is read in the training; then the whole model is trained on the text, the unchanged model "
-            f"alike. Parameters: {min(sizes):,} to {max(sizes):,}, unchanged "
+            "that is read in the training; the squared error over the squared outputs is then "
+            f"{listed(errors)}. Then the whole model is trained on the text, the unchanged model alike. "
+            f"Parameters: {min(sizes):,} to {max(sizes):,}, unchanged "
             f"{results['references'][-1]['parameters']:,}. Without dropout, in float32, and without special "
             "tokens. What the model had read before is not known here: if it was this text, its own "
             "attention has an advantage that other text would not give it."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -227,6 +228,7 @@ def _interval(draws: Float[Tensor, " R"]) -> dict[str, float]:
 
 def _facts(own: Measured) -> dict[str, Any]:
     """Sizes, which are the same for all seeds, and how the training went."""
+    distilled = own.facts[0].get("distillation")
     return {
         "seeds": len(own.bits),
         "learning_rate": own.rate,
@@ -234,6 +236,8 @@ def _facts(own: Measured) -> dict[str, Any]:
         "parameters": own.facts[0]["parameters"],
         "state_bytes": own.facts[0]["state_bytes"],
         "diverged_at": [facts["diverged_at"] for facts in own.facts],
+        # of pretrained models: the last ten losses of the first seed
+        "distillation_error": fmean(distilled[-10:]) if distilled else None,
         "validation_curve": own.facts[0]["curve"],
     }
 
