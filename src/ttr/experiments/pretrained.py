@@ -72,7 +72,7 @@ class Pretrained:
             model.save_pretrained(place, max_shard_size="1000TB")
             weights = (Path(place) / "model.safetensors").read_bytes()
         config = model.config.to_dict()
-        del config["transformers_version"]
+        config.pop("transformers_version", None)
         # what is drawn by chance in a step would have to be saved for it to be resumed
         config |= {name: 0.0 for name in config if "drop" in name and isinstance(config[name], float)}
         return Pretrained(json.dumps(config, sort_keys=True).encode(), weights, layers, folder)
