@@ -106,10 +106,10 @@ def ones(*shape):
     return torch.ones(shape, dtype=torch.int64)
 
 
-def measured(name, bits, replaced=None, earlier=None):
+def measured(name, bits, replaced=None, earlier=None, state=64):
     facts = {
         "parameters": 10,
-        "state_bytes": 64,
+        "state_bytes": state,
         "loss": [3.0, 2.0],
         "curve": [[1, 3.0], [2, 2.0]],
         "diverged_at": None,
@@ -127,7 +127,7 @@ def judged(runs, frequencies, mask, resamples, distant=None, better=0.5, plain=0
     counted += [
         Reference(name, frequencies - better, frequencies - better) for name in ("5-gram", "5-gram + cache")
     ]
-    transformer = measured(PLAIN, (frequencies - plain)[None])
+    transformer = measured(PLAIN, (frequencies - plain)[None], state=None)
     slices = Slices(mask, mask if distant is None else distant, ones(*mask.shape))
     results = summarise(runs, transformer, counted, slices, resamples)
     for row in results["memories"]:
@@ -450,7 +450,7 @@ def test_the_gap_of_the_slice_vanishes_with_its_mask_shuffled():
 
 
 # ---------------------------------------------------------------------------------------------------- picture
-def drawn(monkeypatch, sizes, curves):
+def drawn(monkeypatch, sizes, curves, unchanged=None):
     """The panels of a comparison with these state sizes and validation curves, whose byte frequencies cost 4
     bits."""
     figures = []
@@ -464,6 +464,7 @@ def drawn(monkeypatch, sizes, curves):
         row.update(state_bytes=size_, validation_curve=list(enumerate(curve, 1)))
     by_position = {"ends": [8, 16], "bits_per_byte": {row.name: [3.0, 60.0] for row in rows}}
     results |= {"definitions": {row.name: {} for row in rows}, "by_position": by_position}
+    results["references"][-1]["state_bytes"] = unchanged
     picture.draw(results | {"tokens": {"unit": "bytes"}})
     return figures[0].axes
 
@@ -495,3 +496,13 @@ def test_the_state_panel_names_sizes_that_occur_and_no_label_covers_another(size
     )
     boxes = [label.get_window_extent() for label in axis.get_ticklabels()]
     assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+
+
+def test_an_unchanged_model_stands_in_grey_beside_its_memories(monkeypatch):
+    """At its distance from the best, which spends about 3.5 bits where it spends 4."""
+    distances, state, *_ = drawn(monkeypatch, (512, 512), [[3.9]] * 2, unchanged=8192)
+    (line,) = [each for each in distances.lines if each.get_linestyle() == "--"]
+    assert line.get_label() == PLAIN and 0.4 < line.get_xdata()[0] < 0.6
+    (point,) = [each for each in state.lines if each.get_label() == PLAIN]
+    assert point.get_xdata()[0] == 8192 and 0.3 < point.get_ydata()[0] < 0.7
+    assert [label.get_text() for label in state.xaxis.get_ticklabels()] == ["512 B", "8 KiB"]

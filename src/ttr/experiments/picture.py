@@ -113,8 +113,7 @@ def _state(axes: Axes, rows: list[Mapping[str, Any]], colour: Mapping[str, str])
         )
         axes.plot(row["state_bytes"], behind["value"], "o", color=colour[row["name"]], markersize=8)
     axes.set_xscale("log", base=2)
-    ticks = _apart([row["state_bytes"] for row in rows])
-    axes.set_xticks(ticks, [readable(size) for size in ticks], fontsize=9)
+    _name_sizes(axes, [row["state_bytes"] for row in rows])
     axes.margins(x=0.25)
     axes.axhline(0, color="#444444", linewidth=1)
     axes.set_xlabel("state at the context's end")
@@ -139,8 +138,12 @@ def _unchanged(distances: Axes, state: Axes, results: Mapping[str, Any]) -> None
     distances.legend(loc="best", fontsize=8, framealpha=0.9, edgecolor="none")
     state.plot(reference["state_bytes"], behind_best("recall"), "o", markersize=8, **grey)
     state.legend(frameon=False, fontsize=8)
-    ticks = _apart([*(row["state_bytes"] for row in rows.values()), reference["state_bytes"]])
-    state.set_xticks(ticks, [readable(size) for size in ticks], fontsize=9)
+    _name_sizes(state, [row["state_bytes"] for row in (*rows.values(), reference)])
+
+
+def _name_sizes(axes: Axes, sizes: Sequence[int]) -> None:
+    ticks = _apart(sizes)
+    axes.set_xticks(ticks, [readable(size) for size in ticks], fontsize=9)
 
 
 def _apart(sizes: Sequence[int]) -> list[int]:
