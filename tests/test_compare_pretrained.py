@@ -400,10 +400,12 @@ def test_weights_that_are_missing_or_no_safetensors_are_refused(place, tmp_path)
 
 def test_code_of_a_folder_is_not_run(place, tmp_path):
     folder = copied(place, tmp_path)
-    config = json.loads((folder / "config.json").read_text()) | {"model_type": "mine"}
+    config = json.loads((folder / "config.json").read_text())
     config["auto_map"] = {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "mine.py").write_text("raise SystemExit('run')")
+    assert Pretrained.of_folder(folder, "all").facts["model"] == "LlamaForCausalLM"
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "mine"}))
     assert "cannot be opened" in refused(place, tmp_path, pretrained=folder)
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from ttr.experiments.memories import Memory, memories
 from ttr.experiments.progress import quiet
@@ -159,7 +159,7 @@ class Pretrained:
 
     def save(self, model: PreTrainedModel, encoding: Encoding, folder: Path) -> None:
         model.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(self.folder, **ON_DISK).save_pretrained(folder)
+        PreTrainedTokenizerFast.from_pretrained(self.folder, local_files_only=True).save_pretrained(folder)
 
     def _model(self) -> PreTrainedModel:
         """The pretrained model, for evaluation."""
@@ -167,10 +167,6 @@ class Pretrained:
         cls, tensors = getattr(transformers, config.architectures[0]), load(self.weights)
         with quiet():
             return cls.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
-
-
-ON_DISK = {"local_files_only": True, "trust_remote_code": False}
-"""How things are loaded: from the disk alone, and without code of their own."""
 
 
 def _opened(folder: Path) -> PreTrainedModel:
@@ -183,12 +179,15 @@ def _opened(folder: Path) -> PreTrainedModel:
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise ValueError(f"There is no {name} in {folder}. {remedy}")
+    loading = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
     try:
+        config = json.loads((folder / "config.json").read_bytes())
+        config.pop("auto_map", None)  # the names of code in the folder, which is not run
         with quiet():
             model, loaded = AutoModelForCausalLM.from_pretrained(
-                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **ON_DISK
+                folder, config=AutoConfig.for_model(**config), output_loading_info=True, **loading
             )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(f"The model in {folder} cannot be opened ({reason}). {remedy}") from error
     if hasattr(model.config, CONVERTED):
