@@ -144,7 +144,7 @@ def test_what_it_costs_and_saves_is_told_first(place, whole):
     first = results["conclusion"][0]
     assert first.startswith(f"Replacing the attention of layers 0 and 2 (of 3) by {best['name']} ")
     assert "behind 384 tokens the model decodes" in first and "instead of 74 kB" in first
-    assert "counting" not in " ".join(results["conclusion"])
+    assert any("No memory predicts better than counting yet" in each for each in results["conclusion"])
     for row in (*rows.values(), unchanged):
         kinds = SPEEDS[: 3 + (row is not unchanged)]
         assert all(row[f"{kind}_tokens_per_second"] > 0 for kind in kinds)
@@ -347,7 +347,7 @@ def test_sentences_follow_from_intervals(cost, off, words):
     first, second = replacement(results, rows, rows["a"])
     assert words in first and first.startswith("Replacing the attention of layer 1 (of 4) ")
     assert first.endswith(
-        "; behind 2,048 tokens the model decodes 2 times and reads 3 times as fast, with a state of 1 kB "
+        "; behind 2,048 tokens the model decodes 2.0 times and reads 3.0 times as fast, with a state of 1 kB "
         "instead of 1 kB."
     )
     assert second.startswith("Of the memories that make the state smaller, b predicts best: it costs 0.200 ")

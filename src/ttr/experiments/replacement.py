@@ -42,7 +42,7 @@ def replaced(results: Mapping[str, Any]) -> str:
 def _in_all(row: Mapping[str, Any], unchanged: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     """What a memory costs, and what it saves."""
     times = {
-        kind: f"{row[key] / unchanged[key]:.2g} times"
+        kind: f"{row[key] / unchanged[key]:.1f} times"
         for kind, key in (
             ("decodes", "decoding_tokens_per_second"),
             ("reads", "prefill_tokens_per_second"),
