@@ -19,6 +19,6 @@ FAULTS = (
     Fault("experiments/evaluation.py", "return layer.state.nbytes", "return 0", ("test_a_state_is_that",)),
     Fault(COST, "if better(behind):", "if False:", ("test_sentences_follow",)),
     Fault(COST, "SMALLER * unchanged", "2 * unchanged", ("test_sentences_follow",)),
-    Fault("experiments/memories.py", "if depth % len(layers):", "if False:", ("test_a_hybrid_takes",)),
+    Fault("experiments/memories.py", "if depth % len(names):", "if False:", ("test_a_hybrid_takes",)),
     Fault("integrations/transformers/conversion.py", "found.append(number)", "pass", ("test_which_layers",)),
 )
