@@ -4,6 +4,7 @@ and the whole of them, and measures how far apart they are."""
 from __future__ import annotations
 
 import json
+import multiprocessing
 import tempfile
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -37,7 +38,11 @@ BOUNDS = {"rows": None, "across": (0, 2, 9, 11), "whole": (0, TIME), "apart": (0
 def run(processes: int, cases: Mapping[str, Measure]) -> dict[str, Errors]:
     """The largest errors that any of several processes, joined by gloo, measures in every case."""
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_process, (processes, cases, folder), processes)
+        # forks of a process that has imported this file, which takes longer than most cases
+        multiprocessing.set_forkserver_preload([__name__])
+        torch.multiprocessing.start_processes(
+            _process, (processes, cases, folder), processes, start_method="forkserver"
+        )
         found = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")]
     assert len(found) == processes
     return {
