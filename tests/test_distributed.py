@@ -36,8 +36,9 @@ def of_bounds(measure, names, **options):
 
 
 def test_three_processes_are_one():
-    # a state that has no gradient is passed on, by a call that has one
-    queries = partial(of_regress, ttr.catalogue["deltanet"].problem, None, leaves=("q",))
+    # a state that has no gradient is passed on, by a call that has one; the next case would get a gradient
+    # that nobody awaits here
+    queries = partial(of_regress, ttr.catalogue["gated-oja"].problem, None, leaves=("q",))
     weights = ttr.weights.Geometric() * ttr.weights.Importance()
     solvers = ttr.solvers.OneStep(), ttr.solvers.ExactRidge()
     problems = [ttr.Problem(weights, ttr.functions.Linear(), solver) for solver in solvers]
@@ -143,6 +144,8 @@ def test_calls_that_do_not_fit_a_shard_are_refused():
             layer(x, layer.initial_state(1))
         with pytest.raises(ValueError, match="boundaries of all sequences"):
             layer(x, cu_seqlens=torch.tensor([0, 2, shard.time]))
+        with pytest.raises(ValueError, match="Decode outside"):
+            layer.step(x[:, 0], layer.initial_state(1))
     case = make_case(ttr.catalogue["gla"].problem, Sizes(batch=1, time=TIME))
     with pytest.raises(ValueError, match="holds 6 of 11"):
         ttr.distributed.regress(
@@ -156,6 +159,8 @@ def test_calls_that_do_not_fit_a_shard_are_refused():
         SequenceShard.of("cpu", TIME)
     with pytest.raises(ValueError, match="one label"):
         split(shard, torch.zeros(1, TIME, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="has 5 tokens along dimension 1"):
+        split(shard, torch.zeros(1, 5, dtype=torch.int64))
 
 
 def test_a_decoder_takes_no_cache_no_padding_and_no_labels_of_a_shard():
@@ -166,7 +171,34 @@ def test_a_decoder_takes_no_cache_no_padding_and_no_labels_of_a_shard():
     with sequence_parallel(SequenceShard.among(2, 0, TIME)):
         with pytest.raises(ValueError, match="next process"):
             model(ids, labels=ids)
+        with pytest.raises(ValueError, match="next process"):
+            model(ids, labels=ids, shift_labels=None)
         with pytest.raises(ValueError, match="masks out"):
             model(ids, attention_mask=torch.tensor([[0, 1, 1, 1, 1, 1]]))
         with pytest.raises(ValueError, match="brings a state"):
             model(ids, past_key_values=cache)
+        with pytest.raises(ValueError, match="or a cache"):
+            model(ids, use_cache=True)
+
+
+def test_a_decoder_makes_no_cache_of_a_shard():
+    model, ids = tiny("mamba2"), tokens(1, 6)
+    apart = SequenceShard.among(2, 0, TIME, [0, 6, TIME])  # nothing is to be exchanged
+    with sequence_parallel(apart):
+        read = model(ids)
+    assert read.get("cache", read.get("past_key_values")) is None
+    assert torch.equal(read.logits, model(ids).logits)
+
+
+def test_models_that_do_not_know_of_shards_are_refused():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    hybrid = ttr.convert(LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes)), [1], to="mamba2")
+    head = ttr.models.TTRForSequenceClassification(tiny("mamba2").config)
+    ids = tokens(1, 6)
+    with sequence_parallel(SequenceShard.among(2, 0, TIME)):
+        with pytest.raises(ValueError, match="would take a shard for the whole"):
+            hybrid(ids)
+        with pytest.raises(ValueError, match="TTRForSequenceClassification reads whole sequences"):
+            head(ids)

@@ -38,10 +38,11 @@ def split(
             f"labels have shape {list(labels.shape)}, but the tokens {list(input_ids.shape)}. Give one label "
             "per token, -100 for no loss."
         )
+    own = shard.cut(input_ids)
     shifted = torch.nn.functional.pad(labels, (0, 1), value=NO_LOSS)[:, 1:].clone()
     shifted[:, [bound - 1 for bound in shard.bounds[1:]]] = NO_LOSS
     return {
-        "input_ids": shard.cut(input_ids),
+        "input_ids": own,
         "shift_labels": shard.cut(shifted),
         "num_items_in_batch": (shifted != NO_LOSS).sum(),
     }

@@ -21,7 +21,7 @@ def sequence_parallel(shard: SequenceShard) -> Iterator[SequenceShard]:
     """Inside the block, in all threads, every ``Mixer`` takes its input as this shard of longer sequences,
     and exchanges with the other processes what it needs of theirs. Calls begin with empty memories and take
     no ``cu_seqlens``, which the shard has; a state that is returned is the one after the shard, with a
-    row for each of its sequences."""
+    row for each of its sequences. Decoders return no caches, and nothing decodes token by token."""
     _shards.append(shard)
     try:
         yield shard

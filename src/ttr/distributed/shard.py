@@ -141,11 +141,11 @@ class SequenceShard:
             ValueError: if it does not fit this shard.
         """
         if state is not None or cu_seqlens is not None:
-            given = "boundaries of sequences" if state is None else "a state"
+            given = "boundaries of sequences" if state is None else "a state or a cache"
             raise ValueError(
                 "A shard of longer sequences begins where the process before ends, and this call brings "
                 f"{given}. Give SequenceShard.of the boundaries of all sequences, and leave states, caches "
-                "and masks out."
+                "(use_cache=True) and masks out."
             )
         self.check(x.shape[1])
         return self.cu_seqlens(x.device)

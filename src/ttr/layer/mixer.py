@@ -126,7 +126,16 @@ class Mixer(Project):
     ) -> tuple[Float[Tensor, "B d"], State]:
         """One token: as ``forward`` without the time axis. With ``inplace`` the memory's tensors in ``state``
         are overwritten, as in ``ttr.step``: continue with the returned state and do not use the given one
-        again."""
+        again.
+
+        Raises:
+            ValueError: as ``forward``, or inside ``ttr.distributed.sequence_parallel``.
+        """
+        if distributed.current() is not None:
+            raise ValueError(
+                "Inside sequence_parallel a layer computes all tokens of a shard at once, not single ones. "
+                "Decode outside of the block."
+            )
         return planned_step.take(self, self, x, state, inplace, self.around_memory)
 
     def check_token(self, x: Float[Tensor, "B d"], state: State) -> State:

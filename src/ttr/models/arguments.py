@@ -55,7 +55,7 @@ def check_read(others: dict[str, Any]) -> None:
 def check_has_next(of_loss: Mapping[str, Any]) -> None:
     """Refuse labels that are still to be shifted in a shard of longer sequences, whose last label the next
     process holds."""
-    if distributed.current() is not None and "shift_labels" not in of_loss:
+    if distributed.current() is not None and of_loss.get("shift_labels") is None:
         raise ValueError(
             "The label of the last token of a shard belongs to the next process. Pass what "
             "ttr.distributed.split returns, without labels."

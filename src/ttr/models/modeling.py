@@ -237,7 +237,7 @@ class TTRModel(TTRPreTrainedModel):
             padding_last=cache is None and all(block.mixer.problem.function.causal for block in self.layers),
         )
         if (shard := distributed.current()) is not None:
-            shard.of_call(x, tokens_read(cache), packing.cu_seqlens)
+            shard.of_call(x, cache, packing.cu_seqlens)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         last, entered = self._through_blocks(x, cache, packing, wanted)
         return BaseModelOutputWithPast(
@@ -267,7 +267,8 @@ class TTRModel(TTRPreTrainedModel):
     def _cache(self, cache: Cache | None, use_cache: bool | None) -> TTRCache | None:
         """The cache to use; one that is given is always used."""
         if use_cache is None:
-            use_cache = self.config.use_cache and not self.training
+            sharded = distributed.current() is not None  # after a shard there is more to read
+            use_cache = self.config.use_cache and not self.training and not sharded
         if cache is None and not use_cache:
             return None
         if self.training and self.gradient_checkpointing:

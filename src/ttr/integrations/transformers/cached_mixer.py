@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from ttr import distributed
 from ttr.layer.mixer import Mixer
 from ttr.models.cache import MemoryLayer
 from ttr.models.packing import packing_of
@@ -23,7 +24,17 @@ class CachedMixer(nn.Module):
         self, x: Float[Tensor, "B T D"], cache: Cache | None, **masks: Tensor | None
     ) -> Float[Tensor, "B T D"]:
         """The output of the mixer, which continues from the cache and leaves its state there; ``masks`` as of
-        ``ttr.models.packing.packing_of``."""
+        ``ttr.models.packing.packing_of``.
+
+        Raises:
+            ValueError: if they do not fit each other, or inside ``sequence_parallel``: the other layers of a
+                model of transformers do not know of shards.
+        """
+        if distributed.current() is not None:
+            raise ValueError(
+                "sequence_parallel shares sequences among ttr's own layers; the other layers of a model of "
+                "transformers would take a shard for the whole. Use data parallelism, or a TTRForCausalLM."
+            )
         memory = None if cache is None else self._place_in(cache)
         shape = x.shape[0], x.shape[1]
         packing = packing_of(shape, **masks, read=None if memory is None else memory.tokens_read())
