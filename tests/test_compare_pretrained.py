@@ -328,7 +328,7 @@ def row(name, cost, state, off=0.001, disturbed=False):
         (
             -0.05,
             0.001,
-            "by a does not cost, but gains on this text: -0.050 [-0.051, -0.049] bits per byte (0.069",
+            "by a does not cost, but gains on this text: -0.050 [-0.051, -0.049] bits per byte (-0.069",
         ),
     ],
 )

@@ -58,7 +58,7 @@ def _in_all(row: Mapping[str, Any], unchanged: Mapping[str, Any], results: Mappi
 
 def _costs(behind: Mapping[str, float], results: Mapping[str, Any]) -> str:
     """The distance to the unchanged model that was trained on the text alike, as what was found."""
-    nats = abs(behind["value"]) * results["tokens"]["bytes_per_token"] * math.log(2)
+    nats = behind["value"] * results["tokens"]["bytes_per_token"] * math.log(2)
     found = f"{bpb(behind)} bits per byte ({nats:.3f} nats per {results['tokens']['unit'].removesuffix('s')})"
     if better(behind):
         return f"does not cost, but gains on this text: {found} against the unchanged model, trained alike"

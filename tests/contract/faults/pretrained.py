@@ -18,6 +18,7 @@ FAULTS = (
     Fault(SPEED, "taken[memory.name] += share *", "taken[memory.name] += 0 *", ("test_steps_cost",)),
     Fault("experiments/evaluation.py", "return layer.state.nbytes", "return 0", ("test_a_state_is_that",)),
     Fault(COST, "if better(behind):", "if False:", ("test_sentences_follow",)),
+    Fault(COST, 'nats = behind["value"]', 'nats = -behind["value"]', ("test_sentences_follow",)),
     Fault(COST, "SMALLER * unchanged", "2 * unchanged", ("test_sentences_follow",)),
     Fault("experiments/memories.py", "if depth % len(names):", "if False:", ("test_a_hybrid_takes",)),
     Fault("integrations/transformers/conversion.py", "found.append(number)", "pass", ("test_which_layers",)),
