@@ -1,6 +1,7 @@
 """``ttr train``: what a model reads, exact resume, the same steps however they are divided, and a folder that
 others open."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 from transformers import (
@@ -22,6 +23,8 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     PreTrainedTokenizerFast,
     TrainerCallback,
     pipeline,
@@ -32,6 +35,7 @@ from ttr.experiments.errors import UserError
 from ttr.experiments.train import data, train
 from ttr.experiments.train.command import train_command
 from ttr.experiments.train.data import HELD_OUT, data_of, packed, row_of
+from ttr.experiments.train.model import reads_across
 from ttr.experiments.train.settings import TrainSettings
 from ttr.laws.tolerances import FLOAT32, error
 from ttr.tasks.tokens import byte_tokenizer
@@ -159,19 +163,35 @@ def test_a_resumed_run_ends_with_the_same_bits(settings, tmp_path):
 
 def test_a_finished_run_is_not_trained_again(settings, monkeypatch):
     metrics = run(settings())
+    path = settings().out / "metrics.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    with pytest.raises(UserError, match="metrics.json is damaged. Delete it"):
+        run(settings())
+    path.unlink()
+    assert run(settings()) == metrics and path.read_bytes() == whole
     monkeypatch.setattr(train, "_trained", None)
     assert run(settings(track=("tensorboard",), save_every=3)) == metrics
 
 
 @pytest.mark.parametrize("others", [{"lr": 1e-3}, {"seed": 1}, {"accumulate": 2}, {"steps": 7}])
 def test_other_arguments_are_refused_in_the_folder(settings, others):
-    killed(settings(), 1)
+    killed(settings(save_every=1), 2)
     with pytest.raises(UserError, match=f"other arguments \\({next(iter(others))} changed\\)"):
         run(settings(**others))
 
 
-def test_another_text_is_refused_in_the_folder(settings, text):
+def test_arguments_are_mended_where_nothing_is_trained(settings):
+    with pytest.raises(UserError, match="Use --depth 3"):
+        run(settings(layers="gla:3"))
     killed(settings(), 1)
+    mended = settings(lr=1e-3)
+    assert run(mended)["steps"] == STEPS
+    assert json.loads((mended.out / "train.json").read_text())["settings"] == mended.to_dict()
+
+
+def test_another_text_is_refused_in_the_folder(settings, text):
+    killed(settings(save_every=1), 2)
     text[0].write_text(text[0].read_text()[::-1])
     with pytest.raises(UserError, match="the text's sha256 changed"):
         run(settings())
@@ -324,7 +344,7 @@ def test_a_tokenizer_file_is_used_and_saved(settings, text, tmp_path):
         ({"context": 1}, "--context must be at least 2"),
         ({"context": 10_000}, "Use --context"),
         ({"files": (Path("missing.txt"),)}, "There is no file missing.txt"),
-        ({"start": Path("missing")}, "there is no config.json"),
+        ({"start": Path("missing")}, "There is no config.json"),
         ({"tokenizer": Path("missing.json")}, "cannot be read"),
         ({"track": ("abacus",)}, "--track abacus: abacus is not supported"),
         ({"stream": True, "steps": None}, "--stream needs files, and --steps"),
@@ -340,12 +360,51 @@ def test_a_model_of_another_size_is_refused(settings, tmp_path):
     start = TrainSettings(
         files=settings().files, start=tmp_path / "start", out=tmp_path / "out", steps=1, context=16
     )
-    llama(max_position_embeddings=15).save_pretrained(start.start)
+    llama(vocab_size=256, max_position_embeddings=15).save_pretrained(start.start)
     with pytest.raises(UserError, match="reads 15 tokens at most. Use --context 15"):
         run(start)
+    llama(vocab_size=260).save_pretrained(start.start)
+    with pytest.raises(UserError, match="has 260 tokens, and there is no tokenizer.json"):
+        run(start)
+    byte_tokenizer().save(str(start.start / "tokenizer.json"))
     llama(vocab_size=255).save_pretrained(start.start)
     with pytest.raises(UserError, match="has 255 tokens, and the text 256"):
+        run(dataclasses.replace(start, tokenizer=start.start / "tokenizer.json"))
+
+
+def test_a_folder_of_pickles_or_of_half_a_model_is_refused(settings, tmp_path):
+    start = dataclasses.replace(settings(), start=tmp_path / "start")
+    llama(vocab_size=256).save_pretrained(start.start)
+    weights = start.start / "model.safetensors"
+    tensors = load_file(weights)
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(UserError, match="cannot be opened"):
         run(start)
+    weights.unlink()
+    torch.save(tensors, start.start / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot be opened .* as safetensors"):
+        run(start)
+    save_file({name: x for name, x in tensors.items() if name != "lm_head.weight"}, weights, {"format": "pt"})
+    with pytest.raises(UserError, match="lacks weights of a language model, such as lm_head.weight"):
+        run(start)
+
+
+@pytest.mark.parametrize(
+    "made, across",
+    [
+        (llama, False),
+        (lambda: ttr.convert(llama(), to="kda", layers=[1]), False),
+        (lambda: MambaForCausalLM(MambaConfig(vocab_size=260, hidden_size=16, num_hidden_layers=1)), True),
+    ],
+)
+def test_who_reads_documents_across_their_boundary_is_said(settings, tmp_path, capsys, made, across):
+    model = made()
+    assert reads_across(model.train(), 16) == across and model.training
+    model.save_pretrained(tmp_path / "start")
+    byte_tokenizer().save(str(tmp_path / "start" / "tokenizer.json"))
+    start = dataclasses.replace(settings(), start=tmp_path / "start", steps=1)
+    train.train(start, Console())
+    assert ("across their boundaries" in " ".join(capsys.readouterr().out.split())) == across
 
 
 def test_several_gpus_need_several_processes(settings, monkeypatch):

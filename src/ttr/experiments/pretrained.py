@@ -17,13 +17,13 @@ from typing import Any
 import torch
 import transformers
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from ttr.experiments.memories import Memory, memories
 from ttr.experiments.progress import quiet
+from ttr.experiments.saved_model import opened
 from ttr.experiments.settings import CompareSettings, numbers_in
 from ttr.integrations.transformers.conversion import CONVERTED, convert, convertible, decoder_layers
 from ttr.integrations.transformers.distillation import converted_layers, distillation_loss
@@ -66,7 +66,7 @@ class Pretrained:
         Raises:
             ValueError: if there is no such model, or it has no such layers.
         """
-        model = _opened(folder)
+        model = _attending(folder)
         layers = _chosen(model, EVERY_OTHER if which is None else which)
         with tempfile.TemporaryDirectory() as place, quiet():
             model.save_pretrained(place, max_shard_size="1000TB")
@@ -169,34 +169,19 @@ class Pretrained:
             return cls.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
 
 
-def _opened(folder: Path) -> PreTrainedModel:
-    """The model in a folder.
+def _attending(folder: Path) -> PreTrainedModel:
+    """The model in a folder, with the attention that it was trained with.
 
     Raises:
         ValueError: if there is none that can be a starting point.
     """
     remedy = "Name a folder where save_pretrained put a model of transformers and its tokenizer."
-    for name in ("config.json", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise ValueError(f"There is no {name} in {folder}. {remedy}")
-    loading = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-        config.pop("auto_map", None)  # the names of code in the folder, which is not run
-        with quiet():
-            model, loaded = AutoModelForCausalLM.from_pretrained(
-                folder, config=AutoConfig.for_model(**config), output_loading_info=True, **loading
-            )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(f"The model in {folder} cannot be opened ({reason}). {remedy}") from error
+    model = opened(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"There is no tokenizer.json in {folder}. {remedy}")
     if hasattr(model.config, CONVERTED):
         raise ValueError(
             f"The model in {folder} has memories in place of attention. Name the one that it was made from."
-        )
-    if missing := sorted(loaded["missing_keys"]):
-        raise ValueError(
-            f"The model in {folder} lacks weights of a language model, such as {missing[0]}. {remedy}"
         )
     if not hasattr(transformers, type(model).__name__):
         raise ValueError(f"{type(model).__name__} is no model of transformers itself. {remedy}")

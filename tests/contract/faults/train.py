@@ -5,6 +5,7 @@ from .fault import Fault
 DATA, FOLDER, MODEL, SETTINGS, TRAIN = (
     f"experiments/train/{name}.py" for name in ("data", "folder", "model", "settings", "train")
 )
+OPENED = "experiments/saved_model.py"
 
 FAULTS = (
     Fault(DATA, "begins = begins | (place == 0)", "begins = begins.clone()", ("test_a_row_begins",)),
@@ -27,7 +28,9 @@ FAULTS = (
     Fault(DATA, "number % HELD_OUT != HELD_OUT - 1", "True", ("test_a_stream_holds",)),
     Fault(DATA, "self.documents.set_epoch(epoch)", "return iter(())", ("test_a_stream_is_resumed",)),
     Fault(FOLDER, "if changed:", "if False:", ("test_other_arguments",)),
-    Fault(FOLDER, '("config.json", STATE, METRICS)', "(STATE, METRICS)", ("test_a_folder_of",)),
+    Fault(FOLDER, '("config.json", STATE, METRICS)', "(STATE, METRICS)", ("test_a_folder_of_something",)),
+    Fault(FOLDER, "if not left and _last", "if False and _last", ("test_arguments_are_mended",)),
+    Fault(FOLDER, "return from_json(path.read_bytes())", "return {}", ("test_a_finished_run",)),
     Fault(
         FOLDER,
         "key=lambda path: int(path.name.rpartition",
@@ -38,7 +41,12 @@ FAULTS = (
     Fault(MODEL, "set_seed(settings.seed)", "", ("test_a_resumed_run",)),
     Fault(MODEL, "encoding.vocabulary > text.vocab_size", "False", ("test_a_model_of_another",)),
     Fault(MODEL, "longest < settings.context", "False", ("test_a_model_of_another",)),
-    Fault(MODEL, "if converted else", "if not converted else", ("test_models_of_transformers",)),
+    Fault(MODEL, "if not known and", "if False and", ("test_a_model_of_another",)),
+    Fault(MODEL, "return not torch.allclose", "return torch.allclose", ("test_who_reads_documents",)),
+    Fault(MODEL, "if takes else {}", "if False else {}", ("test_who_reads_documents",)),
+    Fault(OPENED, "if CONVERTED in config:", "if False:", ("test_models_of_transformers",)),
+    Fault(OPENED, '"use_safetensors": True', '"use_safetensors": False', ("test_a_folder_of_pickles",)),
+    Fault(OPENED, 'sorted(loaded["missing_keys"])', "[]", ("test_a_folder_of_pickles",)),
     Fault(SETTINGS, "self.batch // (self.accumulate * processes())", "self.batch", ("test_passes_of",)),
     Fault(TRAIN, "if parameter.ndim > 1", "", ("test_decay_is",)),
     Fault(

@@ -15,6 +15,7 @@ from ttr.experiments.storage import from_json, locked, make_folder, to_json, wri
 from ttr.experiments.train.settings import TrainSettings
 
 RUN, STATE, METRICS, PICTURE = "train.json", "trainer_state.json", "metrics.json", "loss.png"
+CHECKPOINTS = "checkpoints"
 COMPLETE = "complete"
 """The file that a checkpoint gets last."""
 
@@ -42,12 +43,12 @@ def claimed(settings: TrainSettings, text: Mapping[str, Any], keep_out: bool) ->
 
 def _claim(folder: Path, about: Mapping[str, Any], command: str) -> None:
     path = folder / RUN
-    if not path.exists():
-        if foreign := [name for name in ("config.json", STATE, METRICS) if (folder / name).exists()]:
-            raise UserError(
-                f"{folder} holds {', '.join(foreign)}, but no {RUN} that they belong to. "
-                "Choose another --out."
-            )
+    left = [name for name in ("config.json", STATE, METRICS) if (folder / name).exists()]
+    if left and not path.exists():
+        raise UserError(
+            f"{folder} holds {', '.join(left)}, but no {RUN} that they belong to. Choose another --out."
+        )
+    if not left and _last_checkpoint(folder / CHECKPOINTS) is None:  # so far there is nothing to continue
         write(path, to_json({"command": command, **about, "versions": versions()}))
         return
     try:
@@ -70,7 +71,7 @@ def _claim(folder: Path, about: Mapping[str, Any], command: str) -> None:
 
 
 def checkpoints(settings: TrainSettings) -> Path:
-    return settings.out / "checkpoints"
+    return settings.out / CHECKPOINTS
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
@@ -80,9 +81,20 @@ def _last_checkpoint(folder: Path) -> Path | None:
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """What a finished run measured; None if it is not finished."""
+    """What a finished run measured; None if it is not finished.
+
+    Raises:
+        UserError: if the file that says so is damaged.
+    """
     path = folder / METRICS
-    return from_json(path.read_bytes()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return from_json(path.read_bytes())
+    except (OSError, ValueError):
+        raise UserError(
+            f"{path} is damaged. Delete it to have it written again from the last checkpoint."
+        ) from None
 
 
 def points(history: Sequence[Mapping[str, float]], name: str, unit: float) -> list[list[float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from ttr.experiments.storage import to_json, write
 from ttr.experiments.train import folder
 from ttr.experiments.train.curve import draw
 from ttr.experiments.train.data import Data, data_of
-from ttr.experiments.train.model import model_of
+from ttr.experiments.train.model import model_of, reads_across
 from ttr.experiments.train.settings import TrainSettings, first_process
 
 PARTS = 20
@@ -83,11 +83,13 @@ def _trained(
     """Train to the end from a checkpoint or the start, and write what a finished run leaves."""
     use_cache, unit = getattr(model.config, "use_cache", True), NATS * data.bytes_per_token
     with quiet(), Bar(console) as bar:
-        for sentence in data.cautions:
+        for sentence in (*data.cautions, *_cautions(model, settings)):
             bar.say(sentence)
+        with for_the_user():
+            arguments = _arguments(settings, data)
         trainer = MatrixDecay(
             model=model,
-            args=_arguments(settings, data),
+            args=arguments,
             train_dataset=data.training,
             eval_dataset=data.held_out,
             callbacks=[*_trackers(settings.track), Shown(bar, unit), Watched()],
@@ -113,6 +115,14 @@ def _trained(
         write(settings.out / folder.PICTURE, draw(title, training, held_out))
         write(settings.out / folder.METRICS, to_json(metrics))  # last: it says that the run is finished
     return metrics
+
+
+def _cautions(model: PreTrainedModel, settings: TrainSettings) -> Iterator[str]:
+    if settings.start is not None and first_process() and reads_across(model, settings.context):
+        yield (
+            f"{type(model).__name__} reads the documents that are packed in a row across their boundaries: "
+            "it takes no position_ids, or some of its layers ignore where they begin again."
+        )
 
 
 def _arguments(settings: TrainSettings, data: Data) -> TrainingArguments:
