@@ -437,6 +437,12 @@ def test_a_tokenizer_of_another_model_is_refused(place, tmp_path):
     assert "has 280 tokens, but the model only 270" in refused(place, tmp_path, pretrained=folder)
 
 
+def test_a_model_that_reads_less_than_the_context_is_refused(place, tmp_path):
+    folder = copied(place, tmp_path)
+    decoder(max_position_embeddings=31).save_pretrained(folder)
+    assert "reads 31 tokens at most. Use --context 31 or less" in refused(place, tmp_path, pretrained=folder)
+
+
 @pytest.mark.parametrize("which", ["0,9", "0,0", "", "second", "-1"])
 def test_layers_that_are_not_there_are_refused(which, place, tmp_path):
     assert "--convert takes " in refused(place, tmp_path, convert=which)

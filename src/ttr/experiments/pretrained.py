@@ -89,6 +89,11 @@ class Pretrained:
         """The hash of configuration and weights."""
         return hashlib.sha256(self.config + self.weights).hexdigest()
 
+    @property
+    def longest(self) -> int | None:
+        """The tokens that the model reads at most; None for any number."""
+        return json.loads(self.config).get("max_position_embeddings")
+
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
         model = self._model()
@@ -139,7 +144,7 @@ class Pretrained:
         return True
 
     def after(self, context: int) -> int:
-        return min(SERVED, json.loads(self.config).get("max_position_embeddings") or SERVED)
+        return min(SERVED, self.longest or SERVED)
 
     def distilled(self, memory: Memory) -> float:
         return DISTILLED if memory.layers else 0.0

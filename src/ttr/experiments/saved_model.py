@@ -47,3 +47,12 @@ def opened(folder: Path) -> PreTrainedModel:
             f"The model in {folder} lacks weights of a language model, such as {missing[0]}. {remedy}"
         )
     return model
+
+
+def check_context(folder: Path, longest: int | None, context: int) -> None:
+    """Raises a ValueError unless the model in a folder, which reads ``longest`` tokens, or any number, reads
+    so many."""
+    if longest is not None and longest < context:
+        raise ValueError(
+            f"The model in {folder} reads {longest:,} tokens at most. Use --context {longest} or less."
+        )

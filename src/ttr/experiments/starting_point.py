@@ -15,6 +15,7 @@ from torch import nn
 
 from ttr.experiments.memories import PLAIN, Memory, build, equal_widths, memories
 from ttr.experiments.pretrained import Pretrained
+from ttr.experiments.saved_model import check_context
 from ttr.experiments.settings import CompareSettings, Recipe
 from ttr.tasks.tokens import Encoding
 
@@ -86,11 +87,13 @@ def starting_point(settings: CompareSettings) -> StartingPoint:
     """That of a comparison.
 
     Raises:
-        ValueError: if the pretrained model cannot be used.
+        ValueError: if the pretrained model cannot be used, or reads fewer tokens than the context.
     """
     if settings.pretrained is None:
         return NewDecoders(settings, {}, 0)
-    return Pretrained.of_folder(settings.pretrained, settings.convert)
+    start = Pretrained.of_folder(settings.pretrained, settings.convert)
+    check_context(settings.pretrained, start.longest, settings.context)
+    return start
 
 
 def starting_point_of(

@@ -40,7 +40,7 @@ FAULTS = (
     Fault(FOLDER, "-*/{COMPLETE}", "-*/*", ("test_a_resumed",)),
     Fault(MODEL, "set_seed(settings.seed)", "", ("test_a_resumed_run",)),
     Fault(MODEL, "encoding.vocabulary > text.vocab_size", "False", ("test_a_model_of_another",)),
-    Fault(MODEL, "longest < settings.context", "False", ("test_a_model_of_another",)),
+    Fault(OPENED, "longest < context", "False", ("test_a_model_of_another",)),
     Fault(MODEL, "if not known and", "if False and", ("test_a_model_of_another",)),
     Fault(MODEL, "return not torch.allclose", "return torch.allclose", ("test_who_reads_documents",)),
     Fault(MODEL, "if takes else {}", "if False else {}", ("test_who_reads_documents",)),

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, set_seed
 
 from ttr.experiments.errors import UserError
 from ttr.experiments.memories import layer_names
-from ttr.experiments.saved_model import opened
+from ttr.experiments.saved_model import check_context, opened
 from ttr.experiments.train.settings import TrainSettings
 from ttr.models import TTRConfig, TTRForCausalLM
 from ttr.tasks.tokens import Encoding
@@ -52,12 +52,7 @@ def model_of(settings: TrainSettings, encoding: Encoding) -> PreTrainedModel:
             f"The model in {settings.start} has {text.vocab_size:,} tokens, and the text "
             f"{encoding.vocabulary:,}. Name its tokenizer with --tokenizer."
         )
-    longest = getattr(text, "max_position_embeddings", None)
-    if longest is not None and longest < settings.context:
-        raise UserError(
-            f"The model in {settings.start} reads {longest:,} tokens at most. "
-            f"Use --context {longest} or less."
-        )
+    check_context(settings.start, getattr(text, "max_position_embeddings", None), settings.context)
     return model
 
 
