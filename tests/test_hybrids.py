@@ -89,6 +89,32 @@ def test_a_model_computes_what_it_did(family):
     assert all(map(torch.equal, logits, again)), "restored, a model is transformers' to the last digit"
 
 
+def imprecise(rule):
+    """The rule with relative errors of about 1e-3 in its outputs."""
+
+    @functools.wraps(rule)
+    def wrong(*args, **kwargs):
+        done = rule(*args, **kwargs)
+        y = done[0] if isinstance(done, tuple) else done
+        noise = 1e-3 * torch.randn(y.shape, generator=torch.Generator().manual_seed(3))
+        y = (y * (1 + noise)).to(y.dtype)
+        return (y, *done[1:]) if isinstance(done, tuple) else y
+
+    return wrong
+
+
+@pytest.mark.parametrize("family", families())
+@torch.no_grad()
+def test_errors_of_rules_show(family, monkeypatch):
+    """Far beyond what the other tests allow, so that these would see them."""
+    model = build(family, TINY)
+    expected = model(ids()).logits
+    for name, rule in RULES.items():
+        monkeypatch.setitem(RULES, name, imprecise(rule))
+    with accelerated():
+        assert error(expected, model(ids()).logits) > 5 * FLOAT32_OUTPUTS
+
+
 @pytest.mark.parametrize("family", families())
 def test_gradients(family):
     """Against transformers' own; the largest gradient of the model is the scale, since some are roundings."""

@@ -22,6 +22,9 @@ class Sizes(NamedTuple):
 
 TINY, SMALL = Sizes(32, 4, 8, 2, 100), Sizes(512, 8, 128, 4)
 
+LARGER = {"initializer_range": 0.1}
+"""Of families in whose logits the recurrent layers hardly show with weights as small as by default."""
+
 
 def _common(s: Sizes) -> dict[str, Any]:
     return {
@@ -156,7 +159,7 @@ def _lfm(s: Sizes) -> dict[str, Any]:
 def _inkling(s: Sizes) -> dict[str, Any]:
     attention = {"head_dim": s.hidden // 4, "swa_head_dim": s.hidden // 4, "swa_num_attention_heads": 4}
     experts = {**_experts(s, "n_routed_experts"), "unpadded_vocab_size": s.vocabulary}
-    return {**_common(s), **attention, **experts, "swa_num_key_value_heads": 2}
+    return {**_common(s), **LARGER, **attention, **experts, "swa_num_key_value_heads": 2}
 
 
 def _qwen4(s: Sizes) -> dict[str, Any]:
@@ -164,6 +167,7 @@ def _qwen4(s: Sizes) -> dict[str, Any]:
     embeddings = {"ngram_vocab_size_base": 50, "heads_per_ngram": 2, "ple_embed_dim": s.hidden}
     return {
         **_gated_delta(s),
+        **LARGER,
         **_experts(s),
         **{f"indexer_{name}": value for name, value in indexer.items()},
         **embeddings,
@@ -175,7 +179,7 @@ def _qwen4(s: Sizes) -> dict[str, Any]:
 
 def _zamba(s: Sizes) -> dict[str, Any]:
     own = {"layers_block_type": ["hybrid"] * s.layers, "num_key_value_heads": 4, "n_mamba_heads": 2}
-    return {**_common(s), **own, "use_mamba_kernels": False}
+    return {**_common(s), **LARGER, **own, "use_mamba_kernels": False}
 
 
 def _xlstm(s: Sizes) -> dict[str, Any]:
@@ -195,7 +199,7 @@ FAMILIES: dict[str, tuple[str, Callable[[Sizes], Mapping[str, Any]]]] = {
     "kimi-linear": ("KimiLinear", _kimi),
     "mamba2": ("Mamba2", _pure_mamba2),
     "bamba": ("Bamba", lambda s: {**_mamba2(s), "attn_layer_indices": [s.layers - 1]}),
-    "falcon-h1": ("FalconH1", lambda s: {**_mamba2(s), "mamba_d_ssm": 2 * s.hidden}),
+    "falcon-h1": ("FalconH1", lambda s: {**_mamba2(s), **LARGER, "mamba_d_ssm": 2 * s.hidden}),
     "granite-4-hybrid": (
         "GraniteMoeHybrid",
         lambda s: {**_mamba2(s), "layer_types": _types(s, "mamba", "attention")},
@@ -206,7 +210,12 @@ FAMILIES: dict[str, tuple[str, Callable[[Sizes], Mapping[str, Any]]]] = {
     "falcon-mamba": ("FalconMamba", _mamba),
     "jamba": (
         "Jamba",
-        lambda s: {**_common(s), "attn_layer_period": s.layers, "attn_layer_offset": s.layers - 1},
+        lambda s: {
+            **_common(s),
+            **LARGER,
+            "attn_layer_period": s.layers,
+            "attn_layer_offset": s.layers - 1,
+        },
     ),
     "bailing-hybrid": ("BailingHybrid", _bailing),
     "minimax": ("MiniMax", _minimax),
