@@ -1,5 +1,6 @@
 """What is replaced around the rules of accelerated models: linear maps and gated norms."""
 
+import functools
 import importlib
 import inspect
 
@@ -10,6 +11,7 @@ pytest.importorskip("transformers")
 
 from torch import nn
 from torch.nn.functional import linear
+from torch.utils.flop_counter import FlopCounterMode
 
 from ttr.integrations.transformers import accelerated, norms, products
 from ttr.laws.tolerances import FLOAT32_OUTPUTS, error
@@ -62,6 +64,38 @@ def test_second_derivatives():
 
 
 @needs_onednn
+def test_batches_of_gradients():
+    """As of Jacobians, by either of torch's ways."""
+    tensors, directions = [drawn(ROWS, 40), drawn(COLUMNS, 40)], drawn(3, ROWS, COLUMNS).detach()
+    with products.Products():
+        y = linear(*tensors)
+    expected = [torch.autograd.grad(y, tensors, each, retain_graph=True) for each in directions]
+    expected = list(map(torch.stack, zip(*expected)))
+    gradients = functools.partial(torch.autograd.grad, y, tensors, retain_graph=True)
+    for found in (gradients(directions, is_grads_batched=True), torch.vmap(gradients)(directions)):
+        assert max(map(error, expected, found)) < FLOAT32_OUTPUTS
+
+
+@needs_onednn
+def test_what_a_product_keeps_for_its_gradients(served):
+    """As in torch, nothing that only the gradient of a frozen tensor would need: it may be overwritten."""
+    for learns in ([True, False], [False, True]):
+        x, weight = tensors = [drawn(ROWS, 40).detach(), drawn(COLUMNS, 40).detach()]
+        leaf = tensors[learns.index(True)].requires_grad_()
+        frozen = tensors[learns.index(False)]
+        product = leaf * 1  # what is no leaf may be overwritten, too
+        with products.Products():
+            y = linear(product, weight) if leaf is x else linear(x, product)
+        expected = torch.autograd.grad(y.sum(), leaf, retain_graph=True)[0]
+        product.detach().zero_()
+        assert torch.equal(torch.autograd.grad(y.sum(), leaf, retain_graph=True)[0], expected)
+        frozen.zero_()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(y.sum(), leaf)
+    assert served
+
+
+@needs_onednn
 @pytest.mark.skipif(GROUPED_PRODUCTS is None, reason="this torch has no grouped products")
 def test_products_of_experts(served):
     """One without tokens, and tokens of none."""
@@ -95,6 +129,8 @@ def test_what_stays_torch_s_own(served):
         yield linear(x.as_subclass(Tagged), weight).as_subclass(torch.Tensor)
         yield torch.vmap(linear, (None, 0))(x, torch.stack([weight, weight]))
         yield linear(x, weight=weight)
+        yield from (linear(x, weight, bias) for bias in (weight[:1, 0], weight[:, 0][None]))  # broadcast
+        yield linear(x, weight.to_sparse())
         with torch.autocast("cpu"):
             yield linear(x, weight)
 
@@ -102,15 +138,31 @@ def test_what_stays_torch_s_own(served):
     with products.Products():
         found = list(maps())
     assert all(map(torch.equal, expected, found)) and not served
+    for wrong in ((x, weight[:, 1:]), (x, weight, weight[1:, 0])):
+        with products.Products(), pytest.raises(RuntimeError, match="shape|size"):
+            linear(*wrong)
 
 
 @needs_onednn
-def test_nothing_is_replaced_where_onednn_is_not_faster(monkeypatch, served):
-    for faster in (False, True):
-        monkeypatch.setattr(products, "faster", lambda faster=faster: faster)
+def test_nothing_is_replaced_where_onednn_is_not_faster_or_its_choice_would_show(monkeypatch, served):
+    def serves():
+        served.clear()
         with products.products(), torch.no_grad():
             linear(drawn(ROWS, 40), drawn(COLUMNS, 40))
-        assert bool(served) == faster
+        return bool(served)
+
+    for faster in (False, True):
+        monkeypatch.setattr(products, "faster", lambda faster=faster: faster)
+        assert serves() == faster
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert not serves()
+    finally:
+        torch.use_deterministic_algorithms(before)
+    monkeypatch.setattr(products, "faster", lambda: pytest.fail("timed, where a mode would see it"))
+    with FlopCounterMode(display=False):
+        products.products()
 
 
 def gated_norms():

@@ -16,10 +16,24 @@ FAULTS = (
     Fault(f"{FOLDER}/products.py", "rows.sum(0) if wanted", "rows[0] if wanted", ("test_a_linear_map",)),
     Fault(
         f"{FOLDER}/products.py",
-        "linear if torch.is_grad_enabled() else _product",
-        "_product",
+        "torch.is_grad_enabled() or in_batches(grad)",
+        "in_batches(grad)",
         ("test_second_derivatives",),
     ),
+    Fault(f"{FOLDER}/products.py", "or in_batches(grad)", "", ("test_batches_of_gradients",)),
+    Fault(f"{FOLDER}/products.py", "or watched((grad, x, weight))", "", ("test_batches_of_gradients",)),
+    Fault(
+        f"{FOLDER}/products.py",
+        "and (bias is None or bias.shape == weight.shape[:1])",
+        "",
+        ("test_what_stays",),
+    ),
+    Fault(f"{FOLDER}/products.py", "x if of_weight else None", "x", ("test_what_a_product_keeps",)),
+    Fault(f"{FOLDER}/products.py", "weight if of_x else None", "weight", ("test_what_a_product_keeps",)),
+    Fault(
+        f"{FOLDER}/products.py", "or torch.are_deterministic_algorithms_enabled()", "", ("test_nothing_is",)
+    ),
+    Fault(f"{FOLDER}/products.py", "watched(()) or", "", ("test_nothing_is",)),
     Fault(f"{FOLDER}/products.py", "rest.new_zeros", "rest.new_ones", ("test_products_of_experts",)),
     Fault(f"{FOLDER}/products.py", "and not watched(tensors)", "", ("test_what_stays",)),
     Fault(f"{FOLDER}/products.py", "or not faster()", "", ("test_nothing_is",)),

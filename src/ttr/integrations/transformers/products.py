@@ -19,7 +19,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
-from ttr.torch_internals import GROUPED_PRODUCTS, ONEDNN_LINEAR, watched
+from ttr.torch_internals import GROUPED_PRODUCTS, ONEDNN_LINEAR, in_batches, watched
 
 ROWS, COLUMNS = 64, 64
 """The fewest rows and columns of a product that are worth oneDNN's start-up."""
@@ -49,8 +49,8 @@ class Products(TorchFunctionMode):
             # as rows of a mean group
             if (
                 given == {"offs"}
-                and weights.ndim == 3
-                and len(weights)
+                and (x.ndim, weights.ndim) == (2, 3)
+                and len(kwargs["offs"]) == len(weights) > 0
                 and _serves(x[:: len(weights)], weights[0].T)
             ):
                 return _grouped(x, weights, kwargs["offs"].tolist())
@@ -58,8 +58,10 @@ class Products(TorchFunctionMode):
 
 
 def products() -> AbstractContextManager[object]:
-    """``Products`` where oneDNN is faster and nothing is compiled, else nothing."""
-    return nullcontext() if torch.compiler.is_compiling() or not faster() else Products()
+    """``Products`` where oneDNN is faster, else nothing; nothing either where all products are torch's own,
+    or must be the same in every run, which a choice by time is not."""
+    given = watched(()) or torch.jit.is_tracing() or torch.are_deterministic_algorithms_enabled()
+    return nullcontext() if given or not faster() else Products()
 
 
 @functools.cache
@@ -69,7 +71,7 @@ def faster() -> bool:
         return False
     x = weight = torch.arange(SAMPLE * 512, dtype=torch.float32, device="cpu").sin().view(SAMPLE, 512)
     times: dict[Callable[..., Tensor], list[float]] = {linear: [], _product: []}
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
         for _ in range(6):
             for product, taken in times.items():
                 start = time.thread_time()
@@ -80,11 +82,14 @@ def faster() -> bool:
 
 
 def _serves(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether oneDNN takes these tensors. It checks no shapes: what does not fit, or is broadcast, is torch's
+    to refuse or compute."""
     tensors = (x, weight) if bias is None else (x, weight, bias)
     return (
-        all(t.dtype == torch.float32 and t.is_cpu for t in tensors)
-        and weight.ndim == 2
+        all(t.dtype == torch.float32 and t.is_cpu and t.layout is torch.strided for t in tensors)
+        and x.shape[-1:] == weight.shape[1:]
         and weight.shape[0] >= COLUMNS
+        and (bias is None or bias.shape == weight.shape[:1])
         and x.numel() >= ROWS * max(x.shape[-1], 1)
         and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled("cpu")
@@ -113,15 +118,17 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        of_x, of_weight = ctx.needs_input_grad[:2]
+        ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
         return _product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        wanted, rows = ctx.needs_input_grad, grad.flatten(0, -2)
-        # a second derivative is that of torch's own products
-        product = linear if torch.is_grad_enabled() else _product
+        wanted, rows = ctx.needs_input_grad, grad.reshape(-1, grad.shape[-1])
+        # second derivatives and batches of gradients are those of torch's own products
+        own = torch.is_grad_enabled() or in_batches(grad) or watched((grad, x, weight))
+        product = linear if own else _product
         return (
             product(grad, weight.T) if wanted[0] else None,
             product(rows.T.contiguous(), x.flatten(0, -2).T.contiguous()) if wanted[1] else None,
