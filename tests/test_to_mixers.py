@@ -155,6 +155,17 @@ def test_sequences_packed_for_mixers():
     assert error(expected, found) < FLOAT32_OUTPUTS
 
 
+@torch.no_grad()
+def test_sequences_numbered_for_mixers():
+    """As collators of transformers number them; Bamba hands the numbers on to its layers."""
+    mixed, tokens, parts = converted("bamba"), ids(1), [slice(0, 5), slice(5, 33)]
+    positions = torch.cat([torch.arange(p.stop - p.start) for p in parts])[None]
+    numbers = (torch.arange(33) >= 5).int()[None]
+    found = mixed(tokens, position_ids=positions, seq_idx=numbers, use_cache=False).logits
+    expected = torch.cat([original("bamba")(tokens[:, part]).logits for part in parts], 1)
+    assert error(expected, found) < FLOAT32_OUTPUTS
+
+
 def test_dtypes_and_frozen_weights_stay_in_mixers():
     model = copy.deepcopy(original("kimi-linear")).bfloat16()
     rates = [layer for layer in model.modules() if hasattr(layer, "A_log")]
@@ -168,6 +179,11 @@ def test_dtypes_and_frozen_weights_stay_in_mixers():
     trained = converted("kimi-linear")
     frozen = [name for name, p in trained.named_parameters() if not p.requires_grad]
     assert frozen == ["model.layers.0.self_attn.mixer.output.gated_rms_norm.bias"]
+    partly = copy.deepcopy(original("qwen3.5"))
+    for name, p in partly.named_parameters():
+        p.requires_grad_(not name.endswith("in_proj_qkv.weight"))
+    frozen = [name for name, p in to_mixers(partly).named_parameters() if not p.requires_grad]
+    assert frozen == [f"model.layers.0.linear_attn.mixer.{each}_proj.weight" for each in "qkv"]
 
 
 @torch.no_grad()
@@ -206,6 +222,7 @@ def test_a_copy_is_of_its_own():
         ({"use_bias": True}, "Layer 0 has biases in its projections"),
         ({"time_step_limit": (0.0, 0.1)}, r"Layer 0 clamps its time steps to \[0.0, 0.1\]"),
         ({"time_step_limit": (0.01, float("inf"))}, r"Layer 0 clamps its time steps to \[0.01, inf\]"),
+        ({"hidden_act": "gelu"}, "Layer 0 has the activation 'gelu' behind its convolution"),
     ],
 )
 def test_layers_that_no_mixer_can_be(change, words):
@@ -214,6 +231,14 @@ def test_layers_that_no_mixer_can_be(change, words):
     with pytest.raises(ValueError, match=words):
         to_mixers(model)
     assert not any(isinstance(layer, MemoryMixer) for layer in model.modules())
+
+
+def test_layers_with_adapters_are_refused():
+    model = copy.deepcopy(original("qwen3-next"))
+    layer = model.model.layers[0].linear_attn
+    layer.out_proj = torch.nn.Sequential(layer.out_proj)
+    with pytest.raises(ValueError, match="Layer 0 has or lacks out_proj.0.weight, out_proj.weight.*adapters"):
+        to_mixers(model)
 
 
 def test_models_without_such_layers_are_refused():

@@ -3,7 +3,7 @@ the same outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -215,6 +215,7 @@ class MemoryMixer(CachedMixer):
         mixer = Mixer(layer.hidden_size, layout.memory(layer), **layout.sizes(layer))
         super().__init__(mixer, layer.layer_idx)
         self.names = layout.names(layer)
+        _check_plain(layer, self.names.keys() ^ tensors.keys())
         self.shapes = {name: x.shape for name, x in tensors.items()}
         self.zero = {
             name: torch.zeros_like(x, dtype=tensors["conv1d.weight"].dtype)
@@ -224,9 +225,11 @@ class MemoryMixer(CachedMixer):
         ours = converted(tensors, self.names, mixer.state_dict()) | self.zero
         place = tensors["conv1d.weight"].device
         mixer.load_state_dict({name: x.to(place, copy=True) for name, x in ours.items()}, assign=True)
-        mixer.requires_grad_(all(p.requires_grad for p in layer.parameters())).train(layer.training)
-        for name in self.zero:
-            mixer.get_parameter(name).requires_grad_(False)
+        mixer.requires_grad_(False).train(layer.training)
+        for theirs, entry in self.names.items():
+            learns = layer.get_parameter(theirs).requires_grad
+            for name in entry.names if isinstance(entry, Rows) else (entry,):
+                mixer.get_parameter(name).requires_grad_(learns)
         self.register_state_dict_post_hook(_saved)
         self.register_load_state_dict_pre_hook(_loaded)
 
@@ -237,6 +240,7 @@ class MemoryMixer(CachedMixer):
         attention_mask: Tensor | None = None,
         cu_seq_lens_q: Int[Tensor, " bounds"] | None = None,
         cu_seq_lens_k: Int[Tensor, " bounds"] | None = None,
+        seq_idx: Int[Tensor, "B T"] | None = None,
         **others: Any,
     ) -> Float[Tensor, "B T D"]:
         """The output of the layer."""
@@ -246,6 +250,21 @@ class MemoryMixer(CachedMixer):
             attention_mask=attention_mask,
             cu_seq_lens_q=cu_seq_lens_q,
             cu_seq_lens_k=cu_seq_lens_k,
+            seq_idx=seq_idx,
+        )
+
+
+def _check_plain(layer: nn.Module, others: Set[str]) -> None:
+    """Raise if a layer has an activation that a Mixer lacks, or ``others`` than the tensors of its kind."""
+    if layer.activation not in ("silu", "swish"):
+        raise ValueError(
+            f"Layer {layer.layer_idx} has the activation {layer.activation!r} behind its convolution, and a "
+            "Mixer has silu. Use accelerate, which runs the layer as it is."
+        )
+    if others:
+        raise ValueError(
+            f"Layer {layer.layer_idx} has or lacks {', '.join(sorted(others))}, unlike other layers of its "
+            "kind. Merge adapters, and load the model without quantisation, before its layers become Mixers."
         )
 
 
