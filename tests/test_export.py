@@ -164,6 +164,8 @@ def test_calls_go_on_from_named_states_as_the_model_does():
         logits, *states = model(part, *states)
     assert error(logits, wanted.logits[:, 6:]) <= FLOAT32
     named = dict(zip(model.names, states, strict=True))
+    with pytest.raises(ValueError, match="This decoder has 7 states, got 6. Pass those of initial_states"):
+        model(ids[:, :1], *states[1:])
     for layer, state in enumerate(wanted.past_key_values.states()):
         assert torch.equal(named[f"{layer}.position"], state.position)
         assert error(named[f"{layer}.memory"], state["memory"]) <= FLOAT32

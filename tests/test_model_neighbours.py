@@ -9,6 +9,7 @@ from transformers import configuration_utils
 
 from tests.decoders import tiny, tokens
 from ttr.laws.tolerances import error
+from ttr.models import TTRConfig
 
 
 def test_layers_have_a_type_that_transformers_knows(tmp_path):
@@ -17,6 +18,10 @@ def test_layers_have_a_type_that_transformers_knows(tmp_path):
     assert len(model.config.layer_types) == len(model.model.layers)
     model.config.save_pretrained(tmp_path)
     assert "layer_types" not in json.loads((tmp_path / "config.json").read_text())
+    known = {"num_hidden_layers": 2, "layer_types": ["linear_attention"] * 2}
+    assert TTRConfig(**known).layer_types == known["layer_types"]
+    with pytest.raises(ValueError, match="layer_types = .*full_attention.* follows from the memories"):
+        TTRConfig(**known | {"layer_types": ["full_attention"] * 2})
 
 
 @pytest.mark.parametrize("name", ["gated-deltanet", "softmax-attention"])

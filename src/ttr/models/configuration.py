@@ -85,6 +85,12 @@ class TTRConfig(PreTrainedConfig):
         for old, today in SETTINGS.items():
             if old in kwargs:
                 setattr(self, today, kwargs.pop(old))
+        given = kwargs.pop("layer_types", None)
+        if given not in (None, self.layer_types):
+            raise ValueError(
+                f"layer_types = {given}, but it follows from the memories, and is {self.layer_types}. Leave "
+                "it out, and name the memory of every layer in layers."
+            )
         if self.intermediate_size is None:
             self.intermediate_size = 8 * -(-self.hidden_size // 3)
         single = not isinstance(self.layers, list | tuple)

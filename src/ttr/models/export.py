@@ -35,13 +35,18 @@ class ExportableDecoder(nn.Module):
             process that has imported ttr, and for memories whose chunks do not fix the number of tokens.
 
     Raises:
-        ValueError: if a layer stores its pairs and there is no capacity.
+        ValueError: if a layer stores its pairs and there is no capacity, or it is another model.
     """
 
     def __init__(
         self, model: TTRForCausalLM, capacity: int | None = None, *, in_chunks: bool = False
     ) -> None:
         super().__init__()
+        if not isinstance(model, TTRForCausalLM):
+            raise ValueError(
+                f"ExportableDecoder takes a TTRForCausalLM, got {type(model).__name__}. Unwrap the model, or "
+                "merge its adapters."
+            )
         self.model, self.capacity, self.in_chunks = model, capacity, in_chunks
         states = self._empty(1)
         for layer, state in enumerate(states):
@@ -76,7 +81,16 @@ class ExportableDecoder(nn.Module):
         return _flat(self._empty(batch))
 
     def forward(self, input_ids: Int[Tensor, "B T"], *states: Tensor) -> tuple[Tensor, ...]:
-        """The logits [B,T,vocabulary], and the states after the tokens."""
+        """The logits [B,T,vocabulary], and the states after the tokens.
+
+        Raises:
+            ValueError: if the states are not as many as ``names``.
+        """
+        if len(states) != len(self.names):
+            raise ValueError(
+                f"This decoder has {len(self.names)} states, got {len(states)}. Pass those of "
+                "initial_states, or what the call before returned behind its logits."
+            )
         if self.in_chunks or input_ids.shape[1] == 1 or not torch.compiler.is_compiling():
             return self._read(input_ids, states)
 
