@@ -10,6 +10,7 @@ import torch
 pytest.importorskip("transformers")
 
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.functional import linear
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -64,8 +65,8 @@ def test_second_derivatives():
 
 
 @needs_onednn
-def test_batches_of_gradients():
-    """As of Jacobians, by either of torch's ways."""
+def test_gradients_of_several_directions():
+    """As of Jacobians, by either of torch's ways, and as tangents, which an operation could drop."""
     tensors, directions = [drawn(ROWS, 40), drawn(COLUMNS, 40)], drawn(3, ROWS, COLUMNS).detach()
     with products.Products():
         y = linear(*tensors)
@@ -74,6 +75,10 @@ def test_batches_of_gradients():
     gradients = functools.partial(torch.autograd.grad, y, tensors, retain_graph=True)
     for found in (gradients(directions, is_grads_batched=True), torch.vmap(gradients)(directions)):
         assert max(map(error, expected, found)) < FLOAT32_OUTPUTS
+    with forward_ad.dual_level():
+        found = map(forward_ad.unpack_dual, gradients(forward_ad.make_dual(*directions[:2])))
+        tangents = [each.tangent for each in found]
+    assert max(map(error, (each[1] for each in expected), tangents)) < FLOAT32_OUTPUTS
 
 
 @needs_onednn

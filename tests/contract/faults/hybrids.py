@@ -16,12 +16,17 @@ FAULTS = (
     Fault(f"{FOLDER}/products.py", "rows.sum(0) if wanted", "rows[0] if wanted", ("test_a_linear_map",)),
     Fault(
         f"{FOLDER}/products.py",
-        "torch.is_grad_enabled() or in_batches(grad)",
-        "in_batches(grad)",
+        "torch.is_grad_enabled() or watched((grad",
+        "watched((grad",
         ("test_second_derivatives",),
     ),
-    Fault(f"{FOLDER}/products.py", "or in_batches(grad)", "", ("test_batches_of_gradients",)),
-    Fault(f"{FOLDER}/products.py", "or watched((grad, x, weight))", "", ("test_batches_of_gradients",)),
+    Fault(f"{FOLDER}/products.py", "or watched((grad, x, weight))", "", ("test_gradients_of_several",)),
+    Fault(
+        f"{FOLDER}/products.py",
+        "grad.reshape(-1, grad.shape[-1])",
+        "grad.flatten(0, -2)",
+        ("test_gradients_of_several",),
+    ),
     Fault(
         f"{FOLDER}/products.py",
         "and (bias is None or bias.shape == weight.shape[:1])",

@@ -19,7 +19,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
-from ttr.torch_internals import GROUPED_PRODUCTS, ONEDNN_LINEAR, in_batches, watched
+from ttr.torch_internals import GROUPED_PRODUCTS, ONEDNN_LINEAR, watched
 
 ROWS, COLUMNS = 64, 64
 """The fewest rows and columns of a product that are worth oneDNN's start-up."""
@@ -126,9 +126,8 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         wanted, rows = ctx.needs_input_grad, grad.reshape(-1, grad.shape[-1])
-        # second derivatives and batches of gradients are those of torch's own products
-        own = torch.is_grad_enabled() or in_batches(grad) or watched((grad, x, weight))
-        product = linear if own else _product
+        # further derivatives are those of torch's own products
+        product = linear if torch.is_grad_enabled() or watched((grad, x, weight)) else _product
         return (
             product(grad, weight.T) if wanted[0] else None,
             product(rows.T.contiguous(), x.flatten(0, -2).T.contiguous()) if wanted[1] else None,
