@@ -241,6 +241,20 @@ def test_layers_with_adapters_are_refused():
         to_mixers(model)
 
 
+def test_adapters_of_mixers_keep_the_names_of_the_mixer():
+    mixed = converted("qwen3-next")
+    mixer, before = mixed.model.layers[0].linear_attn.mixer, set(mixed.state_dict())
+    mixer.q_proj = torch.nn.Sequential(mixer.q_proj)  # as adapters rename what they wrap
+    tensors = {name: 1.1 * x for name, x in mixed.state_dict().items()}
+    assert "model.layers.0.linear_attn.mixer.q_proj.0.weight" in tensors
+    mixed.load_state_dict(tensors)
+    assert all(torch.equal(x, tensors[name]) for name, x in mixed.state_dict().items())
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        mixed.load_state_dict(converted("qwen3-next").state_dict())
+    mixer.q_proj = mixer.q_proj[0]
+    assert set(mixed.state_dict()) == before
+
+
 def test_models_without_such_layers_are_refused():
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -50,6 +50,8 @@ FAULTS = (
     Fault(MIXERS, '== channels else "group"', '== channels else "all"', ("test_groups_of_mixers",)),
     Fault(MIXERS, "if lowest > 0 or", "if", ("test_layers_that_no",)),
     Fault(MIXERS, "if layer.in_proj.bias is not None:", "if False:", ("test_layers_that_no",)),
+    Fault(MIXERS, "if ours.keys() != layer.names_of_mixer:", "if False:", ("test_adapters_of",)),
+    Fault(MIXERS, "or like.keys() != layer.names_of_mixer:", ":", ("test_adapters_of",)),
     Fault(MIXERS, "x.reshape(layer.shapes[name])", "x", SAVED),
     Fault(MIXERS, "self.register_load_state_dict_pre_hook(_loaded)", "pass", SAVED),
     Fault(MIXERS, "x.to(place, copy=True)", "x.to(place)", ("test_mixers_have_weights",)),

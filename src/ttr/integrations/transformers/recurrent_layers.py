@@ -223,6 +223,7 @@ class MemoryMixer(CachedMixer):
             if name in layout.zero
         }
         ours = converted(tensors, self.names, mixer.state_dict()) | self.zero
+        self.names_of_mixer = set(ours)
         place = tensors["conv1d.weight"].device
         mixer.load_state_dict({name: x.to(place, copy=True) for name, x in ours.items()}, assign=True)
         mixer.requires_grad_(False).train(layer.training)
@@ -272,7 +273,7 @@ def _saved(layer: MemoryMixer, tensors: dict[str, Tensor], prefix: str, _: Any) 
     """Put the tensors of the layer that was replaced in the place of those of its Mixer."""
     place = f"{prefix}mixer."
     ours = {name.removeprefix(place): x for name, x in tensors.items() if name.startswith(place)}
-    if ours.keys() != layer.mixer.state_dict().keys():
+    if ours.keys() != layer.names_of_mixer:
         return
     for name in ours:
         del tensors[f"{place}{name}"]
@@ -283,11 +284,12 @@ def _saved(layer: MemoryMixer, tensors: dict[str, Tensor], prefix: str, _: Any) 
 def _loaded(layer: MemoryMixer, tensors: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """The inverse of ``_saved``."""
     theirs = {name: tensors.get(f"{prefix}{name}") for name in layer.names}
-    if any(x is None for x in theirs.values()):
+    like = layer.mixer.state_dict()
+    if any(x is None for x in theirs.values()) or like.keys() != layer.names_of_mixer:
         return
     for name in theirs:
         del tensors[f"{prefix}{name}"]
-    for name, x in (converted(theirs, layer.names, layer.mixer.state_dict()) | layer.zero).items():
+    for name, x in (converted(theirs, layer.names, like) | layer.zero).items():
         tensors[f"{prefix}mixer.{name}"] = x
 
 
