@@ -86,6 +86,15 @@ class TestPlans:
         norm.variance_epsilon = torch.tensor(1.0)
         assert self.agrees(model)
 
+    def test_a_tensor_at_two_places(self, model):
+        norm, other = (
+            getattr(model.model.layers[0], f"{at}_layernorm") for at in ("input", "post_attention")
+        )
+        other.weight = norm.weight
+        self.decoded(model)
+        other.weight = nn.Parameter(torch.randn_like(norm.weight))
+        assert self.agrees(model)
+
     def test_another_dtype(self, model):
         self.decoded(model)
         model.bfloat16()

@@ -179,6 +179,8 @@ def _recorded(
     tensors = [*streams.values(), *held]
     if any(type(x) not in PLAIN or not x.is_cpu for x in tensors):
         raise NotRecordable("Not all tensors of the layer are plain ones on the CPU.")
+    if len(set(map(id, tensors))) < len(tensors):
+        raise NotRecordable("A tensor stands at two places, which may hold two at another token.")
     arranged: list[Callable[[Sequence[Tensor]], Any]] = []
 
     def step(*tensors: Tensor) -> Sequence[Tensor]:
