@@ -91,7 +91,8 @@ def accelerated() -> Iterator[None]:
     """Run the rules of all transformers models on the CPU with ttr, in calls of this thread inside the block.
 
     As ``accelerate``, for models whose classes are imported when the block begins, but without planned steps
-    of decoding. A backward pass that recomputes layers (gradient checkpointing) belongs inside the block.
+    of decoding. All float32 products inside the block, not only those of such models, go through oneDNN where
+    it is faster. A backward pass that recomputes layers (gradient checkpointing) belongs inside the block.
     """
     modules = modeling_modules()
     install(modules)
