@@ -19,7 +19,9 @@ def test_layers_have_a_type_that_transformers_knows(tmp_path):
     model.config.save_pretrained(tmp_path)
     assert "layer_types" not in json.loads((tmp_path / "config.json").read_text())
     known = {"num_hidden_layers": 2, "layer_types": ["linear_attention"] * 2}
-    assert TTRConfig(**known).layer_types == known["layer_types"]
+    config = TTRConfig(**known | {"layer_types": None})
+    config.layer_types = known["layer_types"]
+    assert TTRConfig(**known).layer_types == config.layer_types == known["layer_types"]
     with pytest.raises(ValueError, match="layer_types = .*full_attention.* follows from the memories"):
         TTRConfig(**known | {"layer_types": ["full_attention"] * 2})
 

@@ -85,12 +85,6 @@ class TTRConfig(PreTrainedConfig):
         for old, today in SETTINGS.items():
             if old in kwargs:
                 setattr(self, today, kwargs.pop(old))
-        given = kwargs.pop("layer_types", None)
-        if given not in (None, self.layer_types):
-            raise ValueError(
-                f"layer_types = {given}, but it follows from the memories, and is {self.layer_types}. Leave "
-                "it out, and name the memory of every layer in layers."
-            )
         if self.intermediate_size is None:
             self.intermediate_size = 8 * -(-self.hidden_size // 3)
         single = not isinstance(self.layers, list | tuple)
@@ -106,6 +100,14 @@ class TTRConfig(PreTrainedConfig):
         """The kind of every layer in the words of transformers, for generic code. All carry a state along the
         sequence and none uses its attention interface; so accelerate refuses to split their sequences."""
         return ["linear_attention"] * self.num_hidden_layers
+
+    @layer_types.setter
+    def layer_types(self, types: list[str] | None) -> None:
+        if types is not None and list(types) != self.layer_types:
+            raise ValueError(
+                f"layer_types = {types}, but it follows from the memories, and is {self.layer_types}. Leave "
+                "it out, and name the memory of every layer in layers."
+            )
 
     def memories(self) -> list[Architecture | Problem]:
         """The memory of every layer, as objects.

@@ -70,7 +70,7 @@ FAULTS = (
     Fault("models/export.py", "if len(states) != len(self.names):", "if False:", ("test_calls_go_on",)),
     Fault(
         "models/configuration.py",
-        "if given not in (None, self.layer_types):",
+        "if types is not None and list(types) != self.layer_types:",
         "if False:",
         ("test_layers_have",),
     ),
