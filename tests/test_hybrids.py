@@ -4,6 +4,7 @@ import copy
 import functools
 import gc
 import io
+import os
 import weakref
 from itertools import pairwise
 
@@ -156,6 +157,25 @@ def test_gradients_with_layers_that_are_recomputed(family, reentrant, monkeypatc
     assert error(expected, gradients()) < FLOAT32_OUTPUTS
     assert len(called) >= 3 * once > 0  # more where layers are in layers, as in Zamba2
     assert [layer._gradient_checkpointing_func for layer in acceleration._layers(model)] == before
+    restore(model)
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.skipif(os.environ.get("TTR_TEST_TYPES", "1") == "1", reason="run with TTR_TEST_TYPES=0")
+def test_compiled_models_are_transformers_own_but_for_layers_that_are_recomputed(monkeypatch):
+    torch._dynamo.reset()
+    model, called, scan = build("mamba2", TINY), [], RULES["mamba2_chunk_scan"]
+    monkeypatch.setitem(RULES, "mamba2_chunk_scan", lambda *a, **kw: called.append(1) or scan(*a, **kw))
+    with torch.no_grad():
+        expected = model(ids()).logits
+        compiled = torch.compile(accelerate(model), backend="eager", fullgraph=True)
+        assert torch.equal(compiled(ids(), use_cache=False).logits, expected) and not called
+    new, old = "activation_checkpointing_enable", "gradient_checkpointing_enable"
+    getattr(model, new if hasattr(model, new) else old)()
+    torch._dynamo.reset()
+    loss = torch.compile(model.train(), backend="eager")(ids(), labels=ids(), use_cache=False).loss
+    loss.backward()
+    assert len(called) == 2 * model.config.num_hidden_layers
     restore(model)
 
 

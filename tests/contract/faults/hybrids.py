@@ -72,6 +72,13 @@ FAULTS = (
     Fault(
         f"{FOLDER}/acceleration.py", "                undo()", "                pass", ("test_other_models",)
     ),
+    Fault(
+        f"{FOLDER}/acceleration.py",
+        "is_compiling() and not recomputed",
+        "is_compiling()",
+        ("test_compiled_models",),
+    ),
+    Fault(f"{FOLDER}/acceleration.py", "torch.compiler.is_compiling()", "False", ("test_compiled_models",)),
     Fault(f"{FOLDER}/acceleration.py", "active()(call)", "call", ("test_gradients_with_layers",)),
     Fault(
         f"{FOLDER}/acceleration.py",

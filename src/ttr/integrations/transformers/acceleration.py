@@ -10,6 +10,7 @@ from types import MethodType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, finalize
 
+import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -104,13 +105,17 @@ def accelerated() -> Iterator[None]:
 
 
 def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """The forward of an accelerated layer."""
+    """The forward of an accelerated layer; compiled, that of its class, unless a checkpoint repeats it, which
+    is left out of the graph."""
+    recomputed = self.training and self.gradient_checkpointing
+    if torch.compiler.is_compiling() and not recomputed:
+        return type(self).forward(self, *args, **kwargs)
     planner = _planners.get(self)
     if planner is None:  # a copy of an accelerated layer
         planner = _take(self)
     x = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
     with active(many_rows=x is None or x.shape[:-1].numel() >= ROWS):
-        if self.training and self.gradient_checkpointing:
+        if recomputed:
             return type(self).forward(_recomputed_active(self), *args, **kwargs)
         return planner.take(self, args, kwargs)
 
