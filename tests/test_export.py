@@ -32,8 +32,18 @@ FORMS = {
 STEP, LOOP, CHUNKS = (1, 1, 1, 1), (3, 7, 2), (3, 30, 9)
 """The tokens of the calls of each form."""
 FEW = (
-    *("linear-attention", "retnet", "gla", "mamba2", "deltanet", "gated-deltanet", "kda", "rwkv7"),
-    *("softmax-attention-qknorm", "sliding-window-attention", "mesanet", "titans"),
+    *(
+        "linear-attention",
+        "retnet",
+        "lightning-attention",
+        "gla",
+        "mamba2",
+        "deltanet",
+        "gated-deltanet",
+        "kda",
+        "rwkv7",
+    ),
+    *("softmax-attention-qknorm", "alibi-attention", "sliding-window-attention", "mesanet", "titans"),
 )
 """Entries whose loops are exported to ONNX Runtime, too: a loop holds the operations of its step."""
 

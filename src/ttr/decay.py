@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,3 +19,10 @@ def with_resets(log_decay: Tensor) -> Tensor:
 def with_rates(log_retention: Tensor, rates: Tensor) -> Tensor:
     """The log decay [B,T,H,K] as the product of a factor [B,T,H] and rates [H,K]."""
     return with_resets(log_retention[..., None] * rates)
+
+
+def of_heads(numbers: Sequence[float], like: Tensor) -> Tensor:
+    """Fixed numbers, one for each head."""
+    if torch.compiler.is_compiling():  # ONNX has no loop that holds a constant, but one that makes it
+        return torch.stack([torch.full((), x, dtype=like.dtype, device=like.device) for x in numbers])
+    return torch.tensor(numbers, dtype=like.dtype, device=like.device)

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from ttr.decay import of_heads
 from ttr.problem import Weights
 
 
@@ -33,7 +33,7 @@ class Alibi(Weights):
     def log_retention(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor
     ) -> Tensor:
-        return -torch.tensor(self.slopes(heads), dtype=like.dtype, device=like.device)
+        return -of_heads(self.slopes(heads), like)
 
     def formulas(self) -> dict[str, str]:
         return {

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from ttr.decay import of_heads
 from ttr.problem import Weights
 
 
@@ -44,11 +44,7 @@ class LayerwiseDecay(Weights):
     ) -> Tensor:
         layer, layers = (0, 1) if self.layer is None else (self.layer, self.layers)
         depth = 1 - layer / (layers - 1 + 1e-5) + 1e-5
-        return -torch.tensor(
-            [depth * 2.0 ** (-self.exponent * (h + 1) / heads) for h in range(heads)],
-            dtype=like.dtype,
-            device=like.device,
-        )
+        return -of_heads([depth * 2.0 ** (-self.exponent * (h + 1) / heads) for h in range(heads)], like)
 
     def formulas(self) -> dict[str, str]:
         layer = "l of L" if self.layer is None else f"l = {self.layer} of L = {self.layers}"

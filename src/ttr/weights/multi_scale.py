@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from ttr.decay import of_heads
 from ttr.problem import Weights
 
 
@@ -31,7 +31,7 @@ class MultiScale(Weights):
     ) -> Tensor:
         step = 1.0 if self.last is None else (self.last - self.first) / max(heads - 1, 1)
         rates = [math.log1p(-(2.0 ** -(self.first + step * h))) for h in range(heads)]
-        return torch.tensor(rates, dtype=like.dtype, device=like.device)
+        return of_heads(rates, like)
 
     def formulas(self) -> dict[str, str]:
         steps = "h" if self.last is None else f"({self.last:g} - {self.first:g}) h / (H - 1)"

@@ -22,7 +22,7 @@ FAULTS = (
     ),
     Fault("weights/multi_scale.py", "self.first + step * h)", "self.first + step * h + 1)"),
     Fault("weights/alibi.py", "(h + 0.5)", "(h + 1)"),
-    Fault("weights/alibi.py", "return -torch.tensor", "return torch.tensor"),
+    Fault("weights/alibi.py", "return -of_heads", "return of_heads"),
     Fault("weights/window.py", "return self.size\n", "return self.size + 1\n"),
     Fault(
         "weights/importance.py", 'return controls["log_importance"]', 'return 2 * controls["log_importance"]'
