@@ -46,8 +46,9 @@ EMPTY = (
 """Files without computations."""
 SLOW = ("models/", "integrations/", "experiments/", "distributed/")
 """Packages whose tests import transformers or start processes, for every fault anew."""
-FIRST = {fault.file: fault for fault in reversed(FAULTS) if not fault.file.startswith(SLOW)}.values()
-"""One fault of each file, for every run; the others belong to `make check`."""
+QUICK = [fault for fault in FAULTS if not fault.file.startswith(SLOW)]
+FIRST = {fault.file.rpartition("/")[0]: fault for fault in reversed(QUICK)}.values()
+"""One fault of each folder, for every run; the others belong to `make check`."""
 # forks of a process that has imported torch, since the import takes longer than most checks
 FORKS = multiprocessing.get_context("forkserver")
 PRELOAD = ["tests.contract.faulty"]
