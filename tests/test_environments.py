@@ -214,6 +214,16 @@ def test_fresh_environment_with_torch_and_jaxtyping(tmp_path, wheel):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_every_extra_installs_alone(tmp_path, wheel, extra):
+    packages = [Requirement(text).name for text in PROJECT["optional-dependencies"][extra]]
+    code = f"import importlib.metadata, ttr; [importlib.metadata.version(name) for name in {packages}]"
+    executable = fresh(tmp_path / extra, f"{wheel}[{extra}]", *PINNED)
+    python([str(executable)], code)
+    run(executable, "-m", "pip", "check")
+
+
+@pytest.mark.full
 def test_beside_flash_linear_attention_without_a_gpu(tmp_path, wheel):
     packages = (f"{wheel}[hf]", "flash-linear-attention==0.6.0", "triton", *PINNED)
     python([str(fresh(tmp_path / "crowded", *packages))], MODEL)
