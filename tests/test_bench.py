@@ -33,8 +33,9 @@ from ttr.experiments.bench.contestants import (
     without_native,
 )
 from ttr.experiments.bench.entries import Entries
-from ttr.experiments.bench.families import DELTA, FAMILIES, delta_flops, gated
+from ttr.experiments.bench.families import FAMILIES, gated
 from ttr.experiments.bench.models import GENERATED, Models
+from ttr.experiments.bench.operation_counts import DELTA, delta_flops
 from ttr.experiments.bench.results import Figures, load
 from ttr.experiments.bench.rounds import LEAST_SECONDS, OTHERS_ALLOWED, Rounds, SystemClock, measure
 from ttr.experiments.bench.settings import BenchSettings

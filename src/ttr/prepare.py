@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Integral
 
 import torch
@@ -42,19 +42,11 @@ def prepare(
     k = repeat_heads(k, heads) if problem.form is TransportedPairs else k
     v = repeat_heads(v, heads) if problem.form is CorrectedPairs else v
     batch, time, key_size, value_size = q.shape[0], q.shape[1], q.shape[-1], v.shape[-1]
+    sizes = _sizes(problem, batch, time, heads, key_size, value_size)
     given = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
     working = dtype or (torch.float32 if given in (torch.float16, torch.bfloat16) else given)
     like = torch.empty((), dtype=working, device=q.device)
 
-    sizes = {
-        "B": batch,
-        "T": time,
-        "H": heads,
-        "K": key_size,
-        "V": value_size,
-        "n": problem.solver.pairs_per_token,
-        "F": problem.function.feature_size(key_size),
-    } | problem.sizes()
     controls = {
         name: _control(name, axes, controls, sizes, like)
         for name, axes in check_names(problem.controls(), controls, "control").items()
@@ -79,7 +71,7 @@ def prepare(
         state=state,
         heads=heads,
         out_dtype=torch.promote_types(given, dtype) if dtype else given,
-        wants_grad=_wants_grad(q, k, v, params, controls, state),
+        wants_grad=_wants_grad((q, k, v), params.values(), controls.values(), state.tensors.values()),
         **_weights(problem.weights, controls, axis_params(params, "weights"), sizes, like),
     )
     _check_numbers(problem, inputs, controls)
@@ -110,24 +102,30 @@ def _weights(
     }
 
 
-def _wants_grad(*groups: Tensor | Mapping[str, Tensor] | State) -> bool:
-    tensors = [
-        t
-        for g in groups
-        for t in (
-            g.tensors.values() if isinstance(g, State) else g.values() if isinstance(g, Mapping) else (g,)
-        )
-    ]
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+def _sizes(
+    problem: Problem, batch: int, time: int, heads: int, key_size: int, value_size: int
+) -> dict[str, int]:
+    """The letters of shapes, in a call."""
+    return {
+        "B": batch,
+        "T": time,
+        "H": heads,
+        "K": key_size,
+        "V": value_size,
+        "n": problem.solver.pairs_per_token,
+        "F": problem.function.feature_size(key_size),
+    } | problem.sizes()
+
+
+def _wants_grad(*groups: Iterable[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for group in groups for x in group)
 
 
 def check_problem(problem: Problem) -> None:
     if not isinstance(problem, Problem):
-        hint = (
-            f"Use ttr.catalogue[{problem!r}].problem."
-            if isinstance(problem, str)
-            else ("Use ttr.Problem(weights=..., function=..., solver=...).")
-        )
+        hint = "Use ttr.Problem(weights=..., function=..., solver=...)."
+        if isinstance(problem, str):
+            hint = f"Use ttr.catalogue[{problem!r}].problem."
         raise ValueError(f"The first argument must be a Problem, got {type(problem).__name__}. {hint}")
 
 

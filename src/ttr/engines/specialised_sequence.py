@@ -39,9 +39,7 @@ def bind(problem: Problem, x: Inputs, name: str, chunk: int) -> BoundSequence | 
     given = (x.q, x.k, x.v, *map(x.controls.get, names))
     shapes = (*(t.shape for t in given), x.state["memory"].shape, x.state.position.shape)
     dtypes = (*[dtype] * (len(shapes) - 1), torch.int64)
-    constant = sources.constant
-    if constant is not None:
-        constant = constant[:, None].expand(-1, length, *constant.shape[1:])
+    constant = None if sources.constant is None else _over_time(sources.constant, length)
     pick = itemgetter(*sources.places)
     start, position = torch.zeros_like(x.state["memory"]), torch.zeros_like(x.state.position)
 
@@ -61,7 +59,7 @@ def bind(problem: Problem, x: Inputs, name: str, chunk: int) -> BoundSequence | 
             return None
         if state is None:
             memory, seen = start, position
-        elif type(state) is State and type(state.tensors) is dict and len(state.tensors) == 1:
+        elif _is_plain(state):
             memory, seen = state.tensors.get("memory"), state.position
         else:
             return None
@@ -88,3 +86,13 @@ def bind(problem: Problem, x: Inputs, name: str, chunk: int) -> BoundSequence | 
         return y, State({"memory": after}, seen + length, None if state is None else state.capacity)
 
     return run
+
+
+def _is_plain(state: State) -> bool:
+    """Whether a state holds one tensor and has no methods of its own."""
+    return type(state) is State and type(state.tensors) is dict and len(state.tensors) == 1
+
+
+def _over_time(x: Tensor, length: int) -> Tensor:
+    """[B,...] for every token, as [B,L,...]."""
+    return x[:, None].expand(-1, length, *x.shape[1:])

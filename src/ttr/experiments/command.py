@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -145,11 +146,6 @@ def compare_command(
         raise UserError("--time and --steps both say how long to train. Give one of them.")
     given = {"width": width, "depth": depth, "context": context, "batch": batch}
     given = {name: value for name, value in given.items() if value is not None}
-    sizes = model_sizes(device, CORES)
-    if pretrained is not None:
-        if refused := [f"--{name}" for name in OF_NEW_MODELS if name in given]:
-            raise UserError(f"--from brings a model with its own sizes. Leave {' and '.join(refused)} out.")
-        sizes = {name: size for name, size in sizes.items() if name not in OF_NEW_MODELS}
     settings = CompareSettings(
         files=tuple(files or ()),
         layers=names_in(layers),
@@ -168,9 +164,20 @@ def compare_command(
         seed=seed,
         seeds=seeds,
         as_published=as_published,
-        **(sizes | given),
+        **_sizes(given, device, pretrained),
     )
     compare(settings, console)
+
+
+def _sizes(given: Mapping[str, int], device: str, pretrained: Path | None) -> dict[str, int]:
+    """The sizes of models and batches: those that are given, else what suits the machine; a pretrained model
+    has its own."""
+    sizes = model_sizes(device, CORES)
+    if pretrained is not None:
+        if refused := [f"--{name}" for name in OF_NEW_MODELS if name in given]:
+            raise UserError(f"--from brings a model with its own sizes. Leave {' and '.join(refused)} out.")
+        sizes = {name: size for name, size in sizes.items() if name not in OF_NEW_MODELS}
+    return sizes | given
 
 
 def recall_command(

@@ -113,10 +113,9 @@ def summarise(
     "recall_slice" (its bytes and share), "power" (what differences are found).
     """
     bootstrap, masks = Bootstrap.draw(slices.sizes, resamples), slices.by_measure
-    trained = [*measured, plain]
 
     def resampled(field: Callable[[Any], Tensor], mask: Tensor) -> dict[str, Tensor]:
-        varying = bootstrap.with_seeds({m.name: field(m) for m in trained}, mask)
+        varying = bootstrap.with_seeds({m.name: field(m) for m in (*measured, plain)}, mask)
         varying |= bootstrap.with_seeds({m.name: field(m) for m in measured}, mask)  # by their own spread
         return varying | {r.name: bootstrap.bits_per_byte(field(r)[None], mask) for r in counted}
 
@@ -141,10 +140,9 @@ def summarise(
             "under_unigram": _interval(draws["all"][UNIGRAM] - draws["all"][name]),
             "behind_ngram": _interval(draws["all"][name] - draws["all"][counted[1].name]),
             "behind_reference": _interval(draws["all"][name] - draws["all"][plain.name]),
-            "copy_accuracy": float(own.hits[:, slices.distant].double().mean(1).nan_to_num().mean()),
             "slice_gap": _interval(slice_gap(bootstrap, own.bits, recaller.bits, slices.recall)),
             "slice_gap_of_shuffled_mask": _interval(slice_gap(bootstrap, own.bits, recaller.bits, chance)),
-            **_facts(own),
+            **_facts(own, slices),
         }
 
     return {
@@ -226,10 +224,11 @@ def _interval(draws: Float[Tensor, " R"]) -> dict[str, float]:
     return vars(interval(draws))
 
 
-def _facts(own: Measured) -> dict[str, Any]:
-    """Sizes, which are the same for all seeds, and how the training went."""
+def _facts(own: Measured, slices: Slices) -> dict[str, Any]:
+    """What a memory copies, its sizes, which are the same for all seeds, and how its training went."""
     distilled = own.facts[0].get("distillation")
     return {
+        "copy_accuracy": float(own.hits[:, slices.distant].double().mean(1).nan_to_num().mean()),
         "seeds": len(own.bits),
         "learning_rate": own.rate,
         "rate_at_the_edge": own.at_the_edge,
