@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Trainer,
 
 from tests.decoders import ENTRIES, VOCABULARY, assert_close, tiny, tokens
 from ttr.laws.tolerances import FLOAT32
+from ttr.models import arguments
 
 ON_DISK = {
     "model.embed_tokens": "cpu",
@@ -169,3 +170,22 @@ def test_label_smoothing_of_the_trainer_shifts_the_labels(tmp_path):
     logits = model(ids).logits[:, :-1].flatten(0, 1)
     wanted = torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten(), label_smoothing=0.1)
     assert_close(loss, wanted, FLOAT32)
+
+
+def test_packed_sequences_whose_first_tokens_would_be_smoothed_are_told(tmp_path, monkeypatch):
+    """The Trainer that smooths labels keeps them from the model; with -100 at first tokens it is right."""
+    told = []
+    monkeypatch.setattr(arguments.logger, "warning_once", told.append)
+    model, ids = tiny(dtype=torch.float32).train(), tokens(2, 5)
+    smoothed = TrainingArguments(str(tmp_path), label_smoothing_factor=0.1, use_cpu=True, report_to=[])
+    labels = torch.cat([torch.full_like(ids[:, :1], -100), ids[:, 1:]], 1)
+    packed = {"input_ids": ids.view(1, 10), "position_ids": torch.arange(5).repeat(2)[None]}
+    loss_of = Trainer(model=model, args=smoothed).compute_loss
+    wanted = loss_of(model, {"input_ids": ids, "labels": labels})
+    assert not told
+    assert_close(loss_of(model, packed | {"labels": labels.view(1, 10)}), wanted, FLOAT32)
+    (sentence,) = told
+    assert "unless its label is -100" in sentence
+    model(**packed, labels=ids.view(1, 10))
+    model.eval()(**packed)
+    assert len(told) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformers.cache_utils import Cache
@@ -70,3 +71,17 @@ def within_sequences(labels: Int[Tensor, "B T"], x: Tensor | None, **packed: Any
             "Give one label per token, -100 for no loss."
         )
     return packing_of((labels.shape[0], labels.shape[1]), **packed).labels(labels)
+
+
+def warn_of_first_labels(x: Tensor, **packed: Any) -> None:
+    """Tell those who train without passing labels what a loss outside of the model, like the Trainer's label
+    smoothing, does not know: which tokens begin a sequence inside their row."""
+    if torch.compiler.is_compiling():
+        return
+    if packing_of((x.shape[0], x.shape[1]), **packed).sequences > x.shape[0]:
+        logger.warning_once(
+            "The rows of this call hold several sequences, and no labels were passed, as with "
+            "label_smoothing_factor of the Trainer: a loss outside of the model predicts the first token of "
+            "a sequence from the one before it, unless its label is -100. Set that in the collator, as "
+            "DataCollatorWithFlattening does."
+        )

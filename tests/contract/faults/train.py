@@ -48,6 +48,11 @@ FAULTS = (
     Fault(OPENED, '"use_safetensors": True', '"use_safetensors": False', ("test_a_folder_of_pickles",)),
     Fault(OPENED, 'sorted(loaded["missing_keys"])', "[]", ("test_a_folder_of_pickles",)),
     Fault(SETTINGS, "self.batch // (self.accumulate * processes())", "self.batch", ("test_passes_of",)),
+    Fault(OPENED, '*folder.glob("*.safetensors")', "", ("test_a_run_goes_on",)),
+    Fault(DATA, "if not any(predicted", "if False and any(predicted", ("test_held_out_text",)),
+    Fault(TRAIN, "loss * weight, 0.0", "loss, 0.0", ("test_the_held_out_loss",)),
+    Fault(TRAIN, "torch.where(tokens > 0,", "torch.where(tokens >= 0,", ("test_the_held_out_loss",)),
+    Fault(TRAIN, "max(num_items_in_batch, 1)", "num_items_in_batch", ("test_the_held_out_loss",)),
     Fault(TRAIN, "if parameter.ndim > 1", "", ("test_decay_is",)),
     Fault(
         TRAIN,
