@@ -143,6 +143,12 @@ def test_one_reading_of_the_text_by_default(settings, text):
     assert abs(data_of(settings(steps=None)).steps - 0.9 * size / 64) <= 1
 
 
+def test_held_out_text_without_a_prediction_is_refused(settings):
+    begins = torch.ones(16, dtype=torch.bool)
+    with pytest.raises(UserError, match="No token of the held-out text is predicted"):
+        dataclasses.replace(data_of(settings()), held_out=[row_of(torch.arange(16), begins)])
+
+
 # ---------------------------------------------------------------------- training
 def test_a_resumed_run_ends_with_the_same_bits(settings, tmp_path):
     whole, broken = settings(save_every=2), settings(out=tmp_path / "broken", save_every=2)
@@ -195,6 +201,43 @@ def test_another_text_is_refused_in_the_folder(settings, text):
     text[0].write_text(text[0].read_text()[::-1])
     with pytest.raises(UserError, match="the text's sha256 changed"):
         run(settings())
+
+
+def test_a_run_goes_on_from_the_weights_it_began_with(settings, tmp_path):
+    llama(vocab_size=256).save_pretrained(tmp_path / "start")
+    begun = settings(start=tmp_path / "start", save_every=1)
+    killed(begun, 2)
+    before = (tmp_path / "start" / "model.safetensors").read_bytes()
+    other = llama(vocab_size=256)
+    torch.nn.init.zeros_(other.lm_head.weight)
+    other.save_pretrained(tmp_path / "start")
+    with pytest.raises(UserError, match="the start's weights changed"):
+        run(begun)
+    (tmp_path / "start" / "model.safetensors").write_bytes(before)
+    assert run(begun)["steps"] == STEPS
+
+
+@pytest.mark.parametrize("of_transformers", [False, True])
+def test_the_held_out_loss_is_the_mean_over_tokens(settings, monkeypatch, tmp_path, of_transformers):
+    """Batches predict different numbers of tokens, and one of them predicts none, as one of training does."""
+    llama(vocab_size=256).save_pretrained(tmp_path / "start")
+    small = settings(start=tmp_path / "start" if of_transformers else None, steps=1, batch=2, lr=1e-9)
+    found, ids = data_of(small), torch.arange(16)
+    alone, few, whole = torch.ones(16, dtype=torch.bool), (ids != 3) & (ids != 7), ids == 0
+    rows = [row_of(ids + number, begins) for number, begins in enumerate((alone, alone, few, few, whole))]
+    made = dataclasses.replace(found, training=rows[:2], held_out=rows)
+    monkeypatch.setattr(train, "data_of", lambda settings: made)
+    metrics = run(small)
+    model = AutoModelForCausalLM.from_pretrained(small.out).eval()
+    losses = [
+        torch.nn.functional.cross_entropy(
+            model(row["input_ids"][None], position_ids=row["position_ids"][None]).logits[0, :-1],
+            row["labels"][1:],
+            reduction="sum",
+        )
+        for row in rows
+    ]
+    assert error(torch.tensor(metrics["held_out"]["nats_per_token"]), sum(losses) / (2 + 2 + 15)) < FLOAT32
 
 
 def test_a_folder_of_something_else_is_not_overwritten(settings, tmp_path):

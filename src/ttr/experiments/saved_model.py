@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -47,6 +48,15 @@ def opened(folder: Path) -> PreTrainedModel:
             f"The model in {folder} lacks weights of a language model, such as {missing[0]}. {remedy}"
         )
     return model
+
+
+def sha256_of(folder: Path) -> str:
+    """The hash of the configuration and the weights that ``opened`` reads."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def check_context(folder: Path, longest: int | None, context: int) -> None:

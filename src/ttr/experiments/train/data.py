@@ -67,6 +67,18 @@ class Data:
     facts: Mapping[str, Any]
     cautions: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not any(predicted(row["labels"]) for row in self.held_out):
+            raise UserError(
+                "No token of the held-out text is predicted: its documents have one token each. "
+                "Give longer ones."
+            )
+
+
+def predicted(labels: Int[Tensor, "*rows T"]) -> Int[Tensor, ""]:
+    """How many tokens have a loss; the first of a row has none."""
+    return (labels[..., 1:] != -100).sum()
+
 
 class Pretrained(TokenizerFile):
     """The tokenizer that transformers saved in a folder. Its end-of-text token ends every document."""

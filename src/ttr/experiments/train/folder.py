@@ -11,6 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ttr.experiments.cells import versions
 from ttr.experiments.errors import UserError
+from ttr.experiments.saved_model import sha256_of
 from ttr.experiments.storage import from_json, locked, make_folder, to_json, write
 from ttr.experiments.train.settings import TrainSettings
 
@@ -30,6 +31,8 @@ def claimed(settings: TrainSettings, text: Mapping[str, Any], keep_out: bool) ->
     """
     make_folder(checkpoints(settings))
     about = {"settings": settings.to_dict(), "text": dict(text)}
+    if settings.start is not None:
+        about["start"] = {"weights": sha256_of(settings.start)}
     with (
         locked(checkpoints(settings) / RUN, block=False) if keep_out else contextlib.nullcontext(True) as mine
     ):
@@ -54,7 +57,7 @@ def _claim(folder: Path, about: Mapping[str, Any], command: str) -> None:
     try:
         held = from_json(path.read_bytes())
         changed = [
-            name if part == "settings" else f"the text's {name}"
+            name if part == "settings" else f"the {part}'s {name}"
             for part, now in about.items()
             for name in {**held[part], **now}
             if held[part].get(name) != from_json(to_json(now)).get(name)

@@ -4,6 +4,7 @@ in the folder."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -31,7 +32,7 @@ from ttr.experiments.settings import Recipe
 from ttr.experiments.storage import to_json, write
 from ttr.experiments.train import folder
 from ttr.experiments.train.curve import draw
-from ttr.experiments.train.data import Data, data_of
+from ttr.experiments.train.data import Data, data_of, predicted
 from ttr.experiments.train.model import model_of, reads_across
 from ttr.experiments.train.settings import TrainSettings, first_process
 
@@ -87,7 +88,7 @@ def _trained(
             bar.say(sentence)
         with for_the_user():
             arguments = _arguments(settings, data)
-        trainer = MatrixDecay(
+        trainer = TextTrainer(
             model=model,
             args=arguments,
             train_dataset=data.training,
@@ -202,11 +203,36 @@ def _save(trainer: Trainer, settings: TrainSettings, data: Data) -> None:
         trainer.state.save_to_json(str(settings.out / folder.STATE))
 
 
-class MatrixDecay(Trainer):
-    """A Trainer whose weight decay is for matrices alone: none for norms, biases and decay rates."""
+class TextTrainer(Trainer):
+    """A Trainer whose weight decay is for matrices alone, not for norms, biases and decay rates, and whose
+    held-out loss is the mean over tokens, of which batches of short documents predict fewer, or none."""
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The loss of a batch. In evaluation Trainer takes the mean of these over the rows, so that each is
+        weighted by the predicted tokens of a row of its batch, relative to those of any row."""
+        if model.training:
+            if num_items_in_batch is not None:
+                num_items_in_batch = max(num_items_in_batch, 1)
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        tokens = predicted(inputs["labels"])
+        weight = tokens / len(inputs["labels"]) / self._predicted_by_a_row
+        loss = torch.where(tokens > 0, loss * weight, 0.0)  # the mean over no tokens is 0/0
+        return (loss, outputs) if return_outputs else loss
+
+    @functools.cached_property
+    def _predicted_by_a_row(self) -> float:
+        """How many tokens a held-out row predicts, on average."""
+        return sum(int(predicted(row["labels"])) for row in self.eval_dataset) / len(self.eval_dataset)
 
 
 class Watched(TrainerCallback):
