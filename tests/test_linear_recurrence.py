@@ -11,6 +11,7 @@ import torch
 
 import ttr
 from tests.recurrences import leaves, literally
+from tests.registered import assert_as_promised, transposed
 from ttr.engines import ENGINES, linear_operator
 from ttr.engines.linear import OperatorEngine
 from ttr.engines.torch.linear import chunkwise
@@ -207,6 +208,13 @@ def flat_arguments(r: LinearRecurrence, name: str, chunk: int) -> tuple:
 def test_the_operator_is_registered_as_torch_wants_it(engine, kind, options):
     r, _ = leaves(draw(kind, "head", 21, **options))
     torch.library.opcheck(linear_operator.linear_recurrence, flat_arguments(r, engine.name, 8))
+    r = draw(kind, "head", 21, pairs=2, **options)
+    laid = LinearRecurrence(*(transposed(x) if isinstance(x, torch.Tensor) else x for x in r))
+    arguments = flat_arguments(laid._replace(read=laid.key) if r.read is r.key else laid, engine.name, 8)
+    assert_as_promised(linear_operator.linear_recurrence, arguments)
+    y, memory, saved = linear_operator.linear_recurrence(*arguments)
+    gradients = map(transposed, (torch.randn_like(y), torch.randn_like(memory)))
+    assert_as_promised(linear_operator.linear_recurrence_backward, (*arguments[:-1], saved, *gradients))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 
+from tests.registered import assert_as_promised, transposed
 from ttr.engines.native import convolution as native
 from ttr.engines.native import library
 from ttr.laws.layout import LAYOUTS
@@ -215,10 +216,14 @@ def test_functorch_passes_through():
         assert error(per_row[row], expected) <= tolerance(x.dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("bounds", [None, PACKED])
-def test_the_operator_is_registered_well(tier, bounds):
-    arguments = (*case(rows=1, bounds=bounds), True)
-    torch.library.opcheck(torch.ops.ttr.short_convolution.default, arguments)
+def test_the_operators_are_registered_well(tier, bounds, dtype):
+    *tensors, bounds = case(dtype, rows=1, bounds=bounds)
+    torch.library.opcheck(torch.ops.ttr.short_convolution.default, (*tensors, bounds, True))
+    grad, *tensors = map(transposed, (torch.randn_like(tensors[0]), *(x.detach() for x in tensors)))
+    assert_as_promised(torch.ops.ttr.short_convolution.default, (*tensors, bounds, True))
+    assert_as_promised(torch.ops.ttr.short_convolution_backward.default, (grad, *tensors, bounds, True))
 
 
 @pytest.mark.skipif(os.environ.get("TTR_TEST_TYPES", "1") == "1", reason="run with TTR_TEST_TYPES=0")

@@ -147,8 +147,9 @@ def _backward(
         wide(weight),
         None if bias is None else wide(bias),
     )
-    grad_x, grad_tail = torch.empty_like(x, memory_format=torch.contiguous_format), torch.zeros_like(tail)
-    grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(weight[0])
+    # contiguous whatever the strides of the inputs, as compiled code expects them
+    grad_x, grad_tail = x.new_empty(x.shape), tail.new_zeros(tail.shape)
+    grad_weight, grad_bias = weight.new_zeros(weight.shape), weight.new_zeros(weight.shape[1:])
     reverse = weight.flip(0)
     for part in _parts(x, tail, bounds):
         later = torch.zeros_like(part.tail, dtype=weight.dtype)
