@@ -3,6 +3,8 @@
 import functools
 import importlib
 import inspect
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -168,6 +170,19 @@ def test_nothing_is_replaced_where_onednn_is_not_faster_or_its_choice_would_show
     monkeypatch.setattr(products, "faster", lambda: pytest.fail("timed, where a mode would see it"))
     with FlopCounterMode(display=False):
         products.products()
+
+
+@needs_onednn
+def test_threads_that_ask_at_once_measure_once(monkeypatch):
+    multiplied, measured = [], products._measured
+    monkeypatch.setattr(products, "_product", lambda x, weight: multiplied.append(time.sleep(0.01)))
+    measured.cache_clear()
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            assert len(set(threads.map(lambda _: products.faster(), range(4)))) == 1
+        assert len(multiplied) == 6
+    finally:
+        measured.cache_clear()
 
 
 def gated_norms():

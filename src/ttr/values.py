@@ -28,7 +28,9 @@ _wanted: ContextVar[bool | None] = ContextVar("ttr_check_values", default=None)
 def checks(*, values: bool) -> Iterator[None]:
     """Turn the checks of values (NaN, positive log decay) on or off inside the block.
 
-    By default they run in eager calls on the CPU only; shapes, dtypes and names are always checked.
+    By default they run in eager calls on the CPU only; shapes, dtypes and names are always checked. Where
+    they do not run, what NaN, or a control outside its range, makes of results, states and gradients is
+    undefined: a positive log decay may grow, be cut off or give NaN, depending on the engine.
     """
     token = _wanted.set(values)
     try:

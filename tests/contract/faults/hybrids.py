@@ -41,6 +41,7 @@ FAULTS = (
     Fault(f"{FOLDER}/products.py", "watched(()) or", "", ("test_nothing_is",)),
     Fault(f"{FOLDER}/products.py", "rest.new_zeros", "rest.new_ones", ("test_products_of_experts",)),
     Fault(f"{FOLDER}/products.py", "and not watched(tensors)", "", ("test_what_stays",)),
+    Fault(f"{FOLDER}/products.py", "with _measuring:", "if True:", ("test_threads_that_ask",)),
     Fault(f"{FOLDER}/products.py", "or not faster()", "", ("test_nothing_is",)),
     Fault(f"{FOLDER}/decoding.py", "stand |= zip(streams, tensors)", "pass", SAME),
     Fault(f"{FOLDER}/decoding.py", "copy.deepcopy(x) if i == number else x", "x", SAME),

@@ -8,6 +8,7 @@ other rounding errors, and only in this thread.
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -64,9 +65,17 @@ def products() -> AbstractContextManager[object]:
     return nullcontext() if given or not faster() else Products()
 
 
-@functools.cache
+_measuring = threading.Lock()
+
+
 def faster() -> bool:
     """Whether oneDNN is faster on this machine, measured once by the best of some products."""
+    with _measuring:  # two threads at once would disturb each other, and might disagree
+        return _measured()
+
+
+@functools.cache
+def _measured() -> bool:
     if ONEDNN_LINEAR is None or not torch.backends.mkldnn.is_available():
         return False
     x = weight = torch.arange(SAMPLE * 512, dtype=torch.float32, device="cpu").sin().view(SAMPLE, 512)
