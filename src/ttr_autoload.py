@@ -9,6 +9,7 @@ docs/decisions/0012-at-home-in-transformers.md gives the reasons.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -24,7 +25,8 @@ MODELS = "transformers.models.ttr"
 class _Names(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         super().exec_module(module)
-        module.CONFIG_MAPPING_NAMES.setdefault("ttr", "TTRConfig")
+        if _there():
+            module.CONFIG_MAPPING_NAMES.setdefault("ttr", "TTRConfig")
 
 
 class _Models(Loader):
@@ -34,7 +36,7 @@ class _Models(Loader):
 
 class _Finder(MetaPathFinder):
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if name == MODELS:
+        if name == MODELS and _there():
             return ModuleSpec(name, _Models())
         if name == NAMES:
             spec = PathFinder.find_spec(name, path)
@@ -44,6 +46,13 @@ class _Finder(MetaPathFinder):
         return None
 
 
+def _there() -> bool:
+    """Whether ttr is still there: who deletes its folder leaves this file and the entry point."""
+    spec = importlib.util.find_spec("ttr")
+    return spec is not None and spec.origin is not None
+
+
 def install() -> None:
-    """Add the model type ``ttr`` to transformers when it is imported. Nothing is imported now."""
+    """Add the model type ``ttr`` to transformers when it is imported. Nothing is imported now, since what
+    fails here would fail ``import torch``."""
     sys.meta_path.insert(0, _Finder())

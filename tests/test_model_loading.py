@@ -5,9 +5,11 @@ One decoder holds every causal memory of the catalogue, a layer each.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from accelerate import cpu_offload, disk_offload
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
+import ttr
 from tests.decoders import ENTRIES, VOCABULARY, assert_close, tiny, tokens
 from ttr.laws.tolerances import FLOAT32
 from ttr.models import arguments
@@ -149,6 +152,35 @@ def test_a_program_that_imports_transformers_alone_opens_a_folder(tmp_path):
     assert run.returncode == 0, run.stderr
     ids = model.generate(torch.tensor([[2, 3]]), max_new_tokens=3, do_sample=False, pad_token_id=0)
     assert run.stdout.replace(" ", "").strip() == "".join(f"w{token}" for token in ids[0].tolist())
+
+
+def test_what_is_left_of_a_deleted_package_disturbs_nobody(tmp_path):
+    """The folder of ttr is gone; its entry point and the module of that are still there."""
+    package = Path(ttr.__file__).parent
+    if (package.parent / "torch").exists():
+        pytest.skip("ttr lies among the packages that the test needs")
+    shutil.copy(package.parent / "ttr_autoload.py", tmp_path)
+    (tmp_path / "ttr" / "__pycache__").mkdir(parents=True)
+    about = tmp_path / "test_time_regression-0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: test-time-regression\nVersion: 0\n")
+    (about / "entry_points.txt").write_text("[torch.backends]\nttr = ttr_autoload:install\n")
+    others = [path for path in sys.path if not (Path(path) / "ttr_autoload.py").exists()]
+    code = f"""
+        import sys
+        sys.path[:] = {[str(tmp_path), *others]}
+        import torch
+        assert "ttr_autoload" in sys.modules
+        from transformers.models.auto import configuration_auto
+        assert "ttr" not in configuration_auto.CONFIG_MAPPING_NAMES
+        try:
+            import transformers.models.ttr
+        except ModuleNotFoundError as error:
+            assert error.name == "transformers.models.ttr"
+    """
+    isolated = [sys.executable, "-I", "-S", "-c", textwrap.dedent(code)]
+    run = subprocess.run(isolated, capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
 
 
 def test_generate_takes_a_tokenizer(tmp_path):
