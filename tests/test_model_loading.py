@@ -154,6 +154,7 @@ def test_a_program_that_imports_transformers_alone_opens_a_folder(tmp_path):
     assert run.stdout.replace(" ", "").strip() == "".join(f"w{token}" for token in ids[0].tolist())
 
 
+@pytest.mark.full
 def test_what_is_left_of_a_deleted_package_disturbs_nobody(tmp_path):
     """The folder of ttr is gone; its entry point and the module of that are still there."""
     package = Path(ttr.__file__).parent
