@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ttr.engines.torch.linear.block import Block
+from ttr.engines.torch.linear.derivative import BlockDerivative
 from ttr.engines.torch.linear.geometry import BLOCK_TOKENS, Buffers, Geometry
 from ttr.forms.linear_recurrence import LinearRecurrence
 
@@ -17,7 +18,7 @@ ROWS = 16
 
 
 class SuperblockKernel:
-    """Runs a recurrence in super-blocks of chunks; see ``block`` for the mathematics."""
+    """Runs a recurrence in super-blocks of chunks; see ``block`` and ``derivative`` for the mathematics."""
 
     def saved_sizes(self, r: LinearRecurrence, chunk: int) -> tuple[int | torch.SymInt, ...]:
         batch, time, heads, key_size = r.query.shape
@@ -68,7 +69,7 @@ class SuperblockKernel:
             )
             grad_state = first_part.flatten(0, 1).clone(memory_format=torch.contiguous_format)
             for index in reversed(range(geometry.blocks)):
-                block = Block(buffers, part, index)
+                block = BlockDerivative(buffers, part, index)
                 block.backward(
                     saved_part[0][index],
                     grad_state,
