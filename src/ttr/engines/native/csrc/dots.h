@@ -4,8 +4,6 @@
 
 #include "simd.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 enum { TOGETHER = 4 };
 
 INLINE real horizontal(vec x) {

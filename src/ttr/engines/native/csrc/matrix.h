@@ -13,7 +13,6 @@
 /* integers as wide as a real, for the bits of exponents */
 typedef __typeof__(__builtin_choose_expr(sizeof(real) == 4, (int32_t)0, (int64_t)0)) integer;
 
-#define INLINE static inline __attribute__((always_inline))
 /* AVX-512 has registers for 8 x 2 vectors of the result, AVX2 and the others for 4 x 2 */
 #define ROWS (TTR_VECTOR_BYTES == 64 ? 8 : 4)
 
@@ -172,6 +171,14 @@ static inline void transpose(int64_t rows, int64_t columns, matrix m, matrix to)
 static inline void clear(int64_t rows, int64_t columns, matrix m) {
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < columns; j++) row(m, i)[j] = 0;
+}
+
+/* row i of `to` = by_i times row i of `from` */
+static inline void scale_rows(int64_t rows, int64_t columns, matrix from, const real *by, int64_t stride,
+                              matrix to) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j += LANES)
+            *(uvec *)(row(to, i) + j) = by[i * stride] * *(const uvec *)(row(from, i) + j);
 }
 
 /* y = a x + y over `size` numbers, a multiple of LANES */

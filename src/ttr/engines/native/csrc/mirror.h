@@ -59,12 +59,6 @@ static inline vec norm_of(const network *n, int64_t rows, const vec *panel) {
     return sum;
 }
 
-static inline real sum_of(vec x) {
-    real sum = 0;
-    for (int l = 0; l < LANES; l++) sum += x[l];
-    return sum;
-}
-
 /* The sums of LANES vectors, one in each lane */
 static inline vec sums_of(const vec *x) {
     vec across[LANES], sum = {0};

@@ -29,13 +29,6 @@ static inline gradients allocate_gradients(const workspace *w, arena *a) {
     return d;
 }
 
-/* row_t of `to` = scale_t row_t of m */
-static inline void scale_rows(int64_t rows, int64_t columns, const real *scale, matrix m, matrix to) {
-    for (int64_t t = 0; t < rows; t++)
-        for (int64_t j = 0; j < columns; j += LANES)
-            *(vec *)(row(to, t) + j) = scale[t] * *(const vec *)(row(m, t) + j);
-}
-
 /* The gradients by the moments after the last chunk, and by those before the first. */
 static inline void load_gradients(const workspace *w, int64_t head, gradients *d) {
     const struct regression *p = w->p;
@@ -111,11 +104,11 @@ static inline void differentiate_read(const workspace *w, matrix z, matrix grad_
             *other *= weight;
         }
     }
-    scale_rows(tokens, size, w->decay, d->met_y, grad_z);
+    scale_rows(tokens, size, d->met_y, w->decay, 1, grad_z);
     product(tokens, size, tokens, d->last, w->c.keys, grad_z, ADD);
     transposed_product(tokens, size, tokens, d->last, z, d->key, ADD);
     transposed_product(tokens, wide, tokens, d->first, d->grad_y, d->value, ADD);
-    scale_rows(tokens, size, w->decay, z, w->carried);
+    scale_rows(tokens, size, z, w->decay, 1, w->carried);
     transposed_product(size, wide, tokens, w->carried, d->grad_y, d->memory, ADD);
 }
 

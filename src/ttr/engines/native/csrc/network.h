@@ -137,13 +137,6 @@ static inline void store_rows(matrix from, int64_t rows, int64_t size, real *to)
 static inline void scale(int64_t size, real a, real *y) {
     for (int64_t j = 0; j < size; j += LANES) *(uvec *)(y + j) *= a;
 }
-/* to_i = by_i from_i */
-static inline void scale_rows(int64_t rows, int64_t columns, matrix from, const real *by, int64_t stride,
-                              matrix to) {
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j += LANES)
-            *(uvec *)(row(to, i) + j) = by[i * stride] * *(const uvec *)(row(from, i) + j);
-}
 static inline void add_rows(int64_t rows, int64_t columns, matrix from, real *to) {
     for (int64_t i = 0; i < rows; i++) add_scaled(columns, 1, row(from, i), to);
 }

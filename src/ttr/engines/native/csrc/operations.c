@@ -117,7 +117,7 @@ static void row(const struct operation *p, real *restrict out, const real *a, co
 }
 
 /* the product of two rows, one of them from memory: a single stream of it is read twice as fast as several */
-INLINE real dot(const real *a, const real *b, int64_t K) {
+INLINE real streamed_dot(const real *a, const real *b, int64_t K) {
     vec sums[TOGETHER] = {{0}};
     real rest = 0;
     int64_t k = 0;
@@ -133,7 +133,7 @@ static void matmul(const struct operation *p, real *out, const real *a, const re
     const int64_t M = p->sizes[2], N = p->sizes[3], K = p->sizes[4];
     const int64_t *o = p->out.strides, *s = p->a.strides, *u = p->b.strides;
     if (M == 1 && s[4] == 1 && u[4] == 1) {
-        for (int64_t n = 0; n < N; n++) out[n * o[3]] = dot(a, b + n * u[3], K);
+        for (int64_t n = 0; n < N; n++) out[n * o[3]] = streamed_dot(a, b + n * u[3], K);
     } else if (s[4] == 1 && u[4] == 1) { /* rows times rows: every row of b is read once, from memory, for all of a */
         int64_t n = 0;
         for (; n + TOGETHER <= N; n += TOGETHER)

@@ -15,9 +15,19 @@ typedef real uvec __attribute__((vector_size(TTR_VECTOR_BYTES), aligned(sizeof(r
 
 enum { LANES = TTR_VECTOR_BYTES / sizeof(real) };
 
+/* for functions whose copies are to know the numbers that their callers pass */
+#define INLINE static inline __attribute__((always_inline))
+
 #define TTR_JOIN_(a, b, c) ttr_##a##_##b##_##c
 #define TTR_JOIN(a, b, c) TTR_JOIN_(a, b, c)
 /* ttr_NAME_ISA_REAL, the symbol that the loader binds */
 #define TTR_NAME(name) TTR_JOIN(name, TTR_ISA, TTR_REAL)
+
+/* The sum of the lanes, in their order */
+INLINE real sum_of(vec x) {
+    real sum = 0;
+    for (int lane = 0; lane < LANES; lane++) sum += x[lane];
+    return sum;
+}
 
 #endif

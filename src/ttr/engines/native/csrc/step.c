@@ -17,8 +17,6 @@
 
 #include "simd.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 enum { QUERY, KEY, VALUE, READ, ERASE, STEP, LOG_DECAY, OPERANDS };
 
 /* A call, as native/step.py lays it out: first the tensors, which are new with every token, then what stays
