@@ -191,20 +191,42 @@ def test_gradients_are_as_exact_as_transformers():
     assert ours < 1.5 * theirs
 
 
-@pytest.mark.parametrize(
-    "family", ["qwen3-next", "qwen3.5", "olmo-hybrid", "kimi-linear", "bamba", "minimax"]
+PACKED = (
+    *("qwen3-next", "qwen3.5", "qwen3.5-moe", "qwen4-exp", "olmo-hybrid", "kimi-linear", "bailing-hybrid"),
+    *(
+        "bamba",
+        "falcon-h1",
+        "granite-4-hybrid",
+        "nemotron-h",
+        "zamba2",
+        "lfm2",
+        "lfm2-moe",
+        "lfm3",
+        "minimax",
+    ),
 )
+
+
+@pytest.mark.parametrize("family", PACKED)
 @torch.no_grad()
 def test_packed_sequences(family):
-    """transformers refuses them without a package for GPUs, or mixes them."""
+    """transformers refuses them without a package for GPUs, or mixes them, in the attention between recurrent
+    layers, too, unless positions begin again."""
     model, tokens = accelerate(build(family, TINY)), ids(1)
     bounds = torch.tensor([0, 11, 12, 70], dtype=torch.int32)
     parts = [slice(*ends) for ends in pairwise(bounds.tolist())]
+    alone = torch.cat([model(tokens[:, part]).logits for part in parts], dim=1)
     ends = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": 58, "max_length_k": 58}
     positions = torch.cat([torch.arange(part.stop - part.start) for part in parts])[None]
-    packed = model(tokens, position_ids=positions, use_cache=False, **ends).logits
-    alone = [model(tokens[:, part]).logits for part in parts]
-    assert error(packed, torch.cat(alone, dim=1)) < FLOAT32_OUTPUTS
+    number = torch.repeat_interleave(torch.arange(3, dtype=torch.int32), bounds.diff())[None]
+    spellings = {"position_ids": positions, **ends}, ends, {"seq_idx": number}
+    for attention in ("sdpa", "eager"):
+        model.set_attn_implementation(attention)
+        for packed in spellings:
+            assert error(model(tokens, use_cache=False, **packed).logits, alone) < FLOAT32_OUTPUTS
+        mask = (number != 1).long()  # the second sequence is padding
+        padded = model(tokens, attention_mask=mask, use_cache=False, **ends).logits
+        assert error(padded[mask > 0], alone[mask > 0]) < FLOAT32_OUTPUTS
     restore(model)
 
 

@@ -13,6 +13,11 @@ FAULTS = (
     Fault(f"{FOLDER}/mixers.py", "k + wide(time_first)", "k", SAME),
     Fault(f"{FOLDER}/norms.py", "not self.norm_before_gate", "self.norm_before_gate", ("test_gated_norms",)),
     Fault(f"{FOLDER}/norms.py", "size // self.group_size", "1", ("test_gated_norms",)),
+    Fault(f"{FOLDER}/packing.py", "together.tril()", "together", ("test_packed_sequences",)),
+    Fault(f"{FOLDER}/packing.py", "mask & together", "mask", ("test_packed_sequences",)),
+    Fault(
+        f"{FOLDER}/packing.py", "mask.masked_fill(~together", "mask.masked_fill(together", ("test_packed",)
+    ),
     Fault(f"{FOLDER}/products.py", "rows.sum(0) if wanted", "rows[0] if wanted", ("test_a_linear_map",)),
     Fault(
         f"{FOLDER}/products.py",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ttr.integrations.transformers.decoding import Planner
+from ttr.integrations.transformers.packing import within_sequences
 from ttr.integrations.transformers.products import ROWS
 from ttr.integrations.transformers.replacement import active, has_rules, install, modeling_modules, remove
 
@@ -28,10 +29,11 @@ def accelerate(model: Model) -> Model:
     """Run the recurrent layers of a transformers model on the CPU with ttr, in place.
 
     Their rules (gated delta rule, KDA, Mamba, Mamba-2, short convolution) are ttr's in every call of the
-    model, with gradients, caches and packed sequences (``cu_seq_lens_q``, where the model passes them on),
-    and layers of all kinds decode single tokens without the Python of their modules. Outputs are equal up to
-    rounding. Calls of rules on other devices, and compiled ones, stay transformers' own, as do layers with
-    hooks inside them or a ``forward`` of their own, such as offloaded ones.
+    model, with gradients, caches and packed sequences (``cu_seq_lens_q`` or ``seq_idx``, where the model
+    passes them on, which attention in torch then keeps apart, too), and layers of all kinds decode single
+    tokens without the Python of their modules. Outputs are equal up to rounding. Calls of rules on other
+    devices, and compiled ones, stay transformers' own, as do layers with hooks inside them or a ``forward``
+    of their own, such as offloaded ones.
 
     A step of decoding is recorded from a layer's modules; weights, dtypes, hooks, adapters and replaced
     modules are noticed, but not a number set by hand on a module: call ``accelerate`` again after that.
@@ -114,6 +116,7 @@ def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     if planner is None:  # a copy of an accelerated layer
         planner = _take(self)
     x = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
+    args, kwargs = within_sequences(self, args, kwargs)
     with active(many_rows=x is None or x.shape[:-1].numel() >= ROWS):
         if recomputed:
             return type(self).forward(_recomputed_active(self), *args, **kwargs)

@@ -35,6 +35,10 @@ GATED_DELTA, KDA, MAMBA, MAMBA2 = (
 )
 
 
+BOUNDS = ("cu_seqlens", "cu_seq_lens_q", "seq_idx")
+"""transformers' names of arguments that tell where packed sequences begin; the last one numbers tokens."""
+
+
 def delta_rule(problem: Problem) -> tuple[Rule, Rule]:
     """The rules for a sequence and for few tokens of a gated delta rule: q, k [B,T,Hk,K] and v [B,T,H,V] with
     log decay g and step size beta -> (y [B,T,H,V], the state [B,H,K,V] or None)."""
@@ -201,7 +205,7 @@ def convolution(
 ) -> Tensor:
     """The short causal convolution: x [B,C,T] with weights [C,width] -> y [B,C,T]."""
     x, past = hidden_states.mT.to(weight.dtype), weight.shape[-1] - 1
-    bounds = _bounds(kwargs, x.shape[1])
+    bounds = bounds_of(kwargs, x.shape[1])
     fused = activation in ("silu", "swish")
     y = short_convolution(
         x,
@@ -248,7 +252,7 @@ def memorize(
 ) -> tuple[Tensor, Tensor | None]:
     """y [B,T,H,V] of q, k, v from a memory, and the memory after them if wanted; a single token by the step
     of the memory."""
-    length, bounds = sequence[0].shape[1], _bounds(kwargs, sequence[0].shape[1])
+    length, bounds = sequence[0].shape[1], bounds_of(kwargs, sequence[0].shape[1])
     if length == 1 and memory is not None and wants_memory and bounds is None and params is None:
         token, own = [x[:, 0] for x in sequence], {name: x[:, 0] for name, x in controls.items()}
         y, memory = _step(problem, token, own, wide(memory), {}, inplace=is_recording())
@@ -305,15 +309,15 @@ def _state(memory: Tensor) -> State:
     return State({"memory": memory}, torch.zeros(len(memory), dtype=torch.int64, device=memory.device))
 
 
-def _bounds(kwargs: Mapping[str, object], length: int) -> Tensor | None:
+def bounds_of(kwargs: Mapping[str, object], length: int) -> Tensor | None:
     """The bounds [0, ..., T] of packed sequences that transformers passes on, by any of its names; None
     without any.
 
     A cache pads a shorter prompt to the width of the convolution at its beginning: that belongs to the first
     sequence."""
-    bounds = kwargs.get("cu_seqlens")
-    bounds = kwargs.get("cu_seq_lens_q") if bounds is None else bounds
-    numbers = kwargs.get("seq_idx")
+    *ends, number = BOUNDS
+    bounds = next((kwargs[name] for name in ends if kwargs.get(name) is not None), None)
+    numbers = kwargs.get(number)
     if bounds is None and numbers is not None:
         if len(numbers) != 1:
             raise ValueError(
