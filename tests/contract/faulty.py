@@ -52,6 +52,7 @@ NAMED = (
     "test_model_generation.py",
     "test_model.py",
     "test_model_packing.py",
+    "test_model_heads.py",
     "test_model_compile.py",
     "test_model_neighbours.py",
     "test_export.py",
