@@ -55,6 +55,14 @@ FAULTS = (
     Fault(
         "models/packing.py", "self.real[:, 1:] & self.real[:, :-1]", "self.real[:, 1:]", ("test_one_graph",)
     ),
+    Fault("models/packing.py", "self.cu_seqlens[1:].long() - 1", "-1", ("test_packed_sequences_have",)),
+    Fault("models/packing.py", "(column * self.real)", "column.expand_as(self.real)", ("test_a_mask_says",)),
+    Fault(
+        "models/spellings.py", "number.amax(1).cumsum(0)[:-1]", "number.amax(1)[:-1] * 0", ("test_a_square",)
+    ),
+    Fault(
+        "models/spellings.py", "[:, :-time].count_nonzero(1)", "[:, :-time].shape[1]", ("test_a_mask_that",)
+    ),
     Fault("models/packing.py", "and one_graph()", "and False", ("test_a_compiled_prompt",)),
     Fault("models/configuration.py", '["linear_attention"]', '["full_attention"]', ("test_accelerate",)),
     Fault(
