@@ -91,6 +91,14 @@ def test_one_token(name):
 
 
 @pytest.mark.full
+def test_layers_of_different_sizes():
+    grouped = {"num_heads": [2, 4], "key_heads": [None, 2], "dtype": torch.float32}
+    model = tiny(("gated-deltanet", "softmax-attention"), **grouped)
+    model = ExportableDecoder(model, capacity=64).requires_grad_(False)
+    check(exported(model, STEP).module(), model, STEP)
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("name", ENTRIES)
 def test_any_number_of_tokens_in_a_loop(name):
     model = decoder(name)

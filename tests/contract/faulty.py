@@ -51,6 +51,7 @@ NAMED = (
     "test_model_rollback.py",
     "test_model_generation.py",
     "test_model.py",
+    "test_model_sizes.py",
     "test_model_packing.py",
     "test_model_heads.py",
     "test_model_compile.py",

@@ -64,6 +64,21 @@ FAULTS = (
         "models/spellings.py", "[:, :-time].count_nonzero(1)", "[:, :-time].shape[1]", ("test_a_mask_that",)
     ),
     Fault("models/packing.py", "and one_graph()", "and False", ("test_a_compiled_prompt",)),
+    Fault(
+        "models/configuration.py",
+        "size[layer] if isinstance",
+        "size[0] if isinstance",
+        ("test_every_layer_has",),
+    ),
+    Fault(
+        "models/configuration.py",
+        "if len(given) != self.num_hidden_layers:",
+        "if False:",
+        ("test_wrong_numbers",),
+    ),
+    Fault(
+        "models/configuration.py", "setattr(self, name, self._size(name))", "pass", ("test_one_number_and",)
+    ),
     Fault("models/configuration.py", '["linear_attention"]', '["full_attention"]', ("test_accelerate",)),
     Fault(
         "layer/mixer.py", "weight if isinstance(weight, Tensor) else", "weight or", ("test_linear_modules",)
