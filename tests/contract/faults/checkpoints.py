@@ -15,21 +15,39 @@ FAULTS = (
     Fault(ROWS, "torch.cat(parts, 1).flatten(0, 1)", "torch.cat([p.flatten(0, 1) for p in parts])", SAVED),
     Fault(ROWS, "if list(x.shape) != [", "if None in [", REFUSED),
     # settings and names of fla
-    Fault(f"{FLA}/families.py", "ShortConvolution(width=s.conv_size)", "Silu()", LOGITS),
-    Fault(f"{FLA}/families.py", "scale=2.0 if s.allow_neg_eigval else 1.0", "", LOGITS),
-    Fault(
-        f"{FLA}/families.py", "replace(published.output[0], eps=s.norm_eps)", "published.output[0]", LOGITS
-    ),
+    Fault(f"{FLA}/layers.py", "ShortConvolution(width=s.conv_size)", "Silu()", LOGITS),
+    Fault(f"{FLA}/layers.py", "scale=2.0 if s.allow_neg_eigval else 1.0", "", LOGITS),
+    Fault(f"{FLA}/layers.py", "replace(published.output[0], eps=s.norm_eps)", "published.output[0]", LOGITS),
     Fault(f"{FLA}/families.py", "bounds[-1:], bounds.diff(dim=0)", "bounds[:1], bounds.diff(dim=0)", LOGITS),
     Fault(f"{FLA}/families.py", "- increments[0]).logit()", ").logit()", LOGITS),
     Fault(f"{FLA}/families.py", "if not (increments > 0).all():", "if False:", ("test_models_that_fla",)),
-    Fault(f"{FLA}/families.py", '"value_heads": s.num_v_heads or s.num_heads,', "", LOGITS),
+    Fault(f"{FLA}/layers.py", '"value_heads": s.num_v_heads or s.num_heads,', "", LOGITS),
     Fault(f"{FLA}/checkpoints.py", "norm_eps=s.norm_eps,", "", LOGITS),
     Fault(f"{FLA}/checkpoints.py", "_check_names(table, tensors)", "pass", REFUSED),
     Fault(f"{FLA}/checkpoints.py", "if settings[key] not in allowed:", "if False:", REFUSED),
     Fault(f"{FLA}/checkpoints.py", "if unknown:", "if False:", REFUSED),
     Fault(f"{FLA}/checkpoints.py", "value not in (None, False)", "True", ("test_settings_that_a_newer",)),
-    Fault(f"{FLA}/checkpoints.py", "!= heads | sizes:", "is None:", REFUSED),
+    Fault(
+        f"{FLA}/checkpoints.py",
+        "attention(spec), attention_sizes(spec)",
+        "attention(spec), layers[layer][1]",
+        LOGITS,
+    ),
+    Fault(f"{FLA}/checkpoints.py", "[each.get(name) for each in sizes]", "sizes[0].get(name)", LOGITS),
+    Fault(f"{FLA}/checkpoints.py", "free -= layers", "pass", REFUSED),
+    Fault(
+        f"{FLA}/checkpoints.py",
+        '_check_known(spec, {"num_heads", *ATTENTION_DEFAULTS}, "attn")',
+        "pass",
+        REFUSED,
+    ),
+    Fault(f"{FLA}/checkpoints.py", "if name in REFUSED:", "if False:", REFUSED),
+    Fault(
+        f"{FLA}/checkpoints.py", "model.generation_config.save_pretrained(folder)", "pass", ("test_shards",)
+    ),
+    Fault(f"{FLA}/layers.py", "Rotary(base=s.rope_theta)", "Rotary()", LOGITS),
+    Fault(f"{FLA}/families.py", 'only={"attn": (None,)},', "", ("test_attention_in_a_model",)),
+    Fault("layer/qkv/pointwise.py", "streams[name] + params[name]", "streams[name]", LOGITS),
     Fault(
         f"{FLA}/checkpoints.py", '| {"vocab_size": model.config.vocab_size}', "", ("test_a_model_with_more",)
     ),
