@@ -233,6 +233,10 @@ def test_shards_and_generation_settings(folder, tmp_path):
     assert opened.generation_config.top_k == 7
     fla.save_pretrained(opened, tmp_path / "back")
     assert json.loads((tmp_path / "back" / "generation_config.json").read_text())["top_k"] == 7
+    opened.generation_config.update(do_sample=False, temperature=0.5)
+    with pytest.raises(ValueError, match="(?s)temperature.*Fix these issues to save"):
+        fla.save_pretrained(opened, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
     for x, y in zip(fla.from_pretrained(folder).parameters(), opened.parameters(), strict=True):
         assert torch.equal(x, y)
 

@@ -21,7 +21,7 @@ FAULTS = (
     Fault(f"{FLA}/families.py", "bounds[-1:], bounds.diff(dim=0)", "bounds[:1], bounds.diff(dim=0)", LOGITS),
     Fault(f"{FLA}/families.py", "- increments[0]).logit()", ").logit()", LOGITS),
     Fault(f"{FLA}/families.py", "if not (increments > 0).all():", "if False:", ("test_models_that_fla",)),
-    Fault(f"{FLA}/layers.py", '"value_heads": s.num_v_heads or s.num_heads,', "", LOGITS),
+    Fault(f"{FLA}/layers.py", '"value_heads": s.num_v_heads or', '"value_heads":', LOGITS),
     Fault(f"{FLA}/checkpoints.py", "norm_eps=s.norm_eps,", "", LOGITS),
     Fault(f"{FLA}/checkpoints.py", "_check_names(table, tensors)", "pass", REFUSED),
     Fault(f"{FLA}/checkpoints.py", "if settings[key] not in allowed:", "if False:", REFUSED),
@@ -33,7 +33,7 @@ FAULTS = (
         "attention(spec), layers[layer][1]",
         LOGITS,
     ),
-    Fault(f"{FLA}/checkpoints.py", "[each.get(name) for each in sizes]", "sizes[0].get(name)", LOGITS),
+    Fault(f"{FLA}/checkpoints.py", "[each[name] for each in sizes]", "sizes[0][name]", LOGITS),
     Fault(f"{FLA}/checkpoints.py", "free -= layers", "pass", REFUSED),
     Fault(
         f"{FLA}/checkpoints.py",
@@ -43,7 +43,10 @@ FAULTS = (
     ),
     Fault(f"{FLA}/checkpoints.py", "if name in REFUSED:", "if False:", REFUSED),
     Fault(
-        f"{FLA}/checkpoints.py", "model.generation_config.save_pretrained(folder)", "pass", ("test_shards",)
+        f"{FLA}/checkpoints.py",
+        "model.generation_config.save_pretrained(folder)",
+        "folder.mkdir()",
+        ("test_shards",),
     ),
     Fault(f"{FLA}/layers.py", "Rotary(base=s.rope_theta)", "Rotary()", LOGITS),
     Fault(f"{FLA}/families.py", 'only={"attn": (None,)},', "", ("test_attention_in_a_model",)),

@@ -141,8 +141,7 @@ def save_pretrained(model: TTRForCausalLM, folder: str | PathLike[str]) -> None:
     family, settings = _family(saved)
     tensors = family.from_layers(reverted(model.state_dict(), _table(model, family, settings)))
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.generation_config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)  # which makes the folder, if it does not refuse
     save_torch_state_dict(tensors, folder, metadata={"format": "pt"})
     saved = saved | {"vocab_size": model.config.vocab_size}
     (folder / CONFIG_NAME).write_text(json.dumps(saved, indent=2) + "\n")
@@ -215,7 +214,7 @@ def _config(family: Family, s: Settings) -> TTRConfig:
         pad_token_id=s.pad_token_id,
         bos_token_id=s.bos_token_id,
         eos_token_id=s.eos_token_id,
-        **{name: [each.get(name) for each in sizes] for name in SIZES},
+        **{name: [each[name] for each in sizes] for name in SIZES},
     )
 
 

@@ -140,6 +140,7 @@ def given_sizes(s: Settings) -> dict[str, int]:
     """Of the families that state the size of a head."""
     return {
         "num_heads": s.num_heads,
+        "key_heads": s.num_heads,
         "value_heads": s.num_v_heads or s.num_heads,
         "key_size": s.head_dim,
         "value_size": round(s.head_dim * s.expand_v),
@@ -167,4 +168,10 @@ def hgrn2_sizes(s: Settings) -> dict[str, int]:
     """Of HGRN2, which states the channels of a key or the number of heads."""
     heads = s.hidden_size // s.expand_ratio if s.expand_ratio else s.num_heads
     size = s.hidden_size // heads
-    return {"num_heads": heads, "key_size": s.expand_ratio or size, "value_size": size}
+    return {
+        "num_heads": heads,
+        "key_heads": heads,
+        "value_heads": heads,
+        "key_size": s.expand_ratio or size,
+        "value_size": size,
+    }
