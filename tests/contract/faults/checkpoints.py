@@ -34,7 +34,7 @@ FAULTS = (
         LOGITS,
     ),
     Fault(f"{FLA}/checkpoints.py", "[each[name] for each in sizes]", "sizes[0][name]", LOGITS),
-    Fault(f"{FLA}/checkpoints.py", "free -= layers", "pass", REFUSED),
+    Fault(f"{FLA}/checkpoints.py", "free -= set(layers)", "pass", REFUSED),
     Fault(
         f"{FLA}/checkpoints.py",
         '_check_known(spec, {"num_heads", *ATTENTION_DEFAULTS}, "attn")',

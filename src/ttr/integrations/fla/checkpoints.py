@@ -223,13 +223,13 @@ def _attention_specs(s: Settings) -> list[Settings]:
     specs = [s.attn] if isinstance(s.attn, dict) else s.attn or []
     free = set(range(s.num_hidden_layers))
     for spec in specs:
-        layers = set(spec.get("layers", []))
-        if not layers <= free or "num_heads" not in spec:
+        layers = spec.get("layers", [])
+        if not free.issuperset(layers) or "num_heads" not in spec:
             raise ValueError(
-                f"config.json has attn for layers {sorted(layers)} with {spec.get('num_heads')} heads. It "
+                f"config.json has attn for layers {layers} with {spec.get('num_heads')} heads. It "
                 f"needs num_heads, and layers from 0 to {s.num_hidden_layers - 1}, each once."
             )
-        free -= layers
+        free -= set(layers)
         _check_known(spec, {"num_heads", *ATTENTION_DEFAULTS}, "attn")
     defaults = ATTENTION_DEFAULTS | {"hidden_size": s.hidden_size, "qk_norm": False}
     return [Settings(**defaults | spec) for spec in specs]
