@@ -18,6 +18,7 @@ from ttr.laws.tolerances import FLOAT32_OUTPUTS, FLOAT64, error
 
 HEADS = {"num_heads": 2, "head_dim": 6}
 GROUPED = {"num_heads": 6, "num_kv_heads": 2, "qkv_bias": True, "rope_theta": 100.0}
+MESA = {"lambda_lower_bound": 0.5, "conv_size": 3, "max_cg_step_training": 3}
 HYBRID = {"attn": GROUPED | {"layers": [1]}}
 CASES = {
     "gated_deltanet": HEADS | {"num_v_heads": 4, "expand_v": 1.5},
@@ -49,6 +50,8 @@ CASES = {
     "linear_attn": {"num_heads": 4, "num_kv_heads": 2, "feature_map": "elu", "norm_feature_map": True},
     "linear_attn-plain": {"num_heads": 2, "feature_map": "identity", "expand_k": 0.5},
     "linear_attn-hybrid": {"num_heads": 4, "feature_map": "relu"} | HYBRID,
+    "mesa_net": HEADS | {"use_output_gate": True, "norm_eps": 0.1} | MESA,
+    "mesa_net-hybrid": HEADS | HYBRID | {"use_short_conv": False},
     "hgrn2": {"expand_ratio": 8},
     "hgrn2-heads": {"expand_ratio": None, "num_heads": 4, "hidden_ratio": 2, "intermediate_size": None},
     "transformer": {"num_heads": 4, "num_kv_heads": 2, "qk_norm": True, "window_size": 7},
@@ -58,7 +61,7 @@ CASES = {
 }
 """A model_type, and the settings of a tiny model of it."""
 
-QUICK = ("gated_deltanet", "gated_deltanet-hybrid", "kda", "gla", "hgrn2")
+QUICK = ("gated_deltanet", "gated_deltanet-hybrid", "kda", "gla", "hgrn2", "mesa_net")
 
 
 def cases():

@@ -202,6 +202,27 @@ _FAMILIES = (
         lambda s: PROJECTIONS | _norm(False, "norm"),
         only={"feature_map": tuple(layers.FEATURE_MAPS), "norm_q": (False,), "norm_k": (False,)},
     ),
+    Family(  # its layers always have convolutions, whatever use_short_conv
+        "mesa_net",
+        CONVOLVED
+        | {"num_heads": 16, "head_dim": 128, "use_output_gate": False, "lambda_lower_bound": 0.25}
+        | {"max_cg_step_training": 30, "max_cg_step_decoding": 30},
+        layers.mesanet,
+        layers.mesanet_sizes,
+        lambda s: (
+            PROJECTIONS
+            | CONVOLUTIONS
+            | GATE
+            | _norm(s.use_output_gate)
+            | {
+                "a_proj.weight": "gates.log_decay.proj.weight",
+                "a_proj.bias": "gates.log_decay.bias",
+                "b_proj.weight": "gates.log_importance.proj.weight",
+                "b_proj.bias": "gates.log_importance.bias",
+                "lambda_params": "gates.ridge.weight",
+            }
+        ),
+    ),
     Family(
         "hgrn2",
         {"num_heads": None, "expand_ratio": 128, "use_lower_bound": True}

@@ -14,6 +14,7 @@ from ttr.functions.linear import Linear
 from ttr.layer.architecture import Architecture
 from ttr.layer.gates.decays import MambaDecay
 from ttr.layer.gates.projected import SigmoidGate
+from ttr.layer.gates.ridges import LearnedRidge
 from ttr.layer.output.gates import OutputGate
 from ttr.layer.output.norms import GatedRMSNorm, RMSNorm
 from ttr.layer.part import Output, QKVTransform
@@ -22,6 +23,7 @@ from ttr.layer.qkv.pointwise import ProjectionBias, Silu
 from ttr.layer.qkv.rotary import Rotary
 from ttr.layer.qkv.short_convolution import ShortConvolution
 from ttr.problem import Problem
+from ttr.solvers.conjugate_gradient import ConjugateGradient
 from ttr.solvers.delta_rule import DeltaRule
 from ttr.weights.uniform import Uniform
 from ttr.weights.window import Window
@@ -135,6 +137,19 @@ def linear_attention(s: Settings) -> Architecture:
     return replace(published, problem=memory, output=_output(s, gated=False))
 
 
+def mesanet(s: Settings) -> Architecture:
+    """``fla.layers.MesaNet``, by the steps of conjugate gradient that it takes for a prompt."""
+    published = ENTRIES["mesanet"]
+    solver = ConjugateGradient(iterations=s.max_cg_step_training)
+    return replace(
+        published,
+        problem=replace(published.problem, solver=solver),
+        qkv=(ShortConvolution(width=s.conv_size, streams=("q", "k")), *published.qkv[1:]),
+        gates=(*published.gates[:2], LearnedRidge(at_least=s.lambda_lower_bound)),
+        output=_output(s, s.use_output_gate),
+    )
+
+
 # ------------------------------------------------------------------------------------------------------ sizes
 def given_sizes(s: Settings) -> dict[str, int]:
     """Of the families that state the size of a head."""
@@ -162,6 +177,11 @@ def expanded_sizes(s: Settings) -> dict[str, int]:
 def attention_sizes(s: Settings) -> dict[str, int]:
     """Of softmax attention."""
     return expanded_sizes(Settings(**vars(s) | {"expand_k": 1, "expand_v": 1}))
+
+
+def mesanet_sizes(s: Settings) -> dict[str, int]:
+    """Of MesaNet, whose values are like its keys."""
+    return given_sizes(Settings(**vars(s) | {"num_v_heads": None, "expand_v": 1}))
 
 
 def hgrn2_sizes(s: Settings) -> dict[str, int]:
