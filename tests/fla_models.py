@@ -25,6 +25,7 @@ MODELS = {
     "gla": ("GLA", "gla", "GatedLinearAttention"),
     "retnet": ("RetNet", "multiscale_retention", "MultiScaleRetention"),
     "linear_attn": ("LinearAttention", "linear_attn", "LinearAttention"),
+    "mesa_net": ("MesaNet", "mesa_net", "MesaNet"),
     "hgrn2": ("HGRN2", "hgrn2", "HGRN2Attention"),
     "transformer": ("Transformer", "attn", "Attention"),
     "forgetting_transformer": ("ForgettingTransformer", "forgetting_attn", "ForgettingAttention"),
@@ -104,6 +105,7 @@ def stand_ins():
     (retention,) = ops("retention/naive", "naive_retention")
     (linear,) = ops("linear_attn/naive", "naive_recurrent_linear_attn")
     (attention,) = ops("attn/naive", "naive_parallel_attn")
+    (mesa,) = ops("mesa_net/naive", "naive_mesa_net_CG")
     (forgetting,) = ops("forgetting_attn/naive", "naive_forgetting_attn")
 
     def gates(g, beta, A_log, dt_bias, allow_neg_eigval, gate):
@@ -131,6 +133,9 @@ def stand_ins():
     def fused_recurrent_retention(q, k, v, **others):
         return retention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2), None
 
+    def chunk_mesa_net(q, k, v, g, beta, lamb, max_CG_iteration, **others):
+        return mesa(unit(q), unit(k), v, g, lamb, beta, q.shape[1], max_CG_iteration)
+
     def flash_attn_func(q, k, v, causal, window_size):
         back = window_size[0]
         return attention(q, k, v, window_size=None if back < 0 else back + 1)[0]
@@ -144,6 +149,7 @@ def stand_ins():
         "fused_recurrent_linear_attn": lambda q, k, v, normalize, **others: linear(
             q, k, v, normalize=normalize
         ),
+        "chunk_mesa_net": chunk_mesa_net,
         "flash_attn_func": flash_attn_func,
         "parallel_forgetting_attn": lambda q, k, v, f, cu_seqlens: forgetting(q, k, v, f),
         "rms_norm_linear": lambda x, weight, bias, W, b: nn.functional.linear(rms(x, 1e-5) * weight, W, b),

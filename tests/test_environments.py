@@ -52,12 +52,12 @@ MODEL = textwrap.dedent("""
 """)
 
 
-def python(command: list[str], code: str, path: Path | None = None) -> None:
+def python(command: list[str], code: str, path: Path | None = None, seconds: int = 900) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | (
         {"PYTHONPATH": str(path)} if path else {}
     )
     result = subprocess.run(
-        [*command, "-c", code], capture_output=True, text=True, timeout=900, env=environment
+        [*command, "-c", code], capture_output=True, text=True, timeout=seconds, env=environment
     )
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -104,7 +104,7 @@ def fresh(folder: Path, *packages: str) -> Path:
 
 
 def run(*command: object, **options: object) -> None:
-    result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=1800, **options)
+    result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=3600, **options)
     assert result.returncode == 0, result.stderr
 
 
@@ -140,7 +140,7 @@ def run_tests(executable: str, *arguments: str) -> None:
         command,
         capture_output=True,
         text=True,
-        timeout=1800,
+        timeout=3600,
         cwd=ROOT,
         env=os.environ | {"TTR_TEST_TYPES": "0"},
     )
@@ -244,6 +244,7 @@ def test_the_ends_of_the_promised_range_of_versions(versions, tmp_path, wheel):
     python(
         [executable],
         "import sys; from ttr.cli import main; sys.argv[1:] = ['verify', '--all', '--quick']; main()",
+        seconds=3600,
     )
     run_tests(executable, "tests/test_model.py", "tests/test_mixer.py", "tests/test_compare.py")
 

@@ -91,6 +91,14 @@ def test_one_token(name):
 
 
 @pytest.mark.full
+def test_layers_of_different_sizes():
+    grouped = {"num_heads": [2, 4], "key_heads": [None, 2], "dtype": torch.float32}
+    model = tiny(("gated-deltanet", "softmax-attention"), **grouped)
+    model = ExportableDecoder(model, capacity=64).requires_grad_(False)
+    check(exported(model, STEP).module(), model, STEP)
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("name", ENTRIES)
 def test_any_number_of_tokens_in_a_loop(name):
     model = decoder(name)
@@ -152,6 +160,15 @@ def test_a_state_that_grows_needs_a_capacity():
 
 
 @torch.no_grad()
+def test_the_number_of_rows_is_fixed():
+    decoder, rows = ExportableDecoder(tiny("gated-deltanet")), torch.export.Dim("rows")
+    states = decoder.initial_states(2)
+    shapes = {"input_ids": {0: rows}, "states": tuple({0: rows} for _ in states)}
+    with pytest.raises(ValueError, match="number of rows of a graph is fixed"):
+        token = torch.zeros(2, 1, dtype=torch.int64)
+        torch.export.export(decoder, (token, *states), dynamic_shapes=shapes, strict=False)
+
+
 def test_calls_go_on_from_named_states_as_the_model_does():
     model, ids = ExportableDecoder(tiny(("gla", "gated-deltanet"), dtype=torch.float32)), tokens(3, 9)
     assert model.input_names[:3] == ["input_ids", "past.0.memory", "past.0.position"]

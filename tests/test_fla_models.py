@@ -2,6 +2,7 @@
 refused."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -16,36 +17,51 @@ from ttr.integrations import fla
 from ttr.laws.tolerances import FLOAT32_OUTPUTS, FLOAT64, error
 
 HEADS = {"num_heads": 2, "head_dim": 6}
+GROUPED = {"num_heads": 6, "num_kv_heads": 2, "qkv_bias": True, "rope_theta": 100.0}
+MESA = {"lambda_lower_bound": 0.5, "conv_size": 3, "max_cg_step_training": 3}
+HYBRID = {"attn": GROUPED | {"layers": [1]}}
 CASES = {
     "gated_deltanet": HEADS | {"num_v_heads": 4, "expand_v": 1.5},
     "gated_deltanet-plain": HEADS
     | {"use_gate": False, "use_short_conv": False, "allow_neg_eigval": True, "norm_eps": 0.01},
     "gated_deltanet-sigmoid": HEADS | {"output_gate_activation": "sigmoid", "conv_size": 3, "norm_eps": 0.1},
-    "gated_deltanet-hybrid": {"num_heads": 4, "head_dim": 6, "expand_v": 1.0}
+    "gated_deltanet-hybrid": HEADS
+    | {"num_v_heads": 4, "expand_v": 1.5}
+    | {"attn": [GROUPED | {"layers": [0]}, {"layers": [2], "num_heads": 3, "window_size": 5}]},
+    "gated_deltanet-hybrid-alike": {"num_heads": 4, "head_dim": 6, "expand_v": 1.0}
     | {"attn": {"layers": [1], "num_heads": 4, "window_size": 5, "rope_theta": 100.0}},
     "kda": HEADS | {"num_v_heads": 4, "expand_v": 0.5, "allow_neg_eigval": True, "norm_eps": 0.1},
     "kda-plain": HEADS | {"use_short_conv": False, "tie_word_embeddings": True},
+    "kda-hybrid": HEADS | HYBRID,
     "delta_net": {"num_heads": 3, "expand_k": 0.5, "use_gate": True, "allow_neg_eigval": True},
     "delta_net-plain": {"num_heads": 3, "use_short_conv": False, "fuse_norm": False},
+    "delta_net-hybrid": {"num_heads": 2} | HYBRID,
     "gated_deltaproduct": HEADS | {"num_householder": 3, "use_forget_gate": True, "allow_neg_eigval": True},
     "gated_deltaproduct-plain": HEADS
     | {"num_householder": 2, "use_output_gate": False, "use_short_conv": False},
+    "gated_deltaproduct-hybrid": HEADS | {"num_householder": 2} | HYBRID,
     "gla": {"num_heads": 2, "use_short_conv": True},
     "gla-unfused": {"num_heads": 2, "fuse_norm": False},
     "gla-plain": {"num_heads": 2, "use_output_gate": False},
+    "gla-hybrid": {"num_heads": 2} | HYBRID,
     "retnet": {"num_heads": 4, "num_kv_heads": 2, "use_short_conv": True},
     "retnet-plain": {"num_heads": 2, "use_output_gate": False},
+    "retnet-hybrid": {"num_heads": 2} | HYBRID,
     "linear_attn": {"num_heads": 4, "num_kv_heads": 2, "feature_map": "elu", "norm_feature_map": True},
     "linear_attn-plain": {"num_heads": 2, "feature_map": "identity", "expand_k": 0.5},
+    "linear_attn-hybrid": {"num_heads": 4, "feature_map": "relu"} | HYBRID,
+    "mesa_net": HEADS | {"use_output_gate": True, "norm_eps": 0.1} | MESA,
+    "mesa_net-hybrid": HEADS | HYBRID | {"use_short_conv": False},
     "hgrn2": {"expand_ratio": 8},
     "hgrn2-heads": {"expand_ratio": None, "num_heads": 4, "hidden_ratio": 2, "intermediate_size": None},
     "transformer": {"num_heads": 4, "num_kv_heads": 2, "qk_norm": True, "window_size": 7},
+    "transformer-biased": {"num_heads": 3, "qkv_bias": True, "qk_norm": True, "rope_theta": 50.0},
     "forgetting_transformer": {"num_heads": 4, "num_kv_heads": 2, "use_output_gate": True},
-    "forgetting_transformer-plain": {"num_heads": 2},
+    "forgetting_transformer-plain": {"num_heads": 2, "qkv_bias": True},
 }
 """A model_type, and the settings of a tiny model of it."""
 
-QUICK = ("gated_deltanet", "kda", "gla", "hgrn2")
+QUICK = ("gated_deltanet", "gated_deltanet-hybrid", "kda", "gla", "hgrn2", "mesa_net")
 
 
 def cases():
@@ -95,6 +111,11 @@ def test_logits_tokens_and_weights_are_those_of_fla(name, tmp_path):
     mask[:, :3] = 0
     assert error(expected, model(wide, attention_mask=mask).logits[:, 3:]) < FLOAT64
 
+    # packed
+    packed = model(torch.cat(tuple(tokens))[None, 4:], cu_seqlens=torch.tensor([0, 17, 38])).logits[0]
+    assert error(logits(original, tokens[:1, 4:])[0], packed[:17]) < FLOAT64
+    assert error(expected[1], packed[17:]) < FLOAT64
+
     # generated, from the folder of ttr's that it is saved as
     model.save_pretrained(tmp_path / "ttr")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "ttr", dtype=torch.float64)
@@ -113,9 +134,18 @@ def test_logits_tokens_and_weights_are_those_of_fla(name, tmp_path):
     assert error(expected, fla.from_pretrained(tmp_path / "back")(tokens).logits) < FLOAT64
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """The folder of a model of fla's."""
+    folder = tmp_path_factory.mktemp("original")
+    saved("gated_deltanet", folder)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path):
-    saved("gated_deltanet", tmp_path)
+def folder(original, tmp_path):
+    """A copy of it."""
+    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -134,15 +164,26 @@ KDA = {"model_type": "kda"} | dict.fromkeys(OTHERS[-3:-1], "left out")
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"model_type": "rwkv7"}, "model_type 'rwkv7'.*gated_deltanet, kda"),
+        ({"model_type": "gsa"}, "model_type 'gsa'.*gated_deltanet, kda"),
+        ({"model_type": "rwkv7"}, "model_type 'rwkv7': .*norm_bias"),
+        ({"model_type": "mamba2"}, "model_type 'mamba2': its blocks have no MLP"),
         ({"model_type": "left out"}, "model_type None"),
         (HGRN2 | {"attn": {"layers": [1], "num_heads": 2}}, "attn = .*they have null"),
         (KDA | {"lower_bound": -5.0}, "lower_bound = -5.0, which our layers cannot"),
         ({"hidden_act": "powlu"}, 'hidden_act = "powlu".*they have "swish"'),
         ({"attnres_block_size": 2}, "attnres_block_size = 2"),
-        ({"attn": {"layers": [1], "num_heads": 4}}, "attn with 4 heads .* of 6 channels"),
-        ({"attn": {"layers": [1], "num_heads": 2, "qkv_bias": True}}, "attn: qkv_bias = true"),
-        ({"attn": {"layers": [3], "num_heads": 4}}, r"attn for layers \[3\]"),
+        ({"attn": GROUPED | {"layers": [1]}}, "lack model.layers.1.attn.k_proj.bias"),
+        (
+            {"attn": {"layers": [1], "num_heads": 2, "qk_norm": True}},
+            "sets qk_norm, which .* not have for attn",
+        ),
+        ({"attn": {"layers": [1], "num_heads": 4, "num_kv_heads": 3}}, "must each divide.* got 4, 3, 3"),
+        (
+            {"attn": {"layers": [3], "num_heads": 4}},
+            r"attn for layers \[3\] with 4 heads.*layers from 0 to 2",
+        ),
+        ({"attn": {"layers": [1]}}, "attn for layers .* with None heads. It needs num_heads"),
+        ({"attn": [{"layers": [1], "num_heads": n} for n in (2, 3)]}, "attn for layers .*each once"),
         ({"delta_gate": 2}, "sets delta_gate, which fla 0.6.0 does not have"),
         ({"vocab_size": "left out"}, "lacks vocab_size"),
         ({"use_gate": False}, "also have model.layers.0.attn.g_proj.weight"),
@@ -163,6 +204,12 @@ def test_models_that_cannot_be_opened_for_a_matrix_that_lies_on_its_side(folder)
     save_file(tensors | {name: tensors[name].T.contiguous()}, file)
     with pytest.raises(ValueError, match=rf"{name} has shape \[24, 40\], which is not"):
         fla.from_pretrained(folder)
+
+
+def test_attention_in_a_model_whose_class_in_fla_has_none(tmp_path):
+    saved("transformer", tmp_path)
+    with pytest.raises(ValueError, match="attn = .*they have null"):
+        fla.from_pretrained(changed(tmp_path, **HYBRID))
 
 
 def test_settings_that_a_newer_fla_has_off_are_no_obstacle(folder):
@@ -187,6 +234,12 @@ def test_shards_and_generation_settings(folder, tmp_path):
     (tmp_path / "shards" / "generation_config.json").write_text('{"top_k": 7}')
     opened = fla.from_pretrained(tmp_path / "shards")
     assert opened.generation_config.top_k == 7
+    fla.save_pretrained(opened, tmp_path / "back")
+    assert json.loads((tmp_path / "back" / "generation_config.json").read_text())["top_k"] == 7
+    opened.generation_config.update(do_sample=False, temperature=0.5)
+    with pytest.raises(ValueError, match="(?s)temperature.*Fix these issues to save"):
+        fla.save_pretrained(opened, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
     for x, y in zip(fla.from_pretrained(folder).parameters(), opened.parameters(), strict=True):
         assert torch.equal(x, y)
 

@@ -8,9 +8,11 @@ import torch
 from transformers.cache_utils import (
     Cache,
     CacheLayerMixin,
+    DynamicCache,
     DynamicLayer,
     DynamicSlidingWindowLayer,
     LinearAttentionCacheLayerMixin,
+    StaticCache,
 )
 
 from tests.decoders import assert_close, padded, tiny, tokens
@@ -163,6 +165,41 @@ def test_caches_of_keys_and_values_are_refused(kind):
     wanted = model.generate(ids, max_new_tokens=2, do_sample=False)
     for call in ({"cache_implementation": "dynamic"}, {"use_cache": False}, {CACHE: TTRCache(3)}):
         assert torch.equal(model.generate(ids, max_new_tokens=2, do_sample=False, **call), wanted)
+
+
+def test_caches_of_transformers_are_refused():
+    model = tiny()
+    for cache in (DynamicCache(), StaticCache(config=model.config, max_cache_len=8)):
+        with pytest.raises(ValueError, match=f"must be a ttr.models.TTRCache, got {type(cache).__name__}"):
+            model.generate(tokens(1, 4), max_new_tokens=2, past_key_values=cache)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        {"cu_seqlens": torch.tensor([0, 2, 5])},
+        {"seq_idx": torch.tensor([[0, 0, 1, 1, 1]])},
+        {"attention_mask": torch.tensor([[1, 1, 2, 2, 2]])},
+        {"position_ids": torch.tensor([[0, 1, 0, 1, 2]])},
+    ],
+    ids=lambda packed: "-".join(packed),
+)
+def test_packed_prompts_are_refused(packed):
+    with pytest.raises(ValueError, match=f"several are packed in a row by {next(iter(packed))}. Pad them"):
+        tiny().generate(tokens(1, 5), max_new_tokens=2, **packed)
+
+
+def test_positions_of_one_sequence_per_row_are_taken():
+    model, (ids, mask) = tiny(), padded([tokens(5), tokens(3)], "left")
+    wanted = model.generate(ids, attention_mask=mask, max_new_tokens=3, do_sample=False)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    call = {"attention_mask": mask, "position_ids": positions, "max_new_tokens": 3, "do_sample": False}
+    assert torch.equal(model.generate(ids, **call), wanted)
+
+
+def test_implementations_of_attention_are_refused():
+    with pytest.raises(ValueError, match="attn_implementation='sdpa' is for attention layers.*Leave it out"):
+        type(tiny())._from_config(tiny().config, attn_implementation="sdpa")
 
 
 def test_continuous_batching_is_refused_at_the_call():

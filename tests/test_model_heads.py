@@ -56,6 +56,42 @@ def test_a_padded_batch_is_its_rows(auto, side):
                 assert_close(batch[name][i][mask[i].bool()], alone[name][0])
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("padding_id", [None, 0])
+def test_a_mask_says_where_a_sequence_ends(padding_id, side):
+    """Whatever tokens stand at padding; without a mask the padding token says it, as in transformers."""
+    model, (ids, mask) = with_head(AutoModelForSequenceClassification), padded(ROWS, side)
+    model.config.pad_token_id = padding_id
+    alone = torch.cat([model(row[None]).logits for row in ROWS])
+    assert_close(model(torch.where(mask.bool(), ids, 3), attention_mask=mask).logits, alone)
+    if padding_id is None:
+        with pytest.raises(ValueError, match="Pass attention_mask, or set config.pad_token_id"):
+            model(ids)
+    elif side == "right":  # which a causal memory reads too late
+        assert_close(model(ids * mask).logits, alone)
+    with pytest.raises(ValueError, match=r"Sequences \[1\] of this call have no token"):
+        model(ids, attention_mask=mask * torch.tensor([[1], [0]]))
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        {"cu_seqlens": torch.tensor([0, 5, 12])},
+        {"seq_idx": torch.tensor([[0] * 5 + [1] * 7])},
+        {"attention_mask": torch.tensor([[1] * 5 + [2] * 7])},
+    ],
+    ids=lambda packed: "-".join(packed),
+)
+def test_packed_sequences_have_a_label_each(packed):
+    model, labels = with_head(AutoModelForSequenceClassification), torch.tensor([2, 0])
+    ids = torch.cat(ROWS)[None]
+    output = model(ids, labels=labels, **packed)
+    assert_close(output.logits, torch.cat([model(row[None]).logits for row in ROWS]))
+    assert_close(output.loss, torch.nn.functional.cross_entropy(output.logits, labels).float(), FLOAT32)
+    with pytest.raises(ValueError, match="labels are 1, and the call has 2 sequences"):
+        model(ids, labels=labels[:1], **packed)
+
+
 def test_packed_tokens_are_classified_as_of_separate_sequences():
     model = with_head(AutoModelForTokenClassification)
     packed = model(torch.cat(ROWS)[None], cu_seqlens=torch.tensor([0, 5, 12]))

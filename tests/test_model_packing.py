@@ -193,6 +193,24 @@ def test_a_square_mask_may_cover_earlier_calls():
             assert_close(logits[i, : len(new)], model(torch.cat([row, new])[None]).logits[0, len(row) :])
 
 
+FURTHER = torch.tensor([[1, 2, 2, 2, 2, 2, 3]])
+CONTINUATIONS = (
+    {
+        "cu_seqlens": torch.tensor([0, 1, 6, 7]),
+        "position_ids": torch.tensor([[5, 2, 3, 4, 5, 6, 7]]),  # the last goes on where the second ends
+    },
+    {"position_ids": torch.tensor([[5, 2, 3, 4, 5, 6, 9]])},
+    {"seq_idx": FURTHER},
+    {"attention_mask": FURTHER},
+    # columns of the first call, of the second, and of this one
+    {
+        "attention_mask": square(torch.cat([NUMBERS + 1, torch.tensor([[1, 2, 3]]), FURTHER], dim=1))[
+            ..., 14:, :
+        ]
+    },
+)
+
+
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_a_cache_goes_on_with_every_packed_sequence(spelling):
     model, rows, following = tiny(LAYERS), [tokens(length) for length in LENGTHS], tokens(3, 1)
@@ -204,15 +222,11 @@ def test_a_cache_goes_on_with_every_packed_sequence(spelling):
         for i, row in enumerate(rows):
             assert_close(step[i], model(torch.cat([row, following[i]])[None]).logits[0, -1:])
         tail = tokens(1, 7)
-        logits = model(
-            tail,
-            past_key_values=cache,
-            cu_seqlens=torch.tensor([0, 1, 6, 7]),
-            position_ids=torch.tensor([[5, 2, 3, 4, 5, 6, 7]]),  # the last goes on where the second ends
-        ).logits
-        for i, (start, stop) in enumerate([(0, 1), (1, 6), (6, 7)]):
-            whole = torch.cat([rows[i], following[i], tail[0, start:stop]])
-            assert_close(logits[0, start:stop], model(whole[None]).logits[0, start - stop :])
+        for going_on in CONTINUATIONS:
+            logits = model(tail, past_key_values=copy.deepcopy(cache), **going_on).logits
+            for i, (start, stop) in enumerate([(0, 1), (1, 6), (6, 7)]):
+                whole = torch.cat([rows[i], following[i], tail[0, start:stop]])
+                assert_close(logits[0, start:stop], model(whole[None]).logits[0, start - stop :])
 
 
 @pytest.mark.parametrize(
@@ -283,6 +297,7 @@ REFUSED = [
     ({"seq_idx": torch.ones(1, 6, dtype=torch.bool)}, "seq_idx must be int64 or int32.*bool"),
     ({"attention_mask": torch.tensor([[2, 2, 2, 1, 1, 1]])}, "attention_mask must number"),
     ({"attention_mask": FULL - 1.5}, "must hold 1 at tokens and 0 at padding.*added to logits"),
+    ({"attention_mask": torch.zeros(1, 6)}, "must hold 1 at tokens and 0 at padding.*added to logits"),
     ({"attention_mask": torch.zeros(1, 6).log()}, "must hold 1 at tokens and 0 at padding.*added to logits"),
     ({"attention_mask": torch.ones(1, 8)}, r"attention_mask must have shape \[1, 6\].*got \[1, 8\]"),
     ({"attention_mask": torch.zeros(1, 1, 6, 6)}, "up to itself.*and nothing else"),
@@ -304,16 +319,17 @@ REFUSED = [
     ({"labels": torch.zeros(1, 5, dtype=torch.int64)}, "labels have shape"),
 ]
 CONTINUED = [
-    ({"position_ids": RESTART}, "the cache continues one sequence per row.*cu_seqlens"),
+    (
+        {"position_ids": RESTART},
+        "2 sequences by position_ids, and the cache holds the states of 1.*cu_seqlens",
+    ),
     (
         {"position_ids": torch.tensor([[3, 4, 5, 0, 1, 2]])},
-        "the cache continues one sequence per row",
+        "2 sequences by position_ids, and the cache",
     ),
-    ({"seq_idx": torch.tensor([[0, 0, 0, 1, 1, 1]])}, "seq_idx numbers sequences, but the cache continues"),
-    (
-        {"attention_mask": torch.tensor([[1, 1, 1, 2, 2, 2]])},
-        "attention_mask numbers sequences, but the cache continues",
-    ),
+    ({"seq_idx": torch.tensor([[0, 0, 0, 1, 1, 1]])}, "2 sequences by seq_idx, and the cache"),
+    ({"attention_mask": HALF}, "2 sequences by attention_mask, and the cache"),
+    ({"attention_mask": square(HALF)}, "2 sequences by attention_mask, and the cache"),
     ({"cu_seqlens": HALVES}, "holds the states of 1 sequences, and the call has 2"),
     ({"cu_seqlens": HALVES, "position_ids": RESTART}, "holds the states of 1 sequences, and the call has 2"),
     ({"position_ids": RISE}, "begin a sequence at 0, but the cache continues"),
@@ -380,4 +396,19 @@ def test_padding_behind_the_tokens_is_padding_left_out(name):
     assert_close(
         behind.unpack(block(behind.pack(x))),
         left_out.unpack(block(left_out.pack(x), cu_seqlens=left_out.cu_seqlens)),
+    )
+
+
+def test_a_mask_that_tells_another_past_is_noticed(monkeypatch):
+    model, ids, mask, told = tiny(), tokens(2, 7), torch.ones(2, 7, dtype=torch.int64), []
+    monkeypatch.setattr("ttr.models.spellings.logger.warning_once", told.append)
+    mask[0, 1] = 0
+    with torch.no_grad():
+        cache = model(ids[:, :4], attention_mask=mask[:, :4], use_cache=True).past_key_values
+        model(ids[:, 4:], attention_mask=mask, past_key_values=copy.deepcopy(cache))
+        model(ids[:, 4:], attention_mask=mask[:, 4:], past_key_values=copy.deepcopy(cache))
+        assert not told
+        model(ids[:, 4:], attention_mask=torch.ones_like(mask), past_key_values=cache)
+    assert (
+        len(told) == 1 and "other tokens in the columns of earlier calls than the cache has read" in told[0]
     )

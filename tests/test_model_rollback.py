@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ttr
-from tests.decoders import HYBRID, assert_close, padded, tiny, tokens
+from tests.decoders import HYBRID, VOCABULARY, assert_close, padded, tiny, tokens
 from ttr.models import TTRCache
 from ttr.models.modeling import CACHE
 from ttr.weights.window import Window
@@ -115,6 +115,37 @@ def test_pairs_lose_columns_without_padding_only():
         logits = model(new, past_key_values=cache).logits
         for i in range(2):
             assert_close(logits[i, -1], alone[i][0, -1])
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_a_recording_takes_padding_out_of_pairs(kind):
+    model, (ids, mask), new = tiny(KINDS[kind]), padded([tokens(5), tokens(3)], "right"), tokens(2, 2)
+    with torch.no_grad():
+        cache = recording(1)
+        model(new, past_key_values=cache)
+        model(ids, attention_mask=mask, past_key_values=cache)
+        model(new, past_key_values=cache)
+        with pytest.raises(ValueError, match="begin before a call with padding"):
+            copy.deepcopy(cache).crop(-8)
+        cache.crop(-3)  # columns without padding, then one of which a row has none
+        logits = model(new, past_key_values=cache).logits
+        for i in range(2):
+            alone = torch.cat([new[i], ids[i, :4][mask[i, :4].bool()], new[i]])[None]
+            assert_close(logits[i], model(alone).logits[0, -2:])
+
+
+def test_assistants_may_draw_the_padding_token():
+    """Which generate takes for padding in what an assistant has read."""
+    model, assistant = tiny("gated-deltanet"), tiny(("gated-deltanet", "softmax-attention-qknorm"))
+    with torch.no_grad():
+        assistant.lm_head.weight[0] = assistant.lm_head.weight.sum(0)  # draws 0 now and then
+    for seed in range(4):
+        torch.manual_seed(seed)
+        call = {"do_sample": False, "max_new_tokens": 12, "pad_token_id": 0}
+        ids = torch.randint(1, VOCABULARY, (1, 6))
+        assert torch.equal(
+            model.generate(ids, assistant_model=assistant, **call), model.generate(ids, **call)
+        )
 
 
 @pytest.mark.parametrize("kind", ["pairs", "hybrid"])

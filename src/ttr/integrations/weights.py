@@ -76,7 +76,7 @@ def _rows(entry: str | Rows) -> Rows:
 
 
 def _as_rows(source: str, name: str, x: Tensor) -> Tensor:
-    """One of our tensors with one row per channel; matrices, which alone are called weights, have it."""
+    """One of our tensors with one row per channel; matrices, which both sides call weights, have it."""
     if source.endswith(CONVOLUTION):
         return x.flatten(1).T
-    return x if name.endswith(".weight") else x.flatten()
+    return x if name.endswith(".weight") and source.endswith(".weight") else x.flatten()

@@ -30,7 +30,8 @@ def one_cache(past_key_values: Cache | None, cache: Cache | None) -> TTRCache | 
     if given is not None and not isinstance(given, TTRCache):
         raise ValueError(
             f"past_key_values must be a ttr.models.TTRCache, got {type(given).__name__}. Leave it out to "
-            "start with an empty cache."
+            "start with an empty cache; prefix tuning, which passes keys and values to attention, is not for "
+            "memories."
         )
     return given
 

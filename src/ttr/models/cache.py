@@ -24,9 +24,10 @@ class MemoryLayer(CacheLayerMixin):
     ``owned``: created by the cache, outside any autograd graph, and in a model in which no layer has a limit
     that it could reach before this one.
 
-    With ``record_past`` a memory that cannot be rewound keeps in ``recorded`` what the layer has read since
-    the last ``crop``, which a call puts in ``read`` until every layer has run. A crop takes ``state`` back to
-    ``recorded.before`` and leaves the layer ``behind``: its next call reads the kept tokens once more.
+    With ``record_past`` a layer keeps in ``recorded`` what it has read since the last ``crop``, which a call
+    puts in ``read`` until every layer has run; one whose state can be rewound only from the first call with
+    padding on. A crop takes ``state`` back to ``recorded.before`` and leaves the layer ``behind``: its next
+    call reads the kept tokens once more.
     """
 
     is_compileable = False
@@ -75,9 +76,10 @@ class MemoryLayer(CacheLayerMixin):
             self.recorded = None
 
     def _record(self, before: State, x: Tensor, packing: Rows) -> None:
-        """Keep what the call read, unless the memory can be rewound without it."""
+        """Keep what the call read, unless the state can be rewound without it."""
         self.read = None
-        if keeps_too_little(self.problem, self.state) is None:
+        padded = packing.unpadded < packing.shape[1] or self.recorded is not None
+        if not padded and keeps_too_little(self.problem, self.state) is None:
             return
         tokens = packing.tokens(x.device)
         if tokens is None:  # the columns are no columns of sequences
@@ -123,6 +125,11 @@ class MemoryLayer(CacheLayerMixin):
         if self.recorded is not None and remove <= self.recorded.real.shape[1]:
             kept = self.recorded.without(remove)
             return kept.before, kept if kept.real.shape[1] else None
+        if self.recorded is not None and keeps_too_little(self.problem, self.state) is None:
+            raise ValueError(
+                "The columns to remove begin before a call with padding, of which every row loses other "
+                "tokens. Crop once before such a call, or keep copy.deepcopy(cache) from then."
+            )
         if remove > self.unpadded:
             raise ValueError(
                 "The columns to remove hold padding or packed sequences, of which every row loses other "
@@ -293,9 +300,10 @@ class TTRCache(Cache):
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the newest columns of the batch in every layer, or in none if one refuses.
 
-        A memory that stores all its pairs drops the newest ones. Any other can go back as far as its last
-        ``crop``: after ``activate_past_recording`` it keeps its state from then and what the layer has read
-        since, and the next call reads once more what the crop has kept.
+        A memory that stores all its pairs drops the newest ones, if no row has padding there. Any other can
+        go back as far as its last ``crop``: after ``activate_past_recording`` it keeps its state from then
+        and what the layer has read since, padding or not, and the next call reads once more what the crop has
+        kept.
 
         Args:
             tokens_to_remove: -n for the newest n columns, or the number of columns to keep.

@@ -15,6 +15,12 @@ from ttr.problem import Problem
 
 VERSION = "ttr_version"
 
+SIZES = ("num_heads", "key_size", "value_size", "key_heads", "value_heads")
+"""The settings that are the sizes of the mixers."""
+
+Size = int | list[int | None] | None
+"""One number for all layers, or one for each of them."""
+
 
 @no_type_check  # transformers gives the class an __init__ that takes more than its signature says
 class TTRConfig(PreTrainedConfig):
@@ -23,7 +29,8 @@ class TTRConfig(PreTrainedConfig):
     Args:
         vocab_size, hidden_size, num_hidden_layers: as in every transformers decoder.
         num_heads, key_size, value_size, key_heads, value_heads: sizes of the mixers; None for the defaults of
-            ``ttr.nn.Mixer``.
+            ``ttr.nn.Mixer``. Each is one number for all layers, or a list of one per layer, which is stored
+            as one number where all layers have the same.
         intermediate_size: hidden size of the gated MLP; None for 8/3 of ``hidden_size``, rounded up to a
             multiple of 8.
         layers: the memory of every layer, or one for all of them. Each is a name of ``ttr.catalogue``, an
@@ -35,7 +42,7 @@ class TTRConfig(PreTrainedConfig):
         engine: the engine that computes the memories, or "auto".
 
     Raises:
-        ValueError: if a memory is unknown, or the number of memories is not that of the layers.
+        ValueError: if a memory is unknown, or the number of memories or sizes is not that of the layers.
     """
 
     model_type = "ttr"
@@ -52,11 +59,11 @@ class TTRConfig(PreTrainedConfig):
     vocab_size: int = 256
     hidden_size: int = 256
     num_hidden_layers: int = 4
-    num_heads: int = 4
-    key_size: int | None = None
-    value_size: int | None = None
-    key_heads: int | None = None
-    value_heads: int | None = None
+    num_heads: int | list[int] = 4
+    key_size: Size = None
+    value_size: Size = None
+    key_heads: Size = None
+    value_heads: Size = None
     intermediate_size: int | None = None
     layers: Any = "gated-deltanet"
     norm_eps: float = 1e-6
@@ -94,6 +101,8 @@ class TTRConfig(PreTrainedConfig):
         ]
         super().__post_init__(**kwargs)
         self.memories()
+        for name in SIZES:
+            setattr(self, name, self._size(name))
 
     @property
     def layer_types(self) -> list[str]:
@@ -123,20 +132,37 @@ class TTRConfig(PreTrainedConfig):
             )
         return [_memory(description, layer) for layer, description in enumerate(self.layers)]
 
+    def sizes(self, layer: int) -> dict[str, int | None]:
+        """The sizes of one layer, by their names in ``ttr.nn.Mixer``.
+
+        Raises:
+            ValueError: if the number of sizes is not that of the layers.
+        """
+        sizes = {name.removeprefix("num_"): self._size(name) for name in SIZES}
+        return {name: size[layer] if isinstance(size, list) else size for name, size in sizes.items()}
+
     def mixer(self, layer: int) -> Mixer:
         """A fresh mixer for one layer."""
         return Mixer(
             self.hidden_size,
             self.memories()[layer],
-            heads=self.num_heads,
-            key_size=self.key_size,
-            value_size=self.value_size,
-            key_heads=self.key_heads,
-            value_heads=self.value_heads,
+            **self.sizes(layer),
             layer=layer,
             layers=self.num_hidden_layers,
             engine=self.engine,
         )
+
+    def _size(self, name: str) -> Size:
+        """A size of the mixers: one number, or a list if layers differ in it."""
+        given = getattr(self, name)
+        if not isinstance(given, list | tuple):
+            return given
+        if len(given) != self.num_hidden_layers:
+            raise ValueError(
+                f"{name} gives {len(given)} numbers, but num_hidden_layers is {self.num_hidden_layers}. "
+                "Give one number per layer, or a single one for all."
+            )
+        return list(given) if any(size != given[0] for size in given) else given[0]
 
 
 def _describe(memory: Any) -> Any:

@@ -84,12 +84,17 @@ class ExportableDecoder(nn.Module):
         """The logits [B,T,vocabulary], and the states after the tokens.
 
         Raises:
-            ValueError: if the states are not as many as ``names``.
+            ValueError: if the states are not as many as ``names``, or the number of rows is left open.
         """
         if len(states) != len(self.names):
             raise ValueError(
                 f"This decoder has {len(self.names)} states, got {len(states)}. Pass those of "
                 "initial_states, or what the call before returned behind its logits."
+            )
+        if isinstance(input_ids.shape[0], torch.SymInt):
+            raise ValueError(
+                "The number of rows of a graph is fixed: take axis 0 of input_ids and states out of "
+                "dynamic_shapes, and export a graph for every number of rows."
             )
         if self.in_chunks or input_ids.shape[1] == 1 or not torch.compiler.is_compiling():
             return self._read(input_ids, states)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import wraps
 from typing import Any, NoReturn
 
+from torch import Tensor
 from transformers import GenerationMixin
 from transformers.generation import GenerationConfig, GenerationMode
 
+from ttr.models.arguments import one_cache
 from ttr.models.cache import TTRCache
+from ttr.models.packing import packing_of
+
+BOUNDS = ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")
+"""The arguments that only packed sequences have."""
 
 
 class Generation(GenerationMixin):
@@ -27,9 +34,12 @@ class Generation(GenerationMixin):
         generation_config: GenerationConfig,
         model_kwargs: dict[str, Any],
         generation_mode: GenerationMode,
+        rows: int,
         *others: Any,
     ) -> None:
         """Give ``generate`` a cache to start with, which assisted decoding and chunked prefill need."""
+        one_cache(model_kwargs.get("past_key_values"), None)
+        _check_rows(model_kwargs, rows)
         if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
             kind = generation_config.cache_implementation
             if kind not in (None, "dynamic", "dynamic_full"):  # the last is what 5.12 gives an assistant
@@ -39,7 +49,9 @@ class Generation(GenerationMixin):
                 )
             model_kwargs["past_key_values"] = TTRCache(self.config.num_hidden_layers)
         else:
-            super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, *others)
+            super()._prepare_cache_for_generation(
+                generation_config, model_kwargs, generation_mode, rows, *others
+            )
         if generation_config.is_assistant and isinstance(model_kwargs.get("past_key_values"), TTRCache):
             model_kwargs["past_key_values"].activate_past_recording()
 
@@ -66,4 +78,26 @@ class Generation(GenerationMixin):
         raise ValueError(
             "Continuous batching pages keys and values of attention layers, and this model has states of "
             "memories. Use generate with a padded batch: tokenizer(prompts, padding=True), padding_side left."
+        )
+
+
+def _check_rows(given: Mapping[str, Any], rows: int) -> None:
+    """Refuse rows with several sequences, of which only the last could go on.
+
+    Raises:
+        ValueError: if they are packed, by any of the spellings that a call of the model takes.
+    """
+    packed = [name for name in BOUNDS if given.get(name) is not None]
+    mask, position = given.get("attention_mask"), given.get("position_ids")
+    if isinstance(mask, Tensor) and (mask > 1).any():
+        packed.append("attention_mask")
+    elif isinstance(position, Tensor):
+        shape = (rows, position.shape[-1])
+        mask = None if mask is None else mask[:, -shape[1] :]
+        if packing_of(shape, attention_mask=mask, position_ids=position).sequences > rows:
+            packed.append("position_ids")
+    if packed:
+        raise ValueError(
+            f"generate goes on with one sequence per row, but several are packed in a row by "
+            f"{' and '.join(packed)}. Pad them instead: tokenizer(prompts, padding=True), padding_side left."
         )

@@ -161,6 +161,17 @@ class TTRPreTrainedModel(PreTrainedModel):
         model._weight_conversions = ()
         return loaded
 
+    def _check_and_adjust_attn_implementation(
+        self, attn_implementation: str | None, *others: Any, **named: Any
+    ) -> str:
+        """Refuse implementations of attention, of which this model has none."""
+        if attn_implementation not in (None, "eager"):
+            raise ValueError(
+                f"attn_implementation={attn_implementation!r} is for attention layers of transformers; a "
+                "memory runs on the engines of ttr. Leave it out."
+            )
+        return super()._check_and_adjust_attn_implementation(attn_implementation, *others, **named)
+
 
 class TTRModel(TTRPreTrainedModel):
     """The decoder without its head."""

@@ -48,6 +48,14 @@ class Rows:
         """The labels, set to -100 at tokens that do not directly follow a token of their own sequence."""
         return labels
 
+    def last(self) -> Int[Tensor, " sequences"]:
+        """Where in the flattened batch the last token of each sequence is.
+
+        Raises:
+            ValueError: if a sequence has none.
+        """
+        return (torch.arange(self.shape[0]) + 1) * self.shape[1] - 1
+
     @property
     def unpadded(self) -> int:
         """How many of the last columns hold no padding, with one sequence per row."""
@@ -89,6 +97,14 @@ class Packing(Rows):
         flat = labels.flatten()
         return torch.full_like(flat, -100).index_copy(0, kept, flat[kept]).view_as(labels)
 
+    def last(self) -> Int[Tensor, " sequences"]:
+        empty = (self.cu_seqlens.diff() == 0).nonzero()[:, 0].tolist()
+        if empty:
+            raise ValueError(
+                f"Sequences {empty} of this call have no token to read a label from. Leave them out."
+            )
+        return self.index[self.cu_seqlens[1:].long() - 1]
+
     @cached_property
     def unpadded(self) -> int:
         tokens = self.tokens(self.index.device)
@@ -125,6 +141,12 @@ class PaddingLast(Rows):
     def labels(self, labels: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
         follows = self.real[:, 1:] & self.real[:, :-1]
         return labels.masked_fill(~torch.nn.functional.pad(follows, (1, 0)), -100)
+
+    def last(self) -> Int[Tensor, " sequences"]:
+        column = torch.arange(self.shape[1], device=self.real.device)
+        return torch.arange(self.shape[0], device=column.device) * self.shape[1] + (
+            column * self.real
+        ).argmax(1)
 
 
 def packing_of(
@@ -173,11 +195,6 @@ def packing_of(
     told = position is not None and (shape[1] != 1 or read is not None and not position.all())
     if least > 0 and not numbers and boundaries is None and not told:
         return Rows(shape)
-    if read is not None and numbers and boundaries is None:
-        raise ValueError(
-            f"{next(iter(numbers))} numbers sequences, but the cache continues those it has, one per row. "
-            "Leave it out."
-        )
     device = next(x.device for x in (mask, position, boundaries, *numbers.values()) if x is not None)
     tokens = spellings.real_tokens(shape, mask if least < 1 else None, device)
     return _packed(shape, tokens, numbers, boundaries, position, read)
@@ -204,14 +221,14 @@ def _packed(
             starts["position_ids"] |= starts["cu_seqlens"]
     begins = _agreed(starts) if starts else torch.zeros_like(tokens.inside)
     if cu_seqlens is None:
-        if read is not None and begins.any():
-            raise ValueError(
-                "position_ids begin another sequence inside a row, but the cache continues one sequence per "
-                "row. Put every sequence in its own row, or give boundaries cu_seqlens of as many sequences "
-                "as the cache holds."
-            )
         rows = torch.searchsorted(tokens.row, torch.arange(shape[0] + 1, device=tokens.row.device))
         cu_seqlens = torch.cat([rows, begins.nonzero()[:, 0]]).sort().values
+        if read is not None and begins.any() and len(cu_seqlens) - 1 != len(read):
+            raise ValueError(
+                f"This call has {len(cu_seqlens) - 1} sequences by {next(iter(starts))}, and the cache holds "
+                f"the states of {len(read)}. Give as many, in the same order; boundaries cu_seqlens also say "
+                "where one has no further token."
+            )
     if position is not None and read is not None:
         spellings.check_going_on(position, tokens, cu_seqlens, read)
     whole = (

@@ -9,16 +9,19 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from transformers.utils import logging
 
 from ttr.prepare import check_packing
 
+logger = logging.get_logger(__name__)
+
 NEITHER_0_NOR_1 = (
-    "attention_mask must hold 1 at tokens and 0 at padding; this one holds negative numbers or fractions, "
-    "like a mask that is added to logits. Pass the tokenizer's mask."
+    "attention_mask must hold 1 at tokens and 0 at padding; this one holds negative numbers, "
+    "fractions or 0 alone, like a mask that is added to logits. Pass the tokenizer's mask."
 )
 BEGINS_AGAIN = (
-    "position_ids begin a sequence at 0, but the cache continues one that it has read. Leave the cache out, "
-    "or continue its positions."
+    "position_ids begin a sequence at 0, but the cache continues one that it has read. Leave the cache out "
+    "to begin again, or position_ids to go on."
 )
 FORBIDDEN = -1e4
 """A number that is added to the logits of tokens that are not read: its exponential is 0 in every dtype."""
@@ -68,14 +71,33 @@ def numbered_mask(
     if isinstance(mask, Tensor) and mask.ndim == 4:
         whole = _numbers_of_square(shape, mask, read)
     else:
+        _warn_of_another_past(shape, mask, read)
         mask = columns(shape, mask, read is not None)
         whole = mask.long()
-        if mask.is_floating_point() and not torch.equal(whole.to(mask.dtype), mask):
-            raise ValueError(NEITHER_0_NOR_1)
+        if mask.is_floating_point():
+            nothing_is_added = whole.numel() > 0 and not whole.any()
+            if nothing_is_added or not torch.equal(whole.to(mask.dtype), mask):
+                raise ValueError(NEITHER_0_NOR_1)
     least, largest = torch.stack(whole.aminmax()).tolist() if whole.numel() else (1, 1)
     if least < 0:
         raise ValueError(NEITHER_0_NOR_1)
     return whole, least, largest
+
+
+def _warn_of_another_past(shape: tuple[int, int], mask: Tensor, read: Int[Tensor, " rows"] | None) -> None:
+    """Tell if the columns of earlier calls in a mask are not those that a cache has read: a memory cannot
+    leave them out afterwards, as attention does."""
+    batch, time = shape
+    if read is None or len(read) != batch or time < 2 or not has_columns(mask):
+        return
+    if mask.shape[1] <= time:
+        return  # steps of one token have the mask of the call before
+    if (mask[:, :-time].count_nonzero(1) != read.to(mask.device)).any():
+        logger.warning_once(
+            "attention_mask has other tokens in the columns of earlier calls than the cache has read, which "
+            "stay in its states. Pass the mask of those calls, continued, or read the sequence again without "
+            "the cache."
+        )
 
 
 def columns(shape: tuple[int, int], mask: Tensor, continues: bool) -> Tensor:
@@ -108,11 +130,6 @@ def _numbers_of_square(
             f"attention_mask of 4 axes must have shape [{batch}, 1, {time}, {time}], or more columns if it "
             f"covers earlier calls; got {list(mask.shape)}."
         )
-    if read is not None and len(read) != batch:
-        raise ValueError(
-            f"The cache holds the states of {len(read)} sequences, and the call has {batch}. Give as many, "
-            "in the same order."
-        )
     reads, skips = (mask == 0, mask <= FORBIDDEN) if mask.is_floating_point() else (mask == 1, mask == 0)
     reads = reads[:, 0].expand(batch, -1, -1)
     past, own = reads.split([earlier, time], dim=2)
@@ -122,7 +139,13 @@ def _numbers_of_square(
     number = torch.where(real, starts.cumsum(1), 0)
     together = (number[:, :, None] == number[:, None, :]) & real[:, None, :]
     right = own == together.tril()
-    known = seen == (0 if read is None else read.to(seen)[:, None])
+    sequence = number + torch.cat([number.new_zeros(1), number.amax(1).cumsum(0)[:-1]])[:, None] - 1
+    if read is not None and number.amax(1).sum() != len(read):
+        raise ValueError(
+            f"This call has {int(number.amax(1).sum())} sequences by attention_mask, and the cache holds the "
+            f"states of {len(read)}. Give as many, in the same order."
+        )
+    known = seen == (0 if read is None else read.to(seen)[sequence.clamp(min=0)])
     if not (reads | skips[:, 0]).all() or not (right.all(2) & known | ~real).all():
         raise ValueError(
             "With an attention_mask of 4 axes every token must read the tokens of its own sequence up to "
@@ -147,9 +170,8 @@ def numbers(shape: tuple[int, int], name: str, x: Tensor, axes: int = 2) -> Int[
     ):
         got = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(
-            f"{name} must be int64 or int32 of shape [{batch}, {time}] or [1, {time}], got "
-            f"{got}. "
-            "Leave it out if every row is one sequence."
+            f"{name} must be int64 or int32 of shape [{time}] or [{batch}, {time}], got {got}. Leave it "
+            "out if every row is one sequence."
         )
     return x.expand(len(x) if x.ndim == 3 else 1, *shape)
 

@@ -55,7 +55,30 @@ FAULTS = (
     Fault(
         "models/packing.py", "self.real[:, 1:] & self.real[:, :-1]", "self.real[:, 1:]", ("test_one_graph",)
     ),
+    Fault("models/packing.py", "self.cu_seqlens[1:].long() - 1", "-1", ("test_packed_sequences_have",)),
+    Fault("models/packing.py", "(column * self.real)", "column.expand_as(self.real)", ("test_a_mask_says",)),
+    Fault(
+        "models/spellings.py", "number.amax(1).cumsum(0)[:-1]", "number.amax(1)[:-1] * 0", ("test_a_square",)
+    ),
+    Fault(
+        "models/spellings.py", "[:, :-time].count_nonzero(1)", "[:, :-time].shape[1]", ("test_a_mask_that",)
+    ),
     Fault("models/packing.py", "and one_graph()", "and False", ("test_a_compiled_prompt",)),
+    Fault(
+        "models/configuration.py",
+        "size[layer] if isinstance",
+        "size[0] if isinstance",
+        ("test_every_layer_has",),
+    ),
+    Fault(
+        "models/configuration.py",
+        "if len(given) != self.num_hidden_layers:",
+        "if False:",
+        ("test_wrong_numbers",),
+    ),
+    Fault(
+        "models/configuration.py", "setattr(self, name, self._size(name))", "pass", ("test_one_number_and",)
+    ),
     Fault("models/configuration.py", '["linear_attention"]', '["full_attention"]', ("test_accelerate",)),
     Fault(
         "layer/mixer.py", "weight if isinstance(weight, Tensor) else", "weight or", ("test_linear_modules",)

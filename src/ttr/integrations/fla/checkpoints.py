@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from transformers.utils import (
     SAFE_WEIGHTS_NAME,
 )
 
-from ttr.integrations.fla.families import ATTENTION, FAMILIES, Family, Settings, attention, attention_sizes
+from ttr.integrations.fla.families import ATTENTION, FAMILIES, REFUSED, Family
+from ttr.integrations.fla.layers import Settings, attention, attention_sizes
 from ttr.integrations.weights import converted, reverted
 from ttr.models import TTRConfig, TTRForCausalLM
+from ttr.models.configuration import SIZES
 
 DEFAULTS = {
     "hidden_ratio": 4,
@@ -46,11 +48,11 @@ ONLY = {"hidden_act": ("swish",), "attnres_block_size": (None,), "elementwise_af
 """The values of these settings that our decoder has."""
 
 ATTENTION_DEFAULTS = {
+    "layers": [],
     "num_kv_heads": None,
     "qkv_bias": False,
     "window_size": None,
     "rope_theta": 10000.0,
-    "qk_norm": False,
 }
 """fla's defaults in a specification of ``attn``."""
 
@@ -124,11 +126,11 @@ def from_pretrained(folder: str | PathLike[str], *, dtype: torch.dtype | None = 
 
 
 def save_pretrained(model: TTRForCausalLM, folder: str | PathLike[str]) -> None:
-    """Write a model that ``from_pretrained`` opened, trained further or not, as one of fla's: config.json and
-    safetensors, under fla's names.
+    """Write a model that ``from_pretrained`` opened, trained further or not, as one of fla's: config.json,
+    generation_config.json and safetensors, under fla's names.
 
     Raises:
-        ValueError: if the model does not come from fla.
+        ValueError: if the model does not come from fla, or its generation settings contradict each other.
     """
     saved = getattr(model.config, "fla", None)
     if saved is None:
@@ -139,7 +141,7 @@ def save_pretrained(model: TTRForCausalLM, folder: str | PathLike[str]) -> None:
     family, settings = _family(saved)
     tensors = family.from_layers(reverted(model.state_dict(), _table(model, family, settings)))
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    model.generation_config.save_pretrained(folder)  # which makes the folder, if it does not refuse
     save_torch_state_dict(tensors, folder, metadata={"format": "pt"})
     saved = saved | {"vocab_size": model.config.vocab_size}
     (folder / CONFIG_NAME).write_text(json.dumps(saved, indent=2) + "\n")
@@ -153,6 +155,10 @@ def _family(saved: dict[str, Any]) -> tuple[Family, Settings]:
         ValueError: if it cannot be expressed here.
     """
     name = saved.get("model_type")
+    if name in REFUSED:
+        raise ValueError(
+            f"config.json has model_type {name!r}: {REFUSED[name]}. This model has to stay fla's."
+        )
     if name not in FAMILIES:
         raise ValueError(
             f"config.json has model_type {name!r}. Models of fla that can be opened have one of "
@@ -161,12 +167,7 @@ def _family(saved: dict[str, Any]) -> tuple[Family, Settings]:
     family = FAMILIES[name]
     defaults = DEFAULTS | family.defaults
     known = defaults.keys() | WITHOUT_EFFECT | PreTrainedConfig().to_dict().keys() | set(REQUIRED)
-    unknown = [key for key, value in saved.items() if key not in known and value not in (None, False)]
-    if unknown:
-        raise ValueError(
-            f"config.json sets {', '.join(unknown)}, which fla 0.6.0 does not have for {name}. If that does "
-            "not change what the model computes, take it out of config.json."
-        )
+    _check_known(saved, known, name)
     lacking = [key for key in REQUIRED if key not in saved]
     if lacking:
         raise ValueError(f"config.json lacks {', '.join(lacking)}. Add what the model was built with.")
@@ -175,34 +176,37 @@ def _family(saved: dict[str, Any]) -> tuple[Family, Settings]:
     return family, settings
 
 
-def _check_values(settings: dict[str, Any], only: dict[str, tuple[Any, ...]], place: str = "") -> None:
+def _check_known(settings: dict[str, Any], known: Set[str], where: str) -> None:
+    unknown = [key for key, value in settings.items() if key not in known and value not in (None, False)]
+    if unknown:
+        raise ValueError(
+            f"config.json sets {', '.join(unknown)}, which fla 0.6.0 does not have for {where}. If that does "
+            "not change what the model computes, take it out of config.json."
+        )
+
+
+def _check_values(settings: dict[str, Any], only: dict[str, tuple[Any, ...]]) -> None:
     for key, allowed in only.items():
         if settings[key] not in allowed:
             raise ValueError(
-                f"config.json has {place}{key} = {json.dumps(settings[key])}, which our layers cannot "
+                f"config.json has {key} = {json.dumps(settings[key])}, which our layers cannot "
                 f"express; they have {' or '.join(map(json.dumps, allowed))}. This model has to stay fla's."
             )
 
 
 def _config(family: Family, s: Settings) -> TTRConfig:
-    sizes, layers = family.sizes(s), [family.layer(s)] * s.num_hidden_layers
+    layers = [(family.layer(s), family.sizes(s))] * s.num_hidden_layers
     for spec in _attention_specs(s):
-        heads = {f"{of}_heads": sizes["num_heads"] for of in ("key", "value")}
-        if attention_sizes(spec) != heads | sizes:
-            raise ValueError(
-                f"config.json has attn with {spec.num_heads} heads ({spec.num_kv_heads or spec.num_heads} of "
-                f"keys and values) of {spec.hidden_size // spec.num_heads} channels, and other layers with "
-                f"{sizes}. A TTRForCausalLM has the same sizes in all layers: this model has to stay fla's."
-            )
         for layer in spec.layers:
-            layers[layer] = attention(spec)
+            layers[layer] = attention(spec), attention_sizes(spec)
+    memories, sizes = zip(*layers)
     hidden = 256 * -(-int(s.hidden_size * (s.hidden_ratio or 4) * 2 / 3) // 256)
     return TTRConfig(
         vocab_size=s.vocab_size,
         hidden_size=s.hidden_size,
         num_hidden_layers=s.num_hidden_layers,
         intermediate_size=s.intermediate_size or hidden,
-        layers=layers,
+        layers=memories,
         norm_eps=s.norm_eps,
         initializer_range=s.initializer_range,
         use_cache=s.use_cache,
@@ -210,24 +214,25 @@ def _config(family: Family, s: Settings) -> TTRConfig:
         pad_token_id=s.pad_token_id,
         bos_token_id=s.bos_token_id,
         eos_token_id=s.eos_token_id,
-        **sizes,
+        **{name: [each[name] for each in sizes] for name in SIZES},
     )
 
 
 def _attention_specs(s: Settings) -> list[Settings]:
     """What ``attn`` says of the layers that are softmax attention."""
     specs = [s.attn] if isinstance(s.attn, dict) else s.attn or []
+    free = set(range(s.num_hidden_layers))
     for spec in specs:
         layers = spec.get("layers", [])
-        if not set(layers) <= set(range(s.num_hidden_layers)) or "num_heads" not in spec:
+        if not free.issuperset(layers) or "num_heads" not in spec:
             raise ValueError(
-                f"config.json has attn for layers {layers} with {spec.get('num_heads')} heads. It needs "
-                f"layers from 0 to {s.num_hidden_layers - 1}, and num_heads."
+                f"config.json has attn for layers {layers} with {spec.get('num_heads')} heads. It "
+                f"needs num_heads, and layers from 0 to {s.num_hidden_layers - 1}, each once."
             )
-        _check_values(ATTENTION_DEFAULTS | spec, {"qkv_bias": (False,), "qk_norm": (False,)}, "attn: ")
-    return [
-        Settings(**ATTENTION_DEFAULTS | {"layers": [], "hidden_size": s.hidden_size} | spec) for spec in specs
-    ]
+        free -= set(layers)
+        _check_known(spec, {"num_heads", *ATTENTION_DEFAULTS}, "attn")
+    defaults = ATTENTION_DEFAULTS | {"hidden_size": s.hidden_size, "qk_norm": False}
+    return [Settings(**defaults | spec) for spec in specs]
 
 
 # ------------------------------------------------------------------------------------------------- tensors

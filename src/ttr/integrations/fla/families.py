@@ -8,35 +8,16 @@ table of names.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ttr.catalogue import ENTRIES
-from ttr.functions.features.elu_plus_one import EluPlusOne
-from ttr.functions.features.identity import Identity
-from ttr.functions.features.relu import Relu
-from ttr.functions.linear import Linear
+from ttr.integrations.fla import layers
+from ttr.integrations.fla.layers import Settings
 from ttr.layer.architecture import Architecture
-from ttr.layer.gates.decays import MambaDecay
-from ttr.layer.gates.projected import SigmoidGate
-from ttr.layer.output.gates import OutputGate
-from ttr.layer.output.norms import GatedRMSNorm, RMSNorm
-from ttr.layer.part import Output, QKVTransform
-from ttr.layer.qkv.norms import HeadRMSNorm
-from ttr.layer.qkv.pointwise import Silu
-from ttr.layer.qkv.rotary import Rotary
-from ttr.layer.qkv.short_convolution import ShortConvolution
-from ttr.problem import Problem
-from ttr.solvers.delta_rule import DeltaRule
-from ttr.weights.uniform import Uniform
-from ttr.weights.window import Window
-
-Settings = SimpleNamespace
-"""What config.json says, completed by fla's defaults."""
 
 Tensors = dict[str, Tensor]
 
@@ -67,8 +48,9 @@ class Family:
 
 # ------------------------------------------------------------------------------------------- names of tensors
 PROJECTIONS = {f"{name}_proj.weight": f"{name}_proj.weight" for name in "qkvo"}
+BIASES = {f"{name}_proj.bias": f"qkv.projection_bias.{name}" for name in "qkv"}
 CONVOLUTIONS = {f"{name}_conv1d.weight": f"qkv.short_convolution.{name}" for name in "qkv"}
-ATTENTION = PROJECTIONS | {f"{name}_norm.weight": f"qkv.head_rms_norm.{name}" for name in "qk"}
+ATTENTION = PROJECTIONS | BIASES | {f"{name}_norm.weight": f"qkv.head_rms_norm.{name}" for name in "qk"}
 DELTA_RULE = PROJECTIONS | CONVOLUTIONS | {"b_proj.weight": "gates.step_size.proj.weight"}
 DECAY_PER_HEAD = {
     "a_proj.weight": "gates.log_decay.proj.weight",
@@ -96,133 +78,6 @@ def _norm(gated: bool, name: str = "o_norm") -> dict[str, str]:
 def _norm_of_gla(s: Settings) -> dict[str, str]:
     fused = s.fuse_norm and s.use_output_gate
     return _norm(s.use_output_gate, "g_norm_swish_gate" if fused else "g_norm")
-
-
-# ------------------------------------------------------------------------------------------- parts of a layer
-def _convolution(s: Settings, *otherwise: QKVTransform) -> tuple[QKVTransform, ...]:
-    return (ShortConvolution(width=s.conv_size),) if s.use_short_conv else otherwise
-
-
-def _output(s: Settings, gated: bool, gate: str = "swish") -> tuple[Output, ...]:
-    """The norm of the read-out, with an output gate or without; fla calls SiLU swish, too."""
-    if not gated:
-        return (RMSNorm(eps=s.norm_eps),)
-    return (GatedRMSNorm("silu" if gate == "swish" else gate, eps=s.norm_eps),)
-
-
-def _step_size(s: Settings) -> SigmoidGate:
-    return SigmoidGate("step_size", scale=2.0 if s.allow_neg_eigval else 1.0)
-
-
-def attention(s: Settings) -> Architecture:
-    """fla's softmax attention, which may also be single layers of the other families."""
-    published = ENTRIES["softmax-attention"]
-    weights = Uniform() if s.window_size is None else Window(s.window_size)
-    return replace(
-        published,
-        problem=replace(published.problem, weights=weights),
-        qkv=(*((HeadRMSNorm(eps=1e-5),) if s.qk_norm else ()), Rotary(base=s.rope_theta)),
-    )
-
-
-def _forgetting_attention(s: Settings) -> Architecture:
-    output = (OutputGate("sigmoid"),) if s.use_output_gate else ()
-    return replace(ENTRIES["forgetting-attention"], output=output)
-
-
-def _gated_deltanet(s: Settings) -> Architecture:
-    return replace(
-        ENTRIES["gated-deltanet"],
-        qkv=(*_convolution(s, Silu()), *ENTRIES["gated-deltanet"].qkv[1:]),
-        gates=(MambaDecay(), _step_size(s)),
-        output=_output(s, s.use_gate, s.output_gate_activation),
-    )
-
-
-def _kda(s: Settings) -> Architecture:
-    published = ENTRIES["kda"]
-    return replace(
-        published,
-        qkv=(*_convolution(s, Silu()), *published.qkv[1:]),
-        gates=(published.gates[0], _step_size(s)),
-        output=(replace(published.output[0], eps=s.norm_eps),),
-    )
-
-
-def _deltanet(s: Settings) -> Architecture:
-    return replace(
-        ENTRIES["deltanet"],
-        qkv=(*_convolution(s, Silu()), *ENTRIES["deltanet"].qkv[1:]),
-        gates=(_step_size(s),),
-        output=_output(s, s.use_gate),
-    )
-
-
-def _deltaproduct(s: Settings) -> Architecture:
-    published = ENTRIES["gated-deltaproduct" if s.use_forget_gate else "deltaproduct"]
-    return replace(
-        published,
-        problem=replace(published.problem, solver=DeltaRule(pairs_per_token=s.num_householder)),
-        qkv=(*_convolution(s, Silu()), *published.qkv[1:]),
-        gates=(*((MambaDecay(),) if s.use_forget_gate else ()), _step_size(s)),
-        output=_output(s, s.use_output_gate),
-    )
-
-
-def _gla(s: Settings) -> Architecture:
-    return replace(
-        ENTRIES["gla"],
-        qkv=_convolution(s),
-        output=_output(s, s.use_output_gate),
-    )
-
-
-def _retnet(s: Settings) -> Architecture:
-    return replace(ENTRIES["retnet"], output=_output(s, s.use_output_gate))
-
-
-FEATURE_MAPS = {"elu": EluPlusOne(), "relu": Relu(), "identity": Identity()}
-
-
-def _linear_attention(s: Settings) -> Architecture:
-    published = ENTRIES["linear-attention"]
-    function = Linear(FEATURE_MAPS[s.feature_map], normalized=s.norm_feature_map)
-    memory = Problem(published.problem.weights, function, published.problem.solver)
-    return replace(published, problem=memory, output=_output(s, gated=False))
-
-
-# ------------------------------------------------------------------------------------------------------ sizes
-def _given_sizes(s: Settings) -> dict[str, int]:
-    """Of the families that state the size of a head."""
-    return {
-        "num_heads": s.num_heads,
-        "value_heads": s.num_v_heads or s.num_heads,
-        "key_size": s.head_dim,
-        "value_size": round(s.head_dim * s.expand_v),
-    }
-
-
-def _expanded_sizes(s: Settings) -> dict[str, int]:
-    """Of the families whose heads share an expanded width, with grouped keys and values."""
-    grouped = s.num_kv_heads or s.num_heads
-    return {
-        "num_heads": s.num_heads,
-        "key_heads": grouped,
-        "value_heads": grouped,
-        "key_size": round(s.hidden_size * s.expand_k) // s.num_heads,
-        "value_size": round(s.hidden_size * s.expand_v) // s.num_heads,
-    }
-
-
-def attention_sizes(s: Settings) -> dict[str, int]:
-    """Of softmax attention."""
-    return _expanded_sizes(Settings(**vars(s) | {"expand_k": 1, "expand_v": 1}))
-
-
-def _hgrn2_sizes(s: Settings) -> dict[str, int]:
-    heads = s.hidden_size // s.expand_ratio if s.expand_ratio else s.num_heads
-    size = s.hidden_size // heads
-    return {"num_heads": heads, "key_size": s.expand_ratio or size, "value_size": size}
 
 
 # ------------------------------------------------------------- HGRN2's lower bounds, which all layers share
@@ -265,8 +120,8 @@ _FAMILIES = (
     Family(
         "gated_deltanet",
         CONVOLVED | HEADS | {"use_gate": True, "output_gate_activation": "swish", "allow_neg_eigval": False},
-        _gated_deltanet,
-        _given_sizes,
+        layers.gated_deltanet,
+        layers.given_sizes,
         lambda s: DELTA_RULE | DECAY_PER_HEAD | GATE | _norm(s.use_gate),
     ),
     Family(
@@ -274,8 +129,8 @@ _FAMILIES = (
         CONVOLVED
         | {"head_dim": 128, "num_heads": 16, "num_v_heads": None, "expand_v": 1.0}
         | {"allow_neg_eigval": False, "safe_gate": False, "lower_bound": None},
-        _kda,
-        _given_sizes,
+        layers.kda,
+        layers.given_sizes,
         lambda s: DELTA_RULE | DECAY_PER_CHANNEL | LOW_RANK_GATE | _norm(True),
         only={"safe_gate": (False,), "lower_bound": (None,)},
     ),
@@ -285,8 +140,8 @@ _FAMILIES = (
         | {"num_heads": 16, "num_kv_heads": None, "expand_k": 1.0, "expand_v": 1.0, "use_gate": False}
         | {"allow_neg_eigval": False, "use_beta": True, "qk_norm": "l2", "qk_activation": "silu"}
         | {"use_output_norm": True},
-        _deltanet,
-        _expanded_sizes,
+        layers.deltanet,
+        layers.expanded_sizes,
         lambda s: DELTA_RULE | GATE | _norm(s.use_gate),
         only={"use_beta": (True,), "qk_norm": ("l2",), "qk_activation": ("silu",), "num_kv_heads": (None,)},
     ),
@@ -296,8 +151,8 @@ _FAMILIES = (
         | HEADS
         | {"use_output_gate": True, "use_forget_gate": False}
         | {"allow_neg_eigval": False, "num_householder": 1},
-        _deltaproduct,
-        _given_sizes,
+        layers.deltaproduct,
+        layers.given_sizes,
         lambda s: DELTA_RULE | DECAY_PER_HEAD | GATE | _norm(s.use_output_gate),
         only={"num_v_heads": (None,)},
     ),
@@ -306,8 +161,8 @@ _FAMILIES = (
         {"use_short_conv": False, "conv_size": 4, "num_heads": 4, "num_kv_heads": None}
         | {"expand_k": 0.5, "expand_v": 1.0, "use_output_gate": True, "clamp_min": None}
         | {"feature_map": None, "use_gk": True, "use_gv": False},
-        _gla,
-        _expanded_sizes,
+        layers.gla,
+        layers.expanded_sizes,
         lambda s: (
             PROJECTIONS
             | CONVOLUTIONS
@@ -332,8 +187,8 @@ _FAMILIES = (
         {"num_heads": 8, "num_kv_heads": None, "expand_k": 1.0, "expand_v": 2.0}
         | {"use_output_gate": True, "feature_map": None, "hidden_ratio": 2}
         | {"use_short_conv": False, "conv_size": 4},
-        _retnet,
-        _expanded_sizes,
+        layers.retnet,
+        layers.expanded_sizes,
         lambda s: PROJECTIONS | GATE | _norm_of_gla(s),
         only={"feature_map": (None,)},
     ),
@@ -342,17 +197,38 @@ _FAMILIES = (
         {"num_heads": 4, "num_kv_heads": None, "expand_k": 1.0, "expand_v": 1.0}
         | {"feature_map": "elementwise_product", "norm_q": False, "norm_k": False}
         | {"norm_feature_map": False, "tie_feature_map_qk": False},
-        _linear_attention,
-        _expanded_sizes,
+        layers.linear_attention,
+        layers.expanded_sizes,
         lambda s: PROJECTIONS | _norm(False, "norm"),
-        only={"feature_map": tuple(FEATURE_MAPS), "norm_q": (False,), "norm_k": (False,)},
+        only={"feature_map": tuple(layers.FEATURE_MAPS), "norm_q": (False,), "norm_k": (False,)},
+    ),
+    Family(  # its layers always have convolutions, whatever use_short_conv
+        "mesa_net",
+        CONVOLVED
+        | {"num_heads": 16, "head_dim": 128, "use_output_gate": False, "lambda_lower_bound": 0.25}
+        | {"max_cg_step_training": 30, "max_cg_step_decoding": 30},
+        layers.mesanet,
+        layers.mesanet_sizes,
+        lambda s: (
+            PROJECTIONS
+            | CONVOLUTIONS
+            | GATE
+            | _norm(s.use_output_gate)
+            | {
+                "a_proj.weight": "gates.log_decay.proj.weight",
+                "a_proj.bias": "gates.log_decay.bias",
+                "b_proj.weight": "gates.log_importance.proj.weight",
+                "b_proj.bias": "gates.log_importance.bias",
+                "lambda_params": "gates.ridge.weight",
+            }
+        ),
     ),
     Family(
         "hgrn2",
         {"num_heads": None, "expand_ratio": 128, "use_lower_bound": True}
         | {"use_short_conv": False, "conv_size": 4},
         lambda s: ENTRIES["hgrn2"],  # its norm has fla's default epsilon, whatever norm_eps
-        _hgrn2_sizes,
+        layers.hgrn2_sizes,
         lambda s: {
             "q_proj.weight": "q_proj.weight",
             "f_proj.weight": "k_proj.weight",
@@ -369,28 +245,39 @@ _FAMILIES = (
         "transformer",
         {"num_heads": 32, "num_kv_heads": None, "qk_norm": False, "window_size": None}
         | {"qkv_bias": False, "rope_theta": 10000.0},
-        attention,
-        attention_sizes,
+        layers.attention,
+        layers.attention_sizes,
         lambda s: ATTENTION,
-        only={"qkv_bias": (False,)},
+        only={"attn": (None,)},
     ),
     Family(
         "forgetting_transformer",
         {"num_heads": 32, "num_kv_heads": None, "qk_norm": False, "window_size": None}
         | {"qkv_bias": False, "use_output_gate": False},
-        _forgetting_attention,
-        attention_sizes,
+        layers.forgetting_attention,
+        layers.attention_sizes,
         lambda s: (
             PROJECTIONS
+            | BIASES
             | {
                 "f_proj.weight": "gates.log_decay.proj.weight",
                 "f_proj.bias": "gates.log_decay.bias",
                 "g_proj.weight": "output.output_gate.proj.weight",
             }
         ),
-        only={"qkv_bias": (False,), "qk_norm": (False,), "window_size": (None,)},
+        only={"qk_norm": (False,), "window_size": (None,), "attn": (None,)},
     ),
 )
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _FAMILIES}
 """fla's model_type -> the family."""
+
+REFUSED = {
+    "comba": "fla's kernel gives the read key norm 1, whatever use_inner_decay has learned, and in our layer "
+    "it keeps its length",
+    "mamba2": "its blocks have no MLP, and ours have one",
+    "rwkv7": "its blocks have LayerNorms with a bias (norm_bias, norm_first), a squared ReLU behind a token "
+    "shift for an MLP (hidden_act, ffn.x_k), and the values of the first layer in all (v_low_rank_dim); ours "
+    "have RMSNorms and SwiGLU, and share nothing",
+}
+"""fla's model_type -> why our decoder cannot be it, of models whose memory we have."""

@@ -30,6 +30,24 @@ class Silu(QKVTransform):
 
 
 @dataclass(frozen=True)
+class ProjectionBias(QKVTransform):
+    """x + b with a learned b for every head and channel, initially 0: projections with a bias (Qwen2, arXiv
+    2407.10671)."""
+
+    streams: tuple[str, ...] = ("q", "k", "v")
+
+    def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
+        return {name: Parameter(sizes.stream(name), constant(0.0)) for name in self.streams}
+
+    def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
+        return {name: streams[name] + params[name] for name in self.streams}
+
+    @classmethod
+    def examples(cls) -> tuple[ProjectionBias, ...]:
+        return (cls(), cls(streams=("v",)))
+
+
+@dataclass(frozen=True)
 class HeadBias(QKVTransform):
     """q + b and k + c with learned b, c for every head of the memory, initially 1 (Mamba-3, arXiv
     2603.15569).

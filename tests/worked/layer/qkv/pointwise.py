@@ -3,12 +3,13 @@ from __future__ import annotations
 import torch
 
 from tests.worked import HandWorkedPart
-from ttr.layer.qkv.pointwise import HeadBias, QueryCorrection, RateScaledKey, RingGain, Silu
+from ttr.layer.qkv.pointwise import HeadBias, ProjectionBias, QueryCorrection, RateScaledKey, RingGain, Silu
 
 
 def cases() -> tuple[HandWorkedPart, ...]:
     return (
         *_silu(),
+        *_projection_bias(),
         *_head_bias(),
         *_ring_gain(),
         *_query_correction(),
@@ -24,6 +25,15 @@ def _silu() -> tuple[HandWorkedPart, ...]:
         torch.tensor([0.75 * log3, -0.25 * log3]).reshape(1, 1, 1, 2),
     )
     return (HandWorkedPart(Silu(streams=("q",)), {"q": q}, {"q": expected}),)
+
+
+def _projection_bias() -> tuple[HandWorkedPart, ...]:
+    # Two heads of values: (2, 3) + (0.5, -4) and (5, 7) + (-1, 2).
+    v, expected, bias = (
+        torch.tensor(numbers).reshape(1, 1, 2, 2)
+        for numbers in ([2.0, 3.0, 5.0, 7.0], [2.5, -1.0, 4.0, 9.0], [0.5, -4.0, -1.0, 2.0])
+    )
+    return (HandWorkedPart(ProjectionBias(streams=("v",)), {"v": v}, {"v": expected}, {"v": bias[0, 0]}),)
 
 
 def _head_bias() -> tuple[HandWorkedPart, ...]:
