@@ -54,18 +54,18 @@ def check_read(others: dict[str, Any]) -> None:
         logger.warning_once("Memories have no attention maps: output_attentions=True gives None.")
 
 
-def check_has_next(of_loss: Mapping[str, Any]) -> None:
-    """Refuse labels that are still to be shifted in a shard of longer sequences, whose last label the next
+def within_sequences(
+    labels: Int[Tensor, "B T"], x: Tensor | None, of_loss: Mapping[str, Any], **packed: Any
+) -> Int[Tensor, "B T"]:
+    """The labels, set to -100 at tokens that do not follow a token of their own sequence.
+
+    Labels that are still to be shifted are refused in a shard of longer sequences, whose last label the next
     process holds."""
     if distributed.current() is not None and of_loss.get("shift_labels") is None:
         raise ValueError(
             "The label of the last token of a shard belongs to the next process. Pass what "
             "ttr.distributed.split returns, without labels."
         )
-
-
-def within_sequences(labels: Int[Tensor, "B T"], x: Tensor | None, **packed: Any) -> Int[Tensor, "B T"]:
-    """The labels, set to -100 at tokens that do not follow a token of their own sequence."""
     if x is not None and labels.shape != x.shape[:2]:
         raise ValueError(
             f"labels have shape {list(labels.shape)}, but the tokens {list(x.shape[:2])}. "

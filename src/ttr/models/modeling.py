@@ -23,14 +23,7 @@ from ttr.dispatch import MemoryStep
 from ttr.layer import planned_step
 from ttr.layer.mixer import Mixer
 from ttr.layer.planned_step import PLAIN_MODULES
-from ttr.models.arguments import (
-    check_has_next,
-    check_read,
-    one_cache,
-    tokens_read,
-    warn_of_first_labels,
-    within_sequences,
-)
+from ttr.models.arguments import check_read, one_cache, tokens_read, warn_of_first_labels, within_sequences
 from ttr.models.cache import MemoryLayer, TTRCache
 from ttr.models.configuration import TTRConfig
 from ttr.models.conversion import renamed_keys
@@ -361,8 +354,7 @@ class TTRForCausalLM(TTRPreTrainedModel, Generation, GenerationMixin):
         }
         x = input_ids if inputs_embeds is None else inputs_embeds
         if labels is not None:  # before the cache advances
-            check_has_next(of_loss)
-            labels = within_sequences(labels, x, read=tokens_read(cache), **packed)
+            labels = within_sequences(labels, x, of_loss, read=tokens_read(cache), **packed)
         elif self.training and x is not None and "shift_labels" not in of_loss:
             warn_of_first_labels(x, read=tokens_read(cache), **packed)
         outputs = self.model(
