@@ -63,6 +63,11 @@ class Part(Component):
         """The tensors it owns in a layer of these sizes."""
         return {}
 
+    def transparent(self, sizes: Sizes) -> dict[str, Tensor]:
+        """The numbers of its tensors by which it leaves its streams nearly as they are, as projections that
+        were trained without it need; only of those that it draws otherwise."""
+        return {}
+
     def sums(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
         """The streams it makes that other parts get as running sums over all tokens so far: name -> shape
         without batch and time."""

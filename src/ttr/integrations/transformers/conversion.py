@@ -94,7 +94,18 @@ def _fresh(
             f"In the memory for layer {layer} every token reads the ones after it, so it cannot predict or "
             "generate them. Use a causal memory."
         )
-    return make
+    return partial(_transparent, make)
+
+
+@torch.no_grad()
+def _transparent(make: Callable[[], Mixer]) -> Mixer:
+    """A layer whose parts before the memory leave what is projected nearly as it is."""
+    mixer = make()
+    for field, name, part in mixer.before:
+        tensors = getattr(mixer, field)[name]
+        for tensor, numbers in part.transparent(mixer.sizes).items():
+            tensors.get_parameter(tensor).copy_(numbers)
+    return mixer
 
 
 def _with_projections(mixer: Mixer, attention: nn.Module) -> Mixer:
@@ -129,8 +140,10 @@ def convert(
     """Put memories in place of attention layers of a decoder of transformers, in the model itself.
 
     Projections of queries, keys, values and outputs are kept where they have the same shape (grouped heads
-    too); gates, convolutions and norms of the memory are new. So a converted model has to be trained, as by
-    ``distill``. It trains, generates, and is saved like any other; ``from_pretrained`` here loads it.
+    too); gates, convolutions and norms of the memory are new. Convolutions begin as those that read the
+    newest token alone, so that queries, keys and values are at first nearly what the projections say. A
+    converted model has to be trained, as by ``distill``. It trains, generates, and is saved like any other;
+    ``from_pretrained`` here loads it.
 
     Args:
         layers: which ones, counted from 0; negative numbers count from the last. None for all.

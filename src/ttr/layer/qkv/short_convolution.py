@@ -50,6 +50,14 @@ class ShortConvolution(QKVTransform):
             else {}
         )
 
+    def transparent(self, sizes: Sizes) -> dict[str, Tensor]:
+        """Weights of the newest token alone."""
+        shapes = {name: sizes.stream(name) for name in self.streams}
+        return {
+            name: torch.cat([torch.zeros(self.past, *shape), torch.ones(1, *shape)])
+            for name, shape in shapes.items()
+        }
+
     def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         return {
             name: self._convolve(name, streams[name][:, self.past :], streams[name][:, : self.past], params)
