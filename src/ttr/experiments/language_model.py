@@ -17,6 +17,7 @@ from ttr.experiments.references import count, with_replaced_past
 from ttr.experiments.settings import Recipe
 from ttr.experiments.starting_point import StartingPoint, distillation_steps, starting_point_of
 from ttr.experiments.training import History, loss_on, named_tensors, reporting, train
+from ttr.integrations.transformers.distillation import default_rate
 from ttr.tasks.ngrams import read_places
 from ttr.tasks.text import evaluation_starts, places, read_text, split, training_starts, windows
 from ttr.tasks.tokens import Tokens, TokenWindows, byte_tokens
@@ -27,8 +28,6 @@ LONGER = 16
 LONG_WINDOWS = 8
 CURVE_POINTS, CURVE_WINDOWS = 10, 16
 """How often a kept run is judged while it trains, and on how many windows."""
-DISTILLATION_RATE = 1e-3
-"""The learning rate of a distillation at its highest, that of ``ttr.integrations.transformers.distill``."""
 PROMPT, WRITTEN = 64, 192
 """Tokens of the sample of every memory: those it is given and those it writes."""
 
@@ -113,7 +112,7 @@ def _distilled(
     loss_of, learner = start.distillation(model, batch)
     say = reporting(report, memory.name, steps, f"distillation, seed {seed}", "of the outputs")
     path = checkpoint.with_name(checkpoint.name.replace(".checkpoint.", ".distillation.checkpoint."))
-    return train(learner, loss_of, steps, DISTILLATION_RATE, settings, path, arguments, say).loss
+    return train(learner, loss_of, steps, default_rate(model), settings, path, arguments, say).loss
 
 
 @torch.no_grad()

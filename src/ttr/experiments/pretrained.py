@@ -26,7 +26,7 @@ from ttr.experiments.progress import quiet
 from ttr.experiments.saved_model import opened
 from ttr.experiments.settings import CompareSettings, numbers_in
 from ttr.integrations.transformers.conversion import CONVERTED, convert, convertible, decoder_layers
-from ttr.integrations.transformers.distillation import converted_layers, distillation_loss
+from ttr.integrations.transformers.distillation import converted_layers, distillation_loss, match_scales
 from ttr.layer.architecture import Architecture
 from ttr.tasks.tokens import Encoding
 from ttr.values import checks
@@ -153,10 +153,12 @@ class Pretrained:
         self, model: PreTrainedModel, batch: Callable[[int], Int[Tensor, "B T"]]
     ) -> tuple[Callable[[int], Float[Tensor, ""]], nn.Module]:
         """The loss of a step of distillation, which reads ``batch(step)``, and the part of a model that
-        learns by it."""
+        learns by it; the scales of its outputs are set by the first batch."""
         teacher = self._model().to(model.device)
+        with checks(values=False):  # numbers that are not finite are a result here
+            match_scales(model, teacher, batch(0))
 
-        @checks(values=False)  # numbers that are not finite are a result here
+        @checks(values=False)
         def loss_of(step: int) -> Float[Tensor, ""]:
             return distillation_loss(model, teacher, batch(step))
 
