@@ -26,6 +26,7 @@ from ttr.integrations.transformers.conversion import MemoryAttention, convert, f
 from ttr.integrations.transformers.distillation import distill, match_scales
 from ttr.laws.tolerances import FLOAT32
 from ttr.layer.qkv.short_convolution import ShortConvolution
+from ttr.layer.qkv.token_shift import TokenShift
 
 GREEDY = {"do_sample": False, "max_new_tokens": 6, "pad_token_id": 0, "eos_token_id": None}
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
@@ -49,9 +50,10 @@ def test_the_same_attention_gives_the_same_model():
     assert torch.equal(converted.generate(ids, **GREEDY), original.generate(ids, **GREEDY))
 
 
-def test_a_new_convolution_leaves_what_the_projections_say():
+@pytest.mark.parametrize("part", [ShortConvolution(silu=False), TokenShift()], ids=lambda part: part.name)
+def test_a_new_part_leaves_what_the_projections_say(part):
     entry, original, ids = ttr.catalogue["softmax-attention"], decoder(), tokens(2, 9)
-    memory = dataclasses.replace(entry, qkv=(ShortConvolution(silu=False), *entry.qkv))
+    memory = dataclasses.replace(entry, qkv=(part, *entry.qkv))
     with torch.no_grad():
         wanted, found = original(ids).logits, convert(copy.deepcopy(original), to=memory)(ids).logits
     assert_close(found, wanted, FLOAT32)

@@ -140,8 +140,8 @@ def convert(
     """Put memories in place of attention layers of a decoder of transformers, in the model itself.
 
     Projections of queries, keys, values and outputs are kept where they have the same shape (grouped heads
-    too); gates, convolutions and norms of the memory are new. Convolutions begin as those that read the
-    newest token alone, so that queries, keys and values are at first nearly what the projections say. A
+    too); gates, convolutions and norms of the memory are new. Convolutions and token shifts begin as those
+    that read the newest token alone: queries, keys and values are at first nearly what the projections say. A
     converted model has to be trained, as by ``distill``. It trains, generates, and is saved like any other;
     ``from_pretrained`` here loads it.
 

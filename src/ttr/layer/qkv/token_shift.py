@@ -40,6 +40,10 @@ class TokenShift(QKVTransform):
 
         return {"share": Parameter((len(self.of), sizes.d_model), init)}
 
+    def transparent(self, sizes: Sizes) -> dict[str, Tensor]:
+        """Shares of 0: nothing of the token before."""
+        return {"share": torch.zeros(len(self.of), sizes.d_model)}
+
     def __call__(self, params: Params, streams: Streams) -> dict[str, Tensor]:
         before, x = streams["x"][:, :-1], streams["x"][:, 1:]
         return {name: x + params["share"][number] * (before - x) for number, name in enumerate(self.makes)}
