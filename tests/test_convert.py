@@ -207,7 +207,7 @@ def test_a_model_without_attention_is_refused():
 
 
 def test_outputs_begin_at_the_scale_of_the_teacher():
-    """Those of the same attention too strong, frozen, or so large or small that no scale is known."""
+    """The first layer has another scale and sign, the second is frozen, and no scale helps the third."""
     teacher, ids = decoder(layers=3), tokens(2, 9)
     student = convert(copy.deepcopy(teacher), to="softmax-attention")
     first, frozen, none = (block.self_attn.mixer.o_proj.weight for block in student.model.layers)

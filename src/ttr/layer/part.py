@@ -64,8 +64,8 @@ class Part(Component):
         return {}
 
     def transparent(self, sizes: Sizes) -> dict[str, Tensor]:
-        """The numbers of its tensors by which it leaves its streams nearly as they are, as projections that
-        were trained without it need; only of those that it draws otherwise."""
+        """What its tensors hold, by name, where it leaves its streams nearly as they are: so it begins behind
+        projections that were trained without it. Empty if its fresh tensors will do."""
         return {}
 
     def sums(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:

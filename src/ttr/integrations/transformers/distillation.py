@@ -79,8 +79,8 @@ def converted_layers(model: nn.Module) -> list[MemoryAttention]:
 
 
 def default_rate(model: PreTrainedModel) -> float:
-    """The learning rate of a distillation at its highest: 0.1 d_model^-1/2, a tenth of what the weights of
-    projections are by size (0.009 for 128 channels, 0.0016 for 4,096)."""
+    """The learning rate of a distillation at its highest: 0.1 d_model^-1/2, a tenth of the usual size
+    of a projection's weights (0.009 for 128 channels, 0.0016 for 4,096)."""
     return 0.1 / math.sqrt(converted_layers(model)[0].mixer.sizes.d_model)
 
 
