@@ -272,12 +272,12 @@ _FAMILIES = (
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _FAMILIES}
 """fla's model_type -> the family."""
 
-REFUSED = {
-    "comba": "fla's kernel gives the read key norm 1, whatever use_inner_decay has learned, and in our layer "
+REFUSED = dict(
+    comba="fla's kernel gives the read key norm 1, whatever use_inner_decay has learned, and in our layer "
     "it keeps its length",
-    "mamba2": "its blocks have no MLP, and ours have one",
-    "rwkv7": "its blocks have LayerNorms with a bias (norm_bias, norm_first), a squared ReLU behind a token "
+    mamba2="its blocks have no MLP, and ours have one",
+    rwkv7="its blocks have LayerNorms with a bias (norm_bias, norm_first), a squared ReLU behind a token "
     "shift for an MLP (hidden_act, ffn.x_k), and the values of the first layer in all (v_low_rank_dim); ours "
     "have RMSNorms and SwiGLU, and share nothing",
-}
+)
 """fla's model_type -> why our decoder cannot be it, of models whose memory we have."""
