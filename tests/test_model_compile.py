@@ -10,6 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import ttr
 from tests.decoders import ENTRIES, assert_close, tiny, tokens
+from tests.test_model_packing import square
 from ttr.forms import LinearRecurrence
 from ttr.nn import Mixer
 
@@ -163,6 +164,32 @@ def test_what_one_graph_cannot_hold_is_refused_when_it_runs_and_packed_between_t
         assert_close(outputs[0].logits, outputs[1].logits)
     for ours, wanted in zip(*(out.past_key_values.states() for out in outputs)):
         assert_close(ours["memory"], wanted["memory"])
+
+
+NUMBERS = torch.tensor([[1, 1, 1, 1, 2, 2, 2, 3, 3]])
+BOUNDS = torch.tensor([0, 4, 7, 9])
+
+
+@pytest.mark.parametrize(
+    "packed, sentence",
+    [
+        ({"cu_seqlens": BOUNDS}, "^cu_seqlens can tell of several sequences"),
+        (
+            {"cu_seq_lens_q": BOUNDS, "cu_seq_lens_k": BOUNDS, "labels": NUMBERS},
+            "^cu_seq_lens_q and cu_seq_lens_k can tell",
+        ),
+        ({"seq_idx": NUMBERS}, "^seq_idx can tell"),
+        ({"attention_mask": square(NUMBERS)}, "^attention_mask can tell"),
+        ({"attention_mask": NUMBERS}, "compiled call attention_mask must hold 1 at tokens and 0 at padding"),
+    ],
+    ids=["cu_seqlens", "flash", "seq_idx", "square mask", "numbered mask"],
+)
+@torch.no_grad()
+def test_packed_sequences_in_one_graph_are_refused_in_a_sentence(packed, sentence):
+    torch._dynamo.reset()
+    one = torch.compile(tiny("linear-attention"), backend="eager", fullgraph=True)
+    with pytest.raises(RuntimeError, match=f"{sentence}.*ithout fullgraph=True.*in its own row"):
+        one(tokens(1, 9), use_cache=False, **packed)
 
 
 @pytest.mark.parametrize("name", of(EXPORTED, ("gla", "gated-deltanet")))

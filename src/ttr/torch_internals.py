@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,19 @@ def one_graph() -> bool:
     except AttributeError:  # there is none: torch.export runs the call itself
         return True
     return getattr(tracer, "one_graph", False) or getattr(tracer, "error_on_graph_break", False)
+
+
+@constant_when_compiled
+def refuse_graph(sentence: str) -> NoReturn:
+    """While a call is compiled as one graph: end the compilation by a RuntimeError that begins with the
+    sentence. Other errors would be described as limits of the compiler."""
+    try:
+        from torch._dynamo.exc import UserError, UserErrorType
+
+        error: RuntimeError = UserError(UserErrorType.INVALID_INPUT, sentence)
+    except (ImportError, AttributeError, TypeError):
+        error = RuntimeError(sentence)
+    raise error
 
 
 def is_transformed() -> bool:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ttr.models import spellings
-from ttr.torch_internals import assert_within_graph, one_graph
+from ttr.torch_internals import assert_within_graph, one_graph, refuse_graph
 
 
 @dataclass(frozen=True)
@@ -178,13 +178,22 @@ def packing_of(
     Raises:
         ValueError: if one of them has an unknown form, or two contradict each other.
     """
-    boundaries = spellings.boundaries(shape, {name: x for name, x in bounds.items() if x is not None})
+    bounds = {name: x for name, x in bounds.items() if x is not None}
     position = None if position_ids is None else spellings.positions(shape, position_ids)
-    if torch.compiler.is_compiling() and seq_idx is None and boundaries is None:
-        columns = spellings.has_columns(attention_mask)
-        # otherwise the call is split, and its sequences, whose number is data, are packed between two graphs
-        if shape[1] == 1 or columns and padding_last or (columns or attention_mask is None) and one_graph():
+    if torch.compiler.is_compiling():
+        packed = [*bounds, *(["seq_idx"] if seq_idx is not None else [])]
+        if attention_mask is not None and not spellings.has_columns(attention_mask):
+            packed.append("attention_mask")
+        if not packed and (shape[1] == 1 or attention_mask is not None and padding_last or one_graph()):
             return _compiled(shape, attention_mask, position, read, padding_last)
+        if packed and one_graph():
+            refuse_graph(
+                f"{' and '.join(packed)} can tell of several sequences in a row, whose number and lengths are"
+                " data, so a single graph cannot depend on them. Compile without fullgraph=True, or put each "
+                "sequence in its own row and pass an attention_mask [B, T] of 1 at tokens and 0 at padding."
+            )
+        # the call is split, and its sequences are packed between two graphs
+    boundaries = spellings.boundaries(shape, bounds)
     mask, least, largest = spellings.numbered_mask(shape, attention_mask, read)
     numbers = {
         "attention_mask": mask if largest > 1 else None,
@@ -250,7 +259,7 @@ def _compiled(
     if attention_mask is not None:
         mask = spellings.columns(shape, attention_mask, read is not None)
         real = mask == 1
-        assert_within_graph((real | (mask == 0)).all(), spellings.NEITHER_0_NOR_1)
+        assert_within_graph((real | (mask == 0)).all(), spellings.NEITHER_0_NOR_1_COMPILED)
     if position is not None:
         step = position.diff(dim=-1)
         follows = spellings.follows(step, torch.ones_like(step[0]))

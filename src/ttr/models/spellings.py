@@ -19,6 +19,11 @@ NEITHER_0_NOR_1 = (
     "attention_mask must hold 1 at tokens and 0 at padding; this one holds negative numbers, "
     "fractions or 0 alone, like a mask that is added to logits. Pass the tokenizer's mask."
 )
+NEITHER_0_NOR_1_COMPILED = (
+    "In a compiled call attention_mask must hold 1 at tokens and 0 at padding; this one holds other numbers. "
+    "Pass the tokenizer's mask. To number the sequences of a row, compile without fullgraph=True and pass "
+    "seq_idx, or put every sequence in its own row."
+)
 BEGINS_AGAIN = (
     "position_ids begin a sequence at 0, but the cache continues one that it has read. Leave the cache out "
     "to begin again, or position_ids to go on."

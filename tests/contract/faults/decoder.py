@@ -63,7 +63,6 @@ FAULTS = (
     Fault(
         "models/spellings.py", "[:, :-time].count_nonzero(1)", "[:, :-time].shape[1]", ("test_a_mask_that",)
     ),
-    Fault("models/packing.py", "and one_graph()", "and False", ("test_a_compiled_prompt",)),
     Fault(
         "models/configuration.py",
         "size[layer] if isinstance",
@@ -78,6 +77,11 @@ FAULTS = (
     ),
     Fault(
         "models/configuration.py", "setattr(self, name, self._size(name))", "pass", ("test_one_number_and",)
+    ),
+    Fault("models/packing.py", "or one_graph())", "or False)", ("test_a_compiled_prompt",)),
+    Fault("models/packing.py", "if packed and one_graph():", "if False:", ("test_packed_sequences_in",)),
+    Fault(
+        "models/packing.py", "NEITHER_0_NOR_1_COMPILED)", "NEITHER_0_NOR_1)", ("test_packed_sequences_in",)
     ),
     Fault("models/configuration.py", '["linear_attention"]', '["full_attention"]', ("test_accelerate",)),
     Fault(
