@@ -1,12 +1,14 @@
 """torch.compile(fullgraph=True, dynamic=True) of every entry, gradients included; needs the shape checks off:
 TTR_TEST_TYPES=0."""
 
+import dataclasses
 import os
 
 import pytest
 import torch
 
 import ttr
+from ttr.forms import LinearRecurrence
 from ttr.laws.rows import Sizes, make_case
 from ttr.laws.tolerances import FLOAT64, error
 from ttr.torch_internals import constant_when_compiled
@@ -44,6 +46,19 @@ def test_compiled_equals_eager(name, backend):
     case = make_case(ttr.catalogue[name].problem, Sizes(time=4))
     for compiled, eager in zip(run(case, backend), run(case, None)):
         assert error(compiled, eager) <= FLOAT64
+
+
+def test_an_engine_may_make_a_problem_in_one_graph():
+    torch._dynamo.reset()
+
+    problem = ttr.catalogue["gla"].problem
+
+    def call(x):
+        made = dataclasses.replace(problem, weights=ttr.weights.Uniform())
+        return x if made.form is LinearRecurrence else -x
+
+    x = torch.ones(2)
+    assert torch.equal(torch.compile(call, backend="eager", fullgraph=True)(x), x)
 
 
 def test_constants_are_marked_as_by_torch():

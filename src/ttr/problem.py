@@ -23,6 +23,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from ttr.axes import Function, Pair, Solver, Weights
 from ttr.component import Component, Parameter
 from ttr.controls import CONTROLS
@@ -72,6 +74,14 @@ class Problem:
         reason = refusal(self.weights, self.function, self.solver) or self._undeclared()
         if reason:
             raise ValueError(reason)
+        if not torch.compiler.is_compiling():  # torch cannot trace the check
+            self._check_hash()
+        needed = [part.form for part in (self.weights, self.function, self.solver) if part.form is not None]
+        pairs = [form for form in needed if issubclass(form, Pairs)]
+        form = max(pairs or needed or [LinearRecurrence], key=lambda form: len(form.__mro__))
+        object.__setattr__(self, "form", form)
+
+    def _check_hash(self) -> None:
         try:
             hash(self)
         except TypeError as failure:
@@ -79,10 +89,6 @@ class Problem:
                 f"This problem cannot be hashed: {failure}. Use frozen dataclasses of numbers, "
                 "strings and tuples."
             ) from failure
-        needed = [part.form for part in (self.weights, self.function, self.solver) if part.form is not None]
-        pairs = [form for form in needed if issubclass(form, Pairs)]
-        form = max(pairs or needed, key=lambda form: len(form.__mro__), default=LinearRecurrence)
-        object.__setattr__(self, "form", form)
 
     def _undeclared(self) -> str | None:
         """Why its controls are not declared as it needs them, as a sentence; None if they are."""
