@@ -2,6 +2,7 @@
 TTR_TEST_TYPES=0."""
 
 import dataclasses
+import logging
 import os
 
 import pytest
@@ -59,6 +60,25 @@ def test_an_engine_may_make_a_problem_in_one_graph():
 
     x = torch.ones(2)
     assert torch.equal(torch.compile(call, backend="eager", fullgraph=True)(x), x)
+
+
+@pytest.mark.full
+def test_packed_calls_are_compiled_without_a_warning(caplog):
+    torch._dynamo.reset()
+    case = make_case(ttr.catalogue["gated-deltanet"].problem, Sizes(batch=1, time=9))
+
+    def call(bounds):
+        return ttr.regress(case.problem, **case.arguments(), cu_seqlens=bounds, return_state=True)
+
+    compiled, bounds = torch.compile(call, backend="eager"), torch.tensor([0, 4, 7, 9])
+    logger = logging.getLogger("torch._dynamo")
+    logger.addHandler(caplog.handler)  # torch's loggers do not propagate
+    try:
+        (y, state), (wanted, after) = compiled(bounds), call(bounds)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert error(y, wanted) <= FLOAT64 and error(state["memory"], after["memory"]) <= FLOAT64
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_constants_are_marked_as_by_torch():

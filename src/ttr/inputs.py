@@ -17,6 +17,9 @@ from ttr.recording import is_recording
 from ttr.state_tensors import StateTensors
 from ttr.torch_internals import is_transformed
 
+PER_TOKEN = ("q", "k", "v", "log_retention", "log_importance", "phase")
+"""The fields of a call with a time axis, None where it lacks them."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -93,8 +96,7 @@ class Inputs:
         The backward pass concatenates the blocks' gradients once; with ``tokens`` in a loop it would be
         quadratic in T."""
         count = max(1, -(-self.length // size)) if isinstance(size, int) else len(size)
-        fields = ("q", "k", "v", "log_retention", "log_importance", "phase")
-        pieces = {name: x.split(size, dim=1) for name in fields if (x := getattr(self, name)) is not None}
+        pieces = {name: x.split(size, dim=1) for name in PER_TOKEN if (x := getattr(self, name)) is not None}
         controls = {
             name: (x,) * count if name == "ridge" else x.split(size, dim=1)
             for name, x in self.controls.items()

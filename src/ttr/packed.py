@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ttr.forms import Pairs
-from ttr.inputs import Inputs
+from ttr.inputs import PER_TOKEN, Inputs
 from ttr.problem import Problem
 from ttr.slots import with_slots
 from ttr.state import State
@@ -73,33 +73,43 @@ def _batch(x: Inputs, pieces: list[Inputs] | None, rows: list[int], time: int, s
     """The call of the sequences ``rows`` of a packed one, ``pieces``, the longest first, as a batch; None
     where all have one length. What fills up a shorter one is 0 in q, k and v, and in the controls its last
     token."""
-
-    def batched(take: Callable[[Inputs], Tensor], repeats: bool) -> Tensor:
-        if pieces is None:
-            whole = take(x)[0].unflatten(0, (len(x.state.position), time))
-            return whole if len(rows) == len(whole) else whole[rows]
-        filled = []
-        for part in map(take, pieces):
-            missing = time - part.shape[1]
-            if missing:
-                last = part[:, -1:] if repeats else torch.zeros_like(part[:, -1:])
-                part = torch.cat([part, last.expand(-1, missing, *part.shape[2:])], dim=1)
-            filled.append(part)
-        return filled[0] if len(filled) == 1 else torch.cat(filled)
-
-    def field(name: str) -> Tensor | None:
-        if getattr(x, name) is None:
-            return None
-        return batched(lambda call: getattr(call, name), repeats=name not in ("q", "k", "v"))
-
-    controls = {
-        name: control if name == "ridge" else batched(lambda call, name=name: call.controls[name], True)
-        for name, control in x.controls.items()
+    calls = [x] if pieces is None else pieces
+    parts = {name: [getattr(call, name) for call in calls] for name in PER_TOKEN}
+    parts |= {name: [call.controls[name] for call in calls] for name in x.controls if name != "ridge"}
+    sequences = len(x.state.position)
+    batched = {
+        name: _selected(each[0], rows, sequences)
+        if pieces is None
+        else _filled(each, time, repeats=name not in ("q", "k", "v"))
+        for name, each in parts.items()
+        if each[0] is not None
     }
-    state = x.state if rows == list(range(len(x.state.position))) else x.state.select(rows)
+    state = x.state if rows == list(range(sequences)) else x.state.select(rows)
     return dataclasses.replace(
         x,
-        **{name: field(name) for name in ("q", "k", "v", "log_retention", "log_importance", "phase")},
-        controls=controls,
+        **{name: batched.get(name) for name in PER_TOKEN},
+        controls={name: batched.get(name, control) for name, control in x.controls.items()},
         state=state if slots is None else with_slots(state, slots),
     )
+
+
+# Functions of the module: one defined within a call is new to the compiler at every call.
+
+
+def _selected(whole: Tensor, rows: list[int], sequences: int) -> Tensor:
+    """The ``rows`` of a packed tensor [1,T,...] of ``sequences`` of one length, as a batch."""
+    batch = whole[0].unflatten(0, (sequences, whole.shape[1] // sequences))
+    return batch if len(rows) == sequences else batch[rows]
+
+
+def _filled(parts: list[Tensor], time: int, repeats: bool) -> Tensor:
+    """Tensors [1,t,...] of sequences of at most ``time`` tokens as a batch, filled up with 0 or, if it
+    ``repeats``, with the last token."""
+    filled = []
+    for part in parts:
+        missing = time - part.shape[1]
+        if missing:
+            last = part[:, -1:] if repeats else torch.zeros_like(part[:, -1:])
+            part = torch.cat([part, last.expand(-1, missing, *part.shape[2:])], dim=1)
+        filled.append(part)
+    return filled[0] if len(filled) == 1 else torch.cat(filled)

@@ -20,13 +20,13 @@ EMPTY = {"keys": 0.0, "values": 0.0, "log_weight": -torch.inf}
 def with_slots(state: StateTensors, slots: int) -> StateTensors:
     """The state of a memory of pairs with ``slots`` slots: empty slots are added before the pairs, or removed
     there."""
-    held = state["keys"].shape[1]
+    return state.replace(**{name: _resized(state[name], slots, fill) for name, fill in EMPTY.items()})
 
-    def resize(tensor: Tensor, fill: float) -> Tensor:
-        empty = tensor.new_full((tensor.shape[0], max(slots - held, 0), *tensor.shape[2:]), fill)
-        return torch.cat([empty, tensor[:, max(held - slots, 0) :]], dim=1)
 
-    return state.replace(**{name: resize(state[name], fill) for name, fill in EMPTY.items()})
+def _resized(tensor: Tensor, slots: int, fill: float) -> Tensor:
+    held = tensor.shape[1]
+    empty = tensor.new_full((tensor.shape[0], max(slots - held, 0), *tensor.shape[2:]), fill)
+    return torch.cat([empty, tensor[:, max(held - slots, 0) :]], dim=1)
 
 
 def beside(x: Tensor, tensor: Tensor) -> Tensor:

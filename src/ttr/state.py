@@ -154,7 +154,7 @@ class State(StateTensors):
             ValueError: if they are not states of one memory.
         """
         _check_alike(states)
-        slots = max((s["keys"].shape[1] for s in states if "keys" in s.tensors), default=0)
+        slots = max([0, *(s["keys"].shape[1] for s in states if "keys" in s.tensors)])
         padded = [with_slots(s, slots) if "keys" in s.tensors else s for s in states]
         tensors = {name: torch.cat([s[name] for s in padded]) for name in padded[0].tensors}
         return dataclasses.replace(

@@ -60,7 +60,7 @@ class WeightedPairs(Pairs):
         state = weights.final_state(x)
         grows = x.state.capacity is None and window is None
         if not grows and not needs_composite():
-            weights = weights.of_slots(max(x.state.position.tolist(), default=0))  # those filled so far
+            weights = weights.of_slots(max([0, *x.state.position.tolist()]))  # those filled so far
         if grows and x.wants_state and weights.slots:
             keys, values = state["keys"], state["values"]
         else:

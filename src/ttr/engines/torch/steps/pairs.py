@@ -41,7 +41,7 @@ def _advance(problem: Problem, x: Inputs) -> tuple[Tensor, State]:
     params = x.axis_params("function")
     raw_query, held = x.grouped(x.q)[:, 0], state
     if state.capacity is not None and not needs_composite():
-        filled = max(state.position.tolist(), default=0)
+        filled = max([0, *state.position.tolist()])
         held = state.map(lambda slots: slots[:, :filled])
     if _is_attention(problem, x):
         return _attended(problem, raw_query, held, params)[:, None], state
