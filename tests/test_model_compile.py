@@ -3,6 +3,8 @@ the graph. Needs the shape checks off: TTR_TEST_TYPES=0."""
 
 import copy
 import os
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +29,10 @@ EXPORTED = [
     name for name in ENTRIES if ttr.catalogue[name].problem.form is LinearRecurrence and name not in FIXED
 ]
 STREAMED = ("retnet", "gla", "mamba2", "deltanet", "gated-deltanet", "kda", "rwkv7")
+
+PAGE = (Path(__file__).parents[1] / "docs" / "transformers.md").read_text()
+PER_BLOCKS = re.findall(r"`([a-z0-9-]+)`", re.search(r"^\| a graph per number of blocks.*$", PAGE, re.M)[0])
+"""The memories that docs/transformers.md names."""
 
 
 def of(names, quick):
@@ -69,6 +75,20 @@ def test_one_graph_takes_any_padding_of_any_length(name):
         compiled(**inputs | {"attention_mask": 2 * inputs["attention_mask"]})
     with pytest.raises(RuntimeError, match="takes one sequence per row"):
         compiled(**inputs | {"position_ids": inputs["position_ids"] % 7})
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.full
+@torch.no_grad()
+def test_the_page_names_the_memories_with_a_graph_per_number_of_blocks(name):
+    """The others have one for the first length, one for all others and, some, one for a single block."""
+    torch._dynamo.reset()
+    model, counter = tiny(name), CompileCounterWithBackend("eager")
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    for time in (9, 12, 40, 70, 5):
+        ids = tokens(1, time)
+        assert_close(compiled(ids, use_cache=False).logits, model(ids, use_cache=False).logits)
+    assert (counter.frame_count > 3) == (name in PER_BLOCKS)
 
 
 @torch.no_grad()
