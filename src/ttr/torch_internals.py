@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import Placement
 
 PLAIN = (Tensor, nn.Parameter)
 """The classes of tensors that have an address; those of other classes may have none."""
@@ -82,6 +85,19 @@ def is_transformed() -> bool:
     if not _TRANSFORMS_SHOW:
         return True
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
+def strided_shard(axis: int, groups: int) -> Placement:
+    """The placement of a DTensor whose axis consists of groups, of each of which every process holds a share.
+
+    Raises:
+        ValueError: in a version of torch without it.
+    """
+    from torch.distributed.tensor import placement_types
+
+    if not hasattr(placement_types, "_StridedShard"):
+        raise ValueError("This version of torch cannot cut an axis in groups. Use a newer one.")
+    return placement_types._StridedShard(axis, split_factor=groups)
 
 
 def watched(tensors: Iterable[Tensor | None]) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ttr import distributed
 from ttr.dispatch import MemoryStep, check_engine, memory_step, regress
+from ttr.distributed.heads import HeadShard
 from ttr.engines.engine import Engine
 from ttr.initial import initial_state
 from ttr.layer import planned_step
@@ -38,6 +39,10 @@ class Mixer(Project):
         layer, layers: index of the layer and their number, for memories and parts that depend on depth.
         engine: the engine that computes the memory, or "auto".
 
+    Attributes:
+        head_shard: the share of the heads that ``ttr.layer.heads.divide_heads`` has left to this process, of
+            which ``sizes`` are then the sizes; None for all of them.
+
     Raises:
         ValueError: if sizes do not fit, or ``memory`` is a name instead of an object.
     """
@@ -63,6 +68,7 @@ class Mixer(Project):
         check_engine(engine)
         super().__init__(architecture, sizes)
         self.problem, self.engine = problem, engine
+        self.head_shard: HeadShard | None = None
         self.memory = Tensors(problem.parameters(sizes.heads, sizes.key_size, sizes.value_size))
         self.output_parts = [(name.split(".")[1], part) for name, part in architecture.named("output")]
         self.output = nn.ModuleDict(
@@ -105,7 +111,7 @@ class Mixer(Project):
             start = shard.start(rows, x.device)
             sequences = distributed.ShardSequences(x.shape[1], start, cu_seqlens, shard=shard)
             remember = partial(distributed.regress, shard=shard)
-        streams, tails = self.project(x, sequences, tails)
+        streams, tails = self.project(self._entered(x), sequences, tails)
         y = remember(
             self.problem,
             streams["q"],
@@ -162,7 +168,8 @@ class Mixer(Project):
     ) -> tuple[Float[Tensor, "B d"], State]:
         """``step`` with another step of the memory, which gets the token's q, k, v, the state, controls and
         parameters."""
-        streams, tails = self.project(x[:, None], Sequences(1, state.position), self._tails(state))
+        x = self._entered(x[:, None])
+        streams, tails = self.project(x, Sequences(1, state.position), self._tails(state))
         controls = {
             name: control if name == "ridge" else control[:, 0]
             for name, control in self._controls(streams).items()
@@ -191,12 +198,16 @@ class Mixer(Project):
     def extra_repr(self) -> str:
         return f"{self.problem!r}, {self.sizes!r}"
 
+    def _entered(self, x: Float[Tensor, "B T d"]) -> Float[Tensor, "B T d"]:
+        return x if self.head_shard is None else self.head_shard.enter(x)
+
     def _read_out(self, y: Float[Tensor, "B T H V"], streams: Streams) -> Float[Tensor, "B T d"]:
         """The parts after the memory, then the output projection."""
         streams = {**streams, "y": y}
         for name, part in self.output_parts:
             streams |= part(self.output[name](), streams)
-        return self.o_proj(streams["y"].flatten(-2))
+        y = self.o_proj(streams["y"].flatten(-2))
+        return y if self.head_shard is None else self.head_shard.leave(y)
 
     def _controls(self, streams: Streams) -> dict[str, Tensor]:
         return {name: streams[name] for name in self.problem.controls()}

@@ -68,6 +68,11 @@ class Part(Component):
         projections that were trained without it. Empty if its fresh tensors will do."""
         return {}
 
+    def head_groups(self, sizes: Sizes) -> int:
+        """The number of groups of neighbouring heads that it computes independently of each other: that of
+        the heads, unless it says otherwise."""
+        return sizes.heads
+
     def sums(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
         """The streams it makes that other parts get as running sums over all tokens so far: name -> shape
         without batch and time."""

@@ -11,6 +11,7 @@ import ttr
 from ttr.layer.architecture import Architecture
 from ttr.layer.mixer import Mixer
 from ttr.models.conversion import SETTINGS, as_saved, described
+from ttr.models.tensor_parallel import MIXERS
 from ttr.problem import Problem
 
 VERSION = "ttr_version"
@@ -48,9 +49,8 @@ class TTRConfig(PreTrainedConfig):
     model_type = "ttr"
     keys_to_ignore_at_inference = ["cache", "past_key_values"]  # without annotation: these are no fields
     attribute_map = {"num_attention_heads": "num_heads"}
-    # what from_pretrained(..., tp_plan="auto") divides among processes, beside embeddings and head; every
-    # process computes all mixers
-    base_model_tp_plan = {
+    # what from_pretrained(..., tp_plan="auto") divides among processes, beside embeddings and head
+    base_model_tp_plan = MIXERS | {
         "layers.*.mlp.gate_proj": "colwise",
         "layers.*.mlp.up_proj": "colwise",
         "layers.*.mlp.down_proj": "rowwise",

@@ -22,6 +22,7 @@ class Alibi(Weights):
     exponent: float = 8.0
 
     retention = "head"
+    numbers_heads = True
 
     def slopes(self, heads: int) -> list[float]:
         """The slope m_h of each head."""

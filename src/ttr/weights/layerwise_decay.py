@@ -24,6 +24,7 @@ class LayerwiseDecay(Weights):
     layers: int | None = None
 
     retention = "head"
+    numbers_heads = True
 
     def __post_init__(self) -> None:
         if (

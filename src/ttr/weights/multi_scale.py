@@ -21,6 +21,7 @@ class MultiScale(Weights):
     last: float | None = None
 
     retention = "head"
+    numbers_heads = True
 
     def __post_init__(self) -> None:
         if self.first <= 0 or self.last is not None and self.last <= 0:

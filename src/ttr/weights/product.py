@@ -57,6 +57,10 @@ class Product(Weights):
     def importance(self) -> bool:
         return any(factor.importance for factor in self.factors)
 
+    @property
+    def numbers_heads(self) -> bool:
+        return any(factor.numbers_heads for factor in self.factors)
+
     def controls(self) -> dict[str, str]:
         return {name: axes for factor in self.factors for name, axes in factor.controls().items()}
 

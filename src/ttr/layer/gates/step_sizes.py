@@ -101,6 +101,9 @@ class LonghornStepSize(Gate):
     axes: ClassVar[str] = "BTH"
     after_qkv: ClassVar[bool] = True
 
+    def head_groups(self, sizes: Sizes) -> int:
+        return 1
+
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         if sizes.pairs > 1:
             raise ValueError(

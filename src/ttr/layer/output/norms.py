@@ -24,6 +24,9 @@ class RMSNorm(Output):
     over: Literal["head", "all"] = "head"
     eps: float = 1e-5
 
+    def head_groups(self, sizes: Sizes) -> int:
+        return sizes.heads if self.over == "head" else 1
+
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         return {
             "gain": Parameter(
@@ -57,6 +60,9 @@ class GatedRMSNorm(Output):
     gate_first: bool = False
     low_rank: bool = False
     eps: float = 1e-5
+
+    def head_groups(self, sizes: Sizes) -> int:
+        return {"head": sizes.heads, "group": sizes.key_heads, "all": 1}[self.over]
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         shape = (sizes.heads, sizes.value_size)
@@ -110,6 +116,9 @@ class LayerNorm(Output):
     bias: bool = True
     eps: float = 1e-5
     by_depth: bool = False
+
+    def head_groups(self, sizes: Sizes) -> int:
+        return sizes.heads if self.over == "head" else 1
 
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         shape = (sizes.heads, sizes.value_size)

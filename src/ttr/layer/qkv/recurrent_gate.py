@@ -32,6 +32,9 @@ class RecurrentGate(QKVTransform):
 
     makes: ClassVar[tuple[str, ...]] = ("time_step",)
 
+    def head_groups(self, sizes: Sizes) -> int:
+        return max(sizes.heads // self.block, 1)
+
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         block = min(self.block, sizes.heads)
         if sizes.pairs > 1 or sizes.value_heads != sizes.heads or sizes.heads % block:

@@ -80,6 +80,9 @@ class QueryKeyFromValue(QKVTransform):
 
     replaces = ("q", "k")
 
+    def head_groups(self, sizes: Sizes) -> int:
+        return 1
+
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         if sizes.pairs > 1:
             raise ValueError(

@@ -30,6 +30,9 @@ class LowRankTimeStep(QKVTransform):
 
     makes: ClassVar[tuple[str, ...]] = ("time_step",)
 
+    def head_groups(self, sizes: Sizes) -> int:
+        return 1
+
     def parameters(self, sizes: Sizes) -> dict[str, Parameter]:
         rank = self.rank or math.ceil(sizes.d_model / 16)
         values = (sizes.value_heads, sizes.value_size)
