@@ -35,11 +35,12 @@ BOUNDS = {"rows": None, "across": (0, 2, 9, 11), "whole": (0, TIME), "apart": (0
 6, to both ends, and none that does."""
 
 
-def run(processes: int, cases: Mapping[str, Measure]) -> dict[str, Errors]:
-    """The largest errors that any of several processes, joined by gloo, measures in every case."""
+def run(processes: int, cases: Mapping[str, Measure], imported: str = __name__) -> dict[str, Errors]:
+    """The largest errors that any of several processes, joined by gloo, measures in every case. They are
+    forks of a process that has ``imported`` a module."""
     with tempfile.TemporaryDirectory() as folder:
-        # forks of a process that has imported this file, which takes longer than most cases
-        multiprocessing.set_forkserver_preload([__name__])
+        # which takes longer than most cases; without effect if another test has started the fork server
+        multiprocessing.set_forkserver_preload([imported])
         torch.multiprocessing.start_processes(
             _process, (processes, cases, folder), processes, start_method="forkserver"
         )

@@ -1,109 +1,287 @@
-"""A decoder whose MLPs, embeddings and head are divided among two processes is that of one process: logits,
-gradients, generation and what is saved."""
+"""Tensor parallelism: a decoder whose mixers, MLPs, embeddings and head are divided among two processes is
+that of one process in logits, gradients, generation and what is saved."""
 
 import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 
 import ttr
-from tests.decoders import HYBRID, tiny
+from tests.decoders import ENTRIES, HYBRID, tiny, tokens
+from tests.shards import run
 from ttr.laws.tolerances import FLOAT64, error
+from ttr.layer.heads import divide_heads, undivided
+from ttr.layer.output.norms import GatedRMSNorm
+from ttr.layer.qkv.replacements import QueryKeyFromValue
+from ttr.layer.sizes import Sizes
+from ttr.models import TTRForCausalLM
 
-pytestmark = pytest.mark.full
-IDS = [[3, 1, 4, 1, 5, 9, 2, 6, 5, 3]]
+DIFFERING = ("gated-deltaproduct", "sliding-window-attention", "titans", "rwkv7")
+"""Several pairs per token and convolutions, stored pairs, a network, a token shift and low ranks."""
 
-BOTH = f"""
-import sys, torch
-from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM
-torch.distributed.init_process_group("gloo")
-ids, first = torch.tensor({IDS}), torch.distributed.get_rank() == 0
+WHOLE = {
+    "depend on its number": ("retnet", "alibi-attention", "dijiang", "lightning-attention"),
+    "RMSNorm(over='all'": ("mamba2", "hgrn2", "log-linear-attention", "hgrn"),
+    "LayerNorm(over='all'": ("ttt-linear", "ttt-mlp"),
+    "QueryKeyFromValue()": ("mamba", "longhorn"),
+    "RecurrentGate()": ("rg-lru",),
+}
+"""The layers that every process computes as a whole, by the reason."""
+
+GROUPED_NORM = replace(
+    ttr.catalogue["mamba2"],
+    output=(*ttr.catalogue["mamba2"].output[:-1], GatedRMSNorm(over="group", gate_first=True)),
+)
+GROUPS = {
+    "shared keys": ("gated-deltanet", {"num_heads": 2, "value_heads": 4}),
+    "grouped queries": ("softmax-attention", {"key_heads": 2, "value_heads": 2}),
+    "one key and value": ("softmax-attention", {"key_heads": 1, "value_heads": 1}),
+    "one query and key": ("kda", {"num_heads": 1, "value_heads": 4, "key_size": 4, "value_size": 4}),
+    "several pairs": ("deltaproduct", {"key_heads": 2}),
+    "a norm of groups": (GROUPED_NORM, {"num_heads": 2, "value_heads": 4}),
+    "three heads": ("gated-deltanet", {"num_heads": 3, "hidden_size": 18}),
+}
+
+
+def decoder(memory, **settings):
+    return tiny([memory] * 2, **{"num_heads": 4, "vocab_size": 12} | settings)
+
 
 def whole(tensor):
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
-def found(model):
+
+def held(model):
+    """The numbers of the mixers of a decoder that this process holds."""
+    parameters = chain.from_iterable(block.mixer.parameters() for block in model.model.layers)
+    return sum((x.to_local() if isinstance(x, DTensor) else x).numel() for x in parameters)
+
+
+def share(model):
+    """The numbers of its mixers that one of two processes should hold: as many as with half the heads."""
+    mixer = model.model.layers[0].mixer
+    if undivided(mixer.architecture, mixer.sizes, 2):
+        return held(model)
+    of_heads = {
+        setting: max(getattr(mixer.sizes, name) // 2, 1)
+        for setting, name in (
+            ("num_heads", "query_heads"),
+            ("key_heads", "key_heads"),
+            ("value_heads", "value_heads"),
+        )
+    }
+    sizes = {"key_size": mixer.sizes.key_size, "value_size": mixer.sizes.value_size}
+    return held(decoder(mixer.architecture, hidden_size=mixer.sizes.d_model, **sizes, **of_heads))
+
+
+def computed(model, ids):
+    """What a decoder computes: logits, gradients, the tokens it writes with a cache, and their logits."""
     output = model(ids, labels=ids)
     output.loss.backward()
-    gradients = {{name: whole(p.grad) for name, p in model.named_parameters()}}
-    written = model.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=None)
-    return {{"logits": output.logits.detach(), "written": written, **gradients}}
+    written = model.generate(
+        ids,
+        max_new_tokens=5,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    gradients = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+    later = torch.stack(written.logits)
+    return {"logits": output.logits.detach(), "written": written.sequences, "later": later, **gradients}
 
-def local(model):
-    return sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in model.parameters())
+
+def loaders(folder, mesh):
+    """``from_pretrained`` of a folder, on one process or, with ``tp_plan="auto"``, on those of a mesh."""
+    os.environ |= {"RANK": str(mesh.get_local_rank()), "WORLD_SIZE": str(mesh.size()), "LOCAL_RANK": "0"}
+    return partial(TTRForCausalLM.from_pretrained, folder, dtype=torch.float64)
+
+
+def of_decoder(folder, share, mesh):
+    """The errors of a saved decoder that transformers divides, of whose mixers a process should hold so many
+    numbers."""
+    load = loaders(folder, mesh)
+    alone, divided = load(), load(tp_plan="auto")
+    ids = tokens(2, 6)
+    wanted, got = computed(alone, ids), computed(divided, ids)
+    assert got.keys() == wanted.keys()
+    return {name: error(got[name], x) for name, x in wanted.items()} | {"held": abs(held(divided) - share)}
+
+
+def of_refused_call(folder, mesh):
+    """A call that fails leaves the parameters shared."""
+    divided = loaders(folder, mesh)(tp_plan="auto")
+    projection = divided.model.layers[0].mixer.q_proj
+    with pytest.raises(RuntimeError):
+        projection(torch.zeros(2, 3))
+    return {"plain": float(not isinstance(projection.weight, DTensor))}
+
+
+def of_missing_tensors(folder, mesh):
+    """Tensors that a folder lacks are drawn, the same in all processes."""
+    torch.manual_seed(mesh.get_local_rank())
+    divided = loaders(folder, mesh)(tp_plan="auto")
+    rate = whole(divided.model.layers[0].mixer.gates.log_decay.rate).detach()
+    first = rate.clone()
+    torch.distributed.broadcast(first, 0)
+    return {"differs": error(rate, first), "nothing": float(not rate.abs().sum())}
+
+
+def assert_exact(cases):
+    found = run(2, cases, imported="tests.decoders")
+    wrong = {
+        name: far
+        for name, errors in found.items()
+        if (far := {at: x for at, x in errors.items() if not x <= FLOAT64})
+    }
+    assert not wrong
+
+
+def assert_two_are_one(folder, decoders):
+    """Two processes compute what one does with each of these decoders, by their names."""
+    for name, model in decoders.items():
+        model.save_pretrained(folder / name)
+    assert_exact({name: partial(of_decoder, folder / name, share(model)) for name, model in decoders.items()})
+
+
+def test_two_processes_are_one(tmp_path):
+    decoders = {name: decoder(name) for name in DIFFERING}
+    assert all(share(model) < 0.6 * held(model) for model in decoders.values())
+    assert_two_are_one(tmp_path, decoders)
+
+
+@pytest.mark.full
+def test_every_memory_on_two_processes(tmp_path):
+    assert_two_are_one(tmp_path, {name: decoder(name) for name in ENTRIES})
+
+
+@pytest.mark.full
+def test_grouped_heads_on_two_processes(tmp_path):
+    assert_two_are_one(
+        tmp_path, {name: decoder(memory, **settings) for name, (memory, settings) in GROUPS.items()}
+    )
+
+
+@pytest.mark.full
+def test_calls_that_fail_and_folders_that_lack_tensors(tmp_path):
+    torch.manual_seed(0)
+    decoder("gated-deltanet").save_pretrained(tmp_path)
+    (tmp_path / "lacks").mkdir()
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.layers.0.mixer.gates.log_decay.rate"]
+    save_file(tensors, tmp_path / "lacks" / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "lacks" / "config.json").write_text((tmp_path / "config.json").read_text())
+    assert_exact(
+        {
+            "fails": partial(of_refused_call, tmp_path),
+            "lacks": partial(of_missing_tensors, tmp_path / "lacks"),
+        }
+    )
+
+
+def test_layers_that_stay_whole():
+    sizes = Sizes(16, 4, 4, 4, 4, 4, 4, layer=1, layers=2)
+    reasons = {name: undivided(ttr.catalogue[name], sizes, 2) for name in ENTRIES}
+    expected = {name: word for word, names in WHOLE.items() for name in names}
+    assert {name for name, reason in reasons.items() if reason} == expected.keys()
+    assert all(word in reasons[name] for name, word in expected.items())
+
+
+def test_heads_that_do_not_divide():
+    entry = ttr.catalogue["gated-deltanet"]
+    for processes, reason in ((2, None), (3, "3 processes cannot share 4 heads of values evenly.")):
+        assert undivided(entry, Sizes(16, 1, 1, 4, 4, 4, 4), processes) == reason
+    assert "2 heads of keys" in undivided(entry, Sizes(16, 4, 2, 4, 4, 4, 4), 4)
+    many = Sizes(16, 512, 512, 512, 1, 1, 1)
+    assert undivided(ttr.catalogue["rg-lru"], many, 2) is None
+    assert "RecurrentGate" in undivided(ttr.catalogue["rg-lru"], many, 4)
+    groups = Sizes(16, 2, 2, 4, 4, 4, 4)
+    assert undivided(GROUPED_NORM, groups, 2) is None
+    assert "GatedRMSNorm" in undivided(GROUPED_NORM, replace(groups, query_heads=1, key_heads=1), 2)
+
+
+def test_what_cannot_be_divided_is_refused(monkeypatch):
+    mixer = ttr.nn.Mixer(8, ttr.catalogue["mamba"], heads=4)
+    with pytest.raises(ValueError, match=r'Use mesh\["tp"\]'):
+        divide_heads(mixer, SimpleNamespace(ndim=2))
+    monkeypatch.setattr(QueryKeyFromValue, "head_groups", lambda self, sizes: sizes.heads)
+    monkeypatch.setattr("ttr.layer.qkv.time_steps.LowRankTimeStep.head_groups", lambda self, sizes: 4)
+    before = dict(mixer.named_parameters())
+    with pytest.raises(ValueError, match="let its head_groups say so"):
+        divide_heads(mixer, SimpleNamespace(ndim=1, size=lambda: 2))
+    assert all(before[name] is x for name, x in mixer.named_parameters()) and mixer.head_shard is None
+
+
+IDS = [[3, 1, 4, 1, 5, 9, 2, 6, 5, 3]]
+
+BEGIN = f"""
+import sys, torch
+from transformers import AutoModelForCausalLM
+torch.distributed.init_process_group("gloo")
+from tests.test_tensor_parallel import computed, held
+ids = torch.tensor({IDS})
 """
 
-BY_TRANSFORMERS = (
-    BOTH
-    + """
+BY_TRANSFORMERS = """
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], tp_plan="auto", dtype=torch.float64)
-result = found(model) | {"numbers": torch.tensor(local(model))}
+result = computed(model, ids) | {"held": torch.tensor(held(model))}
 model.save_pretrained(sys.argv[2])
 """
-)
 
-BY_TORCH = (
-    BOTH
-    + """
+BY_TORCH = """
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
-styles = {"colwise": ColwiseParallel(), "rowwise": RowwiseParallel()}
+from ttr.layer.heads import divide_heads
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float64)
-plan = {name: styles[style] for name, style in model.config.base_model_tp_plan.items()}
-parallelize_module(model.model, init_device_mesh("cpu", (2,)), plan)
-result = found(model) | {"numbers": torch.tensor(local(model))}
+mesh = init_device_mesh("cpu", (2,))
+for block in model.model.layers:
+    plan = {"gate_proj": ColwiseParallel(), "up_proj": ColwiseParallel(), "down_proj": RowwiseParallel()}
+    parallelize_module(block.mlp, mesh, plan)
+    assert divide_heads(block.mixer, mesh) is None
+result = computed(model, ids) | {"held": torch.tensor(held(model))}
 """
-)
 
 END = """
-if first:
+if torch.distributed.get_rank() == 0:
     torch.save(result, sys.argv[3])
 torch.distributed.barrier()
 """
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """A model, its folder, and what it computes in one process."""
+@pytest.mark.full
+@pytest.mark.parametrize("program", [BY_TRANSFORMERS, BY_TORCH])
+def test_programs_under_torchrun(tmp_path, program):
     torch.manual_seed(0)
-    model, folder = tiny(HYBRID, vocab_size=12, num_heads=[2, 4, 2]), tmp_path_factory.mktemp("alone")
-    model.save_pretrained(folder)
-    ids = torch.tensor(IDS)
-    output = model(ids, labels=ids)
-    output.loss.backward()
-    written = model.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=None)
-    gradients = {name: p.grad for name, p in model.named_parameters()}
-    return model, folder, {"logits": output.logits.detach(), "written": written, **gradients}
-
-
-@pytest.mark.parametrize(
-    "program, divided", [(BY_TRANSFORMERS, (".mlp.", "embed", "head")), (BY_TORCH, (".mlp.",))]
-)
-def test_two_processes_are_one(alone, tmp_path, program, divided):
-    model, folder, wanted = alone
-    (tmp_path / "program.py").write_text(program + END)
+    model = tiny((*HYBRID, "deltaproduct"), vocab_size=12)
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "program.py").write_text(BEGIN + program + END)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    paths = [str(tmp_path / name) for name in ("program.py", "saved", "result.pt")]
-    paths.insert(1, str(folder))
+    paths = [str(tmp_path / name) for name in ("program.py", "model", "saved", "result.pt")]
+    source = Path(ttr.__file__).parents[1]
     environment = os.environ | {
-        "PYTHONPATH": str(Path(ttr.__file__).parents[1]),
+        "PYTHONPATH": os.pathsep.join((str(source), str(Path(__file__).parents[1]))),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
     done = subprocess.run([*launcher, *paths], capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     got = torch.load(tmp_path / "result.pt", weights_only=True)
-    sizes = {name: p.numel() for name, p in model.named_parameters()}
-    shared = sum(size // 2 for name, size in sizes.items() if any(part in name for part in divided))
-    assert got.pop("numbers") == sum(sizes.values()) - shared
+    assert got.pop("held") < 0.55 * held(model)
+    wanted = computed(model, torch.tensor(IDS))
     assert got.keys() == wanted.keys()
     for name, tensor in wanted.items():
         assert error(got[name], tensor) <= FLOAT64, name

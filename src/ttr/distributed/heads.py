@@ -93,3 +93,11 @@ def shared_out(x: Tensor, mesh: DeviceMesh, axis: int | None, groups: int) -> nn
     placement = Replicate() if axis is None else Shard(axis) if groups == 1 else strided_shard(axis, groups)
     share = distribute_tensor(x.detach(), mesh, [placement], src_data_rank=None)
     return nn.Parameter(share, requires_grad=x.requires_grad)
+
+
+def shared_like(x: Tensor, like: Tensor) -> Tensor:
+    """The numbers of the first process, of which each takes the share that it holds of another tensor; x
+    itself if that is not shared."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    return distribute_tensor(x, like.device_mesh, like.placements) if isinstance(like, DTensor) else x

@@ -37,7 +37,17 @@ def divide_heads(mixer: Mixer, mesh: DeviceMesh) -> str | None:
 
     Returns:
         why the layer stays whole in every process, as a sentence; None if it is divided.
+
+    Raises:
+        ValueError: if the mesh has several dimensions, or the layer is already divided.
     """
+    if mesh.ndim != 1:
+        raise ValueError(
+            f"Heads are shared along one dimension of a mesh, and this has {mesh.ndim}. "
+            'Use mesh["tp"], or the name of another dimension.'
+        )
+    if mixer.head_shard is not None:
+        raise ValueError("The heads of this layer are already divided. Call divide_heads once per layer.")
     reason = undivided(mixer.architecture, mixer.sizes, mesh.size())
     if reason is None:
         _divide(mixer, _share_of(mixer, mesh.size()), HeadShard(mesh))

@@ -20,6 +20,7 @@ from transformers.utils import can_return_tuple, logging
 
 from ttr import distributed
 from ttr.dispatch import MemoryStep
+from ttr.distributed.heads import shared_like
 from ttr.layer import planned_step
 from ttr.layer.mixer import Mixer
 from ttr.layer.planned_step import PLAIN_MODULES
@@ -190,7 +191,7 @@ class TTRModel(TTRPreTrainedModel):
                     for key, tensor in chain(
                         part.named_parameters(recurse=False), part.named_buffers(recurse=False)
                     ):
-                        initialization.copy_(tensor, drawn[key])
+                        initialization.copy_(tensor, shared_like(drawn[key], tensor))
                     return
         super()._init_weights(module)
 
