@@ -25,13 +25,14 @@ from ttr.layer.output.norms import GatedRMSNorm
 from ttr.layer.qkv.replacements import QueryKeyFromValue
 from ttr.layer.sizes import Sizes
 from ttr.models import TTRForCausalLM
+from ttr.weights import Alibi, LayerwiseDecay, MultiScale, Window
 
 DIFFERING = ("gated-deltaproduct", "sliding-window-attention", "titans", "rwkv7")
 """Several pairs per token and convolutions, stored pairs, a network, a token shift and low ranks."""
 
 WHOLE = {
-    "depend on its number": ("retnet", "alibi-attention", "dijiang", "lightning-attention"),
     "RMSNorm(over='all'": ("mamba2", "hgrn2", "log-linear-attention", "hgrn"),
+    "GatedRMSNorm(gate='sigmoid', over='all'": ("lightning-attention",),
     "LayerNorm(over='all'": ("ttt-linear", "ttt-mlp"),
     "QueryKeyFromValue()": ("mamba", "longhorn"),
     "RecurrentGate()": ("rg-lru",),
@@ -49,6 +50,7 @@ GROUPS = {
     "one query and key": ("kda", {"num_heads": 1, "value_heads": 4, "key_size": 4, "value_size": 4}),
     "several pairs": ("deltaproduct", {"key_heads": 2}),
     "a norm of groups": (GROUPED_NORM, {"num_heads": 2, "value_heads": 4}),
+    "slopes of three groups": ("alibi-attention", {"num_heads": 6, "hidden_size": 24}),
     "three heads": ("gated-deltanet", {"num_heads": 3, "hidden_size": 18}),
 }
 
@@ -196,6 +198,25 @@ def test_layers_that_stay_whole():
     expected = {name: word for word, names in WHOLE.items() for name in names}
     assert {name for name, reason in reasons.items() if reason} == expected.keys()
     assert all(word in reasons[name] for name, word in expected.items())
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        Alibi(),
+        MultiScale(),
+        MultiScale(last=9.0),
+        LayerwiseDecay(),
+        Alibi() * Window(3),
+    ],
+    ids=repr,
+)
+def test_fixed_decays_know_the_numbers_of_their_heads(weights):
+    like = torch.zeros((), dtype=torch.float64)
+    whole = weights.log_retention({}, {}, 6, like)
+    for first in (0, 2, 4):
+        share = weights.at_heads(first, 6).log_retention({}, {}, 2, like)
+        assert torch.equal(share, whole[..., first : first + 2])
 
 
 def test_heads_that_do_not_divide():

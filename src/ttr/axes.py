@@ -118,7 +118,6 @@ class Weights(_Axis):
         window: number of newest pairs that count, the token's own included; None for all of them.
         importance: whether each pair carries a weight of its own.
         horizon: number of tokens for which the weights are defined; calls that go beyond it are refused.
-        numbers_heads: whether the weights of a head depend on its number among all, as fixed decays do.
     """
 
     kind: ClassVar[str] = "weights"
@@ -126,7 +125,6 @@ class Weights(_Axis):
     window: ClassVar[int | None] = None
     importance: ClassVar[bool] = False
     horizon: ClassVar[int | None] = None
-    numbers_heads: ClassVar[bool] = False
 
     def __mul__(self, other: Weights) -> Weights:
         """The product: the logarithms of the weights add, the narrower window holds."""
@@ -138,6 +136,11 @@ class Weights(_Axis):
     @property
     def form(self) -> type | None:
         return None if self.window is None else WeightedPairs
+
+    def at_heads(self, first: int, heads: int) -> Weights:
+        """These weights for a memory whose heads are some of ``heads``, from number ``first`` on: themselves,
+        unless they depend on the number of a head."""
+        return self
 
     def log_retention(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor

@@ -15,7 +15,9 @@ from ttr.combinations import brief
 from ttr.engines import ENGINES
 from ttr.explain import APPROXIMATE, SOURCE, explain, state_words
 from ttr.layer.architecture import Architecture
+from ttr.layer.heads import undivided
 from ttr.layer.part import Part
+from ttr.layer.sizes import Sizes
 from ttr.route import file_of, route
 from ttr.tasks.registry import TASKS
 
@@ -193,11 +195,26 @@ process; [layers.md](layers.md) has the tensors of every state.
 """
 
 
+HEADS = """## Heads
+
+`from_pretrained(folder, tp_plan="auto")`, or `ttr.layer.heads.divide_heads(mixer, mesh)`, leaves every
+process a share of the heads of each layer: of projections, gates, convolutions, memory and state. What the
+heads share is whole in every process, and its gradient summed. For every token a layer sums d_model numbers
+over the processes forward, and as many backward. A layer stays whole in every process if the number of these
+does not divide its heads of queries, keys and values, where a single one is shared by all, or if a part reads
+all heads together:
+"""
+
+
 def parallel() -> str:
-    """How processes share the sequences of every layer, and how much they exchange."""
+    """How processes share the sequences of every layer, how much they exchange, and which share its heads."""
     head = "| layer | strategy | kB sent per process and layer |\n|---|---|---|"
     rows = [f"| `{name}` | {' | '.join(_shared(entry.problem))} |" for name, entry in ttr.catalogue.items()]
-    return f"{_title('Sequence parallelism')}{SHARED}\n{head}\n" + "\n".join(rows) + "\n"
+    sizes = Sizes(256, 4, 4, 4, 64, 64, 64, layers=2)
+    reasons = {name: undivided(entry, sizes, 2) for name, entry in ttr.catalogue.items()}
+    whole = [f"| `{name}` | {reason} |" for name, reason in reasons.items() if reason]
+    sequences = "\n".join([_title("Sequence parallelism") + SHARED, head, *rows])
+    return "\n".join([sequences, "", HEADS, "| layer | why |\n|---|---|", *whole, ""])
 
 
 def _shared(problem: ttr.Problem, heads: int = 4, size: int = 64, tokens: int = 4096) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-WITH_A_MEMORY = ("architecture", "project", "planned_step", "mixer")
+WITH_A_MEMORY = ("architecture", "project", "planned_step", "heads", "mixer")
 """The files of ``layer`` that import the memory; the others, parts of a layer, do not."""
 
 

@@ -61,8 +61,6 @@ def undivided(architecture: Architecture, sizes: Sizes, processes: int) -> str |
         single = heads == 1 < sizes.heads  # which every process computes
         if heads % processes and not single:
             return f"{processes} processes cannot share {heads} heads of {name} evenly."
-    if architecture.problem.weights.numbers_heads:
-        return f"In {architecture.problem.weights!r} the weights of a head depend on its number among all."
     for part in (*architecture.before_memory(), *architecture.output):
         if part.head_groups(sizes) % processes:
             return f"{part!r} reads more heads together than a process would have."
@@ -103,6 +101,8 @@ def _divide(mixer: Mixer, share: Mixer, shard: HeadShard) -> None:
     for module, smaller in zip(mixer.modules(), share.modules(), strict=True):
         if isinstance(module, Tensors) and isinstance(smaller, Tensors):
             module.matrices = smaller.matrices
+    first = shard.mesh.get_local_rank() * share.sizes.heads
+    mixer.problem = mixer.problem.at_heads(first, mixer.sizes.heads)
     mixer.sizes, mixer.head_shard = share.sizes, shard
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -16,20 +16,24 @@ class Alibi(Weights):
 
     For H a power of two the slopes m_h are the geometric sequence that starts at 2^(-exponent/H) with that
     ratio. For other H they are those of the power of two below H, followed by every second one of the
-    sequence for twice as many.
+    sequence for twice as many. With ``among`` = (first, H) the heads are those from number ``first`` on of H.
     """
 
     exponent: float = 8.0
+    among: tuple[int, int] | None = None
 
     retention = "head"
-    numbers_heads = True
 
     def slopes(self, heads: int) -> list[float]:
         """The slope m_h of each head."""
-        whole = 2 ** math.floor(math.log2(heads))
+        first, among = self.among or (0, heads)
+        whole = 2 ** math.floor(math.log2(among))
         slopes = [2.0 ** (-self.exponent * (h + 1) / whole) for h in range(whole)]
         between = [2.0 ** (-self.exponent * (h + 0.5) / whole) for h in range(whole)]
-        return slopes + between[: heads - whole]
+        return (slopes + between[: among - whole])[first : first + heads]
+
+    def at_heads(self, first: int, heads: int) -> Alibi:
+        return replace(self, among=(first, heads))
 
     def log_retention(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor

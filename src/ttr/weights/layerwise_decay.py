@@ -16,15 +16,15 @@ class LayerwiseDecay(Weights):
     layer l of L: almost no decay in the last layer (Lightning attention as in MiniMax-01, arXiv 2501.08313).
 
     ``layer`` and ``layers`` are l and L; if they are None, a Mixer fills in its own, and a memory outside a
-    Mixer takes l = 0 of L = 1.
+    Mixer takes l = 0 of L = 1. With ``among`` = (first, H) the heads are those from number ``first`` on of H.
     """
 
     exponent: float = 8.0
     layer: int | None = None
     layers: int | None = None
+    among: tuple[int, int] | None = None
 
     retention = "head"
-    numbers_heads = True
 
     def __post_init__(self) -> None:
         if (
@@ -40,12 +40,17 @@ class LayerwiseDecay(Weights):
     def at_layer(self, layer: int, layers: int) -> LayerwiseDecay:
         return dataclasses.replace(self, layer=layer, layers=layers) if self.layer is None else self
 
+    def at_heads(self, first: int, heads: int) -> LayerwiseDecay:
+        return dataclasses.replace(self, among=(first, heads))
+
     def log_retention(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor
     ) -> Tensor:
         layer, layers = (0, 1) if self.layer is None else (self.layer, self.layers)
         depth = 1 - layer / (layers - 1 + 1e-5) + 1e-5
-        return -of_heads([depth * 2.0 ** (-self.exponent * (h + 1) / heads) for h in range(heads)], like)
+        first, among = self.among or (0, heads)
+        numbers = range(first + 1, first + heads + 1)
+        return -of_heads([depth * 2.0 ** (-self.exponent * number / among) for number in numbers], like)
 
     def formulas(self) -> dict[str, str]:
         layer = "l of L" if self.layer is None else f"l = {self.layer} of L = {self.layers}"

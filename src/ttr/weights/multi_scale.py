@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -14,14 +14,15 @@ from ttr.problem import Weights
 class MultiScale(Weights):
     """Fixed decay, one rate per head: 1 - 2^-(first + h) per token in head h (RetNet, arXiv 2307.08621).
 
-    With ``last`` the exponents are evenly spaced from ``first`` to ``last`` for any number of heads.
+    With ``last`` the exponents are evenly spaced from ``first`` to ``last`` for any number of heads. With
+    ``among`` = (h, H) the heads are those from number h on of H.
     """
 
     first: float = 5.0
     last: float | None = None
+    among: tuple[int, int] | None = None
 
     retention = "head"
-    numbers_heads = True
 
     def __post_init__(self) -> None:
         if self.first <= 0 or self.last is not None and self.last <= 0:
@@ -30,9 +31,13 @@ class MultiScale(Weights):
     def log_retention(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor
     ) -> Tensor:
-        step = 1.0 if self.last is None else (self.last - self.first) / max(heads - 1, 1)
-        rates = [math.log1p(-(2.0 ** -(self.first + step * h))) for h in range(heads)]
+        start, among = self.among or (0, heads)
+        step = 1.0 if self.last is None else (self.last - self.first) / max(among - 1, 1)
+        rates = [math.log1p(-(2.0 ** -(self.first + step * h))) for h in range(start, start + heads)]
         return of_heads(rates, like)
+
+    def at_heads(self, first: int, heads: int) -> MultiScale:
+        return replace(self, among=(first, heads))
 
     def formulas(self) -> dict[str, str]:
         steps = "h" if self.last is None else f"({self.last:g} - {self.first:g}) h / (H - 1)"

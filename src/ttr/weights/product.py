@@ -57,10 +57,6 @@ class Product(Weights):
     def importance(self) -> bool:
         return any(factor.importance for factor in self.factors)
 
-    @property
-    def numbers_heads(self) -> bool:
-        return any(factor.numbers_heads for factor in self.factors)
-
     def controls(self) -> dict[str, str]:
         return {name: axes for factor in self.factors for name, axes in factor.controls().items()}
 
@@ -73,6 +69,9 @@ class Product(Weights):
 
     def at_layer(self, layer: int, layers: int) -> Product:
         return Product(tuple(factor.at_layer(layer, layers) for factor in self.factors))
+
+    def at_heads(self, first: int, heads: int) -> Product:
+        return Product(tuple(factor.at_heads(first, heads) for factor in self.factors))
 
     def log_retention(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor
