@@ -2,6 +2,7 @@
 that of one process in logits, gradients, generation and what is saved."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -27,8 +28,11 @@ from ttr.layer.sizes import Sizes
 from ttr.models import TTRForCausalLM
 from ttr.weights import Alibi, LayerwiseDecay, MultiScale, Window
 
-DIFFERING = ("gated-deltaproduct", "sliding-window-attention", "titans", "rwkv7")
-"""Several pairs per token and convolutions, stored pairs, a network, a token shift and low ranks."""
+DIFFERING = ("gated-deltaproduct", "alibi-attention", "rfa", "rwkv7")
+"""Several pairs per token and convolutions; decays by the number of a head; a buffer per head; a token shift
+and low ranks."""
+
+LACKING = "model.layers.0.mixer.gates.log_decay.up.weight"
 
 WHOLE = {
     "RMSNorm(over='all'": ("mamba2", "hgrn2", "log-linear-attention", "hgrn"),
@@ -121,26 +125,33 @@ def of_decoder(folder, share, mesh):
     return {name: error(got[name], x) for name, x in wanted.items()} | {"held": abs(held(divided) - share)}
 
 
-def of_refused_call(folder, mesh):
-    """A call that fails leaves the parameters shared."""
-    divided = loaders(folder, mesh)(tp_plan="auto")
-    projection = divided.model.layers[0].mixer.q_proj
+def of_failing_call(folder, mesh):
+    """Whether a call that fails leaves a module with other parameters."""
+    projection = loaders(folder, mesh)(tp_plan="auto").model.layers[0].mixer.q_proj
+    weight = projection.weight
     with pytest.raises(RuntimeError):
         projection(torch.zeros(2, 3))
-    return {"plain": float(not isinstance(projection.weight, DTensor))}
+    return {"changed": float(projection.weight is not weight)}
 
 
-def of_missing_tensors(folder, mesh):
-    """Tensors that a folder lacks are drawn, the same in all processes."""
+def of_lacking(folder, mesh):
+    """How far apart two processes draw the tensor that a folder lacks."""
     torch.manual_seed(mesh.get_local_rank())
-    divided = loaders(folder, mesh)(tp_plan="auto")
-    rate = whole(divided.model.layers[0].mixer.gates.log_decay.rate).detach()
-    first = rate.clone()
+    drawn = whole(loaders(folder, mesh)(tp_plan="auto").get_parameter(LACKING)).detach()
+    first = drawn.clone()
     torch.distributed.broadcast(first, 0)
-    return {"differs": error(rate, first), "nothing": float(not rate.abs().sum())}
+    return {"apart": error(drawn, first), "zero": float(not drawn.any())}
+
+
+def saved(folder, decoders):
+    """What two processes compute with each of these decoders, by their names."""
+    for name, model in decoders.items():
+        model.save_pretrained(folder / name)
+    return {name: partial(of_decoder, folder / name, share(model)) for name, model in decoders.items()}
 
 
 def assert_exact(cases):
+    """No errors on two processes."""
     found = run(2, cases, imported="tests.decoders")
     wrong = {
         name: far
@@ -150,46 +161,27 @@ def assert_exact(cases):
     assert not wrong
 
 
-def assert_two_are_one(folder, decoders):
-    """Two processes compute what one does with each of these decoders, by their names."""
-    for name, model in decoders.items():
-        model.save_pretrained(folder / name)
-    assert_exact({name: partial(of_decoder, folder / name, share(model)) for name, model in decoders.items()})
-
-
 def test_two_processes_are_one(tmp_path):
     decoders = {name: decoder(name) for name in DIFFERING}
     assert all(share(model) < 0.6 * held(model) for model in decoders.values())
-    assert_two_are_one(tmp_path, decoders)
+    cases = saved(tmp_path, decoders)
+    whole, lacks = tmp_path / "rwkv7", tmp_path / "lacks"
+    shutil.copytree(whole, lacks)
+    tensors = load_file(whole / "model.safetensors")
+    del tensors[LACKING]
+    save_file(tensors, lacks / "model.safetensors", metadata={"format": "pt"})
+    assert_exact(cases | {"fails": partial(of_failing_call, whole), "lacks": partial(of_lacking, lacks)})
 
 
 @pytest.mark.full
 def test_every_memory_on_two_processes(tmp_path):
-    assert_two_are_one(tmp_path, {name: decoder(name) for name in ENTRIES})
+    assert_exact(saved(tmp_path, {name: decoder(name) for name in ENTRIES}))
 
 
 @pytest.mark.full
 def test_grouped_heads_on_two_processes(tmp_path):
-    assert_two_are_one(
-        tmp_path, {name: decoder(memory, **settings) for name, (memory, settings) in GROUPS.items()}
-    )
-
-
-@pytest.mark.full
-def test_calls_that_fail_and_folders_that_lack_tensors(tmp_path):
-    torch.manual_seed(0)
-    decoder("gated-deltanet").save_pretrained(tmp_path)
-    (tmp_path / "lacks").mkdir()
-    tensors = load_file(tmp_path / "model.safetensors")
-    del tensors["model.layers.0.mixer.gates.log_decay.rate"]
-    save_file(tensors, tmp_path / "lacks" / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "lacks" / "config.json").write_text((tmp_path / "config.json").read_text())
-    assert_exact(
-        {
-            "fails": partial(of_refused_call, tmp_path),
-            "lacks": partial(of_missing_tensors, tmp_path / "lacks"),
-        }
-    )
+    decoders = {name: decoder(memory, **settings) for name, (memory, settings) in GROUPS.items()}
+    assert_exact(saved(tmp_path, decoders))
 
 
 def test_layers_that_stay_whole():
@@ -227,6 +219,7 @@ def test_heads_that_do_not_divide():
     many = Sizes(16, 512, 512, 512, 1, 1, 1)
     assert undivided(ttr.catalogue["rg-lru"], many, 2) is None
     assert "RecurrentGate" in undivided(ttr.catalogue["rg-lru"], many, 4)
+    assert "1 heads" in undivided(entry, Sizes(16, 1, 1, 1, 4, 4, 4), 2)
     groups = Sizes(16, 2, 2, 4, 4, 4, 4)
     assert undivided(GROUPED_NORM, groups, 2) is None
     assert "GatedRMSNorm" in undivided(GROUPED_NORM, replace(groups, query_heads=1, key_heads=1), 2)

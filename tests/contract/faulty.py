@@ -66,6 +66,7 @@ NAMED = (
     "test_distributed.py",
     "test_hybrid_parts.py",
     "test_hybrid_plans.py",
+    "test_tensor_parallel.py",
 )
 """The files whose tests can be selected by name."""
 
