@@ -62,11 +62,8 @@ def test_description_is_complete(example):
         example.kind = "other"
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=repr)
-def test_declared_is_what_is_done(example):
-    """A part makes the streams that it declares, beside q, k, v and y; all declared parameters matter; inputs
-    are unchanged."""
-    learned = Tensors(example.parameters(SIZES))
+def streams_of(example):
+    """Streams as a part gets them."""
     made_elsewhere = {
         "log_decay": (2, 5, 2, 4),
         "time_step": (2, 5, 2),
@@ -82,7 +79,16 @@ def test_declared_is_what_is_done(example):
         "y": torch.randn(2, 5, 2, 3),
         "position": torch.arange(5).expand(2, 5),
     }
-    streams |= {name: -torch.rand(shape) for name, shape in made_elsewhere.items() if name in example.reads}
+    return streams | {
+        name: -torch.rand(shape) for name, shape in made_elsewhere.items() if name in example.reads
+    }
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=repr)
+def test_declared_is_what_is_done(example):
+    """A part makes the streams that it declares, beside q, k, v and y; all declared parameters matter; inputs
+    are unchanged."""
+    learned, streams = Tensors(example.parameters(SIZES)), streams_of(example)
     before = {name: stream.clone() for name, stream in streams.items()}
     made = example(learned(), streams)
     assert set(made) == (set(example.makes) | set(made) & {"q", "k", "v", "y"}) and made
@@ -91,6 +97,20 @@ def test_declared_is_what_is_done(example):
         sum((tensor * torch.randn_like(tensor)).sum() for tensor in made.values()).backward()
         for name, parameter in learned.named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=repr)
+def test_a_head_reads_others_only_where_a_part_says_so(example):
+    learned, streams = Tensors(example.parameters(SIZES)), streams_of(example)
+    changed = {
+        name: torch.cat([x[:, :, :1], x[:, :, 1:] - 1], 2) if x.shape[2:3] == (SIZES.heads,) else x
+        for name, x in streams.items()
+    }
+    one, other = example(learned(), streams), example(learned(), changed)
+    apart = all(
+        torch.equal(made[:, :, :1], other[name][:, :, :1]) for name, made in one.items() if made.ndim > 2
+    )
+    assert apart == (example.head_groups(SIZES) == SIZES.heads)
 
 
 # ---------------------------------------------------------------------------------------------- the catalogue

@@ -209,6 +209,8 @@ def test_fixed_decays_know_the_numbers_of_their_heads(weights):
     for first in (0, 2, 4):
         share = weights.at_heads(first, 6).log_retention({}, {}, 2, like)
         assert torch.equal(share, whole[..., first : first + 2])
+    with pytest.raises(ValueError, match="no 2 heads from number 5 on among 6"):
+        weights.at_heads(5, 6).log_retention({}, {}, 2, like)
 
 
 def test_heads_that_do_not_divide():

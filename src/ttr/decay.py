@@ -21,6 +21,22 @@ def with_rates(log_retention: Tensor, rates: Tensor) -> Tensor:
     return with_resets(log_retention[..., None] * rates)
 
 
+def numbers_of_heads(heads: int, among: tuple[int, int] | None) -> tuple[range, int]:
+    """The numbers of the heads of a memory, and of how many: (first, H) if it is one of several that share H
+    heads, all of them if it is None.
+
+    Raises:
+        ValueError: if there are no such heads.
+    """
+    first, total = among or (0, heads)
+    if not 0 <= first <= total - heads:
+        raise ValueError(
+            f"There are no {heads} heads from number {first} on among {total}. Use the number of the first, "
+            "counted from 0, and the number of all."
+        )
+    return range(first, first + heads), total
+
+
 def of_heads(numbers: Sequence[float], like: Tensor) -> Tensor:
     """Fixed numbers, one for each head."""
     if torch.compiler.is_compiling():  # ONNX has no loop that holds a constant, but one that makes it

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ttr.decay import of_heads
+from ttr.decay import numbers_of_heads, of_heads
 from ttr.problem import Weights
 
 
@@ -26,11 +26,11 @@ class Alibi(Weights):
 
     def slopes(self, heads: int) -> list[float]:
         """The slope m_h of each head."""
-        first, among = self.among or (0, heads)
-        whole = 2 ** math.floor(math.log2(among))
+        numbers, total = numbers_of_heads(heads, self.among)
+        whole = 2 ** math.floor(math.log2(total))
         slopes = [2.0 ** (-self.exponent * (h + 1) / whole) for h in range(whole)]
         between = [2.0 ** (-self.exponent * (h + 0.5) / whole) for h in range(whole)]
-        return (slopes + between[: among - whole])[first : first + heads]
+        return [(slopes + between)[number] for number in numbers]
 
     def at_heads(self, first: int, heads: int) -> Alibi:
         return replace(self, among=(first, heads))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ttr.decay import of_heads
+from ttr.decay import numbers_of_heads, of_heads
 from ttr.problem import Weights
 
 
@@ -48,9 +48,8 @@ class LayerwiseDecay(Weights):
     ) -> Tensor:
         layer, layers = (0, 1) if self.layer is None else (self.layer, self.layers)
         depth = 1 - layer / (layers - 1 + 1e-5) + 1e-5
-        first, among = self.among or (0, heads)
-        numbers = range(first + 1, first + heads + 1)
-        return -of_heads([depth * 2.0 ** (-self.exponent * number / among) for number in numbers], like)
+        numbers, total = numbers_of_heads(heads, self.among)
+        return -of_heads([depth * 2.0 ** (-self.exponent * (h + 1) / total) for h in numbers], like)
 
     def formulas(self) -> dict[str, str]:
         layer = "l of L" if self.layer is None else f"l = {self.layer} of L = {self.layers}"

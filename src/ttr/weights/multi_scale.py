@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ttr.decay import of_heads
+from ttr.decay import numbers_of_heads, of_heads
 from ttr.problem import Weights
 
 
@@ -15,7 +15,7 @@ class MultiScale(Weights):
     """Fixed decay, one rate per head: 1 - 2^-(first + h) per token in head h (RetNet, arXiv 2307.08621).
 
     With ``last`` the exponents are evenly spaced from ``first`` to ``last`` for any number of heads. With
-    ``among`` = (h, H) the heads are those from number h on of H.
+    ``among`` = (h, H) the heads are those from number h on of H heads.
     """
 
     first: float = 5.0
@@ -31,9 +31,9 @@ class MultiScale(Weights):
     def log_retention(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor
     ) -> Tensor:
-        start, among = self.among or (0, heads)
-        step = 1.0 if self.last is None else (self.last - self.first) / max(among - 1, 1)
-        rates = [math.log1p(-(2.0 ** -(self.first + step * h))) for h in range(start, start + heads)]
+        numbers, total = numbers_of_heads(heads, self.among)
+        step = 1.0 if self.last is None else (self.last - self.first) / max(total - 1, 1)
+        rates = [math.log1p(-(2.0 ** -(self.first + step * h))) for h in numbers]
         return of_heads(rates, like)
 
     def at_heads(self, first: int, heads: int) -> MultiScale:

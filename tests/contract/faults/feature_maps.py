@@ -93,9 +93,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault("weights/layerwise_decay.py", "(layers - 1 + 1e-5) + 1e-5", "(layers + 1e-5) + 1e-5", ("nothing",)),
     Fault(
         "weights/layerwise_decay.py",
-        "-self.exponent * (h + 1) / heads",
-        "-self.exponent * h / heads",
+        "-self.exponent * (h + 1) / total",
+        "-self.exponent * h / total",
         ("nothing",),
     ),
-    Fault("weights/multi_scale.py", "/ max(heads - 1, 1)", "/ max(heads, 1)", ("nothing",)),
+    Fault("weights/multi_scale.py", "/ max(total - 1, 1)", "/ max(total, 1)", ("nothing",)),
 )

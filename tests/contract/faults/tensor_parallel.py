@@ -40,11 +40,10 @@ FAULTS = (
         DIVIDE,
     ),
     Fault("layer/qkv/recurrent_gate.py", "max(sizes.heads // self.block, 1)", "sizes.heads", DIVIDE),
-    Fault("weights/alibi.py", "[first : first + heads]", "[:heads]", NUMBERS),
-    Fault("weights/multi_scale.py", "range(start, start + heads)", "range(heads)", NUMBERS),
-    Fault(
-        "weights/layerwise_decay.py", "range(first + 1, first + heads + 1)", "range(1, heads + 1)", NUMBERS
-    ),
+    Fault("decay.py", "range(first, first + heads)", "range(heads)", NUMBERS),
+    Fault("weights/alibi.py", "log2(total)", "log2(heads)", NUMBERS),
+    Fault("weights/multi_scale.py", "max(total - 1, 1)", "max(heads - 1, 1)", NUMBERS),
+    Fault("weights/layerwise_decay.py", "(h + 1) / total", "(h + 1) / heads", NUMBERS),
     Fault("weights/product.py", "factor.at_heads(first, heads)", "factor", NUMBERS),
     Fault("models/tensor_parallel.py", "divide_heads(module, mesh)", "pass", TWO),
     Fault("models/modeling.py", "shared_like(drawn[key], tensor)", "drawn[key]", TWO),
