@@ -67,6 +67,10 @@ def whole(tensor):
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def placements(tensor):
+    return tensor.placements if isinstance(tensor, DTensor) else ()
+
+
 def held(model):
     """The numbers of the mixers of a decoder that this process holds."""
     parameters = chain.from_iterable(block.mixer.parameters() for block in model.model.layers)
@@ -103,7 +107,9 @@ def computed(model, ids):
         return_dict_in_generate=True,
         output_logits=True,
     )
-    gradients = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert not any(placement.is_partial() for x in gradients.values() for placement in placements(x))
+    gradients = {name: whole(x) for name, x in gradients.items()}
     later = torch.stack(written.logits)
     return {"logits": output.logits.detach(), "written": written.sequences, "later": later, **gradients}
 

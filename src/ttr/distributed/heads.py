@@ -22,8 +22,8 @@ class HeadShard:
 
     mesh: DeviceMesh
 
-    def enter(self, x: Float[Tensor, "*lead d"]) -> Float[Tensor, "*lead d"]:
-        """The input of the layer, which all processes have; its gradient is the sum of theirs."""
+    def enter(self, x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """What all processes have, the input of the layer above all; its gradient is the sum of theirs."""
         if not (torch.is_grad_enabled() and x.requires_grad):
             return x
         from torch.distributed.tensor import DTensor, Partial, Replicate
@@ -40,14 +40,12 @@ class HeadShard:
         return shares.redistribute(placements=[Replicate()]).to_local()
 
     def local(self, x: Tensor) -> Tensor:
-        """The share of this process of a parameter, or all of one that the heads share, whose gradient is the
-        sum over the processes."""
-        from torch.distributed.tensor import DTensor, Partial, Replicate
+        """The share of this process of a parameter, or all of one that the heads share."""
+        from torch.distributed.tensor import DTensor, Replicate
 
         if not isinstance(x, DTensor):
             return x
-        shared = x.placements == (Replicate(),)
-        return x.to_local(grad_placements=[Partial()] if shared else None)
+        return self.enter(x.to_local()) if x.placements == (Replicate(),) else x.to_local()
 
 
 @dataclass

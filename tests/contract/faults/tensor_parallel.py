@@ -11,7 +11,7 @@ REFUSED = ("test_what_cannot_be_divided",)
 FAULTS = (
     Fault("distributed/heads.py", "shares.redistribute(placements=[Replicate()])", "shares", TWO),
     Fault("distributed/heads.py", "if not (torch.is_grad_enabled() and x.requires_grad)", "if True", TWO),
-    Fault("distributed/heads.py", "[Partial()] if shared else None", "None", TWO),
+    Fault("distributed/heads.py", "self.enter(x.to_local())", "x.to_local()", TWO),
     Fault("distributed/heads.py", "Shard(axis) if groups == 1", "Shard(0) if groups == 1", TWO),
     Fault(
         "distributed/heads.py",
