@@ -9,6 +9,7 @@ every fault. A WORD that begins with "test_" picks tests of the files ``NAMED`` 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Set
@@ -197,6 +198,8 @@ def main_with(source: str, words: list[str], log: str, one_per_class: bool, trie
     """``main`` in a process that has imported torch but not ttr, which is imported from ``source`` together
     with the hand-worked cases of new components; output goes to a file."""
     sys.path.insert(0, source)
+    # for the processes that tests start
+    os.environ["PYTHONPATH"] = os.pathsep.join((source, os.environ.get("PYTHONPATH", "")))
     from tests import worked
 
     worked.__path__.append(f"{source}/worked")

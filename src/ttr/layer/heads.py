@@ -127,10 +127,9 @@ class _Cut(NamedTuple):
             )
         if not split:
             return _Cut(module, name, None)
-        flattened = len(sizes) - x.ndim  # as many axes are one with the next
-        if split[0] <= flattened:
+        if len(sizes) > x.ndim:  # of the axes that are the rows of a matrix
             return _Cut(module, name, 0, math.prod(sizes[: split[0]]))
-        return _Cut(module, name, split[0] - flattened)
+        return _Cut(module, name, split[0])
 
 
 def _tensors(mixer: Mixer) -> Iterator[_Named]:

@@ -27,7 +27,6 @@ FAULTS = (
     Fault("layer/heads.py", "at_heads(first, mixer.sizes.heads)", "at_heads(first, share.sizes.heads)", TWO),
     Fault("layer/heads.py", "module.matrices = smaller.matrices", "pass", TWO),
     Fault("layer/heads.py", "math.prod(sizes[: split[0]])", "1", TWO),
-    Fault("layer/heads.py", "split[0] - flattened", "split[0]", TWO),
     Fault("layer/heads.py", "heads == 1 < sizes.heads", "heads == 1", DIVIDE),
     Fault("layer/heads.py", "heads % processes and not single", "heads % processes", DIVIDE),
     Fault("layer/heads.py", "if part.head_groups(sizes) % processes", "if False", WHOLE),
