@@ -15,11 +15,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 import ttr
 from tests.decoders import ENTRIES, HYBRID, tiny, tokens
 from tests.shards import run
+from ttr.distributed import SequenceShard, sequence_parallel
 from ttr.laws.tolerances import FLOAT64, error
 from ttr.layer.heads import divide_heads, undivided
 from ttr.layer.output.norms import GatedRMSNorm
@@ -149,6 +151,27 @@ def of_lacking(folder, mesh):
     return {"apart": error(drawn, first), "zero": float(not drawn.any())}
 
 
+def of_sequences_and_heads(name, mesh):
+    """The errors of a layer on four processes: two for each half of the sequences, half the heads each."""
+    both = init_device_mesh("cpu", (2, 2), mesh_dim_names=("sequence", "heads"))
+    alone, divided = (ttr.nn.Mixer(16, ttr.catalogue[name], heads=4).double() for _ in range(2))
+    divided.load_state_dict(alone.state_dict())
+    assert divide_heads(divided, both["heads"]) is None
+    x = torch.randn(2, 11, 16, dtype=torch.float64, requires_grad=True)
+    y = alone(x)
+    y.square().sum().backward()
+    shard = SequenceShard.of(both["sequence"], 11)
+    own = shard.cut(x).detach().clone().requires_grad_()
+    with sequence_parallel(shard):
+        part = divided(own)
+        part.square().sum().backward()
+    errors = {"output": error(part, shard.cut(y)), "input": error(own.grad, shard.cut(x.grad))}
+    for (at, wanted), got in zip(alone.named_parameters(), divided.parameters(), strict=True):
+        torch.distributed.all_reduce(got.grad.to_local(), group=both["sequence"].get_group())
+        errors[at] = error(whole(got.grad), wanted.grad)
+    return errors
+
+
 def saved(folder, decoders):
     """What two processes compute with each of these decoders, by their names."""
     for name, model in decoders.items():
@@ -156,9 +179,9 @@ def saved(folder, decoders):
     return {name: partial(of_decoder, folder / name, share(model)) for name, model in decoders.items()}
 
 
-def assert_exact(cases):
-    """No errors on two processes."""
-    found = run(2, cases, imported="tests.decoders")
+def assert_exact(cases, processes=2):
+    """No errors in any case."""
+    found = run(processes, cases, imported="tests.decoders")
     wrong = {
         name: far
         for name, errors in found.items()
@@ -188,6 +211,12 @@ def test_every_memory_on_two_processes(tmp_path):
 def test_grouped_heads_on_two_processes(tmp_path):
     decoders = {name: decoder(memory, **settings) for name, (memory, settings) in GROUPS.items()}
     assert_exact(saved(tmp_path, decoders))
+
+
+@pytest.mark.full
+def test_sequences_and_heads_on_four_processes():
+    names = ("gated-deltanet", "softmax-attention", "rwkv7", "retnet")
+    assert_exact({name: partial(of_sequences_and_heads, name) for name in names}, processes=4)
 
 
 def test_layers_that_stay_whole():
