@@ -13,6 +13,8 @@ average, with the loss multiplied by their number.
 
 All processes must call the same things in the same order, with the same inputs requiring gradients; backward
 passes that compute a forward pass again, for checkpoints, belong inside the ``with``.
+
+The heads of a layer can be shared among processes, too, by ``ttr.layer.heads.divide_heads``.
 """
 
 from ttr.distributed.batch import split
