@@ -314,7 +314,7 @@ torch.distributed.barrier()
 @pytest.mark.parametrize("program", [BY_TRANSFORMERS, BY_TORCH])
 def test_programs_under_torchrun(tmp_path, program):
     torch.manual_seed(0)
-    model = tiny((*HYBRID, "deltaproduct"), vocab_size=12)
+    model = tiny((*HYBRID, "deltaproduct"), vocab_size=12, num_heads=[2, 4, 2, 4])
     model.save_pretrained(tmp_path / "model")
     (tmp_path / "program.py").write_text(BEGIN + program + END)
     with socket.socket() as free:
