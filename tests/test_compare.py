@@ -331,6 +331,7 @@ def timed(monkeypatch):
     monkeypatch.setattr(protocol.Clock, "took", lambda *_: None)
 
 
+@pytest.mark.full
 def test_a_timed_comparison_is_repeated_to_the_bit_by_its_plan(timed, text, tmp_path):
     settings = tiny(text, tmp_path, steps=None, time=12.0, seeds=2, lr=None)
     results, printed = run(settings)
@@ -855,6 +856,7 @@ def test_several_writers_of_one_file_leave_one_of_their_files(tmp_path):
     assert not failed and path.read_bytes() in contents and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.full
 def test_names_that_are_no_utf8_are_compared_and_shown(text, tmp_path):
     """On the command line, with a terminal that supports only ASCII."""
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/a\xe9\xff")

@@ -274,8 +274,6 @@ NEW = {
     "functions/features/squares.py": (SQUARES, SQUARES_CASES, ("Squares",)),
     "solvers/cautious_delta_rule.py": (HALF_STEP, HALF_STEP_CASES, ("CautiousDeltaRule",)),
 }
-QUICK = "solvers/cautious_delta_rule.py"
-"""The component of every run; the others belong to `make check`."""
 
 
 def run_suite(folder: Path, file: str, text: str, cases: str, words: tuple[str, ...]) -> tuple[int, str]:
@@ -288,9 +286,8 @@ def run_suite(folder: Path, file: str, text: str, cases: str, words: tuple[str, 
     return run_checks(folder, words, one_per_class=True)
 
 
-@pytest.mark.parametrize(
-    "file", [pytest.param(file, marks=() if file == QUICK else pytest.mark.full) for file in NEW]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("file", NEW)
 def test_one_file_is_enough(file, tmp_path):
     code, printed = run_suite(tmp_path, file, *NEW[file])
     assert code == 0, printed

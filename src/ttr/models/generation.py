@@ -34,12 +34,11 @@ class Generation(GenerationMixin):
         generation_config: GenerationConfig,
         model_kwargs: dict[str, Any],
         generation_mode: GenerationMode,
-        rows: int,
         *others: Any,
     ) -> None:
         """Give ``generate`` a cache to start with, which assisted decoding and chunked prefill need."""
         one_cache(model_kwargs.get("past_key_values"), None)
-        _check_rows(model_kwargs, rows)
+        _check_rows(model_kwargs)
         if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
             kind = generation_config.cache_implementation
             if kind not in (None, "dynamic", "dynamic_full"):  # the last is what 5.12 gives an assistant
@@ -49,9 +48,7 @@ class Generation(GenerationMixin):
                 )
             model_kwargs["past_key_values"] = TTRCache(self.config.num_hidden_layers)
         else:
-            super()._prepare_cache_for_generation(
-                generation_config, model_kwargs, generation_mode, rows, *others
-            )
+            super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, *others)
         if generation_config.is_assistant and isinstance(model_kwargs.get("past_key_values"), TTRCache):
             model_kwargs["past_key_values"].activate_past_recording()
 
@@ -81,7 +78,7 @@ class Generation(GenerationMixin):
         )
 
 
-def _check_rows(given: Mapping[str, Any], rows: int) -> None:
+def _check_rows(given: Mapping[str, Any]) -> None:
     """Refuse rows with several sequences, of which only the last could go on.
 
     Raises:
@@ -92,9 +89,10 @@ def _check_rows(given: Mapping[str, Any], rows: int) -> None:
     if isinstance(mask, Tensor) and (mask > 1).any():
         packed.append("attention_mask")
     elif isinstance(position, Tensor):
-        shape = (rows, position.shape[-1])
-        mask = None if mask is None else mask[:, -shape[1] :]
-        if packing_of(shape, attention_mask=mask, position_ids=position).sequences > rows:
+        rows = position.shape[-2] if position.ndim > 1 else 1
+        mask = None if mask is None else mask[:, -position.shape[-1] :]
+        shape = (rows if mask is None else len(mask), position.shape[-1])
+        if packing_of(shape, attention_mask=mask, position_ids=position).sequences > shape[0]:
             packed.append("position_ids")
     if packed:
         raise ValueError(
