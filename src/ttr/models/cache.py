@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import NoReturn
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ttr.layer.sizes import Sizes
 from ttr.models.packing import Rows
 from ttr.models.recorded import Layer, Recorded
 from ttr.problem import Problem
 from ttr.state import State, keeps_too_little
+
+CACHE = next(f.name for f in fields(BaseModelOutputWithPast) if f.name in ("cache", "past_key_values"))
+"""The name of the cache in outputs and in ``generate``, in this version of transformers."""
 
 
 class MemoryLayer(CacheLayerMixin):

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers.cache_utils import Cache
 from transformers.modeling_layers import (
     GenericForQuestionAnswering,
     GenericForSequenceClassification,
@@ -16,8 +17,8 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from transformers.utils import can_return_tuple
 
 from ttr import distributed
-from ttr.models.arguments import tokens_read
-from ttr.models.cache import TTRCache
+from ttr.models.arguments import one_cache, tokens_read
+from ttr.models.cache import CACHE
 from ttr.models.modeling import TTRPreTrainedModel
 from ttr.models.packing import PaddingLast, Rows, packing_of
 
@@ -44,7 +45,7 @@ class TTRForSequenceClassification(GenericForSequenceClassification, Head):
         input_ids: Int[Tensor, "B T"] | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: TTRCache | None = None,
+        past_key_values: Cache | None = None,
         inputs_embeds: Float[Tensor, "B T D"] | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
@@ -52,6 +53,7 @@ class TTRForSequenceClassification(GenericForSequenceClassification, Head):
         cu_seq_lens_q: Int[Tensor, " bounds"] | None = None,
         cu_seq_lens_k: Int[Tensor, " bounds"] | None = None,
         seq_idx: Tensor | None = None,
+        cache: Cache | None = None,
         **others: Any,
     ) -> SequenceClassifierOutputWithPast:
         """Logits [sequences, labels], one row per sequence in their order: per row, unless rows are packed.
@@ -73,11 +75,12 @@ class TTRForSequenceClassification(GenericForSequenceClassification, Head):
             "cu_seq_lens_k": cu_seq_lens_k,
             "seq_idx": seq_idx,
         }
-        last = self._last_tokens(input_ids, inputs_embeds, tokens_read(past_key_values), packed)
+        cache = one_cache(past_key_values, cache)
+        last = self._last_tokens(input_ids, inputs_embeds, tokens_read(cache), packed)
         outputs = self.model(
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
             **packed,
             **others | {"return_dict": True},
@@ -94,8 +97,8 @@ class TTRForSequenceClassification(GenericForSequenceClassification, Head):
         return SequenceClassifierOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
+            **{CACHE: outputs.get(CACHE)},
         )
 
     def _last_tokens(

@@ -11,7 +11,7 @@ from transformers import GenerationMixin
 from transformers.generation import GenerationConfig, GenerationMode
 
 from ttr.models.arguments import one_cache
-from ttr.models.cache import TTRCache
+from ttr.models.cache import CACHE, TTRCache
 from ttr.models.packing import packing_of
 
 BOUNDS = ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")
@@ -37,25 +37,25 @@ class Generation(GenerationMixin):
         *others: Any,
     ) -> None:
         """Give ``generate`` a cache to start with, which assisted decoding and chunked prefill need."""
-        one_cache(model_kwargs.get("past_key_values"), None)
+        one_cache(model_kwargs.get(CACHE), None)
         _check_rows(model_kwargs)
-        if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
+        if model_kwargs.get(CACHE) is None and generation_config.use_cache is not False:
             kind = generation_config.cache_implementation
             if kind not in (None, "dynamic", "dynamic_full"):  # the last is what 5.12 gives an assistant
                 raise ValueError(
                     f"cache_implementation={kind!r} is for keys and values; this model has a TTRCache with "
                     "the states of its memories. Leave it out."
                 )
-            model_kwargs["past_key_values"] = TTRCache(self.config.num_hidden_layers)
+            model_kwargs[CACHE] = TTRCache(self.config.num_hidden_layers)
         else:
             super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, *others)
-        if generation_config.is_assistant and isinstance(model_kwargs.get("past_key_values"), TTRCache):
-            model_kwargs["past_key_values"].activate_past_recording()
+        if generation_config.is_assistant and isinstance(model_kwargs.get(CACHE), TTRCache):
+            model_kwargs[CACHE].activate_past_recording()
 
     @wraps(GenerationMixin._assisted_decoding)
     def _assisted_decoding(self, *args: Any, **kwargs: Any) -> Any:
         """Record the past while candidates are taken back: a recording grows with every call."""
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get(CACHE)
         layers = cache.layers if isinstance(cache, TTRCache) else []
         recorded = [layer.record_past for layer in layers]
         for layer in layers:

@@ -6,7 +6,6 @@ positional embedding: memories that need positions get them from their qkv trans
 
 from __future__ import annotations
 
-from dataclasses import fields
 from itertools import chain
 from typing import Any
 
@@ -25,16 +24,13 @@ from ttr.layer import planned_step
 from ttr.layer.mixer import Mixer
 from ttr.layer.planned_step import PLAIN_MODULES
 from ttr.models.arguments import check_read, one_cache, tokens_read, warn_of_first_labels, within_sequences
-from ttr.models.cache import MemoryLayer, TTRCache
+from ttr.models.cache import CACHE, MemoryLayer, TTRCache
 from ttr.models.configuration import TTRConfig
 from ttr.models.conversion import renamed_keys
 from ttr.models.generation import Generation
 from ttr.models.packing import Rows, packing_of
 from ttr.operators.rms_norm import rms_norm
 from ttr.state import State
-
-CACHE = next(f.name for f in fields(BaseModelOutputWithPast) if f.name in ("cache", "past_key_values"))
-"""The name of the cache in outputs and in ``generate``, in this version of transformers."""
 
 logger = logging.get_logger(__name__)
 
