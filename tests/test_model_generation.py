@@ -171,7 +171,7 @@ def test_caches_of_transformers_are_refused():
     model = tiny()
     for cache in (DynamicCache(), StaticCache(config=model.config, max_cache_len=8)):
         with pytest.raises(ValueError, match=f"must be a ttr.models.TTRCache, got {type(cache).__name__}"):
-            model.generate(tokens(1, 4), max_new_tokens=2, past_key_values=cache)
+            model.generate(tokens(1, 4), max_new_tokens=2, **{CACHE: cache})
 
 
 @pytest.mark.parametrize(
