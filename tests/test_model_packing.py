@@ -180,8 +180,9 @@ def test_boundaries_may_include_padding():
             assert_close(logits[i], model(torch.cat([row, following[i]])[None]).logits[0, -2:])
 
 
-def test_a_square_mask_may_cover_earlier_calls():
-    model, rows, following = tiny(LAYERS), [tokens(4), tokens(2)], [tokens(1), tokens(3)]
+@pytest.mark.parametrize("further", [1, 0])
+def test_a_square_mask_may_cover_earlier_calls(further):
+    model, rows, following = tiny(LAYERS), [tokens(4), tokens(2)], [tokens(further), tokens(3)]
     (ids, mask), (tail, tail_mask) = padded(rows, "left"), padded(following, "right")
     whole = square(torch.cat([mask, tail_mask], dim=1))
     with torch.no_grad():

@@ -93,10 +93,10 @@ def _warn_of_another_past(shape: tuple[int, int], mask: Tensor, read: Int[Tensor
     """Tell if the columns of earlier calls in a mask are not those that a cache has read: a memory cannot
     leave them out afterwards, as attention does."""
     batch, time = shape
-    if read is None or len(read) != batch or time < 2 or not has_columns(mask):
+    if read is None or len(read) != batch or not has_columns(mask):
         return
-    if mask.shape[1] <= time:
-        return  # steps of one token have the mask of the call before
+    if time < 2 or mask.shape[1] <= time:  # a step of one token has the mask of the call before
+        return
     if (mask[:, :-time].count_nonzero(1) != read.to(mask.device)).any():
         logger.warning_once(
             "attention_mask has other tokens in the columns of earlier calls than the cache has read, which "
@@ -144,13 +144,16 @@ def _numbers_of_square(
     number = torch.where(real, starts.cumsum(1), 0)
     together = (number[:, :, None] == number[:, None, :]) & real[:, None, :]
     right = own == together.tril()
-    sequence = number + torch.cat([number.new_zeros(1), number.amax(1).cumsum(0)[:-1]])[:, None] - 1
-    if read is not None and number.amax(1).sum() != len(read):
-        raise ValueError(
-            f"This call has {int(number.amax(1).sum())} sequences by attention_mask, and the cache holds the "
-            f"states of {len(read)}. Give as many, in the same order."
-        )
-    known = seen == (0 if read is None else read.to(seen)[sequence.clamp(min=0)])
+    known = seen == 0
+    if read is not None:
+        of_rows = number.amax(1).clamp(min=1)  # a row of padding is a sequence without a further token
+        if of_rows.sum() != len(read):
+            raise ValueError(
+                f"This call has {int(of_rows.sum())} sequences by attention_mask, and the cache holds the "
+                f"states of {len(read)}. Give as many, in the same order."
+            )
+        first = of_rows.cumsum(0) - of_rows
+        known = seen == read.to(seen)[first[:, None] + (number - 1).clamp(min=0)]
     if not (reads | skips[:, 0]).all() or not (right.all(2) & known | ~real).all():
         raise ValueError(
             "With an attention_mask of 4 axes every token must read the tokens of its own sequence up to "
