@@ -137,11 +137,6 @@ class Weights(_Axis):
     def form(self) -> type | None:
         return None if self.window is None else WeightedPairs
 
-    def at_heads(self, first: int, heads: int) -> Weights:
-        """These weights for a memory whose heads are some of ``heads``, from number ``first`` on: themselves,
-        unless they depend on the number of a head."""
-        return self
-
     def log_retention(
         self, controls: Mapping[str, Tensor], params: Mapping[str, Tensor], heads: int, like: Tensor
     ) -> Tensor | None:

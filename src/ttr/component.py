@@ -115,6 +115,11 @@ class Component:
         on depth."""
         return self
 
+    def at_heads(self, first: int, heads: int) -> Component:
+        """This component for some of ``heads``, from number ``first`` on, counted from 0: itself, unless it
+        depends on the number of a head."""
+        return self
+
     @classmethod
     def examples(cls) -> tuple[Component, ...]:
         """Small instances that together reach every branch of the class: the cases of the laws."""

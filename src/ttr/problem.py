@@ -167,7 +167,7 @@ class Problem:
 
     def at_heads(self, first: int, heads: int) -> Problem:
         """The problem of some of ``heads``, from number ``first`` on, counted from 0."""
-        return Problem(self.weights.at_heads(first, heads), self.function, self.solver)
+        return Problem(*(part.at_heads(first, heads) for part in (self.weights, self.function, self.solver)))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; ``from_dict`` inverts it."""
